@@ -1,0 +1,109 @@
+# Every target does its own set-up: a bare Debian with python3 (3.11 or newer) and make suffices.
+# Only relative paths are used, so the checkout may lie anywhere, also below a path with spaces.
+
+PYTHON ?= python3
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+
+MAKEFLAGS += --no-print-directory
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test check coverage bench lock clean
+
+# The caller's environment must not leak into ours, and byte code must be kept: recompiling at
+# every start would cost more than the start.
+unexport PYTHONDONTWRITEBYTECODE PYTHONHOME PYTHONPATH PYTHONSAFEPATH VIRTUAL_ENV
+unexport PIP_USER PIP_TARGET PIP_PREFIX PIP_REQUIRE_VIRTUALENV PIP_NO_COMPILE
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_NO_INPUT := 1
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' Makefile | while IFS=$$'\t' read -r name text; do
+	  printf '  make %-10s %s\n' "$$name" "$$text"
+	done
+	echo '  Variables: PYTHON=python3.x for .venv, ARGS="..." for demo, test, coverage and bench'
+
+demo: venv ## show the whole tool at work, on dummy files and a provider on loopback
+	@$(BIN)/hashclient demo $(ARGS)
+
+test: venv ## run all tests
+	@$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
+
+check: venv ## check format, lint, types, architecture, and that the docs are in step
+	@$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/python -m mypy
+	$(BIN)/python -m pytest -q tests/unit/test_architecture.py
+	# Exit code 5: no test carries the mark.
+	$(BIN)/python -m pytest -q -m docs || test $$? = 5
+
+coverage: venv ## run all tests and demand the branch coverage set in pyproject.toml
+	@$(BIN)/python -m pytest -n auto --dist worksteal --cov --cov-report=term $(ARGS)
+
+bench: venv ## run the benchmarks, side by side with peers and with the physical floor
+	@$(BIN)/python -m bench $(ARGS)
+
+# uv (https://docs.astral.sh/uv/) is needed for this one only. Existing pins are kept as far as
+# pyproject.toml allows; ARGS=--upgrade takes the newest.
+lock: ## write the lock files anew from pyproject.toml (needs uv)
+	@command -v uv > /dev/null || { echo 'make lock: uv not found; pipx install uv' >&2; exit 1; }
+	compile() {
+	  uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
+	    --generate-hashes --only-binary :all: --no-emit-index-url --no-emit-find-links \
+	    --custom-compile-command 'make lock' --all-extras $(ARGS) pyproject.toml "$$@"
+	}
+	compile -o requirements.lock
+	compile --group dev -c requirements.lock -o requirements-dev.lock
+
+clean: ## remove everything that the targets have made
+	@rm -rf $(VENV) .venv.lock build dist htmlcov .coverage .coverage.*
+	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find hashclient tests fixtures bench -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The virtual environment. Its stamp names all that it was made from; it is made anew when one of
+# these has changed, when the tree was moved, or when it no longer runs.
+venv:
+	@exec 9> .venv.lock
+	# Of several makes at the same time, one builds and the others wait.
+	if command -v flock > /dev/null; then flock 9; fi
+	fail() {
+	  printf 'make: error: %s\n' "$$1" >&2
+	  if [ $$# -gt 1 ]; then printf 'hint: %s\n' "$$2" >&2; fi
+	  exit 1
+	}
+	# 1. A Python that is there and new enough.
+	python=$$(command -v '$(PYTHON)') || fail 'no $(PYTHON) found' \
+	  'install Python 3.11 or newer, or name one: make PYTHON=/path/to/python3'
+	stamp=$$(pwd; echo "$$python"; sha256sum requirements-dev.lock pyproject.toml)
+	if [ "$$(cat $(VENV)/stamp 2> /dev/null)" != "$$stamp" ] || ! $(BIN)/python -c '' 2> /dev/null
+	then
+	  "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || fail \
+	    "$$("$$python" --version 2>&1) is too old: $$python" \
+	    'Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11'
+	  # 2. Debian splits the venv module off; as root it can be had without asking.
+	  if ! "$$python" -c 'import ensurepip, venv' 2> /dev/null; then
+	    package=$$("$$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')
+	    if [ "$$(id -u)" != 0 ] || ! command -v apt-get > /dev/null; then
+	      fail "$$python cannot make virtual environments" "install $$package, or run make as root"
+	    fi
+	    echo "make: installing $$package" >&2
+	    export DEBIAN_FRONTEND=noninteractive
+	    apt-get install -qq -y "$$package" < /dev/null > /dev/null 2>&1 \
+	      || { apt-get update -qq && apt-get install -qq -y "$$package"; } < /dev/null >&2 \
+	      || fail "cannot install $$package" 'see what apt-get says above'
+	  fi
+	  # 3. Locked packages, then the project itself, which reads its code from here.
+	  echo "make: setting up $(VENV) with $$("$$python" --version)" >&2
+	  rm -rf $(VENV)
+	  "$$python" -m venv $(VENV)
+	  $(BIN)/python -m pip install -q --only-binary :all: --require-hashes \
+	    -r requirements-dev.lock < /dev/null
+	  $(BIN)/python -m pip install -q --no-deps --no-build-isolation --no-index \
+	    --editable . < /dev/null
+	  printf '%s\n' "$$stamp" > $(VENV)/stamp
+	fi
+	# 4. Byte code for what has changed; a syntax error is for the target to show.
+	$(BIN)/python -m compileall -qq hashclient || true

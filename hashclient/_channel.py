@@ -1,0 +1,331 @@
+"""One attempt at one exchange: the rules of an answer, and the connection it comes over.
+
+`Download` holds the rules and no I/O: which status, headers and lengths are acceptable, what is
+kept of an interrupted body and how it is resumed. `Channel` sends one request to one origin over
+httpx, under one deadline, and feeds the answer to a `Download`. Whether to try again is decided
+in `transport`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import ssl
+from collections.abc import Callable, Iterator, Mapping
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+
+import httpcore
+import httpx
+
+from hashclient import __version__
+from hashclient._deadline import BoundedBackend, Deadline, Limits
+from hashclient._faults import (
+    FOREIGN,
+    NETWORK_HINT,
+    TransientError,
+    foreign_fault,
+    malformed,
+    parse_retry_after,
+    status_fault,
+)
+from hashclient.access import DEFAULT_PORTS, Endpoint
+from hashclient.errors import UnreachableError, VerificationError
+
+KEEPALIVE_S = 15.0
+MAX_LENGTH_DIGITS = 18
+
+_STRONG_ETAG = re.compile(r'"[\x21\x23-\x7e]{0,200}"', re.ASCII)
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)", re.ASCII)
+
+
+class Download:
+    """The body of one resource, gathered over one or more attempts, never longer than its cap."""
+
+    def __init__(
+        self,
+        url: str,
+        max_bytes: int,
+        expected_bytes: int | None = None,
+        on_bytes: Callable[[int], None] | None = None,
+    ) -> None:
+        """Expect at most `max_bytes`, exactly `expected_bytes` if given.
+
+        `on_bytes` is told how many bytes came, and a negative number when bytes are dropped.
+        """
+        self.url = url
+        self._cap = max_bytes if expected_bytes is None else min(max_bytes, expected_bytes)
+        self._expected = expected_bytes
+        self._on_bytes = on_bytes
+        self._kept = bytearray()
+        self._etag: str | None = None
+        self._resumable = False
+        self._total: int | None = None
+
+    def range_headers(self) -> dict[str, str]:
+        """Return the headers that ask for the rest; drop what cannot be resumed."""
+        if not self._resumable:
+            self._drop()
+        if not self._kept:
+            return {}
+        headers = {"Range": f"bytes={len(self._kept)}-"}
+        if self._etag is not None:
+            headers["If-Range"] = self._etag
+        return headers
+
+    def begin(self, status: int, headers: httpx.Headers, now: float) -> int:
+        """Check an answer before its body is read; return how many bytes may still come.
+
+        `now` is the time in seconds since the epoch.
+
+        Raises:
+            HashclientError, TransientError: the answer is not acceptable.
+        """
+        # 1. Only what was asked for: the whole, or the rest.
+        if status == 416 and self._kept:
+            self._drop()
+            raise malformed(self.url, "the rest is not available")
+        if status != 200 and not (status == 206 and self._kept):
+            raise status_fault(status, self.url, parse_retry_after(headers.get("retry-after"), now))
+        # 2. Bytes as they are signed: nothing that expands.
+        encoding = headers.get("content-encoding", "identity").strip().lower()
+        if encoding != "identity":
+            raise VerificationError(
+                f"provider sends a compressed body: {self.url}",
+                hint="hash lists are served without Content-Encoding",
+            )
+        # 3. One framing.
+        length = self._declared_length(headers)
+        # 4. The rest has to fit to what is kept; a whole body replaces it.
+        if status == 206:
+            self._check_range(headers.get("content-range", ""), length)
+        else:
+            self._drop()
+            self._total = length
+            self._note_resumable(headers)
+        # 5. Nothing over the cap, known before a byte of it is read.
+        room = self._cap - len(self._kept)
+        if length is not None and length > room:
+            raise self._too_long()
+        return room if length is None else length
+
+    def add(self, chunk: bytes) -> None:
+        """Take the next bytes of the body.
+
+        Raises:
+            VerificationError: they do not fit below the cap.
+        """
+        if len(self._kept) + len(chunk) > self._cap:
+            raise self._too_long()
+        self._kept += chunk
+        if self._on_bytes is not None:
+            self._on_bytes(len(chunk))
+
+    def finish(self) -> bytes:
+        """Return the body, whose end was reached.
+
+        Raises:
+            TransientError: it is shorter than expected.
+        """
+        wanted = self._total if self._expected is None else self._expected
+        if wanted is not None and len(self._kept) < wanted:
+            self._resumable = False
+            raise TransientError(
+                UnreachableError(f"answer is too short: {self.url}", hint=NETWORK_HINT)
+            )
+        return bytes(self._kept)
+
+    def _declared_length(self, headers: httpx.Headers) -> int | None:
+        lengths = headers.get_list("content-length")
+        if not lengths:
+            return None
+        if len(lengths) > 1 or "transfer-encoding" in headers:
+            raise malformed(self.url, "two framings of one body")
+        digits = lengths[0].strip()
+        if not digits.isascii() or not digits.isdigit() or len(digits) > MAX_LENGTH_DIGITS:
+            raise malformed(self.url, "unreadable Content-Length")
+        return int(digits)
+
+    def _check_range(self, content_range: str, length: int | None) -> None:
+        match = _CONTENT_RANGE.fullmatch(content_range.strip())
+        start, end = (int(match[1]), int(match[2])) if match else (-1, -1)
+        total = int(match[3]) if match and match[3] != "*" else self._total
+        if (
+            start != len(self._kept)
+            or (length is not None and end - start + 1 != length)
+            or (self._total is not None and total != self._total)
+            or (total is not None and end + 1 != total)
+        ):
+            self._drop()
+            raise malformed(self.url, "not the range that was asked for")
+        self._total = total
+
+    def _note_resumable(self, headers: httpx.Headers) -> None:
+        etag = headers.get("etag", "").strip()
+        self._etag = etag if _STRONG_ETAG.fullmatch(etag) else None
+        accepts = headers.get("accept-ranges", "").strip().lower() == "bytes"
+        # A weak ETag alone does not say that two ranges belong to the same bytes.
+        self._resumable = accepts or self._etag is not None
+
+    def _drop(self) -> None:
+        if self._kept and self._on_bytes is not None:
+            self._on_bytes(-len(self._kept))
+        self._kept.clear()
+
+    def _too_long(self) -> VerificationError:
+        return VerificationError(
+            f"answer is longer than the {self._cap} bytes allowed: {self.url}",
+            hint="the provider's server sends something else than what was signed",
+        )
+
+
+class Channel:
+    """Connections to one origin, direct or through a proxy, usable by several threads."""
+
+    def __init__(
+        self,
+        context: ssl.SSLContext,
+        backend: BoundedBackend,
+        limits: Limits,
+        monotonic: Callable[[], float],
+        now: Callable[[], float],
+        proxy: Endpoint | None = None,
+        proxy_user: tuple[str, str] | None = None,
+    ) -> None:
+        """Prepare the connections; none is opened yet."""
+        self._backend = backend
+        self._limits = limits
+        self._monotonic = monotonic
+        self._now = now
+        self._foreign: tuple[type[Exception], ...] = FOREIGN
+        if proxy is not None and proxy.scheme == "socks5":
+            # httpcore lets the errors of this optional package through.
+            self._foreign += (importlib.import_module("socksio").SOCKSError,)
+        self._client = httpx.Client(
+            transport=_PoolTransport(_make_pool(context, backend, proxy, proxy_user)),
+            trust_env=False,
+            follow_redirects=False,
+            timeout=limits.base_s,
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+            headers={
+                "User-Agent": f"hashclient/{__version__}",
+                "Accept": "*/*",
+                "Accept-Encoding": "identity",
+            },
+        )
+
+    def attempt(
+        self,
+        method: str,
+        endpoint: Endpoint,
+        headers: Mapping[str, str],
+        download: Download,
+        content: bytes | None = None,
+    ) -> bytes:
+        """Make one exchange under one deadline and return the body.
+
+        Raises:
+            HashclientError: it failed for good.
+            TransientError: it failed in a way that another attempt may cure.
+        """
+        limits = self._limits
+        deadline = Deadline(self._monotonic, limits.base_s)
+        asked = {**headers, **download.range_headers()}
+        try:
+            with self._backend.within(deadline):
+                request = self._client.build_request(
+                    method, endpoint.url, headers=asked, content=content
+                )
+                response = self._client.send(request, stream=True)
+                try:
+                    allowed = download.begin(response.status_code, response.headers, self._now())
+                    deadline.begin_body(allowed / limits.min_rate, limits.stall_s)
+                    for chunk in response.iter_raw():
+                        download.add(chunk)
+                finally:
+                    response.close()
+            return download.finish()
+        except self._foreign as error:
+            raise foreign_fault(error, endpoint.origin, endpoint.url) from error
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._client.close()
+
+
+def _make_pool(
+    context: ssl.SSLContext,
+    backend: BoundedBackend,
+    proxy: Endpoint | None,
+    proxy_user: tuple[str, str] | None,
+) -> httpcore.ConnectionPool:
+    # As many connections as there are callers: a queue would be a wait without a deadline.
+    if proxy is None:
+        return httpcore.ConnectionPool(
+            ssl_context=context,
+            max_connections=None,
+            keepalive_expiry=KEEPALIVE_S,
+            network_backend=backend,
+        )
+    address = httpcore.URL(
+        scheme=proxy.scheme, host=proxy.host.strip("[]"), port=proxy.port, target="/"
+    )
+    if proxy.scheme == "http":
+        return httpcore.HTTPProxy(
+            address,
+            proxy_auth=proxy_user,
+            ssl_context=context,
+            max_connections=None,
+            keepalive_expiry=KEEPALIVE_S,
+            network_backend=backend,
+        )
+    return httpcore.SOCKSProxy(
+        address,
+        ssl_context=context,
+        max_connections=None,
+        keepalive_expiry=KEEPALIVE_S,
+        network_backend=backend,
+    )
+
+
+class _PoolTransport(httpx.BaseTransport):
+    """Let an httpx client use a connection pool whose network backend is ours."""
+
+    def __init__(self, pool: httpcore.ConnectionPool) -> None:
+        self._pool = pool
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        url = request.url
+        response = self._pool.handle_request(
+            httpcore.Request(
+                method=request.method,
+                url=httpcore.URL(
+                    scheme=url.raw_scheme,
+                    host=url.raw_host,
+                    port=url.port or DEFAULT_PORTS[url.scheme],
+                    target=url.raw_path,
+                ),
+                headers=request.headers.raw,
+                content=request.stream,
+                extensions=request.extensions,
+            )
+        )
+        return httpx.Response(
+            status_code=response.status,
+            headers=response.headers,
+            stream=_Body(response),
+            extensions=response.extensions,
+        )
+
+    def close(self) -> None:
+        self._pool.close()
+
+
+class _Body(httpx.SyncByteStream):
+    def __init__(self, response: httpcore.Response) -> None:
+        self._response = response
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self._response.iter_stream()
+
+    def close(self) -> None:
+        self._response.close()

@@ -1,0 +1,244 @@
+"""Sockets that cannot outlive a deadline.
+
+httpx and httpcore bound each socket operation, not their sum: a server that sends one byte a
+second can hold a client for ever. Here the sum is bounded. `BoundedBackend` is a network backend
+of httpcore whose every operation (name lookup, connect, TLS handshake, read, write) may take what
+is left of the calling thread's `Deadline` and no more. It knows nothing of HTTP. A name lookup
+cannot be interrupted: it runs in a daemon thread, which is left behind when it takes too long.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import select
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpcore
+
+# Family, kind, protocol, canonical name, address: as `socket.getaddrinfo` returns them.
+Resolved = Sequence[tuple[int, int, int, str, Any]]
+Resolve = Callable[[str, int, int, int], Resolved]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How patient the transport is.
+
+    An attempt has `base_s` until its headers are complete, and another second for every
+    `min_rate` bytes it may bring; no single read of its body takes longer than `stall_s`. There
+    are at most `attempts`, with waits that double from `backoff_s` up to `backoff_max_s` (full
+    jitter), and all waits together stay below `retry_total_s`.
+    """
+
+    base_s: float = 30.0
+    stall_s: float = 20.0
+    min_rate: float = 16 * 1024
+    attempts: int = 4
+    backoff_s: float = 0.5
+    backoff_max_s: float = 20.0
+    retry_total_s: float = 120.0
+
+
+class DeadlineExceededError(httpcore.TimeoutException):
+    """The time of the whole attempt is used up."""
+
+
+class Deadline:
+    """The end of one attempt, and how long one operation may take before it."""
+
+    def __init__(self, monotonic: Callable[[], float], seconds: float) -> None:
+        """Start the time now."""
+        self._monotonic = monotonic
+        self._ends = monotonic() + seconds
+        self.stall_s = math.inf
+
+    def begin_body(self, seconds: float, stall_s: float) -> None:
+        """Grant `seconds` more for the body, of which one operation may take `stall_s`."""
+        self._ends += seconds
+        self.stall_s = stall_s
+
+    def left(self) -> float:
+        """Return what is left, in seconds.
+
+        Raises:
+            DeadlineExceededError: nothing is.
+        """
+        left = self._ends - self._monotonic()
+        if left <= 0:
+            raise DeadlineExceededError
+        return left
+
+    def operation(self) -> float:
+        """Return the time one operation may take.
+
+        Raises:
+            DeadlineExceededError: nothing is left.
+        """
+        return min(self.left(), self.stall_s)
+
+
+class _Current(threading.local):
+    """The deadline of the calling thread; httpcore does all work of a request in that thread."""
+
+    deadline: Deadline
+
+
+class BoundedBackend(httpcore.NetworkBackend):
+    """Open connections that obey the calling thread's deadline; timeouts passed in are ignored."""
+
+    def __init__(self, resolve: Resolve = socket.getaddrinfo) -> None:
+        """Use `resolve` (host, port, family, kind), which may block for ever, to find hosts."""
+        self._resolve = resolve
+        self._current = _Current()
+
+    @contextlib.contextmanager
+    def within(self, deadline: Deadline) -> Iterator[None]:
+        """Bind `deadline` to this thread for the block."""
+        self._current.deadline = deadline
+        try:
+            yield
+        finally:
+            del self._current.deadline
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.NetworkStream:
+        """Connect to the first address of `host` that answers."""
+        deadline = self._current.deadline
+        addresses = self._lookup(host, port, deadline)
+        failure: OSError | None = None
+        for position, (family, kind, protocol, _, address) in enumerate(addresses):
+            # A share each, so that one silent address leaves time for the others.
+            share = deadline.left() / (len(addresses) - position)
+            try:
+                sock = _connect(family, kind, protocol, address, share)
+            except OSError as error:
+                failure = error
+                continue
+            return BoundedStream(sock, self._current)
+        if isinstance(failure, TimeoutError):
+            # The last address had all the time that was left.
+            raise DeadlineExceededError from failure
+        raise httpcore.ConnectError(failure) from failure
+
+    def _lookup(self, host: str, port: int, deadline: Deadline) -> Resolved:
+        outcome: list[Resolved | OSError | UnicodeError] = []
+
+        def look_up() -> None:
+            try:
+                outcome.append(self._resolve(host, port, 0, socket.SOCK_STREAM))
+            except (OSError, UnicodeError) as error:
+                outcome.append(error)
+
+        thread = threading.Thread(target=look_up, name="hashclient-lookup", daemon=True)
+        thread.start()
+        thread.join(deadline.left())
+        if not outcome:
+            raise DeadlineExceededError
+        if isinstance(outcome[0], OSError | UnicodeError):
+            raise httpcore.ConnectError(outcome[0]) from outcome[0]
+        return outcome[0]
+
+
+def _connect(family: int, kind: int, protocol: int, address: Any, timeout: float) -> socket.socket:
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.settimeout(timeout)
+        sock.connect(address)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+class BoundedStream(httpcore.NetworkStream):
+    """A connection whose operations obey the deadline of the thread that uses it."""
+
+    def __init__(self, sock: socket.socket, current: _Current) -> None:
+        """Own the connected socket `sock`."""
+        self._sock = sock
+        self._current = current
+
+    @contextlib.contextmanager
+    def _operation(self, failure: type[Exception], timed_out: type[Exception]) -> Iterator[None]:
+        deadline = self._current.deadline
+        granted = deadline.operation()
+        try:
+            self._sock.settimeout(granted)
+            yield
+        except TimeoutError as error:
+            if granted < deadline.stall_s:
+                raise DeadlineExceededError from error
+            raise timed_out(error) from error
+        except OSError as error:
+            raise failure(error) from error
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        """Read at most `max_bytes`; no bytes mean that the peer has closed properly."""
+        with self._operation(httpcore.ReadError, httpcore.ReadTimeout):
+            return self._sock.recv(max_bytes)
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        """Write all of `buffer`."""
+        view = memoryview(buffer)
+        while view:
+            with self._operation(httpcore.WriteError, httpcore.WriteTimeout):
+                view = view[self._sock.send(view) :]
+
+    def close(self) -> None:
+        """Close the connection."""
+        with contextlib.suppress(OSError):
+            self._sock.close()
+
+    def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,
+    ) -> httpcore.NetworkStream:
+        """Return the same connection under TLS; close it if the handshake fails."""
+        try:
+            with self._operation(httpcore.ConnectError, httpcore.ConnectTimeout):
+                # A connection cut without TLS's own farewell is an error, not an end: otherwise
+                # whoever sits on the wire could shorten a body that has no length.
+                secured = ssl_context.wrap_socket(
+                    self._sock,
+                    server_hostname=server_hostname,
+                    do_handshake_on_connect=False,
+                    suppress_ragged_eofs=False,
+                )
+                self._sock = secured
+                secured.do_handshake()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def get_extra_info(self, info: str) -> Any:
+        """Tell httpcore what it asks: the TLS layer, and whether an idle connection has data."""
+        if info == "ssl_object":
+            return self._sock if isinstance(self._sock, ssl.SSLSocket) else None
+        if info == "is_readable":
+            return self._is_readable()
+        return None
+
+    def _is_readable(self) -> bool:
+        if self._sock.fileno() < 0:
+            return True
+        if isinstance(self._sock, ssl.SSLSocket) and self._sock.pending():
+            return True
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        return bool(poll.poll(0))

@@ -1,0 +1,240 @@
+"""What can go wrong on the wire, in the words of our own errors.
+
+This is the one place where exceptions of httpx, httpcore, ssl and the socket layer become errors
+of hashclient, and where it is decided which of them a retry may cure. It does no I/O. No message
+repeats what the other side sent: such text could be anything.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import socket
+import ssl
+from datetime import UTC
+from http import HTTPStatus
+
+import httpcore
+import httpx
+
+from hashclient._deadline import DeadlineExceededError
+from hashclient.errors import (
+    AuthorisationError,
+    HashclientError,
+    UnreachableError,
+    VerificationError,
+)
+
+NETWORK_HINT = "check the network and the URL; hashclient keeps the last list"
+CREDENTIAL_HINT = "check the credential, and that it has not been revoked or expired"
+CLIENT_CERT_HINT = "check client_cert and client_key, and that the provider knows the certificate"
+SLOW_HINT = "try again later; hashclient keeps the last list"
+TRANSIENT_STATUSES = frozenset({429, 500, 502, 503, 504})
+REFUSING_STATUSES = frozenset({401, 403, 407})
+
+#: What the transport has to catch around an exchange.
+FOREIGN = (
+    httpcore.TimeoutException,
+    httpcore.NetworkError,
+    httpcore.ProtocolError,
+    httpcore.ProxyError,
+    httpcore.UnsupportedProtocol,
+    httpx.HTTPError,
+    httpx.InvalidURL,
+)
+
+# OpenSSL's codes for why a server's certificate is refused (X509_V_ERR_*).
+_CERTIFICATE_FAULTS = {
+    9: ("the provider's certificate is not yet valid", "check the clock of this machine"),
+    10: (
+        "the provider's certificate has expired",
+        "tell the provider, and check the clock of this machine",
+    ),
+    62: ("the provider's certificate is for another host name", "check the URL"),
+    64: ("the provider's certificate is for another address", "check the URL"),
+} | dict.fromkeys(
+    (2, 18, 19, 20, 21),
+    (
+        "the provider's certificate comes from an unknown authority",
+        "set `ca` to the provider's certificate authority, if it has its own",
+    ),
+)
+# The alerts (RFC 8446, 6.2) by which a server refuses a client certificate, or the lack of one.
+_CLIENT_CERT_ALERTS = {
+    "CERTIFICATE_REQUIRED": "the provider requires a client certificate",
+    "BAD_CERTIFICATE": "the provider refuses the client certificate",
+    "UNSUPPORTED_CERTIFICATE": "the provider refuses the client certificate",
+    "CERTIFICATE_REVOKED": "the provider says that the client certificate is revoked",
+    "CERTIFICATE_EXPIRED": "the provider says that the client certificate has expired",
+    "CERTIFICATE_UNKNOWN": "the provider refuses the client certificate",
+    "UNKNOWN_CA": "the provider does not know the authority of the client certificate",
+    "ACCESS_DENIED": "the provider refuses the client certificate",
+}
+_OLD_TLS_REASONS = frozenset(
+    {"UNSUPPORTED_PROTOCOL", "TLSV1_ALERT_PROTOCOL_VERSION", "NO_PROTOCOLS_AVAILABLE"}
+)
+
+
+class HttpStatusError(UnreachableError):
+    """The provider answered with a status that is neither success nor a refusal of us."""
+
+    def __init__(self, message: str, status: int, *, hint: str | None = None) -> None:
+        """Keep the `status`, so that a caller can tell 404 from 503."""
+        super().__init__(message, hint=hint)
+        self.status = status
+
+
+class RefusedError(AuthorisationError):
+    """The provider (401, 403) or the proxy (407) refused the credential, or wants one."""
+
+    def __init__(self, message: str, status: int, *, hint: str | None = None) -> None:
+        """Keep the `status`, so that a caller can tell 401 from 403."""
+        super().__init__(message, hint=hint)
+        self.status = status
+
+
+class TransientError(Exception):
+    """Carries an error that another attempt may cure; never leaves the transport."""
+
+    def __init__(self, error: UnreachableError, retry_after_s: float | None = None) -> None:
+        """Keep the error to raise in the end, and how long the server wants us to wait."""
+        super().__init__(error.message)
+        self.error = error
+        self.retry_after_s = retry_after_s
+
+
+def foreign_fault(error: Exception, origin: str, url: str) -> HashclientError | TransientError:
+    """Translate an exception that stopped an exchange with `origin`.
+
+    It is one of `FOREIGN`, or comes from the optional SOCKS package.
+    """
+    # As an argument, because httpcore's pool raises again without the cause.
+    cause = next((item for item in error.args if isinstance(item, Exception)), None)
+    if isinstance(error, DeadlineExceededError):
+        return UnreachableError(f"provider is too slow: {url}: time is up", hint=SLOW_HINT)
+    if not isinstance(error, FOREIGN):
+        return UnreachableError(
+            f"proxy does not connect to {origin}", hint="check that the proxy speaks SOCKS5"
+        )
+    if isinstance(error, httpcore.ProxyError):
+        return _proxy_fault(error, origin)
+    if isinstance(error, httpx.InvalidURL):
+        return VerificationError("address refused: not a URL")
+    if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError):
+        return _tls_fault(cause, origin)
+    if isinstance(cause, socket.gaierror | UnicodeError):
+        what = f"cannot find provider: {origin}: name lookup failed"
+    elif isinstance(error, httpcore.ConnectError) and not isinstance(cause, ssl.SSLError):
+        what = f"provider does not answer: {origin}: {_reason(cause)}"
+    elif isinstance(error, httpcore.NetworkError):
+        what = f"connection broke: {url}: {_reason(cause)}"
+    elif isinstance(error, httpcore.TimeoutException):
+        what = f"provider has stopped sending: {url}"
+    else:
+        what = f"answer is cut short or breaks HTTP: {url}"
+    return TransientError(UnreachableError(what, hint=NETWORK_HINT))
+
+
+def status_fault(
+    status: int, url: str, retry_after_s: float | None = None
+) -> HashclientError | TransientError:
+    """Translate a `status` other than the one that was wanted."""
+    if status in REFUSING_STATUSES:
+        who = "proxy" if status == 407 else "provider"
+        return RefusedError(
+            f"{who} refuses the credential: {url}: {_status_text(status)}",
+            status,
+            hint=CREDENTIAL_HINT,
+        )
+    if 300 <= status < 400:
+        return HttpStatusError(
+            f"provider redirects, which is not followed: {url}: {_status_text(status)}",
+            status,
+            hint="ask the provider for its final URL",
+        )
+    if status not in TRANSIENT_STATUSES:
+        return HttpStatusError(
+            f"provider answers: {url}: {_status_text(status)}", status, hint=NETWORK_HINT
+        )
+    hint = SLOW_HINT
+    if retry_after_s is not None:
+        hint = f"try again in {retry_after_s:.0f} s; hashclient keeps the last list"
+    error = HttpStatusError(
+        f"provider is busy or broken: {url}: {_status_text(status)}", status, hint=hint
+    )
+    return TransientError(error, retry_after_s)
+
+
+def malformed(url: str, how: str) -> TransientError:
+    """Return the fault of an answer whose HTTP is wrong in the way `how` says."""
+    return TransientError(UnreachableError(f"answer breaks HTTP: {url}: {how}", hint=NETWORK_HINT))
+
+
+def parse_retry_after(value: str | None, now: float) -> float | None:
+    """Return the seconds that a Retry-After header asks for; None if absent or unreadable.
+
+    `now` is the time in seconds since the epoch, for the form that holds a date (RFC 9110).
+    """
+    if value is None:
+        return None
+    value = value.strip()
+    if value.isascii() and value.isdigit():
+        return float(value[:9]) if len(value) < 10 else 1e9
+    try:
+        moment = email.utils.parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return max(0.0, moment.timestamp() - now)
+
+
+def _status_text(status: int) -> str:
+    try:
+        return f"{status} {HTTPStatus(status).phrase.lower()}"
+    except ValueError:
+        return str(status)
+
+
+def _reason(cause: Exception | None) -> str:
+    if isinstance(cause, ssl.SSLError):
+        return "closed in the middle of TLS"
+    if isinstance(cause, OSError) and cause.strerror:
+        return cause.strerror.lower()
+    return "no answer"
+
+
+def _proxy_fault(error: httpcore.ProxyError, origin: str) -> HashclientError | TransientError:
+    # httpcore says '407 Proxy Authentication Required', or a sentence for SOCKS.
+    status = str(error)[:3]
+    if status.isascii() and status.isdigit():
+        if int(status) in TRANSIENT_STATUSES | {407}:
+            return status_fault(int(status), f"proxy to {origin}")
+        return UnreachableError(
+            f"proxy does not connect to {origin}: {_status_text(int(status))}",
+            hint="check the proxy's rules",
+        )
+    return UnreachableError(f"proxy does not connect to {origin}", hint="check the proxy")
+
+
+def _tls_fault(error: ssl.SSLError, origin: str) -> HashclientError:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        what, hint = _CERTIFICATE_FAULTS.get(
+            error.verify_code, ("the provider's certificate is not acceptable", NETWORK_HINT)
+        )
+        return UnreachableError(f"{what}: {origin}", hint=hint)
+    reason = error.reason or ""
+    alert = reason.partition("_ALERT_")[2]
+    if alert in _CLIENT_CERT_ALERTS:
+        return AuthorisationError(f"{_CLIENT_CERT_ALERTS[alert]}: {origin}", hint=CLIENT_CERT_HINT)
+    if reason in _OLD_TLS_REASONS:
+        return UnreachableError(
+            f"the provider's TLS is too old: {origin}", hint="TLS 1.2 or newer is required"
+        )
+    if alert == "HANDSHAKE_FAILURE":
+        return UnreachableError(
+            f"TLS refused by the provider: {origin}",
+            hint="no common cipher, or a client certificate is required",
+        )
+    return UnreachableError(
+        f"no TLS with the provider: {origin}", hint="check that the URL's port speaks TLS"
+    )

@@ -1,0 +1,371 @@
+"""How one provider is reached: its address, its credential, its TLS settings.
+
+`Access` is what the configuration says; nothing is read from disk or from the environment before
+`load_secrets` and `tls_context` are called. `Endpoint` holds the rules of addresses: which base
+address is acceptable at all, and which address lies below it. Everything here works before the
+first connection; sending bytes is left to `transport`. The module imports nothing heavy, so that
+the configuration can use it.
+"""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+import os
+import re
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hashclient.errors import ConfigError, VerificationError
+from hashclient.fsio import printable, read_secret
+
+DEFAULT_PORTS = {"http": 80, "https": 443, "socks5": 1080}
+SHOWN_URL_CHARS = 200
+
+# Scheme, host (a name or an IPv6 address in brackets), port, path. User name, query and fragment
+# have no place in it, so an address that carries one does not match.
+_URL = re.compile(
+    r"(?P<scheme>[a-z0-9]+)://(?P<host>\[[0-9a-f:.]+\]|[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?)"
+    r"(?::(?P<port>[0-9]{1,5}))?(?P<path>/.*)?",
+    re.ASCII | re.IGNORECASE,
+)
+# RFC 3986 `pchar` without percent-encoding: such a path travels as it is written.
+_PATH_PART = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@-]+", re.ASCII)
+_CREDENTIAL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*", re.ASCII)
+_BEARER = re.compile(r"[\x21-\x7e]+", re.ASCII)
+
+
+@dataclass(frozen=True)
+class OAuth:
+    """The client-credentials grant (RFC 6749, 4.4): where a token comes from, and for whom.
+
+    The token endpoint may be on another origin than the provider. It gets the client's id and
+    secret and nothing else. `ca` is its certificate authority; None means the provider's.
+    """
+
+    token_url: str
+    client_id: str
+    client_secret_file: Path | None = None
+    client_secret_env: str | None = None
+    scope: str | None = None
+    ca: Path | None = None
+
+
+@dataclass(frozen=True)
+class Access:
+    """How to reach one provider; checked when made, without any I/O.
+
+    At most one of `token_file`, `token_env`, `token_credential`, `basic_file` and `oauth` is set.
+    `token_credential` is the name of a systemd credential, `basic_file` holds `user:password`.
+    A client certificate can go with any of them; without `client_key` its file holds the key too.
+    `ca` None means the system's trust store. `proxy` is an http:// or socks5:// address; proxies
+    from the environment are never used. `allow_http` accepts http://, for loopback only.
+
+    Raises:
+        ConfigError: the settings contradict each other, or an address is not acceptable.
+    """
+
+    url: str
+    token_file: Path | None = None
+    token_env: str | None = None
+    token_credential: str | None = None
+    basic_file: Path | None = None
+    oauth: OAuth | None = None
+    client_cert: Path | None = None
+    client_key: Path | None = None
+    ca: Path | None = None
+    proxy: str | None = None
+    proxy_basic_file: Path | None = None
+    allow_http: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot be meant."""
+        base = parse_endpoint(self.url, "provider URL", allow_http=self.allow_http)
+        kinds = {
+            "token_file": self.token_file,
+            "token_env": self.token_env,
+            "token_credential": self.token_credential,
+            "basic_file": self.basic_file,
+            "oauth": self.oauth,
+        }
+        chosen = [name for name, value in kinds.items() if value is not None]
+        if len(chosen) > 1:
+            raise ConfigError(
+                f"more than one credential for {base.origin}: {', '.join(chosen)}",
+                hint="keep one of them",
+            )
+        if self.client_key is not None and self.client_cert is None:
+            raise ConfigError(f"client_key without client_cert for {base.origin}")
+        if self.oauth is not None:
+            self._check_oauth(self.oauth)
+        if self.proxy is not None:
+            proxy = parse_proxy(self.proxy)
+            if base.scheme == "http":
+                # A proxy would see the credential of a plain http request.
+                raise ConfigError(f"a proxy cannot be used with http: {base.origin}")
+            if self.proxy_basic_file is not None and proxy.scheme != "http":
+                raise ConfigError("proxy_basic_file needs an http:// proxy")
+        elif self.proxy_basic_file is not None:
+            raise ConfigError("proxy_basic_file without proxy")
+
+    def _check_oauth(self, oauth: OAuth) -> None:
+        parse_endpoint(oauth.token_url, "token URL", allow_http=self.allow_http)
+        if (oauth.client_secret_file is None) == (oauth.client_secret_env is None):
+            raise ConfigError(
+                "oauth needs one of client_secret_file and client_secret_env",
+                hint="set exactly one of them",
+            )
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A parsed address: lower-case scheme and host (IPv6 in brackets), port, plain path."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str
+
+    @property
+    def origin(self) -> str:
+        """Return scheme, host and, where it is not the scheme's own, the port."""
+        if self.port == DEFAULT_PORTS[self.scheme]:
+            return f"{self.scheme}://{self.host}"
+        return f"{self.scheme}://{self.host}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """Return the address in its one canonical form."""
+        return self.origin + self.path
+
+    def locate(self, url: str) -> Endpoint:
+        """Return `url` parsed, if it is at or below this address.
+
+        Raises:
+            VerificationError: it is on another origin, above the base path, or its path is not
+                plain (`..`, `%`, `?`, `#`, a backslash, a control or a non-ASCII character).
+        """
+        found = _parse(url)
+        # A base without a final slash is a directory all the same.
+        directory = self.path.removesuffix("/") + "/"
+        if (
+            found is not None
+            and found.origin == self.origin
+            and (found.path == self.path or found.path.startswith(directory))
+        ):
+            return found
+        raise VerificationError(
+            f"address refused: {printable(url[:SHOWN_URL_CHARS])}",
+            hint=f"only plain paths below {self.url} are fetched",
+        )
+
+
+def parse_endpoint(url: str, what: str, *, allow_http: bool = False) -> Endpoint:
+    """Parse an address from the configuration; `what` names it in messages.
+
+    Raises:
+        ConfigError: it is not an https address (http only for loopback, and only if allowed), or
+            has a user name, a query, a fragment or an unusual path. The message does not repeat
+            the address, which may hold a password.
+    """
+    endpoint = _parse(url)
+    if endpoint is None or endpoint.scheme not in ("http", "https"):
+        raise ConfigError(
+            f"{what} is not acceptable",
+            hint="write https://host[:port]/path, without user name, query, fragment or escapes",
+        )
+    if endpoint.scheme == "http" and not (allow_http and is_loopback(endpoint.host)):
+        raise ConfigError(
+            f"{what} is not https: {endpoint.origin}",
+            hint="plain http is for tests: a loopback host and allow_http",
+        )
+    return endpoint
+
+
+def parse_proxy(url: str) -> Endpoint:
+    """Parse a proxy's address.
+
+    Raises:
+        ConfigError: it is neither http:// nor socks5://, or carries a user name or a path.
+    """
+    endpoint = _parse(url)
+    if endpoint is None or endpoint.scheme not in ("http", "socks5") or endpoint.path != "/":
+        raise ConfigError(
+            "proxy address is not acceptable",
+            hint="write http://host:port or socks5://host:port; a password goes into "
+            "proxy_basic_file",
+        )
+    return endpoint
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether `host` (a name or an address, IPv6 in brackets) is this machine by its form."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _parse(url: str) -> Endpoint | None:
+    match = _URL.fullmatch(url)
+    if match is None:
+        return None
+    scheme, host = match["scheme"].lower(), match["host"].lower()
+    if scheme not in DEFAULT_PORTS:
+        return None
+    port = DEFAULT_PORTS[scheme] if match["port"] is None else int(match["port"])
+    path = match["path"] or "/"
+    parts = path[1:].removesuffix("/").split("/") if path != "/" else []
+    plain = all(_PATH_PART.fullmatch(part) and part not in (".", "..") for part in parts)
+    labels = host.split(".")
+    if not plain or not 0 < port < 65536 or any(not 0 < len(label) < 64 for label in labels):
+        return None
+    if host.startswith("["):
+        try:
+            ipaddress.IPv6Address(host[1:-1])
+        except ValueError:
+            return None
+    return Endpoint(scheme, host, port, path)
+
+
+@dataclass(frozen=True)
+class Secrets:
+    """What `load_secrets` has read; never shown, never compared, never stored."""
+
+    authorization: str | None = field(default=None, repr=False)
+    client_secret: str | None = field(default=None, repr=False)
+    proxy_user: tuple[str, str] | None = field(default=None, repr=False)
+
+
+def load_secrets(access: Access, environ: Mapping[str, str] | None = None) -> Secrets:
+    """Read the credentials `access` points to; `environ` defaults to the process's.
+
+    Raises:
+        ConfigError: a file is missing, readable by others or malformed; a variable is not set.
+    """
+    env = os.environ if environ is None else environ
+    authorization = client_secret = proxy_user = None
+    if access.token_file is not None:
+        authorization = bearer(_read_line(access.token_file, "token file"), "token file")
+    elif access.token_env is not None:
+        authorization = bearer(_from_env(access.token_env, env), f"variable {access.token_env}")
+    elif access.token_credential is not None:
+        authorization = bearer(
+            _from_systemd(access.token_credential, env), f"credential {access.token_credential}"
+        )
+    elif access.basic_file is not None:
+        user, password = _user_and_password(access.basic_file, "basic_file")
+        authorization = basic(user, password)
+    elif access.oauth is not None:
+        if access.oauth.client_secret_file is not None:
+            client_secret = _read_line(access.oauth.client_secret_file, "client secret file")
+        elif access.oauth.client_secret_env is not None:
+            client_secret = _from_env(access.oauth.client_secret_env, env)
+    if access.proxy_basic_file is not None:
+        proxy_user = _user_and_password(access.proxy_basic_file, "proxy_basic_file")
+    return Secrets(authorization, client_secret, proxy_user)
+
+
+def bearer(token: str, what: str) -> str:
+    """Return the Authorization header for `token`.
+
+    Raises:
+        ConfigError: it holds a character no token can have (RFC 6750); `what` names its place.
+    """
+    if not _BEARER.fullmatch(token):
+        raise ConfigError(f"{what} does not hold a token", hint="one line of printable ASCII")
+    return f"Bearer {token}"
+
+
+def basic(user: str, password: str) -> str:
+    """Return the Authorization header for a user and a password (RFC 7617)."""
+    return f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode('ascii')}"
+
+
+def _user_and_password(path: Path, what: str) -> tuple[str, str]:
+    user, colon, password = _read_line(path, what).partition(":")
+    if not colon or not user:
+        raise ConfigError(f"{what} does not hold user:password: {printable(path)}")
+    return user, password
+
+
+def _read_line(path: Path, what: str, *, forbidden: int = 0o077) -> str:
+    return _one_line(read_secret(path, what, forbidden=forbidden), f"{what} {printable(path)}")
+
+
+def _from_env(name: str, environ: Mapping[str, str]) -> str:
+    value = environ.get(name)
+    if not value:
+        raise ConfigError(
+            f"environment variable is not set: {printable(name)}",
+            hint="it has to hold the credential of the provider",
+        )
+    return _one_line(os.fsencode(value), f"environment variable {printable(name)}")
+
+
+def _from_systemd(name: str, environ: Mapping[str, str]) -> str:
+    directory = environ.get("CREDENTIALS_DIRECTORY")
+    if not directory:
+        raise ConfigError(
+            "environment variable is not set: CREDENTIALS_DIRECTORY",
+            hint="systemd sets it for units with LoadCredential=",
+        )
+    if not _CREDENTIAL_NAME.fullmatch(name):
+        raise ConfigError(f"not the name of a credential: {printable(name)}")
+    # systemd lets the unit's user in by an access control list, whose mask shows up as the
+    # group's bits; the directory itself is closed to everybody else.
+    return _read_line(Path(directory) / name, "credential", forbidden=0o007)
+
+
+def _one_line(raw: bytes, what: str) -> str:
+    raw = raw.removesuffix(b"\n").removesuffix(b"\r")
+    try:
+        text = raw.decode("utf-8")
+        text.encode("latin-1")
+    except UnicodeError:
+        text = ""
+    if not text or any(ord(char) < 32 or 127 <= ord(char) < 160 for char in text):
+        # The content is not repeated: whatever is in there may be a secret.
+        raise ConfigError(
+            f"{what}: empty, or with characters a credential cannot have",
+            hint="one line of text, without control characters",
+        )
+    return text
+
+
+def tls_context(
+    ca: Path | None, client_cert: Path | None = None, client_key: Path | None = None
+) -> ssl.SSLContext:
+    """Make the TLS settings: 1.2 or newer, host name checked, `ca` alone or the system's store.
+
+    Raises:
+        ConfigError: a file cannot be read, does not hold what it should, or the key is readable
+            by others or encrypted.
+    """
+    try:
+        context = ssl.create_default_context(cafile=None if ca is None else os.fspath(ca))
+    except OSError as error:
+        raise _unusable("certificate authority file", ca, error) from error
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if client_cert is not None:
+        key = client_cert if client_key is None else client_key
+        read_secret(key, "client key")
+        try:
+            # The empty password keeps OpenSSL from asking for one on the terminal.
+            context.load_cert_chain(client_cert, key, password=lambda: b"")
+        except OSError as error:
+            raise _unusable("client certificate or its key", client_cert, error) from error
+    return context
+
+
+def _unusable(what: str, path: Path | None, error: OSError) -> ConfigError:
+    reason = "not PEM, or not a pair" if isinstance(error, ssl.SSLError) else error.strerror
+    shown = "system trust store" if path is None else printable(path)
+    return ConfigError(
+        f"cannot use {what}: {shown}: {str(reason).lower()}",
+        hint="check that the file is readable PEM, and that the key is not encrypted",
+    )

@@ -1,0 +1,237 @@
+"""The files of an audit log: locking, reading forwards and backwards, the keys.
+
+What is shared by the writer and the readers of `audit`. Lines are bounded, so memory is, whatever
+the file holds. Errors of the system leave as AuditError.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+
+from hashclient import fsio
+from hashclient.auditrecord import MAX_LINE_BYTES, Record, broken, parse_record
+from hashclient.errors import AuditError, ConfigError, StateError
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+#: An append holds the lock for milliseconds; whoever waits this long waits for a stuck process.
+LOCK_WAIT_S = 5.0
+
+LOG_NAME = "log.jsonl"
+KEY_NAME = "key.pem"
+PUBLIC_KEY_NAME = "key.pub"
+
+HINT_GONE = "restore it, or move the whole audit directory away to start a new log"
+
+_CHUNK_BYTES = 1 << 16
+
+
+class Log(NamedTuple):
+    """An open log as it was when nobody wrote to it: `end` is where its last whole line ends."""
+
+    stream: BinaryIO
+    end: int
+    torn_bytes: int
+
+
+class Tail(NamedTuple):
+    """The end of a log: its last whole record, the last signed one, how many follow that one."""
+
+    last: Record | None
+    signed: Record | None
+    unsigned: int
+    torn_bytes: int
+
+
+@contextlib.contextmanager
+def open_log(directory: Path, *, required: bool = False) -> Iterator[Log]:
+    """Open the log to read what it holds now; writers may go on meanwhile.
+
+    Raises:
+        AuditError: it cannot be read; or there is none, but `required` or a public key says that
+            there was one.
+        StateError: there is none.
+    """
+    path = directory / LOG_NAME
+    with contextlib.ExitStack() as stack:
+        size = 0
+        with audit_errors("cannot read the audit log", path):
+            with contextlib.suppress(FileNotFoundError):
+                stream = stack.enter_context(path.open("rb"))
+                lock(stream.fileno(), fcntl.LOCK_SH, LOCK_WAIT_S)
+                size = os.fstat(stream.fileno()).st_size
+                fcntl.flock(stream.fileno(), fcntl.LOCK_UN)
+            had_log = required or (directory / PUBLIC_KEY_NAME).exists()
+        if size == 0 and had_log:
+            raise AuditError(f"the audit log is gone: {fsio.printable(path)}", hint=HINT_GONE)
+        if size == 0:
+            raise StateError(
+                f"no audit log yet: {fsio.printable(path)}",
+                hint="it starts with the first fetch or scan; or check --state-dir",
+            )
+        with audit_errors("cannot read the audit log", path):
+            torn_bytes = _torn_bytes(stream.fileno(), size)
+            yield Log(stream, size - torn_bytes, torn_bytes)
+
+
+def records(log: Log) -> Iterator[Record]:
+    """Parse the log from its start to its last whole line.
+
+    Raises:
+        AuditError: a line is broken.
+    """
+    number, left = 0, log.end
+    while left:
+        number += 1
+        line = log.stream.readline(min(left, MAX_LINE_BYTES))
+        left -= len(line)
+        if not line.endswith(b"\n"):
+            # Whole lines end before `left` does: it is too long, or the file shrinks under us.
+            broken(f"line {number}", f"longer than {MAX_LINE_BYTES} bytes, or cut meanwhile")
+        yield parse_record(line[:-1], f"line {number}")
+
+
+def records_backward(fd: int, end: int) -> Iterator[Record]:
+    """Parse the whole lines that end at `end`, the last one first.
+
+    Raises:
+        AuditError: a line is broken.
+    """
+    lines = _split_backward(fd, end)
+    next(lines)  # what follows the last newline: nothing
+    for number, line in enumerate(lines, 1):
+        yield parse_record(line, f"line {number} from its end")
+
+
+def _split_backward(fd: int, size: int) -> Iterator[bytes]:
+    """Yield what is between the newlines of the first `size` bytes, the last piece first."""
+    rest = b""
+    while size:
+        start = max(0, size - _CHUNK_BYTES)
+        chunk = os.pread(fd, size - start, start)
+        if len(chunk) != size - start:
+            broken("its end", "cut while it was being read")
+        first, *others = (chunk + rest).split(b"\n")
+        yield from reversed(others)
+        if len(first) > MAX_LINE_BYTES:
+            broken("its end", f"a line longer than {MAX_LINE_BYTES} bytes")
+        rest, size = first, start
+    yield rest
+
+
+def _torn_bytes(fd: int, size: int) -> int:
+    """Return how many bytes follow the last newline: what a killed writer has left."""
+    return len(next(_split_backward(fd, size)))
+
+
+def read_tail(fd: int, size: int) -> Tail:
+    """Read the log backwards to its last signed record: one line, unless a writer was killed.
+
+    Raises:
+        AuditError: a line is broken, or does not follow the one before it.
+    """
+    torn_bytes = _torn_bytes(fd, size)
+    last = previous = None
+    for unsigned, record in enumerate(records_backward(fd, size - torn_bytes)):
+        if previous is not None and (record.hash, record.seq + 1) != (previous.prev, previous.seq):
+            broken(f"line {unsigned} from its end", "it does not follow the line before it")
+        last = last or record
+        if record.sig is not None:
+            return Tail(last, record, unsigned, torn_bytes)
+        previous = record
+    if last is not None:
+        broken("line 1", "it is not signed")
+    return Tail(None, None, 0, torn_bytes)
+
+
+def lock(fd: int, mode: int, wait_s: float) -> None:
+    """Lock the log, waiting up to `wait_s` for others; closing `fd` frees it.
+
+    Raises:
+        AuditError: it stayed locked.
+    """
+    deadline = time.monotonic() + wait_s
+    pause_s = 0.001
+    while True:
+        try:
+            fcntl.flock(fd, mode | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() >= deadline:
+                raise AuditError(
+                    f"the audit log stayed locked by another process for {wait_s:g} s",
+                    hint="look for a stopped hashclient, or one on a very slow disk",
+                ) from error
+        else:
+            return
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, 0.02)
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write with one system call, unless it takes less than all."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def load_key(path: Path) -> Ed25519PrivateKey:
+    """Load the private key; only its owner may be able to read it.
+
+    Raises:
+        AuditError, ConfigError: it is no such key, or not a private file.
+    """
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    try:
+        key = serialization.load_pem_private_key(fsio.read_secret(path, "audit key"), None)
+    except (ValueError, TypeError) as error:
+        raise _not_a_key(path) from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise _not_a_key(path)
+    return key
+
+
+def load_public_key(directory: Path) -> bytes | None:
+    """Return the 32 bytes of the public key beside the log in `directory`, None without one.
+
+    Raises:
+        AuditError: it is no such key.
+        OSError: it cannot be read.
+    """
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    path = directory / PUBLIC_KEY_NAME
+    try:
+        key = serialization.load_pem_public_key(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise _not_a_key(path) from error
+    if not isinstance(key, Ed25519PublicKey):
+        raise _not_a_key(path)
+    return key.public_bytes_raw()
+
+
+def _not_a_key(path: Path) -> AuditError:
+    return AuditError(f"not an Ed25519 key in PEM: {fsio.printable(path)}", hint=HINT_GONE)
+
+
+@contextlib.contextmanager
+def audit_errors(what: str, path: Path) -> Iterator[None]:
+    """Translate what the system and `fsio` raise into the one error of this module."""
+    try:
+        yield
+    except OSError as error:
+        state = fsio.state_error(what, path, error)
+        raise AuditError(state.message, hint=state.hint) from error
+    except (StateError, ConfigError) as error:
+        raise AuditError(error.message, hint=error.hint) from error

@@ -1,0 +1,327 @@
+"""Records and checkpoints of the audit log as values and bytes: encoding, hashes, signatures.
+
+Pure: no files, no clock, no keys of its own; `auditfile` and `audit` do the I/O. Whatever is parsed
+here has to be what the writer would have written for the same content, byte for byte, so there is
+one spelling of every record. `docs/audit-log.md` specifies it for other programs.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from hashclient.errors import AuditError
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+FORMAT = "hashclient-audit/1"
+CHECKPOINT_FORMAT = "hashclient-audit-checkpoint/1"
+
+#: No line is longer, its newline included: a reader needs no more memory than this.
+MAX_LINE_BYTES = 1 << 20
+MAX_CHECKPOINT_BYTES = 4096
+
+#: The events that the log itself records; callers cannot.
+GENESIS = "genesis"
+RECOVERED = "audit-recovered"
+EVENT_PATTERN = re.compile(r"[a-z][a-z0-9-]{0,63}")
+
+#: What the first record has in place of the hash of the one before.
+NO_HASH = "0" * 64
+
+# Each use of SHA-256 and Ed25519 has its own tag, so nothing made for one passes for another. The
+# tag of a record says whether a signature follows: taking one off makes the hash wrong.
+_TAG_UNSIGNED = b"hashclient audit record v1\n"
+_TAG_SIGNED = b"hashclient audit signed record v1\n"
+_TAG_SIGNATURE = b"hashclient audit signature v1\n"
+_TAG_CHECKPOINT = b"hashclient audit checkpoint v1\n"
+
+_KEYS = ("seq", "time", "event", "data", "prev", "hash")
+_CHECKPOINT_KEYS = ("format", "log_id", "public_key", "seq", "hash", "time", "sig")
+_HEX_SIGNATURE = re.compile(r"[0-9a-f]{128}")
+_HEX_KEY = re.compile(r"[0-9a-f]{64}")
+_HEX_ID = re.compile(r"[0-9a-f]{32}")
+
+_HINT_ALTERED = "the log was altered or the disk fails; keep a copy, see docs/audit-log.md"
+_HINT_CHECKPOINT = "give a file made by `hashclient audit checkpoint`, whole and unchanged"
+_CHECKPOINT = "checkpoint"
+
+# ASCII only: a log shown on a terminal cannot play tricks, and its bytes are its text.
+_to_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something to be recorded: its name and JSON values; never a listed digest or a credential.
+
+    The names `genesis` and `audit-recovered` are the log's own. Text that is not valid Unicode is
+    stored with U+FFFD in place of what is not; paths go through `path_fields`, which loses nothing.
+    """
+
+    event: str
+    data: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One line of the log; `prev` and `hash` are hexadecimal SHA-256, `sig` Ed25519 or None."""
+
+    seq: int
+    time: datetime
+    event: str
+    data: dict[str, Any]
+    prev: str
+    hash: str
+    sig: str | None
+
+    @property
+    def line(self) -> bytes:
+        """The record as it stands in the log, without the newline."""
+        body = encode_body(self.event, self.data)
+        head = _head(self.seq, format_time(self.time), body, self.prev)
+        return head + _ending(self.hash, self.sig)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which log it is: the random id and the public key in its genesis record, hexadecimal."""
+
+    log_id: str
+    public_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A signed statement that the log `identity` holds record `seq` with this hash and time."""
+
+    identity: Identity
+    seq: int
+    hash: str
+    time: str
+
+
+def path_fields(path: str) -> dict[str, str]:
+    """Return the fields that record `path` (decoded with surrogateescape) without loss.
+
+    `path` is its text; `path_b64` holds its bytes when they are not UTF-8.
+    """
+    raw = os.fsencode(path)
+    try:
+        return {"path": raw.decode()}
+    except UnicodeDecodeError:
+        encoded = base64.b64encode(raw).decode()
+        return {"path": raw.decode(errors="replace"), "path_b64": encoded}
+
+
+def format_time(time: datetime) -> str:
+    """Return an aware time as RFC 3339 in UTC, always with microseconds and `Z`."""
+    return time.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
+
+
+def encode_body(event: str, data: Mapping[str, Any]) -> str:
+    """Return the part of a line that does not depend on its place in the log.
+
+    Raises:
+        ValueError, TypeError: `data` is no JSON object.
+    """
+    text = _to_json(dict(data))
+    if "\\ud" in text:  # a character beyond the BMP, which stays, or a lone surrogate
+        plain = json.dumps(dict(data), ensure_ascii=False)
+        text = _to_json(json.loads(plain.encode("utf-8", "surrogatepass").decode(errors="replace")))
+    return f'"event":{_to_json(event)},"data":{text}'
+
+
+def encode_record(
+    seq: int, time: str, body: str, prev: str, key: Ed25519PrivateKey | None
+) -> tuple[bytes, str]:
+    """Return one line, signed if `key` is given, with its newline, and its hash.
+
+    Raises:
+        AuditError: the line would be too long.
+    """
+    head = _head(seq, time, body, prev)
+    record_hash = _hash(head, signed=key is not None)
+    sig = None if key is None else key.sign(_TAG_SIGNATURE + bytes.fromhex(record_hash)).hex()
+    line = head + _ending(record_hash, sig) + b"\n"
+    if len(line) > MAX_LINE_BYTES:
+        raise AuditError(f"an event is too large for the audit log: {len(line)} bytes")
+    return line, record_hash
+
+
+def parse_record(line: bytes, where: str) -> Record:
+    """Parse one line (without its newline) and check its spelling and its hash.
+
+    Raises:
+        AuditError: something is wrong with it; the message says what, and `where`.
+    """
+    if len(line) >= MAX_LINE_BYTES:
+        broken(where, f"longer than {MAX_LINE_BYTES} bytes")
+    values = _parse_object(line, where)
+    sig = values.get("sig")
+    if tuple(values) != (_KEYS if sig is None else (*_KEYS, "sig")):
+        broken(where, "unknown, missing or misplaced keys")
+    seq, text, event, data, prev, record_hash = (values[key] for key in _KEYS)
+    time = _parse_time(text)
+    if (
+        type(seq) is not int
+        or time is None
+        or not isinstance(event, str)
+        or not isinstance(data, dict)
+        or not isinstance(prev, str)
+        or not isinstance(record_hash, str)
+        or not (sig is None or (isinstance(sig, str) and _HEX_SIGNATURE.fullmatch(sig)))
+    ):
+        broken(where, "a value of the wrong type or form")
+    try:
+        head = _head(seq, text, encode_body(event, data), prev)
+    except (ValueError, RecursionError):  # a number that is none, or a very deep nesting
+        broken(where, "not in canonical form")
+    if line != head + _ending(record_hash, sig):
+        broken(where, "not in canonical form: a duplicated key or another spelling")
+    if record_hash != _hash(head, signed=sig is not None):
+        broken(where, "wrong hash")
+    return Record(seq, time, event, data, prev, record_hash, sig)
+
+
+def verify_signature(record: Record, public_key: str, where: str) -> None:
+    """Check the signature of a signed record.
+
+    Raises:
+        AuditError: it is not one of `public_key` (hexadecimal).
+    """
+    if record.sig is None:
+        broken(where, "it is not signed")
+    _verify(record.sig, _TAG_SIGNATURE + bytes.fromhex(record.hash), public_key, where)
+
+
+def parse_genesis(record: Record, where: str) -> Identity:
+    """Check that `record` is a genesis record, signed by the key it names, and return which.
+
+    Raises:
+        AuditError: it is not.
+    """
+    log_id = record.data.get("log_id")
+    public_key = record.data.get("public_key")
+    if (
+        record.event != GENESIS
+        or record.data != {"format": FORMAT, "log_id": log_id, "public_key": public_key}
+        or not isinstance(log_id, str)
+        or not isinstance(public_key, str)
+        or not _HEX_ID.fullmatch(log_id)
+        or not _HEX_KEY.fullmatch(public_key)
+    ):
+        broken(where, "not a genesis record")
+    verify_signature(record, public_key, where)
+    return Identity(log_id, public_key)
+
+
+def encode_checkpoint(checkpoint: Checkpoint, key: Ed25519PrivateKey) -> bytes:
+    """Return the signed document; `parse_checkpoint` gives `checkpoint` back."""
+    head = _checkpoint_head(checkpoint)
+    return head + _checkpoint_ending(key.sign(_TAG_CHECKPOINT + head).hex())
+
+
+def parse_checkpoint(document: bytes) -> Checkpoint:
+    """Parse a checkpoint and check its signature by the key it names.
+
+    Raises:
+        AuditError: it is not a checkpoint as `encode_checkpoint` makes them.
+    """
+    where = _CHECKPOINT
+    if len(document) > MAX_CHECKPOINT_BYTES:
+        broken(where, "too large")
+    values = _parse_object(document.strip(), where)
+    if tuple(values) != _CHECKPOINT_KEYS or values["format"] != CHECKPOINT_FORMAT:
+        broken(where, f"not of the format {CHECKPOINT_FORMAT}")
+    sig, seq = values.pop("sig"), values["seq"]
+    texts = [sig, *(values[key] for key in ("log_id", "public_key", "hash", "time"))]
+    if type(seq) is not int or seq < 1 or not all(isinstance(text, str) for text in texts):
+        broken(where, "a value of the wrong type or form")
+    if not _HEX_SIGNATURE.fullmatch(sig) or not _HEX_KEY.fullmatch(values["public_key"]):
+        broken(where, "a value of the wrong type or form")
+    identity = Identity(values["log_id"], values["public_key"])
+    checkpoint = Checkpoint(identity, seq, values["hash"], values["time"])
+    head = _checkpoint_head(checkpoint)
+    if document.strip() + b"\n" != head + _checkpoint_ending(sig):
+        broken(where, "not in canonical form: a duplicated key or another spelling")
+    _verify(sig, _TAG_CHECKPOINT + head, identity.public_key, where)
+    return checkpoint
+
+
+def broken(where: str, reason: str, hint: str = _HINT_ALTERED) -> NoReturn:
+    """Raise the error that says what is wrong with the log or the checkpoint, and where."""
+    if where == _CHECKPOINT:
+        raise AuditError(f"the checkpoint does not verify: {reason}", hint=_HINT_CHECKPOINT)
+    raise AuditError(f"the audit log does not verify: {where}: {reason}", hint=hint)
+
+
+def _head(seq: int, time: str, body: str, prev: str) -> bytes:
+    """Return the bytes of a line that its hash covers: all before the key `hash`."""
+    return f'{{"seq":{seq},"time":"{time}",{body},"prev":{_to_json(prev)}'.encode("ascii")
+
+
+def _ending(record_hash: str, sig: str | None) -> bytes:
+    signature = "" if sig is None else f',"sig":"{sig}"'
+    return f',"hash":{_to_json(record_hash)}{signature}}}'.encode("ascii")
+
+
+def _hash(head: bytes, *, signed: bool) -> str:
+    return hashlib.sha256((_TAG_SIGNED if signed else _TAG_UNSIGNED) + head).hexdigest()
+
+
+def _checkpoint_head(checkpoint: Checkpoint) -> bytes:
+    """Return the bytes that a checkpoint's signature covers: all before the key `sig`."""
+    values = (
+        CHECKPOINT_FORMAT,
+        checkpoint.identity.log_id,
+        checkpoint.identity.public_key,
+        checkpoint.seq,
+        checkpoint.hash,
+        checkpoint.time,
+    )
+    document = dict(zip(_CHECKPOINT_KEYS[:-1], values, strict=True))
+    return _to_json(document).removesuffix("}").encode("ascii")
+
+
+def _checkpoint_ending(sig: str) -> bytes:
+    return f',"sig":"{sig}"}}\n'.encode("ascii")
+
+
+def _parse_object(text: bytes, where: str) -> dict[str, Any]:
+    try:
+        values = json.loads(text.decode("ascii"))
+    except (ValueError, RecursionError):
+        broken(where, "broken JSON")
+    if not isinstance(values, dict):
+        broken(where, "not a JSON object")
+    return values
+
+
+def _parse_time(text: Any) -> datetime | None:
+    """Return the time that `text` is exactly as `format_time` writes it, else None."""
+    if not isinstance(text, str):
+        return None
+    try:
+        time = datetime.fromisoformat(text)
+        return time if time.tzinfo is not None and format_time(time) == text else None
+    except (ValueError, OverflowError):
+        return None
+
+
+def _verify(sig: str, message: bytes, public_key: str, where: str) -> None:
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    try:
+        key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(public_key))
+        key.verify(bytes.fromhex(sig), message)
+    except InvalidSignature:
+        broken(where, "bad signature")

@@ -1,0 +1,124 @@
+"""What every command shares: the resolved settings, the two output streams, and signals.
+
+Stdout is data, stderr is talk. `-q` silences talk that is not an error. Commands get the one `App`
+of a run through `pass_app`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hashclient.errors import StateError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from hashclient.audit import AuditLog
+    from hashclient.config import Settings
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived; like KeyboardInterrupt, no handler of errors may swallow it."""
+
+
+class OutputError(StateError):
+    """The output cannot be written: a full disk, or a reader that has gone."""
+
+
+class App:
+    """One run of the program."""
+
+    def __init__(self, load_settings: Callable[[], Settings], verbosity: int) -> None:
+        """`load_settings` is called when a command first needs settings; -1 is quiet."""
+        self._load_settings = load_settings
+        self._settings: Settings | None = None
+        self.verbosity = verbosity
+
+    @property
+    def settings(self) -> Settings:
+        """Where things are, resolved on first use.
+
+        Raises:
+            ConfigError: the configuration is wrong.
+        """
+        if self._settings is None:
+            self._settings = self._load_settings()
+        return self._settings
+
+    @staticmethod
+    def now() -> datetime:
+        """The clock that commands hand to the core."""
+        return datetime.now(UTC)
+
+    def audit_log(self) -> AuditLog:
+        """Return the audit log of the state directory."""
+        from hashclient.audit import AuditLog
+
+        return AuditLog(self.settings.audit_dir, clock=self.now)
+
+    @staticmethod
+    def out(text: str) -> None:
+        """Print one line of data to stdout.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        try:
+            sys.stdout.write(text + "\n")
+            sys.stdout.flush()
+        except OSError as error:
+            raise output_error(error) from error
+
+    def say(self, text: str) -> None:
+        """Tell the user something on stderr, unless they asked for quiet."""
+        if self.verbosity >= 0:
+            click.echo(text, err=True)
+
+    def debug(self, text: str) -> None:
+        """Tell the user a detail on stderr when they asked for it with -v."""
+        if self.verbosity > 0:
+            click.echo(text, err=True)
+
+    def warn(self, text: str, hint: str | None = None) -> None:
+        """Tell the user about something wrong that does not stop the run, even with -q."""
+        click.echo(f"hashclient: warning: {text}", err=True)
+        if hint and self.verbosity >= 0:
+            click.echo(f"hint: {hint}", err=True)
+
+    def progress_wanted(self) -> bool:
+        """Tell whether a progress bar on stderr would be seen by somebody."""
+        return self.verbosity >= 0 and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def output_error(error: OSError, path: Path | None = None) -> OutputError:
+    """Translate an error on an output stream."""
+    where = "the output" if path is None else f"the output {path}"
+    return OutputError(f"cannot write {where}: {error.strerror or error}")
+
+
+pass_app = click.make_pass_decorator(App)
+
+
+def format_option(*choices: str, help: str | None = None) -> Callable[[Any], Any]:  # noqa: A002
+    """Return the `--format` option with `choices`, the first being the default."""
+    return click.option(
+        "--format",
+        "output_format",
+        type=click.Choice(choices),
+        default=choices[0],
+        show_default=True,
+        help=help or "How to write the result.",
+    )
+
+
+def existing_path(**kwargs: Any) -> click.Path:
+    """Return the type of an option that names a file by its path."""
+    from pathlib import Path
+
+    return click.Path(path_type=Path, **kwargs)

@@ -1,0 +1,205 @@
+"""`hashclient audit`: show the audit log, verify it, and make checkpoints of it."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hashclient.cli.app import App, existing_path, format_option, output_error, pass_app
+from hashclient.errors import UsageError
+from hashclient.fsio import printable
+
+if TYPE_CHECKING:
+    from hashclient.audit import Record, Report
+
+#: What a person wants to see without asking for more; other programs get everything.
+DEFAULT_LIMIT = 50
+
+
+def _parse_since(
+    _context: click.Context, _parameter: click.Parameter, text: str | None
+) -> datetime | None:
+    """Read a date, or a date and time, in ISO 8601; UTC unless it says otherwise."""
+    if text is None:
+        return None
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise click.BadParameter(f"not like 2026-01-31 or 2026-01-31T12:00Z: {text}") from error
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+@click.group(name="audit")
+def command() -> None:
+    """Show and verify the log of every fetch, scan, match, refusal and action.
+
+    Each record holds the hash of the one before it and the log is signed, so changes show.
+    A checkpoint, kept on another machine, also shows that the end was cut off or the whole
+    log replaced.
+
+    \b
+      hashclient audit show --event match           what was found lately
+      hashclient audit verify                       is the log intact?
+      hashclient audit checkpoint -o today.json     keep this one elsewhere
+    """
+
+
+@command.command()
+@format_option("text", "jsonl", help="For people, or the records as they stand in the log.")
+@click.option("--event", "events", multiple=True, metavar="EVENT", help="Only these; repeatable.")
+@click.option("--since", callback=_parse_since, metavar="DATE", help="Nothing older; UTC.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help=f"Only the newest N; without it, {DEFAULT_LIMIT} as text and all as jsonl.",
+)
+@pass_app
+def show(
+    app: App,
+    output_format: str,
+    events: tuple[str, ...],
+    since: datetime | None,
+    limit: int | None,
+) -> None:
+    """Print records, the oldest first.
+
+    Lines are read one by one; whether the log as a whole is intact, `verify` says.
+
+    \b
+      hashclient audit show --event match --event conflict --since 2026-01-31
+    """
+    from hashclient.audit import read
+
+    if limit is None and output_format == "text":
+        limit = DEFAULT_LIMIT
+    directory = app.settings.audit_dir
+    for record in read(directory, event=events or None, since=since, limit=limit):
+        app.out(_text(record) if output_format == "text" else record.line.decode())
+
+
+@command.command()
+@click.option(
+    "--checkpoint",
+    "checkpoint_path",
+    type=existing_path(exists=True, dir_okay=False),
+    metavar="FILE",
+    help="A checkpoint made before; its record must still be there, unaltered.",
+)
+@format_option("text", "json")
+@pass_app
+def verify(app: App, checkpoint_path: Path | None, output_format: str) -> None:
+    """Check every record of the log.
+
+    The exit code is 0 when it is intact, 9 when it is not.
+
+    \b
+      hashclient audit verify --checkpoint /mnt/elsewhere/today.json
+    """
+    from hashclient.audit import verify as verify_log
+
+    checkpoint = None if checkpoint_path is None else _read_checkpoint(checkpoint_path)
+    report = verify_log(app.settings.audit_dir, checkpoint)
+    values = _report_values(report)
+    if output_format == "json":
+        app.out(json.dumps({**values, "checkpoint": checkpoint is not None}))
+        return
+    app.out("the audit log is intact")
+    for name, value in values.items():
+        app.out(f"  {name.replace('_', ' '):<11} {value}")
+    if checkpoint is None:
+        app.say("hint: only a checkpoint kept elsewhere shows that the end was cut off")
+    else:
+        app.out("  checkpoint  holds")
+
+
+@command.command()
+@click.option(
+    "-o",
+    "--output",
+    type=existing_path(dir_okay=False, allow_dash=True),
+    default="-",
+    metavar="FILE",
+    show_default=True,
+    help="Where to write it, - for stdout.",
+)
+@pass_app
+def checkpoint(app: App, output: Path) -> None:
+    """Print a signed statement of the log's last record.
+
+    The log is verified first. Keep the statement where whoever can write to this machine
+    cannot: that is its worth.
+
+    \b
+      hashclient audit checkpoint | ssh elsewhere 'cat > checkpoints/$(date +%F).json'
+    """
+    from hashclient.audit import checkpoint as make_checkpoint
+
+    document = make_checkpoint(app.settings.audit_dir)
+    if str(output) == "-":
+        app.out(document.decode().rstrip("\n"))
+        return
+    try:
+        output.write_bytes(document)
+    except OSError as error:
+        raise output_error(error, output) from error
+
+
+def _read_checkpoint(path: Path) -> bytes:
+    from hashclient.auditrecord import MAX_CHECKPOINT_BYTES
+
+    try:
+        with path.open("rb") as stream:
+            return stream.read(MAX_CHECKPOINT_BYTES + 1)
+    except OSError as error:
+        raise UsageError(
+            f"cannot read the checkpoint: {printable(path)}: {error.strerror}"
+        ) from error
+
+
+def _report_values(report: Report) -> dict[str, Any]:
+    return {
+        "records": report.records,
+        "first_time": _time(report.first_time),
+        "last_time": _time(report.last_time),
+        "seq": report.seq,
+        "hash": report.hash,
+        "log_id": report.log_id,
+        "public_key": report.public_key,
+    }
+
+
+def _text(record: Record) -> str:
+    data = dict(record.data)
+    raw = data.pop("path_b64", None)
+    if isinstance(raw, str):
+        data["path"] = _path(raw, data.get("path"))
+    fields = " ".join(f"{printable(key)}={_value(value)}" for key, value in data.items())
+    event = printable(record.event)
+    return f"{record.seq:>6}  {_time(record.time)}  {event:<15}  {fields}".rstrip()
+
+
+def _path(encoded: str, text: Any) -> Any:
+    """Return the path that `path_fields` encoded, or `text` if this is something else."""
+    try:
+        return os.fsdecode(base64.b64decode(encoded, validate=True))
+    except (binascii.Error, ValueError):
+        return text
+
+
+def _value(value: Any) -> str:
+    if not isinstance(value, str):
+        return json.dumps(value, separators=(",", ":"))
+    shown = printable(value)
+    return f'"{shown}"' if not shown or " " in shown else shown
+
+
+def _time(time: datetime) -> str:
+    return time.isoformat(timespec="seconds").replace("+00:00", "Z")

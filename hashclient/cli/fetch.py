@@ -1,0 +1,157 @@
+"""`fetch`: bring the lists up to date."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hashclient.cli.app import App, format_option, pass_app
+from hashclient.errors import ExitCode, HashclientError
+
+if TYPE_CHECKING:
+    from hashclient.fetch import Fetched
+
+
+@click.command("fetch")
+@click.option(
+    "--list",
+    "only",
+    metavar="NAME",
+    multiple=True,
+    help="Fetch this list only. Can be given several times. [default: all]",
+)
+@click.option("--provider", metavar="NAME", help="Fetch from this provider only. [default: all]")
+@format_option("text", "json")
+@pass_app
+def command(app: App, only: tuple[str, ...], provider: str | None, output_format: str) -> ExitCode:
+    """Fetch what is new, verify it, seal it, and switch to it.
+
+    Signatures, expiry and age are checked first; a list that fails any check is left as it was.
+    With nothing new this costs two small requests, so it may well run every few minutes.
+
+    \b
+      hashclient fetch
+      hashclient fetch --list baseline
+      hashclient --quiet fetch          from cron: speaks only of errors
+
+    Exit codes: 0 all lists are up to date, 4 provider unreachable, 5 not authorised, 6 failed
+    verification, 7 expired; all are in `hashclient --help`.
+    """
+    results: list[Fetched] = []
+    code = ExitCode.OK
+    try:
+        for fetched in fetch_lists(app, frozenset(only), provider):
+            results.append(fetched)
+            if output_format == "text":
+                _show(app, fetched)
+            if fetched.error is not None:
+                code = max(code, fetched.error.exit_code)
+    finally:
+        if output_format == "json":
+            app.out(json.dumps({"lists": [_document(f) for f in results]}))
+    return code
+
+
+def fetch_and_tell(app: App) -> ExitCode | None:
+    """Fetch for another command, which goes on with what is there; return what went wrong."""
+    failed: ExitCode | None = None
+    try:
+        for fetched in fetch_lists(app, frozenset(), None):
+            if fetched.error is not None:
+                app.warn(fetched.error.message, fetched.error.hint)
+                failed = fetched.error.exit_code
+            elif fetched.changed:
+                app.say(f"list {fetched.list_name}: now at generation {fetched.generation}")
+    except HashclientError as error:
+        if error.exit_code is ExitCode.USAGE:
+            raise
+        app.warn(error.message, error.hint)
+        failed = error.exit_code
+    return failed
+
+
+def fetch_lists(app: App, only: frozenset[str], provider: str | None) -> Iterator[Fetched]:
+    """Yield what becomes of every list of one provider or of all.
+
+    Raises:
+        HashclientError: as `Fetcher.fetch`; with several providers, the first error is raised
+            after the others were tried.
+    """
+    from hashclient.cli.progress import fetch_progress
+    from hashclient.fetch import Fetcher, access_of
+    from hashclient.fsio import make_private_dir, writer_lock
+    from hashclient.index import lists_on_disk
+    from hashclient.seal import load_sealer
+    from hashclient.transport import Transport
+
+    settings = app.settings
+    names = [provider] if provider else sorted(settings.providers())
+    accesses = {name: access_of(settings.provider(name)) for name in names}
+    make_private_dir(settings.state_dir)
+    first_error: HashclientError | None = None
+    with writer_lock(settings.lock_path), fetch_progress(app) as progress:
+        sealer = load_sealer(
+            settings.state_dir,
+            settings.seal_key_file,
+            os.environ,
+            create=not lists_on_disk(settings.lists_dir),
+        )
+        audit = app.audit_log()
+        for name in names:
+            try:
+                with Transport(accesses[name]) as transport:
+                    fetcher = Fetcher(
+                        settings, name, transport, sealer, audit, now=app.now, progress=progress
+                    )
+                    yield from fetcher.fetch(only)
+            except HashclientError as error:
+                if len(names) == 1:
+                    raise
+                app.warn(error.message, error.hint)
+                first_error = first_error or error
+    if first_error is not None:
+        raise first_error
+
+
+def _show(app: App, fetched: Fetched) -> None:
+    name = fetched.list_name
+    if fetched.error is not None:
+        app.warn(fetched.error.message, fetched.error.hint)
+        return
+    state = f"{fetched.entries:,} live entries, fresh until {fetched.expires:%Y-%m-%d %H:%M} UTC"
+    if not fetched.changed:
+        app.out(f"list {name}: nothing new, generation {fetched.generation}; {state}")
+    elif fetched.added is None:
+        app.out(
+            f"list {name}: generation {fetched.before} -> {fetched.generation}, built anew; {state}"
+        )
+    else:
+        before = "new" if fetched.before is None else f"generation {fetched.before}"
+        app.out(
+            f"list {name}: {before} -> generation {fetched.generation},"
+            f" {fetched.added:,} added, {fetched.withdrawn:,} withdrawn; {state}"
+        )
+
+
+def _document(fetched: Fetched) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "list": fetched.list_name,
+        "provider": fetched.provider,
+        "changed": fetched.changed,
+        "before": fetched.before,
+        "generation": fetched.generation,
+        "added": fetched.added,
+        "withdrawn": fetched.withdrawn,
+        "entries": fetched.entries,
+        "expires": fetched.expires.isoformat() if fetched.expires else None,
+    }
+    if fetched.error is not None:
+        document["error"] = {
+            "message": fetched.error.message,
+            "exit_code": int(fetched.error.exit_code),
+        }
+    return document

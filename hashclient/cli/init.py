@@ -1,0 +1,117 @@
+"""`init`: pin a provider and its root, once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from hashclient.cli.app import App, existing_path, pass_app
+from hashclient.errors import ExitCode
+from hashclient.fsio import printable
+
+_file = existing_path(dir_okay=False)
+
+
+@click.command("init")
+@click.argument("url")
+@click.option(
+    "--root",
+    "root_file",
+    metavar="FILE",
+    required=True,
+    type=_file,
+    help="The provider's root metadata, got by a way you trust.",
+)
+@click.option("--name", default="main", show_default=True, help="What to call the provider here.")
+@click.option("--list", "lists", multiple=True, metavar="NAME", help="Fetch only this list.")
+@click.option("--token-file", metavar="FILE", type=_file, help="File with a bearer token.")
+@click.option("--token-env", metavar="VAR", help="Environment variable with a bearer token.")
+@click.option("--token-credential", metavar="NAME", help="systemd credential with a bearer token.")
+@click.option("--basic-file", metavar="FILE", type=_file, help="File with `user:password`.")
+@click.option("--oauth-token-url", metavar="URL", help="OAuth 2 client credentials: the endpoint.")
+@click.option("--oauth-client-id", metavar="ID", help="OAuth 2: the client's id.")
+@click.option(
+    "--oauth-secret-file", metavar="FILE", type=_file, help="OAuth 2: file of the secret."
+)
+@click.option("--oauth-secret-env", metavar="VAR", help="OAuth 2: variable of the secret.")
+@click.option("--oauth-scope", metavar="SCOPE", help="OAuth 2: the scope to ask for.")
+@click.option("--client-cert", metavar="FILE", type=_file, help="Client certificate (PEM) for TLS.")
+@click.option("--client-key", metavar="FILE", type=_file, help="Its private key.")
+@click.option("--ca", metavar="FILE", type=_file, help="CA of the provider's certificate (PEM).")
+@click.option("--proxy", metavar="URL", help="http:// or socks5:// proxy to go through.")
+@click.option("--allow-http", is_flag=True, help="Accept http://, for a loopback address only.")
+@pass_app
+def command(
+    app: App,
+    url: str,
+    root_file: Path,
+    name: str,
+    lists: tuple[str, ...],
+    token_file: Path | None,
+    token_env: str | None,
+    token_credential: str | None,
+    basic_file: Path | None,
+    oauth_token_url: str | None,
+    oauth_client_id: str | None,
+    oauth_secret_file: Path | None,
+    oauth_secret_env: str | None,
+    oauth_scope: str | None,
+    client_cert: Path | None,
+    client_key: Path | None,
+    ca: Path | None,
+    proxy: str | None,
+    allow_http: bool,
+) -> ExitCode:
+    """Pin the provider at URL and its root of trust, and prove that it works.
+
+    The provider is contacted once; only when everything verifies is the configuration written.
+    Secrets are referenced, never copied: keep them in files that only you can read.
+
+    \b
+      hashclient init https://lists.example.org/v1 --root root.json --token-file /etc/hc/token
+      hashclient init https://lists.example.org/v1 --root root.json \\
+          --client-cert client.pem --client-key client.key --ca ca.pem
+
+    Exit codes: 2 wrong options, 4 unreachable, 5 not authorised, 6 the root does not fit the
+    provider; all are in `hashclient --help`.
+    """
+    from hashclient.config import OAuthConfig, ProviderConfig
+    from hashclient.errors import UsageError
+    from hashclient.setup import pin_provider
+
+    oauth = None
+    if oauth_token_url or oauth_client_id or oauth_secret_file or oauth_secret_env or oauth_scope:
+        if not oauth_token_url or not oauth_client_id:
+            raise UsageError("oauth needs both --oauth-token-url and --oauth-client-id")
+        oauth = OAuthConfig(
+            token_url=oauth_token_url,
+            client_id=oauth_client_id,
+            client_secret_file=_absolute(oauth_secret_file),
+            client_secret_env=oauth_secret_env,
+            scope=oauth_scope,
+        )
+    provider = ProviderConfig(
+        url=url.rstrip("/"),
+        root_sha256="",
+        token_file=_absolute(token_file),
+        token_env=token_env,
+        token_credential=token_credential,
+        basic_file=_absolute(basic_file),
+        client_cert=_absolute(client_cert),
+        client_key=_absolute(client_key),
+        ca=_absolute(ca),
+        proxy=proxy,
+        allow_http=allow_http,
+        oauth=oauth,
+        lists=lists or None,
+    )
+    offered = pin_provider(app.settings, name, provider, root_file, app.audit_log(), app.now())
+    app.out(f"provider {name} is pinned; it offers: {', '.join(offered) or 'no list yet'}")
+    app.say(f"configuration: {printable(app.settings.config_path)}")
+    app.say("next: hashclient fetch")
+    return ExitCode.OK
+
+
+def _absolute(path: Path | None) -> str | None:
+    return None if path is None else str(path.expanduser().absolute())

@@ -1,0 +1,100 @@
+"""`lookup`: check digests instead of files."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from hashclient.cli.app import App, existing_path, pass_app
+from hashclient.cli.run import load_lists, report_options, run_report
+from hashclient.errors import ExitCode, UsageError
+from hashclient.fsio import printable
+
+if TYPE_CHECKING:
+    from hashclient.digestfile import DigestBatch
+
+
+@click.command("lookup")
+@click.argument("digests", metavar="[DIGEST…]", nargs=-1)
+@click.option(
+    "--from",
+    "sources",
+    metavar="FILE|-",
+    multiple=True,
+    type=existing_path(allow_dash=True),
+    help="Read digests from FILE, or from stdin. Can be given several times.",
+)
+@report_options
+@pass_app
+def command(
+    app: App,
+    digests: tuple[str, ...],
+    sources: tuple[Path, ...],
+    output_format: str,
+    output: Path | None,
+    show_all: bool,
+    show_digests: bool,
+) -> ExitCode:
+    """Check digests that were computed elsewhere.
+
+    A DIGEST is an MD5, SHA-1 or SHA-256 in hexadecimal. A file may hold bare digests, the output
+    of md5sum, sha1sum or sha256sum (GNU or BSD style), of hashdeep, or CSV with a header.
+    Outcomes and exit codes are those of `scan`; a row with several digests has to agree in all.
+
+    \b
+      hashclient lookup 9d9b4dd7a5b5ac4d0c6f8e3ba3f66f8c
+      sha256sum * | hashclient lookup --from -
+      hashclient lookup --format jsonl --from inventory.hashdeep
+    """
+    from hashclient.lookup import lookup
+    from hashclient.summary import Summary
+
+    if not digests and not sources:
+        raise UsageError(
+            "nothing to look up", hint="give digests as arguments, or a file of them with --from"
+        )
+    lists = load_lists(app)
+    summary = Summary(lists.states)
+    outcomes = lookup(_batches(digests, sources), lists, summary, keep_clean=show_all)
+    return run_report(
+        app,
+        "lookup",
+        outcomes,
+        summary,
+        output_format=output_format,
+        output=output,
+        show_digests=show_digests,
+        show_all=show_all,
+        arguments=[f"{len(digests)} digests", *(str(source) for source in sources)],
+    )
+
+
+def _batches(
+    digests: tuple[str, ...], sources: tuple[Path, ...]
+) -> Iterator[tuple[str, DigestBatch]]:
+    from hashclient.digestfile import read_digests
+
+    if digests:
+        lines = "".join(f"{digest.strip()}\n" for digest in digests).encode("utf-8", "replace")
+        for batch in read_digests(io.BytesIO(lines), "argument"):
+            yield "argument", batch
+    for source in sources:
+        if str(source) == "-":
+            for batch in read_digests(sys.stdin.buffer, "stdin"):
+                yield "stdin", batch
+            continue
+        name = printable(source)
+        try:
+            stream = source.open("rb")
+        except OSError as error:
+            raise UsageError(
+                f"cannot read {name}: {error.strerror}", hint="check the path"
+            ) from error
+        with stream:
+            for batch in read_digests(stream, name):
+                yield name, batch

@@ -1,0 +1,316 @@
+"""`provider`: make, change and try a repository of signed hash lists."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+
+import click
+
+from hashclient.cli.app import App, Terminated, existing_path, format_option, pass_app
+from hashclient.errors import UsageError
+from hashclient.fsio import printable
+
+if TYPE_CHECKING:
+    from hashclient.provider import Published, Repository, Status
+
+_Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
+
+
+@click.group("provider")
+def command() -> None:
+    """Make, change and try a repository of signed hash lists.
+
+    This is the side of the provider: the body that decides what is listed. REPO is a
+    directory; its `public/` goes behind a web server, its `keys/` never leave the machine, its
+    `root.json` is handed to clients by a way they trust.
+
+    \b
+      hashclient provider init /srv/lists
+      hashclient provider publish /srv/lists --list baseline entries.csv
+      hashclient provider serve /srv/lists              try it on this machine
+      hashclient provider renew /srv/lists              every day, from cron
+    """
+
+
+_repo = click.argument("directory", metavar="REPO", type=existing_path(file_okay=False))
+_list = click.option("--list", "list_name", metavar="NAME", required=True, help="The list.")
+
+
+def _key_options(whose: str) -> Callable[[_Decorated], _Decorated]:
+    """Return a decorator that adds `--keys` and `--threshold`."""
+
+    def decorate(function: _Decorated) -> _Decorated:
+        for flag, text in (
+            ("--threshold", "How many of them have to sign."),
+            ("--keys", f"How many keys to make for {whose}."),
+        ):
+            option = click.option(
+                flag, type=click.IntRange(1, 16), default=1, show_default=True, help=text
+            )
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def _repository(app: App, directory: Path) -> Repository:
+    from hashclient.provider import Repository
+
+    return Repository(directory, clock=app.now)
+
+
+@command.command("init")
+@_repo
+@_key_options("the root role")
+@pass_app
+def init(app: App, directory: Path, keys: int, threshold: int) -> None:
+    """Make a repository in the new or empty directory REPO.
+
+    Give the root role several keys and a threshold when nobody alone should be able to replace
+    all other keys. The root's keys are needed for `rotate` and once in half a year for `renew`:
+    in between, keep their files (REPO/keys/root-*.pem) offline.
+
+    \b
+      hashclient provider init /srv/lists --keys 3 --threshold 2
+    """
+    from hashclient.provider_keys import Keys
+
+    repository = _repository(app, directory)
+    repository.create(root_keys=Keys(keys, threshold))
+    app.out(str(printable(repository.root_file)))
+    app.say("hand this file to clients by a way they trust; then `publish` a list")
+
+
+@command.command("publish")
+@_repo
+@_list
+@click.argument("files", metavar="FILE...", nargs=-1, required=True)
+@_key_options("a new list")
+@format_option("text", "json")
+@pass_app
+def publish(
+    app: App,
+    directory: Path,
+    list_name: str,
+    files: tuple[str, ...],
+    output_format: str,
+    keys: int,
+    threshold: int,
+) -> None:
+    """Add the entries of FILE... to a list, as its next generation.
+
+    A FILE is CSV with a header (entry_id, md5, sha1, sha256, size, category, added; one digest
+    column at least), output of md5sum, sha1sum, sha256sum or hashdeep, or one digest a line; `-`
+    is standard input. An entry without an id gets one, an entry without a category is
+    `uncategorised`. All is checked first: with one bad line, nothing is published.
+
+    The first publication makes the list and its keys.
+
+    \b
+      hashclient provider publish /srv/lists --list baseline entries.csv
+      sha256sum * | hashclient provider publish /srv/lists --list local -
+    """
+    from hashclient.provider_keys import Keys
+
+    done = _repository(app, directory).publish(
+        list_name, _sources(files), list_keys=Keys(keys, threshold)
+    )
+    _show_change(app, done, "added", output_format)
+
+
+def _sources(files: tuple[str, ...]) -> Iterator[tuple[str, BinaryIO]]:
+    """Open one file after the other."""
+    for name in files:
+        if name == "-":
+            yield "standard input", sys.stdin.buffer
+            continue
+        try:
+            with Path(name).open("rb") as stream:
+                yield name, stream
+        except OSError as error:
+            raise UsageError(f"cannot read {printable(name)}: {error.strerror}") from error
+
+
+@command.command("withdraw")
+@_repo
+@_list
+@click.argument("entry_ids", metavar="ENTRY_ID...", nargs=-1, required=True)
+@format_option("text", "json")
+@pass_app
+def withdraw(
+    app: App, directory: Path, list_name: str, entry_ids: tuple[str, ...], output_format: str
+) -> None:
+    """Take entries off a list, as its next generation.
+
+    \b
+      hashclient provider withdraw /srv/lists --list baseline 2024-00017 2024-00018
+    """
+    done = _repository(app, directory).withdraw(list_name, entry_ids)
+    _show_change(app, done, "withdrawn", output_format)
+
+
+def _show_change(app: App, done: Published, what: str, output_format: str) -> None:
+    if output_format == "json":
+        document = {
+            "list": done.list_name,
+            "generation": done.generation,
+            what: done.changed,
+            "live": done.live,
+        }
+        app.out(json.dumps(document))
+    else:
+        app.out(
+            f"list {done.list_name}: generation {done.generation}: {done.changed} {what},"
+            f" {done.live} live"
+        )
+
+
+@command.command("rotate")
+@_repo
+@click.argument("role")
+@pass_app
+def rotate(app: App, directory: Path, role: str) -> None:
+    """Replace the keys of ROLE by new ones and remove the old ones.
+
+    ROLE is root, targets, snapshot, timestamp or the name of a list. Clients follow by
+    themselves. Rotate after a key may have leaked. All but a list's keys need the root's.
+
+    \b
+      hashclient provider rotate /srv/lists timestamp
+    """
+    _repository(app, directory).rotate(role)
+    app.say(f"role {role} has new keys")
+
+
+@command.command("renew")
+@_repo
+@pass_app
+def renew(app: App, directory: Path) -> None:
+    """Sign the timestamp anew, and every role that is past half of its validity.
+
+    Clients refuse a repository whose signatures have expired, so run this every day. A role
+    that is due but whose keys are kept elsewhere is named; bring them in time.
+    """
+    done = _repository(app, directory).renew()
+    app.say(f"signed anew: {', '.join(done.signed)}")
+    if done.skipped:
+        app.warn(
+            f"due, but the keys are not here: {', '.join(done.skipped)}",
+            hint="put the keys back into REPO/keys and run `renew` again",
+        )
+
+
+@command.command("status")
+@_repo
+@format_option("text", "json")
+@pass_app
+def status(app: App, directory: Path, output_format: str) -> None:
+    """Show the roles, until when each is valid, and the lists."""
+    found = _repository(app, directory).status()
+    app.out(_status_json(found) if output_format == "json" else _status_text(found, app.now()))
+
+
+def _status_json(found: Status) -> str:
+    roles = [
+        {
+            "name": r.name,
+            "version": r.version,
+            "expires": r.expires.isoformat(),
+            "keys": r.keys,
+            "threshold": r.threshold,
+        }
+        for r in found.roles
+    ]
+    lists = [
+        {
+            "name": entry.name,
+            "generation": entry.generation,
+            "published_at": entry.published_at.isoformat(),
+            "live": entry.live,
+            "segments": entry.segments,
+        }
+        for entry in found.lists
+    ]
+    document = {"root_sha256": found.root_sha256, "roles": roles, "lists": lists}
+    return json.dumps(document, indent=2)
+
+
+def _status_text(found: Status, now: datetime) -> str:
+    rows = [["ROLE", "VERSION", "KEYS", "EXPIRES"]]
+    for role in found.roles:
+        expired = "  expired" if role.expires <= now else ""
+        keys = f"{role.threshold} of {role.keys}"
+        rows.append(
+            [role.name, str(role.version), keys, f"{role.expires:%Y-%m-%d %H:%M}Z{expired}"]
+        )
+    lists = [["LIST", "GENERATION", "LIVE", "SEGMENTS", "PUBLISHED"]]
+    lists += [
+        [
+            entry.name,
+            str(entry.generation),
+            str(entry.live),
+            str(entry.segments),
+            f"{entry.published_at:%Y-%m-%d %H:%M}Z",
+        ]
+        for entry in found.lists
+    ]
+    parts = [_aligned(rows), _aligned(lists) if found.lists else "no list yet"]
+    return "\n\n".join([*parts, f"root.json sha256 {found.root_sha256}"])
+
+
+def _aligned(rows: list[list[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = (
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    )
+    return "\n".join(line.rstrip() for line in lines)
+
+
+@command.command("serve")
+@_repo
+@click.option(
+    "--bind",
+    metavar="HOST:PORT",
+    default="127.0.0.1:0",
+    show_default=True,
+    help="A loopback address; port 0 takes a free one.",
+)
+@format_option("text", "json")
+@click.option("-v", "--verbose", is_flag=True, help="Log requests to stderr.")
+@pass_app
+def serve(app: App, directory: Path, bind: str, output_format: str, verbose: bool) -> None:
+    """Serve REPO on this machine, to try a client against it; Ctrl-C ends it.
+
+    HTTPS with a certificate and a bearer token made for it, on loopback only. One line says
+    where, once it listens. For others, put REPO/public behind a web server.
+
+    \b
+      hashclient provider serve /srv/lists --bind 127.0.0.1:8443
+    """
+    from hashclient.provider_server import open_server
+
+    def log(text: str) -> None:
+        if verbose:
+            click.echo(text, err=True)
+        else:
+            app.debug(text)
+
+    try:
+        with open_server(_repository(app, directory), bind, clock=app.now, log=log) as opened:
+            server, at = opened
+            ca, token = printable(at.ca), printable(at.token_file)
+            if output_format == "json":
+                app.out(
+                    json.dumps({"url": at.url, "ca": str(at.ca), "token_file": str(at.token_file)})
+                )
+            else:
+                app.out(f"serving {at.url} (--ca {ca} --token-file {token})")
+            server.serve_forever()
+    except (KeyboardInterrupt, Terminated):
+        app.debug("stopped")

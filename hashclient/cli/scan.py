@@ -1,0 +1,95 @@
+"""`scan`: check files and trees."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from hashclient.cli.app import App, pass_app
+from hashclient.cli.run import load_lists, report_options, run_report
+from hashclient.errors import ExitCode
+
+
+@click.command("scan")
+@click.argument("paths", metavar="PATH…", nargs=-1, required=True, type=click.Path())
+@report_options
+@click.option(
+    "--jobs",
+    type=click.IntRange(1, 256),
+    metavar="N",
+    help="Worker processes. [default: as many as there are processors]",
+)
+@click.option(
+    "--exclude",
+    multiple=True,
+    metavar="GLOB",
+    help="Skip names that match; with a slash, paths that match. Can be given several times.",
+)
+@click.option("--one-file-system", is_flag=True, help="Stay on the file system of each PATH.")
+@click.option(
+    "--follow-symlinks",
+    is_flag=True,
+    help="Follow links that are met on the way. A PATH that is a link is always followed.",
+)
+@click.option(
+    "--fetch", "fetch_first", is_flag=True, help="Fetch the lists first, as `fetch` does."
+)
+@pass_app
+def command(
+    app: App,
+    paths: tuple[str, ...],
+    output_format: str,
+    output: Path | None,
+    show_all: bool,
+    show_digests: bool,
+    jobs: int | None,
+    exclude: tuple[str, ...],
+    one_file_system: bool,
+    follow_symlinks: bool,
+    fetch_first: bool,
+) -> ExitCode:
+    """Check files, and trees to any depth, against the lists.
+
+    Nothing is changed, moved or shown: matches are reported with the entry of the list, and the
+    exit code tells the verdict. Every file ends as clean, match, conflict (digests of one entry
+    disagree), skipped or unread, with a reason. Reading needs no lock and no network.
+
+    \b
+      hashclient scan /srv/files
+      hashclient scan --format jsonl --output report.jsonl /srv/files
+      hashclient scan --exclude '*.iso' --exclude '/srv/cache/*' /srv
+
+    Exit codes: 0 nothing found, 10 match, 11 match and something needs attention, 3 something
+    was unread or there was nothing to check, 7 stale list; all are in `hashclient --help`.
+    """
+    from hashclient.cli.progress import scan_progress
+    from hashclient.scan import Progress, default_jobs, scan
+    from hashclient.summary import Summary
+    from hashclient.walk import WalkOptions
+
+    failed = None
+    if fetch_first:
+        from hashclient.cli.fetch import fetch_and_tell
+
+        failed = fetch_and_tell(app)
+    lists = load_lists(app)
+    summary = Summary(lists.states, failed=failed)
+    progress = Progress(summary)
+    options = WalkOptions(exclude, one_file_system, follow_symlinks)
+    outcomes = scan(
+        paths, lists, options, progress, jobs=jobs or default_jobs(), keep_clean=show_all
+    )
+    with scan_progress(app, progress) as tick:
+        return run_report(
+            app,
+            "scan",
+            outcomes,
+            summary,
+            output_format=output_format,
+            output=output,
+            show_digests=show_digests,
+            show_all=show_all,
+            tick=tick,
+            arguments=list(paths),
+        )

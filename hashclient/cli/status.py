@@ -1,0 +1,110 @@
+"""`status`: what is here, and whether it can be relied on."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hashclient.cli.app import App, format_option, pass_app
+from hashclient.errors import ExitCode
+
+if TYPE_CHECKING:
+    from hashclient.status import ListStatus
+
+
+@click.command("status")
+@format_option("text", "json")
+@pass_app
+def command(app: App, output_format: str) -> ExitCode:
+    """Show providers and lists: generation, age, expiry, live entries, digests.
+
+    Ends with 0 only when every list is here, usable and fresh, so that a monitor can call it.
+    It needs no network: it tells of the last fetch.
+
+    \b
+      hashclient status
+      hashclient status --format json
+
+    Exit codes: 7 a list is stale, 8 a list is missing or damaged; all are in `hashclient --help`.
+    """
+    import os
+
+    from hashclient.status import read_status
+
+    now = app.now()
+    settings = app.settings
+    settings.providers()
+    lists = read_status(settings, os.environ, now)
+    code = ExitCode.OK
+    for status in lists:
+        code = max(code, status.exit_code)
+    if not lists:
+        code = ExitCode.STATE
+    if output_format == "json":
+        document = {
+            "state_dir": str(settings.state_dir),
+            "providers": [
+                {"name": name, "url": provider.url}
+                for name, provider in sorted(settings.config.providers.items())
+            ],
+            "lists": [_document(status, now) for status in lists],
+            "exit_code": int(code),
+        }
+        app.out(json.dumps(document))
+        return code
+    for name, provider in sorted(settings.config.providers.items()):
+        app.out(f"provider {name}  {provider.url}")
+    for status in lists:
+        for line in _lines(status):
+            app.out(line)
+    if not lists:
+        app.out("no list has been fetched; run `hashclient fetch`")
+    return code
+
+
+def _lines(status: ListStatus) -> list[str]:
+    manifest = status.manifest
+    if manifest is None:
+        return [f"list {status.name}", f"  state       {status.problem}"]
+    state = status.problem or "fresh"
+    share = 100 * manifest.with_size / manifest.entries if manifest.entries else 0
+    digests = ", ".join(f"{a} {n:,}" for a, n in manifest.with_digest.items() if n) or "none"
+    rows = {
+        "state": state,
+        "provider": manifest.provider,
+        "generation": f"{manifest.generation}, published {manifest.published_at:%Y-%m-%d %H:%M} UTC",
+        "expires": f"{manifest.expires:%Y-%m-%d %H:%M} UTC",
+        "entries": f"{manifest.entries:,} live",
+        "digests": digests,
+        "sizes": f"{share:.0f} % of the entries have one",
+        "fetched": f"{manifest.fetched_at:%Y-%m-%d %H:%M} UTC",
+        "checked": f"{manifest.checked_at:%Y-%m-%d %H:%M} UTC",
+    }
+    return [f"list {status.name}", *(f"  {key:<11} {value}" for key, value in rows.items())]
+
+
+def _document(status: ListStatus, now: Any) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "name": status.name,
+        "usable": status.usable,
+        "fresh": status.fresh,
+        "problem": status.problem,
+    }
+    manifest = status.manifest
+    if manifest is not None:
+        document |= {
+            "provider": manifest.provider,
+            "generation": manifest.generation,
+            "published_at": manifest.published_at.isoformat(),
+            "age_s": int((now - manifest.published_at).total_seconds()),
+            "expires": manifest.expires.isoformat(),
+            "entries": manifest.entries,
+            "digests": manifest.with_digest,
+            "share_with_size": manifest.with_size / manifest.entries if manifest.entries else 0.0,
+            "last_fetch": manifest.fetched_at.isoformat(),
+            "last_check": manifest.checked_at.isoformat(),
+            "index_bytes": sum(run.length for run in manifest.runs),
+        }
+    return document

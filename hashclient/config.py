@@ -1,0 +1,255 @@
+"""Settings, resolved once into frozen values: where the state lives and what providers there are.
+
+`config.toml` is decoded strictly: an unknown key, a wrong type or a missing value is an error that
+names it. Secrets are never in it, only references to them. Tables named after a command hold
+defaults for that command's options; the command line checks them, since it knows the options.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from hashclient.errors import ConfigError
+from hashclient.fsio import printable
+from hashclient.model import is_name
+
+CONFIG_NAME = "config.toml"
+
+
+class OAuthConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """OAuth 2 client credentials: where tokens come from, and the reference to the secret."""
+
+    token_url: str
+    client_id: str
+    client_secret_file: str | None = None
+    client_secret_env: str | None = None
+    scope: str | None = None
+
+
+class ProviderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One provider: where it is, how to get in, and the root of trust that was pinned.
+
+    `lists` restricts what is fetched; without it, every list of the provider is.
+    """
+
+    url: str
+    root_sha256: str
+    token_file: str | None = None
+    token_env: str | None = None
+    token_credential: str | None = None
+    basic_file: str | None = None
+    client_cert: str | None = None
+    client_key: str | None = None
+    ca: str | None = None
+    proxy: str | None = None
+    allow_http: bool = False
+    oauth: OAuthConfig | None = None
+    lists: tuple[str, ...] | None = None
+
+
+class Config(msgspec.Struct, frozen=True):
+    """The content of `config.toml`.
+
+    `commands` holds the tables named after commands, unchecked.
+    """
+
+    state_dir: str | None = None
+    seal_key_file: str | None = None
+    providers: dict[str, ProviderConfig] = {}
+    commands: dict[str, dict[str, Any]] = {}
+
+
+class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    state_dir: str | None = None
+    seal_key_file: str | None = None
+    providers: dict[str, ProviderConfig] = {}
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """Where this run keeps and finds things."""
+
+    state_dir: Path
+    config_path: Path
+    seal_key_file: Path | None
+    config: Config
+
+    @property
+    def audit_dir(self) -> Path:
+        """The directory of the audit log."""
+        return self.state_dir / "audit"
+
+    @property
+    def lists_dir(self) -> Path:
+        """The directory of the sealed indexes, one folder a list."""
+        return self.state_dir / "lists"
+
+    @property
+    def lock_path(self) -> Path:
+        """The writers' lock of the state directory."""
+        return self.state_dir / "lock"
+
+    def trust_dir(self, provider: str) -> Path:
+        """Return the directory of the verified metadata of `provider`."""
+        return self.state_dir / "trust" / provider
+
+    def provider(self, name: str) -> ProviderConfig:
+        """Return the configuration of provider `name`.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        try:
+            return self.config.providers[name]
+        except KeyError:
+            raise ConfigError(
+                f"no provider called {name!r} is configured",
+                hint="run `hashclient init`, or choose one that `hashclient status` shows",
+            ) from None
+
+    def providers(self) -> dict[str, ProviderConfig]:
+        """Return all providers by name.
+
+        Raises:
+            ConfigError: none is configured.
+        """
+        if not self.config.providers:
+            raise ConfigError(
+                f"no provider is configured in {printable(self.config_path)}",
+                hint="run `hashclient init URL --root ROOT.json` first",
+            )
+        return self.config.providers
+
+
+def resolve_settings(
+    *,
+    state_dir: Path | None,
+    config_path: Path | None,
+    seal_key_file: Path | None,
+    command_names: frozenset[str],
+    environ: Mapping[str, str],
+) -> Settings:
+    """Resolve flags and the environment (already merged in the arguments) with `config.toml`.
+
+    Without `config_path`, a state directory that was given holds its own `config.toml`, so that
+    it is complete in itself; otherwise the user's or, for root, the system's is read.
+
+    Raises:
+        ConfigError: the file is broken, or was named and does not exist.
+    """
+    if config_path is not None:
+        config = load_config(config_path, command_names, must_exist=True)
+    else:
+        config_path = (state_dir or _default_config_dir(environ)) / CONFIG_NAME
+        config = load_config(config_path, command_names, must_exist=False)
+    if state_dir is None:
+        state_dir = (
+            Path(config.state_dir).expanduser()
+            if config.state_dir is not None
+            else _default_state_dir(environ)
+        )
+    if seal_key_file is None and config.seal_key_file is not None:
+        seal_key_file = Path(config.seal_key_file).expanduser()
+    # The current directory may change hands; what is trusted is never relative to it later.
+    return Settings(state_dir.absolute(), config_path.absolute(), seal_key_file, config)
+
+
+def _default_state_dir(environ: Mapping[str, str]) -> Path:
+    if os.geteuid() == 0:
+        return Path("/var/lib/hashclient")
+    base = environ.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(base).expanduser() / "hashclient"
+
+
+def _default_config_dir(environ: Mapping[str, str]) -> Path:
+    if os.geteuid() == 0:
+        return Path("/etc/hashclient")
+    base = environ.get("XDG_CONFIG_HOME") or "~/.config"
+    return Path(base).expanduser() / "hashclient"
+
+
+def load_config(path: Path, command_names: frozenset[str], *, must_exist: bool) -> Config:
+    """Read and check `config.toml`.
+
+    Raises:
+        ConfigError: it cannot be read, is not TOML, or holds an unknown key or a wrong type.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except FileNotFoundError as error:
+        if not must_exist:
+            return Config()
+        raise ConfigError(
+            f"no configuration file: {printable(path)}", hint="`hashclient init` writes it"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read configuration {printable(path)}: {error}") from error
+    return parse_config(text, command_names, printable(path))
+
+
+def parse_config(text: str, command_names: frozenset[str], where: str) -> Config:
+    """Decode the text of a `config.toml`; `where` names it in messages.
+
+    Raises:
+        ConfigError: as `load_config`.
+    """
+    try:
+        document = tomllib.loads(text)
+        commands = {
+            name: document.pop(name)
+            for name in sorted(command_names & document.keys())
+            if isinstance(document[name], dict)
+        }
+        known = msgspec.convert(document, _Document)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(
+            f"configuration {where} is not valid: {error}",
+            hint="docs/operations.md describes every key",
+        ) from error
+    for name, provider in known.providers.items():
+        if not is_name(name):
+            raise ConfigError(f"configuration {where}: {name!r} cannot name a provider")
+        for list_name in provider.lists or ():
+            if not is_name(list_name):
+                raise ConfigError(f"configuration {where}: {list_name!r} cannot name a list")
+    return Config(known.state_dir, known.seal_key_file, known.providers, commands)
+
+
+def provider_table(name: str, provider: ProviderConfig) -> str:
+    """Return the TOML text of one provider's table, to be added to a configuration.
+
+    Appending text keeps what an operator wrote in the file, comments included.
+    """
+    lines = [f"[providers.{_toml_string(name)}]"]
+    values = msgspec.to_builtins(provider)
+    oauth = values.pop("oauth", None)
+    lines += [f"{key} = {_toml_value(value)}" for key, value in values.items()]
+    if oauth:
+        lines += ["", f"[providers.{_toml_string(name)}.oauth]"]
+        lines += [f"{k} = {_toml_value(v)}" for k, v in oauth.items() if v is not None]
+    return "\n".join(lines) + "\n"
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_toml_value(v) for v in value) + "]"
+    return _toml_string(str(value))
+
+
+def _toml_string(text: str) -> str:
+    """Quote `text` as a TOML basic string; JSON's escapes are a subset of TOML's."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError("a path that is not UTF-8 cannot be written to the configuration") from (
+            error
+        )
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,0 +1,477 @@
+"""Files of digests as people have them: bare digests, sum files, hashdeep audits, CSV.
+
+`lookup` asks about what such files hold and a provider publishes it, so they are read here, once:
+streaming, in columns, with the format detected from the content. The two formats that come in
+millions of rows, bare digests and CSV, are decoded by the column; the others line by line. What a
+digest means, and whether an entry's id or category is allowed, is left to the callers. A line has
+at most `MAX_LINE_BYTES` and no CSV cell holds a line break. Messages name file and line, never
+what stands there.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from hashclient.errors import UsageError
+from hashclient.fsio import printable
+from hashclient.hashlist import NO_SIZE, Uint8, Uint32, Uint64
+from hashclient.model import Algorithm
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+#: Bytes read at a time: 64k rows of the shortest digest, and the memory that a batch takes.
+CHUNK_BYTES = 2 << 20
+MAX_LINE_BYTES = 64 << 10
+
+FORMATS_HINT = (
+    "accepted are: one digest (MD5, SHA-1 or SHA-256 in hex) a line; md5sum, sha1sum or sha256sum"
+    " output; hashdeep output; CSV with a header of entry_id, md5, sha1, sha256, size, category,"
+    " added"
+)
+
+Int64 = npt.NDArray[np.int64]
+Numbered = Iterator[tuple[int, bytes]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DigestBatch:
+    """Some rows of a file of digests, by column; every row has at least one digest.
+
+    `names` are file names as a sum file gives them (decoded with surrogateescape), None where
+    there is none; `lines` (count,) are line numbers from 1. `digests[a]` is a pair: the digests
+    of algorithm `a` as (m, digest_bytes) and the (m,) rows they belong to, ascending. `sizes`
+    (count,) are in bytes or `NO_SIZE`. The last three are None unless a CSV has the column;
+    `added` is (count,) datetime64[ms] in UTC, NaT for an empty cell.
+    """
+
+    count: int
+    names: list[str | None]
+    lines: Int64
+    digests: dict[Algorithm, tuple[Uint8, Uint32]]
+    sizes: Uint64
+    entry_ids: list[str | None] | None = None
+    categories: list[str | None] | None = None
+    added: npt.NDArray[np.datetime64] | None = None
+
+
+def read_digests(stream: BinaryIO, name: str) -> Iterator[DigestBatch]:
+    """Read a file of digests in batches of about 64k rows at most.
+
+    `name` is what messages call the file. A file without rows gives no batch.
+
+    Raises:
+        UsageError: a line is in no accepted format, or reading fails; also while iterating.
+    """
+    chunks = _line_chunks(stream, name)
+    line, first = next(chunks, (1, b""))
+    start, line = _first_content(first.removeprefix(b"\xef\xbb\xbf"), line)
+    numbered = itertools.chain([(line, start)], chunks)
+    head = start[: start.find(b"\n") + 1]
+    if head.startswith(b"%%%% HASHDEEP"):
+        return _read_hashdeep(numbered, name)
+    if _SUM_LINE.fullmatch(head.rstrip(b"\r\n")) is None and _is_csv_header(head):
+        return _read_csv(numbered, name)
+    return _read_sums(numbered, name)
+
+
+def _bad(name: str, line: int, what: str) -> UsageError:
+    return UsageError(f"{printable(name)}:{line}: {what}", hint=FORMATS_HINT)
+
+
+def _line_chunks(stream: BinaryIO, name: str) -> Numbered:
+    """Yield whole lines, many at a time, each ending in a newline, with their first line number."""
+    line, tail = 1, b""
+    while True:
+        try:
+            block = stream.read(CHUNK_BYTES)
+        except OSError as error:
+            raise UsageError(f"cannot read {printable(name)}: {error.strerror}") from error
+        if not block:
+            break
+        data = tail + block
+        end = data.rfind(b"\n") + 1
+        chunk, tail = data[:end], data[end:]
+        if chunk:
+            yield line, chunk
+            line += chunk.count(b"\n")
+        if len(tail) > MAX_LINE_BYTES:
+            raise _bad(name, line, f"a line of more than {MAX_LINE_BYTES} bytes")
+    if tail:
+        yield line, tail + b"\n"
+
+
+def _first_content(chunk: bytes, line: int) -> tuple[bytes, int]:
+    """Drop blank lines and comments from the front; return the rest and its line number."""
+    start = 0
+    while start < len(chunk):
+        end = chunk.find(b"\n", start) + 1
+        content = chunk[start:end].strip()
+        if content and not content.startswith(b"#"):
+            break
+        start, line = end, line + 1
+    return chunk[start:], line
+
+
+def _lines(numbered: Numbered, name: str) -> Numbered:
+    """Yield lines one by one, without their ends; blank ones and comments are left out."""
+    for first, chunk in numbered:
+        # The chunk ends in a newline, so the last part is empty and drops out here.
+        for line, content in enumerate(chunk.split(b"\n"), first):
+            if len(content) > MAX_LINE_BYTES:
+                raise _bad(name, line, f"a line of more than {MAX_LINE_BYTES} bytes")
+            stripped = content.removesuffix(b"\r")
+            if stripped.strip() and not stripped.startswith(b"#"):
+                yield line, stripped
+
+
+@dataclass(slots=True)
+class _Rows:
+    """Collects rows one by one until they are a batch."""
+
+    names: list[str | None] = field(default_factory=list)
+    lines: list[int] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    hexes: dict[Algorithm, tuple[list[bytes], list[int]]] = field(default_factory=dict)
+
+    def add(self, line: int, name: bytes | None, size: int = int(NO_SIZE)) -> None:
+        self.names.append(None if name is None else os.fsdecode(name))
+        self.lines.append(line)
+        self.sizes.append(size)
+
+    def add_hex(self, algorithm: Algorithm, digits: bytes) -> None:
+        """Give the row added last a digest."""
+        hexes, rows = self.hexes.setdefault(algorithm, ([], []))
+        hexes.append(digits)
+        rows.append(len(self.names) - 1)
+
+    def batch(self) -> DigestBatch:
+        digests = {
+            a: (_from_hex(b"".join(hexes), a), np.array(rows, np.uint32))
+            for a, (hexes, rows) in self.hexes.items()
+        }
+        lines, sizes = np.array(self.lines, np.int64), np.array(self.sizes, np.uint64)
+        return DigestBatch(len(self.names), self.names, lines, digests, sizes)
+
+
+def _from_hex(digits: bytes, algorithm: Algorithm) -> Uint8:
+    """Decode concatenated hexadecimal digests (whitespace between bytes is passed over).
+
+    Raises:
+        ValueError: something else than hexadecimal digits is there.
+    """
+    raw = bytes.fromhex(digits.decode("ascii"))
+    return np.frombuffer(raw, np.uint8).reshape(-1, algorithm.digest_bytes)
+
+
+_BY_HEX_DIGITS = {2 * a.digest_bytes: a for a in Algorithm}
+
+#: A bare digest, or a line of md5sum; or a line of `md5sum --tag`, of BSD's md5 or of openssl.
+_SUM_LINE = re.compile(
+    rb"(?P<escape>\\?)(?:"
+    rb"(?P<hex>[0-9A-Fa-f]+)(?:[ ][ *](?P<name>.+)|[ \t]*)"
+    rb"|(?P<tag>MD5|SHA1|SHA256)[ ]?\((?P<tag_name>.+)\)[ ]?=[ ]?(?P<tag_hex>[0-9A-Fa-f]+)"
+    rb")",
+    re.DOTALL,
+)
+_ESCAPE = re.compile(rb"\\(.?)", re.DOTALL)
+_ESCAPED = {b"\\": b"\\", b"n": b"\n", b"r": b"\r"}
+
+
+def _read_sums(numbered: Numbered, name: str) -> Iterator[DigestBatch]:
+    for first, chunk in numbered:
+        batch = _bare_batch(first, chunk)
+        if batch is None:
+            rows = _Rows()
+            for line, content in _lines(iter([(first, chunk)]), name):
+                _add_sum_line(rows, name, line, content)
+            batch = rows.batch()
+        if batch.count:
+            yield batch
+
+
+def _bare_batch(first: int, chunk: bytes) -> DigestBatch | None:
+    """Decode a chunk whose lines are digests of one length, or return None if they are not."""
+    stride = chunk.find(b"\n") + 1
+    algorithm = _BY_HEX_DIGITS.get(len(chunk[:stride].rstrip(b"\r\n")))
+    if algorithm is None or len(chunk) % stride:
+        return None
+    count = len(chunk) // stride
+    ends = np.frombuffer(chunk, np.uint8).reshape(count, stride)[:, -1]
+    if (ends != ord("\n")).any():
+        return None
+    try:
+        # Bytes of whitespace are passed over, so a short line shows in the number of rows only.
+        digests = _from_hex(chunk, algorithm)
+    except ValueError:
+        return None
+    if len(digests) != count:
+        return None
+    rows = np.arange(count, dtype=np.uint32)
+    lines = np.arange(first, first + count, dtype=np.int64)
+    sizes = np.full(count, NO_SIZE)
+    return DigestBatch(count, [None] * count, lines, {algorithm: (digests, rows)}, sizes)
+
+
+def _add_sum_line(rows: _Rows, name: str, line: int, content: bytes) -> None:
+    match = _SUM_LINE.fullmatch(content)
+    if match is None:
+        raise _bad(name, line, "not a line of a file of digests")
+    digits = match["hex"] or match["tag_hex"]
+    algorithm = _BY_HEX_DIGITS.get(len(digits))
+    if algorithm is None:
+        raise _bad(name, line, f"no digest has {len(digits)} hexadecimal digits")
+    if match["tag"] and match["tag"] != algorithm.name.encode():
+        raise _bad(name, line, "the digest does not have the length of its algorithm")
+    file_name: bytes | None = match["name"] or match["tag_name"]
+    if match["escape"]:
+        try:
+            file_name = _ESCAPE.sub(lambda found: _ESCAPED[found[1]], file_name or b"")
+        except KeyError:
+            raise _bad(name, line, "an unknown escape in the file name") from None
+    rows.add(line, file_name)
+    rows.add_hex(algorithm, digits)
+
+
+def _read_hashdeep(numbered: Numbered, name: str) -> Iterator[DigestBatch]:
+    """Read `%%%% size,md5,...,filename` and rows like it; algorithms we do not use are passed."""
+    columns: list[bytes] = []
+    for first, chunk in numbered:
+        rows = _Rows()
+        for line, content in _lines(iter([(first, chunk)]), name):
+            if content.startswith(b"%%%%"):
+                if not content.startswith(b"%%%% HASHDEEP"):
+                    columns = _hashdeep_columns(name, line, content)
+            else:
+                _add_hashdeep_line(rows, name, line, content.split(b",", len(columns) - 1), columns)
+        if rows.names:
+            yield rows.batch()
+
+
+def _hashdeep_columns(name: str, line: int, content: bytes) -> list[bytes]:
+    columns = content.removeprefix(b"%%%%").strip().split(b",")
+    known = [a for a in Algorithm if a.label.encode() in columns]
+    if columns[0] != b"size" or columns[-1] != b"filename" or not known:
+        raise _bad(name, line, "not a hashdeep header with an algorithm of ours")
+    return columns
+
+
+def _add_hashdeep_line(
+    rows: _Rows, name: str, line: int, cells: list[bytes], columns: list[bytes]
+) -> None:
+    if not columns:
+        raise _bad(name, line, "no hashdeep header (%%%% size,...) before the first row")
+    if len(cells) != len(columns) or not _SIZE.fullmatch(cells[0]):
+        raise _bad(name, line, "not a row of the hashdeep header above it")
+    rows.add(line, cells[-1], int(cells[0]))
+    for algorithm in Algorithm:
+        if (label := algorithm.label.encode()) in columns:
+            digits = cells[columns.index(label)]
+            if _HEX.fullmatch(digits) is None or len(digits) != 2 * algorithm.digest_bytes:
+                raise _bad(name, line, f"not a {algorithm.label} digest")
+            rows.add_hex(algorithm, digits)
+
+
+_HEX = re.compile(rb"[0-9A-Fa-f]+")
+#: Eighteen digits are an exabyte, and below what a signed 64-bit number holds.
+_SIZE = re.compile(rb"[0-9]{1,18}")
+
+_CSV_COLUMNS = ("entry_id", "md5", "sha1", "sha256", "size", "category", "added")
+
+
+def _header_cells(head: bytes) -> list[str]:
+    cells = head.decode("utf-8", "replace").strip().split(",")
+    return [cell.strip().strip('"').lower() for cell in cells]
+
+
+def _is_csv_header(head: bytes) -> bool:
+    return len(head) <= MAX_LINE_BYTES and bool(set(_header_cells(head)) & set(_CSV_COLUMNS))
+
+
+def _read_csv(numbered: Numbered, name: str) -> Iterator[DigestBatch]:
+    line, chunk = next(numbered)
+    end = chunk.find(b"\n") + 1
+    columns = _header_cells(chunk[:end])
+    for position, column in enumerate(columns, 1):
+        if column not in _CSV_COLUMNS:
+            shown = f" ({printable(column)})" if len(column) < 32 else ""
+            raise _bad(name, line, f"column {position}{shown} of the CSV header is unknown")
+    if len(set(columns)) != len(columns):
+        raise _bad(name, line, "a column occurs twice in the CSV header")
+    if not any(a.label in columns for a in Algorithm):
+        raise _bad(name, line, "the CSV header names no md5, sha1 or sha256 column")
+    for first, rows in itertools.chain([(line + 1, chunk[end:])], numbered):
+        lines = _row_lines(first, rows, name)
+        if len(lines):
+            yield _csv_batch(_csv_table(rows, columns, lines, name), lines, name)
+
+
+def _row_lines(first: int, chunk: bytes, name: str) -> Int64:
+    """Return the numbers of the lines that are not blank: those that are rows."""
+    data = np.frombuffer(chunk, np.uint8)
+    ends = np.flatnonzero(data == ord("\n"))
+    lengths = np.diff(ends, prepend=-1)
+    if (lengths > MAX_LINE_BYTES).any():
+        line = first + int(np.argmax(lengths > MAX_LINE_BYTES))
+        raise _bad(name, line, f"a line of more than {MAX_LINE_BYTES} bytes")
+    blank = (lengths == 1) | ((lengths == 2) & (data[ends - 1] == ord("\r")))
+    return np.flatnonzero(~blank) + first
+
+
+def _csv_table(chunk: bytes, columns: list[str], lines: Int64, name: str) -> pa.Table:
+    """Parse rows of CSV into columns of text, empty cells as nulls."""
+    import pyarrow as pa
+    import pyarrow.csv as pa_csv
+
+    broken: list[int] = []
+
+    def note(row: pa_csv.InvalidRow) -> str:
+        broken.append(row.number)
+        return "error"
+
+    try:
+        table = pa_csv.read_csv(
+            pa.BufferReader(chunk),
+            read_options=pa_csv.ReadOptions(
+                use_threads=False, block_size=len(chunk) + 1, column_names=columns
+            ),
+            parse_options=pa_csv.ParseOptions(invalid_row_handler=note),
+            convert_options=pa_csv.ConvertOptions(
+                column_types=dict.fromkeys(columns, pa.string()),
+                strings_can_be_null=True,
+                null_values=[""],
+            ),
+        )
+    except pa.ArrowInvalid:  # its message quotes the row
+        if broken:
+            line = int(lines[min(broken[0], len(lines)) - 1])
+            what = f"not {len(columns)} cells, as the header has"
+            raise _bad(name, line, what) from None
+        what = "this line, or one of the next, is not CSV in UTF-8"
+        raise _bad(name, int(lines[0]), what) from None
+    if table.num_rows != len(lines):
+        raise _bad(name, int(lines[0]), "from here on, a quoted cell holds a line break")
+    return table
+
+
+def _csv_batch(table: pa.Table, lines: Int64, name: str) -> DigestBatch:
+    count = table.num_rows
+    cells = {c: table.column(c).combine_chunks() for c in table.column_names}
+    digests: dict[Algorithm, tuple[Uint8, Uint32]] = {}
+    has_digest = np.zeros(count, np.bool_)
+    for algorithm in Algorithm:
+        column = cells.get(algorithm.label)
+        if column is None or column.null_count == count:
+            continue
+        rows = _valid_rows(column)
+        has_digest[rows] = True
+        digests[algorithm] = (_csv_digests(column, algorithm, rows, lines, name), rows)
+    if not has_digest.all():
+        raise _bad(name, int(lines[np.argmin(has_digest)]), "a row without a digest")
+    sizes = np.full(count, NO_SIZE)
+    if "size" in cells:
+        rows = _valid_rows(cells["size"])
+        sizes[rows] = _csv_sizes(cells["size"].drop_null(), lines[rows], name)
+    added = _csv_times(cells["added"], lines, name) if "added" in cells else None
+    return DigestBatch(
+        count,
+        [None] * count,
+        lines,
+        digests,
+        sizes,
+        _csv_texts(cells.get("entry_id")),
+        _csv_texts(cells.get("category")),
+        added,
+    )
+
+
+def _valid_rows(column: pa.Array) -> Uint32:
+    valid = column.is_valid().to_numpy(zero_copy_only=False)
+    return np.flatnonzero(valid).astype(np.uint32)
+
+
+def _csv_texts(column: pa.Array | None) -> list[str | None] | None:
+    if column is None:
+        return None
+    texts: list[str | None] = column.to_numpy(zero_copy_only=False).tolist()
+    return texts
+
+
+def _csv_digests(
+    column: pa.Array, algorithm: Algorithm, rows: Uint32, lines: Int64, name: str
+) -> Uint8:
+    """Decode a column of hexadecimal digests, nulls left out, over its one buffer."""
+    import pyarrow.compute as pc
+
+    values = column.drop_null()
+    fits = pc.equal(pc.binary_length(values), 2 * algorithm.digest_bytes)
+    wrong = ~fits.to_numpy(zero_copy_only=False)
+    if not wrong.any():
+        offsets = np.frombuffer(values.buffers()[1], np.int32)[values.offset :]
+        text = values.buffers()[2][int(offsets[0]) : int(offsets[len(values)])]
+        try:
+            digests = _from_hex(text.to_pybytes(), algorithm)
+        except ValueError:
+            digests = np.empty((0, algorithm.digest_bytes), np.uint8)
+        if len(digests) == len(values):
+            return digests
+        is_hex = pc.match_substring_regex(values, "^[0-9A-Fa-f]+$")
+        wrong = ~is_hex.to_numpy(zero_copy_only=False)
+    line = int(lines[rows[np.argmax(wrong)]])
+    raise _bad(name, line, f"not a {algorithm.label} digest in hexadecimal")
+
+
+def _csv_sizes(values: pa.Array, lines: Int64, name: str) -> Uint64:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    fits = pc.match_substring_regex(values, f"^{_SIZE.pattern.decode()}$")
+    wrong = ~fits.to_numpy(zero_copy_only=False)
+    if wrong.any():
+        raise _bad(name, int(lines[np.argmax(wrong)]), "not a size in bytes")
+    sizes: Uint64 = values.cast(pa.uint64()).to_numpy()
+    return sizes
+
+
+def _csv_times(column: pa.Array, lines: Int64, name: str) -> npt.NDArray[np.datetime64]:
+    """Parse RFC 3339 times; a date alone is its midnight, and without a zone it is UTC."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    is_date = pc.match_substring_regex(column, "^[0-9]{4}-[0-9]{2}-[0-9]{2}$")
+    has_zone = pc.match_substring_regex(column, "(Z|[+-][0-9]{2}:?[0-9]{2})$")
+    suffix = pc.if_else(is_date, "T00:00:00Z", pc.if_else(has_zone, "", "Z"))
+    full = pc.binary_join_element_wise(column, suffix, "")
+    utc = pa.timestamp("ms", tz="UTC")
+    try:
+        times = full.cast(utc)
+    except pa.ArrowInvalid:
+        line = int(lines[_first_uncastable(full, utc)])
+        what = "not a date, nor a time such as 2024-05-01T12:00:00Z (at most milliseconds)"
+        raise _bad(name, line, what) from None
+    result: npt.NDArray[np.datetime64] = times.to_numpy(zero_copy_only=False)
+    return result
+
+
+def _first_uncastable(column: pa.Array, to: pa.DataType) -> int:
+    """Return the first row at which a cast fails that is known to fail somewhere."""
+    import pyarrow as pa
+
+    low, high = 0, len(column)
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            column.slice(low, middle - low).cast(to)
+        except pa.ArrowInvalid:
+            high = middle
+        else:
+            low = middle
+    return low

@@ -1,0 +1,115 @@
+"""Every way a command can end: the exit codes and the exception tree that carries them.
+
+The class of an error owns its exit code, so a caller never chooses one at the place where
+something goes wrong. This module imports nothing of the project: everything may import it.
+
+    HashclientError
+    ├── UsageError            2   the command line is wrong
+    │   └── ConfigError       2   the configuration is wrong
+    ├── UnreachableError      4   the provider cannot be reached, a retry may help
+    ├── AuthorisationError    5   the provider does not let us in
+    ├── VerificationError     6   what the provider sent fails verification
+    ├── StaleError            7   what the provider signed has expired
+    ├── StateError            8   the state directory is missing, corrupt or not writable
+    │   └── LockedError       8   another process is writing to it
+    └── AuditError            9   the audit log is broken or not writable
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import ClassVar
+
+
+class ExitCode(enum.IntEnum):
+    """The exit codes of every command; `meaning` is the text of the one table users see."""
+
+    meaning: str
+
+    def __new__(cls, value: int, meaning: str) -> ExitCode:
+        """Bind a code to its meaning."""
+        member = int.__new__(cls, value)
+        member._value_ = value
+        member.meaning = meaning
+        return member
+
+    OK = 0, "done; for a scan: every input was read, none matches, the list is fresh"
+    BUG = 1, "internal error (a bug); never a verdict"
+    USAGE = 2, "usage or configuration"
+    INCOMPLETE = 3, "incomplete: no match, but something was unread or in conflict, or no inputs"
+    UNREACHABLE = 4, "provider unreachable (worth a retry)"
+    UNAUTHORISED = 5, "not authorised"
+    UNVERIFIED = 6, "list failed verification"
+    STALE = 7, "list stale (a scan still runs and says so; a match outranks it)"
+    STATE = 8, "local state missing, corrupt or locked"
+    AUDIT = 9, "audit log broken or not writable"
+    MATCH = 10, "match"
+    MATCH_ATTENTION = 11, "match, and something else needs attention (unread, stale, a failure)"
+    INTERRUPTED = 130, "interrupted (a match found before outranks it)"
+    TERMINATED = 143, "terminated (a match found before outranks it)"
+
+
+class HashclientError(Exception):
+    """The root of all errors a user may see.
+
+    `message` says what went wrong and with what; `hint` says what to do about it. Neither ever
+    holds a credential or a listed digest.
+    """
+
+    exit_code: ClassVar[ExitCode] = ExitCode.BUG
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        """Keep message and hint apart, so that a front end can show them apart."""
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(HashclientError):
+    """The command line asks for something that cannot be."""
+
+    exit_code = ExitCode.USAGE
+
+
+class ConfigError(UsageError):
+    """The configuration, or a file it points to, is wrong."""
+
+
+class UnreachableError(HashclientError):
+    """The provider could not be reached or did not answer properly; a retry may help."""
+
+    exit_code = ExitCode.UNREACHABLE
+
+
+class AuthorisationError(HashclientError):
+    """The provider refused the credential, or asked for one that was not given."""
+
+    exit_code = ExitCode.UNAUTHORISED
+
+
+class VerificationError(HashclientError):
+    """Bytes from the provider are not what the trusted keys signed, or break the format."""
+
+    exit_code = ExitCode.UNVERIFIED
+
+
+class StaleError(HashclientError):
+    """Signed metadata is past its expiry."""
+
+    exit_code = ExitCode.STALE
+
+
+class StateError(HashclientError):
+    """The state directory is missing, corrupt, full or not writable."""
+
+    exit_code = ExitCode.STATE
+
+
+class LockedError(StateError):
+    """Another process holds the writers' lock of the state directory."""
+
+
+class AuditError(HashclientError):
+    """The audit log cannot be written, or does not verify."""
+
+    exit_code = ExitCode.AUDIT

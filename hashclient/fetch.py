@@ -1,0 +1,471 @@
+"""The first pipeline: from a provider to sealed indexes, one generation switch a list.
+
+For each list: 1 the signed index is looked up through trust; 2 if it is the one we have, only the
+time of the check is noted; 3 it is downloaded, verified, parsed, and refused if it goes back;
+4 the segments that are new to us are downloaded, verified, parsed and sealed, one at a time;
+5 the result must have the signed count and checksum, else the list is built anew from its base;
+6 the manifest is replaced: that is the switch; 7 what no manifest names is swept; 8 the audit log
+hears of it. A kill at any point leaves the old generation or the new one; runs that were finished
+before it are used by the next attempt at the same generation.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import msgspec
+
+from hashclient.audit import AuditLog, Event
+from hashclient.access import Access, OAuth
+from hashclient.config import ProviderConfig, Settings
+from hashclient.errors import (
+    ConfigError,
+    HashclientError,
+    StaleError,
+    StateError,
+    VerificationError,
+)
+from hashclient.fsio import make_private_dir, printable, state_error, write_atomic
+from hashclient.hashlist import (
+    MAX_INDEX_BYTES,
+    MAX_LIST_BYTES,
+    MAX_SEGMENT_BYTES,
+    ListIndex,
+    Segment,
+    parse_add_segment,
+    parse_index,
+    parse_withdraw_segment,
+)
+from hashclient.index import (
+    MANIFEST_FORMAT,
+    MANIFEST_NAME,
+    DamagedError,
+    Index,
+    Manifest,
+    RunRef,
+    load_manifest,
+    open_index,
+    open_manifest,
+)
+from hashclient.indexwrite import IndexWriter, InconsistentError, sweep, write_manifest
+from hashclient.seal import Sealer
+from hashclient.trust import Source, Trust
+
+PINNED_ROOT_NAME = "pinned-root.json"
+STAGING_NAME = "staging.json"
+INDEX_FILE = "index.json"
+
+#: How far the clock may be behind the last check before we say that it was set back.
+CLOCK_TOLERANCE = timedelta(minutes=5)
+
+#: Called with (list, bytes done, bytes to do) while segments are downloaded.
+Progress = Callable[[str, int, int], None]
+
+
+class _Staging(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How far an unfinished build has come: the first `segments` of the index are in `partial`."""
+
+    segments: int
+    partial: Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What became of one list in a fetch.
+
+    `before` is the generation that was here, None for a first fetch. `added` and `withdrawn`
+    count entries, and are None when the list had to be built anew over an older generation.
+    `error` says why the list was left as it was.
+    """
+
+    list_name: str
+    provider: str
+    before: int | None = None
+    generation: int | None = None
+    added: int | None = None
+    withdrawn: int | None = None
+    entries: int | None = None
+    expires: datetime | None = None
+    error: HashclientError | None = None
+
+    @property
+    def changed(self) -> bool:
+        """Whether the list has a generation that it did not have before."""
+        return self.error is None and self.before != self.generation
+
+
+class Fetcher:
+    """Fetches the lists of one provider. The caller holds the writers' lock."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        provider: str,
+        source: Source,
+        sealer: Sealer,
+        audit: AuditLog,
+        *,
+        now: Callable[[], datetime],
+        progress: Progress | None = None,
+    ) -> None:
+        """Bind what a fetch needs; nothing is read or sent yet."""
+        self.provider = provider
+        self.sealer = sealer
+        self.now = now
+        self.progress = progress or (lambda *_: None)
+        self._settings = settings
+        self._audit = audit
+        self._source = source
+
+    def fetch(self, only: frozenset[str] = frozenset()) -> Iterator[Fetched]:
+        """Bring every list up to date, or those in `only`; yield what became of each.
+
+        A list that is refused does not keep the others from being fetched.
+
+        Raises:
+            HashclientError: of the class that fits, when the provider as a whole is refused,
+                cannot be reached or does not let us in; the audit log has heard of it then.
+            AuditError: the audit log cannot be written.
+        """
+        config = self._settings.provider(self.provider)
+        try:
+            pinned = load_pinned_root(self._settings, self.provider)
+            directory = self._settings.trust_dir(self.provider)
+            trust = Trust(
+                directory, config.url, self._source, pinned, name=self.provider, now=self.now()
+            )
+            self._refuse_clock_set_back()
+            trust.refresh()
+            offered = trust.lists()
+        except HashclientError as error:
+            self._log_refusal(None, error)
+            raise
+        names = sorted(only or config.lists or offered)
+        for name in names:
+            try:
+                if name not in offered:
+                    raise VerificationError(
+                        f"provider {self.provider} does not offer list {name}",
+                        hint=f"it offers: {', '.join(offered) or 'none'}",
+                    )
+                yield self._fetch_list(trust, name)
+            except HashclientError as error:
+                self._log_refusal(name, error)
+                yield Fetched(name, self.provider, error=error)
+        # Role metadata was loaded list by list; what was written since is made durable, too.
+        trust.make_durable()
+
+    def _refuse_clock_set_back(self) -> None:
+        """Refuse to judge expiry by a clock that shows a time before the last check."""
+        now = self.now()
+        for path in self._settings.lists_dir.glob(f"*/{MANIFEST_NAME}"):
+            manifest = load_manifest(path.parent)
+            if manifest and manifest.checked_at > now + CLOCK_TOLERANCE:
+                raise StaleError(
+                    f"the clock shows {now:%Y-%m-%d %H:%M} UTC, but list {manifest.list} was"
+                    f" checked at {manifest.checked_at:%Y-%m-%d %H:%M} UTC",
+                    hint="set this machine's clock right",
+                )
+
+    def _fetch_list(self, trust: Trust, name: str) -> Fetched:
+        directory = make_private_dir(self._settings.lists_dir / name)
+        base = self._open_base(directory)
+        # 1
+        info = trust.target(name, INDEX_FILE)
+        build = _Build(self, trust, directory, info.hashes["sha256"], trust.expires(name))
+        # 2
+        if base is not None and base.manifest.index_hash == build.index_hash:
+            same = msgspec.structs.replace(
+                base.manifest, checked_at=self.now(), expires=build.expires
+            )
+            write_manifest(directory, same)
+            return self._done(same, same.generation, 0, 0)
+        # 3
+        index = parse_index(trust.download(info, MAX_INDEX_BYTES), name)
+        if base is not None:
+            _refuse_rollback(base.manifest, index)
+        # 4, 5
+        delta = None if base is None else _delta(base.manifest.generation, index)
+        manifest = None
+        if base is not None and delta is not None:
+            manifest = build.on_base(base, index, delta)
+        if manifest is None:
+            delta = list(index.segments) if base is None else None
+            manifest = build.anew(index)
+        # 6, 7, 8
+        write_manifest(directory, manifest)
+        with contextlib.suppress(OSError):
+            (directory / STAGING_NAME).unlink(missing_ok=True)
+        sweep(directory, frozenset(run.name for run in manifest.runs))
+        counts = [
+            None if delta is None else sum(s.entries for s in delta if s.kind == kind)
+            for kind in ("add", "withdraw")
+        ]
+        return self._done(manifest, base.manifest.generation if base else None, *counts)
+
+    def _open_base(self, directory: Path) -> Index | None:
+        """Open what is here already; something damaged counts as nothing and is built again."""
+        try:
+            base = open_index(directory)
+        except DamagedError:
+            return None
+        if base is None:
+            return None
+        if base.manifest.provider != self.provider:
+            raise ConfigError(
+                f"list {base.manifest.list} is here already, from provider"
+                f" {base.manifest.provider}",
+                hint="name the lists to fetch with `lists = […]` in the provider's configuration",
+            )
+        check_key(base.manifest, self.sealer)
+        return base
+
+    def _done(
+        self, manifest: Manifest, before: int | None, added: int | None, withdrawn: int | None
+    ) -> Fetched:
+        """Log and return what became of a list."""
+        fetched = Fetched(
+            list_name=manifest.list,
+            provider=self.provider,
+            before=before,
+            generation=manifest.generation,
+            added=added,
+            withdrawn=withdrawn,
+            entries=manifest.entries,
+            expires=manifest.expires,
+        )
+        data = {
+            "provider": self.provider,
+            "list": manifest.list,
+            "before": before,
+            "generation": manifest.generation,
+            "added": added,
+            "withdrawn": withdrawn,
+            "entries": manifest.entries,
+            "index_sha256": manifest.index_hash,
+        }
+        self._audit.append([Event("fetch", data)])
+        return fetched
+
+    def _log_refusal(self, list_name: str | None, error: HashclientError) -> None:
+        data = {
+            "provider": self.provider,
+            "list": list_name,
+            "exit_code": int(error.exit_code),
+            "reason": error.message,
+        }
+        self._audit.append([Event("refused", data)])
+
+
+@dataclass(frozen=True, slots=True)
+class _Build:
+    """One generation of one list in the making."""
+
+    fetcher: Fetcher
+    trust: Trust
+    directory: Path
+    index_hash: str
+    expires: datetime
+
+    def on_base(self, base: Index, index: ListIndex, delta: list[Segment]) -> Manifest | None:
+        """Apply `delta` to `base`; None if that does not give what was signed."""
+        writer = IndexWriter(self.directory, self.fetcher.sealer, base)
+        try:
+            for segment, data in self._download(index, delta):
+                _apply(writer, segment, data)
+        except InconsistentError:
+            return None
+        if not _adds_up(writer, index):
+            return None
+        return self._manifest(index, writer, writer.finish())
+
+    def anew(self, index: ListIndex) -> Manifest:
+        """Build the list from its first segment, or from where a killed build had come to.
+
+        Raises:
+            VerificationError: the segments do not give what was signed.
+        """
+        staging = self._load_staging()
+        keep = {run.name for run in staging.partial.runs} if staging else set()
+        if (current := _load_current(self.directory)) is not None:
+            keep |= {run.name for run in current.runs}
+        sweep(self.directory, frozenset(keep))
+        base = open_manifest(self.directory, staging.partial) if staging else None
+        writer = IndexWriter(self.directory, self.fetcher.sealer, base)
+        skip = staging.segments if staging else 0
+        for number, (segment, data) in enumerate(self._download(index, index.segments, skip), skip):
+            _apply(writer, segment, data)
+            if writer.is_flushed and number + 1 < len(index.segments):
+                partial = self._manifest(index, writer, writer.run_refs())
+                document = msgspec.json.encode(_Staging(number + 1, partial))
+                write_atomic(self.directory / STAGING_NAME, document)
+        if not _adds_up(writer, index):
+            raise VerificationError(
+                f"list {index.list}: its segments do not add up to the signed count and checksum",
+                hint="nothing was changed; tell the provider",
+            )
+        return self._manifest(index, writer, writer.finish())
+
+    def _download(
+        self, index: ListIndex, segments: Sequence[Segment], skip: int = 0
+    ) -> Iterator[tuple[Segment, bytes]]:
+        """Yield segments after the first `skip` with their verified bytes, one at a time."""
+        infos = [self.trust.target(index.list, segment.name) for segment in segments]
+        total = sum(info.length for info in infos)
+        if total > MAX_LIST_BYTES:
+            raise VerificationError(f"list {index.list} has {total} bytes to download")
+        done = sum(info.length for info in infos[:skip])
+        for segment, info in zip(segments[skip:], infos[skip:], strict=True):
+            self.fetcher.progress(index.list, done, total)
+            yield segment, self.trust.download(info, MAX_SEGMENT_BYTES)
+            done += info.length
+        self.fetcher.progress(index.list, done, total)
+
+    def _load_staging(self) -> _Staging | None:
+        """Return how far a killed build of this same generation came, if it can be used."""
+        try:
+            data = (self.directory / STAGING_NAME).read_bytes()
+            staging = msgspec.json.decode(data, type=_Staging)
+            open_manifest(self.directory, staging.partial)
+        except (OSError, ValueError, StateError):
+            return None
+        partial = staging.partial
+        if (partial.index_hash, partial.key_id) != (self.index_hash, self.fetcher.sealer.key_id):
+            return None
+        return staging
+
+    def _manifest(
+        self, index: ListIndex, writer: IndexWriter, runs: tuple[RunRef, ...]
+    ) -> Manifest:
+        now = self.fetcher.now()
+        return Manifest(
+            format=MANIFEST_FORMAT,
+            list=index.list,
+            provider=self.fetcher.provider,
+            generation=index.generation,
+            published_at=index.published_at,
+            fetched_at=now,
+            checked_at=now,
+            expires=self.expires,
+            entries=writer.entries,
+            checksum=f"{writer.checksum:016x}",
+            with_digest={a.label: n for a, n in writer.with_digest.items()},
+            with_size=writer.with_size,
+            key_id=self.fetcher.sealer.key_id,
+            index_hash=self.index_hash,
+            runs=runs,
+        )
+
+
+def _apply(writer: IndexWriter, segment: Segment, data: bytes) -> None:
+    if segment.kind == "add":
+        for batch in parse_add_segment(data, segment):
+            writer.add(batch)
+    else:
+        for ids in parse_withdraw_segment(data, segment):
+            writer.withdraw(ids)
+
+
+def _adds_up(writer: IndexWriter, index: ListIndex) -> bool:
+    return writer.entries == index.entries and f"{writer.checksum:016x}" == index.checksum
+
+
+def _delta(generation: int, index: ListIndex) -> list[Segment] | None:
+    """Return the segments that lead from `generation` to `index`, None if one straddles it."""
+    if any(s.first <= generation < s.last for s in index.segments):
+        return None
+    return [s for s in index.segments if s.first > generation]
+
+
+def _refuse_rollback(manifest: Manifest, index: ListIndex) -> None:
+    if index.generation < manifest.generation:
+        raise VerificationError(
+            f"list {index.list}: generation {index.generation} is older than"
+            f" {manifest.generation}, which is here",
+            hint="nothing was changed; tell the provider",
+        )
+    same = (index.entries, index.checksum) == (manifest.entries, manifest.checksum)
+    if index.generation == manifest.generation and not same:
+        raise VerificationError(
+            f"list {index.list}: generation {index.generation} was published again with other"
+            " entries",
+            hint="nothing was changed; tell the provider",
+        )
+
+
+def _load_current(directory: Path) -> Manifest | None:
+    try:
+        return load_manifest(directory)
+    except StateError:
+        return None
+
+
+def check_key(manifest: Manifest, sealer: Sealer) -> None:
+    """Refuse an index that another key sealed: nothing would be found in it.
+
+    Raises:
+        StateError: it was.
+    """
+    if manifest.key_id != sealer.key_id:
+        raise StateError(
+            f"list {manifest.list} was sealed with another key",
+            hint="use the key that sealed it, or remove the list's folder and fetch again",
+        )
+
+
+def load_pinned_root(settings: Settings, provider: str) -> bytes:
+    """Return the root that was pinned for `provider`, if it is still the one.
+
+    Raises:
+        StateError: it is missing or not the one that the configuration names.
+    """
+    path = settings.trust_dir(provider) / PINNED_ROOT_NAME
+    try:
+        root = path.read_bytes()
+    except OSError as error:
+        raise state_error("cannot read pinned root", path, error) from error
+    if hashlib.sha256(root).hexdigest() != settings.provider(provider).root_sha256:
+        raise StateError(
+            f"pinned root is not the one that the configuration names: {printable(path)}",
+            hint=f"remove provider {provider} from the configuration and run `hashclient init`",
+        )
+    return root
+
+
+def access_of(provider: ProviderConfig) -> Access:
+    """Return how the transport gets in to `provider`.
+
+    Raises:
+        ConfigError: its settings contradict each other.
+    """
+    oauth = None
+    if provider.oauth is not None:
+        oauth = OAuth(
+            token_url=provider.oauth.token_url,
+            client_id=provider.oauth.client_id,
+            client_secret_file=_path(provider.oauth.client_secret_file),
+            client_secret_env=provider.oauth.client_secret_env,
+            scope=provider.oauth.scope,
+        )
+    return Access(
+        url=provider.url,
+        token_file=_path(provider.token_file),
+        token_env=provider.token_env,
+        token_credential=provider.token_credential,
+        basic_file=_path(provider.basic_file),
+        oauth=oauth,
+        client_cert=_path(provider.client_cert),
+        client_key=_path(provider.client_key),
+        ca=_path(provider.ca),
+        proxy=provider.proxy,
+        allow_http=provider.allow_http,
+    )
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text).expanduser()

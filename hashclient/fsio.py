@@ -1,0 +1,176 @@
+"""Files that are whole after a crash, the writers' lock, and secrets with safe permissions.
+
+Every write of state goes through `write_atomic`: temporary file, fsync, rename, fsync of the
+directory. A kill at any instant leaves the old file or the new one. Leftover temporary files
+start with `TEMP_PREFIX` and are swept by the next writer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from hashclient.errors import ConfigError, LockedError, StateError
+
+TEMP_PREFIX = ".tmp-"
+
+
+def fsync_dir(path: Path) -> None:
+    """Make renames in directory `path` durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path, *, mode: int = 0o600) -> Iterator[IO[bytes]]:
+    """Open a new file that takes the place of `path` when the block ends without an error.
+
+    Raises:
+        StateError: the disk is full, read-only or fails; `path` is then unchanged.
+    """
+    temporary: Path | None = None
+    try:
+        fd, name = tempfile.mkstemp(prefix=TEMP_PREFIX, dir=path.parent)
+        temporary = Path(name)
+        with os.fdopen(fd, "wb") as stream:
+            os.fchmod(stream.fileno(), mode)
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+        temporary = None
+        fsync_dir(path.parent)
+    except OSError as error:
+        raise state_error("cannot write", path, error) from error
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+
+
+def write_atomic(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    """Replace `path` by `data`, whole or not at all.
+
+    Raises:
+        StateError: as `atomic_file`.
+    """
+    with atomic_file(path, mode=mode) as stream:
+        stream.write(data)
+
+
+def make_private_dir(path: Path) -> Path:
+    """Create directory `path` (and its parents) readable by its owner only, and return it.
+
+    Raises:
+        StateError: it cannot be made.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise state_error("cannot make directory", path, error) from error
+    return path
+
+
+def sweep_temporary(directory: Path) -> None:
+    """Remove what killed writers left in `directory`; call it only with the lock held."""
+    for leftover in directory.glob(f"{TEMP_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            leftover.unlink()
+
+
+@contextlib.contextmanager
+def writer_lock(path: Path) -> Iterator[None]:
+    """Hold the exclusive lock file `path`, without waiting; the kernel frees it on a kill.
+
+    Raises:
+        LockedError: another process holds it.
+        StateError: it cannot be opened.
+    """
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise state_error("cannot open lock", path, error) from error
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno != errno.EWOULDBLOCK:
+                raise state_error("cannot lock", path, error) from error
+            raise LockedError(
+                f"another hashclient is writing to this state: {printable(path.parent)}",
+                hint="wait until it has finished, or use another --state-dir",
+            ) from error
+        yield
+    finally:
+        os.close(fd)
+
+
+def read_secret(path: Path, what: str, *, forbidden: int = 0o077) -> bytes:
+    """Read a secret file that only its owner can read.
+
+    `what` names the secret in messages, for example `token file`; `forbidden` are the permission
+    bits that must be unset.
+
+    Raises:
+        ConfigError: it does not exist, cannot be read or others can read it.
+    """
+    try:
+        with path.open("rb") as stream:
+            status = os.fstat(stream.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise ConfigError(f"{what} is not a regular file: {printable(path)}")
+            if status.st_mode & forbidden:
+                raise ConfigError(
+                    f"{what} can be read by others: {printable(path)}",
+                    hint=f"chmod 600 {printable(path)}",
+                )
+            return stream.read(1 << 20)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read {what}: {printable(path)}: {error.strerror}",
+            hint="check the path and its permissions",
+        ) from error
+
+
+def state_error(what: str, path: Path, error: OSError) -> StateError:
+    """Translate an operating system's error on a state file into ours."""
+    hints = {
+        errno.ENOSPC: "free some space; nothing was lost, the old state is still in place",
+        errno.EDQUOT: "the disk quota is used up; the old state is still in place",
+        errno.EROFS: "the file system is read-only; use another --state-dir",
+        errno.EACCES: "check the owner and the permissions of the state directory",
+        errno.EPERM: "check the owner and the permissions of the state directory",
+        errno.ENOENT: "run `hashclient init` first, or check --state-dir",
+    }
+    return StateError(
+        f"{what}: {printable(path)}: {error.strerror or error}", hint=hints.get(error.errno or 0)
+    )
+
+
+def printable(path: str | os.PathLike[str]) -> str:
+    """Return `path` in a form that is safe on a terminal, whatever its bytes.
+
+    Control characters and bytes that are not UTF-8 are shown as `\\xNN`, backslashes doubled.
+    """
+    text = os.fspath(path)
+    if text.isprintable() and "\\" not in text:
+        return text
+    shown = []
+    for char in text:
+        if char == "\\":
+            shown.append("\\\\")
+        elif char.isprintable():
+            shown.append(char)
+        else:
+            shown.extend(f"\\x{byte:02x}" for byte in os.fsencode(char))
+    return "".join(shown)

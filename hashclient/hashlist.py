@@ -1,0 +1,436 @@
+"""The wire format of a hash list: `index.json` and Parquet segments, as in `docs/format.md`.
+
+Parsing is strict and bounded: every rule of the format is checked here, once, and what comes out
+is valid columnar data. Bytes are expected to be verified already (trust does that); a broken rule
+is still an error of its own, since a provider can sign a mistake. No I/O, no keys, no state.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from hashclient.errors import VerificationError
+from hashclient.model import Algorithm, is_name
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+FORMAT = "hashclient-list/1"
+
+#: Caps, checked before anything is downloaded or decoded. They are far above real lists.
+MAX_INDEX_BYTES = 4 << 20
+MAX_SEGMENTS = 2_000
+MAX_SEGMENT_ENTRIES = 4_000_000
+MAX_SEGMENT_BYTES = 512 << 20
+MAX_LIST_ENTRIES = 400_000_000
+MAX_LIST_BYTES = 64 << 30
+MAX_GENERATION = 2**53 - 1
+MAX_ENTRY_ID_BYTES = 64
+MAX_CATEGORY_BYTES = 31
+MAX_CATEGORIES = 255
+
+#: Rows decoded at a time: bounds the memory a segment takes, whatever its size.
+BATCH_ROWS = 1 << 20
+
+#: The size of an entry that has none. No file has it: Linux file sizes are below 2**63.
+NO_SIZE = np.uint64(2**64 - 1)
+
+Uint8 = npt.NDArray[np.uint8]
+Uint32 = npt.NDArray[np.uint32]
+Uint64 = npt.NDArray[np.uint64]
+Strings = npt.NDArray[np.bytes_]
+
+
+class Segment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One immutable file of a list, as `index.json` names it.
+
+    `first` and `last` are the generations whose changes it holds, both included.
+    """
+
+    name: str
+    kind: Literal["add", "withdraw"]
+    entries: int
+    first: int
+    last: int
+
+
+class ListIndex(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`index.json`: one generation of a list and the segments that make it up, in order.
+
+    `entries` counts the live entries, `checksum` is the sum of their `entry_hashes`, modulo 2**64,
+    as 16 lower-case hexadecimal digits.
+    """
+
+    format: str
+    list: str
+    generation: int
+    published_at: datetime
+    entries: int
+    checksum: str
+    segments: tuple[Segment, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AddBatch:
+    """Up to `BATCH_ROWS` validated entries, by column.
+
+    `ids` is (n,) bytes; `masks` (n,) the algorithms each entry has; `sizes` (n,) in bytes or
+    `NO_SIZE`; `category_codes` (n,) index `categories`. `digests[a]` is a pair: the digests of
+    algorithm `a` as (m, digest_bytes) and the (m,) rows they belong to.
+    """
+
+    ids: Strings
+    masks: Uint8
+    sizes: Uint64
+    categories: tuple[str, ...]
+    category_codes: Uint8
+    digests: dict[Algorithm, tuple[Uint8, Uint32]]
+
+
+def target_name(list_name: str, file_name: str) -> str:
+    """Return the TUF target name of a list's file."""
+    return f"lists/{list_name}/{file_name}"
+
+
+def parse_index(data: bytes, list_name: str) -> ListIndex:
+    """Parse and validate the `index.json` of `list_name`.
+
+    Raises:
+        VerificationError: a rule of the format is broken.
+    """
+    what = f"index of list {list_name}"
+    if len(data) > MAX_INDEX_BYTES:
+        raise VerificationError(f"{what} is too large: {len(data)} bytes")
+    try:
+        document = json.loads(data.decode("utf-8"), object_pairs_hook=_no_duplicate_keys)
+        index = msgspec.convert(document, ListIndex, strict=False)
+        # `strict=False` is for the date alone; numbers as strings are still refused below.
+        _require_json_types(document)
+    except (ValueError, RecursionError) as error:  # msgspec.ValidationError is a ValueError
+        raise VerificationError(f"{what} is not valid: {error}") from error
+    if index.format != FORMAT:
+        raise VerificationError(
+            f"{what} has format {index.format!r}, this client reads {FORMAT!r}",
+            hint="a newer hashclient may be needed",
+        )
+    if index.list != list_name:
+        raise VerificationError(f"{what} is the index of list {index.list!r}")
+    if index.published_at.tzinfo is None:
+        raise VerificationError(f"{what} has a published_at without a time zone")
+    if not 1 <= index.generation <= MAX_GENERATION:
+        raise VerificationError(f"{what} has generation {index.generation}")
+    if len(index.segments) > MAX_SEGMENTS:
+        raise VerificationError(f"{what} names {len(index.segments)} segments")
+    if len(index.checksum) != 16 or set(index.checksum) - set("0123456789abcdef"):
+        raise VerificationError(f"{what} has a malformed checksum")
+    _check_segments(index, what)
+    return index
+
+
+def _check_segments(index: ListIndex, what: str) -> None:
+    previous_last, previous_range, names = 0, (0, 0), set()
+    added = withdrawn = 0
+    for segment in index.segments:
+        where = f"{what}: segment {segment.name!r}"
+        if not is_name(segment.name) or segment.name in names:
+            raise VerificationError(f"{where}: name is not allowed or not unique")
+        names.add(segment.name)
+        if not 1 <= segment.entries <= MAX_SEGMENT_ENTRIES:
+            raise VerificationError(f"{where}: entry count {segment.entries} is out of range")
+        if not 1 <= segment.first <= segment.last <= index.generation:
+            raise VerificationError(f"{where}: generations are out of range")
+        same_range = (segment.first, segment.last) == previous_range
+        if not same_range and segment.first <= previous_last:
+            raise VerificationError(f"{where}: generations are out of order")
+        previous_last, previous_range = segment.last, (segment.first, segment.last)
+        if segment.kind == "add":
+            added += segment.entries
+        else:
+            withdrawn += segment.entries
+    if added > MAX_LIST_ENTRIES:
+        raise VerificationError(f"{what}: {added} entries are more than {MAX_LIST_ENTRIES}")
+    if index.entries != added - withdrawn:
+        raise VerificationError(
+            f"{what}: {index.entries} live entries, but segments add {added}"
+            f" and withdraw {withdrawn}"
+        )
+
+
+def encode_index(index: ListIndex) -> bytes:
+    """Return the bytes of `index.json`; `parse_index` gives `index` back."""
+    return msgspec.json.format(msgspec.json.encode(index), indent=1) + b"\n"
+
+
+def entry_hashes(ids: Strings) -> Uint64:
+    """Return the 64-bit hash of each entry id, the summand of a list's checksum.
+
+    Defined by `docs/format.md`: the id's bytes in little-endian words of eight, the last padded
+    with zeros; for each word, h = mix(h XOR word) from h = 0, where mix is the finaliser of
+    SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014). It is
+    no protection against forgery, which signatures give; it finds a state that has drifted.
+    """
+    width = -(-max(ids.dtype.itemsize, 1) // 8) * 8
+    words = ids.astype(f"S{width}").view("<u8").reshape(len(ids), width // 8)
+    h = np.zeros(len(ids), np.uint64)
+    for column in words.T:
+        z = h ^ column
+        z ^= z >> np.uint64(30)
+        z *= np.uint64(0xBF58476D1CE4E5B9)
+        z ^= z >> np.uint64(27)
+        z *= np.uint64(0x94D049BB133111EB)
+        z ^= z >> np.uint64(31)
+        # An id holds no NUL, so a word of zero lies beyond its end.
+        h = np.where(column != 0, z, h)
+    return h
+
+
+def checksum_of(hashes: Uint64) -> int:
+    """Return the sum of entry hashes modulo 2**64."""
+    return int(hashes.sum(dtype=np.uint64))
+
+
+def add_schema() -> pa.Schema:
+    """Return the Arrow schema of an `add` segment."""
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            pa.field("entry_id", pa.string(), nullable=False),
+            pa.field("md5", pa.binary(16)),
+            pa.field("sha1", pa.binary(20)),
+            pa.field("sha256", pa.binary(32)),
+            pa.field("size", pa.int64()),
+            pa.field("category", pa.string(), nullable=False),
+            pa.field("added", pa.timestamp("ms", tz="UTC")),
+        ]
+    )
+
+
+def withdraw_schema() -> pa.Schema:
+    """Return the Arrow schema of a `withdraw` segment."""
+    import pyarrow as pa
+
+    return pa.schema([pa.field("entry_id", pa.string(), nullable=False)])
+
+
+def encode_segment(table: pa.Table) -> bytes:
+    """Return the Parquet bytes of a segment; `table` has one of the two schemas."""
+    import pyarrow.parquet as pq
+
+    out = io.BytesIO()
+    # Digests do not compress and dictionaries of them only cost; categories do both well.
+    pq.write_table(
+        table,
+        out,
+        compression="zstd",
+        use_dictionary=["category"] if "category" in table.column_names else False,
+        write_statistics=False,
+        row_group_size=BATCH_ROWS,
+        store_schema=False,
+    )
+    return out.getvalue()
+
+
+def parse_add_segment(data: bytes, segment: Segment) -> Iterator[AddBatch]:
+    """Decode an `add` segment in batches of validated columns.
+
+    Raises:
+        VerificationError: a rule of the format is broken, also while iterating.
+    """
+    what = f"segment {segment.name}"
+    for batch in _read_batches(data, segment, add_schema(), what):
+        yield _add_batch(batch, what)
+
+
+def parse_withdraw_segment(data: bytes, segment: Segment) -> Iterator[Strings]:
+    """Decode a `withdraw` segment in batches of entry ids.
+
+    Raises:
+        VerificationError: as `parse_add_segment`.
+    """
+    what = f"segment {segment.name}"
+    for batch in _read_batches(data, segment, withdraw_schema(), what):
+        yield _entry_ids(batch.column("entry_id"), what)
+
+
+def _read_batches(
+    data: bytes, segment: Segment, schema: pa.Schema, what: str
+) -> Iterator[pa.RecordBatch]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = 0
+    try:
+        file = pq.ParquetFile(pa.BufferReader(data), arrow_extensions_enabled=False)
+        if file.metadata.num_rows != segment.entries:
+            raise VerificationError(
+                f"{what} has {file.metadata.num_rows} rows, the index says {segment.entries}"
+            )
+        _check_columns(file, schema, what)
+        for batch in file.iter_batches(BATCH_ROWS, use_threads=False):
+            rows += batch.num_rows
+            if rows > segment.entries:
+                raise VerificationError(f"{what} has more rows than it says")
+            yield pa.RecordBatch.from_arrays(
+                [batch.column(field.name).cast(field.type) for field in schema], schema=schema
+            )
+    except (pa.ArrowException, OSError, KeyError, UnicodeDecodeError) as error:
+        raise VerificationError(f"{what} is not a valid Parquet file: {error}") from error
+    if rows != segment.entries:
+        raise VerificationError(f"{what} has {rows} rows, the index says {segment.entries}")
+
+
+def _check_columns(file: pq.ParquetFile, schema: pa.Schema, what: str) -> None:
+    """Check the Parquet types, which every writer can set, rather than Arrow's."""
+    import pyarrow as pa
+
+    expected: dict[str, tuple[str, int | None]] = {}
+    for field in schema:
+        if pa.types.is_fixed_size_binary(field.type):
+            expected[field.name] = ("FIXED_LEN_BYTE_ARRAY", field.type.byte_width)
+        elif pa.types.is_string(field.type):
+            expected[field.name] = ("BYTE_ARRAY", None)
+        else:
+            expected[field.name] = ("INT64", None)
+    columns = [file.schema.column(i) for i in range(len(file.schema))]
+    found = {
+        c.path: (c.physical_type, c.length if c.physical_type.startswith("FIXED") else None)
+        for c in columns
+    }
+    if len(found) != len(columns) or found != expected:
+        raise VerificationError(f"{what} does not have the columns and types of the format")
+
+
+def _add_batch(batch: pa.RecordBatch, what: str) -> AddBatch:
+    import pyarrow.compute as pc
+
+    count = batch.num_rows
+    ids = _entry_ids(batch.column("entry_id"), what)
+    masks = np.zeros(count, np.uint8)
+    digests: dict[Algorithm, tuple[Uint8, Uint32]] = {}
+    for algorithm in Algorithm:
+        column = batch.column(algorithm.label)
+        if column.null_count == count:
+            continue
+        if column.null_count:
+            rows = np.flatnonzero(pc.is_valid(column).to_numpy(zero_copy_only=False))
+            column = column.drop_null()
+        else:
+            rows = np.arange(count)
+        masks[rows] |= np.uint8(algorithm)
+        digests[algorithm] = (
+            _fixed_width(column, algorithm.digest_bytes),
+            rows.astype(np.uint32),
+        )
+    if not masks.all():
+        raise VerificationError(f"{what} has an entry without a digest")
+    size_column = batch.column("size")
+    signed = size_column.fill_null(-1).to_numpy()
+    known = pc.is_valid(size_column).to_numpy(zero_copy_only=False)
+    if (signed[known] < 0).any():
+        raise VerificationError(f"{what} has an entry with a negative size")
+    sizes = signed.astype(np.uint64)  # -1, the missing ones, becomes NO_SIZE
+    categories, codes = _categories(batch.column("category"), what)
+    return AddBatch(ids, masks, sizes, categories, codes, digests)
+
+
+def _fixed_width(column: pa.Array, width: int) -> Uint8:
+    """View the values of a column without nulls as (n, width) bytes, without a copy."""
+    buffer = column.buffers()[-1]
+    flat = np.frombuffer(buffer, np.uint8, len(column) * width, column.offset * width)
+    return flat.reshape(len(column), width)
+
+
+def _entry_ids(column: pa.Array, what: str) -> Strings:
+    """Return entry ids as a fixed-width array, after checking each of them."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if column.null_count:
+        raise VerificationError(f"{what} has an entry without an id")
+    lengths = pc.binary_length(column)
+    bounds = pc.min_max(lengths).as_py()
+    if bounds["min"] < 1 or bounds["max"] > MAX_ENTRY_ID_BYTES:
+        raise VerificationError(f"{what} has an entry id that is empty or too long")
+    width = bounds["max"]
+    padded = pc.ascii_rpad(column, width, padding="\0").cast(pa.binary()).cast(pa.binary(width))
+    matrix = _fixed_width(padded, width)
+    allowed = _ID_BYTES[matrix]
+    if not allowed.all() or ((matrix[:, :-1] == 0) & (matrix[:, 1:] != 0)).any():
+        raise VerificationError(f"{what} has an entry id with a character that is not allowed")
+    ids = matrix.reshape(-1).view(f"S{width}")
+    length_array = lengths.to_numpy()
+    for digest_width in (32, 40, 64):
+        rows = np.flatnonzero(length_array == digest_width)
+        if rows.size and _HEX_BYTES[matrix[rows, :digest_width]].all(axis=1).any():
+            raise VerificationError(
+                f"{what} has an entry id that looks like a digest",
+                hint="ids are kept in the clear; the provider has to choose others",
+            )
+    return ids
+
+
+def _categories(column: pa.Array, what: str) -> tuple[tuple[str, ...], Uint8]:
+    if column.null_count:
+        raise VerificationError(f"{what} has an entry without a category")
+    encoded = column.dictionary_encode()
+    names = tuple(encoded.dictionary.to_pylist())
+    if len(names) > MAX_CATEGORIES:
+        raise VerificationError(f"{what} has {len(names)} categories")
+    for name in names:
+        if not is_category(name):
+            raise VerificationError(f"{what} has a category that is not allowed")
+    return names, encoded.indices.to_numpy().astype(np.uint8)
+
+
+def is_category(text: str) -> bool:
+    """Tell whether `text` may be a category: a name of at most 31 characters."""
+    return len(text) <= MAX_CATEGORY_BYTES and is_name(text)
+
+
+def is_entry_id(text: str) -> bool:
+    """Tell whether `text` may be an entry id."""
+    if not text.isascii() or not 1 <= len(text) <= MAX_ENTRY_ID_BYTES or "\0" in text:
+        return False
+    raw = np.frombuffer(text.encode(), np.uint8)
+    if not _ID_BYTES[raw].all():
+        return False
+    return len(text) not in (32, 40, 64) or not bool(_HEX_BYTES[raw].all())
+
+
+def _byte_table(characters: bytes) -> npt.NDArray[np.bool_]:
+    table = np.zeros(256, np.bool_)
+    table[list(characters)] = True
+    return table
+
+
+_LETTERS = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+#: NUL is here as the padding of fixed-width ids; inside an id it is refused.
+_ID_BYTES = _byte_table(_LETTERS + b"0123456789._:-\0")
+_HEX_BYTES = _byte_table(b"0123456789abcdefABCDEF")
+
+
+def _no_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) != len(pairs):
+        raise ValueError("an object has the same key twice")
+    return document
+
+
+def _require_json_types(document: Any) -> None:
+    """Refuse what `strict=False` would coerce: numbers given as text, flags given as numbers."""
+    numbers = [document["generation"], document["entries"]]
+    for segment in document["segments"]:
+        numbers += [segment["entries"], segment["first"], segment["last"]]
+    if not all(type(n) is int for n in numbers):
+        raise ValueError("a number is not an integer")

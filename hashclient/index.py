@@ -1,0 +1,418 @@
+"""The sealed index of a list, for readers: open it, ask which digests matter, look tags up.
+
+An index is a manifest and a few immutable runs of sorted, memory-mapped arrays. A reader opens
+what the manifest names and never waits for a writer. `indexwrite` makes runs and manifests.
+
+A run is one file: magic, length of a JSON header, header, then sections, each aligned to 64 bytes
+and named by the header with type, offset from the first and count:
+
+    masks, categories        one byte an entry, in row order: entries with a size first, by size
+    sizes                    the sizes of the first rows, ascending (u32, or u64 if it must be)
+    ids                      entry ids, fixed width
+    id.hash, id.row          hashes of the ids, ascending, and their rows
+    md5.hi, md5.lo, md5.row  tags, ascending by their first word, and their rows; so for each algorithm
+    dead.<run>               rows of an older run that this one withdraws, ascending
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from hashclient.errors import StateError
+from hashclient.fsio import printable, state_error
+from hashclient.hashlist import NO_SIZE, Strings, Uint8, Uint32, Uint64
+from hashclient.model import Algorithm, Hit
+
+RUN_MAGIC = b"hcrun\x00\x01\n"
+MANIFEST_NAME = "manifest.json"
+REBUILD_HINT = "run `hashclient fetch` to build it again"
+MANIFEST_FORMAT = "hashclient-index/1"
+ALIGNMENT = 64
+#: Sizes whose plan is remembered by an open index; bounds its memory on trees of many sizes.
+_PLAN_CACHE_SIZES = 1 << 16
+
+
+class DamagedError(StateError):
+    """An index is not what a writer left; `fetch` builds it again."""
+
+
+class RunRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A run as the manifest names it; `length` is the file's, in bytes."""
+
+    name: str
+    length: int
+    entries: int
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One generation of one list, as it is on disk; replaced as a whole by one rename.
+
+    `expires` is the earliest expiry of the metadata that vouched for it. `index_hash` is the
+    signed hash of the `index.json` it was made from. `with_digest` counts live entries by
+    algorithm, `with_size` those with a size.
+    """
+
+    format: str
+    list: str
+    provider: str
+    generation: int
+    published_at: datetime
+    fetched_at: datetime
+    checked_at: datetime
+    expires: datetime
+    entries: int
+    checksum: str
+    with_digest: dict[str, int]
+    with_size: int
+    key_id: str
+    index_hash: str
+    runs: tuple[RunRef, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Rows found by a lookup, as parallel arrays: query number, run number, row."""
+
+    queries: npt.NDArray[np.intp]
+    runs: npt.NDArray[np.intp]
+    rows: npt.NDArray[np.intp]
+
+
+class Run:
+    """One memory-mapped run."""
+
+    def __init__(self, path: Path, *, length: int | None = None) -> None:
+        """Map `path`.
+
+        Raises:
+            FileNotFoundError: it is gone (a writer has replaced it since the manifest was read).
+            StateError: it is not a run, or not of `length`.
+        """
+        self.name = path.name
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                actual = os.fstat(fd).st_size
+                if actual < 16 or (length is not None and actual != length):
+                    raise DamagedError(
+                        f"index file has {actual} bytes, not {length}: {printable(path)}",
+                        hint=REBUILD_HINT,
+                    )
+                self._map = mmap.mmap(fd, actual, access=mmap.ACCESS_READ)
+            finally:
+                os.close(fd)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise state_error("cannot read index file", path, error) from error
+        try:
+            self._parse_header(actual)
+        except (ValueError, KeyError, TypeError) as error:
+            raise DamagedError(
+                f"index file is damaged: {printable(path)}", hint=REBUILD_HINT
+            ) from error
+
+    def _parse_header(self, actual: int) -> None:
+        if self._map[:8] != RUN_MAGIC:
+            raise ValueError("magic")
+        end = 16 + int.from_bytes(self._map[8:16], "little")
+        header = json.loads(self._map[16:end])
+        self.count: int = header["count"]
+        self.category_names: list[str] = header["categories"]
+        self._sections: dict[str, npt.NDArray[np.generic]] = {}
+        start = aligned(end)
+        for name, dtype, offset, count in header["sections"]:
+            kind = np.dtype(dtype)
+            if offset < 0 or count < 0 or start + offset + count * kind.itemsize > actual:
+                raise ValueError(name)
+            self._sections[name] = np.frombuffer(self._map, kind, count, start + offset)
+        self.masks: Uint8 = self._sections["masks"].view(np.uint8)
+        self.categories: Uint8 = self._sections["categories"].view(np.uint8)
+        self.sizes: npt.NDArray[np.unsignedinteger[npt.NBitBase]] = self._sections["sizes"]  # type: ignore[assignment]
+        self.ids: Strings = self._sections["ids"]  # type: ignore[assignment]
+        #: The distinct algorithm masks of the entries without a size, as a set of bits.
+        self.unsized_masks: int = header["unsized_masks"]
+        #: The distinct masks of the entries with one; a plan looks closer only if it has to.
+        self.sized_masks: int = header["sized_masks"]
+
+    def section(self, name: str) -> npt.NDArray[np.generic] | None:
+        """Return section `name`, or None if the run has none."""
+        return self._sections.get(name)
+
+    def dead_sections(self) -> dict[str, Uint32]:
+        """Return the rows of older runs that this run withdraws, by the name of the run."""
+        return {
+            name.removeprefix("dead."): rows.view(np.uint32)
+            for name, rows in self._sections.items()
+            if name.startswith("dead.")
+        }
+
+    def size_of(self, row: int) -> int | None:
+        """Return the size of the entry at `row` in bytes, None if it has none."""
+        return int(self.sizes[row]) if row < len(self.sizes) else None
+
+    def masks_of_size(self, size: int) -> int:
+        """Return the set of algorithm masks of the entries of `size` bytes, as bits."""
+        dtype = self.sizes.dtype
+        if size > np.iinfo(dtype).max:
+            return 0
+        key = dtype.type(size)
+        low = int(self.sizes.searchsorted(key, "left"))
+        high = int(self.sizes.searchsorted(key, "right"))
+        if low == high:
+            return 0
+        if self.sized_masks & (self.sized_masks - 1) == 0:
+            return self.sized_masks  # only one mask in the whole run
+        return mask_set(self.masks[low:high])
+
+    def find(self, prefix: str, keys: Uint64) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+        """Return (query, position) pairs where sorted section `prefix` equals `keys`.
+
+        A key that occurs several times gives several pairs. `keys` should be ascending if many:
+        then neighbours share their way through the array.
+        """
+        column = self._sections.get(prefix)
+        if column is None or not len(column):
+            return _NOTHING, _NOTHING
+        position = column.searchsorted(keys)
+        limit = len(column)
+        queries = np.flatnonzero(position < limit)
+        position = position[queries]
+        found_queries, found_positions = [], []
+        while len(queries):
+            equal = column[position] == keys[queries]
+            queries, position = queries[equal], position[equal]
+            found_queries.append(queries)
+            found_positions.append(position)
+            position = position + 1
+            inside = position < limit
+            queries, position = queries[inside], position[inside]
+        if not found_queries:
+            return _NOTHING, _NOTHING
+        return np.concatenate(found_queries), np.concatenate(found_positions)
+
+
+def aligned(offset: int) -> int:
+    """Round `offset` up to the alignment of sections."""
+    return -(-offset // ALIGNMENT) * ALIGNMENT
+
+
+_NOTHING: npt.NDArray[np.intp] = np.zeros(0, np.intp)
+
+
+class RunSet:
+    """Runs, oldest first, seen as one set of entries: what later ones withdraw is left out."""
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        """Join runs and what later runs say of older ones."""
+        self.runs = list(runs)
+        number = {run.name: i for i, run in enumerate(runs)}
+        dead: list[list[Uint32]] = [[] for _ in runs]
+        for run in runs:
+            for name, rows in run.dead_sections().items():
+                if name in number:
+                    dead[number[name]].append(rows)
+        self.dead = [np.sort(np.concatenate(rows)) if rows else _NO_ROWS for rows in dead]
+        self._unsized = 0
+        for run in runs:
+            self._unsized |= run.unsized_masks
+        self._plans: dict[int, int] = {}
+
+    def masks_of_size(self, size: int | None) -> int:
+        """Return the set of algorithm masks that an input of `size` bytes could still match.
+
+        Bit m-1 stands for entries with algorithm mask m. Zero says that nothing can match, so
+        nothing need be read (DESIGN: an entry with a size rules out every other size). An unknown
+        size rules out nothing. Withdrawn entries may still count: that costs work, not truth.
+        """
+        if size is None:
+            every = self._unsized
+            for run in self.runs:
+                every |= run.sized_masks
+            return every
+        plan = self._plans.get(size)
+        if plan is None:
+            plan = self._unsized
+            for run in self.runs:
+                plan |= run.masks_of_size(size)
+            if len(self._plans) >= _PLAN_CACHE_SIZES:
+                self._plans.clear()
+            self._plans[size] = plan
+        return plan
+
+    def find(self, algorithm: Algorithm, tags: Uint64) -> Found:
+        """Look up (n, 2) tags; return every live row that has one of them."""
+        high = tags[:, 0]
+        if len(high) > 1:
+            order = np.argsort(high)
+            high = high[order]
+        else:
+            order = np.zeros(len(high), np.intp)
+        parts: list[tuple[npt.NDArray[np.intp], ...]] = []
+        for number, run in enumerate(self.runs):
+            queries, positions = run.find(f"{algorithm.label}.hi", high)
+            if not len(queries):
+                continue
+            queries = order[queries]
+            low = run.section(f"{algorithm.label}.lo")
+            rows = run.section(f"{algorithm.label}.row")
+            assert low is not None and rows is not None
+            equal = low[positions] == tags[queries, 1]
+            queries, found = queries[equal], rows[positions[equal]].astype(np.intp)
+            live = ~self._is_dead(number, found)
+            queries, found = queries[live], found[live]
+            parts.append((queries, np.full(len(queries), number, np.intp), found))
+        if not parts:
+            return Found(_NOTHING, _NOTHING, _NOTHING)
+        return Found(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+    def find_ids(self, ids: Strings, hashes: Uint64) -> Found:
+        """Look up entry ids by their `entry_hashes`; return every live row that has one."""
+        order = np.argsort(hashes)
+        ordered = hashes[order]
+        parts: list[tuple[npt.NDArray[np.intp], ...]] = []
+        for number, run in enumerate(self.runs):
+            queries, positions = run.find("id.hash", ordered)
+            if not len(queries):
+                continue
+            queries = order[queries]
+            row_section = run.section("id.row")
+            assert row_section is not None
+            rows = row_section[positions].astype(np.intp)
+            keep = (run.ids[rows] == ids[queries]) & ~self._is_dead(number, rows)
+            queries, rows = queries[keep], rows[keep]
+            parts.append((queries, np.full(len(queries), number, np.intp), rows))
+        if not parts:
+            return Found(_NOTHING, _NOTHING, _NOTHING)
+        return Found(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+    def _is_dead(self, number: int, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
+        dead = self.dead[number]
+        if not len(dead):
+            return np.zeros(len(rows), np.bool_)
+        position = dead.searchsorted(rows)
+        position[position == len(dead)] = 0
+        is_dead: npt.NDArray[np.bool_] = dead[position] == rows
+        return is_dead
+
+
+class Index(RunSet):
+    """One list, open for lookups. Use it from one process; opening it again is cheap."""
+
+    def __init__(self, manifest: Manifest, runs: Sequence[Run]) -> None:
+        """Join the runs that `manifest` names."""
+        super().__init__(runs)
+        self.manifest = manifest
+
+    def hits(
+        self, found: dict[Algorithm, set[tuple[int, int]]], available: int, size: int | None
+    ) -> list[Hit]:
+        """Judge one input against every entry that one of its digests hit.
+
+        `found` has the (run, row) pairs by algorithm, `available` the mask of the algorithms
+        whose digests of the input are known, `size` the input's bytes if known. An entry of
+        another size is ruled out. A hit is complete when all digests that both have agree.
+        """
+        hits = []
+        for number, row in sorted(set().union(*found.values())):
+            run = self.runs[number]
+            entry_size = run.size_of(row)
+            if size is not None and entry_size is not None and entry_size != size:
+                continue
+            agreed = 0
+            for algorithm, rows in found.items():
+                if (number, row) in rows:
+                    agreed |= algorithm
+            hits.append(
+                Hit(
+                    list_name=self.manifest.list,
+                    entry=bytes(run.ids[row]).decode("ascii"),
+                    category=run.category_names[run.categories[row]],
+                    generation=self.manifest.generation,
+                    algorithms=Algorithm.in_mask(agreed),
+                    complete=agreed == int(run.masks[row]) & available,
+                )
+            )
+        return hits
+
+
+_NO_ROWS: Uint32 = np.zeros(0, np.uint32)
+
+
+def mask_set(masks: Uint8) -> int:
+    """Return the distinct values (1..7) of `masks` as a set: bit m-1 for mask m."""
+    present = np.bincount(masks, minlength=8)
+    return sum(1 << (m - 1) for m in range(1, 8) if present[m])
+
+
+def load_manifest(directory: Path) -> Manifest | None:
+    """Read the manifest in a list's folder; None if there is none.
+
+    Raises:
+        StateError: it is damaged or cannot be read.
+    """
+    path = directory / MANIFEST_NAME
+    try:
+        manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise state_error("cannot read", path, error) from error
+    except ValueError as error:
+        raise DamagedError(f"manifest is damaged: {printable(path)}", hint=REBUILD_HINT) from error
+    if manifest.format != MANIFEST_FORMAT:
+        raise DamagedError(
+            f"manifest has format {manifest.format!r}: {printable(path)}", hint=REBUILD_HINT
+        )
+    return manifest
+
+
+def open_index(directory: Path) -> Index | None:
+    """Open the index in a list's folder; None if the list was never fetched.
+
+    A writer may switch generations and sweep the old runs between the reading of the manifest and
+    the opening of a run; then the new manifest is there, and reading it again succeeds.
+
+    Raises:
+        StateError: it is damaged, or belongs to no key.
+    """
+    for _ in range(8):
+        manifest = load_manifest(directory)
+        if manifest is None:
+            return None
+        try:
+            return open_manifest(directory, manifest)
+        except FileNotFoundError:
+            continue
+    raise DamagedError(
+        f"the runs that the manifest names are missing: {printable(directory)}", hint=REBUILD_HINT
+    )
+
+
+def open_manifest(directory: Path, manifest: Manifest) -> Index:
+    """Open the runs that `manifest` names.
+
+    Raises:
+        FileNotFoundError: a run is gone.
+        StateError: a run is damaged or cannot be read.
+    """
+    runs = [Run(directory / ref.name, length=ref.length) for ref in manifest.runs]
+    return Index(manifest, runs)
+
+
+def lists_on_disk(lists_dir: Path) -> list[str]:
+    """Return the names of the lists that have a manifest, sorted."""
+    try:
+        return sorted(p.parent.name for p in lists_dir.glob(f"*/{MANIFEST_NAME}"))
+    except OSError as error:
+        raise state_error("cannot read", lists_dir, error) from error

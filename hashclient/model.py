@@ -1,0 +1,124 @@
+"""The values that the rest of the project speaks in: algorithms, hits, outcomes, summaries.
+
+All are frozen. Nothing here does I/O or knows a format.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+#: Names of lists, providers, roles and parts of target names. Target names go into URLs
+#: unescaped, so nothing that a URL or a file system could read as something else is allowed.
+NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+
+
+def is_name(text: str) -> bool:
+    """Tell whether `text` may name a list, a provider or a part of a target path."""
+    return NAME_PATTERN.fullmatch(text) is not None and ".." not in text
+
+
+class Algorithm(enum.IntEnum):
+    """A digest algorithm; its value is its bit in an entry's mask of algorithms."""
+
+    MD5 = 1
+    SHA1 = 2
+    SHA256 = 4
+
+    @property
+    def label(self) -> str:
+        """The name used in files, options and output: `md5`, `sha1`, `sha256`."""
+        return self.name.lower()
+
+    @property
+    def digest_bytes(self) -> int:
+        """Length of a digest in bytes."""
+        return _DIGEST_BYTES[self]
+
+    @classmethod
+    def from_label(cls, label: str) -> Algorithm:
+        """Return the algorithm called `label`.
+
+        Raises:
+            KeyError: there is none of that name.
+        """
+        return _BY_LABEL[label]
+
+    @classmethod
+    def in_mask(cls, mask: int) -> tuple[Algorithm, ...]:
+        """Return the algorithms whose bits are set in `mask`, in ascending order."""
+        return _BY_MASK[mask]
+
+
+_DIGEST_BYTES = {Algorithm.MD5: 16, Algorithm.SHA1: 20, Algorithm.SHA256: 32}
+_BY_LABEL = {a.label: a for a in Algorithm}
+_BY_MASK = tuple(tuple(a for a in Algorithm if mask & a) for mask in range(8))
+
+
+def mask_of(algorithms: Iterable[Algorithm]) -> int:
+    """Return the mask with the bits of `algorithms` set."""
+    mask = 0
+    for algorithm in algorithms:
+        mask |= algorithm
+    return mask
+
+
+class Kind(enum.StrEnum):
+    """How an input ends. There is no sixth way."""
+
+    CLEAN = "clean"
+    MATCH = "match"
+    CONFLICT = "conflict"
+    SKIPPED = "skipped"
+    UNREAD = "unread"
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One entry that an input agrees with in at least one digest.
+
+    `algorithms` are those whose digests agree. `complete` is True when every digest that both
+    the entry and the input have agrees: a match; otherwise the digests of the entry disagree.
+    """
+
+    list_name: str
+    entry: str
+    category: str
+    generation: int
+    algorithms: tuple[Algorithm, ...]
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one input.
+
+    `path` is decoded with surrogateescape, so `os.fsencode` gives back its bytes. `size` is in
+    bytes, None where it is not known. `digests` holds what was computed and is shown only when
+    the user asks for it. `origin` says where an input without a path came from, for logs, which
+    never hold a digest.
+    """
+
+    kind: Kind
+    path: str
+    size: int | None = None
+    reason: str | None = None
+    hits: tuple[Hit, ...] = ()
+    digests: dict[Algorithm, bytes] = field(default_factory=dict)
+    origin: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ListState:
+    """What a scan or `status` says of one list it used."""
+
+    name: str
+    generation: int
+    expires: datetime
+    fresh: bool

@@ -1,0 +1,273 @@
+"""Worker processes: tasks go out, results come back, and nothing is lost when one dies.
+
+Workers are forked with the lists already mapped, so they start at once and share the pages. The
+parent walks only when a worker has room, which keeps memory flat. Messages are msgpack with paths
+as bytes. A worker that dies turns the files it had into unread ones and is replaced.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+
+import msgspec
+
+from hashclient.check import Checker, TaskResult
+from hashclient.errors import StateError
+from hashclient.model import Algorithm, Hit, Kind, Outcome
+from hashclient.walk import Group, Task, join
+
+#: Tasks that wait at a worker, so that it never waits for the parent.
+TASKS_AHEAD = 2
+#: Bytes of a large file between two notes of progress.
+PROGRESS_BYTES = 32 << 20
+#: How often workers are replaced before something is held to be wrong with the machine.
+MAX_REPLACED = 16
+WORKER_DIED = "the worker process that was checking it died"
+
+
+class _WireGroup(msgspec.Struct, array_like=True):
+    directory: bytes
+    names: bytes  # joined by NUL, which no name holds
+    follow: bool
+
+
+class _WireOutcome(msgspec.Struct, array_like=True):
+    kind: str
+    path: bytes
+    size: int | None
+    reason: str | None
+    hits: list[tuple[str, str, str, int, int, bool]]
+    digests: dict[int, bytes]
+
+
+class _WireResult(msgspec.Struct, array_like=True):
+    clean: int
+    files_read: int
+    bytes_read: int
+    outcomes: list[_WireOutcome]
+    deferred: list[_WireGroup]
+
+
+_decode_task = msgspec.msgpack.Decoder(list[_WireGroup]).decode
+_decode_message = msgspec.msgpack.Decoder(int | _WireResult).decode
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def _pack_task(task: Task) -> list[_WireGroup]:
+    return [
+        _WireGroup(os.fsencode(g.directory), os.fsencode("\0".join(g.names)), g.follow)
+        for g in task
+    ]
+
+
+def _unpack_task(groups: list[_WireGroup]) -> Task:
+    return [
+        Group(os.fsdecode(g.directory), os.fsdecode(g.names).split("\0"), g.follow) for g in groups
+    ]
+
+
+def _pack_result(result: TaskResult) -> _WireResult:
+    outcomes = [
+        _WireOutcome(
+            str(o.kind),
+            os.fsencode(o.path),
+            o.size,
+            o.reason,
+            [
+                (h.list_name, h.entry, h.category, h.generation, sum(h.algorithms), h.complete)
+                for h in o.hits
+            ],
+            {int(a): d for a, d in o.digests.items()},
+        )
+        for o in result.outcomes
+    ]
+    return _WireResult(
+        result.clean,
+        result.files_read,
+        result.bytes_read,
+        outcomes,
+        _pack_task(result.deferred),
+    )
+
+
+def _unpack_result(wire: _WireResult) -> TaskResult:
+    outcomes = [
+        Outcome(
+            Kind(o.kind),
+            os.fsdecode(o.path),
+            o.size,
+            o.reason,
+            tuple(
+                Hit(name, entry, category, generation, Algorithm.in_mask(mask), complete)
+                for name, entry, category, generation, mask, complete in o.hits
+            ),
+            {Algorithm(a): d for a, d in o.digests.items()},
+        )
+        for o in wire.outcomes
+    ]
+    deferred = _unpack_task(wire.deferred)
+    return TaskResult(wire.clean, wire.files_read, wire.bytes_read, outcomes, deferred)
+
+
+#: Makes a worker's checker; the argument is called with the bytes read of large files.
+MakeChecker = Callable[[Callable[[int], None]], Checker]
+
+
+def _work(connection: Connection, parent_ends: list[Connection], make: MakeChecker) -> None:
+    """Serve tasks until the parent closes its end."""
+    # The terminal sends Ctrl-C to the whole group; the parent decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for end in parent_ends:
+        end.close()
+    unsaid = 0
+
+    def on_bytes(count: int) -> None:
+        nonlocal unsaid
+        unsaid += count
+        if unsaid >= PROGRESS_BYTES:
+            connection.send_bytes(_encode(unsaid))
+            unsaid = 0
+
+    checker = make(on_bytes)
+    try:
+        while True:
+            task = _unpack_task(_decode_task(connection.recv_bytes()))
+            connection.send_bytes(_encode(_pack_result(checker.check(task))))
+            unsaid = 0
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return
+
+
+@dataclass(slots=True)
+class _Worker:
+    process: BaseProcess
+    connection: Connection
+    tasks: deque[Task] = field(default_factory=deque)
+
+
+class Pool:
+    """Runs tasks in worker processes; use it as a context manager."""
+
+    def __init__(self, jobs: int, make: MakeChecker) -> None:
+        """Start `jobs` workers, each with a checker from `make`."""
+        self._make = make
+        self._jobs = jobs
+        self._workers: list[_Worker] = []
+        self._replaced = 0
+
+    def __enter__(self) -> Pool:
+        for _ in range(self._jobs):
+            self._start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._workers:
+            worker.connection.close()
+            worker.process.terminate()
+        for worker in self._workers:
+            worker.process.join()
+
+    def _start(self) -> None:
+        # Forking is safe here: the parent has one thread, and the lists are mapped already.
+        context = multiprocessing.get_context("fork")
+        ours, theirs = context.Pipe()
+        ends = [w.connection for w in self._workers] + [ours]
+        process = context.Process(target=_work, args=(theirs, ends, self._make), daemon=True)
+        process.start()
+        theirs.close()
+        self._workers.append(_Worker(process, ours))
+
+    def run(
+        self, tasks: Iterator[Task | Outcome], tick_s: float
+    ) -> Iterator[TaskResult | Outcome | int]:
+        """Yield what `tasks` come to, as it comes, and outcomes among them as they are.
+
+        Numbers are bytes read of large files since the last one, for a progress display; a zero
+        comes at least every `tick_s` seconds.
+
+        Raises:
+            StateError: workers keep dying.
+        """
+        waiting: deque[Task] = deque()
+        walking = True
+        while True:
+            for worker in self._workers:
+                while len(worker.tasks) < TASKS_AHEAD:
+                    if waiting:
+                        self._send(worker, waiting.popleft())
+                        continue
+                    item = next(tasks, None) if walking else None
+                    if item is None:
+                        walking = False
+                        break
+                    if isinstance(item, Outcome):
+                        yield item
+                    else:
+                        self._send(worker, item)
+            busy = {w.connection: w for w in self._workers if w.tasks}
+            if not busy:
+                return
+            ready = wait(list(busy), tick_s)
+            if not ready:
+                yield 0
+            for connection in ready:
+                assert isinstance(connection, Connection)
+                for message in self._receive(busy[connection]):
+                    if isinstance(message, TaskResult):
+                        # A file that was deferred is large: each is a task of its own.
+                        waiting.extend(_single_tasks(message.deferred))
+                        message.deferred = []
+                    yield message
+
+    def _send(self, worker: _Worker, task: Task) -> None:
+        worker.tasks.append(task)
+        try:
+            worker.connection.send_bytes(_encode(_pack_task(task)))
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # it died; reading from it will say so
+
+    def _receive(self, worker: _Worker) -> Iterator[TaskResult | int]:
+        try:
+            message = _decode_message(worker.connection.recv_bytes())
+        except (EOFError, ConnectionResetError):
+            yield self._bury(worker)
+            return
+        if isinstance(message, int):
+            yield message
+        else:
+            worker.tasks.popleft()
+            yield _unpack_result(message)
+
+    def _bury(self, worker: _Worker) -> TaskResult:
+        """Replace a dead worker and return its files as unread."""
+        self._workers.remove(worker)
+        worker.connection.close()
+        worker.process.join()
+        self._replaced += 1
+        if self._replaced > MAX_REPLACED:
+            raise StateError(
+                f"worker processes keep dying (exit code {worker.process.exitcode})",
+                hint="the machine may be out of memory; try fewer --jobs",
+            )
+        self._start()
+        return TaskResult(
+            outcomes=[
+                Outcome(Kind.UNREAD, join(group.directory, name), reason=WORKER_DIED)
+                for task in worker.tasks
+                for group in task
+                for name in group.names
+            ]
+        )
+
+
+def _single_tasks(deferred: Task) -> Iterator[Task]:
+    for group in deferred:
+        yield [group]

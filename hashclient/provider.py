@@ -1,0 +1,393 @@
+"""A provider: makes and changes the repository of signed hash lists that clients fetch.
+
+One repository is one directory: `public/` goes behind a web server, `keys/` stays private and
+`root.json` is handed to clients out of band. Every list has a role and keys of its own; each
+change of a list is one new generation in new, immutable segments. Signing, and how a change
+becomes visible in one instant, is in `provider_keys`; the wire format in `hashlist` and
+`docs/format.md`. One publication holds its encoded segments in memory: some 70 MB a million
+entries with three digests.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from tuf.api.metadata import TOP_LEVEL_ROLE_NAMES, TargetFile
+
+from hashclient.digestfile import read_digests
+from hashclient.errors import LockedError, StateError, UsageError, VerificationError
+from hashclient.fsio import printable, state_error, sweep_temporary, write_atomic, writer_lock
+from hashclient.hashlist import (
+    FORMAT,
+    MAX_LIST_ENTRIES,
+    MAX_SEGMENTS,
+    ListIndex,
+    Uint64,
+    checksum_of,
+    encode_index,
+    entry_hashes,
+    is_entry_id,
+    parse_add_segment,
+    parse_index,
+    parse_withdraw_segment,
+    target_name,
+    withdraw_schema,
+)
+from hashclient.model import is_name
+from hashclient.provider_entries import SEGMENT_ENTRIES, Entries, NewSegment, new_segment
+from hashclient.provider_keys import PUBLIC_MODE, Clock, Keys, KeyStore, Roles, Validity
+
+#: What a repository's directory holds.
+_OWN_NAMES = {"public", "keys", "lock", "root.json"}
+
+_ONE_KEY = Keys()
+_DEFAULT_VALIDITY = Validity()
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What a change made: `changed` entries were added or withdrawn, `live` are now listed."""
+
+    list_name: str
+    generation: int
+    changed: int
+    live: int
+
+
+@dataclass(frozen=True, slots=True)
+class RoleStatus:
+    """One role: the version that is published, until when it is valid, and its keys."""
+
+    name: str
+    version: int
+    expires: datetime
+    keys: int
+    threshold: int
+
+
+@dataclass(frozen=True, slots=True)
+class ListStatus:
+    """One list as it is published."""
+
+    name: str
+    generation: int
+    published_at: datetime
+    live: int
+    segments: int
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """All that is published; `root_sha256` lets a client's operator check the root they got."""
+
+    root_sha256: str
+    roles: tuple[RoleStatus, ...]
+    lists: tuple[ListStatus, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Renewed:
+    """Roles that were signed anew, and roles that are due but whose keys are not here."""
+
+    signed: tuple[str, ...]
+    skipped: tuple[str, ...]
+
+
+class Repository:
+    """The repository in one directory. Each method that writes holds the lock for its time."""
+
+    def __init__(
+        self, directory: Path, *, clock: Clock, validity: Validity = _DEFAULT_VALIDITY
+    ) -> None:
+        """Name a repository; `create` makes it, the other methods find out whether it is there."""
+        self.directory = directory
+        self.public = directory / "public"
+        self.root_file = directory / "root.json"
+        self._clock = clock
+        self._validity = validity
+        self._metadata = self.public / "metadata"
+        self._targets = self.public / "targets"
+        self._keys = KeyStore(directory / "keys")
+
+    def create(self, *, root_keys: Keys = _ONE_KEY) -> None:
+        """Make the repository: keys, roles, no list.
+
+        Raises:
+            UsageError: the directory holds a repository, or something else.
+            StateError: it cannot be written.
+        """
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            # What a killed `create` left may be there.
+            present = {path.name for path in self.directory.iterdir()} - _OWN_NAMES
+            if not present:
+                self._metadata.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise state_error("cannot make repository", self.directory, error) from error
+        if present:
+            raise UsageError(
+                f"directory is not empty: {printable(self.directory)}"
+                f" (there is {printable(min(present))})",
+                hint="a repository has a directory of its own",
+            )
+        with self._locked():
+            if (self._metadata / "timestamp.json").exists():
+                raise UsageError(f"already a repository: {printable(self.directory)}")
+            Roles.create(self._metadata, self._keys, self._clock, self._validity, root_keys)
+
+    def publish(
+        self,
+        list_name: str,
+        sources: Iterable[tuple[str, BinaryIO]],
+        *,
+        list_keys: Keys = _ONE_KEY,
+    ) -> Published:
+        """Add the entries of `sources`, files of digests with their names, as a new generation.
+
+        The first publication of a list makes its role, with `list_keys`. An entry without an id
+        gets `<generation>-<number>`, one without a category `uncategorised`.
+
+        Raises:
+            UsageError: an entry breaks a rule of the format, or its id is on the list; nothing
+                was written.
+            StateError: there is no repository, a key is missing, or a file cannot be written;
+                the old state is still published.
+        """
+        _check_list_name(list_name)
+        self.require()
+        with self._locked():
+            roles = self._load()
+            current = self._current(roles, list_name)
+            live = self._live_hashes(roles, current)
+            entries = Entries(current.generation + 1)
+            for name, stream in sources:
+                for batch in read_digests(stream, name):
+                    entries.add(batch, name)
+            entries.finish()
+            if not entries.segments:
+                raise UsageError("no entries to publish")
+            hashes = entries.hashes()
+            entries.check_unique(hashes, live)
+            if list_name not in roles.lists:
+                roles.add_list(list_name, list_keys)
+                changed = {"targets", list_name}
+            else:
+                changed = {list_name}
+            index = self._next_index(current, entries.segments, entries.rows, checksum_of(hashes))
+            self._write(roles, index, entries.segments, changed)
+            return Published(list_name, index.generation, entries.rows, index.entries)
+
+    def withdraw(self, list_name: str, entry_ids: Sequence[str]) -> Published:
+        """Take entries off a list, as a new generation.
+
+        Raises:
+            UsageError: there is no such list, an id is not on it or is given twice.
+            StateError: as `publish`.
+        """
+        import pyarrow as pa
+
+        self.require()
+        with self._locked():
+            roles = self._load()
+            if list_name not in roles.lists:
+                raise UsageError(f"no such list: {printable(list_name)}")
+            current = self._current(roles, list_name)
+            if not entry_ids:
+                raise UsageError("no entries to withdraw")
+            if wrong := [i for i in entry_ids if not is_entry_id(i)]:
+                position = list(entry_ids).index(wrong[0]) + 1
+                raise UsageError(f"not an entry id: number {position} of those given")
+            if len(set(entry_ids)) != len(entry_ids):
+                twice = next(i for i in entry_ids if entry_ids.count(i) > 1)
+                raise UsageError(f"entry id is given twice: {twice}")
+            hashes = entry_hashes(np.array([i.encode() for i in entry_ids]))
+            unknown = ~np.isin(hashes, self._live_hashes(roles, current))
+            if unknown.any():
+                raise UsageError(
+                    f"entry is not on list {list_name}: {entry_ids[int(np.argmax(unknown))]}"
+                )
+            generation = current.generation + 1
+            table = pa.table([pa.array(entry_ids, pa.string())], schema=withdraw_schema())
+            segments = [
+                new_segment(generation, "withdraw", number, table.slice(start, SEGMENT_ENTRIES))
+                for number, start in enumerate(range(0, len(entry_ids), SEGMENT_ENTRIES))
+            ]
+            index = self._next_index(current, segments, -len(entry_ids), -checksum_of(hashes))
+            self._write(roles, index, segments, {list_name})
+            return Published(list_name, generation, len(entry_ids), index.entries)
+
+    def rotate(self, role: str) -> None:
+        """Replace the keys of `role`: root, targets, snapshot, timestamp or a list.
+
+        Clients follow by themselves. The old keys are removed.
+
+        Raises:
+            UsageError: there is no such role.
+            StateError: as `publish`.
+        """
+        self.require()
+        with self._locked():
+            roles = self._load()
+            if role not in roles.names():
+                raise UsageError(
+                    f"no such role: {printable(role)}", hint=f"roles: {', '.join(roles.names())}"
+                )
+            roles.rotate(role)
+
+    def renew(self) -> Renewed:
+        """Sign the timestamp anew, and whatever is past half of its validity, or expired.
+
+        Raises:
+            StateError: as `publish`.
+        """
+        self.require()
+        with self._locked():
+            signed, skipped = self._load().renew()
+            return Renewed(tuple(signed), tuple(skipped))
+
+    def status(self) -> Status:
+        """Return what is published.
+
+        Raises:
+            StateError: there is no repository, or it is corrupt.
+        """
+        roles = self._load()
+        role_states = []
+        for name in roles.names():
+            signed, (keyids, threshold) = roles.metadata(name).signed, roles.key_policy(name)
+            role_states.append(
+                RoleStatus(name, signed.version, signed.expires, len(keyids), threshold)
+            )
+        indexes = [self._current(roles, name) for name in sorted(roles.lists)]
+        return Status(
+            hashlib.sha256(self._read(self.root_file)).hexdigest(),
+            tuple(role_states),
+            tuple(
+                ListStatus(i.list, i.generation, i.published_at, i.entries, len(i.segments))
+                for i in indexes
+            ),
+        )
+
+    def require(self) -> None:
+        """Check that there is a repository.
+
+        Raises:
+            StateError: there is none.
+        """
+        if not (self._metadata / "timestamp.json").exists():
+            raise StateError(
+                f"not a provider's repository: {printable(self.directory)}",
+                hint="`hashclient provider init` makes one",
+            )
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        try:
+            with writer_lock(self.directory / "lock"):
+                for folder in (self.directory, self._metadata, *self._targets.glob("lists/*")):
+                    sweep_temporary(folder)
+                yield
+        except LockedError as error:
+            raise LockedError(
+                f"another process is changing {printable(self.directory)}",
+                hint="wait until it has finished",
+            ) from error
+
+    def _load(self) -> Roles:
+        self.require()
+        return Roles.load(self._metadata, self._keys, self._clock, self._validity)
+
+    @staticmethod
+    def _read(path: Path) -> bytes:
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise state_error("cannot read", path, error) from error
+
+    def _target_path(self, target: TargetFile) -> Path:
+        folder, _, name = target.path.rpartition("/")
+        return self._targets / folder / f"{target.hashes['sha256']}.{name}"
+
+    def _current(self, roles: Roles, list_name: str) -> ListIndex:
+        """Return the published index of a list; generation 0 stands for a new list."""
+        if list_name not in roles.lists:
+            return ListIndex(FORMAT, list_name, 0, self._clock(), 0, "0" * 16, ())
+        target = roles.lists[list_name].signed.targets[target_name(list_name, "index.json")]
+        try:
+            return parse_index(self._read(self._target_path(target)), list_name)
+        except VerificationError as error:
+            raise StateError(f"corrupt repository: {error.message}") from error
+
+    def _live_hashes(self, roles: Roles, index: ListIndex) -> Uint64:
+        """Return the sorted hashes of the ids of the entries that are listed.
+
+        The 64-bit hashes of the checksum stand for the ids. Two of 10 million ids share one in
+        one list of 300,000; the later of them is then refused, and has to be called otherwise.
+        """
+        added, withdrawn = [np.empty(0, np.uint64)], [np.empty(0, np.uint64)]
+        for segment in index.segments:
+            targets = roles.lists[index.list].signed.targets
+            data = self._read(self._target_path(targets[target_name(index.list, segment.name)]))
+            try:
+                if segment.kind == "add":
+                    added += [entry_hashes(b.ids) for b in parse_add_segment(data, segment)]
+                else:
+                    withdrawn += [entry_hashes(i) for i in parse_withdraw_segment(data, segment)]
+            except VerificationError as error:
+                raise StateError(f"corrupt repository: {error.message}") from error
+        values, counts = np.unique(np.concatenate(added), return_counts=True)
+        gone, gone_counts = np.unique(np.concatenate(withdrawn), return_counts=True)
+        counts[np.searchsorted(values, gone)] -= gone_counts
+        live: Uint64 = values[counts > 0]
+        return live
+
+    def _next_index(
+        self, current: ListIndex, new: Sequence[NewSegment], entries: int, checksum: int
+    ) -> ListIndex:
+        """Return the index after a change by `entries` entries and a sum of hashes `checksum`."""
+        segments = (*current.segments, *(n.segment for n in new))
+        if len(segments) > MAX_SEGMENTS:
+            raise UsageError(f"list {current.list} has {MAX_SEGMENTS} segments, the most possible")
+        if sum(s.entries for s in segments if s.kind == "add") > MAX_LIST_ENTRIES:
+            raise UsageError(f"list {current.list} would have more than {MAX_LIST_ENTRIES} entries")
+        return ListIndex(
+            FORMAT,
+            current.list,
+            current.generation + 1,
+            self._clock().replace(microsecond=0),
+            current.entries + entries,
+            f"{(int(current.checksum, 16) + checksum) % 2**64:016x}",
+            segments,
+        )
+
+    def _write(
+        self, roles: Roles, index: ListIndex, new: Sequence[NewSegment], changed: set[str]
+    ) -> None:
+        """Write the files of a generation, then the metadata that publishes it."""
+        files = {n.segment.name: n.data for n in new} | {"index.json": encode_index(index)}
+        for name, data in files.items():
+            target = TargetFile.from_data(target_name(index.list, name), data, ["sha256"])
+            roles.lists[index.list].signed.targets[target.path] = target
+            path = self._target_path(target)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise state_error("cannot make directory", path.parent, error) from error
+            write_atomic(path, data, mode=PUBLIC_MODE)
+        roles.commit(changed)
+
+
+def _check_list_name(name: str) -> None:
+    if not is_name(name) or name in TOP_LEVEL_ROLE_NAMES:
+        raise UsageError(
+            f"not a name for a list: {printable(name)}",
+            hint="lower-case letters, digits, `.`, `_` and `-`, at most 64; not the name of a"
+            " role such as `targets`",
+        )

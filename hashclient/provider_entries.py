@@ -1,0 +1,174 @@
+"""The entries of one publication: checked, numbered and encoded as segments.
+
+Rows come in batches from files of digests; what leaves is bytes that a client will accept, for
+every segment is read back by the client's own parser before anything is written. What is on the
+list already, and writing, is left to `provider`.
+"""
+
+from __future__ import annotations
+
+import bisect
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from hashclient.digestfile import DigestBatch, Int64
+from hashclient.errors import UsageError, VerificationError
+from hashclient.fsio import printable
+from hashclient.hashlist import (
+    NO_SIZE,
+    Segment,
+    Strings,
+    Uint64,
+    add_schema,
+    encode_segment,
+    entry_hashes,
+    is_category,
+    is_entry_id,
+    parse_add_segment,
+)
+from hashclient.model import Algorithm
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SEGMENT_ENTRIES = 1_000_000
+DEFAULT_CATEGORY = "uncategorised"
+
+
+@dataclass(frozen=True, slots=True)
+class NewSegment:
+    """A segment and its file."""
+
+    segment: Segment
+    data: bytes
+
+
+def new_segment(
+    generation: int, kind: Literal["add", "withdraw"], number: int, table: pa.Table
+) -> NewSegment:
+    """Encode `table` as segment `number` of its kind in a generation."""
+    name = f"g{generation:06d}-{kind}-{number:03d}.parquet"
+    segment = Segment(name, kind, table.num_rows, generation, generation)
+    return NewSegment(segment, encode_segment(table))
+
+
+@dataclass(slots=True)
+class Entries:
+    """Gathers batches of digests into the `add` segments of one generation."""
+
+    generation: int
+    segments: list[NewSegment] = field(default_factory=list)
+    ids: list[Strings] = field(default_factory=list)
+    rows: int = 0
+    #: Where rows come from: the first row of each batch, the file, the line numbers.
+    starts: list[int] = field(default_factory=list)
+    origins: list[tuple[str, Int64]] = field(default_factory=list)
+    pending: list[pa.Table] = field(default_factory=list)
+
+    def add(self, batch: DigestBatch, name: str) -> None:
+        """Take the rows of `batch`, read from the file called `name`."""
+        self.starts.append(self.rows)
+        self.origins.append((name, batch.lines))
+        self.pending.append(_table(batch, self.generation, self.rows + 1))
+        self.rows += batch.count
+        if sum(table.num_rows for table in self.pending) >= SEGMENT_ENTRIES:
+            self._encode(SEGMENT_ENTRIES)
+
+    def finish(self) -> None:
+        """Make the last segment of what is left."""
+        if self.pending:
+            self._encode(0)
+
+    def _encode(self, at_least: int) -> None:
+        """Make segments of the pending rows, as long as there are `at_least` of them."""
+        import pyarrow as pa
+
+        table = pa.concat_tables(self.pending)
+        while table.num_rows and table.num_rows >= at_least:
+            part = table.slice(0, SEGMENT_ENTRIES)
+            new = new_segment(self.generation, "add", len(self.segments), part)
+            try:
+                # Reading it back as a client does finds whatever breaks a rule of the format.
+                self.ids += [batch.ids for batch in parse_add_segment(new.data, new.segment)]
+            except VerificationError as error:
+                raise self._broken_rule(part, error) from error
+            self.segments.append(new)
+            table = table.slice(SEGMENT_ENTRIES)
+        self.pending = [table] if table.num_rows else []
+
+    def _broken_rule(self, part: pa.Table, error: VerificationError) -> UsageError:
+        """Say which line has an entry id or a category that is not allowed."""
+        first = sum(new.segment.entries for new in self.segments)
+        columns = part.column("entry_id").to_pylist(), part.column("category").to_pylist()
+        for row, (entry_id, category) in enumerate(zip(*columns, strict=True), first):
+            if not is_entry_id(entry_id):
+                hint = "at most 64 of A-Z a-z 0-9 . _ : - and nothing that looks like a digest"
+                return UsageError(f"{self._where(row)}: entry id is not allowed", hint=hint)
+            if not is_category(category):
+                hint = "at most 31 of a-z 0-9 . _ - beginning with a letter or a digit"
+                return UsageError(f"{self._where(row)}: category is not allowed", hint=hint)
+        return UsageError(error.message, hint=error.hint)
+
+    def _where(self, row: int) -> str:
+        batch = bisect.bisect_right(self.starts, row) - 1
+        name, lines = self.origins[batch]
+        return f"{printable(name)}:{lines[row - self.starts[batch]]}"
+
+    def hashes(self) -> Uint64:
+        """Return the hashes of all entry ids."""
+        return np.concatenate([entry_hashes(ids) for ids in self.ids])
+
+    def check_unique(self, hashes: Uint64, live: Uint64) -> None:
+        """Refuse an entry whose id occurs before it, or is `live` on the list (sorted hashes)."""
+        order = np.argsort(hashes, kind="stable")
+        ordered = hashes[order]
+        again = order[1:][ordered[1:] == ordered[:-1]]
+        listed = np.flatnonzero(np.isin(hashes, live))
+        for rows, what in ((listed, "is on the list already"), (again, "occurs twice")):
+            if rows.size:
+                row = int(rows.min())
+                raise UsageError(f"{self._where(row)}: entry id {what}: {self._id(row)}")
+
+    def _id(self, row: int) -> str:
+        for ids in self.ids:
+            if row < len(ids):
+                return bytes(ids[row]).decode("ascii")
+            row -= len(ids)
+        raise IndexError(row)
+
+
+def _table(batch: DigestBatch, generation: int, number: int) -> pa.Table:
+    """Return the rows of `batch` as an `add` segment has them; `number` is that of the first."""
+    import pyarrow as pa
+
+    count = batch.count
+    schema = add_schema()
+    made = [f"{generation}-{n}" for n in range(number, number + count)]
+    ids = made
+    if batch.entry_ids is not None:
+        ids = [given or other for given, other in zip(batch.entry_ids, made, strict=True)]
+    categories = [c or DEFAULT_CATEGORY for c in batch.categories or [None] * count]
+    added = np.full(count, "NaT", "datetime64[ms]") if batch.added is None else batch.added
+    columns = {
+        "entry_id": pa.array(ids, pa.string()),
+        "size": pa.array(batch.sizes.view(np.int64), mask=batch.sizes == NO_SIZE),
+        "category": pa.array(categories, pa.string()),
+        "added": pa.array(added, schema.field("added").type),
+    }
+    for algorithm in Algorithm:
+        kind = schema.field(algorithm.label).type
+        if algorithm not in batch.digests:
+            columns[algorithm.label] = pa.nulls(count, kind)
+            continue
+        digests, rows = batch.digests[algorithm]
+        values = np.zeros((count, algorithm.digest_bytes), np.uint8)
+        values[rows] = digests
+        present = np.zeros(count, np.bool_)
+        present[rows] = True
+        bitmap = np.packbits(present, bitorder="little")
+        columns[algorithm.label] = pa.FixedSizeBinaryArray.from_buffers(
+            kind, count, [pa.py_buffer(bitmap), pa.py_buffer(values)]
+        )
+    return pa.table([columns[name] for name in schema.names], schema=schema)

@@ -1,0 +1,350 @@
+"""The signed side of a provider: its keys, its roles, and metadata that is published whole.
+
+A repository is published by its `timestamp.json`: all else a change needs is written before it,
+under names that nothing refers to yet. So a kill at any instant leaves the state that was
+published, and what lies around is overwritten by the next change. A new root is the exception,
+since clients look for it by number: whatever a new root asks for is published before it, signed
+by the old and the new keys. What a list holds is left to `provider`; locking, too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from securesystemslib.signer import CryptoSigner, Key, Signer, SSlibKey
+from tuf.api.exceptions import RepositoryError
+from tuf.api.metadata import (
+    TOP_LEVEL_ROLE_NAMES,
+    DelegatedRole,
+    Delegations,
+    Metadata,
+    MetaFile,
+    Root,
+    Snapshot,
+    Targets,
+    Timestamp,
+)
+
+from hashclient.errors import ConfigError, StateError, UsageError
+from hashclient.fsio import make_private_dir, printable, read_secret, state_error, write_atomic
+
+Clock = Callable[[], datetime]
+
+#: Anybody may read what is published; a web server under another user has to.
+PUBLIC_MODE = 0o644
+
+
+@dataclass(frozen=True, slots=True)
+class Validity:
+    """How long signatures hold. Short ones bound how long a frozen repository goes unnoticed."""
+
+    root: timedelta = timedelta(days=365)
+    targets: timedelta = timedelta(days=365)
+    lists: timedelta = timedelta(days=90)
+    snapshot: timedelta = timedelta(days=30)
+    timestamp: timedelta = timedelta(days=7)
+
+    def of(self, role: str) -> timedelta:
+        """Return the validity of `role`, which may be the name of a list."""
+        validity: timedelta = getattr(self, role if role in TOP_LEVEL_ROLE_NAMES else "lists")
+        return validity
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """How many keys a role has, and how many of them have to sign."""
+
+    count: int = 1
+    threshold: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.threshold <= self.count <= 16:
+            raise UsageError(
+                f"a threshold of {self.threshold} with {self.count} keys is not possible",
+                hint="1 <= threshold <= keys <= 16",
+            )
+
+
+class KeyStore:
+    """Ed25519 keys in a private directory, one file a key: `<role>-<start of its id>.pem`.
+
+    A file may be kept elsewhere (offline) while nothing has to be signed with it.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def _path(self, role: str, keyid: str) -> Path:
+        return self.directory / f"{role}-{keyid[:16]}.pem"
+
+    def generate(self, role: str, count: int) -> list[Key]:
+        """Make and store `count` new keys for `role`; return their public halves."""
+        make_private_dir(self.directory)
+        signers = [CryptoSigner.generate_ed25519() for _ in range(count)]
+        for signer in signers:
+            write_atomic(self._path(role, signer.public_key.keyid), signer.private_bytes)
+        return [signer.public_key for signer in signers]
+
+    def signers(self, role: str, keyids: Sequence[str], threshold: int) -> list[Signer]:
+        """Return signers for those of `keyids` whose files are here.
+
+        Raises:
+            StateError: fewer than `threshold` are here, or one is not usable.
+        """
+        paths = {keyid: self._path(role, keyid) for keyid in keyids}
+        found = [self._load(path, keyid) for keyid, path in paths.items() if path.exists()]
+        if len(found) < threshold:
+            missing = ", ".join(path.name for path in paths.values() if not path.exists())
+            raise StateError(
+                f"role {role} needs {threshold} signing key(s), {len(found)} here",
+                hint=f"put back into {printable(self.directory)}: {missing}",
+            )
+        return found
+
+    @staticmethod
+    def _load(path: Path, keyid: str) -> Signer:
+        try:
+            private = load_pem_private_key(read_secret(path, "signing key"), None)
+            if not isinstance(private, Ed25519PrivateKey):
+                raise TypeError
+            public = SSlibKey.from_crypto(private.public_key())
+        except ConfigError as error:
+            raise StateError(error.message, hint=error.hint) from error
+        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+            raise StateError(f"not an Ed25519 key: {printable(path)}") from error
+        if public.keyid != keyid:
+            raise StateError(f"not the key that its name says: {printable(path)}")
+        return CryptoSigner(private, public)
+
+    def retire(self, role: str, keep: Collection[str]) -> None:
+        """Remove the keys of `role` that are not in `keep`."""
+        pattern = re.compile(re.escape(role) + r"-[0-9a-f]{16}\.pem")
+        kept = {self._path(role, keyid) for keyid in keep}
+        for path in self.directory.iterdir():
+            if pattern.fullmatch(path.name) and path not in kept:
+                path.unlink()
+
+
+class Roles:
+    """The newest metadata of every role, and the means to change and publish it.
+
+    Callers hold the repository's lock, change the `signed` parts in place, and `commit`.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        keys: KeyStore,
+        clock: Clock,
+        validity: Validity,
+        roles: dict[str, Metadata[Any]],
+    ) -> None:
+        self.directory = directory
+        self.keys = keys
+        self._clock = clock
+        self._validity = validity
+        self.root: Metadata[Root] = roles.pop("root")
+        self.timestamp: Metadata[Timestamp] = roles.pop("timestamp")
+        self.snapshot: Metadata[Snapshot] = roles.pop("snapshot")
+        self.targets: Metadata[Targets] = roles.pop("targets")
+        self.lists: dict[str, Metadata[Targets]] = roles
+
+    @classmethod
+    def create(
+        cls, directory: Path, keys: KeyStore, clock: Clock, validity: Validity, root_keys: Keys
+    ) -> Roles:
+        """Make and publish the first metadata: no list yet."""
+        signed: dict[str, Any] = {
+            "root": Root(consistent_snapshot=True),
+            "timestamp": Timestamp(),
+            "snapshot": Snapshot(),
+            "targets": Targets(delegations=Delegations({}, {})),
+        }
+        for part in signed.values():
+            part.version = 0  # signing makes it 1
+        roles = cls(
+            directory, keys, clock, validity, {name: Metadata(s) for name, s in signed.items()}
+        )
+        for name in signed:
+            wanted = root_keys if name == "root" else Keys()
+            for key in keys.generate(name, wanted.count):
+                roles.root.signed.add_key(key, name)
+            roles.root.signed.roles[name].threshold = wanted.threshold
+        roles.commit_root()
+        roles.commit({"targets"})
+        return roles
+
+    @classmethod
+    def load(cls, directory: Path, keys: KeyStore, clock: Clock, validity: Validity) -> Roles:
+        """Read what is published.
+
+        Raises:
+            StateError: it is missing or corrupt.
+        """
+        numbers = [int(path.name.split(".")[0]) for path in directory.glob("[0-9]*.root.json")]
+        try:
+            timestamp: Metadata[Timestamp] = _read(directory / "timestamp.json")
+            version = timestamp.signed.snapshot_meta.version
+            snapshot: Metadata[Snapshot] = _read(directory / f"{version}.snapshot.json")
+            roles: dict[str, Metadata[Any]] = {
+                name.removesuffix(".json"): _read(directory / f"{meta.version}.{name}")
+                for name, meta in snapshot.signed.meta.items()
+            }
+            root = _read(directory / f"{max(numbers, default=1)}.root.json")
+        except OSError as error:
+            raise state_error("cannot read published metadata", directory, error) from error
+        roles |= {"root": root, "timestamp": timestamp, "snapshot": snapshot}
+        return cls(directory, keys, clock, validity, roles)
+
+    def metadata(self, role: str) -> Metadata[Any]:
+        """Return the metadata of `role`, which may be the name of a list."""
+        return self.lists[role] if role in self.lists else getattr(self, role)
+
+    def names(self) -> list[str]:
+        """Return the names of all roles, the lists last."""
+        return ["root", "targets", "snapshot", "timestamp", *sorted(self.lists)]
+
+    def delegations(self) -> dict[str, DelegatedRole]:
+        """Return the delegation of each list, by its name."""
+        delegations = self.targets.signed.delegations
+        if delegations is None or delegations.roles is None:
+            raise StateError("corrupt metadata: the targets role has no delegations")
+        return delegations.roles
+
+    def key_policy(self, role: str) -> tuple[list[str], int]:
+        """Return the key ids of `role` and its threshold."""
+        described = self.delegations().get(role) or self.root.signed.roles[role]
+        return described.keyids, described.threshold
+
+    def add_list(self, name: str, keys: Keys) -> None:
+        """Give list `name` a role and keys of its own; `commit` has to follow."""
+        self.lists[name] = Metadata(Targets())
+        self.lists[name].signed.version = 0
+        self.delegations()[name] = DelegatedRole(
+            name, [], keys.threshold, terminating=True, paths=[f"lists/{name}/*"]
+        )
+        for key in self.keys.generate(name, keys.count):
+            self.targets.signed.add_key(key, name)
+
+    def commit(
+        self, changed: Collection[str], signers: Mapping[str, Sequence[Signer]] | None = None
+    ) -> None:
+        """Sign and write the `changed` roles and those that name them; the timestamp publishes.
+
+        A role in `signers` is signed by these, whatever its policy says.
+
+        Raises:
+            StateError: a signing key is not here, or a file cannot be written; nothing is
+                published then.
+        """
+        signers = signers or {}
+        below = [name for name in sorted(self.lists) if name in changed]
+        below += ["targets"] if "targets" in changed else []
+        for name in below:
+            data = self._sign(name, signers.get(name))
+            self.snapshot.signed.meta[f"{name}.json"] = _meta_file(self.metadata(name), data)
+        if below or "snapshot" in changed:
+            data = self._sign("snapshot", signers.get("snapshot"))
+            self.timestamp.signed.snapshot_meta = _meta_file(self.snapshot, data)
+        self._sign("timestamp", signers.get("timestamp"))
+
+    def commit_root(self, signers: Sequence[Signer] | None = None) -> None:
+        """Sign and write a new root, which clients see at once."""
+        data = self._sign("root", signers)
+        write_atomic(self.directory.parent.parent / "root.json", data, mode=PUBLIC_MODE)
+
+    def _sign(self, role: str, signers: Sequence[Signer] | None) -> bytes:
+        metadata = self.metadata(role)
+        if signers is None:
+            signers = self.keys.signers(role, *self.key_policy(role))
+        metadata.signed.version += 1
+        metadata.signed.expires = self._clock().replace(microsecond=0) + self._validity.of(role)
+        metadata.signatures.clear()
+        for signer in signers:
+            metadata.sign(signer, append=True)
+        data = metadata.to_bytes()
+        name = "timestamp" if role == "timestamp" else f"{metadata.signed.version}.{role}"
+        write_atomic(self.directory / f"{name}.json", data, mode=PUBLIC_MODE)
+        return data
+
+    def rotate(self, role: str) -> None:
+        """Replace all keys of `role` by as many new ones, and remove the old ones.
+
+        Raises:
+            StateError: as `commit`; the old keys stay in force then.
+        """
+        old, threshold = list(self.key_policy(role)[0]), self.key_policy(role)[1]
+        old_signers = self.keys.signers(role, old, threshold)
+        if role not in self.lists:
+            # Root has to sign in the end: find out before anything is published.
+            self.keys.signers("root", *self.key_policy("root"))
+        delegator = self.targets.signed if role in self.lists else self.root.signed
+        for keyid in old:
+            delegator.revoke_key(keyid, role)
+        for key in self.keys.generate(role, len(old)):
+            delegator.add_key(key, role)
+        new = self.key_policy(role)[0]
+        both = [*old_signers, *self.keys.signers(role, new, threshold)]
+        if role in self.lists:
+            # One timestamp switches delegation and list together.
+            self.commit({"targets", role})
+        elif role == "root":
+            # 1. The new root is signed by the keys of the root before it and by its own.
+            self.commit_root(both)
+        else:
+            # 1. What the new root asks for is there before the root is; until then the old
+            #    root's keys count.
+            self.commit({role}, {role: both})
+            # 2. The new root puts the new keys in force.
+            self.commit_root()
+        self.keys.retire(role, new)
+
+    def renew(self) -> tuple[list[str], list[str]]:
+        """Sign the timestamp anew, and each role past half of its validity.
+
+        Returns the roles that were signed, and those that were due but have a key elsewhere.
+
+        Raises:
+            StateError: as `commit`.
+        """
+        now = self._clock()
+        due = [
+            role
+            for role in self.names()
+            if self.metadata(role).signed.expires - now < self._validity.of(role) / 2
+        ]
+        skipped = []
+        for role in set(due) - {"timestamp", "snapshot"}:
+            try:
+                self.keys.signers(role, *self.key_policy(role))
+            except StateError:
+                skipped.append(role)
+        due = [role for role in due if role not in skipped]
+        self.commit(due)
+        if "root" in due:
+            self.commit_root()
+        signed = {"timestamp", *due}
+        if signed & {"targets", *self.lists}:
+            signed.add("snapshot")
+        return [role for role in self.names() if role in signed], sorted(skipped)
+
+
+def _meta_file(metadata: Metadata[Any], data: bytes) -> MetaFile:
+    digest = hashlib.sha256(data).hexdigest()
+    return MetaFile(metadata.signed.version, len(data), {"sha256": digest})
+
+
+def _read(path: Path) -> Metadata[Any]:
+    try:
+        return Metadata.from_bytes(path.read_bytes())
+    except (RepositoryError, ValueError) as error:
+        raise StateError(f"corrupt metadata: {printable(path)}") from error

@@ -1,0 +1,320 @@
+"""A server to try a repository with: HTTPS and a bearer token, on loopback only.
+
+It shows a client the same interface as a real provider's web server, so that a client can be set
+up and tested on one machine. A repository for others belongs behind a real web server. Only
+regular files below `public/` are served, to those who know the token; nothing is listed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+import http.server
+import ipaddress
+import os
+import re
+import secrets
+import socket
+import socketserver
+import ssl
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from hashclient.errors import UsageError
+from hashclient.fsio import make_private_dir, printable, read_secret, write_atomic
+from hashclient.provider import Repository
+from hashclient.provider_keys import PUBLIC_MODE, Clock
+
+CERTIFICATE_VALIDITY = timedelta(days=365)
+#: A certificate that would run out while the server is in use is made anew at its start.
+CERTIFICATE_MARGIN = timedelta(days=7)
+#: Seconds that a connection may stand still.
+IDLE_S = 30.0
+COPY_BYTES = 1 << 18
+
+_SAFE_PATH = re.compile(r"/(?:metadata|targets)(?:/[A-Za-z0-9][A-Za-z0-9._-]*)+")
+_RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """What a client needs to reach the server."""
+
+    url: str
+    ca: Path
+    token_file: Path
+
+
+class TrialServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
+    """Serves the files of one repository; `serve_forever` runs until an exception ends it."""
+
+    allow_reuse_address = True
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(
+        self,
+        address: tuple[str, int],
+        public: Path,
+        token: bytes,
+        context: ssl.SSLContext,
+        log: Callable[[str], None],
+    ) -> None:
+        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        self.public = Path(os.path.realpath(public))
+        self.expected = b"Bearer " + token
+        self.log = log
+        super().__init__(address, _Handler)
+        # The handshake is left to the thread of the connection: none can hold up the others.
+        self.socket = context.wrap_socket(
+            self.socket, server_side=True, do_handshake_on_connect=False
+        )
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Note a broken connection; it concerns nobody else."""
+        self.log(f"{client_address[0]}: connection failed")
+
+
+@contextlib.contextmanager
+def open_server(
+    repository: Repository, bind: str, *, clock: Clock, log: Callable[[str], None]
+) -> Iterator[tuple[TrialServer, Endpoint]]:
+    """Listen on `bind`, a `host:port` of this machine's loopback; port 0 takes a free one.
+
+    Keys, certificates and token are made below the repository's `keys/serve/` when missing.
+
+    Raises:
+        UsageError: the address is not a loopback address, or cannot be used.
+        StateError: there is no repository, or a file cannot be written.
+    """
+    address = _loopback_address(bind)
+    repository.require()
+    directory = make_private_dir(repository.directory / "keys" / "serve")
+    ca, pair, token_file = (directory / n for n in ("ca.pem", "server.pem", "token"))
+    if not token_file.exists():
+        write_atomic(token_file, secrets.token_urlsafe(32).encode() + b"\n")
+    if not _is_certificate_good(ca, clock()) or not pair.exists():
+        _make_certificates(ca, pair, clock())
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(pair)
+    except (ssl.SSLError, OSError):
+        # Half of an older pair, or damage: a new pair costs nothing but the client's --ca.
+        _make_certificates(ca, pair, clock())
+        context.load_cert_chain(pair)
+    token = read_secret(token_file, "token file").strip()
+    try:
+        server = TrialServer(address, repository.public, token, context, log)
+    except OSError as error:
+        raise UsageError(f"cannot listen on {bind}: {error.strerror}") from error
+    host = f"[{address[0]}]" if ":" in address[0] else address[0]
+    with server:
+        yield server, Endpoint(f"https://{host}:{server.server_address[1]}/", ca, token_file)
+
+
+def _loopback_address(bind: str) -> tuple[str, int]:
+    host, _, port = bind.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    try:
+        ip = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
+        number = int(port) if port.isascii() and port.isdigit() else -1
+    except ValueError:
+        ip, number = None, -1
+    if ip is None or str(ip) not in {"127.0.0.1", "::1"} or not 0 <= number < 1 << 16:
+        raise UsageError(
+            f"not a loopback address with a port: {bind}",
+            hint="use 127.0.0.1:PORT or [::1]:PORT; for others, put public/ behind a web server",
+        )
+    return str(ip), number
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    timeout = IDLE_S
+    server: TrialServer
+
+    def version_string(self) -> str:
+        """Say no more than the name."""
+        return "hashclient-trial"
+
+    def do_GET(self) -> None:
+        self._serve(with_body=True)
+
+    def do_HEAD(self) -> None:
+        self._serve(with_body=False)
+
+    def log_request(self, code: object = "-", size: object = "-") -> None:
+        # The request line and the status, never a header.
+        status = code.value if isinstance(code, HTTPStatus) else code
+        self.server.log(f"{self.client_address[0]}: {printable(self.requestline)}: {status}")
+
+    def log_error(self, *_args: Any) -> None:
+        """Say nothing more: what went wrong is in the status."""
+
+    def _serve(self, *, with_body: bool) -> None:
+        if self.headers["Content-Length"] or self.headers["Transfer-Encoding"]:
+            self.close_connection = True  # a body is not read, so what follows it is unknown
+        given = (self.headers["Authorization"] or "").encode("latin-1", "replace")
+        if not hmac.compare_digest(given, self.server.expected):
+            self._refuse(HTTPStatus.UNAUTHORIZED, ("WWW-Authenticate", "Bearer"))
+            return
+        fd = self._open()
+        if fd is None:
+            self._refuse(HTTPStatus.NOT_FOUND)
+            return
+        with os.fdopen(fd, "rb") as stream:
+            status = os.fstat(fd)
+            etag = f'"{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_size:x}"'
+            span = self._range(status.st_size, etag)
+            if span is None:
+                unsatisfied = ("Content-Range", f"bytes */{status.st_size}")
+                self._refuse(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, unsatisfied)
+                return
+            start, end, partial = span
+            self.send_response(HTTPStatus.PARTIAL_CONTENT if partial else HTTPStatus.OK)
+            if partial:
+                self.send_header("Content-Range", f"bytes {start}-{end - 1}/{status.st_size}")
+            self.send_header("Content-Type", "application/octet-stream")
+            self.send_header("Content-Length", str(end - start))
+            self.send_header("Accept-Ranges", "bytes")
+            self.send_header("ETag", etag)
+            self.end_headers()
+            if with_body:
+                self._copy(stream.fileno(), start, end)
+
+    def _open(self) -> int | None:
+        """Open the file that the path asks for, or return None if it is not ours to give."""
+        if not _SAFE_PATH.fullmatch(self.path) or ".." in self.path:
+            return None
+        path = f"{self.server.public}{self.path}"
+        if os.path.realpath(path) != path:  # a link, somewhere below public/
+            return None
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return None
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            return None
+        return fd
+
+    def _range(self, size: int, etag: str) -> tuple[int, int, bool] | None:
+        """Return start, end and whether that is a part; None if the range is not there.
+
+        What is not one range of bytes is passed over, as RFC 9110 says.
+        """
+        match = _RANGE.fullmatch(self.headers["Range"] or "")
+        condition = self.headers["If-Range"]
+        if match is None or not (match[1] or match[2]) or condition not in {None, etag}:
+            return 0, size, False
+        if match[1]:
+            start = int(match[1])
+            end = min(int(match[2]) + 1, size) if match[2] else size
+        else:
+            start, end = max(size - int(match[2]), 0), size
+        return (start, end, True) if start < end else None
+
+    def _copy(self, fd: int, start: int, end: int) -> None:
+        while start < end:
+            block = os.pread(fd, min(COPY_BYTES, end - start), start)
+            if not block:
+                self.close_connection = True  # shorter than it was: the client sees a cut
+                return
+            self.wfile.write(block)
+            start += len(block)
+
+    def _refuse(self, status: HTTPStatus, *headers: tuple[str, str]) -> None:
+        body = f"{status.phrase}\n".encode()
+        self.send_response(status)
+        for name, value in headers:
+            self.send_header(name, value)
+        self.send_header("Content-Type", "text/plain; charset=utf-8")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+
+def _is_certificate_good(ca: Path, now: datetime) -> bool:
+    try:
+        certificate = x509.load_pem_x509_certificate(ca.read_bytes())
+    except (OSError, ValueError):
+        return False
+    end = certificate.not_valid_after_utc
+    return certificate.not_valid_before_utc <= now < end - CERTIFICATE_MARGIN
+
+
+def _make_certificates(ca_file: Path, pair_file: Path, now: datetime) -> None:
+    """Make an authority and a server certificate of it; the authority's key is not kept."""
+    ca_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    ca_name = _name("hashclient trial authority")
+    constraints = x509.BasicConstraints(ca=True, path_length=0)
+    ca_key_id = x509.SubjectKeyIdentifier.from_public_key(ca_key.public_key())
+    authority = (
+        _builder(ca_name, ca_name, ca_key.public_key(), now)
+        .add_extension(constraints, critical=True)
+        .add_extension(_key_usage(for_ca=True), critical=True)
+        .add_extension(ca_key_id, critical=False)
+        .sign(ca_key, hashes.SHA256())
+    )
+    addresses = [ipaddress.ip_address(a) for a in ("127.0.0.1", "::1")]
+    names = [x509.DNSName("localhost"), *(x509.IPAddress(a) for a in addresses)]
+    issuer_id = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(ca_key_id)
+    key_id = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+    certificate = (
+        _builder(_name("hashclient trial server"), ca_name, key.public_key(), now)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_key_usage(for_ca=False), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(key_id, critical=False)
+        .add_extension(issuer_id, critical=False)
+        .sign(ca_key, hashes.SHA256())
+    )
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    write_atomic(pair_file, private + certificate.public_bytes(Encoding.PEM))
+    write_atomic(ca_file, authority.public_bytes(Encoding.PEM), mode=PUBLIC_MODE)
+
+
+def _name(text: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+
+
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, now: datetime
+) -> x509.CertificateBuilder:
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now.astimezone(UTC) - timedelta(hours=1))
+        .not_valid_after(now.astimezone(UTC) + CERTIFICATE_VALIDITY)
+    )
+
+
+def _key_usage(*, for_ca: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not for_ca,
+        key_cert_sign=for_ca,
+        crl_sign=for_ca,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )

@@ -1,0 +1,57 @@
+"""The format for people: one line an outcome, aligned, and a summary of two or three lines."""
+
+from __future__ import annotations
+
+from hashclient.fsio import printable
+from hashclient.model import Kind, Outcome
+from hashclient.summary import Summary
+
+
+class TextFormatter:
+    """Writes lines that are safe on a terminal whatever a path holds."""
+
+    def __init__(self, show_digests: bool) -> None:  # noqa: FBT001 - a table of formats calls it
+        """`show_digests` adds the digests that were computed."""
+        self._show_digests = show_digests
+
+    def outcome(self, outcome: Outcome) -> str:
+        """Return one outcome as a line: kind, path, and why."""
+        line = f"{outcome.kind:<8}  {printable(outcome.path)}"
+        if outcome.hits:
+            whys = []
+            for hit in outcome.hits:
+                agreed = ", ".join(a.label for a in hit.algorithms)
+                verb = "agrees" if hit.complete else "agrees, others do not"
+                whys.append(f"{hit.list_name} {hit.entry} ({hit.category}; {agreed} {verb})")
+            line += "  " + "; ".join(whys)
+        if outcome.reason is not None:
+            line += f"  {outcome.reason}"
+        if self._show_digests:
+            for algorithm, digest in sorted(outcome.digests.items()):
+                line += f"  {algorithm.label}={digest.hex()}"
+        return line
+
+    def summary(self, summary: Summary) -> str:
+        """Return the counts, the work done, and the lists used."""
+        counts = ", ".join(f"{summary.counts[kind]:,} {kind}" for kind in Kind)
+        noun = "input" if summary.inputs == 1 else "inputs"
+        lines = [f"{summary.inputs:,} {noun}: {counts}"]
+        read = human_bytes(summary.bytes_read)
+        lines.append(f"read {summary.files_read:,} files, {read}, in {summary.elapsed_s:.1f} s")
+        for state in summary.lists:
+            when = f"{state.expires:%Y-%m-%d %H:%M} UTC"
+            fresh = f"fresh until {when}" if state.fresh else f"STALE, expired {when}"
+            lines.append(f"list {state.name}, generation {state.generation}, {fresh}")
+        if summary.inputs == 0:
+            lines.append("there was nothing to check")
+        lines.append(f"exit {int(summary.exit_code)}: {summary.exit_code.meaning}")
+        return "\n".join(lines)
+
+
+def human_bytes(count: float) -> str:
+    """Return a number of bytes with a unit that a person can read."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

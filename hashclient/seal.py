@@ -1,0 +1,116 @@
+"""Sealing: what turns a digest into a tag that says nothing without the local key.
+
+A tag is AES-256 of a digest's first 16 bytes under a key of the algorithm's own: one block under a
+permutation, so equal digests have equal tags and different ones never collide beyond what their
+first 16 bytes do. This protects a stolen index. It does not protect against a thief who has index
+and key: they can test guesses. Nothing here knows what an index looks like.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from cryptography.hazmat.primitives import hashes, hmac
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+from hashclient.errors import ConfigError, StateError
+from hashclient.fsio import make_private_dir, printable, read_secret, write_atomic
+from hashclient.model import Algorithm
+
+KEY_BYTES = 32
+KEY_ENV = "HASHCLIENT_SEAL_KEY"
+#: Name of the systemd credential: `LoadCredential=hashclient.seal-key:…`.
+KEY_CREDENTIAL = "hashclient.seal-key"
+KEY_FILE = "seal.key"
+
+Uint8 = npt.NDArray[np.uint8]
+Uint64 = npt.NDArray[np.uint64]
+
+
+class Sealer:
+    """Makes tags under one seal key."""
+
+    def __init__(self, key: bytes) -> None:
+        """Derive the subkeys; `key` has `KEY_BYTES` bytes."""
+        self._subkeys = {a: _derive(key, f"tag {a.label}") for a in Algorithm}
+        #: Says which key sealed an index, and nothing about the key: a search under the wrong
+        #: key finds nothing, which must not look like "no match".
+        self.key_id = _derive(key, "key id")[:8].hex()
+
+    def tags(self, algorithm: Algorithm, digests: Uint8) -> Uint64:
+        """Seal digests given as (n, width) bytes; return (n, 2) words."""
+        block = np.ascontiguousarray(digests[:, :16])
+        return self._encrypt(algorithm, block.data.cast("B") if len(block) else b"")
+
+    def tags_of(self, algorithm: Algorithm, digests: list[bytes]) -> Uint64:
+        """Seal a list of n digests; return (n, 2) words."""
+        return self._encrypt(algorithm, b"".join([d[:16] for d in digests]))
+
+    def _encrypt(self, algorithm: Algorithm, blocks: bytes | memoryview) -> Uint64:
+        # ECB is what is wanted here: one independent block a digest, equal in, equal out.
+        cipher = Cipher(algorithms.AES(self._subkeys[algorithm]), modes.ECB())  # noqa: S305
+        return np.frombuffer(cipher.encryptor().update(blocks), "<u8").reshape(-1, 2)
+
+
+def _derive(key: bytes, purpose: str) -> bytes:
+    """Return a 32-byte subkey: HMAC-SHA-256 as the one block of HKDF-Expand (RFC 5869)."""
+    mac = hmac.HMAC(key, hashes.SHA256())
+    mac.update(b"hashclient seal 1: " + purpose.encode() + b"\x01")
+    return mac.finalize()
+
+
+def load_sealer(
+    state_dir: Path, key_file: Path | None, environ: Mapping[str, str], *, create: bool = False
+) -> Sealer:
+    """Return the sealer of a state directory.
+
+    The key comes from, in this order: the environment variable `KEY_ENV` (64 hexadecimal digits),
+    the systemd credential `KEY_CREDENTIAL`, `key_file`, the file `seal.key` in the state
+    directory. Files hold 64 hexadecimal digits and must be readable by their owner only. With
+    `create`, the last one is made when it is missing.
+
+    Raises:
+        ConfigError: a key that was named is missing, malformed or readable by others.
+        StateError: there is no key in the state directory, or it is malformed.
+    """
+    if environ.get(KEY_ENV):
+        return Sealer(_parse(environ[KEY_ENV].encode(), f"environment variable {KEY_ENV}"))
+    directory = environ.get("CREDENTIALS_DIRECTORY")
+    if directory and (credential := Path(directory) / KEY_CREDENTIAL).exists():
+        # systemd gives credentials to the service's user alone, with modes of its own choosing.
+        try:
+            return Sealer(_parse(credential.read_bytes(), "the systemd credential"))
+        except OSError as error:
+            raise ConfigError(f"cannot read systemd credential {KEY_CREDENTIAL}") from error
+    if key_file is not None:
+        return Sealer(_parse(read_secret(key_file, "seal key file"), printable(key_file)))
+    path = state_dir / KEY_FILE
+    if not path.exists():
+        if not create:
+            raise StateError(
+                f"no seal key: {printable(path)}",
+                hint="run `hashclient fetch`, or restore the key that sealed these lists",
+            )
+        make_private_dir(state_dir)
+        write_atomic(path, secrets.token_hex(KEY_BYTES).encode() + b"\n")
+    try:
+        return Sealer(_parse(read_secret(path, "seal key"), printable(path)))
+    except ConfigError as error:
+        raise StateError(error.message, hint=error.hint) from error
+
+
+def _parse(text: bytes, where: str) -> bytes:
+    try:
+        key = bytes.fromhex(text.decode("ascii").strip())
+    except ValueError:
+        key = b""
+    if len(key) != KEY_BYTES:
+        raise ConfigError(
+            f"seal key is not {2 * KEY_BYTES} hexadecimal digits: {where}",
+            hint="`openssl rand -hex 32` makes one",
+        )
+    return key

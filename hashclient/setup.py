@@ -1,0 +1,121 @@
+"""Pinning a provider: from what the operator was handed to a configuration that is known to work.
+
+1 the options are checked, 2 the root is read, 3 the provider is contacted through it, 4 the root is
+pinned in the state directory, 5 the configuration names it by hash. Nothing is left behind when a
+step before the last fails.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import shutil
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+
+from hashclient.audit import AuditLog, Event
+from hashclient.config import ProviderConfig, Settings, provider_table
+from hashclient.errors import ConfigError, HashclientError, UsageError
+from hashclient.fetch import PINNED_ROOT_NAME, access_of
+from hashclient.fsio import make_private_dir, printable, write_atomic, writer_lock
+from hashclient.model import is_name
+from hashclient.transport import Transport
+from hashclient.trust import Trust
+
+#: python-tuf's own cap for a root.
+MAX_ROOT_BYTES = 512_000
+
+
+def pin_provider(
+    settings: Settings,
+    name: str,
+    provider: ProviderConfig,
+    root_file: Path,
+    audit: AuditLog,
+    now: datetime,
+) -> list[str]:
+    """Pin `provider` under `name` with the root in `root_file`; return the lists it offers.
+
+    Raises:
+        UsageError, ConfigError: the name is taken, or an option or a file is wrong.
+        UnreachableError, AuthorisationError, VerificationError, StaleError: the contact failed.
+        StateError, LockedError, AuditError: the state directory cannot be written.
+    """
+    # 1
+    if not is_name(name):
+        raise UsageError(
+            f"{printable(name)!r} cannot name a provider",
+            hint="use lower-case letters, digits, dots, dashes and underscores",
+        )
+    if name in settings.config.providers:
+        raise UsageError(
+            f"provider {name} is configured already in {printable(settings.config_path)}",
+            hint="choose another --name, or remove its table from the configuration",
+        )
+    access = access_of(provider)
+    # 2
+    root = _read_root(root_file)
+    provider = msgspec.structs.replace(provider, root_sha256=hashlib.sha256(root).hexdigest())
+    table = provider_table(name, provider)
+    make_private_dir(settings.state_dir)
+    with writer_lock(settings.lock_path), _new_trust_dir(settings.trust_dir(name)) as directory:
+        # 3
+        with Transport(access) as transport:
+            trust = Trust(directory, provider.url, transport, root, name=name, now=now)
+            trust.refresh()
+            offered = trust.lists()
+        missing = sorted(set(provider.lists or ()).difference(offered))
+        if missing:
+            raise UsageError(
+                f"provider {name} does not offer list {missing[0]}",
+                hint=f"it offers: {', '.join(offered) or 'none'}",
+            )
+        audit.append(
+            [Event("init", {"provider": name, "url": provider.url, "root": provider.root_sha256})]
+        )
+        # 4
+        write_atomic(directory / PINNED_ROOT_NAME, root)
+        # 5
+        _append_table(settings.config_path, table)
+    return offered
+
+
+def _read_root(path: Path) -> bytes:
+    try:
+        with path.open("rb") as stream:
+            root = stream.read(MAX_ROOT_BYTES + 1)
+    except OSError as error:
+        raise UsageError(
+            f"cannot read root metadata: {printable(path)}: {error.strerror}",
+            hint="the provider hands it out; get it by a way you trust",
+        ) from error
+    if len(root) > MAX_ROOT_BYTES:
+        raise UsageError(f"root metadata is too large: {printable(path)}")
+    return root
+
+
+@contextlib.contextmanager
+def _new_trust_dir(path: Path) -> Iterator[Path]:
+    """Yield a fresh directory for a provider's metadata; it goes again if the block fails."""
+    shutil.rmtree(path, ignore_errors=True)
+    make_private_dir(path)
+    try:
+        yield path
+    except (HashclientError, KeyboardInterrupt):
+        shutil.rmtree(path, ignore_errors=True)
+        raise
+
+
+def _append_table(path: Path, table: str) -> None:
+    """Add a provider's table to the configuration, keeping all that stands there."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read configuration {printable(path)}: {error}") from error
+    if text and not text.endswith("\n"):
+        text += "\n"
+    write_atomic(path, f"{text}\n{table}".lstrip("\n").encode(), mode=0o644)

@@ -1,0 +1,65 @@
+"""What a state directory holds and whether it can be relied on, without changing any of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from hashclient.config import Settings
+from hashclient.errors import ConfigError, ExitCode, StateError
+from hashclient.fetch import check_key
+from hashclient.index import Manifest, lists_on_disk, open_index
+from hashclient.scan import state_of
+from hashclient.seal import Sealer, load_sealer
+
+
+@dataclass(frozen=True, slots=True)
+class ListStatus:
+    """One list: its manifest if it can be read, and what is wrong with it if anything is."""
+
+    name: str
+    manifest: Manifest | None
+    usable: bool
+    fresh: bool
+    problem: str | None
+    exit_code: ExitCode
+
+
+def read_status(settings: Settings, environ: Mapping[str, str], now: datetime) -> list[ListStatus]:
+    """Return the status of every list that is here or ought to be, by name."""
+    here = lists_on_disk(settings.lists_dir)
+    wanted = {n for p in settings.config.providers.values() for n in p.lists or ()}
+    sealer: Sealer | None = None
+    key_problem = None
+    if here:
+        try:
+            sealer = load_sealer(settings.state_dir, settings.seal_key_file, environ)
+        except (StateError, ConfigError) as error:
+            key_problem = error.message
+    return [
+        _status(settings, name, sealer, key_problem, now)
+        if name in here
+        else ListStatus(name, None, False, False, "never fetched", ExitCode.STATE)
+        for name in sorted(wanted.union(here))
+    ]
+
+
+def _status(
+    settings: Settings, name: str, sealer: Sealer | None, key_problem: str | None, now: datetime
+) -> ListStatus:
+    try:
+        index = open_index(settings.lists_dir / name)
+        if index is None or sealer is None:
+            problem = key_problem or "never fetched"
+            manifest = index.manifest if index else None
+            return ListStatus(name, manifest, False, False, problem, ExitCode.STATE)
+        check_key(index.manifest, sealer)
+    except StateError as error:
+        return ListStatus(name, None, False, False, error.message, ExitCode.STATE)
+    if state_of(index, now).fresh:
+        return ListStatus(name, index.manifest, True, True, None, ExitCode.OK)
+    problem = "STALE: past its expiry"
+    if now < index.manifest.expires:
+        problem = "STALE: the clock is behind the last check"
+    return ListStatus(name, index.manifest, True, False, problem, ExitCode.STALE)

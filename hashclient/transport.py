@@ -1,0 +1,188 @@
+"""The only seam to the network: bytes from one provider, bounded in size and in time.
+
+`Transport.get` returns a whole body or raises; it takes no trust decision, writes no file and
+keeps nothing. It sends a credential to the configured origin alone, follows no redirect, stores
+no cookie, and reads no proxy from the environment. What a request may look like is decided in
+`access`, what an answer may look like in `_channel`, how long anything may take in `_deadline`,
+and what each failure is called in `_faults`. Bodies are held in memory, so `max_bytes` is a bound
+on memory too.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import random
+import socket
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import TypeVar
+
+from hashclient._channel import Channel, Download
+from hashclient._deadline import BoundedBackend, Limits, Resolve
+from hashclient._faults import HttpStatusError, RefusedError, TransientError
+from hashclient._oauth import TokenSource
+from hashclient.access import (
+    Access,
+    Endpoint,
+    OAuth,
+    Secrets,
+    load_secrets,
+    parse_endpoint,
+    parse_proxy,
+    tls_context,
+)
+from hashclient.errors import ConfigError
+
+__all__ = ["Access", "HttpStatusError", "Limits", "OAuth", "RefusedError", "Transport"]
+
+T = TypeVar("T")
+
+
+class Transport:
+    """Fetch resources of one provider; several threads may do so at once.
+
+    Use it as a context manager, or call `close`. The clocks, the wait between attempts, the
+    randomness of that wait and the name lookup are arguments, so that a test can own them.
+    """
+
+    def __init__(
+        self,
+        access: Access,
+        *,
+        limits: Limits | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
+        wait: Callable[[float], None] = time.sleep,
+        random: Callable[[], float] = random.random,
+        resolve: Resolve = socket.getaddrinfo,
+        on_bytes: Callable[[int], None] | None = None,
+    ) -> None:
+        """Read the secrets and certificates that `access` names; connect to nothing yet.
+
+        `on_bytes` is told how many bytes of a body came, and a negative number when an
+        interrupted body has to start again; it is called in the thread that called `get`.
+
+        Raises:
+            ConfigError: a secret or certificate cannot be used, or SOCKS is not installed.
+        """
+        self._base = parse_endpoint(access.url, "provider URL", allow_http=access.allow_http)
+        self._limits = Limits() if limits is None else limits
+        self._monotonic = monotonic
+        self._now = now
+        self._wait = wait
+        self._random = random
+        self._on_bytes = on_bytes
+        self._backend = BoundedBackend(resolve)
+        self._proxy = None if access.proxy is None else parse_proxy(access.proxy)
+        if self._proxy is not None and self._proxy.scheme == "socks5":
+            _require_socks()
+        secrets = load_secrets(access)
+        context = tls_context(access.ca, access.client_cert, access.client_key)
+        self._provider = Channel(
+            context,
+            self._backend,
+            self._limits,
+            monotonic,
+            now,
+            self._proxy,
+            secrets.proxy_user,
+        )
+        self._authorization = secrets.authorization
+        self._token_channel: Channel | None = None
+        self._tokens: TokenSource | None = None
+        if access.oauth is not None:
+            self._prepare_oauth(access, access.oauth, secrets)
+
+    def _prepare_oauth(self, access: Access, oauth: OAuth, secrets: Secrets) -> None:
+        endpoint = parse_endpoint(oauth.token_url, "token URL", allow_http=access.allow_http)
+        channel = Channel(
+            # Without the client certificate: that one is for the provider.
+            tls_context(access.ca if oauth.ca is None else oauth.ca),
+            self._backend,
+            self._limits,
+            self._monotonic,
+            self._now,
+            self._proxy,
+            secrets.proxy_user,
+        )
+
+        def post(place: Endpoint, headers: dict[str, str], form: bytes, into: Download) -> bytes:
+            return self._persist(lambda: channel.attempt("POST", place, headers, into, form))
+
+        self._token_channel = channel
+        self._tokens = TokenSource(
+            oauth, endpoint, secrets.client_secret or "", post, self._monotonic
+        )
+
+    def __enter__(self) -> Transport:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close all connections."""
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections and forget the tokens."""
+        self._provider.close()
+        if self._token_channel is not None:
+            self._token_channel.close()
+
+    def get(self, url: str, max_bytes: int, *, expected_bytes: int | None = None) -> bytes:
+        """Fetch `url`, at most `max_bytes` long; exactly `expected_bytes` long if that is given.
+
+        Raises:
+            VerificationError: the address is not a plain one below the provider's URL (nothing
+                is sent then), or the body is too long or compressed.
+            UnreachableError: the provider could not be reached in time, or did not answer
+                properly; `HttpStatusError` if it was the status, as with 404 and redirects.
+            AuthorisationError: the credential or the client certificate was refused;
+                `RefusedError` if by the status (401, 403, or 407 from a proxy).
+        """
+        # 1. Nothing is sent to an address that is not the provider's.
+        endpoint = self._base.locate(url)
+        download = Download(endpoint.url, max_bytes, expected_bytes, self._on_bytes)
+        # 2. A token that we got ourselves may have been revoked early: it is renewed once.
+        if self._tokens is None:
+            return self._fetch(endpoint, download, self._authorization)
+        header = self._tokens.header()
+        try:
+            return self._fetch(endpoint, download, header)
+        except RefusedError as error:
+            if error.status != 401:
+                raise
+        return self._fetch(endpoint, download, self._tokens.header(refused=header))
+
+    def _fetch(self, endpoint: Endpoint, download: Download, authorization: str | None) -> bytes:
+        headers = {} if authorization is None else {"Authorization": authorization}
+        return self._persist(lambda: self._provider.attempt("GET", endpoint, headers, download))
+
+    def _persist(self, attempt: Callable[[], T]) -> T:
+        """Repeat `attempt` while another one may help and the limits allow it."""
+        limits = self._limits
+        failures, waited = 0, 0.0
+        while True:
+            try:
+                return attempt()
+            except TransientError as fault:
+                # Full jitter: clients that failed together do not come back together.
+                pause = self._random() * min(limits.backoff_max_s, limits.backoff_s * 2**failures)
+                pause = max(pause, fault.retry_after_s or 0.0)
+                failures += 1
+                if failures >= limits.attempts or waited + pause > limits.retry_total_s:
+                    raise fault.error from fault.__cause__
+            self._wait(pause)
+            waited += pause
+
+
+def _require_socks() -> None:
+    if importlib.util.find_spec("socksio") is None:
+        raise ConfigError(
+            "a socks5 proxy needs the package socksio", hint="pip install 'httpx[socks]'"
+        )

@@ -1,0 +1,256 @@
+"""Trust: from a pinned root to verified bytes, by The Update Framework's client.
+
+python-tuf decides what is trusted; this module gives it our transport and our state directory,
+translates its errors, and adds the few rules that a provider of hash lists has to keep beyond TUF
+(`docs/format.md`): one delegated, terminating role a list, for that list's files only. The caller
+holds the writers' lock, since python-tuf is not safe across processes on one directory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from tuf.api import exceptions as tuf_errors
+from tuf.api.metadata import Metadata, TargetFile, Targets
+from tuf.ngclient import FetcherInterface, Updater
+
+from hashclient.errors import (
+    AuthorisationError,
+    HashclientError,
+    StaleError,
+    UnreachableError,
+    VerificationError,
+)
+from hashclient.fsio import fsync_dir, make_private_dir, printable, state_error
+from hashclient.model import is_name
+
+#: Bounds a body whose length nobody has announced; python-tuf asks with its own caps.
+_MAX_UNANNOUNCED_BYTES = 64 << 20
+
+
+class Source(Protocol):
+    """Where bytes come from: `hashclient.transport.Transport`, or a simulator in tests."""
+
+    def get(self, url: str, max_bytes: int, *, expected_bytes: int | None = None) -> bytes:
+        """Return the body at `url`, at most `max_bytes`; raises errors of the project."""
+
+
+class TufFetcher(FetcherInterface):
+    """Gives python-tuf our transport: bodies in memory, none spooled to a temporary folder."""
+
+    def __init__(self, source: Source) -> None:
+        """Fetch from `source`."""
+        self._source = source
+        #: The last body; when it turns out to be expired, it says since when.
+        self.last_body = b""
+
+    def _fetch(self, url: str) -> Iterator[bytes]:
+        yield self.download_bytes(url, _MAX_UNANNOUNCED_BYTES)
+
+    def download_bytes(self, url: str, max_length: int) -> bytes:
+        """Return the body at `url`.
+
+        Raises:
+            DownloadHTTPError: for 403 and 404, which end python-tuf's search for a newer root.
+            HashclientError: for anything else; python-tuf lets it pass through.
+        """
+        try:
+            self.last_body = self._source.get(url, max_length)
+        except (UnreachableError, AuthorisationError) as error:
+            status = getattr(error, "status", None)
+            if status in (403, 404):
+                raise tuf_errors.DownloadHTTPError(error.message, status) from error
+            raise
+        return self.last_body
+
+    @contextlib.contextmanager
+    def download_file(self, url: str, max_length: int) -> Iterator[IO[bytes]]:
+        """Yield the body at `url` as a file in memory."""
+        yield io.BytesIO(self.download_bytes(url, max_length))
+
+
+class Trust:
+    """The verified view of one provider at one moment."""
+
+    def __init__(
+        self,
+        directory: Path,
+        url: str,
+        source: Source,
+        pinned_root: bytes,
+        *,
+        name: str,
+        now: datetime,
+    ) -> None:
+        """Prepare to refresh the metadata in `directory`, starting from the pinned root.
+
+        Raises:
+            VerificationError: the pinned root is not a root.
+            StateError: the directory is not writable.
+        """
+        self._directory = make_private_dir(directory)
+        self._name = name
+        self._now = now
+        base = url.rstrip("/")
+        self._targets_url = f"{base}/targets"
+        self._source = source
+        self._fetcher = TufFetcher(source)
+        with self._translated():
+            self._updater = Updater(
+                str(directory),
+                f"{base}/metadata",
+                fetcher=self._fetcher,
+                bootstrap=pinned_root,
+            )
+
+    def refresh(self) -> None:
+        """Bring the top-level metadata up to date, or say why not.
+
+        Two small requests when there is nothing new: the next root, which is not there, and the
+        timestamp.
+
+        Raises:
+            StaleError: something signed has expired.
+            VerificationError: something is not signed as it must be, or goes back in time.
+            UnreachableError, AuthorisationError, StateError: as their names say.
+        """
+        with self._translated():
+            self._updater.refresh()
+        self.make_durable()
+
+    def lists(self) -> list[str]:
+        """Return the names of the lists that the provider delegates, after `refresh`.
+
+        Raises:
+            VerificationError: a delegation is not for exactly one list's files.
+        """
+        targets: Targets = self._load("targets").signed
+        if targets.targets:
+            raise VerificationError(f"provider {self._name}: the top-level role signs files")
+        if targets.delegations is None or not targets.delegations.roles:
+            if targets.delegations is not None and targets.delegations.succinct_roles:
+                raise VerificationError(f"provider {self._name}: hash bins are not supported")
+            return []
+        for role in targets.delegations.roles.values():
+            if (
+                not is_name(role.name)
+                or role.paths != [f"lists/{role.name}/*"]
+                or not role.terminating
+            ):
+                raise VerificationError(
+                    f"provider {self._name}: delegation {printable(role.name)!r} is not for the"
+                    " files of the list of its name alone"
+                )
+        return sorted(targets.delegations.roles)
+
+    def expires(self, list_name: str) -> datetime:
+        """Return the earliest expiry of the metadata that vouches for a list, after `target`."""
+        roles = ("root", "timestamp", "snapshot", "targets", list_name)
+        expiries: list[datetime] = [self._load(role).signed.expires for role in roles]
+        return min(expiries)
+
+    def target(self, list_name: str, file_name: str) -> TargetFile:
+        """Return what is signed about a file of a list: its length and hashes.
+
+        Raises:
+            VerificationError: the list's role does not vouch for it.
+            StaleError, UnreachableError, …: as `refresh`; the list's role may be loaded now.
+        """
+        if not is_name(list_name) or not is_name(file_name):
+            raise VerificationError(
+                f"name is not allowed in a list: {printable(f'{list_name}/{file_name}')!r}"
+            )
+        with self._translated():
+            info = self._updater.get_targetinfo(f"lists/{list_name}/{file_name}")
+        if info is None:
+            raise VerificationError(f"list {list_name}: its keys do not vouch for {file_name}")
+        if "sha256" not in info.hashes:
+            raise VerificationError(f"list {list_name}: {file_name} is signed without a SHA-256")
+        return info
+
+    def download(self, info: TargetFile, max_bytes: int) -> bytes:
+        """Return the verified bytes of a target, in memory.
+
+        Raises:
+            VerificationError: it is longer than `max_bytes`, or not what was signed.
+            UnreachableError, AuthorisationError: as their names say.
+        """
+        if info.length > max_bytes:
+            raise VerificationError(
+                f"{info.path} is signed with {info.length} bytes, more than {max_bytes}"
+            )
+        folder, _, base = info.path.rpartition("/")
+        if self._load("root").signed.consistent_snapshot:
+            base = f"{info.hashes['sha256']}.{base}"
+        data = self._source.get(
+            f"{self._targets_url}/{folder}/{base}", info.length, expected_bytes=info.length
+        )
+        with self._translated():
+            info.verify_length_and_hashes(data)
+        return data
+
+    def make_durable(self) -> None:
+        """Make the metadata survive a power loss; python-tuf renames but does not sync."""
+        try:
+            for folder in (self._directory, self._directory / "root_history"):
+                for path in folder.iterdir():
+                    if path.is_file() and not path.is_symlink():
+                        fd = os.open(path, os.O_RDONLY)
+                        try:
+                            os.fsync(fd)
+                        finally:
+                            os.close(fd)
+                fsync_dir(folder)
+        except OSError as error:
+            raise state_error("cannot sync", self._directory, error) from error
+
+    def _load(self, role: str) -> Metadata[Any]:
+        """Read metadata back that python-tuf has verified and written a moment ago."""
+        with self._translated():
+            return Metadata.from_file(str(self._directory / f"{role}.json"))
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Turn python-tuf's families of errors into ours; the one place where that happens."""
+        try:
+            yield
+        except HashclientError:
+            raise
+        except tuf_errors.DownloadHTTPError as error:
+            # 403 and 404 are ours in disguise; outside the search for a root they are errors.
+            if isinstance(error.__cause__, HashclientError):
+                raise error.__cause__ from None
+            raise UnreachableError(f"provider {self._name}: {error}") from error
+        except tuf_errors.ExpiredMetadataError as error:
+            raise self._stale(error) from error
+        except (tuf_errors.RepositoryError, tuf_errors.DownloadError) as error:
+            raise VerificationError(
+                f"provider {self._name}: {error}",
+                hint="nothing was changed; tell the provider if it persists",
+            ) from error
+        except OSError as error:
+            raise state_error("cannot keep metadata in", self._directory, error) from error
+        except (ValueError, TypeError, KeyError, RuntimeError) as error:
+            raise VerificationError(
+                f"provider {self._name}: metadata is malformed: {error}"
+            ) from error
+
+    def _stale(self, error: Exception) -> StaleError:
+        since = ""
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            signed = json.loads(self._fetcher.last_body)["signed"]
+            expires = datetime.fromisoformat(signed["expires"])
+            if expires <= self._now:
+                days = (self._now - expires).days
+                since = f" since {expires:%Y-%m-%d %H:%M} UTC ({days} days)"
+        return StaleError(
+            f"provider {self._name}: {error}{since}",
+            hint="the provider has to sign anew; if it has, check this machine's clock",
+        )

@@ -1,0 +1,54 @@
+"""What all tests share: an environment of their own, and Hypothesis without chance.
+
+Nothing of the caller's environment reaches a test: no home directory, no settings, no proxy, no
+umask. Tests that write state pass `--state-dir` or set `XDG_STATE_HOME` themselves.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# The same examples in every run; a busy machine must not make a test fail.
+settings.register_profile(
+    "hashclient",
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("hashclient")
+
+_DROPPED_PREFIXES = ("HASHCLIENT_", "XDG_")
+_DROPPED = {
+    "ALL_PROXY",
+    "COLUMNS",
+    "CREDENTIALS_DIRECTORY",
+    "FORCE_COLOR",
+    "HTTPS_PROXY",
+    "HTTP_PROXY",
+    "NO_COLOR",
+    "NO_PROXY",
+    "SSL_CERT_DIR",
+    "SSL_CERT_FILE",
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.upper() in _DROPPED or name.startswith(_DROPPED_PREFIXES):
+                patch.delenv(name)
+        home = tmp_path_factory.mktemp("home")
+        patch.setenv("HOME", str(home))
+        patch.setenv("LC_ALL", "C.UTF-8")
+        patch.setenv("TZ", "UTC")
+        for name in ("CACHE", "CONFIG", "DATA", "STATE"):
+            patch.setenv(f"XDG_{name}_HOME", str(home / name.lower()))
+        umask = os.umask(0o022)
+        yield
+        os.umask(umask)

@@ -1,0 +1,259 @@
+"""Files of digests: every accepted format, and what is said of a line that is in none."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hashclient import digestfile
+from hashclient.digestfile import DigestBatch, read_digests
+from hashclient.errors import UsageError
+from hashclient.hashlist import NO_SIZE
+
+MD5 = hashlib.md5(b"benign").hexdigest()
+SHA1 = hashlib.sha1(b"benign").hexdigest()
+SHA256 = hashlib.sha256(b"benign").hexdigest()
+
+
+def read(content: bytes) -> list[DigestBatch]:
+    return list(read_digests(io.BytesIO(content), "list.txt"))
+
+
+def rows(content: bytes) -> list[tuple[int, str | None, dict[str, str], int | None]]:
+    """Return (line, name, digests, size) of each row."""
+    result = []
+    for batch in read(content):
+        digests: list[dict[str, str]] = [{} for _ in range(batch.count)]
+        for algorithm, (values, at) in batch.digests.items():
+            for value, row in zip(values, at, strict=True):
+                digests[row][algorithm.label] = value.tobytes().hex()
+        sizes = [None if s == NO_SIZE else int(s) for s in batch.sizes]
+        lines = [int(line) for line in batch.lines]
+        result += list(zip(lines, batch.names, digests, sizes, strict=True))
+    return result
+
+
+@pytest.mark.parametrize(
+    ("digits", "label"), [(MD5, "md5"), (SHA1.upper(), "sha1"), (SHA256, "sha256")]
+)
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_bare_digests_are_told_by_their_length(digits: str, label: str, end: bytes) -> None:
+    content = (digits.encode() + end) * 3
+    expected = {label: digits.lower()}
+    assert rows(content) == [(n, None, expected, None) for n in (1, 2, 3)]
+
+
+def test_the_last_line_needs_no_end() -> None:
+    assert rows(MD5.encode()) == [(1, None, {"md5": MD5}, None)]
+
+
+def test_comments_blank_lines_and_a_byte_order_mark_are_passed_over() -> None:
+    content = f"\ufeff# made today\n\n{MD5}\n  \r\n# more\n{SHA256}  \n"
+    assert rows(content.encode()) == [
+        (3, None, {"md5": MD5}, None),
+        (6, None, {"sha256": SHA256}, None),
+    ]
+
+
+@pytest.mark.parametrize("content", [b"", b"\n\n", b"# nothing\n", b"\xef\xbb\xbf"])
+def test_a_file_without_rows_gives_no_batch(content: bytes) -> None:
+    assert read(content) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "digests"),
+    [
+        (f"{MD5}  a b.jpg", "a b.jpg", {"md5": MD5}),
+        (f"{SHA1} *a.jpg", "a.jpg", {"sha1": SHA1}),
+        (f"{SHA256}   two spaces", " two spaces", {"sha256": SHA256}),
+        (rf"\{MD5}  a\nb\\c\rd", "a\nb\\c\rd", {"md5": MD5}),
+        (f"{MD5}  md5,sha1", "md5,sha1", {"md5": MD5}),
+        (f"MD5 (a (1).jpg) = {MD5}", "a (1).jpg", {"md5": MD5}),
+        (rf"\SHA256 (a\nb) = {SHA256}", "a\nb", {"sha256": SHA256}),
+        (f"SHA1(openssl.bin)= {SHA1}", "openssl.bin", {"sha1": SHA1}),
+    ],
+)
+def test_lines_of_sum_files(line: str, name: str, digests: dict[str, str]) -> None:
+    assert rows(f"{line}\n".encode()) == [(1, name, digests, None)]
+
+
+def test_kinds_of_lines_may_be_mixed() -> None:
+    content = f"{MD5}\n{SHA1}  one\nSHA256 (two) = {SHA256}\n"
+    assert rows(content.encode()) == [
+        (1, None, {"md5": MD5}, None),
+        (2, "one", {"sha1": SHA1}, None),
+        (3, "two", {"sha256": SHA256}, None),
+    ]
+
+
+@pytest.mark.parametrize("tool", ["md5sum", "sha1sum", "sha256sum"])
+@pytest.mark.parametrize("options", [(), ("--tag",), ("--binary",)])
+def test_what_the_real_tools_write_is_read(
+    tool: str, options: tuple[str, ...], tmp_path: Path
+) -> None:
+    names = [b"plain.txt", b"with space", b"back\\slash", b"new\nline", b"not utf-8 \xff"]
+    for name in names:
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)).write_bytes(name)
+    done = subprocess.run(
+        [tool, *options, *names], cwd=tmp_path, stdout=subprocess.PIPE, check=True
+    )
+    label = tool.removesuffix("sum")
+    got = [(name, digests) for _, name, digests, _ in rows(done.stdout)]
+    assert got == [
+        (os.fsdecode(name), {label: hashlib.new(label, name).hexdigest()}) for name in names
+    ]
+
+
+HASHDEEP = "%%%% HASHDEEP-1.0\n%%%% size,md5,tiger,sha256,filename\n## Invoked from: /\n##\n"
+
+
+def test_hashdeep_reads_known_columns_and_sizes() -> None:
+    content = f"{HASHDEEP}6,{MD5},{'0' * 48},{SHA256},/srv/a,b.jpg\r\n"
+    assert rows(content.encode()) == [(5, "/srv/a,b.jpg", {"md5": MD5, "sha256": SHA256}, 6)]
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "what"),
+    [
+        ("%%%% HASHDEEP-1.0\n6,x,y\n", 2, "no hashdeep header"),
+        ("%%%% HASHDEEP-1.0\n%%%% size,tiger,filename\n", 2, "not a hashdeep header"),
+        ("%%%% HASHDEEP-1.0\n%%%% md5,filename\n", 2, "not a hashdeep header"),
+        (f"{HASHDEEP}6,{MD5},,{SHA256}\n", 5, "not a row"),
+        (f"{HASHDEEP}big,{MD5},,{SHA256},name\n", 5, "not a row"),
+        (f"{HASHDEEP}6,{MD5[1:]},,{SHA256},name\n", 5, "not a md5 digest"),
+    ],
+)
+def test_a_bad_line_of_hashdeep_is_named(content: str, line: int, what: str) -> None:
+    with pytest.raises(UsageError, match=f"^list.txt:{line}: {what}"):
+        read(content.encode())
+
+
+def test_csv_columns_may_be_any_and_in_any_order() -> None:
+    content = (
+        "SHA256, size ,entry_id,md5,category,added\n"
+        f'{SHA256},6,e-1,,"baseline",2024-05-01\n'
+        "\r\n"
+        f",,,{MD5.upper()},,2024-05-01T12:00:00.250+02:00\r\n"
+    )
+    assert rows(content.encode()) == [
+        (2, None, {"sha256": SHA256}, 6),
+        (4, None, {"md5": MD5}, None),
+    ]
+    (batch,) = read(content.encode())
+    assert batch.entry_ids == ["e-1", None]
+    assert batch.categories == ["baseline", None]
+    assert batch.added is not None
+    assert [str(t) for t in batch.added] == ["2024-05-01T00:00:00.000", "2024-05-01T10:00:00.250"]
+
+
+def test_csv_times_without_a_zone_are_utc_and_may_be_missing() -> None:
+    (batch,) = read(f"md5,added\n{MD5},2024-05-01 06:00:00\n{MD5},\n".encode())
+    assert batch.added is not None
+    assert [str(t) for t in batch.added] == ["2024-05-01T06:00:00.000", "NaT"]
+    assert (batch.entry_ids, batch.categories) == (None, None)
+
+
+def test_csv_of_a_header_alone_has_no_rows() -> None:
+    assert read(b"md5,size\n\n") == []
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "what"),
+    [
+        ("md5,name\n", 1, r"column 2 \(name\) of the CSV header is unknown"),
+        (f"md5,{SHA1}\n", 1, "column 2 of the CSV header is unknown"),
+        ("md5,MD5\n", 1, "a column occurs twice"),
+        ("entry_id,size\n", 1, "the CSV header names no md5"),
+        (f"md5,size\n{MD5},1\n\n{MD5},1,2\n", 4, "not 2 cells"),
+        (f"md5,size\n{MD5},1\n{MD5[1:]}z,1\n", 3, "not a md5 digest"),
+        (f"md5,size\n{MD5},1\n{MD5[2:]},1\n", 3, "not a md5 digest"),
+        (f"md5,sha1\n{MD5},\n,{'ab ' * 13}c\n", 3, "not a sha1 digest"),
+        (f"md5,size\n{MD5},1\n,1\n", 3, "a row without a digest"),
+        (f"md5,size\n{MD5},1\n{MD5},-1\n", 3, "not a size"),
+        (f"md5,size\n{MD5},1\n{MD5},{10**18}\n", 3, "not a size"),
+        (f"md5,added\n{MD5},\n{MD5},2024-05-01\n{MD5},May\n", 4, "not a date"),
+        (f"md5,added\n{MD5},1\n{MD5},2024-05-01\n{MD5},2024-05-01\n", 2, "not a date"),
+        (f"md5,category\n{MD5},\udcff\n", 2, "this line, or one of the next, is not CSV"),
+        (f'md5,category\n{MD5},"a\nb"\n', 2, "from here on, a quoted cell holds a line break"),
+    ],
+)
+def test_a_bad_line_of_csv_is_named(content: str, line: int, what: str) -> None:
+    with pytest.raises(UsageError, match=f"^list.txt:{line}: {what}") as caught:
+        read(os.fsencode(content))
+    assert "accepted are" in (caught.value.hint or "")
+    for digits in (MD5, MD5[2:], SHA1):
+        assert digits not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "what"),
+    [
+        (f"{MD5}\nabcdef\n", 2, "no digest has 6"),
+        (f"{SHA256 * 2}  sha512.bin\n", 1, "no digest has 128"),
+        (f"{MD5}\n{MD5} name\n", 2, "not a line of a file of digests"),
+        (f"{MD5}\n{MD5[:-1]}z\n", 2, "not a line"),
+        (f"{MD5}\n{MD5[:14]}  {MD5[:16]}\n", 2, "no digest has 14"),
+        (f"{MD5}\n{MD5[:14]}\t\t{MD5[:16]}\n", 2, "not a line"),
+        (f"{MD5}\n{MD5}{MD5[:2]}\n{MD5[2:]}\n", 2, "no digest has 34"),
+        (f"SHA1 (a) = {MD5}\n", 1, "the digest does not have the length"),
+        (rf"\{MD5}  a\tb", 1, "an unknown escape"),
+        ("<html>\n", 1, "not a line"),
+        ("MD5;SHA1;PhotoDNA\n", 1, "not a line"),
+        ("\0\x01\x02", 1, "not a line"),
+    ],
+)
+def test_a_bad_line_of_a_sum_file_is_named(content: str, line: int, what: str) -> None:
+    with pytest.raises(UsageError, match=f"^list.txt:{line}: {what}") as caught:
+        read(content.encode())
+    assert MD5[:10] not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"x" * (digestfile.MAX_LINE_BYTES + 1) + b"\n" + MD5.encode(),
+        b"x" * (digestfile.MAX_LINE_BYTES + 1),
+        b"md5\n" + b"a" * (digestfile.MAX_LINE_BYTES + 1) + b"\n",
+    ],
+)
+def test_a_line_that_does_not_end_is_refused(content: bytes) -> None:
+    with pytest.raises(UsageError, match="a line of more than 65536 bytes"):
+        read(content)
+
+
+def test_batches_are_bounded_and_lines_numbered_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(digestfile, "CHUNK_BYTES", 1000)
+    content = (MD5.encode() + b"\n") * 500 + SHA1.encode() + b"  last\n"
+    batches = read(content)
+    assert max(batch.count for batch in batches) <= 1000 // 33 + 1
+    lines = np.concatenate([batch.lines for batch in batches])
+    assert lines.tolist() == list(range(1, 502))
+
+
+def test_csv_lines_are_numbered_through_over_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(digestfile, "CHUNK_BYTES", 700)
+    content = "md5,size\n" + f"{MD5},1\n\n" * 100 + f"{MD5},x\n"
+    with pytest.raises(UsageError, match=r"^list\.txt:202: not a size"):
+        read(content.encode())
+    lines = [line for line, *_ in rows(content[: content.rindex(MD5)].encode())]
+    assert lines == list(range(2, 202, 2))
+
+
+def test_a_file_that_cannot_be_read_is_a_usage_error() -> None:
+    # The kernel opens it, but has nothing at address 0.
+    with (
+        Path("/proc/self/mem").open("rb") as stream,
+        pytest.raises(UsageError, match="cannot read it: Input/output error"),
+    ):
+        list(read_digests(stream, "it"))
+
+
+def test_names_in_messages_are_printable() -> None:
+    with pytest.raises(UsageError, match=r"^a\\x1b\[2J:1: "):
+        list(read_digests(io.BytesIO(b"?\n"), "a\x1b[2J"))
