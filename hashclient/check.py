@@ -151,12 +151,12 @@ class Checker:
             if result.bytes_read >= TASK_BYTES:
                 result.deferred.append(group)
             else:
-                self._read_group(group, alone, result, reads)
+                self._read_group(group, result, reads, alone=alone)
         self._judge_reads(reads, result)
         return result
 
     def _read_group(
-        self, group: Group, alone: bool, result: TaskResult, reads: list[_Read]
+        self, group: Group, result: TaskResult, reads: list[_Read], *, alone: bool
     ) -> None:
         directory, names, follow = group
         try:
@@ -182,7 +182,7 @@ class Checker:
                     elif not alone and status.st_size >= DEFER_BYTES:
                         result.deferred.append(Group(directory, [name], follow))
                     else:
-                        reads.append(self._read(fd, name, path, follow, algorithms, result))
+                        reads.append(self._read(fd, name, path, algorithms, result, follow=follow))
                 except OSError as error:
                     result.outcomes.append(Outcome(Kind.UNREAD, path, reason=reason_of(error)))
                 except _UnreadError as error:
@@ -210,9 +210,10 @@ class Checker:
         directory_fd: int,
         name: str,
         path: str,
-        follow: bool,
         algorithms: int,
         result: TaskResult,
+        *,
+        follow: bool,
     ) -> _Read:
         """Compute the digests in the mask `algorithms`, or those that its size now asks for.
 

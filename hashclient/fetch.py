@@ -20,8 +20,8 @@ from pathlib import Path
 
 import msgspec
 
-from hashclient.audit import AuditLog, Event
 from hashclient.access import Access, OAuth
+from hashclient.audit import AuditLog, Event
 from hashclient.config import ProviderConfig, Settings
 from hashclient.errors import (
     ConfigError,
@@ -52,7 +52,7 @@ from hashclient.index import (
     open_index,
     open_manifest,
 )
-from hashclient.indexwrite import IndexWriter, InconsistentError, sweep, write_manifest
+from hashclient.indexwrite import InconsistentError, IndexWriter, sweep, write_manifest
 from hashclient.seal import Sealer
 from hashclient.trust import Source, Trust
 

@@ -10,7 +10,7 @@ and named by the header with type, offset from the first and count:
     sizes                    the sizes of the first rows, ascending (u32, or u64 if it must be)
     ids                      entry ids, fixed width
     id.hash, id.row          hashes of the ids, ascending, and their rows
-    md5.hi, md5.lo, md5.row  tags, ascending by their first word, and their rows; so for each algorithm
+    md5.hi, md5.lo, md5.row  tags, ascending by first word, and their rows; so for each algorithm
     dead.<run>               rows of an older run that this one withdraws, ascending
 """
 
@@ -30,7 +30,7 @@ import numpy.typing as npt
 
 from hashclient.errors import StateError
 from hashclient.fsio import printable, state_error
-from hashclient.hashlist import NO_SIZE, Strings, Uint8, Uint32, Uint64
+from hashclient.hashlist import Strings, Uint8, Uint32, Uint64
 from hashclient.model import Algorithm, Hit
 
 RUN_MAGIC = b"hcrun\x00\x01\n"

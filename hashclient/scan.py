@@ -121,7 +121,7 @@ def scan(
     summary = progress.summary
     started = time.monotonic()
     try:
-        for item in _results(paths, lists, options, jobs, keep_clean):
+        for item in _results(paths, lists, options, jobs=jobs, keep_clean=keep_clean):
             if isinstance(item, int):
                 progress.bytes_ahead += item
                 yield None
@@ -145,7 +145,7 @@ def scan(
 
 
 def _results(
-    paths: Sequence[str], lists: OpenLists, options: WalkOptions, jobs: int, keep_clean: bool
+    paths: Sequence[str], lists: OpenLists, options: WalkOptions, *, jobs: int, keep_clean: bool
 ) -> Iterator[TaskResult | Outcome | int]:
     judge = lists.judge()
     items = walk(paths, options)

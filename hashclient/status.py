@@ -20,10 +20,18 @@ class ListStatus:
 
     name: str
     manifest: Manifest | None
-    usable: bool
-    fresh: bool
-    problem: str | None
     exit_code: ExitCode
+    problem: str | None
+
+    @property
+    def usable(self) -> bool:
+        """Whether a scan can use the list at all."""
+        return self.exit_code is not ExitCode.STATE
+
+    @property
+    def fresh(self) -> bool:
+        """Whether a scan can rely on it."""
+        return self.exit_code is ExitCode.OK
 
 
 def read_status(settings: Settings, environ: Mapping[str, str], now: datetime) -> list[ListStatus]:
@@ -40,7 +48,7 @@ def read_status(settings: Settings, environ: Mapping[str, str], now: datetime) -
     return [
         _status(settings, name, sealer, key_problem, now)
         if name in here
-        else ListStatus(name, None, False, False, "never fetched", ExitCode.STATE)
+        else ListStatus(name, None, ExitCode.STATE, "never fetched")
         for name in sorted(wanted.union(here))
     ]
 
@@ -53,13 +61,13 @@ def _status(
         if index is None or sealer is None:
             problem = key_problem or "never fetched"
             manifest = index.manifest if index else None
-            return ListStatus(name, manifest, False, False, problem, ExitCode.STATE)
+            return ListStatus(name, manifest, ExitCode.STATE, problem)
         check_key(index.manifest, sealer)
     except StateError as error:
-        return ListStatus(name, None, False, False, error.message, ExitCode.STATE)
+        return ListStatus(name, None, ExitCode.STATE, error.message)
     if state_of(index, now).fresh:
-        return ListStatus(name, index.manifest, True, True, None, ExitCode.OK)
+        return ListStatus(name, index.manifest, ExitCode.OK, None)
     problem = "STALE: past its expiry"
     if now < index.manifest.expires:
         problem = "STALE: the clock is behind the last check"
-    return ListStatus(name, index.manifest, True, False, problem, ExitCode.STALE)
+    return ListStatus(name, index.manifest, ExitCode.STALE, problem)

@@ -116,7 +116,7 @@ def walk(paths: Sequence[str], options: WalkOptions) -> Iterator[Task | Outcome]
     tasks = _TaskBuilder()
     for path in paths:
         try:
-            status = os.stat(path)
+            status = os.stat(path)  # noqa: PTH116 - a path may be any bytes
         except OSError as error:
             yield Outcome(Kind.UNREAD, path, reason=reason_of(error))
             continue
@@ -170,7 +170,7 @@ class _TaskBuilder:
 
 @dataclass(slots=True)
 class _Frame:
-    """A directory that is being read: what is left of it, and the files found since the last task."""
+    """A directory being read: what is left of it, and the files found since the last task."""
 
     path: str
     fd: int

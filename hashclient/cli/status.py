@@ -71,10 +71,11 @@ def _lines(status: ListStatus) -> list[str]:
     state = status.problem or "fresh"
     share = 100 * manifest.with_size / manifest.entries if manifest.entries else 0
     digests = ", ".join(f"{a} {n:,}" for a, n in manifest.with_digest.items() if n) or "none"
+    published = f"{manifest.published_at:%Y-%m-%d %H:%M} UTC"
     rows = {
         "state": state,
         "provider": manifest.provider,
-        "generation": f"{manifest.generation}, published {manifest.published_at:%Y-%m-%d %H:%M} UTC",
+        "generation": f"{manifest.generation}, published {published}",
         "expires": f"{manifest.expires:%Y-%m-%d %H:%M} UTC",
         "entries": f"{manifest.entries:,} live",
         "digests": digests,

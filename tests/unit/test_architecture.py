@@ -20,36 +20,12 @@ ROOT = Path(__file__).parents[2]
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"__init__", "errors"}),
     frozenset({"fsio", "model"}),
-    frozenset({"config", "digestfile", "hashing", "hashlist", "seal"}),
-    frozenset(
-        {
-            "_channel",
-            "_deadline",
-            "_faults",
-            "_oauth",
-            "access",
-            "audit",
-            "auditfile",
-            "auditrecord",
-            "index",
-            "indexwrite",
-            "inventory",
-            "transport",
-            "trust",
-        }
-    ),
-    frozenset(
-        {
-            "provider",
-            "provider_entries",
-            "provider_keys",
-            "provider_server",
-            "quarantine",
-            "report",
-            "sources",
-        }
-    ),
-    frozenset({"fetch", "lookup", "scan"}),
+    frozenset({"config", "digestfile", "hashing", "hashlist", "seal", "summary", "walk"}),
+    frozenset({"_channel", "_deadline", "_faults", "_oauth", "access", "transport", "trust"}),
+    frozenset({"audit", "auditfile", "auditrecord"}),
+    frozenset({"check", "index", "indexwrite", "pool"}),
+    frozenset({"provider", "provider_entries", "provider_keys", "provider_server", "report"}),
+    frozenset({"fetch", "lookup", "scan", "setup", "status"}),
     frozenset({"__main__", "cli"}),
 )
 
@@ -59,9 +35,12 @@ CHAINS: tuple[tuple[str, ...], ...] = (
     ("audit", "auditfile", "auditrecord"),
     ("digestfile", "hashlist"),
     ("indexwrite", "index"),
+    ("pool", "check", "index"),
     ("provider", "provider_entries"),
     ("provider_server", "provider", "provider_keys"),
-    ("scan", "lookup"),
+    ("lookup", "scan", "fetch"),
+    ("setup", "fetch"),
+    ("status", "scan", "fetch"),
     ("transport", "_oauth", "_channel", "_faults", "_deadline"),
     ("transport", "_oauth", "_channel", "access"),
     ("trust", "transport"),

@@ -1,0 +1,1048 @@
+"""The provider: what it publishes, a real TUF client accepts; what it refuses, it does not write."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from securesystemslib.signer import CryptoSigner
+from tuf.api.exceptions import DownloadHTTPError, RepositoryError
+from tuf.ngclient import Updater
+
+from fixtures.simulator import URL, Simulator, endless, status, truncated
+from hashclient import provider, provider_entries, provider_keys
+from hashclient.cli.main import cli
+from hashclient.errors import (
+    AuthorisationError,
+    HashclientError,
+    LockedError,
+    StateError,
+    UnreachableError,
+    UsageError,
+    VerificationError,
+)
+from hashclient.fsio import writer_lock
+from hashclient.hashlist import (
+    AddBatch,
+    ListIndex,
+    checksum_of,
+    entry_hashes,
+    parse_add_segment,
+    parse_index,
+    parse_withdraw_segment,
+)
+from hashclient.model import Algorithm
+from hashclient.provider import Repository
+from hashclient.provider_keys import Keys, Validity
+from hashclient.provider_server import CERTIFICATE_VALIDITY, Endpoint, open_server
+from hashclient.trust import TufFetcher
+
+MD5 = hashlib.md5(b"benign").hexdigest()
+SHA1 = hashlib.sha1(b"benign").hexdigest()
+SHA256 = hashlib.sha256(b"benign").hexdigest()
+
+CSV = f"""entry_id,md5,sha1,sha256,size,category,added
+a-1,{MD5},{SHA1},{SHA256},6,baseline,2024-05-01
+a-2,{MD5},,,,,
+,,{SHA1},,0,other,2024-05-01T10:00:00Z
+""".encode()
+
+ROLES = ("root", "targets", "snapshot", "timestamp", "baseline")
+
+
+@pytest.fixture
+def simulator(tmp_path: Path) -> Simulator:
+    return Simulator(tmp_path / "repo")
+
+
+class Client:
+    """python-tuf's client with a cache that lasts, over a simulator."""
+
+    def __init__(self, directory: Path, simulator: Simulator) -> None:
+        directory.mkdir()
+        self.directory = directory
+        self.root = simulator.root
+        self.simulator = simulator
+
+    def fetch(self, list_name: str = "baseline") -> tuple[ListIndex, dict[str, bytes]]:
+        """Return the verified index of a list and the verified files that it names."""
+        updater = Updater(
+            str(self.directory),
+            f"{URL}/metadata",
+            fetcher=TufFetcher(self.simulator),
+            bootstrap=self.root,
+        )
+        updater.refresh()
+
+        def file(name: str) -> bytes:
+            info = updater.get_targetinfo(f"lists/{list_name}/{name}")
+            assert info is not None
+            url = f"{URL}/targets/lists/{list_name}/{info.hashes['sha256']}.{name}"
+            data = self.simulator.get(url, info.length, expected_bytes=info.length)
+            info.verify_length_and_hashes(data)
+            return data
+
+        index = parse_index(file("index.json"), list_name)
+        return index, {segment.name: file(segment.name) for segment in index.segments}
+
+    def generation(self) -> int:
+        return self.fetch()[0].generation
+
+
+@pytest.fixture
+def client(tmp_path: Path, simulator: Simulator) -> Client:
+    return Client(tmp_path / "client", simulator)
+
+
+def live_ids(index: ListIndex, files: dict[str, bytes]) -> list[str]:
+    """Replay the segments as a client does, and check count and checksum on the way."""
+    live: dict[bytes, None] = {}
+    for segment in index.segments:
+        data = files[segment.name]
+        if segment.kind == "add":
+            for batch in parse_add_segment(data, segment):
+                live |= dict.fromkeys(batch.ids.tolist())
+        else:
+            for ids in parse_withdraw_segment(data, segment):
+                for entry_id in ids.tolist():
+                    del live[entry_id]
+    assert index.entries == len(live)
+    checksum = checksum_of(entry_hashes(np.array(list(live)))) if live else 0
+    assert index.checksum == f"{checksum:016x}"
+    return [entry_id.decode() for entry_id in live]
+
+
+def tree(directory: Path) -> dict[str, bytes]:
+    return {
+        str(p.relative_to(directory)): p.read_bytes() for p in directory.rglob("*.*") if p.is_file()
+    }
+
+
+# Creating
+
+
+def test_a_new_repository_has_the_documented_layout(simulator: Simulator) -> None:
+    directory = simulator.repository.directory
+    names = {p.relative_to(directory).as_posix() for p in directory.rglob("*") if p.is_file()}
+    keys = {name for name in names if name.startswith("keys/")}
+    assert names - keys == {
+        "lock",
+        "root.json",
+        "public/metadata/1.root.json",
+        "public/metadata/1.snapshot.json",
+        "public/metadata/1.targets.json",
+        "public/metadata/timestamp.json",
+    }
+    assert sorted(key.split("-")[0] for key in keys) == sorted(f"keys/{r}" for r in ROLES[:4])
+    assert {(directory / key).stat().st_mode & 0o777 for key in keys} == {0o600}
+    assert (directory / "keys").stat().st_mode & 0o777 == 0o700
+    assert (directory / "public/metadata/timestamp.json").stat().st_mode & 0o777 == 0o644
+    assert simulator.root == (directory / "public/metadata/1.root.json").read_bytes()
+
+
+def test_a_repository_is_not_made_over_another(simulator: Simulator) -> None:
+    with pytest.raises(UsageError, match="already a repository"):
+        simulator.repository.create()
+
+
+def test_a_repository_is_not_made_among_other_files(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(UsageError, match=r"directory is not empty: .*\(there is photos\)"):
+        Repository(tmp_path, clock=lambda: datetime.now(UTC)).create()
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+def test_a_repository_needs_a_directory_that_can_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StateError, match="cannot make repository"):
+        Repository(tmp_path / "file", clock=lambda: datetime.now(UTC)).create()
+
+
+@pytest.mark.parametrize(("count", "threshold"), [(1, 2), (1, 0), (17, 1)])
+def test_impossible_thresholds_are_refused(count: int, threshold: int) -> None:
+    with pytest.raises(UsageError, match=f"threshold of {threshold} with {count} keys"):
+        Keys(count, threshold)
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda r: r.publish("baseline", []),
+        lambda r: r.withdraw("baseline", ["a"]),
+        lambda r: r.rotate("root"),
+        lambda r: r.renew(),
+        lambda r: r.status(),
+    ],
+)
+def test_without_a_repository_nothing_is_made(
+    tmp_path: Path, act: Callable[[Repository], object]
+) -> None:
+    with pytest.raises(StateError, match="not a provider's repository") as caught:
+        act(Repository(tmp_path, clock=lambda: datetime.now(UTC)))
+    assert "hashclient provider init" in (caught.value.hint or "")
+    assert list(tmp_path.iterdir()) == []
+
+
+# Publishing and withdrawing
+
+
+def test_what_is_published_is_what_a_client_reads(simulator: Simulator, client: Client) -> None:
+    done = simulator.publish(CSV)
+    assert (done.generation, done.changed, done.live) == (1, 3, 3)
+    index, files = client.fetch()
+    assert live_ids(index, files) == ["a-1", "a-2", "1-3"]
+    assert [s.name for s in index.segments] == ["g000001-add-000.parquet"]
+    (batch,) = _batches(index, files)
+    assert batch.masks.tolist() == [7, 1, 2]
+    assert batch.sizes.astype(np.int64).tolist() == [6, -1, 0]
+    categories = [batch.categories[code] for code in batch.category_codes]
+    assert categories == ["baseline", "uncategorised", "other"]
+    for algorithm, digits, rows in (
+        (Algorithm.MD5, MD5, [0, 1]),
+        (Algorithm.SHA1, SHA1, [0, 2]),
+        (Algorithm.SHA256, SHA256, [0]),
+    ):
+        values, at = batch.digests[algorithm]
+        assert at.tolist() == rows
+        assert {value.tobytes().hex() for value in values} == {digits}
+
+
+def _batches(index: ListIndex, files: dict[str, bytes]) -> list[AddBatch]:
+    return [b for s in index.segments for b in parse_add_segment(files[s.name], s)]
+
+
+def test_times_are_published(simulator: Simulator, client: Client) -> None:
+    import pyarrow.parquet as pq
+
+    simulator.publish(CSV)
+    _, files = client.fetch()
+    added = pq.read_table(io.BytesIO(files["g000001-add-000.parquet"])).column("added")
+    first, third = datetime(2024, 5, 1, tzinfo=UTC), datetime(2024, 5, 1, 10, tzinfo=UTC)
+    assert added.to_pylist() == [first, None, third]
+
+
+def test_each_change_is_one_generation(simulator: Simulator, client: Client) -> None:
+    simulator.publish(CSV)
+    assert client.generation() == 1
+    assert simulator.publish(f"{SHA256}\n".encode()).live == 4
+    assert client.generation() == 2
+    assert simulator.withdraw("a-1", "2-1").live == 2
+    index, files = client.fetch()
+    assert live_ids(index, files) == ["a-2", "1-3"]
+    assert [(s.kind, s.first, s.last) for s in index.segments] == [
+        ("add", 1, 1),
+        ("add", 2, 2),
+        ("withdraw", 3, 3),
+    ]
+    # What was withdrawn may come back, and everything may go.
+    simulator.publish(f"entry_id,md5\na-1,{MD5}\n".encode())
+    assert live_ids(*client.fetch()) == ["a-2", "1-3", "a-1"]
+    assert simulator.withdraw("a-1", "a-2", "1-3").live == 0
+    assert live_ids(*client.fetch()) == []
+
+
+def test_lists_have_roles_and_keys_of_their_own(simulator: Simulator, client: Client) -> None:
+    simulator.publish(CSV)
+    simulator.publish(CSV, "local", list_keys=Keys(3, 2))
+    assert client.fetch("local")[0].list == "local"
+    assert client.generation() == 1
+    delegations = simulator.metadata("targets").signed.delegations.roles
+    assert {r.name: (r.paths, r.terminating, r.threshold) for r in delegations.values()} == {
+        "baseline": (["lists/baseline/*"], True, 1),
+        "local": (["lists/local/*"], True, 2),
+    }
+    assert not set(delegations["baseline"].keyids) & set(delegations["local"].keyids)
+    assert not simulator.metadata("targets").signed.targets
+
+
+def test_large_publications_are_cut_into_segments(
+    simulator: Simulator, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provider_entries, "SEGMENT_ENTRIES", 10)
+    monkeypatch.setattr(provider, "SEGMENT_ENTRIES", 10)
+    sources = [(f"{n}", io.BytesIO(f"{MD5}\n".encode() * 12)) for n in range(2)]
+    simulator.repository.publish("baseline", sources)
+    simulator.repository.withdraw("baseline", [f"1-{n}" for n in range(1, 13)])
+    simulator.serve_published()
+    index, files = client.fetch()
+    assert [(s.name, s.entries) for s in index.segments] == [
+        ("g000001-add-000.parquet", 10),
+        ("g000001-add-001.parquet", 10),
+        ("g000001-add-002.parquet", 4),
+        ("g000002-withdraw-000.parquet", 10),
+        ("g000002-withdraw-001.parquet", 2),
+    ]
+    assert live_ids(index, files) == [f"1-{n}" for n in range(13, 25)]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "no entries to publish"),
+        (f"entry_id,md5\nb,{MD5}\nb/c,{MD5}\n".encode(), "it:3: entry id is not allowed"),
+        (f"entry_id,md5\n{'b' * 65},{MD5}\n".encode(), "it:2: entry id is not allowed"),
+        (f"entry_id,md5\n{SHA1},{MD5}\n".encode(), "it:2: entry id is not allowed"),
+        (f"md5,category\n{MD5},a\n{MD5},A b\n".encode(), "it:3: category is not allowed"),
+        (f"entry_id,md5\nb,{MD5}\n\nb,{MD5}\n".encode(), "it:4: entry id occurs twice: b"),
+        (
+            f"entry_id,md5\nb,{MD5}\na-2,{MD5}\n".encode(),
+            "it:3: entry id is on the list already: a-2",
+        ),
+        (f"{MD5}\n?\n".encode(), "it:2: not a line of a file of digests"),
+        (
+            "\n".join(["md5,category", *(f"{MD5},c{n}" for n in range(256))]).encode(),
+            "segment g000002-add-000.parquet has 256 categories",
+        ),
+    ],
+)
+def test_with_one_bad_entry_nothing_is_written(
+    simulator: Simulator, content: bytes, message: str
+) -> None:
+    simulator.publish(CSV)
+    before = tree(simulator.repository.directory)
+    sources = [
+        ("good", io.BytesIO(f"{MD5}\n".encode() if content else b"")),
+        ("it", io.BytesIO(content)),
+    ]
+    with pytest.raises(UsageError) as caught:
+        simulator.repository.publish("baseline", sources)
+    assert caught.value.message == message
+    assert tree(simulator.repository.directory) == before
+
+
+def test_a_repeated_id_is_found_in_any_segment(
+    simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provider_entries, "SEGMENT_ENTRIES", 2)
+    content = "entry_id,md5\n" + "".join(f"{i},{MD5}\n" for i in ("a", "b", "c", "d", "e", "d"))
+    with pytest.raises(UsageError, match="baseline.csv:7: entry id occurs twice: d"):
+        simulator.publish(content.encode())
+
+
+@pytest.mark.parametrize("name", ["", "A", "a/b", "..", "targets", "root", "a" * 65])
+def test_list_names_are_checked(simulator: Simulator, name: str) -> None:
+    with pytest.raises(UsageError, match="not a name for a list"):
+        simulator.publish(CSV, name)
+
+
+@pytest.mark.parametrize(
+    ("list_name", "ids", "message"),
+    [
+        ("baseline", ["a-1", "a-9"], "entry is not on list baseline: a-9"),
+        ("baseline", ["a-1", "a-1"], "entry id is given twice: a-1"),
+        ("baseline", ["a-1", MD5], "not an entry id: number 2 of those given"),
+        ("baseline", [], "no entries to withdraw"),
+        ("local", ["a-1"], "no such list: local"),
+    ],
+)
+def test_only_what_is_listed_can_be_withdrawn(
+    simulator: Simulator, list_name: str, ids: list[str], message: str
+) -> None:
+    simulator.publish(CSV)
+    before = tree(simulator.repository.directory)
+    with pytest.raises(UsageError) as caught:
+        simulator.repository.withdraw(list_name, ids)
+    assert caught.value.message == message
+    assert tree(simulator.repository.directory) == before
+
+
+def test_a_list_does_not_outgrow_the_format(
+    simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulator.publish(CSV)
+    monkeypatch.setattr(provider, "MAX_LIST_ENTRIES", 3)
+    with pytest.raises(UsageError, match="list baseline would have more than 3 entries"):
+        simulator.publish(f"{MD5}\n".encode())
+    monkeypatch.setattr(provider, "MAX_SEGMENTS", 1)
+    with pytest.raises(UsageError, match="list baseline has 1 segments, the most possible"):
+        simulator.withdraw("a-1")
+
+
+def test_two_writers_do_not_meet(simulator: Simulator) -> None:
+    with (
+        writer_lock(simulator.repository.directory / "lock"),
+        pytest.raises(LockedError, match="another process is changing"),
+    ):
+        simulator.publish(CSV)
+
+
+# Keys
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_clients_follow_rotations(simulator: Simulator, client: Client, role: str) -> None:
+    simulator.publish(CSV, list_keys=Keys(2, 2))
+    assert client.generation() == 1
+    for generation in (2, 3):
+        old = {signer.public_key.keyid for signer in simulator.signers(role)}
+        simulator.rotate(role)
+        new = {signer.public_key.keyid for signer in simulator.signers(role)}
+        assert len(new) == len(old)
+        assert not new & old
+        simulator.publish(f"{MD5}\n".encode())
+        assert client.generation() == generation
+    keys = simulator.repository.directory / "keys"
+    assert len([path for path in keys.iterdir() if path.name.startswith(f"{role}-")]) == len(new)
+
+
+def test_a_client_that_slept_through_many_rotations_follows(
+    simulator: Simulator, client: Client
+) -> None:
+    for role in ROLES[:4] * 2:
+        simulator.rotate(role)
+    simulator.publish(CSV)
+    assert client.generation() == 1
+
+
+def test_unknown_roles_are_not_rotated(simulator: Simulator) -> None:
+    with pytest.raises(UsageError, match="no such role: baseline") as caught:
+        simulator.rotate("baseline")
+    assert caught.value.hint == "roles: root, targets, snapshot, timestamp"
+
+
+def test_the_threshold_of_keys_has_to_be_here(tmp_path: Path) -> None:
+    simulator = Simulator(tmp_path / "repo", root_keys=Keys(3, 2))
+    client = Client(tmp_path / "client", simulator)
+    keys = sorted((tmp_path / "repo/keys").glob("root-*.pem"))
+    keys[0].rename(tmp_path / "offline-0.pem")
+    simulator.rotate("timestamp")  # two of three sign
+    simulator.publish(CSV)
+    assert client.generation() == 1
+    keys[1].rename(tmp_path / "offline-1.pem")
+    for role in ("root", "timestamp"):
+        before = tree(simulator.repository.directory)
+        with pytest.raises(StateError, match="role root needs 2 signing") as caught:
+            simulator.rotate(role)
+        assert keys[1].name in (caught.value.hint or "")
+        assert tree(simulator.repository.directory) == before
+    simulator.publish(f"{MD5}\n".encode())  # root's keys are not needed for that
+    assert client.generation() == 2
+
+
+def _wrong_key(path: Path) -> None:
+    path.write_bytes(CryptoSigner.generate_ed25519().private_bytes)
+
+
+def _elliptic_key(path: Path) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: path.chmod(0o644), "signing key can be read by others"),
+        (lambda path: path.write_bytes(b"?"), "not an Ed25519 key"),
+        (_elliptic_key, "not an Ed25519 key"),
+        (_wrong_key, "not the key that its name says"),
+        (lambda path: path.unlink(), "role timestamp needs 1 signing key"),
+    ],
+)
+def test_a_bad_key_file_is_found_before_anything_is_published(
+    simulator: Simulator, damage: Callable[[Path], None], message: str
+) -> None:
+    (path,) = (simulator.repository.directory / "keys").glob("timestamp-*.pem")
+    timestamp = simulator.repository.public / "metadata/timestamp.json"
+    before = timestamp.read_bytes()
+    damage(path)
+    with pytest.raises(StateError, match=message):
+        simulator.renew()
+    assert timestamp.read_bytes() == before
+
+
+# Expiry
+
+
+def test_renewal_signs_what_is_past_half_of_its_validity(
+    simulator: Simulator, client: Client
+) -> None:
+    simulator.publish(CSV)
+    assert simulator.repository.renew().signed == ("timestamp",)
+    for days, signed in (
+        (16, ("snapshot", "timestamp")),
+        (30, ("snapshot", "timestamp", "baseline")),
+        (140, ROLES),
+    ):
+        simulator.now += timedelta(days=days)
+        renewed = simulator.repository.renew()
+        assert (renewed.signed, renewed.skipped) == (signed, ())
+    simulator.serve_published()
+    assert client.generation() == 1
+
+
+def test_renewal_names_what_is_due_but_has_its_key_elsewhere(simulator: Simulator) -> None:
+    for path in (simulator.repository.directory / "keys").glob("root-*.pem"):
+        path.unlink()
+    simulator.now += timedelta(days=200)
+    renewed = simulator.repository.renew()
+    assert renewed.skipped == ("root",)
+    assert renewed.signed == ("targets", "snapshot", "timestamp")
+
+
+def test_an_expired_repository_is_renewed(tmp_path: Path) -> None:
+    long_ago = datetime.now(UTC) - timedelta(days=4000)
+    simulator = Simulator(tmp_path / "repo", now=long_ago)
+    client = Client(tmp_path / "client", simulator)
+    simulator.publish(CSV)
+    with pytest.raises(RepositoryError, match="expired"):
+        client.fetch()
+    simulator.now = datetime.now(UTC)
+    simulator.renew()
+    assert client.generation() == 1
+
+
+def test_status_shows_roles_and_lists(simulator: Simulator) -> None:
+    simulator.publish(CSV, list_keys=Keys(2, 1))
+    found = simulator.repository.status()
+    assert found.root_sha256 == hashlib.sha256(simulator.root).hexdigest()
+    assert [(r.name, r.version, r.keys, r.threshold) for r in found.roles] == [
+        ("root", 1, 1, 1),
+        ("targets", 2, 1, 1),
+        ("snapshot", 2, 1, 1),
+        ("timestamp", 2, 1, 1),
+        ("baseline", 1, 2, 1),
+    ]
+    now = simulator.now.replace(microsecond=0)
+    assert [r.expires - now for r in found.roles] == [
+        timedelta(days=days) for days in (365, 365, 30, 7, 90)
+    ]
+    (baseline,) = found.lists
+    assert (baseline.name, baseline.generation, baseline.live, baseline.segments) == (
+        "baseline",
+        1,
+        3,
+        1,
+    )
+    assert baseline.published_at == now
+
+
+# Crashes and damage
+
+
+class Killed(BaseException):
+    """Stands for a kill."""
+
+
+@contextlib.contextmanager
+def killed_before_write(number: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let `number` files be written whole, and no more."""
+    real, left = provider_keys.write_atomic, number
+
+    def write(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+        nonlocal left
+        if left == 0:
+            raise Killed
+        left -= 1
+        real(path, data, mode=mode)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(provider_keys, "write_atomic", write)
+        patch.setattr(provider, "write_atomic", write)
+        yield
+
+
+CHANGES: dict[str, Callable[[Repository], object]] = {
+    "first publication": lambda r: r.publish("local", [("it", io.BytesIO(CSV))]),
+    "publication": lambda r: r.publish("baseline", [("it", io.BytesIO(f"{MD5}\n".encode()))]),
+    "withdrawal": lambda r: r.withdraw("baseline", ["a-1"]),
+    "renewal": lambda r: r.renew(),
+    **{f"rotation of {role}": lambda r, role=role: r.rotate(role) for role in ROLES},
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_kill_between_any_two_writes_leaves_a_whole_repository(
+    name: str, simulator: Simulator, client: Client, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    simulator.publish(CSV)
+    expected = live_ids(*client.fetch())
+    for writes in range(20):
+        try:
+            with killed_before_write(writes, monkeypatch):
+                CHANGES[name](simulator.repository)
+        except Killed:
+            # An old client and a new one both see the old state, whole.
+            simulator.serve_published()
+            assert live_ids(*client.fetch()) == expected
+            assert live_ids(*Client(tmp_path / f"new-{writes}", simulator).fetch()) == expected
+        else:
+            break
+    assert writes > 2
+    simulator.serve_published()
+    simulator.publish(f"entry_id,md5\nlast,{MD5}\n".encode())
+    assert "last" in live_ids(*client.fetch())
+
+
+def test_a_killed_creation_can_be_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    repository = Repository(tmp_path / "repo", clock=lambda: datetime.now(UTC))
+    for writes in range(20):
+        try:
+            with killed_before_write(writes, monkeypatch):
+                repository.create()
+        except Killed:
+            with pytest.raises(StateError, match="not a provider's repository"):
+                repository.status()
+        else:
+            break
+    assert [role.version for role in repository.status().roles] == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "damage", "message"),
+    [
+        ("metadata/timestamp.json", lambda p: p.write_bytes(b"{"), "corrupt metadata"),
+        ("metadata/1.root.json", lambda p: p.unlink(), "cannot read published metadata"),
+        ("metadata/2.snapshot.json", lambda p: p.unlink(), "cannot read published metadata"),
+        ("targets/lists/baseline/*.index.json", lambda p: p.unlink(), "cannot read"),
+        ("targets/lists/*/*.index.json", lambda p: p.write_bytes(b"{}"), "corrupt repository"),
+        ("targets/lists/*/*.parquet", lambda p: p.write_bytes(b"?"), "corrupt repository"),
+        ("targets/lists/*/*.parquet", lambda p: p.unlink(), "cannot read"),
+    ],
+)
+def test_damage_is_named_and_nothing_is_published_over_it(
+    simulator: Simulator, pattern: str, damage: Callable[[Path], object], message: str
+) -> None:
+    simulator.publish(CSV)
+    (path,) = simulator.repository.public.glob(pattern)
+    damage(path)
+    before = tree(simulator.repository.directory)
+    with pytest.raises(StateError, match=message):
+        simulator.repository.withdraw("baseline", ["a-1"])
+    assert tree(simulator.repository.directory) == before
+
+
+def test_a_targets_role_without_delegations_is_corrupt(simulator: Simulator) -> None:
+    simulator.edit("targets", lambda signed: setattr(signed, "delegations", None))
+    for path, data in simulator.files.items():
+        (simulator.repository.public / path).write_bytes(data)
+    with pytest.raises(StateError, match="the targets role has no delegations"):
+        simulator.repository.status()
+
+
+def test_a_target_folder_that_cannot_be_made_is_named(simulator: Simulator) -> None:
+    (simulator.repository.public / "targets").write_bytes(b"")
+    with pytest.raises(StateError, match="cannot make directory"):
+        simulator.publish(CSV)
+
+
+# The simulator: its attacks are attacks to a client that knows nothing of us
+
+
+def _one_signature_twice(simulator: Simulator) -> None:
+    def twice(document: dict[str, Any]) -> None:
+        document["signatures"] *= 2
+
+    simulator.edit("timestamp", raw=twice)
+
+
+def _mixed_generations(simulator: Simulator) -> None:
+    old = simulator.files["metadata/1.baseline.json"]
+    simulator.publish(f"{MD5}\n".encode())
+    simulator.files["metadata/2.baseline.json"] = old
+
+
+ATTACKS: dict[str, Callable[[Simulator], object]] = {
+    "tampered": lambda s: s.tamper("metadata/timestamp.json", lambda d: d.replace(b"2", b"3")),
+    "unsigned": lambda s: s.edit("snapshot", signers=[]),
+    "signed by others": lambda s: s.edit("baseline", signers=[CryptoSigner.generate_ed25519()]),
+    "signed by another role": lambda s: s.edit("baseline", signers=s.signers("targets")),
+    "one signature twice": _one_signature_twice,
+    "root by new keys only": lambda s: s.edit("root", signers=[CryptoSigner.generate_ed25519()]),
+    "expired": lambda s: s.expire("baseline"),
+    "mixed generations": _mixed_generations,
+    "tampered target": lambda s: s.tamper("targets/*/*.index.json", lambda d: d[:-1] + b" "),
+}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_attacks_of_the_simulator_are_refused(
+    name: str, simulator: Simulator, client: Client
+) -> None:
+    simulator.publish(CSV)
+    saved = dict(simulator.files)
+    ATTACKS[name](simulator)
+    with pytest.raises(RepositoryError):
+        client.fetch()
+    simulator.files = saved
+    assert client.generation() == 1
+
+
+def test_going_back_in_time_is_refused(simulator: Simulator, client: Client) -> None:
+    simulator.publish(CSV)
+    saved = dict(simulator.files)
+    simulator.publish(f"{MD5}\n".encode())
+    assert client.generation() == 2
+    simulator.files = saved
+    with pytest.raises(RepositoryError):
+        client.fetch()
+
+
+def test_a_malicious_list_is_properly_signed(simulator: Simulator, client: Client) -> None:
+    simulator.publish(CSV)
+    simulator.edit_index(lambda document: document.update(entries=4))
+    with pytest.raises(VerificationError, match="4 live entries, but segments add 3"):
+        client.fetch()
+    simulator.serve_published()
+    simulator.replace_target("g000001-add-000.parquet", b"not Parquet")
+    assert client.fetch()[1] == {"g000001-add-000.parquet": b"not Parquet"}
+
+
+def test_the_simulator_raises_what_the_transport_raises(simulator: Simulator) -> None:
+    url = f"{URL}/metadata/timestamp.json"
+    faults: list[tuple[Any, type[HashclientError]]] = [
+        (status(401), AuthorisationError),
+        (status(503), UnreachableError),
+        (truncated, UnreachableError),
+        (endless, VerificationError),
+        (lambda _url, data, _cap: data[:-1], UnreachableError),
+        (lambda _url, data, _cap: data + b" ", VerificationError),
+    ]
+    size = len(simulator.files["metadata/timestamp.json"])
+    for fault, expected in faults:
+        simulator.faults = {"metadata/time*": fault}
+        with pytest.raises(expected):
+            simulator.get(url, 10_000, expected_bytes=size)
+    for bad in ("https://other.test/x", f"{URL}/metadata/../x", f"{URL}/%2e", f"{URL}/a?b"):
+        with pytest.raises(VerificationError):
+            simulator.get(bad, 10)
+    with pytest.raises(UnreachableError) as caught:
+        simulator.get(f"{URL}/metadata/9.root.json", 10)
+    assert getattr(caught.value, "status", None) == 404
+    with pytest.raises(LookupError):
+        simulator.tamper("nothing", bytes)
+    assert set(simulator.requests) == {"metadata/timestamp.json", "metadata/9.root.json"}
+
+
+def test_a_provider_without_access_is_told_from_one_without_a_newer_root(
+    simulator: Simulator, client: Client
+) -> None:
+    simulator.publish(CSV)
+    simulator.faults = {"metadata/*": status(403)}
+    with pytest.raises(DownloadHTTPError):
+        client.fetch()
+
+
+# The trial server
+
+
+@contextlib.contextmanager
+def serving(
+    repository: Repository, bind: str = "127.0.0.1:0", now: datetime | None = None
+) -> Iterator[tuple[Endpoint, list[str]]]:
+    log: list[str] = []
+    clock = lambda: now or datetime.now(UTC)  # noqa: E731
+    with open_server(repository, bind, clock=clock, log=log.append) as (server, endpoint):
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield endpoint, log
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@contextlib.contextmanager
+def browsing(endpoint: Endpoint, token: str | None = None) -> Iterator[httpx.Client]:
+    token = endpoint.token_file.read_text().strip() if token is None else token
+    with httpx.Client(
+        base_url=endpoint.url,
+        verify=ssl.create_default_context(cafile=endpoint.ca),
+        headers={"Authorization": f"Bearer {token}"},
+        trust_env=False,
+        timeout=10,
+    ) as browser:
+        yield browser
+
+
+def raw_request(endpoint: Endpoint, request: str) -> bytes:
+    """Send `request` as it is, with the token put in, and return all that comes back."""
+    context = ssl.create_default_context(cafile=endpoint.ca)
+    port = httpx.URL(endpoint.url).port
+    token = endpoint.token_file.read_text().strip()
+    with (
+        socket.create_connection(("127.0.0.1", port or 0), timeout=10) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as stream,
+    ):
+        stream.sendall(request.replace("TOKEN", f"Authorization: Bearer {token}").encode())
+        answer = b""
+        while block := stream.recv(1 << 16):
+            answer += block
+        return answer
+
+
+@pytest.mark.parametrize("bind", ["127.0.0.1:0", "[::1]:0", "localhost:0"])
+def test_the_server_serves_what_is_public(simulator: Simulator, bind: str) -> None:
+    simulator.publish(CSV)
+    with serving(simulator.repository, bind) as (endpoint, _), browsing(endpoint) as browser:
+        for path, data in simulator.files.items():
+            answer = browser.get(path)
+            assert (answer.status_code, answer.content) == (200, data)
+            assert answer.headers["Content-Length"] == str(len(data))
+            head = browser.head(path)
+            assert (head.status_code, head.content) == (200, b"")
+            assert head.headers["ETag"] == answer.headers["ETag"]
+            assert head.headers["Content-Length"] == str(len(data))
+    keys = simulator.repository.directory / "keys/serve"
+    assert (keys / "token").stat().st_mode & 0o777 == 0o600
+    assert (keys / "server.pem").stat().st_mode & 0o777 == 0o600
+    assert b"PRIVATE" not in (keys / "ca.pem").read_bytes()
+
+
+@pytest.mark.parametrize("token", ["", "wrong", "ü"])
+def test_the_server_wants_its_token(simulator: Simulator, token: str) -> None:
+    with (
+        serving(simulator.repository) as (endpoint, log),
+        browsing(endpoint, "") as browser,
+    ):
+        header = f"Bearer {token}".encode("latin-1")
+        for path in ("metadata/timestamp.json", "nothing"):
+            answer = browser.get(path, headers=[(b"Authorization", header)])
+            assert answer.status_code == 401
+            assert answer.headers["WWW-Authenticate"] == "Bearer"
+            assert b"timestamp" not in answer.content
+    assert log == [
+        "127.0.0.1: GET /metadata/timestamp.json HTTP/1.1: 401",
+        "127.0.0.1: GET /nothing HTTP/1.1: 401",
+    ]
+
+
+def test_the_server_serves_nothing_else(simulator: Simulator) -> None:
+    public = simulator.repository.public
+    (public / "metadata/link.json").symlink_to(simulator.repository.root_file)
+    (public / "targets").mkdir(exist_ok=True)
+    (public / "targets/folder").symlink_to(simulator.repository.directory / "keys")
+    os.mkfifo(public / "metadata/pipe")
+    (public / "other").write_bytes(b"")
+    (key,) = (simulator.repository.directory / "keys").glob("root-*.pem")
+    paths = [
+        "/",
+        "/metadata",
+        "/metadata/",
+        "/metadata/none.json",
+        "/metadata/link.json",
+        "/metadata/pipe",
+        f"/targets/folder/{key.name}",
+        f"/metadata/../../keys/{key.name}",
+        f"/metadata/..%2f..%2fkeys/{key.name}",
+        "//metadata/timestamp.json",
+        "/metadata/timestamp.json?x",
+        "/other",
+        "https://127.0.0.1/metadata/timestamp.json",
+    ]
+    with serving(simulator.repository) as (endpoint, _):
+        for path in paths:
+            request = f"GET {path} HTTP/1.1\r\nHost: x\r\nTOKEN\r\nConnection: close\r\n\r\n"
+            assert raw_request(endpoint, request).startswith(b"HTTP/1.1 404 "), path
+
+
+@pytest.mark.parametrize(
+    ("asked", "answered", "span"),
+    [
+        ("bytes=0-9", "bytes 0-9/{size}", slice(0, 10)),
+        ("bytes=10-", "bytes 10-{last}/{size}", slice(10, None)),
+        ("bytes=-5", "bytes {tail}-{last}/{size}", slice(-5, None)),
+        ("bytes=5-99999", "bytes 5-{last}/{size}", slice(5, None)),
+        ("bytes=-99999", "bytes 0-{last}/{size}", slice(0, None)),
+    ],
+)
+def test_the_server_gives_parts(
+    simulator: Simulator, asked: str, answered: str, span: slice
+) -> None:
+    data = simulator.files["metadata/timestamp.json"]
+    size = len(data)
+    with serving(simulator.repository) as (endpoint, _), browsing(endpoint) as browser:
+        answer = browser.get("metadata/timestamp.json", headers={"Range": asked})
+    assert answer.status_code == 206
+    expected = answered.format(size=size, last=size - 1, tail=size - 5)
+    assert (answer.headers["Content-Range"], answer.content) == (expected, data[span])
+
+
+def test_the_server_gives_the_whole_where_no_part_fits(simulator: Simulator) -> None:
+    path = "metadata/timestamp.json"
+    data = simulator.files[path]
+    with serving(simulator.repository) as (endpoint, _), browsing(endpoint) as browser:
+        etag = browser.head(path).headers["ETag"]
+        for value in ("bytes=0-1,3-4", "bytes=-", "lines=1-2"):
+            assert browser.get(path, headers={"Range": value}).content == data
+        part = {"Range": "bytes=1-", "If-Range": etag}
+        assert browser.get(path, headers=part).content == data[1:]
+        assert browser.get(path, headers={**part, "If-Range": '"old"'}).content == data
+        for value in (f"bytes={len(data)}-", "bytes=9-3", "bytes=-0"):
+            answer = browser.get(path, headers={"Range": value})
+            assert answer.status_code == 416
+            assert answer.headers["Content-Range"] == f"bytes */{len(data)}"
+
+
+def test_the_server_keeps_connections_but_not_after_a_body(simulator: Simulator) -> None:
+    first = "GET /metadata/1.root.json HTTP/1.1\r\nHost: x\r\nTOKEN\r\n"
+    again = "HEAD /metadata/2.root.json HTTP/1.1\r\nHost: x\r\nTOKEN\r\nConnection: close\r\n\r\n"
+    with serving(simulator.repository) as (endpoint, _):
+        assert raw_request(endpoint, f"{first}\r\n{again}").count(b"HTTP/1.1 ") == 2
+        smuggled = f"{first}Content-Length: {len(again)}\r\n\r\n{again}"
+        assert raw_request(endpoint, smuggled).count(b"HTTP/1.1 ") == 1
+
+
+def test_the_server_only_reads(simulator: Simulator) -> None:
+    with serving(simulator.repository) as (endpoint, _), browsing(endpoint) as browser:
+        for method in ("POST", "PUT", "DELETE"):
+            assert browser.request(method, "metadata/1.root.json").status_code == 501
+
+
+def test_the_server_speaks_tls_only_and_survives_the_rest(simulator: Simulator) -> None:
+    with serving(simulator.repository) as (endpoint, log):
+        port = httpx.URL(endpoint.url).port or 0
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as plain:
+            plain.sendall(b"GET /metadata/1.root.json HTTP/1.1\r\n\r\n")
+            assert b"HTTP/1" not in plain.recv(1000)
+        with browsing(endpoint) as browser:
+            assert browser.get("metadata/1.root.json").status_code == 200
+    assert "127.0.0.1: connection failed" in log
+
+
+@pytest.mark.parametrize(
+    "bind", ["0.0.0.0:0", "192.0.2.1:80", "example.org:80", "127.0.0.1", "127.0.0.1:x", "[::]:1"]
+)
+def test_the_server_listens_on_loopback_only(simulator: Simulator, bind: str) -> None:
+    with (
+        pytest.raises(UsageError, match="not a loopback address"),
+        serving(simulator.repository, bind),
+    ):
+        pass
+
+
+def test_a_port_in_use_is_a_usage_error(simulator: Simulator) -> None:
+    with serving(simulator.repository) as (endpoint, _):
+        port = httpx.URL(endpoint.url).port
+        with (
+            pytest.raises(UsageError, match="cannot listen on .*: Address already in use"),
+            serving(simulator.repository, f"127.0.0.1:{port}"),
+        ):
+            pass
+
+
+def test_the_server_needs_a_repository(tmp_path: Path) -> None:
+    repository = Repository(tmp_path, clock=lambda: datetime.now(UTC))
+    with pytest.raises(StateError, match="not a provider's repository"), serving(repository):
+        pass
+
+
+def test_certificates_are_kept_and_made_anew_when_needed(simulator: Simulator) -> None:
+    keys = simulator.repository.directory / "keys/serve"
+
+    def serve_once(now: datetime) -> tuple[bytes, bytes]:
+        with serving(simulator.repository, now=now) as (endpoint, _):
+            return endpoint.ca.read_bytes(), endpoint.token_file.read_bytes()
+
+    start = datetime.now(UTC)
+    first, token = serve_once(start)
+    assert serve_once(start + timedelta(days=300)) == (first, token)
+    second, kept = serve_once(start + timedelta(days=360))
+    assert (second != first, kept) == (True, token)
+    end = x509.load_pem_x509_certificate(second).not_valid_after_utc
+    assert abs(end - start - timedelta(days=360) - CERTIFICATE_VALIDITY) < timedelta(hours=1)
+    (keys / "server.pem").write_bytes(b"?")
+    assert serve_once(start + timedelta(days=360))[0] != second
+    (keys / "ca.pem").write_bytes(b"?")
+    with serving(simulator.repository) as (endpoint, _), browsing(endpoint) as browser:
+        assert browser.get("metadata/1.root.json").status_code == 200
+
+
+# The command line
+
+
+def run(*args: str | Path, stdin: bytes | None = None) -> tuple[str, str]:
+    """Run a command that must succeed; return its two outputs."""
+    result = CliRunner().invoke(cli, ["provider", *map(str, args)], input=stdin)
+    if result.exception is not None:
+        raise result.exception
+    return result.stdout, result.stderr
+
+
+def test_the_commands_make_and_change_a_repository(tmp_path: Path) -> None:
+    repo, sums = tmp_path / "repo", tmp_path / "sums"
+    sums.write_text(f"{MD5}  one\n")
+    out, said = run("init", repo, "--keys", "3", "--threshold", "2")
+    assert out == f"{repo}/root.json\n"
+    assert "hand this file to clients" in said
+    assert run("publish", repo, "--list", "baseline", sums)[0] == (
+        "list baseline: generation 1: 1 added, 1 live\n"
+    )
+    out, _ = run("publish", repo, "--list", "baseline", "--format", "json", "-", stdin=CSV)
+    assert json.loads(out) == {"list": "baseline", "generation": 2, "added": 3, "live": 4}
+    out, _ = run("withdraw", repo, "--list", "baseline", "1-1", "a-1", "--format", "json")
+    assert json.loads(out) == {"list": "baseline", "generation": 3, "withdrawn": 2, "live": 2}
+    assert run("rotate", repo, "baseline")[1] == "role baseline has new keys\n"
+    assert run("renew", repo)[1] == "signed anew: timestamp\n"
+    text = run("status", repo)[0]
+    assert [line.split()[:5] for line in text.splitlines() if "of" in line][0][:5] == [
+        *("root", "1", "2", "of", "3")
+    ]
+    document = json.loads(run("status", repo, "--format", "json")[0])
+    assert document["root_sha256"] in text
+    assert [role["name"] for role in document["roles"]] == list(ROLES)
+    (baseline,) = document["lists"]
+    assert (baseline["generation"], baseline["live"], baseline["segments"]) == (3, 2, 3)
+
+
+def test_the_commands_say_what_is_due(tmp_path: Path) -> None:
+    long_ago = datetime.now(UTC) - timedelta(days=400)
+    Repository(tmp_path / "repo", clock=lambda: long_ago).create()
+    text = run("status", tmp_path / "repo")[0]
+    assert text.count("  expired") == 4
+    assert "no list yet" in text
+    for path in (tmp_path / "repo/keys").glob("root-*"):
+        path.unlink()
+    assert "due, but the keys are not here: root" in run("renew", tmp_path / "repo")[1]
+
+
+def test_a_file_that_is_not_there_is_a_usage_error(simulator: Simulator) -> None:
+    with pytest.raises(UsageError, match="cannot read none: No such file or directory"):
+        run("publish", simulator.repository.directory, "--list", "baseline", "none")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_serve_says_where_and_ends_cleanly(simulator: Simulator, number: signal.Signals) -> None:
+    command = [sys.executable, "-m", "hashclient", "provider", "serve"]
+    with subprocess.Popen(
+        [*command, simulator.repository.directory, "--format", "json", "-v"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        at = json.loads(process.stdout.readline())
+        endpoint = Endpoint(at["url"], Path(at["ca"]), Path(at["token_file"]))
+        with browsing(endpoint) as browser:
+            answer = browser.get("metadata/1.root.json")
+            assert answer.content == simulator.files["metadata/1.root.json"]
+            process.send_signal(number)
+            out, err = process.communicate(timeout=20)
+    assert (process.returncode, out) == (0, b"")
+    assert err == b"127.0.0.1: GET /metadata/1.root.json HTTP/1.1: 200\n"
+
+
+def test_the_validity_of_each_role_can_be_set() -> None:
+    validity = Validity(lists=timedelta(days=1))
+    assert (validity.of("baseline"), validity.of("root")) == (
+        timedelta(days=1),
+        timedelta(days=365),
+    )
