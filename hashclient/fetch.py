@@ -15,7 +15,7 @@ import contextlib
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 
 import msgspec
@@ -42,12 +42,14 @@ from hashclient.hashlist import (
     parse_withdraw_segment,
 )
 from hashclient.index import (
+    CLOCK_TOLERANCE,
     MANIFEST_FORMAT,
     MANIFEST_NAME,
     DamagedError,
     Index,
     Manifest,
     RunRef,
+    check_key,
     load_manifest,
     open_index,
     open_manifest,
@@ -59,9 +61,6 @@ from hashclient.trust import Source, Trust
 PINNED_ROOT_NAME = "pinned-root.json"
 STAGING_NAME = "staging.json"
 INDEX_FILE = "index.json"
-
-#: How far the clock may be behind the last check before we say that it was set back.
-CLOCK_TOLERANCE = timedelta(minutes=5)
 
 #: Called with (list, bytes done, bytes to do) while segments are downloaded.
 Progress = Callable[[str, int, int], None]
@@ -222,7 +221,7 @@ class Fetcher:
                 f" {base.manifest.provider}",
                 hint="name the lists to fetch with `lists = […]` in the provider's configuration",
             )
-        check_key(base.manifest, self.sealer)
+        check_key(base.manifest, self.sealer.key_id)
         return base
 
     def _done(
@@ -403,19 +402,6 @@ def _load_current(directory: Path) -> Manifest | None:
         return load_manifest(directory)
     except StateError:
         return None
-
-
-def check_key(manifest: Manifest, sealer: Sealer) -> None:
-    """Refuse an index that another key sealed: nothing would be found in it.
-
-    Raises:
-        StateError: it was.
-    """
-    if manifest.key_id != sealer.key_id:
-        raise StateError(
-            f"list {manifest.list} was sealed with another key",
-            hint="use the key that sealed it, or remove the list's folder and fetch again",
-        )
 
 
 def load_pinned_root(settings: Settings, provider: str) -> bytes:

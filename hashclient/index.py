@@ -21,7 +21,7 @@ import mmap
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -31,13 +31,15 @@ import numpy.typing as npt
 from hashclient.errors import StateError
 from hashclient.fsio import printable, state_error
 from hashclient.hashlist import Strings, Uint8, Uint32, Uint64
-from hashclient.model import Algorithm, Hit
+from hashclient.model import Algorithm, Hit, ListState
 
 RUN_MAGIC = b"hcrun\x00\x01\n"
 MANIFEST_NAME = "manifest.json"
 REBUILD_HINT = "run `hashclient fetch` to build it again"
 MANIFEST_FORMAT = "hashclient-index/1"
 ALIGNMENT = 64
+#: How far the clock may be behind the last check before we say that it was set back.
+CLOCK_TOLERANCE = timedelta(minutes=5)
 #: Sizes whose plan is remembered by an open index; bounds its memory on trees of many sizes.
 _PLAN_CACHE_SIZES = 1 << 16
 
@@ -408,6 +410,29 @@ def open_manifest(directory: Path, manifest: Manifest) -> Index:
     """
     runs = [Run(directory / ref.name, length=ref.length) for ref in manifest.runs]
     return Index(manifest, runs)
+
+
+def check_key(manifest: Manifest, key_id: str) -> None:
+    """Refuse an index that another key sealed: nothing would be found in it.
+
+    Raises:
+        StateError: it was.
+    """
+    if manifest.key_id != key_id:
+        raise StateError(
+            f"list {manifest.list} was sealed with another key",
+            hint="use the key that sealed it, or remove the list's folder and fetch again",
+        )
+
+
+def state_of(manifest: Manifest, now: datetime) -> ListState:
+    """Tell whether a list can be relied on at `now`.
+
+    A clock that shows a time before the last check cannot tell what has expired: then no list
+    is fresh.
+    """
+    fresh = manifest.checked_at - CLOCK_TOLERANCE <= now < manifest.expires
+    return ListState(manifest.list, manifest.generation, manifest.expires, fresh)
 
 
 def lists_on_disk(lists_dir: Path) -> list[str]:

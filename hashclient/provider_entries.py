@@ -132,11 +132,7 @@ class Entries:
                 raise UsageError(f"{self._where(row)}: entry id {what}: {self._id(row)}")
 
     def _id(self, row: int) -> str:
-        for ids in self.ids:
-            if row < len(ids):
-                return bytes(ids[row]).decode("ascii")
-            row -= len(ids)
-        raise IndexError(row)
+        return bytes(np.concatenate(self.ids)[row]).decode("ascii")
 
 
 def _table(batch: DigestBatch, generation: int, number: int) -> pa.Table:

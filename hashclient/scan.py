@@ -15,10 +15,8 @@ from datetime import datetime
 from hashclient.check import Checker, Judge, TaskResult
 from hashclient.config import Settings
 from hashclient.errors import StateError
-from hashclient.fetch import CLOCK_TOLERANCE, check_key
-from hashclient.index import Index, lists_on_disk, open_index
+from hashclient.index import Index, check_key, lists_on_disk, open_index, state_of
 from hashclient.model import Kind, ListState, Outcome
-from hashclient.pool import Pool
 from hashclient.seal import Sealer, load_sealer
 from hashclient.summary import Summary
 from hashclient.walk import Task, WalkOptions, walk
@@ -71,21 +69,10 @@ def open_lists(settings: Settings, environ: Mapping[str, str], now: datetime) ->
         index = open_index(settings.lists_dir / name)
         if index is None:
             continue
-        check_key(index.manifest, sealer)
+        check_key(index.manifest, sealer.key_id)
         indexes.append(index)
-        states.append(state_of(index, now))
+        states.append(state_of(index.manifest, now))
     return OpenLists(tuple(indexes), tuple(states), sealer)
-
-
-def state_of(index: Index, now: datetime) -> ListState:
-    """Tell whether a list can be relied on at `now`.
-
-    A clock that shows a time before the last check cannot tell what has expired: then no list
-    is fresh.
-    """
-    manifest = index.manifest
-    fresh = manifest.checked_at - CLOCK_TOLERANCE <= now < manifest.expires
-    return ListState(manifest.list, manifest.generation, manifest.expires, fresh)
 
 
 @dataclass(slots=True)
@@ -163,6 +150,8 @@ def _results(
         tasks += [[group] for group in result.deferred]
         yield result
     if tasks:
+        from hashclient.pool import Pool  # brings multiprocessing, which little work never needs
+
         with Pool(
             jobs, lambda on_bytes: Checker(judge, keep_clean=keep_clean, on_bytes=on_bytes)
         ) as pool:

@@ -8,9 +8,7 @@ from datetime import datetime
 
 from hashclient.config import Settings
 from hashclient.errors import ConfigError, ExitCode, StateError
-from hashclient.fetch import check_key
-from hashclient.index import Manifest, lists_on_disk, open_index
-from hashclient.scan import state_of
+from hashclient.index import Manifest, check_key, lists_on_disk, open_index, state_of
 from hashclient.seal import Sealer, load_sealer
 
 
@@ -62,10 +60,10 @@ def _status(
             problem = key_problem or "never fetched"
             manifest = index.manifest if index else None
             return ListStatus(name, manifest, ExitCode.STATE, problem)
-        check_key(index.manifest, sealer)
+        check_key(index.manifest, sealer.key_id)
     except StateError as error:
         return ListStatus(name, None, ExitCode.STATE, error.message)
-    if state_of(index, now).fresh:
+    if state_of(index.manifest, now).fresh:
         return ListStatus(name, index.manifest, ExitCode.OK, None)
     problem = "STALE: past its expiry"
     if now < index.manifest.expires:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from hashclient.cli.app import App
-from hashclient.fetch import Progress as FetchProgress
-from hashclient.scan import Progress as ScanProgress
+
+if TYPE_CHECKING:
+    from hashclient.fetch import Progress as FetchProgress
+    from hashclient.scan import Progress as ScanProgress
 
 
 @contextlib.contextmanager

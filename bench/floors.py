@@ -1,0 +1,85 @@
+"""Floors: the least that the same work can cost on this machine, run as processes of their own.
+
+python -m bench.floors read DIR JOBS           open, read and close every file
+python -m bench.floors digest ALGORITHM BYTES  what OpenSSL needs for so many bytes, one core
+python -m bench.floors parse FILE…             read, parse and sort the digests of Parquet files
+"""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import sys
+import time
+from pathlib import Path
+
+
+def read_files(paths: list[str]) -> int:
+    """Read files to their ends and return their bytes together."""
+    total = 0
+    buffer = bytearray(1 << 18)
+    for path in paths:
+        fd = os.open(path, os.O_RDONLY)
+        while count := os.readv(fd, [buffer]):
+            total += count
+        os.close(fd)
+    return total
+
+
+def read_tree(directory: str, jobs: int) -> int:
+    """Read every file of a tree in `jobs` processes."""
+    paths = [f"{folder}/{name}" for folder, _, names in os.walk(directory) for name in names]
+    with multiprocessing.get_context("fork").Pool(jobs) as pool:
+        chunks = [paths[i : i + 500] for i in range(0, len(paths), 500)]
+        return sum(pool.imap_unordered(read_files, chunks))
+
+
+def digest_seconds(algorithm: str, total: int) -> float:
+    """Return the seconds that one core needs for the digest of `total` bytes, read already."""
+    block = os.urandom(1 << 20)
+    probe = min(max(total, 1 << 26), 1 << 29)
+    best = float("inf")
+    for _ in range(3):
+        h = hashlib.new(algorithm, usedforsecurity=False)
+        started = time.perf_counter()
+        for _ in range(probe >> 20):
+            h.update(block)
+        best = min(best, time.perf_counter() - started)
+    return best * total / probe
+
+
+def parse_and_sort(paths: list[str]) -> int:
+    """Read Parquet segments and sort each column of digests by its first eight bytes."""
+    import numpy as np
+    import pyarrow.parquet as pq
+
+    columns: dict[str, list[np.ndarray]] = {}
+    for path in paths:
+        table = pq.read_table(path)
+        for name in ("md5", "sha1", "sha256"):
+            if name in table.column_names and table[name].null_count < len(table):
+                for chunk in table[name].chunks:
+                    width = chunk.type.byte_width
+                    flat = np.frombuffer(chunk.buffers()[1], np.uint8, len(chunk) * width)
+                    columns.setdefault(name, []).append(flat.reshape(-1, width))
+    rows = 0
+    for parts in columns.values():
+        digests = np.concatenate(parts)
+        order = np.argsort(np.ascontiguousarray(digests[:, :8]).view("<u8")[:, 0])
+        rows += len(digests[order])
+    return rows
+
+
+def main(words: list[str]) -> None:
+    """Run one floor."""
+    if words[0] == "read":
+        print(read_tree(words[1], int(words[2])))
+    elif words[0] == "digest":
+        print(digest_seconds(words[1], int(words[2])))
+    else:
+        print(parse_and_sort([str(Path(word)) for word in words[1:]]))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

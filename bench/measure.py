@@ -1,0 +1,111 @@
+"""Measuring: best wall time and peak memory of whole processes, and rows of a table."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+HASHCLIENT = (sys.executable, "-m", "hashclient")
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a process took: wall seconds (the best of several runs) and peak resident bytes."""
+
+    wall_s: float
+    rss_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One comparison: our cost beside that of a peer or of what the machine could do at best.
+
+    `target` bounds the ratio ours / theirs; None where there is none.
+    """
+
+    scenario: str
+    ours: str
+    theirs: str
+    against: str
+    ratio: float
+    target: float | None
+
+    def line(self) -> str:
+        """Return the row of the table."""
+        goal = "" if self.target is None else f"{self.target:g}"
+        verdict = "" if self.target is None else ("ok" if self.ratio <= self.target else "MISSED")
+        return (
+            f"{self.scenario:<34} {self.ours:>12} {self.theirs:>12}  {self.against:<34}"
+            f" {self.ratio:>7.3f} {goal:>7} {verdict}"
+        )
+
+
+HEADER = (
+    f"{'scenario':<34} {'hashclient':>12} {'other':>12}  {'which other':<34}"
+    f" {'ratio':>7} {'at most':>7}"
+)
+
+
+def time_row(
+    scenario: str, ours: float, theirs: float, against: str, target: float | None = None
+) -> Row:
+    """Compare two times in seconds."""
+    return Row(scenario, f"{ours:.3f} s", f"{theirs:.3f} s", against, ours / theirs, target)
+
+
+def bytes_row(scenario: str, ours: float, limit: float, against: str) -> Row:
+    """Compare an amount of memory or disk with what it may be at most."""
+    return Row(
+        scenario, f"{ours / 1e6:.1f} MB", f"{limit / 1e6:.1f} MB", against, ours / limit, 1.0
+    )
+
+
+def run(
+    argv: Sequence[str | os.PathLike[str]],
+    *,
+    repeat: int = 3,
+    expect: Sequence[int] = (0,),
+    environ: Mapping[str, str] | None = None,
+    before: Sequence[str | os.PathLike[str]] | None = None,
+) -> Cost:
+    """Run a command `repeat` times and return its best time and its peak memory.
+
+    `before` is run, untimed, before each. Memory includes no child of its own children.
+
+    Raises:
+        RuntimeError: it ended with a code that is not in `expect`.
+    """
+    best, peak = float("inf"), 0
+    for _ in range(repeat):
+        if before is not None:
+            subprocess.run(before, check=True, stdout=subprocess.DEVNULL)
+        with tempfile.TemporaryFile() as errors:
+            started = time.perf_counter()
+            process = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                env=None if environ is None else {**os.environ, **environ},
+            )
+            _, status, usage = os.wait4(process.pid, 0)
+            elapsed = time.perf_counter() - started
+            process.returncode = os.waitstatus_to_exitcode(status)
+            if process.returncode not in expect:
+                errors.seek(0)
+                text = errors.read().decode(errors="replace")
+                raise RuntimeError(f"{argv}: exit {process.returncode}\n{text}")
+        best = min(best, elapsed)
+        peak = max(peak, usage.ru_maxrss * 1024)
+    return Cost(best, peak)
+
+
+def hashclient(state: Path, *words: str | os.PathLike[str]) -> list[str | os.PathLike[str]]:
+    """Return the argument list of our command with its own state directory."""
+    return [*HASHCLIENT, "--state-dir", state, *words]

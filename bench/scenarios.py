@@ -1,0 +1,175 @@
+"""The scenarios. Each is a function from a `Bench` to rows, and says in its docstring what it asks.
+
+Targets are ratios of two figures of the same run, so they hold on any machine.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.measure import HASHCLIENT, Row, bytes_row, hashclient, run, time_row
+from bench.site import site, tree
+
+PYTHON = sys.executable
+ALL = ("md5", "sha1", "sha256")
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """Where to work and how much: `scale` multiplies trees and lists."""
+
+    work: Path
+    scale: float
+
+    def count(self, full: int) -> int:
+        """Return a number of files or entries at this scale."""
+        return max(1000, int(full * self.scale))
+
+    @property
+    def jobs(self) -> int:
+        """How many processors there are."""
+        return len(os.sched_getaffinity(0))
+
+
+def start(_bench: Bench) -> Iterator[Row]:
+    """What does starting cost, beside importing click alone?"""
+    click = run([PYTHON, "-c", "import click"], repeat=10)
+    ours = run([*HASHCLIENT, "--version"], repeat=10)
+    yield time_row("start: --version", ours.wall_s, click.wall_s, "python -c 'import click'", 2.0)
+
+
+def one_file(bench: Bench) -> Iterator[Row]:
+    """What does checking one small file cost, whole process, against a large list?"""
+    entries = bench.count(10_000_000)
+    with site(bench.work, "all", entries=entries, algorithms=ALL, sizes=True) as here:
+        path = bench.work / "one-file"
+        path.write_text("a dummy file\n")
+        cost = run(hashclient(here.state, "scan", path), repeat=10)
+        name = f"one file, {entries:,} entries"
+        yield time_row(f"{name}: time", cost.wall_s, 0.2, "0.2 s", 1.0)
+        yield bytes_row(f"{name}: memory", cost.rss_bytes, 120e6, "120 MB")
+
+
+def _scan(bench: Bench, algorithm: str, *, hashdeep_target: float | None) -> Iterator[Row]:
+    files, total = bench.count(100_000), bench.count(2_000_000_000)
+    entries = bench.count(1_000_000)
+    where = tree(bench.work, files=files, total_bytes=total)
+    with site(
+        bench.work, algorithm, entries=entries, algorithms=(algorithm,), tree_dir=where, share=0.001
+    ) as here:
+        ours = run(hashclient(here.state, "scan", where), expect=[10])
+        floor = run([PYTHON, "-m", "bench.floors", "read", where, str(bench.jobs)])
+        digest = subprocess.run(
+            [PYTHON, "-m", "bench.floors", "digest", algorithm, str(total)],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        least = floor.wall_s + float(digest.stdout) / bench.jobs
+        name = f"scan {files:,} files, {algorithm}"
+        yield time_row(name, ours.wall_s, least, "read-only pass + OpenSSL", 1.3)
+        if hashdeep_target is None or shutil.which("hashdeep") is None:
+            return
+        known = bench.work / f"known-{algorithm}-{entries}.hashdeep"
+        if not known.exists():
+            _write_hashdeep(here.csv, known, algorithm)
+        peer = run(
+            ["hashdeep", "-c", algorithm, "-m", "-k", known, "-r", where],
+            repeat=1,
+            expect=[0, 1, 2],
+        )
+        yield time_row(name, ours.wall_s, peer.wall_s, "hashdeep -m", hashdeep_target)
+
+
+def _write_hashdeep(csv: Path, out: Path, algorithm: str) -> None:
+    with csv.open() as rows, out.open("w") as known:
+        known.write(f"%%%% HASHDEEP-1.0\n%%%% size,{algorithm},filename\n")
+        column = next(rows).strip().split(",").index(algorithm)
+        for number, row in enumerate(rows):
+            known.write(f"0,{row.split(',')[column]},{number}\n")
+
+
+def scan_sha256(bench: Bench) -> Iterator[Row]:
+    """How near is a full scan with a SHA-256 list to the floor, and how far from hashdeep?"""
+    yield from _scan(bench, "sha256", hashdeep_target=1 / 12)
+
+
+def scan_md5(bench: Bench) -> Iterator[Row]:
+    """The same with an MD5 list."""
+    yield from _scan(bench, "md5", hashdeep_target=None)
+
+
+def sizes_known(bench: Bench) -> Iterator[Row]:
+    """What does a scan cost in which no size fits, beside find listing the sizes?"""
+    files = bench.count(1_000_000)
+    where = tree(bench.work, files=files, total_bytes=files * 64)
+    with site(
+        bench.work,
+        "sized",
+        entries=bench.count(1_000_000),
+        algorithms=("sha256",),
+        sizes=True,
+        smallest=1 << 20,
+    ) as here:
+        find = run(["find", where, "-printf", "%s\n"])
+        ours = run(hashclient(here.state, "scan", where))
+        name = f"no size fits, {files:,} files"
+        yield time_row(name, ours.wall_s, find.wall_s, "find -printf '%s\\n'", 2.5)
+
+
+def large_files(bench: Bench) -> Iterator[Row]:
+    """Are all cores busy with a few large files?"""
+    size = bench.count(1 << 30)
+    where = bench.work / f"large-{size}"
+    if not where.exists():
+        where.mkdir()
+        block = os.urandom(1 << 20)
+        for number in range(4):
+            with (where / f"f{number}").open("wb") as out:
+                for _ in range(size >> 20):
+                    out.write(block)
+    with site(bench.work, "sha256-large", entries=10_000, algorithms=("sha256",)) as here:
+        ours = run(hashclient(here.state, "scan", where))
+        floor = run([PYTHON, "-m", "bench.floors", "read", where, str(bench.jobs)])
+        digest = subprocess.run(
+            [PYTHON, "-m", "bench.floors", "digest", "sha256", str(4 * size)],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        least = floor.wall_s + float(digest.stdout) / bench.jobs
+        name = f"scan 4 files of {size >> 20} MiB"
+        yield time_row(name, ours.wall_s, least, "read-only pass + OpenSSL", 1.1)
+
+
+def fetch(bench: Bench) -> Iterator[Row]:
+    """What does a first fetch cost, beside parsing and sorting the same Parquet files?"""
+    entries = bench.count(10_000_000)
+    with site(bench.work, "all", entries=entries, algorithms=ALL, sizes=True) as here:
+        lists = here.state / "lists"
+        ours = run(hashclient(here.state, "fetch"), repeat=1, before=["rm", "-rf", lists])
+        floor = run([PYTHON, "-m", "bench.floors", "parse", *here.segments()], repeat=1)
+        index = sum(path.stat().st_size for path in lists.rglob("run-*"))
+        name = f"fetch {entries:,} entries"
+        yield time_row(name, ours.wall_s, floor.wall_s, "numpy read, parse, sort", 3.0)
+        yield bytes_row(f"{name}: memory", ours.rss_bytes, 1.5e9, "1.5 GB")
+        yield bytes_row(f"{name}: index", index, 100.0 * entries, "100 bytes an entry")
+        again = run(hashclient(here.state, "fetch"))
+        yield time_row(f"{name}: nothing new", again.wall_s, ours.wall_s, "the first fetch")
+
+
+SCENARIOS: dict[str, Callable[[Bench], Iterator[Row]]] = {
+    "start": start,
+    "one-file": one_file,
+    "scan-sha256": scan_sha256,
+    "scan-md5": scan_md5,
+    "sizes-known": sizes_known,
+    "large-files": large_files,
+    "fetch": fetch,
+}

@@ -1,0 +1,95 @@
+"""What a benchmark works on: trees, lists, a provider on loopback and a client that knows it.
+
+Everything is synthetic and made by `fixtures.generate`; with a working directory that is kept,
+what is there already is used again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.measure import HASHCLIENT, hashclient
+from fixtures.generate import make_list, make_tree
+from hashclient.model import Algorithm
+
+LIST = "bench"
+
+
+def tree(work: Path, *, files: int, total_bytes: int) -> Path:
+    """Return a tree of so many files and bytes, made if it is not there."""
+    path = work / f"tree-{files}-{total_bytes}"
+    if not path.exists():
+        make_tree(path, files=files, total_bytes=total_bytes, seed=files)
+    return path
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A repository and the state of a client that fetched it; the provider runs while it is open.
+
+    `csv` is the table that the first generation was published from.
+    """
+
+    repo: Path
+    state: Path
+    csv: Path
+
+    def segments(self) -> list[Path]:
+        """Return the segments of the list."""
+        return sorted((self.repo / "public/targets/lists" / LIST).glob("*.parquet"))
+
+
+@contextlib.contextmanager
+def site(
+    work: Path,
+    name: str,
+    *,
+    entries: int,
+    algorithms: tuple[str, ...],
+    sizes: bool = False,
+    tree_dir: Path | None = None,
+    share: float = 0.0,
+    smallest: int = 0,
+) -> Iterator[Site]:
+    """Yield a site whose list has so many entries, a share of the tree's files among them."""
+    root = work / f"site-{name}-{entries}"
+    repo, state, csv = root / "repo", root / "state", root / "entries.csv"
+    if not repo.exists():
+        root.mkdir(parents=True)
+        with csv.open("wb") as out:
+            make_list(
+                out,
+                entries=entries,
+                algorithms=[Algorithm.from_label(label) for label in algorithms],
+                sizes=sizes,
+                seed=entries,
+                from_tree=tree_dir,
+                share=share,
+                smallest=smallest,
+            )
+        quiet([*HASHCLIENT, "-q", "provider", "init", repo])
+        quiet([*HASHCLIENT, "-q", "provider", "publish", repo, "--list", LIST, csv])
+    words = [*HASHCLIENT, "provider", "serve", str(repo), "--format", "json"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            served = json.loads(server.stdout.readline())
+            quiet(["rm", "-rf", state])
+            access = ["--ca", served["ca"], "--token-file", served["token_file"]]
+            root_file = repo / "root.json"
+            quiet(hashclient(state, "init", served["url"], "--root", root_file, *access))
+            quiet(hashclient(state, "fetch"))
+            yield Site(repo, state, csv)
+        finally:
+            server.terminate()
+
+
+def quiet(argv: Sequence[str | os.PathLike[str]]) -> None:
+    """Run a command that has to succeed, without its output."""
+    subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

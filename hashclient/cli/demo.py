@@ -1,0 +1,200 @@
+"""`demo`: the whole way from a signed list to an exit code, on this machine, with dummy files.
+
+Every step is the real command in a process of its own, as a user would type it, with its real
+output and exit code. Only benign files made here and a list made of them are used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hashclient.cli.app import App, existing_path, pass_app
+from hashclient.errors import ExitCode, HashclientError, UnreachableError, UsageError
+
+#: Seconds a step may take; far above what any needs.
+STEP_TIMEOUT_S = 60
+
+
+class _StepError(HashclientError):
+    """A step ended otherwise than it has to."""
+
+    exit_code = ExitCode.BUG
+
+
+@click.command("demo")
+@click.option(
+    "--keep",
+    metavar="DIR",
+    type=existing_path(file_okay=False),
+    help="Work in DIR, which must be new or empty, and leave everything there to look at.",
+)
+@pass_app
+def command(app: App, keep: Path | None) -> ExitCode:
+    """Show the whole tool at work on this machine, on dummy files.
+
+    A provider on loopback publishes a signed list and serves it over HTTPS behind a token; the
+    client pins it, fetches, scans, looks up, sees an entry withdrawn, and refuses what it must.
+    Each step is the command you would type, with its real output and exit code.
+
+    \b
+      hashclient demo
+      hashclient demo --keep /tmp/hashclient-demo     and look around in it afterwards
+    """
+    if keep is not None:
+        if keep.exists() and any(keep.iterdir()):
+            raise UsageError(f"not empty: {keep}", hint="give a new or empty directory to --keep")
+        keep.mkdir(parents=True, exist_ok=True)
+        _Demo(app, keep.absolute()).run()
+        app.out(f"\nEverything is in {keep}; `export HASHCLIENT_STATE_DIR={keep}/state` to go on.")
+        return ExitCode.OK
+    with tempfile.TemporaryDirectory(prefix="hashclient-demo-") as folder:
+        _Demo(app, Path(folder)).run()
+    return ExitCode.OK
+
+
+class _Demo:
+    """Runs the steps in one directory, and stops at the first that does not end as expected."""
+
+    def __init__(self, app: App, directory: Path) -> None:
+        self._app = app
+        self._directory = directory
+        self._environ = {k: v for k, v in os.environ.items() if not k.startswith("HASHCLIENT_")}
+        self._environ["HASHCLIENT_STATE_DIR"] = "state"
+
+    def run(self) -> None:
+        self._make_files()
+        self._say("A provider: makes its keys, and publishes a list of three dummy files")
+        self._step("provider init repo")
+        self._step("provider publish repo --list baseline entries.csv")
+        self._say("It serves the list over HTTPS on loopback, to whoever has the token")
+        with self._server() as served:
+            shutil.copy(served["token_file"], self._directory / "token")
+            (self._directory / "wrong-token").write_text("not-the-token\n")
+            (self._directory / "wrong-token").chmod(0o600)
+            shutil.copy(served["ca"], self._directory / "ca.pem")
+            self._client(served["url"].rstrip("/"))
+        self._say("The provider is gone: scans go on with the last verified generation")
+        self._step("fetch", ExitCode.UNREACHABLE)
+        self._step("scan files/holiday.txt", ExitCode.OK)
+        self._app.out("\nEvery step ended as expected.")
+
+    def _client(self, url: str) -> None:
+        self._say("A client: pins the provider and its root; a wrong token gets nowhere")
+        access = f"init {url} --root repo/root.json --ca ca.pem --token-file"
+        self._step(f"{access} wrong-token", ExitCode.UNAUTHORISED)
+        self._step(f"{access} token")
+        self._say("It fetches, verifies and seals the list")
+        self._step("fetch")
+        self._step("status")
+        self._say("It checks files: two are on the list, whatever they are called and wherever")
+        self._step("scan files", ExitCode.MATCH)
+        self._step("scan files/holiday.txt", ExitCode.OK)
+        self._say("The same for a script, and for digests that were computed elsewhere")
+        self._step("scan --format jsonl files", ExitCode.MATCH)
+        self._step("lookup --from sums.txt", ExitCode.MATCH)
+        self._say("The provider withdraws an entry; the next fetch costs as much as the change")
+        self._step("provider withdraw repo --list baseline d-2")
+        self._step("fetch")
+        self._step("scan files", ExitCode.MATCH)
+        self._say("Somebody tampers with what the provider serves: refused, the old list stays")
+        timestamp = self._directory / "repo/public/metadata/timestamp.json"
+        original = timestamp.read_bytes()
+        timestamp.write_bytes(re.sub(rb'("version": ?)', rb"\g<1>9", original))
+        self._step("fetch", ExitCode.UNVERIFIED)
+        timestamp.write_bytes(original)
+        self._say("All of it is in a signed log that shows any change made to it")
+        self._step("audit verify")
+
+    def _make_files(self) -> None:
+        """Write dummy files, and the provider's table of three of them."""
+        texts = {
+            "holiday.txt": "A dummy file about a holiday.\n",
+            "notes/a.txt": "A dummy file that is on the list: one.\n",
+            "notes/deep/er/renamed.bin": "A dummy file that is on the list: two.\n",
+            "notes/b.txt": "A dummy file that nobody listed.\n",
+        }
+        for name, text in texts.items():
+            path = self._directory / "files" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        rows = ["entry_id,md5,sha256,size,category"]
+        for number in ("one", "two", "three"):
+            data = f"A dummy file that is on the list: {number}.\n".encode()
+            md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
+            sha256 = hashlib.sha256(data).hexdigest()
+            rows.append(f"d-{len(rows)},{md5},{sha256},{len(data)},dummy")
+        (self._directory / "entries.csv").write_text("\n".join(rows) + "\n")
+        sums = [
+            f"{hashlib.sha256(text.encode()).hexdigest()}  {name}" for name, text in texts.items()
+        ]
+        (self._directory / "sums.txt").write_text("\n".join(sums) + "\n")
+
+    def _say(self, text: str) -> None:
+        self._app.out(f"\n# {text}")
+
+    def _step(self, words: str, expected: ExitCode = ExitCode.OK) -> None:
+        """Run one command, show it all, and insist on its exit code."""
+        self._app.out(f"$ hashclient {words}")
+        done = subprocess.run(
+            self._argv(words),
+            cwd=self._directory,
+            env=self._environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="backslashreplace",
+            timeout=STEP_TIMEOUT_S,
+            check=False,
+        )
+        if done.stdout:
+            self._app.out(done.stdout.rstrip("\n"))
+        self._app.out(f"[exit {done.returncode}]")
+        if done.returncode != expected:
+            raise _StepError(f"this step should have ended with exit code {expected.value}")
+
+    @staticmethod
+    def _argv(words: str) -> list[str]:
+        # Our own code, isolated from the directory that the demo works in.
+        return [sys.executable, "-P", "-m", "hashclient", *shlex.split(words)]
+
+    @contextlib.contextmanager
+    def _server(self) -> Iterator[dict[str, Any]]:
+        """Run `provider serve` and yield the line that it prints once it listens."""
+        words = "provider serve repo --bind 127.0.0.1:0 --format json"
+        self._app.out(f"$ hashclient {words} &")
+        with subprocess.Popen(
+            self._argv(words),
+            cwd=self._directory,
+            env=self._environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as server:
+            try:
+                assert server.stdout is not None
+                line = server.stdout.readline()
+                if not line:
+                    raise UnreachableError("the provider did not start")
+                self._app.out(line.rstrip("\n"))
+                served: dict[str, Any] = json.loads(line)
+                for key in ("ca", "token_file"):
+                    served[key] = str(self._directory / served[key])
+                yield served
+            finally:
+                server.send_signal(signal.SIGTERM)

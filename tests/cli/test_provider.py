@@ -1,0 +1,128 @@
+"""`hashclient provider`: the commands, and `serve` as a real process."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import signal
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+from click.testing import CliRunner
+
+from fixtures.simulator import Simulator
+from hashclient.cli.main import cli
+from hashclient.errors import (
+    UsageError,
+)
+from hashclient.provider import Repository
+
+MD5 = hashlib.md5(b"benign").hexdigest()
+SHA1 = hashlib.sha1(b"benign").hexdigest()
+SHA256 = hashlib.sha256(b"benign").hexdigest()
+
+CSV = f"""entry_id,md5,sha1,sha256,size,category,added
+a-1,{MD5},{SHA1},{SHA256},6,baseline,2024-05-01
+a-2,{MD5},,,,,
+,,{SHA1},,0,other,2024-05-01T10:00:00Z
+""".encode()
+
+ROLES = ("root", "targets", "snapshot", "timestamp", "baseline")
+
+
+@pytest.fixture
+def simulator(tmp_path: Path) -> Simulator:
+    return Simulator(tmp_path / "repo")
+
+
+def run(*args: str | Path, stdin: bytes | None = None) -> tuple[str, str]:
+    """Run a command that must succeed; return its two outputs."""
+    result = CliRunner().invoke(cli, ["provider", *map(str, args)], input=stdin)
+    if result.exception is not None:
+        raise result.exception
+    return result.stdout, result.stderr
+
+
+def test_the_commands_make_and_change_a_repository(tmp_path: Path) -> None:
+    repo, sums = tmp_path / "repo", tmp_path / "sums"
+    sums.write_text(f"{MD5}  one\n")
+    out, said = run("init", repo, "--keys", "3", "--threshold", "2")
+    assert out == f"{repo}/root.json\n"
+    assert "hand this file to clients" in said
+    assert run("publish", repo, "--list", "baseline", sums)[0] == (
+        "list baseline: generation 1: 1 added, 1 live\n"
+    )
+    out, _ = run("publish", repo, "--list", "baseline", "--format", "json", "-", stdin=CSV)
+    assert json.loads(out) == {"list": "baseline", "generation": 2, "added": 3, "live": 4}
+    out, _ = run("withdraw", repo, "--list", "baseline", "1-1", "a-1", "--format", "json")
+    assert json.loads(out) == {"list": "baseline", "generation": 3, "withdrawn": 2, "live": 2}
+    assert run("rotate", repo, "baseline")[1] == "role baseline has new keys\n"
+    assert run("renew", repo)[1] == "signed anew: timestamp\n"
+    text = run("status", repo)[0]
+    assert "root       1        2 of 3  " in text
+    document = json.loads(run("status", repo, "--format", "json")[0])
+    assert document["root_sha256"] in text
+    assert [role["name"] for role in document["roles"]] == list(ROLES)
+    (baseline,) = document["lists"]
+    assert (baseline["generation"], baseline["live"], baseline["segments"]) == (3, 2, 3)
+
+
+def test_the_commands_say_what_is_due(tmp_path: Path) -> None:
+    long_ago = datetime.now(UTC) - timedelta(days=400)
+    Repository(tmp_path / "repo", clock=lambda: long_ago).create()
+    text = run("status", tmp_path / "repo")[0]
+    assert text.count("  expired") == 4
+    assert "no list yet" in text
+    for path in (tmp_path / "repo/keys").glob("root-*"):
+        path.unlink()
+    assert "due, but the keys are not here: root" in run("renew", tmp_path / "repo")[1]
+
+
+def test_a_file_that_is_not_there_is_a_usage_error(simulator: Simulator) -> None:
+    with pytest.raises(UsageError, match="cannot read none: No such file or directory"):
+        run("publish", simulator.repository.directory, "--list", "baseline", "none")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_serve_says_where_and_ends_cleanly(simulator: Simulator, number: signal.Signals) -> None:
+    command = [sys.executable, "-m", "hashclient", "provider", "serve"]
+    with subprocess.Popen(
+        [*command, simulator.repository.directory, "--format", "json", "-v"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        at = json.loads(process.stdout.readline())
+        token = Path(at["token_file"]).read_text().strip()
+        with httpx.Client(
+            base_url=at["url"],
+            verify=ssl.create_default_context(cafile=at["ca"]),
+            headers={"Authorization": f"Bearer {token}"},
+            trust_env=False,
+            timeout=10,
+        ) as browser:
+            answer = browser.get("metadata/1.root.json")
+            assert answer.content == simulator.files["metadata/1.root.json"]
+            process.send_signal(number)
+            out, err = process.communicate(timeout=20)
+    assert (process.returncode, out) == (0, b"")
+    assert err == b"127.0.0.1: GET /metadata/1.root.json HTTP/1.1: 200\n"
+
+
+def test_serve_says_where_in_words(simulator: Simulator) -> None:
+    command = [sys.executable, "-m", "hashclient", "provider", "serve"]
+    with subprocess.Popen(
+        [*command, simulator.repository.directory], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline().decode()
+        process.terminate()
+        out, err = process.communicate(timeout=20)
+    keys = simulator.repository.directory / "keys/serve"
+    assert line.startswith("serving https://127.0.0.1:")
+    assert line.endswith(f"/ (--ca {keys}/ca.pem --token-file {keys}/token)\n")
+    assert (process.returncode, out, err) == (0, b"", b"")
