@@ -17,6 +17,7 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import unquote
 
 from hashclient.errors import ConfigError, VerificationError
 from hashclient.fsio import printable, read_secret
@@ -33,6 +34,11 @@ _URL = re.compile(
 )
 # RFC 3986 `pchar` without percent-encoding: such a path travels as it is written.
 _PATH_PART = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@-]+", re.ASCII)
+# With it, but for control characters. An escaped slash or question mark stays within its part.
+_ESCAPED_PART = re.compile(
+    r"(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%(?:[2-6][0-9A-F]|7[0-9A-E]|[89A-F][0-9A-F]))+",
+    re.ASCII | re.IGNORECASE,
+)
 _CREDENTIAL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*", re.ASCII)
 _BEARER = re.compile(r"[\x21-\x7e]+", re.ASCII)
 
@@ -145,9 +151,10 @@ class Endpoint:
 
         Raises:
             VerificationError: it is on another origin, above the base path, or its path is not
-                plain (`..`, `%`, `?`, `#`, a backslash, a control or a non-ASCII character).
+                plain (`..`, also escaped, `?`, `#`, a backslash, a control or a non-ASCII
+                character). Other escapes pass: names of TUF roles are escaped in addresses.
         """
-        found = _parse(url)
+        found = _parse(url, _ESCAPED_PART)
         # A base without a final slash is a directory all the same.
         directory = self.path.removesuffix("/") + "/"
         if (
@@ -210,7 +217,7 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _parse(url: str) -> Endpoint | None:
+def _parse(url: str, part_pattern: re.Pattern[str] = _PATH_PART) -> Endpoint | None:
     match = _URL.fullmatch(url)
     if match is None:
         return None
@@ -220,7 +227,7 @@ def _parse(url: str) -> Endpoint | None:
     port = DEFAULT_PORTS[scheme] if match["port"] is None else int(match["port"])
     path = match["path"] or "/"
     parts = path[1:].removesuffix("/").split("/") if path != "/" else []
-    plain = all(_PATH_PART.fullmatch(part) and part not in (".", "..") for part in parts)
+    plain = all(part_pattern.fullmatch(p) and unquote(p) not in (".", "..") for p in parts)
     labels = host.split(".")
     if not plain or not 0 < port < 65536 or any(not 0 < len(label) < 64 for label in labels):
         return None

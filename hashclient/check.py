@@ -24,6 +24,8 @@ from hashclient.walk import Group, Task, join, kind_of, open_directory, reason_o
 DEFER_BYTES = 4 << 20
 #: A task stops after reading this much and hands the rest back, so that no worker ends late.
 TASK_BYTES = 64 << 20
+#: Sizes whose plan is remembered; bounds the memory that a tree of many sizes takes.
+PLANS_KEPT = 1 << 16
 #: How often a file that changes while it is read is read again.
 ATTEMPTS = 3
 
@@ -44,12 +46,17 @@ class TaskResult:
 
 @dataclass(slots=True)
 class _Read:
-    """A file that was read: what it was then, its length in bytes, and its digests so far."""
+    """A file that was read: where, what it was then, its length in bytes, its digests so far."""
 
-    path: str
+    group: Group
+    name: str
     status: os.stat_result
     length: int
     digests: dict[Algorithm, bytes]
+
+    @property
+    def path(self) -> str:
+        return join(self.group.directory, self.name)
 
 
 class _UnreadError(Exception):
@@ -67,13 +74,22 @@ class Judge:
         """Ask `indexes`, all sealed under the key of `sealer`."""
         self._indexes = indexes
         self._sealer = sealer
+        self._plans: dict[int | None, tuple[Algorithm, ...]] = {}
+        #: Whether entries without a size make every file worth reading, whatever its size.
+        self.reads_everything = any(index.unsized_masks for index in indexes)
 
-    def plan(self, size: int | None) -> int:
-        """Return the mask of algorithms to compute for an input of `size` bytes; 0 for none."""
-        masks = 0
-        for index in self._indexes:
-            masks |= index.masks_of_size(size)
-        return CHEAPEST_COVER[masks]
+    def plan(self, size: int | None) -> tuple[Algorithm, ...]:
+        """Return the algorithms to compute for an input of `size` bytes, None if not known."""
+        plan = self._plans.get(size)
+        if plan is None:
+            masks = 0
+            for index in self._indexes:
+                masks |= index.masks_of_size(size)
+            plan = Algorithm.in_mask(CHEAPEST_COVER[masks])
+            if len(self._plans) >= PLANS_KEPT:
+                self._plans.clear()
+            self._plans[size] = plan
+        return plan
 
     def find(
         self, algorithm: Algorithm, digests: list[bytes]
@@ -173,74 +189,84 @@ class Checker:
                 if result.bytes_read >= TASK_BYTES:
                     deferred += names[position:]
                     break
-                path = join(directory, name)
                 try:
-                    status = os.stat(name, dir_fd=fd, follow_symlinks=follow)
-                    algorithms = self._plan(status)
-                    if not algorithms:
-                        self._add_clean(path, status.st_size, result)
-                    elif not alone and status.st_size >= DEFER_BYTES:
-                        result.deferred.append(Group(directory, [name], follow))
-                    else:
-                        reads.append(self._read(fd, name, path, algorithms, result, follow=follow))
+                    read = self._read(fd, group, name, result, whole=alone)
+                    if read is not None:
+                        reads.append(read)
                 except OSError as error:
-                    result.outcomes.append(Outcome(Kind.UNREAD, path, reason=reason_of(error)))
+                    outcome = Outcome(Kind.UNREAD, join(directory, name), reason=reason_of(error))
+                    result.outcomes.append(outcome)
                 except _UnreadError as error:
-                    result.outcomes.append(Outcome(Kind.UNREAD, path, reason=str(error)))
+                    outcome = Outcome(Kind.UNREAD, join(directory, name), reason=str(error))
+                    result.outcomes.append(outcome)
                 except _SkippedError as error:
-                    result.outcomes.append(Outcome(Kind.SKIPPED, path, reason=str(error)))
+                    outcome = Outcome(Kind.SKIPPED, join(directory, name), reason=str(error))
+                    result.outcomes.append(outcome)
         finally:
             os.close(fd)
         if deferred:
             result.deferred.append(Group(directory, deferred, follow))
 
-    def _plan(self, status: os.stat_result) -> int:
-        """Return the mask of algorithms to compute for a file of this status."""
+    def _plan(self, status: os.stat_result) -> tuple[Algorithm, ...]:
+        """Return the algorithms to compute for a file of this status."""
         if not stat.S_ISREG(status.st_mode):
             raise _SkippedError(kind_of(status.st_mode))
-        algorithms = self._judge.plan(status.st_size)
-        if not algorithms and status.st_size == 0 and os.major(status.st_dev) == 0:
+        plan = self._judge.plan(status.st_size)
+        if not plan and status.st_size == 0 and os.major(status.st_dev) == 0:
             # Files of proc and its like say they are empty and are not; they are on devices
             # without a major number. What they hold is known only when they are read.
             return self._judge.plan(None)
-        return algorithms
+        return plan
 
     def _read(
-        self,
-        directory_fd: int,
-        name: str,
-        path: str,
-        algorithms: int,
-        result: TaskResult,
-        *,
-        follow: bool,
-    ) -> _Read:
-        """Compute the digests in the mask `algorithms`, or those that its size now asks for.
+        self, directory_fd: int, group: Group, name: str, result: TaskResult, *, whole: bool
+    ) -> _Read | None:
+        """Read one file as its plan says; None if it needs no reading or was deferred.
 
         Raises:
             OSError: it cannot be opened or read.
             _UnreadError: it kept changing.
             _SkippedError: it is no longer a regular file.
         """
-        flags = _FILE_FLAGS if follow else _FILE_FLAGS | os.O_NOFOLLOW
+        if not self._judge.reads_everything:
+            status = os.stat(name, dir_fd=directory_fd, follow_symlinks=group.follow)
+            if not self._plan(status):
+                self._add_clean(group, name, status.st_size, result)
+                return None
+        flags = _FILE_FLAGS if group.follow else _FILE_FLAGS | os.O_NOFOLLOW
         fd = os.open(name, flags, dir_fd=directory_fd)
         try:
             before = os.fstat(fd)
-            for _ in range(ATTEMPTS):
-                chosen = Algorithm.in_mask(algorithms | self._plan(before))
-                digests, length = digest_fd(fd, chosen, before.st_size, self._on_bytes)
-                result.bytes_read += length
-                after = os.fstat(fd)
-                if _signature(before) == _signature(after):
-                    if length == before.st_size or algorithms == self._judge.plan(None):
-                        result.files_read += 1
-                        return _Read(path, after, length, dict(zip(chosen, digests, strict=True)))
-                    # It holds something else than its size says: no size rules anything out.
-                    algorithms = self._judge.plan(None)
-                before = after
-                os.lseek(fd, 0, os.SEEK_SET)
+            plan = self._plan(before)
+            if before.st_size >= DEFER_BYTES and not whole:
+                result.deferred.append(Group(group.directory, [name], group.follow))
+                return None
+            digests, length = digest_fd(fd, plan, before.st_size, self._on_bytes)
+            result.bytes_read += length
+            after = os.fstat(fd)
+            if length != before.st_size or not _same_content(before, after):
+                plan, digests, length, after = self._read_unsteady(fd, after, result)
         finally:
             os.close(fd)
+        result.files_read += 1
+        return _Read(group, name, after, length, dict(zip(plan, digests, strict=True)))
+
+    def _read_unsteady(
+        self, fd: int, status: os.stat_result, result: TaskResult
+    ) -> tuple[tuple[Algorithm, ...], list[bytes], int, os.stat_result]:
+        """Read a file again that changed, or that holds something else than its size says.
+
+        No size rules anything out then. Returns what was computed, the digests, the length, and
+        the status that was the same before and after.
+        """
+        plan = self._judge.plan(None)
+        for _ in range(ATTEMPTS - 1):
+            os.lseek(fd, 0, os.SEEK_SET)
+            digests, length = digest_fd(fd, plan, status.st_size, self._on_bytes)
+            result.bytes_read += length
+            before, status = status, os.fstat(fd)
+            if _same_content(before, status):
+                return plan, digests, length, status
         raise _UnreadError(CHANGED)
 
     def _judge_reads(self, reads: list[_Read], result: TaskResult) -> None:
@@ -255,10 +281,13 @@ class Checker:
             for query, rows in self._judge.find(algorithm, digests).items():
                 found.setdefault(numbers[query], []).extend(rows)
         for number, read in enumerate(reads):
+            outcome = None
             if number in found:
-                self._add(self._judge_hit(read, found[number], result), result)
+                outcome = self._judge_hit(read, found[number], result)
+            if outcome is None or outcome.kind is Kind.CLEAN:
+                self._add_clean(read.group, read.name, read.length, result, read.digests)
             else:
-                self._add_clean(read.path, read.length, result, read.digests)
+                result.outcomes.append(outcome)
 
     def _judge_hit(
         self, read: _Read, rows: list[tuple[int, int, int]], result: TaskResult
@@ -283,47 +312,42 @@ class Checker:
         self, read: _Read, algorithms: tuple[Algorithm, ...], result: TaskResult
     ) -> list[bytes]:
         """Compute more digests of the very file that was read before."""
-        directory, name = os.path.split(read.path)
-        directory_fd = open_directory(directory, follow=True)
+        directory_fd = open_directory(read.group.directory, follow=True)
         try:
-            fd = os.open(name, _FILE_FLAGS, dir_fd=directory_fd)
+            fd = os.open(read.name, _FILE_FLAGS, dir_fd=directory_fd)
         finally:
             os.close(directory_fd)
         try:
-            if _signature(os.fstat(fd)) != _signature(read.status):
+            if not _same_content(os.fstat(fd), read.status):
                 raise _UnreadError(CHANGED)
             digests, length = digest_fd(fd, algorithms, read.status.st_size, self._on_bytes)
             result.bytes_read += length
-            if _signature(os.fstat(fd)) != _signature(read.status):
+            if not _same_content(os.fstat(fd), read.status):
                 raise _UnreadError(CHANGED)
             return digests
         finally:
             os.close(fd)
 
-    def _add(self, outcome: Outcome, result: TaskResult) -> None:
-        if outcome.kind is Kind.CLEAN:
-            self._add_clean(outcome.path, outcome.size, result, outcome.digests)
-        else:
-            result.outcomes.append(outcome)
-
     def _add_clean(
         self,
-        path: str,
-        size: int | None,
+        group: Group,
+        name: str,
+        size: int,
         result: TaskResult,
         digests: dict[Algorithm, bytes] | None = None,
     ) -> None:
         result.clean += 1
         if self._keep_clean:
+            path = join(group.directory, name)
             result.outcomes.append(Outcome(Kind.CLEAN, path, size, digests=digests or {}))
 
 
-def _signature(status: os.stat_result) -> tuple[int, int, int, int, int]:
-    """Return what stays the same as long as a file's content does."""
+def _same_content(one: os.stat_result, other: os.stat_result) -> bool:
+    """Tell whether two statuses are of the same file with the same content."""
     return (
-        status.st_dev,
-        status.st_ino,
-        status.st_size,
-        status.st_mtime_ns,
-        status.st_ctime_ns,
+        one.st_mtime_ns == other.st_mtime_ns  # a change shows here first
+        and one.st_ctime_ns == other.st_ctime_ns
+        and one.st_size == other.st_size
+        and one.st_ino == other.st_ino
+        and one.st_dev == other.st_dev
     )

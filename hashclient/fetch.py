@@ -59,6 +59,8 @@ from hashclient.seal import Sealer
 from hashclient.trust import Source, Trust
 
 PINNED_ROOT_NAME = "pinned-root.json"
+#: Apart from the pinned root, for a file in there may have the name of any role.
+METADATA_DIR = "metadata"
 STAGING_NAME = "staging.json"
 INDEX_FILE = "index.json"
 
@@ -134,7 +136,7 @@ class Fetcher:
         config = self._settings.provider(self.provider)
         try:
             pinned = load_pinned_root(self._settings, self.provider)
-            directory = self._settings.trust_dir(self.provider)
+            directory = self._settings.trust_dir(self.provider) / METADATA_DIR
             trust = Trust(
                 directory, config.url, self._source, pinned, name=self.provider, now=self.now()
             )
@@ -144,13 +146,16 @@ class Fetcher:
         except HashclientError as error:
             self._log_refusal(None, error)
             raise
-        names = sorted(only or config.lists or offered)
+        # A list that we have and that is not offered any more is refused, not forgotten.
+        ours = {m.list for m in self._manifests() if m.provider == self.provider}
+        names = sorted(only or config.lists or ours.union(offered))
         for name in names:
             try:
                 if name not in offered:
                     raise VerificationError(
                         f"provider {self.provider} does not offer list {name}",
-                        hint=f"it offers: {', '.join(offered) or 'none'}",
+                        hint=f"it offers: {', '.join(offered) or 'none'}; to give up a list,"
+                        " remove its folder in the state directory",
                     )
                 yield self._fetch_list(trust, name)
             except HashclientError as error:
@@ -162,14 +167,21 @@ class Fetcher:
     def _refuse_clock_set_back(self) -> None:
         """Refuse to judge expiry by a clock that shows a time before the last check."""
         now = self.now()
-        for path in self._settings.lists_dir.glob(f"*/{MANIFEST_NAME}"):
-            manifest = load_manifest(path.parent)
-            if manifest and manifest.checked_at > now + CLOCK_TOLERANCE:
+        for manifest in self._manifests():
+            if manifest.checked_at > now + CLOCK_TOLERANCE:
                 raise StaleError(
                     f"the clock shows {now:%Y-%m-%d %H:%M} UTC, but list {manifest.list} was"
                     f" checked at {manifest.checked_at:%Y-%m-%d %H:%M} UTC",
-                    hint="set this machine's clock right",
+                    hint="set this machine's clock right; if it is right now and was ahead then,"
+                    " remove the list's folder and fetch again",
                 )
+
+    def _manifests(self) -> Iterator[Manifest]:
+        """Yield the manifests of all lists that are here and not damaged."""
+        for path in sorted(self._settings.lists_dir.glob(f"*/{MANIFEST_NAME}")):
+            with contextlib.suppress(DamagedError):
+                if (manifest := load_manifest(path.parent)) is not None:
+                    yield manifest
 
     def _fetch_list(self, trust: Trust, name: str) -> Fetched:
         directory = make_private_dir(self._settings.lists_dir / name)
@@ -183,6 +195,7 @@ class Fetcher:
                 base.manifest, checked_at=self.now(), expires=build.expires
             )
             write_manifest(directory, same)
+            _tidy(directory)
             return self._done(same, same.generation, 0, 0)
         # 3
         index = parse_index(trust.download(info, MAX_INDEX_BYTES), name)
@@ -191,16 +204,19 @@ class Fetcher:
         # 4, 5
         delta = None if base is None else _delta(base.manifest.generation, index)
         manifest = None
-        if base is not None and delta is not None:
-            manifest = build.on_base(base, index, delta)
-        if manifest is None:
-            delta = list(index.segments) if base is None else None
-            manifest = build.anew(index)
+        try:
+            if base is not None and delta is not None:
+                manifest = build.on_base(base, index, delta)
+            if manifest is None:
+                delta = list(index.segments) if base is None else None
+                manifest = build.anew(index)
+        except HashclientError as error:
+            # What was signed stays wrong; after anything else, the next attempt goes on from here.
+            _tidy(directory, keep_staging=not isinstance(error, VerificationError))
+            raise
         # 6, 7, 8
         write_manifest(directory, manifest)
-        with contextlib.suppress(OSError):
-            (directory / STAGING_NAME).unlink(missing_ok=True)
-        sweep(directory, frozenset(run.name for run in manifest.runs))
+        _tidy(directory)
         counts = [
             None if delta is None else sum(s.entries for s in delta if s.kind == kind)
             for kind in ("add", "withdraw")
@@ -327,13 +343,14 @@ class _Build:
 
     def _load_staging(self) -> _Staging | None:
         """Return how far a killed build of this same generation came, if it can be used."""
-        try:
-            data = (self.directory / STAGING_NAME).read_bytes()
-            staging = msgspec.json.decode(data, type=_Staging)
-            open_manifest(self.directory, staging.partial)
-        except (OSError, ValueError, StateError):
+        staging = _read_staging(self.directory)
+        if staging is None:
             return None
         partial = staging.partial
+        try:
+            open_manifest(self.directory, partial)
+        except (OSError, StateError):
+            return None
         if (partial.index_hash, partial.key_id) != (self.index_hash, self.fetcher.sealer.key_id):
             return None
         return staging
@@ -400,8 +417,31 @@ def _refuse_rollback(manifest: Manifest, index: ListIndex) -> None:
 def _load_current(directory: Path) -> Manifest | None:
     try:
         return load_manifest(directory)
-    except StateError:
+    except DamagedError:
         return None
+
+
+def _read_staging(directory: Path) -> _Staging | None:
+    try:
+        return msgspec.json.decode((directory / STAGING_NAME).read_bytes(), type=_Staging)
+    except (OSError, ValueError):
+        return None
+
+
+def _tidy(directory: Path, *, keep_staging: bool = False) -> None:
+    """Remove what neither the manifest nor, with `keep_staging`, an unfinished build names."""
+    try:
+        manifest = load_manifest(directory)
+    except StateError:
+        return  # a later fetch builds the list again, and then knows what is not needed
+    keep = {run.name for run in manifest.runs} if manifest else set()
+    staging = _read_staging(directory) if keep_staging else None
+    if staging is not None:
+        keep |= {run.name for run in staging.partial.runs}
+    else:
+        with contextlib.suppress(OSError):
+            (directory / STAGING_NAME).unlink(missing_ok=True)
+    sweep(directory, frozenset(keep))
 
 
 def load_pinned_root(settings: Settings, provider: str) -> bytes:

@@ -20,6 +20,8 @@ from typing import IO
 from hashclient.errors import ConfigError, LockedError, StateError
 
 TEMP_PREFIX = ".tmp-"
+#: What a message repeats of a text that somebody else wrote.
+MAX_EXCERPT_CHARS = 200
 
 
 def fsync_dir(path: Path) -> None:
@@ -172,5 +174,14 @@ def printable(path: str | os.PathLike[str]) -> str:
         elif char.isprintable():
             shown.append(char)
         else:
-            shown.extend(f"\\x{byte:02x}" for byte in os.fsencode(char))
+            # Bytes that were no UTF-8 come back as they were; text from elsewhere can hold other
+            # lone surrogates, which stand for no byte.
+            errors = "surrogateescape" if "\udc80" <= char <= "\udcff" else "surrogatepass"
+            shown.extend(f"\\x{byte:02x}" for byte in char.encode("utf-8", errors))
     return "".join(shown)
+
+
+def excerpt(text: object) -> str:
+    """Return the beginning of a foreign text, such as a library's message, safe on a terminal."""
+    whole = str(text)
+    return printable(whole[:MAX_EXCERPT_CHARS]) + ("…" if len(whole) > MAX_EXCERPT_CHARS else "")

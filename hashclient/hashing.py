@@ -28,11 +28,6 @@ def new_hash(algorithm: Algorithm) -> _Hash:
     return hashlib.new(algorithm.label, usedforsecurity=False)
 
 
-def digest_bytes(data: bytes, algorithms: tuple[Algorithm, ...]) -> list[bytes]:
-    """Return the digests of `data`, one for each of `algorithms`, in their order."""
-    return [_CONSTRUCTORS[a](data, usedforsecurity=False).digest() for a in algorithms]
-
-
 def digest_fd(
     fd: int,
     algorithms: tuple[Algorithm, ...],
@@ -50,7 +45,8 @@ def digest_fd(
         # A regular file that gives less than was asked for is at its end: one read suffices.
         data = os.read(fd, expected_bytes + 1)
         if len(data) <= expected_bytes:
-            return digest_bytes(data, algorithms), len(data)
+            digests = [_CONSTRUCTORS[a](data, usedforsecurity=False).digest() for a in algorithms]
+            return digests, len(data)
     else:
         data = b""
     hashes = [new_hash(a) for a in algorithms]

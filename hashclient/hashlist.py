@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hashclient.errors import VerificationError
+from hashclient.fsio import excerpt
 from hashclient.model import Algorithm, is_name
 
 if TYPE_CHECKING:
@@ -113,18 +114,16 @@ def parse_index(data: bytes, list_name: str) -> ListIndex:
         raise VerificationError(f"{what} is too large: {len(data)} bytes")
     try:
         document = json.loads(data.decode("utf-8"), object_pairs_hook=_no_duplicate_keys)
-        index = msgspec.convert(document, ListIndex, strict=False)
-        # `strict=False` is for the date alone; numbers as strings are still refused below.
-        _require_json_types(document)
+        index = msgspec.convert(document, ListIndex)
     except (ValueError, RecursionError) as error:  # msgspec.ValidationError is a ValueError
-        raise VerificationError(f"{what} is not valid: {error}") from error
+        raise VerificationError(f"{what} is not valid: {excerpt(error)}") from error
     if index.format != FORMAT:
         raise VerificationError(
-            f"{what} has format {index.format!r}, this client reads {FORMAT!r}",
+            f"{what} has format {excerpt(index.format)}, this client reads {FORMAT}",
             hint="a newer hashclient may be needed",
         )
     if index.list != list_name:
-        raise VerificationError(f"{what} is the index of list {index.list!r}")
+        raise VerificationError(f"{what} is the index of list {excerpt(index.list)}")
     if index.published_at.tzinfo is None:
         raise VerificationError(f"{what} has a published_at without a time zone")
     if not 1 <= index.generation <= MAX_GENERATION:
@@ -141,7 +140,7 @@ def _check_segments(index: ListIndex, what: str) -> None:
     previous_last, previous_range, names = 0, (0, 0), set()
     added = withdrawn = 0
     for segment in index.segments:
-        where = f"{what}: segment {segment.name!r}"
+        where = f"{what}: segment {excerpt(segment.name)}"
         if not is_name(segment.name) or segment.name in names:
             raise VerificationError(f"{where}: name is not allowed or not unique")
         names.add(segment.name)
@@ -159,7 +158,7 @@ def _check_segments(index: ListIndex, what: str) -> None:
             withdrawn += segment.entries
     if added > MAX_LIST_ENTRIES:
         raise VerificationError(f"{what}: {added} entries are more than {MAX_LIST_ENTRIES}")
-    if index.entries != added - withdrawn:
+    if index.entries < 0 or index.entries != added - withdrawn:
         raise VerificationError(
             f"{what}: {index.entries} live entries, but segments add {added}"
             f" and withdraw {withdrawn}"
@@ -285,7 +284,7 @@ def _read_batches(
                 [batch.column(field.name).cast(field.type) for field in schema], schema=schema
             )
     except (pa.ArrowException, OSError, KeyError, UnicodeDecodeError) as error:
-        raise VerificationError(f"{what} is not a valid Parquet file: {error}") from error
+        raise VerificationError(f"{what} is not a valid Parquet file: {excerpt(error)}") from error
     if rows != segment.entries:
         raise VerificationError(f"{what} has {rows} rows, the index says {segment.entries}")
 
@@ -365,11 +364,11 @@ def _entry_ids(column: pa.Array, what: str) -> Strings:
     width = bounds["max"]
     padded = pc.ascii_rpad(column, width, padding="\0").cast(pa.binary()).cast(pa.binary(width))
     matrix = _fixed_width(padded, width)
-    allowed = _ID_BYTES[matrix]
-    if not allowed.all() or ((matrix[:, :-1] == 0) & (matrix[:, 1:] != 0)).any():
+    length_array = lengths.to_numpy()
+    # The padding is NUL; an id that holds one has fewer other bytes than its length says.
+    if not _ID_BYTES[matrix].all() or (np.count_nonzero(matrix, axis=1) != length_array).any():
         raise VerificationError(f"{what} has an entry id with a character that is not allowed")
     ids = matrix.reshape(-1).view(f"S{width}")
-    length_array = lengths.to_numpy()
     for digest_width in (32, 40, 64):
         rows = np.flatnonzero(length_array == digest_width)
         if rows.size and _HEX_BYTES[matrix[rows, :digest_width]].all(axis=1).any():
@@ -425,12 +424,3 @@ def _no_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(document) != len(pairs):
         raise ValueError("an object has the same key twice")
     return document
-
-
-def _require_json_types(document: Any) -> None:
-    """Refuse what `strict=False` would coerce: numbers given as text, flags given as numbers."""
-    numbers = [document["generation"], document["entries"]]
-    for segment in document["segments"]:
-        numbers += [segment["entries"], segment["first"], segment["last"]]
-    if not all(type(n) is int for n in numbers):
-        raise ValueError("a number is not an integer")

@@ -40,8 +40,6 @@ MANIFEST_FORMAT = "hashclient-index/1"
 ALIGNMENT = 64
 #: How far the clock may be behind the last check before we say that it was set back.
 CLOCK_TOLERANCE = timedelta(minutes=5)
-#: Sizes whose plan is remembered by an open index; bounds its memory on trees of many sizes.
-_PLAN_CACHE_SIZES = 1 << 16
 
 
 class DamagedError(StateError):
@@ -225,10 +223,10 @@ class RunSet:
                 if name in number:
                     dead[number[name]].append(rows)
         self.dead = [np.sort(np.concatenate(rows)) if rows else _NO_ROWS for rows in dead]
-        self._unsized = 0
+        #: The distinct algorithm masks of the entries without a size, as a set of bits.
+        self.unsized_masks = 0
         for run in runs:
-            self._unsized |= run.unsized_masks
-        self._plans: dict[int, int] = {}
+            self.unsized_masks |= run.unsized_masks
 
     def masks_of_size(self, size: int | None) -> int:
         """Return the set of algorithm masks that an input of `size` bytes could still match.
@@ -237,20 +235,10 @@ class RunSet:
         nothing need be read (DESIGN: an entry with a size rules out every other size). An unknown
         size rules out nothing. Withdrawn entries may still count: that costs work, not truth.
         """
-        if size is None:
-            every = self._unsized
-            for run in self.runs:
-                every |= run.sized_masks
-            return every
-        plan = self._plans.get(size)
-        if plan is None:
-            plan = self._unsized
-            for run in self.runs:
-                plan |= run.masks_of_size(size)
-            if len(self._plans) >= _PLAN_CACHE_SIZES:
-                self._plans.clear()
-            self._plans[size] = plan
-        return plan
+        masks = self.unsized_masks
+        for run in self.runs:
+            masks |= run.sized_masks if size is None else run.masks_of_size(size)
+        return masks
 
     def find(self, algorithm: Algorithm, tags: Uint64) -> Found:
         """Look up (n, 2) tags; return every live row that has one of them."""

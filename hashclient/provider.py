@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -204,9 +205,9 @@ class Repository:
             if wrong := [i for i in entry_ids if not is_entry_id(i)]:
                 position = list(entry_ids).index(wrong[0]) + 1
                 raise UsageError(f"not an entry id: number {position} of those given")
-            if len(set(entry_ids)) != len(entry_ids):
-                twice = next(i for i in entry_ids if entry_ids.count(i) > 1)
-                raise UsageError(f"entry id is given twice: {twice}")
+            entry_id, times = Counter(entry_ids).most_common(1)[0]
+            if times > 1:
+                raise UsageError(f"entry id is given twice: {entry_id}")
             hashes = entry_hashes(np.array([i.encode() for i in entry_ids]))
             unknown = ~np.isin(hashes, self._live_hashes(roles, current))
             if unknown.any():

@@ -19,7 +19,7 @@ import msgspec
 from hashclient.audit import AuditLog, Event
 from hashclient.config import ProviderConfig, Settings, provider_table
 from hashclient.errors import ConfigError, HashclientError, UsageError
-from hashclient.fetch import PINNED_ROOT_NAME, access_of
+from hashclient.fetch import METADATA_DIR, PINNED_ROOT_NAME, access_of
 from hashclient.fsio import make_private_dir, printable, write_atomic, writer_lock
 from hashclient.model import is_name
 from hashclient.transport import Transport
@@ -64,7 +64,8 @@ def pin_provider(
     with writer_lock(settings.lock_path), _new_trust_dir(settings.trust_dir(name)) as directory:
         # 3
         with Transport(access) as transport:
-            trust = Trust(directory, provider.url, transport, root, name=name, now=now)
+            metadata = directory / METADATA_DIR
+            trust = Trust(metadata, provider.url, transport, root, name=name, now=now)
             trust.refresh()
             offered = trust.lists()
         missing = sorted(set(provider.lists or ()).difference(offered))

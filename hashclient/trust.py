@@ -12,6 +12,7 @@ import contextlib
 import io
 import json
 import os
+import re
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -28,11 +29,13 @@ from hashclient.errors import (
     UnreachableError,
     VerificationError,
 )
-from hashclient.fsio import fsync_dir, make_private_dir, printable, state_error
+from hashclient.fsio import excerpt, fsync_dir, make_private_dir, printable, state_error
 from hashclient.model import is_name
 
 #: Bounds a body whose length nobody has announced; python-tuf asks with its own caps.
 _MAX_UNANNOUNCED_BYTES = 64 << 20
+#: A signed hash becomes part of an address.
+_SHA256_HEX = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
 class Source(Protocol):
@@ -91,11 +94,14 @@ class Trust:
     ) -> None:
         """Prepare to refresh the metadata in `directory`, starting from the pinned root.
 
+        The directory belongs to python-tuf: a role's metadata has the role's name there.
+
         Raises:
             VerificationError: the pinned root is not a root.
             StateError: the directory is not writable.
         """
         self._directory = make_private_dir(directory)
+        self._sweep()
         self._name = name
         self._now = now
         base = url.rstrip("/")
@@ -171,8 +177,11 @@ class Trust:
             info = self._updater.get_targetinfo(f"lists/{list_name}/{file_name}")
         if info is None:
             raise VerificationError(f"list {list_name}: its keys do not vouch for {file_name}")
-        if "sha256" not in info.hashes:
+        if not _SHA256_HEX.fullmatch(info.hashes.get("sha256", "")):
             raise VerificationError(f"list {list_name}: {file_name} is signed without a SHA-256")
+        if self._load(list_name).signed.delegations is not None:
+            # Whose expiry and keys count would then depend on the file.
+            raise VerificationError(f"list {list_name}: its role delegates to others")
         return info
 
     def download(self, info: TargetFile, max_bytes: int) -> bytes:
@@ -211,6 +220,13 @@ class Trust:
         except OSError as error:
             raise state_error("cannot sync", self._directory, error) from error
 
+    def _sweep(self) -> None:
+        """Remove the temporary files of killed runs; python-tuf names them `tmp` and at random."""
+        for path in self._directory.glob("tmp*"):
+            if path.suffix != ".json":
+                with contextlib.suppress(OSError):
+                    path.unlink()
+
     def _load(self, role: str) -> Metadata[Any]:
         """Read metadata back that python-tuf has verified and written a moment ago."""
         with self._translated():
@@ -227,25 +243,29 @@ class Trust:
             # 403 and 404 are ours in disguise; outside the search for a root they are errors.
             if isinstance(error.__cause__, HashclientError):
                 raise error.__cause__ from None
-            raise UnreachableError(f"provider {self._name}: {error}") from error
+            raise UnreachableError(f"provider {self._name}: {excerpt(error)}") from error
         except tuf_errors.ExpiredMetadataError as error:
             raise self._stale(error) from error
         except (tuf_errors.RepositoryError, tuf_errors.DownloadError) as error:
             raise VerificationError(
-                f"provider {self._name}: {error}",
+                f"provider {self._name}: {excerpt(error)}",
                 hint="nothing was changed; tell the provider if it persists",
             ) from error
         except OSError as error:
             raise state_error("cannot keep metadata in", self._directory, error) from error
         except (ValueError, TypeError, KeyError, RuntimeError) as error:
             raise VerificationError(
-                f"provider {self._name}: metadata is malformed: {error}"
+                f"provider {self._name}: metadata is malformed: {excerpt(error)}"
             ) from error
 
     def _stale(self, error: Exception) -> StaleError:
         since = ""
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            signed = json.loads(self._fetcher.last_body)["signed"]
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            body = self._fetcher.last_body
+            if "root" in str(error):
+                # A root is judged last, when the timestamp is here, and so is not the last body.
+                body = (self._directory / "root.json").read_bytes()
+            signed = json.loads(body)["signed"]
             expires = datetime.fromisoformat(signed["expires"])
             if expires <= self._now:
                 days = (self._now - expires).days

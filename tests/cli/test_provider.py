@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import signal
+import ssl
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -87,16 +90,26 @@ def test_a_file_that_is_not_there_is_a_usage_error(simulator: Simulator) -> None
         run("publish", simulator.repository.directory, "--list", "baseline", "none")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_serve_says_where_and_ends_cleanly(simulator: Simulator, number: signal.Signals) -> None:
+@contextlib.contextmanager
+def serve(repository: Repository, *options: str) -> Iterator[tuple[subprocess.Popen[bytes], bytes]]:
+    """Run `serve` as a process of its own; yield it and the line that says where it listens."""
     command = [sys.executable, "-m", "hashclient", "provider", "serve"]
     with subprocess.Popen(
-        [*command, simulator.repository.directory, "--format", "json", "-v"],
+        [*command, str(repository.directory), *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     ) as process:
-        assert process.stdout is not None
-        at = json.loads(process.stdout.readline())
+        try:
+            assert process.stdout is not None
+            yield process, process.stdout.readline()
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_serve_says_where_and_ends_cleanly(simulator: Simulator, number: signal.Signals) -> None:
+    with serve(simulator.repository, "--format", "json", "-v") as (process, line):
+        at = json.loads(line)
         token = Path(at["token_file"]).read_text().strip()
         with httpx.Client(
             base_url=at["url"],
@@ -114,15 +127,10 @@ def test_serve_says_where_and_ends_cleanly(simulator: Simulator, number: signal.
 
 
 def test_serve_says_where_in_words(simulator: Simulator) -> None:
-    command = [sys.executable, "-m", "hashclient", "provider", "serve"]
-    with subprocess.Popen(
-        [*command, simulator.repository.directory], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None
-        line = process.stdout.readline().decode()
+    with serve(simulator.repository) as (process, line):
         process.terminate()
         out, err = process.communicate(timeout=20)
     keys = simulator.repository.directory / "keys/serve"
-    assert line.startswith("serving https://127.0.0.1:")
-    assert line.endswith(f"/ (--ca {keys}/ca.pem --token-file {keys}/token)\n")
+    assert line.startswith(b"serving https://127.0.0.1:")
+    assert line.endswith(f"/ (--ca {keys}/ca.pem --token-file {keys}/token)\n".encode())
     assert (process.returncode, out, err) == (0, b"", b"")
