@@ -11,6 +11,7 @@ import json
 import os
 import tomllib
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,10 @@ class OAuthConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ProviderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """One provider: where it is, how to get in, and the root of trust that was pinned.
 
-    `lists` restricts what is fetched; without it, every list of the provider is.
+    `lists` restricts what is fetched; without it, every list of the provider is. `grace_hours`
+    is how long past its expiry a list still counts as usable. The poison guard refuses a
+    generation that adds a digest in one of the files `known_good`, or that adds and withdraws
+    more than the share `max_churn` of the entries that were live before.
     """
 
     url: str
@@ -52,6 +56,9 @@ class ProviderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, om
     allow_http: bool = False
     oauth: OAuthConfig | None = None
     lists: tuple[str, ...] | None = None
+    grace_hours: float = 0.0
+    known_good: tuple[str, ...] = ()
+    max_churn: float | None = None
 
 
 class Config(msgspec.Struct, frozen=True):
@@ -113,6 +120,11 @@ class Settings(msgspec.Struct, frozen=True):
                 hint="run `hashclient init`, or choose one that `hashclient status` shows",
             ) from None
 
+    def grace(self, provider: str) -> timedelta:
+        """Return how long past its expiry a list of `provider` still counts."""
+        config = self.config.providers.get(provider)
+        return timedelta(hours=config.grace_hours if config else 0)
+
     def providers(self) -> dict[str, ProviderConfig]:
         """Return all providers by name.
 
@@ -134,6 +146,7 @@ def resolve_settings(
     seal_key_file: Path | None,
     command_names: frozenset[str],
     environ: Mapping[str, str],
+    config_must_exist: bool = True,
 ) -> Settings:
     """Resolve flags and the environment (already merged in the arguments) with `config.toml`.
 
@@ -141,10 +154,10 @@ def resolve_settings(
     it is complete in itself; otherwise the user's or, for root, the system's is read.
 
     Raises:
-        ConfigError: the file is broken, or was named and does not exist.
+        ConfigError: the file is broken, or was named and does not exist though it must.
     """
     if config_path is not None:
-        config = load_config(config_path, command_names, must_exist=True)
+        config = load_config(config_path, command_names, must_exist=config_must_exist)
     else:
         config_path = (state_dir or _default_config_dir(environ)) / CONFIG_NAME
         config = load_config(config_path, command_names, must_exist=False)
@@ -188,8 +201,13 @@ def load_config(path: Path, command_names: frozenset[str], *, must_exist: bool) 
         raise ConfigError(
             f"no configuration file: {printable(path)}", hint="`hashclient init` writes it"
         ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read configuration {printable(path)}: {error}") from error
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read configuration {printable(path)}: {error.strerror}",
+            hint="check the path and its permissions",
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"configuration {printable(path)} is not UTF-8") from error
     return parse_config(text, command_names, printable(path))
 
 
@@ -215,6 +233,11 @@ def parse_config(text: str, command_names: frozenset[str], where: str) -> Config
     for name, provider in known.providers.items():
         if not is_name(name):
             raise ConfigError(f"configuration {where}: {name!r} cannot name a provider")
+        if provider.grace_hours < 0 or (provider.max_churn is not None and provider.max_churn <= 0):
+            raise ConfigError(
+                f"configuration {where}: grace_hours and max_churn of provider {name} cannot be"
+                " negative, nor max_churn zero"
+            )
         for list_name in provider.lists or ():
             if not is_name(list_name):
                 raise ConfigError(f"configuration {where}: {list_name!r} cannot name a list")
@@ -239,6 +262,8 @@ def provider_table(name: str, provider: ProviderConfig) -> str:
 def _toml_value(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, (int, float)):
+        return repr(value)
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(_toml_value(v) for v in value) + "]"
     return _toml_string(str(value))

@@ -2,26 +2,33 @@
 
 For each list: 1 the signed index is looked up through trust; 2 if it is the one we have, only the
 time of the check is noted; 3 it is downloaded, verified, parsed, and refused if it goes back;
-4 the segments that are new to us are downloaded, verified, parsed and sealed, one at a time;
+4 the segments that are new to us are downloaded, verified, parsed, guarded and sealed, in order;
 5 the result must have the signed count and checksum, else the list is built anew from its base;
 6 the manifest is replaced: that is the switch; 7 what no manifest names is swept; 8 the audit log
-hears of it. A kill at any point leaves the old generation or the new one; runs that were finished
-before it are used by the next attempt at the same generation.
+hears of it, and of the paths that matched what was withdrawn. A kill at any point leaves the old
+generation or the new one; runs that were finished before it are used by the next attempt at the
+same generation.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 import hashlib
+import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 import msgspec
+import numpy as np
+from tuf.api.metadata import TargetFile
 
 from hashclient.access import Access, OAuth
-from hashclient.audit import AuditLog, Event
+from hashclient.audit import AuditLog, Event, path_fields
 from hashclient.config import ProviderConfig, Settings
 from hashclient.errors import (
     ConfigError,
@@ -37,6 +44,7 @@ from hashclient.hashlist import (
     MAX_SEGMENT_BYTES,
     ListIndex,
     Segment,
+    entry_hashes,
     parse_add_segment,
     parse_index,
     parse_withdraw_segment,
@@ -55,6 +63,8 @@ from hashclient.index import (
     open_manifest,
 )
 from hashclient.indexwrite import InconsistentError, IndexWriter, sweep, write_manifest
+from hashclient.knowngood import PoisonGuard, open_guard
+from hashclient.matches import DATABASE_NAME, Matches, Remembered
 from hashclient.seal import Sealer
 from hashclient.trust import Source, Trust
 
@@ -63,6 +73,13 @@ PINNED_ROOT_NAME = "pinned-root.json"
 METADATA_DIR = "metadata"
 STAGING_NAME = "staging.json"
 INDEX_FILE = "index.json"
+
+#: Records that go to the audit log at a time.
+AUDIT_BATCH = 512
+
+#: Segments that are downloaded at a time, and the bytes they may have in memory together.
+AT_ONCE = 3
+AHEAD_BYTES = 256 << 20
 
 #: Called with (list, bytes done, bytes to do) while segments are downloaded.
 Progress = Callable[[str, int, int], None]
@@ -81,7 +98,8 @@ class Fetched:
 
     `before` is the generation that was here, None for a first fetch. `added` and `withdrawn`
     count entries, and are None when the list had to be built anew over an older generation.
-    `error` says why the list was left as it was.
+    `affected` are paths that matched entries which are withdrawn now. `error` says why the list
+    was left as it was.
     """
 
     list_name: str
@@ -92,6 +110,7 @@ class Fetched:
     withdrawn: int | None = None
     entries: int | None = None
     expires: datetime | None = None
+    affected: tuple[Remembered, ...] = ()
     error: HashclientError | None = None
 
     @property
@@ -113,8 +132,12 @@ class Fetcher:
         *,
         now: Callable[[], datetime],
         progress: Progress | None = None,
+        accept_churn: bool = False,
     ) -> None:
-        """Bind what a fetch needs; nothing is read or sent yet."""
+        """Bind what a fetch needs; nothing is read or sent yet.
+
+        `accept_churn` lets pass what the provider's `max_churn` would refuse.
+        """
         self.provider = provider
         self.sealer = sealer
         self.now = now
@@ -122,6 +145,13 @@ class Fetcher:
         self._settings = settings
         self._audit = audit
         self._source = source
+        self._accept_churn = accept_churn
+
+    @functools.cached_property
+    def guard(self) -> PoisonGuard:
+        """The guard over what is added; its known good files are read when it is first needed."""
+        known_good = self._settings.provider(self.provider).known_good
+        return open_guard(self._settings.state_dir, known_good, self.sealer)
 
     def fetch(self, only: frozenset[str] = frozenset()) -> Iterator[Fetched]:
         """Bring every list up to date, or those in `only`; yield what became of each.
@@ -196,13 +226,15 @@ class Fetcher:
             )
             write_manifest(directory, same)
             _tidy(directory)
-            return self._done(same, same.generation, 0, 0)
+            return self._done(directory, same, same.generation, 0, 0)
         # 3
         index = parse_index(trust.download(info, MAX_INDEX_BYTES), name)
         if base is not None:
             _refuse_rollback(base.manifest, index)
         # 4, 5
         delta = None if base is None else _delta(base.manifest.generation, index)
+        if base is not None:
+            self._refuse_churn(base.manifest, index, delta)
         manifest = None
         try:
             if base is not None and delta is not None:
@@ -221,7 +253,60 @@ class Fetcher:
             None if delta is None else sum(s.entries for s in delta if s.kind == kind)
             for kind in ("add", "withdraw")
         ]
-        return self._done(manifest, base.manifest.generation if base else None, *counts)
+        before = base.manifest.generation if base else None
+        return self._done(directory, manifest, before, *counts)
+
+    def _refuse_churn(
+        self, manifest: Manifest, index: ListIndex, delta: list[Segment] | None
+    ) -> None:
+        """Refuse a generation that changes more of the list than the operator finds plausible."""
+        limit = self._settings.provider(self.provider).max_churn
+        if limit is None or self._accept_churn or not manifest.entries:
+            return
+        changed = abs(index.entries - manifest.entries)
+        if delta is not None:
+            changed = sum(segment.entries for segment in delta)
+        if changed > limit * manifest.entries:
+            raise VerificationError(
+                f"list {index.list}: generation {index.generation} changes {changed:,} of"
+                f" {manifest.entries:,} entries, more than max_churn = {limit:g} allows",
+                hint="ask the provider; `hashclient fetch --accept-churn` takes it all the same",
+            )
+
+    def _reach_back(self, directory: Path, manifest: Manifest) -> tuple[Remembered, ...]:
+        """Find earlier matches of entries that are not on the list any more, and note them.
+
+        Cost follows what was ever matched. It is done at every fetch, so that one which was
+        killed between switch and note is made up for. The log hears first: a kill between log
+        and record repeats a line, and loses none.
+        """
+        name = manifest.list
+        if not (self._settings.state_dir / DATABASE_NAME).exists():
+            return ()
+        with Matches(self._settings.state_dir) as matches:
+            standing = matches.standing(name)
+            if not standing:
+                return ()
+            ids = np.array([entry.encode() for entry in standing])
+            found = open_manifest(directory, manifest).find_ids(ids, entry_hashes(ids))
+            gone = [standing[i] for i in np.setdiff1d(np.arange(len(ids)), found.queries)]
+            affected = matches.of_entries(name, gone)
+            events = [
+                Event(
+                    "withdrawn",
+                    {
+                        "list": name,
+                        "entry": match.entry,
+                        "generation": manifest.generation,
+                        **path_fields(match.path),
+                    },
+                )
+                for match in affected
+            ]
+            for start in range(0, len(events), AUDIT_BATCH):
+                self._audit.append(events[start : start + AUDIT_BATCH], durable=True)
+            matches.withdraw(name, gone, manifest.generation, self.now())
+        return tuple(affected)
 
     def _open_base(self, directory: Path) -> Index | None:
         """Open what is here already; something damaged counts as nothing and is built again."""
@@ -241,7 +326,12 @@ class Fetcher:
         return base
 
     def _done(
-        self, manifest: Manifest, before: int | None, added: int | None, withdrawn: int | None
+        self,
+        directory: Path,
+        manifest: Manifest,
+        before: int | None,
+        added: int | None,
+        withdrawn: int | None,
     ) -> Fetched:
         """Log and return what became of a list."""
         fetched = Fetched(
@@ -264,8 +354,8 @@ class Fetcher:
             "entries": manifest.entries,
             "index_sha256": manifest.index_hash,
         }
-        self._audit.append([Event("fetch", data)])
-        return fetched
+        self._audit.append([Event("fetch", data)], durable=True)
+        return dataclasses.replace(fetched, affected=self._reach_back(directory, manifest))
 
     def _log_refusal(self, list_name: str | None, error: HashclientError) -> None:
         data = {
@@ -274,7 +364,7 @@ class Fetcher:
             "exit_code": int(error.exit_code),
             "reason": error.message,
         }
-        self._audit.append([Event("refused", data)])
+        self._audit.append([Event("refused", data)], durable=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,7 +382,7 @@ class _Build:
         writer = IndexWriter(self.directory, self.fetcher.sealer, base)
         try:
             for segment, data in self._download(index, delta):
-                _apply(writer, segment, data)
+                _apply(writer, self.fetcher.guard, segment, data)
         except InconsistentError:
             return None
         if not _adds_up(writer, index):
@@ -314,7 +404,7 @@ class _Build:
         writer = IndexWriter(self.directory, self.fetcher.sealer, base)
         skip = staging.segments if staging else 0
         for number, (segment, data) in enumerate(self._download(index, index.segments, skip), skip):
-            _apply(writer, segment, data)
+            _apply(writer, self.fetcher.guard, segment, data)
             if writer.is_flushed and number + 1 < len(index.segments):
                 partial = self._manifest(index, writer, writer.run_refs())
                 document = msgspec.json.encode(_Staging(number + 1, partial))
@@ -329,15 +419,26 @@ class _Build:
     def _download(
         self, index: ListIndex, segments: Sequence[Segment], skip: int = 0
     ) -> Iterator[tuple[Segment, bytes]]:
-        """Yield segments after the first `skip` with their verified bytes, one at a time."""
+        """Yield segments after the first `skip` with their verified bytes, in their order.
+
+        Some are downloaded ahead while one is sealed, as far as `AHEAD_BYTES` allows.
+        """
         infos = [self.trust.target(index.list, segment.name) for segment in segments]
         total = sum(info.length for info in infos)
         if total > MAX_LIST_BYTES:
             raise VerificationError(f"list {index.list} has {total} bytes to download")
         done = sum(info.length for info in infos[:skip])
-        for segment, info in zip(segments[skip:], infos[skip:], strict=True):
+        waiting = deque(zip(segments[skip:], infos[skip:], strict=True))
+        running: deque[tuple[Segment, TargetFile, _Download]] = deque()
+        while waiting or running:
+            ahead = sum(info.length for _, info, _ in running)
+            while waiting and len(running) < AT_ONCE and (ahead < AHEAD_BYTES or not running):
+                segment, info = waiting.popleft()
+                running.append((segment, info, _Download(self.trust, info)))
+                ahead += info.length
             self.fetcher.progress(index.list, done, total)
-            yield segment, self.trust.download(info, MAX_SEGMENT_BYTES)
+            segment, info, download = running.popleft()
+            yield segment, download.result()
             done += info.length
         self.fetcher.progress(index.list, done, total)
 
@@ -378,9 +479,36 @@ class _Build:
         )
 
 
-def _apply(writer: IndexWriter, segment: Segment, data: bytes) -> None:
+class _Download:
+    """A segment that is being downloaded in the background."""
+
+    def __init__(self, trust: Trust, info: TargetFile) -> None:
+        self._trust = trust
+        self._info = info
+        self._data = b""
+        self._error: BaseException | None = None
+        # Of its own and a daemon: Ctrl-C must not wait for a server.
+        self._thread = threading.Thread(target=self._run, name=info.path, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._data = self._trust.download(self._info, MAX_SEGMENT_BYTES)
+        except BaseException as error:  # noqa: BLE001 - it is raised again where it is waited for
+            self._error = error
+
+    def result(self) -> bytes:
+        """Wait for it, and return its bytes or raise what went wrong."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._data
+
+
+def _apply(writer: IndexWriter, guard: PoisonGuard, segment: Segment, data: bytes) -> None:
     if segment.kind == "add":
         for batch in parse_add_segment(data, segment):
+            guard.check(batch)
             writer.add(batch)
     else:
         for ids in parse_withdraw_segment(data, segment):

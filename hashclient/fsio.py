@@ -127,7 +127,8 @@ def read_secret(path: Path, what: str, *, forbidden: int = 0o077) -> bytes:
         ConfigError: it does not exist, cannot be read or others can read it.
     """
     try:
-        with path.open("rb") as stream:
+        # Without waiting: a pipe that nobody writes to must not hold us up.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
             status = os.fstat(stream.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise ConfigError(f"{what} is not a regular file: {printable(path)}")

@@ -413,14 +413,16 @@ def check_key(manifest: Manifest, key_id: str) -> None:
         )
 
 
-def state_of(manifest: Manifest, now: datetime) -> ListState:
-    """Tell whether a list can be relied on at `now`.
+def state_of(manifest: Manifest, now: datetime, grace: timedelta) -> ListState:
+    """Tell whether a list can be relied on at `now`, or still counts for `grace` after its expiry.
 
     A clock that shows a time before the last check cannot tell what has expired: then no list
-    is fresh.
+    is fresh, nor in its grace.
     """
-    fresh = manifest.checked_at - CLOCK_TOLERANCE <= now < manifest.expires
-    return ListState(manifest.list, manifest.generation, manifest.expires, fresh)
+    clock_is_right = manifest.checked_at - CLOCK_TOLERANCE <= now
+    fresh = clock_is_right and now < manifest.expires
+    in_grace = clock_is_right and not fresh and now < manifest.expires + grace
+    return ListState(manifest.list, manifest.generation, manifest.expires, fresh, in_grace)
 
 
 def lists_on_disk(lists_dir: Path) -> list[str]:

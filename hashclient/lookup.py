@@ -7,7 +7,7 @@ which must then agree with one entry, and a size, which rules out entries of ano
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -26,7 +26,7 @@ def lookup(
     summary: Summary,
     *,
     keep_clean: bool = False,
-) -> Iterator[Outcome]:
+) -> Generator[Outcome]:
     """Look up every row; yield outcomes as they are found, clean ones only with `keep_clean`.
 
     `batches` come with the name of the file they were read from.

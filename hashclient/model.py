@@ -116,9 +116,18 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class ListState:
-    """What a scan or `status` says of one list it used."""
+    """What a scan or `status` says of one list it used.
+
+    `fresh` is False past its expiry; `in_grace` is True while the operator lets it count then.
+    """
 
     name: str
     generation: int
     expires: datetime
     fresh: bool
+    in_grace: bool = False
+
+    @property
+    def stale(self) -> bool:
+        """Whether a verdict that rests on this list needs attention."""
+        return not self.fresh and not self.in_grace

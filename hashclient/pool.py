@@ -25,10 +25,13 @@ from hashclient.walk import Group, Task, join
 
 #: Tasks that wait at a worker, so that it never waits for the parent.
 TASKS_AHEAD = 2
+#: Longest message that waits at a worker: a socket takes two of them without anybody reading.
+MAX_AHEAD_BYTES = 48 << 10
 #: Bytes of a large file between two notes of progress.
 PROGRESS_BYTES = 32 << 20
 #: How often workers are replaced before something is held to be wrong with the machine.
 MAX_REPLACED = 16
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 WORKER_DIED = "the worker process that was checking it died"
 
 
@@ -125,6 +128,10 @@ def _work(connection: Connection, parent_ends: list[Connection], make: MakeCheck
     # The terminal sends Ctrl-C to the whole group; the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    # What goes wrong here ends as unread files; only who looks for a bug wants to see more.
+    if not os.environ.get("HASHCLIENT_DEBUG"):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     for end in parent_ends:
         end.close()
     unsaid = 0
@@ -181,7 +188,12 @@ class Pool:
         ours, theirs = context.Pipe()
         ends = [w.connection for w in self._workers] + [ours]
         process = context.Process(target=_work, args=(theirs, ends, self._make), daemon=True)
-        process.start()
+        # A signal before the worker has its own handlers would run the parent's in it.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
         self._workers.append(_Worker(process, ours))
 
@@ -201,17 +213,15 @@ class Pool:
         while True:
             for worker in self._workers:
                 while len(worker.tasks) < TASKS_AHEAD:
-                    if waiting:
-                        self._send(worker, waiting.popleft())
-                        continue
-                    item = next(tasks, None) if walking else None
+                    item = waiting.popleft() if waiting else next(tasks, None) if walking else None
                     if item is None:
                         walking = False
                         break
                     if isinstance(item, Outcome):
                         yield item
-                    else:
-                        self._send(worker, item)
+                    elif not self._send(worker, item):
+                        waiting.appendleft(item)
+                        break
             busy = {w.connection: w for w in self._workers if w.tasks}
             if not busy:
                 return
@@ -227,17 +237,25 @@ class Pool:
                         message.deferred = []
                     yield message
 
-    def _send(self, worker: _Worker, task: Task) -> None:
+    def _send(self, worker: _Worker, task: Task) -> bool:
+        """Send a task; False if it is too long to wait at a worker that is busy.
+
+        Such a worker may be sending a long result itself: each would wait for the other to read.
+        """
+        message = _encode(_pack_task(task))
+        if worker.tasks and len(message) > MAX_AHEAD_BYTES:
+            return False
         worker.tasks.append(task)
         try:
-            worker.connection.send_bytes(_encode(_pack_task(task)))
+            worker.connection.send_bytes(message)
         except (BrokenPipeError, ConnectionResetError):
             pass  # it died; reading from it will say so
+        return True
 
     def _receive(self, worker: _Worker) -> Iterator[TaskResult | int]:
         try:
             message = _decode_message(worker.connection.recv_bytes())
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):  # perhaps in the middle of a message
             yield self._bury(worker)
             return
         if isinstance(message, int):

@@ -292,7 +292,8 @@ class Repository:
     def _locked(self) -> Iterator[None]:
         try:
             with writer_lock(self.directory / "lock"):
-                for folder in (self.directory, self._metadata, *self._targets.glob("lists/*")):
+                written = (self.directory, self._metadata, self._keys.directory)
+                for folder in (*written, *self._targets.glob("lists/*")):
                     sweep_temporary(folder)
                 yield
         except LockedError as error:

@@ -99,7 +99,7 @@ class Entries:
         self.pending = [table] if table.num_rows else []
 
     def _broken_rule(self, part: pa.Table, error: VerificationError) -> UsageError:
-        """Say which line has an entry id or a category that is not allowed."""
+        """Say which line has the entry that breaks a rule of the format."""
         first = sum(new.segment.entries for new in self.segments)
         columns = part.column("entry_id").to_pylist(), part.column("category").to_pylist()
         for row, (entry_id, category) in enumerate(zip(*columns, strict=True), first):
@@ -109,7 +109,15 @@ class Entries:
             if not is_category(category):
                 hint = "at most 31 of a-z 0-9 . _ - beginning with a letter or a digit"
                 return UsageError(f"{self._where(row)}: category is not allowed", hint=hint)
-        return UsageError(error.message, hint=error.hint)
+        low, high = 0, part.num_rows
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (
+                (middle, high) if _is_valid(part.slice(low, middle - low)) else (low, middle)
+            )
+        # Too many categories are no single entry's fault.
+        where = "" if _is_valid(part.slice(low, 1)) else f"{self._where(first + low)}: "
+        return UsageError(f"{where}{error.message}", hint=error.hint)
 
     def _where(self, row: int) -> str:
         batch = bisect.bisect_right(self.starts, row) - 1
@@ -133,6 +141,16 @@ class Entries:
 
     def _id(self, row: int) -> str:
         return bytes(np.concatenate(self.ids)[row]).decode("ascii")
+
+
+def _is_valid(table: pa.Table) -> bool:
+    new = new_segment(1, "add", 0, table)
+    try:
+        for _ in parse_add_segment(new.data, new.segment):
+            pass
+    except VerificationError:
+        return False
+    return True
 
 
 def _table(batch: DigestBatch, generation: int, number: int) -> pa.Table:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -36,7 +36,7 @@ class OpenLists:
     @property
     def stale(self) -> bool:
         """Whether any list is past its expiry."""
-        return not all(state.fresh for state in self.states)
+        return any(state.stale for state in self.states)
 
     def judge(self) -> Judge:
         """Return a judge over all lists."""
@@ -68,10 +68,10 @@ def open_lists(settings: Settings, environ: Mapping[str, str], now: datetime) ->
     for name in names:
         index = open_index(settings.lists_dir / name)
         if index is None:
-            continue
+            raise StateError(f"list {name} has gone", hint="run `hashclient fetch`")
         check_key(index.manifest, sealer.key_id)
         indexes.append(index)
-        states.append(state_of(index.manifest, now))
+        states.append(state_of(index.manifest, now, settings.grace(index.manifest.provider)))
     return OpenLists(tuple(indexes), tuple(states), sealer)
 
 
@@ -96,7 +96,7 @@ def scan(
     *,
     jobs: int,
     keep_clean: bool = False,
-) -> Iterator[Outcome | None]:
+) -> Generator[Outcome | None]:
     """Check files and trees; yield outcomes as they are found, None when only time has passed.
 
     Clean files are yielded with `keep_clean` and counted always. The summary in `progress` is kept

@@ -18,7 +18,7 @@ import msgspec
 
 from hashclient.audit import AuditLog, Event
 from hashclient.config import ProviderConfig, Settings, provider_table
-from hashclient.errors import ConfigError, HashclientError, UsageError
+from hashclient.errors import ConfigError, HashclientError, UsageError, VerificationError
 from hashclient.fetch import METADATA_DIR, PINNED_ROOT_NAME, access_of
 from hashclient.fsio import make_private_dir, printable, write_atomic, writer_lock
 from hashclient.model import is_name
@@ -27,6 +27,7 @@ from hashclient.trust import Trust
 
 #: python-tuf's own cap for a root.
 MAX_ROOT_BYTES = 512_000
+ROOT_HINT = "the provider hands it out; get it by a way you trust"
 
 
 def pin_provider(
@@ -65,7 +66,12 @@ def pin_provider(
         # 3
         with Transport(access) as transport:
             metadata = directory / METADATA_DIR
-            trust = Trust(metadata, provider.url, transport, root, name=name, now=now)
+            try:
+                trust = Trust(metadata, provider.url, transport, root, name=name, now=now)
+            except VerificationError as error:
+                raise VerificationError(
+                    f"not the root metadata of a provider: {printable(root_file)}", hint=ROOT_HINT
+                ) from error
             trust.refresh()
             offered = trust.lists()
         missing = sorted(set(provider.lists or ()).difference(offered))
@@ -91,10 +97,10 @@ def _read_root(path: Path) -> bytes:
     except OSError as error:
         raise UsageError(
             f"cannot read root metadata: {printable(path)}: {error.strerror}",
-            hint="the provider hands it out; get it by a way you trust",
+            hint=ROOT_HINT,
         ) from error
     if len(root) > MAX_ROOT_BYTES:
-        raise UsageError(f"root metadata is too large: {printable(path)}")
+        raise UsageError(f"root metadata is too large: {printable(path)}", hint=ROOT_HINT)
     return root
 
 

@@ -9,6 +9,7 @@ from datetime import datetime
 from hashclient.config import Settings
 from hashclient.errors import ConfigError, ExitCode, StateError
 from hashclient.index import Manifest, check_key, lists_on_disk, open_index, state_of
+from hashclient.matches import DATABASE_NAME, Matches, Remembered
 from hashclient.seal import Sealer, load_sealer
 
 
@@ -28,8 +29,8 @@ class ListStatus:
 
     @property
     def fresh(self) -> bool:
-        """Whether a scan can rely on it."""
-        return self.exit_code is ExitCode.OK
+        """Whether it is within its expiry, with nothing to object."""
+        return self.problem is None
 
 
 def read_status(settings: Settings, environ: Mapping[str, str], now: datetime) -> list[ListStatus]:
@@ -51,6 +52,18 @@ def read_status(settings: Settings, environ: Mapping[str, str], now: datetime) -
     ]
 
 
+def withdrawn_matches(settings: Settings) -> list[Remembered]:
+    """Return the paths that matched entries which have been withdrawn since.
+
+    Raises:
+        StateError: the record of matches cannot be read.
+    """
+    if not (settings.state_dir / DATABASE_NAME).exists():
+        return []
+    with Matches(settings.state_dir, create=False) as matches:
+        return matches.withdrawn()
+
+
 def _status(
     settings: Settings, name: str, sealer: Sealer | None, key_problem: str | None, now: datetime
 ) -> ListStatus:
@@ -63,9 +76,16 @@ def _status(
         check_key(index.manifest, sealer.key_id)
     except StateError as error:
         return ListStatus(name, None, ExitCode.STATE, error.message)
-    if state_of(index.manifest, now).fresh:
-        return ListStatus(name, index.manifest, ExitCode.OK, None)
-    problem = "STALE: past its expiry"
-    if now < index.manifest.expires:
-        problem = "STALE: the clock is behind the last check"
-    return ListStatus(name, index.manifest, ExitCode.STALE, problem)
+    manifest = index.manifest
+    state = state_of(manifest, now, settings.grace(manifest.provider))
+    if state.fresh:
+        return ListStatus(name, manifest, ExitCode.OK, None)
+    if now < manifest.expires:
+        return ListStatus(
+            name, manifest, ExitCode.STALE, "STALE: the clock is behind the last check"
+        )
+    if state.in_grace:
+        until = manifest.expires + settings.grace(manifest.provider)
+        problem = f"past its expiry, in its grace period until {until:%Y-%m-%d %H:%M} UTC"
+        return ListStatus(name, manifest, ExitCode.OK, problem)
+    return ListStatus(name, manifest, ExitCode.STALE, "STALE: past its expiry")

@@ -34,7 +34,7 @@ class Summary:
     @property
     def exit_code(self) -> ExitCode:
         """The verdict; a match outranks everything, and nothing unknown ends as `OK`."""
-        stale = not all(state.fresh for state in self.lists)
+        stale = any(state.stale for state in self.lists)
         undecided = self.counts[Kind.UNREAD] + self.counts[Kind.CONFLICT]
         decided = self.counts[Kind.CLEAN] + self.counts[Kind.MATCH]
         if self.counts[Kind.MATCH]:

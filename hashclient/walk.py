@@ -2,8 +2,8 @@
 
 The walk lists directories and nothing more; whoever checks the names looks at their sizes. It holds
 one name at a time and a bounded number of open directories, so its memory does not grow with the
-tree. Directories are opened by descriptor, piece by piece where a path is longer than the kernel
-takes at once, and never through a link that took a directory's place.
+tree. Directories are opened from their parents, piece by piece where a path is longer than the
+kernel takes at once, and never through a link that took a directory's place.
 """
 
 from __future__ import annotations
@@ -21,10 +21,21 @@ from hashclient.model import Kind, Outcome
 
 #: Names in a task: enough to make handing it over cheap, few enough to share work evenly.
 TASK_NAMES = 256
-#: Directories held open at a time; deeper ones are read to their end at once.
+#: Length of the directories in a task, in characters: deep trees have long ones.
+TASK_CHARS = 1 << 15
+#: Directories held open at a time; what is left of those further up is read to its end.
 OPEN_DEPTH = 32
 #: Longest path given to the kernel in one call; PATH_MAX is 4096 bytes, its end included.
 _MAX_PATH_BYTES = 4000
+
+OTHER_FILE_SYSTEM = "other file system"
+
+#: Why a link that is followed leads to nothing.
+_NOWHERE = {
+    errno.ELOOP: "loop of symbolic links",
+    errno.ENOENT: "dangling symbolic link",
+    errno.ENOTDIR: "dangling symbolic link",
+}
 
 _DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NONBLOCK
 
@@ -57,21 +68,17 @@ def open_directory(path: str, *, follow: bool = False) -> int:
         OSError: it cannot be opened, is no directory, or is a link and `follow` is not set.
     """
     flags = _DIRECTORY_FLAGS | (0 if follow else os.O_NOFOLLOW)
-    if len(path) < _MAX_PATH_BYTES and len(os.fsencode(path)) < _MAX_PATH_BYTES:
-        return os.open(path or ".", flags)
-    fd = os.open("/" if path.startswith("/") else ".", _DIRECTORY_FLAGS)
+    rest, fd = os.fsencode(path), None
     try:
-        parts = [part for part in path.split("/") if part]
-        while parts:
-            # Names are at most 255 bytes, so fifteen always fit in one call.
-            piece, parts = parts[:15], parts[15:]
-            inner = os.open("/".join(piece), flags if not parts else _DIRECTORY_FLAGS, dir_fd=fd)
+        while len(rest) > _MAX_PATH_BYTES and (end := rest.rfind(b"/", 0, _MAX_PATH_BYTES)) > 0:
+            inner = os.open(rest[:end], _DIRECTORY_FLAGS, dir_fd=fd)
+            if fd is not None:
+                os.close(fd)
+            fd, rest = inner, rest[end:].lstrip(b"/")
+        return os.open(rest or b".", flags, dir_fd=fd)
+    finally:
+        if fd is not None:
             os.close(fd)
-            fd = inner
-    except OSError:
-        os.close(fd)
-        raise
-    return fd
 
 
 def join(directory: str, name: str) -> str:
@@ -158,25 +165,52 @@ class _TaskBuilder:
     def __init__(self) -> None:
         self.groups: Task = []
         self._names = 0
+        self._chars = 0
 
     def add(self, group: Group) -> Task | None:
         self.groups.append(group)
         self._names += len(group.names)
-        if self._names < TASK_NAMES:
+        self._chars += len(group.directory)
+        if self._names < TASK_NAMES and self._chars < TASK_CHARS:
             return None
-        full, self.groups, self._names = self.groups, [], 0
+        full, self.groups, self._names, self._chars = self.groups, [], 0, 0
         return full
 
 
 @dataclass(slots=True)
 class _Frame:
-    """A directory being read: what is left of it, and the files found since the last task."""
+    """A directory being read: what is left of it, and the files found since the last task.
+
+    Without `fd` it is closed, and what is left of it is in memory.
+    """
 
     path: str
-    fd: int
+    fd: int | None
     identity: tuple[int, int]
-    entries: Iterator[os.DirEntry[str]]
+    entries: Iterator[tuple[str, int]]
     names: list[str]
+
+
+def _entries(fd: int) -> Iterator[tuple[str, int]]:
+    """Yield the names in a directory and their types, as in `st_mode`.
+
+    What has no type that can be found out, since it has vanished, say, passes for a file: whoever
+    opens it sees why.
+    """
+    with os.scandir(fd) as entries:
+        for entry in entries:
+            mode = stat.S_IFREG
+            try:
+                if not entry.is_file(follow_symlinks=False):
+                    if entry.is_dir(follow_symlinks=False):
+                        mode = stat.S_IFDIR
+                    elif entry.is_symlink():
+                        mode = stat.S_IFLNK
+                    else:
+                        mode = stat.S_IFMT(entry.stat(follow_symlinks=False).st_mode)
+            except OSError:
+                pass
+            yield entry.name, mode
 
 
 class _Tree:
@@ -198,61 +232,73 @@ class _Tree:
                 yield refused
             while self._stack:
                 yield from self._advance(self._stack[-1])
+                if len(self._stack) > OPEN_DEPTH:
+                    yield from self._park(self._stack[-1 - OPEN_DEPTH])
         finally:
             for frame in self._stack:
-                os.close(frame.fd)
+                if frame.fd is not None:
+                    os.close(frame.fd)
 
     def _advance(self, frame: _Frame) -> Iterator[Group | Outcome]:
         """Read on in `frame` until a directory in it is entered or it is at its end."""
-        names = frame.names
+        depth = len(self._stack)
         try:
-            for entry in frame.entries:
-                name = entry.name
+            for name, mode in frame.entries:
                 if self._excluded is not None and self._excluded(frame.path, name):
                     yield Outcome(Kind.SKIPPED, join(frame.path, name), reason="excluded")
-                elif entry.is_file(follow_symlinks=False):
-                    names.append(name)
-                    if len(names) >= TASK_NAMES:
+                elif mode == stat.S_IFREG:
+                    frame.names.append(name)
+                    if len(frame.names) >= TASK_NAMES:
                         yield self._group(frame)
-                        frame.names = names = []
-                elif entry.is_dir(follow_symlinks=False):
-                    refused = self._enter(join(frame.path, name), follow=False)
-                    if refused is None:
-                        return
-                    yield refused
+                        frame.names = []
                 else:
-                    outcome = self._other(frame, entry)
+                    outcome = self._special(frame, name, mode)
                     if outcome is not None:
                         yield outcome
-                    elif self._stack[-1] is not frame:
+                    elif len(self._stack) > depth:
                         return
         except OSError as error:
             # The directory was removed, or its medium fails, in the middle of it.
             yield Outcome(Kind.UNREAD, frame.path, reason=reason_of(error))
-        if names:
+        if frame.names:
             yield self._group(frame)
         self._stack.pop()
+        if frame.fd is not None:
+            os.close(frame.fd)
+
+    def _park(self, frame: _Frame) -> Iterator[Outcome]:
+        """Close a directory until the walk comes back to it."""
+        if frame.fd is None:
+            return
+        rest: list[tuple[str, int]] = []
+        try:
+            rest.extend(frame.entries)
+        except OSError as error:
+            yield Outcome(Kind.UNREAD, frame.path, reason=reason_of(error))
+        frame.entries = iter(rest)
         os.close(frame.fd)
+        frame.fd = None
 
     def _group(self, frame: _Frame) -> Group:
         return Group(frame.path, frame.names, self._options.follow_symlinks)
 
-    def _other(self, frame: _Frame, entry: os.DirEntry[str]) -> Outcome | None:
-        """Deal with a link or a special file; None if it was listed or entered."""
-        path = join(frame.path, entry.name)
-        if not entry.is_symlink():
-            mode = entry.stat(follow_symlinks=False).st_mode
+    def _special(self, frame: _Frame, name: str, mode: int) -> Outcome | None:
+        """Deal with what is not a file; None if it was listed or entered."""
+        path = join(frame.path, name)
+        if stat.S_ISDIR(mode):
+            return self._enter(path, parent=frame.fd, follow=False)
+        if not stat.S_ISLNK(mode) or not self._options.follow_symlinks:
             return Outcome(Kind.SKIPPED, path, reason=kind_of(mode))
-        if not self._options.follow_symlinks:
-            return Outcome(Kind.SKIPPED, path, reason="symbolic link")
         try:
-            status = os.stat(entry.name, dir_fd=frame.fd)
+            status = self._stat_link(frame, name)
         except OSError as error:
-            loop = error.errno == errno.ELOOP
-            reason = "loop of symbolic links" if loop else "dangling symbolic link"
-            return Outcome(Kind.SKIPPED, path, reason=reason)
+            if error.errno in _NOWHERE:
+                return Outcome(Kind.SKIPPED, path, reason=_NOWHERE[error.errno])
+            return Outcome(Kind.UNREAD, path, reason=reason_of(error))
+        if self._options.one_file_system and status.st_dev != self._device:
+            return Outcome(Kind.SKIPPED, path, reason=OTHER_FILE_SYSTEM)
         if stat.S_ISREG(status.st_mode):
-            frame.names.append(entry.name)
+            frame.names.append(name)
             return None
         if not stat.S_ISDIR(status.st_mode):
             return Outcome(Kind.SKIPPED, path, reason=kind_of(status.st_mode))
@@ -260,24 +306,37 @@ class _Tree:
         if identity in self._followed or any(f.identity == identity for f in self._stack):
             return Outcome(Kind.SKIPPED, path, reason="directory is scanned by another path")
         self._followed.add(identity)
-        return self._enter(path, follow=True)
+        return self._enter(path, parent=frame.fd, follow=True)
 
-    def _enter(self, path: str, *, follow: bool) -> Outcome | None:
-        """Put directory `path` on the stack, or return why not."""
+    @staticmethod
+    def _stat_link(frame: _Frame, name: str) -> os.stat_result:
+        """Return the status of what a link in `frame` leads to."""
+        if frame.fd is not None:
+            return os.stat(name, dir_fd=frame.fd)
+        fd = open_directory(frame.path, follow=True)
         try:
-            fd = open_directory(path, follow=follow)
+            return os.stat(name, dir_fd=fd)
+        finally:
+            os.close(fd)
+
+    def _enter(self, path: str, *, follow: bool, parent: int | None = None) -> Outcome | None:
+        """Put directory `path` on the stack, or return why not; `parent` is the one it is in."""
+        try:
+            if parent is None:
+                fd = open_directory(path, follow=follow)
+            else:
+                flags = _DIRECTORY_FLAGS | (0 if follow else os.O_NOFOLLOW)
+                fd = os.open(path.rpartition("/")[2], flags, dir_fd=parent)
         except OSError as error:
             return Outcome(Kind.UNREAD, path, reason=reason_of(error))
         try:
             status = os.fstat(fd)
-            if self._options.one_file_system and status.st_dev != self._device:
-                os.close(fd)
-                return Outcome(Kind.SKIPPED, path, reason="other file system")
-            entries: Iterator[os.DirEntry[str]] = os.scandir(fd)
-            if len(self._stack) >= OPEN_DEPTH:
-                entries = iter(list(entries))
         except OSError as error:
             os.close(fd)
             return Outcome(Kind.UNREAD, path, reason=reason_of(error))
-        self._stack.append(_Frame(path, fd, (status.st_dev, status.st_ino), entries, []))
+        if self._options.one_file_system and status.st_dev != self._device:
+            os.close(fd)
+            return Outcome(Kind.SKIPPED, path, reason=OTHER_FILE_SYSTEM)
+        identity = (status.st_dev, status.st_ino)
+        self._stack.append(_Frame(path, fd, identity, _entries(fd), []))
         return None

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hashclient.errors import StateError
+from hashclient.fsio import printable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,13 +68,10 @@ class App:
         """Print one line of data to stdout.
 
         Raises:
-            OutputError: it cannot be written.
+            OutputError: it cannot be written (`cli.main` makes stdout raise it).
         """
-        try:
-            sys.stdout.write(text + "\n")
-            sys.stdout.flush()
-        except OSError as error:
-            raise output_error(error) from error
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
 
     def say(self, text: str) -> None:
         """Tell the user something on stderr, unless they asked for quiet."""
@@ -98,7 +96,7 @@ class App:
 
 def output_error(error: OSError, path: Path | None = None) -> OutputError:
     """Translate an error on an output stream."""
-    where = "the output" if path is None else f"the output {path}"
+    where = "the output" if path is None else f"the output {printable(path)}"
     return OutputError(f"cannot write {where}: {error.strerror or error}")
 
 

@@ -138,7 +138,7 @@ def checkpoint(app: App, output: Path) -> None:
     cannot: that is its worth.
 
     \b
-      hashclient audit checkpoint | ssh elsewhere 'cat > checkpoints/$(date +%F).json'
+      hashclient audit checkpoint | ssh elsewhere 'cat > $(date +%F).json'
     """
     from hashclient.audit import checkpoint as make_checkpoint
 

@@ -53,7 +53,7 @@ def command(app: App, keep: Path | None) -> ExitCode:
 
     \b
       hashclient demo
-      hashclient demo --keep /tmp/hashclient-demo     and look around in it afterwards
+      hashclient demo --keep /tmp/demo     and look around in it afterwards
     """
     if keep is not None:
         if keep.exists() and any(keep.iterdir()):

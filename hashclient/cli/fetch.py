@@ -11,6 +11,7 @@ import click
 
 from hashclient.cli.app import App, format_option, pass_app
 from hashclient.errors import ExitCode, HashclientError
+from hashclient.fsio import printable
 
 if TYPE_CHECKING:
     from hashclient.fetch import Fetched
@@ -25,9 +26,18 @@ if TYPE_CHECKING:
     help="Fetch this list only. Can be given several times. [default: all]",
 )
 @click.option("--provider", metavar="NAME", help="Fetch from this provider only. [default: all]")
+@click.option(
+    "--accept-churn", is_flag=True, help="Take a generation that `max_churn` would refuse."
+)
 @format_option("text", "json")
 @pass_app
-def command(app: App, only: tuple[str, ...], provider: str | None, output_format: str) -> ExitCode:
+def command(
+    app: App,
+    only: tuple[str, ...],
+    provider: str | None,
+    accept_churn: bool,
+    output_format: str,
+) -> ExitCode:
     """Fetch what is new, verify it, seal it, and switch to it.
 
     Signatures, expiry and age are checked first; a list that fails any check is left as it was.
@@ -44,10 +54,11 @@ def command(app: App, only: tuple[str, ...], provider: str | None, output_format
     results: list[Fetched] = []
     code = ExitCode.OK
     try:
-        for fetched in fetch_lists(app, frozenset(only), provider):
+        for fetched in fetch_lists(app, frozenset(only), provider, accept_churn=accept_churn):
             results.append(fetched)
             if output_format == "text":
                 _show(app, fetched)
+                _show_affected(app, fetched)
             if fetched.error is not None:
                 code = max(code, fetched.error.exit_code)
     finally:
@@ -60,7 +71,7 @@ def fetch_and_tell(app: App) -> ExitCode | None:
     """Fetch for another command, which goes on with what is there; return what went wrong."""
     failed: ExitCode | None = None
     try:
-        for fetched in fetch_lists(app, frozenset(), None):
+        for fetched in fetch_lists(app):
             if fetched.error is not None:
                 app.warn(fetched.error.message, fetched.error.hint)
                 failed = fetched.error.exit_code
@@ -74,7 +85,13 @@ def fetch_and_tell(app: App) -> ExitCode | None:
     return failed
 
 
-def fetch_lists(app: App, only: frozenset[str], provider: str | None) -> Iterator[Fetched]:
+def fetch_lists(
+    app: App,
+    only: frozenset[str] = frozenset(),
+    provider: str | None = None,
+    *,
+    accept_churn: bool = False,
+) -> Iterator[Fetched]:
     """Yield what becomes of every list of one provider or of all.
 
     Raises:
@@ -105,7 +122,14 @@ def fetch_lists(app: App, only: frozenset[str], provider: str | None) -> Iterato
             try:
                 with Transport(accesses[name]) as transport:
                     fetcher = Fetcher(
-                        settings, name, transport, sealer, audit, now=app.now, progress=progress
+                        settings,
+                        name,
+                        transport,
+                        sealer,
+                        audit,
+                        now=app.now,
+                        progress=progress,
+                        accept_churn=accept_churn,
                     )
                     yield from fetcher.fetch(only)
             except HashclientError as error:
@@ -137,7 +161,17 @@ def _show(app: App, fetched: Fetched) -> None:
         )
 
 
+def _show_affected(app: App, fetched: Fetched) -> None:
+    if not fetched.affected:
+        return
+    app.out(f"withdrawn entries of list {fetched.list_name} had matched these paths:")
+    for match in fetched.affected:
+        app.out(f"  {printable(match.path)}  {match.entry}")
+
+
 def _document(fetched: Fetched) -> dict[str, Any]:
+    from hashclient.report.jsonl import path_fields
+
     document: dict[str, Any] = {
         "list": fetched.list_name,
         "provider": fetched.provider,
@@ -149,6 +183,10 @@ def _document(fetched: Fetched) -> dict[str, Any]:
         "entries": fetched.entries,
         "expires": fetched.expires.isoformat() if fetched.expires else None,
     }
+    if fetched.affected:
+        document["affected"] = [
+            {**path_fields(match.path), "entry": match.entry} for match in fetched.affected
+        ]
     if fetched.error is not None:
         document["error"] = {
             "message": fetched.error.message,

@@ -23,8 +23,20 @@ _file = existing_path(dir_okay=False)
     type=_file,
     help="The provider's root metadata, got by a way you trust.",
 )
-@click.option("--name", default="main", show_default=True, help="What to call the provider here.")
-@click.option("--list", "lists", multiple=True, metavar="NAME", help="Fetch only this list.")
+@click.option(
+    "--name",
+    metavar="NAME",
+    default="main",
+    show_default=True,
+    help="What to call the provider here.",
+)
+@click.option(
+    "--list",
+    "lists",
+    multiple=True,
+    metavar="NAME",
+    help="Fetch this list only. Can be given several times. [default: all]",
+)
 @click.option("--token-file", metavar="FILE", type=_file, help="File with a bearer token.")
 @click.option("--token-env", metavar="VAR", help="Environment variable with a bearer token.")
 @click.option("--token-credential", metavar="NAME", help="systemd credential with a bearer token.")
@@ -37,9 +49,29 @@ _file = existing_path(dir_okay=False)
 @click.option("--oauth-secret-env", metavar="VAR", help="OAuth 2: variable of the secret.")
 @click.option("--oauth-scope", metavar="SCOPE", help="OAuth 2: the scope to ask for.")
 @click.option("--client-cert", metavar="FILE", type=_file, help="Client certificate (PEM) for TLS.")
-@click.option("--client-key", metavar="FILE", type=_file, help="Its private key.")
+@click.option("--client-key", metavar="FILE", type=_file, help="Its key, if not in that file.")
 @click.option("--ca", metavar="FILE", type=_file, help="CA of the provider's certificate (PEM).")
 @click.option("--proxy", metavar="URL", help="http:// or socks5:// proxy to go through.")
+@click.option(
+    "--known-good",
+    multiple=True,
+    metavar="FILE",
+    type=_file,
+    help="Digests of files known to be benign: a list that holds one is refused.",
+)
+@click.option(
+    "--max-churn",
+    type=click.FloatRange(0, min_open=True),
+    metavar="SHARE",
+    help="Refuse a generation that changes more than this share of the list, 0.5 say.",
+)
+@click.option(
+    "--grace-hours",
+    type=click.FloatRange(0),
+    default=0.0,
+    metavar="HOURS",
+    help="How long past its expiry a list still counts.",
+)
 @click.option("--allow-http", is_flag=True, help="Accept http://, for a loopback address only.")
 @pass_app
 def command(
@@ -61,6 +93,9 @@ def command(
     client_key: Path | None,
     ca: Path | None,
     proxy: str | None,
+    known_good: tuple[Path, ...],
+    max_churn: float | None,
+    grace_hours: float,
     allow_http: bool,
 ) -> ExitCode:
     """Pin the provider at URL and its root of trust, and prove that it works.
@@ -69,7 +104,8 @@ def command(
     Secrets are referenced, never copied: keep them in files that only you can read.
 
     \b
-      hashclient init https://lists.example.org/v1 --root root.json --token-file /etc/hc/token
+      hashclient init https://lists.example.org/v1 --root root.json \\
+          --token-file /etc/hashclient/token
       hashclient init https://lists.example.org/v1 --root root.json \\
           --client-cert client.pem --client-key client.key --ca ca.pem
 
@@ -105,6 +141,9 @@ def command(
         allow_http=allow_http,
         oauth=oauth,
         lists=lists or None,
+        known_good=tuple(str(path.expanduser().absolute()) for path in known_good),
+        max_churn=max_churn,
+        grace_hours=grace_hours,
     )
     offered = pin_provider(app.settings, name, provider, root_file, app.audit_log(), app.now())
     app.out(f"provider {name} is pinned; it offers: {', '.join(offered) or 'no list yet'}")

@@ -50,6 +50,9 @@ def command(
       hashclient lookup 9d9b4dd7a5b5ac4d0c6f8e3ba3f66f8c
       sha256sum * | hashclient lookup --from -
       hashclient lookup --format jsonl --from inventory.hashdeep
+
+    Exit codes: 0 nothing found, 10 match, 11 match and something needs attention, 3 a conflict
+    or nothing to check, 7 stale list; all are in `hashclient --help`.
     """
     from hashclient.lookup import lookup
     from hashclient.summary import Summary

@@ -5,7 +5,9 @@ Commands are imported only when they are run or listed, so that a start costs wh
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import os
 import signal
 import sys
@@ -15,13 +17,19 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from hashclient import __version__
-from hashclient.cli.app import App, Terminated
+from hashclient.cli.app import App, OutputError, Terminated, output_error
 from hashclient.errors import ConfigError, ExitCode, HashclientError
+from hashclient.fsio import printable
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from hashclient.config import Settings
+
+#: What the names of environment variables begin with.
+ENV_PREFIX = "HASHCLIENT"
+#: Commands that take no defaults from config.toml.
+WITHOUT_DEFAULTS = frozenset({"audit", "provider", "demo"})
 
 #: Command name to module; each module has a click command called `command`. In order of use.
 COMMANDS = {
@@ -34,6 +42,9 @@ COMMANDS = {
     "provider": "hashclient.cli.provider",
     "demo": "hashclient.cli.demo",
 }
+
+#: The command that is run and may have defaults in config.toml, in click's notes of a run.
+_DEFAULTS_FOR = "hashclient.defaults_for"
 
 
 def exit_code_table() -> str:
@@ -52,17 +63,16 @@ class _LazyGroup(click.Group):
             return None
         command = importlib.import_module(COMMANDS[name]).command
         assert isinstance(command, click.Command)
+        _name_variables(command, f"{ENV_PREFIX}_{name.upper()}")
         return command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name, command, rest = super().resolve_command(ctx, args)
-        if name is not None and command is not None and not ctx.resilient_parsing:
-            # Options of a command can have defaults in config.toml, but `--help` and commands
-            # that take nothing from it must work with a broken one.
-            if "--help" not in rest:
-                ctx.default_map = _command_defaults(ctx, name, command)
+        # Help, and what takes nothing from config.toml, has to work with a broken one.
+        if name not in WITHOUT_DEFAULTS and {"-h", "--help"}.isdisjoint(rest):
+            ctx.meta[_DEFAULTS_FOR] = name, command
         return name, command, rest
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -71,33 +81,59 @@ class _LazyGroup(click.Group):
         super().format_epilog(ctx, formatter)
 
 
-def _command_defaults(
-    ctx: click.Context, name: str, command: click.Command
-) -> dict[str, dict[str, Any]]:
-    """Return the defaults that config.toml gives for the options of command `name`."""
-    if not isinstance(ctx.obj, App):
-        return {}
-    if name == "provider" or name == "demo":
-        return {}
-    table = ctx.obj.settings.config.commands.get(name)
+def _option_name(option: click.Option) -> str | None:
+    """Return the long name of an option as a key: `one_file_system` for `--one-file-system`."""
+    for flag in option.opts:
+        if flag.startswith("--"):
+            return flag.removeprefix("--").replace("-", "_")
+    return None
+
+
+def _name_variables(command: click.Command, prefix: str) -> None:
+    """Name each option's environment variable after the option, not after a function's argument."""
+    for parameter in command.params:
+        if isinstance(parameter, click.Option) and (name := _option_name(parameter)):
+            parameter.envvar = f"{prefix}_{name.upper()}"
+    if isinstance(command, click.Group):
+        for name, sub_command in command.commands.items():
+            _name_variables(sub_command, f"{prefix}_{name.upper()}")
+
+
+def _command_defaults(app: App, name: str, command: click.Command) -> dict[str, dict[str, Any]]:
+    """Return the defaults that config.toml gives for the options of command `name`.
+
+    Raises:
+        ConfigError: a key is not the name of an option, or the file is broken.
+    """
+    table = app.settings.config.commands.get(name)
     if table is None:
         return {}
     keys = {
-        option.lstrip("-").replace("-", "_"): parameter.name
+        key: parameter
         for parameter in command.params
-        if isinstance(parameter, click.Option)
-        for option in parameter.opts
-        if option.startswith("--") and parameter.name
+        if isinstance(parameter, click.Option) and (key := _option_name(parameter))
     }
-    defaults = {}
+    defaults: dict[str, Any] = {}
     for key, value in table.items():
-        if key not in keys or isinstance(value, dict):
+        parameter = keys.get(key)
+        if parameter is None or parameter.name is None:
             raise ConfigError(
-                f"configuration {ctx.obj.settings.config_path} is not valid:"
-                f" unknown key `{key}` in [{name}]",
+                f"configuration {printable(app.settings.config_path)} is not valid:"
+                f" unknown key {printable(key)!r} in [{name}]",
                 hint=f"known keys: {', '.join(sorted(keys))}",
             )
-        defaults[keys[key]] = value
+        # From here on they are checked as if they had been typed.
+        values = value if isinstance(value, list) else [value]
+        if isinstance(value, list) is not parameter.multiple or not all(
+            isinstance(item, str | int | float) for item in values
+        ):
+            raise ConfigError(
+                f"configuration {printable(app.settings.config_path)} is not valid:"
+                f" wrong type of {key!r} in [{name}]",
+                hint="a list of texts" if parameter.multiple else "a text, a number or a boolean",
+            )
+        typed = [str(item) for item in values]
+        defaults[parameter.name] = typed if parameter.multiple else typed[0]
     return {name: defaults}
 
 
@@ -107,12 +143,12 @@ A provider signs lists of file signatures; hashclient fetches and verifies them,
 them sealed, and tells which files of yours are on them.
 
 \b
-  hashclient init URL --root ROOT.json --token-file TOKEN   once
-  hashclient fetch                                          every hour, say
-  hashclient scan /srv/files                                as often as you like
+  hashclient init URL --root ROOT.json --token-file FILE  once
+  hashclient fetch                                        every hour, say
+  hashclient scan /srv/files                              as often as you like
 
-Every option can be set in the environment (HASHCLIENT_STATE_DIR, HASHCLIENT_SCAN_JOBS, …)
-and in config.toml; flags outrank the environment, which outranks the file.
+Every option can be set in the environment (HASHCLIENT_STATE_DIR, HASHCLIENT_SCAN_JOBS, …),
+and those of a command in config.toml; flags outrank the environment, which outranks the file.
 """
 
 
@@ -121,7 +157,7 @@ and in config.toml; flags outrank the environment, which outranks the file.
     help=_HELP,
     context_settings={
         "help_option_names": ["-h", "--help"],
-        "auto_envvar_prefix": "HASHCLIENT",
+        "auto_envvar_prefix": ENV_PREFIX,
         "max_content_width": 100,
     },
 )
@@ -145,7 +181,7 @@ and in config.toml; flags outrank the environment, which outranks the file.
     help="The key that seals lists at rest, when it is kept outside the state directory.",
 )
 @click.option("-v", "--verbose", count=True, help="Say more on stderr.")
-@click.option("-q", "--quiet", is_flag=True, help="Say nothing on stderr but errors.")
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing on stderr but errors and warnings.")
 @click.version_option(__version__, prog_name="hashclient", message="%(prog)s %(version)s")
 @click.pass_context
 def cli(
@@ -165,11 +201,15 @@ def cli(
             state_dir=_path(state_dir),
             config_path=_path(config_path),
             seal_key_file=_path(seal_key_file),
-            command_names=frozenset(COMMANDS),
+            command_names=frozenset(COMMANDS) - WITHOUT_DEFAULTS,
             environ=os.environ,
+            # `init` makes the file.
+            config_must_exist=ctx.invoked_subcommand != "init",
         )
 
     ctx.obj = App(load, -1 if quiet else verbose)
+    if _DEFAULTS_FOR in ctx.meta:
+        ctx.default_map = _command_defaults(ctx.obj, *ctx.meta[_DEFAULTS_FOR])
 
 
 def _path(text: str | None) -> Path | None:
@@ -188,18 +228,64 @@ def main(argv: list[str] | None = None) -> NoReturn:
     # would make forking workers unsafe. It has to be said before numpy is first imported.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     signal.signal(signal.SIGTERM, _on_sigterm)
-    # Names of files may be any bytes; they are written as they came or escaped, never a crash.
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+    _open_streams()
     code = _run(argv)
     try:
         sys.stdout.flush()
-    except OSError:
+    except OutputError:
         # The reader has gone; what was found is in the exit code already, or it is this.
         code = code or ExitCode.STATE
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     sys.exit(int(code))
+
+
+class _Output(io.TextIOWrapper):
+    """Stdout: what cannot be written is an error of ours, also when click writes it."""
+
+    def write(self, text: str) -> int:
+        try:
+            return super().write(text)
+        except OSError as error:
+            raise output_error(error) from error
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError as error:
+            raise output_error(error) from error
+
+
+class _Talk(io.TextIOWrapper):
+    """Stderr: that nobody can be told is nothing to fail for."""
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            super().flush()
+
+
+def _open_streams() -> None:
+    """Make the standard streams usable, whatever we were started with.
+
+    Names of files may be any bytes; they are written as they came or escaped, never a crash.
+    """
+    # A file that we open must not become stdout: what is closed is opened so that its use fails.
+    for fd, mode in enumerate((os.O_WRONLY, os.O_RDONLY, os.O_WRONLY)):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, mode)
+    if sys.stdin is None:
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115 - a descriptor, for good
+    for name, fd, kind in (("stdout", 1, _Output), ("stderr", 2, _Talk)):
+        encoding = getattr(getattr(sys, name), "encoding", "utf-8")
+        raw = open(fd, "wb", closefd=False)  # noqa: SIM115 - as above
+        stream = kind(raw, encoding, errors="backslashreplace", line_buffering=True)
+        setattr(sys, name, stream)
 
 
 def _run(argv: list[str] | None) -> int:
@@ -219,8 +305,6 @@ def _run(argv: list[str] | None) -> int:
     except Terminated:
         click.echo("hashclient: terminated", err=True)
         return ExitCode.TERMINATED
-    except BrokenPipeError:
-        return ExitCode.STATE
     except Exception as error:  # the last resort: a bug must not look like a verdict
         _show_bug(error)
         return ExitCode.BUG
@@ -235,6 +319,9 @@ def show_error(error: HashclientError) -> None:
 
 
 def _show_click_error(error: click.ClickException) -> None:
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        error.show()  # the whole help
+        return
     message = error.format_message().rstrip(".")
     click.echo(f"hashclient: error: {message[:1].lower()}{message[1:]}", err=True)
     context = getattr(error, "ctx", None)

@@ -50,7 +50,12 @@ def _key_options(whose: str) -> Callable[[_Decorated], _Decorated]:
             ("--keys", f"How many keys to make for {whose}."),
         ):
             option = click.option(
-                flag, type=click.IntRange(1, 16), default=1, show_default=True, help=text
+                flag,
+                type=click.IntRange(1, 16),
+                metavar="N",
+                default=1,
+                show_default=True,
+                help=text,
             )
             function = option(function)
         return function
@@ -82,7 +87,7 @@ def init(app: App, directory: Path, keys: int, threshold: int) -> None:
 
     repository = _repository(app, directory)
     repository.create(root_keys=Keys(keys, threshold))
-    app.out(str(printable(repository.root_file)))
+    app.out(printable(repository.root_file))
     app.say("hand this file to clients by a way they trust; then `publish` a list")
 
 
@@ -148,7 +153,7 @@ def withdraw(
     """Take entries off a list, as its next generation.
 
     \b
-      hashclient provider withdraw /srv/lists --list baseline 2024-00017 2024-00018
+      hashclient provider withdraw /srv/lists --list baseline 2024-017 2024-018
     """
     done = _repository(app, directory).withdraw(list_name, entry_ids)
     _show_change(app, done, "withdrawn", output_format)

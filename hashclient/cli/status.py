@@ -9,6 +9,7 @@ import click
 
 from hashclient.cli.app import App, format_option, pass_app
 from hashclient.errors import ExitCode
+from hashclient.fsio import printable
 
 if TYPE_CHECKING:
     from hashclient.status import ListStatus
@@ -31,7 +32,8 @@ def command(app: App, output_format: str) -> ExitCode:
     """
     import os
 
-    from hashclient.status import read_status
+    from hashclient.report.jsonl import path_fields
+    from hashclient.status import read_status, withdrawn_matches
 
     now = app.now()
     settings = app.settings
@@ -50,6 +52,16 @@ def command(app: App, output_format: str) -> ExitCode:
                 for name, provider in sorted(settings.config.providers.items())
             ],
             "lists": [_document(status, now) for status in lists],
+            "withdrawn_matches": [
+                {
+                    **path_fields(match.path),
+                    "list": match.list_name,
+                    "entry": match.entry,
+                    "last_seen": match.last_seen.isoformat(),
+                    "withdrawn_generation": match.withdrawn_generation,
+                }
+                for match in withdrawn_matches(settings)
+            ],
             "exit_code": int(code),
         }
         app.out(json.dumps(document))
@@ -59,6 +71,11 @@ def command(app: App, output_format: str) -> ExitCode:
     for status in lists:
         for line in _lines(status):
             app.out(line)
+    affected = withdrawn_matches(settings)
+    if affected:
+        app.out("entries withdrawn since they matched these paths:")
+    for match in affected:
+        app.out(f"  {printable(match.path)}  {match.list_name} {match.entry}")
     if not lists:
         app.out("no list has been fetched; run `hashclient fetch`")
     return code

@@ -44,6 +44,7 @@ class JsonlFormatter:
                 "elapsed_s": round(summary.elapsed_s, 3),
                 "lists": [
                     {"name": s.name, "generation": s.generation, "fresh": s.fresh}
+                    | ({"in_grace": True} if s.in_grace else {})
                     for s in summary.lists
                 ],
                 "exit_code": int(summary.exit_code),

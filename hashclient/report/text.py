@@ -21,7 +21,9 @@ class TextFormatter:
             whys = []
             for hit in outcome.hits:
                 agreed = ", ".join(a.label for a in hit.algorithms)
-                verb = "agrees" if hit.complete else "agrees, others do not"
+                verb = "agrees" if len(hit.algorithms) == 1 else "agree"
+                if not hit.complete:
+                    verb += ", others do not"
                 whys.append(f"{hit.list_name} {hit.entry} ({hit.category}; {agreed} {verb})")
             line += "  " + "; ".join(whys)
         if outcome.reason is not None:
@@ -37,10 +39,13 @@ class TextFormatter:
         noun = "input" if summary.inputs == 1 else "inputs"
         lines = [f"{summary.inputs:,} {noun}: {counts}"]
         read = human_bytes(summary.bytes_read)
-        lines.append(f"read {summary.files_read:,} files, {read}, in {summary.elapsed_s:.1f} s")
+        noun = "file" if summary.files_read == 1 else "files"
+        lines.append(f"read {summary.files_read:,} {noun}, {read}, in {summary.elapsed_s:.1f} s")
         for state in summary.lists:
             when = f"{state.expires:%Y-%m-%d %H:%M} UTC"
-            fresh = f"fresh until {when}" if state.fresh else f"STALE, expired {when}"
+            fresh = f"fresh until {when}"
+            if not state.fresh:
+                fresh = f"expired {when}, {'in its grace period' if state.in_grace else 'STALE'}"
             lines.append(f"list {state.name}, generation {state.generation}, {fresh}")
         if summary.inputs == 0:
             lines.append("there was nothing to check")

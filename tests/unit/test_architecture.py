@@ -23,9 +23,9 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"config", "digestfile", "hashing", "hashlist", "seal", "summary", "walk"}),
     frozenset({"_channel", "_deadline", "_faults", "_oauth", "access", "transport", "trust"}),
     frozenset({"audit", "auditfile", "auditrecord"}),
-    frozenset({"check", "index", "indexwrite", "pool"}),
+    frozenset({"check", "index", "indexwrite", "knowngood", "matches", "pool"}),
     frozenset({"provider", "provider_entries", "provider_keys", "provider_server", "report"}),
-    frozenset({"fetch", "lookup", "scan", "setup", "status"}),
+    frozenset({"fetch", "lookup", "record", "scan", "setup", "status"}),
     frozenset({"__main__", "cli"}),
 )
 
@@ -34,7 +34,7 @@ CHAINS: tuple[tuple[str, ...], ...] = (
     ("__main__", "cli"),
     ("audit", "auditfile", "auditrecord"),
     ("digestfile", "hashlist"),
-    ("indexwrite", "index"),
+    ("knowngood", "indexwrite", "index"),
     ("pool", "check", "index"),
     ("provider", "provider_entries"),
     ("provider_server", "provider", "provider_keys"),

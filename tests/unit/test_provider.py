@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from operator import methodcaller
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from securesystemslib.signer import CryptoSigner
@@ -20,7 +22,8 @@ from tuf.api.exceptions import DownloadHTTPError, RepositoryError
 from tuf.ngclient import Updater
 
 from fixtures.simulator import URL, Simulator, endless, status, truncated
-from hashclient import fsio, provider, provider_entries, provider_keys
+from hashclient import fsio, hashlist, provider, provider_entries, provider_keys
+from hashclient.cli.main import cli
 from hashclient.errors import (
     AuthorisationError,
     HashclientError,
@@ -40,7 +43,7 @@ from hashclient.hashlist import (
     parse_index,
     parse_withdraw_segment,
 )
-from hashclient.model import Algorithm
+from hashclient.model import NAME_PATTERN, Algorithm
 from hashclient.provider import Repository
 from hashclient.provider_keys import Keys, Validity
 from hashclient.trust import TufFetcher
@@ -296,6 +299,10 @@ def test_large_publications_are_cut_into_segments(
             f"entry_id,md5\nb,{MD5}\na-2,{MD5}\n".encode(),
             "it:3: entry id is on the list already: a-2",
         ),
+        (
+            f"{MD5}\n{SHA1}\n{MD5}\n{hashlib.sha256().hexdigest()}\n{SHA1}\n".encode(),
+            "it:4: segment g000002-add-000.parquet lists the empty file",
+        ),
         (f"{MD5}\n?\n".encode(), "it:2: not a line of a file of digests"),
         (
             "\n".join(["md5,category", *(f"{MD5},c{n}" for n in range(256))]).encode(),
@@ -401,6 +408,30 @@ def test_a_client_that_slept_through_many_rotations_follows(
         simulator.rotate(role)
     simulator.publish(CSV)
     assert client.generation() == 1
+
+
+def test_rotations_cure_a_list_that_was_pushed_ahead(simulator: Simulator, client: Client) -> None:
+    simulator.publish(CSV)
+    simulator.edit("baseline", lambda signed: setattr(signed, "version", 1_000_000))
+    assert client.generation() == 1
+    # The first of these has the version of the attack's timestamp, so it is not even looked at.
+    for _ in range(2):
+        simulator.publish(f"{MD5}\n".encode())
+    with pytest.raises(RepositoryError):
+        client.fetch()
+    simulator.rotate("snapshot")
+    simulator.rotate("timestamp")
+    assert client.generation() == 3
+
+
+def test_what_a_killed_writer_left_is_swept(simulator: Simulator) -> None:
+    directory = simulator.repository.directory
+    folders = [directory, directory / "keys", directory / "public/metadata"]
+    leftovers = [folder / f"{fsio.TEMP_PREFIX}1" for folder in folders]
+    for leftover in leftovers:
+        leftover.write_bytes(b"half")
+    simulator.renew()
+    assert not any(leftover.exists() for leftover in leftovers)
 
 
 def test_unknown_roles_are_not_rotated(simulator: Simulator) -> None:
@@ -740,3 +771,84 @@ def test_the_validity_of_each_role_can_be_set() -> None:
         timedelta(days=1),
         timedelta(days=365),
     )
+
+
+# The documents
+
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def blocks(name: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (DOCS / name).read_text(), re.DOTALL)
+
+
+def documented_hash(entry_id: bytes) -> int:
+    """Hash an id as docs/format.md says, with nothing of the package."""
+
+    def mix(z: int) -> int:
+        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+        z = (z ^ z >> 27) * 0x94D049BB133111EB % 2**64
+        return z ^ z >> 31
+
+    h = 0
+    for start in range(0, len(entry_id), 8):
+        h = mix(h ^ int.from_bytes(entry_id[start : start + 8], "little"))
+    return h
+
+
+@pytest.mark.docs
+def test_the_documented_checksums_are_right() -> None:
+    text = (DOCS / "format.md").read_text()
+    vectors = dict(re.findall(r"\| `([^`]+)` \| `([0-9a-f]{16})` \|", text))
+    assert len(vectors) == 4
+    for entry_id, expected in vectors.items():
+        assert f"{documented_hash(entry_id.encode()):016x}" == expected
+    hashes = entry_hashes(np.array([entry_id.encode() for entry_id in vectors]))
+    assert [f"{h:016x}" for h in hashes.tolist()] == list(vectors.values())
+    (total,) = re.findall(r"\| all four \| `([0-9a-f]{16})` \|", text)
+    assert total == f"{checksum_of(hashes):016x}"
+    (document,) = blocks("format.md", "json")
+    assert parse_index(document.encode(), "baseline").checksum == total
+
+
+@pytest.mark.docs
+def test_the_documented_limits_are_those_of_the_code() -> None:
+    text = (DOCS / "format.md").read_text()
+    for limit in (
+        f"at most {hashlist.MAX_INDEX_BYTES >> 20} MiB, with exactly these keys",
+        f"in which they apply; at most {hashlist.MAX_SEGMENTS:,}",
+        f"its number of rows, 1 to {hashlist.MAX_SEGMENT_ENTRIES:,}",
+        f"together have at most {hashlist.MAX_LIST_ENTRIES:,} rows",
+        f"a segment's file at most {hashlist.MAX_SEGMENT_BYTES >> 20} MiB",
+        f"list's segments at most {hashlist.MAX_LIST_BYTES >> 30} GiB",
+        f"is 1 to {hashlist.MAX_ENTRY_ID_BYTES} of `A-Z a-z 0-9 . _ : -`",
+        f"has at most {hashlist.MAX_CATEGORIES}\n",
+        hashlist.FORMAT,
+    ):
+        assert limit in text
+    assert f"`{NAME_PATTERN.pattern}`" in text
+    validity = (DOCS / "provider.md").read_text()
+    for role in (*ROLES[:4], "each list"):
+        days = Validity().of("baseline" if role == "each list" else role).days
+        assert f"| {role} | {days} days |" in validity
+
+
+@pytest.mark.docs
+def test_the_documented_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (entries,) = blocks("provider.md", "csv")
+    Path("entries.csv").write_text(entries)
+    Path("more.txt").write_text(f"{MD5}\n")
+    commands = [
+        line.removeprefix("$ hashclient ").split()
+        for block in blocks("provider.md", "console")
+        for line in block.splitlines()
+        if line.startswith("$ hashclient provider ") and "provider serve" not in line
+    ]
+    for command in commands:
+        result = CliRunner().invoke(cli, command)
+        assert (result.exit_code, result.exception) == (0, None), command
+    assert len(commands) > 10
+    (baseline,) = Repository(Path("repo"), clock=lambda: datetime.now(UTC)).status().lists
+    assert (baseline.generation, baseline.live) == (3, 2)

@@ -1,0 +1,186 @@
+"""The poison guard: what no honest list can hold, and what the operator knows to be benign.
+
+A list decides what is reported and removed, so a mistake or a forgery in it does real harm. A
+generation is refused when it adds the digest of the empty file, or one on the operator's own list
+of known good files (a sum file, hashdeep, CSV, or the NSRL's RDSv3 database). Known good digests
+are sealed into an index of their own, built once and again when a file changes, so that a check
+costs as much as the change. Messages name entry ids, never digests.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from hashclient.digestfile import DigestBatch, read_digests
+from hashclient.errors import ConfigError, VerificationError
+from hashclient.fsio import make_private_dir, printable, write_atomic
+from hashclient.hashing import new_hash
+from hashclient.hashlist import NO_SIZE, AddBatch, Uint8, Uint32
+from hashclient.index import Run, RunSet
+from hashclient.indexwrite import IndexWriter, sweep
+from hashclient.model import Algorithm
+from hashclient.seal import Sealer
+
+FOLDER = "known-good"
+SOURCES_NAME = "sources.json"
+SQLITE_MAGIC = b"SQLite format 3\0"
+#: How many entry ids a message names.
+NAMED = 5
+_ROWS = 1 << 16
+
+EMPTY_DIGESTS = {a: new_hash(a).digest() for a in Algorithm}
+
+
+class _Sources(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What an index of known good files was made from, under which key, and its runs."""
+
+    files: tuple[tuple[str, int, int], ...]  # path, size, mtime in ns
+    key_id: str
+    runs: tuple[str, ...]
+
+
+class PoisonGuard:
+    """Refuses batches of entries that would poison a list."""
+
+    def __init__(self, known_good: RunSet | None, sealer: Sealer) -> None:
+        """Guard with the index of known good digests, if there is one."""
+        self._known_good = known_good
+        self._sealer = sealer
+
+    def check(self, batch: AddBatch) -> None:
+        """Let a batch pass or refuse it.
+
+        Raises:
+            VerificationError: it holds the empty file's digest, or one that is known to be good.
+        """
+        for algorithm, (digests, rows) in batch.digests.items():
+            empty = np.frombuffer(EMPTY_DIGESTS[algorithm], np.uint8)
+            # Comparing the first byte alone spares most of the rest.
+            suspects = np.flatnonzero(digests[:, 0] == empty[0])
+            hit = suspects[(digests[suspects] == empty).all(axis=1)]
+            if len(hit):
+                raise VerificationError(
+                    f"the list holds the empty file: {_named(batch, rows[hit])}",
+                    hint="nothing was changed; tell the provider",
+                )
+            if self._known_good is not None:
+                found = self._known_good.find(algorithm, self._sealer.tags(algorithm, digests))
+                if len(found.queries):
+                    raise VerificationError(
+                        "the list holds files that are known to be good:"
+                        f" {_named(batch, rows[np.unique(found.queries)])}",
+                        hint="nothing was changed; tell the provider, or mend your known_good list",
+                    )
+
+
+def _named(batch: AddBatch, rows: Uint32) -> str:
+    ids = sorted({bytes(batch.ids[row]).decode("ascii") for row in rows[: 10 * NAMED]})
+    more = len(rows) - min(len(ids), NAMED)
+    return ", ".join(ids[:NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def open_guard(state_dir: Path, files: Sequence[str], sealer: Sealer) -> PoisonGuard:
+    """Return the guard for these files of known good digests, indexing them if they changed.
+
+    The caller holds the writers' lock.
+
+    Raises:
+        ConfigError: a file cannot be read or is in no accepted format.
+        StateError: the index cannot be written.
+    """
+    if not files:
+        return PoisonGuard(None, sealer)
+    stamps = tuple(_stamp(Path(name).expanduser()) for name in files)
+    directory = make_private_dir(state_dir / FOLDER)
+    sources = _load_sources(directory)
+    if sources is None or (sources.files, sources.key_id) != (stamps, sealer.key_id):
+        sources = _build(directory, stamps, sealer)
+    return PoisonGuard(RunSet([Run(directory / name) for name in sources.runs]), sealer)
+
+
+def _stamp(path: Path) -> tuple[str, int, int]:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read known_good file: {printable(path)}: {error.strerror}",
+            hint="check the path, or take it out of the provider's configuration",
+        ) from error
+    return str(path.absolute()), status.st_size, status.st_mtime_ns
+
+
+def _load_sources(directory: Path) -> _Sources | None:
+    try:
+        sources = msgspec.json.decode((directory / SOURCES_NAME).read_bytes(), type=_Sources)
+    except (OSError, ValueError):
+        return None
+    return sources if all((directory / name).exists() for name in sources.runs) else None
+
+
+def _build(directory: Path, stamps: tuple[tuple[str, int, int], ...], sealer: Sealer) -> _Sources:
+    writer = IndexWriter(directory, sealer, None)
+    number = 0
+    for name, _, _ in stamps:
+        for batch in _read(Path(name)):
+            writer.add(_entries(batch, number))
+            number += batch.count
+    sources = _Sources(stamps, sealer.key_id, tuple(run.name for run in writer.finish()))
+    write_atomic(directory / SOURCES_NAME, msgspec.json.encode(sources))
+    sweep(directory, frozenset(sources.runs))
+    return sources
+
+
+def _entries(batch: DigestBatch, first: int) -> AddBatch:
+    """Turn rows of known good digests into entries that are numbered from `first`."""
+    masks = np.zeros(batch.count, np.uint8)
+    for algorithm, (_, rows) in batch.digests.items():
+        masks[rows] |= np.uint8(algorithm)
+    ids = np.array([b"%d" % n for n in range(first, first + batch.count)], "S12")
+    sizes = np.full(batch.count, NO_SIZE)
+    codes = np.zeros(batch.count, np.uint8)
+    return AddBatch(ids, masks, sizes, ("known-good",), codes, batch.digests)
+
+
+def _read(path: Path) -> Iterator[DigestBatch]:
+    shown = printable(path)
+    try:
+        with path.open("rb") as stream:
+            if stream.read(len(SQLITE_MAGIC)) != SQLITE_MAGIC:
+                stream.seek(0)
+                yield from read_digests(stream, shown)
+                return
+    except OSError as error:
+        raise ConfigError(f"cannot read known_good file: {shown}: {error.strerror}") from error
+    try:
+        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+        try:
+            yield from _read_nsrl(db.execute("SELECT sha256, sha1, md5 FROM FILE"))
+        finally:
+            db.close()
+    except (sqlite3.Error, ValueError) as error:
+        raise ConfigError(
+            f"known_good database is not in the NSRL's RDSv3 format: {shown}: {error}",
+            hint="it needs a table or view FILE with columns sha256, sha1 and md5 in hexadecimal",
+        ) from error
+
+
+def _read_nsrl(cursor: sqlite3.Cursor) -> Iterator[DigestBatch]:
+    """Read the table FILE of RDSv3; the empty file is on it and is left to its own rule."""
+    order = (Algorithm.SHA256, Algorithm.SHA1, Algorithm.MD5)
+    while rows := cursor.fetchmany(_ROWS):
+        digests: dict[Algorithm, tuple[Uint8, Uint32]] = {}
+        for column, algorithm in enumerate(order):
+            numbers = [n for n, row in enumerate(rows) if row[column]]
+            raw = bytes.fromhex("".join(rows[n][column] for n in numbers))
+            values = np.frombuffer(raw, np.uint8).reshape(-1, algorithm.digest_bytes)
+            if len(values) != len(numbers):
+                raise ValueError("a digest of the wrong length")
+            digests[algorithm] = (values, np.array(numbers, np.uint32))
+        nothing: list[str | None] = [None] * len(rows)
+        lines = np.arange(len(rows), dtype=np.int64)
+        yield DigestBatch(len(rows), nothing, lines, digests, np.full(len(rows), NO_SIZE))

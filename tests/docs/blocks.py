@@ -1,0 +1,83 @@
+"""Fenced blocks of the documents, and a place to run their commands: a shell with `hashclient`.
+
+A block that a test runs has a comment on the line before it, `<!-- test: NAME -->`, which readers
+of the rendered page do not see.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md")])
+
+#: Seconds that a whole document may take; far above what any needs.
+TIMEOUT_S = 60
+
+_BLOCK = re.compile(
+    r"^<!-- test: (?P<name>[a-z0-9-]+) -->\n```[a-z]*\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
+)
+
+
+def marked_blocks(document: Path, name: str) -> list[str]:
+    """Return the texts of the blocks in `document` that are marked with `name`, in order."""
+    return [m["text"] for m in _BLOCK.finditer(document.read_text()) if m["name"] == name]
+
+
+def table_rows(document: Path, heading: str) -> list[list[str]]:
+    """Return the cells of the first table below `heading`, without its two head lines."""
+    _, found, below = document.read_text().partition(f"\n{heading}\n")
+    assert found, f"{document.name} has no heading {heading}"
+    rows = []
+    for line in below.splitlines():
+        if line.startswith("|"):
+            rows.append([cell.strip() for cell in line.strip("|").split("|")])
+        elif rows:
+            break
+    return rows[2:]
+
+
+def free_port() -> int:
+    """Return a port on loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def run_script(script: str, directory: Path) -> tuple[int, str]:
+    """Run a bash script in `directory`; return its exit code and both of its streams as one.
+
+    `hashclient` is this checkout's, and whatever the script leaves running ends with it.
+    """
+    tools = directory / ".tools"
+    tools.mkdir()
+    shim = tools / "hashclient"
+    python = shlex.quote(sys.executable)
+    shim.write_text(f'#!/bin/sh\nexec {python} -P -m hashclient "$@"\n')
+    shim.chmod(0o755)
+    environ = {
+        "PATH": f"{tools}:/usr/bin:/bin",
+        "PYTHONPATH": str(ROOT),
+        "HOME": str(directory),
+        "LC_ALL": "C.UTF-8",
+    }
+    log = directory / ".output"
+    with log.open("wb") as output:
+        done = subprocess.run(
+            ["bash", "-c", f"trap 'kill $(jobs -p) 2>/dev/null' EXIT\n{script}"],
+            cwd=directory,
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+    return done.returncode, log.read_text()

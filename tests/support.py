@@ -1,0 +1,226 @@
+"""What tests of the command line share: state directories, a provider on loopback, the command.
+
+`make_state` fetches in this process from a simulated provider, in some ten milliseconds. A `Site`
+is a provider behind HTTPS and a client that uses nothing but the real command.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from fixtures.client import Client
+from fixtures.simulator import Simulator
+from hashclient.cli import main as command
+from hashclient.errors import ExitCode
+from hashclient.model import Algorithm
+from hashclient.provider import Repository
+from hashclient.provider_server import open_server
+
+ROOT = Path(__file__).parents[1]
+ALL_ALGORITHMS = tuple(Algorithm)
+#: An ordinary user, for tests that root runs: what it may not read is really unreadable.
+NOBODY = 65534
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of a command."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """The output as JSON lines."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+    @property
+    def outcomes(self) -> dict[str, str]:
+        """Path to kind of the lines, without the summary; no path occurs twice."""
+        found: dict[str, str] = {}
+        for line in self.lines[:-1]:
+            assert line["path"] not in found
+            found[line["path"]] = line["type"]
+        return found
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The last of the JSON lines."""
+        last = self.lines[-1]
+        assert last["type"] == "summary"
+        return last
+
+
+def checked(result: Result) -> Result:
+    """Return `result` if it has what every run must have, however it ended."""
+    assert "Traceback" not in result.err, result.err
+    assert "Exception ignored" not in result.err, result.err
+    assert "internal error" not in result.err, result.err
+    assert result.code in set(ExitCode) - {ExitCode.BUG}, (result.code, result.err)
+    if result.code in {2, 4, 5, 6, 8, 9}:
+        assert result.err.startswith("hashclient: "), result.err
+    return result
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """Return this process's environment with `changes`, and with this checkout's code."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), **changes}
+
+
+def arguments(*args: str | Path | bytes) -> list[str]:
+    """Return the arguments that start the real command."""
+    given = [os.fsdecode(arg) if isinstance(arg, bytes) else str(arg) for arg in args]
+    return [sys.executable, "-m", "hashclient", *given]
+
+
+def run(
+    *args: str | Path | bytes,
+    env: Mapping[str, str] | None = None,
+    stdin: bytes = b"",
+    cwd: Path | None = None,
+    as_nobody: bool = False,
+    preexec: Callable[[], object] | None = None,
+) -> Result:
+    """Run the real command to its end."""
+    who: dict[str, Any] = {}
+    if as_nobody and os.geteuid() == 0:
+        who = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
+    done = subprocess.run(
+        arguments(*args),
+        env=environment(**(env or {})),
+        input=stdin,
+        cwd=cwd,
+        capture_output=True,
+        timeout=60,
+        check=False,
+        preexec_fn=preexec,
+        **who,
+    )
+    err = done.stderr.decode(errors="surrogateescape")
+    return checked(Result(done.returncode, done.stdout.decode(errors="surrogateescape"), err))
+
+
+def call(*args: str | Path) -> Result:
+    """Run the command in this process: for what would take too many starts."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = command._run([str(arg) for arg in args])
+    return checked(Result(int(code), out.getvalue(), err.getvalue()))
+
+
+def digests_of(data: bytes, algorithms: Iterable[Algorithm] = ALL_ALGORITHMS) -> list[str]:
+    """Return digests of `data` in hexadecimal."""
+    return [hashlib.new(a.label, data).hexdigest() for a in algorithms]
+
+
+def csv_of(
+    contents: Mapping[str, bytes],
+    *,
+    algorithms: Sequence[Algorithm] = ALL_ALGORITHMS,
+    sized: bool = True,
+) -> bytes:
+    """Return a file to publish: one entry for each of `contents`, by its id."""
+    names = ["entry_id", *(a.label for a in algorithms), *(["size"] if sized else []), "category"]
+    rows = [",".join(names)]
+    for entry_id, data in contents.items():
+        size = [str(len(data))] if sized else []
+        rows.append(",".join([entry_id, *digests_of(data, algorithms), *size, "synthetic"]))
+    return "\n".join([*rows, ""]).encode()
+
+
+def make_state(directory: Path, lists: Mapping[str, bytes], *, now: datetime | None = None) -> Path:
+    """Make a state directory that holds `lists`, files of digests by the name of their list.
+
+    They were published and fetched at `now`, so that it may be long ago.
+    """
+    simulator = Simulator(directory / "provider", now=now)
+    for name, content in lists.items():
+        simulator.publish(content, name)
+    client = Client(directory / "state", simulator, simulator.root)
+    client.now = now or datetime.now(UTC)
+    client.fetch()
+    return directory / "state"
+
+
+def write_tree(directory: Path, files: Mapping[str, bytes]) -> Path:
+    """Write files by their paths below `directory`."""
+    for name, data in files.items():
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    directory.mkdir(exist_ok=True)
+    return directory
+
+
+def bytes_path(line: Mapping[str, Any]) -> bytes:
+    """Return the path of a JSON line as it is on disk."""
+    if "path_b64" in line:
+        return base64.b64decode(line["path_b64"])
+    return str(line["path"]).encode()
+
+
+class Site:
+    """A provider that is served on loopback, and a client's state directory.
+
+    `requests` are the lines that the server logs.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        """Make the provider, without lists, and serve it until the end of the context."""
+        self.directory = directory
+        self.state = directory / "state"
+        self.requests: list[str] = []
+        self.repository = Repository(directory / "repo", clock=lambda: datetime.now(UTC))
+        self.repository.create()
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Site:
+        """Serve."""
+        opened = open_server(
+            self.repository,
+            "127.0.0.1:0",
+            clock=lambda: datetime.now(UTC),
+            log=self.requests.append,
+        )
+        self.server, self.endpoint = self._stack.enter_context(opened)
+        thread = threading.Thread(target=self.server.serve_forever, args=(0.02,))
+        thread.start()
+        self._stack.callback(thread.join)
+        self._stack.callback(self.server.shutdown)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop."""
+        self._stack.close()
+
+    @property
+    def token(self) -> str:
+        """The credential that the server wants."""
+        return self.endpoint.token_file.read_text().strip()
+
+    def publish(self, content: bytes, list_name: str = "baseline") -> None:
+        """Publish entries."""
+        self.repository.publish(list_name, [(f"{list_name}.csv", io.BytesIO(content))])
+
+    def run(self, *args: str | Path | bytes, state: Path | None = None, **kwargs: Any) -> Result:
+        """Run the real command on the client's state directory."""
+        return run("--state-dir", state or self.state, *args, **kwargs)
+
+    def init_arguments(self, *more: str | Path, token_file: Path | None = None) -> list[str | Path]:
+        """Return the arguments of `init` for this provider."""
+        where = [self.endpoint.url, "--root", self.repository.root_file, "--ca", self.endpoint.ca]
+        return ["init", *where, "--token-file", token_file or self.endpoint.token_file, *more]
