@@ -200,6 +200,7 @@ class AuditLog:
         if not path.exists():
             from cryptography.hazmat.primitives import serialization
 
+            fsio.sweep_temporary(self._directory)
             pem = key.public_key().public_bytes(
                 serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
             )

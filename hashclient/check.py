@@ -1,140 +1,88 @@
-"""Checking files: what to compute, computing it in one read, looking it up, judging the answer.
+"""Checking files: what to compute, computing it in one read, and what becomes of each file.
 
 A `Checker` works through tasks of names. For each file, 1 its size says which digests could still
-matter, and if none could it is not even opened; 2 the cheapest digests that cover the entries left
-are computed in one read; 3 all digests of a task are looked up together; 4 where one hits, the
-entry's other digests are computed too: all must agree. What a file was is proven by its status
-before and after the reading. It knows nothing of processes; a worker has one and so has a test.
+matter, and if none could it is not even opened; 2 if the inventory knows it unchanged, its tags are
+there already; 3 otherwise the cheapest digests that cover the entries left are computed in one
+read; 4 the tags of a task are looked up together; 5 where one hits, the entry's other digests are
+computed too: all must agree. What a file was is proven by its status before and after the reading.
+It knows nothing of processes; a worker has one and so has a test.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from hashclient.hashing import CHEAPEST_COVER, digest_fd
-from hashclient.index import Index
-from hashclient.model import Algorithm, Hit, Kind, Outcome
-from hashclient.seal import Sealer
+import numpy as np
+import numpy.typing as npt
+
+from hashclient.errors import StateError
+from hashclient.hashing import digest_fd
+from hashclient.hashlist import Uint8, Uint64
+from hashclient.inventory import Block, Inventory, Records, is_settled, records_of
+from hashclient.judge import Judge, Place, Plan, outcome_of
+from hashclient.model import Algorithm, Kind, Outcome, mask_of
 from hashclient.walk import Group, Task, join, kind_of, open_directory, reason_of
 
 #: In a task of several files, one of at least this size is handed back, to be a task of its own.
 DEFER_BYTES = 4 << 20
 #: A task stops after reading this much and hands the rest back, so that no worker ends late.
 TASK_BYTES = 64 << 20
-#: Sizes whose plan is remembered; bounds the memory that a tree of many sizes takes.
-PLANS_KEPT = 1 << 16
 #: How often a file that changes while it is read is read again.
 ATTEMPTS = 3
 
 _FILE_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 CHANGED = "changed while being read"
+#: The place of an algorithm's tag in a record of the inventory.
+_SLOT = {algorithm: number for number, algorithm in enumerate(Algorithm)}
 
 
 @dataclass(slots=True)
 class TaskResult:
-    """What a task came to: counts of the usual, outcomes of the rest, and work handed back."""
+    """What a task came to: counts of the usual, outcomes of the rest, and work handed back.
+
+    `learned` are records for the inventory, by device; `seen` its blocks that are in use.
+    """
 
     clean: int = 0
     files_read: int = 0
     bytes_read: int = 0
     outcomes: list[Outcome] = field(default_factory=list)
     deferred: Task = field(default_factory=list)
+    learned: list[tuple[int, bytes]] = field(default_factory=list)
+    seen: list[Block] = field(default_factory=list)
 
 
 @dataclass(slots=True)
-class _Read:
-    """A file that was read: where, what it was then, its length in bytes, its digests so far."""
+class _File:
+    """A file to be judged: where, what it was, its length in bytes, and its tags so far.
+
+    `digests` holds those that were computed in this run; the inventory gives tags alone.
+    `read_ns` is when reading began, None if it was not read.
+    """
 
     group: Group
     name: str
     status: os.stat_result
     length: int
     digests: dict[Algorithm, bytes]
+    tags: dict[Algorithm, Uint64]
+    read_ns: int | None
 
     @property
     def path(self) -> str:
         return join(self.group.directory, self.name)
 
 
-class _UnreadError(Exception):
-    """A file ends as unread; the message is the reason."""
+class _SetAside(Exception):  # noqa: N818 - no error, but an outcome
+    """A file ends without being checked; says how and why."""
 
-
-class _SkippedError(Exception):
-    """A name turned out not to be a regular file; the message is what it is."""
-
-
-class Judge:
-    """Looks digests up in all lists and judges what is found."""
-
-    def __init__(self, indexes: Sequence[Index], sealer: Sealer) -> None:
-        """Ask `indexes`, all sealed under the key of `sealer`."""
-        self._indexes = indexes
-        self._sealer = sealer
-        self._plans: dict[int | None, tuple[Algorithm, ...]] = {}
-        #: Whether entries without a size make every file worth reading, whatever its size.
-        self.reads_everything = any(index.unsized_masks for index in indexes)
-
-    def plan(self, size: int | None) -> tuple[Algorithm, ...]:
-        """Return the algorithms to compute for an input of `size` bytes, None if not known."""
-        plan = self._plans.get(size)
-        if plan is None:
-            masks = 0
-            for index in self._indexes:
-                masks |= index.masks_of_size(size)
-            plan = Algorithm.in_mask(CHEAPEST_COVER[masks])
-            if len(self._plans) >= PLANS_KEPT:
-                self._plans.clear()
-            self._plans[size] = plan
-        return plan
-
-    def find(
-        self, algorithm: Algorithm, digests: list[bytes]
-    ) -> dict[int, list[tuple[int, int, int]]]:
-        """Look digests of one algorithm up; return (list, run, row) by the digest's number."""
-        tags = self._sealer.tags_of(algorithm, digests)
-        result: dict[int, list[tuple[int, int, int]]] = {}
-        for number, index in enumerate(self._indexes):
-            found = index.find(algorithm, tags)
-            for query, run, row in zip(
-                found.queries.tolist(), found.runs.tolist(), found.rows.tolist(), strict=True
-            ):
-                result.setdefault(query, []).append((number, run, row))
-        return result
-
-    def wanted(self, rows: list[tuple[int, int, int]]) -> int:
-        """Return the mask of all algorithms that the entries at `rows` have."""
-        mask = 0
-        for number, run, row in rows:
-            mask |= int(self._indexes[number].runs[run].masks[row])
-        return mask
-
-    def hits(self, digests: dict[Algorithm, bytes], size: int | None) -> tuple[Hit, ...]:
-        """Return every entry that one of an input's digests hits, complete ones first."""
-        found: list[dict[Algorithm, set[tuple[int, int]]]] = [{} for _ in self._indexes]
-        available = 0
-        for algorithm, digest in digests.items():
-            available |= algorithm
-            for number, run, row in self.find(algorithm, [digest]).get(0, ()):
-                found[number].setdefault(algorithm, set()).add((run, row))
-        hits: list[Hit] = []
-        for index, by_algorithm in zip(self._indexes, found, strict=True):
-            if by_algorithm:
-                hits += index.hits(by_algorithm, available, size)
-        return tuple(sorted(hits, key=lambda hit: not hit.complete))
-
-
-def outcome_of(
-    path: str, size: int | None, hits: tuple[Hit, ...], digests: dict[Algorithm, bytes]
-) -> Outcome:
-    """Turn the hits of one input into its outcome; without any it is clean."""
-    kind = Kind.CLEAN
-    if hits:
-        kind = Kind.MATCH if hits[0].complete else Kind.CONFLICT
-    return Outcome(kind, path, size, hits=hits, digests=digests)
+    def __init__(self, kind: Kind, reason: str) -> None:
+        super().__init__(reason)
+        self.kind = kind
 
 
 class Checker:
@@ -144,16 +92,24 @@ class Checker:
         self,
         judge: Judge,
         *,
+        inventory: Inventory | None = None,
+        learn: bool = False,
         keep_clean: bool = False,
         on_bytes: Callable[[int], None] | None = None,
     ) -> None:
-        """Check with `judge`; `keep_clean` reports clean files one by one as well.
+        """Check with `judge`.
 
-        `on_bytes` hears of the progress within large files.
+        What `inventory` knows is not read again; with `learn`, results hold records for one.
+        `keep_clean` reports clean files one by one as well. `on_bytes` hears of the progress
+        within large files.
         """
         self._judge = judge
+        self._inventory = inventory
+        self._learn = learn
         self._keep_clean = keep_clean
         self._on_bytes = on_bytes
+        #: Without these two nothing is gained by looking at a file before it is opened.
+        self._looks_first = inventory is not None or not judge.reads_everything
 
     def check(self, task: Task, *, defer: bool = False) -> TaskResult:
         """Check every file of a task; each ends in an outcome, a count or `deferred`.
@@ -162,55 +118,99 @@ class Checker:
         """
         result = TaskResult()
         alone = not defer and sum(len(group.names) for group in task) == 1
-        reads: list[_Read] = []
+        files: list[_File] = []
         for group in task:
             if result.bytes_read >= TASK_BYTES:
                 result.deferred.append(group)
             else:
-                self._read_group(group, result, reads, alone=alone)
-        self._judge_reads(reads, result)
+                self._check_group(group, result, files, whole=alone)
+        self._judge_files(files, result)
+        if self._learn:
+            self._note(files, result)
         return result
 
-    def _read_group(
-        self, group: Group, result: TaskResult, reads: list[_Read], *, alone: bool
+    def _check_group(
+        self, group: Group, result: TaskResult, files: list[_File], *, whole: bool
     ) -> None:
-        directory, names, follow = group
+        """Work through the names of one directory."""
         try:
-            fd = open_directory(directory, follow=True)
+            fd = open_directory(group.directory, follow=True)
         except OSError as error:
-            reason = reason_of(error)
-            result.outcomes += [
-                Outcome(Kind.UNREAD, join(directory, name), reason=reason) for name in names
-            ]
+            for name in group.names:
+                self._set_aside(group, name, error, result)
             return
-        deferred: list[str] = []
         try:
+            names = group.names
+            if self._looks_first:
+                names = self._look(fd, group, result, files)
             for position, name in enumerate(names):
                 if result.bytes_read >= TASK_BYTES:
-                    deferred += names[position:]
+                    result.deferred.append(group._replace(names=names[position:]))
                     break
                 try:
-                    read = self._read(fd, group, name, result, whole=alone)
-                    if read is not None:
-                        reads.append(read)
-                except OSError as error:
-                    outcome = Outcome(Kind.UNREAD, join(directory, name), reason=reason_of(error))
-                    result.outcomes.append(outcome)
-                except _UnreadError as error:
-                    outcome = Outcome(Kind.UNREAD, join(directory, name), reason=str(error))
-                    result.outcomes.append(outcome)
-                except _SkippedError as error:
-                    outcome = Outcome(Kind.SKIPPED, join(directory, name), reason=str(error))
-                    result.outcomes.append(outcome)
+                    file = self._read(fd, group, name, result, whole=whole)
+                except (OSError, _SetAside) as error:
+                    self._set_aside(group, name, error, result)
+                else:
+                    if file is not None:
+                        files.append(file)
         finally:
             os.close(fd)
-        if deferred:
-            result.deferred.append(Group(directory, deferred, follow))
 
-    def _plan(self, status: os.stat_result) -> tuple[Algorithm, ...]:
+    def _look(self, fd: int, group: Group, result: TaskResult, files: list[_File]) -> list[str]:
+        """Settle what needs no reading; return the names of the rest."""
+        names: list[str] = []
+        statuses: list[os.stat_result] = []
+        plans: list[Plan] = []
+        for name in group.names:
+            try:
+                status = os.stat(name, dir_fd=fd, follow_symlinks=group.follow)
+                plan = self._plan(status)
+            except (OSError, _SetAside) as error:
+                self._set_aside(group, name, error, result)
+                continue
+            if plan:
+                names.append(name)
+                statuses.append(status)
+                plans.append(plan)
+            else:
+                self._clean(group, name, status.st_size, result)
+        if self._inventory is None or not names:
+            return names
+        try:
+            records, old = self._inventory.find(statuses)
+        except StateError:
+            # It is damaged or busy for long. Reading every file is right, only slower.
+            self._inventory = None
+            return names
+        result.seen += old
+        wanted = np.array([mask_of(plan) for plan in plans], np.uint8)
+        known = (records["mask"] & wanted) == wanted
+        hit = self._hit(records, wanted, known)
+        for row in np.flatnonzero(known).tolist():
+            if row in hit:
+                record = records[row]
+                tags = {a: record["tags"][_SLOT[a]] for a in Algorithm.in_mask(record["mask"])}
+                size = statuses[row].st_size
+                files.append(_File(group, names[row], statuses[row], size, {}, tags, None))
+            else:
+                self._clean(group, names[row], statuses[row].st_size, result)
+        return [names[row] for row in np.flatnonzero(~known).tolist()]
+
+    def _hit(self, records: Records, wanted: Uint8, known: npt.NDArray[np.bool_]) -> set[int]:
+        """Return the rows of `known` records of which a wanted tag is on a list."""
+        hit: set[int] = set()
+        for algorithm in Algorithm:
+            rows = np.flatnonzero(known & (wanted & np.uint8(algorithm) != 0))
+            if len(rows):
+                tags = np.ascontiguousarray(records["tags"][rows, _SLOT[algorithm]])
+                hit.update(rows[list(self._judge.find(algorithm, tags))].tolist())
+        return hit
+
+    def _plan(self, status: os.stat_result) -> Plan:
         """Return the algorithms to compute for a file of this status."""
         if not stat.S_ISREG(status.st_mode):
-            raise _SkippedError(kind_of(status.st_mode))
+            raise _SetAside(Kind.SKIPPED, kind_of(status.st_mode))
         plan = self._judge.plan(status.st_size)
         if not plan and status.st_size == 0 and os.major(status.st_dev) == 0:
             # Files of proc and its like say they are empty and are not; they are on devices
@@ -220,40 +220,40 @@ class Checker:
 
     def _read(
         self, directory_fd: int, group: Group, name: str, result: TaskResult, *, whole: bool
-    ) -> _Read | None:
+    ) -> _File | None:
         """Read one file as its plan says; None if it needs no reading or was deferred.
 
         Raises:
             OSError: it cannot be opened or read.
-            _UnreadError: it kept changing.
-            _SkippedError: it is no longer a regular file.
+            _SetAside: it kept changing, or is no longer a regular file.
         """
-        if not self._judge.reads_everything:
-            status = os.stat(name, dir_fd=directory_fd, follow_symlinks=group.follow)
-            if not self._plan(status):
-                self._add_clean(group, name, status.st_size, result)
-                return None
         flags = _FILE_FLAGS if group.follow else _FILE_FLAGS | os.O_NOFOLLOW
         fd = os.open(name, flags, dir_fd=directory_fd)
         try:
+            read_ns = time.time_ns()
             before = os.fstat(fd)
             plan = self._plan(before)
+            if not plan:
+                self._clean(group, name, before.st_size, result)
+                return None
             if before.st_size >= DEFER_BYTES and not whole:
-                result.deferred.append(Group(group.directory, [name], group.follow))
+                result.deferred.append(group._replace(names=[name]))
                 return None
             digests, length = digest_fd(fd, plan, before.st_size, self._on_bytes)
             result.bytes_read += length
             after = os.fstat(fd)
             if length != before.st_size or not _same_content(before, after):
+                read_ns = time.time_ns()
                 plan, digests, length, after = self._read_unsteady(fd, after, result)
         finally:
             os.close(fd)
         result.files_read += 1
-        return _Read(group, name, after, length, dict(zip(plan, digests, strict=True)))
+        by_algorithm = dict(zip(plan, digests, strict=True))
+        return _File(group, name, after, length, by_algorithm, {}, read_ns)
 
     def _read_unsteady(
         self, fd: int, status: os.stat_result, result: TaskResult
-    ) -> tuple[tuple[Algorithm, ...], list[bytes], int, os.stat_result]:
+    ) -> tuple[Plan, list[bytes], int, os.stat_result]:
         """Read a file again that changed, or that holds something else than its size says.
 
         No size rules anything out then. Returns what was computed, the digests, the length, and
@@ -267,68 +267,107 @@ class Checker:
             before, status = status, os.fstat(fd)
             if _same_content(before, status):
                 return plan, digests, length, status
-        raise _UnreadError(CHANGED)
+        raise _SetAside(Kind.UNREAD, CHANGED)
 
-    def _judge_reads(self, reads: list[_Read], result: TaskResult) -> None:
-        """Look all digests of a task up together, then judge the few files that hit."""
-        by_algorithm: dict[Algorithm, list[int]] = {}
-        for number, read in enumerate(reads):
-            for algorithm in read.digests:
-                by_algorithm.setdefault(algorithm, []).append(number)
-        found: dict[int, list[tuple[int, int, int]]] = {}
-        for algorithm, numbers in by_algorithm.items():
-            digests = [reads[number].digests[algorithm] for number in numbers]
-            for query, rows in self._judge.find(algorithm, digests).items():
-                found.setdefault(numbers[query], []).extend(rows)
-        for number, read in enumerate(reads):
+    def _judge_files(self, files: list[_File], result: TaskResult) -> None:
+        """Look all tags of a task up together, then judge the few files that hit."""
+        places: dict[int, list[Place]] = {}
+        for algorithm in Algorithm:
+            computed = [n for n, file in enumerate(files) if algorithm in file.digests]
+            if computed:
+                digests = [files[n].digests[algorithm] for n in computed]
+                tags = self._judge.sealer.tags_of(algorithm, digests)
+                for n, words in zip(computed, tags, strict=True):
+                    files[n].tags[algorithm] = words
+                self._place(algorithm, computed, tags, places)
+            known = [n for n, f in enumerate(files) if f.read_ns is None and algorithm in f.tags]
+            if known:
+                tags = np.stack([files[n].tags[algorithm] for n in known])
+                self._place(algorithm, known, tags, places)
+        for number, file in enumerate(files):
             outcome = None
-            if number in found:
-                outcome = self._judge_hit(read, found[number], result)
+            if number in places:
+                outcome = self._judge_hit(file, places[number], result)
             if outcome is None or outcome.kind is Kind.CLEAN:
-                self._add_clean(read.group, read.name, read.length, result, read.digests)
+                self._clean(file.group, file.name, file.length, result, file.digests)
             else:
                 result.outcomes.append(outcome)
 
-    def _judge_hit(
-        self, read: _Read, rows: list[tuple[int, int, int]], result: TaskResult
-    ) -> Outcome:
-        """Compute what the entries that were hit have besides, and judge."""
-        missing = self._judge.wanted(rows)
-        for algorithm in read.digests:
-            missing &= ~algorithm
-        if missing:
-            chosen = Algorithm.in_mask(missing)
-            try:
-                digests = self._read_again(read, chosen, result)
-            except OSError as error:
-                return Outcome(Kind.UNREAD, read.path, reason=reason_of(error))
-            except _UnreadError as error:
-                return Outcome(Kind.UNREAD, read.path, reason=str(error))
-            read.digests.update(zip(chosen, digests, strict=True))
-        hits = self._judge.hits(read.digests, read.length)
-        return outcome_of(read.path, read.length, hits, read.digests)
+    def _place(
+        self,
+        algorithm: Algorithm,
+        numbers: list[int],
+        tags: Uint64,
+        places: dict[int, list[Place]],
+    ) -> None:
+        for query, found in self._judge.find(algorithm, tags).items():
+            places.setdefault(numbers[query], []).extend(found)
 
-    def _read_again(
-        self, read: _Read, algorithms: tuple[Algorithm, ...], result: TaskResult
-    ) -> list[bytes]:
-        """Compute more digests of the very file that was read before."""
-        directory_fd = open_directory(read.group.directory, follow=True)
+    def _judge_hit(self, file: _File, places: list[Place], result: TaskResult) -> Outcome:
+        """Compute what the entries that were hit have besides, and judge."""
+        missing = self._judge.wanted(places) & ~mask_of(file.tags)
+        if missing:
+            try:
+                self._read_again(file, Algorithm.in_mask(missing), result)
+            except OSError as error:
+                return Outcome(Kind.UNREAD, file.path, reason=reason_of(error))
+            except _SetAside as error:
+                return Outcome(error.kind, file.path, reason=str(error))
+        hits = self._judge.hits(file.tags, file.length)
+        return outcome_of(file.path, file.length, hits, file.digests)
+
+    def _read_again(self, file: _File, plan: Plan, result: TaskResult) -> None:
+        """Compute more digests of the very file that was read before, or that is known."""
+        directory_fd = open_directory(file.group.directory, follow=True)
         try:
-            fd = os.open(read.name, _FILE_FLAGS, dir_fd=directory_fd)
+            fd = os.open(file.name, _FILE_FLAGS, dir_fd=directory_fd)
         finally:
             os.close(directory_fd)
         try:
-            if not _same_content(os.fstat(fd), read.status):
-                raise _UnreadError(CHANGED)
-            digests, length = digest_fd(fd, algorithms, read.status.st_size, self._on_bytes)
+            read_ns = time.time_ns()
+            if not _same_content(os.fstat(fd), file.status):
+                raise _SetAside(Kind.UNREAD, CHANGED)
+            digests, length = digest_fd(fd, plan, file.length, self._on_bytes)
             result.bytes_read += length
-            if not _same_content(os.fstat(fd), read.status):
-                raise _UnreadError(CHANGED)
-            return digests
+            if not _same_content(os.fstat(fd), file.status):
+                raise _SetAside(Kind.UNREAD, CHANGED)
         finally:
             os.close(fd)
+        if file.read_ns is None:
+            result.files_read += 1
+            file.read_ns = read_ns
+        computed = dict(zip(plan, digests, strict=True))
+        file.digests.update(computed)
+        file.tags.update(self._judge.seal(computed))
 
-    def _add_clean(
+    def _note(self, files: list[_File], result: TaskResult) -> None:
+        """Put records of what was read into the result, for the inventory."""
+        by_device: dict[int, list[_File]] = {}
+        for file in files:
+            steady = file.read_ns is not None and is_settled(file.status, file.read_ns)
+            if steady and file.length == file.status.st_size:
+                by_device.setdefault(file.status.st_dev, []).append(file)
+        for device, known in by_device.items():
+            records = records_of([file.status for file in known])
+            for algorithm in Algorithm:
+                rows = [n for n, file in enumerate(known) if algorithm in file.tags]
+                if rows:
+                    slot = _SLOT[algorithm]
+                    records["tags"][rows, slot] = [known[n].tags[algorithm] for n in rows]
+                    records["mask"][rows] |= np.uint8(algorithm)
+            result.learned.append((device, records.tobytes()))
+
+    def _set_aside(
+        self, group: Group, name: str, error: OSError | _SetAside, result: TaskResult
+    ) -> None:
+        kind, reason = (
+            (error.kind, str(error))
+            if isinstance(error, _SetAside)
+            else (Kind.UNREAD, reason_of(error))
+        )
+        result.outcomes.append(Outcome(kind, join(group.directory, name), reason=reason))
+
+    def _clean(
         self,
         group: Group,
         name: str,

@@ -18,10 +18,12 @@ from typing import Any
 import msgspec
 
 from hashclient.errors import ConfigError
-from hashclient.fsio import printable
+from hashclient.fsio import printable, user_path
 from hashclient.model import is_name
 
 CONFIG_NAME = "config.toml"
+#: Ten years: more is a mistake, and no date to reckon with.
+MAX_GRACE_HOURS = 87_600
 
 
 class OAuthConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -32,6 +34,7 @@ class OAuthConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     client_secret_file: str | None = None
     client_secret_env: str | None = None
     scope: str | None = None
+    ca: str | None = None
 
 
 class ProviderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -53,6 +56,7 @@ class ProviderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, om
     client_key: str | None = None
     ca: str | None = None
     proxy: str | None = None
+    proxy_basic_file: str | None = None
     allow_http: bool = False
     oauth: OAuthConfig | None = None
     lists: tuple[str, ...] | None = None
@@ -163,12 +167,12 @@ def resolve_settings(
         config = load_config(config_path, command_names, must_exist=False)
     if state_dir is None:
         state_dir = (
-            Path(config.state_dir).expanduser()
+            user_path(config.state_dir)
             if config.state_dir is not None
             else _default_state_dir(environ)
         )
     if seal_key_file is None and config.seal_key_file is not None:
-        seal_key_file = Path(config.seal_key_file).expanduser()
+        seal_key_file = user_path(config.seal_key_file)
     # The current directory may change hands; what is trusted is never relative to it later.
     return Settings(state_dir.absolute(), config_path.absolute(), seal_key_file, config)
 
@@ -177,14 +181,14 @@ def _default_state_dir(environ: Mapping[str, str]) -> Path:
     if os.geteuid() == 0:
         return Path("/var/lib/hashclient")
     base = environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(base).expanduser() / "hashclient"
+    return user_path(base) / "hashclient"
 
 
 def _default_config_dir(environ: Mapping[str, str]) -> Path:
     if os.geteuid() == 0:
         return Path("/etc/hashclient")
     base = environ.get("XDG_CONFIG_HOME") or "~/.config"
-    return Path(base).expanduser() / "hashclient"
+    return user_path(base) / "hashclient"
 
 
 def load_config(path: Path, command_names: frozenset[str], *, must_exist: bool) -> Config:
@@ -233,10 +237,15 @@ def parse_config(text: str, command_names: frozenset[str], where: str) -> Config
     for name, provider in known.providers.items():
         if not is_name(name):
             raise ConfigError(f"configuration {where}: {name!r} cannot name a provider")
-        if provider.grace_hours < 0 or (provider.max_churn is not None and provider.max_churn <= 0):
+        # What is not a number fails every comparison.
+        if not 0 <= provider.grace_hours <= MAX_GRACE_HOURS:
             raise ConfigError(
-                f"configuration {where}: grace_hours and max_churn of provider {name} cannot be"
-                " negative, nor max_churn zero"
+                f"configuration {where}: grace_hours of provider {name} is not from 0 to"
+                f" {MAX_GRACE_HOURS}"
+            )
+        if provider.max_churn is not None and not provider.max_churn > 0:
+            raise ConfigError(
+                f"configuration {where}: max_churn of provider {name} is not above zero"
             )
         for list_name in provider.lists or ():
             if not is_name(list_name):

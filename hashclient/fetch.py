@@ -37,7 +37,14 @@ from hashclient.errors import (
     StateError,
     VerificationError,
 )
-from hashclient.fsio import make_private_dir, printable, state_error, write_atomic
+from hashclient.fsio import (
+    make_private_dir,
+    printable,
+    state_error,
+    sweep_temporary,
+    user_path,
+    write_atomic,
+)
 from hashclient.hashlist import (
     MAX_INDEX_BYTES,
     MAX_LIST_BYTES,
@@ -164,6 +171,7 @@ class Fetcher:
             AuditError: the audit log cannot be written.
         """
         config = self._settings.provider(self.provider)
+        sweep_temporary(self._settings.state_dir)
         try:
             pinned = load_pinned_root(self._settings, self.provider)
             directory = self._settings.trust_dir(self.provider) / METADATA_DIR
@@ -605,6 +613,7 @@ def access_of(provider: ProviderConfig) -> Access:
             client_secret_file=_path(provider.oauth.client_secret_file),
             client_secret_env=provider.oauth.client_secret_env,
             scope=provider.oauth.scope,
+            ca=_path(provider.oauth.ca),
         )
     return Access(
         url=provider.url,
@@ -617,9 +626,10 @@ def access_of(provider: ProviderConfig) -> Access:
         client_key=_path(provider.client_key),
         ca=_path(provider.ca),
         proxy=provider.proxy,
+        proxy_basic_file=_path(provider.proxy_basic_file),
         allow_http=provider.allow_http,
     )
 
 
 def _path(text: str | None) -> Path | None:
-    return None if text is None else Path(text).expanduser()
+    return None if text is None else user_path(text)

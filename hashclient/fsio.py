@@ -145,6 +145,20 @@ def read_secret(path: Path, what: str, *, forbidden: int = 0o077) -> bytes:
         ) from error
 
 
+def user_path(text: str) -> Path:
+    """Return the path that a user wrote, which may begin with `~`.
+
+    Raises:
+        ConfigError: it cannot be a path, or the home directory is not known.
+    """
+    if "\0" in text:
+        raise ConfigError(f"not a path: {printable(text)}")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"no home directory is known: {printable(text)}") from error
+
+
 def state_error(what: str, path: Path, error: OSError) -> StateError:
     """Translate an operating system's error on a state file into ours."""
     hints = {

@@ -18,7 +18,7 @@ import numpy as np
 
 from hashclient.digestfile import DigestBatch, read_digests
 from hashclient.errors import ConfigError, VerificationError
-from hashclient.fsio import make_private_dir, printable, write_atomic
+from hashclient.fsio import make_private_dir, printable, user_path, write_atomic
 from hashclient.hashing import new_hash
 from hashclient.hashlist import NO_SIZE, AddBatch, Uint8, Uint32
 from hashclient.index import Run, RunSet
@@ -95,7 +95,7 @@ def open_guard(state_dir: Path, files: Sequence[str], sealer: Sealer) -> PoisonG
     """
     if not files:
         return PoisonGuard(None, sealer)
-    stamps = tuple(_stamp(Path(name).expanduser()) for name in files)
+    stamps = tuple(_stamp(user_path(name)) for name in files)
     directory = make_private_dir(state_dir / FOLDER)
     sources = _load_sources(directory)
     if sources is None or (sources.files, sources.key_id) != (stamps, sealer.key_id):

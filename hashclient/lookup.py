@@ -12,9 +12,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from hashclient.check import Judge, outcome_of
 from hashclient.digestfile import DigestBatch
 from hashclient.hashlist import NO_SIZE
+from hashclient.judge import Judge, outcome_of
 from hashclient.model import Algorithm, Kind, Outcome
 from hashclient.scan import OpenLists
 from hashclient.summary import Summary
@@ -73,5 +73,5 @@ def _judge_row(source: str, batch: DigestBatch, row: int, judge: Judge) -> Outco
     name = batch.names[row]
     if name is None:
         name = next(iter(digests.values())).hex()
-    outcome = outcome_of(name, size, judge.hits(digests, size), digests)
+    outcome = outcome_of(name, size, judge.hits(judge.seal(digests), size), digests)
     return replace(outcome, origin=f"{source}:{batch.lines[row]}")

@@ -52,15 +52,16 @@ ON CONFLICT (list, entry, path) DO UPDATE SET
     last_generation = excluded.last_generation, last_seen = excluded.last_seen,
     withdrawn_generation = NULL, withdrawn_at = NULL
 """
-_SELECT = (
-    "SELECT path, list, entry, first_seen, last_seen, withdrawn_generation, withdrawn_at FROM match"
-)
+_COLUMNS = "path, list, entry, first_seen, last_seen, withdrawn_generation, withdrawn_at"
 _STANDING = "SELECT DISTINCT entry FROM match WHERE list = ? AND withdrawn_generation IS NULL"
 _OF_ENTRIES = (
-    _SELECT + " WHERE list = ? AND withdrawn_generation IS NULL"
+    f"SELECT {_COLUMNS} FROM match WHERE list = ? AND withdrawn_generation IS NULL"  # noqa: S608
     " AND entry IN (SELECT value FROM json_each(?)) ORDER BY path, entry"
 )
-_WITHDRAWN = _SELECT + " WHERE withdrawn_generation IS NOT NULL ORDER BY path, list, entry"
+_WITHDRAWN = (
+    f"SELECT {_COLUMNS} FROM match WHERE withdrawn_generation IS NOT NULL"  # noqa: S608
+    " ORDER BY path, list, entry"
+)
 _WITHDRAW = """
 UPDATE match SET withdrawn_generation = ?, withdrawn_at = ?
 WHERE list = ? AND withdrawn_generation IS NULL AND entry IN (SELECT value FROM json_each(?))

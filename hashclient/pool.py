@@ -56,6 +56,8 @@ class _WireResult(msgspec.Struct, array_like=True):
     bytes_read: int
     outcomes: list[_WireOutcome]
     deferred: list[_WireGroup]
+    learned: list[tuple[int, bytes]]
+    seen: list[tuple[int, int]]
 
 
 _decode_task = msgspec.msgpack.Decoder(list[_WireGroup]).decode
@@ -97,6 +99,8 @@ def _pack_result(result: TaskResult) -> _WireResult:
         result.bytes_read,
         outcomes,
         _pack_task(result.deferred),
+        result.learned,
+        result.seen,
     )
 
 
@@ -115,8 +119,15 @@ def _unpack_result(wire: _WireResult) -> TaskResult:
         )
         for o in wire.outcomes
     ]
-    deferred = _unpack_task(wire.deferred)
-    return TaskResult(wire.clean, wire.files_read, wire.bytes_read, outcomes, deferred)
+    return TaskResult(
+        wire.clean,
+        wire.files_read,
+        wire.bytes_read,
+        outcomes,
+        _unpack_task(wire.deferred),
+        wire.learned,
+        wire.seen,
+    )
 
 
 #: Makes a worker's checker; the argument is called with the bytes read of large files.

@@ -8,19 +8,26 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
-from hashclient.check import Checker, Judge, TaskResult
+from hashclient.check import Checker, TaskResult
 from hashclient.config import Settings
 from hashclient.errors import StateError
 from hashclient.index import Index, check_key, lists_on_disk, open_index, state_of
+from hashclient.inventory import DATABASE_NAME as INVENTORY_NAME
+from hashclient.inventory import Block, Inventory
+from hashclient.judge import Judge
 from hashclient.model import Kind, ListState, Outcome
 from hashclient.seal import Sealer, load_sealer
 from hashclient.summary import Summary
 from hashclient.walk import Task, WalkOptions, walk
 
+#: Bytes of records, or blocks in use, that wait before they are written to the inventory.
+LEARN_BYTES = 8 << 20
+LEARN_BLOCKS = 10_000
 #: Seconds between two looks at the progress display while nothing else happens.
 TICK_S = 0.2
 
@@ -75,6 +82,10 @@ def open_lists(settings: Settings, environ: Mapping[str, str], now: datetime) ->
     return OpenLists(tuple(indexes), tuple(states), sealer)
 
 
+#: Makes a checker, in the process that uses it.
+MakeChecker = Callable[[Callable[[int], None] | None], Checker]
+
+
 @dataclass(slots=True)
 class Progress:
     """What a display may show while a scan runs; `bytes_ahead` are read but not yet counted."""
@@ -96,19 +107,33 @@ def scan(
     *,
     jobs: int,
     keep_clean: bool = False,
+    memory: Memory | None = None,
 ) -> Generator[Outcome | None]:
     """Check files and trees; yield outcomes as they are found, None when only time has passed.
 
-    Clean files are yielded with `keep_clean` and counted always. The summary in `progress` is kept
-    up to date and holds what was found so far when the iteration is ended early.
+    Clean files are yielded with `keep_clean` and counted always. With `memory`, files that are
+    known unchanged are not read. The summary in `progress` is kept up to date and holds what was
+    found so far when the iteration is ended early.
 
     Raises:
         StateError: worker processes keep dying.
     """
     summary = progress.summary
     started = time.monotonic()
+    memory = memory or Memory()
+    judge = lists.judge()
+
+    def make_checker(on_bytes: Callable[[int], None] | None = None) -> Checker:
+        return Checker(
+            judge,
+            inventory=memory.open(),
+            learn=memory.learns,
+            keep_clean=keep_clean,
+            on_bytes=on_bytes,
+        )
+
     try:
-        for item in _results(paths, lists, options, jobs=jobs, keep_clean=keep_clean):
+        for item in _results(walk(paths, options), make_checker, jobs):
             if isinstance(item, int):
                 progress.bytes_ahead += item
                 yield None
@@ -116,6 +141,7 @@ def scan(
                 summary.add(item)
                 yield item
             else:
+                memory.learn(item)
                 progress.bytes_ahead = 0
                 summary.elapsed_s = time.monotonic() - started
                 summary.files_read += item.files_read
@@ -128,14 +154,13 @@ def scan(
                     yield outcome
                 yield None
     finally:
+        memory.flush()
         summary.elapsed_s = time.monotonic() - started
 
 
 def _results(
-    paths: Sequence[str], lists: OpenLists, options: WalkOptions, *, jobs: int, keep_clean: bool
+    items: Iterator[Task | Outcome], make_checker: MakeChecker, jobs: int
 ) -> Iterator[TaskResult | Outcome | int]:
-    judge = lists.judge()
-    items = walk(paths, options)
     tasks: list[Task] = []
     for item in items:
         if isinstance(item, Outcome):
@@ -146,13 +171,74 @@ def _results(
             break
     if len(tasks) == 1:
         # Little work is done sooner than processes are started; large files are handed back.
-        result = Checker(judge, keep_clean=keep_clean).check(tasks.pop(), defer=True)
+        result = make_checker(None).check(tasks.pop(), defer=True)
         tasks += [[group] for group in result.deferred]
         yield result
     if tasks:
         from hashclient.pool import Pool  # brings multiprocessing, which little work never needs
 
-        with Pool(
-            jobs, lambda on_bytes: Checker(judge, keep_clean=keep_clean, on_bytes=on_bytes)
-        ) as pool:
+        with Pool(jobs, make_checker) as pool:
             yield from pool.run(itertools.chain(tasks, items), TICK_S)
+
+
+class Memory:
+    """What a scan remembers of files from one run to the next; without a directory, nothing.
+
+    Trouble with it is told once and never keeps a scan from its work: it is a cache.
+    """
+
+    def __init__(
+        self,
+        state_dir: Path | None = None,
+        key_id: str = "",
+        *,
+        use: bool = True,
+        on_failure: Callable[[StateError], None] = lambda _: None,
+    ) -> None:
+        """Remember in `state_dir`; with `use` unset, files are read all the same."""
+        self._state_dir = state_dir
+        self._key_id = key_id
+        self._use = use
+        self._on_failure = on_failure
+        self._writer: Inventory | None = None
+        self._learned: list[tuple[int, bytes]] = []
+        self._seen: set[Block] = set()
+        self._waiting_bytes = 0
+
+    @property
+    def learns(self) -> bool:
+        """Whether results should say what was learned."""
+        return self._state_dir is not None
+
+    def open(self) -> Inventory | None:
+        """Open what is remembered, in the process that will ask it; None if there is nothing."""
+        if self._state_dir is None or not self._use:
+            return None
+        if not (self._state_dir / INVENTORY_NAME).exists():
+            return None
+        try:
+            return Inventory(self._state_dir, self._key_id)
+        except StateError:
+            return None  # the writer will make it anew, or tell why it cannot
+
+    def learn(self, result: TaskResult) -> None:
+        """Take note of what a task has learned."""
+        self._learned += result.learned
+        self._seen.update(result.seen)
+        self._waiting_bytes += sum(len(raw) for _, raw in result.learned)
+        if self._waiting_bytes >= LEARN_BYTES or len(self._seen) >= LEARN_BLOCKS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write down what was learned."""
+        if self._state_dir is None or not (self._learned or self._seen):
+            return
+        try:
+            if self._writer is None:
+                # Only now: a connection must not be carried into workers by a fork.
+                self._writer = Inventory(self._state_dir, self._key_id, write=True)
+            self._writer.store(self._learned, sorted(self._seen))
+        except StateError as error:
+            self._state_dir = None
+            self._on_failure(error)
+        self._learned, self._seen, self._waiting_bytes = [], set(), 0

@@ -248,15 +248,15 @@ class _Tree:
                     yield Outcome(Kind.SKIPPED, join(frame.path, name), reason="excluded")
                 elif mode == stat.S_IFREG:
                     frame.names.append(name)
-                    if len(frame.names) >= TASK_NAMES:
-                        yield self._group(frame)
-                        frame.names = []
                 else:
                     outcome = self._special(frame, name, mode)
                     if outcome is not None:
                         yield outcome
                     elif len(self._stack) > depth:
                         return
+                if len(frame.names) >= TASK_NAMES:
+                    yield self._group(frame)
+                    frame.names = []
         except OSError as error:
             # The directory was removed, or its medium fails, in the middle of it.
             yield Outcome(Kind.UNREAD, frame.path, reason=reason_of(error))

@@ -166,6 +166,11 @@ def write_tree(directory: Path, files: Mapping[str, bytes]) -> Path:
     return directory
 
 
+def open_files() -> int:
+    """Return how many descriptors this process has open."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 def bytes_path(line: Mapping[str, Any]) -> bytes:
     """Return the path of a JSON line as it is on disk."""
     if "path_b64" in line:
@@ -220,7 +225,9 @@ class Site:
         """Run the real command on the client's state directory."""
         return run("--state-dir", state or self.state, *args, **kwargs)
 
-    def init_arguments(self, *more: str | Path, token_file: Path | None = None) -> list[str | Path]:
+    def init_arguments(
+        self, *more: str | Path, token_file: Path | None = None
+    ) -> list[str | Path]:
         """Return the arguments of `init` for this provider."""
         where = [self.endpoint.url, "--root", self.repository.root_file, "--ca", self.endpoint.ca]
         return ["init", *where, "--token-file", token_file or self.endpoint.token_file, *more]

@@ -8,7 +8,7 @@ import click
 
 from hashclient.cli.app import App, existing_path, pass_app
 from hashclient.errors import ExitCode
-from hashclient.fsio import printable
+from hashclient.fsio import printable, user_path
 
 _file = existing_path(dir_okay=False)
 
@@ -48,10 +48,19 @@ _file = existing_path(dir_okay=False)
 )
 @click.option("--oauth-secret-env", metavar="VAR", help="OAuth 2: variable of the secret.")
 @click.option("--oauth-scope", metavar="SCOPE", help="OAuth 2: the scope to ask for.")
+@click.option(
+    "--oauth-ca",
+    metavar="FILE",
+    type=_file,
+    help="OAuth 2: CA of the endpoint's certificate (PEM), if not the provider's.",
+)
 @click.option("--client-cert", metavar="FILE", type=_file, help="Client certificate (PEM) for TLS.")
 @click.option("--client-key", metavar="FILE", type=_file, help="Its key, if not in that file.")
 @click.option("--ca", metavar="FILE", type=_file, help="CA of the provider's certificate (PEM).")
 @click.option("--proxy", metavar="URL", help="http:// or socks5:// proxy to go through.")
+@click.option(
+    "--proxy-basic-file", metavar="FILE", type=_file, help="File with the proxy's `user:password`."
+)
 @click.option(
     "--known-good",
     multiple=True,
@@ -89,10 +98,12 @@ def command(
     oauth_secret_file: Path | None,
     oauth_secret_env: str | None,
     oauth_scope: str | None,
+    oauth_ca: Path | None,
     client_cert: Path | None,
     client_key: Path | None,
     ca: Path | None,
     proxy: str | None,
+    proxy_basic_file: Path | None,
     known_good: tuple[Path, ...],
     max_churn: float | None,
     grace_hours: float,
@@ -117,7 +128,8 @@ def command(
     from hashclient.setup import pin_provider
 
     oauth = None
-    if oauth_token_url or oauth_client_id or oauth_secret_file or oauth_secret_env or oauth_scope:
+    secret = oauth_secret_file or oauth_secret_env
+    if oauth_token_url or oauth_client_id or secret or oauth_scope or oauth_ca:
         if not oauth_token_url or not oauth_client_id:
             raise UsageError("oauth needs both --oauth-token-url and --oauth-client-id")
         oauth = OAuthConfig(
@@ -126,6 +138,7 @@ def command(
             client_secret_file=_absolute(oauth_secret_file),
             client_secret_env=oauth_secret_env,
             scope=oauth_scope,
+            ca=_absolute(oauth_ca),
         )
     provider = ProviderConfig(
         url=url.rstrip("/"),
@@ -138,10 +151,11 @@ def command(
         client_key=_absolute(client_key),
         ca=_absolute(ca),
         proxy=proxy,
+        proxy_basic_file=_absolute(proxy_basic_file),
         allow_http=allow_http,
         oauth=oauth,
         lists=lists or None,
-        known_good=tuple(str(path.expanduser().absolute()) for path in known_good),
+        known_good=tuple(str(user_path(str(path)).absolute()) for path in known_good),
         max_churn=max_churn,
         grace_hours=grace_hours,
     )
@@ -153,4 +167,4 @@ def command(
 
 
 def _absolute(path: Path | None) -> str | None:
-    return None if path is None else str(path.expanduser().absolute())
+    return None if path is None else str(user_path(str(path)).absolute())

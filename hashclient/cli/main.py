@@ -19,7 +19,7 @@ import click
 from hashclient import __version__
 from hashclient.cli.app import App, OutputError, Terminated, output_error
 from hashclient.errors import ConfigError, ExitCode, HashclientError
-from hashclient.fsio import printable
+from hashclient.fsio import printable, user_path
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,6 +38,7 @@ COMMANDS = {
     "status": "hashclient.cli.status",
     "scan": "hashclient.cli.scan",
     "lookup": "hashclient.cli.lookup",
+    "inventory": "hashclient.cli.inventory",
     "audit": "hashclient.cli.audit",
     "provider": "hashclient.cli.provider",
     "demo": "hashclient.cli.demo",
@@ -213,9 +214,7 @@ def cli(
 
 
 def _path(text: str | None) -> Path | None:
-    from pathlib import Path
-
-    return None if not text else Path(text).expanduser()
+    return None if not text else user_path(text)
 
 
 def _on_sigterm(_signum: int, _frame: FrameType | None) -> NoReturn:

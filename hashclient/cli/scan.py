@@ -33,6 +33,11 @@ from hashclient.errors import ExitCode
     help="Follow links that are met on the way. A PATH that is a link is always followed.",
 )
 @click.option(
+    "--no-inventory",
+    is_flag=True,
+    help="Read every file, also those that the inventory knows unchanged.",
+)
+@click.option(
     "--fetch", "fetch_first", is_flag=True, help="Fetch the lists first, as `fetch` does."
 )
 @pass_app
@@ -47,6 +52,7 @@ def command(
     exclude: tuple[str, ...],
     one_file_system: bool,
     follow_symlinks: bool,
+    no_inventory: bool,
     fetch_first: bool,
 ) -> ExitCode:
     """Check files, and trees to any depth, against the lists.
@@ -64,7 +70,7 @@ def command(
     was unread or there was nothing to check, 7 stale list; all are in `hashclient --help`.
     """
     from hashclient.cli.progress import scan_progress
-    from hashclient.scan import Progress, default_jobs, scan
+    from hashclient.scan import Memory, Progress, default_jobs, scan
     from hashclient.summary import Summary
     from hashclient.walk import WalkOptions
 
@@ -77,8 +83,21 @@ def command(
     summary = Summary(lists.states, failed=failed)
     progress = Progress(summary)
     options = WalkOptions(exclude, one_file_system, follow_symlinks)
+    memory = Memory(
+        app.settings.state_dir,
+        lists.sealer.key_id,
+        # The inventory knows tags, not digests: to show these, files are read.
+        use=not no_inventory and not show_digests,
+        on_failure=lambda error: app.warn(error.message, error.hint),
+    )
     outcomes = scan(
-        paths, lists, options, progress, jobs=jobs or default_jobs(), keep_clean=show_all
+        paths,
+        lists,
+        options,
+        progress,
+        jobs=jobs or default_jobs(),
+        keep_clean=show_all,
+        memory=memory,
     )
     with scan_progress(app, progress) as tick:
         return run_report(

@@ -6,6 +6,7 @@ of the rendered page do not see.
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import socket
@@ -32,7 +33,7 @@ def marked_blocks(document: Path, name: str) -> list[str]:
 
 def table_rows(document: Path, heading: str) -> list[list[str]]:
     """Return the cells of the first table below `heading`, without its two head lines."""
-    _, found, below = document.read_text().partition(f"\n{heading}\n")
+    _, found, below = f"\n{document.read_text()}".partition(f"\n{heading}\n")
     assert found, f"{document.name} has no heading {heading}"
     rows = []
     for line in below.splitlines():
@@ -63,15 +64,15 @@ def run_script(script: str, directory: Path) -> tuple[int, str]:
     shim.write_text(f'#!/bin/sh\nexec {python} -P -m hashclient "$@"\n')
     shim.chmod(0o755)
     environ = {
-        "PATH": f"{tools}:/usr/bin:/bin",
+        **os.environ,
+        "PATH": f"{tools}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         "HOME": str(directory),
-        "LC_ALL": "C.UTF-8",
     }
     log = directory / ".output"
     with log.open("wb") as output:
         done = subprocess.run(
-            ["bash", "-c", f"trap 'kill $(jobs -p) 2>/dev/null' EXIT\n{script}"],
+            ["bash", "-c", f"trap 'kill $(jobs -p) 2>/dev/null || :' EXIT\n{script}"],
             cwd=directory,
             env=environ,
             stdin=subprocess.DEVNULL,

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,7 @@ from fixtures.simulator import Simulator, endless, status, truncated
 from fixtures.tls import Authority, server_context
 from hashclient.cli import main as command
 from hashclient.errors import ExitCode, HashclientError
-from hashclient.hashlist import FORMAT, add_schema, checksum_of, encode_segment, entry_hashes
-from hashclient.model import Algorithm
+from hashclient.hashlist import add_schema, checksum_of, encode_segment, entry_hashes
 from hashclient.provider_keys import Keys
 
 #: Generation 1 lists entries 0-9, 2 adds 10-14, 3 withdraws 0 and 1.
@@ -115,7 +114,7 @@ def test_the_honest_provider_is_followed(client: Client, world: World) -> None:
     assert client.leftovers() == set()
 
 
-# Time: rollback and freeze
+# Going back, and standing still
 
 
 def test_timestamp_rolled_back(client: Client, world: World) -> None:

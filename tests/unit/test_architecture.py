@@ -23,7 +23,9 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"config", "digestfile", "hashing", "hashlist", "seal", "summary", "walk"}),
     frozenset({"_channel", "_deadline", "_faults", "_oauth", "access", "transport", "trust"}),
     frozenset({"audit", "auditfile", "auditrecord"}),
-    frozenset({"check", "index", "indexwrite", "knowngood", "matches", "pool"}),
+    frozenset(
+        {"check", "index", "indexwrite", "inventory", "judge", "knowngood", "matches", "pool"}
+    ),
     frozenset({"provider", "provider_entries", "provider_keys", "provider_server", "report"}),
     frozenset({"fetch", "lookup", "record", "scan", "setup", "status"}),
     frozenset({"__main__", "cli"}),
@@ -35,7 +37,8 @@ CHAINS: tuple[tuple[str, ...], ...] = (
     ("audit", "auditfile", "auditrecord"),
     ("digestfile", "hashlist"),
     ("knowngood", "indexwrite", "index"),
-    ("pool", "check", "index"),
+    ("pool", "check", "inventory"),
+    ("pool", "check", "judge", "index"),
     ("provider", "provider_entries"),
     ("provider_server", "provider", "provider_keys"),
     ("lookup", "scan", "fetch"),

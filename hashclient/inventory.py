@@ -1,0 +1,293 @@
+"""The inventory: sealed tags of files already read, so that an unchanged file is not read again.
+
+A file is unchanged while device, inode, size, mtime and ctime are (no ordinary user can set ctime,
+so an edit with a restored mtime shows). A new generation is checked against the tags. Records are
+kept in SQLite by device and block of neighbouring inodes, since files of one directory mostly are
+neighbours: one row answers for up to `BLOCK_INODES` files. Only tags are kept, never digests; other
+than the lists, the inventory may be lost at any time and costs nothing but reading again.
+
+Limits: a file system without ctime, and writes through a shared memory map that the kernel has not
+yet written back, can hide a change; `scan --no-inventory` reads everything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from hashclient.errors import StateError
+from hashclient.fsio import make_private_dir, printable
+
+DATABASE_NAME = "inventory.db"
+#: Inodes whose records share a row; a power of two.
+BLOCK_INODES = 256
+_BLOCK_BITS = 8
+#: A file that changed so shortly before it was read may change again within the same tick of the
+#: file system's clock, unseen. Kernels tick at 100 Hz or faster; some file systems store seconds.
+FRESH_NS = 50_000_000
+FRESH_COARSE_NS = 2_000_000_000
+#: How long a writer waits for another scan.
+BUSY_TIMEOUT_S = 10.0
+DAY_S = 86_400
+
+#: One file. `mask` has the algorithms whose tags are known; `tags` are two words for each of MD5,
+#: SHA-1, SHA-256 in that order. A record with mask 0 stands for nothing.
+RECORD = np.dtype(
+    [
+        ("ino", "<u8"),
+        ("size", "<i8"),
+        ("mtime", "<i8"),
+        ("ctime", "<i8"),
+        ("mask", "u1"),
+        ("tags", "<u8", (3, 2)),
+    ]
+)
+
+Records = npt.NDArray[np.void]
+#: (device, block of inodes), as a row is named.
+Block = tuple[int, int]
+
+_VERSION = 1
+_SCHEMA = """
+CREATE TABLE meta (key_id TEXT NOT NULL) STRICT;
+CREATE TABLE block (
+    device INTEGER NOT NULL,
+    block INTEGER NOT NULL,
+    seen_day INTEGER NOT NULL,
+    records BLOB NOT NULL,
+    PRIMARY KEY (device, block)
+) STRICT, WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What an inventory holds: files with tags, rows, bytes on disk, and the oldest day seen."""
+
+    files: int
+    blocks: int
+    file_bytes: int
+    oldest_seen_day: int | None
+
+
+class Inventory:
+    """One connection to the inventory; each process opens its own."""
+
+    def __init__(self, state_dir: Path, key_id: str, *, write: bool = False) -> None:
+        """Open it for reading; with `write`, make it or empty it if another key sealed it.
+
+        Raises:
+            StateError: it cannot be opened, is damaged, or (for reading) was sealed otherwise.
+        """
+        self._path = state_dir / DATABASE_NAME
+        with self._errors():
+            if write:
+                make_private_dir(state_dir)
+                os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            mode = "rwc" if write else "ro"
+            self._db = sqlite3.connect(
+                f"{self._path.absolute().as_uri()}?mode={mode}",
+                uri=True,
+                timeout=BUSY_TIMEOUT_S,
+                isolation_level=None,
+            )
+            try:
+                if write:
+                    self._prepare(key_id)
+                row = self._db.execute("SELECT key_id FROM meta").fetchone()
+            except BaseException:
+                self._db.close()
+                raise
+        if row != (key_id,):
+            self._db.close()
+            raise StateError(f"inventory was sealed with another key: {printable(self._path)}")
+
+    def _prepare(self, key_id: str) -> None:
+        # Losing the last second of a cache is no loss: no waiting for the disk at each commit.
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = NORMAL")
+        self._db.execute("BEGIN IMMEDIATE")
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        known = version == _VERSION and self._db.execute("SELECT key_id FROM meta").fetchone()
+        if known != (key_id,):
+            for table in ("meta", "block"):
+                self._db.execute(f"DROP TABLE IF EXISTS {table}")
+            for statement in _SCHEMA.split(";"):
+                self._db.execute(statement)
+            self._db.execute("INSERT INTO meta VALUES (?)", (key_id,))
+            self._db.execute(f"PRAGMA user_version = {_VERSION}")
+        self._db.execute("COMMIT")
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._db.close()
+
+    def find(self, statuses: Sequence[os.stat_result]) -> tuple[Records, list[Block]]:
+        """Return the record of each file that is unchanged, and blocks not seen for a day.
+
+        Records are parallel to `statuses`; mask 0 says that a file is not known or has changed.
+
+        Raises:
+            StateError: the database is damaged or busy for long.
+        """
+        asked = records_of(statuses)
+        known = np.zeros(len(statuses), RECORD)
+        today = int(time.time() // DAY_S)
+        old: list[Block] = []
+        devices = {status.st_dev for status in statuses}
+        for device in devices:
+            mine = (
+                np.array([s.st_dev == device for s in statuses])
+                if len(devices) > 1
+                else slice(None)
+            )
+            inodes = asked["ino"][mine]
+            parts = []
+            for block in np.unique(inodes >> np.uint64(_BLOCK_BITS)).tolist():
+                row = self._row(device, block)
+                if row is not None:
+                    parts.append(np.frombuffer(row[1], RECORD))
+                    if row[0] < today:
+                        old.append((device, block))
+            if parts:
+                # Each row ascends by inode, and the blocks do.
+                stored = np.concatenate(parts)
+                position = stored["ino"].searchsorted(inodes)
+                position[position == len(stored)] = 0
+                known[mine] = stored[position]
+        same = (
+            (known["ino"] == asked["ino"])
+            & (known["mtime"] == asked["mtime"])
+            & (known["ctime"] == asked["ctime"])
+            & (known["size"] == asked["size"])
+        )
+        known["mask"][~same] = 0
+        return known, old
+
+    def _row(self, device: int, block: int) -> tuple[int, bytes] | None:
+        with self._errors():
+            row: tuple[int, bytes] | None = self._db.execute(
+                "SELECT seen_day, records FROM block WHERE device = ? AND block = ?",
+                (device, block),
+            ).fetchone()
+        return row
+
+    def store(self, batches: Sequence[tuple[int, bytes]], seen: Sequence[Block] = ()) -> None:
+        """Add records, given by device as bytes of `RECORD`, and note that `seen` are in use.
+
+        All of it becomes visible at once. A later record of an inode replaces an earlier one; of
+        the same content, it adds its tags.
+
+        Raises:
+            StateError: it cannot be written.
+        """
+        today = int(time.time() // DAY_S)
+        by_block: dict[Block, list[Records]] = {}
+        for device, raw in batches:
+            records = np.frombuffer(raw, RECORD)
+            records = records[np.argsort(records["ino"], kind="stable")]
+            blocks = records["ino"] >> np.uint64(_BLOCK_BITS)
+            edges = np.flatnonzero(np.diff(blocks)) + 1
+            for part in np.split(records, edges):
+                block = int(part["ino"][0]) >> _BLOCK_BITS
+                by_block.setdefault((device, block), []).append(part)
+        with self._errors():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                for (device, block), parts in by_block.items():
+                    row = self._row(device, block)
+                    old = np.frombuffer(row[1] if row else b"", RECORD)
+                    data = _merge(old, np.concatenate(parts)).tobytes()
+                    self._db.execute(
+                        "INSERT OR REPLACE INTO block VALUES (?, ?, ?, ?)",
+                        (device, block, today, data),
+                    )
+                self._db.executemany(
+                    "UPDATE block SET seen_day = ? WHERE device = ? AND block = ?",
+                    [(today, device, block) for device, block in seen],
+                )
+                self._db.execute("COMMIT")
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):
+                    self._db.execute("ROLLBACK")
+                raise
+
+    def prune(self, days: int) -> int:
+        """Forget what was not seen for `days`; return the number of files forgotten.
+
+        Raises:
+            StateError: it cannot be written.
+        """
+        limit = int(time.time() // DAY_S) - days
+        with self._errors():
+            before = self.stats().files
+            self._db.execute("DELETE FROM block WHERE seen_day < ?", (limit,))
+            self._db.execute("VACUUM")
+            return before - self.stats().files
+
+    def stats(self) -> Stats:
+        """Return what is in it.
+
+        Raises:
+            StateError: it cannot be read.
+        """
+        with self._errors():
+            length, blocks, oldest = self._db.execute(
+                "SELECT ifnull(sum(length(records)), 0), count(*), min(seen_day) FROM block"
+            ).fetchone()
+            return Stats(length // RECORD.itemsize, blocks, self._path.stat().st_size, oldest)
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise StateError(
+                f"cannot use the inventory: {printable(self._path)}: {error}",
+                hint="it may be removed at any time; a scan then reads every file again",
+            ) from error
+
+
+def records_of(statuses: Sequence[os.stat_result]) -> Records:
+    """Return records of files as they are, without any tag."""
+    return np.array(
+        [(s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns, 0, 0) for s in statuses], RECORD
+    )
+
+
+def is_settled(status: os.stat_result, now_ns: int) -> bool:
+    """Tell whether a file that was read at `now_ns` can be known by this status from now on.
+
+    Not if it changed so shortly before that another change may bear the same time.
+    """
+    changed = max(status.st_ctime_ns, status.st_mtime_ns)
+    margin = FRESH_COARSE_NS if status.st_ctime_ns % 1_000_000_000 == 0 else FRESH_NS
+    return changed + margin < now_ns
+
+
+def _merge(old: Records, new: Records) -> Records:
+    """Join records of one block, ascending: the last of an inode counts, with its earlier tags."""
+    _, last = np.unique(new["ino"][::-1], return_index=True)
+    new = new[len(new) - 1 - last]
+    if len(old):
+        position = old["ino"].searchsorted(new["ino"])
+        position[position == len(old)] = 0
+        before = old[position]
+        same = np.ones(len(new), np.bool_)
+        for name in ("ino", "size", "mtime", "ctime"):
+            same &= before[name] == new[name]
+        for number in range(3):
+            bit = np.uint8(1 << number)
+            adds = same & (before["mask"] & ~new["mask"] & bit != 0)
+            new["tags"][adds, number] = before["tags"][adds, number]
+            new["mask"][adds] |= bit
+        new = np.concatenate([old[~np.isin(old["ino"], new["ino"])], new])
+    return new[np.argsort(new["ino"])]

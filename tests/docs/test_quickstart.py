@@ -1,0 +1,36 @@
+"""The quick start: its commands run as they stand and end with the exit codes it says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.docs.blocks import DOCS, free_port, marked_blocks, run_script
+
+pytestmark = pytest.mark.docs
+
+QUICKSTART = DOCS / "quickstart.md"
+EXPECTED_EXIT = re.compile(r"^(?P<command>\S.*?) +# exit (?P<code>\d+)$", re.MULTILINE)
+
+
+def checked(match: re.Match[str]) -> str:
+    """Turn a command and the exit code it should have into a command that ends with 0."""
+    command, code = match["command"], match["code"]
+    return f"c=0; {command} || c=$?; [ $c = {code} ] || {{ echo 'not exit {code}:' $c; exit 1; }}"
+
+
+def test_the_commands_end_as_they_should(tmp_path: Path) -> None:
+    script = EXPECTED_EXIT.sub(checked, "".join(marked_blocks(QUICKSTART, "quickstart")))
+    assert script.count("not exit") == 7
+    (cron,) = marked_blocks(QUICKSTART, "cron")
+    variable, line = cron.replace("/srv/trial", str(tmp_path)).splitlines()
+    command = line.split(maxsplit=5)[5]
+    script = f"set -e\n{script}unset HASHCLIENT_STATE_DIR\necho CRON\n{variable} sh -c '{command}'\n"
+    code, output = run_script(script.replace("8443", str(free_port())), tmp_path)
+    assert code == 0, output
+    before, _, mail = output.partition("CRON\n")
+    assert "FOUND:\n" in before
+    assert mail.startswith("match     files/listed.txt  baseline 1-1 ")
+    assert mail.endswith("exit 10: match\n")

@@ -1,0 +1,355 @@
+"""A fetch that is killed, or whose disk fails, at each of its changes of the disk, one by one.
+
+A generation switch makes some hundred changes: files made, written, synced, renamed, removed. Each
+of them is in turn the last, or the one that fails. What is left must be the old generation or the
+new one, whole, and the next fetch must succeed and leave nothing behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import hashlib
+import io
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from fixtures.client import Client, content, csv
+from fixtures.crash import FailAt, Recorder, in_child, kill_at, watched
+from fixtures.hostile import Connection, HostileServer, Request, reply
+from fixtures.simulator import Simulator
+from hashclient import indexwrite
+from hashclient.cli import main as command
+from hashclient.config import provider_table
+from hashclient.errors import AuditError, ExitCode, HashclientError, StateError
+
+ALL = range(30)
+#: By generation: the entries that are listed. Generation 0 stands for no list at all.
+LISTED: dict[int, set[int]] = {0: set(), 3: set(range(15)), 4: set(range(1, 20)) - {7}}
+MOST = 400
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass
+class World:
+    """A provider, what it serves by generation, and states of a client that has 0 or 3."""
+
+    simulator: Simulator
+    served: dict[int, dict[str, bytes]]
+    states: dict[int, Path]
+    root: bytes
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_runs() -> Iterator[None]:
+    """Make a first fetch write several runs, so that there is something to merge and to resume."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(indexwrite, "RUN_ROWS", 5)
+        patch.setattr(indexwrite, "MERGE_ROWS", 7)
+        yield
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, _small_runs: None) -> World:
+    simulator = Simulator(tmp_path_factory.mktemp("provider") / "repo")
+    for start in (0, 5, 10):
+        simulator.publish(csv(range(start, start + 5)))
+    served = {3: dict(simulator.files)}
+    states = {n: tmp_path_factory.mktemp("client") / "state" for n in (0, 3)}
+    for generation, state in states.items():
+        client = Client(state, simulator, simulator.root)
+        if generation:
+            client.fetch()
+            assert client.numbers(ALL) == LISTED[3]
+    simulator.withdraw("e-0", "e-7")
+    simulator.publish(csv(range(15, 20)))
+    # As one generation: what changed since 3 comes in one fetch.
+    served[4] = dict(simulator.files)
+    return World(simulator, served, states, simulator.root)
+
+
+@dataclass
+class Step:
+    """From one generation to the next."""
+
+    world: World
+    old: int
+    new: int
+    directory: Path
+
+    def client(self, name: str) -> Client:
+        """Return a client in a fresh copy of the old state."""
+        self.world.simulator.files = dict(self.world.served[self.new])
+        self.world.simulator.requests.clear()
+        state = self.directory / name
+        shutil.copytree(self.world.states[self.old], state, symlinks=True)
+        return Client(state, self.world.simulator, self.world.root)
+
+    def check(self, client: Client) -> int:
+        """Check that one generation is there, whole; return which."""
+        manifest = client.manifest()
+        if manifest is None:
+            assert self.old == 0
+            return 0
+        generation = 3 if manifest.generation == 3 else 4
+        assert generation in {self.old, self.new}
+        assert manifest.entries == len(LISTED[generation])
+        assert client.numbers(ALL) == LISTED[generation]
+        return generation
+
+    def check_recovers(self, client: Client) -> None:
+        """Check that the next fetch succeeds and leaves only what belongs there."""
+        (fetched,) = client.fetch()
+        assert fetched.error is None
+        assert self.check(client) == self.new
+        assert client.leftovers() == set()
+
+
+@pytest.fixture(params=[(0, 3), (3, 4)], ids=["first fetch", "update"])
+def step(
+    world: World, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Step:
+    # Syncing takes most of the time and changes nothing that a kill could show.
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    return Step(world, *request.param, tmp_path)
+
+
+def test_what_is_watched_is_what_happens(step: Step) -> None:
+    """The count is no accident: the calls that matter are among those that are seen."""
+    recorder = Recorder()
+    client = step.client("recorded")
+    with watched(recorder):
+        client.fetch()
+    names = {name for name, _ in recorder.calls}
+    assert names >= {"create", "write", "fsync", "replace", "unlink"}
+    assert 60 < len(recorder.calls) < MOST
+    renames = [str(a) for name, a in recorder.calls if name == "replace"]
+    assert sum("/lists/" in path for path in renames) >= 4  # runs, merged run, manifest
+    assert sum("/trust/" in path for path in renames) >= 3
+
+
+def test_every_file_of_a_list_is_synced_before_and_after_its_rename(step: Step) -> None:
+    recorder = Recorder()
+    client = step.client("recorded")
+    with watched(recorder):
+        client.fetch()
+    folder = str(client.settings.lists_dir / "baseline")
+    calls = recorder.calls
+    renames = [n for n, (name, a) in enumerate(calls) if name == "replace" and folder in str(a)]
+    for number in renames:
+        path = calls[number][1]
+        assert calls[number - 1] == ("fsync", str(path))
+        assert calls[number + 1] == ("fsync", folder)
+    # Nothing is removed before the switch is durable.
+    switch = renames[-1]
+    removed = [n for n, (name, a) in enumerate(calls) if name == "unlink" and folder in str(a)]
+    assert removed and min(removed) > switch
+
+
+def test_killed_before_each_change(step: Step) -> None:
+    seen = []
+    for number in itertools.count(1):
+        client = step.client(f"k{number}")
+
+        def work(client: Client = client, number: int = number) -> None:
+            with watched(kill_at(number)):
+                client.fetch()
+
+        status = in_child(work)
+        assert status in {0, -signal.SIGKILL}
+        seen.append(step.check(client))
+        step.check_recovers(client)
+        if status == 0:
+            break
+        assert number < MOST
+    # Once the switch is made it stays; before it, the old generation was there.
+    assert seen == sorted(seen) and set(seen) == {step.old, step.new}
+    assert len(seen) > 60
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO], ids=["full", "broken"])
+def test_disk_fails_at_each_change(step: Step, code: int) -> None:
+    failures = 0
+    for number in itertools.count(1):
+        client = step.client(f"k{number}")
+        fault = FailAt(number, code)
+        error: HashclientError | None = None
+        try:
+            with watched(fault):
+                client.fetch()
+        except HashclientError as caught:
+            error = caught
+            failures += 1
+        # Without an error, what failed was of no consequence, such as removing an old run.
+        if error is not None:
+            assert isinstance(error, StateError | AuditError)
+            assert os.strerror(code) in error.message and error.message.isprintable()
+        step.check(client)
+        names = {p.name for p in client.settings.state_dir.rglob("*") if p.is_file()}
+        temporary = {n for n in names if n.startswith((".tmp-", "tmp"))}
+        assert not temporary or code == errno.EIO  # where removing it is what fails
+        step.check_recovers(client)
+        if not fault.fired:
+            break
+        assert number < MOST
+    assert failures > 60
+
+
+def test_killed_fetch_goes_on_where_it_was(world: World, tmp_path: Path) -> None:
+    """Segments that were sealed before the kill are not asked for again."""
+    step = Step(world, 0, 3, tmp_path)
+    client = step.client("killed")
+    staged = 0
+
+    def act(name: str, argument: object) -> None:
+        """Kill the process when it has noted for the second time how far it has come."""
+        nonlocal staged
+        if name == "create" and staged == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if name == "replace" and b'"partial"' in Path(str(argument)).read_bytes():
+            staged += 1
+
+    def work() -> None:
+        with watched(act):
+            client.fetch()
+
+    assert in_child(work) == -signal.SIGKILL
+    assert client.manifest() is None
+    step.check_recovers(client)
+    asked = [r.split(".", 1)[1] for r in world.simulator.requests if r.startswith("targets/")]
+    assert asked == ["index.json", "g000003-add-000.parquet"]
+
+
+# A state directory that cannot be written
+
+
+def drop_capabilities() -> None:
+    """Give up what lets the superuser write where no permission is."""
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3
+    if ctypes.CDLL(None, use_errno=True).capset(header, (ctypes.c_uint32 * 6)()) != 0:
+        raise OSError(ctypes.get_errno(), "capset")
+
+
+@dataclass
+class Result:
+    """What a command came to."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def read_only(world: World, tmp_path: Path) -> Iterator[Path]:
+    """A state directory with generation 3 in which nothing can be made or changed."""
+    state = tmp_path / "state"
+    shutil.copytree(world.states[3], state, symlinks=True)
+    client = Client(state, world.simulator, world.root)
+    (provider,) = client.settings.providers().values()
+    (state / "config.toml").write_text(provider_table("main", provider))
+    everything = [state, *state.rglob("*")]
+    for path in everything:
+        if not path.is_symlink():
+            path.chmod(0o500 if path.is_dir() else 0o400)
+    yield state
+    for path in everything:
+        if path.is_dir() and not path.is_symlink():
+            path.chmod(0o700)
+
+
+def run_without_rights(tmp_path: Path, state: Path, *arguments: str) -> Result:
+    """Run the command in a child that may not write to `state`."""
+    answer = tmp_path / "answer.json"
+
+    def work() -> None:
+        drop_capabilities()
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = command._run(["--state-dir", str(state), *arguments])
+        answer.write_text(json.dumps([code, out.getvalue(), err.getvalue()]))
+
+    answer.unlink(missing_ok=True)
+    assert in_child(work) == 0
+    return Result(*json.loads(answer.read_text()))
+
+
+def test_read_only_state_can_be_read(read_only: Path, tmp_path: Path) -> None:
+    inputs = tmp_path / "inputs"
+    inputs.mkdir()
+    (inputs / "clean").write_bytes(content(25))
+    before = {p: p.read_bytes() for p in read_only.rglob("*") if p.is_file()}
+
+    fetched = run_without_rights(tmp_path, read_only, "fetch")
+    assert fetched.code == ExitCode.STATE
+    assert "Permission denied" in fetched.err and "hint: " in fetched.err
+
+    status = run_without_rights(tmp_path, read_only, "status")
+    assert status.code == ExitCode.OK and "baseline" in status.out
+
+    clean = run_without_rights(tmp_path, read_only, "scan", str(inputs))
+    assert clean.code == ExitCode.AUDIT
+    assert "audit log" in clean.err
+
+    (inputs / "listed").write_bytes(content(3))
+    match = run_without_rights(tmp_path, read_only, "scan", str(inputs), "--format", "jsonl")
+    assert match.code == ExitCode.MATCH_ATTENTION
+    assert '"entry": "e-3"' in match.out and "audit log" in match.err
+
+    digest = hashlib.md5(content(3)).hexdigest()
+    found = run_without_rights(tmp_path, read_only, "lookup", digest)
+    assert found.code == ExitCode.MATCH_ATTENTION and "e-3" in found.out
+    assert before == {p: p.read_bytes() for p in read_only.rglob("*") if p.is_file()}
+
+
+# The real command, killed by what it has asked for
+
+
+@pytest.mark.parametrize("victim", ["timestamp", "index.json", "g000002-add"])
+def test_real_command_killed_while_it_waits(world: World, tmp_path: Path, victim: str) -> None:
+    world.simulator.files = dict(world.served[3])
+    state = tmp_path / "state"
+    (tmp_path / "root.json").write_bytes(world.root)
+    running: list[subprocess.Popen[bytes]] = []
+    started = threading.Event()
+
+    def kill(connection: Connection, request: Request) -> bool:
+        started.wait(10)
+        running[0].kill()
+        return False
+
+    with HostileServer() as server:
+        for path, data in world.simulator.files.items():
+            server.on(f"/{path}", reply(data))
+        arguments = [sys.executable, "-m", "hashclient", "--state-dir", str(state)]
+        subprocess.run(
+            [*arguments, "init", server.origin, "--root", tmp_path / "root.json", "--allow-http"],
+            check=True,
+            capture_output=True,
+            cwd=ROOT,
+            timeout=30,
+        )
+        for path, data in world.simulator.files.items():
+            if victim in path:
+                server.on(f"/{path}", kill, reply(data))
+        running.append(subprocess.Popen([*arguments, "-q", "fetch"], cwd=ROOT))
+        started.set()
+        assert running[0].wait(30) == -signal.SIGKILL
+        done = subprocess.run(
+            [*arguments, "fetch"], capture_output=True, cwd=ROOT, timeout=30, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    client = Client(state, world.simulator, world.root)
+    assert client.numbers(ALL) == LISTED[3]
+    assert client.leftovers() - {"config.toml"} == set()

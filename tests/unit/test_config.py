@@ -1,0 +1,217 @@
+"""Settings: decoded strictly, resolved once, written so that they read back the same."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hashclient.config import (
+    OAuthConfig,
+    ProviderConfig,
+    Settings,
+    parse_config,
+    provider_table,
+    resolve_settings,
+)
+from hashclient.errors import ConfigError
+
+COMMANDS = frozenset({"scan", "fetch"})
+PROVIDER = '[providers.main]\nurl = "https://lists.example.org"\nroot_sha256 = "00"\n'
+
+
+def resolved(environ: dict[str, str] | None = None, **kwargs: Any) -> Settings:
+    given_paths: dict[str, Any] = {"state_dir": None, "config_path": None, "seal_key_file": None}
+    return resolve_settings(**(given_paths | kwargs), command_names=COMMANDS, environ=environ or {})
+
+
+@pytest.fixture
+def as_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+
+
+def test_a_state_directory_holds_its_own_configuration(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text(PROVIDER)
+    settings = resolved(state_dir=tmp_path)
+    assert settings.config_path == tmp_path / "config.toml"
+    assert settings.state_dir == tmp_path
+    assert settings.provider("main").url == "https://lists.example.org"
+    assert (settings.audit_dir, settings.lists_dir, settings.lock_path) == (
+        tmp_path / "audit",
+        tmp_path / "lists",
+        tmp_path / "lock",
+    )
+    assert settings.trust_dir("main") == tmp_path / "trust" / "main"
+
+
+def test_the_configuration_may_name_state_and_key(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text('state_dir = "~/s"\nseal_key_file = "~/k"\n')
+    home = Path.home()
+    settings = resolved(config_path=path)
+    assert (settings.state_dir, settings.seal_key_file) == (home / "s", home / "k")
+    # What is given on the command line outranks it.
+    settings = resolved(config_path=path, state_dir=tmp_path / "t", seal_key_file=tmp_path / "key")
+    assert (settings.state_dir, settings.seal_key_file) == (tmp_path / "t", tmp_path / "key")
+
+
+def test_a_user_has_directories_of_their_own(as_user: None, tmp_path: Path) -> None:
+    environ = {
+        "XDG_STATE_HOME": str(tmp_path / "state"),
+        "XDG_CONFIG_HOME": str(tmp_path / "config"),
+    }
+    settings = resolved(environ)
+    assert settings.state_dir == tmp_path / "state" / "hashclient"
+    assert settings.config_path == tmp_path / "config" / "hashclient" / "config.toml"
+    settings = resolved({"XDG_STATE_HOME": ""})
+    assert settings.state_dir == Path.home() / ".local/state/hashclient"
+    assert settings.config_path == Path.home() / ".config/hashclient/config.toml"
+
+
+def test_root_has_the_systems(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    settings = resolved({"XDG_STATE_HOME": "/nope"}, config_path=None)
+    assert settings.config_path == Path("/etc/hashclient/config.toml")
+    assert settings.state_dir == Path("/var/lib/hashclient")
+
+
+def test_nothing_stays_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = resolved(state_dir=Path("s"))
+    assert settings.state_dir == tmp_path / "s"
+    assert settings.config_path == tmp_path / "s" / "config.toml"
+
+
+def test_a_configuration_that_was_named_must_be_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no configuration file") as caught:
+        resolved(config_path=tmp_path / "nope")
+    assert caught.value.hint
+    settings = resolved(config_path=tmp_path / "nope", config_must_exist=False)
+    assert settings.config.providers == {}
+    with pytest.raises(ConfigError, match="Is a directory"):
+        resolved(config_path=tmp_path)
+
+
+def test_what_is_not_configured_is_said_with_a_hint(tmp_path: Path) -> None:
+    settings = resolved(state_dir=tmp_path)
+    for ask in (settings.providers, lambda: settings.provider("main")):
+        with pytest.raises(ConfigError) as caught:
+            ask()
+        assert "init" in str(caught.value.hint)
+    assert settings.grace("main").total_seconds() == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("frob = 1", "unknown field `frob`"),
+        ("scan = 1", "unknown field `scan`"),
+        ("state_dir = 7", "Expected `str"),
+        ("a = = 1", "Invalid value"),
+        ("[providers.main]\nurl = 'u'", "missing required field `root_sha256`"),
+        (PROVIDER + "tokenfile = 'x'", "unknown field `tokenfile`"),
+        (PROVIDER + "token_file = 3", "Expected `str"),
+        (PROVIDER + "allow_http = 'yes'", "Expected `bool`"),
+        (PROVIDER + "lists = 'one'", "Expected `array`"),
+        (PROVIDER + "lists = ['../x']", "cannot name a list"),
+        (PROVIDER + "lists = ['A']", "cannot name a list"),
+        (PROVIDER + "[providers.main.oauth]\nclient_id = 'x'", "`token_url`"),
+        (PROVIDER.replace("main", '"../x"'), "cannot name a provider"),
+        (PROVIDER.replace("main", '"a\\u001b"'), "cannot name a provider"),
+        (PROVIDER + "grace_hours = -1", "grace_hours"),
+        (PROVIDER + "grace_hours = nan", "grace_hours"),
+        (PROVIDER + "grace_hours = inf", "grace_hours"),
+        (PROVIDER + "grace_hours = 1e9", "grace_hours"),
+        (PROVIDER + "max_churn = 0.0", "max_churn"),
+        (PROVIDER + "max_churn = nan", "max_churn"),
+        ("providers = [1]", "Expected `object`"),
+        ("x = " + "[" * 5000 + "]" * 5000, ""),
+    ],
+)
+def test_what_is_wrong_is_named(text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(text, COMMANDS, "the/file")
+    assert message in caught.value.message
+    assert "the/file" in caught.value.message
+    assert caught.value.message.isprintable()
+
+
+def test_tables_of_commands_are_left_to_the_command_line() -> None:
+    config = parse_config(PROVIDER + "[scan]\nanything = 1\n[fetch]\n", COMMANDS, "f")
+    assert config.commands == {"scan": {"anything": 1}, "fetch": {}}
+    with pytest.raises(ConfigError, match="unknown field `lookup`"):
+        parse_config("[lookup]\n", COMMANDS, "f")
+
+
+def test_grace_is_a_time() -> None:
+    config = parse_config(PROVIDER + "grace_hours = 36\n", COMMANDS, "f")
+    settings = Settings(Path("/s"), Path("/c"), None, config)
+    assert settings.grace("main").total_seconds() == 36 * 3600
+
+
+def test_what_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_bytes(b"state_dir = '\xff'")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        resolved(state_dir=tmp_path)
+
+
+@pytest.mark.parametrize("text", ["~no-such-user-here/x", "a\\u0000b"])
+@pytest.mark.parametrize("key", ["state_dir", "seal_key_file"])
+def test_what_cannot_be_a_path_is_refused(tmp_path: Path, key: str, text: str) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text(f'{key} = "{text}"\n')
+    with pytest.raises(ConfigError):
+        resolved(config_path=path)
+
+
+_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+_maybe = st.none() | _text
+_oauth = st.builds(
+    OAuthConfig,
+    token_url=_text,
+    client_id=_text,
+    client_secret_file=_maybe,
+    client_secret_env=_maybe,
+    scope=_maybe,
+)
+_providers = st.builds(
+    ProviderConfig,
+    url=_text,
+    root_sha256=_text,
+    token_file=_maybe,
+    basic_file=_maybe,
+    proxy=_maybe,
+    allow_http=st.booleans(),
+    oauth=st.none() | _oauth,
+    lists=st.none() | st.lists(st.from_regex(r"[a-z0-9]{1,9}", fullmatch=True)).map(tuple),
+    grace_hours=st.floats(0, 100),
+    known_good=st.lists(_text, max_size=3).map(tuple),
+    max_churn=st.none() | st.floats(0.01, 2),
+)
+
+
+@given(_providers)
+def test_a_provider_that_was_written_reads_back_the_same(provider: ProviderConfig) -> None:
+    table = provider_table("the.name", provider)
+    config = parse_config("# a comment\nstate_dir = 's'\n\n" + table, COMMANDS, "f")
+    assert config.providers == {"the.name": provider}
+    assert "oauth" in tomllib.loads(table)["providers"]["the.name"] or provider.oauth is None
+
+
+def test_a_path_that_is_not_utf8_cannot_be_written() -> None:
+    provider = ProviderConfig(url="u", root_sha256="", token_file=os.fsdecode(b"\xff"))
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        provider_table("main", provider)
+
+
+def test_settings_are_frozen(tmp_path: Path) -> None:
+    settings = resolved(state_dir=tmp_path)
+    with pytest.raises(AttributeError):
+        settings.state_dir = Path("/")  # type: ignore[misc]
+    assert msgspec.structs.replace(settings, state_dir=Path("/")).state_dir == Path("/")

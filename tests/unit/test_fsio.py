@@ -1,0 +1,179 @@
+"""Files that are whole, locks that exclude, secrets that are secret, names that can be shown."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from hashclient.errors import ConfigError, LockedError, StateError
+from hashclient.fsio import (
+    MAX_EXCERPT_CHARS,
+    TEMP_PREFIX,
+    atomic_file,
+    excerpt,
+    make_private_dir,
+    printable,
+    read_secret,
+    state_error,
+    sweep_temporary,
+    write_atomic,
+    writer_lock,
+)
+
+
+def names(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+def test_a_file_is_replaced_with_its_mode(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    write_atomic(path, b"old")
+    assert path.stat().st_mode & 0o777 == 0o600
+    write_atomic(path, b"new", mode=0o644)
+    assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"new", 0o644)
+    assert names(tmp_path) == ["f"]
+
+
+def test_a_link_is_replaced_and_what_it_leads_to_is_not(tmp_path: Path) -> None:
+    (tmp_path / "target").write_bytes(b"target")
+    (tmp_path / "f").symlink_to("target")
+    write_atomic(tmp_path / "f", b"new")
+    assert (tmp_path / "target").read_bytes() == b"target"
+    assert (tmp_path / "f").read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EROFS])
+@pytest.mark.parametrize("call", ["fsync", "fchmod"])
+def test_when_the_disk_fails_the_old_file_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, call: str
+) -> None:
+    path = tmp_path / "f"
+    write_atomic(path, b"old")
+
+    def failing(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, call, failing)
+    with pytest.raises(StateError, match=os.strerror(code)):
+        write_atomic(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert names(tmp_path) == ["f"]
+
+
+def test_an_error_of_the_caller_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    write_atomic(path, b"old")
+    with pytest.raises(TypeError), atomic_file(path) as stream:
+        stream.write("half")  # type: ignore[arg-type]
+    assert path.read_bytes() == b"old"
+    assert names(tmp_path) == ["f"]
+
+
+def test_no_directory_no_file(tmp_path: Path) -> None:
+    with pytest.raises(StateError) as caught:
+        write_atomic(tmp_path / "nope" / "f", b"")
+    assert caught.value.hint
+
+
+def test_private_directories(tmp_path: Path) -> None:
+    path = make_private_dir(tmp_path / "a" / "b")
+    assert path.stat().st_mode & 0o777 == 0o700
+    assert make_private_dir(path) == path
+    (tmp_path / "file").touch()
+    with pytest.raises(StateError, match="cannot make directory"):
+        make_private_dir(tmp_path / "file")
+    with pytest.raises(StateError, match="cannot make directory"):
+        make_private_dir(tmp_path / "file" / "below")
+
+
+def test_leftovers_are_swept_and_nothing_else(tmp_path: Path) -> None:
+    for name in (f"{TEMP_PREFIX}abc", "kept", f"kept{TEMP_PREFIX}"):
+        (tmp_path / name).touch()
+    (tmp_path / f"{TEMP_PREFIX}directory").mkdir()
+    sweep_temporary(tmp_path)
+    assert names(tmp_path) == [f"{TEMP_PREFIX}directory", "kept", f"kept{TEMP_PREFIX}"]
+
+
+def test_the_lock_excludes_and_ends(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with writer_lock(path):
+        with pytest.raises(LockedError) as caught, writer_lock(path):
+            pass
+        assert caught.value.hint
+        assert caught.value.exit_code == 8
+    with writer_lock(path):
+        assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_lock_that_cannot_be_opened(tmp_path: Path) -> None:
+    with pytest.raises(StateError, match="cannot open lock"), writer_lock(tmp_path):
+        pass
+
+
+def test_a_secret_is_read_when_it_is_one(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    path.write_bytes(b"token\n")
+    path.chmod(0o600)
+    assert read_secret(path, "token file") == b"token\n"
+    (tmp_path / "link").symlink_to("secret")
+    assert read_secret(tmp_path / "link", "token file") == b"token\n"
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o602, 0o610, 0o601])
+def test_a_secret_that_others_can_reach_is_refused(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "secret"
+    path.write_bytes(b"token-7f3a")
+    path.chmod(mode)
+    with pytest.raises(ConfigError, match="token file can be read by others") as caught:
+        read_secret(path, "token file")
+    assert caught.value.hint == f"chmod 600 {path}"
+    assert "7f3a" not in caught.value.message
+
+
+def test_what_is_no_file_is_no_secret(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    (tmp_path / "directory").mkdir(mode=0o700)
+    for name, why in (
+        ("pipe", "not a regular file"),
+        ("directory", "irectory"),
+        ("nope", "No such file"),
+    ):
+        with pytest.raises(ConfigError, match=why):
+            read_secret(tmp_path / name, "token file")
+
+
+def test_errors_of_the_system_become_ours_with_a_hint(tmp_path: Path) -> None:
+    error = state_error("cannot write", tmp_path / "a\nb", OSError(errno.ENOSPC, "No space left"))
+    assert error.message == f"cannot write: {tmp_path}/a\\x0ab: No space left"
+    assert error.hint
+    assert "old state" in error.hint
+    assert state_error("cannot write", tmp_path, OSError("odd")).message.endswith(": odd")
+
+
+@pytest.mark.parametrize(
+    ("raw", "shown"),
+    [
+        (b"plain/name.txt", "plain/name.txt"),
+        ("grün 文".encode(), "grün 文"),
+        (b"new\nline", "new\\x0aline"),
+        (b"\x1b[31mred\x07", "\\x1b[31mred\\x07"),
+        (b"back\\slash", "back\\\\slash"),
+        (b"\xff\xfe", "\\xff\\xfe"),
+        ("right\u202eleft".encode(), "right\\xe2\\x80\\xaeleft"),
+        ("line\u2028end".encode(), "line\\xe2\\x80\\xa8end"),
+        (b"\x7f", "\\x7f"),
+        (b"", ""),
+    ],
+)
+def test_names_are_shown_safely_and_stay_apart(raw: bytes, shown: str) -> None:
+    assert printable(os.fsdecode(raw)) == shown
+    assert printable(os.fsdecode(raw)).isprintable()
+
+
+def test_text_from_elsewhere_is_shown_safely() -> None:
+    assert printable("\ud800") == "\\xed\\xa0\\x80"
+    assert excerpt("x" * MAX_EXCERPT_CHARS) == "x" * MAX_EXCERPT_CHARS
+    assert excerpt(ValueError("\x1b" * 500)) == "\\x1b" * MAX_EXCERPT_CHARS + "…"

@@ -1,0 +1,437 @@
+"""Walking trees: everything in them is listed, skipped or unread, exactly once."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import socket
+import stat
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hashclient import walk as module
+from hashclient.model import Kind, Outcome
+from hashclient.walk import (
+    OPEN_DEPTH,
+    TASK_CHARS,
+    TASK_NAMES,
+    Task,
+    WalkOptions,
+    compile_excludes,
+    join,
+    kind_of,
+    open_directory,
+    reason_of,
+    walk,
+)
+from tests.support import open_files, write_tree
+
+DEPTH = 5_000
+Others = dict[str, tuple[Kind, str | None]]
+
+
+def items_of(*paths: Path | str, **options: Any) -> list[Task | Outcome]:
+    return list(walk([str(path) for path in paths], WalkOptions(**options)))
+
+
+def found(*paths: Path | str, **options: Any) -> tuple[set[str], Others]:
+    """Return the files that are listed and what is not, each exactly once."""
+    files: list[str] = []
+    outcomes: list[Outcome] = []
+    for item in items_of(*paths, **options):
+        if isinstance(item, Outcome):
+            outcomes.append(item)
+        else:
+            files += [join(group.directory, name) for group in item for name in group.names]
+    by_path = {outcome.path: (outcome.kind, outcome.reason) for outcome in outcomes}
+    assert len(set(files)) == len(files)
+    assert len(by_path) == len(outcomes)
+    return set(files), by_path
+
+
+def below(directory: Path, *names: str) -> set[str]:
+    return {f"{directory}/{name}" for name in names}
+
+
+@pytest.fixture
+def deep(tmp_path: Path) -> Iterator[Path]:
+    """A chain of directories of a file each, too deep for the path of any call."""
+    root = tmp_path / "deep"
+    root.mkdir()
+    fd = os.open(root, os.O_RDONLY)
+    for _ in range(DEPTH):
+        os.mkdir("dd", dir_fd=fd)
+        inner = os.open("dd", os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = inner
+        os.close(os.open("f", os.O_CREAT | os.O_WRONLY, dir_fd=fd))
+    os.close(fd)
+    yield root
+    subprocess.run(["rm", "-rf", root], check=True)
+
+
+def test_a_tree_is_listed_whole(tmp_path: Path) -> None:
+    names = ("a", "b/c", "b/d/e", "b/d/f", ".hidden", "g h")
+    write_tree(tmp_path, dict.fromkeys(names, b""))
+    (tmp_path / "empty").mkdir()
+    assert found(tmp_path) == (below(tmp_path, *names), {})
+
+
+def test_paths_are_reported_as_they_were_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tree(tmp_path, {"d/f": b"", "d/e/g": b""})
+    monkeypatch.chdir(tmp_path)
+    assert found("d")[0] == {"d/f", "d/e/g"}
+    assert found("d//")[0] == {"d/f", "d/e/g"}
+    assert found(".")[0] == {"./d/f", "./d/e/g"}
+    assert found("d/f")[0] == {"d/f"}
+    assert found("d/../d/e")[0] == {"d/../d/e/g"}
+
+
+def test_a_path_that_is_not_there_is_unread_and_the_others_are_not(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"f": b"", "g": b""})
+    gone = "no such file or directory"
+    files, others = found(tmp_path / "f", tmp_path / "nope", tmp_path / "g", tmp_path / "f" / "x")
+    assert files == below(tmp_path, "f", "g")
+    assert others == {
+        f"{tmp_path}/nope": (Kind.UNREAD, gone),
+        f"{tmp_path}/f/x": (Kind.UNREAD, "not a directory"),
+    }
+    assert found("")[1] == {"": (Kind.UNREAD, gone)}
+    assert found("x" * 300)[1] == {"x" * 300: (Kind.UNREAD, "file name too long")}
+
+
+def test_special_files_are_skipped_by_name(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        expected = {
+            f"{tmp_path}/pipe": (Kind.SKIPPED, "named pipe"),
+            f"{tmp_path}/socket": (Kind.SKIPPED, "socket"),
+        }
+        assert found(tmp_path) == (set(), expected)
+        assert found(tmp_path / "pipe", tmp_path / "socket") == (set(), expected)
+    assert found("/dev/null")[1] == {"/dev/null": (Kind.SKIPPED, "character device")}
+
+
+def test_kinds_have_names() -> None:
+    assert kind_of(stat.S_IFBLK) == "block device"
+    assert kind_of(stat.S_IFDIR) == "directory"
+    assert kind_of(0) == "not a regular file"
+
+
+def test_names_of_any_bytes(tmp_path: Path) -> None:
+    names = [b"\xff\xfe", b"new\nline", b"\x1b[31m", b"tab\t", "grün".encode(), b"-rf", b"a\\b"]
+    raw = os.fsencode(tmp_path)
+    for name in names:
+        directory = Path(os.fsdecode(raw + b"/d" + name))
+        directory.mkdir()
+        (directory / os.fsdecode(name)).touch()
+    files, others = found(tmp_path)
+    assert {os.fsencode(path) for path in files} == {
+        raw + b"/d" + name + b"/" + name for name in names
+    }
+    assert not others
+
+
+def test_links_are_skipped_but_for_those_that_were_named(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"t/f": b"", "elsewhere/g": b""})
+    (tmp_path / "t/file").symlink_to("f")
+    (tmp_path / "t/dir").symlink_to("../elsewhere")
+    (tmp_path / "t/dangling").symlink_to("nope")
+    (tmp_path / "t2").symlink_to("t")
+    link = (Kind.SKIPPED, "symbolic link")
+    for tree in (tmp_path / "t", tmp_path / "t2"):
+        assert found(tree) == (
+            below(tree, "f"),
+            {f"{tree}/{name}": link for name in ("file", "dir", "dangling")},
+        )
+    assert found(tmp_path / "t/file")[0] == below(tmp_path / "t", "file")
+
+
+def test_links_are_followed_when_asked(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"t/f": b"", "elsewhere/g": b""})
+    (tmp_path / "t/file").symlink_to("f")
+    (tmp_path / "t/dir").symlink_to("../elsewhere")
+    (tmp_path / "t/dangling").symlink_to("nope")
+    (tmp_path / "t/through").symlink_to("f/nope")
+    (tmp_path / "t/loop").symlink_to("loop")
+    (tmp_path / "t/null").symlink_to("/dev/null")
+    tree = tmp_path / "t"
+    files, others = found(tree, follow_symlinks=True)
+    assert files == below(tree, "f", "file", "dir/g")
+    assert others == {
+        f"{tree}/dangling": (Kind.SKIPPED, "dangling symbolic link"),
+        f"{tree}/through": (Kind.SKIPPED, "dangling symbolic link"),
+        f"{tree}/loop": (Kind.SKIPPED, "loop of symbolic links"),
+        f"{tree}/null": (Kind.SKIPPED, "character device"),
+    }
+
+
+def test_loops_of_followed_links_end(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"a/f": b"", "b/g": b"", "c/d/h": b""})
+    (tmp_path / "a/to_b").symlink_to("../b")
+    (tmp_path / "b/to_a").symlink_to("../a")
+    (tmp_path / "c/d/up").symlink_to("..")
+    (tmp_path / "c/d/root").symlink_to(tmp_path)
+    files, others = found(tmp_path, follow_symlinks=True)
+    assert below(tmp_path, "a/f", "b/g", "c/d/h") <= files
+    assert others
+    assert set(others.values()) == {(Kind.SKIPPED, "directory is scanned by another path")}
+
+
+def test_many_links_to_files_make_tasks_of_the_usual_size(tmp_path: Path) -> None:
+    count = 2 * TASK_NAMES + 1
+    (tmp_path / "t").mkdir()
+    (tmp_path / "f").touch()
+    for number in range(count):
+        (tmp_path / "t" / f"{number}").symlink_to("../f")
+    tasks = [
+        i for i in items_of(tmp_path / "t", follow_symlinks=True) if not isinstance(i, Outcome)
+    ]
+    assert sum(len(group.names) for task in tasks for group in task) == count
+    assert max(len(group.names) for task in tasks for group in task) <= TASK_NAMES
+
+
+def test_a_directory_of_20000_names(tmp_path: Path) -> None:
+    for number in range(20_000):
+        os.close(os.open(f"{tmp_path}/{number}", os.O_CREAT))
+    tasks = [item for item in items_of(tmp_path) if not isinstance(item, Outcome)]
+    sizes = [sum(len(group.names) for group in task) for task in tasks]
+    assert sum(sizes) == 20_000
+    assert max(sizes) <= TASK_NAMES
+
+
+def test_small_directories_share_a_task(tmp_path: Path) -> None:
+    write_tree(tmp_path, {f"{n}/f": b"" for n in range(TASK_NAMES - 1)})
+    assert len(items_of(tmp_path)) == 1
+
+
+def test_long_directories_do_not(tmp_path: Path) -> None:
+    long = "/".join(["x" * 200] * 10)
+    write_tree(tmp_path, {f"{n}/{long}/f": b"" for n in range(40)})
+    tasks = [item for item in items_of(tmp_path) if not isinstance(item, Outcome)]
+    assert len(tasks) > 1
+    for task in tasks:
+        assert sum(len(group.directory) for group in task[:-1]) < TASK_CHARS
+
+
+def test_5000_directories_deep_with_few_of_them_open(deep: Path) -> None:
+    before = open_files()
+    files = 0
+    for item in walk([str(deep)], WalkOptions()):
+        assert not isinstance(item, Outcome)
+        files += sum(len(group.names) for group in item)
+        assert open_files() <= before + 2 * OPEN_DEPTH + 8
+    assert files == DEPTH
+    assert open_files() == before
+
+
+def test_a_walk_that_is_given_up_leaves_nothing_open(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"/".join("d" * n) + "/f": b"" for n in range(1, OPEN_DEPTH + 10)})
+    before = open_files()
+    items = walk([str(tmp_path)], WalkOptions(exclude=("f",)))
+    for _ in range(OPEN_DEPTH):
+        next(items)
+    del items
+    assert open_files() == before
+
+
+def test_what_is_left_of_directories_far_up_is_not_lost(tmp_path: Path) -> None:
+    """Beyond the depth that is held open, files, directories, links and pipes are found too."""
+    tree = tmp_path / "t"
+    expected: set[str] = set()
+    directory = tree
+    for level in range(2 * OPEN_DEPTH):
+        write_tree(directory, {"a": b"", "z": b"", "side/s": b"", "side/deeper/t": b""})
+        (directory / "link").symlink_to("a")
+        (directory / "outside").symlink_to(tmp_path / "out" / str(level))
+        write_tree(tmp_path / "out" / str(level), {"o": b""})
+        os.mkfifo(directory / "pipe")
+        expected |= below(directory, "a", "z", "side/s", "side/deeper/t", "link", "outside/o")
+        directory /= "m"
+    directory.mkdir()
+    files, others = found(tree, follow_symlinks=True)
+    assert files == expected
+    assert set(others.values()) == {(Kind.SKIPPED, "named pipe")}
+    assert len(others) == 2 * OPEN_DEPTH
+
+
+def test_a_directory_that_vanishes_is_unread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tree(tmp_path, {"gone/f": b"", "here/g": b"", "h": b""})
+    enter = module._Tree._enter
+
+    def vanishing(tree: Any, path: str, **kwargs: Any) -> Outcome | None:
+        if path.endswith("/gone"):
+            shutil.rmtree(path)
+        return enter(tree, path, **kwargs)
+
+    monkeypatch.setattr(module._Tree, "_enter", vanishing)
+    files, others = found(tmp_path)
+    assert files == below(tmp_path, "here/g", "h")
+    assert others == {f"{tmp_path}/gone": (Kind.UNREAD, "no such file or directory")}
+
+
+def test_a_link_that_takes_the_place_of_a_directory_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tree(tmp_path, {"t/swapped/f": b"", "t/g": b"", "secret/s": b""})
+    enter = module._Tree._enter
+
+    def swapping(tree: Any, path: str, **kwargs: Any) -> Outcome | None:
+        if path.endswith("/swapped"):
+            shutil.rmtree(path)
+            Path(path).symlink_to("../secret")
+        return enter(tree, path, **kwargs)
+
+    monkeypatch.setattr(module._Tree, "_enter", swapping)
+    files, others = found(tmp_path / "t")
+    assert files == below(tmp_path / "t", "g")
+    assert others == {f"{tmp_path}/t/swapped": (Kind.UNREAD, "not a directory")}
+
+
+@pytest.mark.parametrize("depth", [0, OPEN_DEPTH + 2])
+def test_a_directory_whose_reading_fails_is_unread_and_keeps_what_was_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, depth: int
+) -> None:
+    bad = tmp_path / "bad"
+    inner = "/".join(["i"] * (depth + 1))
+    write_tree(tmp_path, {f"bad/{inner}/f": b"", "other/g": b""})
+    inode = bad.stat().st_ino
+    entries = module._entries
+
+    def failing(fd: int) -> Iterator[tuple[str, int]]:
+        yield from entries(fd)
+        if os.fstat(fd).st_ino == inode:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(module, "_entries", failing)
+    files, others = found(tmp_path)
+    assert files == below(tmp_path, f"bad/{inner}/f", "other/g")
+    assert others == {str(bad): (Kind.UNREAD, "input/output error")}
+
+
+def test_what_vanishes_before_its_type_is_known_does_not_end_its_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Vanished:
+        name = "vanished"
+
+        def is_file(self, *, follow_symlinks: bool) -> bool:
+            return False
+
+        is_dir = is_file
+
+        def is_symlink(self) -> bool:
+            return False
+
+        def stat(self, *, follow_symlinks: bool) -> os.stat_result:
+            raise FileNotFoundError(errno.ENOENT, "gone")
+
+    write_tree(tmp_path, {"f": b"", "g": b""})
+    scandir = os.scandir
+    monkeypatch.setattr(
+        os, "scandir", lambda fd: contextlib.nullcontext([Vanished(), *scandir(fd)])
+    )
+    # It is listed, so that whoever opens it sees that it is gone.
+    assert found(tmp_path) == (below(tmp_path, "vanished", "f", "g"), {})
+
+
+def test_one_file_system(tmp_path: Path) -> None:
+    other = Path("/dev/shm")
+    if not other.is_dir() or other.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("no second file system")
+    write_tree(tmp_path, {"f": b""})
+    (tmp_path / "dir").symlink_to(other)
+    (tmp_path / "file").symlink_to("/proc/self/status")
+    files, others = found(tmp_path, follow_symlinks=True, one_file_system=True)
+    assert files == below(tmp_path, "f")
+    assert set(others.values()) == {(Kind.SKIPPED, "other file system")}
+    # Each path has a file system of its own.
+    assert f"{tmp_path}/dir" not in found(tmp_path / "dir", one_file_system=True)[1]
+
+
+def test_mounted_directories_are_another_file_system() -> None:
+    if not os.path.ismount("/dev/shm"):
+        pytest.skip("nothing is mounted at /dev/shm")
+    assert found("/dev", one_file_system=True)[1]["/dev/shm"] == (
+        Kind.SKIPPED,
+        "other file system",
+    )
+
+
+@pytest.mark.parametrize(
+    ("pattern", "left"),
+    [
+        ("*.iso", {"b", "d/c", "d/e/f"}),
+        ("d", {"a.iso", "b"}),
+        ("e", {"a.iso", "b", "d/c", "d/x.iso"}),
+        ("*/d/*", {"a.iso", "b"}),
+        ("*/d/", {"a.iso", "b"}),
+        ("*/e", {"a.iso", "b", "d/c", "d/x.iso"}),
+        ("[ab]*", {"d/c", "d/x.iso", "d/e/f"}),
+        ("?", {"a.iso"}),
+        ("D", {"a.iso", "b", "d/c", "d/x.iso", "d/e/f"}),
+    ],
+)
+def test_excluded_names_and_paths(tmp_path: Path, pattern: str, left: set[str]) -> None:
+    tree = tmp_path / "tree"
+    names = ("a.iso", "b", "d/c", "d/x.iso", "d/e/f")
+    write_tree(tree, dict.fromkeys(names, b""))
+    files, others = found(tree, exclude=(pattern,))
+    assert files == below(tree, *left)
+    assert set(others.values()) <= {(Kind.SKIPPED, "excluded")}
+    assert bool(others) == (len(left) < len(names))
+
+
+def test_several_patterns_exclude_what_any_of_them_does(tmp_path: Path) -> None:
+    write_tree(tmp_path, dict.fromkeys(["a", "b", "c", "d/e"], b""))
+    files, _ = found(tmp_path, exclude=("a", "[b]", f"{tmp_path}/d/*"))
+    assert files == below(tmp_path, "c")
+
+
+def test_a_path_that_was_named_is_never_excluded(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"a": b""})
+    assert found(tmp_path / "a", tmp_path, exclude=("a", tmp_path.name))[0] == below(tmp_path, "a")
+
+
+def test_patterns_see_odd_names() -> None:
+    excluded = compile_excludes(["*.bak", "/x/*.tmp"])
+    assert excluded("", "a\nb.bak")
+    assert excluded("", os.fsdecode(b"\xff.bak"))
+    assert excluded("/x/y", "z.tmp")
+    assert not excluded("/y", "z.tmp")
+    assert not excluded("/x", "bak")
+
+
+def test_open_directory_knows_its_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "link").symlink_to("d")
+    monkeypatch.chdir(tmp_path)
+    fd = open_directory("")
+    assert os.fstat(fd).st_ino == tmp_path.stat().st_ino
+    os.close(fd)
+    os.close(open_directory("link", follow=True))
+    os.close(open_directory("d" + "/" * 9000))
+    with pytest.raises(NotADirectoryError):
+        open_directory("link")
+    with pytest.raises(OSError) as caught:
+        open_directory("x" * 9000)
+    assert reason_of(caught.value) == "file name too long"
+    with pytest.raises(FileNotFoundError):
+        open_directory("d/" * 3000 + "x")
+
+
+def test_reasons_are_the_systems_words() -> None:
+    assert reason_of(OSError(errno.ESTALE, "stale")) == "no such file or directory"
+    assert reason_of(PermissionError(errno.EACCES, "Permission denied")) == "permission denied"
+    assert reason_of(OSError("odd")) == "odd"
