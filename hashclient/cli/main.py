@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 #: What the names of environment variables begin with.
 ENV_PREFIX = "HASHCLIENT"
 #: Commands that take no defaults from config.toml.
-WITHOUT_DEFAULTS = frozenset({"audit", "provider", "demo"})
+WITHOUT_DEFAULTS = frozenset({"audit", "inventory", "provider", "demo"})
 
 #: Command name to module; each module has a click command called `command`. In order of use.
 COMMANDS = {
