@@ -6,11 +6,11 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+LAUNCHER = Path(__file__).with_name("launch.py")
 HASHCLIENT = (sys.executable, "-m", "hashclient")
 
 
@@ -71,12 +71,11 @@ def run(
     *,
     repeat: int = 3,
     expect: Sequence[int] = (0,),
-    environ: Mapping[str, str] | None = None,
     before: Sequence[str | os.PathLike[str]] | None = None,
 ) -> Cost:
     """Run a command `repeat` times and return its best time and its peak memory.
 
-    `before` is run, untimed, before each. Memory includes no child of its own children.
+    `before` is run, untimed, before each. Memory is that of its largest process.
 
     Raises:
         RuntimeError: it ended with a code that is not in `expect`.
@@ -85,24 +84,15 @@ def run(
     for _ in range(repeat):
         if before is not None:
             subprocess.run(before, check=True, stdout=subprocess.DEVNULL)
-        with tempfile.TemporaryFile() as errors:
-            started = time.perf_counter()
-            process = subprocess.Popen(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=errors,
-                env=None if environ is None else {**os.environ, **environ},
-            )
-            _, status, usage = os.wait4(process.pid, 0)
-            elapsed = time.perf_counter() - started
-            process.returncode = os.waitstatus_to_exitcode(status)
-            if process.returncode not in expect:
-                errors.seek(0)
-                text = errors.read().decode(errors="replace")
-                raise RuntimeError(f"{argv}: exit {process.returncode}\n{text}")
-        best = min(best, elapsed)
-        peak = max(peak, usage.ru_maxrss * 1024)
+        with tempfile.NamedTemporaryFile("r") as result:
+            launch = [sys.executable, "-S", "-E", str(LAUNCHER), result.name]
+            done = subprocess.run([*launch, *argv], check=False, stderr=subprocess.PIPE)
+            if done.returncode not in expect:
+                text = done.stderr.decode(errors="replace")
+                raise RuntimeError(f"{argv}: exit {done.returncode}\n{text}")
+            elapsed, rss = result.read().split()
+        best = min(best, float(elapsed))
+        peak = max(peak, int(rss))
     return Cost(best, peak)
 
 

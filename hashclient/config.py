@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from hashclient.errors import ConfigError
-from hashclient.fsio import printable, user_path
+from hashclient.fsio import excerpt, printable, user_path
 from hashclient.model import is_name
 
 CONFIG_NAME = "config.toml"
@@ -231,7 +231,7 @@ def parse_config(text: str, command_names: frozenset[str], where: str) -> Config
         known = msgspec.convert(document, _Document)
     except (ValueError, RecursionError) as error:
         raise ConfigError(
-            f"configuration {where} is not valid: {error}",
+            f"configuration {where} is not valid: {excerpt(error)}",
             hint="docs/operations.md describes every key",
         ) from error
     for name, provider in known.providers.items():

@@ -280,9 +280,11 @@ def _read_batches(
             rows += batch.num_rows
             if rows > segment.entries:
                 raise VerificationError(f"{what} has more rows than it says")
-            yield pa.RecordBatch.from_arrays(
-                [batch.column(field.name).cast(field.type) for field in schema], schema=schema
-            )
+            columns = [batch.column(field.name).cast(field.type) for field in schema]
+            batch = pa.RecordBatch.from_arrays(columns, schema=schema)
+            # Reading takes it on trust that text is UTF-8.
+            batch.validate(full=True)
+            yield batch
     except (pa.ArrowException, OSError, KeyError, UnicodeDecodeError) as error:
         raise VerificationError(f"{what} is not a valid Parquet file: {excerpt(error)}") from error
     if rows != segment.entries:

@@ -145,6 +145,10 @@ class Run:
         #: The distinct masks of the entries with one; a plan looks closer only if it has to.
         self.sized_masks: int = header["sized_masks"]
 
+    def forget(self) -> None:
+        """Let go of the pages touched so far; touching them again brings them back."""
+        self._map.madvise(mmap.MADV_DONTNEED)
+
     def section(self, name: str) -> npt.NDArray[np.generic] | None:
         """Return section `name`, or None if the run has none."""
         return self._sections.get(name)

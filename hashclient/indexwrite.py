@@ -45,7 +45,7 @@ from hashclient.model import Algorithm
 from hashclient.seal import Sealer
 
 #: Rows that are sealed in memory before they become a run; about 100 bytes each while building.
-RUN_ROWS = 4_000_000
+RUN_ROWS = 2_000_000
 #: A run is merged with those after it unless it is more than this many times their size.
 MERGE_RATIO = 4
 #: Rows handled at a time while merging.
@@ -158,6 +158,8 @@ class IndexWriter:
         assert hashes is not None
         for position in np.flatnonzero(hashes[1:] == hashes[:-1]):
             self._refuse_doubled_id(int(position))
+        for run in self._runs:
+            run.forget()
 
     def _refuse_known_ids(self, batches: list[_SealedBatch]) -> None:
         before = RunSet(self._runs)
@@ -204,12 +206,16 @@ class IndexWriter:
         )
 
     def _merge_start(self) -> int:
-        start = len(self._runs) - 1
-        size = _weight(self._runs[start]) if self._runs else 0
-        while start > 0 and _weight(self._runs[start - 1]) <= MERGE_RATIO * size:
-            start -= 1
-            size += _weight(self._runs[start])
-        return max(start, 0)
+        """Return the first run that does not outweigh those after it; all from there on merge.
+
+        It is looked for from the front, not from the end: a generation that adds much and then
+        withdraws little ends with a small run, which must not keep the others apart for good.
+        """
+        weights = [_weight(run) for run in self._runs]
+        for start, weight in enumerate(weights):
+            if weight <= MERGE_RATIO * sum(weights[start + 1 :]):
+                return start
+        return len(weights)
 
     def _merge_from(self, start: int) -> None:
         all_dead = RunSet(self._runs).dead
@@ -381,6 +387,7 @@ class _MergedColumns:
             for number, run in enumerate(self._runs):
                 mine = source == number
                 out[mine] = run.ids[self._alive[number][piece[mine] - self._starts[number]]]
+                run.forget()
             yield out
 
     def sorted_keys(self, prefix: str) -> Iterator[tuple[Array, ...]]:
@@ -403,6 +410,8 @@ class _MergedColumns:
                 part[-1] = mapping[part[-1]]
                 keep = part[-1] != _GONE
                 parts.append([c[keep] for c in part])
+            for run in self._runs:
+                run.forget()
             joined = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
             order = np.argsort(joined[0])
             yield tuple(array[order] for array in joined)

@@ -61,6 +61,7 @@ def stats(app: App, output_format: str) -> ExitCode:
 @click.option(
     "--days",
     type=click.IntRange(0),
+    metavar="N",
     default=DEFAULT_DAYS,
     show_default=True,
     help="Forget files that no scan has come across for so many days.",

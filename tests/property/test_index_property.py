@@ -1,0 +1,253 @@
+"""The sealed index answers as a Python dict would, whatever was added and withdrawn before."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hashclient import indexwrite
+from hashclient.hashlist import NO_SIZE, AddBatch, checksum_of, entry_hashes
+from hashclient.index import MANIFEST_FORMAT, Index, Manifest, open_index
+from hashclient.indexwrite import IndexWriter, sweep, write_manifest
+from hashclient.model import Algorithm, mask_of
+from hashclient.seal import Sealer
+
+SEALER = Sealer(bytes(32))
+TIME = datetime(2024, 1, 1, tzinfo=UTC)
+#: Few, so that entries share digests; two of them share the 16 bytes that a tag is made of.
+DIGESTS = {
+    a: [
+        b"\x00" * a.digest_bytes,
+        b"\xff" * a.digest_bytes,
+        *(bytes([n]) * a.digest_bytes for n in range(1, 6)),
+        b"\xff" * 16 + b"\x07" * (a.digest_bytes - 16),
+    ]
+    for a in Algorithm
+}
+SIZES = [0, 1, 7, 2**32 - 1, 2**32, 2**63 - 1]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a list says of one id."""
+
+    digests: tuple[tuple[Algorithm, bytes], ...]
+    size: int | None
+    category: str
+
+    @property
+    def mask(self) -> int:
+        return mask_of(a for a, _ in self.digests)
+
+
+@st.composite
+def entries(draw: st.DrawFn) -> Entry:
+    algorithms = draw(st.sets(st.sampled_from(Algorithm), min_size=1))
+    return Entry(
+        tuple((a, draw(st.sampled_from(DIGESTS[a]))) for a in sorted(algorithms)),
+        draw(st.none() | st.sampled_from(SIZES)),
+        draw(st.sampled_from(["one", "two", "three.3"])),
+    )
+
+
+IDS = [b"%d" % n for n in range(8)] + [b"a-much-longer-id.%d" % n for n in range(4)]
+
+#: A step names ids: those that are live are withdrawn, the others added. A generation has a few.
+STEPS = st.lists(
+    st.lists(
+        st.tuples(st.booleans(), st.dictionaries(st.sampled_from(IDS), entries(), min_size=1)),
+        min_size=1,
+        max_size=3,
+    ),
+    min_size=1,
+    max_size=7,
+)
+
+
+def batch_of(new: dict[bytes, Entry]) -> AddBatch:
+    rows = list(new.values())
+    categories = tuple(dict.fromkeys(e.category for e in rows))
+    digests = {}
+    for algorithm in Algorithm:
+        found = [(n, dict(e.digests)[algorithm]) for n, e in enumerate(rows) if e.mask & algorithm]
+        if found:
+            values = np.frombuffer(b"".join(d for _, d in found), np.uint8)
+            digests[algorithm] = (
+                values.reshape(len(found), algorithm.digest_bytes),
+                np.array([n for n, _ in found], np.uint32),
+            )
+    return AddBatch(
+        ids=np.array(list(new)),
+        masks=np.array([e.mask for e in rows], np.uint8),
+        sizes=np.array([NO_SIZE if e.size is None else e.size for e in rows], np.uint64),
+        categories=categories,
+        category_codes=np.array([categories.index(e.category) for e in rows], np.uint8),
+        digests=digests,
+    )
+
+
+def manifest_of(writer: IndexWriter, generation: int) -> Manifest:
+    runs = writer.finish()
+    return Manifest(
+        format=MANIFEST_FORMAT,
+        list="x",
+        provider="p",
+        generation=generation,
+        published_at=TIME,
+        fetched_at=TIME,
+        checked_at=TIME,
+        expires=TIME,
+        entries=writer.entries,
+        checksum=f"{writer.checksum:016x}",
+        with_digest={a.label: n for a, n in writer.with_digest.items()},
+        with_size=writer.with_size,
+        key_id=SEALER.key_id,
+        index_hash="",
+        runs=runs,
+    )
+
+
+def ids_at(index: Index, algorithm: Algorithm, digests: list[bytes]) -> list[list[bytes]]:
+    found = index.find(algorithm, SEALER.tags_of(algorithm, digests))
+    result: list[list[bytes]] = [[] for _ in digests]
+    for query, run, row in zip(found.queries, found.runs, found.rows, strict=True):
+        result[query].append(bytes(index.runs[run].ids[row]))
+    return [sorted(ids) for ids in result]
+
+
+def check(index: Index, live: dict[bytes, Entry], ever: set[Entry]) -> None:
+    """Ask the index everything and compare with the model."""
+    manifest = index.manifest
+    assert manifest.entries == len(live)
+    assert manifest.with_size == sum(e.size is not None for e in live.values())
+    for algorithm in Algorithm:
+        assert manifest.with_digest[algorithm.label] == sum(
+            bool(e.mask & algorithm) for e in live.values()
+        )
+    total = checksum_of(entry_hashes(np.array(list(live)))) if live else 0
+    assert manifest.checksum == f"{total:016x}"
+    for algorithm, digests in DIGESTS.items():
+        # A tag is made of the first 16 bytes; what follows them a digest does not tell apart.
+        expected = [
+            sorted(
+                i
+                for i, e in live.items()
+                if dict(e.digests).get(algorithm, b"")[:16] == digest[:16]
+            )
+            for digest in digests
+        ]
+        assert ids_at(index, algorithm, digests) == expected
+        assert ids_at(index, algorithm, digests[:1]) == expected[:1]
+        unknown = SEALER.tags_of(algorithm, [b"\x99" * algorithm.digest_bytes])
+        assert not len(index.find(algorithm, unknown).queries)
+    for size in [*SIZES, None, 3, 2**40]:
+
+        def masks(among: Iterator[Entry], size: int | None = size) -> int:
+            bits = 0
+            for entry in among:
+                if size is None or entry.size in {None, size}:
+                    bits |= 1 << (entry.mask - 1)
+            return bits
+
+        plan = index.masks_of_size(size)
+        # What is listed must be planned for; what was withdrawn may be.
+        assert plan & masks(iter(live.values())) == masks(iter(live.values()))
+        assert plan & ~masks(iter(ever)) == 0
+    check_hits(index, live)
+
+
+def check_hits(index: Index, live: dict[bytes, Entry]) -> None:
+    """Ask as a scan does: with all digests and the size of each entry, and of another size."""
+    for entry_id, entry in live.items():
+        digests = dict(entry.digests)
+        found: dict[Algorithm, set[tuple[int, int]]] = {}
+        for algorithm, digest in digests.items():
+            at = index.find(algorithm, SEALER.tags_of(algorithm, [digest]))
+            found[algorithm] = set(zip(at.runs.tolist(), at.rows.tolist(), strict=True))
+        hits = index.hits(found, entry.mask, entry.size)
+        (mine,) = [h for h in hits if h.entry.encode() == entry_id]
+        assert mine.complete and mine.category == entry.category
+        assert mask_of(mine.algorithms) == entry.mask
+        for hit in hits:
+            other = live[hit.entry.encode()]
+            assert None in {entry.size, other.size} or entry.size == other.size
+            same = {a: d[:16] for a, d in other.digests}
+            agree = {a for a, d in digests.items() if same.get(a) == d[:16]}
+            assert set(hit.algorithms) == agree
+            assert hit.complete == (mask_of(agree) == other.mask & entry.mask)
+        if entry.size is not None:
+            others = index.hits(found, entry.mask, entry.size + 2)
+            assert entry_id not in {h.entry.encode() for h in others}
+
+
+@contextmanager
+def small_runs(ratio: int, rows: int) -> Iterator[Path]:
+    """Make runs and pieces of merges of a few rows, in a directory of their own."""
+    sizes = {"MERGE_RATIO": ratio, "RUN_ROWS": rows, "MERGE_ROWS": 2}
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        mock.patch.multiple(indexwrite, **sizes),
+        mock.patch.object(os, "fsync"),
+    ):
+        yield Path(directory)
+
+
+@given(STEPS, st.integers(0, 4), st.integers(1, 6))
+def test_the_index_is_a_dict(
+    steps: list[list[tuple[bool, dict[bytes, Entry]]]], ratio: int, rows: int
+) -> None:
+    live: dict[bytes, Entry] = {}
+    ever: set[Entry] = set()
+    with small_runs(ratio, rows) as directory:
+        for generation, changes in enumerate(steps, 1):
+            writer = IndexWriter(directory, SEALER, open_index(directory))
+            for withdraws_first, named in changes:
+                gone = [i for i in named if i in live]
+                new = {i: e for i, e in named.items() if i not in live or withdraws_first}
+                if gone:
+                    writer.withdraw(np.array(gone))
+                    for entry_id in gone:
+                        del live[entry_id]
+                if new:
+                    writer.add(batch_of(new))
+                    live |= new
+                    ever |= set(new.values())
+            write_manifest(directory, manifest_of(writer, generation))
+            index = open_index(directory)
+            assert index is not None
+            sweep(directory, frozenset(run.name for run in index.manifest.runs))
+            reopened = open_index(directory)
+            assert reopened is not None
+            check(reopened, live, ever)
+            assert reopened.manifest.generation == generation
+
+
+@given(st.lists(st.dictionaries(st.sampled_from(IDS), entries(), min_size=1), max_size=12))
+def test_the_number_of_runs_stays_small(batches: list[dict[bytes, Entry]]) -> None:
+    """A run that stays is more than four times as heavy as all that follow it together."""
+    with small_runs(4, 2) as directory:
+        live: set[bytes] = set()
+        for generation, batch in enumerate(batches, 1):
+            writer = IndexWriter(directory, SEALER, open_index(directory))
+            new = {i: e for i, e in batch.items() if i not in live}
+            if new:
+                writer.add(batch_of(new))
+            if gone := [i for i in batch if i in live]:
+                writer.withdraw(np.array(gone))
+            live = live.symmetric_difference(batch)
+            write_manifest(directory, manifest_of(writer, generation))
+            index = open_index(directory)
+            assert index is not None
+            weights = [indexwrite._weight(run) for run in index.runs]
+            for number in range(len(weights) - 1):
+                assert weights[number] > 4 * sum(weights[number + 1 :])

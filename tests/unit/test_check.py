@@ -1,0 +1,335 @@
+"""Checking files in one process: what is computed, what is judged, what a changing file ends as."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hashclient import check as module
+from hashclient import judge as judging
+from hashclient.check import (
+    ATTEMPTS,
+    CHANGED,
+    DEFER_BYTES,
+    TASK_BYTES,
+    Checker,
+    TaskResult,
+    outcome_of,
+)
+from hashclient.config import Config, Settings
+from hashclient.model import Algorithm, Hit, Kind, Outcome
+from hashclient.scan import OpenLists, open_lists
+from hashclient.walk import Group
+from tests.support import csv_of, digests_of, make_state, write_tree
+
+ALL = tuple(Algorithm)
+
+
+def lists_of(directory: Path, **lists: bytes) -> OpenLists:
+    state = make_state(directory, lists)
+    settings = Settings(state, state / "config.toml", None, Config())
+    return open_lists(settings, {}, datetime.now(UTC))
+
+
+def checker(lists: OpenLists, **kwargs: Any) -> Checker:
+    return Checker(lists.judge(), **kwargs)
+
+
+def check(
+    lists: OpenLists, tree: Path, *names: str, follow: bool = False, **kwargs: Any
+) -> TaskResult:
+    return checker(lists, **kwargs).check([Group(str(tree), list(names), follow)])
+
+
+def kinds(result: TaskResult) -> dict[str, tuple[Kind, str | None]]:
+    return {Path(o.path).name: (o.kind, o.reason) for o in result.outcomes}
+
+
+@pytest.fixture
+def read_algorithms(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Algorithm, ...]]:
+    """The algorithms of every reading of a file, in order."""
+    calls: list[tuple[Algorithm, ...]] = []
+    original = module.digest_fd
+
+    def recorded(fd: int, algorithms: tuple[Algorithm, ...], *rest: Any) -> tuple[list[bytes], int]:
+        calls.append(algorithms)
+        return original(fd, algorithms, *rest)
+
+    monkeypatch.setattr(module, "digest_fd", recorded)
+    return calls
+
+
+def during_reading(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], object]) -> None:
+    """Call `act` with the number of the reading, after it and before its result is judged."""
+    original, count = module.digest_fd, 0
+
+    def reading(*args: Any) -> tuple[list[bytes], int]:
+        nonlocal count
+        result = original(*args)
+        count += 1
+        act(count)
+        return result
+
+    monkeypatch.setattr(module, "digest_fd", reading)
+
+
+def test_files_are_judged_and_counted(tmp_path: Path) -> None:
+    lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}))
+    tree = write_tree(tmp_path / "t", {"a": b"listed", "b": b"other", "c": b"", "d": b"LISTED"})
+    result = check(lists, tree, "a", "b", "c", "d")
+    (match,) = result.outcomes
+    assert match == Outcome(
+        Kind.MATCH,
+        f"{tree}/a",
+        6,
+        hits=(Hit("base", "e-1", "synthetic", 1, ALL, complete=True),),
+        digests={a: bytes.fromhex(d) for a, d in zip(ALL, digests_of(b"listed"), strict=True)},
+    )
+    assert result.clean == 3
+    # Two files have the size of the entry; the match was read twice.
+    assert (result.files_read, result.bytes_read) == (2, 18)
+
+
+def test_clean_files_are_named_when_asked_for(tmp_path: Path) -> None:
+    lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}))
+    tree = write_tree(tmp_path / "t", {"b": b"other", "d": b"LISTED"})
+    result = check(lists, tree, "b", "d", keep_clean=True)
+    assert result.clean == 2
+    assert [(o.kind, o.path, o.size) for o in result.outcomes] == [
+        (Kind.CLEAN, f"{tree}/b", 5),
+        (Kind.CLEAN, f"{tree}/d", 6),
+    ]
+    # Nothing was computed for the first: its size rules it out.
+    assert [bool(o.digests) for o in result.outcomes] == [False, True]
+
+
+def test_a_size_that_is_on_no_list_is_not_read(
+    tmp_path: Path, read_algorithms: list[tuple[Algorithm, ...]]
+) -> None:
+    lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}))
+    tree = write_tree(tmp_path / "t", {"a": b"longer than that", "b": b"abcdef"})
+    assert check(lists, tree, "a", "b").clean == 2
+    assert read_algorithms == [(Algorithm.SHA1,)]
+
+
+@pytest.mark.parametrize(
+    ("listed", "computed"),
+    [
+        (ALL, [(Algorithm.SHA1,), (Algorithm.MD5, Algorithm.SHA256)]),
+        ((Algorithm.MD5,), [(Algorithm.MD5,)]),
+        ((Algorithm.MD5, Algorithm.SHA256), [(Algorithm.SHA256,), (Algorithm.MD5,)]),
+    ],
+)
+def test_the_cheapest_algorithm_first_and_the_others_on_a_hit(
+    tmp_path: Path,
+    read_algorithms: list[tuple[Algorithm, ...]],
+    listed: tuple[Algorithm, ...],
+    computed: list[tuple[Algorithm, ...]],
+) -> None:
+    lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}, algorithms=listed, sized=False))
+    tree = write_tree(tmp_path / "t", {"a": b"listed"})
+    (outcome,) = check(lists, tree, "a").outcomes
+    assert outcome.kind is Kind.MATCH
+    assert outcome.hits[0].algorithms == listed
+    assert read_algorithms == computed
+
+
+def test_entries_without_a_common_algorithm_need_several(
+    tmp_path: Path, read_algorithms: list[tuple[Algorithm, ...]]
+) -> None:
+    one = csv_of({"e-1": b"one"}, algorithms=(Algorithm.MD5,))
+    two = csv_of({"e-2": b"two"}, algorithms=(Algorithm.SHA256,), sized=False)
+    lists = lists_of(tmp_path, one=one, two=two)
+    tree = write_tree(tmp_path / "t", {"a": b"xyz", "b": b"four"})
+    check(lists, tree, "a", "b")
+    assert read_algorithms == [(Algorithm.MD5, Algorithm.SHA256), (Algorithm.SHA256,)]
+
+
+def test_digests_that_disagree_are_a_conflict(tmp_path: Path) -> None:
+    md5, sha1, _ = digests_of(b"listed")
+    lists = lists_of(tmp_path, base=f"entry_id,md5,sha1\ne-1,{'0' * 31}1,{sha1}\n".encode())
+    tree = write_tree(tmp_path / "t", {"a": b"listed"})
+    (outcome,) = check(lists, tree, "a").outcomes
+    assert outcome.kind is Kind.CONFLICT
+    assert outcome.hits == (
+        Hit("base", "e-1", "uncategorised", 1, (Algorithm.SHA1,), complete=False),
+    )
+    assert outcome.digests[Algorithm.MD5].hex() == md5
+
+
+def test_a_match_is_worth_more_than_a_conflict(tmp_path: Path) -> None:
+    md5, sha1, _ = digests_of(b"listed")
+    rows = f"entry_id,md5,sha1\nbad,{'0' * 31}1,{sha1}\ngood,{md5},{sha1}\n"
+    lists = lists_of(tmp_path, base=rows.encode())
+    tree = write_tree(tmp_path / "t", {"a": b"listed"})
+    (outcome,) = check(lists, tree, "a").outcomes
+    assert outcome.kind is Kind.MATCH
+    assert [(hit.entry, hit.complete) for hit in outcome.hits] == [("good", True), ("bad", False)]
+
+
+def test_several_lists_are_one_question(tmp_path: Path) -> None:
+    lists = lists_of(tmp_path, a=csv_of({"x": b"listed"}), b=csv_of({"y": b"listed", "z": b"z"}))
+    tree = write_tree(tmp_path / "t", {"f": b"listed", "g": b"z"})
+    result = check(lists, tree, "f", "g")
+    assert [[(h.list_name, h.entry) for h in o.hits] for o in result.outcomes] == [
+        [("a", "x"), ("b", "y")],
+        [("b", "z")],
+    ]
+
+
+def test_no_hits_are_clean() -> None:
+    assert outcome_of("p", None, (), {}) == Outcome(Kind.CLEAN, "p")
+
+
+def test_what_cannot_be_opened_is_unread_and_the_others_are_not(tmp_path: Path) -> None:
+    lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}, sized=False))
+    tree = write_tree(tmp_path / "t", {"a": b"listed"})
+    os.mkfifo(tree / "pipe")
+    (tree / "dir").mkdir()
+    (tree / "link").symlink_to("a")
+    result = check(lists, tree, "gone", "pipe", "dir", "link", "a")
+    assert kinds(result) == {
+        "gone": (Kind.UNREAD, "no such file or directory"),
+        "pipe": (Kind.SKIPPED, "named pipe"),
+        "dir": (Kind.SKIPPED, "directory"),
+        "link": (Kind.UNREAD, "too many levels of symbolic links"),
+        "a": (Kind.MATCH, None),
+    }
+    assert kinds(check(lists, tree, "link", follow=True)) == {"link": (Kind.MATCH, None)}
+
+
+def test_special_files_are_told_before_they_are_opened_when_sizes_matter(tmp_path: Path) -> None:
+    lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}))
+    (tmp_path / "t").mkdir()
+    os.mkfifo(tmp_path / "t" / "pipe")
+    (tmp_path / "t" / "link").symlink_to("nowhere")
+    assert kinds(check(lists, tmp_path / "t", "pipe", "link", "gone")) == {
+        "pipe": (Kind.SKIPPED, "named pipe"),
+        "link": (Kind.SKIPPED, "symbolic link"),
+        "gone": (Kind.UNREAD, "no such file or directory"),
+    }
+
+
+def test_a_directory_that_has_gone_leaves_its_files_unread(tmp_path: Path) -> None:
+    lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}))
+    result = check(lists, tmp_path / "nope", "a", "b")
+    assert set(kinds(result)) == {"a", "b"}
+    assert {reason for _, reason in kinds(result).values()} == {"no such file or directory"}
+
+
+def test_a_file_that_grows_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed!"}, sized=False))
+    tree = write_tree(tmp_path / "t", {"a": b"listed"})
+    during_reading(monkeypatch, lambda n: n == 1 and (tree / "a").write_bytes(b"listed!"))
+    (outcome,) = check(lists, tree, "a").outcomes
+    assert (outcome.kind, outcome.size) == (Kind.MATCH, 7)
+
+
+def test_a_file_that_never_rests_is_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}, sized=False))
+    tree = write_tree(tmp_path / "t", {"a": b"1"})
+    reads: list[int] = []
+
+    def grow(number: int) -> None:
+        reads.append(number)
+        (tree / "a").write_bytes(b"x" * (number + 1))
+
+    during_reading(monkeypatch, grow)
+    result = check(lists, tree, "a")
+    assert kinds(result) == {"a": (Kind.UNREAD, CHANGED)}
+    assert len(reads) == ATTEMPTS
+    assert result.clean == result.files_read == 0
+
+
+@pytest.mark.parametrize("how", ["replaced", "rewritten", "gone"])
+def test_a_file_that_hits_and_then_changes_is_unread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Between the first digest and the others, so that they would be of different contents."""
+    lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}))
+    tree = write_tree(tmp_path / "t", {"a": b"listed"})
+    judge = module.Judge.wanted
+
+    def meanwhile(*args: Any) -> int:
+        if how == "rewritten":
+            (tree / "a").write_bytes(b"benign")
+        else:
+            (tree / "a").unlink()
+        if how == "replaced":
+            (tree / "a").write_bytes(b"listed")
+        return judge(*args)
+
+    monkeypatch.setattr(module.Judge, "wanted", meanwhile)
+    expected = "no such file or directory" if how == "gone" else CHANGED
+    assert kinds(check(lists, tree, "a")) == {"a": (Kind.UNREAD, expected)}
+
+
+def test_a_file_that_changes_while_the_other_digests_are_computed_is_unread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}))
+    tree = write_tree(tmp_path / "t", {"a": b"listed"})
+    during_reading(monkeypatch, lambda n: n == 2 and (tree / "a").write_bytes(b"benign"))
+    assert kinds(check(lists, tree, "a")) == {"a": (Kind.UNREAD, CHANGED)}
+
+
+def test_a_file_that_says_it_is_empty_and_is_not_is_read(tmp_path: Path) -> None:
+    """As the files of proc do: no size rules them out, nor is one too short to be read whole."""
+    name = Path("/proc/sys/kernel/ostype")
+    if not name.exists() or name.stat().st_size:
+        pytest.skip("no such file in proc")
+    data = name.read_bytes()
+    lists = lists_of(tmp_path, base=csv_of({"e-1": data, "e-2": b"other"}))
+    (outcome,) = check(lists, name.parent, name.name).outcomes
+    assert (outcome.kind, outcome.size) == (Kind.MATCH, len(data))
+
+
+def test_large_files_are_handed_back_unless_they_are_alone(tmp_path: Path) -> None:
+    lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}, sized=False))
+    tree = write_tree(tmp_path / "t", {"small": b"x"})
+    with (tree / "large").open("wb") as stream:
+        stream.truncate(DEFER_BYTES)
+    result = check(lists, tree, "small", "large")
+    assert result.deferred == [Group(str(tree), ["large"], follow=False)]
+    assert (result.clean, result.files_read) == (1, 1)
+    assert check(lists, tree, "large").clean == 1
+    again = checker(lists).check([Group(str(tree), ["large"], follow=False)], defer=True)
+    assert again.deferred == [Group(str(tree), ["large"], follow=False)]
+
+
+def test_a_task_that_has_read_enough_hands_the_rest_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TASK_BYTES", 10)
+    assert TASK_BYTES > DEFER_BYTES
+    lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}, sized=False))
+    tree = write_tree(tmp_path / "t", {"a": b"listed", "b": b"123456", "c": b"x", "d/e": b"y"})
+    groups = [
+        Group(str(tree), ["a", "b", "c"], follow=False),
+        Group(f"{tree}/d", ["e"], follow=True),
+    ]
+    result = checker(lists).check(groups)
+    assert kinds(result) == {"a": (Kind.MATCH, None)}
+    assert result.clean == 1
+    assert result.deferred == [Group(str(tree), ["c"], follow=False), groups[1]]
+
+
+def test_progress_within_large_files_is_heard_of(tmp_path: Path) -> None:
+    lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}, sized=False))
+    tree = write_tree(tmp_path / "t", {"a": bytes(2_000_000)})
+    heard: list[int] = []
+    check(lists, tree, "a", on_bytes=heard.append)
+    assert sum(heard) == 2_000_000
+
+
+def test_plans_do_not_pile_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judging, "PLANS_KEPT", 4)
+    judge = lists_of(tmp_path, base=csv_of({"e-1": b"listed"})).judge()
+    for size in range(20):
+        assert judge.plan(size) == ((Algorithm.SHA1,) if size == 6 else ())
+        assert len(judge._plans) <= 4

@@ -1,0 +1,271 @@
+"""Workers: every task comes back, whole or as unread files, and no worker outlives its pool."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from hashclient.check import TaskResult
+from hashclient.errors import StateError
+from hashclient.model import Algorithm, Hit, Kind, Outcome
+from hashclient.pool import (
+    MAX_AHEAD_BYTES,
+    MAX_REPLACED,
+    PROGRESS_BYTES,
+    TASKS_AHEAD,
+    WORKER_DIED,
+    MakeChecker,
+    Pool,
+)
+from hashclient.walk import Group, Task
+from tests.support import environment
+
+# The runner of the tests may have a thread; what is forked here does not rely on it.
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
+
+OnBytes = Callable[[int], None]
+Check = Callable[[Task, OnBytes], TaskResult]
+
+
+def maker(check: Check) -> MakeChecker:
+    """Return what makes a worker's checker of a function."""
+
+    class Fake:
+        def __init__(self, on_bytes: OnBytes) -> None:
+            self.on_bytes = on_bytes
+
+        def check(self, task: Task) -> TaskResult:
+            return check(task, self.on_bytes)
+
+    return cast("MakeChecker", Fake)
+
+
+def task(*names: str, directory: str = "d") -> Task:
+    return [Group(directory, list(names), follow=False)]
+
+
+def paths(items: Task) -> list[str]:
+    return [f"{group.directory}/{name}" for group in items for name in group.names]
+
+
+def all_clean(items: Task, _: OnBytes) -> TaskResult:
+    return TaskResult(outcomes=[Outcome(Kind.CLEAN, path) for path in paths(items)])
+
+
+def run(
+    jobs: int, check: Check, tasks: Iterable[Task | Outcome]
+) -> list[TaskResult | Outcome | int]:
+    with Pool(jobs, maker(check)) as pool:
+        pids = [worker.process.pid for worker in pool._workers]
+        results = list(pool.run(iter(tasks), 0.05))
+        pids += [worker.process.pid for worker in pool._workers]
+    for pid in pids:
+        assert pid is not None
+        assert not Path(f"/proc/{pid}").exists()
+    return results
+
+
+def outcomes(results: list[TaskResult | Outcome | int]) -> dict[str, tuple[Kind, str | None]]:
+    found: dict[str, tuple[Kind, str | None]] = {}
+    for result in results:
+        for outcome in result.outcomes if isinstance(result, TaskResult) else ():
+            assert outcome.path not in found
+            found[outcome.path] = (outcome.kind, outcome.reason)
+    return found
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 4])
+@pytest.mark.parametrize("count", [0, 1, 7, 100])
+def test_every_task_comes_back_once(jobs: int, count: int) -> None:
+    tasks = [task(f"{n}a", f"{n}b") for n in range(count)]
+    found = outcomes(run(jobs, all_clean, tasks))
+    assert found == {path: (Kind.CLEAN, None) for t in tasks for path in paths(t)}
+
+
+def test_outcomes_among_the_tasks_come_as_they_are() -> None:
+    skipped = [Outcome(Kind.SKIPPED, str(n), reason="pipe") for n in range(5)]
+    items = [item for n in range(5) for item in (skipped[n], task(str(n)))]
+    results = run(2, all_clean, items)
+    assert [r for r in results if isinstance(r, Outcome)] == skipped
+    assert len(outcomes(results)) == 5
+
+
+def test_everything_survives_the_way_there_and_back() -> None:
+    odd = os.fsdecode(b"\xff\n\x00"[:2])
+    hit = Hit("list", "e-1", "c", 7, (Algorithm.MD5, Algorithm.SHA256), complete=False)
+    sent = TaskResult(
+        clean=3,
+        files_read=2,
+        bytes_read=2**40,
+        outcomes=[
+            Outcome(Kind.MATCH, odd, 2**50, hits=(hit, hit), digests={Algorithm.SHA1: b"\0\xff"}),
+            Outcome(Kind.UNREAD, "grün", reason="gone"),
+        ],
+        learned=[(1, b"raw")],
+        seen=[(2, 3)],
+    )
+
+    def check(items: Task, _: OnBytes) -> TaskResult:
+        assert items == [Group(odd, ["", odd, "c"], follow=True), Group("", ["x"], follow=False)]
+        return sent
+
+    given: Task = [Group(odd, ["", odd, "c"], follow=True), Group("", ["x"], follow=False)]
+    assert run(1, check, [given]) == [sent]
+
+
+def test_deferred_work_is_done_by_whoever_is_free() -> None:
+    def check(items: Task, on_bytes: OnBytes) -> TaskResult:
+        if len(paths(items)) == 1:
+            return all_clean(items, on_bytes)
+        return TaskResult(
+            deferred=[Group(g.directory, [n], g.follow) for g in items for n in g.names]
+        )
+
+    tasks = [task("a", "b", "c"), task("d", "e", directory="f")]
+    results = run(2, check, tasks)
+    assert set(outcomes(results)) == {path for t in tasks for path in paths(t)}
+    assert all(not r.deferred for r in results if isinstance(r, TaskResult))
+
+
+def test_progress_in_large_files_is_told_and_time_passes() -> None:
+    def check(items: Task, on_bytes: OnBytes) -> TaskResult:
+        for _ in range(4):
+            on_bytes(PROGRESS_BYTES // 2)
+        signal.sigtimedwait([], 0.2)  # long enough for a tick of the parent
+        return all_clean(items, on_bytes)
+
+    numbers = [r for r in run(1, check, [task("a")]) if isinstance(r, int)]
+    assert sum(numbers) == 2 * PROGRESS_BYTES
+    assert 0 in numbers
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 4])
+def test_a_worker_that_dies_takes_its_own_files_with_it_and_no_others(jobs: int) -> None:
+    def check(items: Task, on_bytes: OnBytes) -> TaskResult:
+        if "d/5" in paths(items):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return all_clean(items, on_bytes)
+
+    found = outcomes(run(jobs, check, [task(str(n)) for n in range(50)]))
+    assert set(found) == {f"d/{n}" for n in range(50)}
+    dead = {path for path, outcome in found.items() if outcome == (Kind.UNREAD, WORKER_DIED)}
+    assert "d/5" in dead
+    assert len(dead) <= TASKS_AHEAD
+    assert {found[path] for path in found.keys() - dead} == {(Kind.CLEAN, None)}
+
+
+RAISING = """
+from hashclient.pool import Pool
+from hashclient.walk import Group
+
+class Raising:
+    def __init__(self, on_bytes): pass
+    def check(self, task): raise MemoryError
+
+with Pool(1, Raising) as pool:
+    (result,) = pool.run(iter([[Group("d", ["a", "b"], False)]]), 1.0)
+for outcome in result.outcomes:
+    print(outcome.path, outcome.reason)
+"""
+
+
+def test_a_worker_that_raises_is_a_worker_that_dies() -> None:
+    """And its traceback is for nobody but those who look for bugs."""
+    for debug in ("", "1"):
+        done = subprocess.run(
+            [sys.executable, "-c", RAISING],
+            env=environment(HASHCLIENT_DEBUG=debug),
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        )
+        assert done.stdout == f"d/a {WORKER_DIED}\nd/b {WORKER_DIED}\n"
+        assert ("MemoryError" in done.stderr) == bool(debug)
+
+
+def test_a_worker_that_dies_in_the_middle_of_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    def check(items: Task, on_bytes: OnBytes) -> TaskResult:
+        # The length of a message, and less than was announced.
+        for fd in range(3, 64):
+            try:
+                if str(Path(f"/proc/self/fd/{fd}").readlink()).startswith("socket:"):
+                    os.write(fd, b"\x00\x00\x10\x00half")
+            except OSError:
+                continue
+        os.kill(os.getpid(), signal.SIGKILL)
+        return TaskResult()
+
+    found = outcomes(run(1, check, [task("a")]))
+    assert found == {"d/a": (Kind.UNREAD, WORKER_DIED)}
+
+
+def test_workers_that_keep_dying_end_the_run() -> None:
+    def check(items: Task, on_bytes: OnBytes) -> TaskResult:
+        os._exit(9)
+
+    with pytest.raises(StateError, match="keep dying") as caught:
+        run(2, check, [task(str(n)) for n in range(4 * MAX_REPLACED)])
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_long_tasks_with_long_results_do_not_wait_for_each_other(jobs: int) -> None:
+    """Longer than what a socket holds, both ways: parent and worker must not both be writing."""
+    long = "x" * 4000
+    tasks: list[Task] = [
+        [Group(f"{long}/{n}/{m}", ["f"], follow=False) for m in range(200)] for n in range(12)
+    ]
+    assert sum(len(group.directory) for group in tasks[0]) > 4 * MAX_AHEAD_BYTES
+    found = outcomes(run(jobs, all_clean, tasks))
+    assert len(found) == 12 * 200
+
+
+def test_an_early_end_ends_the_workers() -> None:
+    def check(items: Task, on_bytes: OnBytes) -> TaskResult:
+        signal.pause()
+        return TaskResult()
+
+    with Pool(3, maker(check)) as pool:
+        processes = [worker.process for worker in pool._workers]
+        results = pool.run(iter([task("a"), task("b"), task("c")]), 0.01)
+        assert next(results) == 0
+    assert [process.exitcode for process in processes] == [-signal.SIGTERM] * 3
+
+
+def test_the_walk_goes_no_further_than_the_workers_need() -> None:
+    """Whatever the size of a tree, a few tasks wait."""
+    taken = 0
+
+    def endless() -> Iterator[Task | Outcome]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield task(str(taken))
+
+    with Pool(2, maker(all_clean)) as pool:
+        results = pool.run(endless(), 1.0)
+        for done in range(1, 200):
+            next(results)
+            assert taken <= done + 2 * TASKS_AHEAD + 2
+
+
+def test_a_signal_for_the_group_is_the_parents_business() -> None:
+    """Workers pass over Ctrl-C; they end when they are told to, at any time."""
+
+    def check(items: Task, on_bytes: OnBytes) -> TaskResult:
+        os.kill(os.getpid(), signal.SIGINT)
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+        kind = Kind.CLEAN if not blocked else Kind.CONFLICT
+        return TaskResult(outcomes=[Outcome(kind, path) for path in paths(items)])
+
+    found = outcomes(run(1, check, [task("a")]))
+    assert found == {"d/a": (Kind.CLEAN, None)}
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, [])
