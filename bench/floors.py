@@ -71,12 +71,29 @@ def parse_and_sort(paths: list[str]) -> int:
     return rows
 
 
+def join(digests: str, segments: list[str]) -> int:
+    """Count the digests of a file that are a SHA-256 in the segments, by a join in DuckDB."""
+    import duckdb
+
+    asked = duckdb.sql(
+        "SELECT unhex(column0) AS digest FROM read_csv(?, header = false,"
+        " columns = {'column0': 'VARCHAR'})",
+        params=[digests],
+    )
+    listed = duckdb.read_parquet(segments)
+    assert asked is not None
+    found = asked.join(listed, "digest = sha256").aggregate("count(*)").fetchall()
+    return int(found[0][0])
+
+
 def main(words: list[str]) -> None:
     """Run one floor."""
     if words[0] == "read":
         print(read_tree(words[1], int(words[2])))
     elif words[0] == "digest":
         print(digest_seconds(words[1], int(words[2])))
+    elif words[0] == "join":
+        print(join(words[1], [word for word in words[2:] if "add" in Path(word).name]))
     else:
         print(parse_and_sort([str(Path(word)) for word in words[1:]]))
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.measure import HASHCLIENT, Row, bytes_row, hashclient, run, time_row
-from bench.site import site, tree
+from bench.site import publish_delta, site, tree, write_digests
 
 PYTHON = sys.executable
 ALL = ("md5", "sha1", "sha256")
@@ -164,6 +164,43 @@ def fetch(bench: Bench) -> Iterator[Row]:
         yield time_row(f"{name}: nothing new", again.wall_s, ours.wall_s, "the first fetch")
 
 
+def delta(bench: Bench) -> Iterator[Row]:
+    """Does a change cost as much as the change, whatever the size of the list?"""
+    changed = 10_000
+    costs = []
+    for entries in (bench.count(1_000_000), bench.count(10_000_000)):
+        with site(bench.work, "all", entries=entries, algorithms=ALL, sizes=True) as here:
+            best = float("inf")
+            for _ in range(3):
+                publish_delta(here, entries=changed)
+                best = min(best, run(hashclient(here.state, "fetch"), repeat=1).wall_s)
+            costs.append((entries, best))
+    (small, small_s), (large, large_s) = costs
+    name = f"fetch {changed:,} new on"
+    yield time_row(f"{name} {large:,}", large_s, 1.0, "one second", 1.0)
+    yield time_row(f"{name} {large:,}", large_s, small_s, f"the same on {small:,}", 1.25)
+
+
+def lookup(bench: Bench) -> Iterator[Row]:
+    """How fast are digests looked up in bulk, end to end, beside a join in DuckDB?"""
+    entries = bench.count(10_000_000)
+    with site(bench.work, "all", entries=entries, algorithms=ALL, sizes=True) as here:
+        asked = bench.work / f"asked-{entries}.txt"
+        if not asked.exists():
+            write_digests(asked, here.csv, "sha256", entries)
+        ours = run(hashclient(here.state, "lookup", "--from", asked), repeat=2, expect=[10])
+        name = f"lookup of {entries:,} digests"
+        yield time_row(name, ours.wall_s, entries / 2e6, "2 M digests a second", 1.0)
+        yield bytes_row(f"{name}: memory", ours.rss_bytes, 300e6 + 91.0 * entries, "index + 300 MB")
+        try:
+            __import__("duckdb")
+        except ImportError:
+            return
+        join: list[str | Path] = [PYTHON, "-m", "bench.floors", "join", asked]
+        duckdb = run([*join, *here.segments()], repeat=2)
+        yield time_row(name, ours.wall_s, duckdb.wall_s, "DuckDB join", 1.0)
+
+
 SCENARIOS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "start": start,
     "one-file": one_file,
@@ -172,4 +209,6 @@ SCENARIOS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "sizes-known": sizes_known,
     "large-files": large_files,
     "fetch": fetch,
+    "delta": delta,
+    "lookup": lookup,
 }

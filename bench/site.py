@@ -14,6 +14,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from bench.measure import HASHCLIENT, hashclient
 from fixtures.generate import make_list, make_tree
 from hashclient.model import Algorithm
@@ -88,6 +90,30 @@ def site(
             yield Site(repo, state, csv)
         finally:
             server.terminate()
+
+
+def publish_delta(here: Site, *, entries: int) -> None:
+    """Publish so many more entries as the next generation."""
+    number = sum(1 for _ in here.segments())
+    path = here.csv.with_name("delta.csv")
+    with path.open("wb") as out:
+        make_list(
+            out, entries=entries, algorithms=list(Algorithm), seed=number, prefix=f"d{number}-"
+        )
+    quiet([*HASHCLIENT, "-q", "provider", "publish", here.repo, "--list", LIST, path])
+
+
+def write_digests(out: Path, csv: Path, algorithm: str, count: int) -> None:
+    """Write `count` digests, one a line: every 1,000th is in `csv`, the others are of nothing."""
+    rng = np.random.default_rng([count, 1])
+    with csv.open() as rows, out.open("w") as stream:
+        column = next(rows).strip().split(",").index(algorithm)
+        width = 2 * Algorithm.from_label(algorithm).digest_bytes
+        for start in range(0, count, 1000):
+            digits = rng.bytes(999 * width // 2).hex()
+            stream.write(next(rows).split(",")[column] + "\n")
+            lines = [digits[i : i + width] for i in range(0, len(digits), width)]
+            stream.write("\n".join(lines[: count - start - 1]) + "\n")
 
 
 def quiet(argv: Sequence[str | os.PathLike[str]]) -> None:

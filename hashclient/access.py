@@ -103,7 +103,10 @@ class Access:
                 hint="keep one of them",
             )
         if self.client_key is not None and self.client_cert is None:
-            raise ConfigError(f"client_key without client_cert for {base.origin}")
+            raise ConfigError(
+                f"client_key without client_cert for {base.origin}",
+                hint="set client_cert, too: the key alone proves nothing",
+            )
         if self.oauth is not None:
             self._check_oauth(self.oauth)
         if self.proxy is not None:

@@ -23,7 +23,7 @@ from hashclient.errors import StateError
 from hashclient.hashing import digest_fd
 from hashclient.hashlist import Uint8, Uint64
 from hashclient.inventory import Block, Inventory, Records, is_settled, records_of
-from hashclient.judge import Judge, Place, Plan, outcome_of
+from hashclient.judge import Judge, Place, Plan, verdict
 from hashclient.model import Algorithm, Kind, Outcome, mask_of
 from hashclient.walk import Group, Task, join, kind_of, open_directory, reason_of
 
@@ -314,7 +314,8 @@ class Checker:
             except _SetAside as error:
                 return Outcome(error.kind, file.path, reason=str(error))
         hits = self._judge.hits(file.tags, file.length)
-        return outcome_of(file.path, file.length, hits, file.digests)
+        kind = verdict(hits)
+        return Outcome(kind, file.path, file.length, hits=hits, digests=file.digests)
 
     def _read_again(self, file: _File, plan: Plan, result: TaskResult) -> None:
         """Compute more digests of the very file that was read before, or that is known."""

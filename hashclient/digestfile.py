@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 #: Bytes read at a time: 64k rows of the shortest digest, and the memory that a batch takes.
-CHUNK_BYTES = 2 << 20
+CHUNK_BYTES = 4 << 20
 MAX_LINE_BYTES = 64 << 10
 
 FORMATS_HINT = (

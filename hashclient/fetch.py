@@ -161,9 +161,10 @@ class Fetcher:
         return open_guard(self._settings.state_dir, known_good, self.sealer)
 
     def fetch(self, only: frozenset[str] = frozenset()) -> Iterator[Fetched]:
-        """Bring every list up to date, or those in `only`; yield what became of each.
+        """Bring every list up to date, or those of them in `only`; yield what became of each.
 
-        A list that is refused does not keep the others from being fetched.
+        A list that is refused does not keep the others from being fetched. A name in `only` that
+        is not this provider's is passed over: it may be another's.
 
         Raises:
             HashclientError: of the class that fits, when the provider as a whole is refused,
@@ -186,8 +187,8 @@ class Fetcher:
             raise
         # A list that we have and that is not offered any more is refused, not forgotten.
         ours = {m.list for m in self._manifests() if m.provider == self.provider}
-        names = sorted(only or config.lists or ours.union(offered))
-        for name in names:
+        known = ours.union(offered, config.lists or ())
+        for name in sorted(known & only if only else config.lists or known):
             try:
                 if name not in offered:
                     raise VerificationError(

@@ -4,7 +4,8 @@ A file is unchanged while device, inode, size, mtime and ctime are (no ordinary 
 so an edit with a restored mtime shows). A new generation is checked against the tags. Records are
 kept in SQLite by device and block of neighbouring inodes, since files of one directory mostly are
 neighbours: one row answers for up to `BLOCK_INODES` files. Only tags are kept, never digests; other
-than the lists, the inventory may be lost at any time and costs nothing but reading again.
+than the lists, the inventory may be lost at any time and costs nothing but reading again. What the
+disk has garbled counts as lost: each row has a checksum.
 
 Limits: a file system without ctime, and writes through a shared memory map that the kernel has not
 yet written back, can hide a change; `scan --no-inventory` reads everything.
@@ -16,15 +17,17 @@ import contextlib
 import os
 import sqlite3
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from hashclient.errors import StateError
-from hashclient.fsio import make_private_dir, printable
+from hashclient.fsio import make_private_dir, printable, state_error
 
 DATABASE_NAME = "inventory.db"
 #: Inodes whose records share a row; a power of two.
@@ -39,13 +42,14 @@ BUSY_TIMEOUT_S = 10.0
 DAY_S = 86_400
 
 #: One file. `mask` has the algorithms whose tags are known; `tags` are two words for each of MD5,
-#: SHA-1, SHA-256 in that order. A record with mask 0 stands for nothing.
+#: SHA-1, SHA-256 in that order. A record with mask 0 stands for nothing. Times are nanoseconds
+#: modulo 2**64: anybody may give a file a time of long ago or far ahead.
 RECORD = np.dtype(
     [
         ("ino", "<u8"),
         ("size", "<i8"),
-        ("mtime", "<i8"),
-        ("ctime", "<i8"),
+        ("mtime", "<u8"),
+        ("ctime", "<u8"),
         ("mask", "u1"),
         ("tags", "<u8", (3, 2)),
     ]
@@ -55,17 +59,27 @@ Records = npt.NDArray[np.void]
 #: (device, block of inodes), as a row is named.
 Block = tuple[int, int]
 
-_VERSION = 1
+_WORD = 2**64 - 1
+
+_VERSION = 2
 _SCHEMA = """
 CREATE TABLE meta (key_id TEXT NOT NULL) STRICT;
 CREATE TABLE block (
     device INTEGER NOT NULL,
     block INTEGER NOT NULL,
     seen_day INTEGER NOT NULL,
+    crc INTEGER NOT NULL,
     records BLOB NOT NULL,
     PRIMARY KEY (device, block)
 ) STRICT, WITHOUT ROWID;
 """
+#: What SQLite says of a file that is not what we wrote. An error of the module itself has no code
+#: (it could not decode what it read, or even what SQLite said of it: a ValueError).
+_DAMAGE = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+
+
+class DamagedInventoryError(StateError):
+    """The file is not what a scan left; nothing is lost by making it anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +168,7 @@ class Inventory:
             for block in np.unique(inodes >> np.uint64(_BLOCK_BITS)).tolist():
                 row = self._row(device, block)
                 if row is not None:
-                    parts.append(np.frombuffer(row[1], RECORD))
+                    parts.append(row[1])
                     if row[0] < today:
                         old.append((device, block))
             if parts:
@@ -172,13 +186,16 @@ class Inventory:
         known["mask"][~same] = 0
         return known, old
 
-    def _row(self, device: int, block: int) -> tuple[int, bytes] | None:
+    def _row(self, device: int, block: int) -> tuple[int, Records] | None:
+        """Return day and records of a row; one that is not as it was written counts as none."""
         with self._errors():
-            row: tuple[int, bytes] | None = self._db.execute(
-                "SELECT seen_day, records FROM block WHERE device = ? AND block = ?",
+            row: tuple[int, int, Any] | None = self._db.execute(
+                "SELECT seen_day, crc, records FROM block WHERE device = ? AND block = ?",
                 (device, block),
             ).fetchone()
-        return row
+        if row is None or not isinstance(row[2], bytes) or zlib.crc32(row[2]) != row[1]:
+            return None
+        return row[0], np.frombuffer(row[2], RECORD)
 
     def store(self, batches: Sequence[tuple[int, bytes]], seen: Sequence[Block] = ()) -> None:
         """Add records, given by device as bytes of `RECORD`, and note that `seen` are in use.
@@ -204,11 +221,11 @@ class Inventory:
             try:
                 for (device, block), parts in by_block.items():
                     row = self._row(device, block)
-                    old = np.frombuffer(row[1] if row else b"", RECORD)
+                    old = row[1] if row else np.zeros(0, RECORD)
                     data = _merge(old, np.concatenate(parts)).tobytes()
                     self._db.execute(
-                        "INSERT OR REPLACE INTO block VALUES (?, ?, ?, ?)",
-                        (device, block, today, data),
+                        "INSERT OR REPLACE INTO block VALUES (?, ?, ?, ?, ?)",
+                        (device, block, today, zlib.crc32(data), data),
                     )
                 self._db.executemany(
                     "UPDATE block SET seen_day = ? WHERE device = ? AND block = ?",
@@ -249,18 +266,40 @@ class Inventory:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, ValueError) as error:
+            code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+            if not isinstance(error, OSError) and code in _DAMAGE:
+                raise DamagedInventoryError(
+                    f"the inventory is damaged: {printable(self._path)}: {error}",
+                    hint="a scan reads every file then, and makes it anew",
+                ) from error
             raise StateError(
                 f"cannot use the inventory: {printable(self._path)}: {error}",
                 hint="it may be removed at any time; a scan then reads every file again",
             ) from error
 
 
+def remove_inventory(state_dir: Path) -> None:
+    """Remove the inventory.
+
+    Raises:
+        StateError: it cannot be removed.
+    """
+    # The file itself last: what is left of a journal must not be applied to another database.
+    for suffix in ("-wal", "-shm", ""):
+        path = state_dir / f"{DATABASE_NAME}{suffix}"
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise state_error("cannot remove", path, error) from error
+
+
 def records_of(statuses: Sequence[os.stat_result]) -> Records:
     """Return records of files as they are, without any tag."""
-    return np.array(
-        [(s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns, 0, 0) for s in statuses], RECORD
-    )
+    rows = [
+        (s.st_ino, s.st_size, s.st_mtime_ns & _WORD, s.st_ctime_ns & _WORD, 0, 0) for s in statuses
+    ]
+    return np.array(rows, RECORD)
 
 
 def is_settled(status: os.stat_result, now_ns: int) -> bool:

@@ -10,13 +10,16 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from hashclient.hashing import CHEAPEST_COVER
-from hashclient.hashlist import Uint64
+from hashclient.hashlist import NO_SIZE, Uint32, Uint64
 from hashclient.index import Index
-from hashclient.model import Algorithm, Hit, Kind, Outcome
+from hashclient.model import Algorithm, Hit, Kind
 from hashclient.seal import Sealer
 
 #: Sizes whose plan is remembered; bounds the memory that a tree of many sizes takes.
 PLANS_KEPT = 1 << 16
+
+#: The row of an input that is asked about alone.
+_FIRST = np.zeros(1, np.uint32)
 
 #: An entry of one of the lists: number of the list, run in it, row of the run.
 Place = tuple[int, int, int]
@@ -74,28 +77,51 @@ class Judge:
 
         `tags` has two words for each algorithm that is known of the input.
         """
-        found: list[dict[Algorithm, set[tuple[int, int]]]] = [{} for _ in self._indexes]
-        available = 0
-        for algorithm, words in tags.items():
-            available |= algorithm
-            for number, run, row in self.find(algorithm, words.reshape(1, 2)).get(0, ()):
-                found[number].setdefault(algorithm, set()).add((run, row))
-        hits: list[Hit] = []
-        for index, by_algorithm in zip(self._indexes, found, strict=True):
-            if by_algorithm:
-                hits += index.hits(by_algorithm, available, size)
-        return tuple(sorted(hits, key=lambda hit: not hit.complete))
+        columns = {a: (words.reshape(1, 2), _FIRST) for a, words in tags.items()}
+        sizes = np.array([NO_SIZE if size is None else size], np.uint64)
+        return self.hits_by_row(columns, sizes).get(0, ())
+
+    def hits_by_row(
+        self, columns: Mapping[Algorithm, tuple[Uint64, Uint32]], sizes: Uint64
+    ) -> dict[int, tuple[Hit, ...]]:
+        """Return what many inputs hit, by the input's row; rows that hit nothing are left out.
+
+        `columns` has for each algorithm the (m, 2) tags that are known and the (m,) rows they
+        belong to; `sizes` has the size of each input or `NO_SIZE`.
+        """
+        available = np.zeros(len(sizes), np.uint8)
+        for algorithm, (_, rows) in columns.items():
+            available[rows] |= np.uint8(algorithm)
+        hits: dict[int, list[Hit]] = {}
+        for index in self._indexes:
+            found: dict[int, dict[Algorithm, set[tuple[int, int]]]] = {}
+            for algorithm, (tags, rows) in columns.items():
+                places = index.find(algorithm, tags)
+                for input_row, run, row in zip(
+                    rows[places.queries].tolist(),
+                    places.runs.tolist(),
+                    places.rows.tolist(),
+                    strict=True,
+                ):
+                    by_algorithm = found.setdefault(input_row, {})
+                    by_algorithm.setdefault(algorithm, set()).add((run, row))
+            for input_row, by_algorithm in found.items():
+                size = None if sizes[input_row] == NO_SIZE else int(sizes[input_row])
+                of_index = index.hits(by_algorithm, int(available[input_row]), size)
+                hits.setdefault(input_row, []).extend(of_index)
+        return {
+            row: tuple(sorted(found_hits, key=lambda hit: not hit.complete))
+            for row, found_hits in hits.items()
+            if found_hits
+        }
 
     def seal(self, digests: Mapping[Algorithm, bytes]) -> dict[Algorithm, Uint64]:
         """Return the tags of one input's digests."""
         return {a: np.ravel(self.sealer.tags_of(a, [d])) for a, d in digests.items()}
 
 
-def outcome_of(
-    path: str, size: int | None, hits: tuple[Hit, ...], digests: dict[Algorithm, bytes]
-) -> Outcome:
-    """Turn the hits of one input into its outcome; without any it is clean."""
-    kind = Kind.CLEAN
-    if hits:
-        kind = Kind.MATCH if hits[0].complete else Kind.CONFLICT
-    return Outcome(kind, path, size, hits=hits, digests=digests)
+def verdict(hits: tuple[Hit, ...]) -> Kind:
+    """Return how an input with these hits ends; without any it is clean."""
+    if not hits:
+        return Kind.CLEAN
+    return Kind.MATCH if hits[0].complete else Kind.CONFLICT

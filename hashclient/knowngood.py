@@ -9,8 +9,9 @@ costs as much as the change. Messages name entry ids, never digests.
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -21,7 +22,7 @@ from hashclient.errors import ConfigError, VerificationError
 from hashclient.fsio import make_private_dir, printable, user_path, write_atomic
 from hashclient.hashing import new_hash
 from hashclient.hashlist import NO_SIZE, AddBatch, Uint8, Uint32
-from hashclient.index import Run, RunSet
+from hashclient.index import DamagedError, Run, RunSet
 from hashclient.indexwrite import IndexWriter, sweep
 from hashclient.model import Algorithm
 from hashclient.seal import Sealer
@@ -39,7 +40,7 @@ EMPTY_DIGESTS = {a: new_hash(a).digest() for a in Algorithm}
 class _Sources(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What an index of known good files was made from, under which key, and its runs."""
 
-    files: tuple[tuple[str, int, int], ...]  # path, size, mtime in ns
+    files: tuple[tuple[str, int, int, int], ...]  # path, size, mtime and ctime in ns
     key_id: str
     runs: tuple[str, ...]
 
@@ -58,24 +59,36 @@ class PoisonGuard:
         Raises:
             VerificationError: it holds the empty file's digest, or one that is known to be good.
         """
+        empty = rows_of_the_empty_file(batch.digests)
+        if len(empty):
+            raise VerificationError(
+                f"the list holds the empty file: {_named(batch, empty)}",
+                hint="nothing was changed; tell the provider",
+            )
+        if self._known_good is None:
+            return
         for algorithm, (digests, rows) in batch.digests.items():
-            empty = np.frombuffer(EMPTY_DIGESTS[algorithm], np.uint8)
-            # Comparing the first byte alone spares most of the rest.
-            suspects = np.flatnonzero(digests[:, 0] == empty[0])
-            hit = suspects[(digests[suspects] == empty).all(axis=1)]
-            if len(hit):
+            found = self._known_good.find(algorithm, self._sealer.tags(algorithm, digests))
+            if len(found.queries):
                 raise VerificationError(
-                    f"the list holds the empty file: {_named(batch, rows[hit])}",
-                    hint="nothing was changed; tell the provider",
+                    "the list holds files that are known to be good:"
+                    f" {_named(batch, rows[np.unique(found.queries)])}",
+                    hint="nothing was changed; tell the provider, or mend your known_good list",
                 )
-            if self._known_good is not None:
-                found = self._known_good.find(algorithm, self._sealer.tags(algorithm, digests))
-                if len(found.queries):
-                    raise VerificationError(
-                        "the list holds files that are known to be good:"
-                        f" {_named(batch, rows[np.unique(found.queries)])}",
-                        hint="nothing was changed; tell the provider, or mend your known_good list",
-                    )
+
+
+def rows_of_the_empty_file(digests: Mapping[Algorithm, tuple[Uint8, Uint32]]) -> Uint32:
+    """Return the rows that have a digest of the empty file, ascending.
+
+    `digests` are those of a batch: (m, digest_bytes) and their (m,) rows, by algorithm.
+    """
+    found = [np.zeros(0, np.uint32)]
+    for algorithm, (values, rows) in digests.items():
+        empty = np.frombuffer(EMPTY_DIGESTS[algorithm], np.uint8)
+        # Comparing the first byte alone spares most of the rest.
+        suspects = np.flatnonzero(values[:, 0] == empty[0])
+        found.append(rows[suspects[(values[suspects] == empty).all(axis=1)]])
+    return np.unique(np.concatenate(found))
 
 
 def _named(batch: AddBatch, rows: Uint32) -> str:
@@ -98,12 +111,18 @@ def open_guard(state_dir: Path, files: Sequence[str], sealer: Sealer) -> PoisonG
     stamps = tuple(_stamp(user_path(name)) for name in files)
     directory = make_private_dir(state_dir / FOLDER)
     sources = _load_sources(directory)
-    if sources is None or (sources.files, sources.key_id) != (stamps, sealer.key_id):
-        sources = _build(directory, stamps, sealer)
-    return PoisonGuard(RunSet([Run(directory / name) for name in sources.runs]), sealer)
+    if sources is not None and (sources.files, sources.key_id) == (stamps, sealer.key_id):
+        # What is damaged or gone is built anew.
+        with contextlib.suppress(DamagedError, FileNotFoundError):
+            return PoisonGuard(_open_runs(directory, sources), sealer)
+    return PoisonGuard(_open_runs(directory, _build(directory, stamps, sealer)), sealer)
 
 
-def _stamp(path: Path) -> tuple[str, int, int]:
+def _open_runs(directory: Path, sources: _Sources) -> RunSet:
+    return RunSet([Run(directory / name) for name in sources.runs])
+
+
+def _stamp(path: Path) -> tuple[str, int, int, int]:
     try:
         status = path.stat()
     except OSError as error:
@@ -111,21 +130,22 @@ def _stamp(path: Path) -> tuple[str, int, int]:
             f"cannot read known_good file: {printable(path)}: {error.strerror}",
             hint="check the path, or take it out of the provider's configuration",
         ) from error
-    return str(path.absolute()), status.st_size, status.st_mtime_ns
+    return str(path.absolute()), status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _load_sources(directory: Path) -> _Sources | None:
     try:
-        sources = msgspec.json.decode((directory / SOURCES_NAME).read_bytes(), type=_Sources)
+        return msgspec.json.decode((directory / SOURCES_NAME).read_bytes(), type=_Sources)
     except (OSError, ValueError):
         return None
-    return sources if all((directory / name).exists() for name in sources.runs) else None
 
 
-def _build(directory: Path, stamps: tuple[tuple[str, int, int], ...], sealer: Sealer) -> _Sources:
+def _build(
+    directory: Path, stamps: tuple[tuple[str, int, int, int], ...], sealer: Sealer
+) -> _Sources:
     writer = IndexWriter(directory, sealer, None)
     number = 0
-    for name, _, _ in stamps:
+    for name, *_ in stamps:
         for batch in _read(Path(name)):
             writer.add(_entries(batch, number))
             number += batch.count
@@ -162,7 +182,7 @@ def _read(path: Path) -> Iterator[DigestBatch]:
             yield from _read_nsrl(db.execute("SELECT sha256, sha1, md5 FROM FILE"))
         finally:
             db.close()
-    except (sqlite3.Error, ValueError) as error:
+    except (sqlite3.Error, ValueError, TypeError) as error:
         raise ConfigError(
             f"known_good database is not in the NSRL's RDSv3 format: {shown}: {error}",
             hint="it needs a table or view FILE with columns sha256, sha1 and md5 in hexadecimal",
@@ -176,10 +196,11 @@ def _read_nsrl(cursor: sqlite3.Cursor) -> Iterator[DigestBatch]:
         digests: dict[Algorithm, tuple[Uint8, Uint32]] = {}
         for column, algorithm in enumerate(order):
             numbers = [n for n, row in enumerate(rows) if row[column]]
-            raw = bytes.fromhex("".join(rows[n][column] for n in numbers))
-            values = np.frombuffer(raw, np.uint8).reshape(-1, algorithm.digest_bytes)
-            if len(values) != len(numbers):
+            hexes = [rows[n][column] for n in numbers]
+            if any(len(digits) != 2 * algorithm.digest_bytes for digits in hexes):
                 raise ValueError("a digest of the wrong length")
+            raw = bytes.fromhex("".join(hexes))
+            values = np.frombuffer(raw, np.uint8).reshape(-1, algorithm.digest_bytes)
             digests[algorithm] = (values, np.array(numbers, np.uint32))
         nothing: list[str | None] = [None] * len(rows)
         lines = np.arange(len(rows), dtype=np.int64)

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterable
-from dataclasses import replace
-
-import numpy as np
 
 from hashclient.digestfile import DigestBatch
 from hashclient.hashlist import NO_SIZE
-from hashclient.judge import Judge, outcome_of
-from hashclient.model import Algorithm, Kind, Outcome
+from hashclient.judge import verdict
+from hashclient.model import Algorithm, Hit, Kind, Outcome
 from hashclient.scan import OpenLists
 from hashclient.summary import Summary
 
@@ -40,38 +37,31 @@ def lookup(
     started = time.monotonic()
     try:
         for source, batch in batches:
-            rows = _rows_to_judge(batch, lists)
-            shown = range(batch.count) if keep_clean else rows
+            columns = {
+                a: (lists.sealer.tags(a, digests), rows)
+                for a, (digests, rows) in batch.digests.items()
+            }
+            hits = judge.hits_by_row(columns, batch.sizes)
+            shown = range(batch.count) if keep_clean else sorted(hits)
             summary.counts[Kind.CLEAN] += batch.count - len(shown)
             for row in shown:
-                outcome = _judge_row(source, batch, row, judge)
+                outcome = _outcome(source, batch, row, hits.get(row, ()))
                 summary.add(outcome)
-                if keep_clean or outcome.kind is not Kind.CLEAN:
-                    yield outcome
+                yield outcome
     finally:
         summary.elapsed_s = time.monotonic() - started
 
 
-def _rows_to_judge(batch: DigestBatch, lists: OpenLists) -> list[int]:
-    """Return the rows of which any digest is in any list, ascending."""
-    hit = np.zeros(batch.count, np.bool_)
-    for algorithm, (digests, rows) in batch.digests.items():
-        tags = lists.sealer.tags(algorithm, digests)
-        for index in lists.indexes:
-            hit[rows[index.find(algorithm, tags).queries]] = True
-    found: list[int] = np.flatnonzero(hit).tolist()
-    return found
-
-
-def _judge_row(source: str, batch: DigestBatch, row: int, judge: Judge) -> Outcome:
+def _outcome(source: str, batch: DigestBatch, row: int, hits: tuple[Hit, ...]) -> Outcome:
     digests: dict[Algorithm, bytes] = {}
     for algorithm, (values, rows) in batch.digests.items():
         position = int(rows.searchsorted(row))
         if position < len(rows) and rows[position] == row:
             digests[algorithm] = values[position].tobytes()
     size = None if batch.sizes[row] == NO_SIZE else int(batch.sizes[row])
-    name = batch.names[row]
-    if name is None:
-        name = next(iter(digests.values())).hex()
-    outcome = outcome_of(name, size, judge.hits(judge.seal(digests), size), digests)
-    return replace(outcome, origin=f"{source}:{batch.lines[row]}")
+    path = batch.names[row]
+    if path is None:
+        path = next(iter(digests.values())).hex()
+    return Outcome(
+        verdict(hits), path, size, hits=hits, digests=digests, origin=f"{source}:{batch.lines[row]}"
+    )

@@ -96,20 +96,30 @@ class Matches:
                 make_private_dir(state_dir)
                 # SQLite makes files with the umask; this one is for its owner only.
                 os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            mode = "rwc" if create else "ro"
+            # Also a reader may have to take back what a killed writer had begun.
+            mode = "rwc" if create else "rw"
             self._db = sqlite3.connect(
                 f"{self._path.absolute().as_uri()}?mode={mode}",
                 uri=True,
                 timeout=BUSY_TIMEOUT_S,
                 isolation_level=None,
             )
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if create and version == 0:
-                self._db.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version={_VERSION};COMMIT;")
-                version = _VERSION
+            try:
+                version = self._db.execute("PRAGMA user_version").fetchone()[0]
+                if create and version == 0:
+                    self._db.executescript(
+                        f"BEGIN IMMEDIATE;{_SCHEMA}PRAGMA user_version={_VERSION};COMMIT;"
+                    )
+                    version = _VERSION
+            except BaseException:
+                self._db.close()
+                raise
         if version != _VERSION:
             self._db.close()
-            raise StateError(f"record of matches has version {version}: {printable(self._path)}")
+            raise StateError(
+                f"record of matches has version {version}: {printable(self._path)}",
+                hint="a newer hashclient wrote it; move it away to begin a new one",
+            )
 
     def __enter__(self) -> Matches:
         return self
@@ -159,7 +169,7 @@ class Matches:
         """
         with self._errors():
             rows = self._db.execute(_OF_ENTRIES, (list_name, json.dumps(entries))).fetchall()
-        return [_remembered(row) for row in rows]
+            return [_remembered(row) for row in rows]
 
     def withdraw(
         self, list_name: str, entries: Sequence[str], generation: int, now: datetime
@@ -181,7 +191,7 @@ class Matches:
         """
         with self._errors():
             rows = self._db.execute(_WITHDRAWN).fetchall()
-        return [_remembered(row) for row in rows]
+            return [_remembered(row) for row in rows]
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -199,10 +209,11 @@ class Matches:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, ValueError, TypeError) as error:
             raise StateError(
                 f"cannot use the record of matches: {printable(self._path)}: {error}",
-                hint="check that the state directory is writable and has room",
+                hint="check that the state directory is writable and has room; if the file is"
+                " damaged, move it away: earlier matches are forgotten then",
             ) from error
 
 

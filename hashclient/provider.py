@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -149,11 +149,13 @@ class Repository:
         sources: Iterable[tuple[str, BinaryIO]],
         *,
         list_keys: Keys = _ONE_KEY,
+        on_doubt: Callable[[str], None] = lambda _: None,
     ) -> Published:
         """Add the entries of `sources`, files of digests with their names, as a new generation.
 
         The first publication of a list makes its role, with `list_keys`. An entry without an id
-        gets `<generation>-<number>`, one without a category `uncategorised`.
+        gets `<generation>-<number>`, one without a category `uncategorised`. `on_doubt` hears of
+        what keeps no rule from being published, but clients from taking it.
 
         Raises:
             UsageError: an entry breaks a rule of the format, or its id is on the list; nothing
@@ -176,6 +178,8 @@ class Repository:
                 raise UsageError("no entries to publish")
             hashes = entries.hashes()
             entries.check_unique(hashes, live)
+            if (doubts := entries.doubts()) is not None:
+                on_doubt(doubts)
             if list_name not in roles.lists:
                 roles.add_list(list_name, list_keys)
                 changed = {"targets", list_name}

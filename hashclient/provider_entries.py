@@ -28,6 +28,7 @@ from hashclient.hashlist import (
     is_entry_id,
     parse_add_segment,
 )
+from hashclient.knowngood import rows_of_the_empty_file
 from hashclient.model import Algorithm
 
 if TYPE_CHECKING:
@@ -64,11 +65,14 @@ class Entries:
     rows: int = 0
     #: Where rows come from: the first row of each batch, the file, the line numbers.
     starts: list[int] = field(default_factory=list)
+    #: Rows that list the empty file, by the digest of it.
+    empty: list[int] = field(default_factory=list)
     origins: list[tuple[str, Int64]] = field(default_factory=list)
     pending: list[pa.Table] = field(default_factory=list)
 
     def add(self, batch: DigestBatch, name: str) -> None:
         """Take the rows of `batch`, read from the file called `name`."""
+        self.empty += (rows_of_the_empty_file(batch.digests) + self.rows).tolist()
         self.starts.append(self.rows)
         self.origins.append((name, batch.lines))
         self.pending.append(_table(batch, self.generation, self.rows + 1))
@@ -80,6 +84,13 @@ class Entries:
         """Make the last segment of what is left."""
         if self.pending:
             self._encode(0)
+
+    def doubts(self) -> str | None:
+        """Return what a client will refuse although no rule of the format is broken."""
+        if not self.empty:
+            return None
+        more = f" (and {len(self.empty) - 1} more)" if len(self.empty) > 1 else ""
+        return f"{self._where(self.empty[0])}: lists the empty file{more}; clients refuse this list"
 
     def _encode(self, at_least: int) -> None:
         """Make segments of the pending rows, as long as there are `at_least` of them."""

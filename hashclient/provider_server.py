@@ -118,7 +118,9 @@ def open_server(
     try:
         server = TrialServer(address, repository.public, token, context, log)
     except OSError as error:
-        raise UsageError(f"cannot listen on {bind}: {error.strerror}") from error
+        raise UsageError(
+            f"cannot listen on {bind}: {error.strerror}", hint="port 0 takes a free one"
+        ) from error
     host = f"[{address[0]}]" if ":" in address[0] else address[0]
     with server:
         yield server, Endpoint(f"https://{host}:{server.server_address[1]}/", ca, token_file)

@@ -18,7 +18,7 @@ from hashclient.config import Settings
 from hashclient.errors import StateError
 from hashclient.index import Index, check_key, lists_on_disk, open_index, state_of
 from hashclient.inventory import DATABASE_NAME as INVENTORY_NAME
-from hashclient.inventory import Block, Inventory
+from hashclient.inventory import Block, DamagedInventoryError, Inventory, remove_inventory
 from hashclient.judge import Judge
 from hashclient.model import Kind, ListState, Outcome
 from hashclient.seal import Sealer, load_sealer
@@ -133,7 +133,7 @@ def scan(
         )
 
     try:
-        for item in _results(walk(paths, options), make_checker, jobs):
+        for item in _results(walk(paths, options), make_checker, jobs, memory):
             if isinstance(item, int):
                 progress.bytes_ahead += item
                 yield None
@@ -155,11 +155,12 @@ def scan(
                 yield None
     finally:
         memory.flush()
+        memory.close()
         summary.elapsed_s = time.monotonic() - started
 
 
 def _results(
-    items: Iterator[Task | Outcome], make_checker: MakeChecker, jobs: int
+    items: Iterator[Task | Outcome], make_checker: MakeChecker, jobs: int, memory: Memory
 ) -> Iterator[TaskResult | Outcome | int]:
     tasks: list[Task] = []
     for item in items:
@@ -177,6 +178,7 @@ def _results(
     if tasks:
         from hashclient.pool import Pool  # brings multiprocessing, which little work never needs
 
+        memory.close()
         with Pool(jobs, make_checker) as pool:
             yield from pool.run(itertools.chain(tasks, items), TICK_S)
 
@@ -200,6 +202,7 @@ class Memory:
         self._key_id = key_id
         self._use = use
         self._on_failure = on_failure
+        self._readers: list[Inventory] = []
         self._writer: Inventory | None = None
         self._learned: list[tuple[int, bytes]] = []
         self._seen: set[Block] = set()
@@ -214,12 +217,16 @@ class Memory:
         """Open what is remembered, in the process that will ask it; None if there is nothing."""
         if self._state_dir is None or not self._use:
             return None
+        if self._writer is not None:
+            return None  # this is a late worker; SQLite is not made for being forked
         if not (self._state_dir / INVENTORY_NAME).exists():
             return None
         try:
-            return Inventory(self._state_dir, self._key_id)
+            reader = Inventory(self._state_dir, self._key_id)
         except StateError:
             return None  # the writer will make it anew, or tell why it cannot
+        self._readers.append(reader)
+        return reader
 
     def learn(self, result: TaskResult) -> None:
         """Take note of what a task has learned."""
@@ -234,11 +241,29 @@ class Memory:
         if self._state_dir is None or not (self._learned or self._seen):
             return
         try:
-            if self._writer is None:
-                # Only now: a connection must not be carried into workers by a fork.
-                self._writer = Inventory(self._state_dir, self._key_id, write=True)
-            self._writer.store(self._learned, sorted(self._seen))
+            try:
+                self._write(self._state_dir)
+            except DamagedInventoryError as error:
+                self._on_failure(error)
+                self.close()
+                remove_inventory(self._state_dir)
+                self._write(self._state_dir)
         except StateError as error:
             self._state_dir = None
             self._on_failure(error)
         self._learned, self._seen, self._waiting_bytes = [], set(), 0
+
+    def _write(self, state_dir: Path) -> None:
+        if self._writer is None:
+            # Only now: a connection must not be carried into workers by a fork.
+            self._writer = Inventory(state_dir, self._key_id, write=True)
+        self._writer.store(self._learned, sorted(self._seen))
+
+    def close(self) -> None:
+        """Close what is open; it may be used again."""
+        for reader in self._readers:
+            reader.close()
+        self._readers.clear()
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None

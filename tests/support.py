@@ -14,8 +14,9 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,8 +32,8 @@ from hashclient.provider_server import open_server
 
 ROOT = Path(__file__).parents[1]
 ALL_ALGORITHMS = tuple(Algorithm)
-#: An ordinary user, for tests that root runs: what it may not read is really unreadable.
-NOBODY = 65534
+#: What root needs besides, so that what it may not read is really unreadable.
+_UNPRIVILEGED = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,15 +93,13 @@ def run(
     env: Mapping[str, str] | None = None,
     stdin: bytes = b"",
     cwd: Path | None = None,
-    as_nobody: bool = False,
+    unprivileged: bool = False,
     preexec: Callable[[], object] | None = None,
 ) -> Result:
-    """Run the real command to its end."""
-    who: dict[str, Any] = {}
-    if as_nobody and os.geteuid() == 0:
-        who = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
+    """Run the real command to its end; `unprivileged` makes permissions count for root, too."""
+    prefix = _UNPRIVILEGED if unprivileged and os.geteuid() == 0 else ()
     done = subprocess.run(
-        arguments(*args),
+        [*prefix, *arguments(*args)],
         env=environment(**(env or {})),
         input=stdin,
         cwd=cwd,
@@ -108,7 +107,6 @@ def run(
         timeout=60,
         check=False,
         preexec_fn=preexec,
-        **who,
     )
     err = done.stderr.decode(errors="surrogateescape")
     return checked(Result(done.returncode, done.stdout.decode(errors="surrogateescape"), err))
@@ -142,18 +140,22 @@ def csv_of(
     return "\n".join([*rows, ""]).encode()
 
 
-def make_state(directory: Path, lists: Mapping[str, bytes], *, now: datetime | None = None) -> Path:
-    """Make a state directory that holds `lists`, files of digests by the name of their list.
-
-    They were published and fetched at `now`, so that it may be long ago.
-    """
-    simulator = Simulator(directory / "provider", now=now)
+def make_state(directory: Path, lists: Mapping[str, bytes]) -> Path:
+    """Make a state directory that holds `lists`, files of digests by the name of their list."""
+    simulator = Simulator(directory / "provider")
     for name, content in lists.items():
         simulator.publish(content, name)
     client = Client(directory / "state", simulator, simulator.root)
-    client.now = now or datetime.now(UTC)
     client.fetch()
     return directory / "state"
+
+
+def edit_manifest(state: Path, list_name: str, **changes: str) -> None:
+    """Change what a state directory says of a list, such as when it `expires`."""
+    path = state / "lists" / list_name / "manifest.json"
+    manifest = json.loads(path.read_bytes())
+    assert changes.keys() <= manifest.keys()
+    path.write_text(json.dumps(manifest | changes))
 
 
 def write_tree(directory: Path, files: Mapping[str, bytes]) -> Path:
@@ -164,6 +166,31 @@ def write_tree(directory: Path, files: Mapping[str, bytes]) -> Path:
         path.write_bytes(data)
     directory.mkdir(exist_ok=True)
     return directory
+
+
+@contextlib.contextmanager
+def fast_directory() -> Iterator[Path]:
+    """Make a directory for trees of many or very large files: in memory, where that is possible."""
+    memory = Path("/dev/shm")
+    usable = memory.is_dir() and os.access(memory, os.W_OK)
+    directory = Path(tempfile.mkdtemp(prefix="hashclient-", dir=memory if usable else None))
+    try:
+        yield directory
+    finally:
+        # Also what is deeper than Python's own function can go.
+        subprocess.run(["rm", "-rf", directory], check=True)
+
+
+def make_deep_tree(directory: Path, depth: int) -> None:
+    """Make a chain of `depth` directories called `dd`, each with an empty file `f`."""
+    fd = os.open(directory, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir("dd", dir_fd=fd)
+        inner = os.open("dd", os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = inner
+        os.close(os.open("f", os.O_CREAT, dir_fd=fd))
+    os.close(fd)
 
 
 def open_files() -> int:
@@ -225,9 +252,7 @@ class Site:
         """Run the real command on the client's state directory."""
         return run("--state-dir", state or self.state, *args, **kwargs)
 
-    def init_arguments(
-        self, *more: str | Path, token_file: Path | None = None
-    ) -> list[str | Path]:
+    def init_arguments(self, *more: str | Path, token_file: Path | None = None) -> list[str | Path]:
         """Return the arguments of `init` for this provider."""
         where = [self.endpoint.url, "--root", self.repository.root_file, "--ca", self.endpoint.ca]
         return ["init", *where, "--token-file", token_file or self.endpoint.token_file, *more]

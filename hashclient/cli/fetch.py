@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hashclient.cli.app import App, format_option, pass_app
-from hashclient.errors import ExitCode, HashclientError
+from hashclient.errors import ExitCode, HashclientError, UsageError
 from hashclient.fsio import printable
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ def fetch_lists(
     Raises:
         HashclientError: as `Fetcher.fetch`; with several providers, the first error is raised
             after the others were tried.
+        UsageError: a list in `only` is offered by none of them.
     """
     from hashclient.cli.progress import fetch_progress
     from hashclient.fetch import Fetcher, access_of
@@ -110,6 +111,7 @@ def fetch_lists(
     accesses = {name: access_of(settings.provider(name)) for name in names}
     make_private_dir(settings.state_dir)
     first_error: HashclientError | None = None
+    unknown = set(only)
     with writer_lock(settings.lock_path), fetch_progress(app) as progress:
         sealer = load_sealer(
             settings.state_dir,
@@ -131,7 +133,9 @@ def fetch_lists(
                         progress=progress,
                         accept_churn=accept_churn,
                     )
-                    yield from fetcher.fetch(only)
+                    for fetched in fetcher.fetch(only):
+                        unknown.discard(fetched.list_name)
+                        yield fetched
             except HashclientError as error:
                 if len(names) == 1:
                     raise
@@ -139,6 +143,11 @@ def fetch_lists(
                 first_error = first_error or error
     if first_error is not None:
         raise first_error
+    if unknown:
+        raise UsageError(
+            f"no list to fetch is called {printable(min(unknown))}",
+            hint="`hashclient fetch` without --list names all that are offered",
+        )
 
 
 def _show(app: App, fetched: Fetched) -> None:

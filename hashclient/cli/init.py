@@ -131,7 +131,10 @@ def command(
     secret = oauth_secret_file or oauth_secret_env
     if oauth_token_url or oauth_client_id or secret or oauth_scope or oauth_ca:
         if not oauth_token_url or not oauth_client_id:
-            raise UsageError("oauth needs both --oauth-token-url and --oauth-client-id")
+            raise UsageError(
+                "oauth needs both --oauth-token-url and --oauth-client-id",
+                hint="give both, and --oauth-secret-file or --oauth-secret-env",
+            )
         oauth = OAuthConfig(
             token_url=oauth_token_url,
             client_id=oauth_client_id,

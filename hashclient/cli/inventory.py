@@ -73,7 +73,7 @@ def prune(app: App, days: int, output_format: str) -> ExitCode:
 
     \b
       hashclient inventory prune
-      hashclient inventory prune --days 0       forget all but what today's scans saw
+      hashclient inventory prune --days 0     forget all but what was seen today
     """
     inventory = _open(app, write=True)
     try:

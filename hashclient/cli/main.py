@@ -324,8 +324,8 @@ def _show_click_error(error: click.ClickException) -> None:
     message = error.format_message().rstrip(".")
     click.echo(f"hashclient: error: {message[:1].lower()}{message[1:]}", err=True)
     context = getattr(error, "ctx", None)
-    if context is not None:
-        click.echo(f"hint: see `{context.command_path} --help`", err=True)
+    command = context.command_path if context is not None else "hashclient"
+    click.echo(f"hint: see `{command} --help`", err=True)
 
 
 def _show_bug(error: Exception) -> None:

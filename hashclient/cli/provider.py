@@ -123,7 +123,7 @@ def publish(
     from hashclient.provider_keys import Keys
 
     done = _repository(app, directory).publish(
-        list_name, _sources(files), list_keys=Keys(keys, threshold)
+        list_name, _sources(files), list_keys=Keys(keys, threshold), on_doubt=app.warn
     )
     _show_change(app, done, "added", output_format)
 
@@ -200,6 +200,9 @@ def renew(app: App, directory: Path) -> None:
 
     Clients refuse a repository whose signatures have expired, so run this every day. A role
     that is due but whose keys are kept elsewhere is named; bring them in time.
+
+    \b
+      hashclient provider renew /srv/lists
     """
     done = _repository(app, directory).renew()
     app.say(f"signed anew: {', '.join(done.signed)}")
@@ -215,7 +218,11 @@ def renew(app: App, directory: Path) -> None:
 @format_option("text", "json")
 @pass_app
 def status(app: App, directory: Path, output_format: str) -> None:
-    """Show the roles, until when each is valid, and the lists."""
+    """Show the roles, until when each is valid, and the lists.
+
+    \b
+      hashclient provider status /srv/lists
+    """
     found = _repository(app, directory).status()
     app.out(_status_json(found) if output_format == "json" else _status_text(found, app.now()))
 

@@ -52,6 +52,19 @@ def free_port() -> int:
         return port
 
 
+def run_command(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run the real command with more variables in its environment."""
+    return subprocess.run(
+        [sys.executable, "-m", "hashclient", *words],
+        env={**os.environ, **variables},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+
+
 def run_script(script: str, directory: Path) -> tuple[int, str]:
     """Run a bash script in `directory`; return its exit code and both of its streams as one.
 

@@ -1,4 +1,4 @@
-"""Every link in a document leads somewhere, and no document speaks of the machine it was made on."""
+"""Every link in a document leads somewhere, and none speaks of the machine it was made on."""
 
 from __future__ import annotations
 

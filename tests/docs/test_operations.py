@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,11 +14,12 @@ from hashclient.cli.main import COMMANDS, WITHOUT_DEFAULTS, cli
 from hashclient.config import Config, OAuthConfig, ProviderConfig, resolve_settings
 from hashclient.errors import ExitCode
 from hashclient.seal import KEY_CREDENTIAL, KEY_ENV
-from tests.docs.blocks import DOCS, marked_blocks, run_script, table_rows
+from tests.docs.blocks import DOCS, marked_blocks, run_command, run_script, table_rows
 
 pytestmark = pytest.mark.docs
 
 OPERATIONS = DOCS / "operations.md"
+COMMAND_VARIABLE = f"HASHCLIENT_({'|'.join(COMMANDS)})_".upper()
 
 
 def options(command: click.Command, context: click.Context) -> Iterator[click.Option]:
@@ -68,14 +66,9 @@ def test_the_example_is_a_configuration(tmp_path: Path) -> None:
     )
     assert settings.state_dir == Path("/var/lib/hashclient")
     assert set(settings.config.commands) == {"scan", "fetch"}
-    # The commands check their own tables; help about a list that is not here is far enough.
-    done = subprocess.run(
-        [sys.executable, "-m", "hashclient", "--config", path, "--state-dir", tmp_path, "scan", "x"],
-        env={**os.environ, "HASHCLIENT_SEAL_KEY": "00" * 32},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    # Each command checks its own table before it misses the lists.
+    words = ("--config", str(path), "--state-dir", str(tmp_path), "scan", "x")
+    done = run_command(*words, HASHCLIENT_SEAL_KEY="00" * 32)
     assert done.returncode == ExitCode.STATE, done.stderr
 
 
@@ -89,11 +82,8 @@ def test_variables_are_those_that_are_read() -> None:
     known = variables()
     described -= {"HASHCLIENT_COMPLETE"}
     assert described <= known
-    of_the_program = {name for name in known if not re.match(_COMMAND_VARIABLE, name)}
+    of_the_program = {name for name in known if not re.match(COMMAND_VARIABLE, name)}
     assert of_the_program - {"HASHCLIENT_VERSION"} <= described
-
-
-_COMMAND_VARIABLE = f"HASHCLIENT_({'|'.join(COMMANDS)})_".upper()
 
 
 def test_where_the_seal_key_is_looked_for() -> None:
@@ -117,28 +107,61 @@ def test_the_monitor_runs(tmp_path: Path, code: int, says: str) -> None:
 def test_completion_is_there(shell: str) -> None:
     line = f"_HASHCLIENT_COMPLETE={shell}_source hashclient > "
     assert line in OPERATIONS.read_text()
-    done = subprocess.run(
-        [sys.executable, "-m", "hashclient"],
-        env={**os.environ, "_HASHCLIENT_COMPLETE": f"{shell}_source"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_command(_HASHCLIENT_COMPLETE=f"{shell}_source")
     assert done.returncode == 0
     assert "hashclient" in done.stdout
 
 
 def test_completion_knows_commands_and_options() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "hashclient"],
-        env={
-            **os.environ,
-            "_HASHCLIENT_COMPLETE": "bash_complete",
-            "COMP_WORDS": "hashclient audit show --for",
-            "COMP_CWORD": "3",
-        },
-        capture_output=True,
-        text=True,
-        check=False,
+    done = run_command(
+        _HASHCLIENT_COMPLETE="bash_complete",
+        COMP_WORDS="hashclient audit show --for",
+        COMP_CWORD="3",
     )
     assert done.stdout == "plain,--format\n"
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    """Return a state directory with a provider and a default, and nothing fetched."""
+    (tmp_path / "config.toml").write_text(
+        '[providers.main]\nurl = "https://127.0.0.1"\nroot_sha256 = ""\n[status]\nformat = "json"\n'
+    )
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("variables", "options", "shown"),
+    [
+        ({}, [], "{"),
+        ({"HASHCLIENT_STATUS_FORMAT": "text"}, [], "provider main"),
+        ({"HASHCLIENT_STATUS_FORMAT": "text"}, ["--format", "json"], "{"),
+    ],
+    ids=["configuration", "environment", "flag"],
+)
+def test_a_flag_outranks_the_environment_and_that_the_configuration(
+    state: Path, variables: dict[str, str], options: list[str], shown: str
+) -> None:
+    done = run_command("--state-dir", str(state), "status", *options, **variables)
+    assert done.returncode == ExitCode.STATE
+    assert done.stdout.startswith(shown)
+
+
+@pytest.mark.parametrize(
+    ("table", "named"),
+    [("[scan]\nthreads = 2\n", "known keys: all, "), ("[provider]\n", "`provider`")],
+)
+def test_an_unknown_key_is_named(tmp_path: Path, table: str, named: str) -> None:
+    (tmp_path / "config.toml").write_text(table)
+    done = run_command("--state-dir", str(tmp_path), "scan", "x")
+    assert done.returncode == ExitCode.USAGE
+    assert named in done.stderr
+
+
+def test_init_may_name_a_configuration_that_it_is_to_write(tmp_path: Path) -> None:
+    root = tmp_path / "root.json"
+    root.write_text("{}")
+    where = ("--config", str(tmp_path / "new.toml"), "--state-dir", str(tmp_path / "state"))
+    done = run_command(*where, "init", "https://127.0.0.1:9", "--root", str(root))
+    assert done.returncode == ExitCode.UNVERIFIED
+    assert "not the root metadata" in done.stderr

@@ -27,7 +27,8 @@ def test_the_commands_end_as_they_should(tmp_path: Path) -> None:
     (cron,) = marked_blocks(QUICKSTART, "cron")
     variable, line = cron.replace("/srv/trial", str(tmp_path)).splitlines()
     command = line.split(maxsplit=5)[5]
-    script = f"set -e\n{script}unset HASHCLIENT_STATE_DIR\necho CRON\n{variable} sh -c '{command}'\n"
+    script += f"unset HASHCLIENT_STATE_DIR\necho CRON\n{variable} sh -c '{command}'\n"
+    script = f"set -e\n{script}"
     code, output = run_script(script.replace("8443", str(free_port())), tmp_path)
     assert code == 0, output
     before, _, mail = output.partition("CRON\n")

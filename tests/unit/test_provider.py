@@ -299,10 +299,6 @@ def test_large_publications_are_cut_into_segments(
             f"entry_id,md5\nb,{MD5}\na-2,{MD5}\n".encode(),
             "it:3: entry id is on the list already: a-2",
         ),
-        (
-            f"{MD5}\n{SHA1}\n{MD5}\n{hashlib.sha256().hexdigest()}\n{SHA1}\n".encode(),
-            "it:4: segment g000002-add-000.parquet lists the empty file",
-        ),
         (f"{MD5}\n?\n".encode(), "it:2: not a line of a file of digests"),
         (
             "\n".join(["md5,category", *(f"{MD5},c{n}" for n in range(256))]).encode(),
@@ -323,6 +319,20 @@ def test_with_one_bad_entry_nothing_is_written(
         simulator.repository.publish("baseline", sources)
     assert caught.value.message == message
     assert tree(simulator.repository.directory) == before
+
+
+@pytest.mark.parametrize(
+    ("last", "more"),
+    [("", ""), (f"{hashlib.md5().hexdigest()}\n", " (and 1 more)")],
+)
+def test_the_empty_file_is_published_with_a_warning(
+    simulator: Simulator, last: str, more: str
+) -> None:
+    content = f"{MD5}\n{SHA1}\n{MD5}\n{hashlib.sha256().hexdigest()}\n{SHA1}\n{last}"
+    doubts: list[str] = []
+    done = simulator.publish(content.encode(), on_doubt=doubts.append)
+    assert done.live == len(content.splitlines())
+    assert doubts == [f"baseline.csv:4: lists the empty file{more}; clients refuse this list"]
 
 
 def test_a_repeated_id_is_found_in_any_segment(

@@ -8,7 +8,6 @@ import os
 import shutil
 import socket
 import stat
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from hashclient.walk import (
     reason_of,
     walk,
 )
-from tests.support import open_files, write_tree
+from tests.support import fast_directory, make_deep_tree, open_files, write_tree
 
 DEPTH = 5_000
 Others = dict[str, tuple[Kind, str | None]]
@@ -60,20 +59,9 @@ def below(directory: Path, *names: str) -> set[str]:
 
 
 @pytest.fixture
-def deep(tmp_path: Path) -> Iterator[Path]:
-    """A chain of directories of a file each, too deep for the path of any call."""
-    root = tmp_path / "deep"
-    root.mkdir()
-    fd = os.open(root, os.O_RDONLY)
-    for _ in range(DEPTH):
-        os.mkdir("dd", dir_fd=fd)
-        inner = os.open("dd", os.O_RDONLY, dir_fd=fd)
-        os.close(fd)
-        fd = inner
-        os.close(os.open("f", os.O_CREAT | os.O_WRONLY, dir_fd=fd))
-    os.close(fd)
-    yield root
-    subprocess.run(["rm", "-rf", root], check=True)
+def fast() -> Iterator[Path]:
+    with fast_directory() as directory:
+        yield directory
 
 
 def test_a_tree_is_listed_whole(tmp_path: Path) -> None:
@@ -200,10 +188,10 @@ def test_many_links_to_files_make_tasks_of_the_usual_size(tmp_path: Path) -> Non
     assert max(len(group.names) for task in tasks for group in task) <= TASK_NAMES
 
 
-def test_a_directory_of_20000_names(tmp_path: Path) -> None:
+def test_a_directory_of_20000_names(fast: Path) -> None:
     for number in range(20_000):
-        os.close(os.open(f"{tmp_path}/{number}", os.O_CREAT))
-    tasks = [item for item in items_of(tmp_path) if not isinstance(item, Outcome)]
+        os.close(os.open(f"{fast}/{number}", os.O_CREAT))
+    tasks = [item for item in items_of(fast) if not isinstance(item, Outcome)]
     sizes = [sum(len(group.names) for group in task) for task in tasks]
     assert sum(sizes) == 20_000
     assert max(sizes) <= TASK_NAMES
@@ -223,10 +211,11 @@ def test_long_directories_do_not(tmp_path: Path) -> None:
         assert sum(len(group.directory) for group in task[:-1]) < TASK_CHARS
 
 
-def test_5000_directories_deep_with_few_of_them_open(deep: Path) -> None:
+def test_5000_directories_deep_with_few_of_them_open(fast: Path) -> None:
+    make_deep_tree(fast, DEPTH)
     before = open_files()
     files = 0
-    for item in walk([str(deep)], WalkOptions()):
+    for item in walk([str(fast)], WalkOptions()):
         assert not isinstance(item, Outcome)
         files += sum(len(group.names) for group in item)
         assert open_files() <= before + 2 * OPEN_DEPTH + 8

@@ -1,0 +1,287 @@
+"""`hashclient fetch` over real HTTPS: what it says, what it refuses, what it leaves on disk."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hashclient.model import Algorithm
+from tests.support import Site, csv_of, digests_of, run, write_tree
+
+LISTED = {"e-1": b"listed one", "e-2": b"listed two"}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with Site(tmp_path_factory.mktemp("site")) as made:
+        made.publish(csv_of(LISTED))
+        made.publish(csv_of({"x": b"local"}, algorithms=(Algorithm.MD5,), sized=False), "local")
+        assert made.run(*made.init_arguments()).code == 0
+        assert made.run("fetch").code == 0
+        yield made
+
+
+@pytest.fixture
+def own(site: Site, tmp_path: Path) -> Path:
+    """A copy of a state directory that has been fetched."""
+    return Path(shutil.copytree(site.state, tmp_path / "state", symlinks=True))
+
+
+@pytest.fixture
+def listed(tmp_path: Path) -> Path:
+    return write_tree(tmp_path / "listed", {"f": LISTED["e-1"]})
+
+
+@pytest.fixture
+def unreachable(own: Path) -> Iterator[Path]:
+    """A state directory whose provider does not answer."""
+    with socket.socket() as bound:  # bound and not listening: nobody else can have the port
+        bound.bind(("127.0.0.1", 0))
+        config = own / "config.toml"
+        port = bound.getsockname()[1]
+        config.write_text(re.sub(r"127\.0\.0\.1:\d+", f"127.0.0.1:{port}", config.read_text()))
+        yield own
+
+
+def test_a_first_fetch_and_one_with_nothing_new(site: Site, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    site.run(*site.init_arguments(), state=state)
+    first = site.run("fetch", state=state)
+    assert (first.code, first.err) == (0, "")
+    one, two = first.out.splitlines()
+    assert one.startswith(
+        "list baseline: new -> generation 1, 2 added, 0 withdrawn; 2 live entries"
+    )
+    assert two.startswith("list local: new -> generation 1, 1 added, 0 withdrawn; 1 live entries")
+    site.requests.clear()
+    again = site.run("fetch", state=state)
+    assert again.code == 0
+    assert again.out.startswith("list baseline: nothing new, generation 1; ")
+    # Whether there is a newer root, and the timestamp.
+    assert len(site.requests) == 2
+
+
+def test_fetch_for_scripts(site: Site, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    site.run(*site.init_arguments(), state=state)
+    documents = [
+        json.loads(site.run("fetch", "--format", "json", state=state).out)["lists"]
+        for _ in range(2)
+    ]
+    first, again = (lists[0] for lists in documents)
+    assert {key: first[key] for key in ("list", "provider", "changed", "before", "generation")} == {
+        "list": "baseline",
+        "provider": "main",
+        "changed": True,
+        "before": None,
+        "generation": 1,
+    }
+    assert (first["added"], first["withdrawn"], first["entries"]) == (2, 0, 2)
+    assert (again["changed"], again["before"]) == (False, 1)
+
+
+def test_one_list_or_one_provider(site: Site, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    site.run(*site.init_arguments(), state=state)
+    only = site.run("fetch", "--list", "local", "--provider", "main", state=state)
+    assert only.out.count("list ") == 1
+    assert not (state / "lists" / "baseline").exists()
+    unknown = site.run("fetch", "--provider", "nope", state=state)
+    assert unknown.code == 2
+    assert "no provider called 'nope'" in unknown.err
+
+
+@pytest.mark.parametrize("name", ["nope", "../x", "\x1b[31m"])
+def test_a_list_that_is_not_offered(site: Site, own: Path, name: str) -> None:
+    result = site.run("fetch", "--list", name, state=own)
+    assert result.code in {2, 6}
+    assert "hint: " in result.err
+    assert all(line.isprintable() for line in result.err.splitlines())
+    assert not (own / "lists" / name).exists()
+
+
+def test_no_provider_yet(tmp_path: Path) -> None:
+    result = run("--state-dir", tmp_path / "new", "fetch")
+    assert result.code == 2
+    assert "no provider is configured" in result.err
+    assert "hint: run `hashclient init" in result.err
+    assert not (tmp_path / "new").exists()
+
+
+def test_quiet_says_nothing_of_success_but_the_result(site: Site, own: Path) -> None:
+    result = run("--quiet", "--state-dir", own, "fetch")
+    assert (result.code, result.err) == (0, "")
+
+
+def test_a_provider_that_does_not_answer(unreachable: Path, listed: Path) -> None:
+    result = run("--state-dir", unreachable, "fetch")
+    assert result.code == 4
+    assert "connection refused" in result.err
+    assert "hint: " in result.err
+    # A scan goes on with what is here, and tells.
+    scan = run("--state-dir", unreachable, "scan", "--fetch", listed)
+    assert scan.code == 11
+    assert "warning: " in scan.err
+    clean = run("--state-dir", unreachable, "scan", "--fetch", unreachable / "config.toml")
+    assert clean.code == 4
+    # Without the option it does not even try.
+    assert run("--state-dir", unreachable, "scan", unreachable / "config.toml").code == 0
+
+
+def test_a_credential_that_was_revoked(site: Site, own: Path, listed: Path) -> None:
+    expected, site.server.expected = site.server.expected, b"Bearer another"
+    try:
+        result = site.run("fetch", state=own)
+        scan = site.run("scan", "--fetch", own / "config.toml", state=own)
+    finally:
+        site.server.expected = expected
+    assert (result.code, scan.code) == (5, 5)
+    for text in (result.err, scan.err, scan.out):
+        assert site.token not in text
+    assert site.run("scan", listed, state=own).code == 10
+
+
+def test_a_scan_that_fetches_first_finds_what_is_new(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    tree = write_tree(tmp_path / "t", {"f": b"soon listed"})
+    with Site(tmp_path_factory.mktemp("site")) as site:
+        site.publish(csv_of(LISTED))
+        site.run(*site.init_arguments())
+        assert site.run("scan", "--fetch", tree).code == 0
+        site.publish(csv_of({"e-3": b"soon listed"}))
+        assert site.run("scan", tree).code == 0
+        found = site.run("scan", "--fetch", tree)
+        assert found.code == 10
+        assert "list baseline: now at generation 2" in found.err
+        withdrawn = site.repository.withdraw("baseline", ["e-3"])
+        assert withdrawn.generation == 3
+        assert site.run("scan", "--fetch", tree).code in {0, 11}
+        assert site.run("scan", tree).code == 0
+
+
+@pytest.mark.parametrize("what", ["manifest.json", "run-*"])
+@pytest.mark.parametrize("how", ["empty", "cut", "gone", "zeros"])
+def test_a_damaged_index_is_healed_by_a_fetch(
+    site: Site, own: Path, listed: Path, what: str, how: str
+) -> None:
+    (path,) = (own / "lists" / "baseline").glob(what)
+    data = path.read_bytes()
+    path.unlink()
+    if how != "gone":
+        path.write_bytes({"empty": b"", "cut": data[:-20], "zeros": bytes(len(data))}[how])
+    assert site.run("scan", listed, state=own).code == (10 if (how, what) == () else 8) or (
+        (how, what) == ("gone", "manifest.json")
+    )
+    assert site.run("status", state=own).code == (
+        0 if (how, what) == ("gone", "manifest.json") else 8
+    )
+    assert site.run("fetch", state=own).code == 0
+    assert site.run("scan", listed, state=own).code == 10
+    assert site.run("status", state=own).code == 0
+
+
+def test_another_writer_is_not_waited_for(site: Site, own: Path) -> None:
+    with (own / "lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        result = site.run("fetch", state=own)
+        assert result.code == 8
+        assert "another hashclient is writing" in result.err
+        # Readers do not wait, either.
+        assert site.run("status", state=own).code == 0
+
+
+def test_a_state_directory_that_cannot_be_written(site: Site, own: Path) -> None:
+    directories = [own, *(path for path in own.rglob("*") if path.is_dir())]
+    for path in directories:
+        path.chmod(0o500)
+    result = site.run("fetch", state=own, unprivileged=True)
+    for path in directories:
+        path.chmod(0o700)
+    assert result.code in {8, 9}
+    assert "Permission denied" in result.err
+    assert "hint: " in result.err
+
+
+def test_the_wrong_seal_key_changes_nothing(site: Site, own: Path, listed: Path) -> None:
+    for key in ("1" * 64, "not a key"):
+        result = site.run("fetch", state=own, env={"HASHCLIENT_SEAL_KEY": key})
+        assert result.code in {2, 8}
+        assert key not in result.err
+    assert site.run("scan", listed, state=own).code == 10
+    (own / "seal.key").unlink()
+    result = site.run("fetch", state=own)
+    assert result.code == 8
+    assert "no seal key" in result.err
+
+
+def test_the_pinned_root_is_not_to_be_changed(site: Site, own: Path) -> None:
+    path = own / "trust" / "main" / "pinned-root.json"
+    path.write_bytes(path.read_bytes() + b"\n")
+    result = site.run("fetch", state=own)
+    assert result.code == 8
+    assert "pinned root is not the one" in result.err
+
+
+def contents(directory: Path) -> Iterator[tuple[Path, bytes]]:
+    for path in directory.rglob("*"):
+        if path.is_file():
+            yield path, path.read_bytes()
+
+
+def test_no_listed_digest_rests_anywhere(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    """Raw or in hexadecimal, in the state directory, in temporary files or in any output."""
+    data = {f"e-{n}": f"listed {n}".encode() for n in range(300)}
+    digests = [bytes.fromhex(digest) for content in data.values() for digest in digests_of(content)]
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    tree = write_tree(tmp_path / "t", {"f": data["e-7"], "g": b"clean", "h": b"listed x"})
+    sums = tmp_path / "sums"
+    sums.write_text("".join(f"{d}  file{n}\n" for n, d in enumerate(digests_of(b"clean"))))
+    environ = {"TMPDIR": str(temporary)}
+    said = ""
+    with Site(tmp_path_factory.mktemp("site")) as site:
+        site.publish(csv_of(data))
+        for args in (
+            site.init_arguments(),
+            ["-v", "fetch"],
+            ["status"],
+            ["status", "--format", "json"],
+            ["scan", "--all", tree],
+            ["scan", "--format", "jsonl", "--all", tree],
+            ["lookup", "--from", sums],
+            ["lookup", "--all", *digests_of(b"not listed")],
+            ["audit", "show", "--format", "jsonl"],
+            ["audit", "verify"],
+            ["audit", "checkpoint"],
+        ):
+            result = site.run(*args, env=environ)
+            assert result.code in {0, 10}
+            said += result.out + result.err
+        # Whoever asks by a listed digest sees it again, but nobody else does.
+        assert site.run("lookup", digests_of(data["e-9"])[1], env=environ).code == 10
+        site.publish(csv_of({"e-x": b"one more"}))
+        digests += [bytes.fromhex(digest) for digest in digests_of(b"one more")]
+        assert site.run("fetch", env=environ).code == 0
+        state = dict(contents(site.state))
+    assert len(state) > 8
+    everything = b"\n".join([*state.values(), *dict(contents(temporary)).values(), said.encode()])
+    lowered = everything.lower()
+    assert hashlib.sha256(data["e-7"]).digest() in digests
+    for digest in digests:
+        assert digest not in everything
+        assert digest[:16] not in everything
+        assert digest.hex().encode() not in lowered
+    # The search finds what is there.
+    assert os.fsencode(tree) in everything

@@ -1,0 +1,241 @@
+"""`hashclient init`: nothing is pinned that does not work, and no secret is ever repeated."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hashclient.provider import Repository
+from tests.support import Result, Site, csv_of, run
+
+SECRET = "s3cret-7f3a9c"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with Site(tmp_path_factory.mktemp("site")) as made:
+        made.publish(csv_of({"e-1": b"listed"}))
+        made.publish(csv_of({"e-1": b"other"}), "local")
+        yield made
+
+
+@pytest.fixture
+def secret_file(tmp_path: Path) -> Path:
+    path = tmp_path / "secret"
+    path.write_text(f"{SECRET}\n")
+    path.chmod(0o600)
+    return path
+
+
+def refused(result: Result, code: int, message: str, state: Path) -> None:
+    """Check that nothing was pinned, and that the user hears what to do and no secret."""
+    assert result.code == code, result.err
+    assert message in result.err
+    assert "hint: " in result.err
+    assert result.out == ""
+    assert SECRET not in result.err
+    assert not (state / "config.toml").exists()
+    assert not (state / "trust" / "main").exists()
+
+
+def test_a_provider_is_pinned(site: Site, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    result = site.run(*site.init_arguments(), state=state)
+    assert result.code == 0
+    assert result.out == "provider main is pinned; it offers: baseline, local\n"
+    assert f"configuration: {state}/config.toml" in result.err
+    assert "next: hashclient fetch" in result.err
+    config = tomllib.loads((state / "config.toml").read_text())
+    assert config["providers"]["main"]["token_file"] == str(site.endpoint.token_file)
+    assert state.stat().st_mode & 0o777 == 0o700
+    for path in state.rglob("*"):
+        assert path.is_dir() or site.token not in path.read_text(errors="replace")
+
+
+def test_quiet_is_quiet(site: Site, tmp_path: Path) -> None:
+    result = run("--quiet", "--state-dir", tmp_path / "state", *site.init_arguments())
+    assert (result.code, result.err) == (0, "")
+
+
+def test_a_second_provider_is_added_and_comments_are_kept(site: Site, tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text("# mine\n[scan]\njobs = 1  # slow disk")
+    options = ["--config", config, "--state-dir", tmp_path / "state"]
+    assert run(*options, *site.init_arguments("--name", "one")).code == 0
+    assert run(*options, *site.init_arguments("--name", "two", "--list", "local")).code == 0
+    text = config.read_text()
+    assert text.startswith("# mine\n[scan]\njobs = 1  # slow disk\n")
+    providers = tomllib.loads(text)["providers"]
+    assert list(providers) == ["one", "two"]
+    assert providers["two"]["lists"] == ["local"]
+    again = run(*options, *site.init_arguments("--name", "one"))
+    assert again.code == 2
+    assert "provider one is configured already" in again.err
+    assert config.read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "message"),
+    [
+        ("missing", 2, "cannot read root metadata"),
+        ("directory", 2, "is a directory"),
+        ("text", 6, "not the root metadata"),
+        ("empty", 6, "not the root metadata"),
+        ("timestamp", 6, "not the root metadata"),
+        ("huge", 2, "too large"),
+        ("foreign", 6, ""),
+    ],
+)
+def test_a_root_has_to_be_the_providers(
+    site: Site, tmp_path: Path, name: str, code: int, message: str
+) -> None:
+    path = tmp_path / name
+    state = tmp_path / "state"
+    metadata = site.repository.public / "metadata"
+    match name:
+        case "directory":
+            path.mkdir()
+        case "text":
+            path.write_text("-----BEGIN CERTIFICATE-----\n")
+        case "empty":
+            path.touch()
+        case "timestamp":
+            path.write_bytes((metadata / "timestamp.json").read_bytes())
+        case "huge":
+            path.write_bytes(bytes(600_000))
+        case "foreign":
+            repository = Repository(tmp_path / "foreign-repo", clock=site.repository._clock)
+            repository.create()
+            path.write_bytes(repository.root_file.read_bytes())
+    arguments = site.init_arguments()
+    arguments[arguments.index("--root") + 1] = path
+    refused(site.run(*arguments, state=state), code, message, state)
+
+
+def test_a_wrong_credential(site: Site, tmp_path: Path, secret_file: Path) -> None:
+    state = tmp_path / "state"
+    result = site.run(*site.init_arguments(token_file=secret_file), state=state)
+    refused(result, 5, "refuses the credential", state)
+    environ = {"TOKEN": SECRET}
+    base = site.init_arguments()[:-2]
+    refused(site.run(*base, "--token-env", "TOKEN", state=state, env=environ), 5, "refuses", state)
+    refused(site.run(*base, state=state), 5, "refuses", state)
+
+
+@pytest.mark.parametrize("how", ["missing", "open", "pipe", "directory"])
+def test_a_credential_that_cannot_be_used(site: Site, tmp_path: Path, how: str) -> None:
+    state, path = tmp_path / "state", tmp_path / how
+    match how:
+        case "open":
+            path.write_text(SECRET)
+            path.chmod(0o640)
+        case "pipe":
+            os.mkfifo(path, 0o600)
+        case "directory":
+            path.mkdir()
+    result = site.run(*site.init_arguments(token_file=path), state=state)
+    assert result.code == 2
+    assert SECRET not in result.err
+    assert not (state / "config.toml").exists()
+
+
+def test_a_variable_that_is_not_set(site: Site, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    base = site.init_arguments()[:-2]
+    result = site.run(*base, "--token-env", "NOT_SET", state=state)
+    refused(result, 2, "environment variable is not set: NOT_SET", state)
+
+
+def test_one_credential_is_enough(site: Site, tmp_path: Path, secret_file: Path) -> None:
+    state = tmp_path / "state"
+    result = site.run(*site.init_arguments("--basic-file", secret_file), state=state)
+    refused(result, 2, "more than one credential", state)
+
+
+@pytest.mark.parametrize(
+    ("url", "code"),
+    [
+        ("http://127.0.0.1:1/", 2),
+        (f"https://user:{SECRET}@127.0.0.1/", 2),
+        (f"https://127.0.0.1/?token={SECRET}", 2),
+        ("ftp://127.0.0.1/", 2),
+        ("nonsense", 2),
+        ("https://", 2),
+        ("https://127.0.0.1:99999/", 2),
+        ("https://xn--.invalid/\x1b", 2),
+    ],
+)
+def test_addresses_that_are_refused(site: Site, tmp_path: Path, url: str, code: int) -> None:
+    state = tmp_path / "state"
+    arguments = site.init_arguments()
+    arguments[1] = url
+    result = site.run(*arguments, state=state)
+    assert result.code == code
+    assert SECRET not in result.err
+    assert all(line.isprintable() for line in result.err.splitlines())
+
+
+def test_nobody_answers(site: Site, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    with socket.socket() as bound:  # bound and not listening: nobody else can have the port
+        bound.bind(("127.0.0.1", 0))
+        arguments = site.init_arguments()
+        arguments[1] = f"https://127.0.0.1:{bound.getsockname()[1]}/"
+        refused(site.run(*arguments, state=state), 4, "connection refused", state)
+
+
+def test_a_certificate_of_an_unknown_authority(site: Site, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    arguments = site.init_arguments()
+    position = arguments.index("--ca")
+    del arguments[position : position + 2]
+    refused(site.run(*arguments, state=state), 4, "unknown authority", state)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--name", "../x"], "cannot name a provider"),
+        (["--name", ""], "cannot name a provider"),
+        (["--name", "Big"], "cannot name a provider"),
+        (["--list", "nope"], "does not offer list nope"),
+        (["--oauth-client-id", "me"], "oauth needs both"),
+        (["--client-cert", "/dev/null"], "client certificate"),
+        (["--ca", "/nope"], "/nope"),
+        (["--frob"], "no such option"),
+    ],
+)
+def test_options_that_are_refused(
+    site: Site, tmp_path: Path, options: list[str], message: str
+) -> None:
+    state = tmp_path / "state"
+    result = site.run(*site.init_arguments(*options), state=state)
+    assert result.code == 2, result.err
+    assert message in result.err.lower()
+    assert not (state / "config.toml").exists()
+
+
+def test_a_state_directory_that_cannot_be(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    result = site.run(*site.init_arguments(), state=Path("/proc/nope"))
+    assert result.code == 8
+    config = tmp_path / "c.toml"
+    options = ["--config", config, "--state-dir", tmp_path / "file" / "below"]
+    result = run(*options, *site.init_arguments())
+    assert result.code == 8
+    assert "cannot make directory" in result.err
+    assert not config.exists()
+
+
+def test_a_failed_attempt_does_not_stand_in_the_way(
+    site: Site, tmp_path: Path, secret_file: Path
+) -> None:
+    state = tmp_path / "state"
+    assert site.run(*site.init_arguments(token_file=secret_file), state=state).code == 5
+    assert site.run(*site.init_arguments(), state=state).code == 0
+    assert site.run("fetch", state=state).code == 0

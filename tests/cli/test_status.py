@@ -1,0 +1,128 @@
+"""`hashclient status`: everything a monitor has to know, and an exit code to alarm by."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from hashclient.model import Algorithm
+from tests.support import call, csv_of, edit_manifest, make_state, run
+
+CONFIG = '[providers.main]\nurl = "https://lists.example.org"\nroot_sha256 = "00"\n'
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    lists = {
+        "baseline": csv_of({"e-1": b"one", "e-2": b"two"}),
+        "local": csv_of({"x": b"one"}, algorithms=(Algorithm.MD5,), sized=False),
+    }
+    state = make_state(tmp_path_factory.mktemp("site"), lists)
+    (state / "config.toml").write_text(CONFIG)
+    return state
+
+
+@pytest.fixture
+def state(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "state", symlinks=True))
+
+
+def test_status_for_people(state: Path) -> None:
+    result = run("--state-dir", state, "status")
+    assert (result.code, result.err) == (0, "")
+    lines = result.out.splitlines()
+    assert lines[0] == "provider main  https://lists.example.org"
+    assert lines[1] == "list baseline"
+    assert "  state       fresh" in lines
+    assert "  entries     2 live" in lines
+    assert "  digests     md5 2, sha1 2, sha256 2" in lines
+    assert "  sizes       100 % of the entries have one" in lines
+    assert "  digests     md5 1" in lines
+    assert "  sizes       0 % of the entries have one" in lines
+
+
+def test_status_for_scripts(state: Path) -> None:
+    result = run("--state-dir", state, "status", "--format", "json")
+    document = json.loads(result.out)
+    assert (result.code, document["exit_code"]) == (0, 0)
+    assert document["state_dir"] == str(state)
+    assert document["providers"][0]["name"] == "main"
+    baseline = document["lists"][0]
+    assert (baseline["name"], baseline["generation"], baseline["entries"]) == ("baseline", 1, 2)
+    assert (baseline["fresh"], baseline["usable"], baseline["problem"]) == (True, True, None)
+    assert baseline["index_bytes"] > 0
+    assert 0 <= baseline["age_s"] < 3600
+
+
+def test_nothing_configured_and_nothing_fetched(tmp_path: Path) -> None:
+    result = call("--state-dir", tmp_path, "status")
+    assert result.code == 2
+    assert "no provider is configured" in result.err
+    (tmp_path / "config.toml").write_text(CONFIG)
+    result = call("--state-dir", tmp_path, "status")
+    assert result.code == 8
+    assert "no list has been fetched" in result.out
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "problem"),
+    [
+        ({"expires": "2020-01-01T00:00:00Z"}, 7, "STALE: past its expiry"),
+        (
+            {"checked_at": "2999-01-01T00:00:00Z", "expires": "2999-02-01T00:00:00Z"},
+            7,
+            "STALE: the clock is behind the last check",
+        ),
+        ({"key_id": "0" * 16}, 8, "sealed with another key"),
+        ({"format": "hashclient-index/0"}, 8, "manifest has format"),
+        ({"entries": "many"}, 8, "manifest is damaged"),
+    ],
+)
+def test_one_list_with_a_problem_is_enough(
+    state: Path, changes: dict[str, str], code: int, problem: str
+) -> None:
+    edit_manifest(state, "local", **changes)
+    result = call("--state-dir", state, "status")
+    assert result.code == code
+    assert problem in result.out
+    document = json.loads(call("--state-dir", state, "status", "--format", "json").out)
+    assert document["exit_code"] == code
+    assert [entry["fresh"] for entry in document["lists"]] == [True, False]
+    assert problem in document["lists"][1]["problem"]
+    assert document["lists"][1]["usable"] == (code == 7)
+
+
+def test_grace_is_said_and_counts(state: Path) -> None:
+    edit_manifest(state, "local", expires="2020-01-01T00:00:00Z")
+    (state / "config.toml").write_text(CONFIG + "grace_hours = 87600\n")
+    result = call("--state-dir", state, "status")
+    assert result.code in {0, 7}
+    assert "grace" in result.out
+
+
+def test_a_list_that_ought_to_be_there(state: Path) -> None:
+    (state / "config.toml").write_text(CONFIG + 'lists = ["baseline", "missing"]\n')
+    result = call("--state-dir", state, "status")
+    assert result.code == 8
+    assert "list missing\n  state       never fetched" in result.out
+
+
+def test_damage_and_missing_keys_are_seen(state: Path) -> None:
+    (run_file,) = (state / "lists" / "local").glob("run-*")
+    run_file.write_bytes(run_file.read_bytes()[:-1])
+    result = call("--state-dir", state, "status")
+    assert result.code == 8
+    assert "index file has" in result.out
+    (state / "seal.key").unlink()
+    result = call("--state-dir", state, "status")
+    assert result.code == 8
+    assert result.out.count("no seal key") >= 1
+
+
+def test_it_reads_and_changes_nothing(state: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in state.rglob("*")}
+    assert run("--state-dir", state, "status").code == 0
+    assert {path: path.stat().st_mtime_ns for path in state.rglob("*")} == before

@@ -1,0 +1,268 @@
+"""A withdrawal reaches back: to the paths that matched, in `fetch`, `status` and the audit log."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fixtures.client import Client, content, csv
+from fixtures.simulator import Simulator
+from hashclient import audit, index
+from hashclient.cli import fetch as fetch_command
+from hashclient.errors import StateError
+from hashclient.matches import DATABASE_NAME, Matches
+from tests.support import Result, bytes_path, call, run, write_tree
+
+LISTED = range(6)
+
+
+class World:
+    """A provider, a client, and a tree in which f<n> is what entry e-<n> stands for."""
+
+    def __init__(self, directory: Path) -> None:
+        self.simulator = Simulator(directory / "repo")
+        self.simulator.publish(csv(LISTED))
+        self.client = Client(directory / "state", self.simulator, self.simulator.root)
+        self.client.fetch()
+        self.state = directory / "state"
+        self.tree = write_tree(directory / "tree", {f"f{n}": content(n) for n in range(8)})
+
+    def scan(self, *paths: Path) -> Result:
+        where = paths or (self.tree,)
+        return call("--state-dir", self.state, "scan", "--format", "jsonl", *where)
+
+    def status(self) -> list[dict[str, Any]]:
+        """What `status` says of withdrawn matches, which is the same in both formats."""
+        result = call("--state-dir", self.state, "status", "--format", "json")
+        found: list[dict[str, Any]] = json.loads(result.out)["withdrawn_matches"]
+        text = call("--state-dir", self.state, "status").out
+        assert ("entries withdrawn since they matched" in text) == bool(found)
+        for line in found:
+            assert f"{line['list']} {line['entry']}" in text
+        return found
+
+    def affected(self) -> list[tuple[str, str]]:
+        """Fetch, and return which matches are withdrawn now."""
+        (fetched,) = self.client.fetch()
+        return [(Path(match.path).name, match.entry) for match in fetched.affected]
+
+    def logged(self) -> list[dict[str, Any]]:
+        records = audit.read(self.state / "audit")
+        return [dict(r.data) for r in records if r.event == "withdrawn"]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def names(lines: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    return [(Path(line["path"]).name, line["entry"]) for line in lines]
+
+
+def test_withdrawn_matches_are_named_once_and_shown_until_scanned_again(world: World) -> None:
+    assert world.scan().summary["match"] == 6
+    world.simulator.withdraw("e-1", "e-4")
+    assert world.status() == []
+    before = datetime.now(UTC)
+    assert world.affected() == [("f1", "e-1"), ("f4", "e-4")]
+    assert names(world.logged()) == [("f1", "e-1"), ("f4", "e-4")]
+    assert {line["generation"] for line in world.logged()} == {2}
+    assert world.affected() == []
+    assert len(world.logged()) == 2
+    found = world.status()
+    assert names(found) == [("f1", "e-1"), ("f4", "e-4")]
+    assert {line["withdrawn_generation"] for line in found} == {2}
+    assert {line["list"] for line in found} == {"baseline"}
+    assert datetime.fromisoformat(found[0]["last_seen"]) <= before
+    # A scan does not match them any more, and changes nothing of that.
+    assert world.scan().summary["match"] == 4
+    assert len(world.status()) == 2
+
+
+def test_publishing_again_clears_it_when_it_matches_again(world: World) -> None:
+    world.scan()
+    world.simulator.withdraw("e-1", "e-4")
+    world.affected()
+    world.simulator.publish(csv([1]))
+    assert world.affected() == []
+    assert names(world.status()) == [("f1", "e-1"), ("f4", "e-4")]
+    assert world.scan().summary["match"] == 5
+    assert names(world.status()) == [("f4", "e-4")]
+    world.simulator.withdraw("e-1")
+    assert world.affected() == [("f1", "e-1")]
+
+
+def test_an_entry_that_came_and_went_between_fetches_is_not_withdrawn(world: World) -> None:
+    world.scan()
+    world.simulator.withdraw("e-1")
+    world.simulator.publish(csv([1]))
+    assert world.affected() == []
+    assert world.status() == []
+
+
+def test_all_paths_of_an_entry_are_affected_and_no_other_entry(world: World) -> None:
+    write_tree(world.tree, {"copy/f1": content(1), "copy/f2": content(2)})
+    world.scan()
+    world.simulator.withdraw("e-1")
+    assert world.affected() == [("f1", "e-1"), ("f1", "e-1")]
+    assert [os.path.relpath(line["path"], world.tree) for line in world.status()] == [
+        "copy/f1",
+        "f1",
+    ]
+
+
+def test_a_list_that_is_built_anew_reaches_back_too(world: World) -> None:
+    world.scan()
+    world.simulator.withdraw("e-1", "e-2")
+    manifest = world.state / "lists" / "baseline" / index.MANIFEST_NAME
+    manifest.write_text("{}")
+    assert world.affected() == [("f1", "e-1"), ("f2", "e-2")]
+
+
+def test_a_consolidated_segment_that_straddles_our_generation_reaches_back(world: World) -> None:
+    world.scan()
+    world.simulator.withdraw("e-1")
+    straddled = Simulator(world.simulator.repository.directory.with_name("other"))
+    straddled.publish(csv([0, 2, 3, 4, 5]))
+    data = straddled.files[straddled.target_path("g000001-add-000.parquet")]
+
+    def change(document: dict[str, Any]) -> None:
+        segment = {"name": "w1.parquet", "kind": "add", "entries": 5, "first": 1, "last": 2}
+        document["segments"] = [segment]
+
+    world.simulator.replace_target("w1.parquet", data)
+    world.simulator.edit_index(change)
+    (fetched,) = world.client.fetch()
+    assert (fetched.added, fetched.entries) == (None, 5)
+    assert [match.entry for match in fetched.affected] == ["e-1"]
+    assert names(world.status()) == [("f1", "e-1")]
+
+
+@pytest.mark.parametrize("step", ["log", "record"])
+def test_a_fetch_that_dies_after_the_switch_is_made_up_for(
+    world: World, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    world.scan()
+    world.simulator.withdraw("e-1")
+
+    def die(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Matches, "of_entries" if step == "log" else "withdraw", die)
+        with pytest.raises(KeyboardInterrupt):
+            world.client.fetch()
+    manifest = world.client.manifest()
+    assert manifest is not None and manifest.generation == 2
+    assert world.status() == []
+    # Nothing is new, and still it is told.
+    (fetched,) = world.client.fetch()
+    assert not fetched.changed
+    assert [match.entry for match in fetched.affected] == ["e-1"]
+    assert len(world.logged()) == (1 if step == "log" else 2)
+    assert names(world.status()) == [("f1", "e-1")]
+
+
+def test_a_path_that_is_not_utf8_is_told_by_its_bytes(world: World) -> None:
+    raw = os.fsencode(world.tree) + b"/\xff\n\x1b"
+    Path(os.fsdecode(raw)).write_bytes(content(1))
+    world.scan()
+    world.simulator.withdraw("e-1")
+    (fetched,) = world.client.fetch()
+    assert {os.fsencode(match.path) for match in fetched.affected} == {
+        raw,
+        os.fsencode(world.tree / "f1"),
+    }
+    assert raw in {bytes_path(line) for line in world.status()}
+    assert raw in {bytes_path(line) for line in world.logged()}
+    text = call("--state-dir", world.state, "status").out
+    assert "\\xff\\x0a\\x1b" in text and "\x1b" not in text
+
+
+def test_thousands_of_matches_are_withdrawn_and_logged(world: World) -> None:
+    with Matches(world.state) as record:
+        found = world.client.scan(world.tree / "f1", inventory=False)[0]
+        (match,) = found.values()
+        times = [type(match)(match.kind, f"/x/{n:05d}", 6, hits=match.hits) for n in range(3000)]
+        record.record(times, datetime.now(UTC))
+    world.simulator.withdraw("e-1")
+    (fetched,) = world.client.fetch()
+    assert [m.path for m in fetched.affected] == [f"/x/{n:05d}" for n in range(3000)]
+    assert [line["path"] for line in world.logged()] == [f"/x/{n:05d}" for n in range(3000)]
+    audit.verify(world.state / "audit")
+    assert len(world.status()) == 3000
+
+
+def test_lookups_are_not_remembered(world: World, tmp_path: Path) -> None:
+    sums = tmp_path / "sums"
+    sums.write_bytes(b"".join(line.split(b",")[1] + b"  /f\n" for line in csv([1]).split()[1:]))
+    assert call("--state-dir", world.state, "lookup", sums).code == 10
+    assert not (world.state / DATABASE_NAME).exists()
+
+
+def test_withdrawn_entries_of_one_list_leave_those_of_others(world: World) -> None:
+    world.simulator.publish(csv([1]), "other")
+    world.client.fetch()
+    world.scan()
+    world.simulator.withdraw("e-1", list_name="other")
+    results = {f.list_name: f.affected for f in world.client.fetch()}
+    assert [m.list_name for m in results["other"]] == ["other"] and not results["baseline"]
+    assert [line["list"] for line in world.status()] == ["other"]
+
+
+def test_a_damaged_record_stops_neither_scan_nor_list(world: World) -> None:
+    world.scan()
+    path = world.state / DATABASE_NAME
+    path.write_bytes(os.urandom(5000))
+    found = world.scan()
+    assert found.code == 11 and found.summary["match"] == 6
+    assert found.err.count("warning: cannot use the record of matches") == 1
+    for args in (["status"], ["status", "--format", "json"]):
+        result = call("--state-dir", world.state, *args)
+        assert result.code == 8 and "move it away" in result.err
+    world.simulator.withdraw("e-1")
+    with pytest.raises(StateError, match="cannot use the record"):
+        world.client.fetch()
+    assert world.client.numbers(range(8)) == {0, 2, 3, 4, 5}
+    path.unlink()
+    assert world.affected() == []
+    assert world.scan().code == 10
+
+
+def test_the_command_names_the_paths(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.scan()
+    for number, arguments in enumerate(([], ["--format", "json"]), 1):
+        world.simulator.withdraw(f"e-{number}")
+        results = world.client.fetch()
+        monkeypatch.setattr(
+            fetch_command, "fetch_lists", lambda *_, results=results, **__: iter(results)
+        )
+        done = call("--state-dir", world.state, "fetch", *arguments)
+        path = str(world.tree / f"f{number}")
+        if arguments:
+            affected = json.loads(done.out)["lists"][0]["affected"]
+            assert affected == [{"path": path, "entry": f"e-{number}"}]
+        else:
+            assert "withdrawn entries of list baseline had matched these paths:" in done.out
+            assert f"  {path}  e-{number}\n" in done.out
+
+
+def test_the_record_is_readable_where_nothing_can_be_written(world: World) -> None:
+    world.scan()
+    world.simulator.withdraw("e-1")
+    world.client.fetch()
+    copy = Path(shutil.copytree(world.state, world.tree.with_name("copy")))
+    (copy / DATABASE_NAME).chmod(0o400)
+    result = run("--state-dir", copy, "status", "--format", "json")
+    assert len(json.loads(result.out)["withdrawn_matches"]) == 1
+
+

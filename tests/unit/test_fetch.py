@@ -1,0 +1,449 @@
+"""The fetch pipeline: what becomes of lists, several of them, damaged, unfinished or consolidated.
+
+Attacks are in `tests/faults/test_attacks.py`, kills and failing disks in `test_crash.py`.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from fixtures.client import Client, csv
+from fixtures.simulator import Simulator, status
+from hashclient import indexwrite
+from hashclient.access import OAuth
+from hashclient.audit import AuditLog
+from hashclient.config import OAuthConfig, ProviderConfig
+from hashclient.errors import (
+    AuthorisationError,
+    ConfigError,
+    HashclientError,
+    StateError,
+    UnreachableError,
+    VerificationError,
+)
+from hashclient.fetch import Fetched, Fetcher, access_of
+from hashclient.fsio import writer_lock
+from hashclient.hashlist import add_schema, encode_segment, parse_index
+from hashclient.seal import load_sealer
+
+ALL = range(40)
+
+
+@pytest.fixture
+def simulator(tmp_path: Path) -> Simulator:
+    simulator = Simulator(tmp_path / "repo")
+    for start in (0, 10, 20):
+        simulator.publish(csv(range(start, start + 10)))
+    return simulator
+
+
+@pytest.fixture
+def client(tmp_path: Path, simulator: Simulator) -> Client:
+    return Client(tmp_path / "state", simulator, simulator.root)
+
+
+def folder(client: Client, list_name: str = "baseline") -> Path:
+    return client.settings.lists_dir / list_name
+
+
+def events(client: Client) -> list[dict[str, Any]]:
+    lines = (client.settings.audit_dir / "log.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def segments_asked_for(simulator: Simulator) -> list[str]:
+    names = [r.split(".", 1)[1] for r in simulator.requests if r.startswith("targets/")]
+    return sorted(name for name in names if name.endswith("parquet"))
+
+
+def all_results(client: Client, *only: str) -> list[Fetched]:
+    """Fetch, and return what became of each list, refused ones too."""
+    settings = client.settings
+    with writer_lock(settings.lock_path):
+        sealer = load_sealer(settings.state_dir, None, {})
+        audit = AuditLog(settings.audit_dir, clock=lambda: client.now)
+        fetcher = Fetcher(settings, "main", client.source, sealer, audit, now=lambda: client.now)
+        return list(fetcher.fetch(frozenset(only)))
+
+
+# What is told
+
+
+def test_what_became_of_a_list_is_told(client: Client, simulator: Simulator) -> None:
+    (first,) = client.fetch()
+    assert first.changed
+    assert (first.before, first.generation, first.added, first.withdrawn) == (None, 3, 30, 0)
+    assert first.entries == 30 and first.expires is not None
+    simulator.withdraw("e-1", "e-2")
+    simulator.publish(csv([30]))
+    (second,) = client.fetch()
+    assert (second.before, second.generation, second.added, second.withdrawn) == (3, 5, 1, 2)
+    (third,) = client.fetch()
+    assert not third.changed
+    assert (third.before, third.generation, third.added, third.withdrawn) == (5, 5, 0, 0)
+
+
+def test_the_audit_log_hears_of_everything(client: Client, simulator: Simulator) -> None:
+    client.fetch()
+    simulator.edit_index(lambda document: document.update(generation=1))
+    with pytest.raises(VerificationError):
+        client.fetch()
+    simulator.faults["*"] = status(403)
+    with pytest.raises(AuthorisationError):
+        client.fetch()
+    heard = [
+        (e["event"], e["data"].get("list"), e["data"].get("exit_code")) for e in events(client)
+    ]
+    assert heard[1:] == [
+        ("fetch", "baseline", None),
+        ("refused", "baseline", 6),
+        ("refused", None, 5),
+    ]
+
+
+def test_progress_is_told_in_bytes(client: Client, simulator: Simulator) -> None:
+    told: list[tuple[str, int, int]] = []
+    settings = client.settings
+    with writer_lock(settings.lock_path):
+        sealer = load_sealer(settings.state_dir, None, {}, create=True)
+        audit = AuditLog(settings.audit_dir, clock=lambda: client.now)
+        fetcher = Fetcher(
+            settings,
+            "main",
+            simulator,
+            sealer,
+            audit,
+            now=lambda: client.now,
+            progress=lambda *now: told.append(now),
+        )
+        list(fetcher.fetch())
+    total = sum(
+        len(simulator.files[simulator.target_path(f"g00000{n}-add-000.parquet")]) for n in (1, 2, 3)
+    )
+    assert {(name, whole) for name, _, whole in told} == {("baseline", total)}
+    done = [bytes_done for _, bytes_done, _ in told]
+    assert done == sorted(done) and done[0] == 0 and done[-1] == total
+
+
+def test_the_manifest_says_what_vouches_for_it(client: Client, simulator: Simulator) -> None:
+    client.fetch()
+    manifest = client.manifest()
+    assert manifest is not None
+    assert manifest.provider == "main" and manifest.checked_at == client.now
+    assert manifest.expires == simulator.metadata("timestamp").signed.expires
+    index = parse_index(simulator.files[simulator.target_path("index.json")], "baseline")
+    assert (manifest.generation, manifest.entries, manifest.checksum) == (
+        index.generation,
+        index.entries,
+        index.checksum,
+    )
+    assert manifest.with_digest == {"md5": 30, "sha1": 20, "sha256": 20}
+    assert manifest.with_size == 20
+
+
+# Several lists
+
+
+def test_several_lists_are_fetched_and_one_that_is_refused_does_not_hold_up_the_others(
+    client: Client, simulator: Simulator
+) -> None:
+    simulator.publish(csv(range(30, 33)), list_name="other")
+    simulator.publish(csv(range(33, 36)), list_name="third")
+    assert [f.list_name for f in client.fetch()] == ["baseline", "other", "third"]
+    assert client.numbers(ALL) == set(range(36))
+    for name in ("baseline", "other", "third"):
+        simulator.publish(csv([{"baseline": 36, "other": 37, "third": 38}[name]]), list_name=name)
+    simulator.replace_target("index.json", b"{}", "other")
+    results = all_results(client)
+    assert [type(f.error) for f in results] == [type(None), VerificationError, type(None)]
+    assert [f.changed for f in results] == [True, False, True]
+    assert client.numbers(ALL) == {*range(37), 38}
+
+
+def test_only_the_lists_that_are_asked_for(client: Client, simulator: Simulator) -> None:
+    simulator.publish(csv([30]), list_name="other")
+    assert [f.list_name for f in client.fetch("other")] == ["other"]
+    assert client.numbers(ALL) == {30}
+
+
+def test_only_the_lists_of_the_configuration(tmp_path: Path, simulator: Simulator) -> None:
+    simulator.publish(csv([30]), list_name="other")
+    client = Client(tmp_path / "s", simulator, simulator.root, lists=("other",))
+    assert [f.list_name for f in client.fetch()] == ["other"]
+    client = Client(tmp_path / "t", simulator, simulator.root, lists=("other", "nothing"))
+    with pytest.raises(VerificationError, match="does not offer list nothing") as caught:
+        client.fetch()
+    assert "it offers: baseline, other" in (caught.value.hint or "")
+    assert client.numbers(ALL) == {30}
+
+
+def test_a_list_of_another_provider_is_left_alone(client: Client) -> None:
+    client.fetch()
+    path = folder(client) / "manifest.json"
+    document = json.loads(path.read_bytes())
+    path.write_text(json.dumps({**document, "provider": "elsewhere"}))
+    with pytest.raises(ConfigError, match="is here already, from provider elsewhere"):
+        client.fetch()
+    assert client.numbers(ALL) == set(range(30))
+
+
+# Damage
+
+
+@pytest.mark.parametrize(
+    "damage", [b"", b"{", b"{}", b"[]", b"\xff", b'{"format": "hashclient-index/0"}'], ids=ascii
+)
+def test_a_damaged_manifest_is_an_error_until_the_next_fetch(client: Client, damage: bytes) -> None:
+    client.fetch()
+    (folder(client) / "manifest.json").write_bytes(damage)
+    with pytest.raises(StateError) as caught:
+        client.open()
+    assert "hashclient fetch" in (caught.value.hint or "")
+    (fetched,) = client.fetch()
+    assert fetched.generation == 3
+    assert client.numbers(ALL) == set(range(30))
+    assert client.leftovers() == set()
+
+
+@pytest.mark.parametrize("damage", ["gone", "empty", "cut", "longer", "header"])
+def test_a_damaged_run_is_an_error_until_the_next_fetch(client: Client, damage: str) -> None:
+    client.fetch()
+    (run,) = folder(client).glob("run-*")
+    data = run.read_bytes()
+    if damage == "gone":
+        run.unlink()
+    else:
+        run.write_bytes(
+            {
+                "empty": b"",
+                "cut": data[:-64],
+                "longer": data + b"x",
+                "header": data[:16] + b"x" + data[17:],
+            }[damage]
+        )
+    with pytest.raises(StateError) as caught:
+        client.open()
+    assert "hashclient fetch" in (caught.value.hint or "")
+    client.fetch()
+    assert client.numbers(ALL) == set(range(30))
+    assert client.leftovers() == set()
+
+
+def test_damage_is_no_way_around_the_provider(client: Client, simulator: Simulator) -> None:
+    """What could not be built again is still there, damaged as it was."""
+    client.fetch()
+    (folder(client) / "manifest.json").write_bytes(b"{")
+    before = client.list_files()
+    simulator.tamper("targets/*.parquet", lambda data: b"")
+    with pytest.raises(HashclientError):
+        client.fetch()
+    assert client.list_files() == before
+
+
+def test_another_seal_key_is_refused(client: Client) -> None:
+    client.fetch()
+    before = client.list_files()
+    path = client.settings.state_dir / "seal.key"
+    path.write_text("ab" * 32)
+    with pytest.raises(StateError, match="sealed with another key"):
+        client.fetch()
+    path.unlink()
+    with pytest.raises(StateError, match="no seal key"):
+        client.fetch()
+    assert client.list_files() == before
+
+
+# Unfinished builds
+
+
+@pytest.fixture
+def small_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(indexwrite, "RUN_ROWS", 10)
+
+
+def break_off(client: Client, simulator: Simulator) -> None:
+    """Lose the connection at the last segment of a first fetch."""
+    simulator.faults["*g000003*"] = status(500)
+    with pytest.raises(UnreachableError):
+        client.fetch()
+    simulator.faults.clear()
+    simulator.requests.clear()
+    assert client.manifest() is None
+    assert (folder(client) / "staging.json").exists()
+
+
+def test_a_build_that_broke_off_goes_on(
+    client: Client, simulator: Simulator, small_runs: None
+) -> None:
+    break_off(client, simulator)
+    (fetched,) = client.fetch()
+    assert segments_asked_for(simulator) == ["g000003-add-000.parquet"]
+    assert (fetched.before, fetched.added) == (None, 30)
+    assert client.numbers(ALL) == set(range(30))
+    assert client.leftovers() == set()
+
+
+@pytest.mark.parametrize("what", ["newer", "damaged", "other key", "run gone", "nonsense"])
+def test_a_build_that_cannot_go_on_starts_again(
+    client: Client, simulator: Simulator, small_runs: None, what: str
+) -> None:
+    break_off(client, simulator)
+    staging = folder(client) / "staging.json"
+    if what == "newer":
+        simulator.publish(csv([30]))
+    elif what == "damaged":
+        staging.write_bytes(b"{")
+    elif what == "nonsense":
+        document = json.loads(staging.read_bytes())
+        document["partial"]["runs"][0]["length"] = 1
+        staging.write_text(json.dumps(document))
+    elif what == "other key":
+        (client.settings.state_dir / "seal.key").write_text("ab" * 32)
+    else:
+        next(folder(client).glob("run-*")).unlink()
+    client.fetch()
+    assert len(segments_asked_for(simulator)) == (4 if what == "newer" else 3)
+    assert client.numbers(ALL) == set(range(31 if what == "newer" else 30))
+    assert client.leftovers() == set()
+
+
+def test_an_update_that_broke_off_leaves_nothing(
+    client: Client, simulator: Simulator, small_runs: None
+) -> None:
+    client.fetch()
+    before = client.list_files()
+    simulator.publish(csv(range(30, 35)))
+    simulator.withdraw("e-1")
+    simulator.publish(csv([36]))
+    simulator.faults["*g000006*"] = status(500)
+    with pytest.raises(UnreachableError):
+        client.fetch()
+    assert client.list_files() == before
+    simulator.faults.clear()
+    client.fetch()
+    assert client.numbers(ALL) == {0, *range(2, 35), 36}
+
+
+def test_what_a_kill_after_the_switch_left_goes_with_the_next_fetch(client: Client) -> None:
+    client.fetch()
+    directory = folder(client)
+    (run,) = directory.glob("run-*")
+    shutil.copy(run, directory / "run-00000099")
+    (directory / ".tmp-abc").write_bytes(b"half")
+    (directory / "staging.json").write_bytes(b"{}")
+    assert client.fetch()[0].changed is False
+    assert client.leftovers() == set()
+
+
+# Consolidated segments
+
+
+def consolidate(simulator: Simulator, first: int, last: int, **changes: Any) -> None:
+    """Put the segments of generations `first` to `last` into one, as a provider may."""
+    index = json.loads(simulator.files[simulator.target_path("index.json")])
+    gone = [s for s in index["segments"] if first <= s["first"] <= last]
+    tables = [
+        pq.read_table(io.BytesIO(simulator.files[simulator.target_path(s["name"])])) for s in gone
+    ]
+    table = pa.concat_tables(tables).cast(add_schema())
+    simulator.replace_target("whole", encode_segment(table))
+    whole = {
+        "name": "whole",
+        "kind": "add",
+        "entries": table.num_rows,
+        "first": first,
+        "last": last,
+    }
+
+    def change(document: dict[str, Any]) -> None:
+        kept = [s for s in document["segments"] if s not in gone]
+        document["segments"] = sorted([*kept, whole], key=lambda s: s["first"])
+        document.update(changes)
+
+    simulator.edit_index(change)
+
+
+def test_consolidation_of_what_is_here_costs_nothing(client: Client, simulator: Simulator) -> None:
+    client.fetch()
+    consolidate(simulator, 1, 3)
+    simulator.requests.clear()
+    (fetched,) = client.fetch()
+    assert (fetched.changed, fetched.added) == (False, 0)
+    assert segments_asked_for(simulator) == []
+    assert client.numbers(ALL) == set(range(30))
+    simulator.requests.clear()
+    client.fetch()
+    assert not [r for r in simulator.requests if r.startswith("targets/")]
+
+
+def test_consolidation_across_our_generation_is_built_anew(
+    client: Client, simulator: Simulator
+) -> None:
+    client.fetch()
+    simulator.publish(csv(range(30, 35)))
+    simulator.publish(csv(range(35, 38)))
+    consolidate(simulator, 2, 4)
+    (fetched,) = client.fetch()
+    assert (fetched.before, fetched.generation, fetched.added) == (3, 5, None)
+    assert client.numbers(ALL) == set(range(38))
+    assert client.leftovers() == set()
+
+
+def test_consolidation_of_what_is_not_here_is_a_delta(client: Client, simulator: Simulator) -> None:
+    client.fetch()
+    simulator.publish(csv(range(30, 35)))
+    simulator.publish(csv(range(35, 38)))
+    consolidate(simulator, 4, 5)
+    (fetched,) = client.fetch()
+    assert (fetched.before, fetched.generation, fetched.added) == (3, 5, 8)
+    assert client.numbers(ALL) == set(range(38))
+
+
+# Settings
+
+
+def test_every_way_in_is_passed_on() -> None:
+    common = {"url": "https://list.invalid/x", "root_sha256": ""}
+    access = access_of(
+        ProviderConfig(
+            **common,
+            token_file="~/token",
+            client_cert="/c",
+            client_key="/k",
+            ca="/ca",
+            proxy="http://proxy.invalid:3128",
+        )
+    )
+    assert access.url == common["url"]
+    assert access.token_file == Path.home() / "token"
+    assert (access.client_cert, access.client_key, access.ca) == (
+        Path("/c"),
+        Path("/k"),
+        Path("/ca"),
+    )
+    assert access.proxy == "http://proxy.invalid:3128"
+    assert access_of(ProviderConfig(**common, token_env="T")).token_env == "T"
+    assert access_of(ProviderConfig(**common, token_credential="c")).token_credential == "c"
+    assert access_of(ProviderConfig(**common, basic_file="/b")).basic_file == Path("/b")
+    oauth = OAuthConfig("https://id.invalid/t", "me", client_secret_file="/s", scope="lists")
+    assert access_of(ProviderConfig(**common, oauth=oauth)).oauth == OAuth(
+        "https://id.invalid/t", "me", Path("/s"), None, "lists"
+    )
+    with pytest.raises(ConfigError, match="more than one credential"):
+        access_of(ProviderConfig(**common, token_env="T", basic_file="/b"))
+
+
+def test_a_provider_that_is_not_configured(client: Client) -> None:
+    fetched = msgspec.structs.replace(client.settings.config, providers={})
+    client.settings = msgspec.structs.replace(client.settings, config=fetched)
+    with pytest.raises(ConfigError, match="no provider called 'main'"):
+        client.fetch()

@@ -1,0 +1,266 @@
+"""The reader's side of the index: what it opens, what it refuses, what it answers at the edges."""
+
+from __future__ import annotations
+
+import json
+import random
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from fixtures.client import Client, content, csv, digests_of
+from fixtures.simulator import Simulator
+from hashclient import index as index_module
+from hashclient.errors import StateError
+from hashclient.index import (
+    CLOCK_TOLERANCE,
+    DamagedError,
+    Index,
+    Manifest,
+    Run,
+    RunRef,
+    check_key,
+    lists_on_disk,
+    load_manifest,
+    mask_set,
+    open_index,
+    open_manifest,
+    state_of,
+)
+from hashclient.model import Algorithm
+from hashclient.seal import load_sealer
+
+NUMBERS = range(12)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Client:
+    directory = tmp_path_factory.mktemp("index")
+    simulator = Simulator(directory / "repo")
+    simulator.publish(csv(NUMBERS))
+    client = Client(directory / "state", simulator, simulator.root)
+    client.fetch()
+    return client
+
+
+@pytest.fixture
+def directory(built: Client) -> Path:
+    return built.settings.lists_dir / "baseline"
+
+
+@pytest.fixture
+def index(directory: Path) -> Index:
+    index = open_index(directory)
+    assert index is not None
+    return index
+
+
+def the_run(directory: Path) -> Path:
+    (path,) = directory.glob("run-*")
+    return path
+
+
+def copy_with(path: Path, target: Path, data: bytes) -> Path:
+    target.mkdir()
+    (target / path.name).write_bytes(data)
+    return target / path.name
+
+
+# Opening
+
+
+def test_no_manifest_is_no_index(tmp_path: Path) -> None:
+    assert load_manifest(tmp_path) is None
+    assert open_index(tmp_path) is None
+    assert open_index(tmp_path / "nowhere") is None
+
+
+def test_a_manifest_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").mkdir()
+    with pytest.raises(StateError, match="cannot read"):
+        load_manifest(tmp_path)
+
+
+def test_a_run_that_is_gone_for_good_is_damage(index: Index, tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_bytes(msgspec.json.encode(index.manifest))
+    with pytest.raises(DamagedError, match="are missing"):
+        open_index(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        open_manifest(tmp_path, index.manifest)
+
+
+def test_a_switch_between_manifest_and_run_is_followed(
+    index: Index, directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old manifest is read, its run is swept, and only then it is opened."""
+    old = msgspec.structs.replace(index.manifest, runs=(RunRef("run-00000000", 1, 1),))
+    (tmp_path / "manifest.json").write_bytes(msgspec.json.encode(old))
+    (tmp_path / the_run(directory).name).write_bytes(the_run(directory).read_bytes())
+    opened = index_module.open_manifest
+
+    def switch(folder: Path, manifest: Manifest) -> Index:
+        (tmp_path / "manifest.json").write_bytes(msgspec.json.encode(index.manifest))
+        return opened(folder, manifest)
+
+    monkeypatch.setattr(index_module, "open_manifest", switch)
+    found = open_index(tmp_path)
+    assert found is not None and found.manifest == index.manifest
+
+
+def test_a_run_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "run-1").mkdir()
+    with pytest.raises(StateError, match="cannot read index file|has .* bytes"):
+        Run(tmp_path / "run-1")
+
+
+@pytest.mark.parametrize("length", [0, 8, 15])
+def test_a_run_without_a_header(directory: Path, tmp_path: Path, length: int) -> None:
+    path = copy_with(the_run(directory), tmp_path / "x", the_run(directory).read_bytes()[:length])
+    with pytest.raises(DamagedError):
+        Run(path)
+
+
+def test_any_damage_to_the_header_is_found_or_harmless(directory: Path, tmp_path: Path) -> None:
+    data = the_run(directory).read_bytes()
+    end = 16 + int.from_bytes(data[8:16], "little")
+    chance = random.Random(1)
+    path = copy_with(the_run(directory), tmp_path / "x", data)
+    refused = 0
+    for _ in range(1500):
+        changed = bytearray(data)
+        for _ in range(chance.choice((1, 1, 2, 4))):
+            changed[chance.randrange(end)] = chance.choice(b'0123456789[]{}",:.-e\x00\xff"<u48S|')
+        path.write_bytes(changed)
+        try:
+            Run(path)
+        except DamagedError as error:
+            refused += 1
+            assert "hashclient fetch" in (error.hint or "")
+    assert refused > 1000
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        [],
+        None,
+        {"count": 1},
+        {"sections": 5},
+        {"sections": [["masks", "|u1", 0, 1 << 70]]},
+        {"sections": [["masks", "|u1", 1 << 70, 1]]},
+        {"sections": [["masks", "|u1", -1, 1]]},
+        {"sections": [["masks", "|u1", 0, -1]]},
+        {"sections": [["masks", "|u1", 0.5, 1]]},
+        {"sections": [["masks", "|O", 0, 1]]},
+        {"sections": [["masks", "|S0", 0, 1]]},
+        {"sections": [["masks", "nonsense", 0, 1]]},
+        {"count": 13},
+        {"count": "12"},
+    ],
+    ids=json.dumps,
+)
+def test_a_header_that_says_nonsense(directory: Path, tmp_path: Path, header: object) -> None:
+    data = the_run(directory).read_bytes()
+    end = 16 + int.from_bytes(data[8:16], "little")
+    good = json.loads(data[16:end])
+    document = {**good, **header} if isinstance(header, dict) else header
+    encoded = json.dumps(document).encode()
+    changed = data[:8] + len(encoded).to_bytes(8, "little") + encoded + bytes(64) + data[end:]
+    with pytest.raises(DamagedError):
+        Run(copy_with(the_run(directory), tmp_path / "x", changed))
+
+
+def test_a_deep_header_is_damage(directory: Path, tmp_path: Path) -> None:
+    data = the_run(directory).read_bytes()
+    encoded = b"[" * 100_000
+    changed = data[:8] + len(encoded).to_bytes(8, "little") + encoded + bytes(64)
+    with pytest.raises(DamagedError):
+        Run(copy_with(the_run(directory), tmp_path / "x", changed))
+
+
+def test_lists_are_found_by_their_manifests(built: Client, tmp_path: Path) -> None:
+    assert lists_on_disk(built.settings.lists_dir) == ["baseline"]
+    assert lists_on_disk(tmp_path / "nowhere") == []
+    (tmp_path / "half").mkdir()
+    assert lists_on_disk(tmp_path) == []
+
+
+# Judging the state
+
+
+def test_the_key_of_an_index_is_checked(built: Client, index: Index) -> None:
+    sealer = load_sealer(built.settings.state_dir, None, {})
+    check_key(index.manifest, sealer.key_id)
+    with pytest.raises(StateError, match="another key"):
+        check_key(index.manifest, "0" * 16)
+
+
+def test_a_list_is_fresh_between_check_and_expiry(index: Index) -> None:
+    checked = datetime(2024, 5, 1, tzinfo=UTC)
+    expires = checked + timedelta(days=7)
+    manifest = msgspec.structs.replace(index.manifest, checked_at=checked, expires=expires)
+    second = timedelta(seconds=1)
+    none, day = timedelta(), timedelta(days=1)
+    assert state_of(manifest, checked, none).fresh
+    assert state_of(manifest, expires - second, none).fresh
+    assert not state_of(manifest, expires, none).fresh
+    assert state_of(manifest, checked - CLOCK_TOLERANCE, none).fresh
+    assert not state_of(manifest, checked - CLOCK_TOLERANCE - second, none).fresh
+    assert state_of(manifest, expires, day).in_grace
+    assert not state_of(manifest, expires, none).in_grace
+    assert not state_of(manifest, expires + day, day).in_grace
+    assert not state_of(manifest, checked - day, day).in_grace
+
+
+# Answers
+
+
+def test_sizes_that_no_entry_can_have(index: Index) -> None:
+    """All sizes here fit into four bytes; a larger one must not be cut down to fit."""
+    size = len(content(2))
+    sized = index.masks_of_size(size)
+    unsized = index.masks_of_size(size + 1000)
+    assert sized & ~unsized
+    for wraps in (size + 2**32, size + 2**63, 2**64 - 1):
+        assert index.masks_of_size(wraps) == unsized
+
+
+def test_remembered_plans_are_bounded(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index_module, "_PLAN_CACHE_SIZES", 8)
+    expected = {size: index.masks_of_size(size) for size in range(50)}
+    assert {size: index.masks_of_size(size) for size in range(50)} == expected
+    assert len(index._plans) <= 9
+
+
+def test_many_digests_at_once_in_any_order(built: Client, index: Index) -> None:
+    sealer = load_sealer(built.settings.state_dir, None, {})
+    order = [5, 99, 0, 11, 5, 3, 98]
+    tags = sealer.tags_of(Algorithm.MD5, [digests_of(n)[Algorithm.MD5] for n in order])
+    found = index.find(Algorithm.MD5, tags)
+    ids = {
+        (int(q), bytes(index.runs[r].ids[row]).decode())
+        for q, r, row in zip(found.queries, found.runs, found.rows, strict=True)
+    }
+    assert ids == {(0, "e-5"), (2, "e-0"), (3, "e-11"), (4, "e-5"), (5, "e-3")}
+    none = index.find(Algorithm.MD5, np.zeros((0, 2), np.uint64))
+    assert len(none.queries) == 0
+
+
+def test_a_set_of_masks() -> None:
+    assert mask_set(np.array([], np.uint8)) == 0
+    assert mask_set(np.array([1, 7, 7, 3], np.uint8)) == 0b1000101
+
+
+def test_an_open_index_outlives_its_files(directory: Path, tmp_path: Path, built: Client) -> None:
+    for path in directory.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    index = open_index(tmp_path)
+    assert index is not None
+    for path in tmp_path.iterdir():
+        path.unlink()
+    sealer = load_sealer(built.settings.state_dir, None, {})
+    tags = sealer.tags_of(Algorithm.MD5, [digests_of(4)[Algorithm.MD5]])
+    assert len(index.find(Algorithm.MD5, tags).queries) == 1

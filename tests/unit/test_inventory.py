@@ -1,0 +1,303 @@
+"""The inventory as a database of sealed tags: what it finds, what it merges, what it survives."""
+
+from __future__ import annotations
+
+import os
+import random
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from hashclient import inventory
+from hashclient.errors import StateError
+from hashclient.inventory import (
+    BLOCK_INODES,
+    DAY_S,
+    FRESH_COARSE_NS,
+    FRESH_NS,
+    RECORD,
+    DamagedInventoryError,
+    Inventory,
+    Records,
+    is_settled,
+    records_of,
+    remove_inventory,
+)
+
+KEY = "0123456789abcdef"
+SECOND_NS = 1_000_000_000
+MD5, SHA1, SHA256 = 1, 2, 4
+
+
+def status(
+    inode: int, *, device: int = 7, size: int = 10, mtime: int = 5, ctime: int = 6
+) -> os.stat_result:
+    """Return a status; times are in nanoseconds."""
+    seconds = (mtime // SECOND_NS, mtime // SECOND_NS, ctime // SECOND_NS)
+    floats = tuple(float(s) for s in seconds)
+    nanoseconds = (mtime, mtime, ctime)
+    head = (0o100644, inode, device, 1, 0, 0, size)
+    return os.stat_result((*head, *seconds, *floats, *nanoseconds))
+
+
+def known(*statuses: os.stat_result, mask: int = MD5, tag: int = 1) -> bytes:
+    """Return records of files of which the tags in `mask` are known: `tag` and its algorithm."""
+    records = records_of(statuses)
+    records["mask"] = mask
+    for number in range(3):
+        if mask >> number & 1:
+            records["tags"][:, number] = (tag, number)
+    return records.tobytes()
+
+
+def masks(found: Records) -> list[int]:
+    masks: list[int] = found["mask"].tolist()
+    return masks
+
+
+@pytest.fixture
+def writer(tmp_path: Path) -> Iterator[Inventory]:
+    opened = Inventory(tmp_path, KEY, write=True)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Return the path of an inventory of 2,000 files, closed."""
+    opened = Inventory(tmp_path, KEY, write=True)
+    for inode in range(0, 2000, 100):
+        files = [status(n) for n in range(inode, inode + 100)]
+        opened.store([(7, known(*files, tag=inode + 1))])
+    opened.close()
+    return tmp_path / inventory.DATABASE_NAME
+
+
+def set_day(monkeypatch: pytest.MonkeyPatch, day: int) -> None:
+    clock = SimpleNamespace(time=lambda: day * DAY_S + 3600.0)
+    monkeypatch.setattr(inventory, "time", clock)
+
+
+def test_what_was_stored_is_found_by_another_connection(tmp_path: Path, writer: Inventory) -> None:
+    files = [status(n) for n in (1, 2, BLOCK_INODES, 3 * BLOCK_INODES + 5, 2**50)]
+    writer.store([(7, known(*files, mask=MD5 | SHA256, tag=99))])
+    reader = Inventory(tmp_path, KEY)
+    found, old = reader.find([status(3), *reversed(files), status(2**51)])
+    reader.close()
+    assert masks(found) == [0, *[MD5 | SHA256] * 5, 0]
+    assert found["tags"][1].tolist() == [[99, 0], [0, 0], [99, 2]]
+    assert old == []
+    assert (tmp_path / inventory.DATABASE_NAME).stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    "change", [{"size": 11}, {"mtime": 50}, {"ctime": 60}, {"device": 8}], ids=str
+)
+def test_a_file_is_known_only_while_nothing_of_it_changes(
+    writer: Inventory, change: dict[str, int]
+) -> None:
+    writer.store([(7, known(status(1), status(2)))])
+    assert masks(writer.find([status(1, **change), status(2)])[0]) == [0, MD5]
+
+
+def test_files_of_several_devices_may_share_inodes(writer: Inventory) -> None:
+    batches = [(d, known(status(1, device=d), tag=d)) for d in (7, 8, 2**40)]
+    writer.store(batches)
+    found, _ = writer.find([status(1, device=d) for d in (2**40, 9, 7, 8)])
+    assert masks(found) == [MD5, 0, MD5, MD5]
+    assert found["tags"][:, 0, 0].tolist() == [2**40, 0, 7, 8]
+
+
+def test_nothing_is_known_of_no_files(writer: Inventory) -> None:
+    writer.store([])
+    found, old = writer.find([])
+    assert (len(found), old, writer.stats().files) == (0, [], 0)
+
+
+def test_tags_of_the_same_content_are_joined_and_of_another_are_not(writer: Inventory) -> None:
+    writer.store([(7, known(status(1), status(2), mask=MD5, tag=1))])
+    changed = status(2, mtime=7)
+    writer.store([(7, known(status(1), changed, mask=SHA256, tag=2))])
+    found, _ = writer.find([status(1), changed, status(2)])
+    assert masks(found) == [MD5 | SHA256, SHA256, 0]
+    assert found["tags"][0].tolist() == [[1, 0], [0, 0], [2, 2]]
+    assert writer.stats().files == 2
+
+
+def test_of_two_records_of_an_inode_the_last_counts(writer: Inventory) -> None:
+    writer.store([(7, known(status(1), tag=1)), (7, known(status(1, size=3), tag=2))])
+    assert masks(writer.find([status(1), status(1, size=3)])[0]) == [0, MD5]
+
+
+def test_records_stay_sorted_whatever_the_order_of_storing(writer: Inventory) -> None:
+    inodes = list(range(1, 3 * BLOCK_INODES, 7))
+    random.Random(0).shuffle(inodes)
+    for start in range(0, len(inodes), 10):
+        writer.store([(7, known(*(status(n) for n in inodes[start : start + 10])))])
+    assert masks(writer.find([status(n) for n in inodes])[0]) == [MD5] * len(inodes)
+
+
+@pytest.mark.parametrize("ns", [-1, -(2**63), 2**63, 13_569_465_600 * SECOND_NS, 2**64 - 1])
+def test_any_time_that_a_file_can_have_can_be_noted(writer: Inventory, ns: int) -> None:
+    """The year 2400 is beyond 63 bits of nanoseconds, and anybody can set it."""
+    moved = status(1, mtime=ns)
+    writer.store([(7, known(moved))])
+    assert masks(writer.find([moved, status(1, mtime=ns + 1)])[0]) == [MD5, 0]
+
+
+@pytest.mark.parametrize(
+    ("mtime", "ctime", "now", "settled"),
+    [
+        (0, SECOND_NS + 1, SECOND_NS + 1 + FRESH_NS, False),
+        (0, SECOND_NS + 1, SECOND_NS + 2 + FRESH_NS, True),
+        # On a file system that stores seconds, more may happen within the same one.
+        (0, SECOND_NS, SECOND_NS + FRESH_COARSE_NS, False),
+        (0, SECOND_NS, SECOND_NS + FRESH_COARSE_NS + 1, True),
+        (9 * SECOND_NS, 1, 2 * SECOND_NS, False),
+        (9 * SECOND_NS, 1, 10 * SECOND_NS, True),
+    ],
+)
+def test_a_file_is_settled_only_when_its_last_change_is_past(
+    mtime: int, ctime: int, now: int, settled: bool
+) -> None:
+    assert is_settled(status(1, mtime=mtime, ctime=ctime), now) is settled
+
+
+def test_blocks_not_seen_for_a_day_are_named_and_noted(
+    writer: Inventory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_day(monkeypatch, 100)
+    writer.store([(7, known(status(1), status(BLOCK_INODES)))])
+    assert writer.find([status(1)])[1] == []
+    set_day(monkeypatch, 101)
+    assert writer.find([status(1)])[1] == [(7, 0)]
+    writer.store([], [(7, 0)])
+    assert writer.find([status(1)])[1] == []
+    assert writer.stats().oldest_seen_day == 100
+
+
+def test_pruning_forgets_what_no_scan_has_seen(
+    writer: Inventory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_day(monkeypatch, 100)
+    writer.store([(7, known(status(1), status(2), status(BLOCK_INODES)))])
+    set_day(monkeypatch, 130)
+    writer.store([], [(7, 1)])
+    assert writer.prune(30) == 0
+    assert writer.prune(29) == 2
+    assert masks(writer.find([status(1), status(BLOCK_INODES)])[0]) == [0, MD5]
+    assert writer.prune(0) == 0
+    set_day(monkeypatch, 131)
+    assert writer.prune(0) == 1
+    assert writer.stats().oldest_seen_day is None
+
+
+def test_another_key_cannot_read_it_and_empties_it(path: Path) -> None:
+    with pytest.raises(StateError, match="another key"):
+        Inventory(path.parent, "f" * 16)
+    other = Inventory(path.parent, "f" * 16, write=True)
+    assert other.stats().files == 0
+    other.close()
+
+
+def test_there_is_nothing_to_read_where_nothing_was_written(tmp_path: Path) -> None:
+    with pytest.raises(StateError, match="cannot use the inventory"):
+        Inventory(tmp_path, KEY)
+    assert list(tmp_path.iterdir()) == []
+
+
+def garbled(data: bytes) -> dict[str, bytes]:
+    """Return contents that no scan left."""
+    other = data.replace(b"CREATE TABLE block", b"CREATE TABLE clock")
+    assert other != data
+    return {
+        "garbage": random.Random(1).randbytes(len(data)),
+        "text": b"this is no database\n" * 100,
+        "a byte": b"x",
+        "its first bytes": data[:50],
+        "its first page": data[:4096],
+        "its half": data[: len(data) // 2],
+        "other tables": other,
+    }
+
+
+@pytest.mark.parametrize("what", garbled(b"CREATE TABLE block"))
+def test_damage_is_told_and_the_file_can_be_made_anew(path: Path, what: str) -> None:
+    path.write_bytes(garbled(path.read_bytes())[what])
+    with pytest.raises(DamagedInventoryError, match="is damaged"):
+        _use(path.parent)
+    remove_inventory(path.parent)
+    assert list(path.parent.iterdir()) == []
+    Inventory(path.parent, KEY, write=True).close()
+
+
+def _use(directory: Path) -> None:
+    """Do with an inventory what a scan does: all files are looked up, and stored again."""
+    files = [status(n) for n in range(2000)]
+    for write in (False, True):
+        opened = Inventory(directory, KEY, write=write)
+        try:
+            opened.find(files)
+            if write:
+                opened.store([(7, known(*files))])
+        finally:
+            opened.close()
+
+
+def test_a_file_of_another_version_is_emptied_by_a_writer(path: Path) -> None:
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA user_version = 1")
+    db.close()
+    opened = Inventory(path.parent, KEY, write=True)
+    assert opened.stats().files == 0
+    opened.close()
+
+
+def test_what_the_disk_has_garbled_is_never_taken_for_a_tag(path: Path) -> None:
+    """Bits flip anywhere in the file: a file is then known as it was, or not at all."""
+    whole = path.read_bytes()
+    chance = random.Random(2)
+    files = [status(n) for n in range(2000)]
+    expected = np.frombuffer(
+        b"".join(known(s, tag=s.st_ino // 100 * 100 + 1) for s in files), RECORD
+    )
+    answers = forgotten = damaged = 0
+    for _ in range(150):
+        data = bytearray(whole)
+        for _ in range(20):
+            data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+        path.write_bytes(data)
+        try:
+            opened = Inventory(path.parent, KEY)
+        except StateError:
+            damaged += 1
+            continue
+        try:
+            found, _ = opened.find(files)
+        except StateError:
+            damaged += 1
+            continue
+        finally:
+            opened.close()
+        same = found["mask"] != 0
+        assert (found[same] == expected[same]).all()
+        answers += int(same.sum())
+        forgotten += int((~same).sum())
+    assert answers and forgotten and damaged
+
+
+def test_a_write_that_fails_leaves_what_was_there(writer: Inventory, tmp_path: Path) -> None:
+    writer.store([(7, known(status(1)))])
+    other = sqlite3.connect(tmp_path / inventory.DATABASE_NAME, isolation_level=None)
+    writer._db.execute("PRAGMA busy_timeout = 10")
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StateError, match="locked"):
+        writer.store([(7, known(status(2)))])
+    other.execute("ROLLBACK")
+    other.close()
+    writer.store([(7, known(status(3)))])
+    assert masks(writer.find([status(n) for n in (1, 2, 3)])[0]) == [MD5, 0, MD5]

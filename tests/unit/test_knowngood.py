@@ -1,0 +1,300 @@
+"""The poison guard: the empty file, what is known to be good, and the index of it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fixtures.client import digests_of
+from hashclient import knowngood
+from hashclient.errors import ExitCode, HashclientError, VerificationError
+from hashclient.hashlist import NO_SIZE, AddBatch
+from hashclient.knowngood import FOLDER, SOURCES_NAME, open_guard
+from hashclient.model import Algorithm
+from hashclient.seal import Sealer
+
+SEALER = Sealer(bytes(32))
+EMPTY = {a: hashlib.new(a.label).digest() for a in Algorithm}
+
+Entry = dict[Algorithm, bytes]
+
+
+def batch(*entries: Entry) -> AddBatch:
+    """Return entries `e-0`, `e-1` and so on."""
+    digests = {}
+    masks = np.zeros(len(entries), np.uint8)
+    for algorithm in Algorithm:
+        rows = np.array([n for n, e in enumerate(entries) if algorithm in e], np.uint32)
+        if len(rows):
+            raw = b"".join(entries[n][algorithm] for n in rows)
+            values = np.frombuffer(raw, np.uint8).reshape(-1, algorithm.digest_bytes)
+            digests[algorithm] = (values, rows)
+            masks[rows] |= np.uint8(algorithm)
+    ids = np.array([b"e-%d" % n for n in range(len(entries))])
+    count = len(entries)
+    sizes, codes = np.full(count, NO_SIZE), np.zeros(count, np.uint8)
+    return AddBatch(ids, masks, sizes, ("synthetic",), codes, digests)
+
+
+def refused(directory: Path, files: Sequence[Path], *entries: Entry) -> str | None:
+    """Return why the guard refuses entries, None if it lets them pass."""
+    guard = open_guard(directory, [str(path) for path in files], SEALER)
+    try:
+        guard.check(batch(*entries))
+    except VerificationError as error:
+        assert error.hint is not None
+        text = error.message + error.hint
+        for entry in entries:
+            assert not any(digest.hex() in text.lower() for digest in entry.values())
+        return error.message
+    return None
+
+
+def only(entry: Entry, *algorithms: Algorithm) -> Entry:
+    return {a: entry[a] for a in algorithms}
+
+
+@pytest.mark.parametrize("algorithm", Algorithm)
+def test_the_empty_file_is_refused_by_any_of_its_digests(
+    tmp_path: Path, algorithm: Algorithm
+) -> None:
+    poison = digests_of(1) | only(EMPTY, algorithm)
+    message = refused(tmp_path, [], digests_of(0), poison, digests_of(2))
+    assert message == "the list holds the empty file: e-1"
+    alone = only(EMPTY, algorithm)
+    assert refused(tmp_path, [], alone) == "the list holds the empty file: e-0"
+
+
+def test_a_digest_that_only_begins_like_that_of_the_empty_file_passes(tmp_path: Path) -> None:
+    close = {a: digest[:-1] + bytes([digest[-1] ^ 1]) for a, digest in EMPTY.items()}
+    assert refused(tmp_path, [], close, digests_of(1)) is None
+    assert not (tmp_path / FOLDER).exists()
+
+
+def test_a_message_names_some_of_many(tmp_path: Path) -> None:
+    message = refused(tmp_path, [], *[EMPTY] * 7)
+    assert message == "the list holds the empty file: e-0, e-1, e-2, e-3, e-4 and 2 more"
+
+
+def md5sum(path: Path, *numbers: int) -> Path:
+    path.write_text("".join(f"{digests_of(n)[Algorithm.MD5].hex()}  f{n}\n" for n in numbers))
+    return path
+
+
+def hashdeep(path: Path, *numbers: int) -> Path:
+    head = "%%%% HASHDEEP-1.0\n%%%% size,md5,sha256,filename\n## comment\n"
+    rows = (
+        f"6,{d[Algorithm.MD5].hex()},{d[Algorithm.SHA256].hex()},/f\n"
+        for d in map(digests_of, numbers)
+    )
+    path.write_text(head + "".join(rows))
+    return path
+
+
+def csv(path: Path, *numbers: int) -> Path:
+    rows = (f"{digests_of(n)[Algorithm.SHA1].hex()}\n" for n in numbers)
+    path.write_text("sha1\n" + "".join(rows))
+    return path
+
+
+def nsrl(path: Path, *numbers: int) -> Path:
+    """Make a database in the NSRL's RDSv3 format, of files that we made up."""
+    with sqlite3.connect(path) as db:
+        db.execute(
+            "CREATE TABLE FILE (sha256 VARCHAR, sha1 VARCHAR, md5 VARCHAR, crc32 VARCHAR,"
+            " file_name VARCHAR, file_size INTEGER, package_id INTEGER)"
+        )
+        for digests in [*map(digests_of, numbers), EMPTY]:
+            sha256, sha1, md5 = (digests[a].hex().upper() for a in reversed(Algorithm))
+            # The same file is in many packages.
+            for package in range(2):
+                row = (sha256, sha1, md5, "", "f", 1, package)
+                db.execute("INSERT INTO FILE VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+        db.execute(
+            "INSERT INTO FILE VALUES (?, NULL, '', '', 'g', 2, 9)",
+            (digests_of(99)[Algorithm.SHA256].hex(),),
+        )
+    db.close()
+    return path
+
+
+FORMATS = {
+    md5sum: (Algorithm.MD5,),
+    hashdeep: (Algorithm.MD5, Algorithm.SHA256),
+    csv: (Algorithm.SHA1,),
+    nsrl: tuple(Algorithm),
+}
+
+
+@pytest.mark.parametrize("make", FORMATS, ids=lambda make: make.__name__)
+def test_known_good_files_come_in_many_formats(tmp_path: Path, make: object) -> None:
+    assert callable(make)
+    path = make(tmp_path / "good", 3, 4)
+    state = tmp_path / "state"
+    assert refused(state, [path], digests_of(1), digests_of(2)) is None
+    for algorithm in Algorithm:
+        message = refused(state, [path], digests_of(1), only(digests_of(4), algorithm))
+        if algorithm in FORMATS[make]:  # type: ignore[index]
+            assert message == "the list holds files that are known to be good: e-1"
+        else:
+            assert message is None
+
+
+def test_a_database_may_lack_digests_in_some_rows(tmp_path: Path) -> None:
+    path = nsrl(tmp_path / "good", 3)
+    state = tmp_path / "state"
+    assert refused(state, [path], only(digests_of(99), Algorithm.SHA256)) is not None
+    assert refused(state, [path], only(digests_of(99), Algorithm.SHA1, Algorithm.MD5)) is None
+
+
+def test_several_files_count_together(tmp_path: Path) -> None:
+    files = [md5sum(tmp_path / "one", 1), csv(tmp_path / "two", 2), nsrl(tmp_path / "three", 3)]
+    state = tmp_path / "state"
+    found = [n for n in range(6) if refused(state, files, digests_of(n)) is not None]
+    assert found == [1, 2, 3]
+    message = refused(state, files, *map(digests_of, range(6)))
+    assert message is not None and message.startswith("the list holds files that are known")
+
+
+def test_files_of_known_good_digests_may_be_empty(tmp_path: Path) -> None:
+    (tmp_path / "nothing").write_bytes(b"")
+    assert refused(tmp_path / "state", [tmp_path / "nothing"], digests_of(1)) is None
+
+
+def test_no_digest_is_left_in_the_index(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    refused(state, [nsrl(tmp_path / "good", *range(20))], digests_of(50))
+    data = b"".join(path.read_bytes() for path in (state / FOLDER).iterdir())
+    assert len(data) > 20 * 64
+    for number in range(20):
+        for digest in digests_of(number).values():
+            assert digest[:16] not in data and digest.hex().encode() not in data.lower()
+
+
+def built(directory: Path) -> set[int]:
+    return {path.stat().st_ino for path in (directory / FOLDER).glob("run-*")}
+
+
+def test_the_index_is_built_again_only_when_something_changed(tmp_path: Path) -> None:
+    path, state = md5sum(tmp_path / "good", 1, 2), tmp_path / "state"
+    assert refused(state, [path], digests_of(1)) is not None
+    before = built(state)
+    assert len(before) == 1
+    assert refused(state, [path], digests_of(1)) is not None
+    assert built(state) == before
+    # Of the same length and with its time set back.
+    status = path.stat()
+    md5sum(path, 1, 3)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert refused(state, [path], digests_of(2)) is None
+    assert refused(state, [path], digests_of(3)) is not None
+    assert not built(state) & before and len(built(state)) == 1
+    other = csv(tmp_path / "other", 7)
+    assert refused(state, [path, other], digests_of(7)) is not None
+    assert refused(state, [other], digests_of(1)) is None
+
+
+def test_another_key_builds_it_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, state = md5sum(tmp_path / "good", 1), tmp_path / "state"
+    assert refused(state, [path], digests_of(1)) is not None
+    monkeypatch.setattr(f"{__name__}.SEALER", Sealer(bytes(31) + b"x"))
+    assert refused(state, [path], digests_of(1)) is not None
+    assert refused(state, [path], digests_of(2)) is None
+
+
+@pytest.mark.parametrize("damage", ["garbled", "cut", "removed", "sources garbled"])
+def test_a_damaged_index_is_built_again(tmp_path: Path, damage: str) -> None:
+    path, state = md5sum(tmp_path / "good", 1), tmp_path / "state"
+    assert refused(state, [path], digests_of(1)) is not None
+    (run,) = (state / FOLDER).glob("run-*")
+    if damage == "garbled":
+        run.write_bytes(os.urandom(run.stat().st_size))
+    elif damage == "cut":
+        os.truncate(run, 20)
+    elif damage == "removed":
+        run.unlink()
+    else:
+        (state / FOLDER / SOURCES_NAME).write_bytes(b'{"files": 1}')
+    assert refused(state, [path], digests_of(1)) is not None
+    assert refused(state, [path], digests_of(2)) is None
+
+
+def test_a_large_file_is_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(knowngood, "_ROWS", 7)
+    path, state = nsrl(tmp_path / "good", *range(40)), tmp_path / "state"
+    found = [n for n in range(60) if refused(state, [path], digests_of(n)) is not None]
+    assert found == list(range(40))
+
+
+def _database(path: Path, *statements: str) -> None:
+    with sqlite3.connect(path) as db:
+        for statement in statements:
+            db.execute(statement)
+    db.close()
+
+
+def _broken(path: Path, how: str) -> None:
+    table = "CREATE TABLE FILE (sha256, sha1, md5)"
+    if how == "missing":
+        return
+    if how == "a folder":
+        path.mkdir()
+    elif how == "text":
+        path.write_text("what is this\n")
+    elif how == "binary":
+        path.write_bytes(os.urandom(500))
+    elif how == "a database that is cut":
+        nsrl(path, *range(300))
+        os.truncate(path, 9000)
+    elif how == "only the magic of one":
+        path.write_bytes(knowngood.SQLITE_MAGIC + bytes(100))
+    elif how == "another table":
+        _database(path, "CREATE TABLE METADATA (sha256)")
+    elif how == "a digest that is too short":
+        _database(path, table, "INSERT INTO FILE VALUES ('', '', 'abcd')")
+    elif how == "two digests that make up for each other":
+        _database(
+            path, table, f"INSERT INTO FILE VALUES (NULL, NULL, '{'a' * 30}'), ('', '', '{'a' * 34}')"
+        )
+    elif how == "no hexadecimal digits":
+        _database(path, table, f"INSERT INTO FILE VALUES ('', '', '{'x' * 32}')")
+    elif how == "a number":
+        _database(path, table, "INSERT INTO FILE VALUES (5, '', '')")
+    else:
+        assert how == "bytes"
+        _database(path, table, f"INSERT INTO FILE VALUES (x'{'ab' * 32}', '', '')")
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "missing",
+        "a folder",
+        "text",
+        "binary",
+        "a database that is cut",
+        "only the magic of one",
+        "another table",
+        "a digest that is too short",
+        "two digests that make up for each other",
+        "no hexadecimal digits",
+        "a number",
+        "bytes",
+    ],
+)
+def test_a_file_that_is_none_is_a_mistake_in_the_configuration(tmp_path: Path, how: str) -> None:
+    path, state = tmp_path / "good", tmp_path / "state"
+    _broken(path, how)
+    good = md5sum(tmp_path / "other", 1)
+    with pytest.raises(HashclientError) as caught:
+        open_guard(state, [str(good), str(path)], SEALER)
+    assert caught.value.exit_code is ExitCode.USAGE
+    assert "good" in caught.value.message
+    # What was there of the good file is used the next time, and no broken index.
+    assert refused(state, [good], digests_of(1)) is not None
