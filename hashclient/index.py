@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -38,6 +39,8 @@ MANIFEST_NAME = "manifest.json"
 REBUILD_HINT = "run `hashclient fetch` to build it again"
 MANIFEST_FORMAT = "hashclient-index/1"
 ALIGNMENT = 64
+#: The types that sections are written in; what numpy makes of other words is not our concern.
+_DTYPE = re.compile(r"\|u1|<u4|<u8|\|S[1-9][0-9]?")
 #: How far the clock may be behind the last check before we say that it was set back.
 CLOCK_TOLERANCE = timedelta(minutes=5)
 
@@ -117,7 +120,7 @@ class Run:
             raise state_error("cannot read index file", path, error) from error
         try:
             self._parse_header(actual)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise DamagedError(
                 f"index file is damaged: {printable(path)}", hint=REBUILD_HINT
             ) from error
@@ -132,6 +135,8 @@ class Run:
         self._sections: dict[str, npt.NDArray[np.generic]] = {}
         start = aligned(end)
         for name, dtype, offset, count in header["sections"]:
+            if not _DTYPE.fullmatch(dtype):
+                raise ValueError(dtype)
             kind = np.dtype(dtype)
             if offset < 0 or count < 0 or start + offset + count * kind.itemsize > actual:
                 raise ValueError(name)
@@ -140,6 +145,8 @@ class Run:
         self.categories: Uint8 = self._sections["categories"].view(np.uint8)
         self.sizes: npt.NDArray[np.unsignedinteger[npt.NBitBase]] = self._sections["sizes"]  # type: ignore[assignment]
         self.ids: Strings = self._sections["ids"]  # type: ignore[assignment]
+        if {len(self.masks), len(self.categories), len(self.ids)} != {self.count}:
+            raise ValueError("count")
         #: The distinct algorithm masks of the entries without a size, as a set of bits.
         self.unsized_masks: int = header["unsized_masks"]
         #: The distinct masks of the entries with one; a plan looks closer only if it has to.

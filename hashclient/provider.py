@@ -19,6 +19,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
+import msgspec
 import numpy as np
 from tuf.api.metadata import TOP_LEVEL_ROLE_NAMES, TargetFile
 
@@ -30,6 +31,7 @@ from hashclient.hashlist import (
     MAX_LIST_ENTRIES,
     MAX_SEGMENTS,
     ListIndex,
+    Segment,
     Uint64,
     checksum_of,
     encode_index,
@@ -42,8 +44,12 @@ from hashclient.hashlist import (
     withdraw_schema,
 )
 from hashclient.model import is_name
+from hashclient.provider_consolidate import KEEP_NEWEST, join_ranges, ranges_to_join
 from hashclient.provider_entries import SEGMENT_ENTRIES, Entries, NewSegment, new_segment
 from hashclient.provider_keys import PUBLIC_MODE, Clock, Keys, KeyStore, Roles, Validity
+
+#: How long a file stays that a list does not name any more, in seconds: longer than any fetch.
+UNREFERENCED_S = 86_400
 
 #: What a repository's directory holds.
 _OWN_NAMES = {"public", "keys", "lock", "root.json"}
@@ -60,6 +66,16 @@ class Published:
     generation: int
     changed: int
     live: int
+
+
+@dataclass(frozen=True, slots=True)
+class Consolidated:
+    """What a consolidation made: a list's number of segments before and after."""
+
+    list_name: str
+    generation: int
+    before: int
+    after: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +243,58 @@ class Repository:
             index = self._next_index(current, segments, -len(entry_ids), -checksum_of(hashes))
             self._write(roles, index, segments, {list_name})
             return Published(list_name, generation, len(entry_ids), index.entries)
+
+    def consolidate(self, list_name: str, *, keep_newest: int = KEEP_NEWEST) -> Consolidated:
+        """Join small segments of a list into larger ones; generation and entries stay.
+
+        The `keep_newest` generations are left as they are. Files that no segment is in any more
+        stay for clients in the middle of a fetch, until the next consolidation a day later.
+
+        Raises:
+            UsageError: there is no such list.
+            StateError: as `publish`.
+        """
+        self.require()
+        with self._locked():
+            roles = self._load()
+            if list_name not in roles.lists:
+                raise UsageError(f"no such list: {printable(list_name)}")
+            current = self._current(roles, list_name)
+            targets = roles.lists[list_name].signed.targets
+
+            def read(segment: Segment) -> bytes:
+                return self._read(self._target_path(targets[target_name(list_name, segment.name)]))
+
+            self._remove_unreferenced(roles, list_name)
+            joined = ranges_to_join(current.segments, current.generation, keep_newest)
+            replaced = [segment for segments in joined for segment in segments]
+            if not replaced:
+                count = len(current.segments)
+                return Consolidated(list_name, current.generation, count, count)
+            new = join_ranges(joined, read)
+            start = current.segments.index(replaced[0])
+            segments = (
+                *current.segments[:start],
+                *(n.segment for n in new),
+                *current.segments[start + len(replaced) :],
+            )
+            for segment in replaced:
+                del targets[target_name(list_name, segment.name)]
+            index = msgspec.structs.replace(current, segments=segments)
+            self._write(roles, index, new, {list_name})
+            return Consolidated(list_name, current.generation, len(current.segments), len(segments))
+
+    def _remove_unreferenced(self, roles: Roles, list_name: str) -> None:
+        """Remove files of a list that have not been part of it for `UNREFERENCED_S`."""
+        targets = roles.lists[list_name].signed.targets.values()
+        keep = {self._target_path(target) for target in targets}
+        limit = self._clock().timestamp() - UNREFERENCED_S
+        try:
+            for path in (self._targets / "lists" / list_name).iterdir():
+                if path not in keep and path.stat().st_mtime < limit:
+                    path.unlink()
+        except OSError as error:
+            raise state_error("cannot tidy", self._targets, error) from error
 
     def rotate(self, role: str) -> None:
         """Replace the keys of `role`: root, targets, snapshot, timestamp or a list.

@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from hashclient.audit import AuditLog, Event
-from hashclient.config import ProviderConfig, Settings, provider_table
+from hashclient.config import ProviderConfig, Settings, parse_config, provider_table
 from hashclient.errors import ConfigError, HashclientError, UsageError, VerificationError
 from hashclient.fetch import METADATA_DIR, PINNED_ROOT_NAME, access_of
 from hashclient.fsio import make_private_dir, printable, write_atomic, writer_lock
@@ -61,6 +61,8 @@ def pin_provider(
     root = _read_root(root_file)
     provider = msgspec.structs.replace(provider, root_sha256=hashlib.sha256(root).hexdigest())
     table = provider_table(name, provider)
+    # What could not be read again must not be written.
+    parse_config(table, frozenset(), printable(settings.config_path))
     make_private_dir(settings.state_dir)
     with writer_lock(settings.lock_path), _new_trust_dir(settings.trust_dir(name)) as directory:
         # 3

@@ -65,7 +65,7 @@ _file = existing_path(dir_okay=False)
     "--known-good",
     multiple=True,
     metavar="FILE",
-    type=_file,
+    type=existing_path(exists=True, dir_okay=False),
     help="Digests of files known to be benign: a list that holds one is refused.",
 )
 @click.option(

@@ -159,6 +159,46 @@ def withdraw(
     _show_change(app, done, "withdrawn", output_format)
 
 
+@command.command("consolidate")
+@_repo
+@_list
+@click.option(
+    "--keep-newest",
+    type=click.IntRange(0),
+    default=50,
+    show_default=True,
+    metavar="N",
+    help="Leave the newest N generations as they are.",
+)
+@format_option("text", "json")
+@pass_app
+def consolidate(
+    app: App, directory: Path, list_name: str, keep_newest: int, output_format: str
+) -> None:
+    """Join small segments of a list into larger ones, so that new clients download few.
+
+    The list stays the same. Clients that are up to date download nothing; those that were away
+    for more than N generations may build the list anew. Once a day, from cron, is enough.
+
+    \b
+      hashclient provider consolidate /srv/lists --list baseline
+    """
+    done = _repository(app, directory).consolidate(list_name, keep_newest=keep_newest)
+    if output_format == "json":
+        document = {
+            "list": done.list_name,
+            "generation": done.generation,
+            "segments_before": done.before,
+            "segments": done.after,
+        }
+        app.out(json.dumps(document))
+    else:
+        app.out(
+            f"list {done.list_name}: generation {done.generation}: {done.before} segments"
+            f" -> {done.after}"
+        )
+
+
 def _show_change(app: App, done: Published, what: str, output_format: str) -> None:
     if output_format == "json":
         document = {

@@ -123,14 +123,12 @@ def test_quiet_says_nothing_of_success_but_the_result(site: Site, own: Path) -> 
 
 
 def test_a_provider_that_does_not_answer(unreachable: Path, listed: Path) -> None:
-    result = run("--state-dir", unreachable, "fetch")
-    assert result.code == 4
-    assert "connection refused" in result.err
-    assert "hint: " in result.err
     # A scan goes on with what is here, and tells.
     scan = run("--state-dir", unreachable, "scan", "--fetch", listed)
     assert scan.code == 11
     assert "warning: " in scan.err
+    assert "connection refused" in scan.err
+    assert "hint: " in scan.err
     clean = run("--state-dir", unreachable, "scan", "--fetch", unreachable / "config.toml")
     assert clean.code == 4
     # Without the option it does not even try.
@@ -169,25 +167,24 @@ def test_a_scan_that_fetches_first_finds_what_is_new(
         assert site.run("scan", tree).code == 0
 
 
-@pytest.mark.parametrize("what", ["manifest.json", "run-*"])
-@pytest.mark.parametrize("how", ["empty", "cut", "gone", "zeros"])
+@pytest.mark.parametrize(
+    ("what", "how"),
+    [("manifest.json", "empty"), ("manifest.json", "cut"), ("run-*", "cut"), ("run-*", "gone")],
+)
 def test_a_damaged_index_is_healed_by_a_fetch(
     site: Site, own: Path, listed: Path, what: str, how: str
 ) -> None:
     (path,) = (own / "lists" / "baseline").glob(what)
     data = path.read_bytes()
-    path.unlink()
-    if how != "gone":
-        path.write_bytes({"empty": b"", "cut": data[:-20], "zeros": bytes(len(data))}[how])
-    assert site.run("scan", listed, state=own).code == (10 if (how, what) == () else 8) or (
-        (how, what) == ("gone", "manifest.json")
-    )
-    assert site.run("status", state=own).code == (
-        0 if (how, what) == ("gone", "manifest.json") else 8
-    )
+    if how == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(b"" if how == "empty" else data[:-20])
+    damaged = site.run("scan", listed, state=own)
+    assert damaged.code == 8
+    assert "hint: run `hashclient fetch`" in damaged.err
     assert site.run("fetch", state=own).code == 0
     assert site.run("scan", listed, state=own).code == 10
-    assert site.run("status", state=own).code == 0
 
 
 def test_another_writer_is_not_waited_for(site: Site, own: Path) -> None:

@@ -205,7 +205,7 @@ def test_a_certificate_of_an_unknown_authority(site: Site, tmp_path: Path) -> No
         (["--name", "Big"], "cannot name a provider"),
         (["--list", "nope"], "does not offer list nope"),
         (["--oauth-client-id", "me"], "oauth needs both"),
-        (["--client-cert", "/dev/null"], "client certificate"),
+        (["--client-cert", "/dev/null"], "not a regular file"),
         (["--ca", "/nope"], "/nope"),
         (["--frob"], "no such option"),
     ],

@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 
-from fixtures.client import Client, content, csv
+from fixtures.client import Client, content, csv, digests_of
 from fixtures.simulator import Simulator
 from hashclient import audit, index
 from hashclient.cli import fetch as fetch_command
+from hashclient.config import provider_table
 from hashclient.errors import StateError
 from hashclient.matches import DATABASE_NAME, Matches
+from hashclient.model import Algorithm
 from tests.support import Result, bytes_path, call, run, write_tree
 
 LISTED = range(6)
@@ -31,6 +33,8 @@ class World:
         self.client = Client(directory / "state", self.simulator, self.simulator.root)
         self.client.fetch()
         self.state = directory / "state"
+        provider = self.client.settings.provider("main")
+        (self.state / "config.toml").write_text(provider_table("main", provider))
         self.tree = write_tree(directory / "tree", {f"f{n}": content(n) for n in range(8)})
 
     def scan(self, *paths: Path) -> Result:
@@ -200,10 +204,9 @@ def test_thousands_of_matches_are_withdrawn_and_logged(world: World) -> None:
     assert len(world.status()) == 3000
 
 
-def test_lookups_are_not_remembered(world: World, tmp_path: Path) -> None:
-    sums = tmp_path / "sums"
-    sums.write_bytes(b"".join(line.split(b",")[1] + b"  /f\n" for line in csv([1]).split()[1:]))
-    assert call("--state-dir", world.state, "lookup", sums).code == 10
+def test_lookups_are_not_remembered(world: World) -> None:
+    digest = digests_of(1)[Algorithm.MD5].hex()
+    assert call("--state-dir", world.state, "lookup", digest).code == 10
     assert not (world.state / DATABASE_NAME).exists()
 
 
@@ -236,9 +239,7 @@ def test_a_damaged_record_stops_neither_scan_nor_list(world: World) -> None:
     assert world.scan().code == 10
 
 
-def test_the_command_names_the_paths(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command_names_the_paths(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.scan()
     for number, arguments in enumerate(([], ["--format", "json"]), 1):
         world.simulator.withdraw(f"e-{number}")
@@ -264,5 +265,3 @@ def test_the_record_is_readable_where_nothing_can_be_written(world: World) -> No
     (copy / DATABASE_NAME).chmod(0o400)
     result = run("--state-dir", copy, "status", "--format", "json")
     assert len(json.loads(result.out)["withdrawn_matches"]) == 1
-
-

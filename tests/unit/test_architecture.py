@@ -26,7 +26,16 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset(
         {"check", "index", "indexwrite", "inventory", "judge", "knowngood", "matches", "pool"}
     ),
-    frozenset({"provider", "provider_entries", "provider_keys", "provider_server", "report"}),
+    frozenset(
+        {
+            "provider",
+            "provider_consolidate",
+            "provider_entries",
+            "provider_keys",
+            "provider_server",
+            "report",
+        }
+    ),
     frozenset({"fetch", "lookup", "record", "scan", "setup", "status"}),
     frozenset({"__main__", "cli"}),
 )
@@ -39,7 +48,7 @@ CHAINS: tuple[tuple[str, ...], ...] = (
     ("knowngood", "indexwrite", "index"),
     ("pool", "check", "inventory"),
     ("pool", "check", "judge", "index"),
-    ("provider", "provider_entries"),
+    ("provider", "provider_consolidate", "provider_entries"),
     ("provider_server", "provider", "provider_keys"),
     ("lookup", "scan", "fetch"),
     ("setup", "fetch"),

@@ -25,7 +25,6 @@ from hashclient.config import OAuthConfig, ProviderConfig
 from hashclient.errors import (
     AuthorisationError,
     ConfigError,
-    HashclientError,
     StateError,
     UnreachableError,
     VerificationError,
@@ -179,11 +178,11 @@ def test_only_the_lists_of_the_configuration(tmp_path: Path, simulator: Simulato
     simulator.publish(csv([30]), list_name="other")
     client = Client(tmp_path / "s", simulator, simulator.root, lists=("other",))
     assert [f.list_name for f in client.fetch()] == ["other"]
+    assert client.numbers(ALL) == {30}
     client = Client(tmp_path / "t", simulator, simulator.root, lists=("other", "nothing"))
     with pytest.raises(VerificationError, match="does not offer list nothing") as caught:
         client.fetch()
     assert "it offers: baseline, other" in (caught.value.hint or "")
-    assert client.numbers(ALL) == {30}
 
 
 def test_a_list_of_another_provider_is_left_alone(client: Client) -> None:
@@ -238,15 +237,19 @@ def test_a_damaged_run_is_an_error_until_the_next_fetch(client: Client, damage: 
     assert client.leftovers() == set()
 
 
-def test_damage_is_no_way_around_the_provider(client: Client, simulator: Simulator) -> None:
-    """What could not be built again is still there, damaged as it was."""
+def test_damage_that_cannot_be_mended_yet_stays_an_error(
+    client: Client, simulator: Simulator
+) -> None:
     client.fetch()
     (folder(client) / "manifest.json").write_bytes(b"{")
-    before = client.list_files()
-    simulator.tamper("targets/*.parquet", lambda data: b"")
-    with pytest.raises(HashclientError):
+    simulator.faults["targets/*.parquet"] = status(500)
+    with pytest.raises(UnreachableError):
         client.fetch()
-    assert client.list_files() == before
+    with pytest.raises(StateError, match="damaged"):
+        client.open()
+    simulator.faults.clear()
+    client.fetch()
+    assert client.numbers(ALL) == set(range(30))
 
 
 def test_another_seal_key_is_refused(client: Client) -> None:

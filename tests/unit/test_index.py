@@ -112,7 +112,7 @@ def test_a_switch_between_manifest_and_run_is_followed(
 
 def test_a_run_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "run-1").mkdir()
-    with pytest.raises(StateError, match="cannot read index file|has .* bytes"):
+    with pytest.raises(StateError, match=r"cannot read index file|has .* bytes"):
         Run(tmp_path / "run-1")
 
 
@@ -136,9 +136,8 @@ def test_any_damage_to_the_header_is_found_or_harmless(directory: Path, tmp_path
         path.write_bytes(changed)
         try:
             Run(path)
-        except DamagedError as error:
+        except DamagedError:
             refused += 1
-            assert "hashclient fetch" in (error.hint or "")
     assert refused > 1000
 
 
@@ -226,13 +225,6 @@ def test_sizes_that_no_entry_can_have(index: Index) -> None:
     assert sized & ~unsized
     for wraps in (size + 2**32, size + 2**63, 2**64 - 1):
         assert index.masks_of_size(wraps) == unsized
-
-
-def test_remembered_plans_are_bounded(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(index_module, "_PLAN_CACHE_SIZES", 8)
-    expected = {size: index.masks_of_size(size) for size in range(50)}
-    assert {size: index.masks_of_size(size) for size in range(50)} == expected
-    assert len(index._plans) <= 9
 
 
 def test_many_digests_at_once_in_any_order(built: Client, index: Index) -> None:

@@ -260,7 +260,9 @@ def _broken(path: Path, how: str) -> None:
         _database(path, table, "INSERT INTO FILE VALUES ('', '', 'abcd')")
     elif how == "two digests that make up for each other":
         _database(
-            path, table, f"INSERT INTO FILE VALUES (NULL, NULL, '{'a' * 30}'), ('', '', '{'a' * 34}')"
+            path,
+            table,
+            f"INSERT INTO FILE VALUES (NULL, NULL, '{'a' * 30}'), ('', '', '{'a' * 34}')",
         )
     elif how == "no hexadecimal digits":
         _database(path, table, f"INSERT INTO FILE VALUES ('', '', '{'x' * 32}')")

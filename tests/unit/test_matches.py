@@ -174,9 +174,7 @@ def test_another_version_is_refused(tmp_path: Path) -> None:
         Matches(tmp_path)
 
 
-def test_one_that_stays_locked_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_that_stays_locked_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Matches(tmp_path).__exit__()
     other = sqlite3.connect(tmp_path / DATABASE_NAME, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")

@@ -1,0 +1,85 @@
+"""Consolidation: many small segments of a list become few larger ones, with the same entries.
+
+Clients download a segment once, so a new client should find few, and a client that is up to date
+should not have to download anything again. The newest generations are therefore left alone, and
+older ones are joined by size, as the client's own index is: a range of generations is joined with
+all after it unless it is more than `RATIO` times as large. So every entry is rewritten a number of
+times that grows with the logarithm of the list, and so does the number of segments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING, Literal
+
+from hashclient.hashlist import Segment, add_schema, encode_segment, withdraw_schema
+from hashclient.provider_entries import SEGMENT_ENTRIES, NewSegment
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+RATIO = 4
+#: Generations that are left alone: clients that fetch as often as the provider publishes, and were
+#: not away for longer than so many generations, never build the list anew.
+KEEP_NEWEST = 50
+
+#: Segments of the same generations: what is joined or left alone as a whole.
+Range = list[Segment]
+
+
+def ranges_to_join(segments: Sequence[Segment], generation: int, keep_newest: int) -> list[Range]:
+    """Return the neighbouring ranges that are worth joining into one; fewer than two are none."""
+    ranges = [list(group) for _, group in groupby(segments, key=lambda s: (s.first, s.last))]
+    old = [r for r in ranges if r[0].last <= generation - keep_newest]
+    start, size = len(old) - 1, sum(s.entries for s in old[-1]) if old else 0
+    while start > 0 and sum(s.entries for s in old[start - 1]) <= RATIO * size:
+        start -= 1
+        size += sum(s.entries for s in old[start])
+    joined = old[max(start, 0) :]
+    return joined if len(joined) > 1 else []
+
+
+def join_ranges(ranges: Sequence[Range], read: Callable[[Segment], bytes]) -> list[NewSegment]:
+    """Return the segments that take the place of `ranges`; `read` gives a segment's bytes.
+
+    What was added and withdrawn again in between is left out. What was there before and was
+    withdrawn stays withdrawn, and is withdrawn before anything is added, since it may have been
+    added again.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    tables: list[pa.Table] = []
+    rows = 0
+    row_of: dict[str, int] = {}
+    withdrawn: list[str] = []
+    for segment in (s for r in ranges for s in r):
+        file = pq.ParquetFile(pa.BufferReader(read(segment)), arrow_extensions_enabled=False)
+        table = file.read()
+        ids: list[str] = table.column("entry_id").to_pylist()
+        if segment.kind == "add":
+            tables.append(table.select(add_schema().names).cast(add_schema()))
+            row_of.update(zip(ids, range(rows, rows + len(ids)), strict=True))
+            rows += len(ids)
+        else:
+            withdrawn += [entry_id for entry_id in ids if row_of.pop(entry_id, None) is None]
+    first, last = ranges[0][0].first, ranges[-1][0].last
+    gone = pa.table([pa.array(withdrawn, pa.string())], schema=withdraw_schema())
+    new = _segments(gone, "withdraw", first, last)
+    if row_of:
+        kept = pa.concat_tables(tables).take(pa.array(sorted(row_of.values()), pa.int64()))
+        new += _segments(kept, "add", first, last)
+    return new
+
+
+def _segments(
+    table: pa.Table, kind: Literal["add", "withdraw"], first: int, last: int
+) -> list[NewSegment]:
+    new = []
+    for number, start in enumerate(range(0, table.num_rows, SEGMENT_ENTRIES)):
+        part = table.slice(start, SEGMENT_ENTRIES)
+        name = f"g{first:06d}-g{last:06d}-{kind}-{number:03d}.parquet"
+        segment = Segment(name, kind, part.num_rows, first, last)
+        new.append(NewSegment(segment, encode_segment(part)))
+    return new

@@ -1,0 +1,193 @@
+"""The program as a whole: help, version, unknown commands, signals, and bugs that stay quiet."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from hashclient import __version__
+from hashclient.cli import main as module
+from hashclient.cli.app import Terminated
+from hashclient.cli.main import COMMANDS, cli, exit_code_table
+from hashclient.errors import ExitCode, StateError
+from tests.support import arguments, call, environment, run
+
+
+def test_the_version() -> None:
+    result = run("--version")
+    assert (result.code, result.out) == (0, f"hashclient {__version__}\n")
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help_lists_every_command_and_every_exit_code(flag: str) -> None:
+    result = call(flag)
+    assert result.code == 0
+    for name in COMMANDS:
+        assert f"\n  {name} " in result.out
+    assert exit_code_table() in result.out
+
+
+def all_commands(command: click.Command, *path: str) -> list[tuple[str, ...]]:
+    found = [path]
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            inner = command.get_command(context, name)
+            assert inner is not None
+            found += all_commands(inner, *path, name)
+    return found
+
+
+@pytest.mark.parametrize("path", all_commands(cli), ids=" ".join)
+def test_every_command_explains_itself(path: tuple[str, ...]) -> None:
+    result = call(*path, "--help")
+    assert result.code == 0
+    assert result.out.startswith("Usage: hashclient")
+    for line in result.out.splitlines():
+        assert len(line) <= 100
+        assert line.isprintable()
+
+
+@pytest.mark.parametrize("path", [[], ["audit"], ["provider"]])
+def test_a_command_that_needs_another_shows_its_help(path: list[str]) -> None:
+    result = run(*path)
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith("Usage: hashclient") or "Usage: " in result.err
+    assert "Commands:" in result.err
+
+
+@pytest.mark.parametrize("args", [["frob"], ["--frob"], ["scan", "--frob", "."], ["status", "x"]])
+def test_what_does_not_exist(args: list[str]) -> None:
+    result = run(*args)
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith("hashclient: error: ")
+    assert "hint: see `hashclient" in result.err
+
+
+@pytest.mark.parametrize("path", ["~no-such-user-here/x", "\udcff/x"])
+def test_odd_places(path: str) -> None:
+    result = run("--state-dir", path, "scan", ".")
+    assert result.code in {2, 8}
+    assert all(line.isprintable() for line in result.err.splitlines())
+
+
+def test_nothing_is_read_from_the_current_directory(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text("frob = ")
+    (tmp_path / "hashclient.py").write_text("raise SystemExit(99)")
+    # The module is started from elsewhere here, as the installed program is.
+    code = "import sys; sys.path.remove(''); from hashclient.cli.main import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--state-dir", tmp_path / "state", "scan", "."],
+        env=environment(),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 8
+    assert "no list has been fetched" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (KeyboardInterrupt(), 130, "hashclient: interrupted\n"),
+        (Terminated(), 143, "hashclient: terminated\n"),
+        (StateError("broken", hint="mend it"), 8, "hashclient: error: broken\nhint: mend it\n"),
+        (
+            click.UsageError("Wrong."),
+            2,
+            "hashclient: error: wrong\nhint: see `hashclient --help`\n",
+        ),
+        (click.Abort(), 130, "hashclient: interrupted\n"),
+    ],
+)
+def test_every_end_has_its_code(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, said: str
+) -> None:
+    def failing(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(module.cli, "main", failing)
+    result = call()
+    assert (result.code, result.err) == (code, said)
+
+
+def test_a_bug_is_told_without_its_insides_unless_asked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def failing(**_: object) -> None:
+        raise ZeroDivisionError("a secret value")
+
+    monkeypatch.setattr(module.cli, "main", failing)
+    assert module._run([]) == ExitCode.BUG
+    said = capsys.readouterr().err
+    assert said.startswith("hashclient: internal error: ZeroDivisionError\nhint: ")
+    assert "secret" not in said
+    monkeypatch.setenv("HASHCLIENT_DEBUG", "1")
+    module._run([])
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_end_any_command(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    """Here one that waits for its input."""
+    process = subprocess.Popen(
+        arguments("provider", "init", tmp_path / "repo"),
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+    )
+    assert process.wait(60) == 0
+    read, write = os.pipe()
+    command = ["provider", "publish", tmp_path / "repo", "--list", "base", "-"]
+    process = subprocess.Popen(
+        arguments(*command),
+        env=environment(),
+        stdin=read,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(read)
+    # It has read this when the pipe is empty again: then its handlers are in place.
+    os.set_blocking(write, False)
+    filled = 0
+    try:
+        while True:
+            filled += os.write(write, b"# comment\n" * 1000)
+    except BlockingIOError:
+        pass
+    os.set_blocking(write, True)
+    os.write(write, b"# comment\n" * 1000)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    os.close(write)
+    assert filled
+    assert process.returncode == code
+    assert err == f"hashclient: {'interrupted' if code == 130 else 'terminated'}\n"
+
+
+def test_a_start_imports_only_what_the_command_needs() -> None:
+    code = (
+        "import sys; from hashclient.cli.main import main\n"
+        "try: main(sys.argv[1:])\n"
+        "finally: print(*sorted(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--version"],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    loaded = set(done.stdout.split())
+    assert "hashclient.cli.main" in loaded
+    assert not loaded & {"httpx", "tuf", "pyarrow", "rich", "numpy", "multiprocessing"}

@@ -1,0 +1,191 @@
+"""The poison guard at work: what a fetch refuses, what is left then, and what an operator may do."""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from fixtures.client import content, csv, digests_of
+from hashclient.model import Algorithm
+from tests.support import Result, Site, call
+
+EMPTY = {a: hashlib.new(a.label).hexdigest() for a in Algorithm}
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    """A provider that publishes entries 0 to 9, made for a test that serves it."""
+    site = Site(tmp_path)
+    site.publish(csv(range(10)))
+    return site
+
+
+def command(site: Site, *args: str | Path) -> Result:
+    """Run the command in this process, against the provider that is served."""
+    return call("--state-dir", site.state, *args)
+
+
+def init(site: Site, *options: str | Path) -> Result:
+    return command(site, *site.init_arguments(*options))
+
+
+def fetch(site: Site, *args: str) -> Result:
+    return command(site, "fetch", *args)
+
+
+def scan_codes(site: Site, directory: Path, *numbers: int) -> dict[int, int]:
+    codes = {}
+    for number in numbers:
+        path = directory / f"file-{number}"
+        path.write_bytes(content(number))
+        codes[number] = command(site, "scan", "--no-inventory", path).code
+    return codes
+
+
+def test_the_empty_file_is_refused_and_the_old_generation_stays(site: Site, tmp_path: Path) -> None:
+    with site:
+        assert init(site).code == 0
+        assert fetch(site).code == 0
+        for number, algorithm in enumerate(Algorithm):
+            rows = f"entry_id,{algorithm.label}\np-{number},{EMPTY[algorithm]}\n"
+            site.publish(rows.encode())
+            result = fetch(site)
+            assert result.code == 6
+            # Each generation holds the poison of those before it.
+            assert "the list holds the empty file: p-0\n" in result.err
+            assert "hint: nothing was changed; tell the provider" in result.err
+            told = (result.out + result.err).lower()
+            assert not any(digest in told for digest in EMPTY.values())
+        # Accepting churn accepts no poison.
+        assert fetch(site, "--accept-churn").code == 6
+        assert scan_codes(site, tmp_path, 3, 30) == {3: 10, 30: 0}
+        (tmp_path / "empty").touch()
+        assert command(site, "scan", tmp_path / "empty").code == 0
+        log = (site.state / "audit" / "log.jsonl").read_text()
+        assert '"refused"' in log and not any(digest in log for digest in EMPTY.values())
+
+
+def test_publishing_the_empty_file_warns(site: Site, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.csv"
+    rows.write_text(f"md5\n{'ab' * 16}\n{EMPTY[Algorithm.MD5]}\n")
+    done = site.run(*("provider", "publish", site.repository.directory, "--list", "baseline", rows))
+    assert done.code == 0
+    assert done.err == (
+        f"hashclient: warning: {rows}:3: lists the empty file; clients refuse this list\n"
+    )
+    assert EMPTY[Algorithm.MD5] not in done.out + done.err
+
+
+def make_good(directory: Path, kind: str) -> Path:
+    """Make a file that calls file 20 known to be good."""
+    path = directory / f"good-{kind}"
+    md5, sha1, sha256 = (d.hex() for d in digests_of(20).values())
+    if kind == "sums":
+        path.write_text(f"{sha256}  installer.exe\n")
+    elif kind == "hashdeep":
+        path.write_text(f"%%%% HASHDEEP-1.0\n%%%% size,md5,sha256,filename\n7,{md5},{sha256},/x\n")
+    elif kind == "csv":
+        path.write_text(f"sha1\n{sha1}\n")
+    else:
+        with sqlite3.connect(path) as db:
+            db.execute("CREATE TABLE FILE (sha256 VARCHAR, sha1 VARCHAR, md5 VARCHAR)")
+            db.execute("INSERT INTO FILE VALUES (?, ?, ?)", (sha256.upper(), sha1, md5))
+        db.close()
+    return path
+
+
+@pytest.mark.parametrize("kind", ["sums", "hashdeep", "csv", "nsrl"])
+def test_what_is_known_to_be_good_is_refused(site: Site, tmp_path: Path, kind: str) -> None:
+    good = make_good(tmp_path, kind)
+    with site:
+        assert init(site, "--known-good", good).code == 0
+        assert fetch(site).code == 0
+        site.publish(csv([20, 21]))
+        result = fetch(site)
+        assert result.code == 6
+        assert "the list holds files that are known to be good: e-20\n" in result.err
+        assert not any(d.hex() in result.err for d in digests_of(20).values())
+        assert fetch(site, "--accept-churn").code == 6
+        assert scan_codes(site, tmp_path, 3, 21) == {3: 10, 21: 0}
+        # Once the operator has mended the file, the same generation is taken.
+        good.unlink()
+        good.write_text("")
+        assert fetch(site).code == 0
+        assert scan_codes(site, tmp_path, 20) == {20: 10}
+
+
+def test_a_broken_known_good_file_is_a_mistake_in_the_configuration(
+    site: Site, tmp_path: Path
+) -> None:
+    good = make_good(tmp_path, "sums")
+    with site:
+        assert init(site, "--known-good", good).code == 0
+        good.write_text("no such format\n")
+        result = fetch(site)
+        assert result.code == 2 and f"{good}:1" in result.err
+        assert not (site.state / "lists" / "baseline" / "manifest.json").exists()
+        good.unlink()
+        result = fetch(site)
+        assert result.code == 2 and f"cannot read known_good file: {good}" in result.err
+        # Nothing new, nothing to guard: an update is not held up by a file that nobody needs.
+        make_good(tmp_path, "sums")
+        assert fetch(site).code == 0
+        good.unlink()
+        assert fetch(site).code == 0
+
+
+def test_too_much_change_is_refused_until_it_is_accepted(site: Site, tmp_path: Path) -> None:
+    with site:
+        assert init(site, "--max-churn", "0.5").code == 0
+        assert fetch(site).code == 0
+        site.publish(csv(range(10, 15)))
+        assert fetch(site).code == 0
+        # 8 of the 15 that are live: 3 are withdrawn, 5 added, in two generations.
+        site.repository.withdraw("baseline", ["e-0", "e-1", "e-2"])
+        site.publish(csv(range(20, 25)))
+        result = fetch(site)
+        assert result.code == 6
+        assert "generation 4 changes 8 of 15 entries, more than max_churn = 0.5" in result.err
+        assert "--accept-churn" in result.err
+        assert scan_codes(site, tmp_path, 0, 20) == {0: 10, 20: 0}
+        assert fetch(site, "--accept-churn").code == 0
+        assert scan_codes(site, tmp_path, 0, 20) == {0: 0, 20: 10}
+
+
+def test_init_writes_what_was_asked_for(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = make_good(tmp_path, "sums"), make_good(tmp_path, "csv")
+    options = ["--known-good", one, "--known-good", two.name]
+    options += ["--max-churn", "0.25", "--grace-hours", "36"]
+    monkeypatch.chdir(tmp_path)
+    with site:
+        assert init(site, *options).code == 0
+    config = tomllib.loads((site.state / "config.toml").read_text())["providers"]["main"]
+    assert config["known_good"] == [str(one), str(two)]
+    assert (config["max_churn"], config["grace_hours"]) == (0.25, 36.0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--max-churn", "0"],
+        ["--max-churn", "nan"],
+        ["--max-churn", "-1"],
+        ["--grace-hours", "-1"],
+        ["--grace-hours", "nan"],
+        ["--grace-hours", "inf"],
+        ["--grace-hours", "1e300"],
+        ["--known-good", "/nowhere/at/all"],
+    ],
+    ids=" ".join,
+)
+def test_init_refuses_what_cannot_be(site: Site, options: list[str]) -> None:
+    with site:
+        result = init(site, *options)
+        assert result.code == 2, result.err
+        assert not (site.state / "config.toml").exists()

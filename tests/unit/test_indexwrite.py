@@ -1,0 +1,181 @@
+"""The writer's side of the index: what it refuses, and what it keeps apart from readers.
+
+That the result answers rightly is in `tests/property/test_index_property.py`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hashclient import indexwrite
+from hashclient.errors import StateError, VerificationError
+from hashclient.hashlist import (
+    NO_SIZE,
+    AddBatch,
+    Strings,
+    Uint64,
+    checksum_of,
+    entry_hashes,
+)
+from hashclient.index import Run, load_manifest
+from hashclient.indexwrite import InconsistentError, IndexWriter, sweep
+from hashclient.model import Algorithm
+from hashclient.seal import Sealer
+
+SEALER = Sealer(bytes(32))
+
+
+def batch(*ids: str, category: str = "c", sizes: list[int] | None = None) -> AddBatch:
+    """Entries with an MD5 each, made from the id."""
+    raw = [i.encode() for i in ids]
+    digests = np.frombuffer(b"".join(i.ljust(16, b"\x01")[:16] for i in raw), np.uint8)
+    return AddBatch(
+        ids=np.array(raw),
+        masks=np.full(len(ids), Algorithm.MD5, np.uint8),
+        sizes=np.full(len(ids), NO_SIZE) if sizes is None else np.array(sizes, np.uint64),
+        categories=(category,),
+        category_codes=np.zeros(len(ids), np.uint8),
+        digests={Algorithm.MD5: (digests.reshape(-1, 16), np.arange(len(ids), dtype=np.uint32))},
+    )
+
+
+def ids(*names: str) -> Strings:
+    return np.array([n.encode() for n in names])
+
+
+@pytest.fixture
+def writer(tmp_path: Path) -> IndexWriter:
+    return IndexWriter(tmp_path, SEALER, None)
+
+
+def test_an_id_is_added_once(writer: IndexWriter) -> None:
+    writer.add(batch("a", "b"))
+    writer.flush()
+    writer.add(batch("c", "b"))
+    with pytest.raises(InconsistentError, match="an entry that it has already: b"):
+        writer.flush()
+
+
+def test_an_id_is_added_once_in_a_batch(writer: IndexWriter) -> None:
+    writer.add(batch("a", "b", "a"))
+    with pytest.raises(InconsistentError, match="adds an entry twice: a"):
+        writer.flush()
+
+
+def test_an_id_is_added_once_over_waiting_batches(writer: IndexWriter) -> None:
+    writer.add(batch("a", "b"))
+    writer.add(batch("c", "a"))
+    with pytest.raises(InconsistentError, match="adds an entry twice: a"):
+        writer.finish()
+
+
+def test_different_ids_may_share_a_hash(
+    writer: IndexWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The 64-bit hash only finds candidates: ids are compared."""
+
+    def same(of: Strings) -> Uint64:
+        return np.full(len(of), 7, np.uint64)
+
+    monkeypatch.setattr(indexwrite, "entry_hashes", same)
+    writer.add(batch("a", "b", "c"))
+    writer.flush()
+    writer.withdraw(ids("b"))
+    assert writer.entries == 2
+    with pytest.raises(InconsistentError, match="does not have: b"):
+        writer.withdraw(ids("b"))
+    writer.add(batch("b"))
+    writer.flush()
+    writer.add(batch("d", "e", "d"))
+    with pytest.raises(InconsistentError, match="twice: d"):
+        writer.flush()
+
+
+def test_only_what_is_listed_can_be_withdrawn(writer: IndexWriter) -> None:
+    writer.add(batch("a", "b"))
+    with pytest.raises(InconsistentError, match="does not have: x"):
+        writer.withdraw(ids("a", "x"))
+    with pytest.raises(InconsistentError, match="withdraws an entry twice"):
+        writer.withdraw(ids("a", "a"))
+
+
+def test_nothing_can_be_withdrawn_from_nothing(writer: IndexWriter) -> None:
+    with pytest.raises(InconsistentError, match="does not have: a"):
+        writer.withdraw(ids("a"))
+
+
+def test_withdrawn_and_added_again(writer: IndexWriter) -> None:
+    writer.add(batch("a", "b", sizes=[5, 6]))
+    writer.withdraw(ids("a"))
+    writer.add(batch("a"))
+    writer.withdraw(ids("b"))
+    (run,) = writer.finish()
+    assert (run.entries, writer.entries, writer.with_size) == (1, 1, 0)
+    assert writer.with_digest == {Algorithm.MD5: 1, Algorithm.SHA1: 0, Algorithm.SHA256: 0}
+    assert writer.checksum == checksum_of(entry_hashes(ids("a")))
+
+
+def test_a_list_of_which_nothing_is_left(writer: IndexWriter, tmp_path: Path) -> None:
+    writer.add(batch("a", "b"))
+    writer.withdraw(ids("b", "a"))
+    (ref,) = writer.finish()
+    assert (ref.entries, writer.entries, writer.checksum) == (0, 0, 0)
+    assert Run(tmp_path / ref.name, length=ref.length).count == 0
+
+
+def test_a_list_of_nothing_has_no_runs(writer: IndexWriter) -> None:
+    assert writer.finish() == ()
+
+
+def test_more_categories_than_a_byte_can_number(writer: IndexWriter) -> None:
+    for n in range(256):
+        writer.add(batch(f"e-{n}", category=f"c{n}"))
+    with pytest.raises(VerificationError, match="more than 255 categories"):
+        writer.flush()
+
+
+def test_sizes_take_four_bytes_where_they_fit(writer: IndexWriter, tmp_path: Path) -> None:
+    writer.add(batch("a", "b", sizes=[2**32 - 1, 0]))
+    writer.flush()
+    writer.add(batch("c", sizes=[2**32]))
+    writer.flush()
+    small, large = (Run(path) for path in sorted(tmp_path.glob("run-*")))
+    assert small.sizes.dtype == np.dtype("<u4") and small.sizes.tolist() == [0, 2**32 - 1]
+    assert large.sizes.dtype == np.dtype("<u8") and large.sizes.tolist() == [2**32]
+
+
+def test_nothing_is_visible_before_the_manifest(writer: IndexWriter, tmp_path: Path) -> None:
+    writer.add(batch("a"))
+    writer.finish()
+    assert load_manifest(tmp_path) is None
+
+
+def test_the_name_of_an_orphan_is_not_used_again(writer: IndexWriter, tmp_path: Path) -> None:
+    (tmp_path / "run-00000007").write_bytes(b"left by a kill")
+    (tmp_path / "run-notes").touch()
+    later = IndexWriter(tmp_path, SEALER, None)
+    later.add(batch("a"))
+    (ref,) = later.finish()
+    assert ref.name == "run-00000008"
+    sweep(tmp_path, frozenset({ref.name}))
+    assert {path.name for path in tmp_path.iterdir()} == {ref.name}
+
+
+def test_a_run_that_cannot_be_written(tmp_path: Path) -> None:
+    writer = IndexWriter(tmp_path / "nowhere", SEALER, None)
+    writer.add(batch("a"))
+    with pytest.raises(StateError, match="cannot write"):
+        writer.flush()
+
+
+def test_no_digest_is_in_a_run(writer: IndexWriter, tmp_path: Path) -> None:
+    writer.add(batch("a-digest-of-sixteen"))
+    writer.flush()
+    (run,) = tmp_path.glob("run-*")
+    data = run.read_bytes()
+    # The id is there in the clear, once; its MD5, which begins like it here, is not.
+    assert data.count(b"a-digest-of-sixt") == 1
+    assert run.stat().st_mode & 0o777 == 0o600
