@@ -1,4 +1,4 @@
-"""The poison guard at work: what a fetch refuses, what is left then, and what an operator may do."""
+"""The poison guard at work: what a fetch refuses, what is left, and what an operator may do."""
 
 from __future__ import annotations
 
