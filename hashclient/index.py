@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 import numpy as np
@@ -40,7 +41,20 @@ REBUILD_HINT = "run `hashclient fetch` to build it again"
 MANIFEST_FORMAT = "hashclient-index/1"
 ALIGNMENT = 64
 #: The types that sections are written in; what numpy makes of other words is not our concern.
-_DTYPE = re.compile(r"\|u1|<u4|<u8|\|S[1-9][0-9]?")
+#: The parts of each sorted key: the key, what goes with it, the row it belongs to.
+KEY_SECTIONS = {"id": ("hash", "row")} | {a.label: ("hi", "lo", "row") for a in Algorithm}
+#: The types that sections may have; `dead` stands for all of its kind.
+_TYPES = {
+    "masks": re.compile(r"\|u1"),
+    "categories": re.compile(r"\|u1"),
+    "sizes": re.compile(r"<u[48]"),
+    "ids": re.compile(r"\|S[1-9][0-9]?"),
+    "dead": re.compile(r"<u4"),
+} | {
+    f"{prefix}.{part}": re.compile("<u4" if part == "row" else "<u8")
+    for prefix, parts in KEY_SECTIONS.items()
+    for part in parts
+}
 #: How far the clock may be behind the last check before we say that it was set back.
 CLOCK_TOLERANCE = timedelta(minutes=5)
 
@@ -49,12 +63,19 @@ class DamagedError(StateError):
     """An index is not what a writer left; `fetch` builds it again."""
 
 
+#: What the disk may have garbled must not come in as a value that nobody expects.
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+_Time = Annotated[datetime, msgspec.Meta(tz=True)]
+_RunName = Annotated[str, msgspec.Meta(pattern=r"^run-[0-9]{8,18}\Z")]
+_Checksum = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{16}\Z")]
+
+
 class RunRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A run as the manifest names it; `length` is the file's, in bytes."""
 
-    name: str
-    length: int
-    entries: int
+    name: _RunName
+    length: _Count
+    entries: _Count
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -68,15 +89,15 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     format: str
     list: str
     provider: str
-    generation: int
-    published_at: datetime
-    fetched_at: datetime
-    checked_at: datetime
-    expires: datetime
-    entries: int
-    checksum: str
-    with_digest: dict[str, int]
-    with_size: int
+    generation: _Count
+    published_at: _Time
+    fetched_at: _Time
+    checked_at: _Time
+    expires: _Time
+    entries: _Count
+    checksum: _Checksum
+    with_digest: dict[str, _Count]
+    with_size: _Count
     key_id: str
     index_hash: str
     runs: tuple[RunRef, ...]
@@ -135,8 +156,9 @@ class Run:
         self._sections: dict[str, npt.NDArray[np.generic]] = {}
         start = aligned(end)
         for name, dtype, offset, count in header["sections"]:
-            if not _DTYPE.fullmatch(dtype):
-                raise ValueError(dtype)
+            type_name = "dead" if name.startswith("dead.") else name
+            if not _TYPES[type_name].fullmatch(dtype):
+                raise ValueError(name)
             kind = np.dtype(dtype)
             if offset < 0 or count < 0 or start + offset + count * kind.itemsize > actual:
                 raise ValueError(name)
@@ -147,10 +169,17 @@ class Run:
         self.ids: Strings = self._sections["ids"]  # type: ignore[assignment]
         if {len(self.masks), len(self.categories), len(self.ids)} != {self.count}:
             raise ValueError("count")
+        for prefix, parts in KEY_SECTIONS.items():
+            if len({len(self._sections.get(f"{prefix}.{part}", ())) for part in parts}) > 1:
+                raise ValueError(prefix)
+        if not all(isinstance(name, str) for name in self.category_names):
+            raise ValueError("categories")
         #: The distinct algorithm masks of the entries without a size, as a set of bits.
         self.unsized_masks: int = header["unsized_masks"]
         #: The distinct masks of the entries with one; a plan looks closer only if it has to.
         self.sized_masks: int = header["sized_masks"]
+        if not (0 <= self.unsized_masks < 128 and 0 <= self.sized_masks < 128):
+            raise ValueError("masks")
 
     def forget(self) -> None:
         """Let go of the pages touched so far; touching them again brings them back."""
@@ -159,6 +188,21 @@ class Run:
     def section(self, name: str) -> npt.NDArray[np.generic] | None:
         """Return section `name`, or None if the run has none."""
         return self._sections.get(name)
+
+    def rows_at(self, prefix: str, positions: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+        """Return the rows that the keys at `positions` of section `prefix` belong to.
+
+        Raises:
+            DamagedError: there are no such rows.
+        """
+        rows = self._sections[f"{prefix}.row"][positions].astype(np.intp)
+        if len(rows) and int(rows.max()) >= self.count:
+            raise self.damaged()
+        return rows
+
+    def damaged(self) -> DamagedError:
+        """Return the error that says that the run is not what was written."""
+        return DamagedError(f"index file is damaged: {self.name}", hint=REBUILD_HINT)
 
     def dead_sections(self) -> dict[str, Uint32]:
         """Return the rows of older runs that this run withdraws, by the name of the run."""
@@ -266,10 +310,9 @@ class RunSet:
                 continue
             queries = order[queries]
             low = run.section(f"{algorithm.label}.lo")
-            rows = run.section(f"{algorithm.label}.row")
-            assert low is not None and rows is not None
+            assert low is not None
             equal = low[positions] == tags[queries, 1]
-            queries, found = queries[equal], rows[positions[equal]].astype(np.intp)
+            queries, found = queries[equal], run.rows_at(algorithm.label, positions[equal])
             live = ~self._is_dead(number, found)
             queries, found = queries[live], found[live]
             parts.append((queries, np.full(len(queries), number, np.intp), found))
@@ -287,9 +330,7 @@ class RunSet:
             if not len(queries):
                 continue
             queries = order[queries]
-            row_section = run.section("id.row")
-            assert row_section is not None
-            rows = row_section[positions].astype(np.intp)
+            rows = run.rows_at("id", positions)
             keep = (run.ids[rows] == ids[queries]) & ~self._is_dead(number, rows)
             queries, rows = queries[keep], rows[keep]
             parts.append((queries, np.full(len(queries), number, np.intp), rows))
@@ -334,11 +375,16 @@ class Index(RunSet):
             for algorithm, rows in found.items():
                 if (number, row) in rows:
                     agreed |= algorithm
+            try:
+                entry = bytes(run.ids[row]).decode("ascii")
+                category = run.category_names[run.categories[row]]
+            except (IndexError, UnicodeDecodeError) as error:
+                raise run.damaged() from error
             hits.append(
                 Hit(
                     list_name=self.manifest.list,
-                    entry=bytes(run.ids[row]).decode("ascii"),
-                    category=run.category_names[run.categories[row]],
+                    entry=entry,
+                    category=category,
                     generation=self.manifest.generation,
                     algorithms=Algorithm.in_mask(agreed),
                     complete=agreed == int(run.masks[row]) & available,

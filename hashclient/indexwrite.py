@@ -31,6 +31,7 @@ from hashclient.hashlist import (
     entry_hashes,
 )
 from hashclient.index import (
+    KEY_SECTIONS,
     MANIFEST_NAME,
     RUN_MAGIC,
     Index,
@@ -50,9 +51,6 @@ RUN_ROWS = 2_000_000
 MERGE_RATIO = 4
 #: Rows handled at a time while merging.
 MERGE_ROWS = 2_000_000
-
-#: The sections of each sorted key: the key, what goes with it, and the row it belongs to.
-KEY_SECTIONS = {"id": ("hash", "row")} | {a.label: ("hi", "lo", "row") for a in Algorithm}
 
 #: Marks a row that does not survive a merge.
 _GONE = np.uint32(2**32 - 1)

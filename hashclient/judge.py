@@ -12,7 +12,7 @@ import numpy as np
 from hashclient.hashing import CHEAPEST_COVER
 from hashclient.hashlist import NO_SIZE, Uint32, Uint64
 from hashclient.index import Index
-from hashclient.model import Algorithm, Hit, Kind
+from hashclient.model import Algorithm, Hit, Kind, mask_of
 from hashclient.seal import Sealer
 
 #: Sizes whose plan is remembered; bounds the memory that a tree of many sizes takes.
@@ -70,7 +70,7 @@ class Judge:
         mask = 0
         for number, run, row in places:
             mask |= int(self._indexes[number].runs[run].masks[row])
-        return mask
+        return mask & mask_of(Algorithm)
 
     def hits(self, tags: Mapping[Algorithm, Uint64], size: int | None) -> tuple[Hit, ...]:
         """Return every entry that one of an input's tags hits, complete ones first.

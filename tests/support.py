@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -70,10 +71,10 @@ def checked(result: Result) -> Result:
     """Return `result` if it has what every run must have, however it ended."""
     assert "Traceback" not in result.err, result.err
     assert "Exception ignored" not in result.err, result.err
-    assert "internal error" not in result.err, result.err
+    assert "hashclient: internal error" not in result.err, result.err
     assert result.code in set(ExitCode) - {ExitCode.BUG}, (result.code, result.err)
     if result.code in {2, 4, 5, 6, 8, 9} and not result.out:
-        assert result.err.startswith("hashclient: "), result.err
+        assert result.err.startswith(("hashclient: ", "Usage: ")), result.err
     return result
 
 
@@ -82,14 +83,14 @@ def environment(**changes: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), **changes}
 
 
-def arguments(*args: str | Path | bytes) -> list[str]:
-    """Return the arguments that start the real command."""
+def arguments(*args: object) -> list[str]:
+    """Return the arguments that start the real command; bytes are those of a path."""
     given = [os.fsdecode(arg) if isinstance(arg, bytes) else str(arg) for arg in args]
     return [sys.executable, "-m", "hashclient", *given]
 
 
 def run(
-    *args: str | Path | bytes,
+    *args: object,
     env: Mapping[str, str] | None = None,
     stdin: bytes = b"",
     cwd: Path | None = None,
@@ -112,7 +113,7 @@ def run(
     return checked(Result(done.returncode, done.stdout.decode(errors="surrogateescape"), err))
 
 
-def call(*args: str | Path) -> Result:
+def call(*args: object) -> Result:
     """Run the command in this process: for what would take too many starts."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -193,6 +194,15 @@ def make_deep_tree(directory: Path, depth: int) -> None:
     os.close(fd)
 
 
+def wait_until(condition: Callable[[], bool], pid: int) -> None:
+    """Wait for something that a running scan does soon; give up when it takes far too long."""
+    for _ in range(2_000):
+        if condition():
+            return
+        signal.sigtimedwait([], 0.01)
+    raise AssertionError(f"process {pid} did not do what was expected")
+
+
 def open_files() -> int:
     """Return how many descriptors this process has open."""
     return len(list(Path("/proc/self/fd").iterdir()))
@@ -248,11 +258,20 @@ class Site:
         """Publish entries."""
         self.repository.publish(list_name, [(f"{list_name}.csv", io.BytesIO(content))])
 
-    def run(self, *args: str | Path | bytes, state: Path | None = None, **kwargs: Any) -> Result:
+    def run(self, *args: object, state: Path | None = None, **kwargs: Any) -> Result:
         """Run the real command on the client's state directory."""
         return run("--state-dir", state or self.state, *args, **kwargs)
 
+    def call(self, *args: object, state: Path | None = None) -> Result:
+        """Run a command in this process on the client's state directory."""
+        return call("--state-dir", state or self.state, *args)
+
     def init_arguments(self, *more: str | Path, token_file: Path | None = None) -> list[str | Path]:
         """Return the arguments of `init` for this provider."""
-        where = [self.endpoint.url, "--root", self.repository.root_file, "--ca", self.endpoint.ca]
-        return ["init", *where, "--token-file", token_file or self.endpoint.token_file, *more]
+        return [
+            *("init", self.endpoint.url),
+            *("--root", self.repository.root_file),
+            *("--ca", self.endpoint.ca),
+            *("--token-file", token_file or self.endpoint.token_file),
+            *more,
+        ]

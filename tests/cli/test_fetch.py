@@ -72,9 +72,9 @@ def test_a_first_fetch_and_one_with_nothing_new(site: Site, tmp_path: Path) -> N
 
 def test_fetch_for_scripts(site: Site, tmp_path: Path) -> None:
     state = tmp_path / "state"
-    site.run(*site.init_arguments(), state=state)
+    site.call(*site.init_arguments(), state=state)
     documents = [
-        json.loads(site.run("fetch", "--format", "json", state=state).out)["lists"]
+        json.loads(site.call("fetch", "--format", "json", state=state).out)["lists"]
         for _ in range(2)
     ]
     first, again = (lists[0] for lists in documents)
@@ -91,18 +91,18 @@ def test_fetch_for_scripts(site: Site, tmp_path: Path) -> None:
 
 def test_one_list_or_one_provider(site: Site, tmp_path: Path) -> None:
     state = tmp_path / "state"
-    site.run(*site.init_arguments(), state=state)
-    only = site.run("fetch", "--list", "local", "--provider", "main", state=state)
+    site.call(*site.init_arguments(), state=state)
+    only = site.call("fetch", "--list", "local", "--provider", "main", state=state)
     assert only.out.count("list ") == 1
     assert not (state / "lists" / "baseline").exists()
-    unknown = site.run("fetch", "--provider", "nope", state=state)
+    unknown = site.call("fetch", "--provider", "nope", state=state)
     assert unknown.code == 2
     assert "no provider called 'nope'" in unknown.err
 
 
 @pytest.mark.parametrize("name", ["nope", "../x", "\x1b[31m"])
 def test_a_list_that_is_not_offered(site: Site, own: Path, name: str) -> None:
-    result = site.run("fetch", "--list", name, state=own)
+    result = site.call("fetch", "--list", name, state=own)
     assert result.code in {2, 6}
     assert "hint: " in result.err
     assert all(line.isprintable() for line in result.err.splitlines())
@@ -138,14 +138,14 @@ def test_a_provider_that_does_not_answer(unreachable: Path, listed: Path) -> Non
 def test_a_credential_that_was_revoked(site: Site, own: Path, listed: Path) -> None:
     expected, site.server.expected = site.server.expected, b"Bearer another"
     try:
-        result = site.run("fetch", state=own)
-        scan = site.run("scan", "--fetch", own / "config.toml", state=own)
+        result = site.call("fetch", state=own)
+        scan = site.call("scan", "--fetch", own / "config.toml", state=own)
     finally:
         site.server.expected = expected
     assert (result.code, scan.code) == (5, 5)
     for text in (result.err, scan.err, scan.out):
         assert site.token not in text
-    assert site.run("scan", listed, state=own).code == 10
+    assert site.call("scan", listed, state=own).code == 10
 
 
 def test_a_scan_that_fetches_first_finds_what_is_new(
@@ -154,17 +154,17 @@ def test_a_scan_that_fetches_first_finds_what_is_new(
     tree = write_tree(tmp_path / "t", {"f": b"soon listed"})
     with Site(tmp_path_factory.mktemp("site")) as site:
         site.publish(csv_of(LISTED))
-        site.run(*site.init_arguments())
-        assert site.run("scan", "--fetch", tree).code == 0
+        site.call(*site.init_arguments())
+        assert site.call("scan", "--fetch", tree).code == 0
         site.publish(csv_of({"e-3": b"soon listed"}))
-        assert site.run("scan", tree).code == 0
-        found = site.run("scan", "--fetch", tree)
+        assert site.call("scan", tree).code == 0
+        found = site.call("scan", "--fetch", tree)
         assert found.code == 10
         assert "list baseline: now at generation 2" in found.err
         withdrawn = site.repository.withdraw("baseline", ["e-3"])
         assert withdrawn.generation == 3
-        assert site.run("scan", "--fetch", tree).code in {0, 11}
-        assert site.run("scan", tree).code == 0
+        assert site.call("scan", "--fetch", tree).code in {0, 11}
+        assert site.call("scan", tree).code == 0
 
 
 @pytest.mark.parametrize(
@@ -180,11 +180,11 @@ def test_a_damaged_index_is_healed_by_a_fetch(
         path.unlink()
     else:
         path.write_bytes(b"" if how == "empty" else data[:-20])
-    damaged = site.run("scan", listed, state=own)
+    damaged = site.call("scan", listed, state=own)
     assert damaged.code == 8
     assert "hint: run `hashclient fetch`" in damaged.err
-    assert site.run("fetch", state=own).code == 0
-    assert site.run("scan", listed, state=own).code == 10
+    assert site.call("fetch", state=own).code == 0
+    assert site.call("scan", listed, state=own).code == 10
 
 
 def test_another_writer_is_not_waited_for(site: Site, own: Path) -> None:
@@ -224,7 +224,7 @@ def test_the_wrong_seal_key_changes_nothing(site: Site, own: Path, listed: Path)
 def test_the_pinned_root_is_not_to_be_changed(site: Site, own: Path) -> None:
     path = own / "trust" / "main" / "pinned-root.json"
     path.write_bytes(path.read_bytes() + b"\n")
-    result = site.run("fetch", state=own)
+    result = site.call("fetch", state=own)
     assert result.code == 8
     assert "pinned root is not the one" in result.err
 

@@ -114,7 +114,7 @@ def test_a_root_has_to_be_the_providers(
             path.write_bytes(repository.root_file.read_bytes())
     arguments = site.init_arguments()
     arguments[arguments.index("--root") + 1] = path
-    refused(site.run(*arguments, state=state), code, message, state)
+    refused(site.call(*arguments, state=state), code, message, state)
 
 
 def test_a_wrong_credential(site: Site, tmp_path: Path, secret_file: Path) -> None:
@@ -138,7 +138,7 @@ def test_a_credential_that_cannot_be_used(site: Site, tmp_path: Path, how: str) 
             os.mkfifo(path, 0o600)
         case "directory":
             path.mkdir()
-    result = site.run(*site.init_arguments(token_file=path), state=state)
+    result = site.call(*site.init_arguments(token_file=path), state=state)
     assert result.code == 2
     assert SECRET not in result.err
     assert not (state / "config.toml").exists()
@@ -147,13 +147,13 @@ def test_a_credential_that_cannot_be_used(site: Site, tmp_path: Path, how: str) 
 def test_a_variable_that_is_not_set(site: Site, tmp_path: Path) -> None:
     state = tmp_path / "state"
     base = site.init_arguments()[:-2]
-    result = site.run(*base, "--token-env", "NOT_SET", state=state)
+    result = site.call(*base, "--token-env", "NOT_SET", state=state)
     refused(result, 2, "environment variable is not set: NOT_SET", state)
 
 
 def test_one_credential_is_enough(site: Site, tmp_path: Path, secret_file: Path) -> None:
     state = tmp_path / "state"
-    result = site.run(*site.init_arguments("--basic-file", secret_file), state=state)
+    result = site.call(*site.init_arguments("--basic-file", secret_file), state=state)
     refused(result, 2, "more than one credential", state)
 
 
@@ -174,7 +174,7 @@ def test_addresses_that_are_refused(site: Site, tmp_path: Path, url: str, code: 
     state = tmp_path / "state"
     arguments = site.init_arguments()
     arguments[1] = url
-    result = site.run(*arguments, state=state)
+    result = site.call(*arguments, state=state)
     assert result.code == code
     assert SECRET not in result.err
     assert all(line.isprintable() for line in result.err.splitlines())
@@ -194,7 +194,7 @@ def test_a_certificate_of_an_unknown_authority(site: Site, tmp_path: Path) -> No
     arguments = site.init_arguments()
     position = arguments.index("--ca")
     del arguments[position : position + 2]
-    refused(site.run(*arguments, state=state), 4, "unknown authority", state)
+    refused(site.call(*arguments, state=state), 4, "unknown authority", state)
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_options_that_are_refused(
     site: Site, tmp_path: Path, options: list[str], message: str
 ) -> None:
     state = tmp_path / "state"
-    result = site.run(*site.init_arguments(*options), state=state)
+    result = site.call(*site.init_arguments(*options), state=state)
     assert result.code == 2, result.err
     assert message in result.err.lower()
     assert not (state / "config.toml").exists()
@@ -236,6 +236,6 @@ def test_a_failed_attempt_does_not_stand_in_the_way(
     site: Site, tmp_path: Path, secret_file: Path
 ) -> None:
     state = tmp_path / "state"
-    assert site.run(*site.init_arguments(token_file=secret_file), state=state).code == 5
-    assert site.run(*site.init_arguments(), state=state).code == 0
-    assert site.run("fetch", state=state).code == 0
+    assert site.call(*site.init_arguments(token_file=secret_file), state=state).code == 5
+    assert site.call(*site.init_arguments(), state=state).code == 0
+    assert site.call("fetch", state=state).code == 0

@@ -29,11 +29,11 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_state(tmp_path_factory.mktemp("site"), lists)
 
 
-def lookup(state: Path, *args: str | Path) -> Result:
+def lookup(state: Path, *args: object) -> Result:
     return call("--state-dir", state, "lookup", *args)
 
 
-def lookup_jsonl(state: Path, *args: str | Path) -> Result:
+def lookup_jsonl(state: Path, *args: object) -> Result:
     result = lookup(state, "--format", "jsonl", *args)
     for line in result.lines:
         VALIDATOR.validate(line)

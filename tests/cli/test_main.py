@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import click
@@ -16,7 +18,7 @@ from hashclient.cli import main as module
 from hashclient.cli.app import Terminated
 from hashclient.cli.main import COMMANDS, cli, exit_code_table
 from hashclient.errors import ExitCode, StateError
-from tests.support import arguments, call, environment, run
+from tests.support import arguments, call, environment, run, wait_until
 
 
 def test_the_version() -> None:
@@ -58,7 +60,7 @@ def test_every_command_explains_itself(path: tuple[str, ...]) -> None:
 def test_a_command_that_needs_another_shows_its_help(path: list[str]) -> None:
     result = run(*path)
     assert (result.code, result.out) == (2, "")
-    assert result.err.startswith("Usage: hashclient") or "Usage: " in result.err
+    assert result.err.startswith("Usage: hashclient")
     assert "Commands:" in result.err
 
 
@@ -139,16 +141,10 @@ def test_a_bug_is_told_without_its_insides_unless_asked(
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_end_any_command(tmp_path: Path, number: signal.Signals, code: int) -> None:
     """Here one that waits for its input."""
-    process = subprocess.Popen(
-        arguments("provider", "init", tmp_path / "repo"),
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-    )
-    assert process.wait(60) == 0
+    assert run("provider", "init", tmp_path / "repo").code == 0
     read, write = os.pipe()
-    command = ["provider", "publish", tmp_path / "repo", "--list", "base", "-"]
     process = subprocess.Popen(
-        arguments(*command),
+        arguments("provider", "publish", tmp_path / "repo", "--list", "base", "-"),
         env=environment(),
         stdin=read,
         stdout=subprocess.DEVNULL,
@@ -156,22 +152,20 @@ def test_signals_end_any_command(tmp_path: Path, number: signal.Signals, code: i
         text=True,
     )
     os.close(read)
-    # It has read this when the pipe is empty again: then its handlers are in place.
-    os.set_blocking(write, False)
-    filled = 0
-    try:
-        while True:
-            filled += os.write(write, b"# comment\n" * 1000)
-    except BlockingIOError:
-        pass
-    os.set_blocking(write, True)
-    os.write(write, b"# comment\n" * 1000)
+    os.write(write, b"# comment\n")
+
+    def waits() -> bool:
+        """It has read what there was, and sleeps until there is more."""
+        unread = int.from_bytes(fcntl.ioctl(write, termios.FIONREAD, bytes(4)), sys.byteorder)
+        state = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return unread == 0 and state == "S"
+
+    wait_until(waits, process.pid)
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     os.close(write)
-    assert filled
     assert process.returncode == code
-    assert err == f"hashclient: {'interrupted' if code == 130 else 'terminated'}\n"
+    assert err.strip() == f"hashclient: {'interrupted' if code == 130 else 'terminated'}"
 
 
 def test_a_start_imports_only_what_the_command_needs() -> None:

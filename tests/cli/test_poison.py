@@ -160,7 +160,7 @@ def test_init_writes_what_was_asked_for(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, two = make_good(tmp_path, "sums"), make_good(tmp_path, "csv")
-    options = ["--known-good", one, "--known-good", two.name]
+    options: list[str | Path] = ["--known-good", one, "--known-good", two.name]
     options += ["--max-churn", "0.25", "--grace-hours", "36"]
     monkeypatch.chdir(tmp_path)
     with site:

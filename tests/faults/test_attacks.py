@@ -472,7 +472,11 @@ def test_names_in_targets_metadata_that_nobody_asks_for_are_no_harm(
 ) -> None:
     for path in (name or "x", f"lists/baseline/{name}"):
         target = TargetFile.from_data(path, b"x", ["sha256"])
-        simulator.edit("baseline", lambda s, t=target: s.targets.update({t.path: t}))
+
+        def add(signed: Any, target: TargetFile = target) -> None:
+            signed.targets[target.path] = target
+
+        simulator.edit("baseline", add)
     simulator.requests.clear()
     assert client.fetch()[0].changed is False
     assert not any(r.startswith("targets/") for r in simulator.requests)

@@ -10,7 +10,7 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from tests.support import (
     make_deep_tree,
     make_state,
     run,
+    wait_until,
     write_tree,
 )
 
@@ -49,7 +50,7 @@ def fast() -> Iterator[Path]:
         yield directory
 
 
-def scan(state: Path, *args: str | Path | bytes, **kwargs: Any) -> Result:
+def scan(state: Path, *args: object, **kwargs: Any) -> Result:
     return run("--state-dir", state, "scan", "--format", "jsonl", *args, **kwargs)
 
 
@@ -65,7 +66,7 @@ def sparse(path: Path, size: int) -> Path:
 
 
 @contextlib.contextmanager
-def running(state: Path, *args: str | Path) -> Iterator[subprocess.Popen[str]]:
+def running(state: Path, *args: object) -> Iterator[subprocess.Popen[str]]:
     """Start a scan in a session of its own; none of its processes is left at the end."""
     process = subprocess.Popen(
         arguments("--state-dir", state, "scan", "--format", "jsonl", "--no-inventory", *args),
@@ -93,15 +94,6 @@ def members(session: int) -> set[int]:
                 if int(fields[3]) == session and fields[0] != "Z":
                     found.add(int(entry.name))
     return found
-
-
-def wait_until(condition: Callable[[], bool], pid: int) -> None:
-    """Wait for something that a running scan does soon; give up when it takes far too long."""
-    for _ in range(2_000):
-        if condition():
-            return
-        signal.sigtimedwait([], 0.01)
-    raise AssertionError(f"process {pid} did not do what was expected")
 
 
 def workers_reading(session: int, name: str) -> set[int]:
@@ -200,12 +192,12 @@ def test_5000_directories_deep_with_few_descriptors(state: Path, fast: Path) -> 
 def test_a_mounted_file_system_is_another_one(state: Path, tmp_path: Path) -> None:
     tree = write_tree(tmp_path / "t", {"f": b"clean", "mnt/g": b"hidden"})
     script = 'mount -t tmpfs none "$1" && echo listed > "$1/h" && shift && exec "$@"'
-    namespace = ["unshare", "--mount", "--map-root-user", "sh", "-c", script, "sh", tree / "mnt"]
+    namespace = ["unshare", "--mount", "--map-root-user", "sh", "-c", script, "sh", f"{tree}/mnt"]
     command = arguments("--state-dir", state, "scan", "--format", "jsonl", "--all")
     found = []
     for options in ([], ["--one-file-system"]):
         done = subprocess.run(
-            [*namespace, *command, *options, tree],
+            [*namespace, *command, *options, str(tree)],
             env=environment(),
             capture_output=True,
             text=True,

@@ -193,10 +193,9 @@ def check_hits(index: Index, live: dict[bytes, Entry]) -> None:
 @contextmanager
 def small_runs(ratio: int, rows: int) -> Iterator[Path]:
     """Make runs and pieces of merges of a few rows, in a directory of their own."""
-    sizes = {"MERGE_RATIO": ratio, "RUN_ROWS": rows, "MERGE_ROWS": 2}
     with (
         tempfile.TemporaryDirectory() as directory,
-        mock.patch.multiple(indexwrite, **sizes),
+        mock.patch.multiple(indexwrite, MERGE_RATIO=ratio, RUN_ROWS=rows, MERGE_ROWS=2),
         mock.patch.object(os, "fsync"),
     ):
         yield Path(directory)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from hashclient import check as module
+from hashclient import hashing
 from hashclient import judge as judging
 from hashclient.check import (
     ATTEMPTS,
@@ -19,7 +20,6 @@ from hashclient.check import (
     TASK_BYTES,
     Checker,
     TaskResult,
-    outcome_of,
 )
 from hashclient.config import Config, Settings
 from hashclient.model import Algorithm, Hit, Kind, Outcome
@@ -54,7 +54,7 @@ def kinds(result: TaskResult) -> dict[str, tuple[Kind, str | None]]:
 def read_algorithms(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Algorithm, ...]]:
     """The algorithms of every reading of a file, in order."""
     calls: list[tuple[Algorithm, ...]] = []
-    original = module.digest_fd
+    original = hashing.digest_fd
 
     def recorded(fd: int, algorithms: tuple[Algorithm, ...], *rest: Any) -> tuple[list[bytes], int]:
         calls.append(algorithms)
@@ -66,7 +66,7 @@ def read_algorithms(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Algorithm, ..
 
 def during_reading(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], object]) -> None:
     """Call `act` with the number of the reading, after it and before its result is judged."""
-    original, count = module.digest_fd, 0
+    original, count = hashing.digest_fd, 0
 
     def reading(*args: Any) -> tuple[list[bytes], int]:
         nonlocal count
@@ -182,10 +182,6 @@ def test_several_lists_are_one_question(tmp_path: Path) -> None:
     ]
 
 
-def test_no_hits_are_clean() -> None:
-    assert outcome_of("p", None, (), {}) == Outcome(Kind.CLEAN, "p")
-
-
 def test_what_cannot_be_opened_is_unread_and_the_others_are_not(tmp_path: Path) -> None:
     lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}, sized=False))
     tree = write_tree(tmp_path / "t", {"a": b"listed"})
@@ -253,7 +249,7 @@ def test_a_file_that_hits_and_then_changes_is_unread(
     """Between the first digest and the others, so that they would be of different contents."""
     lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}))
     tree = write_tree(tmp_path / "t", {"a": b"listed"})
-    judge = module.Judge.wanted
+    judge = judging.Judge.wanted
 
     def meanwhile(*args: Any) -> int:
         if how == "rewritten":
@@ -264,7 +260,7 @@ def test_a_file_that_hits_and_then_changes_is_unread(
             (tree / "a").write_bytes(b"listed")
         return judge(*args)
 
-    monkeypatch.setattr(module.Judge, "wanted", meanwhile)
+    monkeypatch.setattr(judging.Judge, "wanted", meanwhile)
     expected = "no such file or directory" if how == "gone" else CHANGED
     assert kinds(check(lists, tree, "a")) == {"a": (Kind.UNREAD, expected)}
 

@@ -415,7 +415,7 @@ def test_consolidation_of_what_is_not_here_is_a_delta(client: Client, simulator:
 
 
 def test_every_way_in_is_passed_on() -> None:
-    common = {"url": "https://list.invalid/x", "root_sha256": ""}
+    common: dict[str, Any] = {"url": "https://list.invalid/x", "root_sha256": ""}
     access = access_of(
         ProviderConfig(
             **common,

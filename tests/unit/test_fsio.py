@@ -67,7 +67,7 @@ def test_an_error_of_the_caller_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "f"
     write_atomic(path, b"old")
     with pytest.raises(TypeError), atomic_file(path) as stream:
-        stream.write("half")  # type: ignore[arg-type]
+        stream.write("half")  # type: ignore[call-overload]
     assert path.read_bytes() == b"old"
     assert names(tmp_path) == ["f"]
 

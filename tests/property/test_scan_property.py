@@ -1,0 +1,162 @@
+"""A scan finds what brute force finds: whatever the entries have, and however they are planned."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hashclient.config import Config, Settings
+from hashclient.digestfile import read_digests
+from hashclient.lookup import lookup
+from hashclient.model import Algorithm, Kind
+from hashclient.scan import OpenLists, Progress, open_lists, scan
+from hashclient.summary import Summary
+from hashclient.walk import WalkOptions
+from tests.support import fast_directory, make_state, run, write_tree
+
+#: Few contents of few sizes, so that files and entries meet; no entry may be of an empty file.
+CONTENTS = [b"a", b"b", b"aa", b"ab", b"bb", b"aaa", b"abc"]
+FILES = [b"", *CONTENTS, b"nothing", b"like", b"it"]
+
+#: A listed content, the digests that the entry has of it, and whether it has its size.
+Entry = tuple[bytes, int, bool]
+
+entries = st.lists(
+    st.tuples(st.sampled_from(CONTENTS), st.integers(1, 7), st.booleans()), min_size=1, max_size=8
+)
+files = st.lists(st.sampled_from(FILES), max_size=10)
+
+
+def digest(algorithm: Algorithm, content: bytes) -> str:
+    return hashlib.new(algorithm.label, content).hexdigest()
+
+
+def rows_of(listed: list[Entry]) -> bytes:
+    rows = ["entry_id,md5,sha1,sha256,size"]
+    for number, (content, mask, sized) in enumerate(listed):
+        digests = [digest(a, content) if mask & a else "" for a in Algorithm]
+        rows.append(",".join([f"e-{number}", *digests, str(len(content)) if sized else ""]))
+    return "\n".join([*rows, ""]).encode()
+
+
+def brute_force(listed: list[Entry], contents: dict[str, bytes]) -> set[tuple[str, str]]:
+    """Return (path, entry) for every file all of whose digests are those of an entry."""
+    found = set()
+    for path, content in contents.items():
+        for number, (other, mask, sized) in enumerate(listed):
+            same = all(digest(a, content) == digest(a, other) for a in Algorithm.in_mask(mask))
+            if same and (not sized or len(content) == len(other)):
+                found.add((path, f"e-{number}"))
+    return found
+
+
+def opened(state: Path) -> OpenLists:
+    return open_lists(Settings(state, state / "c", None, Config()), {}, datetime.now(UTC))
+
+
+@settings(max_examples=40)
+@given(st.lists(entries, min_size=1, max_size=2), files)
+def test_a_scan_finds_what_brute_force_finds(
+    lists_listed: list[list[Entry]], found_files: list[bytes]
+) -> None:
+    with fast_directory() as directory:
+        contents = {f"{n}/{n % 3}": content for n, content in enumerate(found_files)}
+        tree = write_tree(directory / "tree", contents)
+        paths = {f"{tree}/{name}": content for name, content in contents.items()}
+        lists = {f"l{n}": rows_of(listed) for n, listed in enumerate(lists_listed)}
+        with_lists = opened(make_state(directory, lists))
+        summary = Summary(with_lists.states)
+        outcomes = [
+            outcome
+            for outcome in scan(
+                [str(tree)],
+                with_lists,
+                WalkOptions(),
+                Progress(summary),
+                jobs=1,
+                keep_clean=True,
+            )
+            if outcome is not None
+        ]
+        assert sorted(o.path for o in outcomes) == sorted(paths)
+        assert summary.inputs == len(paths)
+        expected = {
+            (f"l{n}", *pair)
+            for n, listed in enumerate(lists_listed)
+            for pair in brute_force(listed, paths)
+        }
+        hits = {(h.list_name, o.path, h.entry) for o in outcomes for h in o.hits if h.complete}
+        assert hits == expected
+        assert {o.path for o in outcomes if o.kind is Kind.MATCH} == {path for _, path, _ in hits}
+
+
+@settings(max_examples=40)
+@given(entries, files, st.integers(1, 7), st.booleans())
+def test_a_lookup_finds_what_brute_force_finds(
+    listed: list[Entry], found_files: list[bytes], given_mask: int, with_sizes: bool
+) -> None:
+    """Of what the row and an entry both say, all has to agree, and it has to be a digest."""
+    with fast_directory() as directory:
+        with_lists = opened(make_state(directory, {"l": rows_of(listed)}))
+        rows = directory / "rows.csv"
+        lines = ["md5,sha1,sha256,size"]
+        for content in found_files:
+            digests = [digest(a, content) if given_mask & a else "" for a in Algorithm]
+            lines.append(",".join([*digests, str(len(content)) if with_sizes else ""]))
+        rows.write_text("\n".join([*lines, ""]))
+        summary = Summary(with_lists.states)
+        with rows.open("rb") as stream:
+            batches = (("rows", batch) for batch in read_digests(stream, "rows"))
+            outcomes = list(lookup(batches, with_lists, summary, keep_clean=True))
+        assert summary.inputs == len(outcomes) == len(found_files)
+        for content, outcome in zip(found_files, outcomes, strict=True):
+            expected = {
+                f"e-{number}"
+                for number, (other, mask, sized) in enumerate(listed)
+                if mask & given_mask
+                and content == other
+                and not (with_sizes and sized and len(content) != len(other))
+            }
+            assert {hit.entry for hit in outcome.hits if hit.complete} == expected
+            assert (outcome.kind is Kind.MATCH) == bool(expected)
+
+
+@pytest.mark.parametrize("masks", [range(1, 8), (1,), (2, 5), (6,)])
+def test_processes_make_no_difference(tmp_path: Path, masks: tuple[int, ...]) -> None:
+    """More files than a task has, with one, two and four workers."""
+    listed = [
+        (f"content {n % 90:02}".encode() * (n % 3 + 1), mask, n % 2 == 0)
+        for n, mask in enumerate(list(masks) * 12)
+    ]
+    contents = {f"{n % 5}/{n}": f"content {n % 97:02}".encode() * (n % 4) for n in range(600)}
+    with fast_directory() as directory:
+        tree = write_tree(directory / "tree", contents)
+        expected = brute_force(listed, {f"{tree}/{name}": c for name, c in contents.items()})
+        state = make_state(directory, {"l": rows_of(listed)})
+        for jobs in ("1", "2", "4"):
+            shutil.rmtree(state / "audit", ignore_errors=True)
+            command = [
+                "--state-dir",
+                state,
+                "scan",
+                "--no-inventory",
+                "--format",
+                "jsonl",
+                "--jobs",
+            ]
+            result = run(*command, jobs, tree)
+            found = {
+                (line["path"], hit["entry"])
+                for line in result.lines[:-1]
+                if line["type"] == "match"
+                for hit in (line, *line.get("more", ()))
+            }
+            assert found == expected
+            assert result.summary["inputs"] == 600
+            assert result.code == 10

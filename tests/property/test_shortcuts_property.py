@@ -1,0 +1,290 @@
+"""No shortcut of a scan changes its verdicts: sizes, the inventory, few digests, workers.
+
+Random lists in several generations, random trees, and random edits between scans. An oracle hashes
+every file with hashlib and compares it with every live entry. It and scans with and without each
+shortcut must agree, after every step.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fixtures.client import Client
+from fixtures.simulator import Simulator
+from hashclient import check, inventory
+from hashclient.model import Algorithm, Kind, Outcome
+
+#: What files may hold: several of each size, so that sizes alone decide little.
+CONTENTS = [b"", *(bytes([65 + n]) * size for size in (1, 2, 5) for n in range(3))]
+LISTED = CONTENTS[1:]
+NAMES = ["a", "b", "c", "d/e", "d/f"]
+ALL = tuple(Algorithm)
+
+#: What is compared of an outcome: its kind, and the entries that matched or did not quite.
+Verdict = tuple[Kind, frozenset[tuple[str, str]], frozenset[tuple[str, str]]]
+Edit = tuple[str, str, object, bool]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An entry for a content. `wrong` is an algorithm whose digest is of something else."""
+
+    data: bytes
+    algorithms: tuple[Algorithm, ...]
+    sized: bool
+    wrong: Algorithm | None = None
+
+    def digests(self) -> dict[Algorithm, bytes]:
+        return {
+            a: hashlib.new(a.label, b"other" if a is self.wrong else self.data).digest()
+            for a in self.algorithms
+        }
+
+    def row(self, entry_id: str) -> str:
+        digests = self.digests()
+        cells = [digests[a].hex() if a in digests else "" for a in Algorithm]
+        size = str(len(self.data)) if self.sized else ""
+        return ",".join([entry_id, *cells, size])
+
+
+Live = dict[tuple[str, str], Entry]
+
+masks = st.lists(st.sampled_from(ALL), min_size=1, unique=True).map(lambda a: tuple(sorted(a)))
+
+
+@st.composite
+def entries(draw: st.DrawFn) -> Entry:
+    algorithms = draw(masks)
+    wrong = None
+    if len(algorithms) > 1 and draw(st.integers(0, 4)) == 0:
+        wrong = draw(st.sampled_from(algorithms))
+    return Entry(draw(st.sampled_from(LISTED)), algorithms, draw(st.booleans()), wrong)
+
+
+names = st.sampled_from(NAMES)
+contents = st.sampled_from(CONTENTS)
+edits = st.one_of(
+    st.tuples(st.just("write"), names, contents, st.booleans()),
+    st.tuples(st.just("append"), names, contents, st.booleans()),
+    st.tuples(st.just("truncate"), names, st.integers(0, 5), st.booleans()),
+    st.tuples(st.just("rename"), names, names, st.booleans()),
+    st.tuples(st.just("delete"), names, st.none(), st.booleans()),
+    st.tuples(st.just("link"), names, names, st.booleans()),
+)
+#: One step: entries that are added to list `a` or `b`, how many are withdrawn again, and edits.
+steps = st.tuples(
+    st.sampled_from("ab"),
+    st.lists(entries(), min_size=1, max_size=4),
+    st.integers(0, 3),
+    st.lists(edits, max_size=5),
+)
+
+
+def edit(tree: Path, what: str, name: str, argument: object, restore: bool) -> None:
+    """Change a tree; with `restore`, the changed file gets its old mtime back."""
+    path = tree / name
+    before = path.stat() if path.exists() else None
+    if what == "write":
+        assert isinstance(argument, bytes)
+        path.write_bytes(argument)
+    elif what == "append":
+        assert isinstance(argument, bytes)
+        with path.open("ab") as stream:
+            stream.write(argument)
+    elif before is None:
+        return
+    elif what == "truncate":
+        assert isinstance(argument, int)
+        os.truncate(path, argument)
+    elif what == "delete":
+        path.unlink()
+        return
+    else:
+        target = tree / str(argument)
+        if target == path:
+            return
+        if what == "link":
+            target.unlink(missing_ok=True)
+            target.hardlink_to(path)
+        else:
+            path.replace(target)
+            if path.exists():  # two links to one file: nothing is renamed
+                return
+        path = target
+    if restore and before is not None:
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def let_time_pass(probe: Path) -> None:
+    """Wait for the next tick of the file system's clock."""
+    probe.write_bytes(b"")
+    first = probe.stat().st_ctime_ns
+    while probe.stat().st_ctime_ns == first or time.time_ns() <= first:
+        probe.write_bytes(b"")
+
+
+def oracle(tree: Path, live: Live) -> dict[str, Verdict]:
+    """Judge every file by all of its digests and every entry."""
+    verdicts = {}
+    for name in NAMES:
+        path = tree / name
+        if not path.exists():
+            continue
+        data = path.read_bytes()
+        own = {a: hashlib.new(a.label, data).digest() for a in Algorithm}
+        complete, partial = set(), set()
+        for key, entry in live.items():
+            if entry.sized and len(entry.data) != len(data):
+                continue
+            agreed = [own[a] == digest for a, digest in entry.digests().items()]
+            if all(agreed):
+                complete.add(key)
+            elif any(agreed):
+                partial.add(key)
+        kind = Kind.MATCH if complete else Kind.CONFLICT if partial else Kind.CLEAN
+        verdicts[str(path)] = (kind, frozenset(complete), frozenset(partial))
+    return verdicts
+
+
+def verdict(outcome: Outcome) -> Verdict:
+    hits: dict[bool, set[tuple[str, str]]] = {True: set(), False: set()}
+    for hit in outcome.hits:
+        hits[hit.complete].add((hit.list_name, hit.entry))
+    return outcome.kind, frozenset(hits[True]), frozenset(hits[False])
+
+
+def agree(found: dict[str, Verdict], expected: dict[str, Verdict]) -> None:
+    """Compare with the oracle: all matches; of the conflicts, those that were come across.
+
+    An entry whose digests disagree is seen only where the digest that is computed first agrees.
+    """
+    assert found.keys() == expected.keys()
+    for path, (kind, complete, partial) in found.items():
+        expected_kind, expected_complete, expected_partial = expected[path]
+        assert complete == expected_complete
+        assert partial <= expected_partial
+        if kind is not expected_kind:
+            assert (kind, expected_kind) == (Kind.CLEAN, Kind.CONFLICT)
+
+
+class World:
+    """A provider with what it lists, a client, a tree."""
+
+    def __init__(self, directory: Path) -> None:
+        self.simulator = Simulator(directory / "repo")
+        self.client = Client(directory / "state", self.simulator, self.simulator.root)
+        self.tree = directory / "tree"
+        (self.tree / "d").mkdir(parents=True)
+        self.probe = directory / "probe"
+        self.live: Live = {}
+        self.number = 0
+
+    def publish(self, list_name: str, new: list[Entry], withdrawn: int) -> None:
+        """Publish entries and withdraw the oldest ones; fetch all of that."""
+        lines = ["entry_id,md5,sha1,sha256,size"]
+        for entry in new:
+            self.number += 1
+            entry_id = f"e-{self.number}"
+            lines.append(entry.row(entry_id))
+            self.live[list_name, entry_id] = entry
+        self.simulator.publish("\n".join([*lines, ""]).encode(), list_name)
+        gone = [key for key in self.live if key[0] == list_name][:withdrawn]
+        if gone:
+            self.simulator.withdraw(*(entry for _, entry in gone), list_name=list_name)
+            for key in gone:
+                del self.live[key]
+        self.client.fetch()
+
+    def scan(self, *, inventory: bool, use: bool = True, jobs: int = 1) -> dict[str, Verdict]:
+        found, summary = self.client.scan(self.tree, inventory=inventory, use=use, jobs=jobs)
+        assert summary.inputs == len(found)
+        return {path: verdict(outcome) for path, outcome in found.items()}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_margin() -> Iterator[None]:
+    """Remember files at once; between scans, the tests wait for the next tick."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inventory, "FRESH_NS", 0)
+        yield
+
+
+@given(st.dictionaries(names, contents), st.lists(steps, min_size=1, max_size=3))
+@settings(max_examples=25)
+def test_no_shortcut_changes_a_verdict(
+    tree: dict[str, bytes], changes: list[tuple[str, list[Entry], int, list[Edit]]]
+) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        world = World(Path(name))
+        for path, data in tree.items():
+            (world.tree / path).write_bytes(data)
+        for list_name, new, withdrawn, edited in changes:
+            world.publish(list_name, new, withdrawn)
+            expected = oracle(world.tree, world.live)
+            plain = world.scan(inventory=False)
+            agree(plain, expected)
+            let_time_pass(world.probe)
+            # With the inventory as the steps before have left it, and again. Of a file that matches
+            # it may know more digests, and so see more entries that agree in part.
+            for _ in range(2):
+                remembered = world.scan(inventory=True)
+                agree(remembered, expected)
+                assert {p: v[:2] for p, v in remembered.items()} == {
+                    p: v[:2] for p, v in plain.items()
+                }
+            assert world.scan(inventory=True, use=False) == plain
+            let_time_pass(world.probe)
+            for change in edited:
+                edit(world.tree, *change)
+            let_time_pass(world.probe)
+            agree(world.scan(inventory=True), oracle(world.tree, world.live))
+
+
+@given(st.lists(st.tuples(names, contents), max_size=5), st.lists(entries(), min_size=1))
+@settings(max_examples=6)
+def test_workers_change_no_verdict(files: list[tuple[str, bytes]], listed: list[Entry]) -> None:
+    with tempfile.TemporaryDirectory() as name, warnings.catch_warnings():
+        # The pool forks while threads of the test runner are there.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        world = World(Path(name))
+        for number in range(2):
+            for path, data in files:
+                (world.tree / str(number) / path).parent.mkdir(parents=True, exist_ok=True)
+                (world.tree / str(number) / path).write_bytes(data)
+        world.publish("a", listed, 0)
+        let_time_pass(world.probe)
+        with pytest.MonkeyPatch.context() as patch:
+            # What is large is handed back, to be a task of its own.
+            patch.setattr(check, "DEFER_BYTES", 4)
+            one = world.scan(inventory=True, jobs=1)
+            assert world.scan(inventory=True, jobs=2) == one
+            assert world.scan(inventory=False, jobs=2) == one
+            assert world.scan(inventory=True, use=False, jobs=2) == one
+
+
+@given(st.lists(entries(), min_size=1, max_size=6), st.lists(contents, min_size=1, max_size=6))
+@settings(max_examples=40)
+def test_a_size_rules_out_only_what_cannot_match(listed: list[Entry], files: list[bytes]) -> None:
+    """The plan by itself: with a digest of each plan, every entry that fits is touched."""
+    with tempfile.TemporaryDirectory() as name:
+        world = World(Path(name))
+        world.publish("a", listed, 0)
+        judge = world.client.open().judge()
+        for data in files:
+            fitting = [e for e in listed if not e.sized or len(e.data) == len(data)]
+            plan = judge.plan(len(data))
+            assert all(set(plan) & set(entry.algorithms) for entry in fitting)
+            if not fitting:
+                assert plan == ()
+            assert all(set(judge.plan(None)) & set(entry.algorithms) for entry in listed)

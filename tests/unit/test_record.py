@@ -1,0 +1,170 @@
+"""What a run leaves behind, and that a failure to leave it is told once and counted."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hashclient import audit, record
+from hashclient.audit import AuditLog
+from hashclient.errors import AuditError, ExitCode, StateError
+from hashclient.matches import DATABASE_NAME, Matches
+from hashclient.model import Algorithm, Hit, Kind, ListState, Outcome
+from hashclient.record import RunRecord
+from hashclient.summary import Summary
+
+NOW = datetime(2026, 5, 1, tzinfo=UTC)
+LISTS = (ListState("base", 3, NOW, fresh=True), ListState("old", 1, NOW, fresh=False))
+HIT = Hit("base", "e-1", "synthetic", 3, (Algorithm.MD5, Algorithm.SHA1), complete=True)
+PARTIAL = Hit("old", "e-2", "synthetic", 1, (Algorithm.MD5,), complete=False)
+DIGEST = bytes(range(16))
+
+
+class Run:
+    """A run whose state is in a directory; `failures` are what it could not write."""
+
+    def __init__(self, directory: Path, command: str = "scan") -> None:
+        self.directory = directory
+        self.summary = Summary(LISTS)
+        self.failures: list[AuditError | StateError] = []
+        log = AuditLog(directory / "audit", clock=lambda: NOW)
+        self.record = RunRecord(
+            command, self.summary, log, directory, now=lambda: NOW, on_failure=self.failures.append
+        )
+
+    def add(self, *outcomes: Outcome) -> None:
+        for outcome in outcomes:
+            self.summary.add(outcome)
+            self.record.add(outcome)
+
+    def logged(self) -> list[tuple[str, dict[str, Any]]]:
+        """Return events and data, without the log's own."""
+        found = audit.read(self.directory / "audit")
+        return [(r.event, dict(r.data)) for r in found if r.event != "genesis"]
+
+    def remembered(self) -> list[str]:
+        with Matches(self.directory) as matches:
+            return [m.path for m in matches.of_entries("base", matches.standing("base"))]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run(tmp_path)
+
+
+def match(path: str, **kwargs: Any) -> Outcome:
+    digests = {Algorithm.MD5: DIGEST}
+    return Outcome(Kind.MATCH, path, 16, hits=(HIT, PARTIAL), digests=digests, **kwargs)
+
+
+def test_a_run_is_logged_from_its_start_to_its_end(run: Run) -> None:
+    run.record.start(["/srv"])
+    run.add(match("/srv/a"), Outcome(Kind.CLEAN, "/srv/b"), Outcome(Kind.UNREAD, "/srv/c"))
+    run.add(Outcome(Kind.CONFLICT, "/srv/d", 16, hits=(PARTIAL,)), Outcome(Kind.SKIPPED, "/srv/e"))
+    run.record.end()
+    events = run.logged()
+    assert [event for event, _ in events] == ["scan-start", "match", "conflict", "scan-end"]
+    start, found, conflict, end = (data for _, data in events)
+    assert start == {
+        "arguments": ["/srv"],
+        "lists": [
+            {"list": "base", "generation": 3, "fresh": True},
+            {"list": "old", "generation": 1, "fresh": False},
+        ],
+    }
+    assert (found["path"], found["size"]) == ("/srv/a", 16)
+    assert found["hits"][0] == {
+        "list": "base",
+        "entry": "e-1",
+        "category": "synthetic",
+        "generation": 3,
+        "algorithms": ["md5", "sha1"],
+        "complete": True,
+    }
+    assert [hit["complete"] for hit in found["hits"]] == [True, False]
+    assert conflict["path"] == "/srv/d"
+    assert end["inputs"] == 5 and end["exit_code"] == 11
+    assert [end[kind] for kind in Kind] == [1, 1, 1, 1, 1]
+    assert run.failures == []
+
+
+def test_matches_are_remembered_and_conflicts_are_not(run: Run) -> None:
+    run.add(match("/srv/a"), Outcome(Kind.CONFLICT, "/srv/d", 16, hits=(PARTIAL,)))
+    assert not (run.directory / DATABASE_NAME).exists()
+    run.record.end()
+    assert run.remembered() == ["/srv/a"]
+
+
+def test_no_digest_is_left_behind(run: Run) -> None:
+    run.record.start([])
+    run.add(match("/srv/a"), match(DIGEST.hex(), origin="sums:1"))
+    run.record.end()
+    data = b"".join(path.read_bytes() for path in run.directory.rglob("*") if path.is_file())
+    assert b"sums:1" in data and b"/srv/a" in data
+    assert DIGEST.hex().encode() not in data and DIGEST not in data
+
+
+def test_a_lookup_has_no_path_to_remember(tmp_path: Path) -> None:
+    run = Run(tmp_path, "lookup")
+    run.record.start([])
+    run.add(match("name in a sum file", origin="sums:1"))
+    run.record.end()
+    assert [event for event, _ in run.logged()] == ["lookup-start", "match", "lookup-end"]
+    assert run.logged()[1][1]["path"] == "sums:1"
+    assert not (tmp_path / DATABASE_NAME).exists()
+
+
+def test_what_was_found_is_written_in_batches(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record, "BATCH", 3)
+    run.record.start([])
+    for number in range(7):
+        run.add(match(f"/srv/{number}"))
+        # A killed run has lost less than a batch.
+        written = (number + 1) // 3 * 3
+        assert len(run.logged()) == 1 + written
+        assert len(run.remembered()) == written
+    run.record.end()
+    assert len(run.remembered()) == 7 and len(run.logged()) == 1 + 7 + 1
+    run.record.end()
+    assert len(run.remembered()) == 7
+
+
+def test_a_log_that_cannot_be_written_is_told_once_and_counts(run: Run) -> None:
+    (run.directory / "audit").write_text("in the way")
+    run.record.start([])
+    run.add(match("/srv/a"))
+    run.record.end()
+    assert [type(error) for error in run.failures] == [AuditError]
+    assert run.summary.failed is ExitCode.AUDIT
+    assert run.summary.exit_code is ExitCode.MATCH_ATTENTION
+    # The one failing does not keep the other from being written.
+    assert run.remembered() == ["/srv/a"]
+
+
+def test_a_record_that_cannot_be_written_is_told_once_and_counts(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record, "BATCH", 1)
+    (run.directory / DATABASE_NAME).mkdir()
+    run.record.start([])
+    run.add(match("/srv/a"), match("/srv/b"))
+    run.record.end()
+    assert [type(error) for error in run.failures] == [StateError]
+    assert run.summary.failed is ExitCode.STATE
+    assert [event for event, _ in run.logged()] == ["scan-start", "match", "match", "scan-end"]
+    assert run.logged()[-1][1]["exit_code"] == 11
+
+
+def test_the_first_of_two_failures_counts(run: Run) -> None:
+    (run.directory / "audit").write_text("in the way")
+    (run.directory / DATABASE_NAME).mkdir()
+    run.record.start([])
+    run.add(Outcome(Kind.CLEAN, "/srv/b"))
+    assert run.summary.exit_code is ExitCode.AUDIT
+    run.add(match("/srv/a"))
+    run.record.end()
+    assert [type(error) for error in run.failures] == [AuditError, StateError]
+    assert run.summary.failed is ExitCode.AUDIT
