@@ -338,6 +338,8 @@ def _csv_table(chunk: bytes, columns: list[str], lines: Int64, name: str) -> pa.
         return "error"
 
     try:
+        # Of a row that has another number of cells besides, the reader would print a traceback.
+        chunk.decode()
         table = pa_csv.read_csv(
             pa.BufferReader(chunk),
             read_options=pa_csv.ReadOptions(
@@ -350,7 +352,7 @@ def _csv_table(chunk: bytes, columns: list[str], lines: Int64, name: str) -> pa.
                 null_values=[""],
             ),
         )
-    except pa.ArrowInvalid:  # its message quotes the row
+    except (pa.ArrowInvalid, UnicodeDecodeError):  # its message quotes the row
         if broken:
             line = int(lines[min(broken[0], len(lines)) - 1])
             what = f"not {len(columns)} cells, as the header has"

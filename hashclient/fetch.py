@@ -392,11 +392,11 @@ class _Build:
         try:
             for segment, data in self._download(index, delta):
                 _apply(writer, self.fetcher.guard, segment, data)
-        except InconsistentError:
+            if not _adds_up(writer, index):
+                return None
+            return self._manifest(index, writer, writer.finish())
+        except (InconsistentError, DamagedError):
             return None
-        if not _adds_up(writer, index):
-            return None
-        return self._manifest(index, writer, writer.finish())
 
     def anew(self, index: ListIndex) -> Manifest:
         """Build the list from its first segment, or from where a killed build had come to.

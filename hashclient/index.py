@@ -278,6 +278,9 @@ class RunSet:
                 if name in number:
                     dead[number[name]].append(rows)
         self.dead = [np.sort(np.concatenate(rows)) if rows else _NO_ROWS for rows in dead]
+        for run, rows in zip(runs, self.dead, strict=True):
+            if len(rows) and int(rows[-1]) >= run.count:
+                raise run.damaged()
         #: The distinct algorithm masks of the entries without a size, as a set of bits.
         self.unsized_masks = 0
         for run in runs:

@@ -226,7 +226,10 @@ class IndexWriter:
                 if name not in names:
                     dead.setdefault(name, []).append(rows.astype(np.intp))
         self._runs = self._runs[:start]
-        self._append_run(_MergedColumns(merged, all_dead[start:]), dead)
+        try:
+            self._append_run(_MergedColumns(merged, all_dead[start:]), dead)
+        except IndexError as error:  # a row that is none
+            raise merged[0].damaged() from error
 
 
 def _weight(run: Run) -> int:

@@ -42,7 +42,7 @@ class RunRecord:
         self._now = now
         self._on_failure = on_failure
         self._waiting: list[Outcome] = []
-        self._audit_failed = self._matches_failed = False
+        self._audit_failed = self._matches_failed = self._ended = False
 
     def start(self, arguments: Sequence[str]) -> None:
         """Log that the run starts, with its arguments (never digests) and the lists it uses."""
@@ -61,7 +61,10 @@ class RunRecord:
                 self._write_waiting()
 
     def end(self) -> None:
-        """Write what is waiting, and that the run has ended."""
+        """Write what is waiting, and that the run has ended; only the first time."""
+        if self._ended:
+            return
+        self._ended = True
         self._write_waiting()
         summary = self._summary
         counts = {str(kind): summary.counts[kind] for kind in Kind}

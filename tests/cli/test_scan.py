@@ -269,6 +269,10 @@ def test_an_output_that_cannot_be_written(
         result = run(*command, "--output", "/dev/full")
         assert result.code == code
         assert "cannot write the output /dev/full: No space left" in result.err
+        log = call("--state-dir", state, "audit", "show", "--format", "jsonl", "--limit", "4").out
+        events = [json.loads(line)["event"] for line in log.splitlines()]
+        # The end is logged once, although the failure showed when it had been.
+        assert events[-1] == "scan-end" != events[-2]
         return
     read, write = os.pipe()
     os.close(read)
