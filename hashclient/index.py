@@ -239,22 +239,17 @@ class Run:
         column = self._sections.get(prefix)
         if column is None or not len(column):
             return _NOTHING, _NOTHING
-        position = column.searchsorted(keys)
-        limit = len(column)
-        queries = np.flatnonzero(position < limit)
-        position = position[queries]
-        found_queries, found_positions = [], []
-        while len(queries):
-            equal = column[position] == keys[queries]
-            queries, position = queries[equal], position[equal]
-            found_queries.append(queries)
-            found_positions.append(position)
-            position = position + 1
-            inside = position < limit
-            queries, position = queries[inside], position[inside]
-        if not found_queries:
-            return _NOTHING, _NOTHING
-        return np.concatenate(found_queries), np.concatenate(found_positions)
+        first = column.searchsorted(keys)
+        queries = np.flatnonzero(first < len(column))
+        queries = queries[column[first[queries]] == keys[queries]]
+        first = first[queries]
+        counts = column.searchsorted(keys[queries], "right") - first
+        if (counts == 1).all():
+            return queries, first
+        # One pair for each time a key occurs: its first position, and those after it.
+        ends = counts.cumsum()
+        after_first = np.arange(counts.sum()) - np.repeat(ends - counts, counts)
+        return np.repeat(queries, counts), np.repeat(first, counts) + after_first
 
 
 def aligned(offset: int) -> int:
