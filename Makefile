@@ -11,7 +11,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check coverage bench lock clean
+.PHONY: help venv demo test check coverage bench fuzz lock clean
 
 # The caller's environment must not leak into ours, and byte code must be kept: recompiling at
 # every start would cost more than the start.
@@ -46,6 +46,12 @@ coverage: venv ## run all tests and demand the branch coverage set in pyproject.
 bench: venv ## run the benchmarks, side by side with peers and with the physical floor
 	@$(BIN)/python -m bench $(ARGS)
 
+fuzz: venv ## fuzz a parser, guided by coverage: ARGS="index 60", a target and seconds
+	@$(BIN)/python -c 'import atheris' 2> /dev/null \
+	  || $(BIN)/python -m pip install -q --only-binary :all: --require-hashes \
+	    -r fixtures/fuzz/requirements.lock < /dev/null
+	$(BIN)/python -m fixtures.fuzz $(ARGS)
+
 # uv (https://docs.astral.sh/uv/) is needed for this one only. Existing pins are kept as far as
 # pyproject.toml allows; ARGS=--upgrade takes the newest.
 lock: ## write the lock files anew from pyproject.toml (needs uv)
@@ -60,7 +66,7 @@ lock: ## write the lock files anew from pyproject.toml (needs uv)
 
 clean: ## remove everything that the targets have made
 	@rm -rf $(VENV) .venv.lock build dist htmlcov .coverage .coverage.*
-	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .fuzz .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find hashclient tests fixtures bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The virtual environment. Its stamp names all that it was made from; it is made anew when one of

@@ -140,10 +140,12 @@ class Fetcher:
         now: Callable[[], datetime],
         progress: Progress | None = None,
         accept_churn: bool = False,
+        rebuild: bool = False,
     ) -> None:
         """Bind what a fetch needs; nothing is read or sent yet.
 
-        `accept_churn` lets pass what the provider's `max_churn` would refuse.
+        `accept_churn` lets pass what the provider's `max_churn` would refuse. `rebuild` builds
+        lists from their first segment even where what is here looks sound.
         """
         self.provider = provider
         self.sealer = sealer
@@ -153,6 +155,7 @@ class Fetcher:
         self._audit = audit
         self._source = source
         self._accept_churn = accept_churn
+        self._rebuild = rebuild
 
     @functools.cached_property
     def guard(self) -> PoisonGuard:
@@ -229,7 +232,8 @@ class Fetcher:
         info = trust.target(name, INDEX_FILE)
         build = _Build(self, trust, directory, info.hashes["sha256"], trust.expires(name))
         # 2
-        if base is not None and base.manifest.index_hash == build.index_hash:
+        unchanged = base is not None and base.manifest.index_hash == build.index_hash
+        if base is not None and unchanged and not self._rebuild:
             same = msgspec.structs.replace(
                 base.manifest, checked_at=self.now(), expires=build.expires
             )
@@ -246,7 +250,7 @@ class Fetcher:
             self._refuse_churn(base.manifest, index, delta)
         manifest = None
         try:
-            if base is not None and delta is not None:
+            if base is not None and delta is not None and not self._rebuild:
                 manifest = build.on_base(base, index, delta)
             if manifest is None:
                 delta = list(index.segments) if base is None else None

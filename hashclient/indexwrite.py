@@ -40,6 +40,7 @@ from hashclient.index import (
     RunRef,
     RunSet,
     aligned,
+    file_sha256,
     mask_set,
 )
 from hashclient.model import Algorithm
@@ -75,6 +76,7 @@ class IndexWriter:
         self._directory = directory
         self._sealer = sealer
         self._runs: list[Run] = list(base.runs) if base else []
+        self._sha256 = {ref.name: ref.sha256 for ref in base.manifest.runs} if base else {}
         self._next_number = _next_run_number(directory)
         self._pending: list[_SealedBatch] = []
         self._pending_rows = 0
@@ -194,10 +196,14 @@ class IndexWriter:
         start = self._merge_start()
         if start < len(self._runs) - 1:
             self._merge_from(start)
-        return self.run_refs()
+        digests = {
+            run.name: self._sha256.get(run.name) or file_sha256(self._directory / run.name)
+            for run in self._runs
+        }
+        return tuple(msgspec.structs.replace(r, sha256=digests[r.name]) for r in self.run_refs())
 
     def run_refs(self) -> tuple[RunRef, ...]:
-        """Return the runs written so far, as a manifest names them."""
+        """Return the runs written so far, for a manifest that is not final."""
         return tuple(
             RunRef(run.name, (self._directory / run.name).stat().st_size, run.count)
             for run in self._runs

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from hashclient.config import Settings
 from hashclient.errors import ConfigError, ExitCode, StateError
-from hashclient.index import Manifest, check_key, lists_on_disk, open_index, state_of
+from hashclient.index import Manifest, check_key, lists_on_disk, open_index, state_of, verify_runs
 from hashclient.matches import DATABASE_NAME, Matches, Remembered
 from hashclient.seal import Sealer, load_sealer
 
@@ -33,8 +33,13 @@ class ListStatus:
         return self.problem is None
 
 
-def read_status(settings: Settings, environ: Mapping[str, str], now: datetime) -> list[ListStatus]:
-    """Return the status of every list that is here or ought to be, by name."""
+def read_status(
+    settings: Settings, environ: Mapping[str, str], now: datetime, *, verify: bool = False
+) -> list[ListStatus]:
+    """Return the status of every list that is here or ought to be, by name.
+
+    With `verify`, every byte of the indexes is read and compared with its digest.
+    """
     here = lists_on_disk(settings.lists_dir)
     wanted = {n for p in settings.config.providers.values() for n in p.lists or ()}
     sealer: Sealer | None = None
@@ -45,7 +50,7 @@ def read_status(settings: Settings, environ: Mapping[str, str], now: datetime) -
         except (StateError, ConfigError) as error:
             key_problem = error.message
     return [
-        _status(settings, name, sealer, key_problem, now)
+        _status(settings, name, sealer, key_problem, now, verify=verify)
         if name in here
         else ListStatus(name, None, ExitCode.STATE, "never fetched")
         for name in sorted(wanted.union(here))
@@ -65,7 +70,13 @@ def withdrawn_matches(settings: Settings) -> list[Remembered]:
 
 
 def _status(
-    settings: Settings, name: str, sealer: Sealer | None, key_problem: str | None, now: datetime
+    settings: Settings,
+    name: str,
+    sealer: Sealer | None,
+    key_problem: str | None,
+    now: datetime,
+    *,
+    verify: bool,
 ) -> ListStatus:
     try:
         index = open_index(settings.lists_dir / name)
@@ -74,8 +85,11 @@ def _status(
             manifest = index.manifest if index else None
             return ListStatus(name, manifest, ExitCode.STATE, problem)
         check_key(index.manifest, sealer.key_id)
+        if verify:
+            verify_runs(settings.lists_dir / name, index.manifest)
     except StateError as error:
-        return ListStatus(name, None, ExitCode.STATE, error.message)
+        problem = f"{error.message}; {error.hint}" if error.hint else error.message
+        return ListStatus(name, None, ExitCode.STATE, problem)
     manifest = index.manifest
     state = state_of(manifest, now, settings.grace(manifest.provider))
     if state.fresh:

@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 )
 @click.option("--provider", metavar="NAME", help="Fetch from this provider only. [default: all]")
 @click.option(
+    "--rebuild",
+    is_flag=True,
+    help="Build the lists anew from what is signed, not from what is here.",
+)
+@click.option(
     "--accept-churn", is_flag=True, help="Take a generation that `max_churn` would refuse."
 )
 @format_option("text", "json")
@@ -35,6 +40,7 @@ def command(
     app: App,
     only: tuple[str, ...],
     provider: str | None,
+    rebuild: bool,
     accept_churn: bool,
     output_format: str,
 ) -> ExitCode:
@@ -54,7 +60,9 @@ def command(
     results: list[Fetched] = []
     code = ExitCode.OK
     try:
-        for fetched in fetch_lists(app, frozenset(only), provider, accept_churn=accept_churn):
+        for fetched in fetch_lists(
+            app, frozenset(only), provider, rebuild=rebuild, accept_churn=accept_churn
+        ):
             results.append(fetched)
             if output_format == "text":
                 _show(app, fetched)
@@ -90,6 +98,7 @@ def fetch_lists(
     only: frozenset[str] = frozenset(),
     provider: str | None = None,
     *,
+    rebuild: bool = False,
     accept_churn: bool = False,
 ) -> Iterator[Fetched]:
     """Yield what becomes of every list of one provider or of all.
@@ -132,6 +141,7 @@ def fetch_lists(
                         now=app.now,
                         progress=progress,
                         accept_churn=accept_churn,
+                        rebuild=rebuild,
                     )
                     for fetched in fetcher.fetch(only):
                         unknown.discard(fetched.list_name)
@@ -156,12 +166,12 @@ def _show(app: App, fetched: Fetched) -> None:
         app.warn(fetched.error.message, fetched.error.hint)
         return
     state = f"{fetched.entries:,} live entries, fresh until {fetched.expires:%Y-%m-%d %H:%M} UTC"
-    if not fetched.changed:
-        app.out(f"list {name}: nothing new, generation {fetched.generation}; {state}")
-    elif fetched.added is None:
+    if fetched.added is None:
         app.out(
             f"list {name}: generation {fetched.before} -> {fetched.generation}, built anew; {state}"
         )
+    elif not fetched.changed:
+        app.out(f"list {name}: nothing new, generation {fetched.generation}; {state}")
     else:
         before = "new" if fetched.before is None else f"generation {fetched.before}"
         app.out(

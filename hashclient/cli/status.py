@@ -16,9 +16,12 @@ if TYPE_CHECKING:
 
 
 @click.command("status")
+@click.option(
+    "--verify", is_flag=True, help="Read all of the indexes and compare them with their digests."
+)
 @format_option("text", "json")
 @pass_app
-def command(app: App, output_format: str) -> ExitCode:
+def command(app: App, output_format: str, verify: bool) -> ExitCode:
     """Show providers and lists: generation, age, expiry, live entries, digests.
 
     Ends with 0 only when every list is here, usable and fresh, so that a monitor can call it.
@@ -38,7 +41,7 @@ def command(app: App, output_format: str) -> ExitCode:
     now = app.now()
     settings = app.settings
     settings.providers()
-    lists = read_status(settings, os.environ, now)
+    lists = read_status(settings, os.environ, now, verify=verify)
     code = ExitCode.OK
     for status in lists:
         code = max(code, status.exit_code)

@@ -86,7 +86,12 @@ def test_any_bytes_give_documented_errors_only(
 ) -> None:
     target = table[name][0]
 
-    @given(st.one_of(st.binary(max_size=200), st.text(max_size=100).map(lambda t: t.encode("utf-8", "surrogatepass"))))
+    @given(
+        st.one_of(
+            st.binary(max_size=200),
+            st.text(max_size=100).map(lambda t: t.encode("utf-8", "surrogatepass")),
+        )
+    )
     @settings(max_examples=100)
     def run(data: bytes) -> None:
         target(data)
