@@ -24,7 +24,7 @@ help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' Makefile | while IFS=$$'\t' read -r name text; do
 	  printf '  make %-10s %s\n' "$$name" "$$text"
 	done
-	echo '  Variables: PYTHON=python3.x for .venv, ARGS="..." for demo, test, coverage and bench'
+	echo '  Variables: PYTHON=python3.x for .venv, ARGS="..." for demo, test, coverage, bench and fuzz'
 
 demo: venv ## show the whole tool at work, on dummy files and a provider on loopback
 	@$(BIN)/hashclient demo $(ARGS)

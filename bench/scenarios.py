@@ -63,7 +63,7 @@ def _scan(bench: Bench, algorithm: str, *, hashdeep_target: float | None) -> Ite
     with site(
         bench.work, algorithm, entries=entries, algorithms=(algorithm,), tree_dir=where, share=0.001
     ) as here:
-        ours = run(hashclient(here.state, "scan", where), expect=[10])
+        ours = run(hashclient(here.state, "scan", "--no-inventory", where), expect=[10])
         floor = run([PYTHON, "-m", "bench.floors", "read", where, str(bench.jobs)])
         digest = subprocess.run(
             [PYTHON, "-m", "bench.floors", "digest", algorithm, str(total)],
@@ -123,6 +123,22 @@ def sizes_known(bench: Bench) -> Iterator[Row]:
         yield time_row(name, ours.wall_s, find.wall_s, "find -printf '%s\\n'", 2.5)
 
 
+def rescan(bench: Bench) -> Iterator[Row]:
+    """What does a scan cost in which no file has changed, beside find listing the sizes?"""
+    files = bench.count(1_000_000)
+    where = tree(bench.work, files=files, total_bytes=files * 64)
+    with site(
+        bench.work, "unsized", entries=bench.count(1_000_000), algorithms=("sha256",)
+    ) as here:
+        first = run(hashclient(here.state, "scan", where), repeat=1)
+        find = run(["find", where, "-printf", "%s\n"])
+        ours = run(hashclient(here.state, "scan", where))
+        name = f"nothing changed, {files:,} files"
+        yield time_row(name, ours.wall_s, find.wall_s, "find -printf '%s\\n'", 4.0)
+        yield time_row(name, ours.wall_s, first.wall_s, "the first scan")
+        yield bytes_row(f"{name}: memory", ours.rss_bytes, 120e6, "120 MB")
+
+
 def large_files(bench: Bench) -> Iterator[Row]:
     """Are all cores busy with a few large files?"""
     size = bench.count(1 << 30)
@@ -135,7 +151,7 @@ def large_files(bench: Bench) -> Iterator[Row]:
                 for _ in range(size >> 20):
                     out.write(block)
     with site(bench.work, "sha256-large", entries=10_000, algorithms=("sha256",)) as here:
-        ours = run(hashclient(here.state, "scan", where))
+        ours = run(hashclient(here.state, "scan", "--no-inventory", where))
         floor = run([PYTHON, "-m", "bench.floors", "read", where, str(bench.jobs)])
         digest = subprocess.run(
             [PYTHON, "-m", "bench.floors", "digest", "sha256", str(4 * size)],
@@ -207,6 +223,7 @@ SCENARIOS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "scan-sha256": scan_sha256,
     "scan-md5": scan_md5,
     "sizes-known": sizes_known,
+    "rescan": rescan,
     "large-files": large_files,
     "fetch": fetch,
     "delta": delta,

@@ -74,7 +74,8 @@ CREATE TABLE block (
 ) STRICT, WITHOUT ROWID;
 """
 #: What SQLite says of a file that is not what we wrote. An error of the module itself has no code
-#: (it could not decode what it read, or even what SQLite said of it: a ValueError).
+#: (it could not decode what it read, or even what SQLite said of it: a ValueError), nor has one of
+#: a length that no memory holds.
 _DAMAGE = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
@@ -266,7 +267,7 @@ class Inventory:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, OSError, ValueError) as error:
+        except (sqlite3.Error, OSError, ValueError, MemoryError) as error:
             code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
             if not isinstance(error, OSError) and code in _DAMAGE:
                 raise DamagedInventoryError(

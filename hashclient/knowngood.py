@@ -182,7 +182,7 @@ def _read(path: Path) -> Iterator[DigestBatch]:
             yield from _read_nsrl(db.execute("SELECT sha256, sha1, md5 FROM FILE"))
         finally:
             db.close()
-    except (sqlite3.Error, ValueError, TypeError) as error:
+    except (sqlite3.Error, ValueError, TypeError, MemoryError) as error:
         raise ConfigError(
             f"known_good database is not in the NSRL's RDSv3 format: {shown}: {error}",
             hint="it needs a table or view FILE with columns sha256, sha1 and md5 in hexadecimal",

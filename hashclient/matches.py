@@ -209,7 +209,7 @@ class Matches:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, OSError, ValueError, TypeError) as error:
+        except (sqlite3.Error, OSError, ValueError, TypeError, MemoryError) as error:
             raise StateError(
                 f"cannot use the record of matches: {printable(self._path)}: {error}",
                 hint="check that the state directory is writable and has room; if the file is"

@@ -753,7 +753,10 @@ BAD_SEGMENTS: dict[str, tuple[bytes, str]] = {
         "256 categories",
     ),
     "id twice": (parquet(row(), row()), "adds an entry twice"),
-    "id that is listed": (parquet(row(entry_id="e-3")), "the list adds an entry (that it has already|twice): e-3"),
+    "id that is listed": (
+        parquet(row(entry_id="e-3")),
+        "the list adds an entry (that it has already|twice): e-3",
+    ),
     "the empty file": (
         parquet(row(md5=bytes.fromhex("d41d8cd98f00b204e9800998ecf8427e"))),
         "the empty file",
