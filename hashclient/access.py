@@ -22,6 +22,8 @@ from urllib.parse import unquote
 from hashclient.errors import ConfigError, VerificationError
 from hashclient.fsio import printable, read_secret
 
+#: As the address of a proxy: the one that HTTPS_PROXY or ALL_PROXY names, but for NO_PROXY.
+FROM_ENVIRONMENT = "environment"
 DEFAULT_PORTS = {"http": 80, "https": 443, "socks5": 1080}
 SHOWN_URL_CHARS = 200
 
@@ -66,8 +68,9 @@ class Access:
     At most one of `token_file`, `token_env`, `token_credential`, `basic_file` and `oauth` is set.
     `token_credential` is the name of a systemd credential, `basic_file` holds `user:password`.
     A client certificate can go with any of them; without `client_key` its file holds the key too.
-    `ca` None means the system's trust store. `proxy` is an http:// or socks5:// address; proxies
-    from the environment are never used. `allow_http` accepts http://, for loopback only.
+    `ca` None means the system's trust store. `proxy` is an http:// or socks5:// address, or
+    `FROM_ENVIRONMENT`; without that, proxies of the environment are not used. `allow_http`
+    accepts http://, for loopback only.
 
     Raises:
         ConfigError: the settings contradict each other, or an address is not acceptable.
@@ -110,11 +113,11 @@ class Access:
         if self.oauth is not None:
             self._check_oauth(self.oauth)
         if self.proxy is not None:
-            proxy = parse_proxy(self.proxy)
             if base.scheme == "http":
                 # A proxy would see the credential of a plain http request.
                 raise ConfigError(f"a proxy cannot be used with http: {base.origin}")
-            if self.proxy_basic_file is not None and proxy.scheme != "http":
+            proxy = find_proxy(self.proxy, base)
+            if self.proxy_basic_file is not None and proxy and proxy.scheme != "http":
                 raise ConfigError("proxy_basic_file needs an http:// proxy")
         elif self.proxy_basic_file is not None:
             raise ConfigError("proxy_basic_file without proxy")
@@ -194,6 +197,23 @@ def parse_endpoint(url: str, what: str, *, allow_http: bool = False) -> Endpoint
     return endpoint
 
 
+def find_proxy(address: str, base: Endpoint) -> Endpoint | None:
+    """Return the proxy at `address` on the way to `base`; the environment may name none.
+
+    Raises:
+        ConfigError: as `parse_proxy`.
+    """
+    if address != FROM_ENVIRONMENT:
+        return parse_proxy(address)
+    from urllib.request import getproxies_environment, proxy_bypass_environment
+
+    named = getproxies_environment()
+    url = named.get("https") or named.get("all")
+    if url is None or proxy_bypass_environment(base.host.strip("[]"), named):
+        return None
+    return parse_proxy(url)
+
+
 def parse_proxy(url: str) -> Endpoint:
     """Parse a proxy's address.
 
@@ -204,8 +224,7 @@ def parse_proxy(url: str) -> Endpoint:
     if endpoint is None or endpoint.scheme not in ("http", "socks5") or endpoint.path != "/":
         raise ConfigError(
             "proxy address is not acceptable",
-            hint="write http://host:port or socks5://host:port; a password goes into "
-            "proxy_basic_file",
+            hint="http://host:port or socks5://host:port; a password goes into proxy_basic_file",
         )
     return endpoint
 

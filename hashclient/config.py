@@ -25,6 +25,14 @@ CONFIG_NAME = "config.toml"
 #: Ten years: more is a mistake, and no date to reckon with.
 MAX_GRACE_HOURS = 87_600
 
+#: What the numbers of a provider may be, both ends included.
+_RANGES: Mapping[str, tuple[float, float]] = {
+    "grace_hours": (0, MAX_GRACE_HOURS),
+    "timeout_s": (0.05, 3600),
+    "min_rate_kib_s": (0.05, 1_000_000),
+    "attempts": (1, 20),
+}
+
 
 class OAuthConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """OAuth 2 client credentials: where tokens come from, and the reference to the secret."""
@@ -43,7 +51,8 @@ class ProviderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, om
     `lists` restricts what is fetched; without it, every list of the provider is. `grace_hours`
     is how long past its expiry a list still counts as usable. The poison guard refuses a
     generation that adds a digest in one of the files `known_good`, or that adds and withdraws
-    more than the share `max_churn` of the entries that were live before.
+    more than the share `max_churn` of the entries that were live before. `timeout_s`,
+    `min_rate_kib_s` and `attempts` say how patient the transport is.
     """
 
     url: str
@@ -63,6 +72,9 @@ class ProviderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, om
     grace_hours: float = 0.0
     known_good: tuple[str, ...] = ()
     max_churn: float | None = None
+    timeout_s: float = 30.0
+    min_rate_kib_s: float = 16.0
+    attempts: int = 4
 
 
 class Config(msgspec.Struct, frozen=True):
@@ -237,12 +249,13 @@ def parse_config(text: str, command_names: frozenset[str], where: str) -> Config
     for name, provider in known.providers.items():
         if not is_name(name):
             raise ConfigError(f"configuration {where}: {name!r} cannot name a provider")
-        # What is not a number fails every comparison.
-        if not 0 <= provider.grace_hours <= MAX_GRACE_HOURS:
-            raise ConfigError(
-                f"configuration {where}: grace_hours of provider {name} is not from 0 to"
-                f" {MAX_GRACE_HOURS}"
-            )
+        for key, (low, high) in _RANGES.items():
+            # What is not a number fails every comparison.
+            if not low <= getattr(provider, key) <= high:
+                raise ConfigError(
+                    f"configuration {where}: {key} of provider {name} is not from {low:g} to"
+                    f" {high:g}"
+                )
         if provider.max_churn is not None and not provider.max_churn > 0:
             raise ConfigError(
                 f"configuration {where}: max_churn of provider {name} is not above zero"

@@ -16,19 +16,17 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import threading
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 import msgspec
 import numpy as np
-from tuf.api.metadata import TargetFile
 
 from hashclient.access import Access, OAuth
 from hashclient.audit import AuditLog, Event, path_fields
+from hashclient.build import Build, Progress, delta_of, tidy
 from hashclient.config import ProviderConfig, Settings
 from hashclient.errors import (
     ConfigError,
@@ -43,60 +41,33 @@ from hashclient.fsio import (
     state_error,
     sweep_temporary,
     user_path,
-    write_atomic,
 )
-from hashclient.hashlist import (
-    MAX_INDEX_BYTES,
-    MAX_LIST_BYTES,
-    MAX_SEGMENT_BYTES,
-    ListIndex,
-    Segment,
-    entry_hashes,
-    parse_add_segment,
-    parse_index,
-    parse_withdraw_segment,
-)
+from hashclient.hashlist import MAX_INDEX_BYTES, ListIndex, Segment, entry_hashes, parse_index
 from hashclient.index import (
     CLOCK_TOLERANCE,
-    MANIFEST_FORMAT,
     MANIFEST_NAME,
-    DamagedError,
     Index,
     Manifest,
-    RunRef,
     check_key,
     load_manifest,
     open_index,
     open_manifest,
 )
-from hashclient.indexwrite import InconsistentError, IndexWriter, sweep, write_manifest
+from hashclient.indexwrite import write_manifest
 from hashclient.knowngood import PoisonGuard, open_guard
 from hashclient.matches import DATABASE_NAME, Matches, Remembered
+from hashclient.run import DamagedError
 from hashclient.seal import Sealer
+from hashclient.transport import Limits
 from hashclient.trust import Source, Trust
 
 PINNED_ROOT_NAME = "pinned-root.json"
 #: Apart from the pinned root, for a file in there may have the name of any role.
 METADATA_DIR = "metadata"
-STAGING_NAME = "staging.json"
 INDEX_FILE = "index.json"
 
 #: Records that go to the audit log at a time.
 AUDIT_BATCH = 512
-
-#: Segments that are downloaded at a time, and the bytes they may have in memory together.
-AT_ONCE = 3
-AHEAD_BYTES = 256 << 20
-
-#: Called with (list, bytes done, bytes to do) while segments are downloaded.
-Progress = Callable[[str, int, int], None]
-
-
-class _Staging(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How far an unfinished build has come: the first `segments` of the index are in `partial`."""
-
-    segments: int
-    partial: Manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,10 +118,10 @@ class Fetcher:
         `accept_churn` lets pass what the provider's `max_churn` would refuse. `rebuild` builds
         lists from their first segment even where what is here looks sound.
         """
-        self.provider = provider
-        self.sealer = sealer
-        self.now = now
-        self.progress = progress or (lambda *_: None)
+        self._provider = provider
+        self._sealer = sealer
+        self._now = now
+        self._progress = progress or (lambda *_: None)
         self._settings = settings
         self._audit = audit
         self._source = source
@@ -158,10 +129,10 @@ class Fetcher:
         self._rebuild = rebuild
 
     @functools.cached_property
-    def guard(self) -> PoisonGuard:
+    def _guard(self) -> PoisonGuard:
         """The guard over what is added; its known good files are read when it is first needed."""
-        known_good = self._settings.provider(self.provider).known_good
-        return open_guard(self._settings.state_dir, known_good, self.sealer)
+        known_good = self._settings.provider(self._provider).known_good
+        return open_guard(self._settings.state_dir, known_good, self._sealer)
 
     def fetch(self, only: frozenset[str] = frozenset()) -> Iterator[Fetched]:
         """Bring every list up to date, or those of them in `only`; yield what became of each.
@@ -174,13 +145,13 @@ class Fetcher:
                 cannot be reached or does not let us in; the audit log has heard of it then.
             AuditError: the audit log cannot be written.
         """
-        config = self._settings.provider(self.provider)
+        config = self._settings.provider(self._provider)
         sweep_temporary(self._settings.state_dir)
         try:
-            pinned = load_pinned_root(self._settings, self.provider)
-            directory = self._settings.trust_dir(self.provider) / METADATA_DIR
+            pinned = load_pinned_root(self._settings, self._provider)
+            directory = self._settings.trust_dir(self._provider) / METADATA_DIR
             trust = Trust(
-                directory, config.url, self._source, pinned, name=self.provider, now=self.now()
+                directory, config.url, self._source, pinned, name=self._provider, now=self._now()
             )
             self._refuse_clock_set_back()
             trust.refresh()
@@ -189,26 +160,26 @@ class Fetcher:
             self._log_refusal(None, error)
             raise
         # A list that we have and that is not offered any more is refused, not forgotten.
-        ours = {m.list for m in self._manifests() if m.provider == self.provider}
+        ours = {m.list for m in self._manifests() if m.provider == self._provider}
         known = ours.union(offered, config.lists or ())
         for name in sorted(known & only if only else config.lists or known):
             try:
                 if name not in offered:
                     raise VerificationError(
-                        f"provider {self.provider} does not offer list {name}",
+                        f"provider {self._provider} does not offer list {name}",
                         hint=f"it offers: {', '.join(offered) or 'none'}; to give up a list,"
                         " remove its folder in the state directory",
                     )
                 yield self._fetch_list(trust, name)
             except HashclientError as error:
                 self._log_refusal(name, error)
-                yield Fetched(name, self.provider, error=error)
+                yield Fetched(name, self._provider, error=error)
         # Role metadata was loaded list by list; what was written since is made durable, too.
         trust.make_durable()
 
     def _refuse_clock_set_back(self) -> None:
         """Refuse to judge expiry by a clock that shows a time before the last check."""
-        now = self.now()
+        now = self._now()
         for manifest in self._manifests():
             if manifest.checked_at > now + CLOCK_TOLERANCE:
                 raise StaleError(
@@ -230,24 +201,32 @@ class Fetcher:
         base = self._open_base(directory)
         # 1
         info = trust.target(name, INDEX_FILE)
-        build = _Build(self, trust, directory, info.hashes["sha256"], trust.expires(name))
+        index_hash, expires = info.hashes["sha256"], trust.expires(name)
         # 2
-        unchanged = base is not None and base.manifest.index_hash == build.index_hash
-        if base is not None and unchanged and not self._rebuild:
-            same = msgspec.structs.replace(
-                base.manifest, checked_at=self.now(), expires=build.expires
-            )
+        if base is not None and base.manifest.index_hash == index_hash and not self._rebuild:
+            same = msgspec.structs.replace(base.manifest, checked_at=self._now(), expires=expires)
             write_manifest(directory, same)
-            _tidy(directory)
+            tidy(directory)
             return self._done(directory, same, same.generation, 0, 0)
         # 3
         index = parse_index(trust.download(info, MAX_INDEX_BYTES), name)
+        delta = None
         if base is not None:
             _refuse_rollback(base.manifest, index)
-        # 4, 5
-        delta = None if base is None else _delta(base.manifest.generation, index)
-        if base is not None:
+            delta = delta_of(base.manifest.generation, index)
             self._refuse_churn(base.manifest, index, delta)
+        # 4, 5
+        build = Build(
+            provider=self._provider,
+            trust=trust,
+            sealer=self._sealer,
+            guard=self._guard,
+            directory=directory,
+            index_hash=index_hash,
+            expires=expires,
+            now=self._now(),
+            progress=self._progress,
+        )
         manifest = None
         try:
             if base is not None and delta is not None and not self._rebuild:
@@ -257,11 +236,11 @@ class Fetcher:
                 manifest = build.anew(index)
         except HashclientError as error:
             # What was signed stays wrong; after anything else, the next attempt goes on from here.
-            _tidy(directory, keep_staging=not isinstance(error, VerificationError))
+            tidy(directory, keep_staging=not isinstance(error, VerificationError))
             raise
         # 6, 7, 8
         write_manifest(directory, manifest)
-        _tidy(directory)
+        tidy(directory)
         counts = [
             None if delta is None else sum(s.entries for s in delta if s.kind == kind)
             for kind in ("add", "withdraw")
@@ -273,7 +252,7 @@ class Fetcher:
         self, manifest: Manifest, index: ListIndex, delta: list[Segment] | None
     ) -> None:
         """Refuse a generation that changes more of the list than the operator finds plausible."""
-        limit = self._settings.provider(self.provider).max_churn
+        limit = self._settings.provider(self._provider).max_churn
         if limit is None or self._accept_churn or not manifest.entries:
             return
         changed = abs(index.entries - manifest.entries)
@@ -318,7 +297,7 @@ class Fetcher:
             ]
             for start in range(0, len(events), AUDIT_BATCH):
                 self._audit.append(events[start : start + AUDIT_BATCH], durable=True)
-            matches.withdraw(name, gone, manifest.generation, self.now())
+            matches.withdraw(name, gone, manifest.generation, self._now())
         return tuple(affected)
 
     def _open_base(self, directory: Path) -> Index | None:
@@ -329,13 +308,13 @@ class Fetcher:
             return None
         if base is None:
             return None
-        if base.manifest.provider != self.provider:
+        if base.manifest.provider != self._provider:
             raise ConfigError(
                 f"list {base.manifest.list} is here already, from provider"
                 f" {base.manifest.provider}",
                 hint="name the lists to fetch with `lists = […]` in the provider's configuration",
             )
-        check_key(base.manifest, self.sealer.key_id)
+        check_key(base.manifest, self._sealer.key_id)
         return base
 
     def _done(
@@ -349,7 +328,7 @@ class Fetcher:
         """Log and return what became of a list."""
         fetched = Fetched(
             list_name=manifest.list,
-            provider=self.provider,
+            provider=self._provider,
             before=before,
             generation=manifest.generation,
             added=added,
@@ -358,7 +337,7 @@ class Fetcher:
             expires=manifest.expires,
         )
         data = {
-            "provider": self.provider,
+            "provider": self._provider,
             "list": manifest.list,
             "before": before,
             "generation": manifest.generation,
@@ -372,171 +351,12 @@ class Fetcher:
 
     def _log_refusal(self, list_name: str | None, error: HashclientError) -> None:
         data = {
-            "provider": self.provider,
+            "provider": self._provider,
             "list": list_name,
             "exit_code": int(error.exit_code),
             "reason": error.message,
         }
         self._audit.append([Event("refused", data)], durable=True)
-
-
-@dataclass(frozen=True, slots=True)
-class _Build:
-    """One generation of one list in the making."""
-
-    fetcher: Fetcher
-    trust: Trust
-    directory: Path
-    index_hash: str
-    expires: datetime
-
-    def on_base(self, base: Index, index: ListIndex, delta: list[Segment]) -> Manifest | None:
-        """Apply `delta` to `base`; None if that does not give what was signed."""
-        writer = IndexWriter(self.directory, self.fetcher.sealer, base)
-        try:
-            for segment, data in self._download(index, delta):
-                _apply(writer, self.fetcher.guard, segment, data)
-            if not _adds_up(writer, index):
-                return None
-            return self._manifest(index, writer, writer.finish())
-        except (InconsistentError, DamagedError):
-            return None
-
-    def anew(self, index: ListIndex) -> Manifest:
-        """Build the list from its first segment, or from where a killed build had come to.
-
-        Raises:
-            VerificationError: the segments do not give what was signed.
-        """
-        staging = self._load_staging()
-        keep = {run.name for run in staging.partial.runs} if staging else set()
-        if (current := _load_current(self.directory)) is not None:
-            keep |= {run.name for run in current.runs}
-        sweep(self.directory, frozenset(keep))
-        base = open_manifest(self.directory, staging.partial) if staging else None
-        writer = IndexWriter(self.directory, self.fetcher.sealer, base)
-        skip = staging.segments if staging else 0
-        for number, (segment, data) in enumerate(self._download(index, index.segments, skip), skip):
-            _apply(writer, self.fetcher.guard, segment, data)
-            if writer.is_flushed and number + 1 < len(index.segments):
-                partial = self._manifest(index, writer, writer.run_refs())
-                document = msgspec.json.encode(_Staging(number + 1, partial))
-                write_atomic(self.directory / STAGING_NAME, document)
-        if not _adds_up(writer, index):
-            raise VerificationError(
-                f"list {index.list}: its segments do not add up to the signed count and checksum",
-                hint="nothing was changed; tell the provider",
-            )
-        return self._manifest(index, writer, writer.finish())
-
-    def _download(
-        self, index: ListIndex, segments: Sequence[Segment], skip: int = 0
-    ) -> Iterator[tuple[Segment, bytes]]:
-        """Yield segments after the first `skip` with their verified bytes, in their order.
-
-        Some are downloaded ahead while one is sealed, as far as `AHEAD_BYTES` allows.
-        """
-        infos = [self.trust.target(index.list, segment.name) for segment in segments]
-        total = sum(info.length for info in infos)
-        if total > MAX_LIST_BYTES:
-            raise VerificationError(f"list {index.list} has {total} bytes to download")
-        done = sum(info.length for info in infos[:skip])
-        waiting = deque(zip(segments[skip:], infos[skip:], strict=True))
-        running: deque[tuple[Segment, TargetFile, _Download]] = deque()
-        while waiting or running:
-            ahead = sum(info.length for _, info, _ in running)
-            while waiting and len(running) < AT_ONCE and (ahead < AHEAD_BYTES or not running):
-                segment, info = waiting.popleft()
-                running.append((segment, info, _Download(self.trust, info)))
-                ahead += info.length
-            self.fetcher.progress(index.list, done, total)
-            segment, info, download = running.popleft()
-            yield segment, download.result()
-            done += info.length
-        self.fetcher.progress(index.list, done, total)
-
-    def _load_staging(self) -> _Staging | None:
-        """Return how far a killed build of this same generation came, if it can be used."""
-        staging = _read_staging(self.directory)
-        if staging is None:
-            return None
-        partial = staging.partial
-        try:
-            open_manifest(self.directory, partial)
-        except (OSError, StateError):
-            return None
-        if (partial.index_hash, partial.key_id) != (self.index_hash, self.fetcher.sealer.key_id):
-            return None
-        return staging
-
-    def _manifest(
-        self, index: ListIndex, writer: IndexWriter, runs: tuple[RunRef, ...]
-    ) -> Manifest:
-        now = self.fetcher.now()
-        return Manifest(
-            format=MANIFEST_FORMAT,
-            list=index.list,
-            provider=self.fetcher.provider,
-            generation=index.generation,
-            published_at=index.published_at,
-            fetched_at=now,
-            checked_at=now,
-            expires=self.expires,
-            entries=writer.entries,
-            checksum=f"{writer.checksum:016x}",
-            with_digest={a.label: n for a, n in writer.with_digest.items()},
-            with_size=writer.with_size,
-            key_id=self.fetcher.sealer.key_id,
-            index_hash=self.index_hash,
-            runs=runs,
-        )
-
-
-class _Download:
-    """A segment that is being downloaded in the background."""
-
-    def __init__(self, trust: Trust, info: TargetFile) -> None:
-        self._trust = trust
-        self._info = info
-        self._data = b""
-        self._error: BaseException | None = None
-        # Of its own and a daemon: Ctrl-C must not wait for a server.
-        self._thread = threading.Thread(target=self._run, name=info.path, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self._data = self._trust.download(self._info, MAX_SEGMENT_BYTES)
-        except BaseException as error:  # noqa: BLE001 - it is raised again where it is waited for
-            self._error = error
-
-    def result(self) -> bytes:
-        """Wait for it, and return its bytes or raise what went wrong."""
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
-        return self._data
-
-
-def _apply(writer: IndexWriter, guard: PoisonGuard, segment: Segment, data: bytes) -> None:
-    if segment.kind == "add":
-        for batch in parse_add_segment(data, segment):
-            guard.check(batch)
-            writer.add(batch)
-    else:
-        for ids in parse_withdraw_segment(data, segment):
-            writer.withdraw(ids)
-
-
-def _adds_up(writer: IndexWriter, index: ListIndex) -> bool:
-    return writer.entries == index.entries and f"{writer.checksum:016x}" == index.checksum
-
-
-def _delta(generation: int, index: ListIndex) -> list[Segment] | None:
-    """Return the segments that lead from `generation` to `index`, None if one straddles it."""
-    if any(s.first <= generation < s.last for s in index.segments):
-        return None
-    return [s for s in index.segments if s.first > generation]
 
 
 def _refuse_rollback(manifest: Manifest, index: ListIndex) -> None:
@@ -553,36 +373,6 @@ def _refuse_rollback(manifest: Manifest, index: ListIndex) -> None:
             " entries",
             hint="nothing was changed; tell the provider",
         )
-
-
-def _load_current(directory: Path) -> Manifest | None:
-    try:
-        return load_manifest(directory)
-    except DamagedError:
-        return None
-
-
-def _read_staging(directory: Path) -> _Staging | None:
-    try:
-        return msgspec.json.decode((directory / STAGING_NAME).read_bytes(), type=_Staging)
-    except (OSError, ValueError):
-        return None
-
-
-def _tidy(directory: Path, *, keep_staging: bool = False) -> None:
-    """Remove what neither the manifest nor, with `keep_staging`, an unfinished build names."""
-    try:
-        manifest = load_manifest(directory)
-    except StateError:
-        return  # a later fetch builds the list again, and then knows what is not needed
-    keep = {run.name for run in manifest.runs} if manifest else set()
-    staging = _read_staging(directory) if keep_staging else None
-    if staging is not None:
-        keep |= {run.name for run in staging.partial.runs}
-    else:
-        with contextlib.suppress(OSError):
-            (directory / STAGING_NAME).unlink(missing_ok=True)
-    sweep(directory, frozenset(keep))
 
 
 def load_pinned_root(settings: Settings, provider: str) -> bytes:
@@ -633,6 +423,21 @@ def access_of(provider: ProviderConfig) -> Access:
         proxy=provider.proxy,
         proxy_basic_file=_path(provider.proxy_basic_file),
         allow_http=provider.allow_http,
+    )
+
+
+def limits_of(provider: ProviderConfig) -> Limits:
+    """Return how patient the transport is with `provider`; `timeout_s` scales every wait."""
+    usual = Limits()
+    scale = provider.timeout_s / usual.base_s
+    return Limits(
+        base_s=provider.timeout_s,
+        stall_s=usual.stall_s * scale,
+        min_rate=provider.min_rate_kib_s * 1024,
+        attempts=provider.attempts,
+        backoff_s=usual.backoff_s * scale,
+        backoff_max_s=usual.backoff_max_s * scale,
+        retry_total_s=usual.retry_total_s * scale,
     )
 
 

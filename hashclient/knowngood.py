@@ -22,9 +22,10 @@ from hashclient.errors import ConfigError, VerificationError
 from hashclient.fsio import make_private_dir, printable, user_path, write_atomic
 from hashclient.hashing import new_hash
 from hashclient.hashlist import NO_SIZE, AddBatch, Uint8, Uint32
-from hashclient.index import DamagedError, Run, RunSet
+from hashclient.index import RunSet
 from hashclient.indexwrite import IndexWriter, sweep
 from hashclient.model import Algorithm
+from hashclient.run import DamagedError, Run
 from hashclient.seal import Sealer
 
 FOLDER = "known-good"

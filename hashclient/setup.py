@@ -19,7 +19,7 @@ import msgspec
 from hashclient.audit import AuditLog, Event
 from hashclient.config import ProviderConfig, Settings, parse_config, provider_table
 from hashclient.errors import ConfigError, HashclientError, UsageError, VerificationError
-from hashclient.fetch import METADATA_DIR, PINNED_ROOT_NAME, access_of
+from hashclient.fetch import METADATA_DIR, PINNED_ROOT_NAME, access_of, limits_of
 from hashclient.fsio import make_private_dir, printable, write_atomic, writer_lock
 from hashclient.model import is_name
 from hashclient.transport import Transport
@@ -66,7 +66,7 @@ def pin_provider(
     make_private_dir(settings.state_dir)
     with writer_lock(settings.lock_path), _new_trust_dir(settings.trust_dir(name)) as directory:
         # 3
-        with Transport(access) as transport:
+        with Transport(access, limits=limits_of(provider)) as transport:
             metadata = directory / METADATA_DIR
             try:
                 trust = Trust(metadata, provider.url, transport, root, name=name, now=now)

@@ -2,7 +2,7 @@
 
 `Transport.get` returns a whole body or raises; it takes no trust decision, writes no file and
 keeps nothing. It sends a credential to the configured origin alone, follows no redirect, stores
-no cookie, and reads no proxy from the environment. What a request may look like is decided in
+no cookie, and reads no proxy from the environment unless it is told to. What a request may look like is decided in
 `access`, what an answer may look like in `_channel`, how long anything may take in `_deadline`,
 and what each failure is called in `_faults`. Bodies are held in memory, so `max_bytes` is a bound
 on memory too.
@@ -27,9 +27,9 @@ from hashclient.access import (
     Endpoint,
     OAuth,
     Secrets,
+    find_proxy,
     load_secrets,
     parse_endpoint,
-    parse_proxy,
     tls_context,
 )
 from hashclient.errors import ConfigError
@@ -74,7 +74,7 @@ class Transport:
         self._random = random
         self._on_bytes = on_bytes
         self._backend = BoundedBackend(resolve)
-        self._proxy = None if access.proxy is None else parse_proxy(access.proxy)
+        self._proxy = None if access.proxy is None else find_proxy(access.proxy, self._base)
         if self._proxy is not None and self._proxy.scheme == "socks5":
             _require_socks()
         secrets = load_secrets(access)

@@ -109,7 +109,7 @@ def fetch_lists(
         UsageError: a list in `only` is offered by none of them.
     """
     from hashclient.cli.progress import fetch_progress
-    from hashclient.fetch import Fetcher, access_of
+    from hashclient.fetch import Fetcher, access_of, limits_of
     from hashclient.fsio import make_private_dir, writer_lock
     from hashclient.index import lists_on_disk
     from hashclient.seal import load_sealer
@@ -131,7 +131,8 @@ def fetch_lists(
         audit = app.audit_log()
         for name in names:
             try:
-                with Transport(accesses[name]) as transport:
+                limits = limits_of(settings.provider(name))
+                with Transport(accesses[name], limits=limits) as transport:
                     fetcher = Fetcher(
                         settings,
                         name,

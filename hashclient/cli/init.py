@@ -57,7 +57,7 @@ _file = existing_path(dir_okay=False)
 @click.option("--client-cert", metavar="FILE", type=_file, help="Client certificate (PEM) for TLS.")
 @click.option("--client-key", metavar="FILE", type=_file, help="Its key, if not in that file.")
 @click.option("--ca", metavar="FILE", type=_file, help="CA of the provider's certificate (PEM).")
-@click.option("--proxy", metavar="URL", help="http:// or socks5:// proxy to go through.")
+@click.option("--proxy", metavar="URL", help="http:// or socks5:// proxy, or `environment`.")
 @click.option(
     "--proxy-basic-file", metavar="FILE", type=_file, help="File with the proxy's `user:password`."
 )
@@ -80,6 +80,22 @@ _file = existing_path(dir_okay=False)
     default=0.0,
     metavar="HOURS",
     help="How long past its expiry a list still counts.",
+)
+@click.option(
+    "--timeout-s",
+    type=click.FloatRange(0.05, 3600),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long an answer may take to begin.",
+)
+@click.option(
+    "--attempts",
+    type=click.IntRange(1, 20),
+    default=4,
+    show_default=True,
+    metavar="N",
+    help="How often to try when the network fails.",
 )
 @click.option("--allow-http", is_flag=True, help="Accept http://, for a loopback address only.")
 @pass_app
@@ -107,6 +123,8 @@ def command(
     known_good: tuple[Path, ...],
     max_churn: float | None,
     grace_hours: float,
+    timeout_s: float,
+    attempts: int,
     allow_http: bool,
 ) -> ExitCode:
     """Pin the provider at URL and its root of trust, and prove that it works.
@@ -161,6 +179,8 @@ def command(
         known_good=tuple(str(user_path(str(path)).absolute()) for path in known_good),
         max_churn=max_churn,
         grace_hours=grace_hours,
+        timeout_s=timeout_s,
+        attempts=attempts,
     )
     offered = pin_provider(app.settings, name, provider, root_file, app.audit_log(), app.now())
     app.out(f"provider {name} is pinned; it offers: {', '.join(offered) or 'no list yet'}")

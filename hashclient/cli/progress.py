@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from hashclient.cli.app import App
 
 if TYPE_CHECKING:
-    from hashclient.fetch import Progress as FetchProgress
+    from hashclient.build import Progress as FetchProgress
     from hashclient.scan import Progress as ScanProgress
 
 

@@ -30,7 +30,7 @@ from fixtures.client import Client, content, csv
 from fixtures.crash import FailAt, Recorder, in_child, kill_at, watched
 from fixtures.hostile import Connection, HostileServer, Request, reply
 from fixtures.simulator import Simulator
-from hashclient import indexwrite
+from hashclient import indexwrite, runwrite
 from hashclient.cli import main as command
 from hashclient.config import provider_table
 from hashclient.errors import AuditError, ExitCode, HashclientError, StateError
@@ -57,7 +57,7 @@ def _small_runs() -> Iterator[None]:
     """Make a first fetch write several runs, so that there is something to merge and to resume."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(indexwrite, "RUN_ROWS", 5)
-        patch.setattr(indexwrite, "MERGE_ROWS", 7)
+        patch.setattr(runwrite, "MERGE_ROWS", 7)
         yield
 
 

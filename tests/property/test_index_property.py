@@ -15,7 +15,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hashclient import indexwrite
+from hashclient import indexwrite, runwrite
 from hashclient.hashlist import NO_SIZE, AddBatch, checksum_of, entry_hashes
 from hashclient.index import MANIFEST_FORMAT, Index, Manifest, open_index
 from hashclient.indexwrite import IndexWriter, sweep, write_manifest
@@ -195,7 +195,8 @@ def small_runs(ratio: int, rows: int) -> Iterator[Path]:
     """Make runs and pieces of merges of a few rows, in a directory of their own."""
     with (
         tempfile.TemporaryDirectory() as directory,
-        mock.patch.multiple(indexwrite, MERGE_RATIO=ratio, RUN_ROWS=rows, MERGE_ROWS=2),
+        mock.patch.multiple(indexwrite, MERGE_RATIO=ratio, RUN_ROWS=rows),
+        mock.patch.object(runwrite, "MERGE_ROWS", 2),
         mock.patch.object(os, "fsync"),
     ):
         yield Path(directory)

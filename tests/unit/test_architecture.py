@@ -24,7 +24,18 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"_channel", "_deadline", "_faults", "_oauth", "access", "transport", "trust"}),
     frozenset({"audit", "auditfile", "auditrecord"}),
     frozenset(
-        {"check", "index", "indexwrite", "inventory", "judge", "knowngood", "matches", "pool"}
+        {
+            "check",
+            "index",
+            "indexwrite",
+            "inventory",
+            "judge",
+            "knowngood",
+            "matches",
+            "pool",
+            "run",
+            "runwrite",
+        }
     ),
     frozenset(
         {
@@ -36,7 +47,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "report",
         }
     ),
-    frozenset({"fetch", "lookup", "record", "scan", "setup", "status"}),
+    frozenset({"build", "fetch", "lookup", "record", "scan", "setup", "status"}),
     frozenset({"__main__", "cli"}),
 )
 
@@ -45,13 +56,15 @@ CHAINS: tuple[tuple[str, ...], ...] = (
     ("__main__", "cli"),
     ("audit", "auditfile", "auditrecord"),
     ("digestfile", "hashlist"),
-    ("knowngood", "indexwrite", "index"),
+    ("knowngood", "indexwrite", "index", "run"),
+    ("indexwrite", "runwrite", "run"),
     ("pool", "check", "inventory"),
-    ("pool", "check", "judge", "index"),
+    ("pool", "check", "judge", "index", "run"),
     ("provider", "provider_consolidate", "provider_entries"),
     ("provider_server", "provider", "provider_keys"),
     ("lookup", "scan", "fetch"),
-    ("setup", "fetch"),
+    ("fetch", "build"),
+    ("setup", "fetch", "build"),
     ("status", "scan", "fetch"),
     ("transport", "_oauth", "_channel", "_faults", "_deadline"),
     ("transport", "_oauth", "_channel", "access"),

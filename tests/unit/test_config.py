@@ -129,6 +129,14 @@ def test_what_is_not_configured_is_said_with_a_hint(tmp_path: Path) -> None:
         (PROVIDER + "grace_hours = nan", "grace_hours"),
         (PROVIDER + "grace_hours = inf", "grace_hours"),
         (PROVIDER + "grace_hours = 1e9", "grace_hours"),
+        (PROVIDER + "timeout_s = 0", "timeout_s"),
+        (PROVIDER + "timeout_s = nan", "timeout_s"),
+        (PROVIDER + "timeout_s = 4000", "timeout_s"),
+        (PROVIDER + "min_rate_kib_s = 0", "min_rate_kib_s"),
+        (PROVIDER + "min_rate_kib_s = inf", "min_rate_kib_s"),
+        (PROVIDER + "attempts = 0", "attempts"),
+        (PROVIDER + "attempts = 21", "attempts"),
+        (PROVIDER + "attempts = 1.5", "Expected `int`"),
         (PROVIDER + "max_churn = 0.0", "max_churn"),
         (PROVIDER + "max_churn = nan", "max_churn"),
         ("providers = [1]", "Expected `object`"),
@@ -194,6 +202,9 @@ _providers = st.builds(
     grace_hours=st.floats(0, 100),
     known_good=st.lists(_text, max_size=3).map(tuple),
     max_churn=st.none() | st.floats(0.01, 2),
+    timeout_s=st.floats(0.05, 3600),
+    min_rate_kib_s=st.floats(0.05, 1e6),
+    attempts=st.integers(1, 20),
 )
 
 

@@ -17,20 +17,18 @@ from hashclient import index as index_module
 from hashclient.errors import StateError
 from hashclient.index import (
     CLOCK_TOLERANCE,
-    DamagedError,
     Index,
     Manifest,
-    Run,
     RunRef,
     check_key,
     lists_on_disk,
     load_manifest,
-    mask_set,
     open_index,
     open_manifest,
     state_of,
 )
 from hashclient.model import Algorithm
+from hashclient.run import DamagedError, Run, mask_set
 from hashclient.seal import load_sealer
 
 NUMBERS = range(12)

@@ -770,12 +770,6 @@ def test_socks_without_its_package_is_told(monkeypatch: pytest.MonkeyPatch) -> N
     assert "httpx[socks]" in str(caught.value.hint)
 
 
-needs_socks = pytest.mark.skipif(
-    importlib.util.find_spec("socksio") is None, reason="socksio not installed"
-)
-
-
-@needs_socks
 def test_a_socks_proxy_is_used(authority: Authority) -> None:
     context = server_context(authority.issue("behind-socks", ("list.invalid",)))
     with (
@@ -791,7 +785,6 @@ def test_a_socks_proxy_is_used(authority: Authority) -> None:
 
 
 # httpcore leaves the socket of a failed SOCKS connection to the garbage collector.
-@needs_socks
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
     "answers",

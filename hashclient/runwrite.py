@@ -1,0 +1,293 @@
+"""Writing a run: from sealed batches, or from runs that it takes the place of.
+
+Both are columns to one writer: small ones whole, large ones in pieces, so that merging takes as
+much memory as `MERGE_ROWS` rows do, whatever the runs hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from hashclient.errors import VerificationError
+from hashclient.fsio import atomic_file
+from hashclient.hashlist import (
+    MAX_CATEGORIES,
+    NO_SIZE,
+    AddBatch,
+    Strings,
+    Uint8,
+    Uint32,
+    Uint64,
+    entry_hashes,
+)
+from hashclient.model import Algorithm
+from hashclient.run import KEY_SECTIONS, RUN_MAGIC, Run, aligned, mask_set
+from hashclient.seal import Sealer
+
+#: Rows handled at a time while merging.
+MERGE_ROWS = 2_000_000
+
+#: Marks a row that does not survive a merge.
+_GONE = np.uint32(2**32 - 1)
+
+Rows = npt.NDArray[np.intp]
+Array = npt.NDArray[Any]
+
+
+class SealedBatch:
+    """A batch of which only tags are left; the digests can be forgotten."""
+
+    def __init__(self, batch: AddBatch, sealer: Sealer) -> None:
+        self.ids = batch.ids
+        self.hashes = entry_hashes(batch.ids)
+        self.masks = batch.masks
+        self.sizes = batch.sizes
+        self.category_names = batch.categories
+        self.category_codes = batch.category_codes
+        self.tags = {
+            a: (sealer.tags(a, digests), rows) for a, (digests, rows) in batch.digests.items()
+        }
+
+
+class Columns(Protocol):
+    """What a run is written from: small columns whole, in row order, and large ones in pieces.
+
+    `sizes` are those of the first rows, ascending.
+    """
+
+    masks: Uint8
+    sizes: Array
+    category_names: list[str]
+    category_codes: Uint8
+    id_width: int
+
+    def ids(self) -> Iterator[Strings]:
+        """Yield entry ids in row order, `id_width` bytes each."""
+        ...
+
+    def sorted_keys(self, prefix: str) -> Iterator[tuple[Array, ...]]:
+        """Yield the arrays of the sections `KEY_SECTIONS[prefix]`, in pieces.
+
+        Over all pieces the keys, which come first, ascend.
+        """
+        ...
+
+
+class BatchColumns:
+    """The columns of a run that is made from batches in memory."""
+
+    def __init__(self, batches: list[SealedBatch]) -> None:
+        self._batches = batches
+        sizes = _concatenate([b.sizes for b in batches], np.uint64)
+        # NO_SIZE is the largest number: entries without a size come last.
+        self._order = np.argsort(sizes, kind="stable")
+        self._new_rows = _inverse(self._order)
+        sizes = sizes[self._order]
+        self.sizes = _narrow(sizes[: int(sizes.searchsorted(NO_SIZE))])
+        self.masks = _concatenate([b.masks for b in batches], np.uint8)[self._order]
+        self.category_names, codes = _unify_categories(
+            [(b.category_names, b.category_codes) for b in batches]
+        )
+        self.category_codes = codes[self._order]
+        self.id_width = max((b.ids.dtype.itemsize for b in batches), default=1)
+
+    def ids(self) -> Iterator[Strings]:
+        """Yield all ids at once."""
+        ids = _concatenate([b.ids for b in self._batches], f"S{self.id_width}")
+        yield ids[self._order]
+
+    def sorted_keys(self, prefix: str) -> Iterator[tuple[Array, ...]]:
+        """Yield all keys at once."""
+        offset = 0
+        keys: list[Array] = []
+        extra: list[Array] = []
+        rows: list[Array] = []
+        for batch in self._batches:
+            if prefix == "id":
+                keys.append(batch.hashes)
+                rows.append(np.arange(offset, offset + len(batch.ids)))
+            elif (algorithm := Algorithm.from_label(prefix)) in batch.tags:
+                tags, batch_rows = batch.tags[algorithm]
+                keys.append(tags[:, 0])
+                extra.append(tags[:, 1])
+                rows.append(batch_rows + np.uint32(offset))
+            offset += len(batch.ids)
+        if keys:
+            key = np.concatenate(keys)
+            order = np.argsort(key)
+            new_rows = self._new_rows[np.concatenate(rows)]
+            payload = [np.concatenate(extra)[order]] if extra else []
+            yield (key[order], *payload, new_rows[order])
+
+
+class MergedColumns:
+    """The columns of a run that takes the place of several; dead rows are left out."""
+
+    def __init__(self, runs: list[Run], dead: list[Uint32]) -> None:
+        self._runs = runs
+        alive, sizes = [], []
+        for run, dead_rows in zip(runs, dead, strict=True):
+            keep = np.ones(run.count, np.bool_)
+            keep[dead_rows] = False
+            rows = np.flatnonzero(keep)
+            size = np.full(run.count, NO_SIZE)
+            size[: len(run.sizes)] = run.sizes
+            alive.append(rows)
+            sizes.append(size[rows])
+        self._starts = np.cumsum([0, *(len(rows) for rows in alive)])
+        all_sizes = _concatenate(sizes, np.uint64)
+        order = np.argsort(all_sizes, kind="stable")
+        all_sizes = all_sizes[order]
+        self.sizes = _narrow(all_sizes[: int(all_sizes.searchsorted(NO_SIZE))])
+        new_rows = _inverse(order)
+        #: By run: old row to new row, or _GONE.
+        self._new_rows = []
+        for number, (run, rows) in enumerate(zip(runs, alive, strict=True)):
+            mapping = np.full(run.count, _GONE)
+            mapping[rows] = new_rows[self._starts[number] : self._starts[number + 1]]
+            self._new_rows.append(mapping)
+        self._alive = alive
+        self._order = order
+        masks = [run.masks[rows] for run, rows in zip(runs, alive, strict=True)]
+        self.masks = _concatenate(masks, np.uint8)[order]
+        self.category_names, codes = _unify_categories(
+            [(r.category_names, r.categories[rows]) for r, rows in zip(runs, alive, strict=True)]
+        )
+        self.category_codes = codes[order]
+        self.id_width = max(run.ids.dtype.itemsize for run in runs)
+
+    def ids(self) -> Iterator[Strings]:
+        """Yield ids by `MERGE_ROWS` rows."""
+        for start in range(0, len(self._order), MERGE_ROWS):
+            piece = self._order[start : start + MERGE_ROWS]
+            out = np.zeros(len(piece), f"S{self.id_width}")
+            source = self._starts.searchsorted(piece, "right") - 1
+            for number, run in enumerate(self._runs):
+                mine = source == number
+                out[mine] = run.ids[self._alive[number][piece[mine] - self._starts[number]]]
+                run.forget()
+            yield out
+
+    def sorted_keys(self, prefix: str) -> Iterator[tuple[Array, ...]]:
+        """Yield keys by ranges that hold about `MERGE_ROWS`."""
+        names = [f"{prefix}.{part}" for part in KEY_SECTIONS[prefix]]
+        columns = [[run.section(name) for name in names] for run in self._runs]
+        total = sum(len(c[0]) for c in columns if c[0] is not None)
+        pieces = -(-total // MERGE_ROWS)
+        # Keys are spread evenly over 64 bits, so equal ranges of them are about equally full.
+        for piece in range(pieces):
+            parts = []
+            for run_columns, mapping in zip(columns, self._new_rows, strict=True):
+                key = run_columns[0]
+                if key is None:
+                    continue
+                low = int(key.searchsorted(np.uint64((piece << 64) // pieces)))
+                high = len(key)
+                if piece + 1 < pieces:
+                    high = int(key.searchsorted(np.uint64(((piece + 1) << 64) // pieces)))
+                part = [c[low:high] for c in run_columns if c is not None]
+                part[-1] = mapping[part[-1]]
+                keep = part[-1] != _GONE
+                parts.append([c[keep] for c in part])
+            for run in self._runs:
+                run.forget()
+            joined = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
+            order = np.argsort(joined[0])
+            yield tuple(array[order] for array in joined)
+
+
+def write_run(path: Path, columns: Columns, dead: dict[str, list[Rows]]) -> None:
+    """Write one run file, durable before it has its name."""
+    count = len(columns.masks)
+    small: dict[str, Array] = {
+        "masks": columns.masks,
+        "categories": columns.category_codes,
+        "sizes": columns.sizes,
+    }
+    small |= {f"dead.{n}": np.sort(np.concatenate(r)).astype("<u4") for n, r in dead.items()}
+    layout: list[tuple[str, str, int]] = [(n, a.dtype.str, len(a)) for n, a in small.items()]
+    layout += [("ids", f"|S{columns.id_width}", count)]
+    for prefix, parts in KEY_SECTIONS.items():
+        keys = count
+        if prefix != "id":
+            bit = np.uint8(Algorithm.from_label(prefix))
+            keys = int(np.count_nonzero(columns.masks & bit))
+        if keys:
+            layout += [(f"{prefix}.{p}", "<u4" if p == "row" else "<u8", keys) for p in parts]
+    sections, end = [], 0
+    for name, dtype, length in layout:
+        sections.append((name, dtype, end, length))
+        end = aligned(end + np.dtype(dtype).itemsize * length)
+    sized = len(columns.sizes)
+    header = {
+        "count": count,
+        "categories": columns.category_names,
+        "sized_masks": mask_set(columns.masks[:sized]),
+        "unsized_masks": mask_set(columns.masks[sized:]),
+        "sections": sections,
+    }
+    encoded = msgspec.json.encode(header)
+    start = aligned(16 + len(encoded))
+    with atomic_file(path) as stream:
+        stream.write(RUN_MAGIC + len(encoded).to_bytes(8, "little") + encoded)
+        places = {name: start + offset for name, _, offset, _ in sections}
+        for name, array in small.items():
+            _write_at(stream, places, name, array)
+        for ids in columns.ids():
+            _write_at(stream, places, "ids", ids)
+        for prefix, parts in KEY_SECTIONS.items():
+            if f"{prefix}.row" in places:
+                for piece in columns.sorted_keys(prefix):
+                    for part, array in zip(parts, piece, strict=True):
+                        _write_at(stream, places, f"{prefix}.{part}", array)
+        stream.truncate(start + end)
+
+
+def _write_at(stream: IO[bytes], places: dict[str, int], name: str, array: Array) -> None:
+    """Write the next piece of section `name` and move its place on."""
+    stream.seek(places[name])
+    stream.write(np.ascontiguousarray(array).data.cast("B") if len(array) else b"")
+    places[name] += array.nbytes
+
+
+def _concatenate(arrays: list[Array], dtype: Any) -> Array:
+    """Join arrays as `dtype`; none give an empty one."""
+    if not arrays:
+        return np.zeros(0, dtype)
+    return np.concatenate([a.astype(dtype, copy=False) for a in arrays])
+
+
+def _inverse(order: Rows) -> Uint32:
+    """Return the inverse of a permutation: old position to new row."""
+    inverse = np.empty(len(order), np.uint32)
+    inverse[order] = np.arange(len(order), dtype=np.uint32)
+    return inverse
+
+
+def _narrow(sizes: Uint64) -> Array:
+    """Store sizes in four bytes where all fit."""
+    if len(sizes) == 0 or sizes[-1] < 2**32:
+        return sizes.astype("<u4")
+    return sizes
+
+
+def _unify_categories(parts: list[tuple[Sequence[str], Uint8]]) -> tuple[list[str], Uint8]:
+    """Give the categories of several parts one numbering.
+
+    Raises:
+        VerificationError: there are more than a byte can number.
+    """
+    names: dict[str, int] = {}
+    codes = [np.zeros(0, np.uint8)]
+    for part_names, part_codes in parts:
+        table = [names.setdefault(name, len(names)) for name in part_names]
+        if len(names) > MAX_CATEGORIES:
+            raise VerificationError(f"the list has more than {MAX_CATEGORIES} categories")
+        codes.append(np.array([*table, 0], np.uint8)[part_codes])
+    return list(names), np.concatenate(codes)

@@ -1,0 +1,162 @@
+"""A provider whose server does as told, and a client that is nothing but the real command.
+
+The lists are honest and published by the real code; how they are served is the test's to say. After
+every run, all that the command has said or kept is searched for the secrets that it was given.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import ssl
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from urllib.parse import quote
+
+from fixtures.client import content, csv
+from fixtures.hostile import Behaviour, Connection, HostileServer, Request, reply
+from fixtures.simulator import Simulator
+from fixtures.tls import Authority, server_context
+from hashclient.cli import main as command
+from tests.support import Result, arguments, call, checked, environment
+
+TOKEN = "t0ken-7f3a9c-that-must-not-leak"
+NUMBERS = range(5)
+
+
+class HostileSite:
+    """The provider, its server over TLS, and a state directory; a context manager.
+
+    `secrets` are what no output may hold, in any of the usual encodings.
+    """
+
+    def __init__(
+        self, directory: Path, authority: Authority, context: ssl.SSLContext | None = None
+    ) -> None:
+        """Publish one list and serve it to whoever knows `authorization`."""
+        self.directory = directory
+        self.authority = authority
+        self.state = directory / "state"
+        self.config = self.state / "config.toml"
+        self.simulator = Simulator(directory / "provider")
+        self.simulator.publish(csv(NUMBERS))
+        self.root = directory / "root.json"
+        self.root.write_bytes(self.simulator.root)
+        self.inputs = directory / "inputs"
+        self.inputs.mkdir()
+        (self.inputs / "listed").write_bytes(content(3))
+        self.server = HostileServer(context or server_context(authority.issue("site")))
+        self.authorization: str | None = f"Bearer {TOKEN}"
+        self.secrets = {TOKEN}
+        self.serve()
+
+    def __enter__(self) -> HostileSite:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the server."""
+        self.server.close()
+
+    def secret_file(self, text: str, name: str = "secret") -> Path:
+        """Write a secret into a file of its own, and watch for it from now on."""
+        path = self.directory / name
+        path.touch(mode=0o600)
+        path.write_text(f"{text}\n")
+        self.secrets.add(text.partition(":")[2] or text)
+        return path
+
+    def serve(self, answer: Callable[[bytes], Behaviour] = reply) -> None:
+        """Serve all that is published, each file as `answer` says."""
+        for path, data in self.simulator.files.items():
+            self.server.on(f"/{path}", self._guarded(answer(data)))
+
+    def _guarded(self, behaviour: Behaviour) -> Behaviour:
+        def behave(connection: Connection, request: Request) -> bool:
+            known = request.header("authorization") == self.authorization
+            return (behaviour if known else reply(status=401))(connection, request)
+
+        return behave
+
+    def init_arguments(self, *options: object) -> list[object]:
+        """Return the arguments of `init`, with the authority and `options`."""
+        origin = self.server.origin
+        return ["init", origin, "--root", self.root, "--ca", self.authority.ca, *options]
+
+    def run(self, *args: object, env: Mapping[str, str] | None = None) -> Result:
+        """Run the real command, as talkative as it can be; no secret is to be seen anywhere."""
+        process = subprocess.Popen(
+            arguments("-v", "--state-dir", self.state, *args),
+            env=environment(HASHCLIENT_DEBUG="1", **(env or {})),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        shown = b""
+        while process.poll() is None:
+            with contextlib.suppress(OSError):
+                shown += Path(f"/proc/{process.pid}/cmdline").read_bytes()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.05)
+        assert process.stdout is not None and process.stderr is not None
+        with process.stdout, process.stderr:
+            out, err = process.stdout.read(), process.stderr.read()
+        assert b"hashclient" in shown
+        self.check_secrets({"stdout": out, "stderr": err, "command line": shown})
+        return checked(Result(process.returncode, out.decode(), err.decode()))
+
+    def run_broken(self, *args: object) -> str:
+        """Run the command in this process where it has a bug; return the traceback it shows."""
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = command._run(["-v", "--state-dir", str(self.state), *map(str, args)])
+        assert code == 1
+        self.check_secrets({"stdout": out.getvalue().encode(), "stderr": err.getvalue().encode()})
+        return err.getvalue()
+
+    def check_secrets(self, outputs: Mapping[str, bytes]) -> None:
+        """Search `outputs` and all files of the state directory for the secrets."""
+        places = dict(outputs)
+        places |= {str(p): p.read_bytes() for p in self.state.rglob("*") if p.is_file()}
+        for secret in self.secrets:
+            raw = secret.encode()
+            forms = {
+                raw,
+                quote(secret, safe="").encode(),
+                repr(secret)[1:-1].encode(),
+                raw.hex().encode(),
+            }
+            # Within Base64, three positions are possible; the ends depend on the neighbours.
+            forms |= {base64.b64encode(b"x" * n + raw)[4:-4] for n in range(3)}
+            for place, data in places.items():
+                assert not any(form in data for form in forms), place
+
+    def settle(self, **settings: object) -> None:
+        """Change the provider's table in the configuration."""
+        lines = self.config.read_text().splitlines()
+        kept = [line for line in lines if line.partition(" = ")[0] not in settings]
+        position = kept.index('[providers."main"]') + 1
+        kept[position:position] = [f"{key} = {value}" for key, value in settings.items()]
+        self.config.write_text("\n".join([*kept, ""]))
+
+    def kept(self) -> dict[str, bytes]:
+        """Return all that the client keeps of lists and of trust."""
+        return {
+            str(path): path.read_bytes()
+            for folder in ("lists", "trust")
+            for path in sorted((self.state / folder).rglob("*"))
+            if path.is_file()
+        }
+
+    def check_scans(self) -> None:
+        """Check that the old generation is whole and in use."""
+        scanned = call("--state-dir", self.state, "scan", self.inputs, "--format", "jsonl")
+        assert (scanned.code, scanned.summary["match"]) == (10, 1), scanned.err
