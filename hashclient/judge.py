@@ -36,6 +36,13 @@ class Judge:
         self._plans: dict[int | None, Plan] = {}
         #: Whether entries without a size make every file worth reading, whatever its size.
         self.reads_everything = any(index.unsized_masks for index in indexes)
+        #: The plan of every file, if sizes make no difference to it.
+        self._one_plan: Plan | None = None
+        unsized = 0
+        for index in indexes:
+            unsized |= index.unsized_masks
+        if unsized == self._masks(None):
+            self._one_plan = self.plan(None)
 
     def plan(self, size: int | None) -> Plan:
         """Return the algorithms to compute for an input of `size` bytes, None if not known.
@@ -43,16 +50,21 @@ class Judge:
         Empty if no entry could match. The cheapest set that touches every entry left suffices:
         one digest that hits tells which others are to be computed.
         """
+        if self._one_plan is not None:
+            return self._one_plan
         plan = self._plans.get(size)
         if plan is None:
-            masks = 0
-            for index in self._indexes:
-                masks |= index.masks_of_size(size)
-            plan = Algorithm.in_mask(CHEAPEST_COVER[masks])
+            plan = Algorithm.in_mask(CHEAPEST_COVER[self._masks(size)])
             if len(self._plans) >= PLANS_KEPT:
                 self._plans.clear()
             self._plans[size] = plan
         return plan
+
+    def _masks(self, size: int | None) -> int:
+        masks = 0
+        for index in self._indexes:
+            masks |= index.masks_of_size(size)
+        return masks
 
     def find(self, algorithm: Algorithm, tags: Uint64) -> dict[int, list[Place]]:
         """Look up (n, 2) tags of one algorithm; return the entries found, by the tag's number."""

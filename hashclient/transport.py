@@ -2,10 +2,10 @@
 
 `Transport.get` returns a whole body or raises; it takes no trust decision, writes no file and
 keeps nothing. It sends a credential to the configured origin alone, follows no redirect, stores
-no cookie, and reads no proxy from the environment unless it is told to. What a request may look like is decided in
-`access`, what an answer may look like in `_channel`, how long anything may take in `_deadline`,
-and what each failure is called in `_faults`. Bodies are held in memory, so `max_bytes` is a bound
-on memory too.
+no cookie, and reads no proxy from the environment unless it is told to. What a request may look
+like is decided in `access`, what an answer may look like in `_channel`, how long anything may take
+in `_deadline`, and what each failure is called in `_faults`. Bodies are held in memory, so
+`max_bytes` is a bound on memory too.
 """
 
 from __future__ import annotations
