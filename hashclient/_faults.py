@@ -55,7 +55,7 @@ _CERTIFICATE_FAULTS = {
     (2, 18, 19, 20, 21),
     (
         "the provider's certificate comes from an unknown authority",
-        "set `ca` to the provider's certificate authority, if it has its own",
+        "if the provider has an authority of its own, name it with --ca, or `ca` in config.toml",
     ),
 )
 # The alerts (RFC 8446, 6.2) by which a server refuses a client certificate, or the lack of one.

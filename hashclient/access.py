@@ -192,7 +192,7 @@ def parse_endpoint(url: str, what: str, *, allow_http: bool = False) -> Endpoint
     if endpoint.scheme == "http" and not (allow_http and is_loopback(endpoint.host)):
         raise ConfigError(
             f"{what} is not https: {endpoint.origin}",
-            hint="plain http is for tests: a loopback host and allow_http",
+            hint="plain http is for tests: a loopback host, and --allow-http or `allow_http`",
         )
     return endpoint
 
@@ -205,13 +205,11 @@ def find_proxy(address: str, base: Endpoint) -> Endpoint | None:
     """
     if address != FROM_ENVIRONMENT:
         return parse_proxy(address)
-    from urllib.request import getproxies_environment, proxy_bypass_environment
+    from urllib.request import getproxies, proxy_bypass
 
-    named = getproxies_environment()
+    named = getproxies()
     url = named.get("https") or named.get("all")
-    if url is None or proxy_bypass_environment(base.host.strip("[]"), named):
-        return None
-    return parse_proxy(url)
+    return None if url is None or proxy_bypass(base.host.strip("[]")) else parse_proxy(url)
 
 
 def parse_proxy(url: str) -> Endpoint:
@@ -318,7 +316,9 @@ def basic(user: str, password: str) -> str:
 def _user_and_password(path: Path, what: str) -> tuple[str, str]:
     user, colon, password = _read_line(path, what).partition(":")
     if not colon or not user:
-        raise ConfigError(f"{what} does not hold user:password: {printable(path)}")
+        raise ConfigError(
+            f"{what} does not hold user:password: {printable(path)}", hint="one line, with a colon"
+        )
     return user, password
 
 
@@ -378,7 +378,7 @@ def tls_context(
     try:
         context = ssl.create_default_context(cafile=None if ca is None else os.fspath(ca))
     except OSError as error:
-        raise _unusable("certificate authority file", ca, error) from error
+        raise _unusable("certificate authority file", ca, error, "no PEM certificate") from error
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if client_cert is not None:
         key = client_cert if client_key is None else client_key
@@ -387,14 +387,15 @@ def tls_context(
             # The empty password keeps OpenSSL from asking for one on the terminal.
             context.load_cert_chain(client_cert, key, password=lambda: b"")
         except OSError as error:
-            raise _unusable("client certificate or its key", client_cert, error) from error
+            what = "client certificate or its key"
+            raise _unusable(what, client_cert, error, "not PEM, or not a pair") from error
     return context
 
 
-def _unusable(what: str, path: Path | None, error: OSError) -> ConfigError:
-    reason = "not PEM, or not a pair" if isinstance(error, ssl.SSLError) else error.strerror
+def _unusable(what: str, path: Path | None, error: OSError, content: str) -> ConfigError:
+    reason = content if isinstance(error, ssl.SSLError) else str(error.strerror).lower()
     shown = "system trust store" if path is None else printable(path)
     return ConfigError(
-        f"cannot use {what}: {shown}: {str(reason).lower()}",
+        f"cannot use {what}: {shown}: {reason}",
         hint="check that the file is readable PEM, and that the key is not encrypted",
     )

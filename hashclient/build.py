@@ -1,14 +1,14 @@
 """Building one generation of a list: the delta on what is here, or all of it from its segments.
 
-Segments are downloaded some ahead of the one that is being sealed. A build from the first segment
-notes how far it has come each time its entries are in runs, and one that was killed goes on from
-there. Nothing here switches readers over; `fetch` does, when the build has been found right.
+Segments are downloaded some ahead of the one that is being sealed. A build notes how far it has
+come, again and again, and one that was killed goes on from there. Nothing here switches readers over; `fetch` does, when the build has been found right.
 """
 
 from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ from hashclient.index import (
     open_manifest,
 )
 from hashclient.indexwrite import InconsistentError, IndexWriter, sweep
-from hashclient.knowngood import PoisonGuard
+from hashclient.knowngood import Inspection, PoisonGuard
 from hashclient.run import DamagedError
 from hashclient.seal import Sealer
 from hashclient.trust import Trust
@@ -47,14 +47,23 @@ STAGING_NAME = "staging.json"
 AT_ONCE = 3
 AHEAD_BYTES = 256 << 20
 
+#: For how long a difference is built without a note of how far it has come, in seconds; and how
+#: many times as long as a note takes to write nothing is noted: a twentieth of the time at most.
+DELTA_UNNOTED_S = 1.0
+NOTING_SHARE = 20
+
 #: Called with (list, bytes done, bytes to do) while segments are downloaded.
 Progress = Callable[[str, int, int], None]
 
 
 class _Staging(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How far an unfinished build has come: the first `segments` of the index are in `partial`."""
+    """How far an unfinished build has come: the first `segments` of the index are in `partial`.
+
+    `fresh` says that nothing of an older generation is in it.
+    """
 
     segments: int
+    fresh: bool
     partial: Manifest
 
 
@@ -63,7 +72,8 @@ class Build:
     """One generation of one list in the making.
 
     `index_hash` is the signed hash of its `index.json`, `expires` the earliest expiry of what
-    vouches for it, `now` the time that the manifest will bear.
+    vouches for it, `epoch` the keys under which it is counted, `now` the time that the manifest
+    will bear.
     """
 
     provider: str
@@ -73,52 +83,89 @@ class Build:
     directory: Path
     index_hash: str
     expires: datetime
+    epoch: str
     now: datetime
     progress: Progress
+    monotonic: Callable[[], float] = time.monotonic
 
     def on_base(self, base: Index, index: ListIndex, delta: list[Segment]) -> Manifest | None:
-        """Apply `delta` to `base`; None if that does not give what was signed."""
+        """Apply `delta` to `base`; None if that does not give what was signed.
+
+        Raises:
+            VerificationError: it would poison the list.
+        """
+        skip = len(index.segments) - len(delta)
+        staging = self._load_staging()
+        if staging is not None and staging.segments > skip:
+            base, skip = open_manifest(self.directory, staging.partial), staging.segments
+        fresh = staging is not None and staging.fresh
         writer = IndexWriter(self.directory, self.sealer, base)
         try:
-            for segment, data in self._download(index, delta):
-                _apply(writer, self.guard, segment, data)
-            if not _adds_up(writer, index):
-                return None
-            return self._manifest(index, writer, writer.finish())
+            manifest = self._build(writer, index, skip, fresh=fresh)
         except (InconsistentError, DamagedError):
-            return None
+            manifest = None
+        if manifest is None:
+            # Nobody is to go on from there.
+            tidy(self.directory)
+        return manifest
 
     def anew(self, index: ListIndex) -> Manifest:
         """Build the list from its first segment, or from where a killed build had come to.
 
         Raises:
-            VerificationError: the segments do not give what was signed.
+            VerificationError: the segments do not give what was signed, or would poison the list.
         """
         staging = self._load_staging()
+        if staging is not None and not staging.fresh:
+            staging = None
         keep = {run.name for run in staging.partial.runs} if staging else set()
         if (current := _load_current(self.directory)) is not None:
             keep |= {run.name for run in current.runs}
         sweep(self.directory, frozenset(keep))
         base = open_manifest(self.directory, staging.partial) if staging else None
         writer = IndexWriter(self.directory, self.sealer, base)
-        skip = staging.segments if staging else 0
-        for number, (segment, data) in enumerate(self._download(index, index.segments, skip), skip):
-            _apply(writer, self.guard, segment, data)
-            if writer.is_flushed and number + 1 < len(index.segments):
-                partial = self._manifest(index, writer, writer.run_refs())
-                document = msgspec.json.encode(_Staging(number + 1, partial))
-                write_atomic(self.directory / STAGING_NAME, document)
-        if not _adds_up(writer, index):
+        manifest = self._build(writer, index, staging.segments if staging else 0, fresh=True)
+        if manifest is None:
             raise VerificationError(
                 f"list {index.list}: its segments do not add up to the signed count and checksum",
                 hint="nothing was changed; tell the provider",
             )
-        return self._manifest(index, writer, writer.finish())
+        return manifest
+
+    def _build(
+        self, writer: IndexWriter, index: ListIndex, skip: int, *, fresh: bool
+    ) -> Manifest | None:
+        """Apply the segments after the first `skip`; None if that does not add up.
+
+        How far it has come is noted on the way: at once if the list is built `fresh`, from its
+        first segment, and after a while if only a difference is; then for a small part of the
+        time.
+        """
+        inspection = Inspection(self.guard)
+        due = self.monotonic() + (0 if fresh else DELTA_UNNOTED_S)
+        segments = self._download(index, index.segments[skip:])
+        for number, (segment, data) in enumerate(segments, skip + 1):
+            _apply(writer, inspection, segment, data)
+            started = self.monotonic()
+            worth_it = started >= due or (fresh and writer.is_flushed)
+            # What was seen would be forgotten by whoever goes on from here.
+            if worth_it and inspection.is_clean and number < len(index.segments):
+                writer.flush()
+                partial = self._manifest(index, writer, writer.run_refs())
+                document = msgspec.json.encode(_Staging(number, fresh, partial))
+                write_atomic(self.directory / STAGING_NAME, document)
+                ended = self.monotonic()
+                due = ended + NOTING_SHARE * (ended - started)
+        if not _adds_up(writer, index):
+            return None
+        manifest = self._manifest(index, writer, writer.finish())
+        inspection.judge(open_manifest(self.directory, manifest))
+        return manifest
 
     def _download(
-        self, index: ListIndex, segments: Sequence[Segment], skip: int = 0
+        self, index: ListIndex, segments: Sequence[Segment]
     ) -> Iterator[tuple[Segment, bytes]]:
-        """Yield segments after the first `skip` with their verified bytes, in their order.
+        """Yield `segments` with their verified bytes, in their order.
 
         Some are downloaded ahead while one is sealed, as far as `AHEAD_BYTES` allows.
         """
@@ -126,8 +173,8 @@ class Build:
         total = sum(info.length for info in infos)
         if total > MAX_LIST_BYTES:
             raise VerificationError(f"list {index.list} has {total} bytes to download")
-        done = sum(info.length for info in infos[:skip])
-        waiting = deque(zip(segments[skip:], infos[skip:], strict=True))
+        done = 0
+        waiting = deque(zip(segments, infos, strict=True))
         running: deque[tuple[Segment, TargetFile, _Download]] = deque()
         while waiting or running:
             ahead = sum(info.length for _, info, _ in running)
@@ -174,6 +221,7 @@ class Build:
             key_id=self.sealer.key_id,
             index_hash=self.index_hash,
             runs=runs,
+            epoch=self.epoch,
         )
 
 
@@ -203,10 +251,10 @@ class _Download:
         return self._data
 
 
-def _apply(writer: IndexWriter, guard: PoisonGuard, segment: Segment, data: bytes) -> None:
+def _apply(writer: IndexWriter, inspection: Inspection, segment: Segment, data: bytes) -> None:
     if segment.kind == "add":
         for batch in parse_add_segment(data, segment):
-            guard.check(batch)
+            inspection.add(batch)
             writer.add(batch)
     else:
         for ids in parse_withdraw_segment(data, segment):

@@ -192,15 +192,18 @@ def resolve_settings(
 def _default_state_dir(environ: Mapping[str, str]) -> Path:
     if os.geteuid() == 0:
         return Path("/var/lib/hashclient")
-    base = environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return user_path(base) / "hashclient"
+    return _xdg_dir(environ.get("XDG_STATE_HOME", ""), "~/.local/state")
 
 
 def _default_config_dir(environ: Mapping[str, str]) -> Path:
     if os.geteuid() == 0:
         return Path("/etc/hashclient")
-    base = environ.get("XDG_CONFIG_HOME") or "~/.config"
-    return user_path(base) / "hashclient"
+    return _xdg_dir(environ.get("XDG_CONFIG_HOME", ""), "~/.config")
+
+
+def _xdg_dir(value: str, default: str) -> Path:
+    """Return our directory below an XDG base, which the specification wants absolute or unset."""
+    return user_path(value if value.startswith("/") else default) / "hashclient"
 
 
 def load_config(path: Path, command_names: frozenset[str], *, must_exist: bool) -> Config:
@@ -223,7 +226,9 @@ def load_config(path: Path, command_names: frozenset[str], *, must_exist: bool) 
             hint="check the path and its permissions",
         ) from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"configuration {printable(path)} is not UTF-8") from error
+        raise ConfigError(
+            f"configuration {printable(path)} is not UTF-8", hint="save it as UTF-8"
+        ) from error
     return parse_config(text, command_names, printable(path))
 
 

@@ -38,11 +38,10 @@ from hashclient.errors import (
 from hashclient.fsio import (
     make_private_dir,
     printable,
-    state_error,
     sweep_temporary,
     user_path,
 )
-from hashclient.hashlist import MAX_INDEX_BYTES, ListIndex, Segment, entry_hashes, parse_index
+from hashclient.hashlist import MAX_INDEX_BYTES, ListIndex, entry_hashes, parse_index
 from hashclient.index import (
     CLOCK_TOLERANCE,
     MANIFEST_NAME,
@@ -76,8 +75,8 @@ class Fetched:
 
     `before` is the generation that was here, None for a first fetch. `added` and `withdrawn`
     count entries, and are None when the list had to be built anew over an older generation.
-    `affected` are paths that matched entries which are withdrawn now. `error` says why the list
-    was left as it was.
+    `affected` are paths that matched entries which are withdrawn now; `problem` says why they
+    could not be found out. `error` says why the list was left as it was.
     """
 
     list_name: str
@@ -89,6 +88,7 @@ class Fetched:
     entries: int | None = None
     expires: datetime | None = None
     affected: tuple[Remembered, ...] = ()
+    problem: StateError | None = None
     error: HashclientError | None = None
 
     @property
@@ -201,10 +201,12 @@ class Fetcher:
         base = self._open_base(directory)
         # 1
         info = trust.target(name, INDEX_FILE)
-        index_hash, expires = info.hashes["sha256"], trust.expires(name)
+        index_hash, expires, epoch = info.hashes["sha256"], trust.expires(name), trust.epoch()
         # 2
         if base is not None and base.manifest.index_hash == index_hash and not self._rebuild:
-            same = msgspec.structs.replace(base.manifest, checked_at=self._now(), expires=expires)
+            same = msgspec.structs.replace(
+                base.manifest, checked_at=self._now(), expires=expires, epoch=epoch
+            )
             write_manifest(directory, same)
             tidy(directory)
             return self._done(directory, same, same.generation, 0, 0)
@@ -212,9 +214,15 @@ class Fetcher:
         index = parse_index(trust.download(info, MAX_INDEX_BYTES), name)
         delta = None
         if base is not None:
-            _refuse_rollback(base.manifest, index)
-            delta = delta_of(base.manifest.generation, index)
-            self._refuse_churn(base.manifest, index, delta)
+            if base.manifest.epoch in {"", epoch}:
+                _refuse_rollback(base.manifest, index)
+            if base.manifest.generation <= index.generation:
+                delta = delta_of(base.manifest.generation, index)
+            # Counts are all there is to see of what is built anew, before it is downloaded.
+            changed = abs(index.entries - base.manifest.entries)
+            if delta is not None:
+                changed = sum(segment.entries for segment in delta)
+            self._refuse_churn(base.manifest, index, changed)
         # 4, 5
         build = Build(
             provider=self._provider,
@@ -224,6 +232,7 @@ class Fetcher:
             directory=directory,
             index_hash=index_hash,
             expires=expires,
+            epoch=epoch,
             now=self._now(),
             progress=self._progress,
         )
@@ -234,6 +243,10 @@ class Fetcher:
             if manifest is None:
                 delta = list(index.segments) if base is None else None
                 manifest = build.anew(index)
+                same_set = base is not None and base.manifest.checksum == index.checksum
+                if base is not None and self._max_churn is not None and not same_set:
+                    changed = _difference(base, open_manifest(directory, manifest))
+                    self._refuse_churn(base.manifest, index, changed)
         except HashclientError as error:
             # What was signed stays wrong; after anything else, the next attempt goes on from here.
             tidy(directory, keep_staging=not isinstance(error, VerificationError))
@@ -248,16 +261,17 @@ class Fetcher:
         before = base.manifest.generation if base else None
         return self._done(directory, manifest, before, *counts)
 
-    def _refuse_churn(
-        self, manifest: Manifest, index: ListIndex, delta: list[Segment] | None
-    ) -> None:
-        """Refuse a generation that changes more of the list than the operator finds plausible."""
+    @property
+    def _max_churn(self) -> float | None:
+        """The share of a list that may change at a time; None if it does not matter now."""
         limit = self._settings.provider(self._provider).max_churn
-        if limit is None or self._accept_churn or not manifest.entries:
+        return None if self._accept_churn else limit
+
+    def _refuse_churn(self, manifest: Manifest, index: ListIndex, changed: int) -> None:
+        """Refuse a generation that changes more of the list than the operator finds plausible."""
+        limit = self._max_churn
+        if limit is None or not manifest.entries:
             return
-        changed = abs(index.entries - manifest.entries)
-        if delta is not None:
-            changed = sum(segment.entries for segment in delta)
         if changed > limit * manifest.entries:
             raise VerificationError(
                 f"list {index.list}: generation {index.generation} changes {changed:,} of"
@@ -347,7 +361,11 @@ class Fetcher:
             "index_sha256": manifest.index_hash,
         }
         self._audit.append([Event("fetch", data)], durable=True)
-        return dataclasses.replace(fetched, affected=self._reach_back(directory, manifest))
+        try:
+            return dataclasses.replace(fetched, affected=self._reach_back(directory, manifest))
+        except StateError as error:
+            # The switch is made, and stays; once this is mended, the next fetch makes up for it.
+            return dataclasses.replace(fetched, problem=error)
 
     def _log_refusal(self, list_name: str | None, error: HashclientError) -> None:
         data = {
@@ -357,6 +375,13 @@ class Fetcher:
             "reason": error.message,
         }
         self._audit.append([Event("refused", data)], durable=True)
+
+
+def _difference(one: Index, other: Index) -> int:
+    """Return how many entries are in one of two indexes only."""
+    ours, theirs = one.live_id_hashes(), other.live_id_hashes()
+    both = np.intersect1d(ours, theirs, assume_unique=True)
+    return len(ours) + len(theirs) - 2 * len(both)
 
 
 def _refuse_rollback(manifest: Manifest, index: ListIndex) -> None:
@@ -382,14 +407,17 @@ def load_pinned_root(settings: Settings, provider: str) -> bytes:
         StateError: it is missing or not the one that the configuration names.
     """
     path = settings.trust_dir(provider) / PINNED_ROOT_NAME
+    again = f"remove provider {provider} from the configuration and run `hashclient init` again"
     try:
         root = path.read_bytes()
     except OSError as error:
-        raise state_error("cannot read pinned root", path, error) from error
+        raise StateError(
+            f"cannot read pinned root: {printable(path)}: {error.strerror}", hint=again
+        ) from error
     if hashlib.sha256(root).hexdigest() != settings.provider(provider).root_sha256:
         raise StateError(
             f"pinned root is not the one that the configuration names: {printable(path)}",
-            hint=f"remove provider {provider} from the configuration and run `hashclient init`",
+            hint=again,
         )
     return root
 

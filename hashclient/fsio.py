@@ -71,13 +71,15 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o600) -> None:
 
 
 def make_private_dir(path: Path) -> Path:
-    """Create directory `path` (and its parents) readable by its owner only, and return it.
+    """Create directory `path`, and parents it lacks, for their owner only; return it.
 
     Raises:
         StateError: it cannot be made.
     """
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for directory in (*reversed(path.parents), path):
+            if not directory.is_dir():
+                directory.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise state_error("cannot make directory", path, error) from error
     return path
@@ -156,7 +158,10 @@ def user_path(text: str) -> Path:
     try:
         return Path(text).expanduser()
     except RuntimeError as error:
-        raise ConfigError(f"no home directory is known: {printable(text)}") from error
+        raise ConfigError(
+            f"no home directory is known: {printable(text)}",
+            hint="set HOME, or say where things are with --state-dir",
+        ) from error
 
 
 def state_error(what: str, path: Path, error: OSError) -> StateError:

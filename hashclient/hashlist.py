@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from hashclient.errors import VerificationError
 from hashclient.fsio import excerpt
+from hashclient.memory import memory_cap
 from hashclient.model import Algorithm, is_name
 
 if TYPE_CHECKING:
@@ -40,8 +41,10 @@ MAX_ENTRY_ID_BYTES = 64
 MAX_CATEGORY_BYTES = 31
 MAX_CATEGORIES = 255
 
-#: Rows decoded at a time: bounds the memory a segment takes, whatever its size.
+#: Rows decoded at a time: bounds the memory a segment takes, whatever its size …
 BATCH_ROWS = 1 << 20
+#: … if it is what it says; this bounds it if it is not. The largest segments take a third of it.
+MAX_DECODING_BYTES = 2 << 30
 
 #: The size of an entry that has none. No file has it: Linux file sizes are below 2**63.
 NO_SIZE = np.uint64(2**64 - 1)
@@ -270,21 +273,28 @@ def _read_batches(
 
     rows = 0
     try:
-        file = pq.ParquetFile(pa.BufferReader(data), arrow_extensions_enabled=False)
+        with memory_cap(MAX_DECODING_BYTES):
+            file = pq.ParquetFile(pa.BufferReader(data), arrow_extensions_enabled=False)
         if file.metadata.num_rows != segment.entries:
             raise VerificationError(
                 f"{what} has {file.metadata.num_rows} rows, the index says {segment.entries}"
             )
         _check_columns(file, schema, what)
-        for batch in file.iter_batches(BATCH_ROWS, use_threads=False):
-            rows += batch.num_rows
-            if rows > segment.entries:
-                raise VerificationError(f"{what} has more rows than it says")
-            columns = [batch.column(field.name).cast(field.type) for field in schema]
-            batch = pa.RecordBatch.from_arrays(columns, schema=schema)
-            # Reading takes it on trust that text is UTF-8.
-            batch.validate(full=True)
+        batches = file.iter_batches(BATCH_ROWS, use_threads=False)
+        while True:
+            with memory_cap(MAX_DECODING_BYTES):
+                if (batch := next(batches, None)) is None:
+                    break
+                rows += batch.num_rows
+                if rows > segment.entries:
+                    raise VerificationError(f"{what} has more rows than it says")
+                columns = [batch.column(field.name).cast(field.type) for field in schema]
+                batch = pa.RecordBatch.from_arrays(columns, schema=schema)
+                # Reading takes it on trust that text is UTF-8.
+                batch.validate(full=True)
             yield batch
+    except MemoryError as error:  # Arrow's own is one, too
+        raise VerificationError(f"{what} asks for too much memory") from error
     except (pa.ArrowException, OSError, KeyError, UnicodeDecodeError) as error:
         raise VerificationError(f"{what} is not a valid Parquet file: {excerpt(error)}") from error
     if rows != segment.entries:

@@ -52,7 +52,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `expires` is the earliest expiry of the metadata that vouched for it. `index_hash` is the
     signed hash of the `index.json` it was made from. `with_digest` counts live entries by
-    algorithm, `with_size` those with a size.
+    algorithm, `with_size` those with a size. `epoch` stands for the keys under which generations
+    are counted, see `Trust.epoch`.
     """
 
     format: str
@@ -70,6 +71,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     key_id: str
     index_hash: str
     runs: tuple[RunRef, ...]
+    epoch: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +158,17 @@ class RunSet:
         if not parts:
             return Found(NOTHING, NOTHING, NOTHING)
         return Found(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+    def live_id_hashes(self) -> Uint64:
+        """Return the `entry_hashes` of all live entries, in order."""
+        parts = [np.zeros(0, np.uint64)]
+        for number, run in enumerate(self.runs):
+            hashes = run.section("id.hash")
+            if hashes is None:
+                continue  # it only withdraws
+            rows = run.rows_at("id", np.arange(len(hashes)))
+            parts.append(hashes[~self._is_dead(number, rows)].astype(np.uint64))
+        return np.sort(np.concatenate(parts))
 
     def _is_dead(self, number: int, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
         dead = self.dead[number]

@@ -2,7 +2,8 @@
 
 A list decides what is reported and removed, so a mistake or a forgery in it does real harm. A
 generation is refused when it adds the digest of the empty file, or one on the operator's own list
-of known good files (a sum file, hashdeep, CSV, or the NSRL's RDSv3 database). Known good digests
+of known good files (a sum file, hashdeep, CSV, or the NSRL's RDSv3 database), unless it is
+withdrawn again on the way: a provider can mend its mistake by that. Known good digests
 are sealed into an index of their own, built once and again when a file changes, so that a check
 costs as much as the change. Messages name entry ids, never digests.
 """
@@ -21,7 +22,7 @@ from hashclient.digestfile import DigestBatch, read_digests
 from hashclient.errors import ConfigError, VerificationError
 from hashclient.fsio import make_private_dir, printable, user_path, write_atomic
 from hashclient.hashing import new_hash
-from hashclient.hashlist import NO_SIZE, AddBatch, Uint8, Uint32
+from hashclient.hashlist import NO_SIZE, AddBatch, Uint8, Uint32, Uint64
 from hashclient.index import RunSet
 from hashclient.indexwrite import IndexWriter, sweep
 from hashclient.model import Algorithm
@@ -47,35 +48,80 @@ class _Sources(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PoisonGuard:
-    """Refuses batches of entries that would poison a list."""
+    """Knows what would poison a list; shared by all builds of a fetch."""
 
     def __init__(self, known_good: RunSet | None, sealer: Sealer) -> None:
         """Guard with the index of known good digests, if there is one."""
         self._known_good = known_good
         self._sealer = sealer
+        #: The sealed digests of the empty file, by algorithm.
+        self.empty = {
+            a: sealer.tags(a, np.frombuffer(digest, np.uint8).reshape(1, -1))
+            for a, digest in EMPTY_DIGESTS.items()
+        }
 
-    def check(self, batch: AddBatch) -> None:
-        """Let a batch pass or refuse it.
+    def known_good_in(self, batch: AddBatch) -> dict[Algorithm, Uint64]:
+        """Return the tags of `batch` that are known to be good, by algorithm."""
+        good: dict[Algorithm, Uint64] = {}
+        if self._known_good is None:
+            return good
+        for algorithm, (digests, _) in batch.digests.items():
+            tags = self._sealer.tags(algorithm, digests)
+            found = self._known_good.find(algorithm, tags)
+            if len(found.queries):
+                good[algorithm] = tags[np.unique(found.queries)]
+        return good
+
+
+class Inspection:
+    """Looks at what one build adds, and judges it when it is known what has stayed."""
+
+    def __init__(self, guard: PoisonGuard) -> None:
+        """Begin with nothing seen."""
+        self._guard = guard
+        #: Tags of known good digests that were added, each once: no more than the operator's own.
+        self._good: dict[Algorithm, Uint64] = {}
+        self._empty = False
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether nothing was seen that has to be withdrawn again."""
+        return not (self._good or self._empty)
+
+    def add(self, batch: AddBatch) -> None:
+        """Look at entries that are added."""
+        self._empty = self._empty or len(rows_of_the_empty_file(batch.digests)) > 0
+        for algorithm, tags in self._guard.known_good_in(batch).items():
+            seen = self._good.get(algorithm, tags)
+            self._good[algorithm] = np.unique(np.concatenate([seen, tags]), axis=0)
+
+    def judge(self, index: RunSet) -> None:
+        """Let the finished `index` pass or refuse it.
 
         Raises:
-            VerificationError: it holds the empty file's digest, or one that is known to be good.
+            VerificationError: it holds the empty file, or what is known to be good, and that was
+                added by this build.
         """
-        empty = rows_of_the_empty_file(batch.digests)
-        if len(empty):
+        if self._empty and (ids := _entries_with(index, self._guard.empty)):
             raise VerificationError(
-                f"the list holds the empty file: {_named(batch, empty)}",
+                f"the list holds the empty file: {_named(ids)}",
                 hint="nothing was changed; tell the provider",
             )
-        if self._known_good is None:
-            return
-        for algorithm, (digests, rows) in batch.digests.items():
-            found = self._known_good.find(algorithm, self._sealer.tags(algorithm, digests))
-            if len(found.queries):
-                raise VerificationError(
-                    "the list holds files that are known to be good:"
-                    f" {_named(batch, rows[np.unique(found.queries)])}",
-                    hint="nothing was changed; tell the provider, or mend your known_good list",
-                )
+        if ids := _entries_with(index, self._good):
+            raise VerificationError(
+                f"the list holds files that are known to be good: {_named(ids)}",
+                hint="nothing was changed; tell the provider, or mend your known_good list",
+            )
+
+
+def _entries_with(index: RunSet, tags: Mapping[Algorithm, Uint64]) -> list[str]:
+    """Return the ids of the live entries that have one of `tags`."""
+    ids = set()
+    for algorithm, wanted in tags.items():
+        found = index.find(algorithm, wanted)
+        for run, row in zip(found.runs, found.rows, strict=True):
+            ids.add(bytes(index.runs[run].ids[row]).decode("ascii"))
+    return sorted(ids)
 
 
 def rows_of_the_empty_file(digests: Mapping[Algorithm, tuple[Uint8, Uint32]]) -> Uint32:
@@ -92,10 +138,9 @@ def rows_of_the_empty_file(digests: Mapping[Algorithm, tuple[Uint8, Uint32]]) ->
     return np.unique(np.concatenate(found))
 
 
-def _named(batch: AddBatch, rows: Uint32) -> str:
-    ids = sorted({bytes(batch.ids[row]).decode("ascii") for row in rows[: 10 * NAMED]})
-    more = len(rows) - min(len(ids), NAMED)
-    return ", ".join(ids[:NAMED]) + (f" and {more} more" if more > 0 else "")
+def _named(ids: Sequence[str]) -> str:
+    more = len(ids) - NAMED
+    return ", ".join(ids[:NAMED]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def open_guard(state_dir: Path, files: Sequence[str], sealer: Sealer) -> PoisonGuard:

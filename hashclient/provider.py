@@ -156,7 +156,10 @@ class Repository:
             )
         with self._locked():
             if (self._metadata / "timestamp.json").exists():
-                raise UsageError(f"already a repository: {printable(self.directory)}")
+                raise UsageError(
+                    f"already a repository: {printable(self.directory)}",
+                    hint="`hashclient provider publish` adds a list to it",
+                )
             Roles.create(self._metadata, self._keys, self._clock, self._validity, root_keys)
 
     def publish(
@@ -191,7 +194,9 @@ class Repository:
                     entries.add(batch, name)
             entries.finish()
             if not entries.segments:
-                raise UsageError("no entries to publish")
+                raise UsageError(
+                    "no entries to publish", hint="give files that hold at least one digest"
+                )
             hashes = entries.hashes()
             entries.check_unique(hashes, live)
             if (doubts := entries.doubts()) is not None:
@@ -218,7 +223,7 @@ class Repository:
         with self._locked():
             roles = self._load()
             if list_name not in roles.lists:
-                raise UsageError(f"no such list: {printable(list_name)}")
+                raise _no_such_list(roles, list_name)
             current = self._current(roles, list_name)
             if not entry_ids:
                 raise UsageError("no entries to withdraw")
@@ -232,7 +237,8 @@ class Repository:
             unknown = ~np.isin(hashes, self._live_hashes(roles, current))
             if unknown.any():
                 raise UsageError(
-                    f"entry is not on list {list_name}: {entry_ids[int(np.argmax(unknown))]}"
+                    f"entry is not on list {list_name}: {entry_ids[int(np.argmax(unknown))]}",
+                    hint="it may be withdrawn already; nothing was changed",
                 )
             generation = current.generation + 1
             table = pa.table([pa.array(entry_ids, pa.string())], schema=withdraw_schema())
@@ -258,7 +264,7 @@ class Repository:
         with self._locked():
             roles = self._load()
             if list_name not in roles.lists:
-                raise UsageError(f"no such list: {printable(list_name)}")
+                raise _no_such_list(roles, list_name)
             current = self._current(roles, list_name)
             targets = roles.lists[list_name].signed.targets
 
@@ -296,10 +302,11 @@ class Repository:
         except OSError as error:
             raise state_error("cannot tidy", self._targets, error) from error
 
-    def rotate(self, role: str) -> None:
+    def rotate(self, role: str, wanted: Keys | None = None) -> None:
         """Replace the keys of `role`: root, targets, snapshot, timestamp or a list.
 
-        Clients follow by themselves. The old keys are removed.
+        Clients follow by themselves. The old keys are removed; as many new ones are made, with
+        the same threshold, unless others are `wanted`.
 
         Raises:
             UsageError: there is no such role.
@@ -312,7 +319,7 @@ class Repository:
                 raise UsageError(
                     f"no such role: {printable(role)}", hint=f"roles: {', '.join(roles.names())}"
                 )
-            roles.rotate(role)
+            roles.rotate(role, wanted)
 
     def renew(self) -> Renewed:
         """Sign the timestamp anew, and whatever is past half of its validity, or expired.
@@ -324,6 +331,14 @@ class Repository:
         with self._locked():
             signed, skipped = self._load().renew()
             return Renewed(tuple(signed), tuple(skipped))
+
+    def expiring(self) -> list[tuple[str, datetime]]:
+        """Return the roles that expire soon or have expired, with the time.
+
+        Raises:
+            StateError: as `status`.
+        """
+        return self._load().expiring()
 
     def status(self) -> Status:
         """Return what is published.
@@ -456,6 +471,12 @@ class Repository:
                 raise state_error("cannot make directory", path.parent, error) from error
             write_atomic(path, data, mode=PUBLIC_MODE)
         roles.commit(changed)
+
+
+def _no_such_list(roles: Roles, name: str) -> UsageError:
+    return UsageError(
+        f"no such list: {printable(name)}", hint=f"lists: {', '.join(roles.lists) or 'none yet'}"
+    )
 
 
 def _check_list_name(name: str) -> None:

@@ -148,7 +148,10 @@ class Entries:
         for rows, what in ((listed, "is on the list already"), (again, "occurs twice")):
             if rows.size:
                 row = int(rows.min())
-                raise UsageError(f"{self._where(row)}: entry id {what}: {self._id(row)}")
+                raise UsageError(
+                    f"{self._where(row)}: entry id {what}: {self._id(row)}",
+                    hint="nothing was published; an id stands for one entry of the list",
+                )
 
     def _id(self, row: int) -> str:
         return bytes(np.concatenate(self.ids)[row]).decode("ascii")

@@ -100,15 +100,24 @@ class KeyStore:
         Raises:
             StateError: fewer than `threshold` are here, or one is not usable.
         """
-        paths = {keyid: self._path(role, keyid) for keyid in keyids}
-        found = [self._load(path, keyid) for keyid, path in paths.items() if path.exists()]
+        found = self.present(role, keyids)
         if len(found) < threshold:
-            missing = ", ".join(path.name for path in paths.values() if not path.exists())
+            paths = (self._path(role, keyid) for keyid in keyids)
+            missing = ", ".join(path.name for path in paths if not path.exists())
             raise StateError(
                 f"role {role} needs {threshold} signing key(s), {len(found)} here",
                 hint=f"put back into {printable(self.directory)}: {missing}",
             )
         return found
+
+    def present(self, role: str, keyids: Sequence[str]) -> list[Signer]:
+        """Return signers for those of `keyids` whose files are here.
+
+        Raises:
+            StateError: one is not usable.
+        """
+        paths = {keyid: self._path(role, keyid) for keyid in keyids}
+        return [self._load(path, keyid) for keyid, path in paths.items() if path.exists()]
 
     @staticmethod
     def _load(path: Path, keyid: str) -> Signer:
@@ -276,24 +285,30 @@ class Roles:
         write_atomic(self.directory / f"{name}.json", data, mode=PUBLIC_MODE)
         return data
 
-    def rotate(self, role: str) -> None:
-        """Replace all keys of `role` by as many new ones, and remove the old ones.
+    def rotate(self, role: str, wanted: Keys | None = None) -> None:
+        """Replace all keys of `role` by new ones, as many unless `wanted`; remove the old ones.
+
+        The old keys of the root have to be here, and for the others those of the role that names
+        them, root or targets: a key that was lost is replaced, too.
 
         Raises:
             StateError: as `commit`; the old keys stay in force then.
         """
         old, threshold = list(self.key_policy(role)[0]), self.key_policy(role)[1]
-        old_signers = self.keys.signers(role, old, threshold)
-        if role not in self.lists:
-            # Root has to sign in the end: find out before anything is published.
-            self.keys.signers("root", *self.key_policy("root"))
+        wanted = wanted or Keys(len(old), threshold)
+        # What has to sign in the end is looked for before anything is published.
+        above = "targets" if role in self.lists else "root"
+        self.keys.signers(above, *self.key_policy(above))
+        old_signers = self.keys.present(role, old)
         delegator = self.targets.signed if role in self.lists else self.root.signed
         for keyid in old:
             delegator.revoke_key(keyid, role)
-        for key in self.keys.generate(role, len(old)):
+        for key in self.keys.generate(role, wanted.count):
             delegator.add_key(key, role)
+        described = self.delegations().get(role) or self.root.signed.roles[role]
+        described.threshold = wanted.threshold
         new = self.key_policy(role)[0]
-        both = [*old_signers, *self.keys.signers(role, new, threshold)]
+        both = [*old_signers, *self.keys.signers(role, new, wanted.threshold)]
         if role in self.lists:
             # One timestamp switches delegation and list together.
             self.commit({"targets", role})
@@ -302,11 +317,20 @@ class Roles:
             self.commit_root(both)
         else:
             # 1. What the new root asks for is there before the root is; until then the old
-            #    root's keys count.
+            #    root's keys count. (If they are lost, clients refuse it for this moment.)
             self.commit({role}, {role: both})
             # 2. The new root puts the new keys in force.
             self.commit_root()
         self.keys.retire(role, new)
+
+    def expiring(self) -> list[tuple[str, datetime]]:
+        """Return the roles with less than a quarter of their validity left, and their expiry.
+
+        A daily `renew` with all keys at hand lets none come that far.
+        """
+        now = self._clock()
+        found = [(role, self.metadata(role).signed.expires) for role in self.names()]
+        return [(role, at) for role, at in found if at - now < self._validity.of(role) / 4]
 
     def renew(self) -> tuple[list[str], list[str]]:
         """Sign the timestamp anew, and each role past half of its validity.

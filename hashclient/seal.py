@@ -93,7 +93,8 @@ def load_sealer(
         if not create:
             raise StateError(
                 f"no seal key: {printable(path)}",
-                hint="run `hashclient fetch`, or restore the key that sealed these lists",
+                hint="restore the key that sealed these lists, or remove the folders in lists/"
+                " and run `hashclient fetch`",
             )
         make_private_dir(state_dir)
         write_atomic(path, secrets.token_hex(KEY_BYTES).encode() + b"\n")

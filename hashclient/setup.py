@@ -74,7 +74,13 @@ def pin_provider(
                 raise VerificationError(
                     f"not the root metadata of a provider: {printable(root_file)}", hint=ROOT_HINT
                 ) from error
-            trust.refresh()
+            try:
+                trust.refresh()
+            except VerificationError as error:
+                raise VerificationError(
+                    error.message,
+                    hint=f"is {printable(root_file)} the root of this provider? {ROOT_HINT}",
+                ) from error
             offered = trust.lists()
         missing = sorted(set(provider.lists or ()).difference(offered))
         if missing:
@@ -124,7 +130,10 @@ def _append_table(path: Path, table: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         text = path.read_text(encoding="utf-8") if path.exists() else ""
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read configuration {printable(path)}: {error}") from error
+        raise ConfigError(
+            f"cannot read configuration {printable(path)}: {error}",
+            hint="check the path and its permissions",
+        ) from error
     if text and not text.endswith("\n"):
         text += "\n"
     write_atomic(path, f"{text}\n{table}".lstrip("\n").encode(), mode=0o644)

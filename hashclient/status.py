@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -54,6 +54,22 @@ def read_status(
         if name in here
         else ListStatus(name, None, ExitCode.STATE, "never fetched")
         for name in sorted(wanted.union(here))
+    ]
+
+
+def providers_without_lists(settings: Settings, lists: Iterable[ListStatus]) -> list[str]:
+    """Return the names of the providers of which nothing was ever fetched.
+
+    While a list is missing or cannot be read, which is worse, it may be anyone's: none is named.
+    """
+    manifests = [status.manifest for status in lists]
+    if None in manifests:
+        return []
+    seen = {manifest.provider for manifest in manifests if manifest is not None}
+    return [
+        name
+        for name, provider in sorted(settings.config.providers.items())
+        if name not in seen and not provider.lists
     ]
 
 

@@ -9,6 +9,7 @@ holds the writers' lock, since python-tuf is not safe across processes on one di
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from tuf.api import exceptions as tuf_errors
-from tuf.api.metadata import Metadata, TargetFile, Targets
+from tuf.api.metadata import Metadata, Root, TargetFile, Targets
 from tuf.ngclient import FetcherInterface, Updater
 
 from hashclient.errors import (
@@ -161,6 +162,17 @@ class Trust:
         roles = ("root", "timestamp", "snapshot", "targets", list_name)
         expiries: list[datetime] = [self._load(role).signed.expires for role in roles]
         return min(expiries)
+
+    def epoch(self) -> str:
+        """Return a name for the snapshot keys in force, after `refresh`.
+
+        When the provider replaces them, clients forget which versions they have seen (TUF, 5.3.11):
+        the cure for a thief who has used them to push versions far ahead. What else may never go
+        back has to follow.
+        """
+        root: Root = self._load("root").signed
+        keyids = "".join(sorted(root.roles["snapshot"].keyids))
+        return hashlib.sha256(keyids.encode()).hexdigest()[:16]
 
     def target(self, list_name: str, file_name: str) -> TargetFile:
         """Return what is signed about a file of a list: its length and hashes.

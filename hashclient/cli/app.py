@@ -40,6 +40,8 @@ class App:
         self._load_settings = load_settings
         self._settings: Settings | None = None
         self.verbosity = verbosity
+        #: Takes a progress bar off the screen; called before anything else is written.
+        self.before_output: Callable[[], None] = lambda: None
 
     @property
     def settings(self) -> Settings:
@@ -63,31 +65,35 @@ class App:
 
         return AuditLog(self.settings.audit_dir, clock=self.now)
 
-    @staticmethod
-    def out(text: str) -> None:
+    def out(self, text: str) -> None:
         """Print one line of data to stdout.
 
         Raises:
             OutputError: it cannot be written (`cli.main` makes stdout raise it).
         """
+        self.before_output()
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
 
     def say(self, text: str) -> None:
         """Tell the user something on stderr, unless they asked for quiet."""
         if self.verbosity >= 0:
-            click.echo(text, err=True)
+            self._talk(text)
 
     def debug(self, text: str) -> None:
         """Tell the user a detail on stderr when they asked for it with -v."""
         if self.verbosity > 0:
-            click.echo(text, err=True)
+            self._talk(text)
 
     def warn(self, text: str, hint: str | None = None) -> None:
         """Tell the user about something wrong that does not stop the run, even with -q."""
-        click.echo(f"hashclient: warning: {text}", err=True)
+        self._talk(f"hashclient: warning: {text}")
         if hint and self.verbosity >= 0:
-            click.echo(f"hint: {hint}", err=True)
+            self._talk(f"hint: {hint}")
+
+    def _talk(self, text: str) -> None:
+        self.before_output()
+        click.echo(text, err=True)
 
     def progress_wanted(self) -> bool:
         """Tell whether a progress bar on stderr would be seen by somebody."""

@@ -193,8 +193,6 @@ class _Demo:
                     raise UnreachableError("the provider did not start")
                 self._app.out(line.rstrip("\n"))
                 served: dict[str, Any] = json.loads(line)
-                for key in ("ca", "token_file"):
-                    served[key] = str(self._directory / served[key])
                 yield served
             finally:
                 server.send_signal(signal.SIGTERM)

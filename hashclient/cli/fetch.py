@@ -67,8 +67,10 @@ def command(
             if output_format == "text":
                 _show(app, fetched)
                 _show_affected(app, fetched)
-            if fetched.error is not None:
-                code = max(code, fetched.error.exit_code)
+            if fetched.problem is not None:
+                _warn_problem(app, fetched.problem)
+            if (wrong := fetched.error or fetched.problem) is not None:
+                code = max(code, wrong.exit_code)
     finally:
         if output_format == "json":
             app.out(json.dumps({"lists": [_document(f) for f in results]}))
@@ -81,9 +83,13 @@ def fetch_and_tell(app: App) -> ExitCode | None:
     try:
         for fetched in fetch_lists(app):
             if fetched.error is not None:
-                app.warn(fetched.error.message, fetched.error.hint)
+                app.warn(_refusal(fetched, fetched.error), fetched.error.hint)
                 failed = fetched.error.exit_code
-            elif fetched.changed:
+                continue
+            if fetched.problem is not None:
+                _warn_problem(app, fetched.problem)
+                failed = fetched.problem.exit_code
+            if fetched.changed:
                 app.say(f"list {fetched.list_name}: now at generation {fetched.generation}")
     except HashclientError as error:
         if error.exit_code is ExitCode.USAGE:
@@ -164,7 +170,7 @@ def fetch_lists(
 def _show(app: App, fetched: Fetched) -> None:
     name = fetched.list_name
     if fetched.error is not None:
-        app.warn(fetched.error.message, fetched.error.hint)
+        app.warn(_refusal(fetched, fetched.error), fetched.error.hint)
         return
     state = f"{fetched.entries:,} live entries, fresh until {fetched.expires:%Y-%m-%d %H:%M} UTC"
     if fetched.added is None:
@@ -179,6 +185,19 @@ def _show(app: App, fetched: Fetched) -> None:
             f"list {name}: {before} -> generation {fetched.generation},"
             f" {fetched.added:,} added, {fetched.withdrawn:,} withdrawn; {state}"
         )
+
+
+def _refusal(fetched: Fetched, error: HashclientError) -> str:
+    # Most messages say themselves what they are about.
+    if error.message.startswith(("list ", "provider ")):
+        return error.message
+    return f"list {fetched.list_name}: {error.message}"
+
+
+def _warn_problem(app: App, problem: HashclientError) -> None:
+    app.warn(
+        f"cannot tell which paths had matched what is withdrawn: {problem.message}", problem.hint
+    )
 
 
 def _show_affected(app: App, fetched: Fetched) -> None:
@@ -207,9 +226,7 @@ def _document(fetched: Fetched) -> dict[str, Any]:
         document["affected"] = [
             {**path_fields(match.path), "entry": match.entry} for match in fetched.affected
         ]
-    if fetched.error is not None:
-        document["error"] = {
-            "message": fetched.error.message,
-            "exit_code": int(fetched.error.exit_code),
-        }
+    for key, wrong in (("problem", fetched.problem), ("error", fetched.error)):
+        if wrong is not None:
+            document[key] = {"message": wrong.message, "exit_code": int(wrong.exit_code)}
     return document

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
 
-from hashclient.cli.app import App, existing_path, pass_app
+from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.errors import ExitCode
 from hashclient.fsio import printable, user_path
 
@@ -98,6 +99,7 @@ _file = existing_path(dir_okay=False)
     help="How often to try when the network fails.",
 )
 @click.option("--allow-http", is_flag=True, help="Accept http://, for a loopback address only.")
+@format_option("text", "json")
 @pass_app
 def command(
     app: App,
@@ -126,6 +128,7 @@ def command(
     timeout_s: float,
     attempts: int,
     allow_http: bool,
+    output_format: str,
 ) -> ExitCode:
     """Pin the provider at URL and its root of trust, and prove that it works.
 
@@ -183,7 +186,16 @@ def command(
         attempts=attempts,
     )
     offered = pin_provider(app.settings, name, provider, root_file, app.audit_log(), app.now())
-    app.out(f"provider {name} is pinned; it offers: {', '.join(offered) or 'no list yet'}")
+    if output_format == "json":
+        document = {
+            "provider": name,
+            "url": provider.url,
+            "lists": offered,
+            "config": str(app.settings.config_path),
+        }
+        app.out(json.dumps(document))
+    else:
+        app.out(f"provider {name} is pinned; it offers: {', '.join(offered) or 'no list yet'}")
     app.say(f"configuration: {printable(app.settings.config_path)}")
     app.say("next: hashclient fetch")
     return ExitCode.OK

@@ -325,7 +325,13 @@ def _show_click_error(error: click.ClickException) -> None:
     click.echo(f"hashclient: error: {message[:1].lower()}{message[1:]}", err=True)
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "hashclient"
-    click.echo(f"hint: see `{command} --help`", err=True)
+    hint = f"see `{command} --help`"
+    if isinstance(error, click.NoSuchOption) and context is not None and context.parent is not None:
+        ours = {flag for option in cli.params for flag in option.opts}
+        if error.option_name in ours:
+            rest = command.removeprefix("hashclient ")
+            hint = f"it goes before the command: `hashclient {error.option_name} {rest} …`"
+    click.echo(f"hint: {hint}", err=True)
 
 
 def _show_bug(error: Exception) -> None:

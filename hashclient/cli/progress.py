@@ -9,8 +9,13 @@ from typing import TYPE_CHECKING
 from hashclient.cli.app import App
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from hashclient.build import Progress as FetchProgress
     from hashclient.scan import Progress as ScanProgress
+
+#: Seconds between two pictures of a scan.
+INTERVAL_S = 0.1
 
 
 @contextlib.contextmanager
@@ -19,7 +24,6 @@ def fetch_progress(app: App) -> Iterator[FetchProgress]:
     if not app.progress_wanted():
         yield lambda *_: None
         return
-    from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
     columns = (
@@ -28,17 +32,16 @@ def fetch_progress(app: App) -> Iterator[FetchProgress]:
         DownloadColumn(),
         TransferSpeedColumn(),
     )
-    # Without a thread of rich's own: a process with threads should not fork.
-    bar = Progress(*columns, console=Console(stderr=True), auto_refresh=False, transient=True)
+    bar = Progress(*columns, auto_refresh=False)
     tasks = {}
 
     def show(list_name: str, done: int, total: int) -> None:
         if list_name not in tasks:
             tasks[list_name] = bar.add_task(f"list {list_name}", total=total)
         bar.update(tasks[list_name], completed=done, total=total)
-        bar.refresh()
+        draw(bar.get_renderable())
 
-    with bar:
+    with _screen(app) as draw:
         yield show
 
 
@@ -50,8 +53,6 @@ def scan_progress(app: App, progress: ScanProgress) -> Iterator[Callable[[], Non
         return
     import time
 
-    from rich.console import Console
-    from rich.live import Live
     from rich.text import Text
 
     from hashclient.model import Kind
@@ -59,25 +60,61 @@ def scan_progress(app: App, progress: ScanProgress) -> Iterator[Callable[[], Non
 
     started = last = time.monotonic()
     summary = progress.summary
-    with Live(console=Console(stderr=True), auto_refresh=False, transient=True) as live:
+    with _screen(app) as draw:
 
         def show() -> None:
             nonlocal last
             now = time.monotonic()
-            if now - last < 0.1:
+            if now - last < INTERVAL_S:
                 return
             last = now
             elapsed = now - started
             read = summary.bytes_read + progress.bytes_ahead
             line = Text.assemble(
-                f"{summary.inputs:,} files, {human_bytes(read)}",
-                f"  ({summary.inputs / elapsed:,.0f} files/s, {human_bytes(read / elapsed)}/s)  ",
+                f"{summary.inputs:,} files, ",
                 (
                     f"{summary.counts[Kind.MATCH]:,} match",
                     "bold red" if summary.counts[Kind.MATCH] else "",
                 ),
-                f", {summary.counts[Kind.UNREAD]:,} unread",
+                f", {summary.counts[Kind.UNREAD]:,} unread, {human_bytes(read)}",
+                f"  ({summary.inputs / elapsed:,.0f} files/s, {human_bytes(read / elapsed)}/s)",
+                no_wrap=True,
+                overflow="ellipsis",
             )
-            live.update(line, refresh=True)
+            draw(line)
 
         yield show
+
+
+@contextlib.contextmanager
+def _screen(app: App) -> Iterator[Callable[[RenderableType], None]]:
+    """Yield a function that draws in place of what it drew before; `app` erases it to write."""
+    from rich.console import Console
+    from rich.live import Live
+
+    # Without a thread of rich's own: a process with threads should not fork. And stdout is not
+    # rich's to redirect: data would end on stderr, folded to the width of the terminal.
+    live = Live(
+        console=Console(stderr=True),
+        auto_refresh=False,
+        transient=True,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )
+    drawn = False
+
+    def draw(picture: RenderableType) -> None:
+        nonlocal drawn
+        live.update(picture, refresh=True)
+        drawn = picture != ""
+
+    def erase() -> None:
+        if drawn:
+            draw("")
+
+    with live:
+        app.before_output = erase
+        try:
+            yield draw
+        finally:
+            app.before_output = lambda: None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 import click
 
 from hashclient.cli.app import App, Terminated, existing_path, format_option, pass_app
-from hashclient.errors import UsageError
+from hashclient.errors import ExitCode, UsageError
 from hashclient.fsio import printable
 
 if TYPE_CHECKING:
@@ -63,6 +63,20 @@ def _key_options(whose: str) -> Callable[[_Decorated], _Decorated]:
     return decorate
 
 
+def _warn_expiring(app: App, repository: Repository) -> bool:
+    """Warn of roles that expire soon; tell whether one has expired."""
+    expired = False
+    for role, at in repository.expiring():
+        left = at - app.now()
+        expired = expired or left.total_seconds() <= 0
+        when = "has expired" if left.total_seconds() <= 0 else f"expires in {left.days} day(s)"
+        app.warn(
+            f"role {role} {when}: {at:%Y-%m-%d %H:%M} UTC",
+            hint="put its keys into REPO/keys, if they are elsewhere, and run `provider renew`",
+        )
+    return expired
+
+
 def _repository(app: App, directory: Path) -> Repository:
     from hashclient.provider import Repository
 
@@ -72,8 +86,9 @@ def _repository(app: App, directory: Path) -> Repository:
 @command.command("init")
 @_repo
 @_key_options("the root role")
+@format_option("text", "json")
 @pass_app
-def init(app: App, directory: Path, keys: int, threshold: int) -> None:
+def init(app: App, directory: Path, keys: int, threshold: int, output_format: str) -> None:
     """Make a repository in the new or empty directory REPO.
 
     Give the root role several keys and a threshold when nobody alone should be able to replace
@@ -87,7 +102,12 @@ def init(app: App, directory: Path, keys: int, threshold: int) -> None:
 
     repository = _repository(app, directory)
     repository.create(root_keys=Keys(keys, threshold))
-    app.out(printable(repository.root_file))
+    if output_format == "json":
+        found = repository.status()
+        document = {"root": str(repository.root_file.absolute()), "root_sha256": found.root_sha256}
+        app.out(json.dumps(document))
+    else:
+        app.out(printable(repository.root_file))
     app.say("hand this file to clients by a way they trust; then `publish` a list")
 
 
@@ -122,10 +142,15 @@ def publish(
     """
     from hashclient.provider_keys import Keys
 
-    done = _repository(app, directory).publish(
-        list_name, _sources(files), list_keys=Keys(keys, threshold), on_doubt=app.warn
+    def on_doubt(text: str) -> None:
+        app.warn(text, "`hashclient provider withdraw` takes the entry off the list again")
+
+    repository = _repository(app, directory)
+    done = repository.publish(
+        list_name, _sources(files), list_keys=Keys(keys, threshold), on_doubt=on_doubt
     )
     _show_change(app, done, "added", output_format)
+    _warn_expiring(app, repository)
 
 
 def _sources(files: tuple[str, ...]) -> Iterator[tuple[str, BinaryIO]]:
@@ -138,7 +163,10 @@ def _sources(files: tuple[str, ...]) -> Iterator[tuple[str, BinaryIO]]:
             with Path(name).open("rb") as stream:
                 yield name, stream
         except OSError as error:
-            raise UsageError(f"cannot read {printable(name)}: {error.strerror}") from error
+            raise UsageError(
+                f"cannot read {printable(name)}: {error.strerror}",
+                hint="check the path and its permissions",
+            ) from error
 
 
 @command.command("withdraw")
@@ -155,8 +183,10 @@ def withdraw(
     \b
       hashclient provider withdraw /srv/lists --list baseline 2024-017 2024-018
     """
-    done = _repository(app, directory).withdraw(list_name, entry_ids)
+    repository = _repository(app, directory)
+    done = repository.withdraw(list_name, entry_ids)
     _show_change(app, done, "withdrawn", output_format)
+    _warn_expiring(app, repository)
 
 
 @command.command("consolidate")
@@ -218,24 +248,55 @@ def _show_change(app: App, done: Published, what: str, output_format: str) -> No
 @command.command("rotate")
 @_repo
 @click.argument("role")
+@click.option(
+    "--keys", type=click.IntRange(1, 16), metavar="N", help="New keys. [default: as many]"
+)
+@click.option(
+    "--threshold",
+    type=click.IntRange(1, 16),
+    metavar="N",
+    help="How many of them have to sign. [default: as before]",
+)
+@format_option("text", "json")
 @pass_app
-def rotate(app: App, directory: Path, role: str) -> None:
+def rotate(
+    app: App,
+    directory: Path,
+    role: str,
+    keys: int | None,
+    threshold: int | None,
+    output_format: str,
+) -> None:
     """Replace the keys of ROLE by new ones and remove the old ones.
 
     ROLE is root, targets, snapshot, timestamp or the name of a list. Clients follow by
-    themselves. Rotate after a key may have leaked. All but a list's keys need the root's.
+    themselves. Rotate after a key may have leaked, or was lost. The keys of the root have to be
+    here; for a list, those of targets.
 
     \b
       hashclient provider rotate /srv/lists timestamp
+      hashclient provider rotate /srv/lists root --keys 3 --threshold 2
     """
-    _repository(app, directory).rotate(role)
-    app.say(f"role {role} has new keys")
+    from hashclient.provider_keys import Keys
+
+    if (keys is None) != (threshold is None):
+        raise UsageError(
+            "`rotate` needs both --keys and --threshold, or neither",
+            hint="without them there will be as many keys as before",
+        )
+    wanted = None if keys is None or threshold is None else Keys(keys, threshold)
+    _repository(app, directory).rotate(role, wanted)
+    if output_format == "json":
+        app.out(json.dumps({"rotated": role}))
+    else:
+        app.say(f"role {role} has new keys")
 
 
 @command.command("renew")
 @_repo
+@format_option("text", "json")
 @pass_app
-def renew(app: App, directory: Path) -> None:
+def renew(app: App, directory: Path, output_format: str) -> None:
     """Sign the timestamp anew, and every role that is past half of its validity.
 
     Clients refuse a repository whose signatures have expired, so run this every day. A role
@@ -244,8 +305,13 @@ def renew(app: App, directory: Path) -> None:
     \b
       hashclient provider renew /srv/lists
     """
-    done = _repository(app, directory).renew()
-    app.say(f"signed anew: {', '.join(done.signed)}")
+    repository = _repository(app, directory)
+    done = repository.renew()
+    if output_format == "json":
+        app.out(json.dumps({"signed": done.signed, "skipped": done.skipped}))
+    else:
+        app.say(f"signed anew: {', '.join(done.signed)}")
+    _warn_expiring(app, repository)
     if done.skipped:
         app.warn(
             f"due, but the keys are not here: {', '.join(done.skipped)}",
@@ -257,14 +323,20 @@ def renew(app: App, directory: Path) -> None:
 @_repo
 @format_option("text", "json")
 @pass_app
-def status(app: App, directory: Path, output_format: str) -> None:
+def status(app: App, directory: Path, output_format: str) -> ExitCode:
     """Show the roles, until when each is valid, and the lists.
+
+    Warns of roles that expire soon: of those with less than a quarter of their time left.
 
     \b
       hashclient provider status /srv/lists
+
+    Exit codes: 0 all roles are valid, 7 one has expired; all are in `hashclient --help`.
     """
-    found = _repository(app, directory).status()
+    repository = _repository(app, directory)
+    found = repository.status()
     app.out(_status_json(found) if output_format == "json" else _status_text(found, app.now()))
+    return ExitCode.STALE if _warn_expiring(app, repository) else ExitCode.OK
 
 
 def _status_json(found: Status) -> str:
@@ -356,13 +428,12 @@ def serve(app: App, directory: Path, bind: str, output_format: str, verbose: boo
     try:
         with open_server(_repository(app, directory), bind, clock=app.now, log=log) as opened:
             server, at = opened
-            ca, token = printable(at.ca), printable(at.token_file)
+            # For a client that is started elsewhere.
+            ca, token = (str(path.absolute()) for path in (at.ca, at.token_file))
             if output_format == "json":
-                app.out(
-                    json.dumps({"url": at.url, "ca": str(at.ca), "token_file": str(at.token_file)})
-                )
+                app.out(json.dumps({"url": at.url, "ca": ca, "token_file": token}))
             else:
-                app.out(f"serving {at.url} (--ca {ca} --token-file {token})")
+                app.out(f"serving {at.url} (--ca {printable(ca)} --token-file {printable(token)})")
             server.serve_forever()
     except (KeyboardInterrupt, Terminated):
         app.debug("stopped")

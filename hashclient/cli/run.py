@@ -100,7 +100,7 @@ def run_report(
     )
     failure: HashclientError | None = None
     try:
-        with _output(output) as write:
+        with _output(app, output) as write:
             try:
                 record.start(arguments)
                 # Whatever ends the loop, the workers end with it.
@@ -134,7 +134,7 @@ def run_report(
 
 
 @contextlib.contextmanager
-def _output(path: Path | None) -> Iterator[Callable[[str], None]]:
+def _output(app: App, path: Path | None) -> Iterator[Callable[[str], None]]:
     """Yield a function that writes a line to `path` or to stdout.
 
     Raises:
@@ -142,7 +142,7 @@ def _output(path: Path | None) -> Iterator[Callable[[str], None]]:
         OutputError: writing failed.
     """
     if path is None:
-        yield App.out
+        yield app.out
         return
     try:
         stream = path.open("w", encoding="utf-8", errors="backslashreplace")

@@ -12,6 +12,8 @@ from hashclient.errors import ExitCode
 from hashclient.fsio import printable
 
 if TYPE_CHECKING:
+    from datetime import datetime, timedelta
+
     from hashclient.status import ListStatus
 
 
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
 def command(app: App, output_format: str, verify: bool) -> ExitCode:
     """Show providers and lists: generation, age, expiry, live entries, digests.
 
-    Ends with 0 only when every list is here, usable and fresh, so that a monitor can call it.
+    Ends with 0 only when every list is here, usable and fresh, so that a monitor can call it; a
+    provider of which nothing was ever fetched counts as a missing list.
     It needs no network: it tells of the last fetch.
 
     \b
@@ -36,7 +39,7 @@ def command(app: App, output_format: str, verify: bool) -> ExitCode:
     import os
 
     from hashclient.report.jsonl import path_fields
-    from hashclient.status import read_status, withdrawn_matches
+    from hashclient.status import providers_without_lists, read_status, withdrawn_matches
 
     now = app.now()
     settings = app.settings
@@ -45,13 +48,14 @@ def command(app: App, output_format: str, verify: bool) -> ExitCode:
     code = ExitCode.OK
     for status in lists:
         code = max(code, status.exit_code)
-    if not lists:
+    bare = providers_without_lists(settings, lists)
+    if bare or not lists:
         code = ExitCode.STATE
     if output_format == "json":
         document = {
             "state_dir": str(settings.state_dir),
             "providers": [
-                {"name": name, "url": provider.url}
+                {"name": name, "url": provider.url, "fetched": name not in bare}
                 for name, provider in sorted(settings.config.providers.items())
             ],
             "lists": [_document(status, now) for status in lists],
@@ -71,20 +75,20 @@ def command(app: App, output_format: str, verify: bool) -> ExitCode:
         return code
     for name, provider in sorted(settings.config.providers.items()):
         app.out(f"provider {name}  {provider.url}")
+        if name in bare:
+            app.out("  no list has been fetched; run `hashclient fetch`")
     for status in lists:
-        for line in _lines(status):
+        for line in _lines(status, now):
             app.out(line)
     affected = withdrawn_matches(settings)
     if affected:
         app.out("entries withdrawn since they matched these paths:")
     for match in affected:
         app.out(f"  {printable(match.path)}  {match.list_name} {match.entry}")
-    if not lists:
-        app.out("no list has been fetched; run `hashclient fetch`")
     return code
 
 
-def _lines(status: ListStatus) -> list[str]:
+def _lines(status: ListStatus, now: datetime) -> list[str]:
     manifest = status.manifest
     if manifest is None:
         return [f"list {status.name}", f"  state       {status.problem}"]
@@ -96,6 +100,7 @@ def _lines(status: ListStatus) -> list[str]:
         "state": state,
         "provider": manifest.provider,
         "generation": f"{manifest.generation}, published {published}",
+        "age": _age(now - manifest.published_at),
         "expires": f"{manifest.expires:%Y-%m-%d %H:%M} UTC",
         "entries": f"{manifest.entries:,} live",
         "digests": digests,
@@ -106,7 +111,15 @@ def _lines(status: ListStatus) -> list[str]:
     return [f"list {status.name}", *(f"  {key:<11} {value}" for key, value in rows.items())]
 
 
-def _document(status: ListStatus, now: Any) -> dict[str, Any]:
+def _age(age: timedelta) -> str:
+    """Return how long ago something was, in the largest unit that gives two or more of it."""
+    for unit, seconds in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
+        if (count := int(age.total_seconds() // seconds)) >= 2:
+            return f"{count:,} {unit}"
+    return "less than two minutes"
+
+
+def _document(status: ListStatus, now: datetime) -> dict[str, Any]:
     document: dict[str, Any] = {
         "name": status.name,
         "usable": status.usable,

@@ -116,14 +116,19 @@ class Login:
         token = f"acc3ss-t0ken-7f3a9c-{self.given}"
         self.site.secrets.add(token)
         self.site.authorization = f"Bearer {token}"
-        document = {"access_token": token, "token_type": "Bearer", "expires_in": 3600}
-        return reply(json.dumps(document).encode())(connection, request)
+        answer = {"access_token": token, "token_type": "Bearer", "expires_in": 3600}
+        return reply(json.dumps(answer).encode())(connection, request)
 
 
 @pytest.fixture
 def login(site: HostileSite, authority: Authority) -> Iterator[tuple[Login, list[object]]]:
     with HostileServer(server_context(authority.issue("login"))) as server:
-        options = ["--oauth-token-url", f"{server.origin}/token", "--oauth-client-id", "hc-17"]
+        options: list[object] = [
+            "--oauth-token-url",
+            f"{server.origin}/token",
+            "--oauth-client-id",
+            "hc-17",
+        ]
         yield Login(site, server), options
 
 

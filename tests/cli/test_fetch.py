@@ -219,6 +219,7 @@ def test_the_wrong_seal_key_changes_nothing(site: Site, own: Path, listed: Path)
     result = site.run("fetch", state=own)
     assert result.code == 8
     assert "no seal key" in result.err
+    assert "hint: restore the key" in result.err
 
 
 def test_the_pinned_root_is_not_to_be_changed(site: Site, own: Path) -> None:
@@ -227,6 +228,13 @@ def test_the_pinned_root_is_not_to_be_changed(site: Site, own: Path) -> None:
     result = site.call("fetch", state=own)
     assert result.code == 8
     assert "pinned root is not the one" in result.err
+    path.unlink()
+    result = site.call("fetch", state=own)
+    assert result.code == 8
+    assert "cannot read pinned root" in result.err
+    assert (
+        "hint: remove provider main from the configuration and run `hashclient init`" in result.err
+    )
 
 
 def contents(directory: Path) -> Iterator[tuple[Path, bytes]]:

@@ -57,6 +57,18 @@ def test_a_provider_is_pinned(site: Site, tmp_path: Path) -> None:
         assert path.is_dir() or site.token not in path.read_text(errors="replace")
 
 
+def test_a_program_is_told_what_was_pinned(site: Site, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    result = site.run(*site.init_arguments("--format", "json"), state=state)
+    assert result.code == 0
+    assert json.loads(result.out) == {
+        "provider": "main",
+        "url": site.endpoint.url.rstrip("/"),
+        "lists": ["baseline", "local"],
+        "config": f"{state}/config.toml",
+    }
+
+
 def test_quiet_is_quiet(site: Site, tmp_path: Path) -> None:
     result = run("--quiet", "--state-dir", tmp_path / "state", *site.init_arguments())
     assert (result.code, result.err) == (0, "")
@@ -88,7 +100,7 @@ def test_a_second_provider_is_added_and_comments_are_kept(site: Site, tmp_path: 
         ("empty", 6, "not the root metadata"),
         ("timestamp", 6, "not the root metadata"),
         ("huge", 2, "too large"),
-        ("foreign", 6, ""),
+        ("foreign", 6, "foreign the root of this provider? the provider hands it out"),
     ],
 )
 def test_a_root_has_to_be_the_providers(

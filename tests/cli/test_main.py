@@ -72,6 +72,16 @@ def test_what_does_not_exist(args: list[str]) -> None:
     assert "hint: see `hashclient" in result.err
 
 
+def test_a_global_option_behind_the_command(tmp_path: Path) -> None:
+    result = run("scan", "-q", tmp_path)
+    assert result.code == 2
+    assert "hint: it goes before the command: `hashclient -q scan …`\n" in result.err
+    result = run("provider", "init", "--state-dir", tmp_path, tmp_path)
+    assert (
+        "hint: it goes before the command: `hashclient --state-dir provider init …`" in result.err
+    )
+
+
 @pytest.mark.parametrize("path", ["~no-such-user-here/x", "\udcff/x"])
 def test_odd_places(path: str) -> None:
     result = run("--state-dir", path, "scan", ".")

@@ -56,7 +56,8 @@ def test_the_empty_file_is_refused_and_the_old_generation_stays(site: Site, tmp_
             result = fetch(site)
             assert result.code == 6
             # Each generation holds the poison of those before it.
-            assert "the list holds the empty file: p-0\n" in result.err
+            named = ", ".join(f"p-{n}" for n in range(number + 1))
+            assert f"the list holds the empty file: {named}\n" in result.err
             assert "hint: nothing was changed; tell the provider" in result.err
             told = (result.out + result.err).lower()
             assert not any(digest in told for digest in EMPTY.values())
@@ -69,6 +70,24 @@ def test_the_empty_file_is_refused_and_the_old_generation_stays(site: Site, tmp_
         assert '"refused"' in log and not any(digest in log for digest in EMPTY.values())
 
 
+def test_a_provider_mends_its_mistake_by_withdrawing_it(site: Site, tmp_path: Path) -> None:
+    with site:
+        assert init(site).code == 0
+        assert fetch(site).code == 0
+        site.publish(f"entry_id,md5\np-0,{EMPTY[Algorithm.MD5]}\np-1,{'ab' * 16}\n".encode())
+        assert fetch(site).code == 6
+        site.repository.withdraw("baseline", ["p-0"])
+        # For a client that had the list before the mistake, and for one that has nothing yet.
+        for state in site.state, tmp_path / "new":
+            if state != site.state:
+                assert call("--state-dir", state, *site.init_arguments()).code == 0
+            result = call("--state-dir", state, "fetch")
+            assert result.code == 0, result.err
+            assert call("--state-dir", state, "fetch", "--rebuild").code == 0
+            (tmp_path / "empty").touch()
+            assert call("--state-dir", state, "scan", tmp_path / "empty").code == 0
+
+
 def test_publishing_the_empty_file_warns(site: Site, tmp_path: Path) -> None:
     rows = tmp_path / "rows.csv"
     rows.write_text(f"md5\n{'ab' * 16}\n{EMPTY[Algorithm.MD5]}\n")
@@ -76,6 +95,7 @@ def test_publishing_the_empty_file_warns(site: Site, tmp_path: Path) -> None:
     assert done.code == 0
     assert done.err == (
         f"hashclient: warning: {rows}:3: lists the empty file; clients refuse this list\n"
+        "hint: `hashclient provider withdraw` takes the entry off the list again\n"
     )
     assert EMPTY[Algorithm.MD5] not in done.out + done.err
 
@@ -154,6 +174,31 @@ def test_too_much_change_is_refused_until_it_is_accepted(site: Site, tmp_path: P
         assert scan_codes(site, tmp_path, 0, 20) == {0: 10, 20: 0}
         assert fetch(site, "--accept-churn").code == 0
         assert scan_codes(site, tmp_path, 0, 20) == {0: 0, 20: 10}
+
+
+def test_change_that_the_counts_do_not_show_is_refused_until_it_is_accepted(
+    site: Site, tmp_path: Path
+) -> None:
+    """Where segments were joined, the list is built anew: as many entries, but others."""
+    with site:
+        assert init(site, "--max-churn", "0.5").code == 0
+        assert fetch(site).code == 0
+        site.repository.withdraw("baseline", [f"e-{n}" for n in range(9)])
+        site.publish(csv(range(20, 29)))
+        done = site.repository.consolidate("baseline", keep_newest=0)
+        assert (done.generation, done.after) == (3, 1)
+        before = {p: p.read_bytes() for p in (site.state / "lists").rglob("*") if p.is_file()}
+        result = fetch(site)
+        assert result.code == 6
+        assert "generation 3 changes 18 of 10 entries, more than max_churn = 0.5" in result.err
+        after = {p: p.read_bytes() for p in (site.state / "lists").rglob("*") if p.is_file()}
+        assert after == before
+        assert scan_codes(site, tmp_path, 0, 20) == {0: 10, 20: 0}
+        accepted = fetch(site, "--accept-churn")
+        assert accepted.code == 0 and "built anew" in accepted.out
+        assert scan_codes(site, tmp_path, 0, 20) == {0: 0, 20: 10}
+        # A list that stays what it is has changed by nothing, however it is built.
+        assert fetch(site, "--rebuild").code == 0
 
 
 def test_init_writes_what_was_asked_for(

@@ -23,6 +23,7 @@ from hashclient.errors import (
     UsageError,
 )
 from hashclient.provider import Repository
+from tests.support import call
 
 MD5 = hashlib.md5(b"benign").hexdigest()
 SHA1 = hashlib.sha1(b"benign").hexdigest()
@@ -64,7 +65,11 @@ def test_the_commands_make_and_change_a_repository(tmp_path: Path) -> None:
     out, _ = run("withdraw", repo, "--list", "baseline", "1-1", "a-1", "--format", "json")
     assert json.loads(out) == {"list": "baseline", "generation": 3, "withdrawn": 2, "live": 2}
     assert run("rotate", repo, "baseline")[1] == "role baseline has new keys\n"
-    assert run("renew", repo)[1] == "signed anew: timestamp\n"
+    rotated = run("rotate", repo, "baseline", "--format", "json")[0]
+    assert json.loads(rotated) == {"rotated": "baseline"}
+    assert run("renew", repo) == ("", "signed anew: timestamp\n")
+    renewed = run("renew", repo, "--format", "json")[0]
+    assert json.loads(renewed) == {"signed": ["timestamp"], "skipped": []}
     text = run("status", repo)[0]
     assert "root       1        2 of 3  " in text
     document = json.loads(run("status", repo, "--format", "json")[0])
@@ -72,6 +77,18 @@ def test_the_commands_make_and_change_a_repository(tmp_path: Path) -> None:
     assert [role["name"] for role in document["roles"]] == list(ROLES)
     (baseline,) = document["lists"]
     assert (baseline["generation"], baseline["live"], baseline["segments"]) == (3, 2, 3)
+
+
+def test_what_init_made_is_told_to_programs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    document = json.loads(run("init", "repo", "--format", "json")[0])
+    root = (tmp_path / "repo/root.json").read_bytes()
+    assert document == {
+        "root": str(tmp_path / "repo/root.json"),
+        "root_sha256": hashlib.sha256(root).hexdigest(),
+    }
 
 
 def test_the_commands_say_what_is_due(tmp_path: Path) -> None:
@@ -83,6 +100,33 @@ def test_the_commands_say_what_is_due(tmp_path: Path) -> None:
     for path in (tmp_path / "repo/keys").glob("root-*"):
         path.unlink()
     assert "due, but the keys are not here: root" in run("renew", tmp_path / "repo")[1]
+    said = run("renew", tmp_path / "repo")[1]
+    assert "role root has expired: " in said and "role timestamp" not in said
+    assert call("provider", "status", tmp_path / "repo").code == 7
+
+
+def test_every_change_warns_of_what_expires_soon(tmp_path: Path) -> None:
+    repo, sums = tmp_path / "repo", tmp_path / "sums"
+    sums.write_text(f"{MD5}  one\n")
+    months_ago = datetime.now(UTC) - timedelta(days=300)
+    Repository(repo, clock=lambda: months_ago).create()
+    warning = "warning: role root expires in 6"
+    assert warning in run("publish", repo, "--list", "baseline", sums)[1]
+    assert warning in run("withdraw", repo, "--list", "baseline", "1-1")[1]
+    status = call("provider", "status", repo)
+    assert (status.code, warning in status.err) == (0, True)
+    assert warning not in run("renew", repo)[1]
+    status = call("provider", "status", repo)
+    assert (status.code, status.err) == (0, "")
+
+
+def test_rotate_takes_both_numbers_or_neither(tmp_path: Path) -> None:
+    repo = tmp_path / "repo"
+    run("init", repo)
+    done = call("provider", "rotate", repo, "root", "--keys", "2")
+    assert done.code == 2 and "both --keys and --threshold" in done.err
+    run("rotate", repo, "root", "--keys", "3", "--threshold", "2")
+    assert "root       2        2 of 3  " in run("status", repo)[0]
 
 
 def test_a_file_that_is_not_there_is_a_usage_error(simulator: Simulator) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -65,6 +67,31 @@ def test_nothing_configured_and_nothing_fetched(tmp_path: Path) -> None:
     result = call("--state-dir", tmp_path, "status")
     assert result.code == 8
     assert "no list has been fetched" in result.out
+
+
+def test_a_provider_that_was_never_fetched_from(state: Path) -> None:
+    second = '[providers.second]\nurl = "https://other.example.org"\nroot_sha256 = "00"\n'
+    (state / "config.toml").write_text(CONFIG + second)
+    result = call("--state-dir", state, "status")
+    assert result.code == 8
+    assert "provider second  https://other.example.org\n  no list has been fetched" in result.out
+    assert result.out.count("no list has been fetched") == 1
+    document = json.loads(call("--state-dir", state, "status", "--format", "json").out)
+    assert {p["name"]: p["fetched"] for p in document["providers"]} == {
+        "main": True,
+        "second": False,
+    }
+
+
+def test_an_age_is_told_in_units_for_people(state: Path) -> None:
+    for stamp, age in (
+        ("2020-01-01T00:00:00Z", r"\d,\d{3} days"),
+        ((datetime.now(UTC) - timedelta(hours=30)).isoformat(), "30 hours"),
+        ((datetime.now(UTC) - timedelta(minutes=3)).isoformat(), "3 minutes"),
+        (datetime.now(UTC).isoformat(), "less than two minutes"),
+    ):
+        edit_manifest(state, "baseline", published_at=stamp)
+        assert re.search(rf"^  age         {age}$", call("--state-dir", state, "status").out, re.M)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,6 @@ from fixtures.simulator import Simulator
 from hashclient import audit, index
 from hashclient.cli import fetch as fetch_command
 from hashclient.config import provider_table
-from hashclient.errors import StateError
 from hashclient.matches import DATABASE_NAME, Matches
 from hashclient.model import Algorithm
 from tests.support import Result, bytes_path, call, run, write_tree
@@ -231,12 +230,34 @@ def test_a_damaged_record_stops_neither_scan_nor_list(world: World) -> None:
         result = call("--state-dir", world.state, *args)
         assert result.code == 8 and "move it away" in result.err
     world.simulator.withdraw("e-1")
-    with pytest.raises(StateError, match="cannot use the record"):
-        world.client.fetch()
+    (fetched,) = world.client.fetch()
+    assert (fetched.generation, fetched.error) == (2, None)
+    assert fetched.problem is not None and "cannot use the record" in fetched.problem.message
     assert world.client.numbers(range(8)) == {0, 2, 3, 4, 5}
+    assert not any(r.event == "refused" for r in audit.read(world.state / "audit"))
     path.unlink()
     assert world.affected() == []
     assert world.scan().code == 10
+
+
+@pytest.mark.parametrize("output_format", ["text", "json"])
+def test_the_command_says_that_it_cannot_reach_back(
+    world: World, monkeypatch: pytest.MonkeyPatch, output_format: str
+) -> None:
+    world.scan()
+    (world.state / DATABASE_NAME).write_bytes(os.urandom(5000))
+    world.simulator.withdraw("e-1")
+    results = world.client.fetch()
+    monkeypatch.setattr(fetch_command, "fetch_lists", lambda *_, **__: iter(results))
+    done = call("--state-dir", world.state, "fetch", "--format", output_format)
+    assert done.code == 8
+    assert "cannot tell which paths had matched what is withdrawn" in done.err
+    assert "move it away" in done.err
+    if output_format == "json":
+        (document,) = json.loads(done.out)["lists"]
+        assert document["changed"] and document["problem"]["exit_code"] == 8
+    else:
+        assert "generation 1 -> generation 2, 0 added, 1 withdrawn" in done.out
 
 
 def test_the_command_names_the_paths(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import io
 import json
 import re
+import resource
 import shutil
 from collections.abc import Callable, Iterator
 from copy import deepcopy
@@ -141,6 +142,54 @@ def test_generation_rolled_back_by_the_lists_own_keys(client: Client, simulator:
 
     simulator.edit_index(back)
     refused(client, ExitCode.UNVERIFIED, "generation 1 is older than 2")
+
+
+def test_fast_forwarded_list_is_cured_by_new_snapshot_keys(tmp_path: Path) -> None:
+    """A thief with the online keys uses up the numbers; new keys undo it, see docs/provider.md."""
+    simulator = Simulator(tmp_path / "repo")
+    simulator.publish(csv(range(5)))
+    client = Client(tmp_path / "state", simulator, simulator.root)
+    client.fetch()
+    simulator.edit_index(lambda document: document.update(generation=2**53 - 1))
+    for role in ("baseline", "snapshot", "timestamp"):
+        simulator.edit(role, lambda signed: setattr(signed, "version", 1_000_000))
+    assert client.fetch()[0].generation == 2**53 - 1
+    simulator.withdraw("e-2")
+    with pytest.raises(HashclientError, match="version"):
+        client.fetch()
+    for role in ("snapshot", "timestamp", "baseline"):
+        simulator.rotate(role)
+    (fetched,) = client.fetch()
+    assert (fetched.before, fetched.generation, fetched.added) == (2**53 - 1, 2, None)
+    second = index_document(simulator)
+    assert client.numbers(ALL) == {0, 1, 3, 4}
+    assert client.leftovers() == set()
+    # From here on, generations rise again, and nothing else is taken.
+    simulator.publish(csv(range(5, 7)))
+    assert client.fetch()[0].generation == 3
+    simulator.edit_index(lambda document: document.update(second))
+    with pytest.raises(HashclientError, match="generation 2 is older than 3"):
+        client.fetch()
+    assert client.numbers(ALL) == {0, 1, 3, 4, 5, 6}
+
+
+def test_new_keys_of_other_roles_make_no_client_forget_a_generation(tmp_path: Path) -> None:
+    simulator = Simulator(tmp_path / "repo")
+    simulator.publish(csv(range(5)))
+    first = index_document(simulator)
+    simulator.withdraw("e-2")
+    client = Client(tmp_path / "state", simulator, simulator.root)
+    client.fetch()
+    for role in ("root", "targets", "timestamp", "baseline"):
+        simulator.rotate(role)
+    simulator.edit_index(lambda document: document.update(first))
+    with pytest.raises(HashclientError, match="generation 1 is older than 2"):
+        client.fetch()
+
+
+def index_document(simulator: Simulator) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(simulator.files[simulator.target_path("index.json")])
+    return document
 
 
 def test_generation_published_again_with_other_entries(
@@ -781,6 +830,24 @@ def test_segment_whose_row_count_lies(client: Client, simulator: Simulator) -> N
     simulator.replace_target("g3", parquet(row()))
     simulator.edit_index(extend(segment("g3", 2)))
     refused(client, ExitCode.UNVERIFIED, "has 1 rows, the index says 2")
+
+
+def test_segment_that_asks_for_any_amount_of_memory(
+    client: Client, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One long id in a dictionary, and 300,000 rows that name it: 16 KB that stand for 30 GB."""
+    monkeypatch.setattr("hashclient.hashlist.MAX_DECODING_BYTES", 256 << 20)
+    count = 300_000
+    ids = pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int32)), ["a" * 100_000])
+    fields = {f.name: pa.nulls(count, f.type) for f in add_schema()} | {"entry_id": ids}
+    out = io.BytesIO()
+    pq.write_table(pa.table(fields), out, compression="zstd", use_dictionary=["entry_id"])
+    assert len(out.getvalue()) < 20_000
+    simulator.replace_target("g3", out.getvalue())
+    simulator.edit_index(extend(segment("g3", count)))
+    limits = resource.getrlimit(resource.RLIMIT_DATA)
+    refused(client, ExitCode.UNVERIFIED, "asks for too much memory")
+    assert resource.getrlimit(resource.RLIMIT_DATA) == limits
 
 
 def test_more_than_255_categories_over_segments(client: Client, simulator: Simulator) -> None:

@@ -30,7 +30,7 @@ from fixtures.client import Client, content, csv
 from fixtures.crash import FailAt, Recorder, in_child, kill_at, watched
 from fixtures.hostile import Connection, HostileServer, Request, reply
 from fixtures.simulator import Simulator
-from hashclient import indexwrite, runwrite
+from hashclient import build, indexwrite, runwrite
 from hashclient.cli import main as command
 from hashclient.config import provider_table
 from hashclient.errors import AuditError, ExitCode, HashclientError, StateError
@@ -231,6 +231,49 @@ def test_killed_fetch_goes_on_where_it_was(world: World, tmp_path: Path) -> None
     step.check_recovers(client)
     asked = [r.split(".", 1)[1] for r in world.simulator.requests if r.startswith("targets/")]
     assert asked == ["index.json", "g000003-add-000.parquet"]
+
+
+def test_killed_update_goes_on_where_it_was(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A difference of several generations: those that were sealed are not asked for again."""
+    monkeypatch.setattr(build, "DELTA_UNNOTED_S", 0.0)
+    step = Step(world, 3, 4, tmp_path)
+    client = step.client("killed")
+    noted = False
+
+    def act(name: str, argument: object) -> None:
+        """Kill the process when it changes something after it has noted how far it has come."""
+        nonlocal noted
+        if noted:
+            os.kill(os.getpid(), signal.SIGKILL)
+        noted = name == "replace" and b'"partial"' in Path(str(argument)).read_bytes()
+
+    def work() -> None:
+        with watched(act):
+            client.fetch()
+
+    assert in_child(work) == -signal.SIGKILL
+    assert step.check(client) == 3
+    step.check_recovers(client)
+    asked = [r.split(".", 1)[1] for r in world.simulator.requests if r.startswith("targets/")]
+    assert asked == ["index.json", "g000005-add-000.parquet"]
+
+
+def test_noted_update_that_does_not_add_up_is_built_anew(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A base that has drifted misleads whoever goes on from it, but once only."""
+    monkeypatch.setattr(build, "DELTA_UNNOTED_S", 0.0)
+    step = Step(world, 3, 4, tmp_path)
+    client = step.client("drifted")
+    path = client.settings.lists_dir / "baseline/manifest.json"
+    manifest = json.loads(path.read_bytes())
+    path.write_text(json.dumps(manifest | {"checksum": "0" * 16}))
+    (fetched,) = client.fetch()
+    assert (fetched.added, fetched.error) == (None, None)
+    assert step.check(client) == 4
+    assert client.leftovers() == set()
 
 
 # A state directory that cannot be written

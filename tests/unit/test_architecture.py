@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 #: package (`cli`, `report`, `sources`) stands for all of its modules, which may import each other.
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"__init__", "errors"}),
-    frozenset({"fsio", "model"}),
+    frozenset({"fsio", "memory", "model"}),
     frozenset({"config", "digestfile", "hashing", "hashlist", "seal", "summary", "walk"}),
     frozenset({"_channel", "_deadline", "_faults", "_oauth", "access", "transport", "trust"}),
     frozenset({"audit", "auditfile", "auditrecord"}),

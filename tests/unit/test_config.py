@@ -69,8 +69,10 @@ def test_a_user_has_directories_of_their_own(as_user: None, tmp_path: Path) -> N
     settings = resolved(environ)
     assert settings.state_dir == tmp_path / "state" / "hashclient"
     assert settings.config_path == tmp_path / "config" / "hashclient" / "config.toml"
-    settings = resolved({"XDG_STATE_HOME": ""})
-    assert settings.state_dir == Path.home() / ".local/state/hashclient"
+    # A relative one counts as unset: what is trusted is never below the current directory.
+    for value in "", "state":
+        settings = resolved({"XDG_STATE_HOME": value, "XDG_CONFIG_HOME": value})
+        assert settings.state_dir == Path.home() / ".local/state/hashclient"
     assert settings.config_path == Path.home() / ".config/hashclient/config.toml"
 
 

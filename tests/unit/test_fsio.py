@@ -79,8 +79,13 @@ def test_no_directory_no_file(tmp_path: Path) -> None:
 
 
 def test_private_directories(tmp_path: Path) -> None:
-    path = make_private_dir(tmp_path / "a" / "b")
+    before = os.umask(0)
+    try:
+        path = make_private_dir(tmp_path / "a" / "b")
+    finally:
+        os.umask(before)
     assert path.stat().st_mode & 0o777 == 0o700
+    assert path.parent.stat().st_mode & 0o777 == 0o700
     assert make_private_dir(path) == path
     (tmp_path / "file").touch()
     with pytest.raises(StateError, match="cannot make directory"):

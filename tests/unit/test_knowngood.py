@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,8 +16,11 @@ from fixtures.client import digests_of
 from hashclient import knowngood
 from hashclient.errors import ExitCode, HashclientError, VerificationError
 from hashclient.hashlist import NO_SIZE, AddBatch
-from hashclient.knowngood import FOLDER, SOURCES_NAME, open_guard
+from hashclient.index import RunSet
+from hashclient.indexwrite import IndexWriter
+from hashclient.knowngood import FOLDER, SOURCES_NAME, Inspection, open_guard
 from hashclient.model import Algorithm
+from hashclient.run import Run
 from hashclient.seal import Sealer
 
 SEALER = Sealer(bytes(32))
@@ -42,14 +46,24 @@ def batch(*entries: Entry) -> AddBatch:
     return AddBatch(ids, masks, sizes, ("synthetic",), codes, digests)
 
 
-def refused(directory: Path, files: Sequence[Path], *entries: Entry) -> str | None:
-    """Return why the guard refuses entries, None if it lets them pass."""
-    guard = open_guard(directory, [str(path) for path in files], SEALER)
+def refused(
+    directory: Path, files: Sequence[Path], *entries: Entry, withdrawn: Sequence[int] = ()
+) -> str | None:
+    """Return why a list of entries is refused, None if it may pass."""
+    inspection = Inspection(open_guard(directory, [str(path) for path in files], SEALER))
     error: VerificationError | None = None
-    try:
-        guard.check(batch(*entries))
-    except VerificationError as caught:
-        error = caught
+    with tempfile.TemporaryDirectory() as folder:
+        writer = IndexWriter(Path(folder), SEALER, None)
+        inspection.add(batch(*entries))
+        writer.add(batch(*entries))
+        if withdrawn:
+            writer.withdraw(np.array([b"e-%d" % n for n in withdrawn]))
+        runs = RunSet([Run(Path(folder) / run.name) for run in writer.finish()])
+        try:
+            inspection.judge(runs)
+        except VerificationError as caught:
+            error = caught
+    assert error is None or not inspection.is_clean
     if error is None:
         return None
     text = f"{error.message} {error.hint}".lower()
@@ -77,6 +91,17 @@ def test_a_digest_that_only_begins_like_that_of_the_empty_file_passes(tmp_path: 
     close = {a: digest[:-1] + bytes([digest[-1] ^ 1]) for a, digest in EMPTY.items()}
     assert refused(tmp_path, [], close, digests_of(1)) is None
     assert not (tmp_path / FOLDER).exists()
+
+
+def test_what_is_withdrawn_again_poisons_nothing(tmp_path: Path) -> None:
+    good = md5sum(tmp_path / "good", 4, 5)
+    entries = [EMPTY, digests_of(1), digests_of(4), EMPTY, digests_of(5)]
+    state = tmp_path / "state"
+    assert refused(state, [good], *entries, withdrawn=[0]) == "the list holds the empty file: e-3"
+    known = "the list holds files that are known to be good: "
+    assert refused(state, [good], *entries, withdrawn=[0, 3]) == f"{known}e-2, e-4"
+    assert refused(state, [good], *entries, withdrawn=[0, 3, 2]) == f"{known}e-4"
+    assert refused(state, [good], *entries, withdrawn=[0, 3, 2, 4]) is None
 
 
 def test_a_message_names_some_of_many(tmp_path: Path) -> None:

@@ -420,6 +420,58 @@ def test_a_client_that_slept_through_many_rotations_follows(
     assert client.generation() == 1
 
 
+@pytest.mark.parametrize("role", ROLES[1:])
+def test_a_key_that_was_lost_is_replaced(simulator: Simulator, client: Client, role: str) -> None:
+    simulator.publish(CSV)
+    assert client.generation() == 1
+    for path in (simulator.repository.directory / "keys").glob(f"{role}-*.pem"):
+        path.unlink()
+    simulator.rotate(role)
+    simulator.publish(f"{MD5}\n".encode())
+    assert client.generation() == 2
+
+
+def test_too_few_keys_of_the_root_replace_nothing(tmp_path: Path) -> None:
+    simulator = Simulator(tmp_path / "repo", root_keys=Keys(3, 2))
+    directory = simulator.repository.directory
+    keys = sorted((directory / "keys").glob("root-*.pem"))
+    for path in keys[:2]:
+        path.unlink()
+    before = {p: p.read_bytes() for p in directory.rglob("*") if p.is_file()}
+    for role in ROLES[:4]:
+        with pytest.raises(StateError, match="role root needs 2 signing"):
+            simulator.rotate(role)
+    assert before == {p: p.read_bytes() for p in directory.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_rotation_can_change_how_many_have_to_sign(
+    simulator: Simulator, client: Client, role: str
+) -> None:
+    simulator.publish(CSV)
+    assert client.generation() == 1
+    for number, wanted in enumerate((Keys(3, 2), Keys(1, 1)), 2):
+        simulator.repository.rotate(role, wanted)
+        simulator.serve_published()
+        (state,) = (r for r in simulator.repository.status().roles if r.name == role)
+        assert (state.keys, state.threshold) == (wanted.count, wanted.threshold)
+        assert len(simulator.metadata(role).signatures) >= wanted.threshold
+        simulator.publish(f"{MD5}\n".encode())
+        assert client.generation() == number
+
+
+def test_roles_that_expire_soon_are_told(simulator: Simulator) -> None:
+    simulator.publish(CSV)
+    repository = simulator.repository
+    assert repository.expiring() == []
+    simulator.now += timedelta(days=6)
+    assert [role for role, _ in repository.expiring()] == ["timestamp"]
+    simulator.now += timedelta(days=20)
+    assert [role for role, _ in repository.expiring()] == ["snapshot", "timestamp"]
+    repository.renew()
+    assert repository.expiring() == []
+
+
 def test_rotations_cure_a_list_that_was_pushed_ahead(simulator: Simulator, client: Client) -> None:
     simulator.publish(CSV)
     simulator.edit("baseline", lambda signed: setattr(signed, "version", 1_000_000))

@@ -1,0 +1,36 @@
+"""The cap on memory while something is decoded."""
+
+from __future__ import annotations
+
+import resource
+
+import numpy as np
+import pytest
+
+from hashclient.memory import memory_cap
+
+MIB = 1 << 20
+
+
+def test_what_goes_beyond_the_cap_is_refused_and_what_stays_below_is_not() -> None:
+    with memory_cap(64 * MIB):
+        with pytest.raises(MemoryError):
+            np.ones(512 * MIB, np.uint8)
+        assert np.ones(MIB, np.uint8).all()
+    assert np.ones(128 * MIB, np.uint8).all()
+
+
+def test_the_limit_is_as_before_also_after_an_error() -> None:
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    with pytest.raises(ZeroDivisionError), memory_cap(64 * MIB):
+        raise ZeroDivisionError
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
+
+
+def test_a_limit_that_is_lower_already_stays() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    with memory_cap(64 * MIB):
+        inner, _ = resource.getrlimit(resource.RLIMIT_DATA)
+        with memory_cap(512 * MIB):
+            assert resource.getrlimit(resource.RLIMIT_DATA)[0] == inner
+    assert resource.getrlimit(resource.RLIMIT_DATA) == (soft, hard)
