@@ -24,6 +24,7 @@ from hashclient.fsio import printable, read_secret
 
 #: As the address of a proxy: the one that HTTPS_PROXY or ALL_PROXY names, but for NO_PROXY.
 FROM_ENVIRONMENT = "environment"
+CREDENTIALS_DIRECTORY = "CREDENTIALS_DIRECTORY"
 DEFAULT_PORTS = {"http": 80, "https": 443, "socks5": 1080}
 SHOWN_URL_CHARS = 200
 
@@ -277,7 +278,7 @@ def load_secrets(access: Access, environ: Mapping[str, str] | None = None) -> Se
     env = os.environ if environ is None else environ
     authorization = client_secret = proxy_user = None
     if access.token_file is not None:
-        authorization = bearer(_read_line(access.token_file, "token file"), "token file")
+        authorization = bearer(_read_line(access.token_file, "token file", env), "token file")
     elif access.token_env is not None:
         authorization = bearer(_from_env(access.token_env, env), f"variable {access.token_env}")
     elif access.token_credential is not None:
@@ -285,15 +286,16 @@ def load_secrets(access: Access, environ: Mapping[str, str] | None = None) -> Se
             _from_systemd(access.token_credential, env), f"credential {access.token_credential}"
         )
     elif access.basic_file is not None:
-        user, password = _user_and_password(access.basic_file, "basic_file")
+        user, password = _user_and_password(access.basic_file, "basic_file", env)
         authorization = basic(user, password)
     elif access.oauth is not None:
         if access.oauth.client_secret_file is not None:
-            client_secret = _read_line(access.oauth.client_secret_file, "client secret file")
+            path = access.oauth.client_secret_file
+            client_secret = _read_line(path, "client secret file", env)
         elif access.oauth.client_secret_env is not None:
             client_secret = _from_env(access.oauth.client_secret_env, env)
     if access.proxy_basic_file is not None:
-        proxy_user = _user_and_password(access.proxy_basic_file, "proxy_basic_file")
+        proxy_user = _user_and_password(access.proxy_basic_file, "proxy_basic_file", env)
     return Secrets(authorization, client_secret, proxy_user)
 
 
@@ -313,8 +315,8 @@ def basic(user: str, password: str) -> str:
     return f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode('ascii')}"
 
 
-def _user_and_password(path: Path, what: str) -> tuple[str, str]:
-    user, colon, password = _read_line(path, what).partition(":")
+def _user_and_password(path: Path, what: str, environ: Mapping[str, str]) -> tuple[str, str]:
+    user, colon, password = _read_line(path, what, environ).partition(":")
     if not colon or not user:
         raise ConfigError(
             f"{what} does not hold user:password: {printable(path)}", hint="one line, with a colon"
@@ -322,8 +324,16 @@ def _user_and_password(path: Path, what: str) -> tuple[str, str]:
     return user, password
 
 
-def _read_line(path: Path, what: str, *, forbidden: int = 0o077) -> str:
-    return _one_line(read_secret(path, what, forbidden=forbidden), f"{what} {printable(path)}")
+def _read_line(path: Path, what: str, environ: Mapping[str, str]) -> str:
+    raw = read_secret(path, what, forbidden=_forbidden_bits(path, environ))
+    return _one_line(raw, f"{what} {printable(path)}")
+
+
+def _forbidden_bits(path: Path, environ: Mapping[str, str]) -> int:
+    """Return the permissions that the file of a secret may not have."""
+    # systemd lets a unit's user in to its credentials by an access control list, whose mask shows
+    # up as the group's bits; the directory itself is closed to everybody else.
+    return 0o007 if str(path.parent) == environ.get(CREDENTIALS_DIRECTORY) else 0o077
 
 
 def _from_env(name: str, environ: Mapping[str, str]) -> str:
@@ -337,17 +347,15 @@ def _from_env(name: str, environ: Mapping[str, str]) -> str:
 
 
 def _from_systemd(name: str, environ: Mapping[str, str]) -> str:
-    directory = environ.get("CREDENTIALS_DIRECTORY")
+    directory = environ.get(CREDENTIALS_DIRECTORY)
     if not directory:
         raise ConfigError(
-            "environment variable is not set: CREDENTIALS_DIRECTORY",
+            f"environment variable is not set: {CREDENTIALS_DIRECTORY}",
             hint="systemd sets it for units with LoadCredential=",
         )
     if not _CREDENTIAL_NAME.fullmatch(name):
         raise ConfigError(f"not the name of a credential: {printable(name)}")
-    # systemd lets the unit's user in by an access control list, whose mask shows up as the
-    # group's bits; the directory itself is closed to everybody else.
-    return _read_line(Path(directory) / name, "credential", forbidden=0o007)
+    return _read_line(Path(directory) / name, "credential", environ)
 
 
 def _one_line(raw: bytes, what: str) -> str:
@@ -382,7 +390,7 @@ def tls_context(
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if client_cert is not None:
         key = client_cert if client_key is None else client_key
-        read_secret(key, "client key")
+        read_secret(key, "client key", forbidden=_forbidden_bits(key, os.environ))
         try:
             # The empty password keeps OpenSSL from asking for one on the terminal.
             context.load_cert_chain(client_cert, key, password=lambda: b"")

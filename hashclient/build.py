@@ -1,7 +1,8 @@
 """Building one generation of a list: the delta on what is here, or all of it from its segments.
 
 Segments are downloaded some ahead of the one that is being sealed. A build notes how far it has
-come, again and again, and one that was killed goes on from there. Nothing here switches readers over; `fetch` does, when the build has been found right.
+come, again and again, and one that was killed goes on from there. Nothing here switches readers
+over; `fetch` does, when the build has been found right.
 """
 
 from __future__ import annotations
@@ -52,6 +53,9 @@ AHEAD_BYTES = 256 << 20
 DELTA_UNNOTED_S = 1.0
 NOTING_SHARE = 20
 
+#: Seconds between two reports of progress while a segment is waited for.
+TELL_S = 0.1
+
 #: Called with (list, bytes done, bytes to do) while segments are downloaded.
 Progress = Callable[[str, int, int], None]
 
@@ -73,7 +77,7 @@ class Build:
 
     `index_hash` is the signed hash of its `index.json`, `expires` the earliest expiry of what
     vouches for it, `epoch` the keys under which it is counted, `now` the time that the manifest
-    will bear.
+    will bear. `received` counts the bytes that have come over the network so far.
     """
 
     provider: str
@@ -86,6 +90,7 @@ class Build:
     epoch: str
     now: datetime
     progress: Progress
+    received: Callable[[], int]
     monotonic: Callable[[], float] = time.monotonic
 
     def on_base(self, base: Index, index: ListIndex, delta: list[Segment]) -> Manifest | None:
@@ -173,7 +178,11 @@ class Build:
         total = sum(info.length for info in infos)
         if total > MAX_LIST_BYTES:
             raise VerificationError(f"list {index.list} has {total} bytes to download")
-        done = 0
+        done, before = 0, self.received()
+
+        def tell() -> None:
+            self.progress(index.list, min(total, max(done, self.received() - before)), total)
+
         waiting = deque(zip(segments, infos, strict=True))
         running: deque[tuple[Segment, TargetFile, _Download]] = deque()
         while waiting or running:
@@ -182,11 +191,11 @@ class Build:
                 segment, info = waiting.popleft()
                 running.append((segment, info, _Download(self.trust, info)))
                 ahead += info.length
-            self.progress(index.list, done, total)
+            tell()
             segment, info, download = running.popleft()
-            yield segment, download.result()
+            yield segment, download.result(tell)
             done += info.length
-        self.progress(index.list, done, total)
+        tell()
 
     def _load_staging(self) -> _Staging | None:
         """Return how far a killed build of this same generation came, if it can be used."""
@@ -243,9 +252,11 @@ class _Download:
         except BaseException as error:  # noqa: BLE001 - it is raised again where it is waited for
             self._error = error
 
-    def result(self) -> bytes:
-        """Wait for it, and return its bytes or raise what went wrong."""
-        self._thread.join()
+    def result(self, meanwhile: Callable[[], None]) -> bytes:
+        """Wait for it, return its bytes or raise what went wrong; call `meanwhile` on the way."""
+        while self._thread.is_alive():
+            self._thread.join(TELL_S)
+            meanwhile()
         if self._error is not None:
             raise self._error
         return self._data

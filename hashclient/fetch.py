@@ -110,11 +110,13 @@ class Fetcher:
         *,
         now: Callable[[], datetime],
         progress: Progress | None = None,
+        received: Callable[[], int] = lambda: 0,
         accept_churn: bool = False,
         rebuild: bool = False,
     ) -> None:
         """Bind what a fetch needs; nothing is read or sent yet.
 
+        `progress` hears of segments, and of parts of them if `received` counts what `source` gets.
         `accept_churn` lets pass what the provider's `max_churn` would refuse. `rebuild` builds
         lists from their first segment even where what is here looks sound.
         """
@@ -122,6 +124,7 @@ class Fetcher:
         self._sealer = sealer
         self._now = now
         self._progress = progress or (lambda *_: None)
+        self._received = received
         self._settings = settings
         self._audit = audit
         self._source = source
@@ -235,6 +238,7 @@ class Fetcher:
             epoch=epoch,
             now=self._now(),
             progress=self._progress,
+            received=self._received,
         )
         manifest = None
         try:

@@ -78,6 +78,10 @@ def checked(result: Result) -> Result:
     return result
 
 
+#: For a process that `make coverage` must not measure, since that shows in what it does.
+UNMEASURED = {"COVERAGE_PROCESS_CONFIG": ""}
+
+
 def environment(**changes: str) -> dict[str, str]:
     """Return this process's environment with `changes`, and with this checkout's code."""
     return {**os.environ, "PYTHONPATH": str(ROOT), **changes}

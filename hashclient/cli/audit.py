@@ -38,7 +38,7 @@ def _parse_since(
 
 @click.group(name="audit")
 def command() -> None:
-    """Show and verify the log of every fetch, scan, match, refusal and action.
+    """Show and verify the log of fetches, scans, matches, refusals.
 
     Each record holds the hash of the one before it and the log is signed, so changes show.
     A checkpoint, kept on another machine, also shows that the end was cut off or the whole
@@ -81,8 +81,11 @@ def show(
     if limit is None and output_format == "text":
         limit = DEFAULT_LIMIT
     directory = app.settings.audit_dir
+    record = None
     for record in read(directory, event=events or None, since=since, limit=limit):
         app.out(_text(record) if output_format == "text" else record.line.decode())
+    if record is None:
+        app.say("no record fits")
 
 
 @command.command()

@@ -114,7 +114,7 @@ def fetch_lists(
             after the others were tried.
         UsageError: a list in `only` is offered by none of them.
     """
-    from hashclient.cli.progress import fetch_progress
+    from hashclient.cli.progress import Received, fetch_progress
     from hashclient.fetch import Fetcher, access_of, limits_of
     from hashclient.fsio import make_private_dir, writer_lock
     from hashclient.index import lists_on_disk
@@ -137,8 +137,8 @@ def fetch_lists(
         audit = app.audit_log()
         for name in names:
             try:
-                limits = limits_of(settings.provider(name))
-                with Transport(accesses[name], limits=limits) as transport:
+                limits, received = limits_of(settings.provider(name)), Received()
+                with Transport(accesses[name], limits=limits, on_bytes=received.add) as transport:
                     fetcher = Fetcher(
                         settings,
                         name,
@@ -147,6 +147,7 @@ def fetch_lists(
                         audit,
                         now=app.now,
                         progress=progress,
+                        received=received.count,
                         accept_churn=accept_churn,
                         rebuild=rebuild,
                     )

@@ -130,7 +130,7 @@ def command(
     allow_http: bool,
     output_format: str,
 ) -> ExitCode:
-    """Pin the provider at URL and its root of trust, and prove that it works.
+    """Pin a provider and its root of trust, and prove that it works.
 
     The provider is contacted once; only when everything verifies is the configuration written.
     Secrets are referenced, never copied: keep them in files that only you can read.

@@ -69,7 +69,9 @@ def stats(app: App, output_format: str) -> ExitCode:
 @format_option("text", "json")
 @pass_app
 def prune(app: App, days: int, output_format: str) -> ExitCode:
-    """Forget files that no scan has come across for long: removed ones, mostly.
+    """Forget files that no scan has come across for long.
+
+    Those are removed ones, mostly.
 
     \b
       hashclient inventory prune

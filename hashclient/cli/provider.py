@@ -205,10 +205,11 @@ def withdraw(
 def consolidate(
     app: App, directory: Path, list_name: str, keep_newest: int, output_format: str
 ) -> None:
-    """Join small segments of a list into larger ones, so that new clients download few.
+    """Join small segments of a list into few larger ones.
 
-    The list stays the same. Clients that are up to date download nothing; those that were away
-    for more than N generations may build the list anew. Once a day, from cron, is enough.
+    The list stays the same, and new clients download less. Clients that are up to date download
+    nothing; those that were away for more than N generations may build the list anew. Once a
+    day, from cron, is enough.
 
     \b
       hashclient provider consolidate /srv/lists --list baseline
@@ -297,7 +298,7 @@ def rotate(
 @format_option("text", "json")
 @pass_app
 def renew(app: App, directory: Path, output_format: str) -> None:
-    """Sign the timestamp anew, and every role that is past half of its validity.
+    """Sign the timestamp anew, and what is past half of its time.
 
     Clients refuse a repository whose signatures have expired, so run this every day. A role
     that is due but whose keys are kept elsewhere is named; bring them in time.
@@ -409,10 +410,10 @@ def _aligned(rows: list[list[str]]) -> str:
 @click.option("-v", "--verbose", is_flag=True, help="Log requests to stderr.")
 @pass_app
 def serve(app: App, directory: Path, bind: str, output_format: str, verbose: bool) -> None:
-    """Serve REPO on this machine, to try a client against it; Ctrl-C ends it.
+    """Serve REPO on this machine, to try a client against it.
 
     HTTPS with a certificate and a bearer token made for it, on loopback only. One line says
-    where, once it listens. For others, put REPO/public behind a web server.
+    where, once it listens; Ctrl-C ends it. For others, put REPO/public behind a web server.
 
     \b
       hashclient provider serve /srv/lists --bind 127.0.0.1:8443

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @format_option("text", "json")
 @pass_app
 def command(app: App, output_format: str, verify: bool) -> ExitCode:
-    """Show providers and lists: generation, age, expiry, live entries, digests.
+    """Show the lists: how old, how fresh, and what is on them.
 
     Ends with 0 only when every list is here, usable and fresh, so that a monitor can call it; a
     provider of which nothing was ever fetched counts as a missing list.

@@ -24,6 +24,7 @@ from hashclient.errors import StateError
 from hashclient.inventory import DATABASE_NAME, Inventory
 from hashclient.model import Algorithm
 from tests.support import (
+    UNMEASURED,
     Result,
     arguments,
     call,
@@ -341,6 +342,7 @@ def test_where_nothing_can_be_written_the_verdict_is_the_same(world: World) -> N
     world.scan()
     result = run(
         *("--state-dir", world.state, "scan", "--format", "jsonl", "--jobs", "1", world.tree),
+        env=UNMEASURED,
         preexec=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)),
     )
     # That the audit log cannot be written needs attention.

@@ -18,7 +18,7 @@ from hashclient.cli import main as module
 from hashclient.cli.app import Terminated
 from hashclient.cli.main import COMMANDS, cli, exit_code_table
 from hashclient.errors import ExitCode, StateError
-from tests.support import arguments, call, environment, run, wait_until
+from tests.support import UNMEASURED, arguments, call, environment, run, wait_until
 
 
 def test_the_version() -> None:
@@ -70,6 +70,14 @@ def test_what_does_not_exist(args: list[str]) -> None:
     assert (result.code, result.out) == (2, "")
     assert result.err.startswith("hashclient: error: ")
     assert "hint: see `hashclient" in result.err
+
+
+@pytest.mark.parametrize("path", [[], ["audit"], ["inventory"], ["provider"]])
+def test_commands_are_listed_with_whole_sentences(path: list[str]) -> None:
+    result = run(*path, "--help", env={"COLUMNS": "80"})
+    listed = result.out.partition("Commands:")[2].partition("\n\n")[0]
+    assert listed.count("\n") > 1
+    assert not any(line.endswith("...") for line in listed.splitlines())
 
 
 def test_a_global_option_behind_the_command(tmp_path: Path) -> None:
@@ -186,7 +194,7 @@ def test_a_start_imports_only_what_the_command_needs() -> None:
     )
     done = subprocess.run(
         [sys.executable, "-c", code, "--version"],
-        env=environment(),
+        env=environment(**UNMEASURED),
         capture_output=True,
         text=True,
         check=False,

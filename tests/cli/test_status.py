@@ -91,7 +91,9 @@ def test_an_age_is_told_in_units_for_people(state: Path) -> None:
         (datetime.now(UTC).isoformat(), "less than two minutes"),
     ):
         edit_manifest(state, "baseline", published_at=stamp)
-        assert re.search(rf"^  age         {age}$", call("--state-dir", state, "status").out, re.M)
+        assert re.search(
+            rf"^  age         {age}$", call("--state-dir", state, "status").out, re.MULTILINE
+        )
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import subprocess
 import threading
 import warnings
 from pathlib import Path
@@ -18,6 +19,7 @@ from hashclient import indexwrite
 from hashclient.cli import main as command
 from hashclient.errors import ExitCode, LockedError
 from hashclient.index import open_index
+from tests.support import Site, arguments, environment
 
 GENERATIONS = 24
 ALL = range(2 * GENERATIONS + 10)
@@ -139,3 +141,30 @@ def test_readers_see_whole_generations_while_many_are_fetched(
     assert held.manifest.generation <= seen[0]
     assert held.masks_of_size(len(content(0))) != 0
     assert client.leftovers() == set()
+
+
+def test_many_fetches_at_once_for_many_rounds(tmp_path: Path) -> None:
+    """Real processes: in each round one fetches, the others do, too, or are turned away."""
+    with Site(tmp_path) as site:
+        site.publish(csv([0]))
+        assert site.call(*site.init_arguments()).code == 0
+        for generation in range(1, 6):
+            if generation > 1:
+                site.publish(csv([generation]))
+            running = [
+                subprocess.Popen(
+                    arguments("--state-dir", site.state, "fetch"),
+                    env=environment(),
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                )
+                for _ in range(3)
+            ]
+            ends = [(*process.communicate(timeout=60), process.returncode) for process in running]
+            assert all(code == ExitCode.OK or b"is writing" in err for _, err, code in ends), ends
+            assert {code for *_, code in ends} <= {ExitCode.OK, ExitCode.STATE}
+            assert ExitCode.OK in {code for *_, code in ends}
+            index = open_index(site.state / "lists" / "baseline")
+            assert index is not None and index.manifest.generation == generation
+        assert site.call("status", "--verify").code == ExitCode.OK
+        assert site.call("audit", "verify").code == ExitCode.OK

@@ -58,6 +58,7 @@ def _small_runs() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(indexwrite, "RUN_ROWS", 5)
         patch.setattr(runwrite, "MERGE_ROWS", 7)
+        patch.setattr(build, "DELTA_UNNOTED_S", 0.0)
         yield
 
 
@@ -233,11 +234,8 @@ def test_killed_fetch_goes_on_where_it_was(world: World, tmp_path: Path) -> None
     assert asked == ["index.json", "g000003-add-000.parquet"]
 
 
-def test_killed_update_goes_on_where_it_was(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_killed_update_goes_on_where_it_was(world: World, tmp_path: Path) -> None:
     """A difference of several generations: those that were sealed are not asked for again."""
-    monkeypatch.setattr(build, "DELTA_UNNOTED_S", 0.0)
     step = Step(world, 3, 4, tmp_path)
     client = step.client("killed")
     noted = False
@@ -260,11 +258,8 @@ def test_killed_update_goes_on_where_it_was(
     assert asked == ["index.json", "g000005-add-000.parquet"]
 
 
-def test_noted_update_that_does_not_add_up_is_built_anew(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_noted_update_that_does_not_add_up_is_built_anew(world: World, tmp_path: Path) -> None:
     """A base that has drifted misleads whoever goes on from it, but once only."""
-    monkeypatch.setattr(build, "DELTA_UNNOTED_S", 0.0)
     step = Step(world, 3, 4, tmp_path)
     client = step.client("drifted")
     path = client.settings.lists_dir / "baseline/manifest.json"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from fixtures.simulator import Simulator, status
 from hashclient import indexwrite
 from hashclient.access import OAuth
 from hashclient.audit import AuditLog
+from hashclient.cli.progress import Received
 from hashclient.config import OAuthConfig, ProviderConfig
 from hashclient.errors import (
     AuthorisationError,
@@ -450,3 +452,38 @@ def test_a_provider_that_is_not_configured(client: Client) -> None:
     client.settings = msgspec.structs.replace(client.settings, config=fetched)
     with pytest.raises(ConfigError, match="no provider called 'main'"):
         client.fetch()
+
+
+def test_progress_is_told_within_a_segment(client: Client, simulator: Simulator) -> None:
+    received, told = Received(), threading.Event()
+    seen: list[tuple[int, int]] = []
+
+    def halfway(_url: str, data: bytes, _max_bytes: int) -> bytes:
+        received.add(len(data) // 2)
+        assert told.wait(20)
+        received.add(len(data) - len(data) // 2)
+        return data
+
+    def progress(_list: str, done: int, total: int) -> None:
+        seen.append((done, total))
+        if 0 < done < total:
+            told.set()
+
+    simulator.faults["*.parquet"] = halfway
+    settings = client.settings
+    with writer_lock(settings.lock_path):
+        sealer = load_sealer(settings.state_dir, None, {}, create=True)
+        fetcher = Fetcher(
+            settings,
+            "main",
+            simulator,
+            sealer,
+            AuditLog(settings.audit_dir, clock=lambda: client.now),
+            now=lambda: client.now,
+            progress=progress,
+            received=received.count,
+        )
+        assert [fetched.error for fetched in fetcher.fetch()] == [None]
+    assert told.is_set()
+    dones = [done for done, _ in seen]
+    assert dones == sorted(dones) and seen[-1][0] == seen[-1][1]

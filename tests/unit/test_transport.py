@@ -338,6 +338,24 @@ def test_a_systemd_credential_needs_its_directory_and_a_name(tmp_path: Path) -> 
             load_secrets(Access(BASE, token_credential=name), environ)
 
 
+def test_any_secret_file_may_be_a_systemd_credential(tmp_path: Path) -> None:
+    """They are readable by their group's mask; outside that directory this is refused."""
+    path = tmp_path / "basic"
+    path.write_text(f"me:{SECRET}")
+    path.chmod(0o440)
+    environ = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+    for access in (
+        Access(BASE, token_file=path),
+        Access(BASE, basic_file=path),
+        Access(BASE, oauth=OAuth(BASE, "id", client_secret_file=path)),
+        Access(BASE, proxy="http://127.0.0.1:1", proxy_basic_file=path),
+    ):
+        assert load_secrets(access, environ) != Secrets()
+        for other in ({}, {"CREDENTIALS_DIRECTORY": str(tmp_path.parent)}):
+            with pytest.raises(ConfigError, match="others"):
+                load_secrets(access, other)
+
+
 def test_the_process_environment_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIST_TOKEN", SECRET)
     assert load_secrets(Access(BASE, token_env="LIST_TOKEN")).authorization == f"Bearer {SECRET}"

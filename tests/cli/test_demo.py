@@ -1,0 +1,46 @@
+"""`demo`: what a newcomer runs first ends as it says, and leaves what was asked for."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from hashclient.cli.app import App
+from hashclient.cli.demo import _Demo
+from hashclient.config import Config, Settings
+from hashclient.errors import ExitCode, HashclientError
+from tests.support import ROOT, call, run
+
+
+def test_every_step_ends_as_expected(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    # Its own commands must not take what the caller's environment says.
+    result = run("demo", "--keep", kept, env={"HASHCLIENT_SCAN_EXCLUDE": "*", "LC_ALL": "C"})
+    assert (result.code, result.err) == (0, "")
+    assert "\nEvery step ended as expected.\n" in result.out
+    ends = [int(code) for code in re.findall(r"^\[exit (\d+)\]$", result.out, re.MULTILINE)]
+    assert {0, 4, 5, 6, 10} == set(ends)
+    assert len(ends) == result.out.count("\n$ hashclient ") - 1  # the server runs on beside it
+    again = run("--state-dir", kept / "state", "scan", kept / "files")
+    assert again.code == 10
+
+
+def test_it_works_in_no_directory_with_something_in_it(tmp_path: Path) -> None:
+    (tmp_path / "mine").touch()
+    result = call("demo", "--keep", tmp_path)
+    assert result.code == 2
+    assert "not empty" in result.err and "hint: " in result.err
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_step_that_ends_otherwise_ends_the_demo(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    app = App(lambda: Settings(tmp_path, tmp_path / "config.toml", None, Config()), 0)
+    with pytest.raises(HashclientError, match="should have ended with exit code 0"):
+        _Demo(app, tmp_path)._step("status", ExitCode.OK)
+    said = capsys.readouterr().out
+    assert said.startswith("$ hashclient status\n") and said.endswith("\n[exit 2]\n")
