@@ -70,6 +70,15 @@ def test_the_commands_make_and_change_a_repository(tmp_path: Path) -> None:
     assert run("renew", repo) == ("", "signed anew: timestamp\n")
     renewed = run("renew", repo, "--format", "json")[0]
     assert json.loads(renewed) == {"signed": ["timestamp"], "skipped": []}
+    out = run("consolidate", repo, "--list", "baseline")[0]
+    assert out == "list baseline: generation 3: 3 segments -> 3\n"
+    out = run(*("consolidate", repo, "--list", "baseline", "--format", "json"))[0]
+    assert json.loads(out) == {
+        "list": "baseline",
+        "generation": 3,
+        "segments_before": 3,
+        "segments": 3,
+    }
     text = run("status", repo)[0]
     assert "root       1        2 of 3  " in text
     document = json.loads(run("status", repo, "--format", "json")[0])
