@@ -15,11 +15,16 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING, Literal
 
 from hashclient.errors import ConfigError, LockedError, StateError
 
+if TYPE_CHECKING:
+    import sqlite3
+
 TEMP_PREFIX = ".tmp-"
+#: How long a writer of a database waits for another; their transactions take milliseconds.
+BUSY_TIMEOUT_S = 10.0
 #: What a message repeats of a text that somebody else wrote.
 MAX_EXCERPT_CHARS = 200
 
@@ -90,6 +95,22 @@ def sweep_temporary(directory: Path) -> None:
     for leftover in directory.glob(f"{TEMP_PREFIX}*"):
         with contextlib.suppress(OSError):
             leftover.unlink()
+
+
+def open_database(path: Path, mode: Literal["ro", "rw", "rwc"]) -> sqlite3.Connection:
+    """Open an SQLite file whose transactions the caller begins and ends; `rwc` makes it, private.
+
+    Raises:
+        OSError, sqlite3.Error: it cannot be opened.
+    """
+    import sqlite3  # most commands need none
+
+    if mode == "rwc":
+        make_private_dir(path.parent)
+        # SQLite makes files with the umask; this one is for its owner only.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    uri = f"{path.absolute().as_uri()}?mode={mode}"
+    return sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None)
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hashclient.errors import StateError
-from hashclient.fsio import make_private_dir, printable, state_error
+from hashclient.fsio import open_database, printable, state_error
 
 DATABASE_NAME = "inventory.db"
 #: Inodes whose records share a row; a power of two.
@@ -37,8 +37,6 @@ _BLOCK_BITS = 8
 #: file system's clock, unseen. Kernels tick at 100 Hz or faster; some file systems store seconds.
 FRESH_NS = 50_000_000
 FRESH_COARSE_NS = 2_000_000_000
-#: How long a writer waits for another scan.
-BUSY_TIMEOUT_S = 10.0
 DAY_S = 86_400
 
 #: One file. `mask` has the algorithms whose tags are known; `tags` are two words for each of MD5,
@@ -104,16 +102,7 @@ class Inventory:
         """
         self._path = state_dir / DATABASE_NAME
         with self._errors():
-            if write:
-                make_private_dir(state_dir)
-                os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            mode = "rwc" if write else "ro"
-            self._db = sqlite3.connect(
-                f"{self._path.absolute().as_uri()}?mode={mode}",
-                uri=True,
-                timeout=BUSY_TIMEOUT_S,
-                isolation_level=None,
-            )
+            self._db = open_database(self._path, "rwc" if write else "ro")
             try:
                 if write:
                     self._prepare(key_id)

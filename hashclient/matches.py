@@ -17,12 +17,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from hashclient.errors import StateError
-from hashclient.fsio import make_private_dir, printable
+from hashclient.fsio import open_database, printable
 from hashclient.model import Outcome
 
 DATABASE_NAME = "matches.db"
-#: How long a writer waits for another; their transactions take milliseconds.
-BUSY_TIMEOUT_S = 10.0
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS match (
@@ -92,18 +90,8 @@ class Matches:
         """
         self._path = state_dir / DATABASE_NAME
         with self._errors():
-            if create:
-                make_private_dir(state_dir)
-                # SQLite makes files with the umask; this one is for its owner only.
-                os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             # Also a reader may have to take back what a killed writer had begun.
-            mode = "rwc" if create else "rw"
-            self._db = sqlite3.connect(
-                f"{self._path.absolute().as_uri()}?mode={mode}",
-                uri=True,
-                timeout=BUSY_TIMEOUT_S,
-                isolation_level=None,
-            )
+            self._db = open_database(self._path, "rwc" if create else "rw")
             try:
                 version = self._db.execute("PRAGMA user_version").fetchone()[0]
                 if create and version == 0:

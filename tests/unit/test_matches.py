@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from fixtures.crash import in_child
-from hashclient import matches as module
+from hashclient import fsio
 from hashclient.errors import ExitCode, StateError
 from hashclient.matches import DATABASE_NAME, Matches
 from hashclient.model import Algorithm, Hit, Kind, Outcome
@@ -178,7 +178,7 @@ def test_one_that_stays_locked_is_an_error(tmp_path: Path, monkeypatch: pytest.M
     Matches(tmp_path).__exit__()
     other = sqlite3.connect(tmp_path / DATABASE_NAME, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
-    monkeypatch.setattr(module, "BUSY_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(fsio, "BUSY_TIMEOUT_S", 0.01)
     with pytest.raises(StateError, match="locked"):
         Matches(tmp_path)
     other.close()
