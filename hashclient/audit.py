@@ -55,7 +55,6 @@ from hashclient.auditrecord import (
     format_time,
     parse_checkpoint,
     parse_genesis,
-    path_fields,
     verify_signature,
 )
 from hashclient.errors import AuditError
@@ -69,7 +68,6 @@ __all__ = [
     "Record",
     "Report",
     "checkpoint",
-    "path_fields",
     "read",
     "verify",
 ]
@@ -105,8 +103,13 @@ class AuditLog:
         self._clock = clock
         self._lock_wait_s = lock_wait_s
 
-    def append(self, events: Sequence[Event], *, durable: bool = False) -> None:
+    def append(
+        self, events: Sequence[Event], *, durable: bool = False, sign_each: bool = False
+    ) -> None:
         """Record `events` as one signed batch; with `durable`, so that power may fail afterwards.
+
+        With `sign_each` every record has a signature of its own, so that it can be handed over
+        without those after it.
 
         The first append makes the key and the genesis record. What a killed append has left is
         repaired before, and the repair is recorded.
@@ -128,11 +131,11 @@ class AuditLog:
             fd = os.open(path, flags, 0o600)
             try:
                 lock(fd, fcntl.LOCK_EX, self._lock_wait_s)
-                self._append_locked(fd, bodies, durable=durable)
+                self._append_locked(fd, bodies, durable=durable, sign_each=sign_each)
             finally:
                 os.close(fd)
 
-    def _append_locked(self, fd: int, bodies: list[str], *, durable: bool) -> None:
+    def _append_locked(self, fd: int, bodies: list[str], *, durable: bool, sign_each: bool) -> None:
         size = os.fstat(fd).st_size
         tail = read_tail(fd, size)
         end = size - tail.torn_bytes
@@ -153,7 +156,8 @@ class AuditLog:
         for left, body in zip(range(len(bodies) - 1, -1, -1), bodies, strict=True):
             seq += 1
             # The last record of a batch is signed and covers the others; genesis stands alone.
-            line, prev = encode_record(seq, now, body, prev, key if seq == 1 or not left else None)
+            signed = sign_each or seq == 1 or not left
+            line, prev = encode_record(seq, now, body, prev, key if signed else None)
             lines.append(line)
         if tail.torn_bytes:
             os.ftruncate(fd, end)

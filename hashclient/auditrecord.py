@@ -7,10 +7,8 @@ one spelling of every record. `docs/audit-log.md` specifies it for other program
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -106,19 +104,6 @@ class Checkpoint:
     seq: int
     hash: str
     time: str
-
-
-def path_fields(path: str) -> dict[str, str]:
-    """Return the fields that record `path` (decoded with surrogateescape) without loss.
-
-    `path` is its text; `path_b64` holds its bytes when they are not UTF-8.
-    """
-    raw = os.fsencode(path)
-    try:
-        return {"path": raw.decode()}
-    except UnicodeDecodeError:
-        encoded = base64.b64encode(raw).decode()
-        return {"path": raw.decode(errors="replace"), "path_b64": encoded}
 
 
 def format_time(time: datetime) -> str:

@@ -315,7 +315,8 @@ class Checker:
                 return Outcome(error.kind, file.path, reason=str(error))
         hits = self._judge.hits(file.tags, file.length)
         kind = verdict(hits)
-        return Outcome(kind, file.path, file.length, hits=hits, digests=file.digests)
+        tags = {a: words.tobytes() for a, words in file.tags.items()}
+        return Outcome(kind, file.path, file.length, hits=hits, digests=file.digests, tags=tags)
 
     def _read_again(self, file: _File, plan: Plan, result: TaskResult) -> None:
         """Compute more digests of the very file that was read before, or that is known."""

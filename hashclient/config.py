@@ -13,17 +13,19 @@ import tomllib
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from hashclient.errors import ConfigError
 from hashclient.fsio import excerpt, printable, user_path
-from hashclient.model import is_name
+from hashclient.model import Action, is_name
 
 CONFIG_NAME = "config.toml"
 #: Ten years: more is a mistake, and no date to reckon with.
 MAX_GRACE_HOURS = 87_600
+#: A hundred years, for the same reason.
+MAX_RETENTION_DAYS = 36_500
 
 #: What the numbers of a provider may be, both ends included.
 _RANGES: Mapping[str, tuple[float, float]] = {
@@ -77,6 +79,73 @@ class ProviderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, om
     attempts: int = 4
 
 
+class PolicyRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What to do about matches of a list, of a category, or of both; what is not named fits all."""
+
+    actions: tuple[Action, ...]
+    list: str | None = None
+    category: str | None = None
+
+
+class QuarantineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How files are taken away: to whom they are sealed, and for how long they are kept.
+
+    `recipients` are age public keys; one of their owners is needed to open anything again.
+    `tombstone` is the text of a file that is left in place of the one taken. `retention_days`
+    counts from the acknowledgement of the report; without it nothing is ever due.
+    """
+
+    recipients: tuple[str, ...] = ()
+    tombstone: str | None = None
+    retention_days: float | None = None
+
+
+class PackageDestination(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="package"
+):
+    """A body that takes packages: the directory they are put in, and its age public keys."""
+
+    directory: str
+    recipients: tuple[str, ...] = ()
+
+
+class ServiceDestination(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="cybertipline"
+):
+    """A reporting service with an API of the CyberTipline's kind.
+
+    `evidence` says what is uploaded: the `file` itself, its `sealed` form, or `none`.
+    """
+
+    url: str
+    incident_type: str
+    basic_file: str
+    evidence: Literal["file", "sealed", "none"] = "file"
+    ca: str | None = None
+    proxy: str | None = None
+    proxy_basic_file: str | None = None
+    allow_http: bool = False
+    timeout_s: float = 30.0
+    min_rate_kib_s: float = 16.0
+    attempts: int = 4
+
+
+class ReportConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Who reports, and to whom; `default` names the destination that is meant if none is named."""
+
+    organisation: str | None = None
+    contact: str | None = None
+    email: str | None = None
+    default: str | None = None
+    to: dict[str, PackageDestination | ServiceDestination] = {}
+
+    def destination(self) -> str | None:
+        """Return the name of the destination that is meant if none is named, if there is one."""
+        if self.default is None and len(self.to) == 1:
+            return next(iter(self.to))
+        return self.default
+
+
 class Config(msgspec.Struct, frozen=True):
     """The content of `config.toml`.
 
@@ -86,6 +155,9 @@ class Config(msgspec.Struct, frozen=True):
     state_dir: str | None = None
     seal_key_file: str | None = None
     providers: dict[str, ProviderConfig] = {}
+    policy: tuple[PolicyRule, ...] = ()
+    quarantine: QuarantineConfig = QuarantineConfig()
+    report: ReportConfig = ReportConfig()
     commands: dict[str, dict[str, Any]] = {}
 
 
@@ -93,6 +165,9 @@ class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     state_dir: str | None = None
     seal_key_file: str | None = None
     providers: dict[str, ProviderConfig] = {}
+    policy: tuple[PolicyRule, ...] = ()
+    quarantine: QuarantineConfig = QuarantineConfig()
+    report: ReportConfig = ReportConfig()
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -117,6 +192,16 @@ class Settings(msgspec.Struct, frozen=True):
     def lock_path(self) -> Path:
         """The writers' lock of the state directory."""
         return self.state_dir / "lock"
+
+    @property
+    def quarantine_dir(self) -> Path:
+        """The directory of sealed files that were taken away."""
+        return self.state_dir / "quarantine"
+
+    @property
+    def reports_dir(self) -> Path:
+        """The directory of reports: those that wait, and those that were sent."""
+        return self.state_dir / "reports"
 
     def trust_dir(self, provider: str) -> Path:
         """Return the directory of the verified metadata of `provider`."""
@@ -254,13 +339,7 @@ def parse_config(text: str, command_names: frozenset[str], where: str) -> Config
     for name, provider in known.providers.items():
         if not is_name(name):
             raise ConfigError(f"configuration {where}: {name!r} cannot name a provider")
-        for key, (low, high) in _RANGES.items():
-            # What is not a number fails every comparison.
-            if not low <= getattr(provider, key) <= high:
-                raise ConfigError(
-                    f"configuration {where}: {key} of provider {name} is not from {low:g} to"
-                    f" {high:g}"
-                )
+        _check_ranges(provider, f"configuration {where}", f"provider {name}")
         if provider.max_churn is not None and not provider.max_churn > 0:
             raise ConfigError(
                 f"configuration {where}: max_churn of provider {name} is not above zero"
@@ -268,7 +347,51 @@ def parse_config(text: str, command_names: frozenset[str], where: str) -> Config
         for list_name in provider.lists or ():
             if not is_name(list_name):
                 raise ConfigError(f"configuration {where}: {list_name!r} cannot name a list")
-    return Config(known.state_dir, known.seal_key_file, known.providers, commands)
+    _check_way_out(known, f"configuration {where}")
+    return Config(
+        known.state_dir,
+        known.seal_key_file,
+        known.providers,
+        known.policy,
+        known.quarantine,
+        known.report,
+        commands,
+    )
+
+
+def _check_ranges(table: msgspec.Struct, where: str, owner: str) -> None:
+    for key in _RANGES.keys() & set(table.__struct_fields__):
+        low, high = _RANGES[key]
+        # What is not a number fails every comparison.
+        if not low <= getattr(table, key) <= high:
+            raise ConfigError(f"{where}: {key} of {owner} is not from {low:g} to {high:g}")
+
+
+def _check_way_out(known: _Document, where: str) -> None:
+    """Check what says how matches are dealt with."""
+    actions = {action for rule in known.policy for action in rule.actions}
+    days = known.quarantine.retention_days
+    if days is not None and not 0 <= days <= MAX_RETENTION_DAYS:
+        raise ConfigError(
+            f"{where}: retention_days of quarantine is not from 0 to {MAX_RETENTION_DAYS}"
+        )
+    if Action.QUARANTINE in actions and not known.quarantine.recipients:
+        raise ConfigError(
+            f"{where}: a policy asks for quarantine, but recipients of quarantine are not set",
+            hint="`hashclient quarantine keygen` makes a pair of keys",
+        )
+    for name, destination in known.report.to.items():
+        if not is_name(name):
+            raise ConfigError(f"{where}: {name!r} cannot name a destination of reports")
+        _check_ranges(destination, where, f"destination {name}")
+    default = known.report.default
+    if default is not None and default not in known.report.to:
+        raise ConfigError(f"{where}: default of report names no destination: {printable(default)}")
+    if Action.REPORT in actions and known.report.destination() is None:
+        raise ConfigError(
+            f"{where}: a policy asks for reports, but there is no default destination for them",
+            hint="docs/operations.md describes [report]",
+        )
 
 
 def provider_table(name: str, provider: ProviderConfig) -> str:

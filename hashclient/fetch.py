@@ -25,7 +25,7 @@ import msgspec
 import numpy as np
 
 from hashclient.access import Access, OAuth
-from hashclient.audit import AuditLog, Event, path_fields
+from hashclient.audit import AuditLog, Event
 from hashclient.build import Build, Progress, delta_of, tidy
 from hashclient.config import ProviderConfig, Settings
 from hashclient.errors import (
@@ -37,6 +37,7 @@ from hashclient.errors import (
 )
 from hashclient.fsio import (
     make_private_dir,
+    path_fields,
     printable,
     sweep_temporary,
     user_path,
@@ -308,13 +309,16 @@ class Fetcher:
                         "list": name,
                         "entry": match.entry,
                         "generation": manifest.generation,
+                        "id": match.id,
                         **path_fields(match.path),
                     },
                 )
                 for match in affected
             ]
             for start in range(0, len(events), AUDIT_BATCH):
-                self._audit.append(events[start : start + AUDIT_BATCH], durable=True)
+                self._audit.append(
+                    events[start : start + AUDIT_BATCH], durable=True, sign_each=True
+                )
             matches.withdraw(name, gone, manifest.generation, self._now())
         return tuple(affected)
 

@@ -7,6 +7,7 @@ start with `TEMP_PREFIX` and are swept by the next writer.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import errno
 import fcntl
@@ -220,6 +221,19 @@ def printable(path: str | os.PathLike[str]) -> str:
             errors = "surrogateescape" if "\udc80" <= char <= "\udcff" else "surrogatepass"
             shown.extend(f"\\x{byte:02x}" for byte in char.encode("utf-8", errors))
     return "".join(shown)
+
+
+def path_fields(path: str) -> dict[str, str]:
+    """Return the fields that give `path` (decoded with surrogateescape) without loss, for JSON.
+
+    `path` is its text; `path_b64` holds its bytes when they are not UTF-8.
+    """
+    raw = os.fsencode(path)
+    try:
+        return {"path": raw.decode()}
+    except UnicodeDecodeError:
+        encoded = base64.b64encode(raw).decode()
+        return {"path": raw.decode(errors="replace"), "path_b64": encoded}
 
 
 def excerpt(text: object) -> str:

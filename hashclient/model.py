@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from datetime import datetime
+from datetime import datetime
 
 #: Names of lists, providers, roles and parts of target names. Target names go into URLs
 #: unescaped, so nothing that a URL or a file system could read as something else is allowed.
@@ -95,14 +92,58 @@ class Hit:
     complete: bool
 
 
+class MatchState(enum.StrEnum):
+    """How far the story of a remembered match has come; `docs/operations.md` has the picture."""
+
+    FOUND = "found"
+    QUARANTINED = "quarantined"
+    REPORTED = "reported"
+    ACKNOWLEDGED = "acknowledged"
+    WITHDRAWN = "withdrawn"
+    RESTORED = "restored"
+    PURGED = "purged"
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What the record of matches says of one outcome: its id there, and its story so far."""
+
+    id: str
+    state: MatchState
+    first_seen: datetime
+    last_seen: datetime
+
+
+class Action(enum.StrEnum):
+    """What a policy may ask for when something matches, besides recording it."""
+
+    QUARANTINE = "quarantine"
+    REPORT = "report"
+
+
+@dataclass(frozen=True, slots=True)
+class Acted:
+    """What became of an action on one match.
+
+    `done` is None where nothing was tried, since only the policy was asked. `detail` says what was
+    done, or why not, for people.
+    """
+
+    action: Action
+    done: bool | None
+    detail: str
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of one input.
 
     `path` is decoded with surrogateescape, so `os.fsencode` gives back its bytes. `size` is in
     bytes, None where it is not known. `digests` holds what was computed and is shown only when
-    the user asks for it. `origin` says where an input without a path came from, for logs, which
-    never hold a digest.
+    the user asks for it; `tags` are the sealed ones of what matched, 16 bytes each, and are never
+    shown. `origin` says where an input without a path came from, for logs, which never hold a
+    digest. `recorded` and `acted` are added to matches once they are recorded and acted on.
     """
 
     kind: Kind
@@ -110,8 +151,11 @@ class Outcome:
     size: int | None = None
     reason: str | None = None
     hits: tuple[Hit, ...] = ()
-    digests: dict[Algorithm, bytes] = field(default_factory=dict)
+    digests: Mapping[Algorithm, bytes] = field(default_factory=dict)
     origin: str | None = None
+    tags: Mapping[Algorithm, bytes] = field(default_factory=dict)
+    recorded: Recorded | None = None
+    acted: tuple[Acted, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,7 @@ class _WireOutcome(msgspec.Struct, array_like=True):
     reason: str | None
     hits: list[tuple[str, str, str, int, int, bool]]
     digests: dict[int, bytes]
+    tags: dict[int, bytes]
 
 
 class _WireResult(msgspec.Struct, array_like=True):
@@ -90,6 +91,7 @@ def _pack_result(result: TaskResult) -> _WireResult:
                 for h in o.hits
             ],
             {int(a): d for a, d in o.digests.items()},
+            {int(a): t for a, t in o.tags.items()},
         )
         for o in result.outcomes
     ]
@@ -116,6 +118,7 @@ def _unpack_result(wire: _WireResult) -> TaskResult:
                 for name, entry, category, generation, mask, complete in o.hits
             ),
             {Algorithm(a): d for a, d in o.digests.items()},
+            tags={Algorithm(a): t for a, t in o.tags.items()},
         )
         for o in wire.outcomes
     ]

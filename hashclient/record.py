@@ -6,19 +6,18 @@ exit code, and the run goes on.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from hashclient.audit import AuditLog, Event, path_fields
+from hashclient.audit import AuditLog, Event
 from hashclient.errors import AuditError, StateError
+from hashclient.fsio import path_fields
 from hashclient.matches import Matches
-from hashclient.model import Kind, Outcome
+from hashclient.model import Hit, Kind, Outcome
 from hashclient.summary import Summary
-
-#: Matches are written in batches, at the latest when so many are waiting.
-BATCH = 512
 
 
 class RunRecord:
@@ -30,18 +29,22 @@ class RunRecord:
         summary: Summary,
         audit: AuditLog,
         state_dir: Path,
+        key_id: str,
         *,
         now: Callable[[], datetime],
         on_failure: Callable[[AuditError | StateError], None],
     ) -> None:
-        """`command` is `scan` or `lookup`; `on_failure` hears once of what cannot be written."""
+        """`command` is `scan` or `lookup`; `on_failure` hears once of what cannot be written.
+
+        The tags of outcomes are sealed under the key `key_id`.
+        """
         self._command = command
         self._summary = summary
         self._audit = audit
         self._state_dir = state_dir
+        self._key_id = key_id
         self._now = now
         self._on_failure = on_failure
-        self._waiting: list[Outcome] = []
         self._audit_failed = self._matches_failed = self._ended = False
 
     def start(self, arguments: Sequence[str]) -> None:
@@ -53,48 +56,55 @@ class RunRecord:
         data = {"arguments": list(arguments), "lists": lists}
         self._log([Event(f"{self._command}-start", data)])
 
-    def add(self, outcome: Outcome) -> None:
-        """Take note of one outcome."""
-        if outcome.kind in (Kind.MATCH, Kind.CONFLICT):
-            self._waiting.append(outcome)
-            if len(self._waiting) >= BATCH:
-                self._write_waiting()
+    def keep(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
+        """Remember and log what matches among `outcomes`; return all, with their records.
+
+        What a lookup finds has no file to remember. A kill between the record and the log leaves a
+        match that the next scan logs.
+        """
+        kept = self._remember(outcomes)
+        events = [
+            Event(str(o.kind), _data(o)) for o in kept if o.kind in (Kind.MATCH, Kind.CONFLICT)
+        ]
+        if events:
+            # A report hands single records over, so each is signed.
+            self._log(events, durable=True, sign_each=True)
+        return kept
 
     def end(self) -> None:
-        """Write what is waiting, and that the run has ended; only the first time."""
+        """Log that the run has ended; only the first time."""
         if self._ended:
             return
         self._ended = True
-        self._write_waiting()
         summary = self._summary
         counts = {str(kind): summary.counts[kind] for kind in Kind}
         data = {"inputs": summary.inputs, **counts, "exit_code": int(summary.exit_code)}
         self._log([Event(f"{self._command}-end", data)])
 
-    def _write_waiting(self) -> None:
-        if self._waiting:
-            waiting, self._waiting = self._waiting, []
-            self._log([Event(str(o.kind), _data(o)) for o in waiting], durable=True)
-            self._remember([o for o in waiting if o.kind is Kind.MATCH and o.origin is None])
-
-    def _log(self, events: list[Event], *, durable: bool = False) -> None:
+    def _log(self, events: list[Event], *, durable: bool = False, sign_each: bool = False) -> None:
         if self._audit_failed:
             return
         try:
-            self._audit.append(events, durable=durable)
+            self._audit.append(events, durable=durable, sign_each=sign_each)
         except AuditError as error:
             self._audit_failed = True
             self._failed(error)
 
-    def _remember(self, outcomes: list[Outcome]) -> None:
-        if self._matches_failed or not outcomes:
-            return
+    def _remember(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
+        kept = list(outcomes)
+        places = [n for n, o in enumerate(kept) if o.kind is Kind.MATCH and o.origin is None]
+        if self._matches_failed or not places:
+            return kept
         try:
             with Matches(self._state_dir) as matches:
-                matches.record(outcomes, self._now())
+                found = matches.record([kept[n] for n in places], self._key_id, self._now())
         except StateError as error:
             self._matches_failed = True
             self._failed(error)
+            return kept
+        for n, match in zip(places, found, strict=True):
+            kept[n] = dataclasses.replace(kept[n], recorded=match.recorded)
+        return kept
 
     def _failed(self, error: AuditError | StateError) -> None:
         self._summary.failed = self._summary.failed or error.exit_code
@@ -102,18 +112,22 @@ class RunRecord:
 
 
 def _data(outcome: Outcome) -> dict[str, Any]:
+    data: dict[str, Any] = {} if outcome.recorded is None else {"id": outcome.recorded.id}
     return {
+        **data,
         **path_fields(outcome.origin or outcome.path),
         "size": outcome.size,
-        "hits": [
-            {
-                "list": hit.list_name,
-                "entry": hit.entry,
-                "category": hit.category,
-                "generation": hit.generation,
-                "algorithms": [a.label for a in hit.algorithms],
-                "complete": hit.complete,
-            }
-            for hit in outcome.hits
-        ],
+        "hits": [hit_fields(hit) for hit in outcome.hits],
+    }
+
+
+def hit_fields(hit: Hit) -> dict[str, Any]:
+    """Return what records and reports say of one entry that was hit; no digest is in it."""
+    return {
+        "list": hit.list_name,
+        "entry": hit.entry,
+        "category": hit.category,
+        "generation": hit.generation,
+        "algorithms": [a.label for a in hit.algorithms],
+        "complete": hit.complete,
     }

@@ -59,6 +59,20 @@ class App:
         """The clock that commands hand to the core."""
         return datetime.now(UTC)
 
+    @staticmethod
+    def operator() -> str:
+        """Return who runs this, for the audit log: the user, and who became that user by sudo."""
+        import pwd
+
+        uid = os.getuid()
+        try:
+            name = pwd.getpwuid(uid).pw_name
+        except KeyError:
+            name = f"uid {uid}"
+        # What sudo says is as good as the rights of who calls us: root can say anything.
+        sudo = os.environ.get("SUDO_USER")
+        return f"{name} (sudo: {printable(sudo)})" if sudo and uid == 0 else name
+
     def audit_log(self) -> AuditLog:
         """Return the audit log of the state directory."""
         from hashclient.audit import AuditLog

@@ -11,7 +11,7 @@ import click
 
 from hashclient.cli.app import App, format_option, pass_app
 from hashclient.errors import ExitCode, HashclientError, UsageError
-from hashclient.fsio import printable
+from hashclient.fsio import path_fields, printable
 
 if TYPE_CHECKING:
     from hashclient.fetch import Fetched
@@ -210,7 +210,6 @@ def _show_affected(app: App, fetched: Fetched) -> None:
 
 
 def _document(fetched: Fetched) -> dict[str, Any]:
-    from hashclient.report.jsonl import path_fields
 
     document: dict[str, Any] = {
         "list": fetched.list_name,

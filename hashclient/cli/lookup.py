@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     type=existing_path(allow_dash=True),
     help="Read digests from FILE, or from stdin. Can be given several times.",
 )
-@report_options
+@report_options("text", "jsonl")
 @pass_app
 def command(
     app: App,
@@ -69,6 +69,7 @@ def command(
         "lookup",
         outcomes,
         summary,
+        lists.sealer.key_id,
         output_format=output_format,
         output=output,
         show_digests=show_digests,

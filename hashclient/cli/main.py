@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 #: What the names of environment variables begin with.
 ENV_PREFIX = "HASHCLIENT"
 #: Commands that take no defaults from config.toml.
-WITHOUT_DEFAULTS = frozenset({"audit", "inventory", "provider", "demo"})
+WITHOUT_DEFAULTS = frozenset(
+    {"audit", "inventory", "matches", "quarantine", "report", "provider", "demo"}
+)
 
 #: Command name to module; each module has a click command called `command`. In order of use.
 COMMANDS = {
@@ -38,6 +40,7 @@ COMMANDS = {
     "status": "hashclient.cli.status",
     "scan": "hashclient.cli.scan",
     "lookup": "hashclient.cli.lookup",
+    "matches": "hashclient.cli.matches",
     "inventory": "hashclient.cli.inventory",
     "audit": "hashclient.cli.audit",
     "provider": "hashclient.cli.provider",

@@ -73,8 +73,8 @@ def scan_progress(app: App, progress: ScanProgress) -> Iterator[Callable[[], Non
 
     from rich.text import Text
 
+    from hashclient.formats.text import human_bytes
     from hashclient.model import Kind
-    from hashclient.report.text import human_bytes
 
     started = last = time.monotonic()
     summary = progress.summary

@@ -5,6 +5,7 @@ Whatever ends a run early, what was found so far is written and counts, and the 
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import os
 from collections.abc import Callable, Generator, Iterator
@@ -25,28 +26,47 @@ from hashclient.errors import ExitCode, HashclientError, UsageError
 from hashclient.fsio import printable
 from hashclient.model import Kind, Outcome
 
+#: Outcomes are recorded and written in batches, at the latest when so many are waiting.
+BATCH = 512
+
+FORMAT_HELP = "For people (text), scripts (jsonl), or what else reads it."
+
 if TYPE_CHECKING:
+    from hashclient.respond import Responder
     from hashclient.scan import OpenLists
     from hashclient.summary import Summary
 
 
-def report_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say how outcomes are reported."""
-    for option in (
-        click.option(
-            "--show-digests", is_flag=True, help="Add the digests that were computed to each line."
-        ),
-        click.option("--all", "show_all", is_flag=True, help="Report clean inputs one by one too."),
-        click.option(
-            "--output",
-            metavar="FILE",
-            type=existing_path(dir_okay=False),
-            help="Write the report to FILE instead of stdout.",
-        ),
-        format_option("text", "jsonl", help="For people, or one JSON object a line for scripts."),
-    ):
-        function = option(function)
-    return function
+def report_options(*formats: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return a decorator that adds the options that say how outcomes are reported."""
+
+    def add(function: Callable[..., Any]) -> Callable[..., Any]:
+        for option in (
+            click.option(
+                "--show-digests",
+                is_flag=True,
+                help="Add the digests that were computed to each line.",
+            ),
+            click.option(
+                "--all", "show_all", is_flag=True, help="Report clean inputs one by one too."
+            ),
+            output_option(),
+            format_option(*formats, help=FORMAT_HELP),
+        ):
+            function = option(function)
+        return function
+
+    return add
+
+
+def output_option() -> Callable[[Any], Any]:
+    """Return the `--output` option."""
+    return click.option(
+        "--output",
+        metavar="FILE",
+        type=existing_path(dir_okay=False),
+        help="Write the report to FILE instead of stdout.",
+    )
 
 
 def load_lists(app: App) -> OpenLists:
@@ -73,43 +93,74 @@ def run_report(
     command: str,
     outcomes: Generator[Outcome | None],
     summary: Summary,
+    key_id: str,
     *,
     output_format: str,
     output: Path | None,
     show_digests: bool,
     show_all: bool,
     tick: Callable[[], None] = lambda: None,
+    responder: Responder | None = None,
     arguments: list[str],
 ) -> ExitCode:
     """Write outcomes as they come, log matches, write the summary; return the exit code.
 
+    The tags of outcomes are sealed under the key `key_id`. What `responder` does about an outcome
+    is done before it is told.
+
     Raises:
         HashclientError: the run failed, and nothing that was found outranks that.
     """
+    from hashclient.formats import Context, formatter
     from hashclient.record import RunRecord
-    from hashclient.report import FORMATS
 
-    formatter = FORMATS[output_format](show_digests)
+    written = formatter(output_format, Context(command, app.now(), show_digests))
     record = RunRecord(
         command,
         summary,
         app.audit_log(),
         app.settings.state_dir,
+        key_id,
         now=app.now,
         on_failure=lambda error: app.warn(error.message, error.hint),
     )
+    waiting: list[Outcome] = []
+    ready: collections.deque[Outcome] = collections.deque()
+    begun = False
+
+    def put(write: Callable[[str], None], text: str | None) -> None:
+        nonlocal begun
+        if not begun:
+            begun = True
+            put(write, written.begin())
+        if text is not None:
+            write(text)
+
+    def flush(write: Callable[[str], None]) -> None:
+        # Before anything is told it is remembered, logged, and acted on. Whatever interrupts this,
+        # nothing is left out: only that no more is done about it.
+        ready.extend(record.keep(waiting))
+        waiting.clear()
+        while ready:
+            outcome = ready[0]
+            if responder is not None and summary.stopped is None:
+                outcome = responder.respond(outcome)
+            if show_all or outcome.kind is not Kind.CLEAN:
+                put(write, written.outcome(outcome))
+            ready.popleft()
+
     failure: HashclientError | None = None
     try:
-        with _output(app, output) as write:
+        with open_output(app, output) as write:
             try:
                 record.start(arguments)
                 # Whatever ends the loop, the workers end with it.
                 with contextlib.closing(outcomes):
                     for outcome in outcomes:
                         if outcome is not None:
-                            record.add(outcome)
-                            if show_all or outcome.kind is not Kind.CLEAN:
-                                write(formatter.outcome(outcome))
+                            waiting.append(outcome)
+                        if outcome is None or len(waiting) >= BATCH:
+                            flush(write)
                         tick()
             except KeyboardInterrupt:
                 summary.stopped = ExitCode.INTERRUPTED
@@ -119,12 +170,16 @@ def run_report(
                 raise
             except HashclientError as error:
                 failure, summary.failed = error, error.exit_code
+            flush(write)
+            if responder is not None:
+                _finish(app, responder, summary)
             record.end()
             if failure is None or summary.inputs:
-                write(formatter.summary(summary))
+                put(write, written.end(summary))
     except OutputError as error:
         # Nobody can be told but through the exit code; what was found still is logged.
         failure, summary.failed = error, error.exit_code
+        record.keep(waiting)
         record.end()
     if failure is not None:
         if summary.exit_code is failure.exit_code:
@@ -133,8 +188,19 @@ def run_report(
     return summary.exit_code
 
 
+def _finish(app: App, responder: Responder, summary: Summary) -> None:
+    """Prepare the reports that are wanted, and count what could not be done."""
+    try:
+        for report in () if summary.stopped else responder.end():
+            app.say(f"report {report.id} is prepared; next: hashclient report submit {report.id}")
+    except HashclientError as error:
+        app.warn(error.message, error.hint)
+        summary.failed = summary.failed or error.exit_code
+    summary.failed = summary.failed or responder.failed
+
+
 @contextlib.contextmanager
-def _output(app: App, path: Path | None) -> Iterator[Callable[[str], None]]:
+def open_output(app: App, path: Path | None) -> Iterator[Callable[[str], None]]:
     """Yield a function that writes a line to `path` or to stdout.
 
     Raises:

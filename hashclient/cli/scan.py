@@ -9,11 +9,12 @@ import click
 from hashclient.cli.app import App, pass_app
 from hashclient.cli.run import load_lists, report_options, run_report
 from hashclient.errors import ExitCode
+from hashclient.formats import FORMATS
 
 
 @click.command("scan")
 @click.argument("paths", metavar="PATH…", nargs=-1, required=True, type=click.Path())
-@report_options
+@report_options(*FORMATS)
 @click.option(
     "--jobs",
     type=click.IntRange(1, 256),
@@ -38,6 +39,16 @@ from hashclient.errors import ExitCode
     help="Read every file, also those that the inventory knows unchanged.",
 )
 @click.option(
+    "--quarantine",
+    is_flag=True,
+    help="Take every match away, sealed, whatever the policy says.",
+)
+@click.option(
+    "--policy-check",
+    is_flag=True,
+    help="Say for each match what the policy would do, and do nothing.",
+)
+@click.option(
     "--fetch", "fetch_first", is_flag=True, help="Fetch the lists first, as `fetch` does."
 )
 @pass_app
@@ -53,16 +64,22 @@ def command(
     one_file_system: bool,
     follow_symlinks: bool,
     no_inventory: bool,
+    quarantine: bool,
+    policy_check: bool,
     fetch_first: bool,
 ) -> ExitCode:
     """Check files, and trees to any depth, against the lists.
 
-    Nothing is changed, moved or shown: matches are reported with the entry of the list, and the
-    exit code tells the verdict. Every file ends as clean, match, conflict (digests of one entry
-    disagree), skipped or unread, with a reason. Reading needs no lock and no network.
+    Matches are reported with the entry of the list, and the exit code tells the verdict. Every
+    file ends as clean, match, conflict (digests of one entry disagree), skipped or unread, with a
+    reason. Reading needs no lock and no network. Nothing is ever shown, and nothing is changed or
+    moved, unless the policy in config.toml or --quarantine says so. Each match is remembered under
+    an id: `hashclient matches` lists them.
 
     \b
       hashclient scan /srv/files
+      hashclient scan --policy-check /srv/files
+      hashclient scan --quarantine /srv/files
       hashclient scan --format jsonl --output report.jsonl /srv/files
       hashclient scan --exclude '*.iso' --exclude '/srv/cache/*' /srv
 
@@ -99,16 +116,32 @@ def command(
         keep_clean=show_all,
         memory=memory,
     )
+    responder = None
+    if quarantine or policy_check or app.settings.config.policy:
+        from hashclient.respond import Responder
+
+        responder = Responder(
+            app.settings,
+            app.audit_log(),
+            lists.sealer,
+            lists.states,
+            by=app.operator(),
+            now=app.now,
+            quarantine_all=quarantine,
+            only_tell=policy_check,
+        )
     with scan_progress(app, progress) as tick:
         return run_report(
             app,
             "scan",
             outcomes,
             summary,
+            lists.sealer.key_id,
             output_format=output_format,
             output=output,
             show_digests=show_digests,
             show_all=show_all,
             tick=tick,
+            responder=responder,
             arguments=list(paths),
         )

@@ -9,7 +9,7 @@ import click
 
 from hashclient.cli.app import App, format_option, pass_app
 from hashclient.errors import ExitCode
-from hashclient.fsio import printable
+from hashclient.fsio import path_fields, printable
 
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
@@ -38,7 +38,6 @@ def command(app: App, output_format: str, verify: bool) -> ExitCode:
     """
     import os
 
-    from hashclient.report.jsonl import path_fields
     from hashclient.status import providers_without_lists, read_status, withdrawn_matches
 
     now = app.now()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import pty
 import random
 import shutil
@@ -97,7 +98,7 @@ def test_a_clean_tree(state: Path, clean: Path) -> None:
 def test_matches_are_reported_with_their_entry_and_no_digest(state: Path, listed: Path) -> None:
     result = scan(state, listed)
     assert (result.code, result.err) == (10, "")
-    assert sorted(result.out.splitlines()[:2]) == [
+    assert sorted(re.sub(r"  \[[a-z0-9]{10}\]", "", s) for s in result.out.splitlines()[:2]) == [
         f"match     {listed}/b/bad  base e-1 (synthetic; md5, sha1, sha256 agree)",
         f"match     {listed}/worse  base e-2 (synthetic; md5, sha1, sha256 agree)",
     ]
@@ -108,13 +109,17 @@ def test_the_lines_for_scripts(state: Path, listed: Path) -> None:
     result = scan_jsonl(state, listed)
     assert result.code == 10
     matches = {line["path"]: line for line in result.lines[:-1]}
-    assert matches[f"{listed}/b/bad"] == {
+    line = matches[f"{listed}/b/bad"]
+    assert re.fullmatch("[a-z0-9]{10}", line.pop("id"))
+    assert line.pop("first_seen") <= line.pop("last_seen")
+    assert line == {
         "type": "match",
         "path": f"{listed}/b/bad",
         "size": len(LISTED["e-1"]),
         "list": "base",
         "entry": "e-1",
         "category": "synthetic",
+        "state": "found",
         "generation": 1,
         "algorithms": ["md5", "sha1", "sha256"],
     }

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from hashclient.errors import ExitCode
 from hashclient.model import Algorithm, Hit, Kind, ListState, Outcome
-from hashclient.report import FORMATS, Formatter
+from hashclient.formats import FORMATS, Formatter
 from hashclient.summary import Summary
 from tests.support import ROOT, bytes_path
 

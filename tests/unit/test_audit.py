@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from hashclient.audit import AuditLog, Event, Record, checkpoint, path_fields, read, verify
+from hashclient.audit import AuditLog, Event, Record, checkpoint, read, verify
 from hashclient.auditrecord import (
     MAX_LINE_BYTES,
     NO_HASH,
@@ -33,6 +33,7 @@ from hashclient.cli.app import App
 from hashclient.cli.audit import command
 from hashclient.config import Config, Settings
 from hashclient.errors import AuditError, HashclientError, StateError, UsageError
+from hashclient.fsio import path_fields
 
 START = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import sqlite3
 import threading
@@ -15,20 +16,23 @@ import pytest
 
 from fixtures.crash import in_child
 from hashclient import fsio
-from hashclient.errors import ExitCode, StateError
-from hashclient.matches import DATABASE_NAME, Matches
-from hashclient.model import Algorithm, Hit, Kind, Outcome
+from hashclient.errors import ExitCode, StateError, UsageError
+from hashclient.matches import DATABASE_NAME, REPORT_PREPARED, Matches, Step
+from hashclient.model import Algorithm, Hit, Kind, MatchState, Outcome, Recorded
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 LATER = NOW + timedelta(days=1)
+KEY = "0123456789abcdef"
 
 
 def hit(entry: str, list_name: str = "base", *, complete: bool = True, generation: int = 1) -> Hit:
     return Hit(list_name, entry, "synthetic", generation, (Algorithm.MD5,), complete)
 
 
-def match(path: str, *hits: Hit) -> Outcome:
-    return Outcome(Kind.MATCH, path, 4, hits=hits)
+def match(path: str, *hits: Hit, md5: bytes = b"", sha1: bytes = b"") -> Outcome:
+    given = {Algorithm.MD5: md5, Algorithm.SHA1: sha1}
+    tags = {algorithm: tag for algorithm, tag in given.items() if tag}
+    return Outcome(Kind.MATCH, path, 4, hits=hits, tags=tags)
 
 
 @pytest.fixture
@@ -43,8 +47,8 @@ def paths(record: Matches, *entries: str, list_name: str = "base") -> list[str]:
 
 def test_only_complete_hits_are_remembered_by_list_and_entry(record: Matches) -> None:
     partial = hit("e-9", complete=False)
-    record.record([match("/a", hit("e-1"), hit("e-1", "other"), partial)], NOW)
-    record.record([match("/b", hit("e-1"), hit("e-2"))], NOW)
+    record.record([match("/a", hit("e-1"), hit("e-1", "other"), partial)], KEY, NOW)
+    record.record([match("/b", hit("e-1"), hit("e-2"))], KEY, NOW)
     assert sorted(record.standing("base")) == ["e-1", "e-2"]
     assert record.standing("other") == ["e-1"]
     assert record.standing("nobody") == []
@@ -55,27 +59,166 @@ def test_only_complete_hits_are_remembered_by_list_and_entry(record: Matches) ->
 
 def test_finding_it_again_renews_it(record: Matches) -> None:
     zone = timezone(timedelta(hours=9))
-    record.record([match("/a", hit("e-1"))], NOW)
-    record.record([match("/a", hit("e-1", generation=5))], LATER.astimezone(zone))
+    record.record([match("/a", hit("e-1"))], KEY, NOW)
+    record.record([match("/a", hit("e-1", generation=5))], KEY, LATER.astimezone(zone))
     (found,) = record.of_entries("base", ["e-1"])
     assert (found.first_seen, found.last_seen) == (NOW, LATER)
     assert (found.withdrawn_at, found.withdrawn_generation) == (None, None)
 
 
 def test_a_withdrawal_stands_until_the_entry_matches_again(record: Matches) -> None:
-    record.record([match("/a", hit("e-1"), hit("e-2")), match("/b", hit("e-1"))], NOW)
+    record.record([match("/a", hit("e-1")), match("/b", hit("e-1"))], KEY, NOW)
     record.withdraw("base", ["e-1"], 7, LATER)
-    assert record.standing("base") == ["e-2"]
+    assert record.standing("base") == []
     found = record.withdrawn()
     assert [(f.path, f.entry) for f in found] == [("/a", "e-1"), ("/b", "e-1")]
     assert {(f.withdrawn_generation, f.withdrawn_at) for f in found} == {(7, LATER)}
+    assert {f.state for f in found} == {MatchState.WITHDRAWN}
     assert paths(record, "e-1") == []
     # A later withdrawal does not change when it was.
     record.withdraw("base", ["e-1"], 8, LATER + timedelta(days=1))
     assert {f.withdrawn_generation for f in record.withdrawn()} == {7}
-    record.record([match("/a", hit("e-1", generation=9))], LATER)
+    (again,) = record.record([match("/a", hit("e-1", generation=9))], KEY, LATER)
+    assert again.state is MatchState.FOUND
+    assert [step.event for step in record.story(again.id)] == ["found", "withdrawn", "found"]
     assert [f.path for f in record.withdrawn()] == ["/b"]
     assert paths(record, "e-1") == ["/a"]
+
+
+def test_a_match_is_withdrawn_when_none_of_its_entries_is_left(record: Matches) -> None:
+    (found,) = record.record([match("/a", hit("e-1"), hit("e-2"))], KEY, NOW)
+    record.withdraw("base", ["e-1"], 7, LATER)
+    assert record.withdrawn() == []
+    found = record.get(found.id)
+    assert found.state is MatchState.FOUND
+    assert [h.entry for h in found.standing] == ["e-2"]
+    assert [h.withdrawn_generation for h in found.hits] == [7, None]
+    record.withdraw("base", ["e-2"], 8, LATER)
+    assert record.get(found.id).state is MatchState.WITHDRAWN
+    assert [f.withdrawn_generation for f in record.withdrawn()] == [7, 8]
+
+
+def test_the_same_file_is_the_same_record(record: Matches) -> None:
+    first = match("/a", hit("e-1"), md5=b"m" * 16)
+    (made,) = record.record([first], KEY, NOW)
+    assert re.fullmatch(r"[a-z0-9]{10}", made.id)
+    assert (made.state, made.in_place, made.tags) == (
+        MatchState.FOUND,
+        True,
+        {Algorithm.MD5: b"m" * 16},
+    )
+    # By a common entry, by common tags; what was known of the tags stays known.
+    (by_entry,) = record.record([match("/a", hit("e-1"), sha1=b"s" * 16)], KEY, LATER)
+    by_tags = match("/a", hit("e-5", "other"), md5=b"m" * 16)
+    assert record.record([by_tags], KEY, LATER)[0].id == made.id == by_entry.id
+    found = record.get(made.id)
+    assert found.tags == {Algorithm.MD5: b"m" * 16, Algorithm.SHA1: b"s" * 16}
+    assert [(h.hit.list_name, h.hit.entry) for h in found.hits] == [
+        ("base", "e-1"),
+        ("other", "e-5"),
+    ]
+    assert [step.event for step in record.story(made.id)] == ["found"]
+    others = [
+        match("/b", hit("e-1"), md5=b"m" * 16),  # another path
+        match("/a", hit("e-7"), md5=b"n" * 16),  # something else there
+    ]
+    assert len({made.id, *(m.id for m in record.record(others, KEY, LATER))}) == 3
+    # Tags under another key say nothing.
+    (other_key,) = record.record([match("/a", hit("e-8"), md5=b"m" * 16)], "other", LATER)
+    assert other_key.id != made.id
+    # A key that was changed: the entry tells that it is the same; old tags go.
+    (renewed,) = record.record([match("/a", hit("e-1"), md5=b"k" * 16)], "other", LATER)
+    assert renewed.id == made.id
+    assert (renewed.key_id, renewed.tags) == ("other", {Algorithm.MD5: b"k" * 16})
+
+
+def test_what_is_found_where_a_file_was_taken_from_is_another_record(record: Matches) -> None:
+    (taken,) = record.record([match("/a", hit("e-1"), md5=b"m" * 16)], KEY, NOW)
+    record.change(taken.id, MatchState.QUARANTINED, NOW, {"by": "me"}, in_place=False)
+    (again,) = record.record([match("/a", hit("e-1"), md5=b"m" * 16)], KEY, LATER)
+    assert again.id != taken.id
+    assert [m.id for m in record.find()] == [taken.id, again.id]
+    assert [m.id for m in record.find([MatchState.QUARANTINED])] == [taken.id]
+    assert [m.id for m in record.find([MatchState.PURGED, MatchState.CLOSED])] == []
+    counts = record.counts()
+    assert (counts[MatchState.QUARANTINED], counts[MatchState.FOUND], sum(counts.values())) == (
+        1,
+        1,
+        2,
+    )
+
+
+@pytest.mark.parametrize(
+    ("steps", "state"),
+    [
+        ("quarantined", "quarantined"),
+        ("quarantined reported acknowledged", "acknowledged"),
+        ("reported quarantined", "reported"),
+        ("acknowledged reported", "acknowledged"),
+        ("quarantined reported withdraw", "withdrawn"),
+        ("withdraw reported", "withdrawn"),
+        ("withdraw restored", "restored"),
+        ("restored withdraw", "restored"),
+        ("purged withdraw", "purged"),
+        ("closed", "closed"),
+    ],
+)
+def test_steps_lead_forward_only(record: Matches, steps: str, state: str) -> None:
+    (made,) = record.record([match("/a", hit("e-1"))], KEY, NOW)
+    for step in steps.split():
+        if step == "withdraw":
+            record.withdraw("base", ["e-1"], 2, NOW)
+        else:
+            record.change(made.id, MatchState(step), NOW, {"why": step})
+    assert record.get(made.id).state == state
+    events = steps.replace("withdraw", "withdrawn").split()
+    story = record.story(made.id)
+    assert [step.event for step in story] == ["found", *events]
+    assert {step.time for step in story} == {NOW}
+    for step in story[1:]:
+        if step.event != "withdrawn":
+            assert step.detail == {"why": step.event}
+
+
+def test_a_note_leaves_the_state(record: Matches) -> None:
+    (made,) = record.record([match("/a", hit("e-1"))], KEY, NOW)
+    record.note(made.id, "held", LATER, {"by": "me", "reason": "court"})
+    assert record.get(made.id).state is MatchState.FOUND
+    assert record.story(made.id)[-1] == Step(LATER, "held", {"by": "me", "reason": "court"})
+
+
+def test_a_report_is_wanted_until_one_is_prepared(record: Matches) -> None:
+    found = [match(f"/{n}", hit(f"e-{n}")) for n in range(4)]
+    ids = [made.id for made in record.record(found, KEY, NOW)]
+    assert record.wanting_report() == {}
+    assert [record.want_report(i, "police", NOW) for i in ids[:3]] == [True] * 3
+    assert not record.want_report(ids[0], "police", LATER)
+    assert record.want_report(ids[3], "hotline", NOW)
+    record.withdraw("base", ["e-1"], 2, LATER)
+    record.note(ids[2], REPORT_PREPARED, LATER, {"report": "r-1"})
+    wanted = {to: [m.id for m in matches] for to, matches in record.wanting_report().items()}
+    assert wanted == {"police": [ids[0]], "hotline": [ids[3]]}
+    assert not record.want_report(ids[2], "police", LATER)
+
+
+def test_an_unknown_id_is_a_mistake_of_usage(record: Matches) -> None:
+    for ask in (
+        lambda: record.get("nobody"),
+        lambda: record.story("nobody"),
+        lambda: record.change("nobody", MatchState.CLOSED, NOW, {}),
+        lambda: record.note("nobody", "held", NOW, {}),
+    ):
+        with pytest.raises(UsageError, match="no match has the id nobody"):
+            ask()
+
+
+def test_a_record_is_an_outcome_for_formats(record: Matches) -> None:
+    (made,) = record.record([match("/a", hit("e-1"), hit("e-0", complete=False))], KEY, NOW)
+    outcome = made.outcome()
+    assert (outcome.kind, outcome.path, outcome.size) == (Kind.MATCH, "/a", 4)
+    assert outcome.hits == (hit("e-1"),)
+    assert outcome.recorded == Recorded(made.id, MatchState.FOUND, NOW, NOW)
+    assert not outcome.tags and not outcome.digests
 
 
 def test_a_path_is_kept_by_its_bytes_and_made_absolute(
@@ -83,12 +226,12 @@ def test_a_path_is_kept_by_its_bytes_and_made_absolute(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     raw = os.fsdecode(b"/srv/\xff\xfe\n\x1b[31m")
-    record.record([match(raw, hit("e-1")), match("sub/../x", hit("e-1"))], NOW)
+    record.record([match(raw, hit("e-1")), match("sub/../x", hit("e-1"))], KEY, NOW)
     assert set(paths(record, "e-1")) == {raw, str(tmp_path / "x")}
 
 
 def test_thousands_are_no_burden(record: Matches) -> None:
-    record.record([match(f"/{n:05d}", hit(f"e-{n}")) for n in range(5000)], NOW)
+    record.record([match(f"/{n:05d}", hit(f"e-{n}")) for n in range(5000)], KEY, NOW)
     gone = record.standing("base")
     assert len(gone) == 5000
     assert len(record.of_entries("base", gone)) == 5000
@@ -98,9 +241,11 @@ def test_thousands_are_no_burden(record: Matches) -> None:
 
 def test_no_digest_and_nothing_for_others_is_in_the_file(tmp_path: Path) -> None:
     digest = bytes(range(16))
-    outcome = Outcome(Kind.MATCH, "/a", 1, hits=(hit("e-1"),), digests={Algorithm.MD5: digest})
+    outcome = Outcome(
+        Kind.MATCH, "/a", 1, hits=(hit("e-1"),), digests={Algorithm.MD5: digest}, tags={}
+    )
     with Matches(tmp_path) as record:
-        record.record([outcome], NOW)
+        record.record([outcome], KEY, NOW)
     path = tmp_path / DATABASE_NAME
     data = path.read_bytes()
     assert digest not in data and digest.hex().encode() not in data
@@ -110,9 +255,9 @@ def test_no_digest_and_nothing_for_others_is_in_the_file(tmp_path: Path) -> None
 def test_a_batch_is_recorded_whole_or_not_at_all(record: Matches) -> None:
     good, bad = match("/a", hit("e-1")), match("/b", hit("e-2", generation=2**70))
     with pytest.raises(OverflowError):
-        record.record([good, bad], NOW)
+        record.record([good, bad], KEY, NOW)
     assert record.standing("base") == []
-    record.record([good], NOW)
+    record.record([good], KEY, NOW)
     assert record.standing("base") == ["e-1"]
 
 
@@ -124,7 +269,7 @@ def test_several_scans_may_record_at_once(tmp_path: Path) -> None:
             for batch in range(10):
                 with Matches(tmp_path) as record:
                     found = [match(f"/{number}/{batch}/{n}", hit("e-1")) for n in range(20)]
-                    record.record(found, NOW)
+                    record.record(found, KEY, NOW)
         except BaseException as error:  # noqa: BLE001 - told below
             errors.append(error)
 
@@ -141,14 +286,14 @@ def test_several_scans_may_record_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("create", [True, False])
 def test_what_a_killed_scan_had_begun_is_taken_back(tmp_path: Path, create: bool) -> None:
     with Matches(tmp_path) as record:
-        record.record([match(f"/{n}", hit("e-1")) for n in range(2000)], NOW)
+        record.record([match(f"/{n}", hit("e-1")) for n in range(2000)], KEY, NOW)
 
     def killed() -> None:
         with Matches(tmp_path) as record:
             # So small a cache makes it write before the end of the transaction.
             record._db.execute("PRAGMA cache_size = 1")
             record._db.execute("BEGIN IMMEDIATE")
-            record._db.execute("UPDATE match SET withdrawn_generation = 1")
+            record._db.execute("UPDATE hit SET withdrawn_generation = 1")
             os.kill(os.getpid(), signal.SIGKILL)
 
     assert in_child(killed) == -signal.SIGKILL
@@ -168,9 +313,9 @@ def test_a_reader_makes_none(tmp_path: Path) -> None:
 def test_another_version_is_refused(tmp_path: Path) -> None:
     Matches(tmp_path).__exit__()
     with sqlite3.connect(tmp_path / DATABASE_NAME) as db:
-        db.execute("PRAGMA user_version = 2")
+        db.execute("PRAGMA user_version = 1")
     db.close()
-    with pytest.raises(StateError, match="has version 2"):
+    with pytest.raises(StateError, match="has version 1"):
         Matches(tmp_path)
 
 
@@ -186,7 +331,7 @@ def test_one_that_stays_locked_is_an_error(tmp_path: Path, monkeypatch: pytest.M
 
 def test_damage_of_any_kind_is_an_error_of_ours(tmp_path: Path) -> None:
     with Matches(tmp_path) as record:
-        record.record([match(f"/{n}", hit(f"e-{n % 9}")) for n in range(200)], NOW)
+        record.record([match(f"/{n}", hit(f"e-{n % 9}")) for n in range(200)], KEY, NOW)
         record.withdraw("base", ["e-1"], 2, NOW)
     path = tmp_path / DATABASE_NAME
     whole = path.read_bytes()
@@ -205,7 +350,7 @@ def test_damage_of_any_kind_is_an_error_of_ours(tmp_path: Path) -> None:
             with Matches(tmp_path) as record:
                 record.withdrawn()
                 record.of_entries("base", record.standing("base"))
-                record.record([match("/x", hit("e-3"))], NOW)
+                record.record([match("/x", hit("e-3"))], KEY, NOW)
             read += 1
         except StateError:
             refused += 1

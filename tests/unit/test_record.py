@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hashclient import audit, record
+from hashclient import audit
 from hashclient.audit import AuditLog
 from hashclient.errors import AuditError, ExitCode, StateError
 from hashclient.matches import DATABASE_NAME, Matches
@@ -30,15 +30,22 @@ class Run:
         self.directory = directory
         self.summary = Summary(LISTS)
         self.failures: list[AuditError | StateError] = []
+        self.kept: list[Outcome] = []
         log = AuditLog(directory / "audit", clock=lambda: NOW)
         self.record = RunRecord(
-            command, self.summary, log, directory, now=lambda: NOW, on_failure=self.failures.append
+            command,
+            self.summary,
+            log,
+            directory,
+            "key",
+            now=lambda: NOW,
+            on_failure=self.failures.append,
         )
 
     def add(self, *outcomes: Outcome) -> None:
         for outcome in outcomes:
             self.summary.add(outcome)
-            self.record.add(outcome)
+        self.kept = self.record.keep(outcomes)
 
     def logged(self) -> list[tuple[str, dict[str, Any]]]:
         """Return events and data, without the log's own."""
@@ -92,10 +99,19 @@ def test_a_run_is_logged_from_its_start_to_its_end(run: Run) -> None:
 
 
 def test_matches_are_remembered_and_conflicts_are_not(run: Run) -> None:
-    run.add(match("/srv/a"), Outcome(Kind.CONFLICT, "/srv/d", 16, hits=(PARTIAL,)))
-    assert not (run.directory / DATABASE_NAME).exists()
-    run.record.end()
+    run.add(Outcome(Kind.CONFLICT, "/srv/d", 16, hits=(PARTIAL,)), match("/srv/a"))
     assert run.remembered() == ["/srv/a"]
+    conflict, found = run.kept
+    assert conflict.recorded is None
+    assert found.recorded is not None
+    with Matches(run.directory) as matches:
+        assert matches.get(found.recorded.id).recorded == found.recorded
+    assert [data.get("id") for _, data in run.logged()] == [None, found.recorded.id]
+
+
+def test_each_match_in_the_log_can_be_handed_over_alone(run: Run) -> None:
+    run.add(match("/srv/a"), match("/srv/b"))
+    assert all(r.sig is not None for r in audit.read(run.directory / "audit"))
 
 
 def test_no_digest_is_left_behind(run: Run) -> None:
@@ -117,19 +133,16 @@ def test_a_lookup_has_no_path_to_remember(tmp_path: Path) -> None:
     assert not (tmp_path / DATABASE_NAME).exists()
 
 
-def test_what_was_found_is_written_in_batches(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(record, "BATCH", 3)
-    run.record.start([])
-    for number in range(7):
-        run.add(match(f"/srv/{number}"))
-        # A killed run has lost less than a batch.
-        written = (number + 1) // 3 * 3
-        assert len(run.logged()) == 1 + written
-        assert len(run.remembered()) == written
+def test_what_is_kept_is_written_and_returned_in_order(run: Run) -> None:
+    given = [match("/srv/1"), Outcome(Kind.CLEAN, "/srv/2"), match("/srv/3")]
+    run.add(*given)
+    assert [o.path for o in run.kept] == ["/srv/1", "/srv/2", "/srv/3"]
+    assert [o.recorded is None for o in run.kept] == [False, True, False]
+    assert len(run.remembered()) == 2 and len(run.logged()) == 2
+    run.add()
     run.record.end()
-    assert len(run.remembered()) == 7 and len(run.logged()) == 1 + 7 + 1
     run.record.end()
-    assert len(run.remembered()) == 7
+    assert len(run.remembered()) == 2 and len(run.logged()) == 3
 
 
 def test_a_log_that_cannot_be_written_is_told_once_and_counts(run: Run) -> None:
@@ -145,12 +158,13 @@ def test_a_log_that_cannot_be_written_is_told_once_and_counts(run: Run) -> None:
 
 
 def test_a_record_that_cannot_be_written_is_told_once_and_counts(
-    run: Run, monkeypatch: pytest.MonkeyPatch
+    run: Run,
 ) -> None:
-    monkeypatch.setattr(record, "BATCH", 1)
     (run.directory / DATABASE_NAME).mkdir()
     run.record.start([])
-    run.add(match("/srv/a"), match("/srv/b"))
+    run.add(match("/srv/a"))
+    run.add(match("/srv/b"))
+    assert run.kept[0].recorded is None
     run.record.end()
     assert [type(error) for error in run.failures] == [StateError]
     assert run.summary.failed is ExitCode.STATE

@@ -2,38 +2,54 @@
 
 from __future__ import annotations
 
-import base64
 import json
-import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from hashclient.fsio import path_fields
 from hashclient.model import Hit, Kind, Outcome
 from hashclient.summary import Summary
+
+if TYPE_CHECKING:
+    from hashclient.formats import Context
 
 
 class JsonlFormatter:
     """Writes outcomes and summary as lines of ASCII JSON, `type` first."""
 
-    def __init__(self, show_digests: bool) -> None:  # noqa: FBT001 - a table of formats calls it
-        """`show_digests` adds the digests that were computed."""
-        self._show_digests = show_digests
+    def __init__(self, context: Context) -> None:
+        """Write what `context` asks for."""
+        self._show_digests = context.show_digests
+
+    def begin(self) -> None:
+        """Begin with the first outcome."""
 
     def outcome(self, outcome: Outcome) -> str:
         """Return one outcome as a line."""
         document: dict[str, Any] = {"type": str(outcome.kind), **path_fields(outcome.path)}
         document["size"] = outcome.size
+        if (recorded := outcome.recorded) is not None:
+            document["id"] = recorded.id
+            document["state"] = str(recorded.state)
+            document["first_seen"] = recorded.first_seen.isoformat()
+            document["last_seen"] = recorded.last_seen.isoformat()
         if outcome.kind in (Kind.MATCH, Kind.CONFLICT):
             document.update(_hit_fields(outcome.hits[0]))
             if len(outcome.hits) > 1:
                 document["more"] = [_hit_fields(hit) for hit in outcome.hits[1:]]
+        if outcome.acted:
+            document["actions"] = [
+                {"action": str(a.action), "done": a.done, "detail": a.detail} for a in outcome.acted
+            ]
         if outcome.reason is not None:
             document["reason"] = outcome.reason
         if self._show_digests and outcome.digests:
             document["digests"] = {a.label: d.hex() for a, d in sorted(outcome.digests.items())}
         return json.dumps(document)
 
-    def summary(self, summary: Summary) -> str:
+    def end(self, summary: Summary | None) -> str | None:
         """Return the summary as a line."""
+        if summary is None:
+            return None
         return json.dumps(
             {
                 "type": "summary",
@@ -50,22 +66,6 @@ class JsonlFormatter:
                 "exit_code": int(summary.exit_code),
             }
         )
-
-
-def path_fields(path: str) -> dict[str, str]:
-    """Return the fields that give `path` without loss: its text, and its bytes if not UTF-8.
-
-    Raises:
-        Nothing: any path can be written.
-    """
-    raw = os.fsencode(path)
-    try:
-        return {"path": raw.decode()}
-    except UnicodeDecodeError:
-        return {
-            "path": raw.decode(errors="replace"),
-            "path_b64": base64.b64encode(raw).decode(),
-        }
 
 
 def _hit_fields(hit: Hit) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 import pytest
 
 from hashclient.model import Algorithm, Hit, Kind, ListState, Outcome
-from hashclient.report.jsonl import JsonlFormatter, path_fields
-from hashclient.report.text import TextFormatter, human_bytes
+from hashclient.formats.jsonl import JsonlFormatter
+from hashclient.formats.text import TextFormatter, human_bytes
 from hashclient.summary import Summary
 
 MATCH = Hit("baseline", "e-1", "synthetic", 3, (Algorithm.MD5, Algorithm.SHA1), complete=True)

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from hashclient.fsio import printable
 from hashclient.model import Kind, Outcome
 from hashclient.summary import Summary
+
+if TYPE_CHECKING:
+    from hashclient.formats import Context
 
 
 class TextFormatter:
     """Writes lines that are safe on a terminal whatever a path holds."""
 
-    def __init__(self, show_digests: bool) -> None:  # noqa: FBT001 - a table of formats calls it
-        """`show_digests` adds the digests that were computed."""
-        self._show_digests = show_digests
+    def __init__(self, context: Context) -> None:
+        """Write what `context` asks for."""
+        self._of_run = context.command != "matches"
+        self._show_digests = context.show_digests
+
+    def begin(self) -> None:
+        """Begin with the first outcome."""
 
     def outcome(self, outcome: Outcome) -> str:
         """Return one outcome as a line: kind, path, and why."""
-        line = f"{outcome.kind:<8}  {printable(outcome.path)}"
+        recorded = outcome.recorded
+        word = str(outcome.kind) if self._of_run or recorded is None else str(recorded.state)
+        line = f"{word:<{8 if self._of_run else 12}}  {printable(outcome.path)}"
+        if recorded is not None:
+            line += f"  [{recorded.id}]"
         if outcome.hits:
             whys = []
             for hit in outcome.hits:
@@ -26,6 +39,8 @@ class TextFormatter:
                     verb += ", others do not"
                 whys.append(f"{hit.list_name} {hit.entry} ({hit.category}; {agreed} {verb})")
             line += "  " + "; ".join(whys)
+        for acted in outcome.acted:
+            line += f"  -> {acted.detail}"
         if outcome.reason is not None:
             line += f"  {outcome.reason}"
         if self._show_digests:
@@ -33,8 +48,10 @@ class TextFormatter:
                 line += f"  {algorithm.label}={digest.hex()}"
         return line
 
-    def summary(self, summary: Summary) -> str:
+    def end(self, summary: Summary | None) -> str | None:
         """Return the counts, the work done, and the lists used."""
+        if summary is None:
+            return None
         counts = ", ".join(f"{summary.counts[kind]:,} {kind}" for kind in Kind)
         noun = "input" if summary.inputs == 1 else "inputs"
         lines = [f"{summary.inputs:,} {noun}: {counts}"]

@@ -1,0 +1,151 @@
+"""Acting on what a scan finds, as the policy or the command line says: take it away, report it.
+
+`policy` knows what is wanted; here it is done, one match at a time, before the match is told.
+Nothing is taken away on the word of a list that has expired, since a withdrawal may be waiting;
+that is a person's decision. Reports are only prepared: a scan uses no network. That one is wanted
+is noted in the record of matches first, so that a scan that is killed loses none.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from hashclient.audit import AuditLog
+from hashclient.config import Settings
+from hashclient.errors import ExitCode, HashclientError
+from hashclient.matches import Matches
+from hashclient.model import Acted, Action, Kind, ListState, Outcome
+from hashclient.policy import actions_for
+from hashclient.seal import Sealer
+
+if TYPE_CHECKING:
+    from hashclient.quarantine import Quarantine
+    from hashclient.reporting import Report
+
+#: More matches than this become several reports.
+REPORT_MATCHES = 1000
+
+
+class Responder:
+    """Does what is to be done about the matches of one scan."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        audit: AuditLog,
+        sealer: Sealer,
+        lists: Sequence[ListState],
+        *,
+        by: str,
+        now: Callable[[], datetime],
+        quarantine_all: bool = False,
+        only_tell: bool = False,
+    ) -> None:
+        """Act on behalf of `by`.
+
+        `quarantine_all` takes every match away, whatever the policy says. With `only_tell`, nothing
+        is done, and outcomes say what would be.
+        """
+        self._settings = settings
+        self._audit = audit
+        self._now = now
+        self._by = by
+        self._quarantine_all = quarantine_all
+        self._only_tell = only_tell
+        self._usable = {state.name for state in lists if not state.stale}
+        self._sealer = sealer
+        self._quarantine: Quarantine | None = None
+        #: Why something that was to be done was not, if anything was: of the worst failure.
+        self.failed: ExitCode | None = None
+
+    def respond(self, outcome: Outcome) -> Outcome:
+        """Do what is to be done about one outcome and return it with what became of that."""
+        wanted = set(actions_for(outcome, self._settings.config.policy))
+        if self._quarantine_all and outcome.kind is Kind.MATCH:
+            wanted.add(Action.QUARANTINE)
+        acted = [self._act(outcome, action) for action in Action if action in wanted]
+        if self._only_tell and outcome.kind is Kind.MATCH and not acted:
+            return dataclasses.replace(outcome, reason="would only be recorded")
+        return dataclasses.replace(outcome, acted=tuple(acted))
+
+    def _act(self, outcome: Outcome, action: Action) -> Acted:
+        if action is Action.QUARANTINE and self._usable.isdisjoint(
+            hit.list_name for hit in outcome.hits if hit.complete
+        ):
+            return self._not_done(action, "not quarantined: its list is stale", ExitCode.STALE)
+        if self._only_tell:
+            to = f" to {self._destination}" if action is Action.REPORT else ""
+            return Acted(action, done=None, detail=f"would be {_PARTICIPLES[action]}{to}")
+        if outcome.recorded is None:
+            detail = f"not {_PARTICIPLES[action]}: it could not be recorded"
+            return self._not_done(action, detail, ExitCode.STATE)
+        try:
+            with Matches(self._settings.state_dir) as matches:
+                if action is Action.REPORT:
+                    matches.want_report(outcome.recorded.id, self._destination, self._now())
+                    return Acted(action, done=True, detail=f"to be reported to {self._destination}")
+                match = matches.get(outcome.recorded.id)
+                taken = self._open_quarantine().take(match, matches, by=self._by, reason="policy")
+        except HashclientError as error:
+            detail = f"not {_PARTICIPLES[action]}: {error.message}"
+            return self._not_done(action, detail, error.exit_code)
+        if not taken.taken or taken.attention:
+            self._note(ExitCode.INCOMPLETE)
+        return Acted(action, done=taken.taken, detail=taken.detail)
+
+    def end(self) -> list[Report]:
+        """Prepare the reports that are wanted, also those of runs that were killed.
+
+        Raises:
+            HashclientError: one cannot be prepared; it stays wanted.
+        """
+        if self._only_tell:
+            return []
+        return prepare_wanted(self._settings, self._audit, by=self._by, now=self._now)
+
+    @property
+    def _destination(self) -> str:
+        name = self._settings.config.report.destination()
+        assert name is not None, "the configuration was checked"
+        return name
+
+    def _open_quarantine(self) -> Quarantine:
+        # Most scans find nothing, and need none.
+        from hashclient.quarantine import Quarantine
+
+        if self._quarantine is None:
+            self._quarantine = Quarantine(self._settings, self._audit, self._sealer, now=self._now)
+        return self._quarantine
+
+    def _not_done(self, action: Action, detail: str, code: ExitCode) -> Acted:
+        self._note(code)
+        return Acted(action, done=False, detail=detail)
+
+    def _note(self, code: ExitCode) -> None:
+        self.failed = max(code, self.failed or code)
+
+
+def prepare_wanted(
+    settings: Settings, audit: AuditLog, *, by: str, now: Callable[[], datetime]
+) -> list[Report]:
+    """Prepare the reports that scans want and that were not prepared yet.
+
+    Raises:
+        HashclientError: one cannot be prepared; it stays wanted.
+    """
+    from hashclient.reporting import Outbox
+
+    outbox = Outbox(settings, audit, now=now)
+    reports = []
+    with Matches(settings.state_dir) as matches:
+        for destination, wanting in sorted(matches.wanting_report().items()):
+            for start in range(0, len(wanting), REPORT_MATCHES):
+                batch = wanting[start : start + REPORT_MATCHES]
+                reports.append(outbox.prepare(batch, matches, destination, by=by))
+    return reports
+
+
+_PARTICIPLES = {Action.QUARANTINE: "quarantined", Action.REPORT: "reported"}

@@ -1,0 +1,160 @@
+"""`matches`: what scans have found, by the real command."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from hashclient import audit
+from hashclient.model import MatchState
+from tests.support import Result, bytes_path, call, csv_of, make_state, run, write_tree
+
+CONTENTS = {"e-1": b"the first of them", "e-2": b"the second, and a longer one"}
+
+
+class World:
+    """A state directory, and a tree in which two files are listed."""
+
+    def __init__(self, directory: Path) -> None:
+        self.state = make_state(directory, {"base": csv_of(CONTENTS)})
+        files = {"a": CONTENTS["e-1"], "sub/b": CONTENTS["e-2"], "c": b"nobody listed this"}
+        self.tree = write_tree(directory / "tree", files)
+
+    def call(self, *args: object) -> Result:
+        return call("--state-dir", self.state, *args)
+
+    def ids(self) -> dict[str, str]:
+        """Scan, and return the id of each match by the name of its file."""
+        found = self.call("scan", "--format", "jsonl", self.tree).lines[:-1]
+        return {Path(line["path"]).name: line["id"] for line in found}
+
+    def list(self, *args: object) -> list[tuple[str, str]]:
+        """Return name and state of the matches that are listed."""
+        result = self.call("matches", "--format", "jsonl", *args)
+        assert (result.code, result.err) == (0, "")
+        return [(Path(line["path"]).name, line["state"]) for line in result.lines]
+
+    def story(self, match_id: str) -> list[str]:
+        document = json.loads(self.call("matches", "show", match_id, "--format", "json").out)
+        return [step["event"] for step in document["story"]]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def test_before_any_scan_there_are_none(world: World) -> None:
+    for output_format in ("text", "jsonl"):
+        result = world.call("matches", "--format", output_format)
+        assert (result.code, result.out, result.err) == (0, "", "")
+
+
+def test_what_a_scan_finds_is_listed_under_its_id(world: World) -> None:
+    ids = world.ids()
+    assert len(set(ids.values())) == 2
+    result = run("--state-dir", world.state, "matches")
+    assert (result.code, result.err) == (0, "")
+    shown = sorted(result.out.splitlines())
+    why = "(synthetic; md5, sha1, sha256 agree)"
+    assert shown == [
+        f"found         {world.tree}/a  [{ids['a']}]  base e-1 {why}",
+        f"found         {world.tree}/sub/b  [{ids['b']}]  base e-2 {why}",
+    ]
+    # The same files found again are the same matches, however the scan reached them.
+    assert world.ids() == ids
+    os.utime(world.tree / "a")
+    assert world.ids() == ids
+    assert sorted(world.list()) == [("a", "found"), ("b", "found")]
+
+
+def test_matches_are_chosen_by_state(world: World) -> None:
+    ids = world.ids()
+    closed = world.call("matches", "close", ids["a"], "--reason", "removed by hand")
+    assert (closed.code, closed.out) == (0, f"closed {ids['a']}  {world.tree}/a\n")
+    assert world.list("--state", "found") == [("b", "found")]
+    assert world.list("--state", "closed") == [("a", "closed")]
+    assert sorted(world.list("--state", "closed", "--state", "found")) == [
+        ("a", "closed"),
+        ("b", "found"),
+    ]
+    assert world.call("matches", "--state", "gone").code == 2
+
+
+def test_a_story_is_told(world: World) -> None:
+    match_id = world.ids()["b"]
+    result = world.call("matches", "show", match_id)
+    assert result.code == 0
+    lines = result.out.splitlines()
+    assert lines[0] == f"match {match_id}: found"
+    assert f"  path        {world.tree}/sub/b" in lines
+    assert "  entry       base e-2 (synthetic; generation 1)" in lines
+    assert re.fullmatch(r"  \d{4}-\d\d-\d\d \d\d:\d\d:\d\d  found", lines[-1])
+    document = json.loads(world.call("matches", "show", match_id, "--format", "json").out)
+    assert (document["id"], document["state"], document["in_place"]) == (match_id, "found", True)
+    assert [e["entry"] for e in document["entries"]] == ["e-2"]
+    assert world.story(match_id) == ["found"]
+
+
+def test_closing_says_who_and_why_and_a_new_find_opens_again(world: World) -> None:
+    match_id = world.ids()["a"]
+    world.call("matches", "close", match_id, "--reason", "ticket 4711")
+    shown = world.call("matches", "show", match_id).out
+    assert "closed" in shown and "reason ticket 4711" in shown
+    (event,) = audit.read(world.state / "audit", event="closed")
+    assert event.data["id"] == match_id
+    assert event.data["reason"] == "ticket 4711" and event.data["by"]
+    assert world.ids()["a"] == match_id
+    assert world.story(match_id) == ["found", "closed", "found"]
+
+
+def test_closing_needs_something_to_close_and_a_reason(world: World) -> None:
+    ids = world.ids()
+    for args in (["--reason", "x"], [ids["a"]], ["nobody", "--reason", "x"]):
+        result = world.call("matches", "close", *args)
+        assert result.code == 2 and "hint: " in result.err
+    # All are known before the first is closed.
+    assert world.call("matches", "close", ids["a"], "nobody", "--reason", "x").code == 2
+    assert sorted(world.list("--state", "found")) == [("a", "found"), ("b", "found")]
+
+
+def test_an_unknown_id_is_said_to_be_unknown(world: World) -> None:
+    result = world.call("matches", "show", "nobody\x1b")
+    assert result.code == 2
+    assert "no match has the id nobody\\x1b" in result.err and "`hashclient matches`" in result.err
+
+
+def test_a_log_that_cannot_be_written_keeps_a_match_open(world: World) -> None:
+    match_id = world.ids()["a"]
+    for path in (world.state / "audit").iterdir():
+        path.unlink()
+    (world.state / "audit").rmdir()
+    (world.state / "audit").touch()
+    assert world.call("matches", "close", match_id, "--reason", "x").code == 9
+    assert sorted(world.list()) == [("a", "found"), ("b", "found")]
+
+
+def test_names_of_any_bytes_and_an_output_file(world: World, tmp_path: Path) -> None:
+    raw = os.fsencode(world.tree) + b"/\xff\n\x1b"
+    Path(os.fsdecode(raw)).write_bytes(CONTENTS["e-1"])
+    world.ids()
+    report = tmp_path / "report"
+    result = world.call("matches", "--format", "jsonl", "--output", report)
+    assert (result.code, result.out) == (0, "")
+    lines = [json.loads(line) for line in report.read_text().splitlines()]
+    assert raw in {bytes_path(line) for line in lines}
+    assert all(line["state"] in set(MatchState) for line in lines)
+    text = world.call("matches").out
+    assert "\\xff\\x0a\\x1b" in text and "\x1b" not in text
+
+
+def test_a_damaged_record_is_said_to_be_damaged(world: World) -> None:
+    world.ids()
+    (world.state / "matches.db").write_bytes(b"no database" * 100)
+    for args in (["matches"], ["matches", "show", "x"]):
+        result = world.call(*args)
+        assert result.code == 8 and "move it away" in result.err

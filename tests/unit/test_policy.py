@@ -1,0 +1,66 @@
+"""Policies: which rule decides, and that nothing but a match gets anything."""
+
+from __future__ import annotations
+
+import pytest
+
+from hashclient.config import PolicyRule
+from hashclient.model import Action, Algorithm, Hit, Kind, Outcome
+from hashclient.policy import actions_for
+
+QUARANTINE, REPORT = Action.QUARANTINE, Action.REPORT
+
+
+def hit(list_name: str, category: str, *, complete: bool = True) -> Hit:
+    return Hit(list_name, "e-1", category, 1, (Algorithm.MD5,), complete)
+
+
+def actions(*hits: Hit, rules: tuple[PolicyRule, ...], kind: Kind = Kind.MATCH) -> list[Action]:
+    return list(actions_for(Outcome(kind, "/a", hits=hits), rules))
+
+
+@pytest.mark.parametrize(
+    ("list_name", "category", "wanted"),
+    [
+        ("base", "worst", [QUARANTINE, REPORT]),
+        ("base", "other", [REPORT]),
+        ("local", "worst", []),
+        ("local", "trial", []),
+        ("local", "other", [QUARANTINE]),
+        ("third", "worst", []),
+        ("third", "trial", []),
+        ("third", "other", []),
+    ],
+)
+def test_the_first_rule_that_fits_decides(
+    list_name: str, category: str, wanted: list[Action]
+) -> None:
+    rules = (
+        PolicyRule((REPORT, QUARANTINE), list="base", category="worst"),
+        PolicyRule((REPORT,), list="base"),
+        PolicyRule((), category="worst"),
+        PolicyRule((), category="trial"),
+        PolicyRule((QUARANTINE,), list="local"),
+    )
+    assert actions(hit(list_name, category), rules=rules) == wanted
+
+
+def test_without_rules_a_match_is_recorded_only() -> None:
+    assert actions(hit("base", "worst"), rules=()) == []
+
+
+def test_several_entries_get_what_any_asks_for_in_the_order_of_doing() -> None:
+    rules = (PolicyRule((REPORT,), list="a"), PolicyRule((QUARANTINE,), list="b"))
+    assert actions(hit("a", "x"), hit("b", "x"), rules=rules) == [QUARANTINE, REPORT]
+
+
+def test_what_is_no_match_gets_nothing() -> None:
+    rules = (PolicyRule((QUARANTINE, REPORT)),)
+    partial = hit("a", "x", complete=False)
+    assert actions(partial, rules=rules, kind=Kind.CONFLICT) == []
+    for kind in Kind:
+        if kind is not Kind.MATCH:
+            assert actions(rules=rules, kind=kind) == []
+    # A match of one list that conflicts with another acts for the first one only.
+    rules = (PolicyRule((QUARANTINE,), list="a"), PolicyRule((REPORT,), list="b"))
+    assert actions(partial, hit("b", "x"), rules=rules) == [REPORT]
