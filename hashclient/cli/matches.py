@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     "--state",
     "states",
     type=click.Choice([str(state) for state in MatchState]),
+    metavar="STATE",
     multiple=True,
-    help="Only matches in this state. Can be given several times.",
+    help="Only matches in this state: " + ", ".join(MatchState) + ". Can be given several times.",
 )
 @output_option()
 @format_option(*FORMATS, help=FORMAT_HELP)
@@ -114,7 +115,7 @@ def close(app: App, match_ids: tuple[str, ...], withdrawn: bool, reason: str) ->
 
     \b
       hashclient matches close 3kdz7wnq2m --reason 'removed by hand, ticket 4711'
-      hashclient matches close --withdrawn --reason 'checked: nothing was done to these files'
+      hashclient matches close --withdrawn --reason 'nothing was done to them'
     """
     from hashclient.audit import Event
 

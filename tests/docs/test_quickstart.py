@@ -33,5 +33,5 @@ def test_the_commands_end_as_they_should(tmp_path: Path) -> None:
     assert code == 0, output
     before, _, mail = output.partition("CRON\n")
     assert "FOUND:\n" in before
-    assert mail.startswith("match     files/listed.txt  baseline 1-1 ")
+    assert re.match(r"match     files/listed\.txt  \[[a-z0-9]{10}\]  baseline 1-1 ", mail)
     assert mail.endswith("exit 10: match\n")

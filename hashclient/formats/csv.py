@@ -1,0 +1,101 @@
+"""The format for spreadsheets: a header, and one row for each entry that an input hit.
+
+The dialect is RFC 4180's, but lines end in LF as in every text file here. No cell holds a line end
+or a control character, and none is taken for a formula by a spreadsheet, whatever a path holds:
+where a path had to be changed for that, `path_b64` has its bytes. A summary has no place in a
+table: what a run comes to is its exit code.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import os
+import re
+from typing import TYPE_CHECKING
+
+from hashclient.formats.fields import action_text, record_fields
+from hashclient.fsio import printable
+from hashclient.model import Algorithm, Hit, Outcome
+from hashclient.summary import Summary
+
+if TYPE_CHECKING:
+    from hashclient.formats import Context
+
+#: What a row says of the file, then of the entry, then of what was done; digests come last.
+COLUMNS = (
+    *("kind", "path", "path_b64", "size", "reason"),
+    *("id", "state", "first_seen", "last_seen"),
+    *("list", "entry", "category", "generation", "algorithms", "complete"),
+    "actions",
+)
+DIGEST_COLUMNS = tuple(a.label for a in Algorithm)
+
+#: With these a cell begins that spreadsheets take for a formula (OWASP, "CSV Injection"); full-width
+#: forms count as well. Tabs and line ends are never there: `printable` has escaped them.
+_TRIGGERS = "=+\\-@＝＋－＠"  # noqa: RUF001 - they look alike, which is the point
+_FORMULA = re.compile(f"[{_TRIGGERS}]")
+#: Where the decimal sign is a comma, spreadsheets split at semicolons, quoted or not: what follows
+#: one begins a cell.
+_SEPARATED_FORMULA = re.compile(f";(?=[\\s\"']*[{_TRIGGERS}])")
+
+
+class CsvFormatter:
+    """Writes one row a hit, and one for an outcome without any."""
+
+    def __init__(self, context: Context) -> None:
+        """Write what `context` asks for."""
+        self._columns = COLUMNS + (DIGEST_COLUMNS if context.show_digests else ())
+
+    def begin(self) -> str:
+        """Return the header."""
+        return _row(self._columns)
+
+    def outcome(self, outcome: Outcome) -> str:
+        """Return the rows of one outcome."""
+        file = _file_cells(outcome)
+        rows = [{**file, **_hit_cells(hit)} for hit in outcome.hits] or [file]
+        return "\n".join(_row([row.get(name, "") for name in self._columns]) for row in rows)
+
+    def end(self, summary: Summary | None) -> None:
+        """End with the last row."""
+
+
+def text_cell(text: str) -> str:
+    """Return `text` as a cell that shows as text wherever it is opened."""
+    shown = _SEPARATED_FORMULA.sub(r"\\x3b", printable(text))
+    return f"'{shown}" if _FORMULA.match(shown) else shown
+
+
+def _file_cells(outcome: Outcome) -> dict[str, str]:
+    path = text_cell(outcome.path)
+    exact = "" if path == outcome.path else base64.b64encode(os.fsencode(outcome.path)).decode()
+    cells = {
+        "kind": str(outcome.kind),
+        "path": path,
+        "path_b64": exact,
+        "size": "" if outcome.size is None else str(outcome.size),
+        "reason": text_cell(outcome.reason or ""),
+        "actions": text_cell("; ".join(action_text(acted) for acted in outcome.acted)),
+    }
+    if outcome.recorded is not None:
+        cells.update(record_fields(outcome.recorded))
+    return cells | {a.label: digest.hex() for a, digest in outcome.digests.items()}
+
+
+def _hit_cells(hit: Hit) -> dict[str, str]:
+    return {
+        "list": text_cell(hit.list_name),
+        "entry": text_cell(hit.entry),
+        "category": text_cell(hit.category),
+        "generation": str(hit.generation),
+        "algorithms": " ".join(a.label for a in hit.algorithms),
+        "complete": "yes" if hit.complete else "no",
+    }
+
+
+def _row(cells: list[str] | tuple[str, ...]) -> str:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(cells)
+    return line.getvalue()

@@ -1,0 +1,162 @@
+"""The format for a SIEM: one event of the Elastic Common Schema a line.
+
+One event for each entry that an input hit, one for an input without any, then one for each list
+used and one for the run. Fields are ECS's own (https://www.elastic.co/docs/reference/ecs) with
+their types; what ECS has no field for are strings under `labels`, and numbers under `hashclient`.
+The name of the machine is the shipper's to add.
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from hashclient.formats.fields import action_text, digest_fields, summary_fields
+from hashclient.fsio import path_fields, printable
+from hashclient.model import Hit, Kind, ListState, Outcome
+from hashclient.summary import Summary
+
+if TYPE_CHECKING:
+    from hashclient.formats import Context
+
+ECS_VERSION = "9.4.0"
+
+#: On the scale of Elastic's own rules: critical, medium, low.
+_SEVERITY = {Kind.MATCH: 99, Kind.CONFLICT: 47, Kind.UNREAD: 21}
+#: What is neither judged nor failed, such as a named pipe, has no outcome.
+_OUTCOME = {
+    Kind.CLEAN: "success",
+    Kind.MATCH: "success",
+    Kind.CONFLICT: "unknown",
+    Kind.UNREAD: "failure",
+}
+
+
+class EcsFormatter:
+    """Writes events as lines of ASCII JSON, `@timestamp` first."""
+
+    def __init__(self, context: Context) -> None:
+        """Write what `context` asks for."""
+        self._context = context
+
+    def begin(self) -> None:
+        """Begin with the first event."""
+
+    def outcome(self, outcome: Outcome) -> str:
+        """Return the events of one outcome."""
+        return "\n".join(json.dumps(self._file(outcome, hit)) for hit in outcome.hits or [None])
+
+    def end(self, summary: Summary | None) -> str | None:
+        """Return the events of the lists and of the run."""
+        if summary is None:
+            return None
+        events = [*(self._list(state) for state in summary.lists), self._run(summary)]
+        return "\n".join(json.dumps(event) for event in events)
+
+    def _event(self, time: datetime, message: str, **event: Any) -> dict[str, Any]:
+        dataset = f"hashclient.{self._context.command}"
+        return {
+            "@timestamp": time.isoformat(),
+            "ecs": {"version": ECS_VERSION},
+            "message": message,
+            "event": {"module": "hashclient", "dataset": dataset, **event},
+        }
+
+    def _file(self, outcome: Outcome, hit: Hit | None) -> dict[str, Any]:
+        kind, recorded = outcome.kind, outcome.recorded
+        about: dict[str, Any] = {
+            "kind": "alert" if kind in (Kind.MATCH, Kind.CONFLICT) else "event",
+            "category": ["file"],
+            "type": ["error" if kind is Kind.UNREAD else "info"],
+            "action": str(kind),
+        }
+        if self._context.command == "matches":
+            about["kind"] = "state"  # what is on record is no news
+        if kind in _OUTCOME:
+            about["outcome"] = _OUTCOME[kind]
+        if kind in _SEVERITY:
+            about["severity"] = _SEVERITY[kind]
+        if outcome.reason is not None:
+            about["reason"] = outcome.reason
+        time = self._context.now
+        labels = {k: v for k, v in path_fields(outcome.path).items() if k != "path"}
+        if recorded is not None:
+            time = recorded.last_seen
+            about["start"] = recorded.first_seen.isoformat()
+            about["end"] = recorded.last_seen.isoformat()
+            labels |= {"match_id": recorded.id, "match_state": str(recorded.state)}
+        labels |= {str(acted.action): action_text(acted) for acted in outcome.acted}
+        message = f"{kind}: {printable(outcome.path)}"
+        if hit is not None:
+            labels["algorithms"] = " ".join(a.label for a in hit.algorithms)
+            labels["complete"] = "yes" if hit.complete else "no"
+            message += f": list {hit.list_name}, entry {hit.entry}, category {hit.category}"
+        if outcome.reason is not None:
+            message += f": {outcome.reason}"
+        document = self._event(time, message, **about)
+        document["file"] = _file_fields(outcome, show_digests=self._context.show_digests)
+        if hit is not None:
+            document["rule"] = {
+                "id": hit.entry,
+                "name": f"{hit.list_name}/{hit.category}",
+                "category": hit.category,
+                "ruleset": hit.list_name,
+                "version": str(hit.generation),
+            }
+        return document | ({"labels": labels} if labels else {})
+
+    def _list(self, state: ListState) -> dict[str, Any]:
+        word = "fresh" if state.fresh else "in its grace period" if state.in_grace else "stale"
+        reason = f"{'expires' if state.fresh else 'expired'} {state.expires.isoformat()}"
+        message = f"list {state.name}, generation {state.generation}, is {word}: {reason}"
+        event = self._event(
+            self._context.now,
+            message,
+            kind="event",
+            category=["configuration"],
+            type=["info"],
+            action="list",
+            outcome="failure" if state.stale else "success",
+            reason=f"{word}: {reason}",
+            **({"severity": _SEVERITY[Kind.UNREAD]} if state.stale else {}),
+        )
+        return event | {"rule": {"ruleset": state.name, "version": str(state.generation)}}
+
+    def _run(self, summary: Summary) -> dict[str, Any]:
+        start, code = self._context.now, summary.exit_code
+        duration = timedelta(seconds=summary.elapsed_s)
+        numbers = {k: v for k, v in summary_fields(summary).items() if isinstance(v, int)}
+        del numbers["exit_code"]  # ECS has a field for it
+        event = self._event(
+            start + duration,
+            f"{self._context.command} ended with exit code {int(code)}: {code.meaning}",
+            kind="event",
+            category=["process"],
+            type=["end"],
+            action="summary",
+            outcome="failure" if summary.stopped or summary.failed else "success",
+            reason=code.meaning,
+            start=start.isoformat(),
+            end=(start + duration).isoformat(),
+            duration=round(summary.elapsed_s * 1_000_000_000),
+        )
+        process = {"name": "hashclient", "exit_code": int(code)}
+        return event | {"process": process, "hashclient": numbers}
+
+
+def _file_fields(outcome: Outcome, *, show_digests: bool) -> dict[str, Any]:
+    path = path_fields(outcome.path)["path"]
+    directory, name = posixpath.split(path)
+    extension = posixpath.splitext(name)[1].removeprefix(".")
+    fields: dict[str, Any] = {"path": path, "name": name}
+    if directory:
+        fields["directory"] = directory
+    if extension:
+        fields["extension"] = extension
+    if outcome.size is not None:
+        fields["size"] = outcome.size
+    if show_digests and outcome.digests:
+        fields["hash"] = digest_fields(outcome)
+    return fields
