@@ -84,7 +84,7 @@ ON CONFLICT (list, entry, match) DO UPDATE SET
     generation = excluded.generation, withdrawn_generation = NULL, withdrawn_at = NULL
 """
 _AFFECTED = (
-    "SELECT m.id, m.path, m.state, h.list, h.entry, m.first_seen, m.last_seen,"
+    "SELECT m.id, m.path, m.state, m.in_place, h.list, h.entry, m.first_seen, m.last_seen,"
     " h.withdrawn_generation, h.withdrawn_at FROM hit h JOIN match m ON m.id = h.match WHERE "
 )
 _OF_ENTRIES = (
@@ -182,17 +182,26 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
-    """One path that matched one entry; times are in UTC. `withdrawn_*` are None while it stands."""
+    """One path that matched one entry; times are in UTC. `withdrawn_*` are None while it stands.
+
+    `in_place` tells whether the file is where it was found, or was taken away.
+    """
 
     id: str
     path: str
     state: MatchState
+    in_place: bool
     list_name: str
     entry: str
     first_seen: datetime
     last_seen: datetime
     withdrawn_generation: int | None
     withdrawn_at: datetime | None
+
+
+def new_id() -> str:
+    """Return a random id, of a match or of what else people have to type."""
+    return "".join(secrets.choice(_ID_ALPHABET) for _ in range(ID_LENGTH))
 
 
 class Matches:
@@ -258,7 +267,7 @@ class Matches:
         tags = [outcome.tags.get(a) for a in Algorithm]
         time = _to_text(now)
         if known is None:
-            match_id = "".join(secrets.choice(_ID_ALPHABET) for _ in range(ID_LENGTH))
+            match_id = new_id()
             self._db.execute(
                 "INSERT INTO match VALUES (?, ?, ?, ?, 1, ?, ?, ?, ?, ?, ?)",
                 (
@@ -530,13 +539,14 @@ def _hit(row: tuple[str, str, str, int, int, int | None, str | None]) -> MatchHi
 
 
 def _remembered(
-    row: tuple[str, bytes, str, str, str, str, str, int | None, str | None],
+    row: tuple[str, bytes, str, int, str, str, str, str, int | None, str | None],
 ) -> Remembered:
-    match_id, path, state, list_name, entry, first, last, generation, at = row
+    match_id, path, state, in_place, list_name, entry, first, last, generation, at = row
     return Remembered(
         match_id,
         os.fsdecode(path),
         MatchState(state),
+        bool(in_place),
         list_name,
         entry,
         datetime.fromisoformat(first),

@@ -206,7 +206,10 @@ def _show_affected(app: App, fetched: Fetched) -> None:
         return
     app.out(f"withdrawn entries of list {fetched.list_name} had matched these paths:")
     for match in fetched.affected:
-        app.out(f"  {printable(match.path)}  {match.entry}")
+        where = "" if match.in_place else ", which was taken away"
+        app.out(f"  {printable(match.path)}  [{match.id}]  {match.entry}{where}")
+    if not all(match.in_place for match in fetched.affected):
+        app.say("next: `hashclient quarantine restore` puts back what was taken away")
 
 
 def _document(fetched: Fetched) -> dict[str, Any]:
@@ -224,7 +227,13 @@ def _document(fetched: Fetched) -> dict[str, Any]:
     }
     if fetched.affected:
         document["affected"] = [
-            {**path_fields(match.path), "entry": match.entry} for match in fetched.affected
+            {
+                **path_fields(match.path),
+                "id": match.id,
+                "entry": match.entry,
+                "in_place": match.in_place,
+            }
+            for match in fetched.affected
         ]
     for key, wrong in (("problem", fetched.problem), ("error", fetched.error)):
         if wrong is not None:

@@ -146,9 +146,10 @@ def open_record(app: App) -> Matches:
     Raises:
         StateError: it cannot be opened.
     """
-    from hashclient.matches import Matches
+    from hashclient.matches import DATABASE_NAME, Matches
 
-    return Matches(app.settings.state_dir)
+    directory = app.settings.state_dir
+    return Matches(directory, create=not (directory / DATABASE_NAME).exists())
 
 
 def _explain(detail: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
@@ -276,10 +277,12 @@ def test_the_command_names_the_paths(world: World, monkeypatch: pytest.MonkeyPat
         path = str(world.tree / f"f{number}")
         if arguments:
             affected = json.loads(done.out)["lists"][0]["affected"]
-            assert affected == [{"path": path, "entry": f"e-{number}"}]
+            (line,) = affected
+            assert re.fullmatch("[a-z0-9]{10}", line.pop("id"))
+            assert line == {"path": path, "entry": f"e-{number}", "in_place": True}
         else:
             assert "withdrawn entries of list baseline had matched these paths:" in done.out
-            assert f"  {path}  e-{number}\n" in done.out
+            assert re.search(rf"^  {path}  \[[a-z0-9]{{10}}\]  e-{number}$", done.out, re.MULTILINE)
 
 
 def test_the_record_is_readable_where_nothing_can_be_written(world: World) -> None:

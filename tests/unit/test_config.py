@@ -14,13 +14,19 @@ from hypothesis import strategies as st
 
 from hashclient.config import (
     OAuthConfig,
+    PackageDestination,
+    PolicyRule,
     ProviderConfig,
+    QuarantineConfig,
+    ReportConfig,
+    ServiceDestination,
     Settings,
     parse_config,
     provider_table,
     resolve_settings,
 )
 from hashclient.errors import ConfigError
+from hashclient.model import Action
 
 COMMANDS = frozenset({"scan", "fetch"})
 PROVIDER = '[providers.main]\nurl = "https://lists.example.org"\nroot_sha256 = "00"\n'
@@ -229,3 +235,100 @@ def test_settings_are_frozen(tmp_path: Path) -> None:
     with pytest.raises(AttributeError):
         settings.state_dir = Path("/")  # type: ignore[misc]
     assert msgspec.structs.replace(settings, state_dir=Path("/")).state_dir == Path("/")
+
+
+# What is to be done about matches.
+
+WAY_OUT = """
+[quarantine]
+recipients = ["age1example"]
+retention_days = 365
+
+[report]
+organisation = "Example Ltd"
+email = "abuse@example.org"
+
+[report.to.police]
+kind = "package"
+directory = "/srv/handover"
+
+[[policy]]
+list = "baseline"
+category = "worst"
+actions = ["quarantine", "report"]
+
+[[policy]]
+actions = []
+"""
+
+
+def test_what_is_to_be_done_about_matches_is_read() -> None:
+    config = parse_config(WAY_OUT, COMMANDS, "c.toml")
+    assert config.policy == (
+        PolicyRule((Action.QUARANTINE, Action.REPORT), "baseline", "worst"),
+        PolicyRule(()),
+    )
+    assert config.quarantine == QuarantineConfig(("age1example",), retention_days=365)
+    assert config.report.to == {"police": PackageDestination("/srv/handover")}
+    # The only one is meant if none is named.
+    assert config.report.destination() == "police"
+    service = (
+        '[report.to.centre]\nkind = "cybertipline"\nurl = "https://r.example.org"\n'
+        'incident_type = "x"\nbasic_file = "/f"\n'
+    )
+    two = parse_config(
+        WAY_OUT.replace("[[policy]]", f"{service}\n[[policy]]", 1).replace(
+            "email =", 'default = "centre"\nemail ='
+        ),
+        COMMANDS,
+        "c.toml",
+    )
+    assert two.report.destination() == "centre"
+    assert isinstance(two.report.to["centre"], ServiceDestination)
+
+
+def test_without_a_word_matches_are_recorded_only() -> None:
+    config = parse_config("", COMMANDS, "c.toml")
+    assert (config.policy, config.quarantine, config.report) == (
+        (),
+        QuarantineConfig(),
+        ReportConfig(),
+    )
+    assert config.report.destination() is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('recipients = ["age1example"]', "", "recipients of quarantine are not set"),
+        ("retention_days = 365", "retention_days = -1", "retention_days of quarantine"),
+        ("retention_days = 365", "retention_days = nan", "retention_days of quarantine"),
+        ("retention_days = 365", "retention = 365", "unknown field `retention`"),
+        ("[report.to.police]", "[report.to.'a b']", "cannot name a destination"),
+        ('kind = "package"', 'kind = "letter"', "letter"),
+        ('kind = "package"', "", "kind"),
+        ('email = "abuse@example.org"', 'default = "nobody"', "names no destination: nobody"),
+        ('"report"]', '"delete"]', "delete"),
+        ("actions = []", "", "actions"),
+        (
+            '[report.to.police]\nkind = "package"\ndirectory = "/srv/handover"',
+            "",
+            "no default destination",
+        ),
+    ],
+)
+def test_mistakes_about_matches_are_named(old: str, new: str, said: str) -> None:
+    assert old in WAY_OUT
+    with pytest.raises(ConfigError) as caught:
+        parse_config(WAY_OUT.replace(old, new), COMMANDS, "c.toml")
+    assert said in caught.value.message
+
+
+@pytest.mark.parametrize(("key", "value"), [("timeout_s", "0"), ("attempts", "99")])
+def test_a_service_has_the_limits_of_a_provider(key: str, value: str) -> None:
+    text = (
+        '[report.to.centre]\nkind = "cybertipline"\nurl = "https://r.example.org"\n'
+        f'incident_type = "x"\nbasic_file = "/f"\n{key} = {value}\n'
+    )
+    with pytest.raises(ConfigError, match=f"{key} of destination centre"):
+        parse_config(text, COMMANDS, "c.toml")
