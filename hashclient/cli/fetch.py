@@ -157,8 +157,11 @@ def fetch_lists(
             except HashclientError as error:
                 if len(names) == 1:
                     raise
-                app.warn(error.message, error.hint)
-                first_error = first_error or error
+                # The first is raised when the others were tried; each is told once.
+                if first_error is None:
+                    first_error = error
+                else:
+                    app.warn(error.message, error.hint)
     if first_error is not None:
         raise first_error
     if unknown:

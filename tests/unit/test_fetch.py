@@ -1,6 +1,6 @@
 """The fetch pipeline: what becomes of lists, several of them, damaged, unfinished or consolidated.
 
-Attacks are in `tests/faults/test_attacks.py`, kills and failing disks in `test_crash.py`.
+Attacks are in `tests/faults/test_attacks_*.py`, kills and failing disks in `test_crash.py`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The wire format: what is read back, at its limits too, and what other writers may do.
 
-What breaks the format is in `tests/faults/test_attacks.py`, where a fetch meets it.
+What breaks the format is in `tests/faults/test_attacks_format.py`, where a fetch meets it.
 """
 
 from __future__ import annotations

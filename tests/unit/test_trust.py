@@ -1,7 +1,7 @@
 """Trust: python-tuf over our transport, whoever drives it, and the rules that we add.
 
-What hostile metadata does to a fetch is in `tests/faults/test_attacks.py`; here is what a provider
-may do, and what an independent client can.
+What hostile metadata does to a fetch is in `tests/faults/test_attacks_trust.py`; here is what a
+provider may do, and what an independent client can.
 """
 
 from __future__ import annotations

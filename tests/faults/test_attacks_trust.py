@@ -1,0 +1,473 @@
+"""What a hostile provider can sign, or somebody can replay: one test an attack.
+
+Each attack ends in the exit code it deserves and in a message that says what is wrong; the lists on
+disk stay as they were, byte for byte, and still scan with the old generation.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shutil
+from copy import deepcopy
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from securesystemslib.signer import CryptoSigner
+from tuf.api.metadata import (
+    DelegatedRole,
+    Delegations,
+    MetaFile,
+    SuccinctRoles,
+    TargetFile,
+)
+
+from fixtures.client import Client, csv
+from fixtures.simulator import Simulator
+from hashclient.errors import ExitCode, HashclientError
+from hashclient.provider_keys import Keys
+from tests.attack_world import ALL, NEW, World, new_root_key, refused, roles_of
+
+
+def test_the_honest_provider_is_followed(client: Client, world: World) -> None:
+    world.simulator.files = dict(world.served[3])
+    (fetched,) = client.fetch()
+    assert (fetched.before, fetched.generation, fetched.withdrawn) == (2, 3, 2)
+    assert client.numbers(ALL) == NEW
+    assert client.leftovers() == set()
+
+
+# Going back, and standing still
+
+
+def test_timestamp_rolled_back(client: Client, world: World) -> None:
+    world.simulator.files = dict(world.served[1])
+    refused(client, ExitCode.UNVERIFIED, "timestamp version")
+
+
+def test_snapshot_rolled_back(client: Client, simulator: Simulator) -> None:
+    old = simulator.metadata("snapshot").signed.version - 1
+    simulator.edit("timestamp", lambda s: setattr(s, "snapshot_meta", MetaFile(old)))
+    refused(client, ExitCode.UNVERIFIED, "snapshot version")
+
+
+def test_list_metadata_rolled_back(client: Client, simulator: Simulator) -> None:
+    simulator.edit("snapshot", lambda s: s.meta.update({"baseline.json": MetaFile(1)}))
+    refused(client, ExitCode.UNVERIFIED, "baseline.json version")
+
+
+def test_generation_rolled_back_by_the_lists_own_keys(client: Client, simulator: Simulator) -> None:
+    def back(document: dict[str, Any]) -> None:
+        document["generation"] = 1
+        document["segments"].pop()
+        document["entries"] = 10
+
+    simulator.edit_index(back)
+    refused(client, ExitCode.UNVERIFIED, "generation 1 is older than 2")
+
+
+def test_fast_forwarded_list_is_cured_by_new_snapshot_keys(tmp_path: Path) -> None:
+    """A thief with the online keys uses up the numbers; new keys undo it, see docs/provider.md."""
+    simulator = Simulator(tmp_path / "repo")
+    simulator.publish(csv(range(5)))
+    client = Client(tmp_path / "state", simulator, simulator.root)
+    client.fetch()
+    simulator.edit_index(lambda document: document.update(generation=2**53 - 1))
+    for role in ("baseline", "snapshot", "timestamp"):
+        simulator.edit(role, lambda signed: setattr(signed, "version", 1_000_000))
+    assert client.fetch()[0].generation == 2**53 - 1
+    simulator.withdraw("e-2")
+    with pytest.raises(HashclientError, match="version"):
+        client.fetch()
+    for role in ("snapshot", "timestamp", "baseline"):
+        simulator.rotate(role)
+    (fetched,) = client.fetch()
+    assert (fetched.before, fetched.generation, fetched.added) == (2**53 - 1, 2, None)
+    second = index_document(simulator)
+    assert client.numbers(ALL) == {0, 1, 3, 4}
+    assert client.leftovers() == set()
+    # From here on, generations rise again, and nothing else is taken.
+    simulator.publish(csv(range(5, 7)))
+    assert client.fetch()[0].generation == 3
+    simulator.edit_index(lambda document: document.update(second))
+    with pytest.raises(HashclientError, match="generation 2 is older than 3"):
+        client.fetch()
+    assert client.numbers(ALL) == {0, 1, 3, 4, 5, 6}
+
+
+def test_new_keys_of_other_roles_make_no_client_forget_a_generation(tmp_path: Path) -> None:
+    simulator = Simulator(tmp_path / "repo")
+    simulator.publish(csv(range(5)))
+    first = index_document(simulator)
+    simulator.withdraw("e-2")
+    client = Client(tmp_path / "state", simulator, simulator.root)
+    client.fetch()
+    for role in ("root", "targets", "timestamp", "baseline"):
+        simulator.rotate(role)
+    simulator.edit_index(lambda document: document.update(first))
+    with pytest.raises(HashclientError, match="generation 1 is older than 2"):
+        client.fetch()
+
+
+def index_document(simulator: Simulator) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(simulator.files[simulator.target_path("index.json")])
+    return document
+
+
+def test_generation_published_again_with_other_entries(
+    client: Client, simulator: Simulator
+) -> None:
+    simulator.edit_index(lambda document: document.update(checksum="0" * 16))
+    refused(client, ExitCode.UNVERIFIED, "generation 2 was published again with other entries")
+
+
+@pytest.mark.parametrize("role", ["root", "targets", "snapshot", "timestamp", "baseline"])
+def test_frozen_metadata_is_stale_and_says_since_when(
+    client: Client, simulator: Simulator, role: str
+) -> None:
+    simulator.expire(role, client.now - timedelta(days=12, hours=3))
+    error = refused(
+        client, ExitCode.STALE, r"expired since \d{4}-\d\d-\d\d \d\d:\d\d UTC \(12 days\)"
+    )
+    assert "clock" in (error.hint or "")
+
+
+def test_clock_set_back_is_refused(client: Client) -> None:
+    client.now -= timedelta(days=3)
+    error = refused_without_scan(client, ExitCode.STALE, "the clock shows")
+    assert "clock" in (error.hint or "")
+    # The time of the last check persists: a scan cannot tell what has expired either.
+    assert client.open().stale
+
+
+def test_clock_that_is_a_little_behind_is_tolerated(client: Client) -> None:
+    client.now -= timedelta(minutes=3)
+    assert client.fetch()[0].generation == 2
+
+
+def refused_without_scan(client: Client, code: ExitCode, message: str) -> HashclientError:
+    before = client.list_files()
+    with pytest.raises(HashclientError, match=message) as caught:
+        client.fetch()
+    assert caught.value.exit_code is code
+    assert client.list_files() == before
+    return caught.value
+
+
+# Mixing
+
+
+@pytest.mark.parametrize("role", ["snapshot", "targets", "baseline"])
+def test_old_file_under_a_new_name(client: Client, world: World, role: str) -> None:
+    simulator = world.simulator
+    old = Simulator.metadata(simulator, role).to_bytes()
+    simulator.edit(role)
+    simulator.files[simulator._path(role)] = old
+    refused(client, ExitCode.UNVERIFIED, "hash|length|version|signed")
+
+
+def test_mixed_generations(client: Client, world: World) -> None:
+    mixed = dict(world.served[3])
+    name = next(
+        n for n in world.served[2] if n.endswith("snapshot.json") and n not in world.served[1]
+    )
+    new = next(
+        n for n in world.served[3] if n.endswith("snapshot.json") and n not in world.served[2]
+    )
+    mixed[new] = mixed[name]
+    world.simulator.files = mixed
+    refused(client, ExitCode.UNVERIFIED, "hash|length|version")
+
+
+def test_segment_replaced_by_another_of_the_same_length(client: Client, world: World) -> None:
+    simulator = world.simulator
+    simulator.files = dict(world.served[3])
+    simulator.tamper("targets/*g000003*", lambda data: bytes(len(data)))
+    refused(client, ExitCode.UNVERIFIED, "hash .* does not match")
+
+
+def test_index_of_another_list(client: Client, simulator: Simulator) -> None:
+    simulator.edit_index(lambda document: document.update(list="other"))
+    refused(client, ExitCode.UNVERIFIED, "is the index of list other")
+
+
+# Signatures
+
+
+@pytest.mark.parametrize("role", ["timestamp", "snapshot", "targets", "baseline"])
+def test_too_few_signatures(client: Client, simulator: Simulator, role: str) -> None:
+    simulator.edit(role, signers=simulator.signers(role)[1:])
+    refused(client, ExitCode.UNVERIFIED, "was signed by [01]/[12] keys")
+
+
+def test_one_signature_twice(client: Client, simulator: Simulator) -> None:
+    def double(document: dict[str, Any]) -> None:
+        document["signatures"] = [document["signatures"][0]] * 2
+
+    simulator.edit("baseline", raw=double)
+    refused(client, ExitCode.UNVERIFIED, "Failed to deserialize")
+
+
+def test_one_signature_under_two_key_ids(client: Client, simulator: Simulator) -> None:
+    def double(document: dict[str, Any]) -> None:
+        first, second = document["signatures"]
+        second["sig"] = first["sig"]
+
+    simulator.edit("baseline", raw=double)
+    refused(client, ExitCode.UNVERIFIED, "was signed by 1/2 keys")
+
+
+def test_signatures_of_strangers_do_not_count(client: Client, simulator: Simulator) -> None:
+    strangers = [CryptoSigner.generate_ed25519() for _ in range(2)]
+    simulator.edit("baseline", signers=strangers)
+    refused(client, ExitCode.UNVERIFIED, "was signed by 0/2 keys")
+
+
+def test_signature_of_an_unknown_kind_beside_good_ones_is_no_harm(
+    client: Client, simulator: Simulator
+) -> None:
+    simulator.edit(
+        "timestamp", raw=lambda d: d["signatures"].append({"keyid": "ab" * 32, "sig": "00"})
+    )
+    assert client.fetch()[0].error is None
+
+
+def test_root_signed_by_new_keys_only(client: Client, simulator: Simulator) -> None:
+    thief = CryptoSigner.generate_ed25519()
+    simulator.edit("root", new_root_key(thief), signers=[thief])
+    refused(client, ExitCode.UNVERIFIED, "root was signed by 0/1 keys")
+
+
+def test_root_signed_by_old_keys_only(client: Client, simulator: Simulator) -> None:
+    simulator.edit("root", new_root_key(CryptoSigner.generate_ed25519()))
+    refused(client, ExitCode.UNVERIFIED, "root was signed by 0/1 keys")
+
+
+def test_root_that_skips_a_version(client: Client, simulator: Simulator) -> None:
+    simulator.edit("root", lambda root: setattr(root, "version", 3))
+    simulator.files["metadata/2.root.json"] = simulator.files.pop("metadata/3.root.json")
+    refused(client, ExitCode.UNVERIFIED, "root version")
+
+
+def test_tampered_bytes_of_every_file(client: Client, world: World) -> None:
+    """A flipped bit anywhere in what a fetch reads is found, whichever file it is in."""
+    honest = world.served[3]
+    world.simulator.files = dict(honest)
+    asked = [p for p in honest if "000003" in p or "timestamp" in p or re.search(r"/[456]\.", p)]
+    asked.append(world.simulator.target_path("index.json"))
+    state = client.settings.state_dir
+    for path in asked:
+        middle = len(honest[path]) // 2
+        changed = bytearray(honest[path])
+        changed[middle] ^= 0x10
+        world.simulator.files = {**honest, path: bytes(changed)}
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(state / "trust/main/metadata")
+        refused(client, ExitCode.UNVERIFIED, "main|baseline|segment")
+
+
+# Proper rotation
+
+
+@pytest.mark.parametrize("role", ["root", "snapshot", "timestamp", "targets", "baseline"])
+def test_proper_rotation_is_followed_and_persists(tmp_path: Path, role: str) -> None:
+    simulator = Simulator(tmp_path / "repo", root_keys=Keys(2, 2))
+    pinned = simulator.root
+    simulator.publish(csv(range(3)))
+    client = Client(tmp_path / "state", simulator, pinned)
+    client.fetch()
+    for _ in range(3):
+        simulator.rotate(role)
+    simulator.publish(csv(range(3, 5)))
+    assert client.fetch()[0].generation == 2
+    simulator.requests.clear()
+    # It persists: roots that were followed are not asked for again.
+    assert client.fetch()[0].changed is False
+    assert simulator.requests == [
+        f"metadata/{expected_root(client)}.root.json",
+        "metadata/timestamp.json",
+    ]
+    assert client.numbers(ALL) == {0, 1, 2, 3, 4}
+
+
+def expected_root(client: Client) -> int:
+    history = client.settings.trust_dir("main") / "metadata" / "root_history"
+    return max(int(path.name.split(".")[0]) for path in history.iterdir()) + 1
+
+
+# Delegations
+
+
+def test_list_vanishes_from_the_delegations(client: Client, simulator: Simulator) -> None:
+    simulator.edit("targets", lambda s: roles_of(s).clear())
+    error = refused(client, ExitCode.UNVERIFIED, "does not offer list baseline")
+    assert "it offers: none" in (error.hint or "")
+
+
+def test_list_vanishes_from_the_snapshot(client: Client, simulator: Simulator) -> None:
+    simulator.edit("snapshot", lambda s: s.meta.pop("baseline.json"))
+    refused(client, ExitCode.UNVERIFIED, "baseline")
+
+
+def test_list_of_another_provider_is_none_of_ours(client: Client, simulator: Simulator) -> None:
+    """What vanishes at one provider says nothing of a list that came from another."""
+    folder = client.settings.lists_dir / "other"
+    shutil.copytree(client.settings.lists_dir / "baseline", folder)
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    manifest.update(list="other", provider="elsewhere")
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert [f.list_name for f in client.fetch()] == ["baseline"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"paths": ["lists/baseline/*"]},
+        {"paths": ["lists/other/*", "lists/baseline/*"]},
+        {"paths": ["lists/*/*"]},
+        {"paths": ["*"]},
+        {"paths": []},
+        {"paths": None, "path_hash_prefixes": ["0"]},
+        {"terminating": False},
+        {"name": "../other"},
+        {"name": "Other"},
+        {"name": "a\x1b[2J"},
+        {"name": "a\n"},
+    ],
+)
+def test_delegation_that_is_not_for_one_list_alone(
+    client: Client, simulator: Simulator, change: dict[str, Any]
+) -> None:
+    def add(signed: Any) -> None:
+        role = DelegatedRole("other", [], 1, terminating=True, paths=["lists/other/*"])
+        for name, value in change.items():
+            setattr(role, name, value)
+        roles_of(signed)[role.name] = role
+
+    simulator.edit("targets", add)
+    refused(client, ExitCode.UNVERIFIED, "delegation .* is not for the files of the list|malformed")
+
+
+@pytest.mark.parametrize("name", ["root", "timestamp", "snapshot", "targets"])
+def test_delegation_with_the_name_of_a_top_level_role(
+    client: Client, simulator: Simulator, name: str
+) -> None:
+    role = DelegatedRole(name, [], 1, terminating=True, paths=[f"lists/{name}/*"])
+    simulator.edit("targets", lambda s: roles_of(s).update({name: role}))
+    refused(client, ExitCode.UNVERIFIED, "Failed to deserialize")
+
+
+def test_list_called_like_our_own_files_touches_none_of_them(tmp_path: Path) -> None:
+    simulator = Simulator(tmp_path / "repo")
+    simulator.publish(csv(range(3)), list_name="pinned-root")
+    simulator.publish(csv(range(3)), list_name="root_history")
+    client = Client(tmp_path / "state", simulator, simulator.root)
+    for _ in range(2):
+        assert [f.list_name for f in client.fetch()] == ["pinned-root", "root_history"]
+
+
+def test_top_level_role_signs_a_file_itself(client: Client, simulator: Simulator) -> None:
+    target = TargetFile.from_data("lists/baseline/index.json", b"{}", ["sha256"])
+    simulator.edit("targets", lambda s: s.targets.update({target.path: target}))
+    refused(client, ExitCode.UNVERIFIED, "top-level role signs files")
+
+
+def test_hash_bins(client: Client, simulator: Simulator) -> None:
+    def change(signed: Any) -> None:
+        signed.delegations = Delegations(
+            signed.delegations.keys, None, SuccinctRoles([], 1, 4, "b")
+        )
+
+    simulator.edit("targets", change)
+    refused(client, ExitCode.UNVERIFIED, "hash bins are not supported")
+
+
+def test_list_role_that_delegates_on(client: Client, simulator: Simulator) -> None:
+    other = deepcopy(simulator.metadata("targets").signed.delegations)
+    simulator.edit("baseline", lambda s: setattr(s, "delegations", other))
+    refused(client, ExitCode.UNVERIFIED, "its role delegates to others")
+
+
+# Names
+
+
+BAD_NAMES = [
+    "..",
+    "../index.json",
+    "%2e%2e",
+    "a/../b",
+    "a\0b",
+    "a?b",
+    "a#b",
+    "a\\b",
+    "/etc/passwd",
+    "https://other.invalid/x",
+    "a..b",
+    "",
+    "A",
+    "a" * 65,
+    "\u202e",
+    "\n",
+]
+
+
+@pytest.mark.parametrize("name", BAD_NAMES, ids=ascii)
+def test_traversal_name_in_the_index(client: Client, simulator: Simulator, name: str) -> None:
+    simulator.edit_index(lambda document: document["segments"][1].update(name=name))
+    target = TargetFile.from_data(f"lists/baseline/{name}", b"", ["sha256"])
+    simulator.edit("baseline", lambda s: s.targets.update({target.path: target}))
+    simulator.requests.clear()
+    refused(client, ExitCode.UNVERIFIED, "name is not allowed or not unique")
+    assert [r for r in simulator.requests if r.startswith("targets/")] == [
+        simulator.target_path("index.json")
+    ]
+
+
+@pytest.mark.parametrize("name", BAD_NAMES, ids=ascii)
+def test_names_in_targets_metadata_that_nobody_asks_for_are_no_harm(
+    client: Client, simulator: Simulator, name: str
+) -> None:
+    for path in (name or "x", f"lists/baseline/{name}"):
+        target = TargetFile.from_data(path, b"x", ["sha256"])
+
+        def add(signed: Any, target: TargetFile = target) -> None:
+            signed.targets[target.path] = target
+
+        simulator.edit("baseline", add)
+    simulator.requests.clear()
+    assert client.fetch()[0].changed is False
+    assert not any(r.startswith("targets/") for r in simulator.requests)
+
+
+@pytest.mark.parametrize("digest", ["../../x", "..", "%2e%2e/x", "", "a" * 63, "A" * 64, "é" * 64])
+def test_signed_hash_that_would_lead_elsewhere(
+    client: Client, simulator: Simulator, digest: str
+) -> None:
+    def change(signed: Any) -> None:
+        signed.targets["lists/baseline/index.json"].hashes["sha256"] = digest
+
+    simulator.edit("baseline", change)
+    simulator.requests.clear()
+    refused(client, ExitCode.UNVERIFIED, "index.json is signed without a SHA-256")
+    assert not any(r.startswith("targets/") for r in simulator.requests)
+
+
+def test_file_signed_by_sha512_alone(client: Client, simulator: Simulator) -> None:
+    def change(signed: Any) -> None:
+        path = "lists/baseline/index.json"
+        signed.targets[path] = TargetFile.from_data(path, b"{}", ["sha512"])
+
+    simulator.edit("baseline", change)
+    refused(client, ExitCode.UNVERIFIED, "signed without a SHA-256")
+
+
+def test_segment_that_the_lists_keys_do_not_vouch_for(client: Client, world: World) -> None:
+    simulator = world.simulator
+    simulator.files = dict(world.served[3])
+    simulator.edit(
+        "baseline", lambda s: s.targets.pop("lists/baseline/g000003-withdraw-000.parquet")
+    )
+    refused(client, ExitCode.UNVERIFIED, "do not vouch for g000003-withdraw-000.parquet")
