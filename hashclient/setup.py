@@ -18,8 +18,9 @@ import msgspec
 
 from hashclient.audit import AuditLog, Event
 from hashclient.config import ProviderConfig, Settings, parse_config, provider_table
+from hashclient.connect import access_of, limits_of
 from hashclient.errors import ConfigError, HashclientError, UsageError, VerificationError
-from hashclient.fetch import METADATA_DIR, PINNED_ROOT_NAME, access_of, limits_of
+from hashclient.fetch import METADATA_DIR, PINNED_ROOT_NAME
 from hashclient.fsio import make_private_dir, printable, write_atomic, writer_lock
 from hashclient.model import is_name
 from hashclient.transport import Transport

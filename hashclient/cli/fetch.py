@@ -115,7 +115,8 @@ def fetch_lists(
         UsageError: a list in `only` is offered by none of them.
     """
     from hashclient.cli.progress import Received, fetch_progress
-    from hashclient.fetch import Fetcher, access_of, limits_of
+    from hashclient.connect import access_of, limits_of
+    from hashclient.fetch import Fetcher
     from hashclient.fsio import make_private_dir, writer_lock
     from hashclient.index import lists_on_disk
     from hashclient.seal import load_sealer

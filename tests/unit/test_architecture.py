@@ -16,14 +16,26 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 #: From the bottom up. A module imports from the layers below its own, and from nothing else. A
-#: package (`cli`, `formats`) stands for all of its modules, which may import each other.
+#: package (`cli`, `formats`, `quarantine`, `reporting`) stands for all of its modules, which may import each other.
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"__init__", "errors"}),
     frozenset({"fsio", "memory", "model"}),
     frozenset(
-        {"config", "digestfile", "formats", "hashing", "hashlist", "seal", "summary", "walk"}
+        {
+            "config",
+            "digestfile",
+            "formats",
+            "hashing",
+            "hashlist",
+            "policy",
+            "seal",
+            "summary",
+            "walk",
+        }
     ),
-    frozenset({"_channel", "_deadline", "_faults", "_oauth", "access", "transport", "trust"}),
+    frozenset(
+        {"_channel", "_deadline", "_faults", "_oauth", "access", "connect", "transport", "trust"}
+    ),
     frozenset({"audit", "auditfile", "auditrecord"}),
     frozenset(
         {
@@ -46,9 +58,11 @@ LAYERS: tuple[frozenset[str], ...] = (
             "provider_entries",
             "provider_keys",
             "provider_server",
+            "quarantine",
+            "reporting",
         }
     ),
-    frozenset({"build", "fetch", "lookup", "record", "scan", "setup", "status"}),
+    frozenset({"build", "fetch", "lookup", "record", "respond", "scan", "setup", "status"}),
     frozenset({"__main__", "cli"}),
 )
 
@@ -58,6 +72,8 @@ CHAINS: tuple[tuple[str, ...], ...] = (
     ("audit", "auditfile", "auditrecord"),
     ("digestfile", "hashlist"),
     ("formats", "summary"),
+    ("policy", "config"),
+    ("reporting", "quarantine"),
     ("knowngood", "indexwrite", "index", "run"),
     ("indexwrite", "runwrite", "run"),
     ("pool", "check", "inventory"),
@@ -71,6 +87,7 @@ CHAINS: tuple[tuple[str, ...], ...] = (
     ("transport", "_oauth", "_channel", "_faults", "_deadline"),
     ("transport", "_oauth", "_channel", "access"),
     ("trust", "transport"),
+    ("connect", "transport", "access"),
 )
 
 #: What only the top layer may do: it alone talks to a terminal, draws and exits.

@@ -24,6 +24,7 @@ from hashclient.access import OAuth
 from hashclient.audit import AuditLog
 from hashclient.cli.progress import Received
 from hashclient.config import OAuthConfig, ProviderConfig
+from hashclient.connect import access_of
 from hashclient.errors import (
     AuthorisationError,
     ConfigError,
@@ -31,7 +32,7 @@ from hashclient.errors import (
     UnreachableError,
     VerificationError,
 )
-from hashclient.fetch import Fetched, Fetcher, access_of
+from hashclient.fetch import Fetched, Fetcher
 from hashclient.fsio import writer_lock
 from hashclient.hashlist import add_schema, encode_segment, parse_index
 from hashclient.seal import load_sealer
