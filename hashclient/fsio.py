@@ -14,6 +14,7 @@ import fcntl
 import os
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Literal
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 TEMP_PREFIX = ".tmp-"
 #: How long a writer of a database waits for another; their transactions take milliseconds.
 BUSY_TIMEOUT_S = 10.0
+#: Between two looks at a lock that somebody else holds.
+LOCK_POLL_S = 0.05
 #: What a message repeats of a text that somebody else wrote.
 MAX_EXCERPT_CHARS = 200
 
@@ -115,11 +118,11 @@ def open_database(path: Path, mode: Literal["ro", "rw", "rwc"]) -> sqlite3.Conne
 
 
 @contextlib.contextmanager
-def writer_lock(path: Path) -> Iterator[None]:
-    """Hold the exclusive lock file `path`, without waiting; the kernel frees it on a kill.
+def writer_lock(path: Path, *, wait_s: float = 0.0) -> Iterator[None]:
+    """Hold the exclusive lock file `path`; the kernel frees it on a kill.
 
     Raises:
-        LockedError: another process holds it.
+        LockedError: another process holds it, for longer than `wait_s`.
         StateError: it cannot be opened.
     """
     try:
@@ -127,15 +130,20 @@ def writer_lock(path: Path) -> Iterator[None]:
     except OSError as error:
         raise state_error("cannot open lock", path, error) from error
     try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno != errno.EWOULDBLOCK:
-                raise state_error("cannot lock", path, error) from error
-            raise LockedError(
-                f"another hashclient is writing to this state: {printable(path.parent)}",
-                hint="wait until it has finished, or use another --state-dir",
-            ) from error
+        deadline = time.monotonic() + wait_s
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if error.errno != errno.EWOULDBLOCK:
+                    raise state_error("cannot lock", path, error) from error
+                if time.monotonic() >= deadline:
+                    raise LockedError(
+                        f"another hashclient is writing to this state: {printable(path.parent)}",
+                        hint="wait until it has finished, or use another --state-dir",
+                    ) from error
+            time.sleep(LOCK_POLL_S)
         yield
     finally:
         os.close(fd)

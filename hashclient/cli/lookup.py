@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     type=existing_path(allow_dash=True),
     help="Read digests from FILE, or from stdin. Can be given several times.",
 )
-@report_options("text", "jsonl")
+@report_options("text", "jsonl", "csv")
 @pass_app
 def command(
     app: App,

@@ -41,11 +41,15 @@ class Formatter(Protocol):
         """Return what comes last; there is no summary where no run is reported."""
 
 
-#: Name of a format to the module and the class that writes it, the default first. All but the
-#: first few are for programs; modules are imported when they are used.
+#: Name of a format to the module and the class that writes it, the default first. A module is
+#: imported when it is used. `docs/formats.md` says what each is for.
 FORMATS: Mapping[str, tuple[str, str]] = {
     "text": ("hashclient.formats.text", "TextFormatter"),
     "jsonl": ("hashclient.formats.jsonl", "JsonlFormatter"),
+    "csv": ("hashclient.formats.csv", "CsvFormatter"),
+    "sarif": ("hashclient.formats.sarif", "SarifFormatter"),
+    "ecs": ("hashclient.formats.ecs", "EcsFormatter"),
+    "html": ("hashclient.formats.html", "HtmlFormatter"),
 }
 
 

@@ -32,8 +32,8 @@ COLUMNS = (
 )
 DIGEST_COLUMNS = tuple(a.label for a in Algorithm)
 
-#: With these a cell begins that spreadsheets take for a formula (OWASP, "CSV Injection"); full-width
-#: forms count as well. Tabs and line ends are never there: `printable` has escaped them.
+#: A cell that begins with one of these is a formula to a spreadsheet (OWASP, "CSV Injection"), in
+#: full width as well. Tabs and line ends are never there: `printable` has escaped them.
 _TRIGGERS = "=+\\-@＝＋－＠"  # noqa: RUF001 - they look alike, which is the point
 _FORMULA = re.compile(f"[{_TRIGGERS}]")
 #: Where the decimal sign is a comma, spreadsheets split at semicolons, quoted or not: what follows

@@ -1,60 +1,414 @@
-"""Reports on disk: from being prepared to being acknowledged or retracted."""
+"""The outbox: reports on disk, who may change them, and what else has to know of them.
+
+A report is made under `prepare.lock` and appears as a whole; from the moment that the audit log and
+the record of matches know of it (`settled`), only who holds `lock` changes it. Both are told of
+every state after it is on disk, and again if a kill came between: a state is settled once both
+know. Sending is left to `submit`.
+"""
 
 from __future__ import annotations
 
-import enum
+import contextlib
+import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
+from pathlib import Path
+from typing import Any
 
-import msgspec
+from hashclient.audit import AuditLog, Event
+from hashclient.config import PackageDestination, ServiceDestination, Settings
+from hashclient.errors import ConfigError, LockedError, StateError, UsageError
+from hashclient.fsio import (
+    TEMP_PREFIX,
+    fsync_dir,
+    make_private_dir,
+    printable,
+    state_error,
+    write_atomic,
+    writer_lock,
+)
+from hashclient.matches import REPORT_PREPARED, SETTLED, Match, Matches
+from hashclient.model import MatchState
+from hashclient.reporting.custody import RETRACTED
+from hashclient.reporting.document import encode_document, make_document
+from hashclient.reporting.evidence import sealed_evidence
+from hashclient.reporting.state import (
+    DOCUMENT_NAME,
+    ID_PREFIX,
+    Decision,
+    Report,
+    State,
+    load,
+    new_report_id,
+    save,
+)
 
-from hashclient.audit import AuditLog
-from hashclient.config import Settings
-from hashclient.errors import UsageError
-from hashclient.matches import Match, Matches
+#: A record of the audit log names all matches of a report, and has to stay below its limit.
+MAX_MATCHES = 10_000
+#: How long a command that prepares a report waits for another; each takes milliseconds.
+PREPARE_WAIT_S = 30.0
 
-
-class State(enum.StrEnum):
-    """How far a report has come."""
-
-    PREPARED = "prepared"
-    SUBMITTING = "submitting"
-    SUBMITTED = "submitted"
-    ACKNOWLEDGED = "acknowledged"
-    RETRACTED = "retracted"
-    FAILED = "failed"
-
-
-class Report(msgspec.Struct, frozen=True):
-    """One report as it is on disk."""
-
-    id: str
-    destination: str
-    matches: tuple[str, ...]
-    state: State
-    created: str
+_TOLD: dict[State, tuple[str, str]] = {
+    State.PREPARED: ("report-prepared", REPORT_PREPARED),
+    State.SUBMITTED: ("report-submitted", str(MatchState.REPORTED)),
+    State.ACKNOWLEDGED: ("report-acknowledged", str(MatchState.ACKNOWLEDGED)),
+    State.RETRACTED: (RETRACTED, RETRACTED),
+}
 
 
 class Outbox:
     """The reports of one state directory."""
 
-    def __init__(
-        self, settings: Settings, audit: AuditLog, *, now: Callable[[], datetime]
-    ) -> None:
+    def __init__(self, settings: Settings, audit: AuditLog, *, now: Callable[[], datetime]) -> None:
         """Nothing is read or made yet."""
+        self.settings = settings
+        self.audit = audit
+        self.now = now
+
+    def folder(self, report_id: str) -> Path:
+        """Return the folder of a report."""
+        return self.settings.reports_dir / report_id
+
+    def ids(self) -> list[str]:
+        """Return the ids of all reports.
+
+        Raises:
+            StateError: the directory cannot be read.
+        """
+        directory = self.settings.reports_dir
+        try:
+            return sorted(name for name in os.listdir(directory) if name.startswith(ID_PREFIX))
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise state_error("cannot read reports", directory, error) from error
+
+    def get(self, report_id: str) -> Report:
+        """Return one report.
+
+        Raises:
+            UsageError: there is none with this id.
+            StateError: it cannot be read, or is damaged.
+        """
+        return load(self.settings.reports_dir, report_id)
+
+    def reports(self) -> Iterator[Report]:
+        """Yield all reports, the oldest first.
+
+        Raises:
+            StateError: one cannot be read, or is damaged.
+        """
+        yield from sorted((self.get(i) for i in self.ids()), key=lambda r: (r.created, r.id))
+
+    def destination(self, name: str | None) -> tuple[str, PackageDestination | ServiceDestination]:
+        """Return the destination called `name`, or the one that is meant without a name.
+
+        Raises:
+            UsageError, ConfigError: there is none, or it lacks something to report to it.
+        """
+        config = self.settings.config.report
+        if not config.to:
+            raise ConfigError(
+                "no destination of reports is configured",
+                hint="docs/reporting.md describes [report.to.NAME]",
+            )
+        names = ", ".join(sorted(config.to))
+        name = config.destination() if name is None else name
+        if name is None:
+            raise UsageError("to whom is not said", hint=f"give --to one of: {names}")
+        if name not in config.to:
+            raise UsageError(
+                f"no destination is called {printable(name)}", hint=f"there are: {names}"
+            )
+        destination = config.to[name]
+        if isinstance(destination, ServiceDestination) and not config.email:
+            raise ConfigError(
+                f"{name} wants to know who reports: email of [report] is not set",
+                hint="set organisation, contact and email in [report] of config.toml",
+            )
+        return name, destination
 
     def prepare(
         self,
         matches: Sequence[Match],
         record: Matches,
-        destination: str,
+        destination: str | None,
         *,
         by: str,
         again: bool = False,
+        seal_evidence: bool = False,
     ) -> Report:
-        """Make a report of `matches`."""
-        raise UsageError("not yet")
+        """Make a report of `matches`, to be sent later.
 
-    def reports(self) -> Iterator[Report]:
-        """Yield all reports, the oldest first."""
-        return iter(())
+        `record` is the open record of matches. None means the usual destination. With `again`, what
+        was reported there before is reported once more. `seal_evidence` says that files which are
+        not in quarantine are sealed for the package.
+
+        Raises:
+            UsageError, ConfigError: these matches cannot be reported there.
+            StateError: the report cannot be written; there is none then.
+            AuditError: there is a report, but the audit log does not know of it yet.
+        """
+        name, where = self.destination(destination)
+        chosen = {match.id: match for match in matches}
+        if not 0 < len(chosen) <= MAX_MATCHES:
+            raise UsageError(
+                f"a report is of 1 to {MAX_MATCHES} matches, not of {len(chosen)}",
+                hint="`hashclient matches` lists them; make several reports of many",
+            )
+        for match in chosen.values():
+            reason = why_not(match)
+            if reason is not None:
+                raise UsageError(f"match {match.id} is not to be reported: it is {reason}")
+        report = Report(
+            id=new_report_id(),
+            destination=name,
+            kind="package" if isinstance(where, PackageDestination) else "cybertipline",
+            created=self.now(),
+            by=by,
+            matches=tuple(chosen),
+            seal_evidence=seal_evidence,
+        )
+        with self._preparing():
+            self._settle_new(record)
+            if not again:
+                self._refuse_reported(name, chosen.keys())
+            self._write_new(report, record)
+            return self.settle(report, record)
+
+    def settle_new(self, record: Matches) -> None:
+        """Tell of the reports that a kill has kept from being known.
+
+        Raises:
+            AuditError, StateError: they cannot be told.
+        """
+        if self.settings.reports_dir.is_dir():
+            with self._preparing():
+                self._settle_new(record)
+
+    def _settle_new(self, record: Matches) -> None:
+        for report_id in self.ids():
+            # A damaged one is told of where reports are sent or listed.
+            with contextlib.suppress(StateError):
+                report = self.get(report_id)
+                if report.settled is None:
+                    self.settle(report, record)
+
+    def _refuse_reported(self, destination: str, ids: Sequence[str] | set[str]) -> None:
+        for report in self.reports():
+            if report.destination != destination or report.state is State.RETRACTED:
+                continue
+            common = set(report.matches) & set(ids)
+            if common:
+                raise UsageError(
+                    f"match {min(common)} is in report {report.id} to {destination} already,"
+                    f" which is {report.state}",
+                    hint="`--again` reports it once more; `hashclient report retract` takes a"
+                    " report back that was not sent",
+                )
+
+    def _write_new(self, report: Report, record: Matches) -> None:
+        directory = self.settings.reports_dir
+        temporary = directory / f"{TEMP_PREFIX}{report.id}"
+        try:
+            # What was in the middle of being made when it was killed was never known to anybody.
+            for leftover in directory.glob(f"{TEMP_PREFIX}*"):
+                shutil.rmtree(leftover)
+            temporary.mkdir(mode=0o700)
+            self.write_document(temporary, report, record)
+            save(temporary, report)
+            temporary.rename(self.folder(report.id))
+            fsync_dir(directory)
+        except OSError as error:
+            raise state_error("cannot write report", temporary, error) from error
+
+    def write_document(self, folder: Path, report: Report, record: Matches) -> bytes:
+        """Write the document of a report as things stand now, and return it.
+
+        Raises:
+            StateError: it cannot be written, or what is in quarantine cannot be read.
+        """
+        from hashclient.index import load_manifest
+
+        def provider_of(list_name: str) -> str | None:
+            try:
+                manifest = load_manifest(self.settings.lists_dir / list_name)
+            except StateError:
+                return None
+            return None if manifest is None else manifest.provider
+
+        providers: dict[str, str | None] = {}
+
+        def cached(list_name: str) -> str | None:
+            if list_name not in providers:
+                providers[list_name] = provider_of(list_name)
+            return providers[list_name]
+
+        document = encode_document(
+            make_document(
+                report.id,
+                self.now(),
+                self.settings.config.report,
+                [(record.get(i), record.story(i)) for i in report.matches],
+                sealed_evidence(self.settings.quarantine_dir, report.matches),
+                cached,
+            )
+        )
+        write_atomic(folder / DOCUMENT_NAME, document)
+        return document
+
+    def document(self, report: Report) -> bytes:
+        """Return the document of a report.
+
+        Raises:
+            StateError: it cannot be read.
+        """
+        path = self.folder(report.id) / DOCUMENT_NAME
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise state_error("cannot read report", path, error) from error
+
+    def save(self, report: Report) -> Report:
+        """Write the record of a report and return it.
+
+        Raises:
+            StateError: it cannot be written.
+        """
+        return save(self.folder(report.id), report)
+
+    @contextlib.contextmanager
+    def _preparing(self) -> Iterator[None]:
+        lock = make_private_dir(self.settings.reports_dir) / "prepare.lock"
+        with writer_lock(lock, wait_s=PREPARE_WAIT_S):
+            yield
+
+    @contextlib.contextmanager
+    def working(self) -> Iterator[None]:
+        """Hold the lock under which reports are sent and decided about.
+
+        Raises:
+            LockedError: another command holds it.
+        """
+        lock = make_private_dir(self.settings.reports_dir) / "lock"
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(writer_lock(lock))
+            except LockedError as error:
+                raise LockedError(
+                    "another command is working on reports",
+                    hint="wait until it has finished; what waits is sent by it, or by the next",
+                ) from error
+            yield
+
+    def acknowledge(self, report_id: str, reference: str, record: Matches, *, by: str) -> Report:
+        """Note that the recipient of a package has confirmed it under `reference`.
+
+        Raises:
+            UsageError: there is no such report, or it was not handed over.
+            LockedError, StateError, AuditError: it cannot be noted.
+        """
+        with self.working():
+            report = self.get(report_id)
+            if report.state is not State.SUBMITTED:
+                raise UsageError(
+                    f"report {report.id} is {report.state}",
+                    hint="only what was handed over and is not acknowledged yet can be"
+                    " acknowledged",
+                )
+            changed = report.replace(state=State.ACKNOWLEDGED, reference=reference, problem=None)
+            noted = changed.noted(self.now(), "acknowledged", reference=reference, by=by)
+            return self.settle(self.save(noted), record)
+
+    def decide_retraction(self, report: Report, *, by: str, reason: str) -> Report:
+        """Note, before anything is done about it, that a person wants a report taken back."""
+        if report.retraction is not None:
+            return report
+        decision = Decision(self.now(), by, reason)
+        return self.save(report.replace(retraction=decision, next_attempt=None))
+
+    def retracted(self, report: Report, record: Matches) -> Report:
+        """Note that a report is taken back, and tell of it.
+
+        Raises:
+            StateError, AuditError: it cannot be noted.
+        """
+        done = report.replace(state=State.RETRACTED, next_attempt=None, problem=None)
+        return self.settle(self.save(done.noted(self.now(), "retracted")), record)
+
+    def leave_out_withdrawn(self, report: Report, record: Matches) -> Report:
+        """Leave out of an unsent report what was withdrawn or settled since it was prepared.
+
+        Raises:
+            StateError: it cannot be noted.
+        """
+        gone = tuple(i for i in report.matches if why_not(record.get(i)) is not None)
+        if not gone:
+            return report
+        rest = tuple(i for i in report.matches if i not in gone)
+        changed = report.replace(matches=rest, left_out=(*report.left_out, *gone))
+        return self.save(changed.noted(self.now(), "left-out", matches=list(gone)))
+
+    def settle(self, report: Report, record: Matches) -> Report:
+        """Tell the audit log and the record of matches of the states that a report has come to.
+
+        Raises:
+            AuditError, StateError: they cannot be told; the next command that sends tries again.
+        """
+        for state in _untold(report):
+            event, step = _TOLD[state]
+            detail = self._detail(report, state)
+            ids = {"matches": list(report.matches)}
+            self.audit.append([Event(event, {**detail, **ids})], durable=True)
+            for match_id in report.matches:
+                # A record of matches that was begun anew does not know of old ones.
+                with contextlib.suppress(UsageError):
+                    self._tell(record, match_id, state, step, detail)
+            report = self.save(report.replace(settled=state))
+        return report
+
+    def _tell(
+        self, record: Matches, match_id: str, state: State, step: str, detail: dict[str, Any]
+    ) -> None:
+        told = record.story(match_id)
+        if any(s.event == step and s.detail.get("report") == detail["report"] for s in told):
+            return
+        if state is State.SUBMITTED:
+            record.change(match_id, MatchState.REPORTED, self.now(), detail)
+        elif state is State.ACKNOWLEDGED:
+            record.change(match_id, MatchState.ACKNOWLEDGED, self.now(), detail)
+        else:
+            record.note(match_id, step, self.now(), detail)
+
+    def _detail(self, report: Report, state: State) -> dict[str, Any]:
+        detail: dict[str, Any] = {"report": report.id, "to": report.destination, "by": report.by}
+        if state is State.SUBMITTED and report.package is not None:
+            detail["package"] = report.package.name
+        if state in (State.SUBMITTED, State.ACKNOWLEDGED) and report.reference is not None:
+            detail["reference"] = report.reference
+        if state is State.RETRACTED and report.retraction is not None:
+            detail |= {"by": report.retraction.by, "reason": report.retraction.reason}
+        return detail
+
+
+def why_not(match: Match) -> str | None:
+    """Return why a match is not to be reported, if there is a reason."""
+    if match.state in SETTLED or match.state is MatchState.WITHDRAWN:
+        return str(match.state)
+    return None if match.standing else str(MatchState.WITHDRAWN)
+
+
+def _untold(report: Report) -> list[State]:
+    """Return the states that a report has come to and that were not told yet, in order."""
+    states = []
+    if report.settled is None:
+        states.append(State.PREPARED)
+    if report.state in (State.SUBMITTED, State.ACKNOWLEDGED) and report.settled in (
+        None,
+        State.PREPARED,
+    ):
+        states.append(State.SUBMITTED)
+    if report.state in (State.ACKNOWLEDGED, State.RETRACTED) and report.settled != report.state:
+        states.append(report.state)
+    return states

@@ -16,7 +16,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 #: From the bottom up. A module imports from the layers below its own, and from nothing else. A
-#: package (`cli`, `formats`, `quarantine`, `reporting`) stands for all of its modules, which may import each other.
+#: package (`cli`, `formats`, `quarantine`, `reporting`) stands for all of its modules, which may
+#: import each other.
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"__init__", "errors"}),
     frozenset({"fsio", "memory", "model"}),
