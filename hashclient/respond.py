@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from hashclient.audit import AuditLog
 from hashclient.config import Settings
 from hashclient.errors import ExitCode, HashclientError
-from hashclient.matches import Matches
+from hashclient.matches import DATABASE_NAME, Matches
 from hashclient.model import Acted, Action, Kind, ListState, Outcome
 from hashclient.policy import actions_for
 from hashclient.seal import Sealer
@@ -48,7 +48,16 @@ class Responder:
 
         `quarantine_all` takes every match away, whatever the policy says. With `only_tell`, nothing
         is done, and outcomes say what would be.
+
+        Raises:
+            ConfigError: files are to be taken away, and the recipients to seal them to are missing
+                or not usable: better known now than at the first match.
         """
+        rules = settings.config.policy
+        if quarantine_all or any(Action.QUARANTINE in rule.actions for rule in rules):
+            from hashclient.quarantine.agefile import parse_recipients
+
+            parse_recipients(settings.config.quarantine.recipients)
         self._settings = settings
         self._audit = audit
         self._now = now
@@ -136,6 +145,8 @@ def prepare_wanted(
     Raises:
         HashclientError: one cannot be prepared; it stays wanted.
     """
+    if not (settings.state_dir / DATABASE_NAME).exists():
+        return []
     from hashclient.reporting import Outbox
 
     outbox = Outbox(settings, audit, now=now)

@@ -1,0 +1,257 @@
+"""What a scan does about matches: nothing, what the policy says, or what the command line says."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from pyrage import x25519
+
+from hashclient import audit
+from hashclient.matches import Matches
+from hashclient.model import MatchState
+from tests.support import Result, call, csv_of, edit_manifest, make_state, write_tree
+
+WORST, OTHER = b"the worst of them", b"another one, and longer"
+FILES = {"worst": WORST, "sub/other": OTHER, "clean": b"nobody listed this"}
+
+REPORTS = '[report.to.police]\nkind = "package"\ndirectory = "{}"\n'
+QUARANTINE = '[[policy]]\nlist = "base"\nactions = ["quarantine"]\n'
+REPORT = '[[policy]]\nactions = ["report"]\n'
+BOTH = '[[policy]]\nactions = ["quarantine", "report"]\n'
+
+
+class World:
+    """A state directory and a tree; each file that matches is on a list of its own."""
+
+    def __init__(self, directory: Path) -> None:
+        self.state = make_state(
+            directory, {"base": csv_of({"e-1": WORST}), "local": csv_of({"e-2": OTHER})}
+        )
+        self.tree = write_tree(directory / "tree", FILES)
+        self.handover = directory / "handover"
+        self.handover.mkdir()
+        self.identity = x25519.Identity.generate()
+
+    def configure(self, policy: str, *, recipients: bool = True) -> None:
+        keys = f'recipients = ["{self.identity.to_public()}"]' if recipients else ""
+        text = f"[quarantine]\n{keys}\n{REPORTS.format(self.handover)}{policy}"
+        (self.state / "config.toml").write_text(text)
+
+    def scan(self, *args: object) -> Result:
+        return call("--state-dir", self.state, "scan", "--format", "jsonl", *args, self.tree)
+
+    def acted(self, result: Result) -> dict[str, list[tuple[str, bool | None, str]]]:
+        """Return what was done or would be, by the name of the file."""
+        return {
+            Path(line["path"]).name: [
+                (a["action"], a["done"], a["detail"]) for a in line.get("actions", [])
+            ]
+            for line in result.lines[:-1]
+        }
+
+    def left(self) -> set[str]:
+        return {path.name for path in self.tree.rglob("*") if path.is_file()}
+
+    def states(self) -> dict[str, MatchState]:
+        with Matches(self.state) as matches:
+            return {Path(match.path).name: match.state for match in matches.find()}
+
+    def reports(self) -> list[Mapping[str, object]]:
+        result = call("--state-dir", self.state, "report", "status", "--format", "json")
+        reports: list[Mapping[str, object]] = json.loads(result.out)["reports"]
+        return reports
+
+    def events(self) -> list[str]:
+        return [record.event for record in audit.read(self.state / "audit")]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def test_without_a_policy_nothing_is_touched(world: World) -> None:
+    result = world.scan()
+    assert result.code == 10
+    assert world.acted(result) == {"worst": [], "other": []}
+    assert world.left() == {"worst", "other", "clean"}
+    assert not (world.state / "quarantine").exists() and not (world.state / "reports").exists()
+
+
+def test_the_policy_takes_away_what_it_says_and_nothing_else(world: World) -> None:
+    world.configure(QUARANTINE)
+    result = world.scan()
+    assert result.code == 10
+    acted = world.acted(result)
+    assert acted["other"] == []
+    ((action, done, detail),) = acted["worst"]
+    assert (action, done) == ("quarantine", True) and "quarantined" in detail
+    assert world.left() == {"other", "clean"}
+    assert world.states() == {"worst": MatchState.QUARANTINED, "other": MatchState.FOUND}
+    # What is found is known and logged before it is acted on.
+    events = world.events()
+    assert events.index("match") < events.index("quarantine-sealed") < events.index("quarantined")
+    # The second scan finds what is left.
+    result = world.scan()
+    assert set(world.acted(result)) == {"other"}
+
+
+def test_the_command_line_takes_away_all(world: World) -> None:
+    world.configure("")
+    result = call("--state-dir", world.state, "scan", "--quarantine", world.tree)
+    assert result.code == 10
+    assert result.out.count("-> quarantined") == 2
+    assert world.left() == {"clean"}
+    assert set(world.states().values()) == {MatchState.QUARANTINED}
+
+
+def test_without_recipients_nothing_is_scanned(world: World) -> None:
+    world.configure("", recipients=False)
+    result = world.scan("--quarantine")
+    assert (result.code, result.out) == (2, "")
+    assert "recipients" in result.err and "keygen" in result.err
+
+
+def test_a_recipient_that_is_none_is_found_before_the_scan(world: World) -> None:
+    world.configure("")
+    path = world.state / "config.toml"
+    path.write_text(path.read_text().replace("age1", "age0"))
+    result = world.scan("--quarantine")
+    assert (result.code, result.out) == (2, "")
+    assert world.left() == {"worst", "other", "clean"}
+
+
+@pytest.mark.parametrize("output_format", ["jsonl", "text"])
+def test_a_check_of_the_policy_does_nothing(world: World, output_format: str) -> None:
+    world.configure(QUARANTINE + REPORT)
+    if output_format == "jsonl":
+        result = world.scan("--policy-check")
+        assert world.acted(result) == {
+            "worst": [("quarantine", None, "would be quarantined")],
+            "other": [("report", None, "would be reported to police")],
+        }
+    else:
+        result = call("--state-dir", world.state, "scan", "--policy-check", world.tree)
+        assert "-> would be quarantined\n" in result.out
+        assert "-> would be reported to police\n" in result.out
+    assert result.code == 10
+    assert world.left() == {"worst", "other", "clean"}
+    assert set(world.states().values()) == {MatchState.FOUND}
+    assert world.reports() == []
+
+
+def test_a_check_without_a_policy_says_that_matches_are_recorded(world: World) -> None:
+    result = call("--state-dir", world.state, "scan", "--policy-check", world.tree)
+    assert result.code == 10 and result.out.count("would only be recorded") == 2
+
+
+def test_a_report_is_prepared_once_for_all_matches_of_a_scan(world: World) -> None:
+    world.configure(BOTH)
+    result = world.scan()
+    assert result.code == 10
+    assert [a for a, _, _ in world.acted(result)["worst"]] == ["quarantine", "report"]
+    (report,) = world.reports()
+    assert (report["state"], report["destination"]) == ("prepared", "police")
+    assert f"report {report['id']} is prepared" in result.err
+    assert "hashclient report submit" in result.err
+    # The files are gone; other scans add nothing.
+    assert world.scan().code == 0
+    assert len(world.reports()) == 1
+
+
+def test_what_stays_in_place_is_reported_once(world: World) -> None:
+    world.configure(REPORT)
+    for _ in range(3):
+        assert world.scan().code == 10
+    (report,) = world.reports()
+    assert world.left() == {"worst", "other", "clean"}
+    assert len(report["matches"]) == 2  # type: ignore[arg-type]
+
+
+def test_a_report_that_a_killed_scan_wanted_is_prepared_by_the_next(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.configure(BOTH)
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("hashclient.respond.prepare_wanted", killed)
+        world.scan()
+    assert world.reports() == []
+    assert world.left() == {"clean"}
+    # Nothing matches any more, and still it is reported.
+    assert world.scan().code == 0
+    (report,) = world.reports()
+    assert len(report["matches"]) == 2  # type: ignore[arg-type]
+
+
+def test_nothing_is_taken_away_on_the_word_of_a_stale_list(world: World) -> None:
+    world.configure(BOTH)
+    edit_manifest(world.state, "base", expires="2020-01-01T00:00:00Z")
+    result = world.scan()
+    assert result.code == 11
+    acted = world.acted(result)
+    assert ("quarantine", False, "not quarantined: its list is stale") in acted["worst"]
+    assert acted["other"][0][1] is True
+    assert world.left() == {"worst", "clean"}
+    assert len(world.reports()) == 1
+
+
+def test_what_cannot_be_taken_away_needs_attention(world: World, tmp_path: Path) -> None:
+    world.configure(QUARANTINE)
+    os.link(world.tree / "worst", tmp_path / "another-name")
+    result = world.scan()
+    assert result.code == 11
+    ((action, done, detail),) = world.acted(result)["worst"]
+    assert (action, done) == ("quarantine", True) and "1 other name" in detail
+    assert result.summary["exit_code"] == 11
+
+
+def test_a_quarantine_that_cannot_be_written_leaves_all_in_place(world: World) -> None:
+    world.configure(QUARANTINE)
+    (world.state / "quarantine").touch()
+    result = world.scan()
+    assert result.code == 11
+    ((_, done, detail),) = world.acted(result)["worst"]
+    assert done is False and detail.startswith("not quarantined: ")
+    assert world.left() == {"worst", "other", "clean"}
+
+
+def test_a_log_that_cannot_be_written_leaves_all_in_place(world: World) -> None:
+    world.configure(QUARANTINE)
+    for path in (world.state / "audit").iterdir():
+        path.unlink()
+    (world.state / "audit").rmdir()
+    (world.state / "audit").touch()
+    result = world.scan()
+    assert result.code == 11
+    assert world.left() == {"worst", "other", "clean"}
+
+
+def test_conflicts_are_never_taken_away(tmp_path: Path) -> None:
+    md5, sha1, _ = csv_of({"e": WORST}).decode().splitlines()[1].split(",")[1:4]
+    rows = f"entry_id,md5,sha1,category\ne-1,{md5[::-1]},{sha1},worst\n"
+    world = World(tmp_path)
+    world.state = make_state(tmp_path / "second", {"base": rows.encode()})
+    world.configure(QUARANTINE)
+    result = world.scan("--quarantine")
+    assert (result.code, result.summary["conflict"]) == (3, 1)
+    assert world.acted(result) == {"worst": []}
+    assert world.left() == {"worst", "other", "clean"}
+
+
+def test_what_is_taken_away_is_for_its_owner_only(world: World) -> None:
+    world.configure(BOTH)
+    world.scan()
+    for path in (world.state / "quarantine", world.state / "reports"):
+        for inner in (path, *path.rglob("*")):
+            assert stat.S_IMODE(inner.stat().st_mode) & 0o077 == 0, inner
+            if inner.is_file():
+                assert WORST not in inner.read_bytes() and OTHER not in inner.read_bytes()
