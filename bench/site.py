@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +23,8 @@ from fixtures.generate import make_list, make_tree
 from hashclient.model import Algorithm
 
 LIST = "bench"
+#: Entries that are published at a time: bounds the disk and the memory that publishing takes.
+PART_ENTRIES = 10_000_000
 
 
 def tree(work: Path, *, files: int, total_bytes: int) -> Path:
@@ -47,8 +51,7 @@ class Site:
         return sorted((self.repo / "public/targets/lists" / LIST).glob("*.parquet"))
 
 
-@contextlib.contextmanager
-def site(
+def repository(
     work: Path,
     name: str,
     *,
@@ -58,38 +61,64 @@ def site(
     tree_dir: Path | None = None,
     share: float = 0.0,
     smallest: int = 0,
-) -> Iterator[Site]:
-    """Yield a site whose list has so many entries, a share of the tree's files among them."""
+) -> Path:
+    """Return a folder with a repository whose list has so many entries, made if it is not there.
+
+    A share of the tree's files is among them. `entries.csv` beside it is the table that they were
+    published from, or the first part of it.
+    """
     root = work / f"site-{name}-{entries}"
-    repo, state, csv = root / "repo", root / "state", root / "entries.csv"
-    if not repo.exists():
-        root.mkdir(parents=True)
+    repo = root / "repo"
+    if (root / "complete").exists():
+        return root
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir(parents=True)
+    quiet([*HASHCLIENT, "-q", "provider", "init", repo])
+    for part, start in enumerate(range(0, entries, PART_ENTRIES)):
+        csv = root / ("part.csv" if part else "entries.csv")
         with csv.open("wb") as out:
             make_list(
                 out,
-                entries=entries,
+                entries=min(PART_ENTRIES, entries - start),
                 algorithms=[Algorithm.from_label(label) for label in algorithms],
                 sizes=sizes,
-                seed=entries,
-                from_tree=tree_dir,
+                seed=entries + part,
+                from_tree=None if part else tree_dir,
                 share=share,
                 smallest=smallest,
+                prefix=f"r{part}-" if part else "r",
             )
-        quiet([*HASHCLIENT, "-q", "provider", "init", repo])
         quiet([*HASHCLIENT, "-q", "provider", "publish", repo, "--list", LIST, csv])
+        if part:
+            csv.unlink()
+    (root / "complete").touch()
+    return root
+
+
+@contextlib.contextmanager
+def served(root: Path) -> Iterator[Site]:
+    """Yield the site of a repository, served, with a client that knows it and has no list yet."""
+    repo, state = root / "repo", root / "state"
     words = [*HASHCLIENT, "provider", "serve", str(repo), "--format", "json"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None
-            served = json.loads(server.stdout.readline())
-            quiet(["rm", "-rf", state])
-            access = ["--ca", served["ca"], "--token-file", served["token_file"]]
+            address = json.loads(server.stdout.readline())
+            shutil.rmtree(state, ignore_errors=True)
+            access = ["--ca", address["ca"], "--token-file", address["token_file"]]
             root_file = repo / "root.json"
-            quiet(hashclient(state, "init", served["url"], "--root", root_file, *access))
-            quiet(hashclient(state, "fetch"))
-            yield Site(repo, state, csv)
+            quiet(hashclient(state, "init", address["url"], "--root", root_file, *access))
+            yield Site(repo, state, root / "entries.csv")
         finally:
             server.terminate()
+
+
+@contextlib.contextmanager
+def site(work: Path, name: str, **wanted: Any) -> Iterator[Site]:
+    """Yield the site of a `repository`, served, with a client that has fetched its list."""
+    with served(repository(work, name, **wanted)) as here:
+        quiet(hashclient(here.state, "fetch"))
+        yield here
 
 
 def publish_delta(here: Site, *, entries: int) -> None:

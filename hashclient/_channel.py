@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 import re
 import ssl
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import httpcore
@@ -219,9 +219,13 @@ class Channel:
         endpoint: Endpoint,
         headers: Mapping[str, str],
         download: Download,
-        content: bytes | None = None,
+        content: bytes | Iterable[bytes] | None = None,
+        content_bytes: int = 0,
     ) -> bytes:
         """Make one exchange under one deadline and return the body.
+
+        `content_bytes` are added to the deadline at the slowest rate that is borne, as those of
+        the answer are; then no single operation may take as long as a whole exchange without them.
 
         Raises:
             HashclientError: it failed for good.
@@ -229,6 +233,8 @@ class Channel:
         """
         limits = self._limits
         deadline = Deadline(self._monotonic, limits.base_s)
+        if content_bytes:
+            deadline.begin_body(content_bytes / limits.min_rate, limits.base_s)
         asked = {**headers, **download.range_headers()}
         try:
             with self._backend.within(deadline):

@@ -17,12 +17,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
 from hashclient.errors import StateError
-from hashclient.hashing import digest_fd
-from hashclient.hashlist import Uint8, Uint64
-from hashclient.inventory import Block, Inventory, Records, is_settled, records_of
+from hashclient.hashing import digest_fd, new_buffer
+from hashclient.hashlist import Uint8
+from hashclient.inventory import RECORD, Block, Inventory, Records, is_settled, records_of
 from hashclient.judge import Judge, Place, Plan, verdict
 from hashclient.model import Algorithm, Kind, Outcome, mask_of
 from hashclient.walk import Group, Task, join, kind_of, open_directory, reason_of
@@ -58,23 +57,27 @@ class TaskResult:
 
 @dataclass(slots=True)
 class _File:
-    """A file to be judged: where, what it was, its length in bytes, and its tags so far.
+    """A file to be judged: where, what it was, its length in bytes, and its digests so far.
 
-    `digests` holds those that were computed in this run; the inventory gives tags alone.
-    `read_ns` is when reading began, None if it was not read.
+    `digests` are those of `plan` that were computed in this run. What the inventory knows of a
+    file is in `record`. `read_ns` is when reading began, None if it was not read.
     """
 
     group: Group
     name: str
     status: os.stat_result
     length: int
-    digests: dict[Algorithm, bytes]
-    tags: dict[Algorithm, Uint64]
+    plan: Plan
+    digests: list[bytes]
     read_ns: int | None
+    record: np.void | None = None
 
     @property
     def path(self) -> str:
         return join(self.group.directory, self.name)
+
+    def by_algorithm(self) -> dict[Algorithm, bytes]:
+        return dict(zip(self.plan, self.digests, strict=True))
 
 
 class _SetAside(Exception):  # noqa: N818 - no error, but an outcome
@@ -108,6 +111,7 @@ class Checker:
         self._learn = learn
         self._keep_clean = keep_clean
         self._on_bytes = on_bytes
+        self._buffer = new_buffer()
         #: Without these two nothing is gained by looking at a file before it is opened.
         self._looks_first = inventory is not None or not judge.reads_everything
 
@@ -124,9 +128,10 @@ class Checker:
                 result.deferred.append(group)
             else:
                 self._check_group(group, result, files, whole=alone)
-        self._judge_files(files, result)
+        records = self._seal(files)
+        self._judge_files(files, records, result)
         if self._learn:
-            self._note(files, result)
+            self._note(files, records, result)
         return result
 
     def _check_group(
@@ -186,26 +191,25 @@ class Checker:
         result.seen += old
         wanted = np.array([mask_of(plan) for plan in plans], np.uint8)
         known = (records["mask"] & wanted) == wanted
-        hit = self._hit(records, wanted, known)
+        hit = self._places(records, np.where(known, wanted, np.uint8(0)))
         for row in np.flatnonzero(known).tolist():
+            name, status = names[row], statuses[row]
             if row in hit:
-                record = records[row]
-                tags = {a: record["tags"][_SLOT[a]] for a in Algorithm.in_mask(record["mask"])}
-                size = statuses[row].st_size
-                files.append(_File(group, names[row], statuses[row], size, {}, tags, None))
+                files.append(_File(group, name, status, status.st_size, (), [], None, records[row]))
             else:
-                self._clean(group, names[row], statuses[row].st_size, result)
+                self._clean(group, name, status.st_size, result)
         return [names[row] for row in np.flatnonzero(~known).tolist()]
 
-    def _hit(self, records: Records, wanted: Uint8, known: npt.NDArray[np.bool_]) -> set[int]:
-        """Return the rows of `known` records of which a wanted tag is on a list."""
-        hit: set[int] = set()
+    def _places(self, records: Records, masks: Uint8) -> dict[int, list[Place]]:
+        """Look up, of each record, the tags in its mask; return what was found, by the row."""
+        places: dict[int, list[Place]] = {}
         for algorithm in Algorithm:
-            rows = np.flatnonzero(known & (wanted & np.uint8(algorithm) != 0))
+            rows = np.flatnonzero(masks & np.uint8(algorithm))
             if len(rows):
                 tags = np.ascontiguousarray(records["tags"][rows, _SLOT[algorithm]])
-                hit.update(rows[list(self._judge.find(algorithm, tags))].tolist())
-        return hit
+                for query, found in self._judge.find(algorithm, tags).items():
+                    places.setdefault(int(rows[query]), []).extend(found)
+        return places
 
     def _plan(self, status: os.stat_result) -> Plan:
         """Return the algorithms to compute for a file of this status."""
@@ -239,7 +243,7 @@ class Checker:
             if before.st_size >= DEFER_BYTES and not whole:
                 result.deferred.append(group._replace(names=[name]))
                 return None
-            digests, length = digest_fd(fd, plan, before.st_size, self._on_bytes)
+            digests, length = digest_fd(fd, plan, before.st_size, self._on_bytes, self._buffer)
             result.bytes_read += length
             after = os.fstat(fd)
             if length != before.st_size or not _same_content(before, after):
@@ -248,8 +252,7 @@ class Checker:
         finally:
             os.close(fd)
         result.files_read += 1
-        by_algorithm = dict(zip(plan, digests, strict=True))
-        return _File(group, name, after, length, by_algorithm, {}, read_ns)
+        return _File(group, name, after, length, plan, digests, read_ns)
 
     def _read_unsteady(
         self, fd: int, status: os.stat_result, result: TaskResult
@@ -262,63 +265,72 @@ class Checker:
         plan = self._judge.plan(None)
         for _ in range(ATTEMPTS - 1):
             os.lseek(fd, 0, os.SEEK_SET)
-            digests, length = digest_fd(fd, plan, status.st_size, self._on_bytes)
+            digests, length = digest_fd(fd, plan, status.st_size, self._on_bytes, self._buffer)
             result.bytes_read += length
             before, status = status, os.fstat(fd)
             if _same_content(before, status):
                 return plan, digests, length, status
         raise _SetAside(Kind.UNREAD, CHANGED)
 
-    def _judge_files(self, files: list[_File], result: TaskResult) -> None:
-        """Look all tags of a task up together, then judge the few files that hit."""
-        places: dict[int, list[Place]] = {}
-        for algorithm in Algorithm:
-            computed = [n for n, file in enumerate(files) if algorithm in file.digests]
-            if computed:
-                digests = [files[n].digests[algorithm] for n in computed]
-                tags = self._judge.sealer.tags_of(algorithm, digests)
-                for n, words in zip(computed, tags, strict=True):
-                    files[n].tags[algorithm] = words
-                self._place(algorithm, computed, tags, places)
-            known = [n for n, f in enumerate(files) if f.read_ns is None and algorithm in f.tags]
-            if known:
-                tags = np.stack([files[n].tags[algorithm] for n in known])
-                self._place(algorithm, known, tags, places)
+    def _seal(self, files: list[_File]) -> Records:
+        """Return records of the tags of files; where and what these were is left out."""
+        records = np.zeros(len(files), RECORD)
+        by_plan: dict[Plan, list[int]] = {}
         for number, file in enumerate(files):
-            outcome = None
+            if file.record is None:
+                by_plan.setdefault(file.plan, []).append(number)
+            else:
+                records[number] = file.record
+        for plan, numbers in by_plan.items():
+            for place, algorithm in enumerate(plan):
+                digests = [files[n].digests[place] for n in numbers]
+                tags = self._judge.sealer.tags_of(algorithm, digests)
+                records["tags"][numbers, _SLOT[algorithm]] = tags
+            records["mask"][numbers] = mask_of(plan)
+        return records
+
+    def _judge_files(self, files: list[_File], records: Records, result: TaskResult) -> None:
+        """Look all tags of a task up together, then judge the few files that hit."""
+        places = self._places(records, records["mask"])
+        shown = range(len(files)) if self._keep_clean else sorted(places)
+        result.clean += len(files) - len(shown)
+        for number in shown:
+            file, outcome = files[number], None
             if number in places:
-                outcome = self._judge_hit(file, places[number], result)
+                outcome = self._judge_hit(file, records[number], places[number], result)
             if outcome is None or outcome.kind is Kind.CLEAN:
-                self._clean(file.group, file.name, file.length, result, file.digests)
+                self._clean(file.group, file.name, file.length, result, file.by_algorithm())
             else:
                 result.outcomes.append(outcome)
 
-    def _place(
-        self,
-        algorithm: Algorithm,
-        numbers: list[int],
-        tags: Uint64,
-        places: dict[int, list[Place]],
-    ) -> None:
-        for query, found in self._judge.find(algorithm, tags).items():
-            places.setdefault(numbers[query], []).extend(found)
-
-    def _judge_hit(self, file: _File, places: list[Place], result: TaskResult) -> Outcome:
-        """Compute what the entries that were hit have besides, and judge."""
-        missing = self._judge.wanted(places) & ~mask_of(file.tags)
+    def _judge_hit(
+        self, file: _File, record: np.void, places: list[Place], result: TaskResult
+    ) -> Outcome:
+        """Compute what the entries that were hit have besides, note it in `record`, and judge."""
+        missing = self._judge.wanted(places) & ~int(record["mask"])
         if missing:
+            plan = Algorithm.in_mask(missing)
             try:
-                self._read_again(file, Algorithm.in_mask(missing), result)
+                digests = self._read_again(file, plan, result)
             except OSError as error:
                 return Outcome(Kind.UNREAD, file.path, reason=reason_of(error))
             except _SetAside as error:
                 return Outcome(error.kind, file.path, reason=str(error))
-        hits = self._judge.hits(file.tags, file.length)
-        kind = verdict(hits)
-        tags = {a: words.tobytes() for a, words in file.tags.items()}
-        return Outcome(kind, file.path, file.length, hits=hits, digests=file.digests, tags=tags)
+            for algorithm, words in self._judge.seal(dict(zip(plan, digests, strict=True))).items():
+                record["tags"][_SLOT[algorithm]] = words
+            record["mask"] |= np.uint8(missing)
+        tags = {a: record["tags"][_SLOT[a]] for a in Algorithm.in_mask(int(record["mask"]))}
+        hits = self._judge.hits(tags, file.length)
+        return Outcome(
+            verdict(hits),
+            file.path,
+            file.length,
+            hits=hits,
+            digests=file.by_algorithm(),
+            tags={a: words.tobytes() for a, words in tags.items()},
+        )
 
-    def _read_again(self, file: _File, plan: Plan, result: TaskResult) -> None:
+    def _read_again(self, file: _File, plan: Plan, result: TaskResult) -> list[bytes]:
         """Compute more digests of the very file that was read before, or that is known."""
         directory_fd = open_directory(file.group.directory, follow=True)
         try:
@@ -329,7 +341,7 @@ class Checker:
             read_ns = time.time_ns()
             if not _same_content(os.fstat(fd), file.status):
                 raise _SetAside(Kind.UNREAD, CHANGED)
-            digests, length = digest_fd(fd, plan, file.length, self._on_bytes)
+            digests, length = digest_fd(fd, plan, file.length, self._on_bytes, self._buffer)
             result.bytes_read += length
             if not _same_content(os.fstat(fd), file.status):
                 raise _SetAside(Kind.UNREAD, CHANGED)
@@ -338,26 +350,25 @@ class Checker:
         if file.read_ns is None:
             result.files_read += 1
             file.read_ns = read_ns
-        computed = dict(zip(plan, digests, strict=True))
-        file.digests.update(computed)
-        file.tags.update(self._judge.seal(computed))
+        file.plan += plan
+        file.digests += digests
+        return digests
 
-    def _note(self, files: list[_File], result: TaskResult) -> None:
+    def _note(self, files: list[_File], tags: Records, result: TaskResult) -> None:
         """Put records of what was read into the result, for the inventory."""
-        by_device: dict[int, list[_File]] = {}
-        for file in files:
-            steady = file.read_ns is not None and is_settled(file.status, file.read_ns)
-            if steady and file.length == file.status.st_size:
-                by_device.setdefault(file.status.st_dev, []).append(file)
-        for device, known in by_device.items():
-            records = records_of([file.status for file in known])
-            for algorithm in Algorithm:
-                rows = [n for n, file in enumerate(known) if algorithm in file.tags]
-                if rows:
-                    slot = _SLOT[algorithm]
-                    records["tags"][rows, slot] = [known[n].tags[algorithm] for n in rows]
-                    records["mask"][rows] |= np.uint8(algorithm)
-            result.learned.append((device, records.tobytes()))
+        rows = [
+            number
+            for number, file in enumerate(files)
+            if file.read_ns is not None
+            and is_settled(file.status, file.read_ns)
+            and file.length == file.status.st_size
+        ]
+        records = records_of([files[row].status for row in rows])
+        for column in ("tags", "mask"):
+            records[column] = tags[column][rows]
+        devices = np.array([files[row].status.st_dev for row in rows], np.uint64)
+        for device in set(devices.tolist()):
+            result.learned.append((device, records[devices == device].tobytes()))
 
     def _set_aside(
         self, group: Group, name: str, error: OSError | _SetAside, result: TaskResult

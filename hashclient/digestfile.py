@@ -97,12 +97,13 @@ def _line_chunks(stream: BinaryIO, name: str) -> Numbered:
             raise UsageError(f"cannot read {printable(name)}: {error.strerror}") from error
         if not block:
             break
-        data = tail + block
-        end = data.rfind(b"\n") + 1
-        chunk, tail = data[:end], data[end:]
-        if chunk:
+        end = block.rfind(b"\n") + 1
+        if end:
+            chunk = b"".join([tail, memoryview(block)[:end]])
             yield line, chunk
-            line += chunk.count(b"\n")
+            line += int(np.count_nonzero(np.frombuffer(chunk, np.uint8) == ord("\n")))
+            tail = b""
+        tail += block[end:]
         if len(tail) > MAX_LINE_BYTES:
             raise _bad(name, line, f"a line of more than {MAX_LINE_BYTES} bytes")
     if tail:

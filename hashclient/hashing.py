@@ -28,40 +28,44 @@ def new_hash(algorithm: Algorithm) -> _Hash:
     return hashlib.new(algorithm.label, usedforsecurity=False)
 
 
+def new_buffer() -> memoryview:
+    """Return a buffer for `digest_fd`; whoever reads many files keeps one, which stays cached."""
+    return memoryview(bytearray(CHUNK_BYTES))
+
+
 def digest_fd(
     fd: int,
     algorithms: tuple[Algorithm, ...],
     expected_bytes: int,
     on_bytes: Callable[[int], None] | None = None,
+    buffer: memoryview | None = None,
 ) -> tuple[list[bytes], int]:
     """Read `fd` from its position to its end, once, and return its digests and its length.
 
-    `expected_bytes` only sizes the first read. `on_bytes` hears of each chunk of a long read.
+    `expected_bytes` tells whether one read was all. `on_bytes` hears of each chunk of a long read.
+    What `buffer` holds is overwritten.
 
     Raises:
         OSError: reading failed.
     """
-    if expected_bytes < CHUNK_BYTES:
+    if buffer is None:
+        buffer = new_buffer()
+    count = os.readv(fd, [buffer])
+    if count <= expected_bytes < len(buffer):
         # A regular file that gives less than was asked for is at its end: one read suffices.
-        data = os.read(fd, expected_bytes + 1)
-        if len(data) <= expected_bytes:
-            digests = [_CONSTRUCTORS[a](data, usedforsecurity=False).digest() for a in algorithms]
-            return digests, len(data)
-    else:
-        data = b""
+        data = buffer[:count]
+        digests = [_CONSTRUCTORS[a](data, usedforsecurity=False).digest() for a in algorithms]
+        return digests, count
     hashes = [new_hash(a) for a in algorithms]
-    for h in hashes:
-        h.update(data)
-    total = len(data)
-    buffer = bytearray(CHUNK_BYTES)
-    view = memoryview(buffer)
-    while count := os.readv(fd, [view]):
-        chunk = view[:count]
+    total = 0
+    while count:
+        chunk = buffer[:count]
         for h in hashes:
             h.update(chunk)
         total += count
         if on_bytes is not None:
             on_bytes(count)
+        count = os.readv(fd, [buffer])
     return [h.digest() for h in hashes], total
 
 

@@ -33,6 +33,8 @@ DATABASE_NAME = "inventory.db"
 #: Inodes whose records share a row; a power of two.
 BLOCK_INODES = 256
 _BLOCK_BITS = 8
+#: Rows that are merged at a time: enough to make it cheap, few enough to bound the memory.
+_BLOCKS_AT_ONCE = 64
 #: A file that changed so shortly before it was read may change again within the same tick of the
 #: file system's clock, unseen. Kernels tick at 100 Hz or faster; some file systems store seconds.
 FRESH_NS = 50_000_000
@@ -59,7 +61,7 @@ Block = tuple[int, int]
 
 _WORD = 2**64 - 1
 
-_VERSION = 2
+_VERSION = 3
 _SCHEMA = """
 CREATE TABLE meta (key_id TEXT NOT NULL) STRICT;
 CREATE TABLE block (
@@ -115,9 +117,10 @@ class Inventory:
             raise StateError(f"inventory was sealed with another key: {printable(self._path)}")
 
     def _prepare(self, key_id: str) -> None:
-        # Losing the last second of a cache is no loss: no waiting for the disk at each commit.
+        # No waiting for the disk, ever: workers would idle. What a power failure garbles or takes
+        # away counts as lost, and is made anew.
         self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = NORMAL")
+        self._db.execute("PRAGMA synchronous = OFF")
         self._db.execute("BEGIN IMMEDIATE")
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
         known = version == _VERSION and self._db.execute("SELECT key_id FROM meta").fetchone()
@@ -183,7 +186,9 @@ class Inventory:
                 "SELECT seen_day, crc, records FROM block WHERE device = ? AND block = ?",
                 (device, block),
             ).fetchone()
-        if row is None or not isinstance(row[2], bytes) or zlib.crc32(row[2]) != row[1]:
+        if row is None or not isinstance(row[2], bytes):
+            return None
+        if _checksum(device, block, row[2]) != row[1]:
             return None
         return row[0], np.frombuffer(row[2], RECORD)
 
@@ -197,26 +202,14 @@ class Inventory:
             StateError: it cannot be written.
         """
         today = int(time.time() // DAY_S)
-        by_block: dict[Block, list[Records]] = {}
+        by_device: dict[int, list[bytes]] = {}
         for device, raw in batches:
-            records = np.frombuffer(raw, RECORD)
-            records = records[np.argsort(records["ino"], kind="stable")]
-            blocks = records["ino"] >> np.uint64(_BLOCK_BITS)
-            edges = np.flatnonzero(np.diff(blocks)) + 1
-            for part in np.split(records, edges):
-                block = int(part["ino"][0]) >> _BLOCK_BITS
-                by_block.setdefault((device, block), []).append(part)
+            by_device.setdefault(device, []).append(raw)
         with self._errors():
             self._db.execute("BEGIN IMMEDIATE")
             try:
-                for (device, block), parts in by_block.items():
-                    row = self._row(device, block)
-                    old = row[1] if row else np.zeros(0, RECORD)
-                    data = _merge(old, np.concatenate(parts)).tobytes()
-                    self._db.execute(
-                        "INSERT OR REPLACE INTO block VALUES (?, ?, ?, ?, ?)",
-                        (device, block, today, zlib.crc32(data), data),
-                    )
+                for device, raws in by_device.items():
+                    self._add(device, np.frombuffer(b"".join(raws), RECORD), today)
                 self._db.executemany(
                     "UPDATE block SET seen_day = ? WHERE device = ? AND block = ?",
                     [(today, device, block) for device, block in seen],
@@ -226,6 +219,25 @@ class Inventory:
                 with contextlib.suppress(sqlite3.Error):
                     self._db.execute("ROLLBACK")
                 raise
+
+    def _add(self, device: int, records: Records, today: int) -> None:
+        """Merge records of one device into its rows, some rows at a time."""
+        records = records[np.argsort(records["ino"], kind="stable")]
+        blocks, starts = np.unique(records["ino"] >> np.uint64(_BLOCK_BITS), return_index=True)
+        ends = np.append(starts[1:], len(records))
+        for first in range(0, len(blocks), _BLOCKS_AT_ONCE):
+            numbers = blocks[first : first + _BLOCKS_AT_ONCE].tolist()
+            new = records[starts[first] : ends[first + len(numbers) - 1]]
+            rows = [self._row(device, block) for block in numbers]
+            old = np.concatenate([np.zeros(0, RECORD), *(row[1] for row in rows if row)])
+            merged = _merge(old, new)
+            edges = np.flatnonzero(np.diff(merged["ino"] >> np.uint64(_BLOCK_BITS))) + 1
+            for block, part in zip(numbers, np.split(merged, edges), strict=True):
+                data = part.tobytes()
+                self._db.execute(
+                    "INSERT OR REPLACE INTO block VALUES (?, ?, ?, ?, ?)",
+                    (device, block, today, _checksum(device, block, data), data),
+                )
 
     def prune(self, days: int) -> int:
         """Forget what was not seen for `days`; return the number of files forgotten.
@@ -286,10 +298,12 @@ def remove_inventory(state_dir: Path) -> None:
 
 def records_of(statuses: Sequence[os.stat_result]) -> Records:
     """Return records of files as they are, without any tag."""
-    rows = [
-        (s.st_ino, s.st_size, s.st_mtime_ns & _WORD, s.st_ctime_ns & _WORD, 0, 0) for s in statuses
-    ]
-    return np.array(rows, RECORD)
+    records = np.zeros(len(statuses), RECORD)
+    records["ino"] = [s.st_ino for s in statuses]
+    records["size"] = [s.st_size for s in statuses]
+    records["mtime"] = [s.st_mtime_ns & _WORD for s in statuses]
+    records["ctime"] = [s.st_ctime_ns & _WORD for s in statuses]
+    return records
 
 
 def is_settled(status: os.stat_result, now_ns: int) -> bool:
@@ -302,8 +316,13 @@ def is_settled(status: os.stat_result, now_ns: int) -> bool:
     return changed + margin < now_ns
 
 
+def _checksum(device: int, block: int, records: bytes) -> int:
+    """Return the checksum of a row; it covers where the row belongs, too."""
+    return zlib.crc32(records, zlib.crc32(b"%d %d" % (device, block)))
+
+
 def _merge(old: Records, new: Records) -> Records:
-    """Join records of one block, ascending: the last of an inode counts, with its earlier tags."""
+    """Join records, ascending by inode: the last of an inode counts, with its earlier tags."""
     _, last = np.unique(new["ino"][::-1], return_index=True)
     new = new[len(new) - 1 - last]
     if len(old):

@@ -18,6 +18,9 @@ from hashclient.seal import Sealer
 #: Sizes whose plan is remembered; bounds the memory that a tree of many sizes takes.
 PLANS_KEPT = 1 << 16
 
+#: From this part of a list's entries on, so many lookups are worth preparing for.
+MANY = 100
+
 #: The row of an input that is asked about alone.
 _FIRST = np.zeros(1, np.uint32)
 
@@ -65,6 +68,12 @@ class Judge:
         for index in self._indexes:
             masks |= index.masks_of_size(size)
         return masks
+
+    def expect_many(self, algorithm: Algorithm, asked: int) -> None:
+        """Prepare for more lookups of tags of `algorithm` where `asked` so far say that it pays."""
+        for index in self._indexes:
+            if asked * MANY >= index.manifest.entries:
+                index.expect_many(algorithm)
 
     def find(self, algorithm: Algorithm, tags: Uint64) -> dict[int, list[Place]]:
         """Look up (n, 2) tags of one algorithm; return the entries found, by the tag's number."""

@@ -6,15 +6,24 @@ which must then agree with one entry, and a size, which rules out entries of ano
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Generator, Iterable
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
 
 from hashclient.digestfile import DigestBatch
+from hashclient.errors import UsageError
 from hashclient.hashlist import NO_SIZE
 from hashclient.judge import verdict
 from hashclient.model import Algorithm, Hit, Kind, Outcome
 from hashclient.scan import OpenLists
 from hashclient.summary import Summary
+
+#: Threads that judge batches while the main one reads; they keep up with it by far.
+THREADS = 2
+
+_Item = tuple[str, DigestBatch] | UsageError
+_Judged = tuple[str, DigestBatch, dict[int, tuple[Hit, ...]]]
 
 
 def lookup(
@@ -35,13 +44,30 @@ def lookup(
     """
     judge = lists.judge()
     started = time.monotonic()
+    asked = 0
+
+    def reading() -> Iterator[_Item]:
+        nonlocal asked
+        try:
+            for source, batch in batches:
+                asked += batch.count
+                for algorithm in batch.digests:
+                    judge.expect_many(algorithm, asked)
+                yield source, batch
+        except UsageError as error:
+            yield error
+
+    def judged(item: _Item) -> _Judged:
+        if isinstance(item, UsageError):
+            raise item  # now that what was read before it is judged
+        source, batch = item
+        columns = {
+            a: (lists.sealer.tags(a, digests), rows) for a, (digests, rows) in batch.digests.items()
+        }
+        return source, batch, judge.hits_by_row(columns, batch.sizes)
+
     try:
-        for source, batch in batches:
-            columns = {
-                a: (lists.sealer.tags(a, digests), rows)
-                for a, (digests, rows) in batch.digests.items()
-            }
-            hits = judge.hits_by_row(columns, batch.sizes)
+        for source, batch, hits in _meanwhile(judged, reading()):
             shown = range(batch.count) if keep_clean else sorted(hits)
             summary.counts[Kind.CLEAN] += batch.count - len(shown)
             for row in shown:
@@ -50,6 +76,27 @@ def lookup(
                 yield outcome
     finally:
         summary.elapsed_s = time.monotonic() - started
+
+
+def _meanwhile(function: Callable[[_Item], _Judged], items: Iterator[_Item]) -> Iterator[_Judged]:
+    """Yield what `function` makes of each item, in order, computed while the next are read.
+
+    Nearly all of both is done by libraries that let other threads run.
+    """
+    first = list(itertools.islice(items, 2))
+    if len(first) < 2:
+        yield from map(function, first)
+        return
+    from concurrent.futures import Future, ThreadPoolExecutor  # little work never needs it
+
+    waiting: deque[Future[_Judged]] = deque()
+    with ThreadPoolExecutor(THREADS) as pool:
+        for item in itertools.chain(first, items):
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > THREADS:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def _outcome(source: str, batch: DigestBatch, row: int, hits: tuple[Hit, ...]) -> Outcome:

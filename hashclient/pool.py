@@ -7,6 +7,7 @@ as bytes. A worker that dies turns the files it had into unread ones and is repl
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -148,6 +149,8 @@ def _work(connection: Connection, parent_ends: list[Connection], make: MakeCheck
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     for end in parent_ends:
         end.close()
+    # What was inherited lives as long as the worker: looking through it again and again is in vain.
+    gc.freeze()
     unsaid = 0
 
     def on_bytes(count: int) -> None:

@@ -48,7 +48,12 @@ _TYPES = {
     for prefix, parts in KEY_SECTIONS.items()
     for part in parts
 }
-NOTHING: npt.NDArray[np.intp] = np.zeros(0, np.intp)
+Rows = npt.NDArray[np.intp]
+NOTHING: Rows = np.zeros(0, np.intp)
+#: A directory has words of 64 bits, and is made in pieces of bits, which take a byte each then.
+_WORD_BITS = 6
+_WORD_SHIFT = np.uint64(_WORD_BITS)
+_DIRECTORY_PIECE = 1 << 20
 
 
 class DamagedError(StateError):
@@ -117,6 +122,8 @@ class Run:
                 raise ValueError(prefix)
         if not all(isinstance(name, str) for name in self.category_names):
             raise ValueError("categories")
+        #: Made for those who look up many keys; see `expect_many`.
+        self._directories: dict[str, _Directory] = {}
         #: The distinct algorithm masks of the entries without a size, as a set of bits.
         self.unsized_masks: int = header["unsized_masks"]
         #: The distinct masks of the entries with one; a plan looks closer only if it has to.
@@ -132,7 +139,7 @@ class Run:
         """Return section `name`, or None if the run has none."""
         return self._sections.get(name)
 
-    def rows_at(self, prefix: str, positions: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+    def rows_at(self, prefix: str, positions: Rows) -> Rows:
         """Return the rows that the keys at `positions` of section `prefix` belong to.
 
         Raises:
@@ -173,7 +180,22 @@ class Run:
             return self.sized_masks  # only one mask in the whole run
         return mask_set(self.masks[low:high])
 
-    def find(self, prefix: str, keys: Uint64) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    def expect_many(self, prefix: str) -> None:
+        """Prepare to be asked for many keys of sorted section `prefix`, then in any order.
+
+        Takes a pass over the section, and three bytes a key.
+
+        Raises:
+            DamagedError: the section is not in order; that is seen by chance only.
+        """
+        column = self._sections.get(prefix)
+        if column is not None and prefix not in self._directories:
+            try:
+                self._directories[prefix] = _Directory(column.view(np.uint64))
+            except ValueError as error:
+                raise self.damaged() from error
+
+    def find(self, prefix: str, keys: Uint64) -> tuple[Rows, Rows]:
         """Return (query, position) pairs where sorted section `prefix` equals `keys`.
 
         A key that occurs several times gives several pairs. `keys` should be ascending if many:
@@ -185,6 +207,8 @@ class Run:
         column = self._sections.get(prefix)
         if column is None or not len(column):
             return NOTHING, NOTHING
+        if prefix in self._directories:
+            return self._directories[prefix].find(keys)
         first = column.searchsorted(keys)
         queries = np.flatnonzero(first < len(column))
         queries = queries[column[first[queries]] == keys[queries]]
@@ -194,10 +218,64 @@ class Run:
             return queries, first
         if (counts < 1).any():  # the keys do not ascend
             raise self.damaged()
-        # One pair for each time a key occurs: its first position, and those after it.
-        ends = counts.cumsum()
-        after_first = np.arange(counts.sum()) - np.repeat(ends - counts, counts)
-        return np.repeat(queries, counts), np.repeat(first, counts) + after_first
+        return _expand(queries, first, counts)
+
+
+class _Directory:
+    """Where in a sorted column to look for a key, for keys that are spread evenly, as tags are.
+
+    A bit for each value of a key's leading bits says whether any key begins so: there are eight
+    to sixteen times as many as keys, so few of the keys that are not there pass. For each word of
+    64 bits there is the position of the first key that begins so; not many more do.
+    """
+
+    def __init__(self, keys: Uint64) -> None:
+        """Read `keys` once.
+
+        Raises:
+            ValueError: they do not ascend; that is seen by chance only.
+        """
+        self._keys = keys
+        bits = max(_WORD_BITS, (8 * len(keys)).bit_length())
+        self._shift = np.uint64(64 - bits)
+        self._words = np.zeros(1 << (bits - _WORD_BITS), np.uint64)
+        self._starts = np.zeros(len(self._words) + 1, np.intp)
+        piece = min(_DIRECTORY_PIECE, 1 << bits)
+        firsts = np.arange(0, 1 << bits, piece, dtype=np.uint64)
+        ends = [*keys.searchsorted(firsts << self._shift)[1:].tolist(), len(keys)]
+        octets, low = self._words.view(np.uint8), 0
+        for first, end in zip(firsts.tolist(), ends, strict=True):
+            last = first + piece
+            places = (keys[low:end] >> self._shift) - np.uint64(first)
+            if len(places) and int(places.max()) >= piece:
+                raise ValueError("order")
+            present = np.zeros(piece, np.bool_)
+            present[places] = True
+            octets[first >> 3 : last >> 3] = np.packbits(present, bitorder="little")
+            words = (places >> _WORD_SHIFT).view(np.intp)
+            counts = np.bincount(words, minlength=piece >> _WORD_BITS)
+            self._starts[(first >> _WORD_BITS) + 1 : (last >> _WORD_BITS) + 1] = counts
+            low = end
+        np.cumsum(self._starts, out=self._starts)
+
+    def find(self, keys: Uint64) -> tuple[Rows, Rows]:
+        """Return (query, position) pairs, as `Run.find` does; `keys` come in any order."""
+        place = keys >> self._shift
+        word = (place >> _WORD_SHIFT).view(np.intp)
+        bit = self._words.take(word) >> (place & np.uint64(63)) & np.uint64(1)
+        queries = np.flatnonzero(bit)
+        word = word[queries]
+        first = self._starts[word]
+        queries, positions = _expand(queries, first, self._starts[word + 1] - first)
+        equal = self._keys[positions] == keys[queries]
+        return queries[equal], positions[equal]
+
+
+def _expand(queries: Rows, first: Rows, counts: Rows) -> tuple[Rows, Rows]:
+    """Return a (query, position) pair for each of the `counts` positions from `first` on."""
+    ends = counts.cumsum()
+    after_first = np.arange(counts.sum()) - np.repeat(ends - counts, counts)
+    return np.repeat(queries, counts), np.repeat(first, counts) + after_first
 
 
 def aligned(offset: int) -> int:

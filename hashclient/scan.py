@@ -26,7 +26,7 @@ from hashclient.summary import Summary
 from hashclient.walk import Task, WalkOptions, walk
 
 #: Bytes of records, or blocks in use, that wait before they are written to the inventory.
-LEARN_BYTES = 8 << 20
+LEARN_BYTES = 512 << 10
 LEARN_BLOCKS = 10_000
 #: Seconds between two looks at the progress display while nothing else happens.
 TICK_S = 0.2

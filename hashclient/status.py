@@ -215,11 +215,11 @@ def _reports(settings: Settings, now: datetime) -> ReportsStatus:
 
 
 def _audit(settings: Settings) -> AuditStatus | None:
-    directory = settings.audit_dir
-    if not directory.exists():
+    try:
+        last = next(read(settings.audit_dir, limit=1), None)
+        last_scan = next(read(settings.audit_dir, event="scan-end", limit=1), None)
+    except StateError:  # it has not begun
         return None
-    last = next(read(directory, limit=1), None)
-    last_scan = next(read(directory, event="scan-end", limit=1), None)
     return None if last is None else AuditStatus(last, last_scan)
 
 

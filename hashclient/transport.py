@@ -14,8 +14,8 @@ import importlib.util
 import random
 import socket
 import time
-from collections.abc import Callable
-from types import TracebackType
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType, TracebackType
 from typing import TypeVar
 
 from hashclient._channel import Channel, Download
@@ -158,6 +158,35 @@ class Transport:
             if error.status != 401:
                 raise
         return self._fetch(endpoint, download, self._tokens.header(refused=header))
+
+    def exchange(
+        self,
+        method: str,
+        url: str,
+        answer: Download,
+        *,
+        headers: Mapping[str, str] = MappingProxyType({}),
+        content: bytes | Iterable[bytes] | None = None,
+        content_bytes: int = 0,
+    ) -> bytes:
+        """Make one request, never repeated, and return the body of what answers it.
+
+        `answer` says what is acceptable. `content` has `content_bytes` in all. Tokens got by OAuth
+        are not used.
+
+        Raises:
+            HashclientError: as `get`; or what giving `content` raised.
+        """
+        endpoint = self._base.locate(url)
+        sent = dict(headers)
+        if content is not None:
+            sent["Content-Length"] = str(content_bytes)
+        if self._authorization is not None:
+            sent["Authorization"] = self._authorization
+        try:
+            return self._provider.attempt(method, endpoint, sent, answer, content, content_bytes)
+        except TransientError as fault:
+            raise fault.error from fault.__cause__
 
     def _fetch(self, endpoint: Endpoint, download: Download, authorization: str | None) -> bytes:
         headers = {} if authorization is None else {"Authorization": authorization}

@@ -41,6 +41,8 @@ COMMANDS = {
     "scan": "hashclient.cli.scan",
     "lookup": "hashclient.cli.lookup",
     "matches": "hashclient.cli.matches",
+    "quarantine": "hashclient.cli.quarantine",
+    "report": "hashclient.cli.report",
     "inventory": "hashclient.cli.inventory",
     "audit": "hashclient.cli.audit",
     "provider": "hashclient.cli.provider",

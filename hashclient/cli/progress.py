@@ -105,6 +105,35 @@ def scan_progress(app: App, progress: ScanProgress) -> Iterator[Callable[[], Non
 
 
 @contextlib.contextmanager
+def bytes_progress(app: App, what: str) -> Iterator[Callable[[int], None]]:
+    """Yield a function that takes counts of bytes and draws how many were `what` so far."""
+    if not app.progress_wanted():
+        yield lambda _count: None
+        return
+    import time
+
+    from rich.text import Text
+
+    from hashclient.formats.text import human_bytes
+
+    started = last = time.monotonic()
+    done = 0
+    with _screen(app) as draw:
+
+        def show(count: int) -> None:
+            nonlocal last, done
+            done += count
+            now = time.monotonic()
+            if now - last < INTERVAL_S:
+                return
+            last = now
+            speed = human_bytes(done / (now - started))
+            draw(Text(f"{human_bytes(done)} {what}  ({speed}/s)", no_wrap=True))
+
+        yield show
+
+
+@contextlib.contextmanager
 def _screen(app: App) -> Iterator[Callable[[RenderableType], None]]:
     """Yield a function that draws in place of what it drew before; `app` erases it to write."""
     from rich.console import Console

@@ -3,91 +3,127 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from hashclient.cli.app import App, format_option, pass_app
-from hashclient.errors import ExitCode
+from hashclient.cli.app import App, OutputError, existing_path, format_option, pass_app
+from hashclient.errors import ExitCode, StateError
 from hashclient.fsio import path_fields, printable
 
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
-    from hashclient.status import ListStatus
+    from hashclient.config import Settings
+    from hashclient.status import ListStatus, Status
 
 
 @click.command("status")
 @click.option(
     "--verify", is_flag=True, help="Read all of the indexes and compare them with their digests."
 )
-@format_option("text", "json")
+@format_option(
+    "text",
+    "json",
+    "prometheus",
+    help="For people, for scripts, or metrics for a textfile collector.",
+)
+@click.option(
+    "--output",
+    metavar="FILE",
+    type=existing_path(dir_okay=False),
+    help="Write to FILE instead of stdout, in one step: a reader sees the old or the new.",
+)
 @pass_app
-def command(app: App, output_format: str, verify: bool) -> ExitCode:
-    """Show the lists: how old, how fresh, and what is on them.
+def command(app: App, output_format: str, verify: bool, output: Path | None) -> ExitCode:
+    """Show the lists, and what was found: how old, how fresh, how many.
 
-    Ends with 0 only when every list is here, usable and fresh, so that a monitor can call it; a
-    provider of which nothing was ever fetched counts as a missing list.
-    It needs no network: it tells of the last fetch.
+    Ends with 0 only when every list is here, usable and fresh, and whatever else is kept can be
+    read, so that a monitor can call it; a provider of which nothing was ever fetched counts as a
+    missing list. It needs no network: it tells of the last fetch.
 
     \b
       hashclient status
       hashclient status --format json
+      hashclient status --format prometheus --output metrics/hashclient.prom
 
-    Exit codes: 7 a list is stale, 8 a list is missing or damaged; all are in `hashclient --help`.
+    Exit codes: 7 a list is stale, 8 a list or something else is missing or damaged, 9 so is the
+    audit log; all are in `hashclient --help`.
     """
     import os
 
-    from hashclient.status import providers_without_lists, read_status, withdrawn_matches
+    from hashclient.status import read_status
 
-    now = app.now()
     settings = app.settings
     settings.providers()
-    lists = read_status(settings, os.environ, now, verify=verify)
-    code = ExitCode.OK
-    for status in lists:
-        code = max(code, status.exit_code)
-    bare = providers_without_lists(settings, lists)
-    if bare or not lists:
-        code = ExitCode.STATE
-    if output_format == "json":
-        document = {
-            "state_dir": str(settings.state_dir),
-            "providers": [
-                {"name": name, "url": provider.url, "fetched": name not in bare}
-                for name, provider in sorted(settings.config.providers.items())
-            ],
-            "lists": [_document(status, now) for status in lists],
-            "withdrawn_matches": [
-                {
-                    **path_fields(match.path),
-                    "list": match.list_name,
-                    "entry": match.entry,
-                    "last_seen": match.last_seen.isoformat(),
-                    "withdrawn_generation": match.withdrawn_generation,
-                }
-                for match in withdrawn_matches(settings)
-            ],
-            "exit_code": int(code),
-        }
-        app.out(json.dumps(document))
-        return code
+    now = app.now()
+    status = read_status(settings, os.environ, now, verify=verify)
+    text = _RENDERERS[output_format](settings, status, now)
+    if output is None:
+        app.out(text)
+    else:
+        _write(output, text + "\n")
+    return status.exit_code
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace `path` by `text`; the umask decides who can read it.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    import os
+
+    from hashclient.fsio import write_atomic
+
+    mask = os.umask(0o077)
+    os.umask(mask)
+    try:
+        write_atomic(path, text.encode(errors="backslashreplace"), mode=0o666 & ~mask)
+    except StateError as error:
+        raise OutputError(error.message, hint="choose another --output") from error
+
+
+def _prometheus(_settings: Settings, status: Status, _now: datetime) -> str:
+    from hashclient.metrics import render
+
+    return render(status).rstrip("\n")
+
+
+def _text(settings: Settings, status: Status, now: datetime) -> str:
+    return "\n".join(_lines(settings, status, now))
+
+
+def _lines(settings: Settings, status: Status, now: datetime) -> Iterator[str]:
     for name, provider in sorted(settings.config.providers.items()):
-        app.out(f"provider {name}  {provider.url}")
-        if name in bare:
-            app.out("  no list has been fetched; run `hashclient fetch`")
-    for status in lists:
-        for line in _lines(status, now):
-            app.out(line)
-    affected = withdrawn_matches(settings)
-    if affected:
-        app.out("entries withdrawn since they matched these paths:")
-    for match in affected:
-        app.out(f"  {printable(match.path)}  {match.list_name} {match.entry}")
-    return code
+        yield f"provider {name}  {provider.url}"
+        if name in status.bare_providers:
+            yield "  no list has been fetched; run `hashclient fetch`"
+    for entry in status.lists:
+        yield from _list_lines(entry, now)
+    if status.matches is not None:
+        counts = [f"{count:,} {state}" for state, count in status.matches.items() if count]
+        yield f"matches       {', '.join(counts) or 'none'}"
+    if status.quarantine is not None:
+        kept = status.quarantine
+        yield f"quarantine    {kept.files:,} files, {kept.sealed_bytes:,} bytes"
+    if status.reports is not None:
+        counts = [f"{count:,} {state}" for state, count in status.reports.counts.items() if count]
+        yield f"reports       {', '.join(counts) or 'none'}"
+    if status.audit is not None and (scan := status.audit.last_scan) is not None:
+        end = f"{scan.time:%Y-%m-%d %H:%M} UTC, exit code {scan.data.get('exit_code')}"
+        yield f"last scan     {end}"
+    for problem in status.problems:
+        yield f"problem       {problem}"
+    if status.withdrawn:
+        yield "entries withdrawn since they matched these paths:"
+    for match in status.withdrawn:
+        yield f"  {printable(match.path)}  [{match.id}]  {match.list_name} {match.entry}"
 
 
-def _lines(status: ListStatus, now: datetime) -> list[str]:
+def _list_lines(status: ListStatus, now: datetime) -> list[str]:
     manifest = status.manifest
     if manifest is None:
         return [f"list {status.name}", f"  state       {status.problem}"]
@@ -118,7 +154,40 @@ def _age(age: timedelta) -> str:
     return "less than two minutes"
 
 
-def _document(status: ListStatus, now: datetime) -> dict[str, Any]:
+def _json(settings: Settings, status: Status, now: datetime) -> str:
+    document: dict[str, Any] = {
+        "state_dir": str(settings.state_dir),
+        "providers": [
+            {"name": name, "url": provider.url, "fetched": name not in status.bare_providers}
+            for name, provider in sorted(settings.config.providers.items())
+        ],
+        "lists": [_list_document(entry, now) for entry in status.lists],
+        "matches": status.matches,
+        "withdrawn_matches": [
+            {
+                "id": match.id,
+                **path_fields(match.path),
+                "list": match.list_name,
+                "entry": match.entry,
+                "last_seen": match.last_seen.isoformat(),
+                "withdrawn_generation": match.withdrawn_generation,
+            }
+            for match in status.withdrawn
+        ],
+    }
+    if status.quarantine is not None:
+        kept = status.quarantine
+        document["quarantine"] = {"files": kept.files, "bytes": kept.sealed_bytes}
+    if status.reports is not None:
+        document["reports"] = status.reports.counts
+    if status.audit is not None and (scan := status.audit.last_scan) is not None:
+        end = {"time": scan.time.isoformat(), "exit_code": scan.data.get("exit_code")}
+        document["last_scan"] = end
+    document |= {"problems": status.problems, "exit_code": int(status.exit_code)}
+    return json.dumps(document)
+
+
+def _list_document(status: ListStatus, now: datetime) -> dict[str, Any]:
     document: dict[str, Any] = {
         "name": status.name,
         "usable": status.usable,
@@ -141,3 +210,10 @@ def _document(status: ListStatus, now: datetime) -> dict[str, Any]:
             "index_bytes": sum(run.length for run in manifest.runs),
         }
     return document
+
+
+_RENDERERS: dict[str, Callable[[Settings, Status, datetime], str]] = {
+    "text": _text,
+    "json": _json,
+    "prometheus": _prometheus,
+}

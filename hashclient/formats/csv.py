@@ -15,9 +15,9 @@ import os
 import re
 from typing import TYPE_CHECKING
 
-from hashclient.formats.fields import action_text, record_fields
+from hashclient.formats.fields import done_word, record_fields, words
 from hashclient.fsio import printable
-from hashclient.model import Algorithm, Hit, Outcome
+from hashclient.model import Action, Algorithm, Hit, Outcome
 from hashclient.summary import Summary
 
 if TYPE_CHECKING:
@@ -28,13 +28,14 @@ COLUMNS = (
     *("kind", "path", "path_b64", "size", "reason"),
     *("id", "state", "first_seen", "last_seen"),
     *("list", "entry", "category", "generation", "algorithms", "complete"),
+    *(str(action) for action in Action),
     "actions",
 )
 DIGEST_COLUMNS = tuple(a.label for a in Algorithm)
 
 #: A cell that begins with one of these is a formula to a spreadsheet (OWASP, "CSV Injection"), in
 #: full width as well. Tabs and line ends are never there: `printable` has escaped them.
-_TRIGGERS = "=+\\-@＝＋－＠"  # noqa: RUF001 - they look alike, which is the point
+_TRIGGERS = "=+\\-@\uff1d\uff0b\uff0d\uff20"
 _FORMULA = re.compile(f"[{_TRIGGERS}]")
 #: Where the decimal sign is a comma, spreadsheets split at semicolons, quoted or not: what follows
 #: one begins a cell.
@@ -63,21 +64,22 @@ class CsvFormatter:
 
 
 def text_cell(text: str) -> str:
-    """Return `text` as a cell that shows as text wherever it is opened."""
-    shown = _SEPARATED_FORMULA.sub(r"\\x3b", printable(text))
+    """Return a text for people as a cell that is text wherever it is opened."""
+    shown = _SEPARATED_FORMULA.sub(r"\\x3b", text)
     return f"'{shown}" if _FORMULA.match(shown) else shown
 
 
 def _file_cells(outcome: Outcome) -> dict[str, str]:
-    path = text_cell(outcome.path)
+    path = text_cell(printable(outcome.path))
     exact = "" if path == outcome.path else base64.b64encode(os.fsencode(outcome.path)).decode()
     cells = {
         "kind": str(outcome.kind),
         "path": path,
-        "path_b64": exact,
+        "path_b64": text_cell(exact),  # it can begin with a plus
         "size": "" if outcome.size is None else str(outcome.size),
-        "reason": text_cell(outcome.reason or ""),
-        "actions": text_cell("; ".join(action_text(acted) for acted in outcome.acted)),
+        "reason": text_cell(words(outcome.reason or "")),
+        **{str(acted.action): done_word(acted) for acted in outcome.acted},
+        "actions": text_cell(words("; ".join(acted.detail for acted in outcome.acted))),
     }
     if outcome.recorded is not None:
         cells.update(record_fields(outcome.recorded))

@@ -13,7 +13,7 @@ import posixpath
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from hashclient.formats.fields import action_text, digest_fields, summary_fields
+from hashclient.formats.fields import digest_fields, done_word, summary_fields
 from hashclient.fsio import path_fields, printable
 from hashclient.model import Hit, Kind, ListState, Outcome
 from hashclient.summary import Summary
@@ -87,7 +87,9 @@ class EcsFormatter:
             about["start"] = recorded.first_seen.isoformat()
             about["end"] = recorded.last_seen.isoformat()
             labels |= {"match_id": recorded.id, "match_state": str(recorded.state)}
-        labels |= {str(acted.action): action_text(acted) for acted in outcome.acted}
+        labels |= {str(acted.action): done_word(acted) for acted in outcome.acted}
+        if outcome.acted:
+            labels["actions"] = "; ".join(acted.detail for acted in outcome.acted)
         message = f"{kind}: {printable(outcome.path)}"
         if hit is not None:
             labels["algorithms"] = " ".join(a.label for a in hit.algorithms)

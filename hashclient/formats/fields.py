@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hashclient.fsio import path_fields
+from hashclient.fsio import path_fields, printable
 from hashclient.model import Acted, Hit, Kind, Outcome, Recorded
 from hashclient.summary import Summary
 
@@ -53,10 +53,17 @@ def action_fields(acted: Acted) -> dict[str, Any]:
     return {"action": str(acted.action), "done": acted.done, "detail": acted.detail}
 
 
-def action_text(acted: Acted) -> str:
-    """Return what became of one action, in words."""
-    word = {True: "done", False: "not done", None: "planned"}[acted.done]
-    return f"{acted.action} {word}: {acted.detail}"
+def done_word(acted: Acted) -> str:
+    """Return whether an action was done, in one word."""
+    return {True: "yes", False: "no", None: "planned"}[acted.done]
+
+
+def words(text: str) -> str:
+    """Return a text for people as it is, unless it holds what a terminal must not get.
+
+    For a path there is `printable`, which no two paths are the same in.
+    """
+    return text if text.isprintable() else printable(text)
 
 
 def summary_fields(summary: Summary) -> dict[str, Any]:

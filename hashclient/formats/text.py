@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hashclient.formats.fields import words
 from hashclient.fsio import printable
 from hashclient.model import Kind, Outcome
 from hashclient.summary import Summary
@@ -40,9 +41,9 @@ class TextFormatter:
                 whys.append(f"{hit.list_name} {hit.entry} ({hit.category}; {agreed} {verb})")
             line += "  " + "; ".join(whys)
         for acted in outcome.acted:
-            line += f"  -> {acted.detail}"
+            line += f"  -> {words(acted.detail)}"
         if outcome.reason is not None:
-            line += f"  {outcome.reason}"
+            line += f"  {words(outcome.reason)}"
         if self._show_digests:
             for algorithm, digest in sorted(outcome.digests.items()):
                 line += f"  {algorithm.label}={digest.hex()}"

@@ -13,6 +13,7 @@ Importing this loads nothing heavy: what seals, sends and validates is loaded wh
 
 from __future__ import annotations
 
-from hashclient.reporting.outbox import Outbox, Report, State
+from hashclient.reporting.outbox import Outbox
+from hashclient.reporting.state import Report, State
 
 __all__ = ["Outbox", "Report", "State"]

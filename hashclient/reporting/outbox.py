@@ -9,16 +9,17 @@ know. Sending is left to `submit`.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
 
-from hashclient.audit import AuditLog, Event
+from hashclient.audit import AuditLog
 from hashclient.config import PackageDestination, ServiceDestination, Settings
-from hashclient.errors import ConfigError, LockedError, StateError, UsageError
+from hashclient.errors import ConfigError, LockedError, StateError, UsageError, VerificationError
 from hashclient.fsio import (
     TEMP_PREFIX,
     fsync_dir,
@@ -28,10 +29,15 @@ from hashclient.fsio import (
     write_atomic,
     writer_lock,
 )
-from hashclient.matches import REPORT_PREPARED, SETTLED, Match, Matches
+from hashclient.matches import SETTLED, Match, Matches
 from hashclient.model import MatchState
-from hashclient.reporting.custody import RETRACTED
-from hashclient.reporting.document import encode_document, make_document
+from hashclient.reporting.document import (
+    Document,
+    Evidence,
+    encode_document,
+    make_document,
+    parse_document,
+)
 from hashclient.reporting.evidence import sealed_evidence
 from hashclient.reporting.state import (
     DOCUMENT_NAME,
@@ -43,18 +49,12 @@ from hashclient.reporting.state import (
     new_report_id,
     save,
 )
+from hashclient.reporting.telling import tell, untold
 
 #: A record of the audit log names all matches of a report, and has to stay below its limit.
 MAX_MATCHES = 10_000
 #: How long a command that prepares a report waits for another; each takes milliseconds.
 PREPARE_WAIT_S = 30.0
-
-_TOLD: dict[State, tuple[str, str]] = {
-    State.PREPARED: ("report-prepared", REPORT_PREPARED),
-    State.SUBMITTED: ("report-submitted", str(MatchState.REPORTED)),
-    State.ACKNOWLEDGED: ("report-acknowledged", str(MatchState.ACKNOWLEDGED)),
-    State.RETRACTED: (RETRACTED, RETRACTED),
-}
 
 
 class Outbox:
@@ -78,7 +78,7 @@ class Outbox:
         """
         directory = self.settings.reports_dir
         try:
-            return sorted(name for name in os.listdir(directory) if name.startswith(ID_PREFIX))
+            return sorted(name for name in os.listdir(directory) if name.startswith(ID_PREFIX))  # noqa: PTH208
         except FileNotFoundError:
             return []
         except OSError as error:
@@ -195,14 +195,26 @@ class Outbox:
                 if report.settled is None:
                     self.settle(report, record)
 
-    def _refuse_reported(self, destination: str, ids: Sequence[str] | set[str]) -> None:
-        for report in self.reports():
-            if report.destination != destination or report.state is State.RETRACTED:
-                continue
-            common = set(report.matches) & set(ids)
-            if common:
+    def reported(self, destination: str) -> dict[str, Report]:
+        """Return the matches in reports to a destination that were not taken back, with these.
+
+        Raises:
+            StateError: a report cannot be read.
+        """
+        return {
+            match_id: report
+            for report in self.reports()
+            if report.destination == destination and report.state is not State.RETRACTED
+            for match_id in report.matches
+        }
+
+    def _refuse_reported(self, destination: str, ids: Collection[str]) -> None:
+        reported = self.reported(destination)
+        for match_id in ids:
+            if match_id in reported:
+                report = reported[match_id]
                 raise UsageError(
-                    f"match {min(common)} is in report {report.id} to {destination} already,"
+                    f"match {match_id} is in report {report.id} to {destination} already,"
                     f" which is {report.state}",
                     hint="`--again` reports it once more; `hashclient report retract` takes a"
                     " report back that was not sent",
@@ -223,52 +235,55 @@ class Outbox:
         except OSError as error:
             raise state_error("cannot write report", temporary, error) from error
 
-    def write_document(self, folder: Path, report: Report, record: Matches) -> bytes:
+    def write_document(
+        self,
+        folder: Path,
+        report: Report,
+        record: Matches,
+        more_evidence: Mapping[str, Evidence] = MappingProxyType({}),
+    ) -> Document:
         """Write the document of a report as things stand now, and return it.
+
+        `more_evidence` is what is sealed, but not in quarantine, by match.
 
         Raises:
             StateError: it cannot be written, or what is in quarantine cannot be read.
         """
-        from hashclient.index import load_manifest
-
-        def provider_of(list_name: str) -> str | None:
-            try:
-                manifest = load_manifest(self.settings.lists_dir / list_name)
-            except StateError:
-                return None
-            return None if manifest is None else manifest.provider
-
-        providers: dict[str, str | None] = {}
-
-        def cached(list_name: str) -> str | None:
-            if list_name not in providers:
-                providers[list_name] = provider_of(list_name)
-            return providers[list_name]
-
-        document = encode_document(
-            make_document(
-                report.id,
-                self.now(),
-                self.settings.config.report,
-                [(record.get(i), record.story(i)) for i in report.matches],
-                sealed_evidence(self.settings.quarantine_dir, report.matches),
-                cached,
-            )
+        sealed = sealed_evidence(self.settings.quarantine_dir, report.matches)
+        document = make_document(
+            report.id,
+            self.now(),
+            self.settings.config.report,
+            [(record.get(i), record.story(i)) for i in report.matches],
+            {**more_evidence, **sealed},
+            functools.cache(self._provider_of),
         )
-        write_atomic(folder / DOCUMENT_NAME, document)
+        write_atomic(folder / DOCUMENT_NAME, encode_document(document))
         return document
 
-    def document(self, report: Report) -> bytes:
+    def _provider_of(self, list_name: str) -> str | None:
+        """Return the provider of a list, by our name for it, if the list is still there."""
+        from hashclient.index import load_manifest
+
+        try:
+            manifest = load_manifest(self.settings.lists_dir / list_name)
+        except StateError:
+            return None
+        return None if manifest is None else manifest.provider
+
+    def document(self, report: Report) -> Document:
         """Return the document of a report.
 
         Raises:
-            StateError: it cannot be read.
+            StateError: it cannot be read, or is damaged.
         """
         path = self.folder(report.id) / DOCUMENT_NAME
         try:
-            return path.read_bytes()
+            return parse_document(path.read_bytes())
         except OSError as error:
             raise state_error("cannot read report", path, error) from error
+        except VerificationError as error:
+            raise StateError(f"document of a report is damaged: {printable(path)}") from error
 
     def save(self, report: Report) -> Report:
         """Write the record of a report and return it.
@@ -356,40 +371,10 @@ class Outbox:
         Raises:
             AuditError, StateError: they cannot be told; the next command that sends tries again.
         """
-        for state in _untold(report):
-            event, step = _TOLD[state]
-            detail = self._detail(report, state)
-            ids = {"matches": list(report.matches)}
-            self.audit.append([Event(event, {**detail, **ids})], durable=True)
-            for match_id in report.matches:
-                # A record of matches that was begun anew does not know of old ones.
-                with contextlib.suppress(UsageError):
-                    self._tell(record, match_id, state, step, detail)
+        for state in untold(report):
+            tell(report, state, self.audit, record, self.now())
             report = self.save(report.replace(settled=state))
         return report
-
-    def _tell(
-        self, record: Matches, match_id: str, state: State, step: str, detail: dict[str, Any]
-    ) -> None:
-        told = record.story(match_id)
-        if any(s.event == step and s.detail.get("report") == detail["report"] for s in told):
-            return
-        if state is State.SUBMITTED:
-            record.change(match_id, MatchState.REPORTED, self.now(), detail)
-        elif state is State.ACKNOWLEDGED:
-            record.change(match_id, MatchState.ACKNOWLEDGED, self.now(), detail)
-        else:
-            record.note(match_id, step, self.now(), detail)
-
-    def _detail(self, report: Report, state: State) -> dict[str, Any]:
-        detail: dict[str, Any] = {"report": report.id, "to": report.destination, "by": report.by}
-        if state is State.SUBMITTED and report.package is not None:
-            detail["package"] = report.package.name
-        if state in (State.SUBMITTED, State.ACKNOWLEDGED) and report.reference is not None:
-            detail["reference"] = report.reference
-        if state is State.RETRACTED and report.retraction is not None:
-            detail |= {"by": report.retraction.by, "reason": report.retraction.reason}
-        return detail
 
 
 def why_not(match: Match) -> str | None:
@@ -397,18 +382,3 @@ def why_not(match: Match) -> str | None:
     if match.state in SETTLED or match.state is MatchState.WITHDRAWN:
         return str(match.state)
     return None if match.standing else str(MatchState.WITHDRAWN)
-
-
-def _untold(report: Report) -> list[State]:
-    """Return the states that a report has come to and that were not told yet, in order."""
-    states = []
-    if report.settled is None:
-        states.append(State.PREPARED)
-    if report.state in (State.SUBMITTED, State.ACKNOWLEDGED) and report.settled in (
-        None,
-        State.PREPARED,
-    ):
-        states.append(State.SUBMITTED)
-    if report.state in (State.ACKNOWLEDGED, State.RETRACTED) and report.settled != report.state:
-        states.append(report.state)
-    return states

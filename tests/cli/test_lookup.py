@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from hashclient import digestfile
 from hashclient.model import Algorithm, Kind
 from tests.support import ROOT, Result, call, csv_of, digests_of, edit_manifest, make_state, run
 
@@ -167,6 +169,28 @@ def test_an_error_after_a_match_does_not_hide_it(state: Path, tmp_path: Path) ->
     result = lookup_jsonl(state, "--from", good, "--from", bad)
     assert result.code == 2
     assert result.summary["inputs"] == 1
+
+
+def test_long_files_are_judged_while_they_are_read(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(digestfile, "CHUNK_BYTES", 100)
+    path = tmp_path / "long"
+    clean = [hashlib.sha1(b"%d" % n, usedforsecurity=False).hexdigest() for n in range(500)]
+    rows = list(clean)
+    for number in (3, 4, 250, 499):
+        rows[number] = SHA1
+    path.write_text("".join(f"{row}\n" for row in rows))
+    result = lookup_jsonl(state, "--show-digests", "--all", "--from", path)
+    assert result.code == 10
+    assert [line["path"] for line in result.lines if "path" in line] == rows
+    assert (result.summary["match"], result.summary["clean"]) == (4, 496)
+    # What was read before a line that is wrong still counts.
+    path.write_text("".join(f"{row}\n" for row in [*rows[:400], "wrong", *rows[400:]]))
+    result = lookup_jsonl(state, "--from", path)
+    assert result.code == 11
+    assert "long:401" in result.err
+    assert result.summary["match"] == 3
 
 
 def test_nothing_given_is_nothing_proven(state: Path, tmp_path: Path) -> None:

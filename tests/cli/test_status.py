@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 import re
+import resource
 import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from hashclient.model import Algorithm
-from tests.support import call, csv_of, edit_manifest, make_state, run
+from tests.support import call, csv_of, edit_manifest, make_state, run, write_tree
 
 CONFIG = '[providers.main]\nurl = "https://lists.example.org"\nroot_sha256 = "00"\n'
 
@@ -155,3 +159,85 @@ def test_it_reads_and_changes_nothing(state: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in state.rglob("*")}
     assert run("--state-dir", state, "status").code == 0
     assert {path: path.stat().st_mtime_ns for path in state.rglob("*")} == before
+
+
+@pytest.fixture
+def scanned(state: Path, tmp_path: Path) -> Path:
+    """Return a state in which one match is remembered."""
+    tree = write_tree(tmp_path / "t", {"listed": b"one", "clean": b"no"})
+    assert call("--state-dir", state, "scan", tree).code == 10
+    return state
+
+
+def test_what_scans_have_found_is_counted(scanned: Path) -> None:
+    text = call("--state-dir", scanned, "status").out
+    assert re.search(r"^matches       1 found$", text, re.MULTILINE)
+    assert re.search(
+        r"^last scan     \d{4}-\d\d-\d\d \d\d:\d\d UTC, exit code 10$", text, re.MULTILINE
+    )
+    document = json.loads(call("--state-dir", scanned, "status", "--format", "json").out)
+    assert document["matches"].pop("found") == 1
+    assert set(document["matches"].values()) == {0}
+    assert document["last_scan"]["exit_code"] == 10
+    assert document["problems"] == []
+
+
+def test_metrics_for_a_collector(scanned: Path, tmp_path: Path) -> None:
+    edit_manifest(scanned, "local", expires="2020-01-01T00:00:00Z")
+    path = tmp_path / "hashclient.prom"
+    path.write_text("old")
+    args = ("status", "--format", "prometheus")
+    result = run("--state-dir", scanned, *args, "--output", path, preexec=lambda: os.umask(0o027))
+    assert (result.code, result.out, result.err) == (7, "", "")
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert path.read_text() == call("--state-dir", scanned, *args).out
+    values = {
+        (sample.name.removeprefix("hashclient_"), *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(path.read_text())
+        for sample in family.samples
+    }
+    assert values["status_exit_code",] == 7
+    assert values["list_fresh", "baseline"] == 1
+    assert values["list_fresh", "local"] == 0
+    assert values["list_usable", "local"] == 1
+    assert values["list_entries", "baseline"] == 2
+    assert values["list_expires_timestamp_seconds", "local"] == 1577836800
+    assert values["matches", "found"] == 1
+    assert values["matches", "purged"] == 0
+    assert values["last_scan_exit_code",] == 10
+    assert (
+        values["last_scan_end_timestamp_seconds",]
+        > values["list_last_check_timestamp_seconds", "baseline"]
+    )
+    assert values["audit_records",] >= 4
+
+
+def test_an_output_that_cannot_be_written_leaves_the_old_one(state: Path, tmp_path: Path) -> None:
+    missing = tmp_path / "missing" / "hashclient.prom"
+    result = call("--state-dir", state, "status", "--format", "prometheus", "--output", missing)
+    assert result.code == 8
+    assert "hint: choose another --output" in result.err
+    # A limit on the size of files plays the disk that is full.
+    path = tmp_path / "hashclient.prom"
+    path.write_text("old")
+    limit = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (100, 100))
+    args = ("status", "--format", "prometheus", "--output", path)
+    result = run("--state-dir", state, *args, preexec=limit)
+    assert result.code == 8
+    assert "cannot write" in result.err
+    assert path.read_text() == "old"
+    assert list(tmp_path.glob(".tmp-*")) == []
+
+
+def test_a_broken_part_is_named_and_the_others_are_told(scanned: Path) -> None:
+    log = scanned / "audit" / "log.jsonl"
+    log.write_bytes(log.read_bytes()[:-2] + b"x\n")
+    for output_format, said in (("text", "problem       the audit log"), ("json", "the audit log")):
+        result = call("--state-dir", scanned, "status", "--format", output_format)
+        assert result.code == 9
+        assert said in result.out and "found" in result.out
+    result = call("--state-dir", scanned, "status", "--format", "prometheus")
+    assert result.code == 9
+    assert "hashclient_status_exit_code 9\n" in result.out
+    assert 'hashclient_matches{state="found"} 1\n' in result.out
+    assert "hashclient_audit_records" not in result.out

@@ -233,7 +233,7 @@ def test_a_damaged_record_stops_neither_scan_nor_list(world: World) -> None:
     assert found.err.count("warning: cannot use the record of matches") == 1
     for args in (["status"], ["status", "--format", "json"]):
         result = call("--state-dir", world.state, *args)
-        assert result.code == 8 and "move it away" in result.err
+        assert result.code == 8 and "move it away" in result.out
     world.simulator.withdraw("e-1")
     (fetched,) = world.client.fetch()
     assert (fetched.generation, fetched.error) == (2, None)

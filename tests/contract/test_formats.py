@@ -1,11 +1,16 @@
-"""What every report format has to keep, whatever an outcome holds."""
+"""What every report format has to keep, whatever an outcome holds.
+
+A report is written as the commands write it, read back by the reader of its format, and compared
+with what went in. What a format leaves out by design stands in one table.
+"""
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -14,18 +19,42 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hashclient.errors import ExitCode
-from hashclient.model import Algorithm, Hit, Kind, ListState, Outcome
-from hashclient.formats import FORMATS, Formatter
+from hashclient.formats import FORMATS, Context, formatter
+from hashclient.model import (
+    Acted,
+    Action,
+    Algorithm,
+    Hit,
+    Kind,
+    ListState,
+    MatchState,
+    Outcome,
+    Recorded,
+)
 from hashclient.summary import Summary
-from tests.support import ROOT, bytes_path
+from tests.contract.readers import (
+    JSONL_SCHEMA,
+    Fields,
+    Report,
+    expected,
+    expected_counts,
+    read_csv,
+    read_ecs,
+    read_html,
+    read_jsonl,
+    read_sarif,
+    read_text,
+)
+from tests.support import ROOT
 
-SCHEMA = json.loads((ROOT / "docs" / "jsonl.schema.json").read_text())
-VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
-
-DIGESTS = {a: bytes([a]) * a.digest_bytes for a in Algorithm}
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+DIGESTS = {a: bytes([160 + a]) * a.digest_bytes for a in Algorithm}
 AWFUL_PATHS = (
     b"plain",
     b"",
+    b"/",
+    b"/srv/files/a.tar.gz",
+    b"./a//b/../.c",
     b"-rf",
     b"new\nline\r",
     b"\x1b]0;title\x07\x1b[2J",
@@ -37,19 +66,65 @@ AWFUL_PATHS = (
     b'{"type": "summary"}',
     b"back\\slash\"quote'",
     b"x" * 5000,
+    b"=1+1",
+    b"+1;=cmd|'/c calc'!A1",
+    b"@SUM(A1)",
+    b"a;=1",
+    "\uff1d1".encode(),
+    b"'=quoted",
+    b'a,b";c',
+    b"http://example.org/a?b#c%20d",
+    b"<script>alert(1)</script>",
+    b'"><img src=x onerror=alert(1)>',
+    b"</script></style>&amp;",
 )
 HITS = (
     Hit("baseline", "e-1", "synthetic", 3, (Algorithm.MD5, Algorithm.SHA256), complete=True),
-    Hit("local", "e-2", "other", 1, (Algorithm.SHA1,), complete=False),
+    Hit("local", "E:2", "other", 2**53 - 1, (Algorithm.SHA1,), complete=False),
+)
+RECORDED = Recorded("bcdfghjkmn", MatchState.FOUND, NOW.replace(year=2025), NOW)
+ACTED = (
+    Acted(Action.QUARANTINE, done=True, detail="quarantined for 2 recipients"),
+    Acted(Action.REPORT, done=False, detail="not reported: the disk is full"),
 )
 
 
+@dataclass(frozen=True)
+class Format:
+    """How to read a format, and what it leaves out."""
+
+    read: Callable[[str], Report]
+    #: Fields of a file, or of its hits, that are not told.
+    without: frozenset[str] = frozenset()
+    #: Kinds that are counted and not listed.
+    unlisted: frozenset[Kind] = frozenset()
+    shows_digests: bool = True
+    has_summary: bool = True
+    #: Whether an outcome is a line, or several, written when it is found.
+    is_lines: bool = True
+
+
+TABLE = {
+    "text": Format(read_text, without=frozenset({"size", "state", "generation", "actions"})),
+    "jsonl": Format(read_jsonl),
+    "csv": Format(read_csv, has_summary=False),
+    "sarif": Format(read_sarif, unlisted=frozenset({Kind.CLEAN}), is_lines=False),
+    "ecs": Format(read_ecs),
+    "html": Format(
+        read_html, without=frozenset({"generation"}), shows_digests=False, is_lines=False
+    ),
+}
+
+
 def outcomes(path: str) -> list[Outcome]:
+    planned = (Acted(Action.REPORT, done=None, detail="would be reported to police"),)
     return [
         Outcome(Kind.CLEAN, path, 0, digests=DIGESTS),
         Outcome(Kind.CLEAN, path, None),
         Outcome(Kind.MATCH, path, 5, hits=HITS[:1], digests=DIGESTS),
-        Outcome(Kind.MATCH, path, 2**40, hits=HITS, digests=DIGESTS),
+        Outcome(Kind.MATCH, path, 2**63 - 1, hits=HITS, recorded=RECORDED, acted=ACTED),
+        Outcome(Kind.MATCH, path, 6, hits=HITS[:1], recorded=RECORDED, acted=planned),
+        Outcome(Kind.MATCH, path, 7, "would only be recorded", HITS[:1], recorded=RECORDED),
         Outcome(Kind.CONFLICT, path, None, hits=HITS[1:], digests=DIGESTS, origin="sums:7"),
         Outcome(Kind.SKIPPED, path, reason="named pipe"),
         Outcome(Kind.UNREAD, path, reason="permission denied"),
@@ -57,17 +132,54 @@ def outcomes(path: str) -> list[Outcome]:
 
 
 def summaries() -> list[Summary]:
-    then = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
     states = (
-        ListState("baseline", 3, then, fresh=True),
-        ListState("local", 1, then, fresh=False),
-        ListState("old", 9, then, fresh=False, in_grace=True),
+        ListState("baseline", 3, NOW, fresh=True),
+        ListState("local", 1, NOW, fresh=False),
+        ListState("old.er", 9, NOW, fresh=False, in_grace=True),
     )
     full = Summary(states, stopped=ExitCode.INTERRUPTED)
     for outcome in outcomes("x"):
         full.add(outcome)
-    full.files_read, full.bytes_read, full.elapsed_s = 12_345, 2**50, 1e6
-    return [Summary(()), Summary(states), full, Summary(states[:1], failed=ExitCode.AUDIT)]
+    full.counts[Kind.CLEAN] = 2**40
+    full.files_read, full.bytes_read, full.elapsed_s = 12_345, 2**60, 1e6
+    clean = Summary(states[:1])
+    clean.counts[Kind.CLEAN] = 1
+    return [
+        Summary(()),
+        Summary(states),
+        full,
+        clean,
+        Summary(states[:1], failed=ExitCode.AUDIT),
+        Summary(states[:1], stopped=ExitCode.TERMINATED),
+    ]
+
+
+def write(
+    name: str,
+    found: Iterable[Outcome],
+    summary: Summary | None = None,
+    *,
+    command: str = "scan",
+    show_digests: bool = False,
+) -> str:
+    """Return a report as commands write it."""
+    written = formatter(name, Context(command, NOW, show_digests))
+    parts = [written.begin(), *(written.outcome(o) for o in found), written.end(summary)]
+    text = "".join(f"{part}\n" for part in parts if part is not None)
+    # Safe on a terminal and in any file, whatever it holds.
+    assert text.replace("\n", "").isprintable()
+    return text
+
+
+def told(files: Sequence[Fields], form: Format) -> list[Fields]:
+    """Return `files` without what a format does not tell, in an order that all formats have."""
+
+    def cut(fields: Fields) -> dict[str, Any]:
+        return {k: v for k, v in fields.items() if k not in form.without}
+
+    kept = [f for f in files if f["kind"] not in form.unlisted]
+    cuts = [cut(f) | {"hits": [cut(hit) for hit in f["hits"]]} for f in kept]
+    return sorted(cuts, key=repr)
 
 
 @pytest.fixture(params=sorted(FORMATS))
@@ -76,139 +188,131 @@ def name(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-def formatter(name: str, *, show_digests: bool = False) -> Formatter:
-    return FORMATS[name](show_digests)
+@pytest.fixture
+def form(name: str) -> Format:
+    return TABLE[name]
 
 
+def test_the_table_has_every_format_in_its_order() -> None:
+    assert list(TABLE) == list(FORMATS)
+
+
+@pytest.mark.parametrize("show_digests", [False, True])
 @pytest.mark.parametrize("raw", AWFUL_PATHS, ids=lambda raw: repr(raw[:12]))
-def test_an_outcome_is_one_line_that_a_terminal_can_show(name: str, raw: bytes) -> None:
-    for show_digests in (False, True):
-        for outcome in outcomes(os.fsdecode(raw)):
-            line = formatter(name, show_digests=show_digests).outcome(outcome)
-            assert line.isprintable()
-            assert str(outcome.kind) in line
+def test_nothing_is_lost(name: str, form: Format, raw: bytes, show_digests: bool) -> None:
+    found = outcomes(os.fsdecode(raw))
+    summary = summaries()[2]
+    report = form.read(write(name, found, summary, show_digests=show_digests))
+    assert told(report.files, form) == told([expected(o) for o in found], form)
 
 
-def test_digests_are_shown_when_asked_for_and_only_then(name: str) -> None:
-    for outcome in outcomes("path"):
-        hidden = formatter(name).outcome(outcome)
-        shown = formatter(name, show_digests=True).outcome(outcome)
-        for digest in DIGESTS.values():
-            assert digest.hex() not in hidden
-            assert (digest.hex() in shown) == bool(outcome.digests)
+def test_a_path_of_any_bytes_comes_back(name: str, form: Format) -> None:
+    @given(st.binary(max_size=40).filter(lambda raw: name != "text" or b" " not in raw))
+    def comes_back(raw: bytes) -> None:
+        found = [Outcome(Kind.UNREAD, os.fsdecode(raw), reason="gone")]
+        (file,) = form.read(write(name, found, summaries()[0])).files
+        assert file["path"] == raw
+
+    comes_back()
 
 
-def test_different_paths_give_different_lines(name: str) -> None:
-    lines = {
-        formatter(name).outcome(Outcome(Kind.UNREAD, os.fsdecode(raw), reason="gone"))
-        for raw in (*AWFUL_PATHS, b"\xfe", b"\\xfe", b"\\\\xfe", "\ufffd".encode())
+def test_different_paths_give_different_reports(name: str) -> None:
+    paths = {*AWFUL_PATHS, b"\xfe", b"\\xfe", b"\\\\xfe", "\ufffd".encode(), b"a\\x3b=1"}
+    reports = {
+        write(name, [Outcome(Kind.UNREAD, os.fsdecode(raw), reason="gone")]) for raw in paths
     }
-    assert len(lines) == len(AWFUL_PATHS) + 4
+    assert len(reports) == len(paths)
 
 
-def test_every_hit_is_named_with_its_list_and_category(name: str) -> None:
-    line = formatter(name).outcome(Outcome(Kind.MATCH, "path", 5, hits=HITS))
-    for text in ("baseline", "e-1", "synthetic", "local", "e-2", "other", "md5", "sha256"):
-        assert text in line
+def test_digests_are_shown_when_asked_for_and_only_then(name: str, form: Format) -> None:
+    found = outcomes("path")
+    hidden = write(name, found, summaries()[2])
+    shown = write(name, found, summaries()[2], show_digests=True)
+    for digest in DIGESTS.values():
+        assert digest.hex() not in hidden
+        assert (digest.hex() in shown) == form.shows_digests
 
 
-def test_the_summary_has_every_count_and_the_exit_code(name: str) -> None:
-    for summary in summaries():
-        text = formatter(name).summary(summary)
-        assert all(line.isprintable() for line in text.split("\n"))
-        assert str(int(summary.exit_code)) in text
-        for kind in Kind:
-            assert str(kind) in text
-        for state in summary.lists:
-            assert state.name in text
+@pytest.mark.parametrize("number", range(len(summaries())))
+def test_the_summary_has_every_count_the_lists_and_the_exit_code(
+    name: str, form: Format, number: int
+) -> None:
+    summary = summaries()[number]
+    report = form.read(write(name, [], summary))
+    assert report.files == []
+    if form.has_summary:
+        assert report.counts == expected_counts(summary)
+        assert report.lists == {state.name for state in summary.lists}
+        assert report.exit_code == summary.exit_code
 
 
-def test_a_path_of_any_bytes_keeps_its_line(name: str) -> None:
-    @given(st.binary(max_size=40))
-    def keeps(raw: bytes) -> None:
-        line = formatter(name).outcome(Outcome(Kind.UNREAD, os.fsdecode(raw), reason="gone"))
-        assert line.isprintable()
-
-    keeps()
-
-
-def test_the_schema_is_a_schema() -> None:
-    jsonschema.Draft202012Validator.check_schema(SCHEMA)
-    assert {int(code) for code in ExitCode} - {ExitCode.BUG} == set(
-        SCHEMA["$defs"]["summary"]["properties"]["exit_code"]["enum"]
-    )
+def test_a_report_without_a_summary_says_nothing_of_a_run(name: str, form: Format) -> None:
+    found = [o for o in outcomes("path") if o.recorded is not None]
+    for some in (found, []):
+        report = form.read(write(name, some, None, command="matches"))
+        assert told(report.files, form) == told([expected(o) for o in some], form)
+        assert (report.counts, report.exit_code) == ({}, None)
 
 
-@pytest.mark.parametrize("raw", AWFUL_PATHS, ids=lambda raw: repr(raw[:12]))
-def test_jsonl_is_ascii_and_fits_the_schema_and_keeps_the_path(raw: bytes) -> None:
-    for show_digests in (False, True):
-        for outcome in outcomes(os.fsdecode(raw)):
-            line = formatter("jsonl", show_digests=show_digests).outcome(outcome)
-            assert line.isascii()
-            document = json.loads(line)
-            VALIDATOR.validate(document)
-            assert next(iter(document)) == "type"
-            assert document["type"] == outcome.kind
-            assert document["size"] == outcome.size
-            assert bytes_path(document) == raw
-            assert ("path_b64" in document) == ("�" in document["path"])
+def test_what_was_found_before_an_interrupt_is_a_whole_report(name: str, form: Format) -> None:
+    found = outcomes("path")
+    for stop in range(len(found) + 1):
+        summary = Summary((), stopped=ExitCode.INTERRUPTED)
+        for outcome in found[:stop]:
+            summary.add(outcome)
+        report = form.read(write(name, found[:stop], summary))
+        assert told(report.files, form) == told([expected(o) for o in found[:stop]], form)
 
 
-def test_jsonl_names_the_best_hit_first_and_the_others_after() -> None:
-    document = json.loads(formatter("jsonl").outcome(Outcome(Kind.MATCH, "p", 5, hits=HITS)))
-    assert document == {
-        "type": "match",
-        "path": "p",
-        "size": 5,
-        "list": "baseline",
-        "entry": "e-1",
-        "category": "synthetic",
-        "generation": 3,
-        "algorithms": ["md5", "sha256"],
-        "more": [
-            {
-                "list": "local",
-                "entry": "e-2",
-                "category": "other",
-                "generation": 1,
-                "algorithms": ["sha1"],
-            }
-        ],
-    }
+def test_words_of_others_stay_words(name: str, form: Format) -> None:
+    for raw in AWFUL_PATHS:
+        words = os.fsdecode(raw)
+        acted = (Acted(Action.REPORT, done=False, detail=words),)
+        found = [
+            Outcome(Kind.UNREAD, "path", reason=words or "-"),
+            Outcome(Kind.MATCH, "path", 5, hits=HITS[:1], recorded=RECORDED, acted=acted),
+        ]
+        text = write(name, found, summaries()[0])
+        if name != "text":
+            assert {file["path"] for file in form.read(text).files} == {b"path"}
 
 
-def test_jsonl_summaries_fit_the_schema_and_add_up() -> None:
-    for summary in summaries():
-        line = formatter("jsonl").summary(summary)
-        assert line.isascii()
-        document = json.loads(line)
-        VALIDATOR.validate(document)
-        assert next(iter(document)) == "type"
-        assert document["inputs"] == sum(document[kind] for kind in Kind)
+def test_formats_of_lines_write_a_line_when_it_is_found(name: str, form: Format) -> None:
+    if not form.is_lines:
+        return
+    for command in ("scan", "matches"):
+        written = formatter(name, Context(command, NOW))
+        for outcome in outcomes("path"):
+            text = written.outcome(outcome)
+            assert text is not None
+            several = len(outcome.hits) if name in ("csv", "ecs") else 1
+            assert text.count("\n") + 1 == max(1, several)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"type": "other"},
-        {"size": -1},
-        {"size": 1.5},
-        {"digests": {"md5": "zz"}},
-        {"digest": "x"},
-        {"algorithms": []},
-        {"generation": 0},
-        {"entry": "a b"},
-        {"path": None},
-        {"more": []},
-    ],
-)
-def test_the_schema_refuses_what_no_line_may_be(change: dict[str, Any]) -> None:
-    line = json.loads(formatter("jsonl").outcome(Outcome(Kind.MATCH, "p", 5, hits=HITS)))
-    VALIDATOR.validate(line)
-    with pytest.raises(jsonschema.ValidationError):
-        VALIDATOR.validate(line | change)
+def test_every_state_of_a_match_can_be_told(name: str, form: Format) -> None:
+    for state in MatchState:
+        recorded = dataclasses.replace(RECORDED, state=state)
+        found = [Outcome(Kind.MATCH, "path", 5, hits=HITS[:1], recorded=recorded)]
+        text = write(name, found, None, command="matches")
+        assert str(state) in text
+        if "state" not in form.without:
+            (file,) = form.read(text).files
+            assert file["state"] == state
+
+
+def test_the_schema_of_jsonl_is_a_schema() -> None:
+    jsonschema.Draft202012Validator.check_schema(JSONL_SCHEMA)
+    definitions = JSONL_SCHEMA["$defs"]
+    codes = set(definitions["summary"]["properties"]["exit_code"]["enum"])
+    assert codes == set(ExitCode) - {ExitCode.BUG}
+    hit = definitions["hit"]["properties"]
+    assert hit["state"]["enum"] == list(MatchState)
+    assert hit["actions"]["items"]["properties"]["action"]["enum"] == list(Action)
 
 
 def test_formats_do_no_input_or_output() -> None:
-    for path in (ROOT / "hashclient" / "report").glob("*.py"):
-        assert "open(" not in Path(path).read_text()
+    paths = list((ROOT / "hashclient" / "formats").glob("*.py"))
+    assert len(paths) > len(FORMATS)
+    for path in paths:
+        assert "open(" not in path.read_text()
+        assert "now()" not in path.read_text()

@@ -1,20 +1,47 @@
-"""The two formats, line for line."""
+"""The formats text and jsonl, line for line."""
 
 from __future__ import annotations
 
+import json
 import os
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
+import jsonschema
 import pytest
 
-from hashclient.model import Algorithm, Hit, Kind, ListState, Outcome
+from hashclient.formats import FORMATS, Context, formatter
 from hashclient.formats.jsonl import JsonlFormatter
 from hashclient.formats.text import TextFormatter, human_bytes
+from hashclient.fsio import path_fields
+from hashclient.model import (
+    Acted,
+    Action,
+    Algorithm,
+    Hit,
+    Kind,
+    ListState,
+    MatchState,
+    Outcome,
+    Recorded,
+)
 from hashclient.summary import Summary
+from tests.contract.readers import JSONL
 
 MATCH = Hit("baseline", "e-1", "synthetic", 3, (Algorithm.MD5, Algorithm.SHA1), complete=True)
 CONFLICT = Hit("local", "e-2", "other", 1, (Algorithm.SHA256,), complete=False)
 THEN = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
+RECORDED = Recorded("3kdz7wnq2m", MatchState.REPORTED, THEN, THEN + timedelta(days=1))
+ACTED = Acted(Action.QUARANTINE, done=False, detail="not quarantined: its list is stale")
+SCAN = Context("scan", THEN)
+WITH_DIGESTS = Context("scan", THEN, show_digests=True)
+
+
+def test_every_format_can_be_made_and_no_other() -> None:
+    for name, (_, class_name) in FORMATS.items():
+        assert type(formatter(name, SCAN)).__name__ == class_name
+    with pytest.raises(KeyError):
+        formatter("xml", SCAN)
 
 
 @pytest.mark.parametrize(
@@ -30,23 +57,40 @@ THEN = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
             "conflict  a  local e-2 (other; sha256 agrees, others do not)",
         ),
         (
-            Outcome(Kind.MATCH, "a", 7, hits=(MATCH, CONFLICT)),
+            Outcome(Kind.MATCH, "a", 7, hits=(MATCH, CONFLICT), recorded=RECORDED),
             (
-                "match     a  baseline e-1 (synthetic; md5, sha1 agree);"
+                "match     a  [3kdz7wnq2m]  baseline e-1 (synthetic; md5, sha1 agree);"
                 " local e-2 (other; sha256 agrees, others do not)"
             ),
         ),
+        (
+            Outcome(Kind.MATCH, "a", 7, hits=(MATCH,), acted=(ACTED,)),
+            (
+                "match     a  baseline e-1 (synthetic; md5, sha1 agree)"
+                "  -> not quarantined: its list is stale"
+            ),
+        ),
+        (
+            Outcome(Kind.MATCH, "a", 7, reason="would only be recorded", hits=(MATCH,)),
+            "match     a  baseline e-1 (synthetic; md5, sha1 agree)  would only be recorded",
+        ),
         (Outcome(Kind.SKIPPED, "a", reason="named pipe"), "skipped   a  named pipe"),
-        (Outcome(Kind.UNREAD, "a", reason="gone"), "unread    a  gone"),
+        (Outcome(Kind.UNREAD, "a", reason="gone\r"), "unread    a  gone\\x0d"),
     ],
 )
 def test_lines_for_people(outcome: Outcome, line: str) -> None:
-    assert TextFormatter(show_digests=False).outcome(outcome) == line
+    assert TextFormatter(SCAN).outcome(outcome) == line
+
+
+def test_what_is_on_record_begins_with_its_state() -> None:
+    outcome = Outcome(Kind.MATCH, "a", 7, hits=(MATCH,), recorded=RECORDED)
+    line = TextFormatter(Context("matches", THEN)).outcome(outcome)
+    assert line == "reported      a  [3kdz7wnq2m]  baseline e-1 (synthetic; md5, sha1 agree)"
 
 
 def test_digests_for_people_come_last() -> None:
     outcome = Outcome(Kind.CLEAN, "a", 1, digests={Algorithm.SHA1: b"\x01", Algorithm.MD5: b"\x02"})
-    assert TextFormatter(show_digests=True).outcome(outcome) == "clean     a  md5=02  sha1=01"
+    assert TextFormatter(WITH_DIGESTS).outcome(outcome) == "clean     a  md5=02  sha1=01"
 
 
 def test_the_summary_for_people() -> None:
@@ -59,7 +103,9 @@ def test_the_summary_for_people() -> None:
     summary.counts[Kind.CLEAN] = 12_345
     summary.counts[Kind.MATCH] = 1
     summary.files_read, summary.bytes_read, summary.elapsed_s = 12_346, 1_234_567, 2.26
-    assert TextFormatter(show_digests=False).summary(summary).split("\n") == [
+    text = TextFormatter(SCAN).end(summary)
+    assert text is not None
+    assert text.split("\n") == [
         "12,346 inputs: 12,345 clean, 1 match, 0 conflict, 0 skipped, 0 unread",
         "read 12,346 files, 1.2 MB, in 2.3 s",
         "list baseline, generation 3, fresh until 2026-01-02 03:04 UTC",
@@ -70,12 +116,12 @@ def test_the_summary_for_people() -> None:
 
 
 def test_a_summary_of_nothing_says_so() -> None:
-    lines = TextFormatter(show_digests=False).summary(Summary(())).split("\n")
+    lines = (TextFormatter(SCAN).end(Summary(())) or "").split("\n")
     assert "there was nothing to check" in lines
     assert lines[-1].startswith("exit 3: ")
     one = Summary(())
     one.counts[Kind.CLEAN] = one.files_read = 1
-    lines = TextFormatter(show_digests=False).summary(one).split("\n")
+    lines = (TextFormatter(SCAN).end(one) or "").split("\n")
     assert lines[0].startswith("1 input: ")
     assert lines[1].startswith("read 1 file, ")
 
@@ -101,7 +147,61 @@ def test_paths_in_json_lose_nothing() -> None:
     assert path_fields(os.fsdecode(b"a\xffb")) == {"path": "a\ufffdb", "path_b64": "Yf9i"}
 
 
-def test_a_reason_and_an_unknown_size_in_json() -> None:
-    outcome = Outcome(Kind.UNREAD, "a", reason="gone")
-    line = '{"type": "unread", "path": "a", "size": null, "reason": "gone"}'
-    assert JsonlFormatter(show_digests=True).outcome(outcome) == line
+@pytest.mark.parametrize(
+    ("outcome", "line"),
+    [
+        (
+            Outcome(Kind.UNREAD, "a", reason="gone"),
+            '{"type": "unread", "path": "a", "size": null, "reason": "gone"}',
+        ),
+        (
+            Outcome(Kind.CLEAN, "a", 1, digests={Algorithm.SHA1: b"\1" * 20}),
+            (f'{{"type": "clean", "path": "a", "size": 1, "digests": {{"sha1": "{"01" * 20}"}}}}'),
+        ),
+        (
+            Outcome(Kind.MATCH, "a", 5, None, (MATCH, CONFLICT), recorded=RECORDED, acted=(ACTED,)),
+            (
+                '{"type": "match", "path": "a", "size": 5, "id": "3kdz7wnq2m", "state": "reported",'
+                ' "first_seen": "2026-01-02T03:04:00+00:00",'
+                ' "last_seen": "2026-01-03T03:04:00+00:00",'
+                ' "list": "baseline", "entry": "e-1", "category": "synthetic", "generation": 3,'
+                ' "algorithms": ["md5", "sha1"], "more": [{"list": "local", "entry": "e-2",'
+                ' "category": "other", "generation": 1, "algorithms": ["sha256"],'
+                ' "complete": false}], "actions": [{"action": "quarantine", "done": false,'
+                ' "detail": "not quarantined: its list is stale"}]}'
+            ),
+        ),
+    ],
+)
+def test_lines_for_scripts(outcome: Outcome, line: str) -> None:
+    assert JsonlFormatter(WITH_DIGESTS).outcome(outcome) == line
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"type": "other"},
+        {"size": -1},
+        {"size": 1.5},
+        {"id": "0123456789"},
+        {"state": "lost"},
+        {"first_seen": "yesterday"},
+        {"digests": {"md5": "zz"}},
+        {"digest": "x"},
+        {"algorithms": []},
+        {"complete": True},
+        {"generation": 0},
+        {"entry": "a b"},
+        {"path": None},
+        {"more": []},
+        {"actions": [{"action": "delete", "done": True, "detail": ""}]},
+    ],
+)
+def test_the_schema_refuses_what_no_line_may_be(change: dict[str, Any]) -> None:
+    outcome = Outcome(Kind.MATCH, "p", 5, hits=(MATCH,), recorded=RECORDED)
+    line = json.loads(JsonlFormatter(SCAN).outcome(outcome))
+    JSONL.validate(line)
+    with pytest.raises(jsonschema.ValidationError):
+        JSONL.validate(line | change)
+    with pytest.raises(jsonschema.ValidationError):
+        JSONL.validate({name: value for name, value in line.items() if name != "state"})

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from fixtures.client import Client, content, csv, digests_of
@@ -28,7 +29,7 @@ from hashclient.index import (
     state_of,
 )
 from hashclient.model import Algorithm
-from hashclient.run import DamagedError, Run, mask_set
+from hashclient.run import RUN_MAGIC, DamagedError, Run, aligned, mask_set
 from hashclient.seal import load_sealer
 
 NUMBERS = range(12)
@@ -237,6 +238,63 @@ def test_many_digests_at_once_in_any_order(built: Client, index: Index) -> None:
     assert ids == {(0, "e-5"), (2, "e-0"), (3, "e-11"), (4, "e-5"), (5, "e-3")}
     none = index.find(Algorithm.MD5, np.zeros((0, 2), np.uint64))
     assert len(none.queries) == 0
+
+
+def run_of(directory: Path, keys: npt.NDArray[np.uint64]) -> Run:
+    """Write a run that has nothing but `keys`, as the first words of MD5 tags."""
+    header = {
+        "count": 0,
+        "categories": [],
+        "sized_masks": 0,
+        "unsized_masks": 0,
+        "sections": [
+            ("masks", "|u1", 0, 0),
+            ("categories", "|u1", 0, 0),
+            ("sizes", "<u4", 0, 0),
+            ("ids", "|S1", 0, 0),
+            ("md5.hi", "<u8", 0, len(keys)),
+            ("md5.lo", "<u8", 0, len(keys)),
+            ("md5.row", "<u4", 0, len(keys)),
+        ],
+    }
+    encoded = json.dumps(header).encode()
+    start = b"".join([RUN_MAGIC, len(encoded).to_bytes(8, "little"), encoded])
+    path = directory / "run-00000001"
+    path.write_bytes(start.ljust(aligned(len(start)), b"\0") + keys.astype("<u8").tobytes())
+    return Run(path)
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 1000, 300_000])
+def test_expecting_many_lookups_changes_none(tmp_path: Path, count: int) -> None:
+    rng = np.random.default_rng(count)
+    keys = rng.integers(0, 2**64, count, np.uint64)
+    keys[: count // 8] = keys[count // 2 : count // 2 + count // 8]
+    if count > 1:
+        keys[[0, -1]] = 0, 2**64 - 1
+    keys.sort()
+    asked = np.sort(np.concatenate([keys[::3], keys[::2] - np.uint64(1), keys[:1]]))
+    run = run_of(tmp_path, keys)
+    queries, positions = run.find("md5.hi", asked)
+    expected = sorted(zip(queries.tolist(), positions.tolist(), strict=True))
+    run.expect_many("md5.hi")
+    shuffled = rng.permutation(len(asked))
+    queries, positions = run.find("md5.hi", asked[shuffled])
+    found = zip(shuffled[queries].tolist(), positions.tolist(), strict=True)
+    assert sorted(found) == expected
+    assert (len(expected) > 0) is (count > 0)
+
+
+def test_expecting_many_lookups_of_what_no_entry_has(tmp_path: Path) -> None:
+    run = run_of(tmp_path, np.zeros(0, np.uint64))
+    run.expect_many("sha1.hi")
+    assert len(run.find("sha1.hi", np.zeros(3, np.uint64))[0]) == 0
+
+
+def test_keys_out_of_order_are_damage(tmp_path: Path) -> None:
+    keys = np.sort(np.random.default_rng(1).integers(0, 2**64, 300_000, np.uint64))
+    run = run_of(tmp_path, np.roll(keys, 1000))
+    with pytest.raises(DamagedError):
+        run.expect_many("md5.hi")
 
 
 def test_a_set_of_masks() -> None:

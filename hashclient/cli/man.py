@@ -1,0 +1,236 @@
+"""Man pages and completion scripts, made from the commands themselves so that they cannot differ.
+
+`hatch_build.py` puts them into the wheel; nothing at run time uses this. A page a command, with the
+commands of a group in it, in the man macros that groff and mandoc share. Help texts follow a form
+that `tests/docs/test_help.py` keeps: paragraphs, blocks of examples after `\\b`, exit codes last.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable, Iterator
+from datetime import date
+
+import click
+from click.shell_completion import BashComplete, FishComplete, ShellComplete, ZshComplete
+
+from hashclient import __version__
+from hashclient.cli.main import cli
+from hashclient.errors import ExitCode
+
+NAME = "hashclient"
+
+#: Where a shell looks for completions, below the prefix of an installation.
+COMPLETIONS = {
+    f"share/bash-completion/completions/{NAME}": BashComplete,
+    f"share/zsh/site-functions/_{NAME}": ZshComplete,
+    f"share/fish/vendor_completions.d/{NAME}.fish": FishComplete,
+}
+
+_EXIT_CODES = "Exit codes: "
+_FLAG = re.compile(r"(?<![\w-])(--?[a-z][a-z-]*)")
+_ESCAPES = {"\\": r"\e", "-": r"\-", "^": r"\(ha", "~": r"\(ti", "`": r"\(ga", "'": r"\(aq"}
+_QUOTED = re.compile(r"`([^`]+)`")
+
+_VARIABLES = {
+    "HASHCLIENT_STATE_DIR": "As --state-dir; with it, the configuration is in that directory, too.",
+    "HASHCLIENT_CONFIG": "As --config.",
+    "HASHCLIENT_SEAL_KEY_FILE": "As --seal-key-file.",
+    "HASHCLIENT_SEAL_KEY": "The seal key itself, 64 hexadecimal digits.",
+    "HASHCLIENT_DEBUG": "1 shows where an internal error has happened.",
+}
+_FILES = {
+    "/etc/hashclient/config.toml": "The configuration, for root.",
+    "~/.config/hashclient/config.toml": "The configuration, for others.",
+    "/var/lib/hashclient": "The state directory, for root.",
+    "~/.local/state/hashclient": "The state directory, for others.",
+}
+
+
+def data_files(made: date) -> dict[str, str]:
+    """Return all pages and scripts by their paths below the prefix; `made` is the pages' date."""
+    found = {f"share/man/man1/{name}.1": text for name, text in pages(made).items()}
+    for path, shell in COMPLETIONS.items():
+        completion = shell(cli, {}, NAME, f"_{NAME.upper()}_COMPLETE")
+        # Not the shell's own method: bash's asks the bash of this machine for its version.
+        found[path] = ShellComplete.source(completion)
+    return found
+
+
+def pages(made: date) -> dict[str, str]:
+    """Return the page of every command by its name: `hashclient`, `hashclient-scan` and so on."""
+    root = _context(cli)
+    contexts = [root, *_children(root)]
+    return {_title(context): page(context, made) for context in contexts}
+
+
+def _context(command: click.Command, parent: click.Context | None = None) -> click.Context:
+    # As wide as it takes: lines are the reader's affair.
+    name = NAME if parent is None else command.name
+    settings = command.context_settings
+    return click.Context(command, parent, name, terminal_width=10_000, **settings)
+
+
+def _children(context: click.Context) -> list[click.Context]:
+    """Return the commands of a group, in its order; a command that is no group has none."""
+    group, found = context.command, []
+    if isinstance(group, click.Group):
+        for name in group.list_commands(context):
+            command = group.get_command(context, name)
+            assert command is not None
+            found.append(_context(command, context))
+    return found
+
+
+def _title(context: click.Context) -> str:
+    return context.command_path.replace(" ", "-")
+
+
+def page(context: click.Context, made: date) -> str:
+    """Return the page of the program, which names the commands, or of one of its commands."""
+    is_program = context.parent is None
+    title, children = _title(context), _children(context)
+    paragraphs = _paragraphs(context.command)
+    short = " ".join(paragraphs[0].split()).rstrip(".").replace("`", "")
+    lines = [
+        f'.TH {title.upper()} 1 {made:%Y-%m-%d} "{NAME} {__version__}" "{NAME} manual"',
+        ".SH NAME",
+        rf"{_escape(title)} \- {_escape(short[:1].lower() + short[1:])}",
+        ".SH SYNOPSIS",
+        *_synopsis(context),
+        ".SH DESCRIPTION",
+        *_description(paragraphs),
+        ".SH OPTIONS",
+        *_options(context),
+    ]
+    if children:
+        lines.append(".SH COMMANDS")
+    for child in children:
+        if is_program:
+            lines += [".TP", f"{_name(_title(child))}(1)"]
+            lines.append(_inline(_paragraphs(child.command)[0]))
+        else:
+            lines += _section(child)
+    lines.append(".SH EXIT STATUS")
+    if is_program:
+        lines += _list((str(code.value), f"{code.meaning}.") for code in ExitCode)
+    else:
+        lines += _exit_codes(paragraphs) or [f"The codes are those of {_name(NAME)}(1)."]
+    lines.append(".SH ENVIRONMENT")
+    lines += [*_list(_VARIABLES.items()), ".PP"] if is_program else []
+    lines += _environment(children if is_program else [context])
+    lines += [".SH FILES", *_list(_FILES.items())]
+    if examples := [text for text in paragraphs if text.startswith("\b")]:
+        lines += [".SH EXAMPLES", *_blocks(examples)]
+    others = sorted(map(_title, children)) if is_program else [NAME]
+    lines += [".SH SEE ALSO", ",\n".join(f"{_name(other)}(1)" for other in others)]
+    # A heading makes a paragraph by itself.
+    return re.sub(r"^(\.S[HS] .*)\n\.PP$", r"\1", "\n".join(lines), flags=re.MULTILINE) + "\n"
+
+
+def _section(context: click.Context) -> Iterator[str]:
+    """Yield what a group's page has of one of its commands, and of those below it."""
+    paragraphs = _paragraphs(context.command)
+    yield f".SS {_escape(context.command_path)}"
+    yield from _synopsis(context)
+    yield ".PP"
+    yield from _description(paragraphs)
+    yield from _options(context)
+    yield from _blocks(text for text in paragraphs if text.startswith("\b"))
+    for text in _exit_codes(paragraphs):
+        yield from (".PP", _EXIT_CODES + text)
+    for child in _children(context):
+        yield from _section(child)
+
+
+def _paragraphs(command: click.Command) -> list[str]:
+    return re.split(r"\n{2,}", inspect.cleandoc(command.help or ""))
+
+
+def _synopsis(context: click.Context) -> Iterator[str]:
+    pieces = context.command.collect_usage_pieces(context)
+    yield f"{_name(context.command_path)} {_escape(' '.join(pieces))}"
+
+
+def _description(paragraphs: Iterable[str]) -> Iterator[str]:
+    texts = [t for t in paragraphs if not t.startswith(("\b", _EXIT_CODES))]
+    yield "\n.PP\n".join(_inline(text) for text in texts)
+
+
+def _exit_codes(paragraphs: Iterable[str]) -> list[str]:
+    texts = [text for text in paragraphs if text.startswith(_EXIT_CODES)]
+    return [_inline(text.removeprefix(_EXIT_CODES)) for text in texts]
+
+
+def _options(context: click.Context) -> Iterator[str]:
+    for parameter in context.command.get_params(context):
+        record = parameter.get_help_record(context)
+        if isinstance(parameter, click.Option) and record is not None:
+            names, text = record
+            yield from (".TP", _bold(_FLAG, names), _inline(text))
+
+
+def _environment(contexts: Iterable[click.Context]) -> Iterator[str]:
+    """Yield how options are set in the environment, with one of these commands as the example."""
+    for option in (option for context in contexts for option in _variables(context)):
+        yield _inline(f"Every option has a variable: {option.envvar} for {option.opts[-1]}, say.")
+        yield "A flag outranks the environment, which outranks the configuration."
+        return
+    yield f"That of {_name(NAME)}(1)."
+
+
+def _variables(context: click.Context) -> Iterator[click.Option]:
+    for parameter in context.command.params:
+        if isinstance(parameter, click.Option) and parameter.envvar:
+            yield parameter
+    for child in _children(context):
+        yield from _variables(child)
+
+
+def _list(items: Iterable[tuple[str, str]]) -> Iterator[str]:
+    for term, text in items:
+        yield from (".TP", _name(term), _inline(text))
+
+
+def _blocks(texts: Iterable[str]) -> Iterator[str]:
+    for text in texts:
+        lines = text.removeprefix("\b").strip("\n").splitlines()
+        indent = min(len(line) - len(line.lstrip()) for line in lines)
+        yield from (
+            ".PP",
+            ".RS 4",
+            ".nf",
+            *(_guard(_escape(line[indent:])) for line in lines),
+            ".fi",
+            ".RE",
+        )
+
+
+def _inline(text: str) -> str:
+    """Return a paragraph on one line, with what stands between backticks in bold."""
+    return _bold(_QUOTED, " ".join(text.split()))
+
+
+def _name(text: str) -> str:
+    """Return `text` in bold."""
+    return rf"\fB{_escape(text)}\fR"
+
+
+def _bold(pattern: re.Pattern[str], text: str) -> str:
+    """Return `text` with what the one group of `pattern` matches in bold."""
+    pieces = pattern.split(text)
+    pieces[0::2] = map(_escape, pieces[0::2])
+    pieces[1::2] = map(_name, pieces[1::2])
+    return _guard("".join(pieces))
+
+
+def _escape(text: str) -> str:
+    r"""Return `text` so that roff shows it as it is, but for what `_guard` does."""
+    shown = "".join(_ESCAPES.get(char, char) for char in text)
+    return "".join(c if c.isascii() else rf"\[u{ord(c):04X}]" for c in shown)
+
+
+def _guard(line: str) -> str:
+    """Return a line of text that roff cannot take for a request."""
+    return rf"\&{line}" if line.startswith((".", "'")) else line

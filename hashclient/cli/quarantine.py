@@ -1,0 +1,477 @@
+"""`hashclient quarantine`: take files that matched away, keep them, give them back, destroy them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hashclient.cli.app import App, existing_path, format_option, pass_app
+from hashclient.cli.matches import open_record
+from hashclient.cli.results import Results
+from hashclient.errors import ExitCode, StateError, UsageError
+from hashclient.fsio import path_fields, printable
+
+if TYPE_CHECKING:
+    from hashclient.matches import Match, Matches
+    from hashclient.quarantine import Item, Quarantine
+    from hashclient.seal import Sealer
+
+_ids = click.argument("match_ids", metavar="ID…", nargs=-1)
+
+
+def _reason(*, default: str | None = None) -> Callable[[Any], Any]:
+    return click.option(
+        "--reason",
+        metavar="TEXT",
+        required=default is None,
+        default=default,
+        show_default=default is not None,
+        help="Why; it goes into the audit log.",
+    )
+
+
+@click.group("quarantine")
+def command() -> None:
+    """Take files that matched away, sealed so that this machine cannot read them.
+
+    A file is encrypted to the public keys in the configuration, proven to be the one that
+    matched, and only then removed from its place. Whoever has the secret key can have it
+    restored. Nothing is ever shown of its content.
+
+    \b
+      hashclient quarantine keygen --output officer.key  once, then see what it says
+      hashclient quarantine add 3kdz7wnq2m               an id of `hashclient matches`
+      hashclient quarantine list
+      hashclient quarantine restore 3kdz7wnq2m --identity officer.key --reason TEXT
+    """
+
+
+@command.command("add")
+@_ids
+@click.option("--all", "take_all", is_flag=True, help="All matches that are in their place.")
+@_reason(default="taken by hand")
+@format_option("text", "json")
+@pass_app
+def add(
+    app: App, match_ids: tuple[str, ...], take_all: bool, reason: str, output_format: str
+) -> ExitCode:
+    """Take the files of matches away: seal, prove, remove.
+
+    Nothing is lost whenever this is interrupted; the same command finishes it. A file that
+    is not the one that matched any more stays, and so does one that cannot be removed: a
+    complete sealed copy of it is kept then.
+
+    \b
+      hashclient quarantine add 3kdz7wnq2m --reason 'ticket 4711'
+      hashclient quarantine add --all
+
+    Exit codes: 0 all are taken away, 3 one is not, or a copy of it is elsewhere (other names
+    of the same file, programs that have it open).
+    """
+    if not match_ids and not take_all:
+        raise UsageError("no match to take", hint="give ids, or --all")
+    from hashclient.cli.progress import bytes_progress
+
+    with open_record(app) as record, bytes_progress(app, "sealed") as on_bytes:
+        quarantine = _open(app, _sealer(app), on_bytes)
+        chosen = list(match_ids)
+        if take_all:
+            chosen += [m.id for m in record.find() if _is_takeable(m) and m.id not in match_ids]
+        results = Results(app, output_format, chosen)
+        for match_id in chosen:
+            with results.item(match_id):
+                match = record.get(match_id)
+                taken = quarantine.take(match, record, by=app.operator(), reason=reason)
+                results.put(
+                    match_id,
+                    taken.detail,
+                    path=match.path,
+                    done=taken.taken,
+                    attention=taken.attention,
+                    sealed=taken.sealed,
+                )
+    return results.end("no match is in its place")
+
+
+def _is_takeable(match: Match) -> bool:
+    from hashclient.matches import SETTLED
+    from hashclient.model import MatchState
+
+    closed = match.state in SETTLED or match.state is MatchState.WITHDRAWN
+    return match.in_place and not closed and bool(match.standing)
+
+
+@command.command("list")
+@format_option("text", "json")
+@pass_app
+def list_items(app: App, output_format: str) -> ExitCode:
+    """List what is in quarantine, and when each may be purged.
+
+    \b
+      hashclient quarantine list
+    """
+    from hashclient.quarantine import item_ids, load_item
+
+    results = Results(app, output_format)
+    directory = app.settings.quarantine_dir
+    with open_record(app) as record:
+        quarantine = _open(app, None)
+        for match_id in item_ids(directory):
+            with results.item(match_id):
+                item = load_item(directory, match_id)
+                document = _document(item, quarantine, record)
+                since = f"{item.taken.time:%Y-%m-%d}"
+                line = f"{item.id}  {document['state']:<12}  since {since}  {printable(item.file)}"
+                results.put_document(f"{line}  {item.size:,} bytes  {document['due']}", document)
+    return results.end("nothing is in quarantine")
+
+
+@command.command("show")
+@click.argument("match_id", metavar="ID")
+@format_option("text", "json")
+@pass_app
+def show(app: App, match_id: str, output_format: str) -> ExitCode:
+    """Show all about one item but its content.
+
+    \b
+      hashclient quarantine show 3kdz7wnq2m
+    """
+    from hashclient.quarantine import evidence_path, load_item
+
+    item = load_item(app.settings.quarantine_dir, match_id)
+    with open_record(app) as record:
+        document = _document(item, _open(app, None), record)
+    evidence = evidence_path(app.settings.quarantine_dir, match_id)
+    if output_format == "json":
+        app.out(json.dumps({**document, "evidence": str(evidence)}))
+        return ExitCode.OK
+    origin = item.origin
+    app.out(f"item {item.id}: {document['state']}")
+    for name, value in (
+        ("path", printable(item.file)),
+        ("size", f"{item.size:,} bytes"),
+        ("owner, mode", f"{origin.uid}:{origin.gid}, {origin.mode:04o}"),
+        ("taken", f"{item.taken.time:%Y-%m-%d %H:%M:%S} UTC by {printable(item.taken.by)}"),
+        ("reason", printable(item.taken.reason)),
+        ("purge", document["due"]),
+        ("sealed copy", printable(evidence)),
+        ("  SHA-256", item.evidence_sha256),
+        *(("sealed to", printable(recipient)) for recipient in item.recipients),
+        *(
+            ("entry", f"{hit.list} {hit.entry} ({hit.category}; generation {hit.generation})")
+            for hit in item.hits
+        ),
+    ):
+        app.out(f"  {name:<13}{value}")
+    if item.hold is not None:
+        app.out(f"  {'hold':<13}{printable(item.hold.reason)}")
+    return ExitCode.OK
+
+
+@command.command("restore")
+@_ids
+@click.option(
+    "--identity",
+    "identity_file",
+    type=existing_path(dir_okay=False),
+    metavar="FILE",
+    required=True,
+    help="The secret key, as `keygen` or age-keygen wrote it, or an SSH key.",
+)
+@click.option("--withdrawn", is_flag=True, help="All whose entries the provider has withdrawn.")
+@click.option("--to", type=existing_path(), metavar="FILE", help="Put it here instead.")
+@click.option("--force", is_flag=True, help="Also what is not withdrawn.")
+@_reason()
+@format_option("text", "json")
+@pass_app
+def restore(
+    app: App,
+    match_ids: tuple[str, ...],
+    identity_file: Path,
+    withdrawn: bool,
+    to: Path | None,
+    force: bool,
+    reason: str,
+    output_format: str,
+) -> ExitCode:
+    """Put files back where they were, with owner, mode, times and attributes.
+
+    This is for what the provider has withdrawn. A restored file is proven to be the one
+    that was sealed before the sealed copy is dropped, and never replaces another.
+
+    \b
+      hashclient quarantine restore 3kdz7wnq2m --identity officer.key \\
+          --reason 'withdrawn in generation 17'
+      hashclient quarantine restore --withdrawn --identity officer.key --reason TEXT
+
+    Exit codes: 0 all are restored, 3 without an attribute, 5 the key does not open it.
+    """
+    from hashclient.cli.progress import bytes_progress
+    from hashclient.model import MatchState
+    from hashclient.quarantine import item_ids, load_identities
+
+    if not match_ids and not withdrawn:
+        raise UsageError("nothing to restore", hint="give ids, or --withdrawn")
+    if to is not None and (withdrawn or len(match_ids) != 1):
+        raise UsageError("--to is for one item")
+    identities = load_identities(identity_file)
+    with open_record(app) as record, bytes_progress(app, "opened") as on_bytes:
+        sealer = None
+        with contextlib.suppress(StateError):  # the copy proves itself, if not as well
+            sealer = _sealer(app)
+        quarantine = _open(app, sealer, on_bytes)
+        chosen = list(match_ids)
+        if withdrawn:
+            here = set(item_ids(app.settings.quarantine_dir)) - set(chosen)
+            chosen += [m.id for m in record.find([MatchState.WITHDRAWN]) if m.id in here]
+        results = Results(app, output_format, chosen)
+        for match_id in chosen:
+            with results.item(match_id):
+                restored = quarantine.restore(
+                    match_id,
+                    identities,
+                    record,
+                    by=app.operator(),
+                    reason=reason,
+                    to=to,
+                    force=force,
+                )
+                without = ", ".join(restored.missing)
+                detail = f"restored without {without}" if without else "restored"
+                attention = bool(without)
+                results.put(match_id, detail, path=restored.path, done=True, attention=attention)
+    return results.end("nothing in quarantine is withdrawn")
+
+
+@command.command("purge")
+@_ids
+@click.option("--dry-run", is_flag=True, help="Say what would be destroyed and what not, and why.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Destroy the given items before they are due; never what is on hold.",
+)
+@_reason(default="the retention period is over")
+@format_option("text", "json")
+@pass_app
+@click.pass_context
+def purge(
+    ctx: click.Context,
+    app: App,
+    match_ids: tuple[str, ...],
+    dry_run: bool,
+    force: bool,
+    reason: str,
+    output_format: str,
+) -> ExitCode:
+    """Destroy what is due: reported, acknowledged, and kept for as long as is configured.
+
+    The period is retention_days in [quarantine] of the configuration; it begins when the
+    report was acknowledged. What is on hold or withdrawn is never due. --force is for a
+    destruction that a competent authority has asked for.
+
+    \b
+      hashclient quarantine purge --dry-run
+      hashclient quarantine purge
+      hashclient quarantine purge --force 3kdz7wnq2m --reason 'ordered, file number 17/4'
+
+    Exit codes: 0 done, 3 one that was named was not due.
+    """
+    from click.core import ParameterSource
+
+    from hashclient.quarantine import item_ids
+
+    by_default = ctx.get_parameter_source("reason") is ParameterSource.DEFAULT
+    if force and (not match_ids or by_default):
+        raise UsageError("--force needs ids and a --reason")
+    chosen = list(match_ids) or item_ids(app.settings.quarantine_dir)
+    results = Results(app, output_format, match_ids)
+    with open_record(app) as record:
+        quarantine = _open(app, None)
+        for match_id in chosen:
+            with results.item(match_id):
+                purged = quarantine.purge(
+                    match_id,
+                    record,
+                    by=app.operator(),
+                    reason=reason,
+                    force=force,
+                    dry_run=dry_run,
+                )
+                if match_ids or dry_run or purged.done is not False:
+                    results.put(
+                        match_id,
+                        purged.detail,
+                        path=purged.item.file,
+                        done=purged.done,
+                        attention=purged.done is False and bool(match_ids),
+                    )
+    return results.end("nothing is due; --dry-run says why")
+
+
+@command.command("hold")
+@_ids
+@_reason()
+@format_option("text", "json")
+@pass_app
+def hold(app: App, match_ids: tuple[str, ...], reason: str, output_format: str) -> ExitCode:
+    """Forbid that items are destroyed or given back, until they are released.
+
+    \b
+      hashclient quarantine hold 3kdz7wnq2m --reason 'court order 12/34'
+    """
+
+    def act(quarantine: Quarantine, match_id: str, record: Matches) -> Item:
+        return quarantine.hold(match_id, record, by=app.operator(), reason=reason)
+
+    return _mark(app, match_ids, output_format, "on hold", act)
+
+
+@command.command("release")
+@_ids
+@_reason()
+@format_option("text", "json")
+@pass_app
+def release(app: App, match_ids: tuple[str, ...], reason: str, output_format: str) -> ExitCode:
+    """End the hold on items.
+
+    \b
+      hashclient quarantine release 3kdz7wnq2m --reason 'order 12/34 lifted'
+    """
+
+    def act(quarantine: Quarantine, match_id: str, record: Matches) -> Item:
+        return quarantine.release(match_id, record, by=app.operator(), reason=reason)
+
+    return _mark(app, match_ids, output_format, "released", act)
+
+
+def _mark(
+    app: App,
+    match_ids: tuple[str, ...],
+    output_format: str,
+    detail: str,
+    act: Callable[[Quarantine, str, Matches], Item],
+) -> ExitCode:
+    if not match_ids:
+        raise UsageError("no item is given", hint="`hashclient quarantine list` shows them")
+    results = Results(app, output_format, match_ids)
+    with open_record(app) as record:
+        quarantine = _open(app, None)
+        for match_id in match_ids:
+            with results.item(match_id):
+                item = act(quarantine, match_id, record)
+                results.put(match_id, detail, path=item.file, done=True)
+    return results.end("")
+
+
+@command.command("verify")
+@format_option("text", "json")
+@pass_app
+def verify(app: App, output_format: str) -> ExitCode:
+    """Check that every item is whole and nothing is missing; change nothing.
+
+    Reads every sealed copy. What only the secret key could tell is not checked.
+
+    \b
+      hashclient quarantine verify
+
+    Exit codes: 0 all is well, 3 an interrupted command is to be finished, 8 something is
+    damaged or missing.
+    """
+    from hashclient.cli.progress import bytes_progress
+
+    results = Results(app, output_format)
+    with open_record(app) as record, bytes_progress(app, "checked") as on_bytes:
+        for found in _open(app, None, on_bytes).verify(record):
+            if not found.ok:
+                results.count(ExitCode.STATE)
+            results.put(found.name, found.detail, done=found.ok, attention=found.attention)
+    return results.end("nothing is in quarantine")
+
+
+@command.command("keygen")
+@click.option(
+    "--output",
+    type=existing_path(dir_okay=False),
+    metavar="FILE",
+    required=True,
+    help="Where to write the secret key; it must not exist.",
+)
+@format_option("text", "json")
+@pass_app
+def keygen(app: App, output: Path, output_format: str) -> ExitCode:
+    """Make a pair of keys: the secret one into a file, the public one to stdout.
+
+    Best done on the machine of the officer who may open what is quarantined. The secret key
+    is written as age-keygen writes it, and can be used with the age tool.
+
+    \b
+      hashclient quarantine keygen --output officer.key
+    """
+    from hashclient.quarantine import write_identity
+
+    public = write_identity(output, app.now())
+    config = f'[quarantine]\nrecipients = ["{public}"]'
+    if output_format == "json":
+        app.out(json.dumps({"public_key": public, "identity_file": str(output), "config": config}))
+    else:
+        app.out(f"public key: {public}")
+        app.out("")
+        app.out(config)
+    app.say(
+        f"hint: the secret key is in {printable(output)}: move it to the officer's machine, with a"
+        " copy in a safe; a machine that quarantines must not keep it. The lines with [quarantine]"
+        " go into config.toml there; without the secret key nothing can ever be restored."
+    )
+    return ExitCode.OK
+
+
+def _open(
+    app: App, sealer: Sealer | None, on_bytes: Callable[[int], None] = lambda _count: None
+) -> Quarantine:
+    from hashclient.quarantine import Quarantine
+
+    return Quarantine(app.settings, app.audit_log(), sealer, now=app.now, on_bytes=on_bytes)
+
+
+def _sealer(app: App) -> Sealer:
+    from hashclient.seal import load_sealer
+
+    return load_sealer(app.settings.state_dir, app.settings.seal_key_file, os.environ)
+
+
+def _document(item: Item, quarantine: Quarantine, record: Matches) -> dict[str, Any]:
+    """Return what `list` and `show` tell of an item."""
+    from hashclient.quarantine.room import record as find_match
+
+    match = find_match(item.id, record)
+    state = "unrecorded" if match is None else str(match.state)
+    due = quarantine.due(item.id, record)
+    return {
+        "id": item.id,
+        "state": state,
+        "stage": str(item.stage),
+        **path_fields(item.file),
+        "size": item.size,
+        "taken": _mark_fields(item.taken),
+        "hold": None if item.hold is None else _mark_fields(item.hold),
+        "due": due.why,
+        "due_at": None if due.at is None else due.at.isoformat(),
+        "recipients": list(item.recipients),
+        "evidence_sha256": item.evidence_sha256,
+        "evidence_bytes": item.evidence_bytes,
+        "entries": [
+            {"list": h.list, "entry": h.entry, "category": h.category, "generation": h.generation}
+            for h in item.hits
+        ],
+    }
+
+
+def _mark_fields(mark: Any) -> dict[str, str]:
+    return {"by": mark.by, "reason": mark.reason, "time": mark.time.isoformat()}

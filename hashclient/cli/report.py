@@ -1,0 +1,399 @@
+"""`report`: hand over what was found, and keep track of it until it is confirmed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hashclient.cli.app import App, existing_path, format_option, pass_app
+from hashclient.cli.matches import open_record
+from hashclient.errors import ExitCode, UsageError
+from hashclient.fsio import printable
+
+if TYPE_CHECKING:
+    from hashclient.config import ServiceDestination
+    from hashclient.matches import Match, Matches
+    from hashclient.reporting import Outbox, Report
+    from hashclient.reporting.service import Service
+    from hashclient.reporting.submit import Sender, Sent
+
+
+@click.group("report")
+def command() -> None:
+    """Report matches to whom they have to go, once and provably.
+
+    A report is prepared from matches, then submitted: as a package that is put into a directory
+    to be handed over, or over the network to a reporting service, as config.toml says of its
+    destination. Nothing is sent before `submit`. What was not sent can be retracted.
+
+    \b
+      hashclient report prepare 3kdz7wnq2m 7rwtb2c9xh
+      hashclient report submit --all          safe under cron
+      hashclient report status
+    """
+
+
+@command.command("prepare")
+@click.argument("match_ids", metavar="ID…", nargs=-1)
+@click.option(
+    "--all", "all_matches", is_flag=True, help="All that stand and are in no report there yet."
+)
+@click.option("--to", "destination", metavar="NAME", help="To whom. [default: the usual one]")
+@click.option("--again", is_flag=True, help="Also what is in a report to the same already.")
+@click.option(
+    "--seal-evidence",
+    is_flag=True,
+    help="For a package: seal files that are not in quarantine; they stay in place.",
+)
+@format_option("text", "json")
+@pass_app
+def prepare(
+    app: App,
+    match_ids: tuple[str, ...],
+    all_matches: bool,
+    destination: str | None,
+    again: bool,
+    seal_evidence: bool,
+    output_format: str,
+) -> ExitCode:
+    """Make a report of matches, to be submitted later.
+
+    \b
+      hashclient report prepare 3kdz7wnq2m 7rwtb2c9xh
+      hashclient report prepare --all --to police
+    """
+    if bool(match_ids) == all_matches:
+        raise UsageError(
+            "say which matches: their ids, or --all", hint="`hashclient matches` lists them"
+        )
+    outbox = _outbox(app)
+    with open_record(app) as record:
+        if all_matches:
+            matches = _unreported(outbox, record, destination)
+        else:
+            matches = [record.get(match_id) for match_id in match_ids]
+        if not matches:
+            app.say("nothing to report")
+            return ExitCode.OK
+        report = outbox.prepare(
+            matches,
+            record,
+            destination,
+            by=app.operator(),
+            again=again,
+            seal_evidence=seal_evidence,
+        )
+    if output_format == "json":
+        app.out(json.dumps(_document(report)))
+        return ExitCode.OK
+    app.out(f"prepared {report.id}: {_count(report)} to {report.destination}")
+    app.say(f"hint: `hashclient report submit {report.id}` sends it")
+    return ExitCode.OK
+
+
+@command.command("submit")
+@click.argument("report_ids", metavar="REPORT…", nargs=-1)
+@click.option("--all", "all_reports", is_flag=True, help="All that are due, and no others.")
+@click.option(
+    "--identity",
+    "identity_paths",
+    metavar="FILE",
+    multiple=True,
+    type=existing_path(dir_okay=False),
+    help="Secret key that opens what is in quarantine, for services that want it open.",
+)
+@click.option(
+    "--anew", is_flag=True, help="Begin anew at the service: you made sure that it has nothing."
+)
+@format_option("text", "json")
+@pass_app
+def submit(
+    app: App,
+    report_ids: tuple[str, ...],
+    all_reports: bool,
+    identity_paths: tuple[Path, ...],
+    anew: bool,
+    output_format: str,
+) -> ExitCode:
+    """Send reports.
+
+    With --all, those that are due: new ones at once, those that failed after a while, which grows
+    from 5 minutes to a day. Nothing is said and the exit code is 0 where nothing is due. A report
+    that is named is sent now. What was interrupted is taken up where it was.
+
+    \b
+      hashclient report submit r-3kdz7wnq2m
+      hashclient report submit --all
+      hashclient report submit --all --identity /media/officer/key.txt
+    """
+    if bool(report_ids) == all_reports:
+        raise UsageError("say which reports: their ids, or --all")
+    if anew and all_reports:
+        raise UsageError("--anew is for one report at a time: name it")
+    with _sender(app, identity_paths) as sender:
+        if all_reports:
+            return _tell(app, sender.send_due(), output_format)
+        return _tell(app, (sender.send(i, anew=anew) for i in report_ids), output_format)
+
+
+@command.command("status")
+@click.argument("report_id", metavar="[REPORT]", required=False)
+@format_option("text", "json")
+@pass_app
+def status(app: App, report_id: str | None, output_format: str) -> ExitCode:
+    """Show all reports and how far they have come, or one with its history.
+
+    \b
+      hashclient report status
+      hashclient report status r-3kdz7wnq2m
+    """
+    outbox = _outbox(app)
+    if report_id is not None:
+        _show(app, outbox.get(report_id), output_format)
+        return ExitCode.OK
+    reports = list(outbox.reports())
+    if output_format == "json":
+        app.out(json.dumps({"reports": [_document(report) for report in reports]}))
+        return ExitCode.OK
+    for report in reports:
+        line = f"{report.id}  {report.state:<13} {report.destination}  {_count(report)}"
+        app.out(f"{line}  {_note(report)}".rstrip())
+    if not reports:
+        app.say("no reports yet")
+    return ExitCode.OK
+
+
+@command.command("acknowledge")
+@click.argument("report_id", metavar="REPORT")
+@click.option(
+    "--reference", metavar="TEXT", required=True, help="What the recipient calls it: a case number."
+)
+@format_option("text", "json")
+@pass_app
+def acknowledge(app: App, report_id: str, reference: str, output_format: str) -> ExitCode:
+    """Note that the recipient of a package has confirmed it.
+
+    The time that files are kept in quarantine counts from this. Services confirm by themselves.
+
+    \b
+      hashclient report acknowledge r-3kdz7wnq2m --reference 'case 4711/26'
+    """
+    with open_record(app) as record:
+        report = _outbox(app).acknowledge(report_id, reference, record, by=app.operator())
+    if output_format == "json":
+        app.out(json.dumps(_document(report)))
+    else:
+        app.out(f"acknowledged {report.id}: {printable(reference)}")
+    return ExitCode.OK
+
+
+@command.command("retract")
+@click.argument("report_id", metavar="REPORT")
+@click.option("--reason", metavar="TEXT", required=True, help="Why; it goes into the audit log.")
+@format_option("text", "json")
+@pass_app
+def retract(app: App, report_id: str, reason: str, output_format: str) -> ExitCode:
+    """Take a report back, as far as that still can be done.
+
+    What was not sent is dropped, and what a service has but is not finished is retracted there.
+    Beside a package that was handed over, a signed note is put that says that it is retracted.
+    What a service has as finished cannot be changed.
+
+    \b
+      hashclient report retract r-3kdz7wnq2m --reason 'entry withdrawn by the provider'
+    """
+    with _sender(app, ()) as sender:
+        return _tell(app, iter([sender.retract(report_id, reason=reason)]), output_format)
+
+
+@command.command("verify")
+@click.argument("path", metavar="PATH", type=existing_path())
+@click.option(
+    "--identity",
+    "identity_paths",
+    metavar="FILE",
+    multiple=True,
+    type=existing_path(dir_okay=False),
+    help="The recipient's secret key, for a package that is sealed.",
+)
+@click.option(
+    "--public-key", metavar="HEX", help="The reporter's audit key, got from them in another way."
+)
+@format_option("text", "json")
+@pass_app
+def verify(
+    app: App,
+    path: Path,
+    identity_paths: tuple[Path, ...],
+    public_key: str | None,
+    output_format: str,
+) -> ExitCode:
+    """Verify a package, or a note of retraction, that somebody has handed over.
+
+    This works on any machine; nothing has to be set up, and nothing is written. Document, chain of
+    custody, checkpoint and evidence are checked against each other and against one signature. Whose
+    key that is, only a comparison shows: ask the reporter by telephone, say. `hashclient audit
+    verify` shows it there.
+
+    \b
+      hashclient report verify hashclient-report-r-3kdz7wnq2m
+      hashclient report verify --identity key.txt hashclient-report-r-3kdz7wnq2m.tar.age
+    """
+    from hashclient.quarantine.agefile import load_identities
+    from hashclient.reporting.verify import is_note, verify_package, verify_retraction
+
+    if is_note(path):
+        note = verify_retraction(path, public_key=public_key)
+        result = {
+            "retracted": note.report_id,
+            "time": note.record.time.isoformat(),
+            "reason": note.record.data.get("reason"),
+            "public_key": note.public_key,
+        }
+        title = "the note of retraction verifies"
+    else:
+        identities = [key for p in identity_paths for key in load_identities(p)]
+        found = verify_package(path, identities=identities, public_key=public_key)
+        document = found.document
+        result = {
+            "report": document.report,
+            "created": document.created.isoformat(),
+            "organisation": document.reporter.organisation,
+            "contact": document.reporter.contact,
+            "matches": len(document.matches),
+            "evidence": found.evidence,
+            "packaged": found.custody.last.time.isoformat(),
+            "custody_records": found.custody.records,
+            "public_key": found.public_key,
+        }
+        title = "the package verifies"
+    if output_format == "json":
+        app.out(json.dumps({**result, "public_key_compared": public_key is not None}))
+        return ExitCode.OK
+    app.out(title)
+    for name, value in result.items():
+        if value is not None:
+            app.out(f"  {name.replace('_', ' '):<16} {printable(str(value))}")
+    if public_key is None:
+        app.say("hint: compare the public key with the reporter's, got in another way")
+    return ExitCode.OK
+
+
+def _outbox(app: App) -> Outbox:
+    from hashclient.reporting import Outbox
+
+    return Outbox(app.settings, app.audit_log(), now=app.now)
+
+
+@contextlib.contextmanager
+def _sender(app: App, identity_paths: tuple[Path, ...]) -> Iterator[Sender]:
+    from hashclient.cli.progress import bytes_progress
+    from hashclient.quarantine.agefile import load_identities
+    from hashclient.reporting.service import Service
+    from hashclient.reporting.submit import Sender
+    from hashclient.seal import load_sealer
+
+    identities = [key for path in identity_paths for key in load_identities(path)]
+    settings = app.settings
+    with open_record(app) as record, bytes_progress(app, "sent") as on_bytes:
+
+        def connect(destination: ServiceDestination) -> Service:
+            return Service(destination, on_bytes=on_bytes)
+
+        yield Sender(
+            _outbox(app),
+            record,
+            by=app.operator(),
+            load_sealer=lambda: load_sealer(settings.state_dir, settings.seal_key_file, os.environ),
+            identities=identities,
+            connect=connect,
+        )
+
+
+def _unreported(outbox: Outbox, record: Matches, destination: str | None) -> list[Match]:
+    from hashclient.reporting.outbox import why_not
+
+    name, _ = outbox.destination(destination)
+    known = outbox.reported(name)
+    return [m for m in record.find() if m.id not in known and why_not(m) is None]
+
+
+def _tell(app: App, attempts: Iterator[Sent], output_format: str) -> ExitCode:
+    """Tell what becomes of attempts while they are made; return the worst exit code."""
+    code = ExitCode.OK
+    documents = []
+    for sent in attempts:
+        report = sent.report
+        documents.append({**_document(report), "detail": sent.detail, "notes": list(sent.notes)})
+        if sent.error is not None:
+            code = max(code, sent.error.exit_code)
+            app.warn(f"report {report.id}: {sent.error.message}", sent.error.hint)
+        elif output_format == "text":
+            app.out(f"{report.id}  {printable(sent.detail)}")
+        for note in sent.notes:
+            code = max(code, ExitCode.INCOMPLETE)
+            app.warn(f"report {report.id}: {note}")
+    if output_format == "json":
+        app.out(json.dumps({"reports": documents}))
+    return code
+
+
+def _show(app: App, report: Report, output_format: str) -> None:
+    if output_format == "json":
+        app.out(json.dumps(_document(report)))
+        return
+    remote = report.remote
+    rows = {
+        "to": report.destination,
+        "created": f"{report.created:%Y-%m-%d %H:%M:%S} UTC, by {report.by}",
+        "matches": " ".join(report.matches),
+        "left out": " ".join(report.left_out),
+        "package": report.package.name if report.package else "",
+        "reference": report.reference or "",
+        "at service": remote.report_id or "",
+        "in doubt": f"whether {remote.in_doubt} was carried out" if remote.in_doubt else "",
+        "next attempt": _next(report),
+        "problem": report.problem.message if report.problem else "",
+        "hint": (report.problem.hint if report.problem else None) or "",
+        "requests": " ".join(request.id for request in remote.requests[-3:]),
+    }
+    app.out(f"report {report.id}: {report.state}")
+    for name, text in rows.items():
+        if text:
+            app.out(f"  {name:<13} {printable(text)}")
+    app.out("history")
+    for step in report.history:
+        detail = ", ".join(f"{key} {printable(str(v))}" for key, v in step.detail.items())
+        app.out(f"  {step.time:%Y-%m-%d %H:%M:%S}  {step.event:<15}{detail}".rstrip())
+
+
+def _document(report: Report) -> dict[str, Any]:
+    import msgspec
+
+    document: dict[str, Any] = msgspec.to_builtins(report)
+    del document["format"], document["settled"]
+    return document
+
+
+def _count(report: Report) -> str:
+    return f"{len(report.matches)} match{'es' if len(report.matches) != 1 else ''}"
+
+
+def _next(report: Report) -> str:
+    if not report.is_open:
+        return ""
+    return (
+        "as soon as asked" if report.next_attempt is None else f"{report.next_attempt:%F %H:%M} UTC"
+    )
+
+
+def _note(report: Report) -> str:
+    if report.problem is not None and report.is_open:
+        return f"next {_next(report)}: {printable(report.problem.message)}"
+    return printable(report.reference or "")

@@ -1,0 +1,222 @@
+"""The format for a person: one page that needs nothing else, to read, print and keep.
+
+The page is whole without its script, which only adds sorting, a filter and pages to the table. It
+loads nothing, and its policy keeps it from doing so; it holds no content of files and no digests,
+also where these are asked for. Counts and charts are of everything; the table is capped, which
+bounds the memory, and matches come first.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import posixpath
+from collections import Counter
+from collections.abc import Iterator
+from importlib import resources
+from typing import TYPE_CHECKING
+
+from hashclient import __version__
+from hashclient.errors import ExitCode
+from hashclient.formats.htmltable import ORDER, charts, counts, files_table, lists_table
+from hashclient.formats.markup import Markup, element
+from hashclient.formats.text import human_bytes
+from hashclient.model import Kind, MatchState, Outcome
+from hashclient.summary import Summary
+
+if TYPE_CHECKING:
+    from hashclient.formats import Context
+
+#: Rows of the table. A browser takes a second for so many, and the page has a few megabytes.
+MAX_ROWS = 10_000
+#: Folders that are counted one by one.
+MAX_FOLDERS = 10_000
+ELSEWHERE = "other folders"
+
+_HEADLINES = {
+    ExitCode.OK: "Nothing found",
+    ExitCode.INCOMPLETE: "No match, but not everything was checked",
+    ExitCode.STALE: "No match, but a list is out of date",
+    ExitCode.INTERRUPTED: "Interrupted: no match so far",
+    ExitCode.TERMINATED: "Terminated: no match so far",
+}
+
+
+class HtmlFormatter:
+    """Gathers what the page shows, and writes it at the end."""
+
+    def __init__(self, context: Context) -> None:
+        """Write what `context` asks for, but no digests."""
+        self._context = context
+        self._rows: dict[Kind, list[Outcome]] = {kind: [] for kind in ORDER}
+        self._found: Counter[Kind] = Counter()
+        self._states: Counter[MatchState] = Counter()
+        self._lists: Counter[str] = Counter()
+        self._categories: Counter[str] = Counter()
+        self._folders: Counter[str] = Counter()
+        self._actions_failed = 0
+
+    def begin(self) -> None:
+        """Begin with nothing: what comes first on the page is known last."""
+
+    def outcome(self, outcome: Outcome) -> None:
+        """Count one outcome, and keep it while there is room."""
+        kind = outcome.kind
+        self._found[kind] += 1
+        if len(self._rows[kind]) < MAX_ROWS:
+            self._rows[kind].append(outcome)
+        if outcome.recorded is not None:
+            self._states[outcome.recorded.state] += 1
+        self._actions_failed += sum(acted.done is False for acted in outcome.acted)
+        if kind is Kind.MATCH:
+            self._lists.update({hit.list_name for hit in outcome.hits})
+            self._categories.update({hit.category for hit in outcome.hits})
+            folder = posixpath.dirname(outcome.path) or "."
+            full = len(self._folders) >= MAX_FOLDERS and folder not in self._folders
+            self._folders[ELSEWHERE if full else folder] += 1
+
+    def end(self, summary: Summary | None) -> str:
+        """Return the page."""
+        return _document(self._title(summary), self._page(summary))
+
+    def _title(self, summary: Summary | None) -> str:
+        if summary is None:
+            number = self._found.total()
+            return f"{number:,} {'match' if number == 1 else 'matches'} on record"
+        if number := summary.counts[Kind.MATCH]:
+            return f"{number:,} {'file matches' if number == 1 else 'files match'}"
+        if not summary.inputs and summary.exit_code is ExitCode.INCOMPLETE:
+            return "There was nothing to check"
+        return _HEADLINES.get(summary.exit_code, "No match, but the run failed")
+
+    def _page(self, summary: Summary | None) -> Iterator[Markup]:
+        yield self._verdict(summary)
+        yield Markup("<main>")
+        if summary is not None:
+            attention = list(self._attention(summary))
+            if attention:
+                items = [element("li", item) for item in attention]
+                yield _section("Needs attention", element("ul", *items), class_="attention")
+        yield self._numbers(summary)
+        if summary is not None and summary.lists:
+            yield _section("Lists used", lists_table(summary.lists))
+        if self._found[Kind.MATCH]:
+            yield _section("Where the matches are", charts(self._charts()))
+        yield self._files()
+        yield Markup("</main>")
+
+    def _verdict(self, summary: Summary | None) -> Markup:
+        now = self._context.now
+        when = element("time", f"{now:%Y-%m-%d %H:%M:%S} UTC", datetime=f"{now:%Y-%m-%dT%H:%M:%SZ}")
+        about = [element("p", f"hashclient {self._context.command}, ", when, class_="about")]
+        title = element("h1", self._title(summary))
+        if summary is None:
+            return element("header", *about, title, class_="plain")
+        code = summary.exit_code
+        tone = "good" if code is ExitCode.OK else "bad" if summary.counts[Kind.MATCH] else "warn"
+        meaning = element("p", f"Exit code {int(code)}: {code.meaning}.", class_="meaning")
+        return element("header", *about, title, meaning, class_=tone)
+
+    def _attention(self, summary: Summary) -> Iterator[str]:
+        if number := summary.counts[Kind.CONFLICT]:
+            noun = "file conflicts" if number == 1 else "files conflict"
+            yield f"{number:,} {noun} with an entry: some of its digests agree, others do not."
+        if number := summary.counts[Kind.UNREAD]:
+            noun = "input" if number == 1 else "inputs"
+            yield f"{number:,} {noun} could not be read: nothing is known of what is there."
+        if not summary.inputs:
+            yield "There were no inputs: nothing is known of what was meant to be checked."
+        for state in summary.lists:
+            if not state.fresh:
+                grace = " It is within the grace that is allowed." if state.in_grace else ""
+                yield f"List {state.name} expired {state.expires:%Y-%m-%d %H:%M} UTC.{grace}"
+        if self._actions_failed:
+            yield f"Actions that could not be done: {self._actions_failed:,}."
+        if summary.stopped is not None:
+            yield "The run was stopped before its end: what it did not come to is not counted."
+        if summary.failed is not None:
+            code = summary.failed
+            yield f"Something besides the inputs failed, as exit code {int(code)}: {code.meaning}."
+
+    def _numbers(self, summary: Summary | None) -> Markup:
+        if summary is None:
+            shown = {str(state): self._states[state] for state in MatchState}
+            return _section("By state", counts(shown))
+        shown = {str(kind): summary.counts[kind] for kind in ORDER}
+        read = (
+            f"{summary.inputs:,} {'input' if summary.inputs == 1 else 'inputs'} in all;"
+            f" {summary.files_read:,} {'file' if summary.files_read == 1 else 'files'},"
+            f" {human_bytes(summary.bytes_read)}, read in {summary.elapsed_s:,.1f} s."
+        )
+        return _section("What was checked", counts(shown), element("p", read, class_="fine"))
+
+    def _charts(self) -> dict[str, Counter[str]]:
+        return {"list": self._lists, "category": self._categories, "folder": self._folders}
+
+    def _files(self) -> Markup:
+        rows: list[Outcome] = []
+        for kind in ORDER:
+            found = sorted(self._rows[kind], key=lambda outcome: outcome.path)
+            rows += found[: MAX_ROWS - len(rows)]
+        if not rows:
+            return _section("Files", element("p", "There is nothing to list."))
+        total = self._found.total()
+        notes = []
+        if total > len(rows):
+            text = (
+                f"The table has the first {len(rows):,} of {total:,}: matches before conflicts, and"
+                " these before the rest. Counts and charts are of all. The formats jsonl and csv"
+                " have no such limit."
+            )
+            notes.append(element("p", text, class_="fine"))
+        return _section("Files", *notes, files_table(rows), class_="files")
+
+
+def _section(title: str, *content: Markup, class_: str | None = None) -> Markup:
+    name = title.lower().replace(" ", "-")
+    heading = element("h2", title, id=name)
+    return element("section", heading, *content, class_=class_, aria_labelledby=name)
+
+
+def _document(title: str, content: Iterator[Markup]) -> str:
+    style, script = _resource("report.css"), _resource("report.js")
+    policy = (
+        f"default-src 'none'; style-src {_source(style)}; script-src {_source(script)};"
+        " base-uri 'none'; form-action 'none'"
+    )
+    footer = (
+        f"Written by hashclient {__version__}. This page holds no content of files and no digests;"
+        " it loads nothing and works without a network."
+    )
+    lines = [
+        Markup("<!doctype html>"),
+        Markup('<html lang="en">'),
+        Markup("<head>"),
+        Markup('<meta charset="utf-8">'),
+        # Before anything that it rules.
+        Markup(f'<meta http-equiv="Content-Security-Policy" content="{policy}">'),
+        Markup('<meta name="viewport" content="width=device-width, initial-scale=1">'),
+        Markup('<meta name="color-scheme" content="light dark">'),
+        Markup('<meta name="robots" content="noindex">'),
+        Markup('<meta name="referrer" content="no-referrer">'),
+        element("title", f"{title} · hashclient"),
+        Markup(f"<style>{style}</style>"),
+        Markup("</head>"),
+        Markup("<body>"),
+        *content,
+        element("footer", element("p", footer)),
+        Markup(f"<script>{script}</script>"),
+        Markup("</body>"),
+        Markup("</html>"),
+    ]
+    return "\n".join(lines)
+
+
+def _resource(name: str) -> str:
+    return resources.files("hashclient.formats").joinpath(name).read_text("utf-8")
+
+
+def _source(text: str) -> str:
+    """Return what a policy calls an inline style or script with exactly this text."""
+    digest = hashlib.sha256(text.encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"

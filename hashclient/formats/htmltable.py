@@ -1,0 +1,185 @@
+"""The tables and charts of the HTML report: from values to elements, nothing else.
+
+A chart is a table, so that it says the same to who cannot see it; its bars are drawings, since
+these are printed and the page's policy allows no style on an element.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+from hashclient.formats.fields import done_word
+from hashclient.formats.markup import Markup, element, joined
+from hashclient.formats.text import human_bytes
+from hashclient.fsio import printable
+from hashclient.model import Hit, Kind, ListState, Outcome
+
+#: Bars of one chart; what is left is summed up in one more.
+MAX_BARS = 8
+
+#: The kinds in the order in which a reader looks for them.
+ORDER = (Kind.MATCH, Kind.CONFLICT, Kind.UNREAD, Kind.SKIPPED, Kind.CLEAN)
+
+
+def counts(numbers: Mapping[str, int]) -> Markup:
+    """Return named numbers, side by side."""
+    pairs = [
+        element(
+            "div",
+            element("dt", name),
+            element("dd", f"{number:,}"),
+            class_=f"{name}{'' if number else ' none'}",
+        )
+        for name, number in numbers.items()
+    ]
+    return element("dl", *pairs, class_="counts")
+
+
+def lists_table(states: Iterable[ListState]) -> Markup:
+    """Return the lists that a run used, and whether they had expired."""
+    rows = []
+    for state in states:
+        word, tone = ("fresh", "good") if state.fresh else ("stale", "bad")
+        if state.in_grace:
+            word, tone = "in grace", "warn"
+        until, when = "until" if state.fresh else "since", f"{state.expires:%Y-%m-%d %H:%M} UTC"
+        rows.append(
+            element(
+                "tr",
+                element("th", state.name, scope="row"),
+                element("td", f"{state.generation}", class_="num"),
+                element("td", element("span", word, class_=f"tag {tone}"), f" {until} {when}"),
+            )
+        )
+    head = _head("List", "Generation", "Freshness", numeric={"Generation"})
+    return element(
+        "table", head, element("tbody", *rows), class_="lists", aria_labelledby="lists-used"
+    )
+
+
+def charts(numbers: Mapping[str, Counter[str]]) -> Markup:
+    """Return one chart for each name of what is counted."""
+    return element("div", *(_chart(name, n) for name, n in numbers.items()), class_="charts")
+
+
+def _chart(name: str, numbers: Counter[str]) -> Markup:
+    ranked = sorted(numbers.items(), key=lambda item: (-item[1], item[0]))
+    bars = [(_path(label), number) for label, number in ranked[:MAX_BARS]]
+    if rest := ranked[MAX_BARS:]:
+        text = element("i", f"{len(rest):,} more")
+        bars.append((text, sum(number for _, number in rest)))
+    longest = max(number for _, number in bars)
+    rows = [
+        element(
+            "tr",
+            element("th", label, scope="row"),
+            element("td", _bar(number / longest)),
+            element("td", f"{number:,}", class_="num"),
+        )
+        for label, number in bars
+    ]
+    caption = element("caption", f"By {name}")
+    head = _head(name.capitalize(), "Share", "Files", numeric={"Files"})
+    return element("table", caption, head, element("tbody", *rows), class_="chart")
+
+
+def _bar(share: float) -> Markup:
+    rect = element("rect", width=f"{max(share * 100, 0.5):.1f}%", height="100%")
+    return element("svg", rect, aria_hidden="true", focusable="false", height="10", width="100%")
+
+
+def files_table(outcomes: Sequence[Outcome]) -> Markup:
+    """Return the table of files, with the controls that the script makes work."""
+    kinds = Counter(str(o.kind) for o in outcomes)
+    states = Counter(str(o.recorded.state) for o in outcomes if o.recorded is not None)
+    head = _head("Outcome", "File", "Size", "Entry", "Record", numeric={"Size"})
+    body = element("tbody", *(joined(Markup("\n"), _row(outcome)) for outcome in outcomes))
+    return joined(
+        _controls(kinds, states),
+        element("table", head, body, id="files-table", aria_labelledby="files"),
+        _pager(),
+    )
+
+
+def _controls(kinds: Counter[str], states: Counter[str]) -> Markup:
+    search = Markup('<input type="search" id="filter-text" autocomplete="off">')
+    fields = [element("label", element("span", "Search"), search)]
+    for name, numbers in (("outcome", kinds), ("state", states)):
+        if len(numbers) > 1:
+            options = [element("option", "all", value="")]
+            options += [element("option", f"{n} ({numbers[n]:,})", value=n) for n in numbers]
+            select = element("select", *options, id=f"filter-{name}")
+            fields.append(element("label", element("span", name.capitalize()), select))
+    shown = element("p", id="shown", role="status", class_="fine")
+    controls = element("div", *fields, class_="controls", role="search", aria_label="Files")
+    return element("div", controls, shown, id="controls", hidden=True)
+
+
+def _pager() -> Markup:
+    previous = element("button", "Previous", type="button", id="previous-page")
+    following = element("button", "Next", type="button", id="next-page")
+    where = element("span", id="page-number")
+    return element("nav", previous, where, following, id="pager", aria_label="Pages", hidden=True)
+
+
+def _row(outcome: Outcome) -> Markup:
+    kind, recorded = str(outcome.kind), outcome.recorded
+    file = [_path(outcome.path, class_="path")]
+    if outcome.reason is not None:
+        file.append(_note(outcome.reason))
+    size = Markup("")
+    if outcome.size is not None:
+        size = element("data", human_bytes(outcome.size), value=str(outcome.size))
+    record = []
+    if recorded is not None:
+        record.append(joined(f"{recorded.state} ", element("code", recorded.id)))
+        first, last = (
+            element("time", f"{time:%Y-%m-%d}")
+            for time in (recorded.first_seen, recorded.last_seen)
+        )
+        record.append(_note("seen ", first, *(() if first == last else (" to ", last))))
+    for acted in outcome.acted:
+        attributes = {f"data_{acted.action}": done_word(acted)}
+        record.append(element("div", acted.detail, class_="note", **attributes))
+    rank = str(ORDER.index(outcome.kind))
+    return element(
+        "tr",
+        element("td", element("data", kind, value=rank, class_=f"tag {kind}")),
+        element("td", *file),
+        element("td", size, class_="num"),
+        element("td", *(_entry(hit) for hit in outcome.hits)),
+        element("td", *record),
+        data_outcome=kind,
+        data_state=None if recorded is None else str(recorded.state),
+    )
+
+
+def _entry(hit: Hit) -> Markup:
+    agreed = ", ".join(a.label for a in hit.algorithms)
+    verb = "agrees" if len(hit.algorithms) == 1 else "agree"
+    others = "" if hit.complete else ", others do not"
+    return element(
+        "div",
+        joined(f"{hit.list_name} ", element("b", hit.entry)),
+        _note(f"{hit.category}; {agreed} {verb}{others}"),
+    )
+
+
+def _path(path: str, class_: str | None = None) -> Markup:
+    """Return a path that breaks after its slashes, and whose direction is its own."""
+    names = printable(path).split("/")
+    parts = [joined(f"{name}/", Markup("<wbr>")) for name in names[:-1]]
+    return element("bdi", *parts, names[-1], class_=class_)
+
+
+def _note(*text: str) -> Markup:
+    return element("div", *text, class_="note")
+
+
+def _head(*names: str, numeric: Iterable[str] = ()) -> Markup:
+    cells = [
+        element("th", name, scope="col", class_="num" if name in numeric else None)
+        for name in names
+    ]
+    return element("thead", element("tr", *cells))

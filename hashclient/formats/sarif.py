@@ -1,0 +1,276 @@
+"""The format for code hosts and CI: SARIF 2.1.0, one run.
+
+A match or conflict is a result, written when it is found; what was not checked is a notification
+of the run, since it says nothing of a file. Clean inputs are counted only. The rules, one for each
+list and category that was hit, come after the results: the order of JSON's fields is free, and so
+is memory, which holds no more than the caps allow.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from os import fsencode
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from hashclient import __version__
+from hashclient.formats.fields import (
+    action_fields,
+    digest_fields,
+    file_fields,
+    hit_fields,
+    summary_fields,
+    words,
+)
+from hashclient.model import Hit, Kind, MatchState, Outcome
+from hashclient.summary import Summary
+
+if TYPE_CHECKING:
+    from hashclient.formats import Context
+
+SCHEMA = (
+    "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
+)
+
+#: GitHub rejects a run with more results, and shows 5,000 of them, errors first: "SARIF results
+#: exceed one or more limits", https://docs.github.com/en/code-security (read in November 2026).
+MAX_RESULTS = 25_000
+#: No host shows notifications one by one; these bound the size of the report.
+MAX_NOTIFICATIONS = 1_000
+
+#: Of these states nothing is to be done about the file any more, or its entry is not listed now.
+_QUIET = frozenset(
+    {MatchState.WITHDRAWN, MatchState.RESTORED, MatchState.PURGED, MatchState.CLOSED}
+)
+
+#: What a notification can be about: its level, what that means, and what to do.
+_NOTIFICATIONS = {
+    "unread": (
+        "warning",
+        "An input was not checked, and should have been.",
+        "Nothing is known of it. Remove the reason and scan again.",
+    ),
+    "skipped": ("note", "An input is not to be checked.", "Nothing is to be done."),
+    "stale": (
+        "warning",
+        "A list had expired when it was used.",
+        "Run `hashclient fetch`; if that does not help, check the machine's clock.",
+    ),
+    "left-out": (
+        "warning",
+        "The report does not hold everything that was found.",
+        "The format jsonl has no such limit.",
+    ),
+    "stopped": ("error", "The run did not come to its end.", "Scan again."),
+    "failed": (
+        "error",
+        "Something besides the inputs failed.",
+        "`hashclient --help` has the meaning of the exit code.",
+    ),
+}
+
+
+class SarifFormatter:
+    """Writes one document with one run."""
+
+    def __init__(self, context: Context) -> None:
+        """Write what `context` asks for."""
+        self._context = context
+        #: Of each rule so far: its place among them, and what it says.
+        self._rules: dict[str, tuple[int, dict[str, Any]]] = {}
+        self._results = 0
+        #: Conflicts wait, so that none takes the place of a match.
+        self._conflicts: list[Outcome] = []
+        self._notifications: list[dict[str, Any]] = []
+        self._left_out: Counter[Kind] = Counter()
+
+    def begin(self) -> str:
+        """Return the document up to its results."""
+        return f'{{"$schema": "{SCHEMA}", "version": "2.1.0", "runs": [{{"results": ['
+
+    def outcome(self, outcome: Outcome) -> str | None:
+        """Return a match as a result; keep what else comes for the end."""
+        if outcome.kind is Kind.MATCH and self._results < MAX_RESULTS:
+            return self._result(outcome)
+        if outcome.kind is Kind.CONFLICT and len(self._conflicts) < MAX_RESULTS:
+            self._conflicts.append(outcome)
+        elif outcome.kind in (Kind.UNREAD, Kind.SKIPPED):
+            self._unchecked(outcome)
+        elif outcome.kind is not Kind.CLEAN:
+            self._left_out[outcome.kind] += 1
+        return None
+
+    def end(self, summary: Summary | None) -> str:
+        """Return the conflicts, then all that is said of the run as a whole."""
+        room = MAX_RESULTS - self._results
+        parts = [self._result(outcome) for outcome in self._conflicts[:room]]
+        self._left_out[Kind.CONFLICT] += len(self._conflicts[room:])
+        driver = {
+            "name": "hashclient",
+            "version": __version__,
+            "semanticVersion": __version__,
+            "rules": [rule for _, rule in self._rules.values()],
+            "notifications": [
+                _descriptor(name, level, text, text, help_text)
+                for name, (level, text, help_text) in _NOTIFICATIONS.items()
+            ],
+        }
+        run: dict[str, Any] = {
+            "tool": {"driver": driver},
+            "invocations": [self._invocation(summary)],
+        }
+        if summary is not None:
+            run["properties"] = summary_fields(summary)
+        return "\n".join([*parts, f"], {json.dumps(run)[1:-1]}}}]}}"])
+
+    def _result(self, outcome: Outcome) -> str:
+        hit = outcome.hits[0]
+        is_match = outcome.kind is Kind.MATCH
+        rule = f"{hit.list_name}/{hit.category}" + ("" if is_match else "/conflict")
+        index, _ = self._rules.setdefault(
+            rule, (len(self._rules), _rule(rule, hit, is_match=is_match))
+        )
+        quiet = outcome.recorded is not None and outcome.recorded.state in _QUIET
+        properties = {
+            **file_fields(outcome),
+            "hits": [{"complete": True, **hit_fields(h)} for h in outcome.hits],
+            "actions": [action_fields(acted) for acted in outcome.acted],
+        }
+        if outcome.reason is not None:
+            properties["reason"] = outcome.reason
+        if self._context.show_digests and outcome.digests:
+            properties["digests"] = digest_fields(outcome)
+        result = {
+            "ruleId": rule,
+            "ruleIndex": index,
+            "level": "note" if quiet else "error" if is_match else "warning",
+            "message": {"text": _message(outcome)},
+            # Code hosts want a line, also of a file that has none.
+            "locations": [_location(outcome.path, region={"startLine": 1})],
+            # The same for the same entry on any machine and in any run, and no digest.
+            "partialFingerprints": {"hashclient/v1": f"{hit.list_name}/{hit.entry}"},
+            "properties": properties,
+        }
+        self._results += 1
+        return f"{',' if self._results > 1 else ''}{json.dumps(result)}"
+
+    def _unchecked(self, outcome: Outcome) -> None:
+        if len(self._notifications) >= MAX_NOTIFICATIONS:
+            self._left_out[outcome.kind] += 1
+            return
+        reason = outcome.reason or "no reason is known"
+        notification = _notification(str(outcome.kind), _plain(reason))
+        notification["locations"] = [_location(outcome.path)]
+        notification["properties"] = {**file_fields(outcome), "reason": outcome.reason}
+        self._notifications.append(notification)
+
+    def _invocation(self, summary: Summary | None) -> dict[str, Any]:
+        notifications = list(self._notifications)
+        for kind, count in sorted(self._left_out.items()):
+            if count:
+                text = f"{count} more of kind {kind} would be too many for this report"
+                notifications.append(_notification("left-out", text))
+        start = self._context.now
+        invocation: dict[str, Any] = {"executionSuccessful": True, "startTimeUtc": _utc(start)}
+        if summary is not None:
+            code = summary.exit_code
+            if summary.stopped is not None:
+                notifications.append(_notification("stopped", summary.stopped.meaning))
+            if summary.failed is not None:
+                text = f"as exit code {int(summary.failed)}: {summary.failed.meaning}"
+                notifications.append(_notification("failed", text))
+            for state in summary.lists:
+                if not state.fresh:
+                    grace = ", still within the grace that is allowed" if state.in_grace else ""
+                    text = f"list {state.name} expired {_utc(state.expires)}{grace}"
+                    notifications.append(_notification("stale", text))
+            invocation |= {
+                "endTimeUtc": _utc(start + timedelta(seconds=summary.elapsed_s)),
+                "exitCode": int(code),
+                "exitCodeDescription": code.meaning,
+                "executionSuccessful": summary.stopped is None and summary.failed is None,
+            }
+        return {**invocation, "toolExecutionNotifications": notifications}
+
+
+def uri_of(path: str) -> str:
+    """Return the URI of a path: relative where it is relative, as code hosts want it.
+
+    Components that are empty or a dot go, as in every normal URI; `..` stays, since the component
+    before it may be a link.
+    """
+    raw = fsencode(path)
+    kept = [part for part in raw.split(b"/") if part not in (b"", b".")]
+    relative = quote(b"/".join(kept), safe="/")
+    return f"file:///{relative}" if raw.startswith(b"/") else relative or "./"
+
+
+def _location(path: str, **more: Any) -> dict[str, Any]:
+    return {"physicalLocation": {"artifactLocation": {"uri": uri_of(path)}, **more}}
+
+
+def _plain(text: str) -> str:
+    """Return a text of others as words in a message, where braces and brackets mean something."""
+    return "".join("_" if char in "{}[]" else char for char in words(text))
+
+
+def _message(outcome: Outcome) -> str:
+    hits = []
+    for hit in outcome.hits:
+        agreed = ", ".join(a.label for a in hit.algorithms)
+        verb = "agrees" if len(hit.algorithms) == 1 else "agree"
+        others = "" if hit.complete else ", others do not"
+        where = f"list {hit.list_name}, entry {hit.entry}, category {hit.category}"
+        hits.append(f"{where}: {agreed} {verb}{others}")
+    text = f"{outcome.kind.capitalize()}: {'; '.join(hits)}."
+    if outcome.reason is not None:
+        reason = _plain(outcome.reason)
+        text += f" {reason[:1].upper()}{reason[1:]}."
+    if outcome.recorded is not None:
+        text += f" Recorded as {outcome.recorded.id}, {outcome.recorded.state}."
+    return text
+
+
+def _rule(rule: str, hit: Hit, *, is_match: bool) -> dict[str, Any]:
+    where = f"list {hit.list_name} in category {hit.category}"
+    if is_match:
+        level, short = "error", f"File on {where}."
+        full = f"All digests that the file and an entry of {where} have agree."
+        help_text = (
+            "Do not open, copy or send the file. `hashclient matches` says what is on record about"
+            " it; follow your procedure for reports."
+        )
+    else:
+        level, short = "warning", f"Conflict with {where}."
+        full = f"Some digests of the file agree with an entry of {where}, others do not."
+        help_text = (
+            "Either the entry is wrong or the file was made to look like it. Do not open it; ask"
+            " the provider of the list."
+        )
+    descriptor = _descriptor(rule, level, short, full, help_text)
+    return descriptor | {"properties": {"list": hit.list_name, "category": hit.category}}
+
+
+def _descriptor(name: str, level: str, short: str, full: str, help_text: str) -> dict[str, Any]:
+    return {
+        "id": name,
+        "shortDescription": {"text": short},
+        "fullDescription": {"text": full},
+        "help": {"text": help_text},
+        "defaultConfiguration": {"level": level},
+    }
+
+
+def _notification(name: str, text: str) -> dict[str, Any]:
+    descriptor = {"id": name, "index": list(_NOTIFICATIONS).index(name)}
+    return {
+        "descriptor": descriptor,
+        "level": _NOTIFICATIONS[name][0],
+        "message": {"text": text},
+    }
+
+
+def _utc(time: datetime) -> str:
+    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,112 @@
+"""The status of a state directory as metrics in Prometheus' text format, for a textfile collector.
+
+Pure: from a status to text. Names and labels are an interface that dashboards and alerts rely on
+(`docs/operations.md` has the table): they are added to, and not changed. A part of the status that
+is not there or cannot be read has no samples; the exit code tells that something is wrong. No path,
+entry or digest is in any of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from hashclient import __version__
+from hashclient.auditrecord import Record
+from hashclient.index import Manifest
+from hashclient.status import ListStatus, Status
+
+_PREFIX = "hashclient_"
+_ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
+
+
+@dataclass(frozen=True, slots=True)
+class _Metric:
+    """One gauge: values by the value of its one label; without a label there is one value."""
+
+    name: str
+    help: str
+    label: str
+    values: Mapping[str, float]
+
+
+_OF_LISTS: tuple[tuple[str, str, Callable[[ListStatus], float]], ...] = (
+    ("usable", "1 if scans can use the list.", lambda s: int(s.usable)),
+    ("fresh", "1 if the list is within its expiry.", lambda s: int(s.fresh)),
+)
+_OF_MANIFESTS: tuple[tuple[str, str, Callable[[Manifest], float]], ...] = (
+    ("generation", "The generation of the list.", lambda m: m.generation),
+    ("entries", "Live entries of the list.", lambda m: m.entries),
+    ("index_bytes", "Size of the index.", lambda m: sum(run.length for run in m.runs)),
+    (
+        "published_timestamp_seconds",
+        "When the provider published the generation.",
+        lambda m: m.published_at.timestamp(),
+    ),
+    ("expires_timestamp_seconds", "When the list expires.", lambda m: m.expires.timestamp()),
+    (
+        "last_fetch_timestamp_seconds",
+        "When the generation was fetched.",
+        lambda m: m.fetched_at.timestamp(),
+    ),
+    (
+        "last_check_timestamp_seconds",
+        "When a fetch last found that there is no newer one, or got it.",
+        lambda m: m.checked_at.timestamp(),
+    ),
+)
+
+
+def render(status: Status) -> str:
+    """Return `status` as metrics, all of them gauges, always in the same order."""
+    return "".join(_text(metric) for metric in _metrics(status) if metric.values)
+
+
+def _text(metric: _Metric) -> str:
+    name = _PREFIX + metric.name
+    lines = [f"# HELP {name} {metric.help}", f"# TYPE {name} gauge"]
+    for of, value in metric.values.items():
+        labels = f'{{{metric.label}="{of.translate(_ESCAPES)}"}}' if metric.label else ""
+        lines.append(f"{name}{labels} {value!r}")  # repr: as many digits as it takes
+    return "\n".join(lines) + "\n"
+
+
+def _metrics(status: Status) -> Iterator[_Metric]:
+    yield _Metric("build_info", "The version of hashclient; always 1.", "version", {__version__: 1})
+    yield _one("status_exit_code", "What `hashclient status` ends with.", int(status.exit_code))
+    for name, what, of_list in _OF_LISTS:
+        values = {entry.name: of_list(entry) for entry in status.lists}
+        yield _Metric(f"list_{name}", what, "list", values)
+    manifests = {s.name: s.manifest for s in status.lists if s.manifest is not None}
+    for name, what, of_manifest in _OF_MANIFESTS:
+        values = {of: of_manifest(manifest) for of, manifest in manifests.items()}
+        yield _Metric(f"list_{name}", what, "list", values)
+    if status.matches is not None:
+        counts = {str(state): count for state, count in status.matches.items()}
+        yield _Metric("matches", "Matches that are remembered.", "state", counts)
+    if status.quarantine is not None:
+        yield _one("quarantine_files", "Files in quarantine.", status.quarantine.files)
+        yield _one("quarantine_bytes", "Bytes that they take.", status.quarantine.sealed_bytes)
+    if status.reports is not None:
+        yield _Metric("reports", "Reports that are kept.", "state", status.reports.counts)
+        oldest = status.reports.oldest_open
+        if oldest is not None:
+            what = "When the oldest report was prepared that is still to be sent."
+            yield _one("report_oldest_open_timestamp_seconds", what, oldest.timestamp())
+    if status.audit is not None:
+        yield from _of_audit(status.audit.last, status.audit.last_scan)
+
+
+def _of_audit(last: Record, last_scan: Record | None) -> Iterator[_Metric]:
+    yield _one("audit_records", "Records in the audit log.", last.seq)
+    what = "When the last of them was written."
+    yield _one("audit_last_record_timestamp_seconds", what, last.time.timestamp())
+    if last_scan is not None:
+        what = "When a scan last came to its end."
+        yield _one("last_scan_end_timestamp_seconds", what, last_scan.time.timestamp())
+        if isinstance(code := last_scan.data.get("exit_code"), int):
+            yield _one("last_scan_exit_code", "What that scan ended with.", code)
+
+
+def _one(name: str, what: str, value: float) -> _Metric:
+    return _Metric(name, what, "", {"": value})

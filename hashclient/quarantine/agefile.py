@@ -1,0 +1,231 @@
+"""The age format, by pyrage: keys as they are written down, sealing and opening of streams.
+
+The one place that knows pyrage. Its errors become ours here, and what it does not say is found out:
+it words errors of the streams anew, and drops one that happens when its last buffer is written, so
+the streams note their errors themselves. Whoever seals has to check the length of what was written
+(`sealed_bytes`); a truncated age file is otherwise only noticed by who opens it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from hashclient.errors import AuthorisationError, ConfigError, StateError, UsageError
+from hashclient.fsio import excerpt, printable, read_secret
+
+#: The age format: the payload begins with a nonce, and each chunk of plain text gets an end.
+CHUNK_BYTES = 1 << 16
+_NONCE_BYTES = 16
+_TAG_BYTES = 16
+#: No header of ours comes near; the format itself sets no limit.
+MAX_HEADER_BYTES = 1 << 16
+
+_VERSION_LINE = b"age-encryption.org/v1"
+_END = re.compile(rb"^--- [A-Za-z0-9+/]{43}\n", re.MULTILINE)
+_STANZA = re.compile(rb"^-> (\S+)", re.MULTILINE)
+#: Stanzas without meaning that implementations put in, so that readers learn to skip any.
+_GREASE = b"-grease"
+_SSH_TYPES = ("ssh-ed25519 ", "ssh-rsa ")
+
+HINT_KEYGEN = (
+    "`hashclient quarantine keygen` makes a pair of keys and says what goes into the configuration"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What is to be seen of an age file without a key: its length in bytes, and for how many."""
+
+    header_bytes: int
+    recipients: int
+
+
+def parse_recipients(texts: Iterable[str]) -> list[Any]:
+    """Return the recipients that the public keys `texts` stand for: age's own, or SSH keys.
+
+    Raises:
+        ConfigError: there is none, or one is not a public key.
+    """
+    from pyrage import RecipientError, ssh, x25519
+
+    recipients = []
+    for text in texts:
+        text = text.strip()
+        if text.upper().startswith("AGE-SECRET-KEY-"):
+            # Not repeated in the message: this one must not get into any log.
+            raise ConfigError(
+                "a secret key stands where the public key of a recipient belongs",
+                hint="it begins with age1; make a new pair, this one has been in a configuration",
+            )
+        kind = ssh if text.startswith(_SSH_TYPES) else x25519
+        try:
+            recipients.append(kind.Recipient.from_str(text))
+        except RecipientError as error:
+            raise ConfigError(
+                f"not an age public key: {excerpt(text)}: {excerpt(error)}", hint=HINT_KEYGEN
+            ) from error
+    if not recipients:
+        raise ConfigError("no recipients to seal to are configured", hint=HINT_KEYGEN)
+    return recipients
+
+
+def write_identity(path: Path, now: datetime) -> str:
+    """Make a pair of keys, write the secret one to the new file `path`, return the public one.
+
+    Raises:
+        UsageError: `path` exists, or cannot be written.
+    """
+    from pyrage import x25519
+
+    identity = x25519.Identity.generate()
+    public = str(identity.to_public())
+    text = f"# created: {now.isoformat(timespec='seconds')}\n# public key: {public}\n{identity}\n"
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "wb") as stream:
+            stream.write(text.encode())
+            stream.flush()
+            os.fsync(stream.fileno())
+    except FileExistsError as error:
+        raise UsageError(
+            f"file exists: {printable(path)}",
+            hint="a key is never overwritten; choose another name",
+        ) from error
+    except OSError as error:
+        raise UsageError(
+            f"cannot write {printable(path)}: {error.strerror}", hint="choose another --output"
+        ) from error
+    return public
+
+
+def load_identities(path: Path) -> list[Any]:
+    """Read the secret keys in a file as `age-keygen` or `ssh-keygen` writes it.
+
+    Raises:
+        ConfigError: it cannot be read or others can read it, is encrypted, or holds no key.
+    """
+    from pyrage import IdentityError, ssh, x25519
+
+    where = printable(path)
+    data = read_secret(path, "identity file")
+    text = data.decode("utf-8", "replace").strip()
+    if text.startswith((_VERSION_LINE.decode(), "-----BEGIN AGE ENCRYPTED FILE-----")):
+        raise ConfigError(
+            f"identity file is encrypted: {where}",
+            hint="decrypt it first, onto a memory file system: `age -d -o /dev/shm/key FILE`",
+        )
+    try:
+        if text.startswith("-----BEGIN "):
+            return [ssh.Identity.from_buffer(data)]
+        lines = (line.strip() for line in text.splitlines())
+        keys = [line for line in lines if line and not line.startswith("#")]
+        identities = [x25519.Identity.from_str(key) for key in keys]
+    except IdentityError as error:  # its words hold nothing of the key
+        raise ConfigError(
+            f"not an identity file: {where}: {excerpt(error)}",
+            hint="give a file that `hashclient quarantine keygen` or `age-keygen` wrote",
+        ) from error
+    if not identities:
+        raise ConfigError(f"identity file holds no key: {where}", hint=HINT_KEYGEN)
+    return identities
+
+
+class _Streams:
+    """The two ends that pyrage works between. It keeps the first error of either."""
+
+    def __init__(self, source: Callable[[int], bytes], sink: Callable[[bytes], object]) -> None:
+        self._source = source
+        self._sink = sink
+        self.error: BaseException | None = None
+
+    def read(self, size: int = -1) -> bytes:
+        try:
+            return self._source(size)
+        except BaseException as error:
+            self.error = self.error or error
+            raise
+
+    def write(self, data: bytes) -> int:
+        try:
+            self._sink(data)
+        except BaseException as error:
+            self.error = self.error or error
+            raise
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing is kept back."""
+
+
+def seal(
+    source: Callable[[int], bytes], sink: Callable[[bytes], object], recipients: Sequence[Any]
+) -> None:
+    """Encrypt what `source` gives, up to so many bytes a call, and hand it to `sink`.
+
+    Raises:
+        StateError: it cannot be encrypted.
+        BaseException: what `source` or `sink` raised.
+    """
+    from pyrage import EncryptError, encrypt_io
+
+    streams = _Streams(source, sink)
+    try:
+        encrypt_io(streams, streams, recipients)
+    except (EncryptError, OSError, ValueError) as error:
+        if streams.error is None:
+            raise StateError(f"cannot encrypt: {excerpt(error)}") from error
+    if streams.error is not None:
+        raise streams.error
+
+
+def unseal(
+    source: Callable[[int], bytes], sink: Callable[[bytes], object], identities: Sequence[Any]
+) -> None:
+    """Decrypt what `source` gives and hand it to `sink`; each chunk is proven before it comes.
+
+    Raises:
+        AuthorisationError: none of `identities` opens it.
+        StateError: it is damaged or no age file.
+        BaseException: what `source` or `sink` raised.
+    """
+    from pyrage import DecryptError, decrypt_io
+
+    streams = _Streams(source, sink)
+    try:
+        decrypt_io(streams, streams, identities)
+    except (DecryptError, OSError, ValueError) as error:
+        if streams.error is None:
+            # There is no class for it; the other errors are about the format.
+            if "No matching keys" in str(error):
+                raise AuthorisationError(
+                    "none of the identities opens it",
+                    hint="`hashclient quarantine show ID` names the public keys it is sealed to",
+                ) from error
+            raise StateError(f"cannot decrypt: {excerpt(error)}") from error
+    if streams.error is not None:
+        raise streams.error
+
+
+def parse_header(data: bytes) -> Header:
+    """Read the header of an age file in its first `MAX_HEADER_BYTES`.
+
+    Raises:
+        StateError: there is none, or it is longer.
+    """
+    end = _END.search(data, 0, MAX_HEADER_BYTES)
+    if not data.startswith(_VERSION_LINE + b"\n") or end is None:
+        raise StateError("not a file in the age format")
+    kinds = _STANZA.findall(data, 0, end.start())
+    return Header(end.end(), sum(not kind.endswith(_GREASE) for kind in kinds))
+
+
+def sealed_bytes(header: Header, size: int) -> int:
+    """Return the length of an age file with this header that holds `size` bytes."""
+    chunks = max(1, -(-size // CHUNK_BYTES))
+    return header.header_bytes + _NONCE_BYTES + size + chunks * _TAG_BYTES

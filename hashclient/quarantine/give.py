@@ -1,0 +1,236 @@
+"""Giving a file back: opened with the officer's key, proven, put in its place, then dropped.
+
+What is written has no name before it is complete, where the file system can do that, and never
+replaces what is there. The sealed copy goes last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from hashclient.errors import StateError, UsageError
+from hashclient.fsio import path_fields, printable, state_error
+from hashclient.matches import Matches
+from hashclient.model import MatchState
+from hashclient.quarantine import agefile
+from hashclient.quarantine.item import Item, Mark, Restoration
+from hashclient.quarantine.origin import give_back
+from hashclient.quarantine.place import (
+    NEW_NAME,
+    Place,
+    open_file,
+    open_named,
+    open_place,
+    reason_of,
+    rename_noreplace,
+)
+from hashclient.quarantine.room import Room, record
+from hashclient.quarantine.streams import Digester, sha256_on_disk, write_all
+from hashclient.quarantine.tombstone import has_tombstone, remove_tombstone
+
+#: A file system on which no file can be without a name.
+_NEEDS_NAME = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT})
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """Where a file was restored, and what of it could not be given back (`missing`)."""
+
+    path: str
+    missing: tuple[str, ...]
+
+
+def restore(
+    room: Room,
+    match_id: str,
+    identities: Sequence[Any],
+    matches: Matches,
+    mark: Mark,
+    *,
+    to: Path | None,
+    allow_standing: bool,
+) -> Restored:
+    """Open a sealed copy and put the file back.
+
+    1. It may be: it is not on hold, and its entries are withdrawn, or that is overruled.
+    2. The place is there, reached through no link unless the user has just named it, and free.
+    3. The copy is decrypted into a file without a name, or with one that nobody uses.
+    4. It is the file: the copy was unchanged, the size is right, and so are the sealed digests,
+       where the seal key is still the same.
+    5. It gets its attributes, it is on the disk, and reads back as it was decrypted.
+    6. Our tombstone goes away, and the file gets its name, replacing nothing.
+    7. That it is restored is logged, then noted with the item, then in the record.
+    8. The item is dropped.
+
+    Raises:
+        UsageError, AuthorisationError, StateError, AuditError: as `Quarantine.restore` says.
+    """
+    with room.locked():
+        item = room.need(match_id, matches)
+        _check(item, matches, allow_standing=allow_standing)  # 1
+        path = item.file if to is None else str(to.absolute())
+        try:
+            with open_place(path) if to is None else open_named(to.absolute()) as place:  # 2
+                missing = _put(room, item, place, identities)
+        except OSError as error:
+            raise UsageError(
+                f"cannot restore to {printable(path)}: {reason_of(error)}",
+                hint="make its directory, or choose another place with --to",
+            ) from error
+        done = Restoration(mark.by, mark.reason, mark.time, in_place=to is None)
+        room.log("restored", item, mark, to=path_fields(path), missing=missing)  # 7
+        item = msgspec.structs.replace(item, restored=done)
+        room.save(item)
+        room.drop_restored(item, done, matches)  # 8
+        return Restored(path, tuple(missing))
+
+
+def _check(item: Item, matches: Matches, *, allow_standing: bool) -> None:
+    if item.hold is not None:
+        raise UsageError(
+            f"{item.id} is on hold, by {printable(item.hold.by)}: {printable(item.hold.reason)}",
+            hint="restoring drops the sealed copy; `hashclient quarantine release` ends the hold",
+        )
+    match = record(item.id, matches)
+    if allow_standing or (match is not None and match.state is MatchState.WITHDRAWN):
+        return
+    state = "not in the record" if match is None else str(match.state)
+    raise UsageError(
+        f"match {item.id} is not withdrawn: it is {state}",
+        hint="with --force and a reason it is restored all the same",
+    )
+
+
+def _put(room: Room, item: Item, place: Place, identities: Sequence[Any]) -> list[str]:
+    """Put the file in its place (steps 2 to 6); return what of it could not be given back.
+
+    Raises:
+        OSError: the place cannot be used.
+        HashclientError: it is taken, or the sealed copy cannot be opened.
+    """
+    before = place.status()
+    if before is not None and before.st_size != item.size and not has_tombstone(place, item):
+        raise _is_taken(place)
+    with _new_file(place, item.id) as (fd, name):  # 3
+        plain = _decrypt(room, item, fd, place, identities)  # 4
+        missing = give_back(fd, item.origin)  # 5
+        try:
+            os.fsync(fd)
+            found = sha256_on_disk(fd)
+            # Reading has changed a time again.
+            os.utime(fd, ns=(item.origin.atime_ns, item.origin.mtime_ns))
+        except OSError as error:
+            raise state_error("cannot write", Path(place.path), error) from error
+        if found != (plain, item.size):
+            raise StateError(f"what was restored does not read back: {printable(place.path)}")
+        if has_tombstone(place, item):  # 6
+            if not remove_tombstone(place, item):
+                raise _is_taken(place)
+        if not _is_there(place, item, plain):
+            try:
+                _give_name(place, fd, name)
+            except FileExistsError as error:
+                raise _is_taken(place) from error
+        place.sync()
+    return missing
+
+
+def _is_taken(place: Place) -> UsageError:
+    return UsageError(
+        f"something else is there: {printable(place.path)}", hint="choose another place with --to"
+    )
+
+
+@contextlib.contextmanager
+def _new_file(place: Place, match_id: str) -> Iterator[tuple[int, str | None]]:
+    """Open a new private file in the directory of a place; yield its name, too, if it has one."""
+    flags, name = os.O_RDWR | os.O_CLOEXEC, None
+    try:
+        fd = os.open(".", flags | os.O_TMPFILE, 0o600, dir_fd=place.fd)
+    except OSError as error:
+        if error.errno not in _NEEDS_NAME:
+            raise
+        name = NEW_NAME.format(match_id)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=place.fd)
+        flags |= os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        fd = os.open(name, flags, 0o600, dir_fd=place.fd)
+    try:
+        yield fd, name
+    finally:
+        os.close(fd)
+        if name is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(name, dir_fd=place.fd)
+
+
+def _give_name(place: Place, fd: int, name: str | None) -> None:
+    if name is None:
+        os.link(f"/proc/self/fd/{fd}", place.name, dst_dir_fd=place.fd, follow_symlinks=True)
+    else:
+        rename_noreplace(place.fd, name, place.name)
+
+
+def _decrypt(room: Room, item: Item, fd: int, place: Place, identities: Sequence[Any]) -> str:
+    """Open the sealed copy into the file open as `fd`; return the SHA-256, hexadecimal.
+
+    Raises:
+        AuthorisationError: none of the identities opens it.
+        StateError: it is damaged, or cannot be written.
+    """
+    path = room.evidence(item.id)
+    tags = item.tags_by_algorithm() if room.can_prove(item.key_id) else {}
+    plain, sealed, proofs = hashlib.sha256(), hashlib.sha256(), Digester(tags)
+
+    def source(count: int) -> bytes:
+        with room.errors("cannot read", path):
+            data = os.read(evidence, count)
+        sealed.update(data)
+        room.on_bytes(len(data))
+        return data
+
+    def sink(data: bytes) -> None:
+        plain.update(data)
+        proofs.update(data)
+        try:
+            write_all(fd, data)
+        except OSError as error:
+            raise state_error("cannot write", Path(place.path), error) from error
+
+    with room.errors("cannot read", path):
+        evidence = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        agefile.unseal(source, sink, identities)
+    finally:
+        os.close(evidence)
+    if (
+        sealed.hexdigest() != item.evidence_sha256
+        or proofs.count != item.size
+        or (tags and not room.proves(proofs.digests(), tags))
+    ):
+        raise StateError(
+            f"the sealed copy is not what was sealed: {printable(path)}",
+            hint="`hashclient quarantine verify` says more; nothing was restored",
+        )
+    return plain.hexdigest()
+
+
+def _is_there(place: Place, item: Item, sha256: str) -> bool:
+    """Tell whether the file is in its place already, restored by an act that was interrupted."""
+    try:
+        with open_file(place) as (fd, status):
+            return status.st_size == item.size and sha256_on_disk(fd) == (
+                sha256,
+                item.size,
+            )
+    except OSError:
+        return False

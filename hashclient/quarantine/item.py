@@ -1,0 +1,232 @@
+"""What the quarantine holds: a folder for each item, with the sealed copy and all about it.
+
+`STATE/quarantine/<match id>/` has `evidence.age`, the file sealed in the age format, and
+`item.json`, which says what it was, where, and how to put it back. A folder is complete in itself:
+with the officer's key it can be opened by hand even where the rest of the state is lost.
+`docs/quarantine.md` specifies the document. Nothing here changes anything but `item.json`.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import enum
+import os
+import re
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+
+from hashclient import fsio
+from hashclient.errors import StateError, UsageError
+from hashclient.matches import ID_LENGTH
+from hashclient.model import Algorithm, Hit
+
+FORMAT = "hashclient-quarantine-item/1"
+EVIDENCE_NAME = "evidence.age"
+ITEM_NAME = "item.json"
+#: Extended attributes may take some megabytes; nothing else in the document is large.
+MAX_ITEM_BYTES = 1 << 25
+
+_ID = re.compile(f"[a-z0-9]{{{ID_LENGTH}}}")
+
+
+class Stage(enum.StrEnum):
+    """How far the taking of a file has come: its copy is sealed; it is removed from its place."""
+
+    SEALED = "sealed"
+    REMOVED = "removed"
+
+
+def _text(text: str) -> str:
+    return text.encode(errors="replace").decode()
+
+
+class Mark(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Who did something, why and when."""
+
+    by: str
+    reason: str
+    time: datetime
+
+    @classmethod
+    def of(cls, by: str, reason: str, time: datetime) -> Mark:
+        """Return a mark that can be written down, whatever bytes the texts came from."""
+        return cls(_text(by), _text(reason), time)
+
+
+class Restoration(Mark, frozen=True, forbid_unknown_fields=True):
+    """That the file was given back: where it was, or somewhere else."""
+
+    in_place: bool = True
+
+
+class ItemHit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An entry that the file matched."""
+
+    list: str
+    entry: str
+    category: str
+    generation: int
+    algorithms: tuple[str, ...]
+
+    @classmethod
+    def of(cls, hit: Hit) -> ItemHit:
+        """Return the form of `hit` that is kept."""
+        labels = tuple(a.label for a in hit.algorithms)
+        return cls(hit.list_name, hit.entry, hit.category, hit.generation, labels)
+
+
+class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a file was when it was sealed; `xattrs` are base64, times nanoseconds since 1970.
+
+    `device`, `inode` and `directory_inode` tell, after an interruption, whether what is at the path
+    is still the same. `links` counts all names that the file had.
+    """
+
+    device: int
+    inode: int
+    directory_inode: int
+    links: int
+    mode: int
+    uid: int
+    gid: int
+    atime_ns: int
+    mtime_ns: int
+    xattrs: dict[str, str]
+
+
+class Item(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The content of `item.json`.
+
+    `size` and `evidence_bytes` are in bytes, `tags` hexadecimal and sealed under the key `key_id`.
+    `tombstone` is the text that is left in place of the file, if any is. `restored` is set where
+    the file was given back and the folder only waits to be dropped.
+    """
+
+    format: str = FORMAT
+    id: str
+    stage: Stage
+    path: str
+    path_b64: str | None = None
+    size: int
+    origin: Origin
+    evidence_sha256: str
+    evidence_bytes: int
+    recipients: tuple[str, ...]
+    taken: Mark
+    hits: tuple[ItemHit, ...]
+    tags: dict[str, str]
+    key_id: str
+    tombstone: str | None = None
+    hold: Mark | None = None
+    restored: Restoration | None = None
+
+    @property
+    def file(self) -> str:
+        """Where the file was, decoded with surrogateescape."""
+        if self.path_b64 is None:
+            return self.path
+        return os.fsdecode(base64.b64decode(self.path_b64))
+
+    def tags_by_algorithm(self) -> dict[Algorithm, bytes]:
+        """Return the sealed tags as a match has them."""
+        return {Algorithm.from_label(a): bytes.fromhex(tag) for a, tag in self.tags.items()}
+
+
+def folder_path(directory: Path, match_id: str) -> Path:
+    """Return the folder of an item in the quarantine `directory`.
+
+    Raises:
+        UsageError: `match_id` can be no id.
+    """
+    if not _ID.fullmatch(match_id):
+        raise UsageError(
+            f"not an id: {fsio.printable(match_id)}", hint="`hashclient quarantine list` shows them"
+        )
+    return directory / match_id
+
+
+def evidence_path(directory: Path, match_id: str) -> Path:
+    """Return the path of the sealed copy of an item in the quarantine `directory`.
+
+    Raises:
+        UsageError: `match_id` can be no id.
+    """
+    return folder_path(directory, match_id) / EVIDENCE_NAME
+
+
+def item_ids(directory: Path) -> list[str]:
+    """Return the ids of all items in the quarantine `directory`, which need not exist.
+
+    Raises:
+        StateError: it cannot be read.
+    """
+    try:
+        return sorted(name for name in os.listdir(directory) if _ID.fullmatch(name))  # noqa: PTH208
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise fsio.state_error("cannot read the quarantine", directory, error) from error
+
+
+def load_item(directory: Path, match_id: str) -> Item:
+    """Read the document of one item in the quarantine `directory`.
+
+    Raises:
+        UsageError: there is none with this id.
+        StateError: it cannot be read or is damaged.
+    """
+    folder = folder_path(directory, match_id)
+    path = folder / ITEM_NAME
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(MAX_ITEM_BYTES + 1)
+    except FileNotFoundError as error:
+        if folder.is_dir():
+            raise _damaged(path, "it is missing") from error
+        raise UsageError(
+            f"nothing in quarantine has the id {match_id}",
+            hint="`hashclient quarantine list` shows what there is",
+        ) from error
+    except OSError as error:
+        raise fsio.state_error("cannot read", path, error) from error
+    return parse_item(data, match_id, path)
+
+
+def parse_item(data: bytes, match_id: str, path: Path) -> Item:
+    """Decode a document strictly; `path` names it in messages.
+
+    Raises:
+        StateError: it is not one of ours, or of another item.
+    """
+    if len(data) > MAX_ITEM_BYTES:
+        raise _damaged(path, "too large")
+    try:
+        item = msgspec.json.decode(data, type=Item)
+        item.tags_by_algorithm()
+        for value in (item.path_b64 or "", *item.origin.xattrs.values()):
+            base64.b64decode(value, validate=True)
+    except (ValueError, KeyError, RecursionError, binascii.Error) as error:
+        raise _damaged(path, fsio.excerpt(error)) from error
+    if item.format != FORMAT:
+        raise StateError(
+            f"unknown format of {fsio.printable(path)}: {fsio.excerpt(item.format)}",
+            hint="another version of hashclient wrote it",
+        )
+    if item.id != match_id or not item.file.startswith("/") or item.taken.time.tzinfo is None:
+        raise _damaged(path, "it contradicts itself")
+    return item
+
+
+def encode_item(item: Item) -> bytes:
+    """Return the document, readable for people too."""
+    return msgspec.json.format(msgspec.json.encode(item), indent=2) + b"\n"
+
+
+def _damaged(path: Path, why: str) -> StateError:
+    return StateError(
+        f"damaged: {fsio.printable(path)}: {why}",
+        hint="docs/quarantine.md says how to open a sealed copy by hand",
+    )

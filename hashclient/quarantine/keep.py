@@ -1,0 +1,162 @@
+"""Keeping and destroying: holds, when an item is due, and purging what is.
+
+What is due is policy, in the configuration: a period from the acknowledgement of the report. A hold
+outranks everything. Destroying is logged before and after, and an interrupted one is finished by
+the next purge.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import msgspec
+
+from hashclient.errors import UsageError
+from hashclient.fsio import fsync_dir, printable
+from hashclient.matches import Match, Matches
+from hashclient.model import MatchState
+from hashclient.quarantine.item import Item, Mark, Stage
+from hashclient.quarantine.room import Room, record
+
+#: Events of a match's story; they leave its state as it is.
+HELD = "held"
+RELEASED = "released"
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """Whether an item may be destroyed now, when it may be if that is known, and why (not)."""
+
+    is_due: bool
+    at: datetime | None
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Purged:
+    """What became of an item; `done` is None where it was only asked about and may be destroyed."""
+
+    item: Item
+    done: bool | None
+    detail: str
+
+
+def hold(room: Room, match_id: str, matches: Matches, mark: Mark) -> Item:
+    """Put an item on hold; an earlier hold stays, with this reason besides.
+
+    Raises:
+        UsageError, StateError, AuditError: as `Quarantine.hold` says.
+    """
+    with room.locked():
+        item = room.need(match_id, matches)
+        room.log("held", item, mark)
+        if item.hold is not None:
+            reason = f"{item.hold.reason}; {mark.reason}"
+            mark = Mark(item.hold.by, reason, item.hold.time)
+        item = msgspec.structs.replace(item, hold=mark)
+        room.save(item)
+        _note(room, item, HELD, mark, matches)
+        return item
+
+
+def release(room: Room, match_id: str, matches: Matches, mark: Mark) -> Item:
+    """End the hold on an item.
+
+    Raises:
+        UsageError, StateError, AuditError: as `Quarantine.release` says.
+    """
+    with room.locked():
+        item = room.need(match_id, matches)
+        if item.hold is None:
+            raise UsageError(f"{item.id} is not on hold")
+        room.log("released", item, mark)
+        item = msgspec.structs.replace(item, hold=None)
+        room.save(item)
+        _note(room, item, RELEASED, mark, matches)
+        return item
+
+
+def _note(room: Room, item: Item, event: str, mark: Mark, matches: Matches) -> None:
+    if record(item.id, matches) is not None:
+        matches.note(item.id, event, room.now(), {"by": mark.by, "reason": mark.reason})
+
+
+def due(room: Room, item: Item, matches: Matches) -> Due:
+    """Tell when an item may be destroyed, or why it may not.
+
+    Raises:
+        StateError: the record of matches cannot be read.
+    """
+    match = record(item.id, matches)
+    obstacle = _obstacle(item, match)
+    if obstacle is not None or match is None:
+        return Due(is_due=False, at=None, why=obstacle or "not in the record of matches")
+    if match.state is MatchState.PURGED:
+        return Due(is_due=True, at=None, why="its purge was interrupted")
+    if match.state is not MatchState.ACKNOWLEDGED:
+        return Due(is_due=False, at=None, why=f"no report of it was acknowledged: {match.state}")
+    days = room.settings.config.quarantine.retention_days
+    if days is None:
+        why = "no retention_days in [quarantine] of the configuration"
+        return Due(is_due=False, at=None, why=why)
+    acknowledged = max(
+        step.time for step in matches.story(item.id) if step.event == MatchState.ACKNOWLEDGED
+    )
+    at = acknowledged + timedelta(days=days)
+    verb = "since" if at <= room.now() else "on"
+    return Due(is_due=at <= room.now(), at=at, why=f"due {verb} {at:%Y-%m-%d %H:%M} UTC")
+
+
+def _obstacle(item: Item, match: Match | None) -> str | None:
+    """Return what keeps an item from ever becoming due as it is."""
+    if item.hold is not None:
+        return f"on hold since {item.hold.time:%Y-%m-%d}, by {printable(item.hold.by)}"
+    if match is not None and match.state is MatchState.WITHDRAWN:
+        return "its entry was withdrawn: restore it"
+    if item.stage is Stage.SEALED:
+        return "the file was not removed from its place yet"
+    return None
+
+
+def purge(
+    room: Room,
+    match_id: str,
+    matches: Matches,
+    mark: Mark,
+    *,
+    force: bool,
+    dry_run: bool,
+) -> Purged:
+    """Destroy an item, if it is due or `force` says so and it is not on hold.
+
+    1. It may be, as the item and the record say under the lock.
+    2. That it is going to be destroyed is logged. Where that cannot be, nothing is.
+    3. The record says that it is purged, unless the file is still in its place.
+    4. The sealed copy is unlinked.
+    5. That it is destroyed is logged, and the rest of the item dropped.
+
+    A kill after 3 leaves an item that is due: the next purge goes on.
+
+    Raises:
+        UsageError, StateError, AuditError: as `Quarantine.purge` says.
+    """
+    with room.locked() if not dry_run else contextlib.nullcontext():
+        item = room.load(match_id) if dry_run else room.need(match_id, matches)
+        state = due(room, item, matches)  # 1
+        if not state.is_due and (not force or item.hold is not None):
+            return Purged(item, done=False, detail=f"not purged: {state.why}")
+        if dry_run:
+            return Purged(item, done=None, detail=f"would be purged: {state.why}")
+        room.log("purging", item, mark, forced=force, due=state.why)  # 2
+        match = record(match_id, matches)
+        if match is not None and match.state is not MatchState.PURGED and not match.in_place:  # 3
+            detail = {"by": mark.by, "reason": mark.reason}
+            matches.change(match_id, MatchState.PURGED, room.now(), detail)
+        with room.errors("cannot remove from the quarantine", room.evidence(match_id)):  # 4
+            room.evidence(match_id).unlink(missing_ok=True)
+            fsync_dir(room.folder(match_id))
+        room.log("purged", item, mark, evidence_sha256=item.evidence_sha256)  # 5
+        room.drop(match_id)
+        return Purged(item, done=True, detail="purged")

@@ -1,0 +1,101 @@
+"""What a file has besides its content: recorded when it is sealed, given back when it is restored.
+
+Owner, mode, times and extended attributes, among which Linux keeps access control lists,
+capabilities and security labels. What this process may not read, or has no name in UTF-8, is not
+recorded. Attributes of a file system's own (`chattr`), holes and the time of birth are not kept.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import os
+import stat
+
+from hashclient.quarantine.item import Origin
+
+#: Of a file that changes hands: what must not be given to another owner than the one it was for.
+_POWERS = stat.S_ISUID | stat.S_ISGID
+
+_ACCESS_LIST = "system.posix_acl_access"
+
+
+def read_origin(fd: int, status: os.stat_result, directory_inode: int) -> Origin:
+    """Return what is to be known of the file open as `fd`, whose status is `status`."""
+    return Origin(
+        device=status.st_dev,
+        inode=status.st_ino,
+        directory_inode=directory_inode,
+        links=status.st_nlink,
+        mode=stat.S_IMODE(status.st_mode),
+        uid=status.st_uid,
+        gid=status.st_gid,
+        atime_ns=status.st_atime_ns,
+        mtime_ns=status.st_mtime_ns,
+        xattrs=_read_xattrs(fd),
+    )
+
+
+def _read_xattrs(fd: int) -> dict[str, str]:
+    found = {}
+    with contextlib.suppress(OSError):  # a file system that has none
+        for name in os.listxattr(fd):
+            if not _is_text(name):
+                continue
+            with contextlib.suppress(OSError):  # gone meanwhile, or not for us to read
+                found[name] = base64.b64encode(os.getxattr(fd, name)).decode()
+    return found
+
+
+def _is_text(name: str) -> bool:
+    """Tell whether a name can stand in a document: it is made of whole characters."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def give_back(fd: int, origin: Origin) -> list[str]:
+    """Give the file open as `fd` what `origin` says; return what could not be given.
+
+    The order matters: a change of owner takes powers away, a change of an access control list
+    changes the mode, and everything changes times.
+    """
+    missing = []
+    mode = origin.mode
+    if (origin.uid, origin.gid) != _owner(fd):
+        try:
+            os.fchown(fd, origin.uid, origin.gid)
+        except OSError:
+            missing.append(f"its owner ({origin.uid}:{origin.gid})")
+            mode &= ~_POWERS
+    with contextlib.suppress(OSError):
+        for name in os.listxattr(fd):  # a new file gets the default list of its directory
+            if name not in origin.xattrs and name == _ACCESS_LIST:
+                os.removexattr(fd, name)
+    for name, value in origin.xattrs.items():
+        try:
+            data = base64.b64decode(value)
+            if data != _xattr(fd, name):
+                os.setxattr(fd, name, data)
+        except OSError:
+            missing.append(f"its attribute {name}")
+    try:
+        os.fchmod(fd, mode)
+        os.utime(fd, ns=(origin.atime_ns, origin.mtime_ns))
+    except OSError:
+        missing.append("its mode and times")
+    return missing
+
+
+def _owner(fd: int) -> tuple[int, int]:
+    status = os.fstat(fd)
+    return status.st_uid, status.st_gid
+
+
+def _xattr(fd: int, name: str) -> bytes | None:
+    try:
+        return os.getxattr(fd, name)
+    except OSError:
+        return None

@@ -1,0 +1,315 @@
+"""The place of a file: a directory that was reached through no link, and a name in it.
+
+All that is done at a place is done through the open directory, so nothing that happens to the path
+above it leads elsewhere. Names are moved without replacing anything, and nothing is unlinked before
+it is known, under a name that nobody else uses, to be the very file that is meant. Errors are the
+system's; `reason_of` puts them in words.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import enum
+import errno
+import fcntl
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from hashclient.fsio import printable
+
+#: The name that a file has for the moment between being moved aside and being unlinked.
+PRIVATE_NAME = ".hashclient-{}"
+#: The name of a file that is being written. What a kill leaves of it is replaced.
+NEW_NAME = ".hashclient-{}.new"
+
+#: Of Linux's fs.h; Python names neither.
+_RENAME_NOREPLACE = 1
+_FS_IOC_GETFLAGS = 0x80086601
+_FS_IMMUTABLE_FL = 0x10
+_FS_APPEND_FL = 0x20
+
+#: A file system, or a kernel, that cannot rename without replacing: NFS and some FUSE ones.
+_CANNOT = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
+#: One that has no hard links says so in one of these ways.
+_NO_LINKS = frozenset({errno.EPERM, errno.EMLINK, errno.ENOSYS, errno.EOPNOTSUPP})
+
+_WORDS = {
+    errno.ENOENT: "not there any more",
+    errno.ESTALE: "not there any more",
+    errno.EROFS: "read-only file system",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "the system does not permit it",
+    errno.ENOSPC: "no space left on its file system",
+    errno.EBUSY: "something is mounted on it",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """An open directory, its path, and a name in it; `os.fsencode` gives the name's bytes."""
+
+    fd: int
+    directory: str
+    name: str
+
+    @property
+    def path(self) -> str:
+        """The path of the place."""
+        return os.path.join(self.directory, self.name)  # noqa: PTH118 - any bytes
+
+    def at(self, name: str) -> Place:
+        """Return the place of another name in the same directory."""
+        return Place(self.fd, self.directory, name)
+
+    def status(self) -> os.stat_result | None:
+        """Return what is there, be it a link; None if nothing is.
+
+        Raises:
+            OSError: it cannot be found out.
+        """
+        try:
+            return os.stat(self.name, dir_fd=self.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+
+    def directory_inode(self) -> int:
+        """Return the inode of the directory."""
+        return os.fstat(self.fd).st_ino
+
+    def sync(self) -> None:
+        """Make changes of names durable, where the directory may be read."""
+        with contextlib.suppress(OSError):  # the name is gone; only a power loss can bring it back
+            fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.fd)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+
+
+class Removal(enum.Enum):
+    """How the removal of a file ends.
+
+    Other than REMOVED, what was found is back under its name; STRANDED where that was taken again
+    meanwhile, so that it keeps the private name.
+    """
+
+    REMOVED = enum.auto()
+    OTHER = enum.auto()
+    CHANGED = enum.auto()
+    STRANDED = enum.auto()
+
+
+def is_unchanged(before: os.stat_result, after: os.stat_result) -> bool:
+    """Tell whether a file is the same and nothing about it has changed, as far as is known."""
+    return all(
+        getattr(before, name) == getattr(after, name)
+        for name in ("st_dev", "st_ino", "st_size", "st_mtime_ns", "st_ctime_ns")
+    )
+
+
+@contextlib.contextmanager
+def open_place(path: str) -> Iterator[Place]:
+    """Open the directory of an absolute path, of any length, through no link.
+
+    Raises:
+        OSError: a component is a link (ELOOP, with its path), is missing or is not a directory.
+    """
+    *directories, name = path.strip("/").split("/")
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open("/", flags)
+    try:
+        for n, component in enumerate(directories):
+            try:
+                inner = os.open(component, flags, dir_fd=fd)
+            except NotADirectoryError as error:
+                status = os.stat(component, dir_fd=fd, follow_symlinks=False)
+                if stat.S_ISLNK(status.st_mode):
+                    link = "/" + "/".join(directories[: n + 1])
+                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), link) from error
+                raise
+            os.close(fd)
+            fd = inner
+        yield Place(fd, "/" + "/".join(directories), name)
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def open_named(path: Path) -> Iterator[Place]:
+    """Open the directory of a path that the user has just named, who may go through links.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    fd = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield Place(fd, str(path.parent), path.name)
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def open_file(place: Place) -> Iterator[tuple[int, os.stat_result]]:
+    """Open the regular file at a place for reading; yield its descriptor and its status.
+
+    Raises:
+        OSError: it cannot be opened, is a link (ELOOP) or no regular file (EISDIR stands for all).
+    """
+    # Looked at before it is opened: opening a device may do something.
+    status = os.stat(place.name, dir_fd=place.fd, follow_symlinks=False)
+    if stat.S_ISLNK(status.st_mode):
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), place.path)
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    fd = -1
+    try:
+        if stat.S_ISREG(status.st_mode):
+            fd = os.open(place.name, flags, dir_fd=place.fd)
+            status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EISDIR, "not a regular file", place.path)
+        yield fd, status
+    finally:
+        if fd >= 0:
+            os.close(fd)
+
+
+def remove_exactly(place: Place, private: str, fd: int, status: os.stat_result) -> Removal:
+    """Unlink the name at a place if it is the file open as `fd`, unchanged since `status`.
+
+    1. Nothing about the file has changed, as far as the system knows.
+    2. The name is moved to the name `private` in the same directory, replacing nothing. From here
+       on nobody who works with the old name can exchange it.
+    3. What lies there now is the same inode, and its content was not changed meanwhile. Otherwise
+       it is moved back.
+    4. The private name is unlinked.
+
+    A kill in between leaves the file under the private name, and whoever comes next deals with it.
+
+    Raises:
+        OSError: the name cannot be moved or unlinked; it is where it was, if that can be.
+    """
+    if not is_unchanged(status, os.fstat(fd)):  # 1
+        return Removal.CHANGED
+    rename_noreplace(place.fd, place.name, private)  # 2
+    hidden = place.at(private)
+    try:
+        found = os.stat(private, dir_fd=place.fd, follow_symlinks=False)  # 3
+        if not os.path.samestat(found, status):
+            return Removal.OTHER if put_back(hidden, place.name) else Removal.STRANDED
+        if (found.st_size, found.st_mtime_ns) != (status.st_size, status.st_mtime_ns):
+            return Removal.CHANGED if put_back(hidden, place.name) else Removal.STRANDED
+        os.unlink(private, dir_fd=place.fd)  # 4
+    except BaseException:
+        put_back(hidden, place.name)
+        raise
+    place.sync()
+    return Removal.REMOVED
+
+
+def put_back(hidden: Place, name: str) -> bool:
+    """Move what lies at `hidden` back to `name`; False if that cannot be, as when it is taken."""
+    try:
+        rename_noreplace(hidden.fd, hidden.name, name)
+    except OSError:
+        return False
+    hidden.sync()
+    return True
+
+
+def rename_noreplace(directory: int, source: str, target: str) -> None:
+    """Rename in one directory, without ever replacing what is there.
+
+    Where the file system cannot do that, a hard link and an unlink are the same in two steps. Where
+    it has no hard links either, somebody could make `target` between a look at it and the rename.
+
+    Raises:
+        FileExistsError: `target` exists.
+        OSError: it cannot be renamed.
+    """
+    try:
+        renameat2(directory, source, target)
+        return
+    except OSError as error:
+        if error.errno not in _CANNOT:
+            raise
+    try:
+        os.link(source, target, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        with contextlib.suppress(FileNotFoundError):
+            os.stat(target, dir_fd=directory, follow_symlinks=False)
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from error
+        os.rename(source, target, src_dir_fd=directory, dst_dir_fd=directory)
+    else:
+        os.unlink(source, dir_fd=directory)
+
+
+def renameat2(directory: int, source: str, target: str) -> None:
+    """Call the system's renameat2 with RENAME_NOREPLACE.
+
+    Raises:
+        OSError: it failed; EINVAL or ENOSYS where that cannot be done.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    function = getattr(libc, "renameat2", None)  # glibc 2.28, musl 1.2.6
+    if function is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    names = os.fsencode(source), os.fsencode(target)
+    if function(directory, names[0], directory, names[1], _RENAME_NOREPLACE) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+
+
+def reason_of(error: OSError, place: Place | None = None) -> str:
+    """Return in words why something could not be done at a place."""
+    if error.errno == errno.ELOOP:
+        where = printable(os.fsdecode(error.filename)) if error.filename else "it is one"
+        return f"a link leads to it ({where}): scan it by its real path"
+    if error.errno == errno.EPERM and place is not None and (flag := _flag(place)):
+        return flag
+    return _WORDS.get(error.errno or 0, (error.strerror or str(error)).lower())
+
+
+def _flag(place: Place) -> str | None:
+    """Return which attribute forbids that a file is removed from its directory, if one does."""
+    for name, what in ((place.name, "file"), (".", "directory")):
+        with contextlib.suppress(OSError):
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            fd = os.open(name, flags, dir_fd=place.fd)
+            try:
+                answer = fcntl.ioctl(fd, _FS_IOC_GETFLAGS, bytes(8))
+            finally:
+                os.close(fd)
+            value = int.from_bytes(answer[:4], "little")
+            if value & _FS_IMMUTABLE_FL:
+                return f"the {what} is immutable (`chattr -i` makes it mutable)"
+            if value & _FS_APPEND_FL:
+                return f"the {what} is append-only (`chattr -a` ends that)"
+    return None
+
+
+def open_elsewhere(status: os.stat_result) -> list[str]:
+    """Return which other processes hold the file open, as far as this one may see: `name (pid)`."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        if process.name == str(os.getpid()):
+            continue
+        with contextlib.suppress(OSError):  # it has ended, or is somebody else's
+            if _holds(process, status):
+                name = (process / "comm").read_text(errors="replace").strip()
+                found.append(f"{printable(name)} ({process.name})")
+    return sorted(found)
+
+
+def _holds(process: Path, status: os.stat_result) -> bool:
+    with os.scandir(process / "fd") as descriptors:
+        for descriptor in descriptors:
+            with contextlib.suppress(OSError):  # closed meanwhile
+                if os.path.samestat(descriptor.stat(), status):
+                    return True
+    return False

@@ -1,0 +1,234 @@
+"""What all acts of the quarantine share: its directory, its lock, its log, and what proves a file.
+
+One act at a time changes the quarantine. What a kill leaves behind is a folder with a temporary
+name, which the next act removes; a folder under an id is complete.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from hashclient import fsio
+from hashclient.audit import AuditLog, Event
+from hashclient.config import Settings
+from hashclient.errors import UsageError
+from hashclient.matches import Match, Matches
+from hashclient.model import Algorithm, MatchState
+from hashclient.quarantine.item import (
+    ITEM_NAME,
+    Item,
+    Mark,
+    Restoration,
+    encode_item,
+    evidence_path,
+    folder_path,
+    load_item,
+)
+from hashclient.seal import Sealer
+
+LOCK_NAME = "lock"
+#: How long an act waits for another. One that seals a very large file takes longer.
+LOCK_WAIT_S = 60.0
+
+
+class Room:
+    """The quarantine of one state directory, for the modules next to this one."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        audit: AuditLog,
+        sealer: Sealer | None,
+        now: Callable[[], datetime],
+        on_bytes: Callable[[int], None],
+    ) -> None:
+        """Nothing is made before the first act."""
+        self.settings = settings
+        self.directory = settings.quarantine_dir
+        self.audit = audit
+        self.sealer = sealer
+        self.now = now
+        self.on_bytes = on_bytes
+        self._swept = False
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the quarantine for one act; its directory is made if need be.
+
+        Raises:
+            LockedError: another process kept it for long.
+            StateError: it cannot be made.
+        """
+        is_new = not self.directory.is_dir()
+        fsio.make_private_dir(self.directory)
+        with self.errors("cannot use the quarantine", self.directory):
+            if is_new:
+                fsio.fsync_dir(self.directory.parent)
+        with fsio.writer_lock(self.directory / LOCK_NAME, wait_s=LOCK_WAIT_S):
+            if not self._swept:
+                for name in os.listdir(self.directory):  # noqa: PTH208
+                    if name.startswith(fsio.TEMP_PREFIX):
+                        remove_folder(self.directory / name)
+                self._swept = True
+            yield
+
+    @contextlib.contextmanager
+    def errors(self, what: str, path: Path) -> Iterator[None]:
+        """Translate errors of the system on our own files."""
+        try:
+            yield
+        except OSError as error:
+            raise fsio.state_error(what, path, error) from error
+
+    def load(self, match_id: str) -> Item:
+        """Return an item.
+
+        Raises:
+            UsageError: there is none with this id.
+            StateError: it cannot be read or is damaged.
+        """
+        return load_item(self.directory, match_id)
+
+    def find(self, match_id: str, matches: Matches) -> Item | None:
+        """Return an item if there is one, for an act on it. The lock is held.
+
+        One that was given back, but not dropped since that was interrupted, is dropped now.
+
+        Raises:
+            StateError: it cannot be read or is damaged.
+        """
+        if not self.folder(match_id).exists():
+            return None
+        item = self.load(match_id)
+        if item.restored is None:
+            return item
+        self.drop_restored(item, item.restored, matches)
+        return None
+
+    def need(self, match_id: str, matches: Matches) -> Item:
+        """Return an item, for an act on it. The lock is held.
+
+        Raises:
+            UsageError: there is none with this id.
+            StateError: it cannot be read or is damaged.
+        """
+        return self.find(match_id, matches) or self.load(match_id)
+
+    def drop_restored(self, item: Item, mark: Restoration, matches: Matches) -> None:
+        """Let the record of matches know that an item was given back, and drop it.
+
+        Raises:
+            StateError: it cannot be written.
+        """
+        match = record(item.id, matches)
+        if match is not None and match.state is not MatchState.RESTORED and not match.in_place:
+            detail = {"by": mark.by, "reason": mark.reason}
+            in_place = mark.in_place
+            matches.change(item.id, MatchState.RESTORED, self.now(), detail, in_place=in_place)
+        self.drop(item.id)
+
+    def folder(self, match_id: str) -> Path:
+        """Return the path of an item's folder."""
+        return folder_path(self.directory, match_id)
+
+    def evidence(self, match_id: str) -> Path:
+        """Return the path of an item's sealed copy."""
+        return evidence_path(self.directory, match_id)
+
+    def save(self, item: Item) -> None:
+        """Write the document of an item anew, whole or not at all.
+
+        Raises:
+            StateError: it cannot be written.
+        """
+        folder = self.folder(item.id)
+        fsio.sweep_temporary(folder)
+        fsio.write_atomic(folder / ITEM_NAME, encode_item(item))
+
+    @contextlib.contextmanager
+    def new_folder(self) -> Iterator[Path]:
+        """Make a folder for an item under a temporary name; it goes away unless it is admitted."""
+        with self.errors("cannot write to the quarantine", self.directory):
+            folder = Path(tempfile.mkdtemp(prefix=fsio.TEMP_PREFIX, dir=self.directory))
+        try:
+            yield folder
+        finally:
+            remove_folder(folder)
+
+    def admit(self, folder: Path, item: Item) -> None:
+        """Write the document into a new folder and give it the item's id, durably.
+
+        Raises:
+            StateError: it cannot be written.
+        """
+        fsio.write_atomic(folder / ITEM_NAME, encode_item(item))
+        with self.errors("cannot write to the quarantine", self.directory):
+            os.rename(folder, self.folder(item.id))  # noqa: PTH104
+            fsio.fsync_dir(self.directory)
+
+    def drop(self, match_id: str) -> None:
+        """Remove the folder of an item: all of it is gone for everybody at once, or nothing.
+
+        Raises:
+            StateError: it cannot be removed.
+        """
+        with self.errors("cannot remove from the quarantine", self.folder(match_id)):
+            doomed = Path(tempfile.mkdtemp(prefix=fsio.TEMP_PREFIX, dir=self.directory))
+            # Renaming onto an empty folder takes its place.
+            os.rename(self.folder(match_id), doomed)  # noqa: PTH104
+            fsio.fsync_dir(self.directory)
+        remove_folder(doomed)
+
+    def log(self, event: str, item: Item, mark: Mark, **data: Any) -> None:
+        """Log what is or was done with an item, durably.
+
+        Raises:
+            AuditError: it cannot be logged.
+        """
+        fields = {
+            "id": item.id,
+            **fsio.path_fields(item.file),
+            "by": mark.by,
+            "reason": mark.reason,
+        }
+        self.audit.append([Event(event, fields | data)], durable=True)
+
+    def proves(self, digests: Mapping[Algorithm, bytes], tags: Mapping[Algorithm, bytes]) -> bool:
+        """Tell whether digests, sealed, are the tags of what matched: all, and at least one."""
+        assert self.sealer is not None, "callers have compared the ids of the keys"
+        return bool(tags) and all(
+            algorithm in digests
+            and self.sealer.tags_of(algorithm, [digests[algorithm]]).tobytes() == tag
+            for algorithm, tag in tags.items()
+        )
+
+    def can_prove(self, key_id: str) -> bool:
+        """Tell whether tags that were sealed under the key `key_id` can be compared with."""
+        return self.sealer is not None and self.sealer.key_id == key_id
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove what is left of an item's folder, as far as that is possible."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir(folder):  # noqa: PTH208
+            with contextlib.suppress(OSError):
+                (folder / name).unlink()
+        folder.rmdir()
+
+
+def record(match_id: str, matches: Matches) -> Match | None:
+    """Return the record of a match, or None where it is lost.
+
+    Raises:
+        StateError: it cannot be read.
+    """
+    try:
+        return matches.get(match_id)
+    except UsageError:
+        return None

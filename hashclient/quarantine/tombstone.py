@@ -1,0 +1,82 @@
+"""The text that is left in place of a file, where the configuration asks for one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from datetime import UTC, datetime
+
+from hashclient.quarantine.item import Item
+from hashclient.quarantine.place import (
+    NEW_NAME,
+    PRIVATE_NAME,
+    Place,
+    Removal,
+    open_file,
+    reason_of,
+    remove_exactly,
+    rename_noreplace,
+)
+from hashclient.quarantine.streams import write_all
+
+_MODE = 0o644
+
+
+def tombstone_text(template: str | None, match_id: str, time: datetime) -> str | None:
+    """Return the text for one file; `{id}` and `{time}` in `template` stand for what they say."""
+    if template is None:
+        return None
+    # Not str.format: the template is the operator's, and other braces in it are just braces.
+    stamp = time.astimezone(UTC).isoformat(timespec="seconds")
+    text = template.replace("{id}", match_id).replace("{time}", stamp)
+    return text if text.endswith("\n") else text + "\n"
+
+
+def put_tombstone(place: Place, item: Item) -> str | None:
+    """Leave the tombstone of an item, if it has one; return why that could not be, if so."""
+    if item.tombstone is None:
+        return None
+    name = NEW_NAME.format(item.id)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        with contextlib.suppress(FileNotFoundError):  # of an act that was killed
+            os.unlink(name, dir_fd=place.fd)
+        fd = os.open(name, flags, 0o600, dir_fd=place.fd)
+        try:
+            write_all(fd, item.tombstone.encode())
+            with contextlib.suppress(OSError):  # only root can give files away
+                os.fchown(fd, item.origin.uid, item.origin.gid)
+            os.fchmod(fd, _MODE)
+            os.fsync(fd)
+            rename_noreplace(place.fd, name, place.name)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(name, dir_fd=place.fd)
+            raise
+        finally:
+            os.close(fd)
+    except OSError as error:
+        return f"the tombstone could not be left: {reason_of(error)}"
+    place.sync()
+    return None
+
+
+def has_tombstone(place: Place, item: Item) -> bool:
+    """Tell whether what is at a place is the tombstone of an item, unchanged."""
+    if item.tombstone is None:
+        return False
+    text = item.tombstone.encode()
+    with contextlib.suppress(OSError), open_file(place) as (fd, _):
+        return os.read(fd, len(text) + 1) == text
+    return False
+
+
+def remove_tombstone(place: Place, item: Item) -> bool:
+    """Remove the tombstone of an item; False if it is something else by now.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    with open_file(place) as (fd, status):
+        private = PRIVATE_NAME.format(item.id)
+        return remove_exactly(place, private, fd, status) is Removal.REMOVED

@@ -1,0 +1,158 @@
+"""Checking the quarantine: that each item is whole, and that nothing is missing or left over.
+
+It changes nothing and needs no lock and no key: what it cannot check is whether the officer still
+has theirs. An item that goes while it is looked at is none.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from hashclient import fsio
+from hashclient.errors import HashclientError, StateError, UsageError
+from hashclient.matches import Matches
+from hashclient.model import MatchState
+from hashclient.quarantine import agefile
+from hashclient.quarantine.item import EVIDENCE_NAME, ITEM_NAME, Item, Stage, item_ids
+from hashclient.quarantine.place import PRIVATE_NAME, open_place, reason_of
+from hashclient.quarantine.room import LOCK_NAME, Room, record
+from hashclient.quarantine.streams import sha256_on_disk
+
+#: States of a match whose file is in quarantine, if it is not in its place.
+_KEPT = (
+    MatchState.FOUND,
+    MatchState.QUARANTINED,
+    MatchState.REPORTED,
+    MatchState.ACKNOWLEDGED,
+    MatchState.WITHDRAWN,
+)
+_NOT_FOR_OTHERS = 0o077
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What was found of one item, or of something else in the quarantine under that name.
+
+    `ok` is False where something is damaged or missing, `attention` is set where an act is to be
+    finished. `detail` says it for people.
+    """
+
+    name: str
+    ok: bool
+    detail: str
+    attention: bool = False
+
+
+def verify(room: Room, matches: Matches) -> Iterator[Finding]:
+    """Check every item, look for what is left over, and for what should be there and is not.
+
+    1. Its document is well-formed and of this id.
+    2. Nobody but the owner may read any of it.
+    3. The sealed copy has the length and the SHA-256 that it was written with.
+    4. It is in the age format, for as many recipients as it was sealed to, and of the length that
+       such a copy of so many bytes has.
+    5. The file was removed from its place; otherwise, where it is.
+
+    Raises:
+        StateError: the quarantine or the record of matches cannot be read at all.
+    """
+    ids = item_ids(room.directory)
+    for match_id in ids:
+        finding = _check(room, match_id, matches)
+        if finding is not None:
+            yield finding
+    known = {LOCK_NAME, *ids}
+    if room.directory.is_dir():
+        with room.errors("cannot read the quarantine", room.directory):
+            names = sorted(set(os.listdir(room.directory)) - known)  # noqa: PTH208
+        for name in names:
+            shown = fsio.printable(name)
+            if name.startswith(fsio.TEMP_PREFIX):
+                detail = "left by a killed command, or being written; the next act removes it"
+                yield Finding(shown, ok=True, detail=detail)
+            else:
+                yield Finding(shown, ok=False, detail="does not belong here")
+    for match in matches.find(_KEPT):
+        if not match.in_place and match.id not in ids and not room.folder(match.id).exists():
+            detail = f"missing: the match is {match.state}, and its sealed copy is not here"
+            yield Finding(match.id, ok=False, detail=detail)
+
+
+def _check(room: Room, match_id: str, matches: Matches) -> Finding | None:
+    try:
+        item = room.load(match_id)  # 1
+        detail = _check_files(room, item)
+    except UsageError:  # restored or purged meanwhile
+        return None
+    except StateError as error:
+        return Finding(match_id, ok=False, detail=error.message)
+    if detail is not None:
+        return (
+            None
+            if not room.folder(match_id).exists()
+            else Finding(match_id, ok=False, detail=detail)
+        )
+    unfinished = _unfinished(item, matches)  # 5
+    if unfinished is not None:
+        return Finding(match_id, ok=True, detail=unfinished, attention=True)
+    return Finding(match_id, ok=True, detail="whole")
+
+
+def _check_files(room: Room, item: Item) -> str | None:
+    """Return what is wrong with the files of an item (2 to 4), if anything is."""
+    folder, evidence = room.folder(item.id), room.evidence(item.id)
+    try:
+        for path in (folder, folder / ITEM_NAME, evidence):  # 2
+            if stat.S_IMODE(path.lstat().st_mode) & _NOT_FOR_OTHERS:
+                return f"others can read it: chmod go= {fsio.printable(path)}"
+        fd = os.open(evidence, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            sha256, length = sha256_on_disk(fd, room.on_bytes)  # 3
+            begin = os.pread(fd, agefile.MAX_HEADER_BYTES, 0)
+        finally:
+            os.close(fd)
+    except FileNotFoundError:
+        return f"{EVIDENCE_NAME} is missing"
+    except OSError as error:
+        return f"{EVIDENCE_NAME} cannot be read: {reason_of(error)}"
+    if length != item.evidence_bytes:
+        return f"{EVIDENCE_NAME} has {length:,} bytes instead of {item.evidence_bytes:,}"
+    if sha256 != item.evidence_sha256:
+        return f"{EVIDENCE_NAME} was altered"
+    try:
+        header = agefile.parse_header(begin)  # 4
+    except HashclientError as error:
+        return f"{EVIDENCE_NAME}: {error.message}"
+    if header.recipients != len(item.recipients):
+        expected = len(item.recipients)
+        return f"{EVIDENCE_NAME} is for {header.recipients} recipients instead of {expected}"
+    if length != agefile.sealed_bytes(header, item.size):
+        return f"{EVIDENCE_NAME} does not hold {item.size:,} bytes"
+    return None
+
+
+def _unfinished(item: Item, matches: Matches) -> str | None:
+    """Return what is still to be done about an item, and where its file is, if anything is."""
+    match = record(item.id, matches)
+    if item.restored is not None:
+        return "restored, but not dropped: `hashclient quarantine restore` finishes that"
+    if match is not None and match.state is MatchState.PURGED:
+        return "purged, but not dropped: `hashclient quarantine purge` finishes that"
+    if item.stage is Stage.REMOVED:
+        return None
+    found = []
+    try:
+        with open_place(item.file) as place:
+            for there in (place, place.at(PRIVATE_NAME.format(item.id))):
+                status = there.status()
+                if status is not None:
+                    same = status.st_ino == item.origin.inode
+                    what = "the file" if same else "something else"
+                    found.append(f"{what} is at {fsio.printable(there.path)}")
+    except OSError as error:
+        found.append(f"its place cannot be looked at: {reason_of(error)}")
+    where = "; ".join(found) or "nothing is at its place"
+    return f"sealed, not removed ({where}): `hashclient quarantine add {item.id}` finishes that"

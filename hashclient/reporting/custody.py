@@ -1,0 +1,212 @@
+"""The chain of custody: the records of the audit log that concern one report, and their check.
+
+Records are handed over line by line as they stand in the log, each with its hash and nearly all
+with a signature of their own, so whoever gets them needs neither the log nor this machine. The last
+one is the record that the report was packaged; it names the hash of every file of the package and
+of the lines before it, so one signature of the audit key covers all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hashclient.audit import AuditLog, Event, read
+from hashclient.auditrecord import (
+    GENESIS,
+    Checkpoint,
+    Identity,
+    Record,
+    parse_checkpoint,
+    parse_genesis,
+    parse_record,
+    verify_signature,
+)
+from hashclient.errors import AuditError, VerificationError
+
+#: The event whose record binds a package.
+PACKAGED = "report-packaged"
+
+
+@dataclass(frozen=True, slots=True)
+class Custody:
+    """A verified chain of custody: whose log it is, its last record, how many there are."""
+
+    identity: Identity
+    last: Record
+    records: int
+
+
+def collect(audit_dir: Path, ids: Collection[str]) -> list[bytes]:
+    """Return the genesis record and all that name one of `ids`, as lines without newlines.
+
+    Records that an older version did not sign by themselves are followed by all up to the next
+    signature, which covers them.
+
+    Raises:
+        AuditError: the log is broken.
+        StateError: there is none.
+    """
+    wanted = frozenset(ids)
+    lines = []
+    open_end = False
+    for record in read(audit_dir):
+        if open_end or record.event == GENESIS or _names(record.data, wanted):
+            lines.append(record.line)
+            open_end = record.sig is None
+    return lines
+
+
+def _names(value: Any, wanted: frozenset[str]) -> bool:
+    """Tell whether one of `wanted` stands anywhere in JSON values."""
+    if isinstance(value, str):
+        return value in wanted
+    if isinstance(value, dict):
+        return any(_names(inner, wanted) for inner in value.values())
+    return isinstance(value, list) and any(_names(inner, wanted) for inner in value)
+
+
+def bind(
+    audit_dir: Path,
+    audit: AuditLog,
+    ids: Collection[str],
+    data: Mapping[str, Any],
+    files: Mapping[str, str],
+) -> bytes:
+    """Log that a report was packaged, and return its chain of custody, which ends with that record.
+
+    `ids` are those of the report and of its matches, `data` says more of the report, `files` are
+    the SHA-256 of the files of the package, hexadecimal, by name.
+
+    Raises:
+        AuditError: the log is broken or cannot be written.
+    """
+    before = b"".join(line + b"\n" for line in collect(audit_dir, ids))
+    bound = {**data, "files": dict(files), "custody_sha256": hashlib.sha256(before).hexdigest()}
+    audit.append([Event(PACKAGED, bound)], durable=True)
+    for record in read(audit_dir, event=PACKAGED, limit=1):
+        if record.data == bound:
+            return before + record.line + b"\n"
+    raise AuditError("another program logs packages at the same moment", hint="try again")
+
+
+def verify_custody(text: bytes) -> Custody:
+    """Check a chain of custody by itself.
+
+    1. Each line is what the writer of the log writes for its content, and its hash is right.
+    2. The first record, and no other, is a genesis record, signed by the key it names.
+    3. Records come in their order in the log, none twice.
+    4. Each signature is right, and a record without one is joined to the next by its hash.
+    5. The last record says that a report was packaged, is signed, and names the hash of the lines
+       before it, so that none of them is missing.
+
+    Raises:
+        VerificationError: a check failed.
+    """
+    lines = text.split(b"\n")
+    if lines.pop() != b"" or not lines:
+        raise VerificationError("chain of custody is cut short")
+    try:
+        return _verify(lines, text)
+    except AuditError as error:
+        raise VerificationError(error.message.replace("audit log", "chain of custody")) from error
+
+
+def _verify(lines: list[bytes], text: bytes) -> Custody:
+    records = [parse_record(line, f"line {n}") for n, line in enumerate(lines, 1)]  # 1
+    identity = parse_genesis(records[0], "line 1")  # 2
+    previous = records[0]
+    for number, record in enumerate(records[1:], 2):
+        where = f"chain of custody, line {number}"
+        if record.event == GENESIS:
+            raise VerificationError(f"{where}: a second genesis record")
+        if record.seq <= previous.seq:  # 3
+            raise VerificationError(f"{where}: out of order")
+        if record.sig is not None:  # 4
+            verify_signature(record, identity.public_key, f"line {number}")
+        if previous.sig is None and record.prev != previous.hash:
+            raise VerificationError(f"{where}: it does not follow the unsigned line before it")
+        previous = record
+    last = records[-1]
+    if last.event != PACKAGED or last.sig is None:  # 5
+        raise VerificationError("chain of custody does not end with the record of a package")
+    before = text[: len(text) - len(lines[-1]) - 1]
+    if last.data.get("custody_sha256") != hashlib.sha256(before).hexdigest():
+        raise VerificationError("chain of custody lacks lines, or has others")
+    return Custody(identity, last, len(records))
+
+
+def verify_checkpoint(text: bytes, custody: Custody) -> Checkpoint:
+    """Check that a checkpoint is of the same log and vouches for the last record of `custody`.
+
+    Raises:
+        VerificationError: it is not, or does not.
+    """
+    try:
+        checkpoint = parse_checkpoint(text)
+    except AuditError as error:
+        raise VerificationError(error.message) from error
+    if checkpoint.identity != custody.identity:
+        raise VerificationError("the checkpoint is of another log than the chain of custody")
+    if checkpoint.seq < custody.last.seq or (
+        checkpoint.seq == custody.last.seq and checkpoint.hash != custody.last.hash
+    ):
+        raise VerificationError("the checkpoint does not vouch for the chain of custody")
+    return checkpoint
+
+
+def retraction_note(audit_dir: Path, report_id: str) -> bytes:
+    """Return a document that says that a package is retracted: the records that say so, signed.
+
+    Raises:
+        AuditError: the log is broken.
+        StateError: there is none.
+    """
+    records: list[Record] = []
+    for record in read(audit_dir):
+        of_report = record.data.get("report") == report_id
+        if record.event == GENESIS or (of_report and record.event in (PACKAGED, RETRACTED)):
+            records.append(record)
+    document = {
+        "format": NOTE_FORMAT,
+        "report": report_id,
+        "records": [json.loads(record.line) for record in records],
+    }
+    return json.dumps(document, indent=1).encode() + b"\n"
+
+
+RETRACTED = "report-retracted"
+NOTE_FORMAT = "hashclient-retraction/1"
+
+
+def verify_note(text: bytes) -> tuple[Identity, Record]:
+    """Check a retraction note; return whose log it is from and the record of the retraction.
+
+    Raises:
+        VerificationError: it is not such a note, or a record in it was changed.
+    """
+    try:
+        document = json.loads(text)
+        report_id, values = document["report"], document["records"]
+        lines = [json.dumps(v, separators=(",", ":")).encode("ascii") for v in values]
+        records = [parse_record(line, f"record {n}") for n, line in enumerate(lines, 1)]
+        identity = parse_genesis(records[0], "record 1")
+        for number, record in enumerate(records[1:], 2):
+            verify_signature(record, identity.public_key, f"record {number}")
+    except AuditError as error:
+        raise VerificationError(error.message.replace("audit log", "retraction")) from error
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+        raise VerificationError(f"not a document of the format {NOTE_FORMAT}") from error
+    last = records[-1]
+    if (
+        set(document) != {"format", "report", "records"}
+        or document["format"] != NOTE_FORMAT
+        or last.event != RETRACTED
+        or any(r.data.get("report") != report_id for r in records[1:])
+    ):
+        raise VerificationError("the note does not say that the report is retracted")
+    return identity, last

@@ -1,0 +1,201 @@
+"""The report document: what is said of each file, in JSON with a published schema.
+
+It names files by path and entry, never by digest, and says of each that it matched by digest alone
+and that nobody viewed it. `docs/report.schema.json` is the schema; this module makes documents and
+reads those of others, strictly. Everything else that is sent anywhere is made from it.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from hashclient import __version__
+from hashclient.config import ReportConfig
+from hashclient.errors import VerificationError
+from hashclient.fsio import path_fields
+from hashclient.matches import Match, MatchHit, Step
+
+FORMAT: Literal["hashclient-report/1"] = "hashclient-report/1"
+
+#: The schema's patterns; what is used as a name of a file must be one of these.
+_MatchId = Annotated[str, msgspec.Meta(pattern="^[a-z0-9]{10}$")]
+_ReportId = Annotated[str, msgspec.Meta(pattern="^r-[a-z0-9]{10}$")]
+_Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+_Count = Annotated[int, msgspec.Meta(ge=0)]
+_Time = Annotated[datetime, msgspec.Meta(tz=True)]
+
+
+class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    pass
+
+
+class Reporter(_Strict, frozen=True):
+    """Who reports."""
+
+    organisation: str | None
+    contact: str | None
+    email: str | None
+
+
+class Tool(_Strict, frozen=True):
+    """What made the report."""
+
+    name: str
+    version: str
+
+
+class Entry(_Strict, frozen=True):
+    """One entry of a list that the file matched, and the algorithms whose digests agreed.
+
+    `provider` is whose list it is, where that is known by the name the reporter has for it.
+    """
+
+    list: str
+    entry: str
+    category: str
+    generation: _Count
+    algorithms: tuple[Literal["md5", "sha1", "sha256"], ...]
+    provider: str | None
+    withdrawn_generation: _Count | None
+
+
+class Evidence(_Strict, frozen=True):
+    """The sealed file: where it is in the package, and to whom it is sealed."""
+
+    name: Annotated[str, msgspec.Meta(pattern=r"^evidence/[a-z0-9]{10}\.age$")]
+    sha256: _Sha256
+    length: _Count
+    recipients: tuple[str, ...]
+
+
+class StoryStep(_Strict, frozen=True):
+    """One step of what happened to the file."""
+
+    time: _Time
+    event: str
+    detail: dict[str, Any]
+
+
+class ReportedMatch(_Strict, frozen=True, omit_defaults=True):
+    """One file that matched; `path_b64` is there where its path is not UTF-8."""
+
+    id: _MatchId
+    path: str
+    size: _Count | None
+    first_seen: _Time
+    last_seen: _Time
+    state: str
+    viewed: Literal[False]
+    in_place: bool
+    entries: tuple[Entry, ...]
+    evidence: Evidence | None
+    story: tuple[StoryStep, ...]
+    path_b64: str | None = None
+
+
+class Document(_Strict, frozen=True):
+    """The report document."""
+
+    format: Literal["hashclient-report/1"]
+    report: _ReportId
+    created: _Time
+    reporter: Reporter
+    tool: Tool
+    matches: tuple[ReportedMatch, ...]
+
+
+def make_document(
+    report_id: str,
+    now: datetime,
+    config: ReportConfig,
+    matches: Sequence[tuple[Match, Sequence[Step]]],
+    evidence: Mapping[str, Evidence],
+    provider_of: Callable[[str], str | None],
+) -> Document:
+    """Return the document about `matches`, given with their stories.
+
+    `evidence` is what is sealed, by match; `provider_of` names the provider of a list.
+    """
+    return Document(
+        FORMAT,
+        report_id,
+        now,
+        Reporter(config.organisation, config.contact, config.email),
+        Tool("hashclient", __version__),
+        tuple(
+            _reported(match, story, evidence.get(match.id), provider_of) for match, story in matches
+        ),
+    )
+
+
+def _reported(
+    match: Match,
+    story: Sequence[Step],
+    evidence: Evidence | None,
+    provider_of: Callable[[str], str | None],
+) -> ReportedMatch:
+    path = path_fields(match.path)
+    return ReportedMatch(
+        id=match.id,
+        path=path["path"],
+        path_b64=path.get("path_b64"),
+        size=match.size,
+        first_seen=match.first_seen,
+        last_seen=match.last_seen,
+        state=str(match.state),
+        viewed=False,
+        in_place=match.in_place,
+        entries=tuple(_entry(hit, provider_of) for hit in match.hits),
+        evidence=evidence,
+        story=tuple(StoryStep(step.time, step.event, dict(step.detail)) for step in story),
+    )
+
+
+def _entry(matched: MatchHit, provider_of: Callable[[str], str | None]) -> Entry:
+    hit = matched.hit
+    return Entry(
+        hit.list_name,
+        hit.entry,
+        hit.category,
+        hit.generation,
+        tuple(_LABELS[algorithm.label] for algorithm in hit.algorithms),
+        provider_of(hit.list_name),
+        matched.withdrawn_generation,
+    )
+
+
+_LABELS: Mapping[str, Literal["md5", "sha1", "sha256"]] = {
+    "md5": "md5",
+    "sha1": "sha1",
+    "sha256": "sha256",
+}
+
+
+def encode_document(document: Document) -> bytes:
+    """Return the document as JSON, for people to read as well."""
+    return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
+
+
+def parse_document(text: bytes) -> Document:
+    """Read a document, strictly.
+
+    Raises:
+        VerificationError: it is not a report document of the format `FORMAT`.
+    """
+    try:
+        return msgspec.json.decode(text, type=Document)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise VerificationError(f"not a report document of the format {FORMAT}") from error
+
+
+def file_path(match: ReportedMatch) -> str:
+    """Return the path of a file, decoded with surrogateescape."""
+    if match.path_b64 is None:
+        return match.path
+    return os.fsdecode(base64.b64decode(match.path_b64))

@@ -1,0 +1,282 @@
+"""Filing a report with a service: open, upload and describe each file, finish; or retract.
+
+The journal is the report's record: before a call it says which call is in doubt, after the answer
+what came of it. A kill or a broken line leaves a call in doubt, and the next attempt resolves it
+first, by these rules, so that there is never a second finished report and none is left open:
+
+* open: it may have been opened under an id that we do not know. It vanishes there by itself,
+  unfinished; another is opened.
+* upload, file details: what is there cannot be asked for. The report is retracted, another opened.
+* finish: it is finished again; that it is finished already is what was wanted.
+* retract: it is retracted again; that it is gone already is what was wanted.
+
+A report that the service no longer knows was never finished, unless finishing is in doubt: that is
+for a person to find out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Collection
+from datetime import datetime
+
+import msgspec
+
+from hashclient.errors import (
+    AuthorisationError,
+    ConfigError,
+    HashclientError,
+    StateError,
+    UnreachableError,
+    UsageError,
+    VerificationError,
+)
+from hashclient.model import Algorithm
+from hashclient.reporting.document import ReportedMatch
+from hashclient.reporting.plan import Plan
+from hashclient.reporting.service import (
+    ALREADY_FINISHED,
+    ALREADY_RETRACTED,
+    NO_SUCH_REPORT,
+    OK,
+    REFUSED,
+    Answer,
+    Service,
+    check,
+)
+from hashclient.reporting.state import Call, Remote, Report, Request, State
+from hashclient.reporting.xmlform import Schema, file_element, report_element, to_bytes
+
+#: A service that loses our report more often than this within one attempt has a fault.
+MAX_RESTARTS = 2
+#: Ids of requests that are kept; the oldest go first.
+MAX_REQUESTS = 5000
+
+
+class _LostError(Exception):
+    """The service no longer knows a report that was not finished."""
+
+
+class Filing:
+    """One attempt at filing one report."""
+
+    def __init__(
+        self,
+        service: Service,
+        report: Report,
+        save: Callable[[Report], Report],
+        now: Callable[[], datetime],
+    ) -> None:
+        """`save` writes the journal; it has to have reached the disk when it returns."""
+        self._service = service
+        self._write = save
+        self._now = now
+        #: The report as it is in the journal.
+        self.report = report
+
+    def file(self, plan: Plan, schema: Schema) -> Report:
+        """Bring the report to its end at the service and return it.
+
+        1. What is in doubt is resolved, see above.
+        2. The report is opened.
+        3. Each file is uploaded, the service's MD5 of it compared, and its details given.
+        4. The report is finished.
+
+        Raises:
+            HashclientError: it failed; what the journal says is what is known. If it will not do
+                without a person, nothing is left open at the service, or the next attempt sees to
+                that first.
+        """
+        try:
+            if self._remote.in_doubt is Call.FINISH:  # 1
+                return self._finish()
+            for _ in range(1 + MAX_RESTARTS):
+                with contextlib.suppress(_LostError):
+                    return self._from_the_start(plan, schema)
+                self._forget("lost by the service")
+        except UnreachableError:
+            raise
+        except HashclientError:
+            # Trying again as it is would end the same way: nothing is left open meanwhile. If this
+            # fails, too, the journal says that it is still to be done.
+            if self._remote.report_id is not None and self._remote.in_doubt is not Call.FINISH:
+                with contextlib.suppress(HashclientError):
+                    self._give_up()
+            raise
+        raise UnreachableError(
+            "the service loses the report again and again",
+            hint="ask the service's operators; the report waits in the outbox",
+        )
+
+    def _from_the_start(self, plan: Plan, schema: Schema) -> Report:
+        if self._remote.in_doubt in (Call.UPLOAD, Call.FILEINFO, Call.RETRACT):  # 1
+            self._give_up()
+        if self._remote.report_id is None:  # 2
+            self._open(plan, schema)
+        for match in plan.document.matches:  # 3
+            if match.id in plan.upload and match.id not in self._remote.files:
+                self._add(match, plan, schema)
+        return self._finish()  # 4
+
+    def retract(self) -> Report:
+        """Take back what is open at the service, if anything is, and return the report.
+
+        Raises:
+            UsageError: it is finished there, which cannot be changed.
+            HashclientError: it failed; the next attempt goes on.
+        """
+        if self._remote.in_doubt is Call.FINISH:
+            # What is not known to be finished may still be taken back.
+            answer = self._call(
+                Call.RETRACT,
+                lambda: self._service.retract(self._id),
+                (OK, ALREADY_RETRACTED, ALREADY_FINISHED, NO_SUCH_REPORT),
+                doubt=Call.FINISH,
+            )
+            if answer.code == ALREADY_FINISHED:
+                self._finished(answer)
+                raise UsageError(
+                    f"report {self.report.id} is finished at the service as {self._id}",
+                    hint="what is finished cannot be changed; contact the recipient",
+                )
+            self._forget("retracted")
+        elif self._remote.report_id is not None:
+            self._give_up()
+        return self.report
+
+    @property
+    def _remote(self) -> Remote:
+        return self.report.remote
+
+    @property
+    def _id(self) -> str:
+        report_id = self._remote.report_id
+        assert report_id is not None
+        return report_id
+
+    def _open(self, plan: Plan, schema: Schema) -> None:
+        element = report_element(plan.document, plan.incident_type, plan.upload, plan.sealed_to)
+        schema.validate(element)
+        answer = self._call(Call.OPEN, lambda: self._service.open(to_bytes(element)))
+        if answer.report_id is None:
+            raise UnreachableError("the service has opened a report and does not say its id")
+        self._save(report_id=answer.report_id, in_doubt=None)
+
+    def _add(self, match: ReportedMatch, plan: Plan, schema: Schema) -> None:
+        sealed_to = plan.sealed_to.get(match.id)
+        name = match.id if sealed_to is None else f"{match.id}.age"
+        with plan.open_evidence(match) as evidence:
+            answer = self._call(Call.UPLOAD, lambda: self._service.upload(self._id, name, evidence))
+        if answer.file_id is None or answer.md5 is None:
+            raise UnreachableError("the service does not say what it has got")
+        if answer.md5 != evidence.digests[Algorithm.MD5].hex():
+            raise VerificationError(
+                f"the service has got other bytes than were sent: match {match.id}",
+                hint="the report is retracted there and sent again later",
+            )
+        # Digests of the original are known only while it is there in the clear, and are kept
+        # nowhere: when what follows is interrupted, the report is begun anew.
+        digests = {}
+        if sealed_to is None:
+            digests = {a.name: digest.hex() for a, digest in evidence.digests.items()}
+        element = file_element(match, self._id, answer.file_id, digests, sealed_to)
+        schema.validate(element)
+        self._call(Call.FILEINFO, lambda: self._service.describe(to_bytes(element)))
+        self._save(files={**self._remote.files, match.id: answer.file_id}, in_doubt=None)
+
+    def _finish(self) -> Report:
+        was_in_doubt = self._remote.in_doubt is Call.FINISH
+        fine = (OK, ALREADY_FINISHED, NO_SUCH_REPORT) if was_in_doubt else (OK,)
+        answer = self._call(Call.FINISH, lambda: self._service.finish(self._id), fine)
+        if answer.code == NO_SUCH_REPORT:
+            # Still in doubt: it may have been finished and put away, or have vanished unfinished.
+            raise StateError(
+                f"the service does not know report {self._id}, which may have been finished",
+                hint="ask the recipient whether it has come; if not, `hashclient report submit"
+                f" --anew {self.report.id}` begins it anew",
+            )
+        return self._finished(answer)
+
+    def _finished(self, answer: Answer) -> Report:
+        now = self._now()
+        detail = {"remote": self._id, "files": len(self._remote.files)}
+        if answer.code == OK:
+            detail["files_there"] = len(answer.files)
+        self.report = self.report.replace(
+            state=State.ACKNOWLEDGED,
+            reference=self._id,
+            next_attempt=None,
+            problem=None,
+            remote=self._changed(in_doubt=None),
+        ).noted(now, "finished", **detail)
+        self._write(self.report)
+        return self.report
+
+    def _give_up(self) -> None:
+        """Retract what is open and forget it, so that the report can be begun anew."""
+        self._call(
+            Call.RETRACT,
+            lambda: self._service.retract(self._id),
+            (OK, ALREADY_RETRACTED, NO_SUCH_REPORT),
+        )
+        self._forget("retracted")
+
+    def _forget(self, why: str) -> None:
+        past = (*self._remote.past, self._id)
+        self.report = self.report.noted(self._now(), "given-up", remote=self._id, reason=why)
+        self._save(report_id=None, files={}, in_doubt=None, past=past)
+
+    def _call(
+        self,
+        call: Call,
+        make: Callable[[], Answer],
+        fine: Collection[int] = (OK,),
+        *,
+        doubt: Call | None = None,
+    ) -> Answer:
+        """Make one call between two entries in the journal.
+
+        The answer is one of `fine`, and the caller notes what follows from it: until then the call
+        stays in doubt. `doubt` is what is in doubt meanwhile, if not the call itself.
+
+        Raises:
+            _LostError: the service does not know the report.
+            HashclientError: it refuses; or nothing is known, and the call stays in doubt.
+        """
+        before = self._remote.in_doubt
+        self._save(in_doubt=doubt or call)
+        try:
+            answer = make()
+        except (AuthorisationError, ConfigError):
+            # By the rules of the transport nothing was carried out.
+            self._note_request(call)
+            self._save(in_doubt=before)
+            raise
+        except HashclientError:
+            self._note_request(call)
+            self._save()
+            raise
+        self._note_request(call)
+        if answer.code in fine:
+            return answer
+        if answer.code in REFUSED:
+            self._save(in_doubt=before if before is Call.FINISH else None)
+        if answer.code == NO_SUCH_REPORT:
+            raise _LostError
+        check(answer, call)
+        raise AssertionError("an answer that is neither fine nor refused")
+
+    def _note_request(self, call: Call) -> None:
+        """Keep what the service calls the request; it is written with what follows."""
+        request_id = self._service.request_id
+        if request_id is not None:
+            entry = Request(self._now(), call, request_id)
+            requests = (*self._remote.requests, entry)[-MAX_REQUESTS:]
+            self.report = self.report.replace(remote=self._changed(requests=requests))
+
+    def _save(self, **changes: object) -> None:
+        self.report = self.report.replace(state=State.SUBMITTING, remote=self._changed(**changes))
+        self._write(self.report)
+
+    def _changed(self, **changes: object) -> Remote:
+        return msgspec.structs.replace(self._remote, **changes)

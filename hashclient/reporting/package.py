@@ -1,0 +1,243 @@
+"""Making a package: what is handed over as a directory, or as one archive sealed to its recipient.
+
+A package holds the report document, the chain of custody, a checkpoint of the audit log and the
+sealed evidence, and can be verified by `verify` anywhere. It appears in its directory as a whole,
+under its own name, and takes nobody's place; an archive is encrypted while it is made, so it never
+is on a disk in the clear. `docs/reporting.md` specifies the format.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hashclient.audit import AuditLog, checkpoint
+from hashclient.errors import StateError
+from hashclient.fsio import TEMP_PREFIX, fsync_dir, printable, state_error
+from hashclient.quarantine.agefile import parse_recipients, seal
+from hashclient.quarantine.place import rename_noreplace
+from hashclient.reporting.custody import bind
+from hashclient.reporting.document import Document, encode_document
+from hashclient.reporting.evidence import Proven, sealed_source
+from hashclient.reporting.state import Package
+from hashclient.reporting.tarstream import Member, Stream, write_tar
+
+README_NAME = "README.txt"
+DOCUMENT_NAME = "document.json"
+CUSTODY_NAME = "custody.jsonl"
+CHECKPOINT_NAME = "checkpoint.json"
+EVIDENCE_DIR = "evidence"
+SEALED_SUFFIX = ".tar.age"
+
+_README = """\
+Report {report}
+
+document.json    what is reported: paths, entries of lists, what was done; no digests
+custody.jsonl    the chain of custody: signed records of the reporter's audit log
+checkpoint.json  a signed statement that the log holds these records
+evidence/        the files, each sealed in the age format under the id of its match
+
+The files were matched by digest alone; nobody has viewed them. Handle them as the law demands.
+
+To verify all of this, anywhere, without any set-up:
+
+    hashclient report verify DIRECTORY
+
+It prints the public key of the reporter's audit log. Compare it with the key that the reporter
+gives you in another way, by telephone, say: only that shows whose report it is.
+
+To open a file, with the secret key of one of the recipients that document.json names for it:
+
+    age -d -i SECRET-KEY-FILE -o OUTPUT evidence/ID.age
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What goes into a package: the document, and the evidence, proven, by its name there."""
+
+    document: Document
+    evidence: Mapping[str, Proven]
+
+
+def package_name(report_id: str, recipients: Sequence[str]) -> str:
+    """Return the name of a package, which says whether it is sealed."""
+    return f"hashclient-report-{report_id}{SEALED_SUFFIX if recipients else ''}"
+
+
+def gather(document: Document, places: Sequence[Path]) -> Content:
+    """Find and prove the evidence that `document` names, in one of the directories `places`.
+
+    In each, evidence is found as `<match id>.age` or as `<match id>/evidence.age`.
+
+    Raises:
+        StateError: some is missing or damaged.
+    """
+    evidence = {}
+    for match in document.matches:
+        if match.evidence is None:
+            continue
+        names = (f"{match.id}.age", f"{match.id}/evidence.age")
+        found = [p / name for p in places for name in names if (p / name).is_file()]
+        if not found:
+            raise StateError(
+                f"sealed copy is missing: match {match.id}",
+                hint="`hashclient quarantine verify` checks all of them",
+            )
+        evidence[match.evidence.name] = sealed_source(found[0], match.evidence)
+    return Content(document, evidence)
+
+
+class Packager:
+    """Makes one package in one directory."""
+
+    def __init__(
+        self, directory: Path, recipients: Sequence[str], audit_dir: Path, audit: AuditLog
+    ) -> None:
+        """Nothing is made yet."""
+        self._directory = directory
+        self._recipients = recipients
+        self._audit_dir = audit_dir
+        self._audit = audit
+
+    def is_there(self, package: Package) -> bool:
+        """Tell whether a package that was about to be put there, is there.
+
+        Raises:
+            StateError: something else has its name, or it cannot be read.
+        """
+        target = self._directory / package.name
+        if not os.path.lexists(target):
+            return False
+        read_from = target / CUSTODY_NAME if target.is_dir() else target
+        try:
+            with read_from.open("rb") as stream:
+                found = hashlib.file_digest(stream, "sha256").hexdigest()
+        except OSError as error:
+            raise state_error("cannot read", read_from, error) from error
+        if found != package.sha256:
+            raise _taken(target)
+        return True
+
+    @contextlib.contextmanager
+    def made(self, content: Content, data: Mapping[str, object]) -> Iterator[Package]:
+        """Make the package under a temporary name, and put it in its place after the block.
+
+        1. The files that are known are hashed; the evidence was proven when it was gathered.
+        2. The audit log binds them: a signed record names all these hashes. `data` is what else it
+           says of the report.
+        3. All is written, the evidence being compared once more, and synced.
+        4. The block runs, so that the caller can note what is about to appear.
+        5. It gets its name, unless something has that already.
+
+        Raises:
+            StateError: it cannot be written, or its place is taken; nothing is there then.
+            AuditError: the audit log cannot be written or does not verify.
+        """
+        report_id = content.document.report
+        name = package_name(report_id, self._recipients)
+        target, temporary = self._directory / name, self._directory / f"{TEMP_PREFIX}{name}"
+        if not self._directory.is_dir():
+            raise StateError(
+                f"no directory for packages: {printable(self._directory)}",
+                hint="make it, or mount what should be there; it is `directory` in [report.to]",
+            )
+        if os.path.lexists(target):
+            raise _taken(target)
+        files = {
+            README_NAME: _README.format(report=report_id).encode("ascii"),
+            DOCUMENT_NAME: encode_document(content.document),
+        }
+        hashes = {n: hashlib.sha256(text).hexdigest() for n, text in files.items()}  # 1
+        for evidence in (match.evidence for match in content.document.matches):
+            if evidence is not None:
+                hashes[evidence.name] = evidence.sha256
+        ids = {report_id, *(match.id for match in content.document.matches)}
+        files[CUSTODY_NAME] = bind(self._audit_dir, self._audit, ids, data, hashes)  # 2
+        files[CHECKPOINT_NAME] = checkpoint(self._audit_dir)
+        try:
+            _remove(temporary)
+            try:
+                if self._recipients:  # 3
+                    digest = self._write_archive(temporary, files, content)
+                else:
+                    self._write_directory(temporary, files, content)
+                    digest = hashlib.sha256(files[CUSTODY_NAME]).hexdigest()
+                yield Package(name, digest)  # 4
+                self._put_in_place(temporary.name, name)  # 5
+            finally:
+                with contextlib.suppress(OSError):
+                    _remove(temporary)
+        except OSError as error:
+            raise state_error("cannot write package", target, error) from error
+
+    def _put_in_place(self, temporary: str, name: str) -> None:
+        fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            rename_noreplace(fd, temporary, name)
+            os.fsync(fd)
+        except FileExistsError as error:
+            raise _taken(self._directory / name) from error
+        finally:
+            os.close(fd)
+
+    def _write_archive(self, path: Path, files: Mapping[str, bytes], content: Content) -> str:
+        computed = hashlib.sha256()
+        with _new_file(path) as write:
+
+            def sink(data: bytes) -> None:
+                computed.update(data)
+                write(data)
+
+            members = [
+                *(Member(n, len(text), iter((text,))) for n, text in files.items()),
+                *(
+                    Member(n, proven.size, proven.chunks())
+                    for n, proven in content.evidence.items()
+                ),
+            ]
+            seal(Stream(write_tar(members)).read, sink, parse_recipients(self._recipients))
+        return computed.hexdigest()
+
+    @staticmethod
+    def _write_directory(path: Path, files: Mapping[str, bytes], content: Content) -> None:
+        path.mkdir(mode=0o700)
+        (path / EVIDENCE_DIR).mkdir(mode=0o700)
+        for name, text in files.items():
+            with _new_file(path / name) as write:
+                write(text)
+        for name, proven in content.evidence.items():
+            with _new_file(path / name) as write:
+                for chunk in proven.chunks():
+                    write(chunk)
+        fsync_dir(path / EVIDENCE_DIR)
+        fsync_dir(path)
+
+
+@contextlib.contextmanager
+def _new_file(path: Path) -> Iterator[Callable[[bytes], object]]:
+    """Make a file that is not there yet, and sync it in the end."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "wb") as stream:
+        yield stream.write
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _taken(target: Path) -> StateError:
+    return StateError(
+        f"something is there already: {printable(target)}",
+        hint="nothing is ever overwritten: move it away, after a look at what it is",
+    )

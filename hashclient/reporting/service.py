@@ -1,0 +1,376 @@
+"""The calls of a reporting service with an API of the CyberTipline's kind, one method each.
+
+A call is made once and never repeated here: whether it may be made again is for `filing` to say,
+which keeps the journal. What is answered is bounded and parsed strictly. Messages never repeat what
+the service says, which could be anything, but for the id that it gives to each request, by which
+its operators find it again. Codes and their meaning are those of the public description of the API.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode
+
+import httpx
+
+from hashclient._channel import Download
+from hashclient._faults import (
+    REFUSING_STATUSES,
+    TransientError,
+    parse_retry_after,
+    status_fault,
+)
+from hashclient.access import Access
+from hashclient.config import ServiceDestination
+from hashclient.errors import (
+    AuthorisationError,
+    ConfigError,
+    HashclientError,
+    StateError,
+    UnreachableError,
+    VerificationError,
+)
+from hashclient.fsio import user_path
+from hashclient.reporting.evidence import Proven
+from hashclient.reporting.xmlform import Schema, parse_answer
+from hashclient.transport import Limits, Transport
+
+MAX_ANSWER_BYTES = 1 << 20
+MAX_SCHEMA_BYTES = 4 << 20
+
+OK = 0
+NO_SUCH_REPORT = 5001
+NOT_OURS = 5002
+ALREADY_RETRACTED = 5101
+ALREADY_FINISHED = 5102
+#: The service has a problem of its own; whether the call was carried out is not known.
+SERVER_SIDE = range(1000, 2000)
+#: A call is refused: nothing was carried out.
+REFUSED = range(2000, 6000)
+
+#: Ranges of codes that refuse a call for good: the error, what to say, what the operator can do.
+_REFUSALS: tuple[tuple[range, type[HashclientError], str, str], ...] = (
+    (
+        range(2000, 4000),
+        AuthorisationError,
+        "the service does not let this account report",
+        "check basic_file, and ask the service's operators what the account may do",
+    ),
+    (
+        range(4000, 5000),
+        ConfigError,
+        "the service does not accept what was sent as valid",
+        "check incident_type and [report]; the service's operators can say more of the request",
+    ),
+    (
+        range(NO_SUCH_REPORT, NO_SUCH_REPORT + 1),
+        StateError,
+        "the service knows no such report",
+        "unfinished reports vanish there after a day; it is begun anew",
+    ),
+    (
+        range(NOT_OURS, NOT_OURS + 1),
+        AuthorisationError,
+        "the service says that the report is somebody else's",
+        "has the account in basic_file changed since the report was begun? use that one to end it",
+    ),
+    (
+        range(ALREADY_RETRACTED, ALREADY_RETRACTED + 1),
+        StateError,
+        "the service says that the report is retracted",
+        "somebody else uses this account; `report submit --anew` begins it anew",
+    ),
+    (
+        range(ALREADY_FINISHED, ALREADY_FINISHED + 1),
+        StateError,
+        "the service says that the report is finished",
+        "what is finished cannot be changed; contact the recipient",
+    ),
+)
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/=+-]{1,100}", re.ASCII)
+_REMOTE_ID = re.compile(r"[A-Za-z0-9._-]{1,100}", re.ASCII)
+_MD5 = re.compile(r"[0-9a-f]{32}", re.ASCII)
+
+_HINT = "the report waits in the outbox; `hashclient report submit` tries again"
+
+#: What ends hints of the transport that are about fetching.
+_LAST_LIST = "hashclient keeps the last list"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a service has answered: its code, and what came with it."""
+
+    code: int
+    request_id: str | None
+    report_id: str | None = None
+    file_id: str | None = None
+    md5: str | None = None
+    files: tuple[str, ...] = ()
+
+
+class _Answered(Download):
+    """An answer of a service, of which the body counts whatever the status is."""
+
+    def __init__(self, url: str, max_bytes: int) -> None:
+        super().__init__(url, max_bytes)
+        self.fault: HashclientError | TransientError | None = None
+        self.request_id: str | None = None
+        self.retry_after_s: float | None = None
+
+    def begin(self, status: int, headers: httpx.Headers, now: float) -> int:
+        given = headers.get("request-id", "")
+        self.request_id = given if _REQUEST_ID.fullmatch(given) else None
+        if status != 200:
+            self.retry_after_s = parse_retry_after(headers.get("retry-after"), now)
+            self.fault = status_fault(status, self.url, self.retry_after_s)
+            if status < 400 or status in REFUSING_STATUSES:
+                raise self.fault
+        return super().begin(200, headers, now)
+
+
+class Service:
+    """One reporting service; use it as a context manager."""
+
+    def __init__(
+        self,
+        destination: ServiceDestination,
+        *,
+        on_bytes: Callable[[int], None] = lambda _count: None,
+        **clocks: Any,
+    ) -> None:
+        """Read the credential and certificates; connect to nothing yet.
+
+        `on_bytes` hears of the bytes of files that are sent. `clocks` are those of `Transport`.
+
+        Raises:
+            ConfigError: the destination's settings cannot be used.
+        """
+        usual = Limits()
+        scale = destination.timeout_s / usual.base_s
+        self._transport = Transport(
+            Access(
+                url=destination.url,
+                basic_file=user_path(destination.basic_file),
+                ca=None if destination.ca is None else user_path(destination.ca),
+                proxy=destination.proxy,
+                proxy_basic_file=None
+                if destination.proxy_basic_file is None
+                else user_path(destination.proxy_basic_file),
+                allow_http=destination.allow_http,
+            ),
+            limits=Limits(
+                base_s=destination.timeout_s,
+                stall_s=usual.stall_s * scale,
+                min_rate=destination.min_rate_kib_s * 1024,
+            ),
+            **clocks,
+        )
+        self._base = destination.url.rstrip("/")
+        self._on_bytes = on_bytes
+        #: How long the service wants to be left alone, if the last call said so, in seconds.
+        self.retry_after_s: float | None = None
+        #: What the service calls the last request, if it has said so.
+        self.request_id: str | None = None
+
+    def __enter__(self) -> Service:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close all connections."""
+        self._transport.close()
+
+    def status(self) -> Answer:
+        """Ask whether the service works and lets us in.
+
+        Raises:
+            HashclientError: it does not.
+        """
+        answer = self._call("GET", "status")
+        check(answer, "status")
+        return answer
+
+    def schema(self) -> tuple[bytes, Schema]:
+        """Fetch the schema that the service serves; return its text, too.
+
+        Raises:
+            HashclientError: it cannot be fetched.
+            VerificationError: it cannot be used.
+        """
+        _, text = self._exchange("GET", "xsd", MAX_SCHEMA_BYTES)
+        return text, Schema(text)
+
+    def open(self, document: bytes) -> Answer:
+        """Open a report, whose XML is `document`."""
+        return self._call("POST", "submit", "text/xml; charset=utf-8", document)
+
+    def upload(self, report_id: str, name: str, evidence: Proven) -> Answer:
+        """Upload a file under `name`, which has to be a plain one."""
+        # Random, so that no file can hold it.
+        boundary = secrets.token_hex(24)
+        head = (
+            f'--{boundary}\r\nContent-Disposition: form-data; name="id"\r\n\r\n{report_id}\r\n'
+            f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n'
+            "Content-Type: application/octet-stream\r\n\r\n"
+        ).encode("ascii")
+        foot = f"\r\n--{boundary}--\r\n".encode("ascii")
+
+        def body() -> Iterator[bytes]:
+            yield head
+            for chunk in evidence.chunks():
+                yield chunk
+                self._on_bytes(len(chunk))
+            yield foot
+
+        size = len(head) + evidence.size + len(foot)
+        return self._call(
+            "POST", "upload", f"multipart/form-data; boundary={boundary}", body(), size
+        )
+
+    def describe(self, document: bytes) -> Answer:
+        """Give the details of an uploaded file, whose XML is `document`."""
+        return self._call("POST", "fileinfo", "text/xml; charset=utf-8", document)
+
+    def finish(self, report_id: str) -> Answer:
+        """End a report; nothing about it can be changed afterwards."""
+        return self._call("POST", "finish", *_form(report_id))
+
+    def retract(self, report_id: str) -> Answer:
+        """Take back a report that is not finished."""
+        return self._call("POST", "retract", *_form(report_id))
+
+    def _call(
+        self,
+        method: str,
+        name: str,
+        content_type: str | None = None,
+        content: bytes | Iterator[bytes] | None = None,
+        content_bytes: int | None = None,
+    ) -> Answer:
+        """Make one call and return its answer, of whatever code.
+
+        Raises:
+            AuthorisationError: the credential is refused; nothing was done.
+            ConfigError: the address is refused, or the proxy is not usable; nothing was sent.
+            HashclientError: no answer of such a service came; whether it did anything is not known.
+        """
+        answered, text = self._exchange(
+            method, name, MAX_ANSWER_BYTES, content_type, content, content_bytes
+        )
+        try:
+            texts = parse_answer(text)
+            code = int(texts["responseCode"][0])
+        except (UnreachableError, KeyError, ValueError) as error:
+            fault = answered.fault
+            if isinstance(fault, TransientError):
+                fault = fault.error
+            if fault is not None:
+                raise self._ours(fault) from error
+            raise UnreachableError(
+                self._named(f"the service answers with something that is no answer: /{name}"),
+                hint=_HINT,
+            ) from error
+        return Answer(
+            code,
+            answered.request_id,
+            _one(texts, "reportId", _REMOTE_ID),
+            _one(texts, "fileId", _REMOTE_ID),
+            _one(texts, "hash", _MD5),
+            tuple(f for f in texts.get("fileId", []) if _REMOTE_ID.fullmatch(f)),
+        )
+
+    def _exchange(
+        self,
+        method: str,
+        name: str,
+        max_bytes: int,
+        content_type: str | None = None,
+        content: bytes | Iterator[bytes] | None = None,
+        content_bytes: int | None = None,
+    ) -> tuple[_Answered, bytes]:
+        url = f"{self._base}/{name}"
+        answered = _Answered(url, max_bytes)
+        if content_bytes is None:
+            content_bytes = len(content) if isinstance(content, bytes) else 0
+        headers = {} if content_type is None else {"Content-Type": content_type}
+        self.request_id = self.retry_after_s = None
+        try:
+            text = self._transport.exchange(
+                method,
+                url,
+                answered,
+                headers=headers,
+                content=content,
+                content_bytes=content_bytes,
+            )
+        except StateError:  # of our own file, not of the service
+            raise
+        except HashclientError as error:
+            self.request_id = answered.request_id
+            raise self._ours(error) from error
+        finally:
+            self.request_id = answered.request_id
+            self.retry_after_s = answered.retry_after_s
+        if name == "xsd" and answered.fault is not None:
+            fault = answered.fault
+            raise self._ours(fault.error if isinstance(fault, TransientError) else fault)
+        return answered, text
+
+    def _ours(self, error: HashclientError) -> HashclientError:
+        """Return an error of the transport in the words of reports.
+
+        The transport speaks of a provider of lists; addresses stay as they are.
+        """
+        what, colon, rest = error.message.partition(": http")
+        what = what.replace("provider", "reporting service")
+        hint = (error.hint or _LAST_LIST).replace("provider", "reporting service")
+        if _LAST_LIST in hint or isinstance(error, VerificationError):
+            hint = _HINT
+        kind = UnreachableError if isinstance(error, VerificationError) else type(error)
+        return _plain(kind)(self._named(f"{what}{colon}{rest}"), hint=hint)
+
+    def _named(self, message: str) -> str:
+        return message if self.request_id is None else f"{message} (request {self.request_id})"
+
+
+def check(answer: Answer, call: str) -> None:
+    """Check that an answer says yes.
+
+    Raises:
+        HashclientError: it does not; which one depends on its code.
+    """
+    if answer.code == OK:
+        return
+    request = "" if answer.request_id is None else f", request {answer.request_id}"
+    where = f"/{call}: code {answer.code}{request}"
+    if answer.code in SERVER_SIDE:
+        raise UnreachableError(f"the service has a problem of its own: {where}", hint=_HINT)
+    for codes, kind, message, hint in _REFUSALS:
+        if answer.code in codes:
+            raise kind(f"{message}: {where}", hint=hint)
+    raise UnreachableError(f"the service answers with an unknown code: {where}", hint=_HINT)
+
+
+def _plain(kind: type[HashclientError]) -> type[HashclientError]:
+    """Return the class of the project's own tree that `kind` is or refines."""
+    for plain in (AuthorisationError, UnreachableError, ConfigError):
+        if issubclass(kind, plain):
+            return plain
+    return kind
+
+
+def _form(report_id: str) -> tuple[str, bytes]:
+    return "application/x-www-form-urlencoded", urlencode({"id": report_id}).encode("ascii")
+
+
+def _one(texts: dict[str, list[str]], name: str, pattern: re.Pattern[str]) -> str | None:
+    """Return the first text of an element, if it has the form that it should have."""
+    text = texts.get(name, [""])[0]
+    text = text.lower() if pattern is _MD5 else text
+    return text if pattern.fullmatch(text) else None

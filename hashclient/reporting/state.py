@@ -1,0 +1,238 @@
+"""What is on disk of one report: its record, from being prepared to being acknowledged.
+
+One folder a report, `STATE/reports/<report id>/`: `report.json` is the record, replaced as a whole
+before and after each step that others see; `document.json` is what is reported. The record never
+holds a credential, a digest or what a service has said beyond ids and codes. Values only: who may
+change what, and when, is said in `outbox`.
+"""
+
+from __future__ import annotations
+
+import enum
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from hashclient.errors import StateError, UsageError
+from hashclient.fsio import printable, state_error, write_atomic
+from hashclient.matches import new_id
+
+RECORD_NAME = "report.json"
+DOCUMENT_NAME = "document.json"
+ID_PREFIX = "r-"
+
+#: Pauses between attempts double from the first to the last.
+BACKOFF_FIRST = timedelta(minutes=5)
+BACKOFF_LAST = timedelta(hours=24)
+
+
+class State(enum.StrEnum):
+    """How far a report has come; `docs/reporting.md` has the picture.
+
+    FAILED is a report that waits like one PREPARED, but needs a person to mend something first.
+    """
+
+    PREPARED = "prepared"
+    SUBMITTING = "submitting"
+    SUBMITTED = "submitted"
+    ACKNOWLEDGED = "acknowledged"
+    RETRACTED = "retracted"
+    FAILED = "failed"
+
+
+class Call(enum.StrEnum):
+    """A call of a reporting service that changes something there."""
+
+    OPEN = "open"
+    UPLOAD = "upload"
+    FILEINFO = "fileinfo"
+    FINISH = "finish"
+    RETRACT = "retract"
+
+
+class Problem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Why the last attempt has failed."""
+
+    time: datetime
+    message: str
+    hint: str | None
+    exit_code: int
+
+
+class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The id that a service gave to one of our requests, by which its operators find it again."""
+
+    time: datetime
+    call: str
+    id: str
+
+
+class Remote(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is known of the report at a service.
+
+    `in_doubt` is a call that was made, or was about to be, and whose answer is not known. `files`
+    are those that are uploaded and described, by match; `past` are reports that were given up.
+    """
+
+    report_id: str | None = None
+    files: dict[str, str] = {}
+    in_doubt: Call | None = None
+    past: tuple[str, ...] = ()
+    requests: tuple[Request, ...] = ()
+
+
+class Package(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is about to be put, or was put, into a directory, by its name there.
+
+    `sha256` is that of the file, or of the `custody.jsonl` in a directory.
+    """
+
+    name: str
+    sha256: str
+
+
+class Decision(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A person's decision: who, when and why."""
+
+    time: datetime
+    by: str
+    reason: str
+
+
+class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One step of a report's history."""
+
+    time: datetime
+    event: str
+    detail: dict[str, Any]
+
+
+class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One report. Times are in UTC.
+
+    `matches` are the ids of what it reports; `left_out` of those that were withdrawn or settled
+    before it was sent. `settled` is the state up to which the audit log and the record of matches
+    know of it. `reference` is how the recipient calls it.
+    """
+
+    format: Literal["hashclient-outbox/1"] = "hashclient-outbox/1"
+    id: str
+    destination: str
+    kind: Literal["package", "cybertipline"]
+    created: datetime
+    by: str
+    matches: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
+    seal_evidence: bool = False
+    state: State = State.PREPARED
+    settled: State | None = None
+    attempts: int = 0
+    next_attempt: datetime | None = None
+    problem: Problem | None = None
+    remote: Remote = Remote()
+    package: Package | None = None
+    reference: str | None = None
+    retraction: Decision | None = None
+    history: tuple[Step, ...] = ()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it still is to be sent."""
+        return self.state in (State.PREPARED, State.SUBMITTING, State.FAILED)
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether nobody outside can know of it."""
+        remote = self.remote
+        return (
+            self.is_open
+            and remote.report_id is None
+            and remote.in_doubt is None
+            and self.package is None
+        )
+
+    def is_due(self, now: datetime) -> bool:
+        """Tell whether it is time to send it, or to try again."""
+        return self.is_open and (self.next_attempt is None or self.next_attempt <= now)
+
+    def replace(self, **changes: Any) -> Report:
+        """Return the report with `changes`."""
+        return msgspec.structs.replace(self, **changes)
+
+    def noted(self, time: datetime, event: str, **detail: Any) -> Report:
+        """Return the report with a step more in its history."""
+        return self.replace(history=(*self.history, Step(time, event, detail)))
+
+    def failed(
+        self, problem: Problem, *, person: bool = False, retry_after_s: float | None = None
+    ) -> Report:
+        """Return the report after an attempt that failed, with the time of the next.
+
+        `person` says that waiting alone will not help; such a report is tried but once a day.
+        """
+        noted = self.noted(problem.time, "attempt-failed", message=problem.message)
+        if not self.is_open:
+            return noted
+        state, pause = self.state, BACKOFF_LAST
+        if person:
+            state = State.FAILED
+        else:
+            state = State.PREPARED if state is State.FAILED else state
+            # The power is bounded: a report may be tried for years.
+            pause = min(BACKOFF_FIRST * 2 ** min(self.attempts, 20), BACKOFF_LAST)
+            asked = timedelta(seconds=min(retry_after_s or 0.0, BACKOFF_LAST.total_seconds()))
+            pause = max(pause, asked)
+        return noted.replace(
+            state=state,
+            attempts=self.attempts + 1,
+            next_attempt=problem.time + pause,
+            problem=problem,
+        )
+
+
+def new_report_id() -> str:
+    """Return a random id that no match can have."""
+    return ID_PREFIX + new_id()
+
+
+def save(folder: Path, report: Report) -> Report:
+    """Write the record of a report into its folder and return it.
+
+    Raises:
+        StateError: it cannot be written; the one before is unchanged.
+    """
+    document = msgspec.json.format(msgspec.json.encode(report), indent=1)
+    write_atomic(folder / RECORD_NAME, document + b"\n")
+    return report
+
+
+def load(reports_dir: Path, report_id: str) -> Report:
+    """Read the record of a report.
+
+    Raises:
+        UsageError: there is none with this id.
+        StateError: it cannot be read, or is damaged.
+    """
+    unknown = UsageError(
+        f"no report has the id {printable(report_id)}", hint="`hashclient report status` lists them"
+    )
+    # What a user typed must not lead anywhere else.
+    if not report_id.startswith(ID_PREFIX) or "/" in report_id or "\0" in report_id:
+        raise unknown
+    path = reports_dir / report_id / RECORD_NAME
+    try:
+        report = msgspec.json.decode(path.read_bytes(), type=Report)
+    except (FileNotFoundError, NotADirectoryError):
+        raise unknown from None
+    except OSError as error:
+        raise state_error("cannot read report", path, error) from error
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise StateError(
+            f"record of a report is damaged: {printable(path)}",
+            hint="restore it from a backup; what was sent is in the audit log, too",
+        ) from error
+    if report.id != report_id:
+        raise StateError(f"record of another report: {printable(path)}")
+    return report

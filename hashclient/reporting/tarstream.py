@@ -1,0 +1,135 @@
+"""Tar archives as streams of the plainest kind: regular files, one spelling of each header.
+
+An archive is made from chunks and read from chunks, so none is ever whole in memory or, before it
+is encrypted, on disk. What is read has to be exactly what would be written for the same names and
+sizes: no links, no directories, no extensions, nothing after the end.
+"""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from hashclient.errors import VerificationError
+
+BLOCK_BYTES = tarfile.BLOCKSIZE
+#: A reader takes pieces of this size.
+CHUNK_BYTES = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A file of an archive: its name, its length in bytes, and its content, to be read once."""
+
+    name: str
+    size: int
+    chunks: Iterator[bytes]
+
+
+def write_tar(members: Iterable[Member]) -> Iterator[bytes]:
+    """Yield the archive of `members`, whose chunks must have the sizes they promise."""
+    for member in members:
+        yield _header(member.name, member.size)
+        yield from member.chunks
+        yield bytes(-member.size % BLOCK_BYTES)
+    yield bytes(2 * BLOCK_BYTES)
+
+
+def read_tar(chunks: Iterator[bytes]) -> Iterator[Member]:
+    """Yield the members of an archive; each has to be read to its end before the next.
+
+    Raises:
+        VerificationError: it is not such an archive, or cut short.
+    """
+    stream = Stream(chunks)
+    while True:
+        block = stream.exactly(BLOCK_BYTES)
+        if not any(block):
+            break
+        name, size = _parse(block)
+        yield Member(name, size, stream.pieces(size))
+        if any(stream.exactly(-size % BLOCK_BYTES)):
+            raise VerificationError("archive: bytes between its files")
+    if any(stream.exactly(BLOCK_BYTES)):
+        raise VerificationError("archive: broken end")
+    stream.end()
+
+
+def _header(name: str, size: int) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.size = size
+    info.mode = 0o600
+    return info.tobuf(tarfile.GNU_FORMAT, "ascii", "strict")
+
+
+def _parse(block: bytes) -> tuple[str, int]:
+    try:
+        info = tarfile.TarInfo.frombuf(block, "ascii", "strict")
+        if info.size >= 0 and _header(info.name, info.size) == block:
+            return info.name, info.size
+    except (tarfile.TarError, ValueError, OverflowError):
+        pass
+    raise VerificationError("archive: a header that is not as this program writes them")
+
+
+class Stream:
+    """Bytes that come in chunks of any size, taken in pieces of the reader's choice."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        """Nothing is taken yet."""
+        self._chunks = chunks
+        self._rest = b""
+
+    def read(self, size: int) -> bytes:
+        """Return up to `size` bytes; none at the end."""
+        while not self._rest:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                return b""
+            self._rest = chunk
+        piece, self._rest = self._rest[:size], self._rest[size:]
+        return piece
+
+    def pieces(self, size: int) -> Iterator[bytes]:
+        """Yield the next `size` bytes.
+
+        Raises:
+            VerificationError: there are fewer.
+        """
+        while size:
+            piece = self.read(min(size, CHUNK_BYTES))
+            if not piece:
+                raise VerificationError("archive: cut short")
+            size -= len(piece)
+            yield piece
+
+    def exactly(self, size: int) -> bytes:
+        """Return the next `size` bytes.
+
+        Raises:
+            VerificationError: there are fewer.
+        """
+        return b"".join(self.pieces(size))
+
+    def end(self) -> None:
+        """Check that nothing follows.
+
+        Raises:
+            VerificationError: something does.
+        """
+        if self.read(1):
+            raise VerificationError("archive: bytes after its end")
+
+
+def exactly(
+    source: Iterator[bytes], size: int, changed: Callable[[], Exception]
+) -> Iterator[bytes]:
+    """Yield `source`, which has to give `size` bytes in all; else raise what `changed` returns."""
+    for chunk in source:
+        size -= len(chunk)
+        if size < 0:
+            raise changed()
+        yield chunk
+    if size:
+        raise changed()

@@ -1,0 +1,76 @@
+"""Telling the audit log and the record of matches what states a report has come to.
+
+A report on disk comes first, so a kill may leave one of which the others do not know; it is told of
+by the next command. The log may then say the same twice, the story of a match does not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from datetime import datetime
+from typing import Any
+
+from hashclient.audit import AuditLog, Event
+from hashclient.errors import UsageError
+from hashclient.matches import REPORT_PREPARED, Matches
+from hashclient.model import MatchState
+from hashclient.reporting.custody import RETRACTED
+from hashclient.reporting.state import Report, State
+
+#: By state: the event of the audit log, and the step in the story of a match.
+_TOLD: dict[State, tuple[str, str]] = {
+    State.PREPARED: ("report-prepared", REPORT_PREPARED),
+    State.SUBMITTED: ("report-submitted", str(MatchState.REPORTED)),
+    State.ACKNOWLEDGED: ("report-acknowledged", str(MatchState.ACKNOWLEDGED)),
+    State.RETRACTED: (RETRACTED, RETRACTED),
+}
+
+
+def untold(report: Report) -> list[State]:
+    """Return the states that a report has come to and that were not told yet, in order."""
+    states = []
+    if report.settled is None:
+        states.append(State.PREPARED)
+    before = (None, State.PREPARED)
+    if report.state in (State.SUBMITTED, State.ACKNOWLEDGED) and report.settled in before:
+        states.append(State.SUBMITTED)
+    if report.state in (State.ACKNOWLEDGED, State.RETRACTED) and report.settled != report.state:
+        states.append(report.state)
+    return states
+
+
+def tell(report: Report, state: State, audit: AuditLog, record: Matches, now: datetime) -> None:
+    """Tell of one state: first the log, durably, then the story of each match.
+
+    Raises:
+        AuditError, StateError: it cannot be told.
+    """
+    event, step = _TOLD[state]
+    detail = _detail(report, state)
+    logged = {**detail, "matches": list(report.matches)}
+    if state in (State.SUBMITTED, State.ACKNOWLEDGED) and report.remote.requests:
+        logged["requests"] = [request.id for request in report.remote.requests]
+    audit.append([Event(event, logged)], durable=True)
+    for match_id in report.matches:
+        # A record of matches that was begun anew does not know of old ones.
+        with contextlib.suppress(UsageError):
+            told = record.story(match_id)
+            if any(s.event == step and s.detail.get("report") == report.id for s in told):
+                continue
+            if state is State.SUBMITTED:
+                record.change(match_id, MatchState.REPORTED, now, detail)
+            elif state is State.ACKNOWLEDGED:
+                record.change(match_id, MatchState.ACKNOWLEDGED, now, detail)
+            else:
+                record.note(match_id, step, now, detail)
+
+
+def _detail(report: Report, state: State) -> dict[str, Any]:
+    detail: dict[str, Any] = {"report": report.id, "to": report.destination, "by": report.by}
+    if state is State.SUBMITTED and report.package is not None:
+        detail["package"] = report.package.name
+    if state in (State.SUBMITTED, State.ACKNOWLEDGED) and report.reference is not None:
+        detail["reference"] = report.reference
+    if state is State.RETRACTED and report.retraction is not None:
+        detail |= {"by": report.retraction.by, "reason": report.retraction.reason}
+    return detail

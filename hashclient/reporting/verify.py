@@ -1,0 +1,230 @@
+"""Verifying a package, on any machine: without a state directory, a configuration or a network.
+
+What was handed over is read as a stream, in the order of the format, and nothing is written. A
+package proves what the holder of one audit key has signed; whose key that is has to be found out in
+another way, so it is returned to be compared.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import stat
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hashclient.auditrecord import Record
+from hashclient.errors import StateError, UsageError, VerificationError
+from hashclient.fsio import printable
+from hashclient.reporting.custody import (
+    Custody,
+    verify_checkpoint,
+    verify_custody,
+    verify_note,
+)
+from hashclient.reporting.document import Document, parse_document
+from hashclient.reporting.evidence import evidence_name, file_chunks, unsealed
+from hashclient.reporting.package import (
+    CHECKPOINT_NAME,
+    CUSTODY_NAME,
+    DOCUMENT_NAME,
+    EVIDENCE_DIR,
+    README_NAME,
+)
+from hashclient.reporting.tarstream import CHUNK_BYTES, Member, read_tar
+
+#: The files that come first, in this order, and how long each may be, in bytes.
+_HEAD = {
+    README_NAME: 1 << 16,
+    DOCUMENT_NAME: 1 << 28,
+    CUSTODY_NAME: 1 << 28,
+    CHECKPOINT_NAME: 1 << 12,
+}
+#: A note holds a handful of records of the audit log.
+MAX_NOTE_BYTES = 1 << 24
+_AGE_MAGIC = b"age-encryption.org/v1\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """A package that verifies: what it says, and the key that signed it, hexadecimal."""
+
+    document: Document
+    custody: Custody
+    evidence: int
+    public_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedNote:
+    """A note that a package is retracted, and the key that signed it, hexadecimal."""
+
+    report_id: str
+    record: Record
+    public_key: str
+
+
+def verify_package(
+    path: Path, *, identities: Sequence[Any] = (), public_key: str | None = None
+) -> Verified:
+    """Check a package: a directory, an archive, or an archive that one of `identities` opens.
+
+    1. It consists of the files of the format and of nothing else: no links, no other kinds, no
+       other names, each within its limit.
+    2. The document is one of the format, strictly.
+    3. The chain of custody verifies by itself, see `verify_custody`. Its key is `public_key`, where
+       that is given.
+    4. Its last record is about this report, and names exactly the files of the package, by hash.
+    5. The checkpoint is of the same log and vouches for that record.
+    6. The evidence is exactly what the document names, by name, length and hash.
+
+    Raises:
+        UsageError: there is nothing to verify, or it is sealed and no identity is given.
+        AuthorisationError: none of `identities` opens it.
+        VerificationError: a check failed.
+    """
+    with _members(path, identities) as members:
+        head = {}
+        for name, limit in _HEAD.items():  # 1
+            member = next(members, None)
+            if member is None or member.name != name:
+                raise VerificationError(f"package lacks {name}, or has it in another place")
+            if member.size > limit:
+                raise VerificationError(f"package: {name} is longer than {limit} bytes")
+            head[name] = b"".join(member.chunks)
+        document = parse_document(head[DOCUMENT_NAME])  # 2
+        custody = verify_custody(head[CUSTODY_NAME])  # 3
+        key = custody.identity.public_key
+        if public_key is not None and key != public_key.strip().lower():
+            raise VerificationError(
+                f"package is signed by another key than expected: {key}",
+                hint="it is not from whom it should be, or the reporter has a new audit log",
+            )
+        signed = custody.last.data  # 4
+        if signed.get("report") != document.report:
+            raise VerificationError("the signed record is about another report")
+        named = [(m.id, m.evidence) for m in document.matches if m.evidence is not None]
+        wanted = {evidence.name: evidence for _, evidence in named}
+        if any(e.name != evidence_name(i) for i, e in named):
+            raise VerificationError("the document names evidence of one match for another")
+        hashes = {name: e.sha256 for name, e in wanted.items()}
+        for name in (README_NAME, DOCUMENT_NAME):
+            hashes[name] = hashlib.sha256(head[name]).hexdigest()
+        if signed.get("files") != hashes:
+            raise VerificationError("the files are not those that the signed record names")
+        verify_checkpoint(head[CHECKPOINT_NAME], custody)  # 5
+        for member in members:  # 6
+            evidence = wanted.pop(member.name, None)
+            if evidence is None:
+                raise VerificationError(f"package has a file too many: {printable(member.name)}")
+            computed = hashlib.sha256()
+            for chunk in member.chunks:
+                computed.update(chunk)
+            if (member.size, computed.hexdigest()) != (evidence.length, evidence.sha256):
+                raise VerificationError(f"evidence is not what was signed: {member.name}")
+        if wanted:
+            raise VerificationError(f"evidence is missing: {min(wanted)}")
+    return Verified(document, custody, len(hashes) - 2, key)
+
+
+def is_note(path: Path) -> bool:
+    """Tell whether `path` looks like a note of retraction, not like a package.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    try:
+        if path.is_dir():
+            return False
+        with path.open("rb") as stream:
+            return stream.read(1) == b"{"
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def verify_retraction(path: Path, *, public_key: str | None = None) -> VerifiedNote:
+    """Check a note that a package is retracted.
+
+    Raises:
+        UsageError: it cannot be read.
+        VerificationError: a check failed.
+    """
+    try:
+        with path.open("rb") as stream:
+            text = stream.read(MAX_NOTE_BYTES + 1)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if len(text) > MAX_NOTE_BYTES:
+        raise VerificationError(f"note is longer than {MAX_NOTE_BYTES} bytes")
+    identity, record = verify_note(text)
+    if public_key is not None and identity.public_key != public_key.strip().lower():
+        raise VerificationError(
+            f"note is signed by another key than expected: {identity.public_key}"
+        )
+    return VerifiedNote(str(record.data["report"]), record, identity.public_key)
+
+
+@contextlib.contextmanager
+def _members(path: Path, identities: Sequence[Any]) -> Iterator[Iterator[Member]]:
+    if path.is_dir():
+        yield _from_directory(path)
+        return
+    try:
+        with path.open("rb") as stream:
+            is_sealed = stream.read(len(_AGE_MAGIC)) == _AGE_MAGIC
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if is_sealed and not identities:
+        raise UsageError(
+            f"package is sealed: {printable(path)}",
+            hint="give the recipient's secret key with --identity FILE",
+        )
+    # A reader that stops early must not leave a thread behind.
+    with contextlib.closing(file_chunks(path)) as chunks:
+        if not is_sealed:
+            yield read_tar(chunks)
+            return
+        with contextlib.closing(_opened(chunks, identities)) as plain:
+            yield read_tar(plain)
+
+
+def _opened(sealed: Iterator[bytes], identities: Sequence[Any]) -> Generator[bytes]:
+    try:
+        yield from unsealed(sealed, identities)
+    except StateError as error:
+        raise VerificationError(f"package is damaged: {error.message}") from error
+
+
+def _from_directory(path: Path) -> Iterator[Member]:
+    """Yield the files of a package in the order of the format; links are refused."""
+    try:
+        evidence = sorted(os.listdir(path / EVIDENCE_DIR))  # noqa: PTH208 - names
+        names = set(os.listdir(path))  # noqa: PTH208
+    except OSError as error:
+        raise VerificationError(f"package cannot be read: {error.strerror}") from error
+    odd = names - _HEAD.keys() - {EVIDENCE_DIR}
+    if odd:
+        raise VerificationError(f"package has a file too many: {printable(min(odd))}")
+    if (path / EVIDENCE_DIR).is_symlink():
+        raise VerificationError("package has a link in it")
+    for name in (*_HEAD, *(f"{EVIDENCE_DIR}/{n}" for n in evidence)):
+        if name not in names and not name.startswith(EVIDENCE_DIR):
+            raise VerificationError(f"package lacks {name}")
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            with os.fdopen(os.open(path / name, flags), "rb", buffering=0) as stream:
+                status = os.fstat(stream.fileno())
+                if not stat.S_ISREG(status.st_mode):
+                    raise VerificationError(f"package: not a regular file: {printable(name)}")
+                yield Member(name, status.st_size, iter(lambda: stream.read(CHUNK_BYTES), b""))
+        except OSError as error:
+            raise VerificationError(
+                f"package: cannot read {printable(name)}: {error.strerror}"
+            ) from error
+
+
+def _unreadable(path: Path, error: OSError) -> UsageError:
+    return UsageError(f"cannot read {printable(path)}: {error.strerror or error}")

@@ -1,0 +1,266 @@
+"""XML of a reporting service: what we send, in the schema's order, and what it answers, safely.
+
+The order of elements is that of the tables here; whether it is right, the schema says that the
+service itself serves, by which everything is validated before it is sent. Neither answers nor the
+schema are trusted: no document type, no entities, nothing loaded from elsewhere, bounded in size
+and depth. Lengths are bounded where they are received, in `service`.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree as ET
+from xml.parsers import expat
+
+from hashclient.errors import ConfigError, UnreachableError, VerificationError
+from hashclient.fsio import excerpt, printable
+from hashclient.reporting.document import Document, ReportedMatch, file_path
+
+if TYPE_CHECKING:
+    import xmlschema
+
+#: Deeper than any answer of such a service.
+MAX_DEPTH = 20
+#: Longest text of one element that is kept of an answer.
+MAX_TEXT_CHARS = 1000
+
+# The elements that are used, in the order in which the public description of the API lists them.
+_ORDER = {
+    "report": ("incidentSummary", "reporter", "additionalInfo"),
+    "incidentSummary": ("incidentType", "incidentDateTime"),
+    "reporter": ("reportingPerson", "contactPerson"),
+    "reportingPerson": ("firstName", "lastName", "email"),
+    "fileDetails": (
+        "reportId",
+        "fileId",
+        "fileName",
+        "originalFileName",
+        "uploadedToEspTimestamp",
+        "locationOfFile",
+        "fileViewedByEsp",
+        "exifViewedByEsp",
+        "publiclyAvailable",
+        "fileRelevance",
+        "industryClassification",
+        "originalFileHash",
+        "ipCaptureEvent",
+        "additionalInfo",
+    ),
+}
+
+#: Text, the content of an element, a text with attributes, or several of these.
+Content = str | Mapping[str, Any] | tuple[str, Mapping[str, str]] | Sequence[Any]
+
+
+def report_element(
+    document: Document, incident_type: str, with_file: Collection[str], sealed: Collection[str]
+) -> ET.Element:
+    """Return the report that opens a submission.
+
+    `with_file` are the matches of which a file will follow, the others are described here; of those
+    in `sealed` it will be sealed.
+    """
+    first = min(match.first_seen for match in document.matches)
+    others = [match for match in document.matches if match.id not in with_file]
+    lines = [
+        f"hashclient report {document.report}: {len(document.matches)} files.",
+        "They were matched by digest alone; nobody has viewed them.",
+        *(f"reported by {text}" for text in _reporter(document)),
+    ]
+    if others:
+        lines += [f"{len(others)} of them are not uploaded:", *(about(match) for match in others)]
+    if sealed:
+        lines.append("Files are uploaded sealed, in the age format.")
+    return _element(
+        "report",
+        {
+            "incidentSummary": {
+                "incidentType": printable(incident_type),
+                "incidentDateTime": _time(first),
+            },
+            "reporter": {"reportingPerson": {"email": printable(document.reporter.email or "")}},
+            "additionalInfo": "\n".join(lines),
+        },
+    )
+
+
+def file_element(
+    match: ReportedMatch,
+    report_id: str,
+    file_id: str,
+    digests: Mapping[str, str],
+    sealed_to: Sequence[str] | None,
+) -> ET.Element:
+    """Return the details of an uploaded file.
+
+    `digests` are those of the original file by the name of the algorithm, hexadecimal, as far as
+    they are known; `sealed_to` are the public keys, where the sealed form was uploaded.
+    """
+    name = printable(os.path.basename(file_path(match)))  # noqa: PTH119 - any bytes
+    lines = [about(match)]
+    if sealed_to is not None:
+        lines.append(f"Sealed in the age format to: {', '.join(sealed_to)}")
+    return _element(
+        "fileDetails",
+        {
+            "reportId": report_id,
+            "fileId": file_id,
+            "fileName": name if sealed_to is None else f"{match.id}.age",
+            "originalFileName": name,
+            "fileViewedByEsp": "false",
+            "originalFileHash": [(value, {"hashType": n}) for n, value in digests.items()],
+            "additionalInfo": "\n".join(lines),
+        },
+    )
+
+
+def about(match: ReportedMatch) -> str:
+    """Say in one line where a file was and what it matched."""
+    entries = "; ".join(
+        f"list {printable(e.list)}, entry {printable(e.entry)}, category {printable(e.category)},"
+        f" generation {e.generation}, by {', '.join(e.algorithms)}"
+        for e in match.entries
+        if e.withdrawn_generation is None
+    )
+    size = "unknown size" if match.size is None else f"{match.size} bytes"
+    return f"match {match.id}: {printable(file_path(match))} ({size}): {entries}"
+
+
+def _reporter(document: Document) -> list[str]:
+    reporter = document.reporter
+    return [printable(text) for text in (reporter.organisation, reporter.contact) if text]
+
+
+def _time(time: datetime) -> str:
+    return time.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _element(tag: str, content: Content) -> ET.Element:
+    element = ET.Element(tag)
+    if isinstance(content, Mapping):
+        order = _ORDER[tag]
+        assert content.keys() <= set(order), "a name is missing in the table"
+        for name in order:
+            if name in content:
+                inner = content[name]
+                for each in inner if isinstance(inner, list) else [inner]:
+                    element.append(_element(name, each))
+    elif isinstance(content, tuple):
+        element.text, attributes = content
+        element.attrib.update(attributes)
+    else:
+        assert isinstance(content, str)
+        element.text = content
+    return element
+
+
+def to_bytes(element: ET.Element) -> bytes:
+    """Return a document as it is sent."""
+    text: bytes = ET.tostring(element, encoding="utf-8", xml_declaration=True)
+    return text
+
+
+class Schema:
+    """The schema that a service serves."""
+
+    def __init__(self, text: bytes) -> None:
+        """Read it; nothing that it refers to is loaded.
+
+        Raises:
+            VerificationError: it is no schema, or more than one self-contained document.
+        """
+        import xmlschema
+
+        try:
+            with warnings.catch_warnings():
+                # About parts that it refers to and that are not loaded; if they matter, it fails.
+                warnings.simplefilter("ignore", xmlschema.exceptions.XMLSchemaWarning)
+                # As text that begins with a tag: anything else could be taken for a name.
+                self._schema: xmlschema.XMLSchema = xmlschema.XMLSchema(
+                    b"<" + text.partition(b"<")[2], allow="none", defuse="always"
+                )
+        except (
+            xmlschema.XMLSchemaException,
+            SyntaxError,
+            ValueError,
+            TypeError,
+            KeyError,
+            RecursionError,
+        ) as error:
+            raise VerificationError(
+                f"the schema that the service serves cannot be used: {excerpt(_first(error))}",
+                hint="nothing was sent; tell the service's operators",
+            ) from error
+
+    def validate(self, element: ET.Element) -> None:
+        """Check that the service will take `element`.
+
+        Raises:
+            ConfigError: it will not; the message names the element at fault.
+        """
+        import xmlschema
+
+        try:
+            # What is sent is what is checked.
+            self._schema.validate(to_bytes(element).decode())
+        except xmlschema.XMLSchemaValidationError as error:
+            raise ConfigError(
+                "the report does not fit the schema that the service serves:"
+                f" {excerpt(error.path or element.tag)}: {excerpt(error.reason or 'not valid')}",
+                hint="this was not sent; check incident_type, and that the service is of this kind",
+            ) from error
+        except (xmlschema.XMLSchemaException, ValueError, RecursionError) as error:
+            raise VerificationError(
+                f"the schema that the service serves cannot be used: {excerpt(_first(error))}",
+                hint="nothing was sent; tell the service's operators",
+            ) from error
+
+
+def _first(error: Exception) -> str:
+    return str(error).partition("\n")[0].rstrip(":")
+
+
+def parse_answer(text: bytes) -> dict[str, list[str]]:
+    """Return the texts of the elements of an answer that hold no others, by name.
+
+    Raises:
+        UnreachableError: it is no answer of such a service.
+    """
+    found: dict[str, list[str]] = {}
+    path: list[str] = []
+    parts: list[str] = []
+    is_leaf = False
+    parser = expat.ParserCreate()
+
+    def start(name: str, _attributes: dict[str, str]) -> None:
+        nonlocal is_leaf
+        path.append(name.rpartition(":")[2])
+        if len(path) > MAX_DEPTH:
+            raise ValueError("too deep")
+        parts.clear()
+        is_leaf = True
+
+    def end(_name: str) -> None:
+        nonlocal is_leaf
+        name = path.pop()
+        if is_leaf:
+            found.setdefault(name, []).append("".join(parts).strip()[:MAX_TEXT_CHARS])
+        is_leaf = False
+
+    def refuse(*_: object) -> None:
+        raise ValueError("a document type")
+
+    parser.StartElementHandler = start
+    parser.EndElementHandler = end
+    parser.CharacterDataHandler = parts.append
+    parser.StartDoctypeDeclHandler = refuse
+    parser.EntityDeclHandler = refuse
+    try:
+        parser.Parse(text, True)  # noqa: FBT003 - of the standard library
+    except (expat.ExpatError, ValueError) as error:
+        raise UnreachableError("the service answers with something that is no answer") from error
+    return found

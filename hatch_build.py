@@ -1,0 +1,44 @@
+"""Man pages and completion scripts for the wheel, made from the commands when it is built.
+
+An editable install has none: it stays quick, and needs nothing but the build backend. The pages'
+date is that of `SOURCE_DATE_EPOCH`, so that the same tree always gives the same wheel.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+from hatchling.builders.utils import get_reproducible_timestamp
+from hatchling.builders.wheel import WheelBuilderConfig
+
+
+class DataFiles(BuildHookInterface[WheelBuilderConfig]):
+    """Adds what `hashclient.cli.man` makes as data of the wheel."""
+
+    PLUGIN_NAME = "custom"
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Write the files to a temporary directory and name them to the builder."""
+        if version == "editable":
+            return
+        # The commands of this tree, whatever is installed; they import nothing but click.
+        sys.path.insert(0, self.root)
+        from hashclient.cli.man import data_files
+
+        made = datetime.fromtimestamp(get_reproducible_timestamp(), UTC).date()
+        self._temporary = tempfile.TemporaryDirectory()
+        for number, (target, text) in enumerate(data_files(made).items()):
+            source = Path(self._temporary.name, str(number))
+            source.write_text(text, encoding="utf-8")
+            source.chmod(0o644)
+            build_data["shared_data"][str(source)] = target
+
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
+        """Remove them."""
+        if version != "editable":
+            self._temporary.cleanup()

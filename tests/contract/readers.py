@@ -1,0 +1,507 @@
+"""A reader for each report format: from its text back to what was reported.
+
+A reader also demands what its format demands of every document, so that whatever a test writes is
+checked: the JSON schema of `jsonl`, the SARIF schema, the field table of ECS, well-formed HTML.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import os
+import re
+import urllib.parse
+import xml.etree.ElementTree as ET
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from typing import Any
+
+import jsonschema
+
+from hashclient.formats.csv import COLUMNS, DIGEST_COLUMNS
+from hashclient.formats.fields import done_word
+from hashclient.model import Action, Kind, Outcome
+from hashclient.summary import Summary
+from tests.support import ROOT, bytes_path
+
+DATA = ROOT / "tests" / "data"
+JSONL_SCHEMA = json.loads((ROOT / "docs" / "jsonl.schema.json").read_text())
+JSONL = jsonschema.Draft202012Validator(JSONL_SCHEMA)
+SARIF = jsonschema.Draft202012Validator(json.loads((DATA / "sarif-schema-2.1.0.json").read_text()))
+ECS_FIELDS = json.loads((DATA / "ecs-fields-9.4.0.json").read_text())
+
+Fields = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a report says: its files in the order of their fields, and what it says of the run."""
+
+    files: Sequence[Fields]
+    counts: Fields = field(default_factory=dict)
+    lists: frozenset[str] = frozenset()
+    exit_code: int | None = None
+
+
+def expected(outcome: Outcome) -> Fields:
+    """Return what is to be read of an outcome, as a reader would."""
+    recorded = outcome.recorded
+    return {
+        "kind": str(outcome.kind),
+        "path": os.fsencode(outcome.path),
+        "size": outcome.size,
+        "reason": outcome.reason,
+        "id": None if recorded is None else recorded.id,
+        "state": None if recorded is None else str(recorded.state),
+        "hits": [
+            {
+                "list": hit.list_name,
+                "entry": hit.entry,
+                "category": hit.category,
+                "generation": hit.generation,
+                "algorithms": [a.label for a in hit.algorithms],
+                "complete": hit.complete,
+            }
+            for hit in outcome.hits
+        ],
+        "actions": [(str(a.action), done_word(a), a.detail) for a in outcome.acted],
+    }
+
+
+def expected_counts(summary: Summary) -> Fields:
+    """Return the counts of a summary, as a reader would."""
+    return {str(kind): summary.counts[kind] for kind in Kind}
+
+
+def unprintable(shown: str) -> bytes:
+    """Return the bytes of a path that `printable` has shown."""
+    parts = re.split(r"(\\\\|\\x[0-9a-f]{2})", shown)
+    for number, part in enumerate(parts):
+        assert number % 2 or "\\" not in part, shown
+    return b"".join(
+        b"\\" if part == "\\\\" else bytes.fromhex(part[2:]) if number % 2 else part.encode()
+        for number, part in enumerate(parts)
+    )
+
+
+# text ----------------------------------------------------------------------------------------
+
+_HIT = re.compile(
+    r"(?P<list>\S+) (?P<entry>\S+) \((?P<category>\S+); (?P<algorithms>[a-z0-9, ]+?)"
+    r" agrees?(?P<others>, others do not)?\)"
+)
+
+
+def read_text(text: str) -> Report:
+    """Read the format for people, of paths that hold no two spaces next to each other."""
+    files = []
+    lines = text.splitlines()
+    while lines and re.match(r"(clean|match|conflict|skipped|unread|found) ", lines[0]):
+        line = lines.pop(0)
+        word = line.split(" ")[0]
+        # Words are padded to the same width: `matches` begins with a state, runs with a kind.
+        shown, *more = line[14 if word == "found" else 10 :].split("  ")
+        match_id = more.pop(0)[1:-1] if more and more[0].startswith("[") else None
+        words = [part for part in more if "=" not in part and not part.startswith("-> ")]
+        hits = [_hit_of(m) for m in _HIT.finditer(words[0] if words else "")]
+        reason = next((text for text in words[bool(hits) :]), None)
+        files.append(
+            {
+                "kind": "match" if word == "found" else word,
+                "path": unprintable(shown),
+                "reason": reason,
+                "id": match_id,
+                "hits": hits,
+            }
+        )
+    if not lines:
+        return Report(files)
+    counts = {
+        kind: int(n.replace(",", "")) for n, kind in re.findall(r"(\d[\d,]*) (\w+)", lines[0])
+    }
+    counts.pop("inputs", None)
+    counts.pop("input", None)
+    lists = frozenset(re.findall(r"^list (\S+),", text, re.MULTILINE))
+    return Report(files, counts, lists, int(lines[-1].split(":")[0].removeprefix("exit ")))
+
+
+def _hit_of(match: re.Match[str]) -> Fields:
+    return {
+        "list": match["list"],
+        "entry": match["entry"],
+        "category": match["category"],
+        "algorithms": match["algorithms"].split(", "),
+        "complete": match["others"] is None,
+    }
+
+
+# jsonl ---------------------------------------------------------------------------------------
+
+
+def read_jsonl(text: str) -> Report:
+    """Read lines of JSON, each valid against the published schema."""
+    assert text.isascii()
+    documents = [json.loads(line) for line in text.splitlines()]
+    for document in documents:
+        JSONL.validate(document)
+        assert next(iter(document)) == "type"
+    if not documents or documents[-1]["type"] != "summary":
+        return Report([_json_file(d) for d in documents])
+    summary = documents.pop()
+    assert summary["inputs"] == sum(summary[kind] for kind in Kind)
+    return Report([_json_file(d) for d in documents], *_json_summary(summary))
+
+
+def _json_file(document: Fields) -> Fields:
+    hits = [document, *document.get("more", [])] if "list" in document else []
+    return {
+        "kind": document["type"],
+        "path": bytes_path(document),
+        "size": document["size"],
+        "reason": document.get("reason"),
+        "id": document.get("id"),
+        "state": document.get("state"),
+        "hits": _json_hits(hits),
+        "actions": _json_actions(document.get("actions", [])),
+    }
+
+
+def _json_hits(hits: Iterable[Fields]) -> list[Fields]:
+    names = ("list", "entry", "category", "generation", "algorithms")
+    return [{n: hit[n] for n in names} | {"complete": hit.get("complete", True)} for hit in hits]
+
+
+def _json_actions(actions: Iterable[Fields]) -> list[Any]:
+    done = {True: "yes", False: "no", None: "planned"}
+    return [(a["action"], done[a["done"]], a["detail"]) for a in actions]
+
+
+def _flat_actions(fields: Fields) -> list[Any]:
+    """Return the actions of a format that has a field for each, and one for all details."""
+    done = [(name, fields[name]) for name in map(str, Action) if fields.get(name)]
+    details = fields["actions"].split("; ") if done else []
+    return [(*pair, detail) for pair, detail in zip(done, details, strict=True)]
+
+
+def _json_summary(summary: Fields) -> tuple[Fields, frozenset[str], int]:
+    lists = frozenset(state["name"] for state in summary["lists"])
+    return {str(kind): summary[kind] for kind in Kind}, lists, summary["exit_code"]
+
+
+# csv -----------------------------------------------------------------------------------------
+
+
+#: What begins a formula in a spreadsheet, in full width as well.
+FORMULA = re.compile("[=+\\-@\t\r\uff1d\uff0b\uff0d\uff20]")
+
+
+def read_csv(text: str) -> Report:
+    """Read rows, and put those of one file together."""
+    rows = list(csv.reader(io.StringIO(text), strict=True))
+    header = tuple(rows.pop(0))
+    assert header in (COLUMNS, COLUMNS + DIGEST_COLUMNS)
+    assert all(len(row) == len(header) for row in rows)
+    assert not any(FORMULA.match(cell) for row in rows for cell in row)
+    files: list[dict[str, Any]] = []
+    for row in rows:
+        cells = dict(zip(header, row, strict=True))
+        exact = cells["path_b64"].removeprefix("'")
+        file = {
+            "kind": cells["kind"],
+            "path": base64.b64decode(exact, validate=True) if exact else cells["path"].encode(),
+            "size": int(cells["size"]) if cells["size"] else None,
+            "reason": cells["reason"] or None,
+            "id": cells["id"] or None,
+            "state": cells["state"] or None,
+            "hits": [],
+            "actions": _flat_actions(cells),
+        }
+        if not cells["list"] or not files or file != {**files[-1], "hits": []}:
+            files.append(file)
+        if cells["list"]:
+            files[-1]["hits"].append(
+                {
+                    "list": cells["list"],
+                    "entry": cells["entry"],
+                    "category": cells["category"],
+                    "generation": int(cells["generation"]),
+                    "algorithms": cells["algorithms"].split(),
+                    "complete": {"yes": True, "no": False}[cells["complete"]],
+                }
+            )
+    return Report(files)
+
+
+# sarif ---------------------------------------------------------------------------------------
+
+
+def read_sarif(text: str) -> Report:
+    """Read a document that is valid against the schema, and keeps what code hosts ask besides."""
+    assert text.isascii()
+    document = json.loads(text)
+    SARIF.validate(document)
+    (run,) = document["runs"]
+    driver = run["tool"]["driver"]
+    files = []
+    for result in run["results"]:
+        rule = driver["rules"][result["ruleIndex"]]
+        assert rule["id"] == result["ruleId"]
+        properties = result["properties"]
+        _check_location(result, bytes_path(properties), has_region=True)
+        files.append(
+            {
+                "kind": "conflict" if rule["id"].endswith("/conflict") else "match",
+                "path": bytes_path(properties),
+                "size": properties["size"],
+                "reason": properties.get("reason"),
+                "id": properties.get("id"),
+                "state": properties.get("state"),
+                "hits": _json_hits(properties["hits"]),
+                "actions": _json_actions(properties["actions"]),
+            }
+        )
+    (invocation,) = run["invocations"]
+    for notification in invocation["toolExecutionNotifications"]:
+        descriptor = driver["notifications"][notification["descriptor"]["index"]]
+        assert descriptor["id"] == notification["descriptor"]["id"]
+        assert descriptor["defaultConfiguration"]["level"] == notification["level"]
+        if descriptor["id"] in ("unread", "skipped"):
+            properties = notification["properties"]
+            _check_location(notification, bytes_path(properties), has_region=False)
+            files.append(
+                {
+                    "kind": descriptor["id"],
+                    "path": bytes_path(properties),
+                    "size": properties["size"],
+                    "reason": properties["reason"],
+                    "id": None,
+                    "state": None,
+                    "hits": [],
+                    "actions": [],
+                }
+            )
+    if "properties" not in run:
+        assert "exitCode" not in invocation
+        return Report(files)
+    assert invocation["exitCode"] == run["properties"]["exit_code"]
+    return Report(files, *_json_summary(run["properties"]))
+
+
+def _check_location(owner: Fields, path: bytes, *, has_region: bool) -> None:
+    (location,) = owner["locations"]
+    physical = location["physicalLocation"]
+    assert ("region" in physical) == has_region
+    uri = urllib.parse.urlsplit(physical["artifactLocation"]["uri"])
+    assert re.fullmatch(r"[A-Za-z0-9._~/%-]+", uri.path)
+    is_absolute = path.startswith(b"/")
+    assert (uri.scheme, uri.netloc) == ("file" if is_absolute else "", "")
+    assert uri.path.startswith("/") == is_absolute
+    kept = [part for part in path.split(b"/") if part not in (b"", b".")]
+    read = urllib.parse.unquote_to_bytes(uri.path)
+    assert [part for part in read.split(b"/") if part not in (b"", b".")] == kept
+
+
+# ecs -----------------------------------------------------------------------------------------
+
+
+def read_ecs(text: str) -> Report:
+    """Read events, each of ECS's own fields with their types, and put those of a file together."""
+    assert text.isascii()
+    files: list[dict[str, Any]] = []
+    lists = set()
+    run: Fields | None = None
+    for line in text.splitlines():
+        event = json.loads(line)
+        check_ecs(event)
+        action = event["event"]["action"]
+        if action == "summary":
+            run = event
+        elif action == "list":
+            lists.add(event["rule"]["ruleset"])
+        else:
+            file = _ecs_file(event)
+            if "rule" not in event or not files or file != {**files[-1], "hits": []}:
+                files.append(file)
+            if "rule" in event:
+                files[-1]["hits"].append(_ecs_hit(event))
+    if run is None:
+        return Report(files)
+    counts = {str(kind): run["hashclient"][kind] for kind in Kind}
+    return Report(files, counts, frozenset(lists), run["process"]["exit_code"])
+
+
+def _ecs_file(event: Fields) -> dict[str, Any]:
+    labels = event.get("labels", {})
+    path = {"path": event["file"]["path"]}
+    if "path_b64" in labels:
+        path["path_b64"] = labels["path_b64"]
+    return {
+        "kind": event["event"]["action"],
+        "path": bytes_path(path),
+        "size": event["file"].get("size"),
+        "reason": event["event"].get("reason"),
+        "id": labels.get("match_id"),
+        "state": labels.get("match_state"),
+        "hits": [],
+        "actions": _flat_actions(labels),
+    }
+
+
+def _ecs_hit(event: Fields) -> Fields:
+    rule, labels = event["rule"], event["labels"]
+    return {
+        "list": rule["ruleset"],
+        "entry": rule["id"],
+        "category": rule["category"],
+        "generation": int(rule["version"]),
+        "algorithms": labels["algorithms"].split(),
+        "complete": {"yes": True, "no": False}[labels["complete"]],
+    }
+
+
+_ECS_TYPES: Mapping[str, type] = {
+    "keyword": str,
+    "match_only_text": str,
+    "date": str,
+    "long": int,
+}
+
+
+def check_ecs(event: Fields) -> None:
+    """Check an event against the table of ECS's fields; our own are strings or counts."""
+    for name in ("@timestamp", "ecs.version"):
+        assert name in dict(_leaves(event))
+    for name, value in _leaves(event):
+        if name.startswith("labels."):
+            assert isinstance(value, str) and name.count(".") == 1, name
+            continue
+        if name.startswith("hashclient."):
+            assert type(value) is int, name
+            continue
+        known = ECS_FIELDS[name]
+        assert isinstance(value, list) == known.get("array", False), name
+        for item in value if isinstance(value, list) else [value]:
+            assert type(item) is _ECS_TYPES[known["type"]], name
+            assert "allowed" not in known or item in known["allowed"], name
+    about = event["event"]
+    allowed = ECS_FIELDS["event.category"]["allowed"]
+    # ECS expects `error` of events of any category that failed, though it lists it for few.
+    types = {*(t for category in about["category"] for t in allowed[category]), "error"}
+    assert set(about["type"]) <= types
+
+
+def _leaves(value: Fields, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, inner in value.items():
+        if isinstance(inner, dict):
+            yield from _leaves(inner, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", inner
+
+
+# html ----------------------------------------------------------------------------------------
+
+_VOID = frozenset({"input", "meta", "wbr"})
+
+
+class _TreeBuilder(HTMLParser):
+    """Builds a tree of a page, and refuses what is not closed in the order it was opened."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self._builder = ET.TreeBuilder()
+        self._open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        names = [name for name, _ in attrs]
+        assert len(names) == len(set(names)), tag
+        self._builder.start(tag, {name: value or "" for name, value in attrs})
+        self._open.append(tag)
+        if tag in _VOID:
+            self.handle_endtag(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+        self._builder.end(tag)
+
+    def handle_data(self, data: str) -> None:
+        if self._open:
+            self._builder.data(data)
+
+    def tree(self) -> ET.Element:
+        self.close()
+        assert not self._open
+        return self._builder.close()
+
+
+def parse_html(text: str) -> ET.Element:
+    """Return the tree of a page that is well-formed, refers to nothing and runs nothing else."""
+    assert text.startswith("<!doctype html>\n")
+    parser = _TreeBuilder()
+    parser.feed(text)
+    tree = parser.tree()
+    ids = [e.get("id") for e in tree.iter() if e.get("id") is not None]
+    assert len(ids) == len(set(ids))
+    assert len(list(tree.iter("script"))) == len(list(tree.iter("style"))) == 1
+    for element in tree.iter():
+        assert not {"src", "href", "style", "action", "srcdoc"} & set(element.attrib)
+        assert not any(name.startswith("on") for name in element.attrib)
+        if "aria-labelledby" in element.attrib:
+            assert element.get("aria-labelledby") in ids
+    return tree
+
+
+def content(element: ET.Element) -> str:
+    """Return the text of an element and all within it."""
+    return "".join(element.itertext())
+
+
+def read_html(text: str) -> Report:
+    """Read the tables of a page."""
+    tree = parse_html(text)
+    files = [_html_file(row) for row in tree.iterfind(".//table[@id='files-table']/tbody/tr")]
+    code = re.search(r"Exit code (\d+):", content(tree))
+    if code is None:
+        return Report(files)
+    counts = {
+        content(pair[0]): int(content(pair[1]).replace(",", ""))
+        for pair in tree.iterfind(".//dl[@class='counts']/div")
+    }
+    lists = frozenset(content(e) for e in tree.iterfind(".//table[@class='lists']/tbody/tr/th"))
+    return Report(files, counts, lists, int(code[1]))
+
+
+def _html_file(row: ET.Element) -> Fields:
+    outcome, file, size, entries, record = row
+    actions = [
+        (name, note.get(f"data-{name}"), content(note))
+        for note in record.iterfind("div[@class='note']")
+        for name in map(str, Action)
+        if f"data-{name}" in note.attrib
+    ]
+    reason = file.find("div[@class='note']")
+    number, code = size.find("data"), record.find("code")
+    path = file.find("bdi")
+    assert path is not None
+    assert content(outcome) == row.get("data-outcome")
+    assert record.text is None or record.text.strip() == row.get("data-state")
+    return {
+        "kind": content(outcome),
+        "path": unprintable(content(path)),
+        "size": None if number is None else int(number.get("value", "")),
+        "reason": None if reason is None else content(reason),
+        "id": None if code is None else content(code),
+        "state": row.get("data-state"),
+        "hits": [_html_hit(entry) for entry in entries],
+        "actions": actions,
+    }
+
+
+def _html_hit(entry: ET.Element) -> Fields:
+    name, note = entry
+    shown = f"{(entry.text or '').strip()} {content(name)} ({content(note)})"
+    match = _HIT.fullmatch(shown)
+    assert match is not None, shown
+    return _hit_of(match)

@@ -1,0 +1,197 @@
+"""The format ecs: one event for each hit, list and run."""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from hashclient.errors import ExitCode
+from hashclient.formats import Context
+from hashclient.formats.ecs import ECS_VERSION, EcsFormatter
+from hashclient.model import (
+    Acted,
+    Action,
+    Algorithm,
+    Hit,
+    Kind,
+    ListState,
+    MatchState,
+    Outcome,
+    Recorded,
+)
+from hashclient.summary import Summary
+from tests.contract.readers import DATA, check_ecs
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+HIT = Hit("baseline", "e-1", "synthetic", 3, (Algorithm.MD5, Algorithm.SHA1), complete=True)
+OTHER = Hit("local", "e-2", "other", 1, (Algorithm.SHA256,), complete=False)
+RECORDED = Recorded("3kdz7wnq2m", MatchState.QUARANTINED, NOW - timedelta(days=1), NOW)
+
+
+def events(
+    outcome: Outcome, *, command: str = "scan", show_digests: bool = False
+) -> list[dict[str, Any]]:
+    text = EcsFormatter(Context(command, NOW, show_digests)).outcome(outcome)
+    found = [json.loads(line) for line in text.split("\n")]
+    for event in found:
+        check_ecs(event)
+    return found
+
+
+def test_the_version_is_that_of_the_table() -> None:
+    assert (DATA / f"ecs-fields-{ECS_VERSION}.json").exists()
+
+
+def test_a_match_is_an_alert_with_the_entry_as_its_rule() -> None:
+    acted = (Acted(Action.QUARANTINE, done=True, detail="quarantined"),)
+    digests = {Algorithm.MD5: b"\1" * 16}
+    outcome = Outcome(
+        Kind.MATCH, "/srv/a.tar.gz", 5, None, (HIT,), digests, recorded=RECORDED, acted=acted
+    )
+    (event,) = events(outcome)
+    assert event == {
+        "@timestamp": "2026-01-02T03:04:05+00:00",
+        "ecs": {"version": ECS_VERSION},
+        "message": "match: /srv/a.tar.gz: list baseline, entry e-1, category synthetic",
+        "event": {
+            "module": "hashclient",
+            "dataset": "hashclient.scan",
+            "kind": "alert",
+            "category": ["file"],
+            "type": ["info"],
+            "action": "match",
+            "outcome": "success",
+            "severity": 99,
+            "start": "2026-01-01T03:04:05+00:00",
+            "end": "2026-01-02T03:04:05+00:00",
+        },
+        "file": {
+            "path": "/srv/a.tar.gz",
+            "name": "a.tar.gz",
+            "directory": "/srv",
+            "extension": "gz",
+            "size": 5,
+        },
+        "rule": {
+            "id": "e-1",
+            "name": "baseline/synthetic",
+            "category": "synthetic",
+            "ruleset": "baseline",
+            "version": "3",
+        },
+        "labels": {
+            "match_id": "3kdz7wnq2m",
+            "match_state": "quarantined",
+            "quarantine": "yes",
+            "actions": "quarantined",
+            "algorithms": "md5 sha1",
+            "complete": "yes",
+        },
+    }
+    (with_digests,) = events(outcome, show_digests=True)
+    assert with_digests["file"].pop("hash") == {"md5": "01" * 16}
+    assert with_digests == event
+
+
+def test_every_hit_is_an_event() -> None:
+    one, other = events(Outcome(Kind.MATCH, "a", 5, hits=(HIT, OTHER)))
+    assert (one["rule"]["id"], other["rule"]["id"]) == ("e-1", "e-2")
+    assert (one["labels"]["complete"], other["labels"]["complete"]) == ("yes", "no")
+    assert one["file"] == other["file"] == {"path": "a", "name": "a", "size": 5}
+
+
+@pytest.mark.parametrize(
+    ("kind", "event_kind", "outcome", "severity"),
+    [
+        (Kind.CLEAN, "event", "success", None),
+        (Kind.MATCH, "alert", "success", 99),
+        (Kind.CONFLICT, "alert", "unknown", 47),
+        (Kind.SKIPPED, "event", None, None),
+        (Kind.UNREAD, "event", "failure", 21),
+    ],
+)
+def test_kinds(kind: Kind, event_kind: str, outcome: str | None, severity: int | None) -> None:
+    hits = (HIT,) if kind in (Kind.MATCH, Kind.CONFLICT) else ()
+    (event,) = events(Outcome(kind, "a", None, "why", hits))
+    about = event["event"]
+    assert about["kind"] == event_kind
+    assert about.get("outcome") == outcome
+    assert about.get("severity") == severity
+    assert about["reason"] == "why"
+    assert event["message"].endswith(": why")
+
+
+def test_what_is_on_record_is_a_state_as_of_when_it_was_seen() -> None:
+    outcome = Outcome(Kind.MATCH, "a", 5, hits=(HIT,), recorded=RECORDED)
+    (event,) = events(outcome, command="matches")
+    assert event["event"]["kind"] == "state"
+    assert event["event"]["dataset"] == "hashclient.matches"
+    assert event["@timestamp"] == RECORDED.last_seen.isoformat()
+
+
+def test_a_path_that_is_not_utf_8_has_its_bytes_in_a_label() -> None:
+    (event,) = events(Outcome(Kind.UNREAD, os.fsdecode(b"d/\xff.x"), reason="gone"))
+    assert event["file"] == {
+        "path": "d/\ufffd.x",
+        "name": "\ufffd.x",
+        "directory": "d",
+        "extension": "x",
+    }
+    assert event["labels"] == {"path_b64": "ZC//Lng="}
+    assert event["message"] == "unread: d/\\xff.x: gone"
+
+
+def test_lists_and_the_run_come_last() -> None:
+    states = (
+        ListState("baseline", 3, NOW, fresh=True),
+        ListState("local", 1, NOW, fresh=False),
+        ListState("old", 2, NOW, fresh=False, in_grace=True),
+    )
+    summary = Summary(states, elapsed_s=1.5, files_read=7, bytes_read=2**50)
+    summary.counts[Kind.CLEAN] = 2**40
+    text = EcsFormatter(Context("scan", NOW)).end(summary)
+    assert text is not None
+    *lists, run = [json.loads(line) for line in text.split("\n")]
+    for event in (*lists, run):
+        check_ecs(event)
+    assert [(e["rule"]["ruleset"], e["event"]["outcome"]) for e in lists] == [
+        ("baseline", "success"),
+        ("local", "failure"),
+        ("old", "success"),
+    ]
+    assert [e["event"]["reason"].split(":")[0] for e in lists] == [
+        "fresh",
+        "stale",
+        "in its grace period",
+    ]
+    assert run["process"] == {"name": "hashclient", "exit_code": 7}
+    assert run["event"]["duration"] == 1_500_000_000
+    assert run["event"]["end"] == run["@timestamp"] == "2026-01-02T03:04:06.500000+00:00"
+    assert run["hashclient"] == {
+        "inputs": 2**40,
+        "clean": 2**40,
+        "match": 0,
+        "conflict": 0,
+        "skipped": 0,
+        "unread": 0,
+        "files_read": 7,
+        "bytes_read": 2**50,
+    }
+
+
+@pytest.mark.parametrize(
+    ("summary", "outcome"),
+    [
+        (Summary(()), "success"),
+        (Summary((), stopped=ExitCode.TERMINATED), "failure"),
+        (Summary((), failed=ExitCode.AUDIT), "failure"),
+    ],
+)
+def test_a_run_that_did_not_come_to_its_end_failed(summary: Summary, outcome: str) -> None:
+    text = EcsFormatter(Context("scan", NOW)).end(summary)
+    assert text is not None
+    assert json.loads(text)["event"]["outcome"] == outcome

@@ -1,0 +1,121 @@
+"""Metrics: what an independent parser reads is what the status holds."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from hashclient.auditrecord import Record
+from hashclient.errors import ExitCode
+from hashclient.index import Manifest, RunRef
+from hashclient.metrics import render
+from hashclient.model import MatchState
+from hashclient.status import AuditStatus, ListStatus, QuarantineStatus, ReportsStatus, Status
+
+NOW = datetime(2026, 1, 31, 12, 0, 0, 250_000, tzinfo=UTC)
+ODD = 'a"b\\c\nd é'
+
+
+def record(event: str, **data: object) -> Record:
+    return Record(17, NOW, event, dict(data), "0" * 64, "0" * 64, None)
+
+
+def manifest() -> Manifest:
+    return Manifest(
+        format="",
+        list="baseline",
+        provider="main",
+        generation=7,
+        published_at=NOW - timedelta(hours=3),
+        fetched_at=NOW - timedelta(hours=2),
+        checked_at=NOW - timedelta(hours=1),
+        expires=NOW + timedelta(days=7),
+        entries=12_345_678_901,
+        checksum="",
+        with_digest={},
+        with_size=0,
+        key_id="",
+        index_hash="",
+        runs=tuple(RunRef(f"run-{n}", n, 1) for n in (100, 23)),
+    )
+
+
+def full() -> Status:
+    counts = {state: number for number, state in enumerate(MatchState)}
+    return Status(
+        [
+            ListStatus("baseline", manifest(), ExitCode.OK, None),
+            ListStatus(ODD, None, ExitCode.STATE, "never fetched"),
+        ],
+        [],
+        ExitCode.STATE,
+        matches=counts,
+        quarantine=QuarantineStatus(2, 4096),
+        reports=ReportsStatus({"prepared": 1, "submitted": 4}, NOW - timedelta(minutes=5)),
+        audit=AuditStatus(record("fetch"), record("scan-end", exit_code=10)),
+    )
+
+
+def parsed(text: str) -> dict[str, dict[str, float]]:
+    """Return the values of each metric by the value of its label, as the parser reads them."""
+    found: dict[str, dict[str, float]] = {}
+    for family in text_string_to_metric_families(text):
+        assert family.type == "gauge" and family.documentation.endswith(".")
+        for sample in family.samples:
+            assert sample.name == family.name and sample.timestamp is None
+            (label,) = sample.labels.values() or [""]
+            values = found.setdefault(sample.name.removeprefix("hashclient_"), {})
+            assert label not in values
+            values[label] = sample.value
+    return found
+
+
+def test_every_value_is_read_as_it_was() -> None:
+    found = parsed(render(full()))
+    (version,) = found.pop("build_info").values()
+    assert version == 1
+    assert found == {
+        "status_exit_code": {"": 8},
+        "list_usable": {"baseline": 1, ODD: 0},
+        "list_fresh": {"baseline": 1, ODD: 0},
+        "list_generation": {"baseline": 7},
+        "list_entries": {"baseline": 12_345_678_901},
+        "list_index_bytes": {"baseline": 123},
+        "list_published_timestamp_seconds": {"baseline": NOW.timestamp() - 3 * 3600},
+        "list_expires_timestamp_seconds": {"baseline": NOW.timestamp() + 7 * 86400},
+        "list_last_fetch_timestamp_seconds": {"baseline": NOW.timestamp() - 2 * 3600},
+        "list_last_check_timestamp_seconds": {"baseline": NOW.timestamp() - 3600},
+        "matches": {str(state): number for number, state in enumerate(MatchState)},
+        "quarantine_files": {"": 2},
+        "quarantine_bytes": {"": 4096},
+        "reports": {"prepared": 1, "submitted": 4},
+        "report_oldest_open_timestamp_seconds": {"": NOW.timestamp() - 300},
+        "audit_records": {"": 17},
+        "audit_last_record_timestamp_seconds": {"": NOW.timestamp()},
+        "last_scan_end_timestamp_seconds": {"": NOW.timestamp()},
+        "last_scan_exit_code": {"": 10},
+    }
+
+
+def test_a_metric_is_described_once_and_its_samples_follow() -> None:
+    lines = render(full()).splitlines()
+    names = [line.split()[2] for line in lines if line.startswith("# HELP ")]
+    assert len(names) == len(set(names))
+    assert [line.split()[2] for line in lines if line.startswith("# TYPE ")] == names
+    in_order = [line.split("{")[0].split(" ")[0] for line in lines if not line.startswith("#")]
+    assert list(dict.fromkeys(in_order)) == names
+
+
+def test_what_is_not_there_has_no_samples() -> None:
+    found = parsed(render(Status([], [], ExitCode.OK)))
+    assert found.keys() == {"build_info", "status_exit_code"}
+
+
+@pytest.mark.parametrize("exit_code", ["10", None])
+def test_a_record_of_another_version_is_no_reason_to_fail(exit_code: object) -> None:
+    audit = AuditStatus(record("fetch"), record("scan-end", exit_code=exit_code))
+    found = parsed(render(Status([], [], ExitCode.OK, audit=audit)))
+    assert "last_scan_end_timestamp_seconds" in found
+    assert "last_scan_exit_code" not in found
