@@ -188,7 +188,9 @@ def table(costs: Sequence[ListCost] | Sequence[TreeCost]) -> list[str]:
         heads[f"{key}_s"] = (name, _rounded_seconds)
         heads[f"{key}_bytes"] = ("memory", _rounded_bytes)
     columns = [heads[field.name] for field in fields(costs[0])]
-    rows = [[f(getattr(c, k.name)) for (_, f), k in zip(columns, fields(c), strict=True)] for c in costs]
+    rows = [
+        [f(getattr(c, k.name)) for (_, f), k in zip(columns, fields(c), strict=True)] for c in costs
+    ]
     head = [name for name, _ in columns]
     return [f"| {' | '.join(cells)} |" for cells in [head, ["---:"] * len(head), *rows]]
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,14 @@ class Row:
             f"{self.scenario:<34} {self.ours:>12} {self.theirs:>12}  {self.against:<34}"
             f" {self.ratio:>7.3f} {goal:>7} {verdict}"
         )
+
+    def cells(self) -> str:
+        """Return the row of a table in Markdown."""
+        goal = "" if self.target is None else f"{self.target:.3g}"
+        if self.target is not None and self.ratio > self.target:
+            goal += ", missed"
+        cells = (self.scenario, self.ours, self.theirs, self.against, f"{self.ratio:.2f}", goal)
+        return f"| {' | '.join(cells)} |"
 
 
 HEADER = (
@@ -94,6 +103,18 @@ def run(
         best = min(best, float(elapsed))
         peak = max(peak, int(rss))
     return Cost(best, peak)
+
+
+def seconds_to_first_line(argv: Sequence[str | os.PathLike[str]]) -> float:
+    """Return how long a command takes to say its first line; it is then ended."""
+    started = time.perf_counter()
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        elapsed = time.perf_counter() - started
+        process.terminate()
+        process.communicate()
+    return elapsed
 
 
 def hashclient(state: Path, *words: str | os.PathLike[str]) -> list[str | os.PathLike[str]]:

@@ -16,6 +16,7 @@ DASHES = ("", "7 3", "2 3", "9 3 2 3")
 PANEL_WIDTH, PANEL_HEIGHT = 460, 340
 LEFT, RIGHT, TOP, BOTTOM = 74, 18, 40, 56
 LEGEND_LINE = 17
+MOST_TICKS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +51,11 @@ def svg(panels: Sequence[Panel], note: str) -> str:
     """Draw panels, two in a row, above a line of small print."""
     rows = -(-len(panels) // 2)
     width, height = PANEL_WIDTH * min(2, len(panels)), PANEL_HEIGHT * rows + 26
-    parts = [
+    head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}"'
-        f' height="{height}" font-family="system-ui, sans-serif" font-size="12" fill="#222">',
-        f'<rect width="{width}" height="{height}" fill="#fff"/>',
-    ]
+        f' height="{height}" font-family="system-ui, sans-serif">'
+    )
+    parts = [head, f'<rect width="{width}" height="{height}" fill="#fff"/>']
     for number, panel in enumerate(panels):
         across, down = number % 2 * PANEL_WIDTH, number // 2 * PANEL_HEIGHT
         parts.append(f'<g transform="translate({across} {down})">')
@@ -81,12 +82,12 @@ class _Axis:
     def ticks(self) -> list[float]:
         """Return 1, 2, 5, 10, … within the axis; fewer where these would be too many."""
         exponents = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-        for steps in ((1, 2, 5), (1, 3), (1,)):
+        for steps in ((1, 2, 5), (1, 3)):
             ticks = [step * 10.0**exponent for exponent in exponents for step in steps]
-            ticks = [tick for tick in ticks if self.low * 0.999 <= tick <= self.high * 1.001]
-            if len(ticks) <= 8:
-                break
-        return ticks
+            ticks = [tick for tick in ticks if self.low <= tick <= self.high]
+            if len(ticks) <= MOST_TICKS:
+                return ticks
+        return [10.0**exponent for exponent in exponents if self.low <= 10**exponent <= self.high]
 
 
 def _panel(panel: Panel) -> Iterator[str]:

@@ -13,7 +13,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.measure import HASHCLIENT, Row, bytes_row, hashclient, run, time_row
+from bench.measure import (
+    HASHCLIENT,
+    Row,
+    bytes_row,
+    hashclient,
+    run,
+    seconds_to_first_line,
+    time_row,
+)
 from bench.site import publish_delta, site, tree, write_digests
 
 PYTHON = sys.executable
@@ -217,6 +225,33 @@ def lookup(bench: Bench) -> Iterator[Row]:
         yield time_row(name, ours.wall_s, duckdb.wall_s, "DuckDB join", 1.0)
 
 
+def flat_memory(bench: Bench) -> Iterator[Row]:
+    """Does memory grow with a tree, or with a directory? Of the largest process, in any case."""
+    few, many = 20_000, bench.count(2_000_000)
+    one_directory = bench.work / f"one-directory-{many // 2}"
+    if not one_directory.exists():
+        one_directory.mkdir()
+        for number in range(many // 2):
+            (one_directory / f"f{number:07d}").touch()
+    with site(bench.work, "sha256-small", entries=10_000, algorithms=("sha256",)) as here:
+        small = tree(bench.work, files=few, total_bytes=few * 64)
+        large = tree(bench.work, files=many, total_bytes=many * 64)
+        peaks = [
+            run(hashclient(here.state, "scan", where), repeat=1).rss_bytes
+            for where in (small, large, one_directory)
+        ]
+        name = f"than for {few:,} files"
+        for peak, what in zip(
+            peaks[1:], (f"{many:,} files", "half of them in a folder"), strict=True
+        ):
+            yield bytes_row(
+                f"{what}: more memory", max(0, peak - peaks[0]), 30e6, f"30 MB more {name}"
+            )
+        scan = hashclient(here.state, "scan", "--all", one_directory)
+        first = seconds_to_first_line(scan)
+        yield time_row(f"first outcome of {many // 2:,} names", first, 1.0, "one second", 1.0)
+
+
 SCENARIOS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "start": start,
     "one-file": one_file,
@@ -228,4 +263,5 @@ SCENARIOS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "fetch": fetch,
     "delta": delta,
     "lookup": lookup,
+    "flat-memory": flat_memory,
 }

@@ -24,6 +24,8 @@ from hashclient.run import NOTHING, REBUILD_HINT, DamagedError, Run, file_sha256
 
 MANIFEST_NAME = "manifest.json"
 MANIFEST_FORMAT = "hashclient-index/1"
+#: So many lookups are worth preparing for: one for each hundred entries.
+MANY = 100
 #: How far the clock may be behind the last check before we say that it was set back.
 CLOCK_TOLERANCE = timedelta(minutes=5)
 
@@ -99,8 +101,6 @@ class RunSet:
         for run, rows in zip(runs, self.dead, strict=True):
             if len(rows) and int(rows[-1]) >= run.count:
                 raise run.damaged()
-        #: The algorithms of which many tags are expected.
-        self._many: set[Algorithm] = set()
         #: The distinct algorithm masks of the entries without a size, as a set of bits.
         self.unsized_masks = 0
         for run in runs:
@@ -122,13 +122,15 @@ class RunSet:
         """Prepare to be asked for many tags; pays off from a hundredth of what there are."""
         for run in self.runs:
             run.expect_many(f"{algorithm.label}.hi")
-        self._many.add(algorithm)
 
     def find(self, algorithm: Algorithm, tags: Uint64) -> Found:
         """Look up (n, 2) tags; return every live row that has one of them."""
         section, high = f"{algorithm.label}.hi", tags[:, 0]
-        order = np.arange(len(high)) if algorithm in self._many else np.argsort(high)
-        high = high[order]
+        if all(run.is_prepared(section) for run in self.runs):
+            order = np.arange(len(high))
+        else:
+            order = np.argsort(high)
+            high = high[order]
         parts: list[tuple[npt.NDArray[np.intp], ...]] = []
         for number, run in enumerate(self.runs):
             queries, positions = run.find(section, high)

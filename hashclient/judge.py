@@ -11,15 +11,12 @@ import numpy as np
 
 from hashclient.hashing import CHEAPEST_COVER
 from hashclient.hashlist import NO_SIZE, Uint32, Uint64
-from hashclient.index import Index
+from hashclient.index import MANY, Index
 from hashclient.model import Algorithm, Hit, Kind, mask_of
 from hashclient.seal import Sealer
 
 #: Sizes whose plan is remembered; bounds the memory that a tree of many sizes takes.
 PLANS_KEPT = 1 << 16
-
-#: From this part of a list's entries on, so many lookups are worth preparing for.
-MANY = 100
 
 #: The row of an input that is asked about alone.
 _FIRST = np.zeros(1, np.uint32)

@@ -54,6 +54,8 @@ NOTHING: Rows = np.zeros(0, np.intp)
 _WORD_BITS = 6
 _WORD_SHIFT = np.uint64(_WORD_BITS)
 _DIRECTORY_PIECE = 1 << 20
+#: Four to eight keys begin alike, up to a word of the directory; this many never do by chance.
+_MOST_CROWDED = 40
 
 
 class DamagedError(StateError):
@@ -123,7 +125,7 @@ class Run:
         if not all(isinstance(name, str) for name in self.category_names):
             raise ValueError("categories")
         #: Made for those who look up many keys; see `expect_many`.
-        self._directories: dict[str, _Directory] = {}
+        self._directories: dict[str, _Directory | None] = {}
         #: The distinct algorithm masks of the entries without a size, as a set of bits.
         self.unsized_masks: int = header["unsized_masks"]
         #: The distinct masks of the entries with one; a plan looks closer only if it has to.
@@ -181,19 +183,26 @@ class Run:
         return mask_set(self.masks[low:high])
 
     def expect_many(self, prefix: str) -> None:
-        """Prepare to be asked for many keys of sorted section `prefix`, then in any order.
+        """Prepare to be asked for many keys of sorted section `prefix`.
 
-        Takes a pass over the section, and three bytes a key.
+        Takes a pass over the section, and three bytes a key; nothing comes of it if many keys
+        begin alike.
 
         Raises:
             DamagedError: the section is not in order; that is seen by chance only.
         """
         column = self._sections.get(prefix)
-        if column is not None and prefix not in self._directories:
-            try:
-                self._directories[prefix] = _Directory(column.view(np.uint64))
-            except ValueError as error:
-                raise self.damaged() from error
+        if column is None or prefix in self._directories:
+            return
+        try:
+            directory = _Directory(column.view(np.uint64))
+        except ValueError as error:
+            raise self.damaged() from error
+        self._directories[prefix] = directory if directory.crowd <= _MOST_CROWDED else None
+
+    def is_prepared(self, prefix: str) -> bool:
+        """Tell whether `find` is prepared for many keys, and takes them in any order."""
+        return prefix not in self._sections or self._directories.get(prefix) is not None
 
     def find(self, prefix: str, keys: Uint64) -> tuple[Rows, Rows]:
         """Return (query, position) pairs where sorted section `prefix` equals `keys`.
@@ -207,8 +216,9 @@ class Run:
         column = self._sections.get(prefix)
         if column is None or not len(column):
             return NOTHING, NOTHING
-        if prefix in self._directories:
-            return self._directories[prefix].find(keys)
+        directory = self._directories.get(prefix)
+        if directory is not None:
+            return directory.find(keys)
         first = column.searchsorted(keys)
         queries = np.flatnonzero(first < len(column))
         queries = queries[column[first[queries]] == keys[queries]]
@@ -226,7 +236,7 @@ class _Directory:
 
     A bit for each value of a key's leading bits says whether any key begins so: there are eight
     to sixteen times as many as keys, so few of the keys that are not there pass. For each word of
-    64 bits there is the position of the first key that begins so; not many more do.
+    64 bits there is the position of the first key that begins so; a few more do.
     """
 
     def __init__(self, keys: Uint64) -> None:
@@ -256,6 +266,8 @@ class _Directory:
             counts = np.bincount(words, minlength=piece >> _WORD_BITS)
             self._starts[(first >> _WORD_BITS) + 1 : (last >> _WORD_BITS) + 1] = counts
             low = end
+        #: The most keys that any word stands for.
+        self.crowd = int(self._starts.max())
         np.cumsum(self._starts, out=self._starts)
 
     def find(self, keys: Uint64) -> tuple[Rows, Rows]:

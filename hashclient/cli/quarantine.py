@@ -1,9 +1,8 @@
-"""`hashclient quarantine`: take files that matched away, keep them, give them back, destroy them."""
+"""`hashclient quarantine`: take away what matched, give it back, destroy it; see what there is."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +12,9 @@ import click
 
 from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.cli.matches import open_record
+from hashclient.cli.quarantine_show import keygen, list_items, open_quarantine, show, verify
 from hashclient.cli.results import Results
 from hashclient.errors import ExitCode, StateError, UsageError
-from hashclient.fsio import path_fields, printable
 
 if TYPE_CHECKING:
     from hashclient.matches import Match, Matches
@@ -45,10 +44,9 @@ def command() -> None:
     restored. Nothing is ever shown of its content.
 
     \b
-      hashclient quarantine keygen --output officer.key  once, then see what it says
-      hashclient quarantine add 3kdz7wnq2m               an id of `hashclient matches`
-      hashclient quarantine list
-      hashclient quarantine restore 3kdz7wnq2m --identity officer.key --reason TEXT
+      hashclient quarantine keygen --output officer.key  once; see what it says
+      hashclient quarantine add 3kdz7wnq2m               take one match away
+      hashclient quarantine list                         see what is there
     """
 
 
@@ -79,7 +77,7 @@ def add(
     from hashclient.cli.progress import bytes_progress
 
     with open_record(app) as record, bytes_progress(app, "sealed") as on_bytes:
-        quarantine = _open(app, _sealer(app), on_bytes)
+        quarantine = open_quarantine(app, _sealer(app), on_bytes)
         chosen = list(match_ids)
         if take_all:
             chosen += [m.id for m in record.find() if _is_takeable(m) and m.id not in match_ids]
@@ -105,73 +103,6 @@ def _is_takeable(match: Match) -> bool:
 
     closed = match.state in SETTLED or match.state is MatchState.WITHDRAWN
     return match.in_place and not closed and bool(match.standing)
-
-
-@command.command("list")
-@format_option("text", "json")
-@pass_app
-def list_items(app: App, output_format: str) -> ExitCode:
-    """List what is in quarantine, and when each may be purged.
-
-    \b
-      hashclient quarantine list
-    """
-    from hashclient.quarantine import item_ids, load_item
-
-    results = Results(app, output_format)
-    directory = app.settings.quarantine_dir
-    with open_record(app) as record:
-        quarantine = _open(app, None)
-        for match_id in item_ids(directory):
-            with results.item(match_id):
-                item = load_item(directory, match_id)
-                document = _document(item, quarantine, record)
-                since = f"{item.taken.time:%Y-%m-%d}"
-                line = f"{item.id}  {document['state']:<12}  since {since}  {printable(item.file)}"
-                results.put_document(f"{line}  {item.size:,} bytes  {document['due']}", document)
-    return results.end("nothing is in quarantine")
-
-
-@command.command("show")
-@click.argument("match_id", metavar="ID")
-@format_option("text", "json")
-@pass_app
-def show(app: App, match_id: str, output_format: str) -> ExitCode:
-    """Show all about one item but its content.
-
-    \b
-      hashclient quarantine show 3kdz7wnq2m
-    """
-    from hashclient.quarantine import evidence_path, load_item
-
-    item = load_item(app.settings.quarantine_dir, match_id)
-    with open_record(app) as record:
-        document = _document(item, _open(app, None), record)
-    evidence = evidence_path(app.settings.quarantine_dir, match_id)
-    if output_format == "json":
-        app.out(json.dumps({**document, "evidence": str(evidence)}))
-        return ExitCode.OK
-    origin = item.origin
-    app.out(f"item {item.id}: {document['state']}")
-    for name, value in (
-        ("path", printable(item.file)),
-        ("size", f"{item.size:,} bytes"),
-        ("owner, mode", f"{origin.uid}:{origin.gid}, {origin.mode:04o}"),
-        ("taken", f"{item.taken.time:%Y-%m-%d %H:%M:%S} UTC by {printable(item.taken.by)}"),
-        ("reason", printable(item.taken.reason)),
-        ("purge", document["due"]),
-        ("sealed copy", printable(evidence)),
-        ("  SHA-256", item.evidence_sha256),
-        *(("sealed to", printable(recipient)) for recipient in item.recipients),
-        *(
-            ("entry", f"{hit.list} {hit.entry} ({hit.category}; generation {hit.generation})")
-            for hit in item.hits
-        ),
-    ):
-        app.out(f"  {name:<13}{value}")
-    if item.hold is not None:
-        app.out(f"  {'hold':<13}{printable(item.hold.reason)}")
-    return ExitCode.OK
 
 
 @command.command("restore")
@@ -200,15 +131,17 @@ def restore(
     reason: str,
     output_format: str,
 ) -> ExitCode:
-    """Put files back where they were, with owner, mode, times and attributes.
+    """Put files back where they were.
 
-    This is for what the provider has withdrawn. A restored file is proven to be the one
+    This is for what the provider has withdrawn. Owner, mode, times and attributes come back,
+    too. A restored file is proven to be the one
     that was sealed before the sealed copy is dropped, and never replaces another.
 
     \b
       hashclient quarantine restore 3kdz7wnq2m --identity officer.key \\
           --reason 'withdrawn in generation 17'
-      hashclient quarantine restore --withdrawn --identity officer.key --reason TEXT
+      hashclient quarantine restore --withdrawn --identity officer.key \\
+          --reason 'withdrawn'
 
     Exit codes: 0 all are restored, 3 without an attribute, 5 the key does not open it.
     """
@@ -225,7 +158,7 @@ def restore(
         sealer = None
         with contextlib.suppress(StateError):  # the copy proves itself, if not as well
             sealer = _sealer(app)
-        quarantine = _open(app, sealer, on_bytes)
+        quarantine = open_quarantine(app, sealer, on_bytes)
         chosen = list(match_ids)
         if withdrawn:
             here = set(item_ids(app.settings.quarantine_dir)) - set(chosen)
@@ -270,16 +203,16 @@ def purge(
     reason: str,
     output_format: str,
 ) -> ExitCode:
-    """Destroy what is due: reported, acknowledged, and kept for as long as is configured.
+    """Destroy what is due.
 
-    The period is retention_days in [quarantine] of the configuration; it begins when the
-    report was acknowledged. What is on hold or withdrawn is never due. --force is for a
+    An item is due when its report was acknowledged and it was kept for as long as is
+    configured: retention_days in [quarantine], from the acknowledgement. What is on hold or withdrawn is never due. --force is for a
     destruction that a competent authority has asked for.
 
     \b
       hashclient quarantine purge --dry-run
       hashclient quarantine purge
-      hashclient quarantine purge --force 3kdz7wnq2m --reason 'ordered, file number 17/4'
+      hashclient quarantine purge --force 3kdz7wnq2m --reason 'order 17/4'
 
     Exit codes: 0 done, 3 one that was named was not due.
     """
@@ -293,7 +226,7 @@ def purge(
     chosen = list(match_ids) or item_ids(app.settings.quarantine_dir)
     results = Results(app, output_format, match_ids)
     with open_record(app) as record:
-        quarantine = _open(app, None)
+        quarantine = open_quarantine(app, None)
         for match_id in chosen:
             with results.item(match_id):
                 purged = quarantine.purge(
@@ -321,7 +254,7 @@ def purge(
 @format_option("text", "json")
 @pass_app
 def hold(app: App, match_ids: tuple[str, ...], reason: str, output_format: str) -> ExitCode:
-    """Forbid that items are destroyed or given back, until they are released.
+    """Forbid destroying or giving back, until it is released.
 
     \b
       hashclient quarantine hold 3kdz7wnq2m --reason 'court order 12/34'
@@ -362,82 +295,12 @@ def _mark(
         raise UsageError("no item is given", hint="`hashclient quarantine list` shows them")
     results = Results(app, output_format, match_ids)
     with open_record(app) as record:
-        quarantine = _open(app, None)
+        quarantine = open_quarantine(app, None)
         for match_id in match_ids:
             with results.item(match_id):
                 item = act(quarantine, match_id, record)
                 results.put(match_id, detail, path=item.file, done=True)
     return results.end("")
-
-
-@command.command("verify")
-@format_option("text", "json")
-@pass_app
-def verify(app: App, output_format: str) -> ExitCode:
-    """Check that every item is whole and nothing is missing; change nothing.
-
-    Reads every sealed copy. What only the secret key could tell is not checked.
-
-    \b
-      hashclient quarantine verify
-
-    Exit codes: 0 all is well, 3 an interrupted command is to be finished, 8 something is
-    damaged or missing.
-    """
-    from hashclient.cli.progress import bytes_progress
-
-    results = Results(app, output_format)
-    with open_record(app) as record, bytes_progress(app, "checked") as on_bytes:
-        for found in _open(app, None, on_bytes).verify(record):
-            if not found.ok:
-                results.count(ExitCode.STATE)
-            results.put(found.name, found.detail, done=found.ok, attention=found.attention)
-    return results.end("nothing is in quarantine")
-
-
-@command.command("keygen")
-@click.option(
-    "--output",
-    type=existing_path(dir_okay=False),
-    metavar="FILE",
-    required=True,
-    help="Where to write the secret key; it must not exist.",
-)
-@format_option("text", "json")
-@pass_app
-def keygen(app: App, output: Path, output_format: str) -> ExitCode:
-    """Make a pair of keys: the secret one into a file, the public one to stdout.
-
-    Best done on the machine of the officer who may open what is quarantined. The secret key
-    is written as age-keygen writes it, and can be used with the age tool.
-
-    \b
-      hashclient quarantine keygen --output officer.key
-    """
-    from hashclient.quarantine import write_identity
-
-    public = write_identity(output, app.now())
-    config = f'[quarantine]\nrecipients = ["{public}"]'
-    if output_format == "json":
-        app.out(json.dumps({"public_key": public, "identity_file": str(output), "config": config}))
-    else:
-        app.out(f"public key: {public}")
-        app.out("")
-        app.out(config)
-    app.say(
-        f"hint: the secret key is in {printable(output)}: move it to the officer's machine, with a"
-        " copy in a safe; a machine that quarantines must not keep it. The lines with [quarantine]"
-        " go into config.toml there; without the secret key nothing can ever be restored."
-    )
-    return ExitCode.OK
-
-
-def _open(
-    app: App, sealer: Sealer | None, on_bytes: Callable[[int], None] = lambda _count: None
-) -> Quarantine:
-    from hashclient.quarantine import Quarantine
-
-    return Quarantine(app.settings, app.audit_log(), sealer, now=app.now, on_bytes=on_bytes)
 
 
 def _sealer(app: App) -> Sealer:
@@ -446,32 +309,5 @@ def _sealer(app: App) -> Sealer:
     return load_sealer(app.settings.state_dir, app.settings.seal_key_file, os.environ)
 
 
-def _document(item: Item, quarantine: Quarantine, record: Matches) -> dict[str, Any]:
-    """Return what `list` and `show` tell of an item."""
-    from hashclient.quarantine.room import record as find_match
-
-    match = find_match(item.id, record)
-    state = "unrecorded" if match is None else str(match.state)
-    due = quarantine.due(item.id, record)
-    return {
-        "id": item.id,
-        "state": state,
-        "stage": str(item.stage),
-        **path_fields(item.file),
-        "size": item.size,
-        "taken": _mark_fields(item.taken),
-        "hold": None if item.hold is None else _mark_fields(item.hold),
-        "due": due.why,
-        "due_at": None if due.at is None else due.at.isoformat(),
-        "recipients": list(item.recipients),
-        "evidence_sha256": item.evidence_sha256,
-        "evidence_bytes": item.evidence_bytes,
-        "entries": [
-            {"list": h.list, "entry": h.entry, "category": h.category, "generation": h.generation}
-            for h in item.hits
-        ],
-    }
-
-
-def _mark_fields(mark: Any) -> dict[str, str]:
-    return {"by": mark.by, "reason": mark.reason, "time": mark.time.isoformat()}
+for _command in (list_items, show, verify, keygen):
+    command.add_command(_command)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ import click
 
 from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.cli.matches import open_record
-from hashclient.errors import ExitCode, UsageError
+from hashclient.errors import ExitCode, HashclientError, LockedError, UsageError
 from hashclient.fsio import printable
 
 if TYPE_CHECKING:
@@ -137,9 +137,8 @@ def submit(
     if anew and all_reports:
         raise UsageError("--anew is for one report at a time: name it")
     with _sender(app, identity_paths) as sender:
-        if all_reports:
-            return _tell(app, sender.send_due(), output_format)
-        return _tell(app, (sender.send(i, anew=anew) for i in report_ids), output_format)
+        attempts = sender.send_due() if all_reports else _one_by_one(sender, report_ids, anew)
+        return _tell(app, attempts, output_format)
 
 
 @command.command("status")
@@ -209,7 +208,7 @@ def retract(app: App, report_id: str, reason: str, output_format: str) -> ExitCo
       hashclient report retract r-3kdz7wnq2m --reason 'entry withdrawn by the provider'
     """
     with _sender(app, ()) as sender:
-        return _tell(app, iter([sender.retract(report_id, reason=reason)]), output_format)
+        return _tell(app, [sender.retract(report_id, reason=reason)], output_format)
 
 
 @command.command("verify")
@@ -324,11 +323,28 @@ def _unreported(outbox: Outbox, record: Matches, destination: str | None) -> lis
     return [m for m in record.find() if m.id not in known and why_not(m) is None]
 
 
-def _tell(app: App, attempts: Iterator[Sent], output_format: str) -> ExitCode:
+def _one_by_one(
+    sender: Sender, report_ids: Sequence[str], anew: bool
+) -> Iterator[Sent | HashclientError]:
+    """Send named reports; what cannot be sent does not keep the others back."""
+    for report_id in report_ids:
+        try:
+            yield sender.send(report_id, anew=anew)
+        except LockedError:
+            raise
+        except HashclientError as error:
+            yield error
+
+
+def _tell(app: App, attempts: Iterable[Sent | HashclientError], output_format: str) -> ExitCode:
     """Tell what becomes of attempts while they are made; return the worst exit code."""
     code = ExitCode.OK
     documents = []
     for sent in attempts:
+        if isinstance(sent, HashclientError):
+            code = max(code, sent.exit_code)
+            app.warn(sent.message, sent.hint)
+            continue
         report = sent.report
         documents.append({**_document(report), "detail": sent.detail, "notes": list(sent.notes)})
         if sent.error is not None:

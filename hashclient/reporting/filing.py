@@ -68,16 +68,18 @@ class Filing:
         now: Callable[[], datetime],
     ) -> None:
         """`save` writes the journal; it has to have reached the disk when it returns."""
-        self._service = service
+        self.service = service
         self._write = save
         self._now = now
         #: The report as it is in the journal.
         self.report = report
+        #: How many uploaded files the service did not name when it finished the report.
+        self.missing_there = 0
 
     def file(self, plan: Plan, schema: Schema) -> Report:
         """Bring the report to its end at the service and return it.
 
-        1. What is in doubt is resolved, see above.
+        1. What is in doubt is resolved, see above; if it is finishing, by `finish_again` instead.
         2. The report is opened.
         3. Each file is uploaded, the service's MD5 of it compared, and its details given.
         4. The report is finished.
@@ -88,8 +90,6 @@ class Filing:
                 that first.
         """
         try:
-            if self._remote.in_doubt is Call.FINISH:  # 1
-                return self._finish()
             for _ in range(1 + MAX_RESTARTS):
                 with contextlib.suppress(_LostError):
                     return self._from_the_start(plan, schema)
@@ -129,7 +129,7 @@ class Filing:
             # What is not known to be finished may still be taken back.
             answer = self._call(
                 Call.RETRACT,
-                lambda: self._service.retract(self._id),
+                lambda: self.service.retract(self._id),
                 (OK, ALREADY_RETRACTED, ALREADY_FINISHED, NO_SUCH_REPORT),
                 doubt=Call.FINISH,
             )
@@ -157,7 +157,7 @@ class Filing:
     def _open(self, plan: Plan, schema: Schema) -> None:
         element = report_element(plan.document, plan.incident_type, plan.upload, plan.sealed_to)
         schema.validate(element)
-        answer = self._call(Call.OPEN, lambda: self._service.open(to_bytes(element)))
+        answer = self._call(Call.OPEN, lambda: self.service.open(to_bytes(element)))
         if answer.report_id is None:
             raise UnreachableError("the service has opened a report and does not say its id")
         self._save(report_id=answer.report_id, in_doubt=None)
@@ -166,7 +166,7 @@ class Filing:
         sealed_to = plan.sealed_to.get(match.id)
         name = match.id if sealed_to is None else f"{match.id}.age"
         with plan.open_evidence(match) as evidence:
-            answer = self._call(Call.UPLOAD, lambda: self._service.upload(self._id, name, evidence))
+            answer = self._call(Call.UPLOAD, lambda: self.service.upload(self._id, name, evidence))
         if answer.file_id is None or answer.md5 is None:
             raise UnreachableError("the service does not say what it has got")
         if answer.md5 != evidence.digests[Algorithm.MD5].hex():
@@ -181,13 +181,21 @@ class Filing:
             digests = {a.name: digest.hex() for a, digest in evidence.digests.items()}
         element = file_element(match, self._id, answer.file_id, digests, sealed_to)
         schema.validate(element)
-        self._call(Call.FILEINFO, lambda: self._service.describe(to_bytes(element)))
+        self._call(Call.FILEINFO, lambda: self.service.describe(to_bytes(element)))
         self._save(files={**self._remote.files, match.id: answer.file_id}, in_doubt=None)
 
-    def _finish(self) -> Report:
-        was_in_doubt = self._remote.in_doubt is Call.FINISH
-        fine = (OK, ALREADY_FINISHED, NO_SUCH_REPORT) if was_in_doubt else (OK,)
-        answer = self._call(Call.FINISH, lambda: self._service.finish(self._id), fine)
+    def finish_again(self) -> Report:
+        """Finish a report of which it is in doubt whether it is finished, and return it.
+
+        Raises:
+            StateError: the service does not know it; only a person can find out what that means.
+            HashclientError: it failed; it stays in doubt.
+        """
+        answer = self._call(
+            Call.FINISH,
+            lambda: self.service.finish(self._id),
+            (OK, ALREADY_FINISHED, NO_SUCH_REPORT),
+        )
         if answer.code == NO_SUCH_REPORT:
             # Still in doubt: it may have been finished and put away, or have vanished unfinished.
             raise StateError(
@@ -197,11 +205,15 @@ class Filing:
             )
         return self._finished(answer)
 
+    def _finish(self) -> Report:
+        return self._finished(self._call(Call.FINISH, lambda: self.service.finish(self._id)))
+
     def _finished(self, answer: Answer) -> Report:
         now = self._now()
         detail = {"remote": self._id, "files": len(self._remote.files)}
         if answer.code == OK:
-            detail["files_there"] = len(answer.files)
+            sent = set(self._remote.files.values())
+            self.missing_there = len(sent - set(answer.files))
         self.report = self.report.replace(
             state=State.ACKNOWLEDGED,
             reference=self._id,
@@ -216,7 +228,7 @@ class Filing:
         """Retract what is open and forget it, so that the report can be begun anew."""
         self._call(
             Call.RETRACT,
-            lambda: self._service.retract(self._id),
+            lambda: self.service.retract(self._id),
             (OK, ALREADY_RETRACTED, NO_SUCH_REPORT),
         )
         self._forget("retracted")
@@ -268,7 +280,7 @@ class Filing:
 
     def _note_request(self, call: Call) -> None:
         """Keep what the service calls the request; it is written with what follows."""
-        request_id = self._service.request_id
+        request_id = self.service.request_id
         if request_id is not None:
             entry = Request(self._now(), call, request_id)
             requests = (*self._remote.requests, entry)[-MAX_REQUESTS:]

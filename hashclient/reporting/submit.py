@@ -251,6 +251,8 @@ class Sender:
         return sealed
 
     def _file(self, report: Report, destination: ServiceDestination) -> Sent:
+        if report.remote.in_doubt is Call.FINISH:
+            return self._at_service(report, destination, Filing.finish_again)
         folder = self._outbox.folder(report.id)
         if report.is_untouched:
             document = self._outbox.write_document(folder, report, self._record)
@@ -264,63 +266,79 @@ class Sender:
             self._load_sealer,
             self._identities,
         )
-        if waiting and report.remote.in_doubt is not Call.FINISH:
-            message = f"{len(waiting)} files are sealed in quarantine"
-            hint = f"`hashclient report submit {report.id} --identity FILE` with the officer's key"
-            if report.remote.report_id is not None:
-                with self._connect(destination) as service:
-                    report = self._filing(service, report).retract()
-            problem = Problem(self._outbox.now(), message, hint, int(ExitCode.INCOMPLETE))
-            report = self._outbox.save(report.failed(problem, person=True))
-            return Sent(report, f"waits: {message}", notes=(hint,))
+        if waiting:
+            return self._wait_for_identity(report, destination, len(waiting))
+
+        def file(filing: Filing) -> Report:
+            filing.service.status()
+            text, schema = filing.service.schema()
+            write_atomic(folder / SCHEMA_NAME, text)
+            return filing.file(plan, schema)
+
+        return self._at_service(report, destination, file)
+
+    def _at_service(
+        self, report: Report, destination: ServiceDestination, work: Callable[[Filing], Report]
+    ) -> Sent:
         with self._connect(destination) as service:
-            filing = self._filing(service, report)
+            filing = Filing(service, report, self._outbox.save, self._outbox.now)
             try:
-                service.status()
-                text, schema = service.schema()
-                write_atomic(folder / SCHEMA_NAME, text)
-                report = filing.file(plan, schema)
+                report = work(filing)
             except HashclientError as error:
                 retry_after_s = service.retry_after_s
                 return Sent(self._failed(report.id, error, retry_after_s), "not sent", error)
         report = self._outbox.settle(report, self._record)
-        return Sent(report, f"finished: {report.destination} calls it {report.reference}")
+        notes = []
+        if filing.missing_there:
+            notes.append(f"the service does not name {filing.missing_there} of the files it got")
+        detail = f"finished: {report.destination} calls it {report.reference}"
+        return Sent(report, detail, notes=tuple(notes))
 
-    def _filing(self, service: Service, report: Report) -> Filing:
-        return Filing(service, report, self._outbox.save, self._outbox.now)
+    def _wait_for_identity(
+        self, report: Report, destination: ServiceDestination, count: int
+    ) -> Sent:
+        if report.remote.report_id is not None:
+            # What an attempt with an identity has left open does not stay so meanwhile.
+            with self._connect(destination) as service:
+                report = Filing(service, report, self._outbox.save, self._outbox.now).retract()
+        message = f"{'1 file is' if count == 1 else f'{count} files are'} sealed in quarantine"
+        hint = f"`hashclient report submit {report.id} --identity FILE` with the officer's key"
+        problem = Problem(self._outbox.now(), message, hint, int(ExitCode.INCOMPLETE))
+        report = self._outbox.save(report.failed(problem, person=True))
+        return Sent(report, f"waits: {message}", notes=(hint,))
 
     def _take_back(self, report: Report) -> Sent:
+        if report.is_untouched:
+            return Sent(self._outbox.retracted(report, self._record), "retracted")
         _, destination = self._outbox.destination(report.destination)
-        if report.package is not None and isinstance(destination, PackageDestination):
+        if isinstance(destination, PackageDestination):
             return self._take_back_package(report, destination)
-        if not report.is_untouched:
-            if not isinstance(destination, ServiceDestination):
-                raise ConfigError(f"destination {report.destination} is of another kind now")
-            with self._connect(destination) as service:
-                filing = self._filing(service, report)
-                try:
-                    report = filing.retract()
-                except UsageError:
-                    self._outbox.settle(filing.report.replace(retraction=None), self._record)
-                    raise
+        with self._connect(destination) as service:
+            filing = Filing(service, report, self._outbox.save, self._outbox.now)
+            try:
+                report = filing.retract()
+            except UsageError:
+                # It is finished there: that is what has become of it.
+                self._outbox.settle(filing.report.replace(retraction=None), self._record)
+                raise
         return Sent(self._outbox.retracted(report, self._record), "retracted")
 
     def _take_back_package(self, report: Report, destination: PackageDestination) -> Sent:
         """Retract a package; where it was handed over, put the records that say so beside it."""
         if report.state is not State.RETRACTED:
             report = self._outbox.retracted(report, self._record)
-        assert report.package is not None
-        directory = user_path(destination.directory)
-        if not os.path.lexists(directory / report.package.name):
+        if not self._lacks_note(report):
             return Sent(report, "retracted")
         note = retraction_note(self._outbox.settings.audit_dir, report.id)
-        write_atomic(directory / _note_name(report), note)
+        write_atomic(user_path(destination.directory) / _note_name(report), note)
         return Sent(report, f"retracted: a signed note is beside it: {_note_name(report)}")
 
     def _lacks_note(self, report: Report) -> bool:
-        """Tell whether a retraction was interrupted before its note was written."""
+        """Tell whether a package is still where it was handed over, and no note beside it."""
+        if report.package is None:
+            return False
         _, destination = self._outbox.destination(report.destination)
-        if report.package is None or not isinstance(destination, PackageDestination):
+        if not isinstance(destination, PackageDestination):
             return False
         directory = user_path(destination.directory)
         there = os.path.lexists(directory / report.package.name)

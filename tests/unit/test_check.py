@@ -83,12 +83,14 @@ def test_files_are_judged_and_counted(tmp_path: Path) -> None:
     tree = write_tree(tmp_path / "t", {"a": b"listed", "b": b"other", "c": b"", "d": b"LISTED"})
     result = check(lists, tree, "a", "b", "c", "d")
     (match,) = result.outcomes
+    digests = {a: bytes.fromhex(d) for a, d in zip(ALL, digests_of(b"listed"), strict=True)}
     assert match == Outcome(
         Kind.MATCH,
         f"{tree}/a",
         6,
         hits=(Hit("base", "e-1", "synthetic", 1, ALL, complete=True),),
-        digests={a: bytes.fromhex(d) for a, d in zip(ALL, digests_of(b"listed"), strict=True)},
+        digests=digests,
+        tags={a: lists.sealer.tags_of(a, [d]).tobytes() for a, d in digests.items()},
     )
     assert result.clean == 3
     # Two files have the size of the entry; the match was read twice.

@@ -277,6 +277,7 @@ def test_expecting_many_lookups_changes_none(tmp_path: Path, count: int) -> None
     queries, positions = run.find("md5.hi", asked)
     expected = sorted(zip(queries.tolist(), positions.tolist(), strict=True))
     run.expect_many("md5.hi")
+    assert run.is_prepared("md5.hi")
     shuffled = rng.permutation(len(asked))
     queries, positions = run.find("md5.hi", asked[shuffled])
     found = zip(shuffled[queries].tolist(), positions.tolist(), strict=True)
@@ -287,7 +288,19 @@ def test_expecting_many_lookups_changes_none(tmp_path: Path, count: int) -> None
 def test_expecting_many_lookups_of_what_no_entry_has(tmp_path: Path) -> None:
     run = run_of(tmp_path, np.zeros(0, np.uint64))
     run.expect_many("sha1.hi")
+    assert run.is_prepared("sha1.hi")
     assert len(run.find("sha1.hi", np.zeros(3, np.uint64))[0]) == 0
+
+
+def test_keys_that_begin_alike_are_searched_as_before(tmp_path: Path) -> None:
+    keys = np.arange(2**63, 2**63 + 1000, dtype=np.uint64)
+    run = run_of(tmp_path, keys)
+    assert not run.is_prepared("md5.hi")
+    for _ in range(2):
+        run.expect_many("md5.hi")
+        assert not run.is_prepared("md5.hi")
+    queries, positions = run.find("md5.hi", keys[::5])
+    assert (queries.tolist(), positions.tolist()) == (list(range(200)), list(range(0, 1000, 5)))
 
 
 def test_keys_out_of_order_are_damage(tmp_path: Path) -> None:

@@ -1,0 +1,190 @@
+"""`hashclient quarantine`: the commands that change nothing in it, and making keys."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hashclient.cli.app import App, existing_path, format_option, pass_app
+from hashclient.cli.matches import open_record
+from hashclient.cli.results import Results
+from hashclient.errors import ExitCode
+from hashclient.fsio import path_fields, printable
+
+if TYPE_CHECKING:
+    from hashclient.matches import Matches
+    from hashclient.quarantine import Item, Quarantine
+    from hashclient.seal import Sealer
+
+
+def open_quarantine(
+    app: App, sealer: Sealer | None, on_bytes: Callable[[int], None] = lambda _count: None
+) -> Quarantine:
+    """Return the quarantine of the state directory."""
+    from hashclient.quarantine import Quarantine
+
+    return Quarantine(app.settings, app.audit_log(), sealer, now=app.now, on_bytes=on_bytes)
+
+
+@click.command("list")
+@format_option("text", "json")
+@pass_app
+def list_items(app: App, output_format: str) -> ExitCode:
+    """List what is in quarantine, and when each may be purged.
+
+    \b
+      hashclient quarantine list
+    """
+    from hashclient.quarantine import item_ids, load_item
+
+    results = Results(app, output_format)
+    directory = app.settings.quarantine_dir
+    with open_record(app) as record:
+        quarantine = open_quarantine(app, None)
+        for match_id in item_ids(directory):
+            with results.item(match_id):
+                item = load_item(directory, match_id)
+                document = _document(item, quarantine, record)
+                since = f"{item.taken.time:%Y-%m-%d}"
+                line = f"{item.id}  {document['state']:<12}  since {since}  {printable(item.file)}"
+                results.put_document(f"{line}  {item.size:,} bytes  {document['due']}", document)
+    return results.end("nothing is in quarantine")
+
+
+@click.command("show")
+@click.argument("match_id", metavar="ID")
+@format_option("text", "json")
+@pass_app
+def show(app: App, match_id: str, output_format: str) -> ExitCode:
+    """Show all about one item but its content.
+
+    \b
+      hashclient quarantine show 3kdz7wnq2m
+    """
+    from hashclient.quarantine import evidence_path, load_item
+
+    item = load_item(app.settings.quarantine_dir, match_id)
+    with open_record(app) as record:
+        document = _document(item, open_quarantine(app, None), record)
+    evidence = evidence_path(app.settings.quarantine_dir, match_id)
+    if output_format == "json":
+        app.out(json.dumps({**document, "evidence": str(evidence)}))
+        return ExitCode.OK
+    origin = item.origin
+    app.out(f"item {item.id}: {document['state']}")
+    for name, value in (
+        ("path", printable(item.file)),
+        ("size", f"{item.size:,} bytes"),
+        ("owner, mode", f"{origin.uid}:{origin.gid}, {origin.mode:04o}"),
+        ("taken", f"{item.taken.time:%Y-%m-%d %H:%M:%S} UTC by {printable(item.taken.by)}"),
+        ("reason", printable(item.taken.reason)),
+        ("purge", document["due"]),
+        ("sealed copy", printable(evidence)),
+        ("  SHA-256", item.evidence_sha256),
+        *(("sealed to", printable(recipient)) for recipient in item.recipients),
+        *(
+            ("entry", f"{hit.list} {hit.entry} ({hit.category}; generation {hit.generation})")
+            for hit in item.hits
+        ),
+    ):
+        app.out(f"  {name:<13}{value}")
+    if item.hold is not None:
+        app.out(f"  {'hold':<13}{printable(item.hold.reason)}")
+    return ExitCode.OK
+
+
+@click.command("verify")
+@format_option("text", "json")
+@pass_app
+def verify(app: App, output_format: str) -> ExitCode:
+    """Check that all is whole; change nothing.
+
+    This reads every sealed copy. What only the secret key could tell is not checked.
+
+    \b
+      hashclient quarantine verify
+
+    Exit codes: 0 all is well, 3 an interrupted command is to be finished, 8 something is
+    damaged or missing.
+    """
+    from hashclient.cli.progress import bytes_progress
+
+    results = Results(app, output_format)
+    with open_record(app) as record, bytes_progress(app, "checked") as on_bytes:
+        for found in open_quarantine(app, None, on_bytes).verify(record):
+            if not found.ok:
+                results.count(ExitCode.STATE)
+            results.put(found.name, found.detail, done=found.ok, attention=found.attention)
+    return results.end("nothing is in quarantine")
+
+
+@click.command("keygen")
+@click.option(
+    "--output",
+    type=existing_path(dir_okay=False),
+    metavar="FILE",
+    required=True,
+    help="Where to write the secret key; it must not exist.",
+)
+@format_option("text", "json")
+@pass_app
+def keygen(app: App, output: Path, output_format: str) -> ExitCode:
+    """Make a pair of keys; the secret one goes into a file.
+
+    Best done on the machine of the officer who may open what is quarantined. The secret key
+    is written as age-keygen writes it, and can be used with the age tool.
+
+    \b
+      hashclient quarantine keygen --output officer.key
+    """
+    from hashclient.quarantine import write_identity
+
+    public = write_identity(output, app.now())
+    config = f'[quarantine]\nrecipients = ["{public}"]'
+    if output_format == "json":
+        app.out(json.dumps({"public_key": public, "identity_file": str(output), "config": config}))
+    else:
+        app.out(f"public key: {public}")
+        app.out("")
+        app.out(config)
+    app.say(
+        f"hint: the secret key is in {printable(output)}: move it to the officer's machine, with a"
+        " copy in a safe; a machine that quarantines must not keep it. The lines with [quarantine]"
+        " go into config.toml there; without the secret key nothing can ever be restored."
+    )
+    return ExitCode.OK
+
+
+def _document(item: Item, quarantine: Quarantine, record: Matches) -> dict[str, Any]:
+    """Return what `list` and `show` tell of an item."""
+    from hashclient.quarantine.room import record as find_match
+
+    match = find_match(item.id, record)
+    state = "unrecorded" if match is None else str(match.state)
+    due = quarantine.due(item.id, record)
+    return {
+        "id": item.id,
+        "state": state,
+        "stage": str(item.stage),
+        **path_fields(item.file),
+        "size": item.size,
+        "taken": _mark_fields(item.taken),
+        "hold": None if item.hold is None else _mark_fields(item.hold),
+        "due": due.why,
+        "due_at": None if due.at is None else due.at.isoformat(),
+        "recipients": list(item.recipients),
+        "evidence_sha256": item.evidence_sha256,
+        "evidence_bytes": item.evidence_bytes,
+        "entries": [
+            {"list": h.list, "entry": h.entry, "category": h.category, "generation": h.generation}
+            for h in item.hits
+        ],
+    }
+
+
+def _mark_fields(mark: Any) -> dict[str, str]:
+    return {"by": mark.by, "reason": mark.reason, "time": mark.time.isoformat()}

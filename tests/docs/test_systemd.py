@@ -1,0 +1,86 @@
+"""The systemd units: valid for systemd itself, and as closed as the document says."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.docs.blocks import DOCS
+from tests.docs.commands import check_invocation, invocations
+
+pytestmark = pytest.mark.docs
+
+UNITS = DOCS / "systemd"
+OPERATIONS = DOCS / "operations.md"
+SERVICES = sorted(path.name for path in UNITS.glob("hashclient-*.service"))
+TIMERS = sorted(path.name for path in UNITS.glob("*.timer"))
+
+needs_systemd = pytest.mark.skipif(
+    shutil.which("systemd-analyze") is None, reason="there is no systemd-analyze"
+)
+
+
+def analyze(*args: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["systemd-analyze", *args],
+        env={**os.environ, "SYSTEMD_LOG_LEVEL": "warning", "LC_ALL": "C.UTF-8"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.fixture(params=[False, True], ids=["as it is", "with quarantine"])
+def units(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """Return the units as they are installed, with a program that is there on this machine."""
+    directory = tmp_path / "systemd"
+    shutil.copytree(UNITS, directory, ignore=shutil.ignore_patterns("optional"))
+    if request.param:
+        shutil.copytree(UNITS / "optional", directory, dirs_exist_ok=True)
+    for path in directory.glob("*.service"):
+        text = path.read_text()
+        for program in ("/usr/local/bin/hashclient", "/usr/sbin/sendmail"):
+            text = text.replace(program, sys.executable)
+        path.write_text(text)
+    return directory
+
+
+def test_every_service_has_its_timer() -> None:
+    assert [name.replace(".timer", ".service") for name in TIMERS] == SERVICES
+
+
+@needs_systemd
+def test_systemd_finds_nothing_wrong_with_them(units: Path) -> None:
+    done = analyze("verify", "--man=no", *(units / name for name in (*SERVICES, *TIMERS)))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@needs_systemd
+def test_they_are_as_closed_as_the_document_says(units: Path) -> None:
+    promised = re.search(r"exposure level of at most (\d+\.\d)", OPERATIONS.read_text())
+    assert promised is not None
+    threshold = str(round(10 * float(promised[1])))
+    for name in SERVICES:
+        done = analyze("security", "--offline=true", f"--threshold={threshold}", units / name)
+        assert done.returncode == 0, done.stdout
+
+
+def test_what_they_start_is_a_command_with_such_options() -> None:
+    for name in SERVICES:
+        (line,) = invocations((UNITS / name).read_text())
+        command = check_invocation(line)
+        assert command.split()[0] == {"metrics": "status"}.get(part := name[11:-8], part)
+
+
+def test_each_is_described() -> None:
+    text = OPERATIONS.read_text()
+    for name in SERVICES:
+        assert f"`{name.removesuffix('.service')}`" in text

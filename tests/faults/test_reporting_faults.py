@@ -1,0 +1,588 @@
+"""Reports through everything that can happen on the way: cut lines, kills, full disks, two at once.
+
+Whatever happens, in the end the service has exactly one finished report for each of ours, and
+nothing open but what was opened under an id that nobody could know, which vanishes by itself.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from fixtures.crash import FailAt, in_child, kill_at, watched
+from fixtures.desk import Desk
+from fixtures.reporting_service import Fault, ReportingService
+from hashclient.audit import verify as verify_audit
+from hashclient.errors import (
+    AuditError,
+    AuthorisationError,
+    ConfigError,
+    HashclientError,
+    LockedError,
+    StateError,
+    UnreachableError,
+    UsageError,
+    VerificationError,
+)
+from hashclient.model import MatchState
+from hashclient.reporting import Report, State
+from hashclient.reporting.state import Call
+from hashclient.reporting.verify import verify_package
+
+CALLS = ("submit", "upload", "fileinfo", "finish")
+A, B = b"first file" * 1000, b"second"
+#: No attempt changes the disk so often.
+MOST = 300
+
+
+@pytest.fixture(autouse=True)
+def _unsynced(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Syncing takes most of the time and changes nothing that a kill could show.
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[ReportingService]:
+    with ReportingService(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+def desk(tmp_path: Path, service: ReportingService) -> Desk:
+    return Desk(tmp_path / "desk", f"[report.to.hotline]\n{service.table(timeout_s=0.5)}")
+
+
+@pytest.fixture
+def report(desk: Desk) -> Report:
+    return desk.prepare(desk.find("a", A), desk.find("b", B), to="hotline")
+
+
+def send_until_done(desk: Desk, report: Report) -> Report:
+    """Send as cron would, until it is finished."""
+    for _ in range(5):
+        for sent in desk.send_due():
+            if sent.error is None:
+                return sent.report
+            assert isinstance(sent.error, UnreachableError | VerificationError)
+        desk.wait(days=2)
+    raise AssertionError("it does not come to an end")
+
+
+def check_one_finished(desk: Desk, service: ReportingService, report: Report) -> None:
+    """Check that the report is at the service once, whole, and that nothing else is left there."""
+    finished = service.finished
+    assert [f.data for f in finished.files.values()] == [A, B]
+    assert all(f.details is not None for f in finished.files.values())
+    opened_unknown = sum(state == "open" for state in service.states())
+    known = set(desk.outbox.get(report.id).remote.past)
+    for report_id, remote in service.reports.items():
+        if remote.state == "open":
+            assert report_id not in known
+            assert not remote.files
+    assert opened_unknown <= 1
+    done = desk.outbox.get(report.id)
+    assert done.state is State.ACKNOWLEDGED
+    assert service.reports[done.reference or ""] is finished
+    with desk.record() as record:
+        for match_id in report.matches:
+            assert record.get(match_id).state is MatchState.ACKNOWLEDGED
+    verify_audit(desk.settings.audit_dir)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("call", CALLS)
+def test_a_line_that_is_cut_at_any_call(
+    desk: Desk, service: ReportingService, report: Report, call: str, when: str
+) -> None:
+    service.fail(call, Fault(reset=when))
+    (sent,) = desk.send_due()
+    assert isinstance(sent.error, UnreachableError)
+    assert sent.report.remote.in_doubt == ("open" if call == "submit" else call)
+    assert desk.send_due() == []  # it is not due at once
+    done = send_until_done(desk, report)
+    assert done.state is State.ACKNOWLEDGED
+    check_one_finished(desk, service, report)
+    assert desk.send_due() == []
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_service_that_says_nothing(
+    desk: Desk, service: ReportingService, report: Report, call: str
+) -> None:
+    service.fail(call, Fault(stall=True))
+    (sent,) = desk.send_due()
+    assert isinstance(sent.error, UnreachableError)
+    send_until_done(desk, report)
+    check_one_finished(desk, service, report)
+
+
+@pytest.mark.parametrize("carried_out", [False, True])
+@pytest.mark.parametrize("nth", [0, 1])
+@pytest.mark.parametrize("call", CALLS)
+def test_killed_at_any_call(
+    desk: Desk, service: ReportingService, report: Report, call: str, nth: int, carried_out: bool
+) -> None:
+    if nth and call in ("submit", "finish"):
+        pytest.skip("there is only one such call")
+    pids: list[int] = []
+
+    def kill() -> None:
+        os.kill(int((desk.directory / "pid").read_text()), signal.SIGKILL)
+
+    def work() -> None:
+        (desk.directory / "pid").write_text(str(os.getpid()))
+        desk.send_due()
+
+    fault = Fault(hook=kill, reset="after") if carried_out else Fault(hook=kill, code=1000)
+    service.fail(call, *[Fault()] * nth, fault)
+    assert in_child(work) == -signal.SIGKILL
+    assert pids == []
+    assert desk.outbox.get(report.id).remote.in_doubt == ("open" if call == "submit" else call)
+    send_until_done(desk, report)
+    check_one_finished(desk, service, report)
+
+
+def test_killed_at_each_change_of_the_disk(
+    desk: Desk, service: ReportingService, report: Report
+) -> None:
+    kept = desk.directory / "kept"
+    shutil.copytree(desk.settings.state_dir, kept)
+    killed = 0
+    for number in itertools.count(1):
+        shutil.rmtree(desk.settings.state_dir)
+        shutil.copytree(kept, desk.settings.state_dir)
+        service.reports.clear()
+
+        def work(number: int = number) -> None:
+            with watched(kill_at(number)):
+                desk.send_due()
+
+        status = in_child(work)
+        assert status in {0, -signal.SIGKILL}
+        if desk.outbox.get(report.id).state is not State.ACKNOWLEDGED:
+            send_until_done(desk, report)
+        else:
+            desk.send_due()
+        check_one_finished(desk, service, report)
+        if status == 0:
+            break
+        killed += 1
+        assert number < MOST
+    assert killed > 20
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO], ids=["full", "broken"])
+def test_disk_fails_at_each_change(
+    desk: Desk, service: ReportingService, report: Report, code: int
+) -> None:
+    kept = desk.directory / "kept"
+    shutil.copytree(desk.settings.state_dir, kept)
+    failures = 0
+    for number in itertools.count(1):
+        shutil.rmtree(desk.settings.state_dir)
+        shutil.copytree(kept, desk.settings.state_dir)
+        service.reports.clear()
+        fault = FailAt(number, code)
+        try:
+            with watched(fault):
+                sent = desk.send_due()
+            errors = [s.error for s in sent if s.error is not None]
+        except HashclientError as error:
+            errors = [error]
+        if errors:
+            assert all(isinstance(e, StateError | AuditError) for e in errors)
+            failures += 1
+        if not fault.fired:
+            break
+        desk.wait(days=2)
+        if desk.outbox.get(report.id).state is not State.ACKNOWLEDGED:
+            send_until_done(desk, report)
+        else:
+            desk.send_due()
+        check_one_finished(desk, service, report)
+        assert number < MOST
+    assert failures > 20
+
+
+def test_a_package_killed_at_each_change_of_the_disk(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    match = desk.find("a", A)
+    desk.quarantine(match)
+    report = desk.prepare(match)
+    kept = desk.directory / "kept"
+    shutil.copytree(desk.settings.state_dir, kept)
+    for number in itertools.count(1):
+        shutil.rmtree(desk.settings.state_dir)
+        shutil.copytree(kept, desk.settings.state_dir)
+        shutil.rmtree(desk.out)
+        desk.out.mkdir()
+
+        def work(number: int = number) -> None:
+            with watched(kill_at(number)):
+                desk.send_due()
+
+        status = in_child(work)
+        # Whoever looks into the directory sees no package, or a whole one.
+        shown = [path for path in desk.out.iterdir() if not path.name.startswith(".")]
+        for path in shown:
+            assert verify_package(path).evidence == 1
+        for sent in desk.send_due():
+            assert sent.error is None
+        (path,) = desk.out.iterdir()
+        assert verify_package(path).document.report == report.id
+        assert desk.outbox.get(report.id).state is State.SUBMITTED
+        assert desk.get(match).state is MatchState.REPORTED
+        if status == 0:
+            break
+        assert number < MOST
+    assert number > 15
+
+
+def test_preparing_killed_at_each_change_of_the_disk(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    match = desk.find("a", A)
+    kept = desk.directory / "kept"
+    shutil.copytree(desk.settings.state_dir, kept)
+    for number in itertools.count(1):
+        shutil.rmtree(desk.settings.state_dir)
+        shutil.copytree(kept, desk.settings.state_dir)
+
+        def work(number: int = number) -> None:
+            with watched(kill_at(number)):
+                desk.prepare(match)
+
+        status = in_child(work)
+        there = list(desk.outbox.reports())
+        if there:
+            with desk.record() as record:
+                desk.outbox.settle_new(record)
+        else:
+            desk.prepare(match)
+        (report,) = desk.outbox.reports()
+        assert report.settled is State.PREPARED
+        assert desk.story(match).count("report-prepared") == 1
+        assert "report-prepared" in desk.events()
+        left = {p.name for p in desk.settings.reports_dir.iterdir()}
+        assert left == {report.id, "prepare.lock"}
+        if status == 0:
+            break
+        assert number < MOST
+    assert number > 8
+
+
+def test_two_at_once(desk: Desk, service: ReportingService, report: Report) -> None:
+    refused: list[LockedError] = []
+
+    def second() -> None:
+        with pytest.raises(LockedError) as caught:
+            desk.send_due()
+        refused.append(caught.value)
+
+    # In the middle of the first one's upload.
+    service.fail("upload", Fault(hook=second))
+    (sent,) = desk.send_due()
+    assert sent.error is None
+    assert "another command" in refused[0].message and "nothing" not in refused[0].message
+    check_one_finished(desk, service, report)
+
+
+def test_a_report_can_be_prepared_while_another_is_sent(
+    desk: Desk, service: ReportingService, report: Report
+) -> None:
+    other = desk.find("c", b"third")
+    service.fail("upload", Fault(hook=lambda: prepared.append(desk.prepare(other, to="hotline"))))
+    prepared: list[Report] = []
+    (sent,) = desk.send_due()
+    assert sent.error is None
+    (sent,) = desk.send_due()
+    assert sent.report.id == prepared[0].id
+    assert service.states() == ["finished", "finished"]
+
+
+def test_what_is_in_doubt_at_finish_and_unknown_there_is_for_a_person(
+    desk: Desk, service: ReportingService, report: Report
+) -> None:
+    service.fail("finish", Fault(reset="before"))
+    desk.send_due()
+    service.vanish()
+    desk.wait(days=2)
+    (sent,) = desk.send_due()
+    assert isinstance(sent.error, StateError) and "--anew" in (sent.error.hint or "")
+    assert sent.report.remote.in_doubt is Call.FINISH
+    assert service.reports == {}
+    # Having asked the recipient, they begin it anew.
+    sent = desk.send(report, anew=True)
+    assert sent.error is None
+    assert len(sent.report.remote.past) == 1
+    check_one_finished(desk, service, report)
+
+
+def test_what_has_vanished_before_finish_is_begun_anew(
+    desk: Desk, service: ReportingService, report: Report
+) -> None:
+    service.fail("upload", Fault(), Fault(code=1000))
+    (sent,) = desk.send_due()
+    assert isinstance(sent.error, UnreachableError)
+    service.vanish()
+    send_until_done(desk, report)
+    check_one_finished(desk, service, report)
+
+
+def test_a_service_that_loses_reports_again_and_again(
+    desk: Desk, service: ReportingService, report: Report
+) -> None:
+    service.fail("upload", *[Fault(code=5001)] * 3)
+    (sent,) = desk.send_due()
+    assert isinstance(sent.error, UnreachableError)
+    assert service.requests.count("submit") == 3
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "state"),
+    [
+        (1000, UnreachableError, State.SUBMITTING),
+        (1300, UnreachableError, State.SUBMITTING),
+        (2000, AuthorisationError, State.FAILED),
+        (3100, AuthorisationError, State.FAILED),
+        (4100, ConfigError, State.FAILED),
+        (5002, AuthorisationError, State.FAILED),
+        (5101, StateError, State.SUBMITTING),
+        (7777, UnreachableError, State.SUBMITTING),
+    ],
+)
+@pytest.mark.parametrize("call", CALLS)
+def test_every_code_at_every_call(
+    desk: Desk,
+    service: ReportingService,
+    report: Report,
+    call: str,
+    code: int,
+    kind: type[HashclientError],
+    state: State,
+) -> None:
+    service.fail(call, Fault(code=code))
+    (sent,) = desk.send_due()
+    assert type(sent.error) is kind
+    assert f"code {code}, request req-" in sent.error.message
+    assert sent.report.state is state
+    assert sent.report.problem is not None and sent.report.problem.message == sent.error.message
+    failed = json.loads((desk.settings.audit_dir / "log.jsonl").read_text().splitlines()[-1])
+    assert failed["event"] == "report-failed"
+    assert failed["data"]["requests"]
+    # What is refused for good is not left open there.
+    if kind is not UnreachableError:
+        assert "open" not in service.states()
+    desk.wait(days=2)
+    sent = desk.send(report)
+    assert sent.error is None
+    check_one_finished(desk, service, report)
+
+
+@pytest.mark.parametrize(("status", "kind"), [(401, AuthorisationError), (403, AuthorisationError)])
+@pytest.mark.parametrize("call", ["status", *CALLS])
+def test_a_credential_that_is_refused(
+    desk: Desk,
+    service: ReportingService,
+    report: Report,
+    call: str,
+    status: int,
+    kind: type[HashclientError],
+) -> None:
+    service.fail(call, Fault(status=status))
+    (sent,) = desk.send_due()
+    assert type(sent.error) is kind
+    assert sent.report.state is State.FAILED
+    assert "dummy-password" not in str(sent)
+    desk.wait(days=2)
+    send_until_done(desk, report)
+    check_one_finished(desk, service, report)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(status=500),
+        Fault(status=503, headers=(("Retry-After", "7200"),)),
+        Fault(status=429, headers=(("Retry-After", "7200"),)),
+        Fault(status=404),
+        Fault(status=302, headers=(("Location", "http://127.0.0.1:9/"),)),
+        Fault(body=b"<html>"),
+        Fault(body=b"<a/>"),
+        Fault(body=b"<a><responseCode>zero</responseCode></a>"),
+        Fault(body=b'<!DOCTYPE a [<!ENTITY x "0">]><a><responseCode>&x;</responseCode></a>'),
+        Fault(body=b"<a>" * 100_000),
+        Fault(body=b"x" * (1 << 20 | 1)),
+        Fault(status=200, headers=(("Content-Encoding", "gzip"),)),
+    ],
+)
+@pytest.mark.parametrize("call", ["submit", "upload", "finish"])
+def test_answers_that_are_none(
+    desk: Desk, service: ReportingService, report: Report, call: str, fault: Fault
+) -> None:
+    service.fail(call, fault)
+    (sent,) = desk.send_due()
+    assert type(sent.error) is UnreachableError
+    assert "list" not in (sent.error.hint or "")
+    assert "provider" not in sent.error.message + (sent.error.hint or "")
+    wait = (sent.report.next_attempt or desk.now()) - desk.now()
+    assert wait.total_seconds() == (
+        7200 if fault.headers[:1] == (("Retry-After", "7200"),) else 300
+    )
+    send_until_done(desk, report)
+    check_one_finished(desk, service, report)
+
+
+def test_other_bytes_than_were_sent(desk: Desk, service: ReportingService, report: Report) -> None:
+    service.fail("upload", Fault(md5="0" * 32))
+    (sent,) = desk.send_due()
+    assert isinstance(sent.error, VerificationError)
+    assert service.states() == ["retracted"]
+    send_until_done(desk, report)
+    check_one_finished(desk, service, report)
+
+
+def change(desk: Desk) -> None:
+    (desk.files / "b").write_bytes(b"secret")
+
+
+def swap_for_a_link(desk: Desk) -> None:
+    (desk.files / "other").write_bytes(B)
+    (desk.files / "b").unlink()
+    (desk.files / "b").symlink_to("other")
+
+
+def remove(desk: Desk) -> None:
+    (desk.files / "b").unlink()
+
+
+@pytest.mark.parametrize("do", [change, swap_for_a_link, remove])
+def test_a_file_that_changes_is_not_sent(
+    desk: Desk, service: ReportingService, report: Report, do: Callable[[Desk], None]
+) -> None:
+    # After the first file has come, and the report was opened.
+    service.fail("upload", Fault(hook=lambda: do(desk)))
+    (sent,) = desk.send_due()
+    assert isinstance(sent.error, StateError)
+    assert service.states() == ["retracted"]
+    (remote,) = service.reports.values()
+    assert [f.data for f in remote.files.values()] == [A]
+    # Before it is opened again, it is noticed.
+    desk.wait(days=2)
+    (sent,) = desk.send_due()
+    assert sent.error is not None
+    assert "open" not in service.states()
+    # Settled, the match is left out, and the rest is reported.
+    with desk.record() as record:
+        record.change(report.matches[1], MatchState.CLOSED, desk.now(), {})
+    done = desk.send(report)
+    assert done.error is None
+    assert done.report.left_out == (report.matches[1],)
+    assert [f.data for f in service.finished.files.values()] == [A]
+
+
+def test_a_file_swapped_after_it_was_proven_is_not_sent(
+    desk: Desk, service: ReportingService, report: Report, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was opened and proven is sent, whatever is at its path by then."""
+    from hashclient.reporting import evidence
+
+    original = evidence._check_tags
+
+    def swap(*args: object) -> None:
+        original(*args)  # type: ignore[arg-type]
+        (desk.files / "b").unlink(missing_ok=True)
+        (desk.files / "b").write_bytes(b"secret")
+
+    monkeypatch.setattr(evidence, "_check_tags", swap)
+    (sent,) = desk.send_due()
+    for remote in service.reports.values():
+        assert all(f.data in (A, B) for f in remote.files.values())
+
+
+def test_retracted_while_open_at_the_service(
+    desk: Desk, service: ReportingService, report: Report
+) -> None:
+    service.fail("fileinfo", Fault(code=1000))
+    desk.send_due()
+    service.fail("retract", Fault(reset="after"))
+    sent = desk.retract(report)
+    assert isinstance(sent.error, UnreachableError)
+    assert sent.report.is_open
+    desk.wait(days=2)
+    # It was decided: cron ends what was begun.
+    (sent,) = desk.send_due()
+    assert sent.error is None and sent.report.state is State.RETRACTED
+    assert service.states() == ["retracted"]
+    assert desk.send_due() == []
+    assert desk.events()[-1] == "report-retracted"
+
+
+def test_retracting_what_may_be_finished(
+    desk: Desk, service: ReportingService, report: Report
+) -> None:
+    service.fail("finish", Fault(reset="after"))
+    desk.send_due()
+    sent = desk.retract(report)
+    assert isinstance(sent.error, UsageError) and "finished" in sent.error.message
+    assert desk.outbox.get(report.id).state is State.ACKNOWLEDGED
+    check_one_finished(desk, service, report)
+
+
+def test_retracting_what_was_not_finished_after_all(
+    desk: Desk, service: ReportingService, report: Report
+) -> None:
+    service.fail("finish", Fault(reset="before"))
+    desk.send_due()
+    assert desk.retract(report).report.state is State.RETRACTED
+    assert service.states() == ["retracted"]
+
+
+def test_pauses_double_up_to_a_day(desk: Desk, service: ReportingService, report: Report) -> None:
+    pauses = []
+    for _ in range(11):
+        service.fail("status", Fault(status=500))
+        (sent,) = desk.send_due()
+        assert sent.report.next_attempt is not None
+        pauses.append((sent.report.next_attempt - desk.now()).total_seconds() / 60)
+        desk.time = sent.report.next_attempt
+    assert pauses == [5, 10, 20, 40, 80, 160, 320, 640, 1280, 1440, 1440]
+    assert desk.send(report).error is None
+
+
+def test_a_broken_audit_log_stops_what_would_be_sent(
+    desk: Desk, service: ReportingService, report: Report
+) -> None:
+    log = desk.settings.audit_dir / "log.jsonl"
+    text = log.read_bytes()
+    log.write_bytes(text[:-30] + b"x" + text[-29:])
+    (sent,) = desk.send_due()
+    assert isinstance(sent.error, AuditError)
+    assert service.requests == []
+    log.write_bytes(text)
+    (sent,) = desk.send_due()
+    assert sent.error is None
+
+
+def test_one_report_that_fails_keeps_no_other_back(
+    desk: Desk, service: ReportingService, report: Report
+) -> None:
+    (desk.outbox.folder(report.id) / "report.json").write_text("{")
+    other = desk.find("c", b"third")
+    with pytest.raises(StateError, match="damaged"):
+        # A damaged report may hold any match.
+        desk.prepare(other, to="hotline")
+    second = desk.prepare(other, to="hotline", again=True)
+    with desk.sender() as sender:
+        attempts = sender.send_due()
+        assert next(attempts).report.id == second.id
+        with pytest.raises(StateError, match="damaged"):
+            next(attempts)
+    assert service.states() == ["finished"]

@@ -1,0 +1,260 @@
+"""The age format behind our errors: against the age tool, and against streams that fail."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hashclient.errors import (
+    AuthorisationError,
+    ConfigError,
+    HashclientError,
+    StateError,
+    UsageError,
+)
+from hashclient.quarantine.agefile import (
+    load_identities,
+    parse_header,
+    parse_recipients,
+    seal,
+    sealed_bytes,
+    unseal,
+    write_identity,
+)
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+#: Around the length of a chunk, where a format of chunks can go wrong.
+SIZES = [0, 1, 65_535, 65_536, 65_537, 200_000]
+
+needs_age = pytest.mark.skipif(shutil.which("age") is None, reason="the age tool is missing")
+needs_ssh = pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="no ssh-keygen")
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> Path:
+    write_identity(tmp_path / "officer.key", NOW)
+    return tmp_path / "officer.key"
+
+
+def public(key: Path) -> str:
+    return key.read_text().split("public key: ")[1].split()[0]
+
+
+def sealed(data: bytes, *recipients: str) -> bytes:
+    out = io.BytesIO()
+    seal(io.BytesIO(data).read, out.write, parse_recipients(recipients))
+    return out.getvalue()
+
+
+def opened(data: bytes, *keys: Path) -> bytes:
+    out = io.BytesIO()
+    identities = [identity for key in keys for identity in load_identities(key)]
+    unseal(io.BytesIO(data).read, out.write, identities)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_what_is_sealed_opens_and_has_the_length_it_should(key: Path, size: int) -> None:
+    data = os.urandom(size)
+    copy = sealed(data, public(key))
+    assert opened(copy, key) == data
+    header = parse_header(copy)
+    assert header.recipients == 1
+    assert sealed_bytes(header, size) == len(copy)
+
+
+@needs_age
+@pytest.mark.parametrize("size", SIZES)
+def test_the_age_tool_opens_it_and_is_opened(key: Path, size: int, tmp_path: Path) -> None:
+    data = os.urandom(size)
+    copy = tmp_path / "evidence.age"
+    copy.write_bytes(sealed(data, public(key)))
+    done = subprocess.run(["age", "-d", "-i", key, copy], capture_output=True, check=True)
+    assert done.stdout == data
+    theirs = subprocess.run(
+        ["age", "-r", public(key)], input=data, capture_output=True, check=True
+    ).stdout
+    assert opened(theirs, key) == data
+    assert sealed_bytes(parse_header(theirs), size) == len(theirs)
+
+
+def test_each_of_several_recipients_opens_it(tmp_path: Path) -> None:
+    keys = [tmp_path / name for name in ("a", "b", "c")]
+    publics = [write_identity(path, NOW) for path in keys]
+    copy = sealed(b"benign", *publics[:2])
+    assert parse_header(copy).recipients == 2
+    assert [opened(copy, path) for path in keys[:2]] == [b"benign"] * 2
+    with pytest.raises(AuthorisationError, match="none of the identities opens it"):
+        opened(copy, keys[2])
+
+
+@needs_ssh
+@pytest.mark.parametrize("kind", ["ed25519", "rsa"])
+def test_ssh_keys_are_keys(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "id"
+    subprocess.run(["ssh-keygen", "-q", "-t", kind, "-N", "", "-f", path], check=True)
+    copy = sealed(b"benign", (tmp_path / "id.pub").read_text())
+    assert opened(copy, path) == b"benign"
+    assert parse_header(copy).recipients == 1
+
+
+@needs_ssh
+def test_an_encrypted_ssh_key_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "id"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "secret", "-f", path], check=True)
+    with pytest.raises(ConfigError, match="must be decrypted first"):
+        load_identities(path)
+
+
+class Fails:
+    """A sink that fails when call `number` comes, and a source that does."""
+
+    def __init__(self, number: int, error: BaseException) -> None:
+        self.left = number
+        self.error = error
+
+    def __call__(self, _argument: Any) -> bytes:
+        self.left -= 1
+        if self.left == 0:
+            raise self.error
+        return b"x" * 8192
+
+
+@pytest.mark.parametrize("error", [OSError(28, "full"), StateError("ours"), KeyboardInterrupt()])
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_no_error_of_a_sink_is_dropped(key: Path, number: int, error: BaseException) -> None:
+    """The last write is done when a buffer is thrown away, where the library ignores errors."""
+    calls: list[bytes] = []
+    seal(io.BytesIO(b"x" * 70_000).read, calls.append, parse_recipients([public(key)]))
+    assert len(calls) == 3
+    sink = Fails(number, error)
+    with pytest.raises(type(error)) as raised:
+        seal(io.BytesIO(b"x" * 70_000).read, sink, parse_recipients([public(key)]))
+    assert raised.value is error
+
+
+@pytest.mark.parametrize("error", [OSError(5, "broken disk"), KeyboardInterrupt()])
+def test_an_error_of_a_source_comes_as_it_is(key: Path, error: BaseException) -> None:
+    with pytest.raises(type(error)) as raised:
+        seal(Fails(3, error), io.BytesIO().write, parse_recipients([public(key)]))
+    assert raised.value is error
+
+
+def test_errors_while_opening_come_as_they_are(key: Path) -> None:
+    copy = sealed(b"x" * 70_000, public(key))
+    full = OSError(28, "full")
+    with pytest.raises(OSError) as raised:
+        unseal(io.BytesIO(copy).read, Fails(1, full), load_identities(key))
+    assert raised.value is full
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda copy: copy[:-1],
+        lambda copy: copy[: len(copy) // 2],
+        lambda copy: copy[:50],
+        lambda copy: copy + b"x",
+        lambda copy: copy[:-20] + bytes([copy[-20] ^ 1]) + copy[-19:],
+        lambda copy: b"",
+        lambda copy: b"not an age file at all",
+    ],
+    ids=["a byte short", "half", "header cut", "a byte more", "a bit", "empty", "other"],
+)
+def test_damage_is_told(key: Path, damage: Any) -> None:
+    with pytest.raises(StateError, match="cannot decrypt"):
+        opened(damage(sealed(b"x" * 100_000, public(key))), key)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"age-encryption.org/v1\n-> X25519 abc\nabc\n",
+        b"age-encryption.org/v2\n--- " + b"A" * 43 + b"\n",
+        b"age-encryption.org/v1\n" + b"-> x y\n" * 20_000 + b"--- " + b"A" * 43 + b"\n",
+    ],
+)
+def test_what_has_no_header_is_no_age_file(data: bytes) -> None:
+    with pytest.raises(StateError, match="not a file in the age format"):
+        parse_header(data)
+
+
+def test_a_secret_key_among_the_recipients_is_never_repeated(key: Path) -> None:
+    secret = key.read_text().split()[-1]
+    with pytest.raises(ConfigError) as raised:
+        parse_recipients([secret.lower()])
+    assert secret.lower()[:20] not in f"{raised.value.message} {raised.value.hint}".lower()
+
+
+@pytest.mark.parametrize("text", ["", "age1junk", "ssh-ed25519 AAAA", "ssh-dss AAAA", "\0"])
+def test_what_is_no_public_key_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="not an age public key"):
+        parse_recipients([text])
+
+
+def test_recipients_must_be_configured() -> None:
+    with pytest.raises(ConfigError, match="no recipients") as raised:
+        parse_recipients([])
+    assert raised.value.hint is not None and "keygen" in raised.value.hint
+
+
+def test_an_identity_file_may_hold_several_keys_and_comments(tmp_path: Path) -> None:
+    publics = [write_identity(tmp_path / name, NOW) for name in ("a", "b")]
+    both = tmp_path / "both"
+    both.write_text("".join((tmp_path / name).read_text() + "\n  \n" for name in ("a", "b")))
+    both.chmod(0o600)
+    assert [opened(sealed(b"benign", p), both) for p in publics] == [b"benign"] * 2
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "holds no key"),
+        ("# only a comment\n", "holds no key"),
+        ("AGE-SECRET-KEY-1JUNK\n", "not an identity file"),
+        ("-----BEGIN OPENSSH PRIVATE KEY-----\n", "not an identity file"),
+        ("age-encryption.org/v1\n-> scrypt x\n", "is encrypted"),
+        ("-----BEGIN AGE ENCRYPTED FILE-----\n", "is encrypted"),
+    ],
+)
+def test_what_is_no_identity_file_is_refused(tmp_path: Path, text: str, why: str) -> None:
+    path = tmp_path / "key"
+    path.write_text(text)
+    path.chmod(0o600)
+    with pytest.raises(ConfigError, match=why):
+        load_identities(path)
+
+
+def test_an_identity_that_others_can_read_is_refused(key: Path) -> None:
+    key.chmod(0o640)
+    with pytest.raises(ConfigError, match="can be read by others"):
+        load_identities(key)
+
+
+def test_a_new_key_is_private_and_never_overwrites(key: Path, tmp_path: Path) -> None:
+    assert key.stat().st_mode & 0o777 == 0o600
+    before = key.read_bytes()
+    with pytest.raises(UsageError, match="file exists"):
+        write_identity(key, NOW)
+    with pytest.raises(UsageError, match="cannot write"):
+        write_identity(tmp_path / "none" / "key", NOW)
+    assert key.read_bytes() == before
+
+
+@pytest.mark.skipif(shutil.which("age-keygen") is None, reason="age-keygen is missing")
+def test_the_age_tool_reads_the_key(key: Path) -> None:
+    done = subprocess.run(["age-keygen", "-y", key], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == public(key)
+
+
+def test_errors_are_ours(key: Path) -> None:
+    with pytest.raises(HashclientError):
+        opened(b"junk", key)

@@ -1,0 +1,234 @@
+"""Places: no link on the way, no name replaced, nothing removed but the file that is meant."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from hashclient.quarantine import place as places
+from hashclient.quarantine.place import (
+    Place,
+    Removal,
+    open_elsewhere,
+    open_file,
+    open_place,
+    put_back,
+    reason_of,
+    remove_exactly,
+    rename_noreplace,
+)
+
+PRIVATE = ".hashclient-x"
+
+
+@pytest.fixture(params=["renameat2", "links", "neither"])
+def _way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the file system one that cannot do all that Linux's own ones can."""
+
+    def refuse(*_arguments: object, **_more: object) -> None:
+        raise OSError(errno.EINVAL, "cannot")
+
+    def no_links(*_arguments: object, **_more: object) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    if request.param != "renameat2":
+        monkeypatch.setattr(places, "renameat2", refuse)
+    if request.param == "neither":
+        monkeypatch.setattr(os, "link", no_links)
+
+
+@contextmanager
+def at(path: Path) -> Iterator[Place]:
+    with open_place(str(path)) as place:
+        yield place
+
+
+@pytest.mark.usefixtures("_way")
+def test_nothing_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("a")
+    (tmp_path / "b").write_text("b")
+    with at(tmp_path / "a") as place:
+        with pytest.raises(FileExistsError):
+            rename_noreplace(place.fd, "a", "b")
+        rename_noreplace(place.fd, "a", "c")
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"b": "b", "c": "a"}
+
+
+@pytest.mark.usefixtures("_way")
+def test_what_is_missing_is_told(tmp_path: Path) -> None:
+    with at(tmp_path / "a") as place, pytest.raises(FileNotFoundError):
+        rename_noreplace(place.fd, "a", "b")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("_way")
+def test_the_file_that_is_meant_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("a")
+    with at(tmp_path / "a") as place, open_file(place) as (fd, status):
+        assert remove_exactly(place, PRIVATE, fd, status) is Removal.REMOVED
+        assert os.fstat(fd).st_nlink == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("_way")
+@pytest.mark.parametrize("what", ["file", "link", "directory"])
+def test_what_took_its_place_is_put_back(tmp_path: Path, what: str) -> None:
+    (tmp_path / "a").write_text("a")
+    with at(tmp_path / "a") as place, open_file(place) as (fd, _):
+        other = tmp_path / "other"
+        if what == "file":
+            other.write_text("other")
+        elif what == "link":
+            other.symlink_to("nowhere")
+        else:
+            other.mkdir()
+        (tmp_path / "a").rename(tmp_path / "moved")
+        other.rename(tmp_path / "a")
+        status = os.fstat(fd)
+        assert remove_exactly(place, PRIVATE, fd, status) is Removal.OTHER
+    assert {p.name for p in tmp_path.iterdir()} == {"a", "moved"}
+    assert (tmp_path / "a").is_symlink() == (what == "link")
+    assert (tmp_path / "a").is_dir() == (what == "directory")
+    assert (tmp_path / "moved").read_text() == "a"
+
+
+def test_a_file_that_was_changed_stays(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("a")
+    with at(tmp_path / "a") as place, open_file(place) as (fd, status):
+        (tmp_path / "a").write_text("b")
+        assert remove_exactly(place, PRIVATE, fd, status) is Removal.CHANGED
+    assert (tmp_path / "a").read_text() == "b"
+
+
+def test_what_cannot_be_put_back_keeps_the_private_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").write_text("a")
+    real = places.renameat2
+
+    def and_take_the_name(directory: int, source: str, target: str) -> None:
+        real(directory, source, target)
+        if target == PRIVATE:
+            (tmp_path / "a").write_text("third")
+
+    with at(tmp_path / "a") as place, open_file(place) as (fd, _):
+        (tmp_path / "a").rename(tmp_path / "moved")
+        (tmp_path / "a").write_text("second")
+        monkeypatch.setattr(places, "renameat2", and_take_the_name)
+        assert remove_exactly(place, PRIVATE, fd, os.fstat(fd)) is Removal.STRANDED
+        assert not put_back(place.at(PRIVATE), "a")
+    found = {p.name: p.read_text() for p in tmp_path.iterdir()}
+    assert found == {"a": "third", "moved": "a", PRIVATE: "second"}
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_no_component_may_be_a_link(tmp_path: Path, depth: int) -> None:
+    (tmp_path / "r0" / "r1" / "r2").mkdir(parents=True)
+    (tmp_path / "r0" / "r1" / "r2" / "f").write_text("f")
+    parts = ["r0", "r1", "r2"]
+    link = tmp_path.joinpath(*parts[: depth + 1])
+    link.rename(tmp_path / "real")
+    link.symlink_to(tmp_path / "real")
+    with pytest.raises(OSError) as raised, at(tmp_path / "r0/r1/r2/f"):
+        pass
+    assert raised.value.errno == errno.ELOOP
+    assert reason_of(raised.value) == f"a link leads to it ({link}): scan it by its real path"
+
+
+def test_a_directory_is_not_left_by_a_link_that_comes_later(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "f").write_text("f")
+    with at(tmp_path / "d" / "f") as place:
+        (tmp_path / "d").rename(tmp_path / "moved")
+        (tmp_path / "other").mkdir()
+        (tmp_path / "other" / "f").write_text("innocent")
+        (tmp_path / "d").symlink_to("other")
+        with open_file(place) as (fd, status):
+            assert remove_exactly(place, PRIVATE, fd, status) is Removal.REMOVED
+    assert (tmp_path / "other" / "f").read_text() == "innocent"
+    assert list((tmp_path / "moved").iterdir()) == []
+
+
+def test_only_regular_files_are_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    reasons = []
+    for name in ("pipe", "link", ".", "missing"):
+        path = tmp_path / name
+        with (
+            open_place(f"{tmp_path}/{name}") as place,
+            pytest.raises(OSError) as raised,
+            open_file(place),
+        ):
+            pass
+        reasons.append(reason_of(raised.value))
+        assert name != "link" or str(path) in reasons[-1]
+    assert reasons[0] == reasons[2] == "not a regular file"
+    assert reasons[1].startswith("a link leads to it")
+    assert reasons[3] == "not there any more"
+
+
+def test_a_file_in_the_root_and_a_path_beyond_the_kernels_limit(tmp_path: Path) -> None:
+    with open_place("/etc") as place:
+        assert place.path == "/etc" and place.status() is not None
+    fd = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(30):
+        os.mkdir("d" * 200, dir_fd=fd)
+        inner = os.open("d" * 200, os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = inner
+    os.close(os.open("f", os.O_CREAT, dir_fd=fd))
+    os.close(fd)
+    path = f"{tmp_path}/" + ("d" * 200 + "/") * 30 + "f"
+    with open_place(path) as place:
+        assert len(place.path) > 4096 and place.status() is not None
+    subprocess.run(["rm", "-rf", tmp_path / ("d" * 200)], check=True)
+
+
+def test_who_has_a_file_open_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_text("f")
+    assert open_elsewhere(path.stat()) == []
+    with path.open("rb") as stream:
+        assert open_elsewhere(path.stat()) == []  # this process does not count
+        holder = subprocess.Popen(["sleep", "60"], stdin=stream)
+    try:
+        assert open_elsewhere(path.stat()) == [f"sleep ({holder.pid})"]
+    finally:
+        holder.kill()
+        holder.wait()
+
+
+@pytest.mark.skipif(
+    shutil.which("chattr") is None or os.geteuid() != 0, reason="only root has chattr"
+)
+@pytest.mark.parametrize(
+    ("flag", "target", "word"),
+    [
+        ("i", "f", "the file is immutable"),
+        ("a", "f", "the file is append-only"),
+        ("i", ".", "the directory is immutable"),
+        ("a", ".", "the directory is append-only"),
+    ],
+)
+def test_attributes_that_forbid_it_are_named(
+    tmp_path: Path, flag: str, target: str, word: str
+) -> None:
+    (tmp_path / "f").write_text("f")
+    if subprocess.run(["chattr", f"+{flag}", tmp_path / target], check=False).returncode:
+        pytest.skip("this file system has no such attributes")
+    try:
+        with at(tmp_path / "f") as place, open_file(place) as (fd, status):
+            with pytest.raises(PermissionError) as raised:
+                remove_exactly(place, PRIVATE, fd, status)
+            assert reason_of(raised.value, place).startswith(word)
+    finally:
+        subprocess.run(["chattr", f"-{flag}", tmp_path / target], check=True)
+    assert (tmp_path / "f").read_text() == "f"
