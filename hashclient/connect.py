@@ -1,11 +1,11 @@
-"""What the transport needs, from the configuration of a provider: how to get in, how patiently."""
+"""What the transport needs, from the configuration of the other side: how to get in, and limits."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from hashclient.access import Access, OAuth
-from hashclient.config import ProviderConfig
+from hashclient.config import ProviderConfig, ServiceDestination
 from hashclient.fsio import user_path
 from hashclient.transport import Limits
 
@@ -42,7 +42,23 @@ def access_of(provider: ProviderConfig) -> Access:
     )
 
 
-def limits_of(provider: ProviderConfig) -> Limits:
+def access_of_service(service: ServiceDestination) -> Access:
+    """Return how the transport gets in to a reporting service.
+
+    Raises:
+        ConfigError: its settings contradict each other.
+    """
+    return Access(
+        url=service.url,
+        basic_file=user_path(service.basic_file),
+        ca=_path(service.ca),
+        proxy=service.proxy,
+        proxy_basic_file=_path(service.proxy_basic_file),
+        allow_http=service.allow_http,
+    )
+
+
+def limits_of(provider: ProviderConfig | ServiceDestination) -> Limits:
     """Return how patient the transport is with `provider`; `timeout_s` scales every wait."""
     usual = Limits()
     scale = provider.timeout_s / usual.base_s

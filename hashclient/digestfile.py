@@ -156,21 +156,34 @@ class _Rows:
 
     def batch(self) -> DigestBatch:
         digests = {
-            a: (_from_hex(b"".join(hexes), a), np.array(rows, np.uint32))
+            a: (
+                _from_hex(np.frombuffer(b"".join(hexes), np.uint8).reshape(len(rows), -1)),
+                np.array(rows, np.uint32),
+            )
             for a, (hexes, rows) in self.hexes.items()
         }
         lines, sizes = np.array(self.lines, np.int64), np.array(self.sizes, np.uint64)
         return DigestBatch(len(self.names), self.names, lines, digests, sizes)
 
 
-def _from_hex(digits: bytes, algorithm: Algorithm) -> Uint8:
-    """Decode concatenated hexadecimal digests (whitespace between bytes is passed over).
+#: The value of a hexadecimal digit, by its character; of anything else, more than a byte holds.
+_DIGIT_VALUES = np.full(256, 1 << 8, np.uint16)
+for _digits in (b"0123456789abcdef", b"0123456789ABCDEF"):
+    _DIGIT_VALUES[list(_digits)] = range(16)
+#: The value of two digits, by their characters as a little-endian number.
+_PAIR_VALUES = np.add.outer(_DIGIT_VALUES, _DIGIT_VALUES << 4).ravel()
+
+
+def _from_hex(digits: Uint8) -> Uint8:
+    """Decode (n, 2 w) hexadecimal digits to (n, w) bytes, while other threads run.
 
     Raises:
         ValueError: something else than hexadecimal digits is there.
     """
-    raw = bytes.fromhex(digits.decode("ascii"))
-    return np.frombuffer(raw, np.uint8).reshape(-1, algorithm.digest_bytes)
+    values = _PAIR_VALUES.take(np.ascontiguousarray(digits).view("<u2"))
+    if values.size and int(values.max()) > 255:
+        raise ValueError("not hexadecimal")
+    return values.astype(np.uint8)
 
 
 _BY_HEX_DIGITS = {2 * a.digest_bytes: a for a in Algorithm}
@@ -205,16 +218,13 @@ def _bare_batch(first: int, chunk: bytes) -> DigestBatch | None:
     algorithm = _BY_HEX_DIGITS.get(len(chunk[:stride].rstrip(b"\r\n")))
     if algorithm is None or len(chunk) % stride:
         return None
-    count = len(chunk) // stride
-    ends = np.frombuffer(chunk, np.uint8).reshape(count, stride)[:, -1]
-    if (ends != ord("\n")).any():
+    count, width = len(chunk) // stride, 2 * algorithm.digest_bytes
+    table = np.frombuffer(chunk, np.uint8).reshape(count, stride)
+    if (table[:, width:] != table[0, width:]).any():
         return None
     try:
-        # Bytes of whitespace are passed over, so a short line shows in the number of rows only.
-        digests = _from_hex(chunk, algorithm)
+        digests = _from_hex(table[:, :width])
     except ValueError:
-        return None
-    if len(digests) != count:
         return None
     rows = np.arange(count, dtype=np.uint32)
     lines = np.arange(first, first + count, dtype=np.int64)
@@ -420,12 +430,11 @@ def _csv_digests(
     if not wrong.any():
         offsets = np.frombuffer(values.buffers()[1], np.int32)[values.offset :]
         text = values.buffers()[2][int(offsets[0]) : int(offsets[len(values)])]
+        digits = np.frombuffer(text, np.uint8).reshape(-1, 2 * algorithm.digest_bytes)
         try:
-            digests = _from_hex(text.to_pybytes(), algorithm)
+            return _from_hex(digits)
         except ValueError:
-            digests = np.empty((0, algorithm.digest_bytes), np.uint8)
-        if len(digests) == len(values):
-            return digests
+            pass
         is_hex = pc.match_substring_regex(values, "^[0-9A-Fa-f]+$")
         wrong = ~is_hex.to_numpy(zero_copy_only=False)
     line = int(lines[rows[np.argmax(wrong)]])

@@ -6,24 +6,25 @@ which must then agree with one entry, and a size, which rules out entries of ano
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from queue import SimpleQueue
+from threading import Semaphore, Thread
+from typing import TypeVar
+
+import numpy as np
 
 from hashclient.digestfile import DigestBatch
-from hashclient.errors import UsageError
 from hashclient.hashlist import NO_SIZE
 from hashclient.judge import verdict
 from hashclient.model import Algorithm, Hit, Kind, Outcome
 from hashclient.scan import OpenLists
 from hashclient.summary import Summary
 
-#: Threads that judge batches while the main one reads; they keep up with it by far.
-THREADS = 2
+#: Batches that wait between two threads.
+AHEAD = 2
 
-_Item = tuple[str, DigestBatch] | UsageError
-_Judged = tuple[str, DigestBatch, dict[int, tuple[Hit, ...]]]
+_T = TypeVar("_T")
 
 
 def lookup(
@@ -46,28 +47,22 @@ def lookup(
     started = time.monotonic()
     asked = 0
 
-    def reading() -> Iterator[_Item]:
+    def judged(
+        named: tuple[str, DigestBatch],
+    ) -> tuple[str, DigestBatch, dict[int, tuple[Hit, ...]]]:
         nonlocal asked
-        try:
-            for source, batch in batches:
-                asked += batch.count
-                for algorithm in batch.digests:
-                    judge.expect_many(algorithm, asked)
-                yield source, batch
-        except UsageError as error:
-            yield error
-
-    def judged(item: _Item) -> _Judged:
-        if isinstance(item, UsageError):
-            raise item  # now that what was read before it is judged
-        source, batch = item
-        columns = {
-            a: (lists.sealer.tags(a, digests), rows) for a, (digests, rows) in batch.digests.items()
-        }
+        source, batch = named
+        asked += batch.count
+        columns = {}
+        for algorithm, (digests, rows) in batch.digests.items():
+            judge.expect_many(algorithm, asked)
+            columns[algorithm] = lists.sealer.tags(algorithm, digests), rows
         return source, batch, judge.hits_by_row(columns, batch.sizes)
 
     try:
-        for source, batch, hits in _meanwhile(judged, reading()):
+        # While some are told, the next are judged, and those after them read: most of that is done
+        # by libraries that let other threads run.
+        for source, batch, hits in _ahead(map(judged, _ahead(iter(batches)))):
             shown = range(batch.count) if keep_clean else sorted(hits)
             summary.counts[Kind.CLEAN] += batch.count - len(shown)
             for row in shown:
@@ -78,31 +73,42 @@ def lookup(
         summary.elapsed_s = time.monotonic() - started
 
 
-def _meanwhile(function: Callable[[_Item], _Judged], items: Iterator[_Item]) -> Iterator[_Judged]:
-    """Yield what `function` makes of each item, in order, computed while the next are read.
+def _ahead(items: Iterator[_T]) -> Iterator[_T]:
+    """Yield items that a thread makes some ahead; what it raises is raised after them."""
+    ready: SimpleQueue[tuple[_T] | BaseException | None] = SimpleQueue()
+    room = Semaphore(AHEAD)
+    wanted = True
 
-    Nearly all of both is done by libraries that let other threads run.
-    """
-    first = list(itertools.islice(items, 2))
-    if len(first) < 2:
-        yield from map(function, first)
-        return
-    from concurrent.futures import Future, ThreadPoolExecutor  # little work never needs it
+    def make() -> None:
+        try:
+            for item in items:
+                ready.put((item,))
+                room.acquire()
+                if not wanted:
+                    return
+            ready.put(None)
+        except BaseException as error:  # noqa: BLE001 - it is raised where the item would be
+            ready.put(error)
 
-    waiting: deque[Future[_Judged]] = deque()
-    with ThreadPoolExecutor(THREADS) as pool:
-        for item in itertools.chain(first, items):
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > THREADS:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+    # A daemon: Ctrl-C must not wait for a pipe that gives nothing.
+    Thread(target=make, daemon=True).start()
+    try:
+        while (got := ready.get()) is not None:
+            if isinstance(got, BaseException):
+                raise got
+            room.release()
+            yield got[0]
+    finally:
+        wanted = False
+        room.release()
 
 
 def _outcome(source: str, batch: DigestBatch, row: int, hits: tuple[Hit, ...]) -> Outcome:
     digests: dict[Algorithm, bytes] = {}
     for algorithm, (values, rows) in batch.digests.items():
-        position = int(rows.searchsorted(row))
+        # A search takes a while, and is in vain where every row has this digest.
+        full = len(rows) == batch.count
+        position = row if full else int(rows.searchsorted(np.uint32(row)))
         if position < len(rows) and rows[position] == row:
             digests[algorithm] = values[position].tobytes()
     size = None if batch.sizes[row] == NO_SIZE else int(batch.sizes[row])

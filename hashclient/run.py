@@ -185,8 +185,8 @@ class Run:
     def expect_many(self, prefix: str) -> None:
         """Prepare to be asked for many keys of sorted section `prefix`.
 
-        Takes a pass over the section, and three bytes a key; nothing comes of it if many keys
-        begin alike.
+        Takes a pass over the section, and up to three bytes a key; nothing comes of it if many
+        keys begin alike.
 
         Raises:
             DamagedError: the section is not in order; that is seen by chance only.
@@ -248,8 +248,8 @@ class _Directory:
         self._keys = keys
         bits = max(_WORD_BITS, (8 * len(keys)).bit_length())
         self._shift = np.uint64(64 - bits)
-        self._words = np.zeros(1 << (bits - _WORD_BITS), np.uint64)
-        self._starts = np.zeros(len(self._words) + 1, np.intp)
+        self._words = np.zeros(1 << (bits - _WORD_BITS), "<u8")
+        self._starts = np.zeros(len(self._words) + 1, np.uint32)
         piece = min(_DIRECTORY_PIECE, 1 << bits)
         firsts = np.arange(0, 1 << bits, piece, dtype=np.uint64)
         ends = [*keys.searchsorted(firsts << self._shift)[1:].tolist(), len(keys)]
@@ -268,7 +268,7 @@ class _Directory:
             low = end
         #: The most keys that any word stands for.
         self.crowd = int(self._starts.max())
-        np.cumsum(self._starts, out=self._starts)
+        np.cumsum(self._starts, dtype=np.uint32, out=self._starts)
 
     def find(self, keys: Uint64) -> tuple[Rows, Rows]:
         """Return (query, position) pairs, as `Run.find` does; `keys` come in any order."""
@@ -277,8 +277,8 @@ class _Directory:
         bit = self._words.take(word) >> (place & np.uint64(63)) & np.uint64(1)
         queries = np.flatnonzero(bit)
         word = word[queries]
-        first = self._starts[word]
-        queries, positions = _expand(queries, first, self._starts[word + 1] - first)
+        first, end = self._starts[word].astype(np.intp), self._starts[word + 1].astype(np.intp)
+        queries, positions = _expand(queries, first, end - first)
         equal = self._keys[positions] == keys[queries]
         return queries[equal], positions[equal]
 

@@ -186,7 +186,7 @@ def _text(record: Record) -> str:
         data["path"] = _path(raw, data.get("path"))
     fields = " ".join(f"{printable(key)}={_value(value)}" for key, value in data.items())
     event = printable(record.event)
-    return f"{record.seq:>6}  {_time(record.time)}  {event:<15}  {fields}".rstrip()
+    return f"{record.seq:>6}  {_time(record.time)}  {event:<19}  {fields}".rstrip()
 
 
 def _path(encoded: str, text: Any) -> Any:

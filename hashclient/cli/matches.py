@@ -98,7 +98,7 @@ def show(app: App, match_id: str, output_format: str) -> ExitCode:
     app.out("story")
     for step in story:
         app.out(
-            f"  {step.time:%Y-%m-%d %H:%M:%S}  {step.event:<13}{_explain(step.detail)}".rstrip()
+            f"  {step.time:%Y-%m-%d %H:%M:%S}  {step.event:<19}{_explain(step.detail)}".rstrip()
         )
     return ExitCode.OK
 
@@ -153,7 +153,7 @@ def open_record(app: App) -> Matches:
 
 
 def _explain(detail: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} {printable(str(value))}" for key, value in detail.items())
+    return ", ".join(f"{key}: {printable(str(value))}" for key, value in detail.items())
 
 
 def _document(match: Match, story: list[Step]) -> dict[str, Any]:

@@ -24,14 +24,16 @@ if TYPE_CHECKING:
 _ids = click.argument("match_ids", metavar="ID…", nargs=-1)
 
 
-def _reason(*, default: str | None = None) -> Callable[[Any], Any]:
+def _reason(**default: Any) -> Callable[[Any], Any]:
+    # To click, a default of None is one.
+    required = not default
     return click.option(
         "--reason",
         metavar="TEXT",
-        required=default is None,
-        default=default,
-        show_default=default is not None,
+        required=required,
+        show_default=not required,
         help="Why; it goes into the audit log.",
+        **default,
     )
 
 
@@ -206,8 +208,9 @@ def purge(
     """Destroy what is due.
 
     An item is due when its report was acknowledged and it was kept for as long as is
-    configured: retention_days in [quarantine], from the acknowledgement. What is on hold or withdrawn is never due. --force is for a
-    destruction that a competent authority has asked for.
+    configured: retention_days in [quarantine], from the acknowledgement. What is on hold or
+    withdrawn is never due. --force is for a destruction that a competent authority has
+    asked for.
 
     \b
       hashclient quarantine purge --dry-run

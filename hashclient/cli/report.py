@@ -7,19 +7,20 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.cli.matches import open_record
+from hashclient.cli.reportview import count_of, note_of, report_document, show_report
 from hashclient.errors import ExitCode, HashclientError, LockedError, UsageError
 from hashclient.fsio import printable
 
 if TYPE_CHECKING:
     from hashclient.config import ServiceDestination
     from hashclient.matches import Match, Matches
-    from hashclient.reporting import Outbox, Report
+    from hashclient.reporting import Outbox
     from hashclient.reporting.service import Service
     from hashclient.reporting.submit import Sender, Sent
 
@@ -90,9 +91,9 @@ def prepare(
             seal_evidence=seal_evidence,
         )
     if output_format == "json":
-        app.out(json.dumps(_document(report)))
+        app.out(json.dumps(report_document(report)))
         return ExitCode.OK
-    app.out(f"prepared {report.id}: {_count(report)} to {report.destination}")
+    app.out(f"prepared {report.id}: {count_of(report)} to {report.destination}")
     app.say(f"hint: `hashclient report submit {report.id}` sends it")
     return ExitCode.OK
 
@@ -154,15 +155,15 @@ def status(app: App, report_id: str | None, output_format: str) -> ExitCode:
     """
     outbox = _outbox(app)
     if report_id is not None:
-        _show(app, outbox.get(report_id), output_format)
+        show_report(app, outbox.get(report_id), output_format)
         return ExitCode.OK
     reports = list(outbox.reports())
     if output_format == "json":
-        app.out(json.dumps({"reports": [_document(report) for report in reports]}))
+        app.out(json.dumps({"reports": [report_document(report) for report in reports]}))
         return ExitCode.OK
     for report in reports:
-        line = f"{report.id}  {report.state:<13} {report.destination}  {_count(report)}"
-        app.out(f"{line}  {_note(report)}".rstrip())
+        line = f"{report.id}  {report.state:<13} {report.destination}  {count_of(report)}"
+        app.out(f"{line}  {note_of(report)}".rstrip())
     if not reports:
         app.say("no reports yet")
     return ExitCode.OK
@@ -186,7 +187,7 @@ def acknowledge(app: App, report_id: str, reference: str, output_format: str) ->
     with open_record(app) as record:
         report = _outbox(app).acknowledge(report_id, reference, record, by=app.operator())
     if output_format == "json":
-        app.out(json.dumps(_document(report)))
+        app.out(json.dumps(report_document(report)))
     else:
         app.out(f"acknowledged {report.id}: {printable(reference)}")
     return ExitCode.OK
@@ -205,7 +206,7 @@ def retract(app: App, report_id: str, reason: str, output_format: str) -> ExitCo
     What a service has as finished cannot be changed.
 
     \b
-      hashclient report retract r-3kdz7wnq2m --reason 'entry withdrawn by the provider'
+      hashclient report retract r-3kdz7wnq2m --reason 'entry withdrawn'
     """
     with _sender(app, ()) as sender:
         return _tell(app, [sender.retract(report_id, reason=reason)], output_format)
@@ -346,7 +347,9 @@ def _tell(app: App, attempts: Iterable[Sent | HashclientError], output_format: s
             app.warn(sent.message, sent.hint)
             continue
         report = sent.report
-        documents.append({**_document(report), "detail": sent.detail, "notes": list(sent.notes)})
+        documents.append(
+            {**report_document(report), "detail": sent.detail, "notes": list(sent.notes)}
+        )
         if sent.error is not None:
             code = max(code, sent.error.exit_code)
             app.warn(f"report {report.id}: {sent.error.message}", sent.error.hint)
@@ -358,58 +361,3 @@ def _tell(app: App, attempts: Iterable[Sent | HashclientError], output_format: s
     if output_format == "json":
         app.out(json.dumps({"reports": documents}))
     return code
-
-
-def _show(app: App, report: Report, output_format: str) -> None:
-    if output_format == "json":
-        app.out(json.dumps(_document(report)))
-        return
-    remote = report.remote
-    rows = {
-        "to": report.destination,
-        "created": f"{report.created:%Y-%m-%d %H:%M:%S} UTC, by {report.by}",
-        "matches": " ".join(report.matches),
-        "left out": " ".join(report.left_out),
-        "package": report.package.name if report.package else "",
-        "reference": report.reference or "",
-        "at service": remote.report_id or "",
-        "in doubt": f"whether {remote.in_doubt} was carried out" if remote.in_doubt else "",
-        "next attempt": _next(report),
-        "problem": report.problem.message if report.problem else "",
-        "hint": (report.problem.hint if report.problem else None) or "",
-        "requests": " ".join(request.id for request in remote.requests[-3:]),
-    }
-    app.out(f"report {report.id}: {report.state}")
-    for name, text in rows.items():
-        if text:
-            app.out(f"  {name:<13} {printable(text)}")
-    app.out("history")
-    for step in report.history:
-        detail = ", ".join(f"{key} {printable(str(v))}" for key, v in step.detail.items())
-        app.out(f"  {step.time:%Y-%m-%d %H:%M:%S}  {step.event:<15}{detail}".rstrip())
-
-
-def _document(report: Report) -> dict[str, Any]:
-    import msgspec
-
-    document: dict[str, Any] = msgspec.to_builtins(report)
-    del document["format"], document["settled"]
-    return document
-
-
-def _count(report: Report) -> str:
-    return f"{len(report.matches)} match{'es' if len(report.matches) != 1 else ''}"
-
-
-def _next(report: Report) -> str:
-    if not report.is_open:
-        return ""
-    return (
-        "as soon as asked" if report.next_attempt is None else f"{report.next_attempt:%F %H:%M} UTC"
-    )
-
-
-def _note(report: Report) -> str:
-    if report.problem is not None and report.is_open:
-        return f"next {_next(report)}: {printable(report.problem.message)}"
-    return printable(report.reference or "")

@@ -108,7 +108,8 @@ def _lines(settings: Settings, status: Status, now: datetime) -> Iterator[str]:
         yield f"matches       {', '.join(counts) or 'none'}"
     if status.quarantine is not None:
         kept = status.quarantine
-        yield f"quarantine    {kept.files:,} files, {kept.sealed_bytes:,} bytes"
+        files = "file" if kept.files == 1 else "files"
+        yield f"quarantine    {kept.files:,} {files}, {kept.sealed_bytes:,} bytes"
     if status.reports is not None:
         counts = [f"{count:,} {state}" for state, count in status.reports.counts.items() if count]
         yield f"reports       {', '.join(counts) or 'none'}"

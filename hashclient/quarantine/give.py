@@ -26,6 +26,7 @@ from hashclient.quarantine.item import Item, Mark, Restoration
 from hashclient.quarantine.origin import give_back
 from hashclient.quarantine.place import (
     NEW_NAME,
+    PRIVATE_NAME,
     Place,
     open_file,
     open_named,
@@ -75,7 +76,10 @@ def restore(
         UsageError, AuthorisationError, StateError, AuditError: as `Quarantine.restore` says.
     """
     with room.locked():
-        item = room.need(match_id, matches)
+        item = room.load(match_id)
+        if item.restored is not None:
+            room.drop_restored(item, item.restored, matches)
+            return Restored(item.file, ())
         _check(item, matches, allow_standing=allow_standing)  # 1
         path = item.file if to is None else str(to.absolute())
         try:
@@ -132,14 +136,16 @@ def _put(room: Room, item: Item, place: Place, identities: Sequence[Any]) -> lis
             raise state_error("cannot write", Path(place.path), error) from error
         if found != (plain, item.size):
             raise StateError(f"what was restored does not read back: {printable(place.path)}")
-        if has_tombstone(place, item):  # 6
-            if not remove_tombstone(place, item):
-                raise _is_taken(place)
+        if has_tombstone(place, item) and not remove_tombstone(place, item):  # 6
+            raise _is_taken(place)
         if not _is_there(place, item, plain):
             try:
                 _give_name(place, fd, name)
             except FileExistsError as error:
                 raise _is_taken(place) from error
+        hidden = place.at(PRIVATE_NAME.format(item.id))
+        if has_tombstone(hidden, item):  # moved aside by an act that was killed
+            os.unlink(hidden.name, dir_fd=hidden.fd)
         place.sync()
     return missing
 

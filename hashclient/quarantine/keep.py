@@ -90,6 +90,9 @@ def due(room: Room, item: Item, matches: Matches) -> Due:
         StateError: the record of matches cannot be read.
     """
     match = record(item.id, matches)
+    if item.restored is not None:
+        why = "the file was restored, and its copy not dropped since that was interrupted"
+        return Due(is_due=True, at=None, why=why)
     obstacle = _obstacle(item, match)
     if obstacle is not None or match is None:
         return Due(is_due=False, at=None, why=obstacle or "not in the record of matches")
@@ -143,12 +146,15 @@ def purge(
         UsageError, StateError, AuditError: as `Quarantine.purge` says.
     """
     with room.locked() if not dry_run else contextlib.nullcontext():
-        item = room.load(match_id) if dry_run else room.need(match_id, matches)
+        item = room.load(match_id)
         state = due(room, item, matches)  # 1
         if not state.is_due and (not force or item.hold is not None):
             return Purged(item, done=False, detail=f"not purged: {state.why}")
         if dry_run:
             return Purged(item, done=None, detail=f"would be purged: {state.why}")
+        if item.restored is not None:
+            room.drop_restored(item, item.restored, matches)
+            return Purged(item, done=True, detail=f"purged: {state.why}")
         room.log("purging", item, mark, forced=force, due=state.why)  # 2
         match = record(match_id, matches)
         if match is not None and match.state is not MatchState.PURGED and not match.in_place:  # 3

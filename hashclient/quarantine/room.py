@@ -72,7 +72,9 @@ class Room:
                 fsio.fsync_dir(self.directory.parent)
         with fsio.writer_lock(self.directory / LOCK_NAME, wait_s=LOCK_WAIT_S):
             if not self._swept:
-                for name in os.listdir(self.directory):  # noqa: PTH208
+                with self.errors("cannot read the quarantine", self.directory):
+                    names = os.listdir(self.directory)  # noqa: PTH208
+                for name in names:
                     if name.startswith(fsio.TEMP_PREFIX):
                         remove_folder(self.directory / name)
                 self._swept = True

@@ -138,7 +138,7 @@ def _unfinished(item: Item, matches: Matches) -> str | None:
     """Return what is still to be done about an item, and where its file is, if anything is."""
     match = record(item.id, matches)
     if item.restored is not None:
-        return "restored, but not dropped: `hashclient quarantine restore` finishes that"
+        return "restored, but not dropped: `hashclient quarantine purge` finishes that"
     if match is not None and match.state is MatchState.PURGED:
         return "purged, but not dropped: `hashclient quarantine purge` finishes that"
     if item.stage is Stage.REMOVED:

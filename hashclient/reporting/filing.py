@@ -214,29 +214,31 @@ class Filing:
         if answer.code == OK:
             sent = set(self._remote.files.values())
             self.missing_there = len(sent - set(answer.files))
-        self.report = self.report.replace(
+        finished = self.report.replace(
             state=State.ACKNOWLEDGED,
             reference=self._id,
             next_attempt=None,
             problem=None,
             remote=self._changed(in_doubt=None),
-        ).noted(now, "finished", **detail)
-        self._write(self.report)
+        )
+        self._journal(finished.noted(now, "finished", **detail))
         return self.report
 
     def _give_up(self) -> None:
         """Retract what is open and forget it, so that the report can be begun anew."""
-        self._call(
-            Call.RETRACT,
-            lambda: self.service.retract(self._id),
-            (OK, ALREADY_RETRACTED, NO_SUCH_REPORT),
-        )
+        fine = (OK, ALREADY_RETRACTED, NO_SUCH_REPORT, ALREADY_FINISHED)
+        answer = self._call(Call.RETRACT, lambda: self.service.retract(self._id), fine)
+        if answer.code == ALREADY_FINISHED:
+            # Not by us, as far as we know; another one would be its double.
+            self._save(in_doubt=Call.FINISH)
+            check(answer, Call.RETRACT)
         self._forget("retracted")
 
     def _forget(self, why: str) -> None:
         past = (*self._remote.past, self._id)
-        self.report = self.report.noted(self._now(), "given-up", remote=self._id, reason=why)
-        self._save(report_id=None, files={}, in_doubt=None, past=past)
+        noted = self.report.noted(self._now(), "given-up", remote=self._id, reason=why)
+        remote = self._changed(report_id=None, files={}, in_doubt=None, past=past)
+        self._journal(noted.replace(state=State.SUBMITTING, remote=remote))
 
     def _call(
         self,
@@ -272,7 +274,10 @@ class Filing:
         if answer.code in fine:
             return answer
         if answer.code in REFUSED:
+            # Nothing was carried out; whether it was finished before is as unknown as it was.
             self._save(in_doubt=before if before is Call.FINISH else None)
+        else:
+            self._save()
         if answer.code == NO_SUCH_REPORT:
             raise _LostError
         check(answer, call)
@@ -287,8 +292,13 @@ class Filing:
             self.report = self.report.replace(remote=self._changed(requests=requests))
 
     def _save(self, **changes: object) -> None:
-        self.report = self.report.replace(state=State.SUBMITTING, remote=self._changed(**changes))
-        self._write(self.report)
+        remote = self._changed(**changes)
+        self._journal(self.report.replace(state=State.SUBMITTING, remote=remote))
+
+    def _journal(self, report: Report) -> None:
+        # What cannot be written has not happened: the journal is what counts.
+        self._write(report)
+        self.report = report
 
     def _changed(self, **changes: object) -> Remote:
         return msgspec.structs.replace(self._remote, **changes)

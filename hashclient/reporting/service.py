@@ -24,8 +24,8 @@ from hashclient._faults import (
     parse_retry_after,
     status_fault,
 )
-from hashclient.access import Access
 from hashclient.config import ServiceDestination
+from hashclient.connect import access_of_service, limits_of
 from hashclient.errors import (
     AuthorisationError,
     ConfigError,
@@ -34,10 +34,9 @@ from hashclient.errors import (
     UnreachableError,
     VerificationError,
 )
-from hashclient.fsio import user_path
 from hashclient.reporting.evidence import Proven
 from hashclient.reporting.xmlform import Schema, parse_answer
-from hashclient.transport import Limits, Transport
+from hashclient.transport import Transport
 
 MAX_ANSWER_BYTES = 1 << 20
 MAX_SCHEMA_BYTES = 4 << 20
@@ -151,25 +150,8 @@ class Service:
         Raises:
             ConfigError: the destination's settings cannot be used.
         """
-        usual = Limits()
-        scale = destination.timeout_s / usual.base_s
         self._transport = Transport(
-            Access(
-                url=destination.url,
-                basic_file=user_path(destination.basic_file),
-                ca=None if destination.ca is None else user_path(destination.ca),
-                proxy=destination.proxy,
-                proxy_basic_file=None
-                if destination.proxy_basic_file is None
-                else user_path(destination.proxy_basic_file),
-                allow_http=destination.allow_http,
-            ),
-            limits=Limits(
-                base_s=destination.timeout_s,
-                stall_s=usual.stall_s * scale,
-                min_rate=destination.min_rate_kib_s * 1024,
-            ),
-            **clocks,
+            access_of_service(destination), limits=limits_of(destination), **clocks
         )
         self._base = destination.url.rstrip("/")
         self._on_bytes = on_bytes
@@ -203,7 +185,11 @@ class Service:
             HashclientError: it cannot be fetched.
             VerificationError: it cannot be used.
         """
-        _, text = self._exchange("GET", "xsd", MAX_SCHEMA_BYTES)
+        self.request_id = self.retry_after_s = None
+        try:
+            text = self._transport.get(f"{self._base}/xsd", MAX_SCHEMA_BYTES)
+        except HashclientError as error:
+            raise self._ours(error) from error
         return text, Schema(text)
 
     def open(self, document: bytes) -> Answer:
@@ -317,9 +303,6 @@ class Service:
         finally:
             self.request_id = answered.request_id
             self.retry_after_s = answered.retry_after_s
-        if name == "xsd" and answered.fault is not None:
-            fault = answered.fault
-            raise self._ours(fault.error if isinstance(fault, TransientError) else fault)
         return answered, text
 
     def _ours(self, error: HashclientError) -> HashclientError:

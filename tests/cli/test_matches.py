@@ -104,7 +104,7 @@ def test_closing_says_who_and_why_and_a_new_find_opens_again(world: World) -> No
     match_id = world.ids()["a"]
     world.call("matches", "close", match_id, "--reason", "ticket 4711")
     shown = world.call("matches", "show", match_id).out
-    assert "closed" in shown and "reason ticket 4711" in shown
+    assert "closed" in shown and "reason: ticket 4711" in shown
     (event,) = audit.read(world.state / "audit", event="closed")
     assert event.data["id"] == match_id
     assert event.data["reason"] == "ticket 4711" and event.data["by"]

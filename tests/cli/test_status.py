@@ -241,3 +241,41 @@ def test_a_broken_part_is_named_and_the_others_are_told(scanned: Path) -> None:
     assert "hashclient_status_exit_code 9\n" in result.out
     assert 'hashclient_matches{state="found"} 1\n' in result.out
     assert "hashclient_audit_records" not in result.out
+
+
+def test_what_was_taken_away_and_what_is_to_be_reported(state: Path, tmp_path: Path) -> None:
+    made = call("--state-dir", state, "quarantine", "keygen", "--output", tmp_path / "officer.key")
+    recipient = re.findall(r"\bage1[a-z0-9]+", made.out)[0]
+    handover = tmp_path / "handover"
+    handover.mkdir()
+    with (state / "config.toml").open("a") as stream:
+        stream.write(
+            f'[[policy]]\nactions = ["quarantine", "report"]\n'
+            f'[quarantine]\nrecipients = ["{recipient}"]\n'
+            f'[report.to.police]\nkind = "package"\ndirectory = "{handover}"\n'
+        )
+    tree = write_tree(tmp_path / "t", {"listed": b"one", "also": b"two", "clean": b"no"})
+    assert call("--state-dir", state, "scan", tree).code == 10
+    text = call("--state-dir", state, "status").out
+    assert re.search(r"^matches       2 quarantined$", text, re.MULTILINE)
+    assert re.search(r"^quarantine    2 files, \d+ bytes$", text, re.MULTILINE)
+    assert re.search(r"^reports       1 prepared$", text, re.MULTILINE)
+    document = json.loads(call("--state-dir", state, "status", "--format", "json").out)
+    assert document["quarantine"]["files"] == 2
+    assert document["reports"]["prepared"] == 1
+    metrics = call("--state-dir", state, "status", "--format", "prometheus").out
+    sealed = sum(path.stat().st_size for path in state.glob("quarantine/*/*.age"))
+    assert f"\nhashclient_quarantine_bytes {sealed}\n" in metrics
+    assert "\nhashclient_report_oldest_open_timestamp_seconds " in metrics
+    assert call("--state-dir", state, "report", "submit", "--all").code == 0
+    metrics = call("--state-dir", state, "status", "--format", "prometheus").out
+    assert '\nhashclient_reports{state="prepared"} 0\n' in metrics
+    assert '\nhashclient_matches{state="reported"} 2\n' in metrics
+    assert "report_oldest_open" not in metrics
+    # What is damaged is said, and the rest is told.
+    (record,) = state.glob("reports/*/report.json")
+    record.write_text("{}")
+    result = call("--state-dir", state, "status")
+    assert result.code == 8
+    assert re.search(r"^problem       .*report\.json", result.out, re.MULTILINE)
+    assert "\nquarantine    2 files" in result.out

@@ -1,4 +1,4 @@
-"""The wheel: the same from the same tree; its man pages and completion work once it is installed."""
+"""The wheel: the same from the same tree; its man pages and completion work when installed."""
 
 from __future__ import annotations
 
@@ -85,6 +85,12 @@ def test_man_finds_the_pages(prefix: Path) -> None:
     assert "--one-file-system" in text
 
 
+def installed(prefix: Path) -> dict[str, str]:
+    """Return the variables with which the installed command is found, and its code."""
+    (packages,) = prefix.glob("lib/python*/site-packages")
+    return {"PATH": f"{prefix / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(packages)}
+
+
 def complete(prefix: Path, *words: str) -> list[str]:
     """Return what bash offers for the last of `words`, with the installed script and command."""
     script = prefix / "share" / "bash-completion" / "completions" / "hashclient"
@@ -95,9 +101,9 @@ def complete(prefix: Path, *words: str) -> list[str]:
     ${line%% *} hashclient "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}"
     printf '%s\\n' "${COMPREPLY[@]}"
     """
-    (packages,) = prefix.glob("lib/python*/site-packages")
-    environ = {"PATH": f"{prefix / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(packages)}
-    return tool("bash", "-c", program, "bash", script, "hashclient", *words, **environ).split()
+    return tool(
+        "bash", "-c", program, "bash", script, "hashclient", *words, **installed(prefix)
+    ).split()
 
 
 def test_bash_completes(prefix: Path) -> None:
@@ -105,6 +111,20 @@ def test_bash_completes(prefix: Path) -> None:
     assert complete(prefix, "scan", "--one") == ["--one-file-system"]
     assert complete(prefix, "audit", "") == ["checkpoint", "show", "verify"]
     assert complete(prefix, "status", "--format", "p") == ["prometheus"]
+
+
+@pytest.mark.skipif(shutil.which("fish") is None, reason="there is no fish")
+def test_fish_completes(prefix: Path) -> None:
+    script = prefix / "share" / "fish" / "vendor_completions.d" / "hashclient.fish"
+    program = "source $argv[1]; complete --do-complete 'hashclient sc'"
+    home = str(prefix / "home")
+    offered = tool("fish", "--no-config", "-c", program, script, HOME=home, **installed(prefix))
+    assert offered.startswith("scan\t")
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="there is no zsh")
+def test_zsh_can_read_its_script(prefix: Path) -> None:
+    tool("zsh", "--no-rcs", "-n", prefix / "share" / "zsh" / "site-functions" / "_hashclient")
 
 
 def test_an_editable_install_needs_none_of_it(tmp_path: Path) -> None:

@@ -17,12 +17,14 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from tests.docs.blocks import DOCS, ROOT
+from hashclient.errors import ExitCode
+from tests.docs.blocks import DOCS, ROOT, marked_blocks, table_rows
 from tests.docs.commands import check_invocation, invocations
 from tests.support import UNMEASURED, Site, csv_of, environment, write_tree
 
 pytestmark = pytest.mark.docs
 
+CI = DOCS / "ci.md"
 GITHUB = DOCS / "ci" / "github-actions.yml"
 GITLAB = DOCS / "ci" / "gitlab-ci.yml"
 HOOKS = ROOT / ".pre-commit-hooks.yaml"
@@ -55,6 +57,21 @@ def test_their_commands_have_such_options() -> None:
     for script in ("\n".join(scripts), "\n".join(load(GITLAB)["hashclient"]["script"])):
         commands = [check_invocation(line) for line in invocations(script)]
         assert commands == ["init", "fetch", "scan"]
+
+
+def test_the_document_names_what_the_examples_use() -> None:
+    text = CI.read_text()
+    used = set(re.findall(r"\b(?:vars|secrets)\.(\w+)", GITHUB.read_text()))
+    used |= set(re.findall(r"\$(HASHCLIENT_\w+)", GITLAB.read_text()))
+    assert {name for name in used if f"`{name}`" not in text} == set()
+    (block,) = marked_blocks(CI, "others")
+    assert [check_invocation(line) for line in invocations(block)] == ["init", "fetch", "scan"]
+    (block,) = marked_blocks(CI, "pre-commit")
+    (repo,) = YAML(typ="safe", pure=True).load(block)["repos"]
+    assert [hook["id"] for hook in repo["hooks"]] == [hook["id"] for hook in load(HOOKS)]
+    codes = [row[0] for row in table_rows(CI, "## Others")]
+    named = {int(code) for row in codes if row != "others" for code in row.split(", ")}
+    assert named <= set(ExitCode)
 
 
 def test_actions_are_pinned_to_a_commit() -> None:

@@ -2,23 +2,47 @@
 
 from __future__ import annotations
 
+import grp
+import gzip
+import os
+import pwd
 import re
+import shlex
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import msgspec
 import pytest
+from ruamel.yaml import YAML
 
 from hashclient.cli.main import COMMANDS, WITHOUT_DEFAULTS, cli
-from hashclient.config import Config, OAuthConfig, ProviderConfig, resolve_settings
+from hashclient.config import (
+    Config,
+    OAuthConfig,
+    PackageDestination,
+    PolicyRule,
+    ProviderConfig,
+    QuarantineConfig,
+    ReportConfig,
+    ServiceDestination,
+    resolve_settings,
+)
 from hashclient.errors import ExitCode
+from hashclient.metrics import render
+from hashclient.model import MatchState
 from hashclient.seal import KEY_CREDENTIAL, KEY_ENV
 from tests.docs.blocks import DOCS, marked_blocks, run_command, run_script, table_rows
+from tests.docs.commands import check_invocation, invocations
+from tests.support import Site, csv_of, write_tree
+from tests.unit.test_metrics import full
 
 pytestmark = pytest.mark.docs
 
 OPERATIONS = DOCS / "operations.md"
+METRICS = "### With Prometheus"
+FORCE = ("--force", "--reason", "a test")
 COMMAND_VARIABLE = f"HASHCLIENT_({'|'.join(COMMANDS)})_".upper()
 
 
@@ -41,9 +65,18 @@ def variables() -> set[str]:
 @pytest.mark.parametrize(
     ("heading", "struct", "others"),
     [
-        ("### At the top", Config, {"providers", "commands"}),
+        (
+            "### At the top",
+            Config,
+            {"providers", "policy", "quarantine", "report", "commands"},
+        ),
         ("### `[providers.NAME]`", ProviderConfig, set()),
         ("### `[providers.NAME.oauth]`", OAuthConfig, set()),
+        ("### `[[policy]]`", PolicyRule, set()),
+        ("### `[quarantine]`", QuarantineConfig, set()),
+        ("### `[report]`", ReportConfig, {"to"}),
+        ('### `[report.to.NAME]` with `kind = "package"`', PackageDestination, set()),
+        ('### `[report.to.NAME]` with `kind = "cybertipline"`', ServiceDestination, set()),
     ],
 )
 def test_every_key_is_described(
@@ -101,6 +134,93 @@ def test_the_monitor_runs(tmp_path: Path, code: int, says: str) -> None:
     (block,) = marked_blocks(OPERATIONS, "monitor")
     _, output = run_script(f"hashclient() {{ return {code}; }}\n{block}", tmp_path)
     assert output.startswith(says)
+
+
+def test_every_metric_is_described_and_alerts_use_no_others() -> None:
+    described = {row[0].strip("`"): row[1].strip("`") for row in table_rows(OPERATIONS, METRICS)}
+    labels = dict(re.findall(r"^(hashclient_\w+)(?:\{(\w+)=.*)? ", render(full()), re.MULTILINE))
+    assert described == labels
+    (block,) = marked_blocks(OPERATIONS, "alerts")
+    (group,) = YAML(typ="safe", pure=True).load(block)["groups"]
+    used = [re.findall(r"hashclient_\w+", rule["expr"]) for rule in group["rules"]]
+    assert {name for names in used for name in names} <= set(described)
+    states = {s for rule in group["rules"] for s in re.findall(r'state="(\w+)"', rule["expr"])}
+    assert states <= set(MatchState)
+
+
+def test_every_state_of_a_match_is_described() -> None:
+    rows = table_rows(OPERATIONS, "## After a match")
+    assert [row[0].strip("`") for row in rows] == list(MatchState)
+
+
+def test_the_lines_for_cron_are_commands_with_such_options() -> None:
+    (block,) = marked_blocks(OPERATIONS, "cron-d")
+    lines = [re.split(r"\s+", line, maxsplit=6) for line in block.splitlines() if "root " in line]
+    assert all(fields[5] == "root" for fields in lines)
+    commands = [check_invocation(i) for fields in lines for i in invocations(fields[6])]
+    assert commands == ["fetch", "scan", "report submit", "status", "quarantine purge"]
+
+
+@pytest.mark.skipif(shutil.which("logrotate") is None, reason="there is no logrotate")
+def test_the_lines_for_logrotate_rotate(tmp_path: Path) -> None:
+    (block,) = marked_blocks(OPERATIONS, "logrotate")
+    user, group = pwd.getpwuid(os.getuid()).pw_name, grp.getgrgid(os.getgid()).gr_name
+    text = block.replace("/var/log/hashclient", str(tmp_path)).replace(
+        "su hashclient hashclient", f"su {user} {group}"
+    )
+    configuration = tmp_path / "logrotate.conf"
+    configuration.write_text(text)
+    configuration.chmod(0o600)
+    (tmp_path / "scan.jsonl").write_text("{}\n")
+    code, output = run_script("logrotate --force --state state logrotate.conf", tmp_path)
+    assert (code, output) == (0, "")
+    (kept,) = tmp_path.glob("scan.jsonl-*.gz")
+    assert gzip.decompress(kept.read_bytes()) == b"{}\n"
+    assert not (tmp_path / "scan.jsonl").exists()
+
+
+PREPARE = """
+set -e
+hashclient quarantine keygen --output officer.key --format json > pair.json
+recipient=$(sed -n 's/.*"\\(age1[a-z0-9]*\\)".*/\\1/p' pair.json)
+printf '[quarantine]\\nrecipients = ["%s"]\\n' "$recipient" >> "$HASHCLIENT_STATE_DIR/config.toml"
+hashclient fetch
+hashclient -q scan --quarantine files || [ $? = 10 ]
+"""
+
+
+@pytest.mark.skipif(
+    not all(map(shutil.which, ("sqlite3", "flock"))), reason="there is no sqlite3 or no flock"
+)
+def test_what_was_backed_up_is_there_again(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    (backup,) = marked_blocks(OPERATIONS, "backup")
+    (restore,) = marked_blocks(OPERATIONS, "restore")
+    listed = b"A dummy file that is on the list."
+    files = write_tree(tmp_path / "files", {"listed": listed, "other": b"clean"})
+    with Site(tmp_path_factory.mktemp("site")) as site:
+        site.publish(csv_of({"e-1": listed}))
+        assert site.run(*site.init_arguments()).code == 0
+        state = shlex.quote(str(site.state))
+        empty = f"mv {state} old; mkdir {state}"
+        script = (
+            f"export HASHCLIENT_STATE_DIR={state}{PREPARE}{backup}{empty}\necho BACK\n{restore}"
+        )
+        code, output = run_script(script, tmp_path)
+        assert code == 0, output
+        told = output.partition("BACK\n")[2]
+        assert told.startswith("the audit log is intact\n")
+        assert re.search(r"^  checkpoint  holds$", told, re.MULTILINE)
+        assert re.search(r"^list baseline: ", told, re.MULTILINE)
+        assert re.search(r"^matches +1 quarantined$", told, re.MULTILINE)
+        assert re.search(r"^quarantine +1 file, ", told, re.MULTILINE)
+        # Also what was taken away is there again, for whoever has the key.
+        (match,) = site.run("matches", "--format", "jsonl").lines
+        key = tmp_path / "officer.key"
+        back = site.run("quarantine", "restore", match["id"], "--identity", key, *FORCE)
+        assert back.code == 0, back.err
+    assert (files / "listed").read_bytes() == listed
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

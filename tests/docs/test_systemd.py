@@ -57,6 +57,24 @@ def test_every_service_has_its_timer() -> None:
     assert [name.replace(".timer", ".service") for name in TIMERS] == SERVICES
 
 
+def settings(path: Path) -> list[str]:
+    """Return the names of what a unit sets for its service, in order."""
+    _, _, section = path.read_text().replace("\\\n", " ").partition("[Service]\n")
+    lines = section.partition("\n[")[0].splitlines()
+    return [line.partition("=")[0] for line in lines if line and not line.startswith("#")]
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_what_a_unit_sets_the_common_part_does_not_take_back(name: str) -> None:
+    """Drop-ins come after the unit, and an empty value there would empty a list."""
+    common = settings(UNITS / "hashclient-.service.d" / "10-common.conf")
+    own = settings(UNITS / name)
+    assert {"CapabilityBoundingSet", "RestrictAddressFamilies", "UMask"} <= set(own)
+    assert len(own) == len(set(own))
+    # These only add.
+    assert set(common) & set(own) <= {"Environment", "LoadCredential"}
+
+
 @needs_systemd
 def test_systemd_finds_nothing_wrong_with_them(units: Path) -> None:
     done = analyze("verify", "--man=no", *(units / name for name in (*SERVICES, *TIMERS)))

@@ -1,0 +1,318 @@
+"""`hashclient quarantine`, as an administrator uses it: the real command on a real state."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hashclient.errors import ExitCode
+from hashclient.matches import Matches
+from hashclient.model import MatchState
+from tests.support import Result, bytes_path, call, csv_of, make_state, run, write_tree
+
+FILES = {"a/one.bin": b"benign one", "a/two.bin": b"benign two", "b/three.bin": b"benign three"}
+
+
+class Desk:
+    """A state directory with one list, files that match it, and an officer's key."""
+
+    def __init__(self, directory: Path) -> None:
+        self.state = make_state(
+            directory, {"baseline": csv_of({Path(name).stem: data for name, data in FILES.items()})}
+        )
+        self.share = write_tree(directory / "share", {**FILES, "clean.txt": b"clean"})
+        self.key = directory / "officer.key"
+        made = call("quarantine", "keygen", "--output", self.key, "--format", "json")
+        self.public: str = json.loads(made.out)["public_key"]
+        self.configure(recipients=[self.public])
+
+    def configure(self, **values: object) -> None:
+        """Write `[quarantine]`; JSON's texts, lists and numbers are TOML's."""
+        lines = [f"{key} = {json.dumps(value)}" for key, value in values.items()]
+        (self.state / "config.toml").write_text("\n".join(["[quarantine]", *lines, ""]))
+
+    def call(self, *args: object) -> Result:
+        """Run `hashclient quarantine` in this process."""
+        return call("--state-dir", self.state, "quarantine", *args)
+
+    def scan(self) -> dict[str, str]:
+        """Scan, and return the ids of matches by the names of their files."""
+        found = call("--state-dir", self.state, "scan", "--format", "jsonl", self.share)
+        return {Path(m["path"]).name: m["id"] for m in found.lines if m["type"] == "match"}
+
+    def items(self, *args: object) -> list[dict[str, Any]]:
+        """Run a command with `--format json` and return what it says of items."""
+        items: list[dict[str, Any]] = json.loads(self.call(*args, "--format", "json").out)["items"]
+        return items
+
+    def events(self) -> list[dict[str, Any]]:
+        """Return the audit log."""
+        return call("--state-dir", self.state, "audit", "show", "--format", "jsonl").lines
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+def test_the_whole_way(desk: Desk) -> None:
+    ids = desk.scan()
+    assert len(ids) == 3
+    done = desk.call("add", ids["one.bin"], "--reason", "ticket 4711")
+    one = desk.share / "a/one.bin"
+    assert (done.code, done.out) == (0, f"{ids['one.bin']}  {one}  quarantined\n")
+    assert not one.exists()
+    done = desk.call("add", "--all")
+    assert done.code == 0
+    assert sorted(line.split("  ")[0] for line in done.out.splitlines()) == sorted(
+        {ids["two.bin"], ids["three.bin"]}
+    )
+    assert [p.name for p in desk.share.rglob("*.*")] == ["clean.txt"]
+    assert desk.scan() == {}
+
+    listed = desk.call("list")
+    assert listed.code == 0 and len(listed.out.splitlines()) == 3
+    assert f"{ids['one.bin']}  quarantined   since " in listed.out
+    shown = desk.call("show", ids["one.bin"])
+    assert "reason       ticket 4711" in shown.out
+    assert desk.public in shown.out
+    assert desk.call("verify").code == 0
+
+    refused = desk.call("restore", ids["one.bin"], "--identity", desk.key, "--reason", "r")
+    assert refused.code == ExitCode.USAGE and "is not withdrawn" in refused.err
+    assert "--force" in refused.err
+    done = desk.call(
+        *("restore", ids["one.bin"], "--identity", desk.key, "--reason", "mistake", "--force")
+    )
+    assert (done.code, done.out) == (0, f"{ids['one.bin']}  {one}  restored\n")
+    assert one.read_bytes() == FILES["a/one.bin"]
+    story = [e["event"] for e in desk.events() if e["data"].get("id") == ids["one.bin"]]
+    assert story == ["match", "quarantine-sealed", "quarantined", "restored"]
+    verified = call("--state-dir", desk.state, "audit", "verify")
+    assert verified.code == 0
+    assert desk.scan() == {"one.bin": ids["one.bin"]}
+
+
+def test_a_scan_takes_away_what_it_finds(desk: Desk) -> None:
+    found = call("--state-dir", desk.state, "scan", "--quarantine", desk.share)
+    assert found.code == ExitCode.MATCH
+    assert [p.name for p in desk.share.rglob("*.*")] == ["clean.txt"]
+    assert found.out.count("-> quarantined") == 3
+    assert len(desk.items("list")) == 3
+
+
+def test_what_is_withdrawn_comes_back_at_once(desk: Desk, tmp_path: Path) -> None:
+    ids = desk.scan()
+    desk.call("add", "--all")
+    with Matches(desk.state) as record:
+        record.withdraw("baseline", ["one", "two"], 4, datetime.now(UTC))
+    assert "its entry was withdrawn: restore it" in desk.call("list").out
+    done = desk.call("restore", "--withdrawn", "--identity", desk.key, "--reason", "withdrawn")
+    assert done.code == 0 and done.out.count("restored") == 2
+    assert sorted(p.name for p in desk.share.rglob("*.bin")) == ["one.bin", "two.bin"]
+    assert [item["id"] for item in desk.items("list")] == [ids["three.bin"]]
+    again = desk.call("restore", "--withdrawn", "--identity", desk.key, "--reason", "withdrawn")
+    assert (again.code, again.out) == (0, "")
+    assert "nothing in quarantine is withdrawn" in again.err
+
+
+def test_one_failure_does_not_keep_the_others(desk: Desk) -> None:
+    ids = desk.scan()
+    two = desk.share / "a/two.bin"
+    two.write_bytes(b"edited two")  # as long as it was
+    os.link(desk.share / "b/three.bin", desk.share / "b/name.bin")
+    done = desk.call("add", ids["two.bin"], "bbbbbbbbbb", ids["one.bin"], ids["three.bin"])
+    assert done.code == ExitCode.INCOMPLETE
+    assert "hashclient: warning: bbbbbbbbbb: no match has the id bbbbbbbbbb" in done.err
+    details = {line.split("  ")[0]: line.split("  ")[2] for line in done.out.splitlines()}
+    assert details == {
+        ids["two.bin"]: "not quarantined: changed: it is not the file that matched any more",
+        ids["one.bin"]: "quarantined",
+        ids["three.bin"]: "quarantined; 1 other name of it remains",
+    }
+    assert two.read_bytes() == b"edited two"
+
+
+def test_json_says_all_that_text_does(desk: Desk) -> None:
+    ids = desk.scan()
+    items = desk.items("add", "bbbbbbbbbb", ids["one.bin"])
+    assert items == [
+        {"id": "bbbbbbbbbb", "done": False, "detail": "no match has the id bbbbbbbbbb"},
+        {
+            "id": ids["one.bin"],
+            "path": str(desk.share / "a/one.bin"),
+            "done": True,
+            "detail": "quarantined",
+            "attention": False,
+            "sealed": True,
+        },
+    ]
+    (item,) = desk.items("list")
+    assert item["state"] == "quarantined" and item["entries"][0]["entry"] == "one"
+    shown = json.loads(desk.call("show", ids["one.bin"], "--format", "json").out)
+    assert {key: shown[key] for key in item} == item
+    assert Path(shown["evidence"]).read_bytes().startswith(b"age-encryption.org/v1\n")
+    (held,) = desk.items("hold", ids["one.bin"], "--reason", "order")
+    assert held["detail"] == "on hold"
+    (asked,) = desk.items("purge", "--dry-run")
+    assert asked["done"] is False and asked["detail"].startswith("not purged: on hold since")
+    (released,) = desk.items("release", ids["one.bin"], "--reason", "lifted")
+    assert released["detail"] == "released"
+    (found,) = desk.items("verify")
+    assert found["detail"] == "whole"
+
+
+def test_a_path_of_any_bytes_is_told_without_loss(desk: Desk) -> None:
+    name = os.fsdecode(b"caf\xe9\n.bin")
+    (desk.share / "a/one.bin").rename(desk.share / name)
+    ids = desk.scan()
+    (item,) = desk.items("add", ids[json.loads(json.dumps("caf\ufffd\n.bin"))])
+    assert bytes_path(item) == os.fsencode(desk.share / name)
+    assert "caf\\xe9\\x0a.bin" in desk.call("list").out
+
+
+def test_purging(desk: Desk) -> None:
+    ids = desk.scan()
+    desk.configure(recipients=[desk.public], retention_days=0)
+    desk.call("add", "--all")
+    assert desk.call("purge").out == ""
+    named = desk.call("purge", ids["one.bin"])
+    assert named.code == ExitCode.INCOMPLETE
+    assert "not purged: no report of it was acknowledged: quarantined" in named.out
+    for wrong in (["--force"], ["--force", ids["one.bin"]], ["--force", "--reason", "x"]):
+        refused = desk.call("purge", *wrong)
+        assert refused.code == ExitCode.USAGE and "needs ids and a --reason" in refused.err
+    desk.call("hold", ids["one.bin"], "--reason", "order 12/34")
+    forced = desk.call("purge", "--force", ids["one.bin"], ids["two.bin"], "--reason", "order 17")
+    assert forced.code == ExitCode.INCOMPLETE
+    assert f"{ids['two.bin']}  {desk.share / 'a/two.bin'}  purged\n" in forced.out
+    assert {item["id"] for item in desk.items("list")} == {ids["one.bin"], ids["three.bin"]}
+    purging = [e for e in desk.events() if e["event"] == "purging"]
+    assert [e["data"]["reason"] for e in purging] == ["order 17"]
+
+    with Matches(desk.state) as record:
+        record.change(ids["three.bin"], MatchState.ACKNOWLEDGED, datetime.now(UTC), {})
+    asked = desk.call("purge", "--dry-run")
+    assert asked.code == 0 and len(asked.out.splitlines()) == 2
+    assert "would be purged: due since" in asked.out
+    done = desk.call("purge")
+    assert (done.code, len(done.out.splitlines())) == (0, 1)
+    assert [item["id"] for item in desk.items("list")] == [ids["one.bin"]]
+
+
+def test_verify_finds_damage(desk: Desk) -> None:
+    ids = desk.scan()
+    desk.call("add", "--all")
+    evidence = desk.state / "quarantine" / ids["one.bin"] / "evidence.age"
+    evidence.write_bytes(evidence.read_bytes()[:-1])
+    found = desk.call("verify")
+    assert found.code == ExitCode.STATE
+    assert f"{ids['one.bin']}  evidence.age has " in found.out
+    assert found.out.count("whole") == 2
+    (evidence.parent / "item.json").write_text("{}")
+    assert desk.call("list").code == ExitCode.STATE
+    assert len(desk.items("list")) == 3
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        (["add"], 2, "no match to take"),
+        (["add", "bbbbbbbbbb"], 2, "no match has the id"),
+        (["show", "bbbbbbbbbb"], 2, "nothing in quarantine has the id"),
+        (["show", "../audit"], 2, "not an id"),
+        (["hold", "--reason", "x"], 2, "no item is given"),
+        (["hold", "bbbbbbbbbb"], 2, "missing option '--reason'"),
+        (["release", "bbbbbbbbbb", "--reason", "x"], 2, "nothing in quarantine has the id"),
+        (["restore", "--identity", "KEY", "--reason", "x"], 2, "nothing to restore"),
+        (
+            ["restore", "a", "b", "--identity", "KEY", "--reason", "x", "--to", "f"],
+            *(2, "--to is for one item"),
+        ),
+        (["restore", "a", "--identity", "none", "--reason", "x"], 2, "cannot read identity file"),
+        (["keygen"], 2, "missing option '--output'"),
+        (["keygen", "--output", "KEY"], 2, "file exists"),
+    ],
+)
+def test_wrong_uses_are_told(desk: Desk, args: list[str], code: int, words: str) -> None:
+    result = desk.call(*(str(desk.key) if arg == "KEY" else arg for arg in args))
+    assert result.code == code
+    assert words in result.err
+
+
+def test_without_recipients_it_says_what_to_do(desk: Desk) -> None:
+    ids = desk.scan()
+    (desk.state / "config.toml").write_text("")
+    result = desk.call("add", *ids.values())
+    assert result.code == ExitCode.USAGE
+    assert result.err.count("no recipients to seal to are configured") == 1
+    assert "hashclient quarantine keygen" in result.err
+
+
+def test_the_wrong_key(desk: Desk, tmp_path: Path) -> None:
+    ids = desk.scan()
+    desk.call("add", ids["one.bin"])
+    desk.call("keygen", "--output", tmp_path / "other.key")
+    args = ["restore", ids["one.bin"], "--reason", "x", "--force"]
+    result = desk.call(*args, "--identity", tmp_path / "other.key")
+    assert result.code == ExitCode.UNAUTHORISED
+    assert "none of the identities opens it" in result.err
+    (tmp_path / "other.key").chmod(0o644)
+    result = desk.call(*args, "--identity", tmp_path / "other.key")
+    assert result.code == ExitCode.USAGE and "can be read by others" in result.err
+
+
+def test_the_secret_key_is_never_shown(tmp_path: Path) -> None:
+    made = call("quarantine", "keygen", "--output", tmp_path / "officer.key")
+    secret = (tmp_path / "officer.key").read_text().split()[-1]
+    assert secret.startswith("AGE-SECRET-KEY-1")
+    assert secret not in made.out + made.err
+    assert f'recipients = ["{made.out.split()[2]}"]' in made.out
+    assert "must not keep it" in made.err
+    assert (tmp_path / "officer.key").stat().st_mode & 0o777 == 0o600
+
+
+def test_an_empty_quarantine(desk: Desk) -> None:
+    for args, words in ((["list"], "nothing is in quarantine"), (["purge"], "nothing is due")):
+        result = desk.call(*args)
+        assert (result.code, result.out) == (0, "")
+        assert words in result.err
+    assert desk.call("add", "--all").code == 0
+    assert desk.call("verify").code == 0
+    assert desk.items("list") == []
+
+
+def test_a_file_that_may_not_be_removed(desk: Desk) -> None:
+    ids = desk.scan()
+    folder = desk.share / "a"
+    folder.chmod(0o500)
+    try:
+        result = run(
+            *("--state-dir", desk.state, "quarantine", "add", ids["one.bin"]), unprivileged=True
+        )
+    finally:
+        folder.chmod(0o700)
+    assert result.code == ExitCode.INCOMPLETE
+    assert "sealed, but still in place: permission denied" in result.out
+    assert "sealed, not removed (the file is at" in desk.call("verify").out
+    assert desk.call("verify").code == ExitCode.INCOMPLETE
+    result = run("--state-dir", desk.state, "quarantine", "add", ids["one.bin"])
+    assert (result.code, (desk.share / "a/one.bin").exists()) == (0, False)
+
+
+@pytest.mark.skipif(shutil.which("age") is None, reason="the age tool is missing")
+def test_by_hand_with_the_age_tool(desk: Desk) -> None:
+    ids = desk.scan()
+    desk.call("add", ids["one.bin"])
+    evidence = json.loads(desk.call("show", ids["one.bin"], "--format", "json").out)["evidence"]
+    opened = subprocess.run(
+        ["age", "-d", "-i", desk.key, evidence], capture_output=True, check=True
+    )
+    assert opened.stdout == FILES["a/one.bin"]

@@ -1,0 +1,208 @@
+"""`report`: what people and scripts see of it, from a scan to a confirmed report."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fixtures.desk import Desk
+from fixtures.reporting_service import Fault, ReportingService
+from tests.support import Result, call, csv_of, make_state, run, write_tree
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[ReportingService]:
+    with ReportingService(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+def desk(tmp_path: Path, service: ReportingService) -> Desk:
+    return Desk(tmp_path / "desk", f"[report.to.hotline]\n{service.table()}")
+
+
+def command(desk: Desk, *args: object) -> Result:
+    """Run a command in this process on the desk's state directory."""
+    return call("--state-dir", desk.settings.state_dir, *args)
+
+
+def test_from_a_scan_to_a_confirmed_report(tmp_path: Path) -> None:
+    """As an administrator does it."""
+    state = make_state(tmp_path, {"baseline": csv_of({"e-1": b"listed"})})
+    tree = write_tree(tmp_path / "tree", {"a": b"listed", "b": b"other"})
+    out = tmp_path / "out"
+    out.mkdir()
+    table = '[report]\norganisation = "Example"\n[report.to.police]\nkind = "package"\n'
+    (state / "config.toml").write_text(f'{table}directory = "{out}"\n')
+
+    def do(*args: object) -> Result:
+        return call("--state-dir", state, *args)
+
+    assert do("scan", tree).code == 10
+    match_id = do("matches", "--format", "jsonl").lines[0]["id"]
+    prepared = do("report", "prepare", match_id)
+    report_id = prepared.out.split()[1].rstrip(":")
+    assert prepared.out == f"prepared {report_id}: 1 match to police\n"
+    assert f"hashclient report submit {report_id}" in prepared.err
+    name = f"hashclient-report-{report_id}"
+    sent = run("--state-dir", state, "report", "submit", "--all")
+    assert (sent.code, sent.err) == (0, "")
+    assert sent.out == f"{report_id}  handed over: {out / name}\n"
+    again = run("--state-dir", state, "report", "submit", "--all")
+    assert (again.code, again.out, again.err) == (0, "", "")
+    shown = do("report", "status").out
+    assert re.fullmatch(rf"{report_id}  submitted +police  1 match\n", shown)
+    verified = call("report", "verify", out / name)
+    assert verified.code == 0
+    assert "the package verifies\n" in verified.out and "organisation     Example" in verified.out
+    key = re.search(r"public key +(\w{64})", verified.out)
+    assert key is not None and key[1] in do("audit", "verify").out
+    assert call("report", "verify", out / name, "--public-key", key[1]).err == ""
+    assert call("report", "verify", out / name, "--public-key", "0" * 64).code == 6
+    done = do("report", "acknowledge", report_id, "--reference", "case 4711")
+    assert done.out == f"acknowledged {report_id}: case 4711\n"
+    assert do("matches", "show", match_id).out.splitlines()[0] == f"match {match_id}: acknowledged"
+    assert do("report", "status").out.rstrip().endswith("1 match  case 4711")
+
+
+def test_a_package_that_was_edited(desk: Desk) -> None:
+    desk.send(desk.prepare(desk.find("a", b"x")))
+    (path,) = desk.out.iterdir()
+    (path / "document.json").write_bytes((path / "document.json").read_bytes() + b" ")
+    result = command(desk, "report", "verify", path)
+    assert (result.code, result.out) == (6, "")
+    assert "not those that the signed record names" in result.err
+
+
+def test_a_report_over_the_network(desk: Desk, service: ReportingService) -> None:
+    match = desk.find("a", b"one")
+    assert command(desk, "report", "prepare", match.id, "--to", "hotline").code == 0
+    service.fail("upload", Fault(code=1000))
+    failed = command(desk, "report", "submit", "--all")
+    assert failed.code == 4
+    status = command(desk, "report", "status").out
+    report_id = status.split()[0]
+    assert "submitting" in status and "code 1000, request req-4" in status
+    shown = command(desk, "report", "status", report_id).out
+    assert re.search(r"in doubt +whether upload was carried out\n", shown)
+    assert re.search(r"problem +the service has a problem of its own: /upload: code 1000", shown)
+    assert command(desk, "report", "submit", "--all").out == ""  # it is not due yet
+    sent = command(desk, "report", "submit", report_id)
+    assert sent.out == f"{report_id}  finished: hotline calls it 4712\n"
+    assert service.states() == ["retracted", "finished"]
+    assert command(desk, "report", "retract", report_id, "--reason", "x").code == 2
+    assert command(desk, "report", "submit", report_id).code == 2
+
+
+def test_evidence_that_is_sealed_needs_the_officers_key(
+    desk: Desk, service: ReportingService
+) -> None:
+    match = desk.find("a", b"one")
+    desk.quarantine(match)
+    command(desk, "report", "prepare", match.id, "--to", "hotline")
+    waits = command(desk, "report", "submit", "--all")
+    assert waits.code == 3 and "waits: 1 file is sealed in quarantine" in waits.out
+    assert command(desk, "report", "submit", "--all").code == 0
+    sent = command(desk, "report", "submit", "--all", "--identity", desk.officer)
+    assert sent.code == 0 and "finished" in sent.out
+    assert [f.data for f in service.finished.files.values()] == [b"one"]
+
+
+def test_several_where_some_fail(desk: Desk, service: ReportingService) -> None:
+    first = desk.prepare(desk.find("a", b"one"), to="hotline")
+    second = desk.prepare(desk.find("b", b"two"))
+    service.fail("submit", Fault(status=401))
+    given = command(desk, "report", "submit", "r-bbbbbbbbbb", first.id, second.id)
+    assert given.code == 5  # the highest of 2, 5 and 0
+    assert given.out.startswith(f"{second.id}  handed over")
+    assert "dummy-password" not in given.out + given.err
+
+
+def test_as_json(desk: Desk, service: ReportingService) -> None:
+    match = desk.find("a", b"one")
+    prepared = command(
+        desk, "report", "prepare", match.id, "--to", "hotline", "--format", "json"
+    ).lines[0]
+    assert (prepared["state"], prepared["matches"]) == ("prepared", [match.id])
+    service.fail("status", Fault(status=500))
+    failed = command(desk, "report", "submit", "--all", "--format", "json")
+    (report,) = failed.lines[0]["reports"]
+    assert report["problem"]["exit_code"] == failed.code == 4
+    (report,) = command(desk, "report", "status", "--format", "json").lines[0]["reports"]
+    assert report["id"] == prepared["id"] and report["next_attempt"] is not None
+    shown = command(desk, "report", "status", prepared["id"], "--format", "json").lines[0]
+    assert shown["history"][-1]["event"] == "attempt-failed"
+    retracted = command(
+        desk, "report", "retract", prepared["id"], "--reason", "x", "--format", "json"
+    )
+    assert retracted.lines[0]["reports"][0]["state"] == "retracted"
+    nothing = command(desk, "report", "submit", "--all", "--format", "json")
+    assert json.loads(nothing.out) == {"reports": []}
+    other = desk.prepare(desk.find("b", b"two"))
+    desk.send(other)
+    done = command(
+        desk, "report", "acknowledge", other.id, "--reference", "x", "--format", "json"
+    ).lines[0]
+    assert done["reference"] == "x"
+    (path,) = desk.out.iterdir()
+    found = command(desk, "report", "verify", path, "--format", "json").lines[0]
+    assert found["report"] == other.id and found["public_key_compared"] is False
+    command(desk, "report", "retract", other.id, "--reason", "x")
+    note = desk.out / f"hashclient-report-{other.id}-retraction.json"
+    found = command(desk, "report", "verify", note, "--format", "json").lines[0]
+    assert (found["retracted"], found["reason"]) == (other.id, "x")
+
+
+def test_all_that_is_in_no_report_yet(desk: Desk) -> None:
+    first, second = desk.find("a", b"one"), desk.find("b", b"two")
+    command(desk, "report", "prepare", first.id, "--to", "police")
+    given = command(desk, "report", "prepare", "--all", "--to", "police", "--format", "json")
+    assert given.lines[0]["matches"] == [second.id]
+    assert command(desk, "report", "prepare", "--all", "--to", "police").out == ""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["prepare"],
+        ["prepare", "bbbbbbbbbb"],
+        ["prepare", "bbbbbbbbbb", "--all"],
+        ["submit"],
+        ["submit", "--all", "r-bbbbbbbbbb"],
+        ["submit", "--all", "--anew"],
+        ["submit", "r-bbbbbbbbbb"],
+        ["submit", "--all", "--identity", "no-such-file"],
+        ["status", "r-bbbbbbbbbb"],
+        ["acknowledge", "r-bbbbbbbbbb"],
+        ["acknowledge", "r-bbbbbbbbbb", "--reference", "x"],
+        ["retract", "r-bbbbbbbbbb", "--reason", "x"],
+        ["verify", "no-such-file"],
+    ],
+)
+def test_what_cannot_be_meant(desk: Desk, words: list[str]) -> None:
+    assert command(desk, "report", *words).code == 2
+
+
+def test_nothing_yet(desk: Desk) -> None:
+    shown = command(desk, "report", "status")
+    assert (shown.code, shown.out) == (0, "")
+    assert json.loads(command(desk, "report", "status", "--format", "json").out) == {"reports": []}
+    assert command(desk, "report", "submit", "--all").code == 0
+
+
+def test_things_that_are_no_package(desk: Desk, tmp_path: Path) -> None:
+    (tmp_path / "empty").write_bytes(b"")
+    (tmp_path / "note").write_bytes(b"{}")
+    (tmp_path / "sealed").write_bytes(b"age-encryption.org/v1\nx")
+    (tmp_path / "dir").mkdir()
+    codes = {
+        name: command(desk, "report", "verify", tmp_path / name).code
+        for name in ("empty", "note", "sealed", "dir")
+    }
+    assert codes == {"empty": 6, "note": 6, "sealed": 2, "dir": 6}
+    sealed = tmp_path / "sealed"
+    assert command(desk, "report", "verify", sealed, "--identity", desk.officer).code == 6

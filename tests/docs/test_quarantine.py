@@ -1,0 +1,95 @@
+"""The page on the quarantine: its commands run as they stand, its tables are those of the code."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from hashclient.config import QuarantineConfig, parse_config
+from hashclient.quarantine import agefile, item, place, take
+from tests.docs.blocks import DOCS, marked_blocks, run_script, table_rows
+from tests.support import csv_of, make_state
+
+pytestmark = pytest.mark.docs
+
+PAGE = DOCS / "quarantine.md"
+EXPECTED_EXIT = re.compile(r"^(?P<command>\S.*?) +# exit (?P<code>\d+)$", re.MULTILINE)
+
+
+def keys(heading: str) -> list[str]:
+    """Return the words in the first column of the table below `heading`."""
+    return [key for row in table_rows(PAGE, heading) for key in re.findall(r"`([^`]+)`", row[0])]
+
+
+@pytest.mark.parametrize(
+    ("heading", "struct"),
+    [
+        ("## Setting up", QuarantineConfig),
+        ("### `item.json`", item.Item),
+        ("### `origin`", item.Origin),
+    ],
+)
+def test_every_key_is_described(heading: str, struct: type[msgspec.Struct]) -> None:
+    assert keys(heading) == list(struct.__struct_fields__)
+
+
+def test_the_example_is_a_configuration() -> None:
+    (text,) = marked_blocks(PAGE, "config")
+    config = parse_config(text, frozenset(), "example").quarantine
+    assert agefile.parse_recipients(config.recipients)
+    assert config.retention_days == 365
+
+
+def test_events_are_those_that_are_logged() -> None:
+    package = Path(take.__file__).parent
+    code = "".join(path.read_text() for path in package.glob("*.py"))
+    logged = set(re.findall(r'\.log\(\s*"([a-z-]+)"', code))
+    assert set(keys("### Events in the audit log")) == logged
+
+
+def test_every_outcome_is_in_the_table() -> None:
+    said = " ".join(keys("## Outcomes"))
+    for words in take._REMOVALS.values():
+        assert words.partition(" {}")[0] in said
+    for words in ("not there any more", "read-only file system", "permission denied"):
+        assert words in place._WORDS.values() and words in said
+    assert take._CHANGED in said
+
+
+def checked(match: re.Match[str]) -> str:
+    """Turn a command and the exit code it should have into a command that ends with 0."""
+    command, code = match["command"], match["code"]
+    return f"c=0; {command} || c=$?; [ $c = {code} ] || {{ echo 'not exit {code}:' $c; exit 1; }}"
+
+
+def test_the_commands_run_as_they_stand(tmp_path: Path) -> None:
+    content = b"A dummy file that is on the list.\n"
+    make_state(tmp_path, {"baseline": csv_of({"e-1": content})})
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "listed.txt").write_bytes(content)
+    keygen, use, restore = marked_blocks(PAGE, "quarantine")
+    (by_hand,) = marked_blocks(PAGE, "by-hand")
+    (keep,) = marked_blocks(PAGE, "keep")
+    script = f"""
+set -e
+export HASHCLIENT_STATE_DIR=$PWD/state
+cp files/listed.txt .listed
+{keygen.rstrip()} | tail -n 2 > state/config.toml
+{EXPECTED_EXIT.sub(checked, use)}
+test ! -e files/listed.txt
+{by_hand if shutil.which("age") else "cp .listed recovered"}
+cmp .listed recovered
+{restore}
+cmp .listed files/listed.txt
+hashclient scan --quarantine files || test $? = 10
+test ! -e files/listed.txt
+{keep}
+test ! -e "state/quarantine/$id"
+hashclient audit verify
+"""
+    code, output = run_script(script, tmp_path)
+    assert code == 0, output

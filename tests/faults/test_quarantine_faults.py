@@ -1,0 +1,575 @@
+"""The quarantine killed, failed and raced at each of its changes of the disk, one by one.
+
+Whatever happens, the file is in its place or its sealed copy is complete, and what is said about it
+is true. The next act on it finishes what was begun, and nothing of anybody else is lost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from fixtures.crash import FailAt, Recorder, in_child, kill_at, watched
+from fixtures.quarantine import Ward
+from hashclient.audit import Event
+from hashclient.errors import AuditError, HashclientError, StateError
+from hashclient.matches import Match
+from hashclient.model import MatchState
+from hashclient.quarantine import Stage, Taken, load_item, take
+from hashclient.quarantine.place import PRIVATE_NAME
+from tests.support import fast_directory
+
+CONTENT = b"benign " * 20_000
+INNOCENT = b"somebody else's"
+#: More changes than any act makes.
+MOST = 200
+IS_ROOT = os.geteuid() == 0
+
+root_only = pytest.mark.skipif(not IS_ROOT, reason="only root can mount")
+
+
+class Scene:
+    """One match whose file lies in `share/`, in a copy of a state that is ready for it."""
+
+    def __init__(self, directory: Path, **config: object) -> None:
+        self.ward = Ward(directory, **config)
+        self.share = directory / "share"
+        self.file = self.share / "file.bin"
+        self.share.mkdir()
+        self.file.write_bytes(CONTENT)
+        self.match: Match = self.ward.match(self.file)
+        self.ward.audit.append([])
+        self.private = self.share / PRIVATE_NAME.format(self.match.id)
+
+    def is_in_place(self) -> bool:
+        """Tell whether the file is in its place, if under the private name for a moment."""
+        return any(
+            path.is_file() and not path.is_symlink() and path.read_bytes() == CONTENT
+            for path in (self.file, self.private)
+        )
+
+    def is_sealed(self) -> bool:
+        """Tell whether there is a sealed copy under the id; it is complete then."""
+        if self.match.id not in self.ward.names():
+            return False
+        assert self.ward.opened(self.match) == CONTENT
+        load_item(self.ward.settings.quarantine_dir, self.match.id)
+        return True
+
+    def check_safe(self) -> None:
+        """Check that nothing is lost, whatever has happened."""
+        sealed = self.is_sealed()
+        assert self.is_in_place() or sealed
+        if sealed and self.ward.item(self.match).stage is Stage.REMOVED:
+            assert not self.ward.get(self.match).in_place
+
+    def check_taken(self, *names: str) -> None:
+        """Check that all is as after an act that nothing has disturbed."""
+        assert self.is_sealed()
+        assert {p.name for p in self.share.iterdir()} == set(names)
+        assert self.ward.names() == {self.match.id}
+        now = self.ward.get(self.match)
+        assert (now.state, now.in_place) == (MatchState.QUARANTINED, False)
+        assert {f.detail for f in self.ward.verify().values()} == {"whole"}
+        assert self.ward.events()[-1] == "quarantined"
+
+
+def scenes(
+    directory: Path, prepare: Callable[[Scene], object] = lambda _scene: None, **config: object
+) -> Iterator[tuple[int, Scene]]:
+    """Yield the same scene again and again, with the number of the change that is to fail."""
+    place, kept = directory / "scene", directory / "kept"
+    place.mkdir()
+    scene = Scene(place, **config)
+    prepare(scene)
+    place.rename(kept)
+    for number in range(1, MOST):
+        shutil.copytree(kept, place, symlinks=True)
+        yield number, scene
+        shutil.rmtree(place)
+    raise AssertionError("there is no end to it")
+
+
+@pytest.fixture
+def fast() -> Iterator[Path]:
+    with fast_directory() as directory:
+        yield directory
+
+
+@pytest.fixture(autouse=True)
+def _no_sync(monkeypatch: pytest.MonkeyPatch) -> None:
+    # It takes most of the time and changes nothing that a kill could show.
+    monkeypatch.setattr(os, "fsync", lambda _fd: None)
+
+
+def test_what_is_watched_is_what_happens(tmp_path: Path) -> None:
+    """The count is no accident: the calls that matter are among those that are seen."""
+    scene = Scene(tmp_path, tombstone="gone")
+    recorder = Recorder()
+    with watched(recorder):
+        scene.ward.take(scene.match)
+    names = [name for name, _ in recorder.calls]
+    assert {"mkdir", "create", "write", "fsync", "rename", "unlink", "replace"} <= set(names)
+    assert names.count("rename") == 3  # the folder, the file aside, the tombstone
+    assert 20 < len(names) < MOST
+    scene.check_taken("file.bin")
+    # What the sealed copy rests on is on the disk before the file goes.
+    gone = recorder.calls.index(("unlink", scene.private.name))
+    synced = [str(path) for name, path in recorder.calls[:gone] if name == "fsync"]
+    quarantine = str(scene.ward.settings.quarantine_dir)
+    assert any(path.endswith("evidence.age") for path in synced)
+    assert synced.count(quarantine) == 1
+
+
+@pytest.mark.parametrize("tombstone", [None, "gone"])
+def test_a_kill_at_any_instant_loses_nothing(fast: Path, tombstone: str | None) -> None:
+    left = ["file.bin"] if tombstone else []
+    stages = set()
+    for number, scene in scenes(fast, tombstone=tombstone):
+
+        def killed(number: int = number, scene: Scene = scene) -> None:
+            with watched(kill_at(number)):
+                scene.ward.take(scene.match)
+
+        died = in_child(killed) != 0
+        scene.check_safe()
+        stages.add((scene.is_in_place(), scene.is_sealed()))
+        assert scene.ward.take(scene.match).taken
+        scene.check_taken(*left)
+        if not died:
+            break
+    assert stages == {(True, False), (True, True), (False, True)}
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EROFS])
+def test_a_failure_at_any_change_loses_nothing(fast: Path, code: int) -> None:
+    for number, scene in scenes(fast, tombstone="gone"):
+        fail = FailAt(number, code)
+        taken: Taken | None = None
+        with watched(fail), contextlib.suppress(StateError, AuditError):
+            taken = scene.ward.take(scene.match)
+        scene.check_safe()
+        if taken is not None:
+            assert taken.sealed == scene.is_sealed()
+            assert taken.taken or scene.file.read_bytes() == CONTENT
+            assert taken.taken == (not scene.ward.get(scene.match).in_place)
+        # A tombstone that could not be left, say, is not made up for.
+        assert scene.ward.take(scene.match).taken
+        scene.check_taken(*(["file.bin"] if scene.file.exists() else []))
+        if not fail.fired:
+            assert taken is not None and not taken.attention
+            break
+
+
+def swap_file(scene: Scene) -> None:
+    scene.file.rename(scene.share / "moved")
+    scene.file.write_bytes(INNOCENT)
+
+
+def swap_link(scene: Scene) -> None:
+    (scene.share / "target").write_bytes(INNOCENT)
+    scene.file.rename(scene.share / "moved")
+    scene.file.symlink_to("target")
+
+
+def swap_directory(scene: Scene) -> None:
+    other = scene.share.with_name("other")
+    other.mkdir()
+    (other / "file.bin").write_bytes(INNOCENT)
+    scene.share.rename(scene.share.with_name("aside"))
+    other.rename(scene.share)
+
+
+def rewrite(scene: Scene) -> None:
+    scene.file.write_bytes(INNOCENT)
+
+
+def move_away(scene: Scene) -> None:
+    scene.file.rename(scene.share / "moved")
+
+
+def remove(scene: Scene) -> None:
+    scene.file.unlink()
+
+
+@pytest.mark.parametrize("swap", [swap_file, swap_link, swap_directory, rewrite, move_away, remove])
+def test_a_swap_at_any_instant_harms_nobody(fast: Path, swap: Callable[[Scene], None]) -> None:
+    details = set()
+    for number, scene in scenes(fast):
+        left = number
+        swapped = False
+
+        def act(_name: str, _argument: object, scene: Scene = scene) -> None:
+            nonlocal left, swapped
+            left -= 1
+            # Once the file is aside there is nothing to swap any more.
+            if left == 0 and scene.file.exists() and not scene.private.exists():
+                swapped = True
+                swap(scene)
+
+        with watched(act):
+            taken = scene.ward.take(scene.match)
+        details.add(taken.detail)
+        innocents = [
+            path
+            for path in fast.joinpath("scene").rglob("*")
+            if path.is_file() and not path.is_symlink() and path.read_bytes() == INNOCENT
+        ]
+        assert len(innocents) == (
+            swapped and swap in {swap_file, swap_link, swap_directory, rewrite}
+        )
+        assert not scene.private.exists()
+        if swapped and swap not in {swap_directory, remove}:
+            # Only what was sealed may be gone from where it was moved to.
+            assert taken.attention
+            assert not taken.taken
+        assert taken.taken <= scene.is_sealed()
+        assert taken.sealed == scene.is_sealed()
+        if left > 0:
+            break
+    assert "quarantined" in details and len(details) > 1
+
+
+@pytest.mark.parametrize("swap", [swap_file, swap_link, rewrite, move_away, remove])
+def test_after_a_swap_the_next_act_settles_it(
+    tmp_path: Path, swap: Callable[[Scene], None]
+) -> None:
+    scene = Scene(tmp_path)
+
+    def act(name: str, argument: object) -> None:
+        if name == "rename" and argument == scene.file.name and not scene.private.exists():
+            swap(scene)
+
+    with watched(act):
+        taken = scene.ward.take(scene.match)
+    assert taken.sealed
+    settled = scene.ward.take(scene.match)
+    assert settled.taken
+    assert scene.ward.item(scene.match).stage is Stage.REMOVED
+    if swap in {swap_file, swap_link, rewrite}:
+        assert settled.attention
+        assert settled.detail.endswith("something else is at its path now, and was left alone")
+        assert scene.file.read_bytes() == INNOCENT
+
+
+def test_a_directory_that_is_another_one_settles_nothing(tmp_path: Path) -> None:
+    """As when a file system is not mounted: the file is still there, only not to be seen."""
+    scene = Scene(tmp_path)
+    assert not fail_removal(scene).taken
+    scene.share.rename(tmp_path / "unmounted")
+    taken = scene.ward.take(scene.match)
+    assert not taken.taken and "not there any more" in taken.detail
+    scene.share.mkdir()
+    taken = scene.ward.take(scene.match)
+    assert not taken.taken and "is something not mounted?" in taken.detail
+    scene.share.rmdir()
+    (tmp_path / "unmounted").rename(scene.share)
+    assert scene.ward.take(scene.match).taken
+    scene.check_taken()
+
+
+def fail_removal(scene: Scene, code: int = errno.EBUSY) -> Taken:
+    """Take, and fail when the name is to be moved aside."""
+
+    def act(name: str, argument: object) -> None:
+        if name == "rename" and argument == scene.file.name:
+            raise OSError(code, os.strerror(code))
+
+    with watched(act):
+        return scene.ward.take(scene.match)
+
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        (errno.EROFS, "read-only file system"),
+        (errno.EACCES, "permission denied"),
+        (errno.EPERM, "the system does not permit it"),
+        (errno.EBUSY, "something is mounted on it"),
+        (errno.ENOSPC, "no space left on its file system"),
+        (errno.EDQUOT, "disk quota exceeded"),
+        (errno.EIO, "input/output error"),
+    ],
+)
+def test_what_cannot_be_removed_is_sealed_and_said(tmp_path: Path, code: int, why: str) -> None:
+    scene = Scene(tmp_path)
+    taken = fail_removal(scene, code)
+    assert (taken.taken, taken.sealed, taken.attention) == (False, True, True)
+    assert taken.detail == f"sealed, but still in place: {why}"
+    assert scene.ward.events()[-1] == "quarantine-incomplete"
+    finding = scene.ward.verify()[scene.match.id]
+    assert finding.ok and finding.attention
+    assert f"the file is at {scene.file}" in finding.detail
+    assert scene.ward.take(scene.match).detail == "quarantined"
+    scene.check_taken()
+
+
+def test_a_damaged_copy_never_takes_the_files_place(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    fail_removal(scene)
+    evidence = scene.ward.evidence(scene.match)
+    data = bytearray(evidence.read_bytes())
+    data[-1] ^= 1
+    evidence.write_bytes(data)
+    with pytest.raises(StateError, match="the sealed copy is damaged"):
+        scene.ward.take(scene.match)
+    assert scene.file.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("call", ["quarantine-sealed", "quarantined"])
+def test_without_the_log_nothing_goes(
+    tmp_path: Path, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = Scene(tmp_path)
+    real = scene.ward.audit.append
+
+    def append(events: list[Event], **kwargs: bool) -> None:
+        if events[0].event == call:
+            raise AuditError("cannot write the audit log")
+        real(events, **kwargs)
+
+    monkeypatch.setattr(scene.ward.audit, "append", append)
+    with pytest.raises(AuditError):
+        scene.ward.take(scene.match)
+    assert scene.is_sealed()
+    assert scene.is_in_place() == (call == "quarantine-sealed")
+    monkeypatch.undo()
+    assert scene.ward.take(scene.match).taken
+    scene.check_taken()
+
+
+def test_an_interruption_leaves_the_name_as_it_was(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+
+    def act(name: str, argument: object) -> None:
+        if name == "unlink" and argument == scene.private.name:
+            raise KeyboardInterrupt
+
+    with watched(act), pytest.raises(KeyboardInterrupt):
+        scene.ward.take(scene.match)
+    assert scene.file.read_bytes() == CONTENT and not scene.private.exists()
+    scene.check_safe()
+
+
+def test_a_kill_while_anothers_file_is_aside_gives_it_back(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    fail_removal(scene)
+    scene.file.rename(scene.share / "moved")
+    scene.private.write_bytes(INNOCENT)  # what was swapped in, moved aside when the kill came
+    assert "something else is at" in scene.ward.verify()[scene.match.id].detail
+    taken = scene.ward.take(scene.match)
+    assert taken.taken and taken.attention
+    assert scene.file.read_bytes() == INNOCENT and not scene.private.exists()
+
+
+@pytest.mark.parametrize("aside", [CONTENT, INNOCENT])
+def test_a_kill_while_a_name_is_aside_and_taken_again(tmp_path: Path, aside: bytes) -> None:
+    scene = Scene(tmp_path)
+    fail_removal(scene)
+    scene.file.rename(scene.private)
+    scene.private.write_bytes(aside)
+    scene.file.write_bytes(b"a third")
+    taken = scene.ward.take(scene.match)
+    assert taken.attention
+    assert taken.taken == (aside == CONTENT)
+    assert scene.private.exists() == (aside != CONTENT)
+    assert scene.file.read_bytes() == b"a third"
+
+
+# --- giving back and destroying ----------------------------------------------------------
+
+
+def take_and_withdraw(scene: Scene) -> None:
+    scene.ward.take(scene.match)
+    scene.ward.withdraw()
+
+
+def take_and_acknowledge(scene: Scene) -> None:
+    scene.ward.take(scene.match)
+    scene.ward.change(scene.match, MatchState.ACKNOWLEDGED)
+    scene.ward.now += timedelta(days=2)
+
+
+@pytest.mark.parametrize("tombstone", [None, "gone"])
+@pytest.mark.parametrize("named", [False, True])
+def test_a_kill_while_a_file_is_given_back_loses_nothing(
+    fast: Path, tombstone: str | None, named: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, scene in scenes(fast, take_and_withdraw, tombstone=tombstone):
+
+        def restore(number: int = number, scene: Scene = scene) -> None:
+            if named:
+                monkeypatch.setattr(os, "O_TMPFILE", os.O_RDONLY | os.O_DIRECTORY)
+            with watched(kill_at(number)):
+                scene.ward.restore(scene.match)
+
+        died = in_child(restore) != 0
+        assert scene.is_in_place() or scene.is_sealed()
+        if scene.match.id in scene.ward.names():
+            scene.ward.restore(scene.match)
+        assert scene.file.read_bytes() == CONTENT
+        assert scene.ward.get(scene.match).state is MatchState.RESTORED
+        names = {p.name for p in scene.share.iterdir()} - {f"{scene.private.name}.new"}
+        assert names == {"file.bin"}
+        assert not {n for n in scene.ward.names() if not n.startswith(".tmp-")}
+        if not died:
+            break
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+def test_a_failure_while_a_file_is_given_back_loses_nothing(fast: Path, code: int) -> None:
+    for number, scene in scenes(fast, take_and_withdraw, tombstone="gone"):
+        fail = FailAt(number, code)
+        with watched(fail), contextlib.suppress(HashclientError):
+            scene.ward.restore(scene.match)
+        assert scene.is_in_place() or scene.is_sealed()
+        if scene.match.id in scene.ward.names():
+            scene.ward.restore(scene.match)
+        assert scene.file.read_bytes() == CONTENT
+        assert {p.name for p in scene.share.iterdir()} == {"file.bin"}
+        if not fail.fired:
+            break
+
+
+def test_a_kill_while_an_item_is_destroyed_is_made_up_for(fast: Path) -> None:
+    for number, scene in scenes(fast, take_and_acknowledge, retention_days=1.0):
+
+        def purge(number: int = number, scene: Scene = scene) -> None:
+            with watched(kill_at(number)):
+                scene.ward.purge(scene.match)
+
+        died = in_child(purge) != 0
+        events = scene.ward.events()
+        if not scene.ward.evidence(scene.match).exists():
+            assert "purging" in events
+        if scene.match.id in scene.ward.names():
+            assert scene.ward.purge(scene.match).done is True
+        assert scene.ward.get(scene.match).state is MatchState.PURGED
+        assert scene.ward.events()[-1] == "purged"
+        if not died:
+            break
+
+
+def test_nothing_is_destroyed_that_is_not_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = Scene(tmp_path, retention_days=0.0)
+    scene.ward.take(scene.match)
+    scene.ward.change(scene.match, MatchState.ACKNOWLEDGED)
+
+    def append(*_arguments: object, **_more: object) -> None:
+        raise AuditError("cannot write the audit log")
+
+    monkeypatch.setattr(scene.ward.audit, "append", append)
+    with pytest.raises(AuditError):
+        scene.ward.purge(scene.match)
+    assert scene.is_sealed()
+    assert scene.ward.get(scene.match).state is MatchState.ACKNOWLEDGED
+
+
+# --- real file systems -------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def mounted(path: Path, *options: str) -> Iterator[Path]:
+    """Mount something on `path`, which is made; skip where that is not allowed."""
+    path.mkdir(exist_ok=True)
+    done = subprocess.run(["mount", *options, path], capture_output=True, check=False)
+    if done.returncode != 0:
+        pytest.skip(f"cannot mount: {done.stderr.decode().strip()}")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "-l", path], check=True)
+
+
+@root_only
+@pytest.mark.parametrize("foreseen", [True, False])
+def test_a_full_disk_keeps_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, foreseen: bool
+) -> None:
+    if not foreseen:  # as when somebody else fills it up meanwhile
+        monkeypatch.setattr(take, "check_space", lambda _room, _size: None)
+    with mounted(tmp_path / "small", "-t", "tmpfs", "-o", "size=5m", "none") as small:
+        scene = Scene(small)
+        big = os.urandom(1 << 20)
+        scene.file.write_bytes(big)
+        match = scene.ward.match(scene.file, entry="e-2")
+        filler = small / "filler"
+        for left_kib in (1_024, 500, 64, 0):
+            space = os.statvfs(small)
+            with filler.open("ab") as stream, contextlib.suppress(OSError):
+                stream.write(bytes(max(0, space.f_bavail * space.f_frsize - left_kib * 1024)))
+            with pytest.raises(StateError, match="No space left"):
+                scene.ward.take(match)
+            assert scene.file.read_bytes() == big
+            assert scene.ward.names() == set()
+        filler.unlink()
+        assert scene.ward.take(match).taken
+        assert scene.ward.opened(match) == big
+
+
+@root_only
+def test_a_read_only_file_system_keeps_the_file_and_the_copy(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    with mounted(scene.share, "--bind", str(scene.share)):
+        subprocess.run(["mount", "-o", "remount,bind,ro", scene.share], check=True)
+        taken = scene.ward.take(scene.match)
+        assert (taken.taken, taken.sealed) == (False, True)
+        assert taken.detail == "sealed, but still in place: read-only file system"
+        scene.check_safe()
+    assert scene.ward.take(scene.match).taken
+    scene.check_taken()
+
+
+@root_only
+def test_another_file_system_is_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    scene = Scene(tmp_path / "one")
+    with mounted(tmp_path / "one" / "other", "-t", "tmpfs", "-o", "size=8m", "none") as other:
+        path = other / "file.bin"
+        path.write_bytes(CONTENT)
+        match = scene.ward.match(path, entry="e-2")
+        assert scene.ward.take(match).taken
+        scene.ward.withdraw("e-2")
+        scene.ward.restore(match)
+        assert path.read_bytes() == CONTENT
+
+
+@root_only
+def test_a_file_that_something_is_mounted_on_is_not_removed(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    done = subprocess.run(["mount", "--bind", scene.file, scene.file], check=False)
+    if done.returncode != 0:
+        pytest.skip("cannot mount")
+    try:
+        taken = scene.ward.take(scene.match)
+    finally:
+        subprocess.run(["umount", scene.file], check=True)
+    assert taken.detail == "sealed, but still in place: something is mounted on it"
+    assert scene.ward.take(scene.match).taken
+
+
+@pytest.mark.skipif(not IS_ROOT or shutil.which("chattr") is None, reason="only root has chattr")
+def test_an_immutable_file_stays_and_is_sealed(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    if subprocess.run(["chattr", "+i", scene.file], check=False).returncode != 0:
+        pytest.skip("this file system has no such attribute")
+    try:
+        taken = scene.ward.take(scene.match)
+    finally:
+        subprocess.run(["chattr", "-i", scene.file], check=True)
+    assert taken.detail == (
+        "sealed, but still in place: the file is immutable (`chattr -i` makes it mutable)"
+    )
+    # `chattr` has changed the file's own times, not what it is.
+    assert scene.ward.take(scene.match).detail == "quarantined"
+    scene.check_taken()

@@ -1,0 +1,233 @@
+"""Giving a file back: as it was, where it was, and to nobody without the key."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fixtures.quarantine import Ward
+from hashclient.audit import read
+from hashclient.errors import (
+    AuthorisationError,
+    StateError,
+    UsageError,
+)
+from hashclient.matches import DATABASE_NAME
+from hashclient.model import MatchState
+from hashclient.seal import Sealer
+
+CONTENT = b"benign " * 20_000
+
+
+@pytest.fixture
+def ward(tmp_path: Path) -> Ward:
+    return Ward(tmp_path)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "share" / "file.bin"
+    path.parent.mkdir()
+    path.write_bytes(CONTENT)
+    return path
+
+
+def last_event(ward: Ward) -> dict[str, Any]:
+    (record,) = read(ward.settings.audit_dir, limit=1)
+    return {"event": record.event, **record.data}
+
+
+def test_what_is_withdrawn_comes_back_as_it_was(ward: Ward, file: Path) -> None:
+    file.chmod(0o4751)
+    os.utime(file, ns=(10**18 + 1, 10**18 + 2))
+    with contextlib.suppress(OSError):
+        os.setxattr(file, "user.note", b"\0any bytes\xff")
+    before = file.stat()
+    attributes = {name: os.getxattr(file, name) for name in os.listxattr(file)}
+    match = ward.match(file)
+    os.utime(file, ns=(10**18 + 1, 10**18 + 2))
+    ward.take(match)
+    ward.withdraw()
+    restored = ward.restore(match)
+    assert (restored.path, restored.missing) == (str(file), ())
+    after = file.stat()
+    for name in ("st_mode", "st_uid", "st_gid", "st_mtime_ns", "st_atime_ns", "st_size"):
+        assert getattr(after, name) == getattr(before, name), name
+    assert after.st_nlink == 1
+    found = {name: os.getxattr(file, name) for name in os.listxattr(file)}
+    assert found == attributes
+    assert file.read_bytes() == CONTENT
+    now = ward.get(match)
+    assert (now.state, now.in_place) == (MatchState.RESTORED, True)
+    assert ward.names() == set()
+    event = last_event(ward)
+    assert (event["event"], event["by"], event["reason"]) == ("restored", "bob", "back")
+    assert ward.verify() == {}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_the_owner_comes_back(ward: Ward, file: Path) -> None:
+    os.chown(file, 12_345, 23_456)
+    file.chmod(0o6755)
+    match = ward.match(file)
+    ward.take(match)
+    ward.withdraw()
+    ward.restore(match)
+    status = file.stat()
+    assert (status.st_uid, status.st_gid, status.st_mode & 0o7777) == (12_345, 23_456, 0o6755)
+
+
+def test_powers_are_not_given_to_another_owner(
+    ward: Ward, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file.chmod(0o6755)
+    match = ward.match(file)
+    ward.take(match)
+    ward.withdraw()
+    item = ward.item(match)
+    document = json.loads((ward.evidence(match).parent / "item.json").read_bytes())
+    document["origin"]["uid"] = item.origin.uid + 1
+    (ward.evidence(match).parent / "item.json").write_text(json.dumps(document))
+
+    def refuse(_fd: int, _uid: int, _gid: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "fchown", refuse)
+    restored = ward.restore(match)
+    assert len(restored.missing) == 1 and restored.missing[0].startswith("its owner")
+    assert file.stat().st_mode & 0o7777 == 0o755
+
+
+def test_what_is_not_withdrawn_stays_unless_forced(ward: Ward, file: Path) -> None:
+    match = ward.match(file)
+    ward.take(match)
+    with pytest.raises(UsageError, match="is not withdrawn: it is quarantined") as raised:
+        ward.restore(match)
+    assert raised.value.hint is not None and "--force" in raised.value.hint
+    ward.restore(match, force=True)
+    assert file.read_bytes() == CONTENT
+
+
+def test_a_file_that_was_given_back_can_be_found_and_taken_again(ward: Ward, file: Path) -> None:
+    match = ward.match(file)
+    ward.take(match)
+    ward.restore(match, force=True)
+    again = ward.match(file)
+    assert (again.id, again.state) == (match.id, MatchState.FOUND)
+    assert ward.take(again).detail == "quarantined"
+    assert ward.opened(match) == CONTENT
+
+
+def test_the_wrong_key_opens_nothing(ward: Ward, file: Path, tmp_path: Path) -> None:
+    match = ward.match(file)
+    ward.take(match)
+    ward.withdraw()
+    (tmp_path / "other").mkdir()
+    other = Ward(tmp_path / "other")
+    with pytest.raises(AuthorisationError, match="none of the identities opens it"):
+        ward.restore(match, key=other.key)
+    assert list(file.parent.iterdir()) == []
+    assert ward.opened(match) == CONTENT
+
+
+def test_what_is_on_hold_is_not_given_back(ward: Ward, file: Path) -> None:
+    match = ward.match(file)
+    ward.take(match)
+    ward.withdraw()
+    ward.hold(match)
+    with pytest.raises(UsageError, match="is on hold, by dave: order"):
+        ward.restore(match, force=True)
+    ward.release(match)
+    ward.restore(match)
+    assert file.read_bytes() == CONTENT
+
+
+def test_nothing_is_replaced(ward: Ward, file: Path) -> None:
+    match = ward.match(file)
+    ward.take(match)
+    ward.withdraw()
+    for other in (b"new", bytes(len(CONTENT))):
+        file.write_bytes(other)
+        with pytest.raises(UsageError, match="something else is there"):
+            ward.restore(match)
+        assert file.read_bytes() == other
+        assert [p.name for p in file.parent.iterdir()] == [file.name]
+    assert ward.opened(match) == CONTENT
+    to = file.with_name("elsewhere")
+    restored = ward.restore(match, to=to)
+    assert restored.path == str(to) and to.read_bytes() == CONTENT
+    now = ward.get(match)
+    assert (now.state, now.in_place) == (MatchState.RESTORED, False)
+
+
+def test_a_place_that_is_gone_or_behind_a_link_is_refused(ward: Ward, file: Path) -> None:
+    match = ward.match(file)
+    ward.take(match)
+    ward.withdraw()
+    file.parent.rmdir()
+    with pytest.raises(UsageError, match="not there any more") as raised:
+        ward.restore(match)
+    assert raised.value.hint is not None and "--to" in raised.value.hint
+    elsewhere = file.parent.with_name("elsewhere")
+    elsewhere.mkdir()
+    file.parent.symlink_to(elsewhere)
+    with pytest.raises(UsageError, match="a link leads to it"):
+        ward.restore(match)
+    assert list(elsewhere.iterdir()) == []
+    ward.restore(match, to=file)  # who names it now may mean the link
+    assert (elsewhere / file.name).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("part", ["evidence", "digest", "size"])
+def test_a_damaged_copy_is_not_restored(ward: Ward, file: Path, part: str) -> None:
+    match = ward.match(file)
+    ward.take(match)
+    ward.withdraw()
+    evidence = ward.evidence(match)
+    if part == "evidence":
+        data = bytearray(evidence.read_bytes())
+        data[-40] ^= 1
+        evidence.write_bytes(data)
+    else:
+        path = evidence.parent / "item.json"
+        document = json.loads(path.read_bytes())
+        if part == "digest":
+            document["tags"]["sha256"] = bytes(16).hex()
+        else:
+            document["size"] += 1
+        path.write_text(json.dumps(document))
+    with pytest.raises(StateError, match=r"cannot decrypt|is not what was sealed"):
+        ward.restore(match)
+    assert list(file.parent.iterdir()) == []
+    assert evidence.exists()
+
+
+def test_it_comes_back_where_the_record_and_the_seal_key_are_lost(ward: Ward, file: Path) -> None:
+    match = ward.match(file)
+    ward.take(match)
+    (ward.state / DATABASE_NAME).unlink()
+    ward.sealer = Sealer(bytes(32))
+    with pytest.raises(UsageError, match="it is not in the record"):
+        ward.restore(match)
+    ward.restore(match, force=True)
+    assert file.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("taken", [False, True])
+def test_where_a_file_needs_a_name_it_has_one(
+    ward: Ward, file: Path, monkeypatch: pytest.MonkeyPatch, taken: bool
+) -> None:
+    match = ward.match(file)
+    ward.take(match)
+    ward.withdraw()
+    if taken:
+        (file.parent / f".hashclient-{match.id}.new").write_bytes(b"left by a kill")
+    monkeypatch.setattr(os, "O_TMPFILE", os.O_RDONLY | os.O_DIRECTORY)  # gives EISDIR
+    ward.restore(match)
+    assert [p.name for p in file.parent.iterdir()] == [file.name]
+    assert file.read_bytes() == CONTENT

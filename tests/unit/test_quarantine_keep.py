@@ -1,0 +1,168 @@
+"""Keeping and destroying: holds, when an item is due, and what is never destroyed."""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fixtures.crash import watched
+from fixtures.quarantine import Ward
+from hashclient.errors import (
+    UsageError,
+)
+from hashclient.matches import Match
+from hashclient.model import MatchState
+
+CONTENT = b"benign " * 20_000
+
+
+@pytest.fixture
+def ward(tmp_path: Path) -> Ward:
+    return Ward(tmp_path)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "share" / "file.bin"
+    path.parent.mkdir()
+    path.write_bytes(CONTENT)
+    return path
+
+
+@pytest.fixture
+def kept(tmp_path: Path, file: Path) -> tuple[Ward, Match]:
+    ward = Ward(tmp_path, retention_days=30.0)
+    match = ward.match(file)
+    ward.take(match)
+    return ward, match
+
+
+def due(ward: Ward, match: Match) -> tuple[bool, str]:
+    with ward.record() as record:
+        found = ward.open().due(match.id, record)
+    return found.is_due, found.why
+
+
+def test_an_item_is_due_a_while_after_the_acknowledgement(kept: tuple[Ward, Match]) -> None:
+    ward, match = kept
+    assert due(ward, match) == (False, "no report of it was acknowledged: quarantined")
+    ward.change(match, MatchState.REPORTED)
+    assert due(ward, match) == (False, "no report of it was acknowledged: reported")
+    ward.change(match, MatchState.ACKNOWLEDGED)
+    ward.now += timedelta(days=30, seconds=-1)
+    assert due(ward, match) == (False, "due on 2026-03-31 12:00 UTC")
+    assert ward.purge(match).done is False
+    assert ward.opened(match) == CONTENT
+    ward.now += timedelta(seconds=1)
+    assert due(ward, match) == (True, "due since 2026-03-31 12:00 UTC")
+    asked = ward.purge(match, dry_run=True)
+    assert (asked.done, asked.detail) == (None, "would be purged: due since 2026-03-31 12:00 UTC")
+    assert ward.opened(match) == CONTENT
+    assert ward.purge(match).done is True
+    assert ward.names() == set()
+    assert ward.get(match).state is MatchState.PURGED
+    assert ward.events()[-2:] == ["purging", "purged"]
+    assert ward.verify() == {}
+
+
+def test_a_hold_outranks_everything(kept: tuple[Ward, Match]) -> None:
+    ward, match = kept
+    ward.change(match, MatchState.ACKNOWLEDGED)
+    ward.hold(match)
+    ward.now += timedelta(days=400)
+    assert due(ward, match) == (False, "on hold since 2026-03-01, by dave")
+    assert ward.purge(match, force=True).done is False
+    assert ward.purge(match, force=True, dry_run=True).done is False
+    assert ward.hold(match).hold is not None
+    assert ward.release(match).hold is None
+    with pytest.raises(UsageError, match="is not on hold"):
+        ward.release(match)
+    assert ward.purge(match).done is True
+    with ward.record() as record:
+        story = [step.event for step in record.story(match.id)]
+    assert story[-4:] == ["held", "held", "released", "purged"]
+    assert [e for e in ward.events() if "quar" not in e] == [
+        *("held", "held", "released"),
+        *("purging", "purged"),
+    ]
+
+
+def test_what_is_withdrawn_is_never_due(kept: tuple[Ward, Match]) -> None:
+    ward, match = kept
+    ward.change(match, MatchState.ACKNOWLEDGED)
+    ward.withdraw()
+    ward.now += timedelta(days=400)
+    assert due(ward, match) == (False, "its entry was withdrawn: restore it")
+    assert ward.purge(match).done is False
+    assert ward.purge(match, force=True).done is True
+
+
+def test_without_a_period_nothing_is_due(ward: Ward, file: Path) -> None:
+    match = ward.match(file)
+    ward.take(match)
+    ward.change(match, MatchState.ACKNOWLEDGED)
+    ward.now += timedelta(days=10_000)
+    is_due, why = due(ward, match)
+    assert not is_due and why.startswith("no retention_days")
+
+
+def test_what_is_still_in_place_stays_found_when_its_copy_is_destroyed(
+    ward: Ward, file: Path
+) -> None:
+    match = ward.match(file)
+    with watched(lambda name, argument: _busy(name, argument, match.id)):
+        assert not ward.take(match).taken
+    assert due(ward, match) == (False, "the file was not removed from its place yet")
+    assert ward.purge(match, force=True).done is True
+    assert ward.get(match).state is MatchState.FOUND
+    assert file.exists() and ward.names() == set()
+    assert ward.take(match).taken
+
+
+def _busy(name: str, argument: object, match_id: str) -> None:
+    if name == "rename" and argument == "file.bin":
+        raise OSError(16, "Device or resource busy")
+
+
+def test_what_is_not_there_cannot_be_kept(ward: Ward) -> None:
+    with ward.record() as record:
+        quarantine = ward.open()
+        marks: dict[str, Any] = {"by": "x", "reason": "y"}
+        for act in (
+            lambda: quarantine.hold("bbbbbbbbbb", record, **marks),
+            lambda: quarantine.release("bbbbbbbbbb", record, **marks),
+            lambda: quarantine.purge("bbbbbbbbbb", record, **marks),
+            lambda: quarantine.purge("../../audit", record, **marks),
+            lambda: quarantine.due("bbbbbbbbbb", record),
+            lambda: quarantine.restore("bbbbbbbbbb", [], record, **marks),
+        ):
+            with pytest.raises(UsageError, match=r"nothing in quarantine|not an id"):
+                act()
+
+
+def test_a_reason_of_any_bytes_is_written_down(ward: Ward, file: Path) -> None:
+    match = ward.match(file)
+    with ward.record() as record:
+        ward.open().take(match, record, by="alice", reason=os.fsdecode(b"caf\xe9"))
+    assert ward.item(match).taken.reason == "caf?"
+
+
+def test_what_was_given_back_but_not_dropped_is_dropped(kept: tuple[Ward, Match]) -> None:
+    """As after a kill in the last moment of a restoration."""
+    ward, match = kept
+    path = ward.evidence(match).parent / "item.json"
+    document = json.loads(path.read_bytes())
+    path.write_text(json.dumps({**document, "restored": {**document["taken"], "in_place": True}}))
+    finding = ward.verify()[match.id]
+    assert finding.attention and "restored, but not dropped" in finding.detail
+    assert ward.purge(match, dry_run=True).done is None
+    assert ward.purge(match).done is True
+    assert ward.names() == set()
+    now = ward.get(match)
+    assert (now.state, now.in_place) == (MatchState.RESTORED, True)
+    assert "purging" not in ward.events()

@@ -1,0 +1,460 @@
+"""Taking a file away: what is taken, what stays, and what is said about it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fixtures.crash import watched
+from fixtures.quarantine import Ward
+from hashclient import fsio
+from hashclient.audit import read
+from hashclient.errors import (
+    ConfigError,
+    LockedError,
+    StateError,
+    UsageError,
+)
+from hashclient.fsio import writer_lock
+from hashclient.matches import DATABASE_NAME
+from hashclient.model import Algorithm, MatchState
+from hashclient.quarantine import Quarantine, Stage, room, sealing, streams
+from hashclient.quarantine.place import PRIVATE_NAME
+from hashclient.seal import Sealer
+
+CONTENT = b"benign " * 20_000
+
+
+@pytest.fixture
+def ward(tmp_path: Path) -> Ward:
+    return Ward(tmp_path)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "share" / "file.bin"
+    path.parent.mkdir()
+    path.write_bytes(CONTENT)
+    return path
+
+
+def last_event(ward: Ward) -> dict[str, Any]:
+    (record,) = read(ward.settings.audit_dir, limit=1)
+    return {"event": record.event, **record.data}
+
+
+def test_a_file_is_sealed_and_removed(ward: Ward, file: Path) -> None:
+    file.chmod(0o640)
+    status = file.stat()
+    match = ward.match(file, *Algorithm)
+    taken = ward.take(match)
+    assert (taken.taken, taken.sealed, taken.attention) == (True, True, False)
+    assert taken.detail == "quarantined"
+    assert list(file.parent.iterdir()) == []
+    assert ward.opened(match) == CONTENT
+    item = ward.item(match)
+    assert (item.file, item.size, item.stage) == (str(file), len(CONTENT), Stage.REMOVED)
+    assert (item.origin.mode, item.origin.mtime_ns) == (0o640, status.st_mtime_ns)
+    assert (item.taken.by, item.taken.reason, item.taken.time) == ("alice", "test", ward.now)
+    evidence = ward.evidence(match).read_bytes()
+    assert item.evidence_sha256 == hashlib.sha256(evidence).hexdigest()
+    now = ward.get(match)
+    assert (now.state, now.in_place) == (MatchState.QUARANTINED, False)
+    assert ward.events() == ["quarantine-sealed", "quarantined"]
+    assert {f.detail for f in ward.verify().values()} == {"whole"}
+
+
+def test_nothing_but_the_owner_can_read_any_of_it(ward: Ward, file: Path) -> None:
+    os.umask(0)
+    try:
+        match = ward.match(file)
+        ward.take(match)
+    finally:
+        os.umask(0o022)
+    for path in ward.settings.quarantine_dir.rglob("*"):
+        assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600), path
+
+
+def test_no_digest_is_written_down(ward: Ward, file: Path) -> None:
+    match = ward.match(file, *Algorithm)
+    ward.take(match)
+    digests = [hashlib.new(a.label, CONTENT).hexdigest() for a in Algorithm]
+    for path in (p for p in ward.state.rglob("*") if p.is_file()):
+        for digest in digests:
+            assert digest.encode() not in path.read_bytes(), path
+            assert bytes.fromhex(digest) not in path.read_bytes(), path
+
+
+def test_the_log_says_who_why_and_what(ward: Ward, file: Path) -> None:
+    match = ward.match(file)
+    ward.take(match)
+    sealed, done = list(read(ward.settings.audit_dir))[1:]
+    for record in (sealed, done):
+        assert record.sig is not None
+        assert (record.data["by"], record.data["reason"]) == ("alice", "test")
+        assert (record.data["id"], record.data["path"]) == (match.id, str(file))
+    assert sealed.data["recipients"] == [ward.public]
+    assert sealed.data["evidence_sha256"] == ward.item(match).evidence_sha256
+    assert [hit["entry"] for hit in sealed.data["hits"]] == ["e-1"]
+
+
+@pytest.mark.skipif(shutil.which("age") is None, reason="the age tool is missing")
+def test_the_age_tool_opens_it_without_anything_else(ward: Ward, file: Path) -> None:
+    match = ward.match(file)
+    ward.take(match)
+    (ward.state / DATABASE_NAME).unlink()
+    command: list[str | Path] = ["age", "-d", "-i", ward.key, ward.evidence(match)]
+    assert subprocess.run(command, capture_output=True, check=True).stdout == CONTENT
+
+
+@pytest.mark.parametrize("size", [0, 1, 65_535, 65_536, 65_537, 1 << 20])
+def test_any_size(ward: Ward, file: Path, size: int) -> None:
+    data = os.urandom(size)
+    file.write_bytes(data)
+    match = ward.match(file)
+    assert ward.take(match).taken
+    assert ward.opened(match) == data
+
+
+def test_holes_are_zeros(ward: Ward, file: Path) -> None:
+    with file.open("wb") as stream:
+        stream.truncate(3 << 20)
+    match = ward.match(file)
+    assert ward.take(match).taken
+    assert ward.opened(match) == bytes(3 << 20)
+
+
+@pytest.mark.parametrize(
+    "name", [b"caf\xe9", b"new\nline", b" ", b"-rf", b"\xff\xfe", "ünïcode".encode(), b"x" * 255]
+)
+def test_any_name(ward: Ward, tmp_path: Path, name: bytes) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path / "share") + b"/" + name))
+    path.parent.mkdir()
+    path.write_bytes(CONTENT)
+    match = ward.match(path)
+    assert ward.take(match).taken
+    assert os.fsencode(ward.item(match).file) == os.fsencode(path)
+    ward.withdraw()
+    ward.restore(match)
+    assert path.read_bytes() == CONTENT
+
+
+def test_a_second_time_nothing_is_to_do(ward: Ward, file: Path) -> None:
+    match = ward.match(file)
+    ward.take(match)
+    events = ward.events()
+    again = ward.take(match)
+    assert (again.taken, again.detail) == (True, "in quarantine already")
+    assert ward.events() == events
+
+
+def test_what_is_found_later_at_the_same_path_is_another_item(ward: Ward, file: Path) -> None:
+    first = ward.match(file)
+    ward.take(first)
+    file.write_bytes(b"another")
+    second = ward.match(file, entry="e-2")
+    assert second.id != first.id
+    assert ward.take(second).taken
+    assert ward.names() == {first.id, second.id}
+
+
+def test_a_reported_match_stays_reported(ward: Ward, file: Path) -> None:
+    match = ward.match(file)
+    ward.change(match, MatchState.REPORTED)
+    assert ward.take(match).taken
+    assert ward.get(match).state is MatchState.REPORTED
+
+
+@pytest.mark.parametrize("algorithm", list(Algorithm))
+def test_a_changed_file_stays(ward: Ward, file: Path, algorithm: Algorithm) -> None:
+    match = ward.match(file, algorithm)
+    other = bytes(len(CONTENT))
+    file.write_bytes(other)
+    taken = ward.take(match)
+    assert not taken.taken and not taken.sealed and taken.attention
+    assert taken.detail == "not quarantined: changed: it is not the file that matched any more"
+    assert file.read_bytes() == other
+    assert ward.names() == set()
+    assert ward.get(match).in_place
+
+
+def test_a_file_of_another_size_is_not_even_read(ward: Ward, file: Path) -> None:
+    match = ward.match(file)
+    with file.open("ab") as stream:
+        stream.write(b"more")
+    seen: list[int] = []
+    quarantine = Quarantine(
+        ward.settings, ward.audit, ward.sealer, now=lambda: ward.now, on_bytes=seen.append
+    )
+    with ward.record() as record:
+        taken = quarantine.take(match, record, by="alice", reason="test")
+    assert "changed" in taken.detail and seen == []
+
+
+def test_every_digest_that_is_known_must_agree(ward: Ward, file: Path) -> None:
+    match = ward.match(file, *Algorithm)
+    # As if the SHA-256 were of something else: one that agrees does not suffice.
+    with ward.record() as record:
+        record._db.execute("UPDATE match SET sha256 = ?", (bytes(16),))
+    assert not ward.take(match).taken
+    assert file.exists()
+
+
+def test_a_growing_file_ends(ward: Ward, file: Path) -> None:
+    match = ward.match(file)
+
+    def grow(_count: int) -> None:
+        with file.open("ab") as stream:
+            stream.write(b"x" * 70_000)
+
+    quarantine = Quarantine(
+        ward.settings, ward.audit, ward.sealer, now=lambda: ward.now, on_bytes=grow
+    )
+    with ward.record() as record:
+        taken = quarantine.take(match, record, by="alice", reason="test")
+    assert "changed" in taken.detail
+    assert file.stat().st_size < 100 * len(CONTENT)
+
+
+def gone(path: Path) -> None:
+    path.unlink()
+
+
+def link(path: Path) -> None:
+    path.rename(path.with_name("real"))
+    path.symlink_to("real")
+
+
+def linked_directory(path: Path) -> None:
+    path.parent.rename(path.parent.with_name("real"))
+    path.parent.symlink_to("real")
+
+
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def unix_socket(path: Path) -> None:
+    path.unlink()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+
+
+@pytest.mark.parametrize(
+    ("become", "why"),
+    [
+        (gone, "not there any more"),
+        (link, "a link leads to it"),
+        (linked_directory, "a link leads to it"),
+        (pipe, "not a regular file"),
+        (directory, "not a regular file"),
+        (unix_socket, "not a regular file"),
+    ],
+)
+def test_only_the_file_itself_is_taken(
+    ward: Ward, file: Path, become: Callable[[Path], None], why: str
+) -> None:
+    match = ward.match(file)
+    become(file)
+    before = {p: p.lstat() for p in file.parent.parent.rglob("*") if "state" not in p.parts}
+    taken = ward.take(match)
+    assert not taken.taken and not taken.sealed and taken.attention
+    assert taken.detail.startswith(f"not quarantined: {why}")
+    for path, status in before.items():
+        assert path.lstat().st_ino == status.st_ino
+    assert ward.names() == set()
+
+
+def test_other_names_of_a_file_are_counted(ward: Ward, file: Path) -> None:
+    match = ward.match(file)
+    os.link(file, file.with_name("second"))
+    taken = ward.take(match)
+    assert taken.taken and taken.attention
+    assert taken.detail == "quarantined; 1 other name of it remains"
+    assert [p.name for p in file.parent.iterdir()] == ["second"]
+    assert ward.item(match).origin.links == 2
+    assert last_event(ward)["remains"] == ["1 other name of it remains"]
+
+
+def test_who_still_has_it_open_is_told(ward: Ward, file: Path) -> None:
+    match = ward.match(file)
+    with file.open("rb") as stream:
+        holder = subprocess.Popen(["sleep", "60"], stdin=stream)
+    try:
+        taken = ward.take(match)
+    finally:
+        holder.kill()
+        holder.wait()
+    assert taken.taken and taken.attention
+    assert taken.detail == f"quarantined; still open in sleep ({holder.pid})"
+
+
+def test_a_withdrawn_match_is_refused(ward: Ward, file: Path) -> None:
+    match = ward.match(file)
+    ward.withdraw()
+    with pytest.raises(UsageError, match="is withdrawn"):
+        ward.take(match)
+    assert file.exists()
+
+
+@pytest.mark.parametrize("state", [MatchState.CLOSED, MatchState.RESTORED, MatchState.PURGED])
+def test_a_match_whose_story_has_ended_is_refused(
+    ward: Ward, file: Path, state: MatchState
+) -> None:
+    match = ward.match(file)
+    ward.change(match, state)
+    with pytest.raises(UsageError, match=f"is not open: it is {state}"):
+        ward.take(match)
+    assert file.exists() and ward.names() == set()
+
+
+def test_without_recipients_nothing_is_taken(tmp_path: Path, file: Path) -> None:
+    ward = Ward(tmp_path, recipients=())
+    with pytest.raises(ConfigError, match="no recipients"):
+        ward.take(ward.match(file))
+    assert file.exists() and ward.names() == set()
+
+
+def test_a_file_that_cannot_be_proven_is_refused(ward: Ward, file: Path) -> None:
+    match = ward.match(file)
+    ward.sealer = Sealer(bytes(32))
+    with pytest.raises(StateError, match="sealed with another key"):
+        ward.take(match)
+    with ward.record() as record, pytest.raises(StateError, match="without the seal key"):
+        Quarantine(ward.settings, ward.audit, None, now=lambda: ward.now).take(
+            match, record, by="alice", reason="test"
+        )
+    assert file.exists() and ward.names() == set()
+
+
+def test_what_the_disk_has_no_room_for_is_not_begun(
+    ward: Ward, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    match = ward.match(file)
+    real = os.statvfs(ward.state)
+    few = len(CONTENT) // real.f_frsize
+    monkeypatch.setattr(os, "statvfs", lambda _path: os.statvfs_result((*real[:4], few, *real[5:])))
+    with pytest.raises(StateError, match="No space left"):
+        ward.take(match)
+    assert file.exists() and ward.names() == set()
+
+
+def test_acts_wait_for_each_other_and_not_for_ever(
+    ward: Ward, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "LOCK_WAIT_S", 0.01)
+    match = ward.match(file)
+    ward.settings.quarantine_dir.mkdir(mode=0o700)
+    with writer_lock(ward.settings.quarantine_dir / "lock"), pytest.raises(LockedError):
+        ward.take(match)
+    assert ward.take(match).taken
+
+
+def test_an_act_goes_on_when_the_other_has_ended(
+    ward: Ward, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    match = ward.match(file)
+    ward.settings.quarantine_dir.mkdir(mode=0o700)
+    with contextlib.ExitStack() as other:
+        other.enter_context(writer_lock(ward.settings.quarantine_dir / "lock"))
+        pauses: list[float] = []
+
+        def end_the_other(seconds: float) -> None:
+            pauses.append(seconds)
+            other.close()
+
+        monkeypatch.setattr(fsio.time, "sleep", end_the_other)
+        assert ward.take(match).taken
+    assert len(pauses) == 1
+
+
+def test_what_is_written_is_read_back(
+    ward: Ward, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that takes what it does not keep: the last byte is another one when it is read."""
+    match = ward.match(file)
+    real = streams.sha256_on_disk
+
+    def worn_out(fd: int) -> tuple[str, int]:
+        size = os.fstat(fd).st_size
+        os.pwrite(fd, bytes([os.pread(fd, 1, size - 1)[0] ^ 1]), size - 1)
+        return real(fd)
+
+    monkeypatch.setattr(sealing, "sha256_on_disk", worn_out)
+    with pytest.raises(StateError, match="does not read back as it was written"):
+        ward.take(match)
+    assert file.read_bytes() == CONTENT
+    assert ward.names() == set()
+
+
+def test_what_a_kill_left_is_swept(ward: Ward, file: Path) -> None:
+    leftover = ward.settings.quarantine_dir / ".tmp-abc"
+    leftover.mkdir(parents=True, mode=0o700)
+    ward.settings.quarantine_dir.chmod(0o700)
+    (leftover / "evidence.age").write_bytes(b"half")
+    assert "the next act removes it" in ward.verify()[".tmp-abc"].detail
+    match = ward.match(file)
+    ward.take(match)
+    assert ward.names() == {match.id}
+
+
+# --- tombstones --------------------------------------------------------------------------
+
+
+def test_a_tombstone_is_left_and_goes_away(tmp_path: Path, file: Path) -> None:
+    ward = Ward(tmp_path, tombstone="Removed {time}. Ask for {id}. {other} {")
+    match = ward.match(file)
+    assert ward.take(match).detail == "quarantined"
+    text = f"Removed 2026-03-01T12:00:00+00:00. Ask for {match.id}. {{other}} {{\n"
+    assert file.read_text() == text
+    assert file.stat().st_mode & 0o777 == 0o644
+    assert [p.name for p in file.parent.iterdir()] == [file.name]
+    ward.withdraw()
+    ward.restore(match)
+    assert file.read_bytes() == CONTENT
+    assert [p.name for p in file.parent.iterdir()] == [file.name]
+
+
+def test_a_tombstone_that_somebody_has_changed_is_theirs(tmp_path: Path, file: Path) -> None:
+    ward = Ward(tmp_path, tombstone="gone")
+    match = ward.match(file)
+    ward.take(match)
+    with file.open("a") as stream:
+        stream.write("my notes")
+    ward.withdraw()
+    with pytest.raises(UsageError, match="something else is there"):
+        ward.restore(match)
+    assert file.read_text() == "gone\nmy notes"
+    assert ward.opened(match) == CONTENT
+
+
+def test_a_tombstone_takes_nobodys_place(tmp_path: Path, file: Path) -> None:
+    ward = Ward(tmp_path, tombstone="gone")
+    match = ward.match(file)
+    moved = PRIVATE_NAME.format(match.id)
+
+    def take_the_name(name: str, argument: object) -> None:
+        if name == "unlink" and argument == moved:
+            file.write_text("somebody's")
+
+    with watched(take_the_name):
+        taken = ward.take(match)
+    assert taken.taken and taken.attention
+    assert taken.detail == "quarantined; the tombstone could not be left: file exists"
+    assert file.read_text() == "somebody's"
+    assert [p.name for p in file.parent.iterdir()] == [file.name]

@@ -1,0 +1,295 @@
+"""The outbox: what may be reported, what is known of it where, and damaged records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fixtures.desk import Desk
+from fixtures.reporting_service import Fault, ReportingService
+from hashclient.errors import AuditError, ConfigError, StateError, UsageError
+from hashclient.fsio import writer_lock
+from hashclient.model import MatchState
+from hashclient.reporting import Report, State
+from hashclient.reporting.outbox import MAX_MATCHES
+
+SECOND = '[report.to.second]\nkind = "package"\ndirectory = "/nowhere"\n'
+HOTLINE = (
+    '[report.to.hotline]\nkind = "cybertipline"\nurl = "https://127.0.0.1:9/ws"\n'
+    'incident_type = "x"\nbasic_file = "/nowhere"\n'
+)
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path, SECOND)
+
+
+def test_a_report_is_noted_everywhere(desk: Desk) -> None:
+    match = desk.find("a", b"x")
+    report = desk.prepare(match)
+    assert report.state is State.PREPARED and report.is_due(desk.now())
+    assert list(desk.outbox.reports()) == [report] == [desk.outbox.get(report.id)]
+    assert desk.events()[-1] == "report-prepared"
+    assert desk.story(match) == ["found", "report-prepared"]
+    assert desk.get(match).state is MatchState.FOUND
+    document = desk.outbox.document(report)
+    assert [m.id for m in document.matches] == [match.id]
+    assert document.reporter.organisation == "Example"
+    folder = desk.outbox.folder(report.id)
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert all(p.stat().st_mode & 0o777 == 0o600 for p in folder.iterdir())
+
+
+def test_a_match_is_reported_once_to_each(desk: Desk) -> None:
+    first, second = desk.find("a", b"x"), desk.find("b", b"y")
+    report = desk.prepare(first)
+    with pytest.raises(UsageError, match=f"in report {report.id} to police already"):
+        desk.prepare(second, first)
+    assert desk.prepare(second, first, to="second").matches == (second.id, first.id)
+    assert desk.prepare(first, again=True).id != report.id
+    desk.send(report)
+    with pytest.raises(UsageError, match="already"):
+        desk.prepare(first)
+
+
+def test_what_was_taken_back_can_be_reported_again(desk: Desk) -> None:
+    match = desk.find("a", b"x")
+    report = desk.prepare(match)
+    sent = desk.retract(report)
+    assert (sent.report.state, sent.detail) == (State.RETRACTED, "retracted")
+    assert desk.send_due() == []
+    with pytest.raises(UsageError, match="retracted already"):
+        desk.send(report)
+    desk.prepare(match)
+
+
+@pytest.mark.parametrize(
+    "state", [MatchState.WITHDRAWN, MatchState.RESTORED, MatchState.PURGED, MatchState.CLOSED]
+)
+def test_what_is_not_to_be_reported(desk: Desk, state: MatchState) -> None:
+    match = desk.find("a", b"x")
+    with desk.record() as record:
+        record.change(match.id, state, desk.now(), {})
+    with pytest.raises(UsageError, match=f"it is {state}"):
+        desk.prepare(match)
+    assert list(desk.outbox.reports()) == []
+
+
+def test_what_is_withdrawn_before_it_is_sent_is_left_out(desk: Desk) -> None:
+    first, second = desk.find("a", b"x"), desk.find("b", b"y")
+    report = desk.prepare(first, second)
+    with desk.record() as record:
+        record.withdraw("baseline", [first.hits[0].hit.entry], 4, desk.now())
+    sent = desk.send(report)
+    assert (sent.report.matches, sent.report.left_out) == ((second.id,), (first.id,))
+    assert desk.get(first).state is MatchState.WITHDRAWN
+    assert desk.get(second).state is MatchState.REPORTED
+
+
+def test_a_report_of_which_nothing_is_left_is_dropped(desk: Desk) -> None:
+    match = desk.find("a", b"x")
+    report = desk.prepare(match)
+    with desk.record() as record:
+        record.change(match.id, MatchState.CLOSED, desk.now(), {})
+    (sent,) = desk.send_due()
+    assert sent.error is None and sent.report.state is State.RETRACTED
+    assert list(desk.out.iterdir()) == []
+    assert desk.outbox.get(report.id).retraction is not None
+
+
+def test_numbers_of_matches(desk: Desk) -> None:
+    match = desk.find("a", b"x")
+    with desk.record() as record, pytest.raises(UsageError, match="not of 0"):
+        desk.outbox.prepare([], record, "police", by="x")
+    assert desk.prepare(match, match).matches == (match.id,)
+    assert MAX_MATCHES * 13 < 1 << 20  # a record of the audit log holds that many ids
+
+
+def test_destinations(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, HOTLINE)
+    match = desk.find("a", b"x")
+    with pytest.raises(UsageError, match="nobody") as caught:
+        desk.prepare(match, to="nobody")
+    assert "hotline, police" in (caught.value.hint or "")
+    with desk.record() as record, pytest.raises(UsageError, match="to whom"):
+        desk.outbox.prepare([match], record, None, by="x")
+    desk.prepare(match, to="hotline")
+
+
+def test_a_service_wants_to_know_who_reports(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, HOTLINE, reporter=False)
+    match = desk.find("a", b"x")
+    with pytest.raises(ConfigError, match="email"):
+        desk.prepare(match, to="hotline")
+    desk.prepare(match, to="police")
+
+
+def test_a_credential_that_is_missing_is_for_a_person(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, HOTLINE)
+    sent = desk.send(desk.prepare(desk.find("a", b"x"), to="hotline"))
+    assert isinstance(sent.error, ConfigError)
+    assert sent.report.state is State.FAILED
+
+
+def test_a_failing_audit_log_is_made_up_for(desk: Desk) -> None:
+    match = desk.find("a", b"x")
+    log = desk.settings.audit_dir / "log.jsonl"
+    kept = log.read_bytes()
+    log.write_bytes(kept[:-20] + b"0" + kept[-19:])
+    with pytest.raises(AuditError):
+        desk.prepare(match)
+    (report,) = desk.outbox.reports()
+    assert report.settled is None
+    log.write_bytes(kept)
+    other = desk.prepare(desk.find("b", b"y"))
+    assert desk.outbox.get(report.id).settled is State.PREPARED
+    assert desk.events()[-2:] == ["report-prepared"] * 2
+    assert desk.story(match) == ["found", "report-prepared"]
+    assert other.settled is State.PREPARED
+
+
+@pytest.mark.parametrize(
+    "report_id", ["", "r-", "x", "r-bbbbbbbbbb", "r-/../../x", "../x", "r-\0", "r-\n\x1b[2J"]
+)
+def test_ids_that_are_none(desk: Desk, report_id: str) -> None:
+    desk.prepare(desk.find("a", b"x"))
+    with pytest.raises(UsageError, match="no report has the id") as caught:
+        desk.outbox.get(report_id)
+    assert caught.value.message.isprintable()
+
+
+@pytest.mark.parametrize("text", [b"", b"{}", b"\xff", b"[" * 100_000, b'{"format": "other"}'])
+def test_a_damaged_record(desk: Desk, text: bytes) -> None:
+    report = desk.prepare(desk.find("a", b"x"))
+    path = desk.outbox.folder(report.id) / "report.json"
+    good = path.read_bytes()
+    for broken in (text, good.replace(report.id.encode(), b"r-bbbbbbbbbb", 1)):
+        path.write_bytes(broken)
+        with pytest.raises(StateError):
+            desk.outbox.get(report.id)
+    path.write_bytes(good)
+    (desk.outbox.folder(report.id) / "document.json").write_bytes(text)
+    with pytest.raises(StateError, match="damaged"):
+        desk.outbox.document(report)
+
+
+def test_a_record_of_matches_that_was_begun_anew(desk: Desk) -> None:
+    report = desk.prepare(desk.find("a", b"x"))
+    desk.send(report)
+    for path in desk.settings.state_dir.glob("matches.db*"):
+        path.unlink()
+    with desk.record() as record:
+        done = desk.outbox.acknowledge(report.id, "case", record, by="x")
+    assert done.settled is State.ACKNOWLEDGED
+
+
+def test_retracting_needs_no_destination_where_nobody_knows(desk: Desk, tmp_path: Path) -> None:
+    report = desk.prepare(desk.find("a", b"x"), to="second")
+    desk.settings.config.report.to.pop("second")
+    sent = desk.send(report)
+    assert isinstance(sent.error, UsageError) and "second" in sent.error.message
+    assert desk.retract(report).report.state is State.RETRACTED
+
+
+def test_a_finished_report_cannot_be_taken_back(tmp_path: Path) -> None:
+    with ReportingService(tmp_path) as service:
+        desk = Desk(tmp_path, f"[report.to.hotline]\n{service.table()}")
+        report = desk.prepare(desk.find("a", b"x"), to="hotline")
+        sent = desk.send(report)
+        assert sent.report.reference == "4711"
+        with pytest.raises(UsageError, match="finished at the service as 4711"):
+            desk.retract(report)
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_proper_submission(tmp_path: Path, tls: bool) -> None:
+    with ReportingService(tmp_path, tls=tls) as service:
+        desk = Desk(tmp_path, f"[report.to.hotline]\n{service.table()}")
+        first, second = desk.find("a", b"x" * 300_000), desk.find(b"b\xff", b"")
+        desk.quarantine(second)
+        report = desk.prepare(first, second, to="hotline")
+        # What is sealed waits for the key; before that, the service hears nothing.
+        (sent,) = desk.send_due()
+        assert sent.error is None and sent.detail == "waits: 1 file is sealed in quarantine"
+        assert service.requests == [] and desk.send_due() == []
+        (sent,) = desk.send_due(identities=desk.identities())
+        assert sent.detail == "finished: hotline calls it 4711"
+        calls = ["upload", "fileinfo"]
+        assert service.requests == ["status", "xsd", "submit", *calls, *calls, "finish"]
+        assert [f.data for f in service.finished.files.values()] == [b"x" * 300_000, b""]
+        assert [r.id for r in sent.report.remote.requests] == service.request_ids[2:]
+        schema = desk.outbox.folder(report.id) / "schema.xsd"
+        assert schema.read_bytes() == service.schema
+
+
+def test_sealed_evidence_is_uploaded_as_it_is(tmp_path: Path) -> None:
+    with ReportingService(tmp_path) as service:
+        desk = Desk(tmp_path, f"[report.to.hotline]\n{service.table(evidence='sealed')}")
+        first, second = desk.find("a", b"one"), desk.find("b", b"two")
+        desk.quarantine(first)
+        assert desk.send(desk.prepare(first, second, to="hotline")).error is None
+        (file,) = service.finished.files.values()
+        evidence = desk.settings.quarantine_dir / first.id / "evidence.age"
+        assert file.data == evidence.read_bytes()
+        assert file.details is not None and b"originalFileHash" not in file.details
+        assert f"match {second.id}".encode() in service.finished.document
+
+
+def test_no_evidence_where_none_is_wanted(tmp_path: Path) -> None:
+    with ReportingService(tmp_path) as service:
+        desk = Desk(tmp_path, f"[report.to.hotline]\n{service.table(evidence='none')}")
+        match = desk.find("a", b"one")
+        assert desk.send(desk.prepare(match, to="hotline")).error is None
+        assert service.requests == ["status", "xsd", "submit", "finish"]
+        assert f"match {match.id}".encode() in service.finished.document
+
+
+def test_a_report_that_does_not_fit_is_not_sent(tmp_path: Path) -> None:
+    with ReportingService(tmp_path) as service:
+        desk = Desk(tmp_path, f"[report.to.hotline]\n{service.table(incident_type='Other')}")
+        sent = desk.send(desk.prepare(desk.find("a", b"x"), to="hotline"))
+        assert isinstance(sent.error, ConfigError) and "incidentType" in sent.error.message
+        assert service.requests == ["status", "xsd"]
+        service.schema = b"<html/>"
+        assert desk.send(sent.report).error is not None
+        assert "submit" not in service.requests
+
+
+def test_a_schema_that_is_too_long(tmp_path: Path) -> None:
+    with ReportingService(tmp_path) as service:
+        desk = Desk(tmp_path, f"[report.to.hotline]\n{service.table()}")
+        service.schema = service.schema + b" " * (5 << 20)
+        sent = desk.send(desk.prepare(desk.find("a", b"x"), to="hotline"))
+        assert sent.error is not None and "longer than" in sent.error.message
+        assert service.requests == ["status", "xsd"]
+
+
+def test_files_that_the_service_does_not_name(tmp_path: Path) -> None:
+    body = b"<reportDoneResponse><responseCode>0</responseCode><files/></reportDoneResponse>"
+    with ReportingService(tmp_path) as service:
+        desk = Desk(tmp_path, f"[report.to.hotline]\n{service.table()}")
+        service.fail("finish", Fault(body=body))
+        sent = desk.send(desk.prepare(desk.find("a", b"x"), to="hotline"))
+        assert sent.report.state is State.ACKNOWLEDGED
+        assert "does not name 1 of the files" in sent.notes[0]
+
+
+def test_other_keys_prove_nothing(tmp_path: Path) -> None:
+    with ReportingService(tmp_path) as service:
+        desk = Desk(tmp_path, f"[report.to.hotline]\n{service.table()}")
+        report: Report = desk.prepare(desk.find("a", b"x"), to="hotline")
+        (desk.settings.state_dir / "seal.key").unlink()
+        sent = desk.send(report)
+        assert sent.error is not None and "another key" in sent.error.message
+        assert service.states() == ["retracted"]
+
+
+def test_a_second_command_waits_to_prepare_and_does_not_send(desk: Desk) -> None:
+    match = desk.find("a", b"x")
+    desk.settings.reports_dir.mkdir(mode=0o700)
+    with writer_lock(desk.settings.reports_dir / "lock"):
+        report = desk.prepare(match)
+        with pytest.raises(StateError, match="another command is working on reports"):
+            desk.send(report)

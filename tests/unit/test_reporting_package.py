@@ -1,0 +1,579 @@
+"""Packages: what is in them, that others can verify and open them, and that no edit passes."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import jsonschema
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fixtures.desk import Desk
+from hashclient.audit import read
+from hashclient.errors import (
+    AuthorisationError,
+    ConfigError,
+    StateError,
+    UsageError,
+    VerificationError,
+)
+from hashclient.quarantine.agefile import load_identities, write_identity
+from hashclient.reporting import Report, State
+from hashclient.reporting.document import Document, file_path, parse_document
+from hashclient.reporting.verify import verify_package, verify_retraction
+from tests.support import environment
+
+ROOT = Path(__file__).parents[2]
+SCHEMA = json.loads((ROOT / "docs" / "report.schema.json").read_bytes())
+A, B = b"first file" * 10_000, b""
+
+
+def package_of(desk: Desk, report: Report) -> Path:
+    found = desk.outbox.get(report.id).package
+    assert found is not None
+    return desk.out / found.name
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
+    """Return a desk that has handed over a package: one file sealed, one in place."""
+    desk = Desk(tmp_path_factory.mktemp("desk"))
+    first, second = desk.find("a", A), desk.find(b"b\xff", B)
+    desk.find("not reported", b"another")
+    desk.quarantine(first)
+    sent = desk.send(desk.prepare(first, second))
+    assert sent.error is None and sent.notes == ()
+    return desk
+
+
+@pytest.fixture(scope="module")
+def package(desk: Desk) -> Path:
+    (path,) = (p for p in desk.out.iterdir() if p.is_dir())
+    return path
+
+
+def test_what_is_in_it(desk: Desk, package: Path) -> None:
+    document = parse_document((package / "document.json").read_bytes())
+    first, second = document.matches
+    names = {p.relative_to(package).as_posix() for p in package.rglob("*")}
+    evidence = f"evidence/{first.id}.age"
+    head = {"README.txt", "document.json", "custody.jsonl", "checkpoint.json", "evidence"}
+    assert names == head | {evidence}
+    assert first.evidence is not None and second.evidence is None
+    assert first.evidence.recipients == (desk.officer_public,)
+    assert (first.in_place, second.in_place) == (False, True)
+    assert file_path(second) == os.fsdecode(bytes(desk.files) + b"/b\xff")
+    assert (first.viewed, second.viewed) == (False, False)
+    assert [step.event for step in first.story] == ["found", "quarantined", "report-prepared"]
+    assert all((p.stat().st_mode & 0o077) == 0 for p in [package, *package.rglob("*")])
+
+
+def test_no_digest_of_a_file_is_in_it(package: Path) -> None:
+    texts = b"".join(p.read_bytes() for p in package.glob("*.*"))
+    for data in (A, B):
+        for name in ("md5", "sha1", "sha256"):
+            assert hashlib.new(name, data).hexdigest().encode() not in texts
+
+
+def test_the_document_fits_the_published_schema(package: Path) -> None:
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    validator = jsonschema.Draft202012Validator(
+        SCHEMA, format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER
+    )
+    document = json.loads((package / "document.json").read_bytes())
+    validator.validate(document)
+    for path in (["matches", 0, "viewed"], ["report"], ["matches", 0, "evidence", "sha256"]):
+        broken = json.loads((package / "document.json").read_bytes())
+        place = broken
+        for key in path[:-1]:
+            place = place[key]
+        place[path[-1]] = True
+        assert not validator.is_valid(broken)
+        with pytest.raises(VerificationError):
+            parse_document(json.dumps(broken).encode())
+
+
+def test_the_schema_names_what_the_code_does() -> None:
+    def check(schema: dict[str, object], struct: type) -> None:
+        properties = schema["properties"]
+        assert isinstance(properties, dict)
+        assert set(properties) == set(struct.__struct_fields__)  # type: ignore[attr-defined]
+
+    from hashclient.reporting import document as module
+
+    check(SCHEMA, Document)
+    check(SCHEMA["properties"]["reporter"], module.Reporter)
+    check(SCHEMA["properties"]["tool"], module.Tool)
+    check(SCHEMA["$defs"]["match"], module.ReportedMatch)
+    check(SCHEMA["$defs"]["entry"], module.Entry)
+    check(SCHEMA["$defs"]["evidence"], module.Evidence)
+
+
+def test_it_verifies_on_another_machine(desk: Desk, package: Path, tmp_path: Path) -> None:
+    """In another process, with another home, no configuration and no state."""
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(package, elsewhere)
+    done = subprocess.run(
+        [sys.executable, "-m", "hashclient", "report", "verify", "elsewhere", "--format", "json"],
+        cwd=tmp_path,
+        env=environment(HOME=str(tmp_path), XDG_STATE_HOME="", XDG_CONFIG_HOME=""),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    result = json.loads(done.stdout)
+    genesis = next(read(desk.settings.audit_dir))
+    assert result["public_key"] == genesis.data["public_key"]
+    assert (result["matches"], result["evidence"]) == (2, 1)
+    assert {p.name for p in tmp_path.iterdir()} == {"elsewhere"}
+
+
+def test_the_custody_holds_all_of_these_matches_and_nothing_of_others(package: Path) -> None:
+    lines = [json.loads(line) for line in (package / "custody.jsonl").read_bytes().splitlines()]
+    assert [line["event"] for line in lines] == [
+        "genesis",
+        "match",
+        "match",
+        "quarantine-sealed",
+        "quarantined",
+        "report-prepared",
+        "report-submitting",
+        "report-packaged",
+    ]
+    assert all("sig" in line for line in lines)
+    document = parse_document((package / "document.json").read_bytes())
+    assert {line["data"]["id"] for line in lines[1:3]} == {m.id for m in document.matches}
+
+
+def test_the_key_is_compared(desk: Desk, package: Path) -> None:
+    key = verify_package(package).public_key
+    assert verify_package(package, public_key=f" {key.upper()}\n").public_key == key
+    with pytest.raises(VerificationError, match="another key"):
+        verify_package(package, public_key="0" * 64)
+
+
+@pytest.mark.skipif(shutil.which("age") is None, reason="the age tool is not installed")
+def test_evidence_opens_with_the_age_tool(desk: Desk, package: Path) -> None:
+    (path,) = (package / "evidence").iterdir()
+    done = subprocess.run(
+        ["age", "-d", "-i", desk.officer, path], capture_output=True, check=True, timeout=30
+    )
+    assert done.stdout == A
+
+
+def files_of(package: Path) -> list[Path]:
+    return sorted(p for p in package.rglob("*") if p.is_file())
+
+
+@given(st.data())
+def test_no_edit_passes(package: Path, data: st.DataObject) -> None:
+    """One byte changed, put in or taken out, anywhere; or the end cut off."""
+    path = data.draw(st.sampled_from(files_of(package)))
+    text = path.read_bytes()
+    at = data.draw(st.integers(0, len(text) - 1))
+    edits = {
+        "change": text[:at] + bytes([text[at] ^ data.draw(st.integers(1, 255))]) + text[at + 1 :],
+        "insert": text[:at] + b"\n" + text[at:],
+        "remove": text[:at] + text[at + 1 :],
+        "cut": text[:at],
+    }
+    edited = edits[data.draw(st.sampled_from(sorted(edits)))]
+    if path.name == "checkpoint.json" and edited.strip() == text.strip():
+        return  # a newline around it is none of its content
+    try:
+        path.write_bytes(edited)
+        with pytest.raises(VerificationError) as caught:
+            verify_package(package)
+        assert caught.value.message.isprintable()
+    finally:
+        path.write_bytes(text)
+    verify_package(package)
+
+
+def drop_a_line(path: Path) -> None:
+    lines = (path / "custody.jsonl").read_bytes().splitlines(keepends=True)
+    (path / "custody.jsonl").write_bytes(b"".join(lines[:2] + lines[3:]))
+
+
+def swap_lines(path: Path) -> None:
+    lines = (path / "custody.jsonl").read_bytes().splitlines(keepends=True)
+    lines[1], lines[2] = lines[2], lines[1]
+    (path / "custody.jsonl").write_bytes(b"".join(lines))
+
+
+def another_file(path: Path) -> None:
+    (path / "more.txt").write_text("x")
+
+
+def another_evidence(path: Path) -> None:
+    (path / "evidence" / "more.age").write_text("x")
+
+
+def no_evidence(path: Path) -> None:
+    (path / "evidence").joinpath(next((path / "evidence").iterdir())).unlink()
+
+
+def a_link_as_evidence(path: Path) -> None:
+    (evidence,) = (path / "evidence").iterdir()
+    evidence.rename(path.parent / "moved")
+    evidence.symlink_to(path.parent / "moved")
+
+
+def a_link_as_directory(path: Path) -> None:
+    (path / "evidence").rename(path.parent / "moved")
+    (path / "evidence").symlink_to(path.parent / "moved")
+
+
+def a_pipe(path: Path) -> None:
+    (path / "README.txt").unlink()
+    os.mkfifo(path / "README.txt")
+
+
+def a_directory(path: Path) -> None:
+    (path / "README.txt").unlink()
+    (path / "README.txt").mkdir()
+
+
+def no_checkpoint(path: Path) -> None:
+    (path / "checkpoint.json").unlink()
+
+
+def nothing(path: Path) -> None:
+    shutil.rmtree(path / "evidence")
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        drop_a_line,
+        swap_lines,
+        another_file,
+        another_evidence,
+        no_evidence,
+        a_link_as_evidence,
+        a_link_as_directory,
+        a_pipe,
+        a_directory,
+        no_checkpoint,
+        nothing,
+    ],
+)
+def test_nothing_may_be_missing_or_added(
+    package: Path, tmp_path: Path, edit: Callable[[Path], None]
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(package, copy)
+    edit(copy)
+    with pytest.raises(VerificationError):
+        verify_package(copy)
+
+
+def test_the_parts_of_two_packages_do_not_mix(desk: Desk, package: Path, tmp_path: Path) -> None:
+    document = parse_document((package / "document.json").read_bytes())
+    with desk.record() as record:
+        match = record.get(document.matches[0].id)
+    again = desk.prepare(match, again=True)
+    desk.send(again)
+    other = package_of(desk, again)
+    verify_package(other)
+    for name in ("document.json", "custody.jsonl", "README.txt"):
+        copy = tmp_path / name
+        shutil.copytree(package, copy)
+        shutil.copyfile(other / name, copy / name)
+        with pytest.raises(VerificationError):
+            verify_package(copy)
+    # An older checkpoint does not vouch for what came later.
+    shutil.copyfile(package / "checkpoint.json", other / "checkpoint.json")
+    with pytest.raises(VerificationError, match="vouch"):
+        verify_package(other)
+
+
+def test_a_checkpoint_of_another_log(desk: Desk, package: Path, tmp_path: Path) -> None:
+    other = Desk(tmp_path / "other")
+    other.send(other.prepare(other.find("a", A)))
+    (path,) = other.out.iterdir()
+    copy = tmp_path / "copy"
+    shutil.copytree(package, copy)
+    shutil.copyfile(path / "checkpoint.json", copy / "checkpoint.json")
+    with pytest.raises(VerificationError, match="another log"):
+        verify_package(copy)
+
+
+# Archives, sealed to their recipient.
+
+
+@pytest.fixture
+def recipient(tmp_path: Path) -> tuple[Path, str]:
+    path = tmp_path / "recipient.key"
+    return path, write_identity(path, datetime(2026, 1, 31, tzinfo=UTC))
+
+
+@pytest.fixture
+def sealed(tmp_path: Path, recipient: tuple[Path, str]) -> tuple[Desk, Path]:
+    """Return a desk that has handed over a sealed archive, and that."""
+    table = (
+        f'[report.to.sealed]\nkind = "package"\ndirectory = "{tmp_path / "out"}"\n'
+        f'recipients = ["{recipient[1]}"]\n'
+    )
+    desk = Desk(tmp_path, table)
+    match = desk.find("a", A)
+    sent = desk.send(desk.prepare(match, desk.find("b", B), to="sealed", seal_evidence=True))
+    assert sent.error is None and sent.notes == ()
+    return desk, package_of(desk, sent.report)
+
+
+def test_an_archive_verifies_for_its_recipient(
+    sealed: tuple[Desk, Path], recipient: tuple[Path, str]
+) -> None:
+    desk, path = sealed
+    assert path.name.endswith(".tar.age")
+    found = verify_package(path, identities=load_identities(recipient[0]))
+    assert found.evidence == 2
+    with pytest.raises(UsageError, match="sealed"):
+        verify_package(path)
+    with pytest.raises(AuthorisationError):
+        verify_package(path, identities=load_identities(desk.officer))
+    # The evidence is for both: who quarantines here, and who gets it. The files stay in place.
+    for match in found.document.matches:
+        assert match.evidence is not None
+        assert match.evidence.recipients == (desk.officer_public, recipient[1])
+        assert Path(match.path).exists() and match.in_place
+    assert not (desk.outbox.folder(found.document.report) / "sealed").exists()
+
+
+@pytest.mark.skipif(shutil.which("age") is None, reason="the age tool is not installed")
+def test_an_archive_opens_with_standard_tools(
+    sealed: tuple[Desk, Path], recipient: tuple[Path, str], tmp_path: Path
+) -> None:
+    command = ["age", "-d", "-i", str(recipient[0]), str(sealed[1])]
+    opened = subprocess.run(command, capture_output=True, check=True, timeout=30)
+    (tmp_path / "package.tar").write_bytes(opened.stdout)
+    verify_package(tmp_path / "package.tar")
+    subprocess.run(["tar", "xf", "package.tar", "--one-top-level"], cwd=tmp_path, check=True)
+    found = verify_package(tmp_path / "package")
+    evidence = found.document.matches[0].evidence
+    assert evidence is not None
+    command = ["age", "-d", "-i", str(recipient[0]), str(tmp_path / "package" / evidence.name)]
+    assert subprocess.run(command, capture_output=True, check=True, timeout=30).stdout == A
+
+
+def test_a_damaged_archive(sealed: tuple[Desk, Path], recipient: tuple[Path, str]) -> None:
+    path, identities = sealed[1], load_identities(recipient[0])
+    text = path.read_bytes()
+    for edited in (text[:-1], text[:1000], text[:-500] + b"x" + text[-499:], text + b"x"):
+        path.write_bytes(edited)
+        with pytest.raises(VerificationError):
+            verify_package(path, identities=identities)
+
+
+def members(found: tarfile.TarFile) -> list[tuple[tarfile.TarInfo, bytes]]:
+    result = []
+    for info in found:
+        stream = found.extractfile(info)
+        assert stream is not None
+        result.append((info, stream.read()))
+    return result
+
+
+@pytest.fixture
+def plain_tar(sealed: tuple[Desk, Path], recipient: tuple[Path, str]) -> bytes:
+    import pyrage
+
+    opened: bytes = pyrage.decrypt(sealed[1].read_bytes(), load_identities(recipient[0]))
+    return opened
+
+
+def test_an_archive_is_of_the_plainest_kind(plain_tar: bytes, tmp_path: Path) -> None:
+    """Whatever another archive could smuggle in is refused."""
+    path = tmp_path / "x.tar"
+    path.write_bytes(plain_tar)
+    verify_package(path)
+    with tarfile.open(path) as opened:
+        content = members(opened)
+
+    def rebuilt(change: Callable[[list[tuple[tarfile.TarInfo, bytes]]], None]) -> bytes:
+        items = [(tarfile.TarInfo.frombuf(i.tobuf(), "ascii", "strict"), d) for i, d in content]
+        change(items)
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as archive:
+            for info, text in items:
+                archive.addfile(info, io.BytesIO(text))
+        return buffer.getvalue()
+
+    def rename(name: str) -> Callable[[list[tuple[tarfile.TarInfo, bytes]]], None]:
+        return lambda items: setattr(items[-1][0], "name", name)
+
+    def link(items: list[tuple[tarfile.TarInfo, bytes]]) -> None:
+        items[-1][0].type, items[-1][0].linkname = tarfile.SYMTYPE, "/etc/passwd"
+
+    hostile = [
+        rebuilt(rename("../evidence.age")),
+        rebuilt(rename("/etc/passwd")),
+        rebuilt(rename("x" * 200)),
+        rebuilt(link),
+        rebuilt(lambda items: items.reverse()),
+        rebuilt(lambda items: items.append(items[-1])),
+        rebuilt(lambda items: setattr(items[0][0], "mtime", 1)),
+        plain_tar[:-512],
+        plain_tar[:-1024],
+        plain_tar[:5000],
+        plain_tar + b"x",
+        plain_tar + plain_tar,
+        b"",
+        b"\0" * 1024,
+        b"x" * 512,
+    ]
+    for text in hostile:
+        path.write_bytes(text)
+        with pytest.raises(VerificationError):
+            verify_package(path)
+
+
+# What goes wrong, and what does not.
+
+
+def test_an_existing_package_is_never_overwritten(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    report = desk.prepare(desk.find("a", A))
+    target = desk.out / f"hashclient-report-{report.id}"
+    target.mkdir()
+    sent = desk.send(report)
+    assert isinstance(sent.error, StateError) and "there already" in sent.error.message
+    assert list(target.iterdir()) == []
+    target.rmdir()
+    assert desk.send(report).error is None
+
+
+def test_no_directory_to_put_it_in(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    report = desk.prepare(desk.find("a", A))
+    desk.out.rmdir()
+    sent = desk.send(report)
+    assert isinstance(sent.error, StateError)
+    assert not desk.out.exists()
+    assert sent.report.state is State.PREPARED
+
+
+def test_damaged_evidence_is_not_handed_over(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    match = desk.find("a", A)
+    desk.quarantine(match)
+    report = desk.prepare(match)
+    evidence = desk.settings.quarantine_dir / match.id / "evidence.age"
+    evidence.write_bytes(evidence.read_bytes()[:-1] + b"\0")
+    sent = desk.send(report)
+    assert isinstance(sent.error, StateError) and "damaged" in sent.error.message
+    assert list(desk.out.iterdir()) == []
+
+
+def test_what_was_quarantined_after_preparing_is_in_the_package(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    match = desk.find("a", A)
+    report = desk.prepare(match)
+    desk.quarantine(match)
+    desk.send(report)
+    found = verify_package(package_of(desk, report))
+    assert found.evidence == 1 and not found.document.matches[0].in_place
+
+
+def test_a_recipient_who_cannot_open_the_evidence_is_told_of(
+    tmp_path: Path, recipient: tuple[Path, str]
+) -> None:
+    table = (
+        f'[report.to.sealed]\nkind = "package"\ndirectory = "{tmp_path / "out"}"\n'
+        f'recipients = ["{recipient[1]}"]\n'
+    )
+    desk = Desk(tmp_path, table)
+    match = desk.find("a", A)
+    desk.quarantine(match)
+    sent = desk.send(desk.prepare(match, to="sealed"))
+    assert sent.error is None
+    (note,) = sent.notes
+    assert "cannot open the evidence of 1 match" in note and match.id in note
+
+
+def test_sealing_on_the_fly_takes_only_the_file_that_matched(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    match = desk.find("a", A)
+    report = desk.prepare(match, seal_evidence=True)
+    (desk.files / "a").write_bytes(b"secret")
+    sent = desk.send(report)
+    assert sent.error is None
+    (note,) = sent.notes
+    assert match.id in note and "not the file that matched" in note
+    assert verify_package(package_of(desk, report)).evidence == 0
+
+
+def test_a_recipient_that_is_none(tmp_path: Path) -> None:
+    table = (
+        f'[report.to.sealed]\nkind = "package"\ndirectory = "{tmp_path / "out"}"\n'
+        'recipients = ["age1nonsense"]\n'
+    )
+    desk = Desk(tmp_path, table)
+    sent = desk.send(desk.prepare(desk.find("a", A), to="sealed"))
+    assert isinstance(sent.error, ConfigError)
+    assert sent.report.state is State.FAILED
+    assert list(desk.out.iterdir()) == []
+
+
+def test_a_package_is_acknowledged_and_retracted(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    match = desk.find("a", A)
+    report = desk.prepare(match)
+    with desk.record() as record:
+        with pytest.raises(UsageError, match="prepared"):
+            desk.outbox.acknowledge(report.id, "case 1", record, by="somebody")
+        desk.send(report)
+        done = desk.outbox.acknowledge(report.id, "case 1", record, by="somebody")
+    assert done.reference == "case 1"
+    assert desk.story(match) == ["found", "report-prepared", "reported", "acknowledged"]
+    sent = desk.retract(report, "the entry was wrong")
+    assert sent.report.state is State.RETRACTED
+    note = desk.out / f"hashclient-report-{report.id}-retraction.json"
+    found = verify_retraction(note)
+    assert found.report_id == report.id
+    assert found.record.data["reason"] == "the entry was wrong"
+    assert found.public_key == verify_package(package_of(desk, report)).public_key
+    with pytest.raises(UsageError, match="retracted already"):
+        desk.retract(report)
+    # A note that a kill has kept from being written is written then.
+    note.unlink()
+    desk.retract(report)
+    verify_retraction(note)
+
+
+def test_a_note_of_retraction_that_was_edited(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    report = desk.prepare(desk.find("a", A))
+    desk.send(report)
+    desk.retract(report)
+    note = desk.out / f"hashclient-report-{report.id}-retraction.json"
+    document = json.loads(note.read_bytes())
+    edits: list[object] = [
+        {**document, "report": "r-bbbbbbbbbb"},
+        {**document, "records": document["records"][:-1]},
+        {**document, "records": document["records"][1:]},
+        {**document, "more": 1},
+        {**document, "records": []},
+        {**document, "records": "x"},
+        [],
+        None,
+    ]
+    changed = json.loads(note.read_bytes())
+    changed["records"][-1]["data"]["reason"] = "none"
+    for edit in [*edits, changed]:
+        note.write_text(json.dumps(edit))
+        with pytest.raises(VerificationError):
+            verify_retraction(note)
