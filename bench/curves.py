@@ -56,16 +56,16 @@ def list_costs(work: Path, scale: float) -> Iterator[ListCost]:
     path = work / "one-file"
     path.write_text("a dummy file\n")
     for full in LIST_ENTRIES:
-        entries, asked = max(1000, int(full * scale)), max(1000, int(ASKED * scale))
+        entries = max(ASKED // 1000, int(full * scale))  # one in a thousand is asked about
         algorithms = ("md5", "sha1", "sha256")
         root = repository(work, "all", entries=entries, algorithms=algorithms, sizes=True)
         with served(root) as here:
             first = run(hashclient(here.state, "fetch"), repeat=1)
             index = sum(p.stat().st_size for p in (here.state / "lists").rglob("run-*"))
             one = run(hashclient(here.state, "scan", path), repeat=5)
-            digests = root / f"asked-{asked}.txt"
+            digests = root / f"asked-{ASKED}.txt"
             if not digests.exists():
-                write_digests(digests, here.csv, "sha256", asked)
+                write_digests(digests, here.csv, "sha256", ASKED)
             many = run(hashclient(here.state, "lookup", "--from", digests), expect=[10])
             publish_delta(here, entries=CHANGED)
             delta = run(hashclient(here.state, "fetch"), repeat=1)
@@ -99,7 +99,7 @@ def tree_costs(work: Path, scale: float) -> Iterator[TreeCost]:
             part = folders[: files // FOLDER_FILES]
             scan = hashclient(reading.state, "scan", *part)
             forget: list[str | Path] = ["rm", "-f", reading.state / "inventory.db"]
-            repeat = 3 if files <= 300_000 else 1
+            repeat = 3 if files <= 300_000 else 2
             find = run(["find", *part, "-printf", "%s\n"], repeat=repeat)
             first = run(scan, repeat=repeat, before=forget)
             again = run(scan, repeat=repeat)

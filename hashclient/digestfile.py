@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 #: Bytes read at a time: 64k rows of the shortest digest, and the memory that a batch takes.
-CHUNK_BYTES = 4 << 20
+CHUNK_BYTES = 2 << 20
 MAX_LINE_BYTES = 64 << 10
 
 FORMATS_HINT = (
@@ -183,7 +183,8 @@ def _from_hex(digits: Uint8) -> Uint8:
     values = _PAIR_VALUES.take(np.ascontiguousarray(digits).view("<u2"))
     if values.size and int(values.max()) > 255:
         raise ValueError("not hexadecimal")
-    return values.astype(np.uint8)
+    decoded: Uint8 = values.astype(np.uint8)
+    return decoded
 
 
 _BY_HEX_DIGITS = {2 * a.digest_bytes: a for a in Algorithm}

@@ -246,42 +246,8 @@ class Service:
             ConfigError: the address is refused, or the proxy is not usable; nothing was sent.
             HashclientError: no answer of such a service came; whether it did anything is not known.
         """
-        answered, text = self._exchange(
-            method, name, MAX_ANSWER_BYTES, content_type, content, content_bytes
-        )
-        try:
-            texts = parse_answer(text)
-            code = int(texts["responseCode"][0])
-        except (UnreachableError, KeyError, ValueError) as error:
-            fault = answered.fault
-            if isinstance(fault, TransientError):
-                fault = fault.error
-            if fault is not None:
-                raise self._ours(fault) from error
-            raise UnreachableError(
-                self._named(f"the service answers with something that is no answer: /{name}"),
-                hint=_HINT,
-            ) from error
-        return Answer(
-            code,
-            answered.request_id,
-            _one(texts, "reportId", _REMOTE_ID),
-            _one(texts, "fileId", _REMOTE_ID),
-            _one(texts, "hash", _MD5),
-            tuple(f for f in texts.get("fileId", []) if _REMOTE_ID.fullmatch(f)),
-        )
-
-    def _exchange(
-        self,
-        method: str,
-        name: str,
-        max_bytes: int,
-        content_type: str | None = None,
-        content: bytes | Iterator[bytes] | None = None,
-        content_bytes: int | None = None,
-    ) -> tuple[_Answered, bytes]:
         url = f"{self._base}/{name}"
-        answered = _Answered(url, max_bytes)
+        answered = _Answered(url, MAX_ANSWER_BYTES)
         if content_bytes is None:
             content_bytes = len(content) if isinstance(content, bytes) else 0
         headers = {} if content_type is None else {"Content-Type": content_type}
@@ -298,12 +264,37 @@ class Service:
         except StateError:  # of our own file, not of the service
             raise
         except HashclientError as error:
-            self.request_id = answered.request_id
+            self._note(answered)
             raise self._ours(error) from error
-        finally:
-            self.request_id = answered.request_id
-            self.retry_after_s = answered.retry_after_s
-        return answered, text
+        self._note(answered)
+        return self._answer(answered, text, name)
+
+    def _note(self, answered: _Answered) -> None:
+        self.request_id = answered.request_id
+        self.retry_after_s = answered.retry_after_s
+
+    def _answer(self, answered: _Answered, text: bytes, name: str) -> Answer:
+        """Parse an answer; without a code of the service's own, its HTTP status is what counts."""
+        fault = answered.fault
+        if isinstance(fault, TransientError):
+            fault = fault.error
+        try:
+            texts = parse_answer(text)
+            code = int(texts["responseCode"][0])
+        except (UnreachableError, KeyError, ValueError) as error:
+            what = f"the service answers with something that is no answer: /{name}"
+            none = UnreachableError(self._named(what), hint=_HINT)
+            raise none if fault is None else self._ours(fault) from error
+        if fault is not None and code == OK:
+            raise self._ours(fault)
+        return Answer(
+            code,
+            answered.request_id,
+            _one(texts, "reportId", _REMOTE_ID),
+            _one(texts, "fileId", _REMOTE_ID),
+            _one(texts, "hash", _MD5),
+            tuple(f for f in texts.get("fileId", []) if _REMOTE_ID.fullmatch(f)),
+        )
 
     def _ours(self, error: HashclientError) -> HashclientError:
         """Return an error of the transport in the words of reports.

@@ -32,7 +32,7 @@ class World:
         found = self.call("scan", "--format", "jsonl", self.tree).lines[:-1]
         return {Path(line["path"]).name: line["id"] for line in found}
 
-    def list(self, *args: object) -> list[tuple[str, str]]:
+    def listed(self, *args: object) -> list[tuple[str, str]]:
         """Return name and state of the matches that are listed."""
         result = self.call("matches", "--format", "jsonl", *args)
         assert (result.code, result.err) == (0, "")
@@ -69,16 +69,16 @@ def test_what_a_scan_finds_is_listed_under_its_id(world: World) -> None:
     assert world.ids() == ids
     os.utime(world.tree / "a")
     assert world.ids() == ids
-    assert sorted(world.list()) == [("a", "found"), ("b", "found")]
+    assert sorted(world.listed()) == [("a", "found"), ("b", "found")]
 
 
 def test_matches_are_chosen_by_state(world: World) -> None:
     ids = world.ids()
     closed = world.call("matches", "close", ids["a"], "--reason", "removed by hand")
     assert (closed.code, closed.out) == (0, f"closed {ids['a']}  {world.tree}/a\n")
-    assert world.list("--state", "found") == [("b", "found")]
-    assert world.list("--state", "closed") == [("a", "closed")]
-    assert sorted(world.list("--state", "closed", "--state", "found")) == [
+    assert world.listed("--state", "found") == [("b", "found")]
+    assert world.listed("--state", "closed") == [("a", "closed")]
+    assert sorted(world.listed("--state", "closed", "--state", "found")) == [
         ("a", "closed"),
         ("b", "found"),
     ]
@@ -119,7 +119,7 @@ def test_closing_needs_something_to_close_and_a_reason(world: World) -> None:
         assert result.code == 2 and "hint: " in result.err
     # All are known before the first is closed.
     assert world.call("matches", "close", ids["a"], "nobody", "--reason", "x").code == 2
-    assert sorted(world.list("--state", "found")) == [("a", "found"), ("b", "found")]
+    assert sorted(world.listed("--state", "found")) == [("a", "found"), ("b", "found")]
 
 
 def test_an_unknown_id_is_said_to_be_unknown(world: World) -> None:
@@ -135,7 +135,7 @@ def test_a_log_that_cannot_be_written_keeps_a_match_open(world: World) -> None:
     (world.state / "audit").rmdir()
     (world.state / "audit").touch()
     assert world.call("matches", "close", match_id, "--reason", "x").code == 9
-    assert sorted(world.list()) == [("a", "found"), ("b", "found")]
+    assert sorted(world.listed()) == [("a", "found"), ("b", "found")]
 
 
 def test_names_of_any_bytes_and_an_output_file(world: World, tmp_path: Path) -> None:

@@ -414,6 +414,8 @@ def test_a_credential_that_is_refused(
         Fault(status=503, headers=(("Retry-After", "7200"),)),
         Fault(status=429, headers=(("Retry-After", "7200"),)),
         Fault(status=404),
+        Fault(status=500, body=b"<a><responseCode>0</responseCode></a>"),
+        Fault(status=400, body=b"<a><responseCode>1000</responseCode></a>"),
         Fault(status=302, headers=(("Location", "http://127.0.0.1:9/"),)),
         Fault(body=b"<html>"),
         Fault(body=b"<a/>"),

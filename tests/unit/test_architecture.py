@@ -63,7 +63,9 @@ LAYERS: tuple[frozenset[str], ...] = (
             "reporting",
         }
     ),
-    frozenset({"build", "fetch", "lookup", "record", "respond", "scan", "setup", "status"}),
+    frozenset(
+        {"build", "fetch", "lookup", "metrics", "record", "respond", "scan", "setup", "status"}
+    ),
     frozenset({"__main__", "cli"}),
 )
 
@@ -84,7 +86,7 @@ CHAINS: tuple[tuple[str, ...], ...] = (
     ("lookup", "scan", "fetch"),
     ("fetch", "build"),
     ("setup", "fetch", "build"),
-    ("status", "scan", "fetch"),
+    ("metrics", "status", "scan", "fetch"),
     ("transport", "_oauth", "_channel", "_faults", "_deadline"),
     ("transport", "_oauth", "_channel", "access"),
     ("trust", "transport"),

@@ -1,0 +1,102 @@
+"""The page on reports: its commands run as they stand, its tables are those of the code."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from hashclient import reporting
+from hashclient.config import PackageDestination, ServiceDestination, parse_config
+from hashclient.reporting import State
+from hashclient.reporting.package import (
+    CHECKPOINT_NAME,
+    CUSTODY_NAME,
+    DOCUMENT_NAME,
+    README_NAME,
+)
+from hashclient.reporting.service import Answer, check
+from hashclient.reporting.state import Call
+from tests.docs.blocks import DOCS, marked_blocks, run_script, table_rows
+from tests.support import csv_of, make_state, write_tree
+
+pytestmark = pytest.mark.docs
+
+PAGE = DOCS / "reporting.md"
+EXPECTED_EXIT = re.compile(r"^(?P<command>\S.*?) +# exit (?P<code>\d+)$", re.MULTILINE)
+
+
+def names(heading: str) -> list[str]:
+    """Return the words in the first column of the table below `heading`."""
+    return [key for row in table_rows(PAGE, heading) for key in re.findall(r"`([^`]+)`", row[0])]
+
+
+def test_the_example_is_a_configuration() -> None:
+    (text,) = marked_blocks(PAGE, "config")
+    config = parse_config(text, frozenset(), "example").report
+    assert isinstance(config.to["police"], PackageDestination)
+    assert isinstance(config.to["hotline"], ServiceDestination)
+    assert config.destination() == "police"
+
+
+def test_the_commands_run(tmp_path: Path) -> None:
+    state = make_state(tmp_path, {"baseline": csv_of({"1": b"listed"})})
+    write_tree(tmp_path / "files", {"a": b"listed"})
+    (tmp_path / "handover").mkdir()
+    (text,) = marked_blocks(PAGE, "config")
+    text = text.replace("/srv/handover", str(tmp_path / "handover"))
+    (state / "config.toml").write_text(text)
+    blocks = "".join(marked_blocks(PAGE, "report"))
+    script = EXPECTED_EXIT.sub(r"\g<command> || [ $? = \g<code> ]", blocks)
+    (cron,) = marked_blocks(PAGE, "cron")
+    script += "echo CRON\n" + cron.split(maxsplit=6)[6]
+    code, output = run_script(f"set -e\nexport HASHCLIENT_STATE_DIR={state}\n{script}", tmp_path)
+    assert code == 0, output
+    assert "handed over: " in output and "acknowledged r-" in output
+    assert output.endswith("CRON\n")
+    (path,) = (tmp_path / "handover").iterdir()
+    assert path.name.endswith(".tar.age")
+
+
+def test_states() -> None:
+    assert set(names("## States")) == {str(state) for state in State}
+
+
+def test_files_of_a_package() -> None:
+    files = [README_NAME, DOCUMENT_NAME, CUSTODY_NAME, CHECKPOINT_NAME, "evidence/MATCH.age"]
+    assert names("## The package") == files
+
+
+def test_events_are_those_that_are_logged() -> None:
+    package = Path(reporting.__file__).parent
+    code = "".join(path.read_text() for path in package.glob("*.py"))
+    logged = set(re.findall(r'"(report-[a-z]+)"', code))
+    documented = {
+        e for row in table_rows(PAGE, "## Using it") for e in re.findall(r"`(.+?)`", row[0])
+    }
+    assert documented == logged
+
+
+def test_calls_in_doubt() -> None:
+    assert set(names("## After an interruption")) == {str(call) for call in Call}
+
+
+def test_codes_lead_to_the_exit_codes_that_are_said() -> None:
+    for row in table_rows(PAGE, "## Codes"):
+        for code in map(int, re.findall(r"\d+", row[0])):
+            try:
+                check(Answer(code, None), "x")
+                ends = 0
+            except Exception as error:
+                ends = int(error.exit_code)
+            assert ends == int(row[2]), code
+
+
+def test_messages_are_those_that_are_said() -> None:
+    package = Path(reporting.__file__).parent
+    code = "".join(path.read_text() for path in package.glob("*.py"))
+    for row in table_rows(PAGE, "## When something fails"):
+        for message in row[0].split(", "):
+            first, _, last = message.partition(" … ")
+            assert first in code and last in code, message
