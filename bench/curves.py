@@ -163,7 +163,8 @@ def draw_trees(costs: Sequence[TreeCost], note: str) -> str:
     find = Line("find -printf '%s\\n'", _points(costs, "files", "find_s"), limit=True)
     time = Panel("Time against tree size", x_title, "wall time", _seconds, [*lines("s"), find])
     title = "Memory against tree size"
-    memory = Panel(title, x_title, "peak of the largest process", _bytes, lines("bytes"))
+    y_title = "peak of the largest process"
+    memory = Panel(title, x_title, y_title, _bytes, lines("bytes"), from_zero=True)
     return svg([time, memory], note)
 
 

@@ -1,4 +1,4 @@
-"""Line plots on logarithmic axes, as SVG: a few panels side by side, each with a legend of its own.
+"""Line plots as SVG, mostly on logarithmic axes: some panels side by side, each with a legend.
 
 Plain text that any browser shows, made without a library, so that a benchmark needs none.
 """
@@ -13,7 +13,7 @@ from html import escape
 #: Dark enough on white, and told apart by those who see few colours.
 COLOURS = ("#0060a8", "#c45a00", "#2a7d3f", "#8a3fa0")
 DASHES = ("", "7 3", "2 3", "9 3 2 3")
-PANEL_WIDTH, PANEL_HEIGHT = 460, 340
+PANEL_WIDTH, PANEL_HEIGHT = 460, 390
 LEFT, RIGHT, TOP, BOTTOM = 74, 18, 40, 56
 LEGEND_LINE = 17
 MOST_TICKS = 8
@@ -30,13 +30,17 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One plot: a title, what the axes show, how a tick of y reads, and the lines."""
+    """One plot: a title, what the axes show, how a tick of y reads, and the lines.
+
+    Both axes are logarithmic, but for y from zero on with `from_zero`.
+    """
 
     title: str
     x_title: str
     y_title: str
     y_tick: Callable[[float], str]
     lines: Sequence[Line]
+    from_zero: bool = False
 
 
 def short(number: float) -> str:
@@ -68,7 +72,10 @@ def svg(panels: Sequence[Panel], note: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Axis:
-    """A logarithmic axis from `low` to `high`, which lie at the pixels `start` and `end`."""
+    """An axis from `low` to `high`, which lie at the pixels `start` and `end`.
+
+    It is logarithmic, unless it begins at zero.
+    """
 
     low: float
     high: float
@@ -76,11 +83,21 @@ class _Axis:
     end: float
 
     def at(self, value: float) -> float:
-        share = math.log(value / self.low) / math.log(self.high / self.low)
+        if self.low == 0:
+            share = value / self.high
+        else:
+            share = math.log(value / self.low) / math.log(self.high / self.low)
         return self.start + share * (self.end - self.start)
 
     def ticks(self) -> list[float]:
-        """Return 1, 2, 5, 10, … within the axis; fewer where these would be too many."""
+        """Return 1, 2, 5, 10, … within the axis; fewer where these would be too many.
+
+        From zero on: equal steps, of 1, 2 or 5 times a power of ten.
+        """
+        if self.low == 0:
+            size = 10.0 ** math.floor(math.log10(self.high))
+            step = next(s for s in (size / 5, size / 2, size, 2 * size) if self.high / s <= 6)
+            return [step * number for number in range(math.floor(self.high / step) + 1)]
         exponents = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
         for steps in ((1, 2, 5), (1, 3)):
             ticks = [step * 10.0**exponent for exponent in exponents for step in steps]
@@ -97,7 +114,8 @@ def _panel(panel: Panel) -> Iterator[str]:
     x_axis = _Axis(min(xs) / 1.15, max(xs) * 1.15, LEFT, PANEL_WIDTH - RIGHT)
     # The legend has the upper part to itself.
     top = TOP + legend_height + 10
-    y_axis = _Axis(min(ys) / 1.5, max(ys) * 1.5, PANEL_HEIGHT - BOTTOM, top)
+    lowest, highest = (0, max(ys) * 1.25) if panel.from_zero else (min(ys) / 1.5, max(ys) * 1.5)
+    y_axis = _Axis(lowest, highest, PANEL_HEIGHT - BOTTOM, top)
     yield _text(LEFT, 24, panel.title, size=14, weight="600")
     for tick in x_axis.ticks():
         x = x_axis.at(tick)

@@ -73,7 +73,7 @@ def lookup(
         summary.elapsed_s = time.monotonic() - started
 
 
-def _ahead(items: Iterator[_T]) -> Iterator[_T]:
+def _ahead(items: Iterator[_T]) -> Generator[_T]:
     """Yield items that a thread makes some ahead; what it raises is raised after them."""
     ready: SimpleQueue[tuple[_T] | BaseException | None] = SimpleQueue()
     room = Semaphore(AHEAD)

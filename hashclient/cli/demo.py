@@ -30,6 +30,25 @@ from hashclient.errors import ExitCode, HashclientError, UnreachableError, Usage
 STEP_TIMEOUT_S = 60
 
 
+#: What the demo adds to its configuration: the officer's key, a recipient of reports, a policy.
+_CONFIG = """
+[quarantine]
+recipients = ["{public}"]
+
+[report]
+organisation = "Example Ltd"
+
+[report.to.police]
+kind = "package"
+directory = "{handover}"
+recipients = ["{public}"]
+
+[[policy]]
+list = "baseline"
+actions = ["quarantine", "report"]
+"""
+
+
 class _StepError(HashclientError):
     """A step ended otherwise than it has to."""
 
@@ -48,8 +67,9 @@ def command(app: App, keep: Path | None) -> ExitCode:
     """Show the whole tool at work on this machine, on dummy files.
 
     A provider on loopback publishes a signed list and serves it over HTTPS behind a token; the
-    client pins it, fetches, scans, looks up, sees an entry withdrawn, and refuses what it must.
-    Each step is the command you would type, with its real output and exit code.
+    client pins it, fetches, scans, takes away what matched, reports it, puts it back when the
+    entry is withdrawn, and refuses what it must. Each step is the command you would type, with
+    its real output and exit code.
 
     \b
       hashclient demo
@@ -107,10 +127,13 @@ class _Demo:
         self._say("The same for a script, and for digests that were computed elsewhere")
         self._step("scan --format jsonl files", ExitCode.MATCH)
         self._step("lookup --from sums.txt", ExitCode.MATCH)
-        self._say("The provider withdraws an entry; the next fetch costs as much as the change")
+        self._report_and_remove()
+        self._say("The provider withdraws an entry; what was taken away under it goes back")
         self._step("provider withdraw repo --list baseline d-2")
         self._step("fetch")
-        self._step("scan files", ExitCode.MATCH)
+        self._step("quarantine restore --withdrawn --identity officer.key --reason withdrawn")
+        self._step("scan files", ExitCode.OK)
+        self._step("matches")
         self._say("Somebody tampers with what the provider serves: refused, the old list stays")
         timestamp = self._directory / "repo/public/metadata/timestamp.json"
         original = timestamp.read_bytes()
@@ -119,6 +142,23 @@ class _Demo:
         timestamp.write_bytes(original)
         self._say("All of it is in a signed log that shows any change made to it")
         self._step("audit verify")
+
+    def _report_and_remove(self) -> None:
+        self._say("An officer makes a pair of keys; this machine only gets the public one")
+        self._step("quarantine keygen --output officer.key --format json")
+        public = (self._directory / "officer.key").read_text().split("public key: ")[1].split()[0]
+        with (self._directory / "state/config.toml").open("a") as config:
+            config.write(_CONFIG.format(public=public, handover=self._directory / "handover"))
+        (self._directory / "handover").mkdir()
+        self._say("The policy says what is to be done about matches: first a look, then the act")
+        self._step("scan --policy-check files", ExitCode.MATCH)
+        self._step("scan files", ExitCode.MATCH)
+        self._step("quarantine list")
+        self._say("The report that was prepared is handed over as a sealed, signed package")
+        self._step("report submit --all")
+        self._step("report status")
+        (package,) = (self._directory / "handover").iterdir()
+        self._step(f"report verify handover/{package.name} --identity officer.key")
 
     def _make_files(self) -> None:
         """Write dummy files, and the provider's table of three of them."""

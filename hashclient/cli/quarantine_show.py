@@ -136,10 +136,12 @@ def keygen(app: App, output: Path, output_format: str) -> ExitCode:
     """Make a pair of keys; the secret one goes into a file.
 
     Best done on the machine of the officer who may open what is quarantined. The secret key
-    is written as age-keygen writes it, and can be used with the age tool.
+    is written as age-keygen writes it, and can be used with the age tool. What is printed goes
+    into config.toml of the machines that quarantine.
 
     \b
       hashclient quarantine keygen --output officer.key
+      hashclient quarantine keygen --output officer.key >> config.toml   to try it out
     """
     from hashclient.quarantine import write_identity
 
@@ -148,13 +150,11 @@ def keygen(app: App, output: Path, output_format: str) -> ExitCode:
     if output_format == "json":
         app.out(json.dumps({"public_key": public, "identity_file": str(output), "config": config}))
     else:
-        app.out(f"public key: {public}")
-        app.out("")
         app.out(config)
     app.say(
-        f"hint: the secret key is in {printable(output)}: move it to the officer's machine, with a"
-        " copy in a safe; a machine that quarantines must not keep it. The lines with [quarantine]"
-        " go into config.toml there; without the secret key nothing can ever be restored."
+        f"the secret key is in {printable(output)}: keep it on the officer's machine, and a copy in"
+        " a safe\nhint: a machine that quarantines must not have it; the lines above go into"
+        " config.toml there"
     )
     return ExitCode.OK
 

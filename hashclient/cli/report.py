@@ -243,7 +243,7 @@ def verify(
 
     \b
       hashclient report verify hashclient-report-r-3kdz7wnq2m
-      hashclient report verify --identity key.txt hashclient-report-r-3kdz7wnq2m.tar.age
+      hashclient report verify --identity key.txt package.tar.age
     """
     from hashclient.quarantine.agefile import load_identities
     from hashclient.reporting.verify import is_note, verify_package, verify_retraction

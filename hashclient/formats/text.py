@@ -19,6 +19,7 @@ class TextFormatter:
     def __init__(self, context: Context) -> None:
         """Write what `context` asks for."""
         self._of_run = context.command != "matches"
+        self._of_files = context.command != "lookup"
         self._show_digests = context.show_digests
 
     def begin(self) -> None:
@@ -56,9 +57,11 @@ class TextFormatter:
         counts = ", ".join(f"{summary.counts[kind]:,} {kind}" for kind in Kind)
         noun = "input" if summary.inputs == 1 else "inputs"
         lines = [f"{summary.inputs:,} {noun}: {counts}"]
-        read = human_bytes(summary.bytes_read)
-        noun = "file" if summary.files_read == 1 else "files"
-        lines.append(f"read {summary.files_read:,} {noun}, {read}, in {summary.elapsed_s:.1f} s")
+        if self._of_files:
+            read = human_bytes(summary.bytes_read)
+            noun = "file" if summary.files_read == 1 else "files"
+            took = f"in {summary.elapsed_s:.1f} s"
+            lines.append(f"read {summary.files_read:,} {noun}, {read}, {took}")
         for state in summary.lists:
             when = f"{state.expires:%Y-%m-%d %H:%M} UTC"
             fresh = f"fresh until {when}"

@@ -99,7 +99,7 @@ def due(room: Room, item: Item, matches: Matches) -> Due:
     if match.state is MatchState.PURGED:
         return Due(is_due=True, at=None, why="its purge was interrupted")
     if match.state is not MatchState.ACKNOWLEDGED:
-        return Due(is_due=False, at=None, why=f"no report of it was acknowledged: {match.state}")
+        return Due(is_due=False, at=None, why="kept until a report of it is acknowledged")
     days = room.settings.config.quarantine.retention_days
     if days is None:
         why = "no retention_days in [quarantine] of the configuration"

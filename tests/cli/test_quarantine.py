@@ -185,7 +185,7 @@ def test_purging(desk: Desk) -> None:
     assert desk.call("purge").out == ""
     named = desk.call("purge", ids["one.bin"])
     assert named.code == ExitCode.INCOMPLETE
-    assert "not purged: no report of it was acknowledged: quarantined" in named.out
+    assert "not purged: kept until a report of it is acknowledged" in named.out
     for wrong in (["--force"], ["--force", ids["one.bin"]], ["--force", "--reason", "x"]):
         refused = desk.call("purge", *wrong)
         assert refused.code == ExitCode.USAGE and "needs ids and a --reason" in refused.err

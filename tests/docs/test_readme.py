@@ -48,6 +48,7 @@ VOLATILE = (
     (re.compile(r'"elapsed_s": [0-9.]+'), '"elapsed_s": SECONDS'),
     # What has changed within the same tick of the clock is read again.
     (re.compile(r'"files_read": \d+, "bytes_read": \d+'), '"files_read": N, "bytes_read": N'),
+    (re.compile(r"read \d+ files?, \d+ B"), "read N"),
     (re.compile(r"\b[0-9a-f]{32,128}\b"), "HEX"),
 )
 

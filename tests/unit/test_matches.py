@@ -175,9 +175,9 @@ def test_steps_lead_forward_only(record: Matches, steps: str, state: str) -> Non
     story = record.story(made.id)
     assert [step.event for step in story] == ["found", *events]
     assert {step.time for step in story} == {NOW}
-    for step in story[1:]:
-        if step.event != "withdrawn":
-            assert step.detail == {"why": step.event}
+    for told in story[1:]:
+        if told.event != "withdrawn":
+            assert told.detail == {"why": told.event}
 
 
 def test_a_note_leaves_the_state(record: Matches) -> None:

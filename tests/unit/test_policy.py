@@ -62,5 +62,5 @@ def test_what_is_no_match_gets_nothing() -> None:
         if kind is not Kind.MATCH:
             assert actions(rules=rules, kind=kind) == []
     # A match of one list that conflicts with another acts for the first one only.
-    rules = (PolicyRule((QUARANTINE,), list="a"), PolicyRule((REPORT,), list="b"))
-    assert actions(partial, hit("b", "x"), rules=rules) == [REPORT]
+    two = (PolicyRule((QUARANTINE,), list="a"), PolicyRule((REPORT,), list="b"))
+    assert actions(partial, hit("b", "x"), rules=two) == [REPORT]

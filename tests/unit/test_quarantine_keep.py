@@ -50,9 +50,9 @@ def due(ward: Ward, match: Match) -> tuple[bool, str]:
 
 def test_an_item_is_due_a_while_after_the_acknowledgement(kept: tuple[Ward, Match]) -> None:
     ward, match = kept
-    assert due(ward, match) == (False, "no report of it was acknowledged: quarantined")
+    assert due(ward, match) == (False, "kept until a report of it is acknowledged")
     ward.change(match, MatchState.REPORTED)
-    assert due(ward, match) == (False, "no report of it was acknowledged: reported")
+    assert due(ward, match) == (False, "kept until a report of it is acknowledged")
     ward.change(match, MatchState.ACKNOWLEDGED)
     ward.now += timedelta(days=30, seconds=-1)
     assert due(ward, match) == (False, "due on 2026-03-31 12:00 UTC")
