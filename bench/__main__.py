@@ -1,10 +1,10 @@
 """`python -m bench`: run scenarios and print each figure beside its peer or floor.
 
-At scale 1 the lists have up to 10 million entries and the trees up to a million files, which takes
-many minutes and some 10 GB of disk; the default is a tenth of that. `curves` measures time and
+At scale 1 the lists have up to 10 million entries and the trees up to 2 million files, which takes
+many minutes and some 20 GB of disk; the default is a tenth of that. `curves` measures time and
 memory against the size of list and tree, up to ten times as large, and draws them; it takes some 30
-minutes and 25 GB of disk at scale 1. With --write-docs, what was measured replaces what
-docs/performance.md says.
+minutes and 25 GB of disk at scale 1. `all` is everything. With --write-docs, what was measured
+replaces what docs/performance.md says.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from bench.scenarios import SCENARIOS, Bench
 
 DOCS = Path(__file__).parents[1] / "docs"
 CURVES = "curves"
+ALL = "all"
 
 
 def main() -> None:
     """Parse the command line, run, print."""
-    names = [*SCENARIOS, CURVES]
+    names = [*SCENARIOS, CURVES, ALL]
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="SCENARIO", help=", ".join(names))
     parser.add_argument("--scale", type=float, default=0.1, help="1 is full size (default: 0.1)")
@@ -37,8 +38,10 @@ def main() -> None:
     if unknown:
         parser.error(f"no scenario called {unknown[0]}; there are: {', '.join(names)}")
     chosen = options.names or list(SCENARIOS)
+    if ALL in chosen:
+        chosen = [*SCENARIOS, CURVES]
     if options.write_docs and not set(SCENARIOS).issubset(chosen) and chosen != [CURVES]:
-        parser.error("--write-docs takes all scenarios, or `curves` alone, or both")
+        parser.error("--write-docs takes every scenario, or `curves`, or `all`")
     # What the caller has set for other programs must not make these slower.
     for name in [name for name in os.environ if name.startswith(("PYTHON", "OPENBLAS_"))]:
         del os.environ[name]

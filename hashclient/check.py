@@ -189,7 +189,8 @@ class Checker:
             self._inventory = None
             return names
         result.seen += old
-        wanted = np.array([mask_of(plan) for plan in plans], np.uint8)
+        masks = {plan: mask_of(plan) for plan in set(plans)}
+        wanted = np.array([masks[plan] for plan in plans], np.uint8)
         known = (records["mask"] & wanted) == wanted
         hit = self._places(records, np.where(known, wanted, np.uint8(0)))
         for row in np.flatnonzero(known).tolist():

@@ -152,6 +152,8 @@ def prepare_wanted(
     outbox = Outbox(settings, audit, now=now)
     reports = []
     with Matches(settings.state_dir) as matches:
+        # What a kill kept the record from hearing of is not wanted a second time.
+        outbox.settle_new(matches)
         for destination, wanting in sorted(matches.wanting_report().items()):
             for start in range(0, len(wanting), REPORT_MATCHES):
                 batch = wanting[start : start + REPORT_MATCHES]

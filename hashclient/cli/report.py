@@ -14,7 +14,7 @@ import click
 from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.cli.matches import open_record
 from hashclient.cli.reportview import count_of, note_of, report_document, show_report
-from hashclient.errors import ExitCode, HashclientError, LockedError, UsageError
+from hashclient.errors import ExitCode, HashclientError, LockedError, StateError, UsageError
 from hashclient.fsio import printable
 
 if TYPE_CHECKING:
@@ -157,16 +157,23 @@ def status(app: App, report_id: str | None, output_format: str) -> ExitCode:
     if report_id is not None:
         show_report(app, outbox.get(report_id), output_format)
         return ExitCode.OK
-    reports = list(outbox.reports())
+    code, reports = ExitCode.OK, []
+    for name in outbox.ids():
+        try:
+            reports.append(outbox.get(name))
+        except StateError as error:
+            code = error.exit_code
+            app.warn(error.message, error.hint)
+    reports.sort(key=lambda report: (report.created, report.id))
     if output_format == "json":
         app.out(json.dumps({"reports": [report_document(report) for report in reports]}))
-        return ExitCode.OK
+        return code
     for report in reports:
         line = f"{report.id}  {report.state:<13} {report.destination}  {count_of(report)}"
         app.out(f"{line}  {note_of(report)}".rstrip())
-    if not reports:
+    if not reports and code is ExitCode.OK:
         app.say("no reports yet")
-    return ExitCode.OK
+    return code
 
 
 @command.command("acknowledge")

@@ -23,7 +23,7 @@ from hashclient.matches import Matches
 from hashclient.model import MatchState
 from hashclient.quarantine import agefile
 from hashclient.quarantine.item import Item, Mark, Restoration
-from hashclient.quarantine.origin import give_back
+from hashclient.quarantine.origin import give_back, give_times_back
 from hashclient.quarantine.place import (
     NEW_NAME,
     PRIVATE_NAME,
@@ -130,8 +130,7 @@ def _put(room: Room, item: Item, place: Place, identities: Sequence[Any]) -> lis
         try:
             os.fsync(fd)
             found = sha256_on_disk(fd)
-            # Reading has changed a time again.
-            os.utime(fd, ns=(item.origin.atime_ns, item.origin.mtime_ns))
+            give_times_back(fd, item.origin)
         except OSError as error:
             raise state_error("cannot write", Path(place.path), error) from error
         if found != (plain, item.size):

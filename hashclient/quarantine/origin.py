@@ -57,10 +57,10 @@ def _is_text(name: str) -> bool:
 
 
 def give_back(fd: int, origin: Origin) -> list[str]:
-    """Give the file open as `fd` what `origin` says; return what could not be given.
+    """Give the file open as `fd` what `origin` says, but times; return what could not be given.
 
-    The order matters: a change of owner takes powers away, a change of an access control list
-    changes the mode, and everything changes times.
+    The order matters: a change of owner takes powers away, and a change of an access control list
+    changes the mode.
     """
     missing = []
     mode = origin.mode
@@ -83,10 +83,18 @@ def give_back(fd: int, origin: Origin) -> list[str]:
             missing.append(f"its attribute {name}")
     try:
         os.fchmod(fd, mode)
-        os.utime(fd, ns=(origin.atime_ns, origin.mtime_ns))
     except OSError:
-        missing.append("its mode and times")
+        missing.append("its mode")
     return missing
+
+
+def give_times_back(fd: int, origin: Origin) -> None:
+    """Give the file open as `fd` its times, once nothing else is to be done with it.
+
+    Raises:
+        OSError: that cannot be.
+    """
+    os.utime(fd, ns=(origin.atime_ns, origin.mtime_ns))
 
 
 def _owner(fd: int) -> tuple[int, int]:

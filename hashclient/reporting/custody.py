@@ -28,8 +28,11 @@ from hashclient.auditrecord import (
 )
 from hashclient.errors import AuditError, VerificationError
 
-#: The event whose record binds a package.
+#: The event whose record binds a package, and the one that takes a report back.
 PACKAGED = "report-packaged"
+RETRACTED = "report-retracted"
+
+NOTE_FORMAT = "hashclient-retraction/1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,10 +180,6 @@ def retraction_note(audit_dir: Path, report_id: str) -> bytes:
         "records": [json.loads(record.line) for record in records],
     }
     return json.dumps(document, indent=1).encode() + b"\n"
-
-
-RETRACTED = "report-retracted"
-NOTE_FORMAT = "hashclient-retraction/1"
 
 
 def verify_note(text: bytes) -> tuple[Identity, Record]:

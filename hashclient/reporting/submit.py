@@ -380,7 +380,7 @@ def _cannot_open(document: Document, recipients: Sequence[str]) -> list[str]:
     if not closed:
         return []
     text = (
-        f"the recipient cannot open the evidence of {len(closed)} matches, such as {closed[0]}: it"
-        " was not sealed to their key; put that into recipients of [quarantine] for the next time"
+        f"the recipient cannot open {len(closed)} of the sealed files, such as that of match"
+        f" {closed[0]}: put their public keys into recipients of [quarantine] for the next time"
     )
     return [text]

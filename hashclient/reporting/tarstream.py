@@ -8,7 +8,7 @@ sizes: no links, no directories, no extensions, nothing after the end.
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from hashclient.errors import VerificationError
@@ -120,16 +120,3 @@ class Stream:
         """
         if self.read(1):
             raise VerificationError("archive: bytes after its end")
-
-
-def exactly(
-    source: Iterator[bytes], size: int, changed: Callable[[], Exception]
-) -> Iterator[bytes]:
-    """Yield `source`, which has to give `size` bytes in all; else raise what `changed` returns."""
-    for chunk in source:
-        size -= len(chunk)
-        if size < 0:
-            raise changed()
-        yield chunk
-    if size:
-        raise changed()

@@ -187,6 +187,15 @@ def test_what_cannot_be_meant(desk: Desk, words: list[str]) -> None:
     assert command(desk, "report", *words).code == 2
 
 
+def test_a_damaged_record_hides_no_other(desk: Desk) -> None:
+    first, second = desk.prepare(desk.find("a", b"1")), desk.prepare(desk.find("b", b"2"))
+    (desk.outbox.folder(first.id) / "report.json").write_text("{")
+    shown = command(desk, "report", "status")
+    assert shown.code == 8 and shown.out.startswith(second.id) and "damaged" in shown.err
+    sent = command(desk, "report", "submit", "--all")
+    assert sent.code == 8 and sent.out.startswith(f"{second.id}  handed over")
+
+
 def test_nothing_yet(desk: Desk) -> None:
     shown = command(desk, "report", "status")
     assert (shown.code, shown.out) == (0, "")

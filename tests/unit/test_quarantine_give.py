@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 from pathlib import Path
@@ -19,6 +20,8 @@ from hashclient.errors import (
 )
 from hashclient.matches import DATABASE_NAME
 from hashclient.model import MatchState
+from hashclient.quarantine import give, streams
+from hashclient.quarantine.agefile import parse_recipients, seal
 from hashclient.seal import Sealer
 
 CONTENT = b"benign " * 20_000
@@ -205,6 +208,39 @@ def test_a_damaged_copy_is_not_restored(ward: Ward, file: Path, part: str) -> No
         ward.restore(match)
     assert list(file.parent.iterdir()) == []
     assert evidence.exists()
+
+
+def test_a_copy_of_something_else_is_not_restored(ward: Ward, file: Path) -> None:
+    """Anybody can seal to a public key: the document knows which copy is meant."""
+    match = ward.match(file)
+    ward.take(match)
+    ward.withdraw()
+    other = io.BytesIO()
+    seal(io.BytesIO(bytes(len(CONTENT))).read, other.write, parse_recipients([ward.public]))
+    assert len(other.getvalue()) > len(CONTENT)
+    ward.evidence(match).write_bytes(other.getvalue())
+    ward.sealer = Sealer(bytes(32))  # no tag can be compared
+    with pytest.raises(StateError, match="is not what was sealed"):
+        ward.restore(match)
+    assert list(file.parent.iterdir()) == []
+
+
+def test_what_is_restored_is_read_back(
+    ward: Ward, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    match = ward.match(file)
+    ward.take(match)
+    ward.withdraw()
+
+    def worn_out(fd: int) -> tuple[str, int]:
+        os.pwrite(fd, b"\0", 5)
+        return streams.sha256_on_disk(fd)
+
+    monkeypatch.setattr(give, "sha256_on_disk", worn_out)
+    with pytest.raises(StateError, match="does not read back"):
+        ward.restore(match)
+    assert list(file.parent.iterdir()) == []
+    assert ward.opened(match) == CONTENT
 
 
 def test_it_comes_back_where_the_record_and_the_seal_key_are_lost(ward: Ward, file: Path) -> None:

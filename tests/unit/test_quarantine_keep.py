@@ -166,3 +166,21 @@ def test_what_was_given_back_but_not_dropped_is_dropped(kept: tuple[Ward, Match]
     now = ward.get(match)
     assert (now.state, now.in_place) == (MatchState.RESTORED, True)
     assert "purging" not in ward.events()
+
+
+def test_what_was_given_back_and_found_again_stays_found(
+    kept: tuple[Ward, Match], file: Path
+) -> None:
+    ward, match = kept
+    ward.restore(match, force=True, to=file.with_name("for a moment"))
+    file.with_name("for a moment").rename(file)
+    again = ward.match(file, entry="e-2")
+    ward.take(again)
+    path = ward.evidence(again).parent / "item.json"
+    document = json.loads(path.read_bytes())
+    path.write_text(json.dumps({**document, "restored": {**document["taken"], "in_place": True}}))
+    with ward.record() as record:
+        record.change(again.id, MatchState.FOUND, ward.now, {}, in_place=True)
+        record.change(again.id, MatchState.CLOSED, ward.now, {})
+    assert ward.purge(again).done is True
+    assert ward.get(again).state is MatchState.CLOSED

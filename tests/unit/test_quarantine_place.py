@@ -107,6 +107,34 @@ def test_a_file_that_was_changed_stays(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_text() == "b"
 
 
+def test_a_change_that_hides_its_time_is_seen(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_text("a")
+    with at(path) as place, open_file(place) as (fd, status):
+        path.write_text("b")
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+        assert remove_exactly(place, PRIVATE, fd, status) is Removal.CHANGED
+    assert path.read_text() == "b"
+
+
+def test_a_file_that_is_written_to_while_it_is_aside_is_put_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, aside = tmp_path / "a", tmp_path / PRIVATE
+    path.write_text("a")
+    real = places.renameat2
+
+    def and_write(directory: int, source: str, target: str) -> None:
+        real(directory, source, target)
+        if target == PRIVATE:
+            aside.write_text("longer")
+
+    monkeypatch.setattr(places, "renameat2", and_write)
+    with at(path) as place, open_file(place) as (fd, status):
+        assert remove_exactly(place, PRIVATE, fd, status) is Removal.CHANGED
+    assert path.read_text() == "longer" and not aside.exists()
+
+
 def test_what_cannot_be_put_back_keeps_the_private_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

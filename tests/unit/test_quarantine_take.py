@@ -225,6 +225,21 @@ def test_a_growing_file_ends(ward: Ward, file: Path) -> None:
     assert file.stat().st_size < 100 * len(CONTENT)
 
 
+@pytest.mark.parametrize("touch", [os.utime, lambda path: path.chmod(0o600)])
+def test_a_file_that_is_touched_while_it_is_read_is_not_sealed(
+    ward: Ward, file: Path, touch: Callable[[Path], None]
+) -> None:
+    match = ward.match(file)
+    file.chmod(0o640)
+    quarantine = Quarantine(
+        ward.settings, ward.audit, ward.sealer, now=lambda: ward.now, on_bytes=lambda _: touch(file)
+    )
+    with ward.record() as record:
+        taken = quarantine.take(match, record, by="alice", reason="test")
+    assert not taken.sealed and "changed" in taken.detail
+    assert file.exists() and ward.names() == set()
+
+
 def gone(path: Path) -> None:
     path.unlink()
 

@@ -501,7 +501,7 @@ def test_a_recipient_who_cannot_open_the_evidence_is_told_of(
     sent = desk.send(desk.prepare(match, to="sealed"))
     assert sent.error is None
     (note,) = sent.notes
-    assert "cannot open the evidence of 1 match" in note and match.id in note
+    assert "cannot open 1 of the sealed files" in note and match.id in note
 
 
 def test_sealing_on_the_fly_takes_only_the_file_that_matched(tmp_path: Path) -> None:
