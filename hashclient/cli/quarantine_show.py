@@ -141,7 +141,7 @@ def keygen(app: App, output: Path, output_format: str) -> ExitCode:
 
     \b
       hashclient quarantine keygen --output officer.key
-      hashclient quarantine keygen --output officer.key >> config.toml   to try it out
+      hashclient quarantine keygen --output officer.key >> config.toml
     """
     from hashclient.quarantine import write_identity
 

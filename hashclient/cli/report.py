@@ -137,6 +137,11 @@ def submit(
         raise UsageError("say which reports: their ids, or --all")
     if anew and all_reports:
         raise UsageError("--anew is for one report at a time: name it")
+    if all_reports:
+        from hashclient.respond import prepare_wanted
+
+        # A scan that was killed may have left matches whose report is still to be made.
+        prepare_wanted(app.settings, app.audit_log(), by=app.operator(), now=app.now)
     with _sender(app, identity_paths) as sender:
         attempts = sender.send_due() if all_reports else _one_by_one(sender, report_ids, anew)
         return _tell(app, attempts, output_format)
