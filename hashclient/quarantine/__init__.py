@@ -7,8 +7,8 @@ match under the match's id:
 * `Quarantine(settings, audit, sealer, now=…)`
 * `.take(match, matches, by=…, reason=…) -> Taken`: seal the file and remove it from its place.
 * `.restore(id, identities, matches, by=…, reason=…, to=…, force=…) -> Restored`: put it back.
-* `.hold(id, matches, by=…, reason=…)` and `.release(…)`: forbid and allow that it is destroyed.
-* `.purge(ids, matches, by=…, reason=…, force=…, dry_run=…)`: destroy what is due.
+* `.hold(id, matches, by=…, reason=…)` and `.release(…)`: forbid and allow that it goes.
+* `.due(id, matches)` and `.purge(id, matches, by=…, reason=…, …)`: destroy what is due.
 * `.verify(matches)`: check everything that is here.
 * `item_ids(directory)`, `load_item(directory, id) -> Item` and `evidence_path(directory, id)`: what
   is here, for lists and reports; `directory` is `Settings.quarantine_dir`.

@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ import pytest
 
 from fixtures.crash import watched
 from fixtures.quarantine import Ward
-from hashclient import fsio
 from hashclient.audit import read
 from hashclient.errors import (
     ConfigError,
@@ -393,7 +393,7 @@ def test_an_act_goes_on_when_the_other_has_ended(
             pauses.append(seconds)
             other.close()
 
-        monkeypatch.setattr(fsio.time, "sleep", end_the_other)
+        monkeypatch.setattr(time, "sleep", end_the_other)
         assert ward.take(match).taken
     assert len(pauses) == 1
 
