@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 def command(
     ctx: click.Context, states: tuple[str, ...], output_format: str, output: Path | None
 ) -> ExitCode | None:
-    """List what scans have found, each with its id and what became of it.
+    """List what scans have found, and what became of it.
 
     Every match of a scan is remembered under an id; the same file found again is the same match.
     A match is found, then perhaps quarantined, reported, acknowledged by whom it was reported to,

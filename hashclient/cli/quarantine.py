@@ -39,11 +39,11 @@ def _reason(**default: Any) -> Callable[[Any], Any]:
 
 @click.group("quarantine")
 def command() -> None:
-    """Take files that matched away, sealed so that this machine cannot read them.
+    """Take files that matched away, sealed, and keep them.
 
     A file is encrypted to the public keys in the configuration, proven to be the one that
-    matched, and only then removed from its place. Whoever has the secret key can have it
-    restored. Nothing is ever shown of its content.
+    matched, and only then removed from its place. This machine cannot read it then; whoever
+    has the secret key can have it restored. Nothing is ever shown of its content.
 
     \b
       hashclient quarantine keygen --output officer.key  once; see what it says

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 )
 @pass_app
 def command(app: App, output_format: str, verify: bool, output: Path | None) -> ExitCode:
-    """Show the lists, and what was found: how old, how fresh, how many.
+    """Show how old and fresh the lists are, and what was found.
 
     Ends with 0 only when every list is here, usable and fresh, and whatever else is kept can be
     read, so that a monitor can call it; a provider of which nothing was ever fetched counts as a

@@ -636,9 +636,9 @@ def audit(log: AuditLog, directory: Path) -> Command:
 
 def test_show_prints_aligned_lines(audit: Command) -> None:
     assert audit.output("show", "--event", "match", "--event", "scan-end") == (
-        "     4  2026-01-31T12:01:00Z  match            path=/srv/1 entry=e1 list=demo\n"
-        "     5  2026-01-31T12:01:00Z  match            path=/srv/2 entry=e2 list=demo\n"
-        "     6  2026-01-31T12:02:00Z  scan-end         matches=2 seconds=1.5 complete=true\n"
+        "     4  2026-01-31T12:01:00Z  match                path=/srv/1 entry=e1 list=demo\n"
+        "     5  2026-01-31T12:01:00Z  match                path=/srv/2 entry=e2 list=demo\n"
+        "     6  2026-01-31T12:02:00Z  scan-end             matches=2 seconds=1.5 complete=true\n"
     )
 
 
