@@ -14,7 +14,7 @@ from html import escape
 COLOURS = ("#0060a8", "#c45a00", "#2a7d3f", "#8a3fa0")
 DASHES = ("", "7 3", "2 3", "9 3 2 3")
 PANEL_WIDTH, PANEL_HEIGHT = 460, 390
-LEFT, RIGHT, TOP, BOTTOM = 74, 18, 40, 56
+LEFT, RIGHT, TOP, BOTTOM = 84, 18, 40, 56
 LEGEND_LINE = 17
 MOST_TICKS = 8
 

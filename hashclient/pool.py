@@ -194,8 +194,8 @@ class Pool:
 
     def __exit__(self, *_: object) -> None:
         for worker in self._workers:
-            worker.connection.close()
             worker.process.terminate()
+            worker.connection.close()
         for worker in self._workers:
             worker.process.join()
 

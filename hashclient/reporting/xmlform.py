@@ -3,12 +3,14 @@
 The order of elements is that of the tables here; whether it is right, the schema says that the
 service itself serves, by which everything is validated before it is sent. Neither answers nor the
 schema are trusted: no document type, no entities, nothing loaded from elsewhere, bounded in size
-and depth. Lengths are bounded where they are received, in `service`.
+and depth. Lengths are bounded where they are received, in `service`; the time and the memory that a
+schema takes are bounded in `confined`.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 MAX_DEPTH = 20
 #: Longest text of one element that is kept of an answer.
 MAX_TEXT_CHARS = 1000
+
+#: What a validator repeats of a document may be a digest, which no message holds.
+_DIGEST = re.compile(r"[0-9A-Fa-f]{32,}")
 
 # The elements that are used, in the order in which the public description of the API lists them.
 _ORDER = {
@@ -165,7 +170,10 @@ def to_bytes(element: ET.Element) -> bytes:
 
 
 class Schema:
-    """The schema that a service serves."""
+    """The schema that a service serves, read and used in this process.
+
+    What else a hostile one may do, such as taking for ever, only `confined` guards against.
+    """
 
     def __init__(self, text: bytes) -> None:
         """Read it; nothing that it refers to is loaded.
@@ -188,40 +196,47 @@ class Schema:
             SyntaxError,
             ValueError,
             TypeError,
-            KeyError,
+            LookupError,
+            ArithmeticError,
             RecursionError,
         ) as error:
-            raise VerificationError(
-                f"the schema that the service serves cannot be used: {excerpt(_first(error))}",
-                hint="nothing was sent; tell the service's operators",
-            ) from error
+            raise unusable(str(error)) from error
 
-    def validate(self, element: ET.Element) -> None:
-        """Check that the service will take `element`.
+    def validate(self, document: bytes) -> None:
+        """Check that the service will take `document`.
 
         Raises:
             ConfigError: it will not; the message names the element at fault.
+            VerificationError: the schema cannot be used after all.
         """
         import xmlschema
 
         try:
-            # What is sent is what is checked.
-            self._schema.validate(to_bytes(element).decode())
+            self._schema.validate(document.decode())
         except xmlschema.XMLSchemaValidationError as error:
+            reason = _DIGEST.sub("…", error.reason or "not valid")
             raise ConfigError(
                 "the report does not fit the schema that the service serves:"
-                f" {excerpt(error.path or element.tag)}: {excerpt(error.reason or 'not valid')}",
+                f" {excerpt(error.path or 'the whole')}: {excerpt(reason)}",
                 hint="this was not sent; check incident_type, and that the service is of this kind",
             ) from error
-        except (xmlschema.XMLSchemaException, ValueError, RecursionError) as error:
-            raise VerificationError(
-                f"the schema that the service serves cannot be used: {excerpt(_first(error))}",
-                hint="nothing was sent; tell the service's operators",
-            ) from error
+        except (
+            xmlschema.XMLSchemaException,
+            ValueError,
+            LookupError,
+            ArithmeticError,
+            RecursionError,
+        ) as error:
+            raise unusable(str(error)) from error
 
 
-def _first(error: Exception) -> str:
-    return str(error).partition("\n")[0].rstrip(":")
+def unusable(why: str) -> VerificationError:
+    """Return the error that says that the schema of a service cannot be used, and why."""
+    first = _DIGEST.sub("…", why.partition("\n")[0].rstrip(":"))
+    return VerificationError(
+        f"the schema that the service serves cannot be used: {excerpt(first)}",
+        hint="tell the service's operators; the report waits in the outbox",
+    )
 
 
 def parse_answer(text: bytes) -> dict[str, list[str]]:
@@ -261,6 +276,6 @@ def parse_answer(text: bytes) -> dict[str, list[str]]:
     parser.EntityDeclHandler = refuse
     try:
         parser.Parse(text, True)  # noqa: FBT003 - of the standard library
-    except (expat.ExpatError, ValueError) as error:
+    except (expat.ExpatError, ValueError, LookupError) as error:  # the last: of encodings
         raise UnreachableError("the service answers with something that is no answer") from error
     return found
