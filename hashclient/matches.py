@@ -105,7 +105,9 @@ _STANDS = "SELECT 1 FROM hit WHERE match = ? AND withdrawn_generation IS NULL LI
 #: Events of a story that say that a report is to be made of a match, and that one was.
 REPORT_WANTED = "report-wanted"
 REPORT_PREPARED = "report-prepared"
-_REPORT_KNOWN = "SELECT 1 FROM step WHERE match = ? AND event IN (?, ?) LIMIT 1"
+#: That what a match was withdrawn for is on a list again.
+LISTED_AGAIN = "listed-again"
+_HAS_STEP = "SELECT 1 FROM step WHERE match = ? AND event = ? LIMIT 1"
 _REPORT_WANTED = """
 SELECT s.match, s.detail FROM step s JOIN match m ON m.id = s.match
 WHERE s.event = ? AND m.state IN (SELECT value FROM json_each(?)) AND NOT EXISTS (
@@ -201,25 +203,30 @@ class Remembered:
 
 def new_id() -> str:
     """Return a random id, of a match or of what else people have to type."""
-    return "".join(secrets.choice(_ID_ALPHABET) for _ in range(ID_LENGTH))
+    number, letters = secrets.randbelow(len(_ID_ALPHABET) ** ID_LENGTH), []
+    for _ in range(ID_LENGTH):
+        number, letter = divmod(number, len(_ID_ALPHABET))
+        letters.append(_ID_ALPHABET[letter])
+    return "".join(letters)
 
 
 class Matches:
     """The record of matches of one state directory; use it as a context manager."""
 
     def __init__(self, state_dir: Path, *, create: bool = True) -> None:
-        """Open the record, made if it is not there; with `create` unset, it must be.
+        """Open the record. Where there is none it is made, or with `create` unset, empty.
+
+        Who only reads should not make it: a scan that another user runs could not write to it.
 
         Raises:
             StateError: it cannot be opened, or another version wrote it.
         """
         self._path = state_dir / DATABASE_NAME
         with self._errors():
-            # Also a reader may have to take back what a killed writer had begun.
-            self._db = open_database(self._path, "rwc" if create else "rw")
+            self._db = self._open(create)
             try:
                 version = self._db.execute("PRAGMA user_version").fetchone()[0]
-                if create and version == 0:
+                if version == 0:
                     version = self._make()
             except BaseException:
                 self._db.close()
@@ -230,6 +237,12 @@ class Matches:
                 f"record of matches has version {version}: {printable(self._path)}",
                 hint="another version of hashclient wrote it; move it away to begin a new one",
             )
+
+    def _open(self, create: bool) -> sqlite3.Connection:
+        if not create and (not self._path.exists() or self._path.stat().st_size == 0):
+            return sqlite3.connect(":memory:", isolation_level=None)
+        # Also a reader may have to take back what a killed writer had begun.
+        return open_database(self._path, "rwc" if create else "rw")
 
     def _make(self) -> int:
         """Make the tables, unless another process has done so by now; return the version."""
@@ -284,15 +297,18 @@ class Matches:
                 " last_seen = ? WHERE id = ?",
                 (outcome.size, key_id, *tags, time, match_id),
             )
-        for hit in hits:
-            values = (mask_of(hit.algorithms), hit.generation)
-            self._db.execute(_ADD_HIT, (match_id, hit.list_name, hit.entry, hit.category, *values))
+        self._add_hits(match_id, hits)
         if known is None:
             self._step(match_id, MatchState.FOUND, now, {})
         elif known.state not in _PROGRESS:
             self._step(match_id, MatchState.FOUND, now, {"again": True})
             self._set_state(match_id, MatchState.FOUND)
         return self._get(match_id)
+
+    def _add_hits(self, match_id: str, hits: Sequence[Hit]) -> None:
+        for hit in hits:
+            values = (mask_of(hit.algorithms), hit.generation)
+            self._db.execute(_ADD_HIT, (match_id, hit.list_name, hit.entry, hit.category, *values))
 
     def _known(
         self, path: str, hits: Sequence[Hit], key_id: str, tags: Mapping[Algorithm, bytes]
@@ -324,7 +340,7 @@ class Matches:
         Raises:
             StateError: they cannot be read.
         """
-        where = " WHERE ? OR state IN (SELECT value FROM json_each(?)) ORDER BY first_seen, id"
+        where = " WHERE ? OR state IN (SELECT value FROM json_each(?)) ORDER BY rowid"
         with self._errors():
             yield from self._matches(_MATCH + where, (not states, json.dumps(sorted(states))))
 
@@ -386,7 +402,7 @@ class Matches:
             self._step(match_id, event, now, detail)
 
     def want_report(self, match_id: str, destination: str, now: datetime) -> bool:
-        """Note that a report is to be made of a match, unless it is noted or was made already.
+        """Note that a report is to be made of a match; return False if one was made already.
 
         Raises:
             UsageError: there is no match with this id.
@@ -394,11 +410,14 @@ class Matches:
         """
         with self._transaction():
             self._get(match_id)
-            events = (REPORT_WANTED, REPORT_PREPARED)
-            if self._db.execute(_REPORT_KNOWN, (match_id, *events)).fetchone() is not None:
+            if self._has_step(match_id, REPORT_PREPARED):
                 return False
-            self._step(match_id, REPORT_WANTED, now, {"to": destination})
+            if not self._has_step(match_id, REPORT_WANTED):
+                self._step(match_id, REPORT_WANTED, now, {"to": destination})
             return True
+
+    def _has_step(self, match_id: str, event: str) -> bool:
+        return self._db.execute(_HAS_STEP, (match_id, event)).fetchone() is not None
 
     def wanting_report(self) -> dict[str, list[Match]]:
         """Return the matches that a report is to be made of and was not yet, by destination.
@@ -454,6 +473,34 @@ class Matches:
                 self._step(match_id, MatchState.WITHDRAWN, now, detail)
                 if self._get(match_id).state not in SETTLED:
                     self._set_state(match_id, MatchState.WITHDRAWN)
+
+    def list_again(self, match_id: str, hits: Sequence[Hit], now: datetime) -> Match:
+        """Note that a withdrawn match has `hits` after all; its story goes on where it was.
+
+        Raises:
+            UsageError: there is no match with this id.
+            StateError: it cannot be written.
+        """
+        with self._transaction():
+            match = self._get(match_id)
+            if match.state is not MatchState.WITHDRAWN:  # restored meanwhile
+                return match
+            self._add_hits(match_id, hits)
+            entries = [{"list": hit.list_name, "entry": hit.entry} for hit in hits]
+            self._step(match_id, LISTED_AGAIN, now, {"entries": entries})
+            self._set_state(match_id, self._progress(match_id))
+            return self._get(match_id)
+
+    def _progress(self, match_id: str) -> MatchState:
+        """Return how far a match had come since it was last found."""
+        state = MatchState.FOUND
+        query = "SELECT event FROM step WHERE match = ? ORDER BY id"
+        for (event,) in self._db.execute(query, (match_id,)):
+            if event == MatchState.FOUND:
+                state = MatchState.FOUND
+            elif event in _PROGRESS:
+                state = max(state, MatchState(event), key=_PROGRESS.index)
+        return state
 
     def withdrawn(self) -> list[Remembered]:
         """Return the matches that are withdrawn and not settled, one for each entry, by path.

@@ -17,7 +17,7 @@ from hashclient.audit import AuditLog
 from hashclient.config import Settings
 from hashclient.errors import ExitCode, HashclientError
 from hashclient.matches import DATABASE_NAME, Matches
-from hashclient.model import Acted, Action, Kind, ListState, Outcome
+from hashclient.model import Acted, Action, Kind, ListState, MatchState, Outcome, Recorded
 from hashclient.policy import actions_for
 from hashclient.seal import Sealer
 
@@ -73,14 +73,22 @@ class Responder:
     def respond(self, outcome: Outcome) -> Outcome:
         """Do what is to be done about one outcome and return it with what became of that."""
         wanted = set(actions_for(outcome, self._settings.config.policy))
+        reason = "policy" if Action.QUARANTINE in wanted else "scan --quarantine"
         if self._quarantine_all and outcome.kind is Kind.MATCH:
             wanted.add(Action.QUARANTINE)
-        acted = [self._act(outcome, action) for action in Action if action in wanted]
+        acted = [self._act(outcome, action, reason) for action in Action if action in wanted]
         if self._only_tell and outcome.kind is Kind.MATCH and not acted:
             return dataclasses.replace(outcome, reason="would only be recorded")
         return dataclasses.replace(outcome, acted=tuple(acted))
 
-    def _act(self, outcome: Outcome, action: Action) -> Acted:
+    def leave(self, outcome: Outcome) -> Outcome:
+        """Return one outcome with what was not done about it, since the run is ended."""
+        acted = []
+        for done in self._wanted(outcome):
+            pass
+        return outcome
+
+    def _act(self, outcome: Outcome, action: Action, reason: str) -> Acted:
         if action is Action.QUARANTINE and self._usable.isdisjoint(
             hit.list_name for hit in outcome.hits if hit.complete
         ):
@@ -94,16 +102,22 @@ class Responder:
         try:
             with Matches(self._settings.state_dir) as matches:
                 if action is Action.REPORT:
-                    matches.want_report(outcome.recorded.id, self._destination, self._now())
-                    return Acted(action, done=True, detail=f"to be reported to {self._destination}")
+                    return Acted(action, done=True, detail=self._report(outcome.recorded, matches))
                 match = matches.get(outcome.recorded.id)
-                taken = self._open_quarantine().take(match, matches, by=self._by, reason="policy")
+                taken = self._open_quarantine().take(match, matches, by=self._by, reason=reason)
         except HashclientError as error:
             detail = f"not {_PARTICIPLES[action]}: {error.message}"
             return self._not_done(action, detail, error.exit_code)
         if not taken.taken or taken.attention:
             self._note(ExitCode.INCOMPLETE)
         return Acted(action, done=taken.taken, detail=taken.detail)
+
+    def _report(self, recorded: Recorded, matches: Matches) -> str:
+        """Note that a report is wanted and say so, or that there is one."""
+        if matches.want_report(recorded.id, self._destination, self._now()):
+            return f"to be reported to {self._destination}"
+        told = recorded.state in (MatchState.REPORTED, MatchState.ACKNOWLEDGED)
+        return f"{recorded.state} already" if told else "in a report already"
 
     def end(self) -> list[Report]:
         """Prepare the reports that are wanted, also those of runs that were killed.

@@ -28,7 +28,7 @@ from hashclient.walk import Task, WalkOptions, walk
 #: Bytes of records, or blocks in use, that wait before they are written to the inventory.
 LEARN_BYTES = 512 << 10
 LEARN_BLOCKS = 10_000
-#: Seconds between two looks at the progress display while nothing else happens.
+#: Seconds between two looks at the progress display, and at what is to be written meanwhile.
 TICK_S = 0.2
 
 
@@ -119,7 +119,7 @@ def scan(
         StateError: worker processes keep dying.
     """
     summary = progress.summary
-    started = time.monotonic()
+    started = due = time.monotonic()
     memory = memory or Memory()
     judge = lists.judge()
 
@@ -136,14 +136,12 @@ def scan(
         for item in _results(walk(paths, options), make_checker, jobs, memory):
             if isinstance(item, int):
                 progress.bytes_ahead += item
-                yield None
             elif isinstance(item, Outcome):
                 summary.add(item)
                 yield item
             else:
                 memory.learn(item)
                 progress.bytes_ahead = 0
-                summary.elapsed_s = time.monotonic() - started
                 summary.files_read += item.files_read
                 summary.bytes_read += item.bytes_read
                 summary.counts[Kind.CLEAN] += item.clean
@@ -152,6 +150,11 @@ def scan(
                     if outcome.kind is not Kind.CLEAN:
                         summary.add(outcome)
                     yield outcome
+            now = time.monotonic()
+            summary.elapsed_s = now - started
+            # Not after each task: what was found is then written, which takes the disk a while.
+            if now >= due:
+                due = now + TICK_S
                 yield None
     finally:
         memory.flush()

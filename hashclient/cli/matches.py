@@ -54,15 +54,15 @@ def command(
 
     app = ctx.ensure_object(App)
     written = formatter(output_format, Context("matches", app.now()))
-    with open_record(app) as record, open_output(app, output) as write:
-        texts = [
-            written.begin(),
-            *(written.outcome(m.outcome()) for m in record.find([MatchState(s) for s in states])),
-            written.end(None),
-        ]
-        for text in texts:
+    with open_record(app) as record:
+        # All before the first is written: while it is read, no scan can write to it.
+        found = [written.outcome(m.outcome()) for m in record.find([MatchState(s) for s in states])]
+    with open_output(app, output) as write:
+        for text in (written.begin(), *found, written.end(None)):
             if text is not None:
                 write(text)
+    if not found:
+        app.say("no match is in that state" if states else "no scan has found anything yet")
     return ExitCode.OK
 
 
@@ -107,8 +107,11 @@ def show(app: App, match_id: str, output_format: str) -> ExitCode:
 @click.argument("match_ids", metavar="ID…", nargs=-1)
 @click.option("--withdrawn", is_flag=True, help="Close all that are withdrawn and in place.")
 @click.option("--reason", metavar="TEXT", required=True, help="Why; it goes into the audit log.")
+@format_option("text", "json")
 @pass_app
-def close(app: App, match_ids: tuple[str, ...], withdrawn: bool, reason: str) -> ExitCode:
+def close(
+    app: App, match_ids: tuple[str, ...], withdrawn: bool, reason: str, output_format: str
+) -> ExitCode:
     """Say that matches have been dealt with by other means, or need nothing.
 
     They are not named as open any more; when a scan finds the file again, the match is open again.
@@ -118,9 +121,11 @@ def close(app: App, match_ids: tuple[str, ...], withdrawn: bool, reason: str) ->
       hashclient matches close --withdrawn --reason 'nothing was done to them'
     """
     from hashclient.audit import Event
+    from hashclient.cli.results import Results
 
     if not match_ids and not withdrawn:
         raise UsageError("no match to close", hint="give ids, or --withdrawn")
+    results = Results(app, output_format)
     with open_record(app) as record:
         chosen = [record.get(match_id) for match_id in match_ids]
         if withdrawn:
@@ -136,20 +141,21 @@ def close(app: App, match_ids: tuple[str, ...], withdrawn: bool, reason: str) ->
             event = Event("closed", {"id": match.id, **path_fields(match.path), **detail})
             app.audit_log().append([event], durable=True)
             record.change(match.id, MatchState.CLOSED, app.now(), detail)
-            app.out(f"closed {match.id}  {printable(match.path)}")
-    return ExitCode.OK
+            results.put(match.id, str(MatchState.CLOSED), path=match.path, done=True)
+    return results.end("no match is withdrawn and in its place")
 
 
 def open_record(app: App) -> Matches:
     """Open the record of matches, which is empty where no scan has found anything yet.
 
+    Only scans make it.
+
     Raises:
         StateError: it cannot be opened.
     """
-    from hashclient.matches import DATABASE_NAME, Matches
+    from hashclient.matches import Matches
 
-    directory = app.settings.state_dir
-    return Matches(directory, create=not (directory / DATABASE_NAME).exists())
+    return Matches(app.settings.state_dir, create=False)
 
 
 def _explain(detail: Mapping[str, Any]) -> str:

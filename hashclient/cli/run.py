@@ -1,6 +1,7 @@
 """What `scan` and `lookup` share: their options, and writing outcomes while they come.
 
 Whatever ends a run early, what was found so far is written and counts, and the summary comes last.
+A signal waits while outcomes are recorded and written, so that each is logged and told once.
 """
 
 from __future__ import annotations
@@ -8,8 +9,10 @@ from __future__ import annotations
 import collections
 import contextlib
 import os
+import signal
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -136,18 +139,25 @@ def run_report(
         if text is not None:
             write(text)
 
+    def tell(write: Callable[[str], None], outcome: Outcome) -> None:
+        if show_all or outcome.kind is not Kind.CLEAN:
+            put(write, written.outcome(outcome))
+
     def flush(write: Callable[[str], None]) -> None:
-        # Before anything is told it is remembered, logged, and acted on. Whatever interrupts this,
-        # nothing is left out: only that no more is done about it.
-        ready.extend(record.keep(waiting))
-        waiting.clear()
-        while ready:
-            outcome = ready[0]
-            if responder is not None and summary.stopped is None:
-                outcome = responder.respond(outcome)
-            if show_all or outcome.kind is not Kind.CLEAN:
-                put(write, written.outcome(outcome))
-            ready.popleft()
+        # Before anything is told it is remembered, logged, and acted on. Acting can take long and
+        # may be interrupted; then nothing is left out, only that no more is done about it.
+        with uninterrupted():
+            ready.extend(record.keep(waiting))
+            waiting.clear()
+            while ready and responder is None:
+                tell(write, ready.popleft())
+        while ready and responder is not None:
+            if summary.stopped is None:
+                ready[0] = responder.respond(ready[0])
+            else:
+                ready[0] = responder.leave(ready[0])
+            with uninterrupted():
+                tell(write, ready.popleft())
 
     failure: HashclientError | None = None
     try:
@@ -162,6 +172,7 @@ def run_report(
                         if outcome is None or len(waiting) >= BATCH:
                             flush(write)
                         tick()
+                flush(write)
             except KeyboardInterrupt:
                 summary.stopped = ExitCode.INTERRUPTED
             except Terminated:
@@ -170,12 +181,14 @@ def run_report(
                 raise
             except HashclientError as error:
                 failure, summary.failed = error, error.exit_code
-            flush(write)
-            if responder is not None:
-                _finish(app, responder, summary)
-            record.end()
-            if failure is None or summary.inputs:
-                put(write, written.end(summary))
+            # What ends the run anyway comes too late now.
+            with uninterrupted(forget=True):
+                flush(write)
+                if responder is not None:
+                    _finish(app, responder, summary)
+                record.end()
+                if failure is None or summary.inputs:
+                    put(write, written.end(summary))
     except OutputError as error:
         # Nobody can be told but through the exit code; what was found still is logged.
         failure, summary.failed = error, error.exit_code
@@ -197,6 +210,37 @@ def _finish(app: App, responder: Responder, summary: Summary) -> None:
         app.warn(error.message, error.hint)
         summary.failed = summary.failed or error.exit_code
     summary.failed = summary.failed or responder.failed
+
+
+@contextlib.contextmanager
+def uninterrupted(*, forget: bool = False) -> Iterator[None]:
+    """Keep the first SIGINT or SIGTERM waiting until the end, or drop it with `forget`.
+
+    The second one comes through at once: whoever reads the output may have stopped for good.
+    """
+    kept: list[tuple[int, FrameType | None]] = []
+
+    def keep(number: int, frame: FrameType | None) -> None:
+        if kept:
+            handle(number, frame)
+        kept.append((number, frame))
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if callable(handler := before[number]):
+            handler(number, frame)
+
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in signals}
+    try:
+        for number, handler in before.items():
+            if callable(handler):  # what is ignored stays so
+                signal.signal(number, keep)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if kept and not forget:
+            handle(*kept[0])
 
 
 @contextlib.contextmanager

@@ -45,7 +45,7 @@ from hashclient.reporting.service import (
     check,
 )
 from hashclient.reporting.state import Call, Remote, Report, Request, State
-from hashclient.reporting.xmlform import Schema, file_element, report_element, to_bytes
+from hashclient.reporting.xmlform import Validator, file_element, report_element, to_bytes
 
 #: A service that loses our report more often than this within one attempt has a fault.
 MAX_RESTARTS = 2
@@ -66,17 +66,22 @@ class Filing:
         report: Report,
         save: Callable[[Report], Report],
         now: Callable[[], datetime],
+        *,
+        by: str,
     ) -> None:
-        """`save` writes the journal; it has to have reached the disk when it returns."""
+        """`save` writes the journal, to the disk before it returns; `by` is who files."""
         self.service = service
         self._write = save
         self._now = now
+        self._by = by
         #: The report as it is in the journal.
         self.report = report
         #: How many uploaded files the service did not name when it finished the report.
         self.missing_there = 0
+        #: What was taken back, if the service did not know it although it may have been finished.
+        self.unknown_there: str | None = None
 
-    def file(self, plan: Plan, schema: Schema) -> Report:
+    def file(self, plan: Plan, schema: Validator) -> Report:
         """Bring the report to its end at the service and return it.
 
         1. What is in doubt is resolved, see above; if it is finishing, by `finish_again` instead.
@@ -108,7 +113,7 @@ class Filing:
             hint="ask the service's operators; the report waits in the outbox",
         )
 
-    def _from_the_start(self, plan: Plan, schema: Schema) -> Report:
+    def _from_the_start(self, plan: Plan, schema: Validator) -> Report:
         if self._remote.in_doubt in (Call.UPLOAD, Call.FILEINFO, Call.RETRACT):  # 1
             self._give_up()
         if self._remote.report_id is None:  # 2
@@ -139,9 +144,14 @@ class Filing:
                     f"report {self.report.id} is finished at the service as {self._id}",
                     hint="what is finished cannot be changed; contact the recipient",
                 )
+            if answer.code == NO_SUCH_REPORT:
+                self.unknown_there = self._id
             self._forget("retracted")
         elif self._remote.report_id is not None:
             self._give_up()
+        elif self._remote.in_doubt is not None:
+            # What was opened under an id that we do not know vanishes there by itself.
+            self._save(in_doubt=None)
         return self.report
 
     @property
@@ -154,15 +164,17 @@ class Filing:
         assert report_id is not None
         return report_id
 
-    def _open(self, plan: Plan, schema: Schema) -> None:
-        element = report_element(plan.document, plan.incident_type, plan.upload, plan.sealed_to)
-        schema.validate(element)
-        answer = self._call(Call.OPEN, lambda: self.service.open(to_bytes(element)))
+    def _open(self, plan: Plan, schema: Validator) -> None:
+        document = to_bytes(
+            report_element(plan.document, plan.incident_type, plan.upload, plan.sealed_to)
+        )
+        schema.validate(document)
+        answer = self._call(Call.OPEN, lambda: self.service.open(document))
         if answer.report_id is None:
             raise UnreachableError("the service has opened a report and does not say its id")
         self._save(report_id=answer.report_id, in_doubt=None)
 
-    def _add(self, match: ReportedMatch, plan: Plan, schema: Schema) -> None:
+    def _add(self, match: ReportedMatch, plan: Plan, schema: Validator) -> None:
         sealed_to = plan.sealed_to.get(match.id)
         name = match.id if sealed_to is None else f"{match.id}.age"
         with plan.open_evidence(match) as evidence:
@@ -179,9 +191,9 @@ class Filing:
         digests = {}
         if sealed_to is None:
             digests = {a.name: digest.hex() for a, digest in evidence.digests.items()}
-        element = file_element(match, self._id, answer.file_id, digests, sealed_to)
-        schema.validate(element)
-        self._call(Call.FILEINFO, lambda: self.service.describe(to_bytes(element)))
+        document = to_bytes(file_element(match, self._id, answer.file_id, digests, sealed_to))
+        schema.validate(document)
+        self._call(Call.FILEINFO, lambda: self.service.describe(document))
         self._save(files={**self._remote.files, match.id: answer.file_id}, in_doubt=None)
 
     def finish_again(self) -> Report:
@@ -210,7 +222,7 @@ class Filing:
 
     def _finished(self, answer: Answer) -> Report:
         now = self._now()
-        detail = {"remote": self._id, "files": len(self._remote.files)}
+        detail = {"remote": self._id, "files": len(self._remote.files), "by": self._by}
         if answer.code == OK:
             sent = set(self._remote.files.values())
             self.missing_there = len(sent - set(answer.files))
@@ -278,7 +290,7 @@ class Filing:
             self._save(in_doubt=before if before is Call.FINISH else None)
         else:
             self._save()
-        if answer.code == NO_SUCH_REPORT:
+        if answer.code == NO_SUCH_REPORT and self._remote.report_id is not None:
             raise _LostError
         check(answer, call)
         raise AssertionError("an answer that is neither fine nor refused")

@@ -12,10 +12,11 @@ import contextlib
 import functools
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
+from typing import Literal
 
 from hashclient.audit import AuditLog
 from hashclient.config import PackageDestination, ServiceDestination, Settings
@@ -41,7 +42,7 @@ from hashclient.reporting.document import (
 from hashclient.reporting.evidence import sealed_evidence
 from hashclient.reporting.state import (
     DOCUMENT_NAME,
-    ID_PREFIX,
+    ID_PATTERN,
     Decision,
     Report,
     State,
@@ -78,7 +79,7 @@ class Outbox:
         """
         directory = self.settings.reports_dir
         try:
-            return sorted(name for name in os.listdir(directory) if name.startswith(ID_PREFIX))  # noqa: PTH208
+            return sorted(name for name in os.listdir(directory) if ID_PATTERN.fullmatch(name))  # noqa: PTH208
         except FileNotFoundError:
             return []
         except OSError as error:
@@ -147,8 +148,8 @@ class Outbox:
 
         Raises:
             UsageError, ConfigError: these matches cannot be reported there.
-            StateError: the report cannot be written; there is none then.
-            AuditError: there is a report, but the audit log does not know of it yet.
+            StateError, AuditError: it cannot be written; or it is, and will be sent, but the record
+                of matches or the audit log does not know of it yet.
         """
         name, where = self.destination(destination)
         chosen = {match.id: match for match in matches}
@@ -161,21 +162,60 @@ class Outbox:
             reason = why_not(match)
             if reason is not None:
                 raise UsageError(f"match {match.id} is not to be reported: it is {reason}")
-        report = Report(
-            id=new_report_id(),
-            destination=name,
-            kind="package" if isinstance(where, PackageDestination) else "cybertipline",
-            created=self.now(),
-            by=by,
-            matches=tuple(chosen),
-            seal_evidence=seal_evidence,
-        )
+        report = self._new_report(name, where, chosen, by, seal_evidence=seal_evidence)
         with self._preparing():
             self._settle_new(record)
             if not again:
                 self._refuse_reported(name, chosen.keys())
             self._write_new(report, record)
             return self.settle(report, record)
+
+    def prepare_wanted(
+        self, destination: str, record: Matches, *, by: str, most: int
+    ) -> Report | None:
+        """Make a report of up to `most` matches that scans want reported there, if there are any.
+
+        Raises:
+            ConfigError: the destination is not configured any more, or lacks something.
+            StateError, AuditError: as `prepare`.
+        """
+        with self._preparing():
+            # What a kill kept the record from hearing of is not wanted a second time.
+            self._settle_new(record)
+            reported = self.reported(destination)
+            wanting = record.wanting_report().get(destination, [])
+            chosen = [m.id for m in wanting if m.id not in reported and why_not(m) is None][:most]
+            if not chosen:
+                return None
+            if destination not in self.settings.config.report.to:
+                raise ConfigError(
+                    f"scans want {len(chosen)} matches reported to {printable(destination)},"
+                    " which is not configured any more",
+                    hint="configure it, or `hashclient report prepare --all --to NAME` reports them"
+                    " to another",
+                )
+            report = self._new_report(*self.destination(destination), chosen, by)
+            self._write_new(report, record)
+            return self.settle(report, record)
+
+    def _new_report(
+        self,
+        name: str,
+        destination: PackageDestination | ServiceDestination,
+        matches: Iterable[str],
+        by: str,
+        *,
+        seal_evidence: bool = False,
+    ) -> Report:
+        return Report(
+            id=new_report_id(),
+            destination=name,
+            kind=kind_of(destination),
+            created=self.now(),
+            by=by,
+            matches=tuple(matches),
+            seal_evidence=seal_evidence,
+        )
 
     def settle_new(self, record: Matches) -> None:
         """Tell of the reports that a kill has kept from being known.
@@ -231,7 +271,8 @@ class Outbox:
             self.write_document(temporary, report, record)
             save(temporary, report)
             temporary.rename(self.folder(report.id))
-            fsync_dir(directory)
+            for changed in (directory, directory.parent):  # it may be the first report
+                fsync_dir(changed)
         except OSError as error:
             raise state_error("cannot write report", temporary, error) from error
 
@@ -375,6 +416,13 @@ class Outbox:
             tell(report, state, self.audit, record, self.now())
             report = self.save(report.replace(settled=state))
         return report
+
+
+def kind_of(
+    destination: PackageDestination | ServiceDestination,
+) -> Literal["package", "cybertipline"]:
+    """Return the word for how reports get to `destination`."""
+    return "package" if isinstance(destination, PackageDestination) else "cybertipline"
 
 
 def why_not(match: Match) -> str | None:

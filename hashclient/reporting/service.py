@@ -35,7 +35,7 @@ from hashclient.errors import (
     VerificationError,
 )
 from hashclient.reporting.evidence import Proven
-from hashclient.reporting.xmlform import Schema, parse_answer
+from hashclient.reporting.xmlform import parse_answer
 from hashclient.transport import Transport
 
 MAX_ANSWER_BYTES = 1 << 20
@@ -178,19 +178,17 @@ class Service:
         check(answer, "status")
         return answer
 
-    def schema(self) -> tuple[bytes, Schema]:
-        """Fetch the schema that the service serves; return its text, too.
+    def schema(self) -> bytes:
+        """Fetch the schema that the service serves.
 
         Raises:
             HashclientError: it cannot be fetched.
-            VerificationError: it cannot be used.
         """
         self.request_id = self.retry_after_s = None
         try:
-            text = self._transport.get(f"{self._base}/xsd", MAX_SCHEMA_BYTES)
+            return self._transport.get(f"{self._base}/xsd", MAX_SCHEMA_BYTES)
         except HashclientError as error:
             raise self._ours(error) from error
-        return text, Schema(text)
 
     def open(self, document: bytes) -> Answer:
         """Open a report, whose XML is `document`."""

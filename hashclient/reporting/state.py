@@ -9,6 +9,8 @@ change what, and when, is said in `outbox`.
 from __future__ import annotations
 
 import enum
+import os
+import re
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +24,7 @@ from hashclient.matches import new_id
 RECORD_NAME = "report.json"
 DOCUMENT_NAME = "document.json"
 ID_PREFIX = "r-"
+ID_PATTERN = re.compile(r"r-[a-z0-9]{10}")
 
 #: Pauses between attempts double from the first to the last.
 BACKOFF_FIRST = timedelta(minutes=5)
@@ -154,8 +157,13 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         )
 
     def is_due(self, now: datetime) -> bool:
-        """Tell whether it is time to send it, or to try again."""
-        return self.is_open and (self.next_attempt is None or self.next_attempt <= now)
+        """Tell whether it is time to send it, or to try again.
+
+        No pause is longer than the longest: a later time was noted under a clock that was wrong.
+        """
+        if self.next_attempt is None:
+            return self.is_open
+        return self.is_open and not now < self.next_attempt <= now + BACKOFF_LAST
 
     def replace(self, **changes: Any) -> Report:
         """Return the report with `changes`."""
@@ -219,20 +227,26 @@ def load(reports_dir: Path, report_id: str) -> Report:
         f"no report has the id {printable(report_id)}", hint="`hashclient report status` lists them"
     )
     # What a user typed must not lead anywhere else.
-    if not report_id.startswith(ID_PREFIX) or "/" in report_id or "\0" in report_id:
+    if not ID_PATTERN.fullmatch(report_id):
         raise unknown
     path = reports_dir / report_id / RECORD_NAME
     try:
         report = msgspec.json.decode(path.read_bytes(), type=Report)
-    except (FileNotFoundError, NotADirectoryError):
-        raise unknown from None
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if not os.path.lexists(path.parent):
+            raise unknown from None
+        raise _damaged(path) from error
     except OSError as error:
         raise state_error("cannot read report", path, error) from error
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise StateError(
-            f"record of a report is damaged: {printable(path)}",
-            hint="restore it from a backup; what was sent is in the audit log, too",
-        ) from error
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise _damaged(path) from error
     if report.id != report_id:
         raise StateError(f"record of another report: {printable(path)}")
     return report
+
+
+def _damaged(path: Path) -> StateError:
+    return StateError(
+        f"record of a report is damaged: {printable(path)}",
+        hint="restore it from a backup; what was sent is in the audit log, too",
+    )

@@ -24,6 +24,11 @@ _TOLD: dict[State, tuple[str, str]] = {
     State.ACKNOWLEDGED: ("report-acknowledged", str(MatchState.ACKNOWLEDGED)),
     State.RETRACTED: (RETRACTED, RETRACTED),
 }
+#: By state: the steps of a report's own history that lead to it and say who took them.
+_LEADS_TO = {
+    State.SUBMITTED: ("submitted", "finished"),
+    State.ACKNOWLEDGED: ("acknowledged", "finished"),
+}
 
 
 def untold(report: Report) -> list[State]:
@@ -66,7 +71,11 @@ def tell(report: Report, state: State, audit: AuditLog, record: Matches, now: da
 
 
 def _detail(report: Report, state: State) -> dict[str, Any]:
-    detail: dict[str, Any] = {"report": report.id, "to": report.destination, "by": report.by}
+    by = report.by
+    for taken in report.history:
+        if taken.event in _LEADS_TO.get(state, ()):
+            by = taken.detail.get("by", by)
+    detail: dict[str, Any] = {"report": report.id, "to": report.destination, "by": by}
     if state is State.SUBMITTED and report.package is not None:
         detail["package"] = report.package.name
     if state in (State.SUBMITTED, State.ACKNOWLEDGED) and report.reference is not None:

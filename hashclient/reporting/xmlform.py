@@ -14,7 +14,7 @@ import re
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from xml.etree import ElementTree as ET
 from xml.parsers import expat
 
@@ -167,6 +167,13 @@ def to_bytes(element: ET.Element) -> bytes:
     """Return a document as it is sent."""
     text: bytes = ET.tostring(element, encoding="utf-8", xml_declaration=True)
     return text
+
+
+class Validator(Protocol):
+    """What checks a document before it is sent."""
+
+    def validate(self, document: bytes) -> None:
+        """Check that the service will take `document`; raise ConfigError if it will not."""
 
 
 class Schema:

@@ -51,7 +51,13 @@ def world(tmp_path: Path) -> World:
 def test_before_any_scan_there_are_none(world: World) -> None:
     for output_format in ("text", "jsonl"):
         result = world.call("matches", "--format", output_format)
-        assert (result.code, result.out, result.err) == (0, "", "")
+        assert (result.code, result.out) == (0, "")
+        assert result.err == "no scan has found anything yet\n"
+    # A reader makes nothing: the scan of another user could not write to it.
+    assert not (world.state / "matches.db").exists()
+    world.ids()
+    assert world.call("matches", "--state", "purged").err == "no match is in that state\n"
+    assert world.call("-q", "matches", "--state", "purged").err == ""
 
 
 def test_what_a_scan_finds_is_listed_under_its_id(world: World) -> None:
@@ -75,7 +81,7 @@ def test_what_a_scan_finds_is_listed_under_its_id(world: World) -> None:
 def test_matches_are_chosen_by_state(world: World) -> None:
     ids = world.ids()
     closed = world.call("matches", "close", ids["a"], "--reason", "removed by hand")
-    assert (closed.code, closed.out) == (0, f"closed {ids['a']}  {world.tree}/a\n")
+    assert (closed.code, closed.out) == (0, f"{ids['a']}  {world.tree}/a  closed\n")
     assert world.listed("--state", "found") == [("b", "found")]
     assert world.listed("--state", "closed") == [("a", "closed")]
     assert sorted(world.listed("--state", "closed", "--state", "found")) == [
@@ -102,12 +108,16 @@ def test_a_story_is_told(world: World) -> None:
 
 def test_closing_says_who_and_why_and_a_new_find_opens_again(world: World) -> None:
     match_id = world.ids()["a"]
-    world.call("matches", "close", match_id, "--reason", "ticket 4711")
+    result = world.call(
+        "matches", "close", match_id, "--reason", "ticket 4711", "--format", "json"
+    )
     shown = world.call("matches", "show", match_id).out
     assert "closed" in shown and "reason: ticket 4711" in shown
     (event,) = audit.read(world.state / "audit", event="closed")
     assert event.data["id"] == match_id
     assert event.data["reason"] == "ticket 4711" and event.data["by"]
+    (item,) = json.loads(result.out)["items"]
+    assert (item["id"], item["done"], item["detail"]) == (match_id, True, "closed")
     assert world.ids()["a"] == match_id
     assert world.story(match_id) == ["found", "closed", "found"]
 
@@ -117,6 +127,9 @@ def test_closing_needs_something_to_close_and_a_reason(world: World) -> None:
     for args in (["--reason", "x"], [ids["a"]], ["nobody", "--reason", "x"]):
         result = world.call("matches", "close", *args)
         assert result.code == 2 and "hint: " in result.err
+    result = world.call("matches", "close", "--withdrawn", "--reason", "x")
+    assert (result.code, result.out) == (0, "")
+    assert result.err == "no match is withdrawn and in its place\n"
     # All are known before the first is closed.
     assert world.call("matches", "close", ids["a"], "nobody", "--reason", "x").code == 2
     assert sorted(world.listed("--state", "found")) == [("a", "found"), ("b", "found")]

@@ -106,6 +106,8 @@ def test_the_command_line_takes_away_all(world: World) -> None:
     result = call("--state-dir", world.state, "scan", "--quarantine", world.tree)
     assert result.code == 10
     assert result.out.count("-> quarantined") == 2
+    taken = audit.read(world.state / "audit", event="quarantined")
+    assert {record.data["reason"] for record in taken} == {"scan --quarantine"}
     assert world.left() == {"clean"}
     assert set(world.states().values()) == {MatchState.QUARANTINED}
 
@@ -166,8 +168,16 @@ def test_a_report_is_prepared_once_for_all_matches_of_a_scan(world: World) -> No
 
 def test_what_stays_in_place_is_reported_once(world: World) -> None:
     world.configure(REPORT)
-    for _ in range(3):
-        assert world.scan().code == 10
+
+    def told() -> set[str]:
+        result = world.scan()
+        assert result.code == 10
+        return {detail for acted in world.acted(result).values() for _, _, detail in acted}
+
+    assert told() == {"to be reported to police"}
+    assert told() == {"in a report already"}
+    assert call("--state-dir", world.state, "report", "submit", "--all").code == 0
+    assert told() == {"reported already"}
     (report,) = world.reports()
     assert world.left() == {"worst", "other", "clean"}
     assert len(report["matches"]) == 2  # type: ignore[arg-type]

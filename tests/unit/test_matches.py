@@ -16,8 +16,15 @@ import pytest
 
 from fixtures.crash import in_child
 from hashclient import fsio
-from hashclient.errors import ExitCode, StateError, UsageError
-from hashclient.matches import DATABASE_NAME, REPORT_PREPARED, Matches, Step
+from hashclient.errors import StateError, UsageError
+from hashclient.matches import (
+    DATABASE_NAME,
+    LISTED_AGAIN,
+    REPORT_PREPARED,
+    REPORT_WANTED,
+    Matches,
+    Step,
+)
 from hashclient.model import Algorithm, Hit, Kind, MatchState, Outcome, Recorded
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
@@ -96,6 +103,33 @@ def test_a_match_is_withdrawn_when_none_of_its_entries_is_left(record: Matches) 
     record.withdraw("base", ["e-2"], 8, LATER)
     assert record.get(found.id).state is MatchState.WITHDRAWN
     assert [f.withdrawn_generation for f in record.withdrawn()] == [7, 8]
+
+
+def test_what_is_listed_again_goes_on_where_it_was(record: Matches) -> None:
+    made = record.record([match(f"/{n}", hit(f"e-{n}")) for n in range(3)], KEY, NOW)
+    taken, left, given_back = (m.id for m in made)
+    record.change(taken, MatchState.QUARANTINED, NOW, {}, in_place=False)
+    record.change(taken, MatchState.REPORTED, NOW, {})
+    record.withdraw("base", ["e-0", "e-1", "e-2"], 2, NOW)
+    record.change(given_back, MatchState.RESTORED, NOW, {})
+    again = record.list_again(taken, [hit("e-0", generation=3)], LATER)
+    assert (again.state, again.in_place) == (MatchState.REPORTED, False)
+    assert again.standing == (hit("e-0", generation=3),)
+    assert record.story(taken)[-1].event == LISTED_AGAIN
+    # By another entry, on another list; and what is settled stays so.
+    assert record.list_again(left, [hit("x-1", "other")], LATER).state is MatchState.FOUND
+    assert record.list_again(given_back, [hit("e-2")], LATER).state is MatchState.RESTORED
+    assert record.standing("base") == ["e-0"] and record.standing("other") == ["x-1"]
+    assert record.withdrawn() == []
+    # It can be withdrawn again.
+    record.withdraw("base", ["e-0"], 4, LATER)
+    assert record.get(taken).state is MatchState.WITHDRAWN
+
+
+def test_matches_come_in_the_order_they_were_found(record: Matches) -> None:
+    for n in range(20):
+        record.record([match(f"/{n}", hit("e-1"))], KEY, NOW)
+    assert [m.path for m in record.find()] == [f"/{n}" for n in range(20)]
 
 
 def test_the_same_file_is_the_same_record(record: Matches) -> None:
@@ -192,13 +226,14 @@ def test_a_report_is_wanted_until_one_is_prepared(record: Matches) -> None:
     ids = [made.id for made in record.record(found, KEY, NOW)]
     assert record.wanting_report() == {}
     assert [record.want_report(i, "police", NOW) for i in ids[:3]] == [True] * 3
-    assert not record.want_report(ids[0], "police", LATER)
+    assert record.want_report(ids[0], "police", LATER)
     assert record.want_report(ids[3], "hotline", NOW)
     record.withdraw("base", ["e-1"], 2, LATER)
     record.note(ids[2], REPORT_PREPARED, LATER, {"report": "r-1"})
     wanted = {to: [m.id for m in matches] for to, matches in record.wanting_report().items()}
     assert wanted == {"police": [ids[0]], "hotline": [ids[3]]}
     assert not record.want_report(ids[2], "police", LATER)
+    assert [step.event for step in record.story(ids[0])] == ["found", REPORT_WANTED]
 
 
 def test_an_unknown_id_is_a_mistake_of_usage(record: Matches) -> None:
@@ -304,10 +339,17 @@ def test_what_a_killed_scan_had_begun_is_taken_back(tmp_path: Path, create: bool
 
 
 def test_a_reader_makes_none(tmp_path: Path) -> None:
-    with pytest.raises(StateError) as caught:
-        Matches(tmp_path, create=False)
-    assert caught.value.exit_code is ExitCode.STATE and caught.value.hint
+    with Matches(tmp_path, create=False) as record:
+        assert list(record.find()) == []
     assert list(tmp_path.iterdir()) == []
+    # A scan that is killed while it makes one leaves this.
+    (tmp_path / DATABASE_NAME).touch()
+    with Matches(tmp_path, create=False) as record:
+        assert record.withdrawn() == []
+    with Matches(tmp_path) as record:
+        record.record([match("/a", hit("e-1"))], KEY, NOW)
+    with Matches(tmp_path, create=False) as record:
+        assert len(list(record.find())) == 1
 
 
 def test_another_version_is_refused(tmp_path: Path) -> None:

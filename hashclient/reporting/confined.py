@@ -1,0 +1,146 @@
+"""The schema of a service in a process of its own, whose time and memory are bounded.
+
+A schema comes from the other side, and a small one can keep a validator busy for years or take all
+memory, by a pattern that backtracks or a content model that explodes. Here that costs one report
+one attempt. The process gets the schema, then documents; for each it says what is wrong, if
+anything is. When it dies or takes too long, the schema is not usable.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import selectors
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from types import TracebackType
+from typing import IO
+
+from hashclient.errors import ConfigError, HashclientError, VerificationError
+from hashclient.reporting.xmlform import Schema, unusable
+
+#: How long reading the schema, or checking one document, may take: the real ones take a second.
+LIMIT_S = 30.0
+#: The process may have so much memory.
+MAX_MEMORY_BYTES = 1 << 30
+#: And so much time in all, in case nobody is left to end it.
+MAX_CPU_S = 600
+
+_LENGTH = struct.Struct(">Q")
+_ERRORS: dict[str, type[HashclientError]] = {
+    kind.__name__: kind for kind in (ConfigError, VerificationError)
+}
+_PROGRAM = (
+    "import sys; sys.path[:] = sys.argv[1:];"
+    " from hashclient.reporting.confined import serve; serve()"
+)
+
+
+class ConfinedSchema:
+    """The schema that a service serves; use it as a context manager."""
+
+    def __init__(self, text: bytes, *, limit_s: float = LIMIT_S) -> None:
+        """Start the process and let it read the schema.
+
+        Raises:
+            VerificationError: the schema cannot be used.
+        """
+        self._limit_s = limit_s
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-c", _PROGRAM, *sys.path],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            # A signal from the terminal is for us.
+            start_new_session=True,
+        )
+        try:
+            self.validate(text)
+        except BaseException:
+            self._end()
+            raise
+
+    def __enter__(self) -> ConfinedSchema:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """End the process."""
+        self._end()
+
+    def _end(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.close()
+
+    def validate(self, document: bytes) -> None:
+        """Check that the service will take `document`.
+
+        Raises:
+            ConfigError: it will not; the message names the element at fault.
+            VerificationError: the schema cannot be used.
+        """
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None and stdout is not None
+        # It reads a document to its end before it does anything, so this waits for nothing.
+        with contextlib.suppress(BrokenPipeError):
+            stdin.write(_LENGTH.pack(len(document)) + document)
+            stdin.flush()
+        answer = json.loads(b"".join(_until_line(stdout, self._limit_s)))
+        if answer is not None:
+            raise _ERRORS[answer["error"]](answer["message"], hint=answer["hint"])
+
+
+def _until_line(stream: IO[bytes], limit_s: float) -> Iterator[bytes]:
+    """Yield what comes up to the end of a line.
+
+    Raises:
+        VerificationError: it takes too long, or no more comes.
+    """
+    ends = time.monotonic() + limit_s
+    with selectors.DefaultSelector() as selector:
+        selector.register(stream, selectors.EVENT_READ)
+        while selector.select(max(0.0, ends - time.monotonic())):
+            piece = os.read(stream.fileno(), 1 << 16)
+            if not piece:
+                raise unusable("it takes too much memory or time, or breaks what reads it")
+            yield piece
+            if piece.endswith(b"\n"):
+                return
+    raise unusable("it takes too much time")
+
+
+def serve() -> None:
+    """Be the process: read the schema, then documents, from stdin, and answer each with a line."""
+    resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CPU, (MAX_CPU_S, MAX_CPU_S))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    schema: Schema | None = None
+    while head := sys.stdin.buffer.read(_LENGTH.size):
+        text = sys.stdin.buffer.read(*_LENGTH.unpack(head))
+        answer = None
+        try:
+            if schema is None:
+                schema = Schema(text)
+            else:
+                schema.validate(text)
+        except (ConfigError, VerificationError) as error:
+            answer = {
+                "error": type(error).__name__,
+                "message": error.message,
+                "hint": error.hint,
+            }
+        print(json.dumps(answer), flush=True)
