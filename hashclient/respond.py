@@ -67,26 +67,38 @@ class Responder:
         self._usable = {state.name for state in lists if not state.stale}
         self._sealer = sealer
         self._quarantine: Quarantine | None = None
+        #: The match whose file was taken away last, or is being taken.
+        self._taking: str | None = None
         #: Why something that was to be done was not, if anything was: of the worst failure.
         self.failed: ExitCode | None = None
 
-    def respond(self, outcome: Outcome) -> Outcome:
-        """Do what is to be done about one outcome and return it with what became of that."""
+    def respond(self, outcome: Outcome, *, ended: bool = False) -> Outcome:
+        """Do what is to be done about one outcome and return it with what became of that.
+
+        When the run is `ended`, nothing is taken away any more.
+        """
         wanted = set(actions_for(outcome, self._settings.config.policy))
         reason = "policy" if Action.QUARANTINE in wanted else "scan --quarantine"
         if self._quarantine_all and outcome.kind is Kind.MATCH:
             wanted.add(Action.QUARANTINE)
-        acted = [self._act(outcome, action, reason) for action in Action if action in wanted]
+        acted = []
+        # That a report is wanted is noted before the file is gone, which no scan finds again.
+        for action in (Action.REPORT, Action.QUARANTINE):
+            if action in wanted:
+                is_left = ended and action is Action.QUARANTINE and not self._only_tell
+                acted.insert(
+                    0, self._left(outcome) if is_left else self._act(outcome, action, reason)
+                )
         if self._only_tell and outcome.kind is Kind.MATCH and not acted:
             return dataclasses.replace(outcome, reason="would only be recorded")
         return dataclasses.replace(outcome, acted=tuple(acted))
 
-    def leave(self, outcome: Outcome) -> Outcome:
-        """Return one outcome with what was not done about it, since the run is ended."""
-        acted = []
-        for done in self._wanted(outcome):
-            pass
-        return outcome
+    def _left(self, outcome: Outcome) -> Acted:
+        """Return that a file was not taken away, or not wholly, because the run was ended."""
+        detail = "not quarantined: the scan was ended"
+        if outcome.recorded is not None and outcome.recorded.id == self._taking:
+            detail = f"interrupted: `hashclient quarantine add {self._taking}` finishes it"
+        return Acted(Action.QUARANTINE, done=False, detail=detail)
 
     def _act(self, outcome: Outcome, action: Action, reason: str) -> Acted:
         if action is Action.QUARANTINE and self._usable.isdisjoint(
@@ -104,6 +116,7 @@ class Responder:
                 if action is Action.REPORT:
                     return Acted(action, done=True, detail=self._report(outcome.recorded, matches))
                 match = matches.get(outcome.recorded.id)
+                self._taking = match.id
                 taken = self._open_quarantine().take(match, matches, by=self._by, reason=reason)
         except HashclientError as error:
             detail = f"not {_PARTICIPLES[action]}: {error.message}"

@@ -152,10 +152,7 @@ def run_report(
             while ready and responder is None:
                 tell(write, ready.popleft())
         while ready and responder is not None:
-            if summary.stopped is None:
-                ready[0] = responder.respond(ready[0])
-            else:
-                ready[0] = responder.leave(ready[0])
+            ready[0] = responder.respond(ready[0], ended=summary.stopped is not None)
             with uninterrupted():
                 tell(write, ready.popleft())
 

@@ -14,6 +14,7 @@ import enum
 import errno
 import fcntl
 import os
+import secrets
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -37,9 +38,11 @@ _CANNOT = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 #: One that has no hard links says so in one of these ways.
 _NO_LINKS = frozenset({errno.EPERM, errno.EMLINK, errno.ENOSYS, errno.EOPNOTSUPP})
 
+#: What is said of a place where nothing is.
+GONE = "not there any more"
 _WORDS = {
-    errno.ENOENT: "not there any more",
-    errno.ESTALE: "not there any more",
+    errno.ENOENT: GONE,
+    errno.ESTALE: GONE,
     errno.EROFS: "read-only file system",
     errno.EACCES: "permission denied",
     errno.EPERM: "the system does not permit it",
@@ -81,13 +84,20 @@ class Place:
         return os.fstat(self.fd).st_ino
 
     def sync(self) -> None:
-        """Make changes of names durable, where the directory may be read."""
-        with contextlib.suppress(OSError):  # the name is gone; only a power loss can bring it back
+        """Make changes of names durable.
+
+        Raises:
+            OSError: that failed.
+        """
+        try:
             fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.fd)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+        except PermissionError:  # a directory that may be written to, but not read
+            os.sync()
+            return
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
 
 class Removal(enum.Enum):
@@ -159,30 +169,31 @@ def open_file(place: Place) -> Iterator[tuple[int, os.stat_result]]:
     Raises:
         OSError: it cannot be opened, is a link (ELOOP) or no regular file (EISDIR stands for all).
     """
-    # Looked at before it is opened: opening a device may do something.
-    status = os.stat(place.name, dir_fd=place.fd, follow_symlinks=False)
-    if stat.S_ISLNK(status.st_mode):
-        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), place.path)
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-    fd = -1
+    # Looked at before it is opened, since opening a device may do something. What was looked at is
+    # what is opened, so this may wait: for a lease that somebody has on the file to be broken.
+    known = os.open(place.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place.fd)
     try:
-        if stat.S_ISREG(status.st_mode):
-            fd = os.open(place.name, flags, dir_fd=place.fd)
-            status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
+        mode = os.fstat(known).st_mode
+        if stat.S_ISLNK(mode):
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), place.path)
+        if not stat.S_ISREG(mode):
             raise OSError(errno.EISDIR, "not a regular file", place.path)
-        yield fd, status
+        fd = os.open(f"/proc/self/fd/{known}", os.O_RDONLY | os.O_CLOEXEC)
     finally:
-        if fd >= 0:
-            os.close(fd)
+        os.close(known)
+    try:
+        yield fd, os.fstat(fd)
+    finally:
+        os.close(fd)
 
 
 def remove_exactly(place: Place, private: str, fd: int, status: os.stat_result) -> Removal:
     """Unlink the name at a place if it is the file open as `fd`, unchanged since `status`.
 
     1. Nothing about the file has changed, as far as the system knows.
-    2. The name is moved to the name `private` in the same directory, replacing nothing. From here
-       on nobody who works with the old name can exchange it.
+    2. The name is moved to the name `private` in the same directory, replacing nothing; to one that
+       nobody can foresee, where somebody has taken that. From here on nobody who works with the old
+       name can exchange it.
     3. What lies there now is the same inode, and its content was not changed meanwhile. Otherwise
        it is moved back.
     4. The private name is unlinked.
@@ -194,7 +205,11 @@ def remove_exactly(place: Place, private: str, fd: int, status: os.stat_result) 
     """
     if not is_unchanged(status, os.fstat(fd)):  # 1
         return Removal.CHANGED
-    rename_noreplace(place.fd, place.name, private)  # 2
+    try:
+        move_aside(place.fd, place.name, private)  # 2
+    except FileExistsError:
+        private = f"{private}-{secrets.token_hex(8)}"
+        move_aside(place.fd, place.name, private)
     hidden = place.at(private)
     try:
         found = os.stat(private, dir_fd=place.fd, follow_symlinks=False)  # 3
@@ -206,7 +221,8 @@ def remove_exactly(place: Place, private: str, fd: int, status: os.stat_result) 
     except BaseException:
         put_back(hidden, place.name)
         raise
-    place.sync()
+    with contextlib.suppress(OSError):  # the name is gone; only a power loss can bring it back
+        place.sync()
     return Removal.REMOVED
 
 
@@ -216,15 +232,43 @@ def put_back(hidden: Place, name: str) -> bool:
         rename_noreplace(hidden.fd, hidden.name, name)
     except OSError:
         return False
-    hidden.sync()
+    with contextlib.suppress(OSError):  # it has one of its two names
+        hidden.sync()
     return True
 
 
-def rename_noreplace(directory: int, source: str, target: str) -> None:
-    """Rename in one directory, without ever replacing what is there.
+def move_aside(directory: int, name: str, private: str) -> None:
+    """Rename `name` to `private`, which nobody else uses, without replacing what is there.
 
-    Where the file system cannot do that, a hard link and an unlink are the same in two steps. Where
-    it has no hard links either, somebody could make `target` between a look at it and the rename.
+    Where the file system cannot do that, `private` is made first and then replaced. A hard link and
+    an unlink would not do: whatever takes the old name in between would be unlinked.
+
+    Raises:
+        FileExistsError: `private` exists.
+        OSError: it cannot be renamed.
+    """
+    try:
+        renameat2(directory, name, private)
+        return
+    except OSError as error:
+        if error.errno not in _CANNOT:
+            raise
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    os.close(os.open(private, flags, 0o600, dir_fd=directory))
+    try:
+        os.rename(name, private, src_dir_fd=directory, dst_dir_fd=directory)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(private, dir_fd=directory)
+        raise
+
+
+def rename_noreplace(directory: int, source: str, target: str) -> None:
+    """Rename a private name in its directory, without ever replacing what is there.
+
+    Where the file system cannot do that, a hard link and an unlink are the same in two steps, since
+    nobody else uses the private name. Where it has no hard links either, somebody could make
+    `target` between a look at it and the rename.
 
     Raises:
         FileExistsError: `target` exists.
@@ -293,8 +337,16 @@ def _flag(place: Place) -> str | None:
     return None
 
 
-def open_elsewhere(status: os.stat_result) -> list[str]:
-    """Return which other processes hold the file open, as far as this one may see: `name (pid)`."""
+def open_elsewhere(fd: int) -> list[str]:
+    """Return which other programs hold the file open as `fd`, as far as this one may see.
+
+    They are named as `name (pid)`. One that is known to be there but is not to be seen is named,
+    too: in another container, on another machine, or with the file mapped but not open.
+    """
+    status = os.fstat(fd)
+    is_used = None if status.st_nlink else _is_used(fd)
+    if is_used is False:
+        return []
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         if process.name == str(os.getpid()):
@@ -303,13 +355,33 @@ def open_elsewhere(status: os.stat_result) -> list[str]:
             if _holds(process, status):
                 name = (process / "comm").read_text(errors="replace").strip()
                 found.append(f"{printable(name)} ({process.name})")
+    if is_used and not found:
+        return ["a program that is not to be seen from here"]
     return sorted(found)
 
 
+def _is_used(fd: int) -> bool | None:
+    """Tell whether anybody else has a file open that has no name any more; None if unknown.
+
+    The kernel says so by not granting a lease. It is for files without a name only: whoever opens
+    one with a lease on it waits for us, and we get a signal.
+    """
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    except BlockingIOError:
+        return True
+    except OSError:  # not every file system has leases, and not everybody may have one
+        return None
+    fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    return False
+
+
 def _holds(process: Path, status: os.stat_result) -> bool:
-    with os.scandir(process / "fd") as descriptors:
-        for descriptor in descriptors:
-            with contextlib.suppress(OSError):  # closed meanwhile
-                if os.path.samestat(descriptor.stat(), status):
+    for descriptor in os.listdir(path := process / "fd"):  # noqa: PTH208
+        with contextlib.suppress(OSError):  # closed meanwhile
+            target = os.readlink(link := path / descriptor)  # noqa: PTH115
+            # A look at a file itself may hang, if its server does; so only where it may be this one.
+            if target.startswith("/") and (status.st_nlink or target.endswith(" (deleted)")):
+                if os.path.samestat(os.stat(link), status):  # noqa: PTH116
                     return True
     return False

@@ -136,33 +136,47 @@ def plain_source(
         AuthorisationError: none of `identities` opens the sealed copy.
     """
     item = find_item(quarantine_dir, match.id)
-    with contextlib.ExitStack() as stack:
-        if match.in_place and (item is None or not identities):
-            if match.key_id != sealer.key_id:
-                raise StateError(
-                    f"match {match.id} was sealed with another key, so its file cannot be proven",
-                    hint="scan it again",
-                )
-            source = stack.enter_context(_in_place(match.path))
-        elif item is not None:
-            path, size = evidence_path(quarantine_dir, match.id), item.size
-            source = Source(printable(path), size, lambda: unsealed(file_chunks(path), identities))
-        else:
-            raise StateError(f"neither in place nor in quarantine: {printable(match.path)}")
+    if match.in_place and (item is None or not identities):
+        with source_in_place(match, sealer) as proven:
+            yield proven
+        return
+    if item is None:
+        raise StateError(f"neither in place nor in quarantine: {printable(match.path)}")
+    path = evidence_path(quarantine_dir, match.id)
+    opened = prove(
+        Source(printable(path), item.size, lambda: unsealed(file_chunks(path), identities))
+    )
+    # Under another key than the file matched under, tags prove nothing; but what is in quarantine
+    # was proven when it was sealed.
+    if match.key_id == sealer.key_id:
+        _check_tags(opened, match, sealer)
+    yield opened
+
+
+@contextlib.contextmanager
+def source_in_place(match: Match, sealer: Sealer) -> Iterator[Proven]:
+    """Give the file of a match from where it was found, proven.
+
+    Raises:
+        StateError: it is not the file that matched, not there, or cannot be proven.
+    """
+    if match.key_id != sealer.key_id:
+        raise StateError(
+            f"match {match.id} was sealed with another key, so its file cannot be proven",
+            hint="scan it again",
+        )
+    with _in_place(match.path) as source:
         proven = prove(source)
-        # Under another key than the file matched under, tags prove nothing; but what is in
-        # quarantine was proven when it was sealed.
-        if match.key_id == sealer.key_id:
-            _check_tags(proven, match, sealer)
+        _check_tags(proven, match, sealer)
         yield proven
 
 
 def seal_in_place(
     match: Match, path: Path, recipients: Sequence[str], sealer: Sealer
-) -> Evidence | None:
+) -> Evidence | str:
     """Seal the file of a match from where it was found into `path`; it stays where it is.
 
-    Return None if it is not there any more, or not the file that matched.
+    Return why that cannot be, if it is not there any more or cannot be proven.
 
     Raises:
         StateError: the copy cannot be written.
@@ -173,9 +187,9 @@ def seal_in_place(
     length = 0
     with contextlib.ExitStack() as stack:
         try:
-            proven = stack.enter_context(plain_source(match, path.parent, (), sealer))
-        except StateError:
-            return None
+            proven = stack.enter_context(source_in_place(match, sealer))
+        except StateError as error:
+            return error.message
         stream = stack.enter_context(atomic_file(path))
 
         def sink(data: bytes) -> None:

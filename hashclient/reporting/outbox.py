@@ -16,10 +16,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
 
 from hashclient.audit import AuditLog
-from hashclient.config import PackageDestination, ServiceDestination, Settings
+from hashclient.config import Settings
 from hashclient.errors import ConfigError, LockedError, StateError, UsageError, VerificationError
 from hashclient.fsio import (
     TEMP_PREFIX,
@@ -32,6 +31,7 @@ from hashclient.fsio import (
 )
 from hashclient.matches import SETTLED, Match, Matches
 from hashclient.model import MatchState
+from hashclient.reporting.destination import Destination, find_destination, kind_of
 from hashclient.reporting.document import (
     Document,
     Evidence,
@@ -102,34 +102,6 @@ class Outbox:
         """
         yield from sorted((self.get(i) for i in self.ids()), key=lambda r: (r.created, r.id))
 
-    def destination(self, name: str | None) -> tuple[str, PackageDestination | ServiceDestination]:
-        """Return the destination called `name`, or the one that is meant without a name.
-
-        Raises:
-            UsageError, ConfigError: there is none, or it lacks something to report to it.
-        """
-        config = self.settings.config.report
-        if not config.to:
-            raise ConfigError(
-                "no destination of reports is configured",
-                hint="docs/reporting.md describes [report.to.NAME]",
-            )
-        names = ", ".join(sorted(config.to))
-        name = config.destination() if name is None else name
-        if name is None:
-            raise UsageError("to whom is not said", hint=f"give --to one of: {names}")
-        if name not in config.to:
-            raise UsageError(
-                f"no destination is called {printable(name)}", hint=f"there are: {names}"
-            )
-        destination = config.to[name]
-        if isinstance(destination, ServiceDestination) and not config.email:
-            raise ConfigError(
-                f"{name} wants to know who reports: email of [report] is not set",
-                hint="set organisation, contact and email in [report] of config.toml",
-            )
-        return name, destination
-
     def prepare(
         self,
         matches: Sequence[Match],
@@ -151,7 +123,7 @@ class Outbox:
             StateError, AuditError: it cannot be written; or it is, and will be sent, but the record
                 of matches or the audit log does not know of it yet.
         """
-        name, where = self.destination(destination)
+        name, where = find_destination(self.settings.config.report, destination)
         chosen = {match.id: match for match in matches}
         if not 0 < len(chosen) <= MAX_MATCHES:
             raise UsageError(
@@ -194,14 +166,15 @@ class Outbox:
                     hint="configure it, or `hashclient report prepare --all --to NAME` reports them"
                     " to another",
                 )
-            report = self._new_report(*self.destination(destination), chosen, by)
+            name, where = find_destination(self.settings.config.report, destination)
+            report = self._new_report(name, where, chosen, by)
             self._write_new(report, record)
             return self.settle(report, record)
 
     def _new_report(
         self,
         name: str,
-        destination: PackageDestination | ServiceDestination,
+        destination: Destination,
         matches: Iterable[str],
         by: str,
         *,
@@ -416,13 +389,6 @@ class Outbox:
             tell(report, state, self.audit, record, self.now())
             report = self.save(report.replace(settled=state))
         return report
-
-
-def kind_of(
-    destination: PackageDestination | ServiceDestination,
-) -> Literal["package", "cybertipline"]:
-    """Return the word for how reports get to `destination`."""
-    return "package" if isinstance(destination, PackageDestination) else "cybertipline"
 
 
 def why_not(match: Match) -> str | None:

@@ -93,6 +93,13 @@ def gather(document: Document, places: Sequence[Path]) -> Content:
     return Content(document, evidence)
 
 
+def remove_unfinished(directory: Path, report_id: str) -> None:
+    """Remove from `directory` what a killed attempt at the package of a report has left."""
+    with contextlib.suppress(OSError):
+        for leftover in directory.glob(f"{TEMP_PREFIX}{package_name(report_id, ())}*"):
+            _remove(leftover)
+
+
 class Packager:
     """Makes one package in one directory."""
 

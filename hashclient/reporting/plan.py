@@ -61,17 +61,19 @@ def make_plan(
     sealed_to: dict[str, Sequence[str]] = {}
     for match in document.matches:
         item = find_item(quarantine_dir, match.id)
+        # As it is now: it may have been taken away since the document was written.
+        in_place = record.get(match.id).in_place
         if destination.evidence == "sealed" and item is not None:
             upload.append(match.id)
             sealed_to[match.id] = item.recipients
-        if destination.evidence == "file" and (match.in_place or item is not None):
+        if destination.evidence == "file" and (in_place or item is not None):
             upload.append(match.id)
             if item is None and not os.path.lexists(file_path(match)):
                 raise StateError(
                     f"file is gone: {printable(file_path(match))}",
                     hint="scan it again; `hashclient matches close` settles what is gone",
                 )
-            if not match.in_place and not identities:
+            if not in_place and not identities:
                 waiting.append(match.id)
 
     @contextlib.contextmanager

@@ -11,6 +11,7 @@ import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,20 +23,24 @@ from hashclient.errors import (
     ConfigError,
     ExitCode,
     HashclientError,
+    LockedError,
     StateError,
     UsageError,
 )
-from hashclient.fsio import make_private_dir, user_path, write_atomic
+from hashclient.fsio import make_private_dir, sweep_temporary, user_path, write_atomic
 from hashclient.matches import Matches
+from hashclient.reporting.confined import ConfinedSchema
 from hashclient.reporting.custody import retraction_note
+from hashclient.reporting.destination import Destination, find_destination, kind_of
 from hashclient.reporting.document import Document, Evidence
 from hashclient.reporting.evidence import find_item, seal_in_place
 from hashclient.reporting.filing import Filing
-from hashclient.reporting.outbox import Outbox
-from hashclient.reporting.package import Packager, gather, package_name
+from hashclient.reporting.outbox import Outbox, why_not
+from hashclient.reporting.package import Packager, gather, package_name, remove_unfinished
 from hashclient.reporting.plan import make_plan
 from hashclient.reporting.service import Service
 from hashclient.reporting.state import Call, Problem, Remote, Report, State
+from hashclient.reporting.xmlform import Validator
 from hashclient.seal import Sealer
 
 SCHEMA_NAME = "schema.xsd"
@@ -43,19 +48,6 @@ SEALED_DIR = "sealed"
 
 #: Who takes a report back of which nothing is left, in the audit log.
 NOBODY = "hashclient"
-
-
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """What became of one attempt: the report after it, and what to tell people.
-
-    `error` is why it failed. `notes` are things that need a person's attention all the same.
-    """
-
-    report: Report
-    detail: str
-    error: HashclientError | None = None
-    notes: tuple[str, ...] = ()
 
 
 class Sender:
@@ -70,10 +62,12 @@ class Sender:
         load_sealer: Callable[[], Sealer],
         identities: Sequence[Any] = (),
         connect: Callable[[ServiceDestination], Service] = Service,
+        read_schema: Callable[[bytes], AbstractContextManager[Validator]] = ConfinedSchema,
     ) -> None:
         """`record` is the open record of matches; `identities` open what is in quarantine.
 
-        `load_sealer` is called if a plain file has to be proven.
+        `load_sealer` is called if a plain file has to be proven, `read_schema` for the schema that
+        a service serves.
         """
         self._outbox = outbox
         self._record = record
@@ -81,6 +75,7 @@ class Sender:
         self._load_sealer = load_sealer
         self._identities = identities
         self._connect = connect
+        self._read_schema = read_schema
 
     def send_due(self) -> Iterator[Sent]:
         """Send what is due, one by one; nothing is yielded where nothing is due.
@@ -99,6 +94,8 @@ class Sender:
                 except HashclientError as error:
                     damaged = error
             for report in sorted(reports, key=lambda r: (r.created, r.id)):
+                if report.settled is None:
+                    continue  # another command makes it at this moment, and is not done with it
                 if not report.is_open:
                     self._outbox.settle(report, self._record)
                 elif self._is_due(report):
@@ -117,8 +114,7 @@ class Sender:
             UsageError: there is no such report, or it was sent already, or taken back.
         """
         with self._outbox.working():
-            self._outbox.settle_new(self._record)
-            report = self._outbox.get(report_id)
+            report = self._take_up(report_id)
             if not report.is_open:
                 self._outbox.settle(report, self._record)
                 raise UsageError(f"report {report.id} is {report.state} already")
@@ -137,8 +133,7 @@ class Sender:
             UsageError: there is no such report, or it is finished.
         """
         with self._outbox.working():
-            self._outbox.settle_new(self._record)
-            report = self._outbox.get(report_id)
+            report = self._take_up(report_id)
             handed_over = report.state in (State.SUBMITTED, State.ACKNOWLEDGED)
             if report.state is State.RETRACTED:
                 if self._lacks_note(report):
@@ -152,9 +147,19 @@ class Sender:
             report = self._outbox.decide_retraction(report, by=self._by, reason=reason)
             return self._send(report)
 
+    def _take_up(self, report_id: str) -> Report:
+        self._outbox.settle_new(self._record)
+        report = self._outbox.get(report_id)
+        if report.settled is None:
+            raise LockedError(f"report {report.id} is being prepared", hint="try again")
+        return report
+
     def _is_due(self, report: Report) -> bool:
-        # With the key at hand, what waits for it need not wait any longer.
-        waits = report.problem is not None and report.problem.exit_code == ExitCode.INCOMPLETE
+        # With the key at hand, what waits for it, or has seen a wrong one, need not wait longer.
+        waits = report.problem is not None and report.problem.exit_code in (
+            ExitCode.INCOMPLETE,
+            ExitCode.NOT_AUTHORISED,
+        )
         return report.is_due(self._outbox.now()) or (waits and bool(self._identities))
 
     def _forget(self, report: Report) -> Report:
@@ -168,25 +173,21 @@ class Sender:
         try:
             intent = "report-submitting" if report.retraction is None else "report-retracting"
             self._log(intent, report, attempt=report.attempts + 1)
+            sweep_temporary(self._outbox.folder(report.id))
             return self._attempt(report)
         except AuditError as error:
             # Not the report's fault, and no reason to wait: it is sent once the log is mended.
-            return Sent(self._outbox.get(report.id), "not sent", error)
+            return _not_sent(self._outbox.get(report.id), error)
         except HashclientError as error:
-            failed = self._failed(report.id, error)
-            return Sent(failed, "not sent", error)
+            return _not_sent(self._failed(report.id, error), error)
 
     def _attempt(self, report: Report) -> Sent:
         if report.retraction is not None:
             return self._take_back(report)
-        _, destination = self._outbox.destination(report.destination)
-        kind = "package" if isinstance(destination, PackageDestination) else "cybertipline"
-        if kind != report.kind:
-            raise ConfigError(
-                f"destination {report.destination} was of the kind {report.kind},"
-                " and is another one now",
-                hint="`hashclient report retract` this report, and prepare it anew",
-            )
+        destination = self._destination(report)
+        if isinstance(destination, ServiceDestination) and self._has_changed(report):
+            # What is to be left out is in what is open there: that is taken back and begun anew.
+            report = self._retract_there(report, destination)
         if report.is_untouched:
             report = self._outbox.leave_out_withdrawn(report, self._record)
             if not report.matches:
@@ -197,58 +198,28 @@ class Sender:
             return self._hand_over(report, destination)
         return self._file(report, destination)
 
-    def _hand_over(self, report: Report, destination: PackageDestination) -> Sent:
-        folder = self._outbox.folder(report.id)
-        directory = user_path(destination.directory)
-        settings = self._outbox.settings
-        recipients = destination.recipients
-        packager = Packager(directory, recipients, settings.audit_dir, self._outbox.audit)
-        notes: list[str] = []
-        if report.package is None or not packager.is_there(report.package):
-            if report.is_untouched:
-                sealed = self._seal_in_place(report, destination, notes)
-                document = self._outbox.write_document(folder, report, self._record, sealed)
-            else:
-                document = self._outbox.document(report)
-            content = gather(document, (settings.quarantine_dir, folder / SEALED_DIR))
-            notes += _cannot_open(document, recipients)
-            data = {"report": report.id, "to": report.destination, "by": self._by}
-            with packager.made(content, data) as package:
-                report = report.replace(state=State.SUBMITTING, package=package)
-                report = self._outbox.save(report)
-        done = report.replace(state=State.SUBMITTED, next_attempt=None, problem=None)
-        done = done.noted(
-            self._outbox.now(), "submitted", package=package_name(report.id, recipients)
-        )
-        done = self._outbox.settle(self._outbox.save(done), self._record)
-        with contextlib.suppress(OSError):
-            shutil.rmtree(folder / SEALED_DIR)
-        assert done.package is not None
-        return Sent(done, f"handed over: {directory / done.package.name}", notes=tuple(notes))
+    def _destination(self, report: Report) -> Destination:
+        """Return where a report goes.
 
-    def _seal_in_place(
-        self, report: Report, destination: PackageDestination, notes: list[str]
-    ) -> dict[str, Evidence]:
-        """Seal what is not in quarantine, if that was asked for, into the folder of the report."""
-        if not report.seal_evidence:
-            return {}
-        settings = self._outbox.settings
-        configured = settings.config.quarantine.recipients
-        recipients = tuple(dict.fromkeys((*configured, *destination.recipients)))
-        directory = make_private_dir(self._outbox.folder(report.id) / SEALED_DIR)
-        sealer = self._load_sealer()
-        sealed = {}
-        for match_id in report.matches:
-            if find_item(settings.quarantine_dir, match_id) is not None:
-                continue
-            match = self._record.get(match_id)
-            path = directory / f"{match_id}.age"
-            evidence = seal_in_place(match, path, recipients, sealer) if match.in_place else None
-            if evidence is None:
-                notes.append(f"no evidence of match {match_id}: not the file that matched any more")
-            else:
-                sealed[match_id] = evidence
-        return sealed
+        Raises:
+            UsageError, ConfigError: it is not configured any more, or is something else now.
+        """
+        config = self._outbox.settings.config.report
+        _, destination = find_destination(config, report.destination)
+        if kind_of(destination) != report.kind:
+            raise ConfigError(
+                f"destination {report.destination} was of the kind {report.kind},"
+                " and is another one now",
+                hint="configure it as it was; another kind is another destination, with a name of"
+                " its own",
+            )
+        return destination
+
+    def _has_changed(self, report: Report) -> bool:
+        """Tell whether something of a report that is begun at a service is not to be reported."""
+        if report.is_untouched or report.remote.in_doubt is Call.FINISH:
+            return False
+        return any(why_not(self._record.get(i)) is not None for i in report.matches)
 
     def _file(self, report: Report, destination: ServiceDestination) -> Sent:
         if report.remote.in_doubt is Call.FINISH:
@@ -271,9 +242,10 @@ class Sender:
 
         def file(filing: Filing) -> Report:
             filing.service.status()
-            text, schema = filing.service.schema()
+            text = filing.service.schema()
             write_atomic(folder / SCHEMA_NAME, text)
-            return filing.file(plan, schema)
+            with self._read_schema(text) as schema:
+                return filing.file(plan, schema)
 
         return self._at_service(report, destination, file)
 
@@ -281,12 +253,11 @@ class Sender:
         self, report: Report, destination: ServiceDestination, work: Callable[[Filing], Report]
     ) -> Sent:
         with self._connect(destination) as service:
-            filing = Filing(service, report, self._outbox.save, self._outbox.now)
+            filing = self._filing(service, report)
             try:
                 report = work(filing)
             except HashclientError as error:
-                retry_after_s = service.retry_after_s
-                return Sent(self._failed(report.id, error, retry_after_s), "not sent", error)
+                return _not_sent(self._failed(report.id, error, service.retry_after_s), error)
         report = self._outbox.settle(report, self._record)
         notes = []
         if filing.missing_there:
@@ -299,50 +270,44 @@ class Sender:
     ) -> Sent:
         if report.remote.report_id is not None:
             # What an attempt with an identity has left open does not stay so meanwhile.
-            with self._connect(destination) as service:
-                report = Filing(service, report, self._outbox.save, self._outbox.now).retract()
+            report = self._retract_there(report, destination)
         message = f"{'1 file is' if count == 1 else f'{count} files are'} sealed in quarantine"
         hint = f"`hashclient report submit {report.id} --identity FILE` with the officer's key"
         problem = Problem(self._outbox.now(), message, hint, int(ExitCode.INCOMPLETE))
         report = self._outbox.save(report.failed(problem, person=True))
         return Sent(report, f"waits: {message}", notes=(hint,))
 
+    def _filing(self, service: Service, report: Report) -> Filing:
+        return Filing(service, report, self._outbox.save, self._outbox.now, by=self._by)
+
+    def _retract_there(self, report: Report, destination: ServiceDestination) -> Report:
+        """Retract what a service has open of a report, which is not taken back by that."""
+        with self._connect(destination) as service:
+            return self._filing(service, report).retract()
+
     def _take_back(self, report: Report) -> Sent:
         if report.is_untouched:
+            self._remove_leftovers(report)
             return Sent(self._outbox.retracted(report, self._record), "retracted")
-        _, destination = self._outbox.destination(report.destination)
+        destination = self._destination(report)
         if isinstance(destination, PackageDestination):
+            self._remove_leftovers(report)
             return self._take_back_package(report, destination)
         with self._connect(destination) as service:
-            filing = Filing(service, report, self._outbox.save, self._outbox.now)
+            filing = self._filing(service, report)
             try:
                 report = filing.retract()
             except UsageError:
                 # It is finished there: that is what has become of it.
                 self._outbox.settle(filing.report.replace(retraction=None), self._record)
                 raise
-        return Sent(self._outbox.retracted(report, self._record), "retracted")
-
-    def _take_back_package(self, report: Report, destination: PackageDestination) -> Sent:
-        """Retract a package; where it was handed over, put the records that say so beside it."""
-        if report.state is not State.RETRACTED:
-            report = self._outbox.retracted(report, self._record)
-        if not self._lacks_note(report):
-            return Sent(report, "retracted")
-        note = retraction_note(self._outbox.settings.audit_dir, report.id)
-        write_atomic(user_path(destination.directory) / _note_name(report), note)
-        return Sent(report, f"retracted: a signed note is beside it: {_note_name(report)}")
-
-    def _lacks_note(self, report: Report) -> bool:
-        """Tell whether a package is still where it was handed over, and no note beside it."""
-        if report.package is None:
-            return False
-        _, destination = self._outbox.destination(report.destination)
-        if not isinstance(destination, PackageDestination):
-            return False
-        directory = user_path(destination.directory)
-        there = os.path.lexists(directory / report.package.name)
-        return there and not os.path.lexists(directory / _note_name(report))
+        notes = ()
+        if filing.unknown_there is not None:
+            notes = (
+                f"the service does not know report {filing.unknown_there}, which may have been"
+                " finished: ask the recipient whether it has come",
+            )
+        return Sent(self._outbox.retracted(report, self._record), "retracted", notes=notes)
 
     def _failed(
         self, report_id: str, error: HashclientError, retry_after_s: float | None = None
@@ -362,25 +327,3 @@ class Sender:
     def _log(self, event: str, report: Report, **more: Any) -> None:
         data = {"report": report.id, "to": report.destination, "by": self._by, **more}
         self._outbox.audit.append([Event(event, data)], durable=True)
-
-
-def _note_name(report: Report) -> str:
-    return f"hashclient-report-{report.id}-retraction.json"
-
-
-def _cannot_open(document: Document, recipients: Sequence[str]) -> list[str]:
-    """Say which evidence the recipients of a package could not open."""
-    closed = [
-        match.id
-        for match in document.matches
-        if match.evidence is not None
-        and recipients
-        and not set(recipients) & set(match.evidence.recipients)
-    ]
-    if not closed:
-        return []
-    text = (
-        f"the recipient cannot open {len(closed)} of the sealed files, such as that of match"
-        f" {closed[0]}: put their public keys into recipients of [quarantine] for the next time"
-    )
-    return [text]

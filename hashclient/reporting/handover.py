@@ -1,0 +1,158 @@
+"""Handing a report over as a package, and taking it back: in a directory, without a network.
+
+The record of the report says what is about to appear before it does, so that an attempt after a
+kill knows its own package, and puts no second one there. `package` knows how one is made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from hashclient.config import PackageDestination
+from hashclient.fsio import make_private_dir, user_path, write_atomic
+from hashclient.matches import Matches
+from hashclient.reporting.custody import retraction_note
+from hashclient.reporting.document import Document, Evidence
+from hashclient.reporting.evidence import find_item, seal_in_place
+from hashclient.reporting.outbox import Outbox
+from hashclient.reporting.package import Packager, gather, package_name, remove_unfinished
+from hashclient.reporting.sent import Sent
+from hashclient.reporting.state import Report, State
+from hashclient.seal import Sealer
+
+SEALED_DIR = "sealed"
+
+
+class HandOver:
+    """Puts packages into one directory. The outbox's lock is held."""
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        record: Matches,
+        destination: PackageDestination,
+        *,
+        by: str,
+        load_sealer: Callable[[], Sealer],
+    ) -> None:
+        """`load_sealer` is called if a file that is still in place has to be proven."""
+        self._outbox = outbox
+        self._record = record
+        self._directory = user_path(destination.directory)
+        self._recipients = destination.recipients
+        self._by = by
+        self._load_sealer = load_sealer
+
+    def send(self, report: Report) -> Sent:
+        """Make the package of a report and put it there, unless it is there already.
+
+        Raises:
+            HashclientError: it cannot be made; nothing is there then.
+        """
+        settings = self._outbox.settings
+        folder = self._outbox.folder(report.id)
+        packager = Packager(
+            self._directory, self._recipients, settings.audit_dir, self._outbox.audit
+        )
+        notes: list[str] = []
+        if report.package is None or not packager.is_there(report.package):
+            if report.is_untouched:
+                sealed = self._seal_in_place(report, notes)
+                document = self._outbox.write_document(folder, report, self._record, sealed)
+            else:
+                document = self._outbox.document(report)
+            content = gather(document, (settings.quarantine_dir, folder / SEALED_DIR))
+            notes += _cannot_open(document, self._recipients)
+            data = {"report": report.id, "to": report.destination, "by": self._by}
+            with packager.made(content, data) as package:
+                report = self._outbox.save(report.replace(state=State.SUBMITTING, package=package))
+        done = report.replace(state=State.SUBMITTED, next_attempt=None, problem=None)
+        done = done.noted(
+            self._outbox.now(),
+            "submitted",
+            package=package_name(report.id, self._recipients),
+            by=self._by,
+        )
+        done = self._outbox.settle(self._outbox.save(done), self._record)
+        _remove_sealed(folder)
+        assert done.package is not None
+        detail = f"handed over: {self._directory / done.package.name}"
+        return Sent(done, detail, notes=tuple(notes))
+
+    def _seal_in_place(self, report: Report, notes: list[str]) -> dict[str, Evidence]:
+        """Seal what is not in quarantine, if that was asked for, into the folder of the report."""
+        if not report.seal_evidence:
+            return {}
+        settings = self._outbox.settings
+        configured = settings.config.quarantine.recipients
+        recipients = tuple(dict.fromkeys((*configured, *self._recipients)))
+        directory = make_private_dir(self._outbox.folder(report.id) / SEALED_DIR)
+        sealer = self._load_sealer()
+        sealed = {}
+        for match_id in report.matches:
+            if find_item(settings.quarantine_dir, match_id) is not None:
+                continue
+            match = self._record.get(match_id)
+            path = directory / f"{match_id}.age"
+            evidence: Evidence | str = "neither in place nor in quarantine"
+            if match.in_place:
+                evidence = seal_in_place(match, path, recipients, sealer)
+            if isinstance(evidence, str):
+                notes.append(f"no evidence of match {match_id}: {evidence}")
+            else:
+                sealed[match_id] = evidence
+        return sealed
+
+    def take_back(self, report: Report) -> Sent:
+        """Retract a package; where it was handed over, put the records that say so beside it.
+
+        Raises:
+            HashclientError: it cannot be noted, or the note cannot be written.
+        """
+        remove_unfinished(self._directory, report.id)
+        _remove_sealed(self._outbox.folder(report.id))
+        if report.state is not State.RETRACTED:
+            report = self._outbox.retracted(report, self._record)
+        if not self.lacks_note(report):
+            return Sent(report, "retracted")
+        note = retraction_note(self._outbox.settings.audit_dir, report.id)
+        write_atomic(self._directory / _note_name(report), note)
+        return Sent(report, f"retracted: a signed note is beside it: {_note_name(report)}")
+
+    def lacks_note(self, report: Report) -> bool:
+        """Tell whether a retracted package is still where it was put, and no note beside it."""
+        if report.package is None:
+            return False
+        there = os.path.lexists(self._directory / report.package.name)
+        return there and not os.path.lexists(self._directory / _note_name(report))
+
+
+def _remove_sealed(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        shutil.rmtree(folder / SEALED_DIR)
+
+
+def _note_name(report: Report) -> str:
+    return f"hashclient-report-{report.id}-retraction.json"
+
+
+def _cannot_open(document: Document, recipients: Sequence[str]) -> list[str]:
+    """Say which evidence the recipients of a package could not open."""
+    closed = [
+        match.id
+        for match in document.matches
+        if match.evidence is not None
+        and recipients
+        and not set(recipients) & set(match.evidence.recipients)
+    ]
+    if not closed:
+        return []
+    text = (
+        f"the recipient cannot open {len(closed)} of the sealed files, such as that of match"
+        f" {closed[0]}: put their public keys into recipients of [quarantine] for the next time"
+    )
+    return [text]
