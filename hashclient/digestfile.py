@@ -28,8 +28,8 @@ from hashclient.model import Algorithm
 if TYPE_CHECKING:
     import pyarrow as pa
 
-#: Bytes read at a time: 64k rows of the shortest digest, and the memory that a batch takes.
-CHUNK_BYTES = 2 << 20
+#: Bytes read at a time: 32k rows of the shortest digest, and the memory that a batch takes.
+CHUNK_BYTES = 1 << 20
 MAX_LINE_BYTES = 64 << 10
 
 FORMATS_HINT = (
@@ -64,7 +64,7 @@ class DigestBatch:
 
 
 def read_digests(stream: BinaryIO, name: str) -> Iterator[DigestBatch]:
-    """Read a file of digests in batches of about 64k rows at most.
+    """Read a file of digests in batches of about 32k rows at most.
 
     `name` is what messages call the file. A file without rows gives no batch.
 

@@ -5,8 +5,8 @@ time of the check is noted; 3 it is downloaded, verified, parsed, and refused if
 4 the segments that are new to us are downloaded, verified, parsed, guarded and sealed, in order;
 5 the result must have the signed count and checksum, else the list is built anew from its base;
 6 the manifest is replaced: that is the switch; 7 what no manifest names is swept; 8 the audit log
-hears of it, and of the paths that matched what was withdrawn. A kill at any point leaves the old
-generation or the new one; runs that were finished before it are used by the next attempt at the
+hears of it, and of what it says of earlier matches (`withdrawals`). A kill at any point leaves the
+old generation or the new one; runs that were finished before it are used by the next attempt at the
 same generation.
 """
 
@@ -36,11 +36,10 @@ from hashclient.errors import (
 )
 from hashclient.fsio import (
     make_private_dir,
-    path_fields,
     printable,
     sweep_temporary,
 )
-from hashclient.hashlist import MAX_INDEX_BYTES, ListIndex, entry_hashes, parse_index
+from hashclient.hashlist import MAX_INDEX_BYTES, ListIndex, parse_index
 from hashclient.index import (
     CLOCK_TOLERANCE,
     MANIFEST_NAME,
@@ -53,18 +52,16 @@ from hashclient.index import (
 )
 from hashclient.indexwrite import write_manifest
 from hashclient.knowngood import PoisonGuard, open_guard
-from hashclient.matches import DATABASE_NAME, Matches, Remembered
+from hashclient.matches import DATABASE_NAME, Match, Matches, Remembered
 from hashclient.run import DamagedError
 from hashclient.seal import Sealer
 from hashclient.trust import Source, Trust
+from hashclient.withdrawals import Reached, reach_back
 
 PINNED_ROOT_NAME = "pinned-root.json"
 #: Apart from the pinned root, for a file in there may have the name of any role.
 METADATA_DIR = "metadata"
 INDEX_FILE = "index.json"
-
-#: Records that go to the audit log at a time.
-AUDIT_BATCH = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +70,9 @@ class Fetched:
 
     `before` is the generation that was here, None for a first fetch. `added` and `withdrawn`
     count entries, and are None when the list had to be built anew over an older generation.
-    `affected` are paths that matched entries which are withdrawn now; `problem` says why they
-    could not be found out. `error` says why the list was left as it was.
+    `affected` are paths that matched entries which are withdrawn now, and `listed_again` what was
+    taken away for an entry that was withdrawn and is back; `problem` says why these could not be
+    found out. `error` says why the list was left as it was.
     """
 
     list_name: str
@@ -86,6 +84,7 @@ class Fetched:
     entries: int | None = None
     expires: datetime | None = None
     affected: tuple[Remembered, ...] = ()
+    listed_again: tuple[Match, ...] = ()
     problem: StateError | None = None
     error: HashclientError | None = None
 
@@ -281,43 +280,13 @@ class Fetcher:
                 hint="ask the provider; `hashclient fetch --accept-churn` takes it all the same",
             )
 
-    def _reach_back(self, directory: Path, manifest: Manifest) -> tuple[Remembered, ...]:
-        """Find earlier matches of entries that are not on the list any more, and note them.
-
-        Cost follows what was ever matched. It is done at every fetch, so that one which was
-        killed between switch and note is made up for. The log hears first: a kill between log
-        and record repeats a line, and loses none.
-        """
-        name = manifest.list
+    def _reach_back(self, directory: Path, manifest: Manifest) -> Reached:
+        """Note what the list says of earlier matches."""
         if not (self._settings.state_dir / DATABASE_NAME).exists():
-            return ()
+            return Reached()
         with Matches(self._settings.state_dir) as matches:
-            standing = matches.standing(name)
-            if not standing:
-                return ()
-            ids = np.array([entry.encode() for entry in standing])
-            found = open_manifest(directory, manifest).find_ids(ids, entry_hashes(ids))
-            gone = [standing[i] for i in np.setdiff1d(np.arange(len(ids)), found.queries)]
-            affected = matches.of_entries(name, gone)
-            events = [
-                Event(
-                    "withdrawn",
-                    {
-                        "list": name,
-                        "entry": match.entry,
-                        "generation": manifest.generation,
-                        "id": match.id,
-                        **path_fields(match.path),
-                    },
-                )
-                for match in affected
-            ]
-            for start in range(0, len(events), AUDIT_BATCH):
-                self._audit.append(
-                    events[start : start + AUDIT_BATCH], durable=True, sign_each=True
-                )
-            matches.withdraw(name, gone, manifest.generation, self._now())
-        return tuple(affected)
+            index = open_manifest(directory, manifest)
+            return reach_back(index, self._sealer, matches, self._audit, self._now())
 
     def _open_base(self, directory: Path) -> Index | None:
         """Open what is here already; something damaged counts as nothing and is built again."""
@@ -367,10 +336,13 @@ class Fetcher:
         }
         self._audit.append([Event("fetch", data)], durable=True)
         try:
-            return dataclasses.replace(fetched, affected=self._reach_back(directory, manifest))
+            reached = self._reach_back(directory, manifest)
         except StateError as error:
             # The switch is made, and stays; once this is mended, the next fetch makes up for it.
             return dataclasses.replace(fetched, problem=error)
+        return dataclasses.replace(
+            fetched, affected=reached.withdrawn, listed_again=reached.listed_again
+        )
 
     def _log_refusal(self, list_name: str | None, error: HashclientError) -> None:
         data = {

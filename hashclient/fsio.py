@@ -29,6 +29,8 @@ TEMP_PREFIX = ".tmp-"
 BUSY_TIMEOUT_S = 10.0
 #: Between two looks at a lock that somebody else holds.
 LOCK_POLL_S = 0.05
+#: What a log repeats of a path. The system's calls take 4,096 bytes, trees can be deeper.
+MAX_LOGGED_PATH_CHARS = 1 << 14
 #: What a message repeats of a text that somebody else wrote.
 MAX_EXCERPT_CHARS = 200
 
@@ -242,6 +244,16 @@ def path_fields(path: str) -> dict[str, str]:
     except UnicodeDecodeError:
         encoded = base64.b64encode(raw).decode()
         return {"path": raw.decode(errors="replace"), "path_b64": encoded}
+
+
+def log_path_fields(path: str) -> dict[str, str]:
+    """Return the fields that give `path` where room is limited: of a very long one, its beginning.
+
+    Whoever can make files can make their paths as long as they like.
+    """
+    if len(path) <= MAX_LOGGED_PATH_CHARS:
+        return path_fields(path)
+    return {"path": os.fsencode(path[:MAX_LOGGED_PATH_CHARS]).decode(errors="replace") + "…"}
 
 
 def excerpt(text: object) -> str:

@@ -21,7 +21,7 @@ from hashclient.model import Algorithm, Hit, Kind, Outcome
 from hashclient.scan import OpenLists
 from hashclient.summary import Summary
 
-#: Batches that wait between two threads.
+#: Batches that are read ahead of the one that is judged.
 AHEAD = 2
 
 _T = TypeVar("_T")
@@ -47,22 +47,14 @@ def lookup(
     started = time.monotonic()
     asked = 0
 
-    def judged(
-        named: tuple[str, DigestBatch],
-    ) -> tuple[str, DigestBatch, dict[int, tuple[Hit, ...]]]:
-        nonlocal asked
-        source, batch = named
-        asked += batch.count
-        columns = {}
-        for algorithm, (digests, rows) in batch.digests.items():
-            judge.expect_many(algorithm, asked)
-            columns[algorithm] = lists.sealer.tags(algorithm, digests), rows
-        return source, batch, judge.hits_by_row(columns, batch.sizes)
-
     try:
-        # While some are told, the next are judged, and those after them read: most of that is done
-        # by libraries that let other threads run.
-        for source, batch, hits in _ahead(map(judged, _ahead(iter(batches)))):
+        for source, batch in _ahead(iter(batches)):
+            asked += batch.count
+            columns = {}
+            for algorithm, (digests, rows) in batch.digests.items():
+                judge.expect_many(algorithm, asked)
+                columns[algorithm] = lists.sealer.tags(algorithm, digests), rows
+            hits = judge.hits_by_row(columns, batch.sizes)
             shown = range(batch.count) if keep_clean else sorted(hits)
             summary.counts[Kind.CLEAN] += batch.count - len(shown)
             for row in shown:
@@ -74,7 +66,10 @@ def lookup(
 
 
 def _ahead(items: Iterator[_T]) -> Generator[_T]:
-    """Yield items that a thread makes some ahead; what it raises is raised after them."""
+    """Yield items that a thread makes some ahead; what it raises is raised after them.
+
+    Reading and judging are done nearly all by libraries that let other threads run.
+    """
     ready: SimpleQueue[tuple[_T] | BaseException | None] = SimpleQueue()
     room = Semaphore(AHEAD)
     wanted = True

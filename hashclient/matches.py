@@ -223,7 +223,7 @@ class Matches:
         """
         self._path = state_dir / DATABASE_NAME
         with self._errors():
-            self._db = self._open(create)
+            self._db = self._open(create=create)
             try:
                 version = self._db.execute("PRAGMA user_version").fetchone()[0]
                 if version == 0:
@@ -238,7 +238,7 @@ class Matches:
                 hint="another version of hashclient wrote it; move it away to begin a new one",
             )
 
-    def _open(self, create: bool) -> sqlite3.Connection:
+    def _open(self, *, create: bool) -> sqlite3.Connection:
         if not create and (not self._path.exists() or self._path.stat().st_size == 0):
             return sqlite3.connect(":memory:", isolation_level=None)
         # Also a reader may have to take back what a killed writer had begun.

@@ -14,7 +14,7 @@ from typing import Any
 
 from hashclient.audit import AuditLog, Event
 from hashclient.errors import AuditError, StateError
-from hashclient.fsio import path_fields
+from hashclient.fsio import log_path_fields
 from hashclient.matches import Matches
 from hashclient.model import Hit, Kind, Outcome
 from hashclient.summary import Summary
@@ -115,7 +115,7 @@ def _data(outcome: Outcome) -> dict[str, Any]:
     data: dict[str, Any] = {} if outcome.recorded is None else {"id": outcome.recorded.id}
     return {
         **data,
-        **path_fields(outcome.origin or outcome.path),
+        **log_path_fields(outcome.origin or outcome.path),
         "size": outcome.size,
         "hits": [hit_fields(hit) for hit in outcome.hits],
     }

@@ -9,7 +9,7 @@ is noted in the record of matches first, so that a scan that is killed loses non
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ from hashclient.seal import Sealer
 
 if TYPE_CHECKING:
     from hashclient.quarantine import Quarantine
-    from hashclient.reporting import Report
+    from hashclient.reporting import Outbox, Report
 
 #: More matches than this become several reports.
 REPORT_MATCHES = 1000
@@ -77,33 +77,33 @@ class Responder:
 
         When the run is `ended`, nothing is taken away any more.
         """
-        wanted = set(actions_for(outcome, self._settings.config.policy))
-        reason = "policy" if Action.QUARANTINE in wanted else "scan --quarantine"
-        if self._quarantine_all and outcome.kind is Kind.MATCH:
-            wanted.add(Action.QUARANTINE)
-        acted = []
-        # That a report is wanted is noted before the file is gone, which no scan finds again.
-        for action in (Action.REPORT, Action.QUARANTINE):
-            if action in wanted:
-                is_left = ended and action is Action.QUARANTINE and not self._only_tell
-                acted.insert(
-                    0, self._left(outcome) if is_left else self._act(outcome, action, reason)
-                )
+        policy = actions_for(outcome, self._settings.config.policy)
+        reason = "policy" if Action.QUARANTINE in policy else "scan --quarantine"
+        wanted = self._wanted(outcome)
+        # That a report is wanted is noted before the file has gone, for no scan finds it again.
+        acted = {
+            action: self._act(outcome, action, reason, ended=ended)
+            for action in (Action.REPORT, Action.QUARANTINE)
+            if action in wanted
+        }
         if self._only_tell and outcome.kind is Kind.MATCH and not acted:
             return dataclasses.replace(outcome, reason="would only be recorded")
-        return dataclasses.replace(outcome, acted=tuple(acted))
+        in_order = tuple(acted[action] for action in Action if action in acted)
+        return dataclasses.replace(outcome, acted=in_order)
 
-    def _left(self, outcome: Outcome) -> Acted:
-        """Return that a file was not taken away, or not wholly, because the run was ended."""
-        detail = "not quarantined: the scan was ended"
-        if outcome.recorded is not None and outcome.recorded.id == self._taking:
-            detail = f"interrupted: `hashclient quarantine add {self._taking}` finishes it"
-        return Acted(Action.QUARANTINE, done=False, detail=detail)
+    def _wanted(self, outcome: Outcome) -> set[Action]:
+        wanted = set(actions_for(outcome, self._settings.config.policy))
+        if self._quarantine_all and outcome.kind is Kind.MATCH and outcome.hits:
+            wanted.add(Action.QUARANTINE)
+        return wanted
 
-    def _act(self, outcome: Outcome, action: Action, reason: str) -> Acted:
-        if action is Action.QUARANTINE and self._usable.isdisjoint(
-            hit.list_name for hit in outcome.hits if hit.complete
-        ):
+    def _may_take(self, outcome: Outcome) -> bool:
+        """Tell whether a file would be taken away for what lists that are not stale say alone."""
+        hits = tuple(h for h in outcome.hits if h.complete and h.list_name in self._usable)
+        return Action.QUARANTINE in self._wanted(dataclasses.replace(outcome, hits=hits))
+
+    def _act(self, outcome: Outcome, action: Action, reason: str, *, ended: bool) -> Acted:
+        if action is Action.QUARANTINE and not self._may_take(outcome):
             return self._not_done(action, "not quarantined: its list is stale", ExitCode.STALE)
         if self._only_tell:
             to = f" to {self._destination}" if action is Action.REPORT else ""
@@ -111,6 +111,11 @@ class Responder:
         if outcome.recorded is None:
             detail = f"not {_PARTICIPLES[action]}: it could not be recorded"
             return self._not_done(action, detail, ExitCode.STATE)
+        if ended and action is Action.QUARANTINE:
+            detail = "not quarantined: the scan was ended"
+            if outcome.recorded.id == self._taking:
+                detail = f"interrupted: `hashclient quarantine add {self._taking}` finishes it"
+            return Acted(action, done=False, detail=detail)
         try:
             with Matches(self._settings.state_dir) as matches:
                 if action is Action.REPORT:
@@ -132,15 +137,22 @@ class Responder:
         told = recorded.state in (MatchState.REPORTED, MatchState.ACKNOWLEDGED)
         return f"{recorded.state} already" if told else "in a report already"
 
-    def end(self) -> list[Report]:
+    def end(self) -> Iterator[Report]:
         """Prepare the reports that are wanted, also those of runs that were killed.
 
         Raises:
-            HashclientError: one cannot be prepared; it stays wanted.
+            HashclientError: one cannot be prepared, and stays wanted; the others are.
         """
         if self._only_tell:
-            return []
-        return prepare_wanted(self._settings, self._audit, by=self._by, now=self._now)
+            return
+        failures = []
+        for made in prepare_wanted(self._settings, self._audit, by=self._by, now=self._now):
+            if isinstance(made, HashclientError):
+                failures.append(made)
+            else:
+                yield made
+        if failures:
+            raise max(failures, key=lambda error: error.exit_code)
 
     @property
     def _destination(self) -> str:
@@ -166,26 +178,32 @@ class Responder:
 
 def prepare_wanted(
     settings: Settings, audit: AuditLog, *, by: str, now: Callable[[], datetime]
-) -> list[Report]:
-    """Prepare the reports that scans want and that were not prepared yet.
+) -> Iterator[Report | HashclientError]:
+    """Prepare the reports that scans want and that were not prepared yet, and yield them.
 
-    Raises:
-        HashclientError: one cannot be prepared; it stays wanted.
+    What cannot be prepared stays wanted, and yields the error; it keeps no other back.
     """
     if not (settings.state_dir / DATABASE_NAME).exists():
-        return []
+        return
     from hashclient.reporting import Outbox
 
     outbox = Outbox(settings, audit, now=now)
-    reports = []
-    with Matches(settings.state_dir) as matches:
-        # What a kill kept the record from hearing of is not wanted a second time.
-        outbox.settle_new(matches)
-        for destination, wanting in sorted(matches.wanting_report().items()):
-            for start in range(0, len(wanting), REPORT_MATCHES):
-                batch = wanting[start : start + REPORT_MATCHES]
-                reports.append(outbox.prepare(batch, matches, destination, by=by))
-    return reports
+    try:
+        with Matches(settings.state_dir) as matches:
+            for destination in sorted(matches.wanting_report()):
+                yield from _prepare_wanted(outbox, matches, destination, by)
+    except HashclientError as error:
+        yield error
+
+
+def _prepare_wanted(
+    outbox: Outbox, matches: Matches, destination: str, by: str
+) -> Iterator[Report | HashclientError]:
+    try:
+        while report := outbox.prepare_wanted(destination, matches, by=by, most=REPORT_MATCHES):
+            yield report
+    except HashclientError as error:
+        yield error
 
 
 _PARTICIPLES = {Action.QUARANTINE: "quarantined", Action.REPORT: "reported"}

@@ -30,6 +30,8 @@ LEARN_BYTES = 512 << 10
 LEARN_BLOCKS = 10_000
 #: Seconds between two looks at the progress display, and at what is to be written meanwhile.
 TICK_S = 0.2
+#: And how many times as long as such a look takes, if it takes long: a twentieth of the time.
+TICK_SHARE = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,10 +154,11 @@ def scan(
                     yield outcome
             now = time.monotonic()
             summary.elapsed_s = now - started
-            # Not after each task: what was found is then written, which takes the disk a while.
             if now >= due:
-                due = now + TICK_S
                 yield None
+                # What was found is written now; workers must not wait for a slow disk too often.
+                ended = time.monotonic()
+                due = ended + max(TICK_S, TICK_SHARE * (ended - now))
     finally:
         memory.flush()
         memory.close()

@@ -12,9 +12,11 @@ import click
 from hashclient.cli.app import App, format_option, pass_app
 from hashclient.errors import ExitCode, HashclientError, UsageError
 from hashclient.fsio import path_fields, printable
+from hashclient.model import MatchState
 
 if TYPE_CHECKING:
     from hashclient.fetch import Fetched
+    from hashclient.matches import Remembered
 
 
 @click.command("fetch")
@@ -67,6 +69,7 @@ def command(
             if output_format == "text":
                 _show(app, fetched)
                 _show_affected(app, fetched)
+                _show_listed_again(app, fetched)
             if fetched.problem is not None:
                 _warn_problem(app, fetched.problem)
             if (wrong := fetched.error or fetched.problem) is not None:
@@ -210,10 +213,28 @@ def _show_affected(app: App, fetched: Fetched) -> None:
         return
     app.out(f"withdrawn entries of list {fetched.list_name} had matched these paths:")
     for match in fetched.affected:
-        where = "" if match.in_place else ", which was taken away"
-        app.out(f"  {printable(match.path)}  [{match.id}]  {match.entry}{where}")
-    if not all(match.in_place for match in fetched.affected):
-        app.say("next: `hashclient quarantine restore` puts back what was taken away")
+        app.out(f"  {printable(match.path)}  [{match.id}]  {match.entry}{_what_now(match)}")
+    if any(m.state is MatchState.WITHDRAWN and not m.in_place for m in fetched.affected):
+        app.say("next: `hashclient quarantine restore --withdrawn` puts back what was taken away")
+
+
+def _what_now(match: Remembered) -> str:
+    from hashclient.matches import SETTLED
+
+    if match.state in SETTLED:
+        return f", which is {match.state}"
+    if match.state is not MatchState.WITHDRAWN:
+        return ", but another entry stands"
+    return "" if match.in_place else ", which was taken away"
+
+
+def _show_listed_again(app: App, fetched: Fetched) -> None:
+    if not fetched.listed_again:
+        return
+    app.out(f"list {fetched.list_name} has again what was withdrawn; this stays in quarantine:")
+    for match in fetched.listed_again:
+        entries = ", ".join(hit.entry for hit in match.standing)
+        app.out(f"  {printable(match.path)}  [{match.id}]  {entries}")
 
 
 def _document(fetched: Fetched) -> dict[str, Any]:
@@ -236,8 +257,18 @@ def _document(fetched: Fetched) -> dict[str, Any]:
                 "id": match.id,
                 "entry": match.entry,
                 "in_place": match.in_place,
+                "state": str(match.state),
             }
             for match in fetched.affected
+        ]
+    if fetched.listed_again:
+        document["listed_again"] = [
+            {
+                **path_fields(match.path),
+                "id": match.id,
+                "entries": [hit.entry for hit in match.standing],
+            }
+            for match in fetched.listed_again
         ]
     for key, wrong in (("problem", fetched.problem), ("error", fetched.error)):
         if wrong is not None:

@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 _ids = click.argument("match_ids", metavar="ID…", nargs=-1)
 
 
+def _not_blank(_ctx: click.Context, _param: click.Parameter, reason: str) -> str:
+    if not reason.strip():
+        raise UsageError("--reason is empty", hint="say why: the audit log is for that")
+    return reason
+
+
 def _reason(**default: Any) -> Callable[[Any], Any]:
     # To click, a default of None is one.
     required = not default
@@ -33,6 +39,7 @@ def _reason(**default: Any) -> Callable[[Any], Any]:
         required=required,
         show_default=not required,
         help="Why; it goes into the audit log.",
+        callback=_not_blank,
         **default,
     )
 

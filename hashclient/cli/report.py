@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
     from hashclient.config import ServiceDestination
     from hashclient.matches import Match, Matches
     from hashclient.reporting import Outbox
+    from hashclient.reporting.sent import Sent
     from hashclient.reporting.service import Service
-    from hashclient.reporting.submit import Sender, Sent
+    from hashclient.reporting.submit import Sender
 
 
 @click.group("report")
@@ -137,14 +139,10 @@ def submit(
         raise UsageError("say which reports: their ids, or --all")
     if anew and all_reports:
         raise UsageError("--anew is for one report at a time: name it")
-    if all_reports:
-        from hashclient.respond import prepare_wanted
-
-        # A scan that was killed may have left matches whose report is still to be made.
-        prepare_wanted(app.settings, app.audit_log(), by=app.operator(), now=app.now)
+    failures = _prepare_wanted(app) if all_reports else []
     with _sender(app, identity_paths) as sender:
-        attempts = sender.send_due() if all_reports else _one_by_one(sender, report_ids, anew)
-        return _tell(app, attempts, output_format)
+        attempts = _due(sender) if all_reports else _one_by_one(sender, report_ids, anew)
+        return _tell(app, itertools.chain(failures, attempts), output_format)
 
 
 @command.command("status")
@@ -335,6 +333,24 @@ def _unreported(outbox: Outbox, record: Matches, destination: str | None) -> lis
     name, _ = find_destination(outbox.settings.config.report, destination)
     known = outbox.reported(name)
     return [m for m in record.find() if m.id not in known and why_not(m) is None]
+
+
+def _prepare_wanted(app: App) -> list[HashclientError]:
+    """Prepare what scans want reported and were killed before; return what kept it from that."""
+    from hashclient.respond import prepare_wanted
+
+    made = prepare_wanted(app.settings, app.audit_log(), by=app.operator(), now=app.now)
+    return [error for error in made if isinstance(error, HashclientError)]
+
+
+def _due(sender: Sender) -> Iterator[Sent | HashclientError]:
+    """Send what is due; what was sent is told of also where something else fails in the end."""
+    try:
+        yield from sender.send_due()
+    except LockedError:
+        raise
+    except HashclientError as error:
+        yield error
 
 
 def _one_by_one(

@@ -27,7 +27,7 @@ from hashclient.cli.app import (
 )
 from hashclient.errors import ExitCode, HashclientError, UsageError
 from hashclient.fsio import printable
-from hashclient.model import Kind, Outcome
+from hashclient.model import Kind, MatchState, Outcome
 
 #: Outcomes are recorded and written in batches, at the latest when so many are waiting.
 BATCH = 512
@@ -129,7 +129,7 @@ def run_report(
     )
     waiting: list[Outcome] = []
     ready: collections.deque[Outcome] = collections.deque()
-    begun = False
+    begun = is_open = False
 
     def put(write: Callable[[str], None], text: str | None) -> None:
         nonlocal begun
@@ -140,6 +140,10 @@ def run_report(
             write(text)
 
     def tell(write: Callable[[str], None], outcome: Outcome) -> None:
+        nonlocal is_open
+        recorded = outcome.recorded
+        if recorded is not None and recorded.state is MatchState.FOUND and not outcome.acted:
+            is_open = True
         if show_all or outcome.kind is not Kind.CLEAN:
             put(write, written.outcome(outcome))
 
@@ -191,6 +195,11 @@ def run_report(
         failure, summary.failed = error, error.exit_code
         record.keep(waiting)
         record.end()
+    if is_open and failure is None and output_format == "text":
+        app.say(
+            "next: `hashclient quarantine add`, `report prepare` or `matches close`, with the id"
+            " in brackets"
+        )
     if failure is not None:
         if summary.exit_code is failure.exit_code:
             raise failure
@@ -223,11 +232,10 @@ def uninterrupted(*, forget: bool = False) -> Iterator[None]:
         kept.append((number, frame))
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if callable(handler := before[number]):
+        if callable(handler := before[signal.Signals(number)]):
             handler(number, frame)
 
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.getsignal(number) for number in signals}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         for number, handler in before.items():
             if callable(handler):  # what is ignored stays so

@@ -16,6 +16,7 @@ from hashclient.fsio import path_fields, printable
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
+    from hashclient.auditrecord import Record
     from hashclient.config import Settings
     from hashclient.status import ListStatus, Status
 
@@ -113,7 +114,7 @@ def _lines(settings: Settings, status: Status, now: datetime) -> Iterator[str]:
     if status.reports is not None:
         counts = [f"{count:,} {state}" for state, count in status.reports.counts.items() if count]
         yield f"reports       {', '.join(counts) or 'none'}"
-    if status.audit is not None and (scan := status.audit.last_scan) is not None:
+    if (scan := _last_scan(status)) is not None:
         end = f"{scan.time:%Y-%m-%d %H:%M} UTC, exit code {scan.data.get('exit_code')}"
         yield f"last scan     {end}"
     for problem in status.problems:
@@ -121,7 +122,8 @@ def _lines(settings: Settings, status: Status, now: datetime) -> Iterator[str]:
     if status.withdrawn:
         yield "entries withdrawn since they matched these paths:"
     for match in status.withdrawn:
-        yield f"  {printable(match.path)}  [{match.id}]  {match.list_name} {match.entry}"
+        where = "" if match.in_place else ", which was taken away"
+        yield f"  {printable(match.path)}  [{match.id}]  {match.list_name} {match.entry}{where}"
 
 
 def _list_lines(status: ListStatus, now: datetime) -> list[str]:
@@ -170,22 +172,27 @@ def _json(settings: Settings, status: Status, now: datetime) -> str:
                 **path_fields(match.path),
                 "list": match.list_name,
                 "entry": match.entry,
+                "in_place": match.in_place,
                 "last_seen": match.last_seen.isoformat(),
                 "withdrawn_generation": match.withdrawn_generation,
             }
             for match in status.withdrawn
         ],
     }
-    if status.quarantine is not None:
-        kept = status.quarantine
-        document["quarantine"] = {"files": kept.files, "bytes": kept.sealed_bytes}
-    if status.reports is not None:
-        document["reports"] = status.reports.counts
-    if status.audit is not None and (scan := status.audit.last_scan) is not None:
-        end = {"time": scan.time.isoformat(), "exit_code": scan.data.get("exit_code")}
-        document["last_scan"] = end
-    document |= {"problems": status.problems, "exit_code": int(status.exit_code)}
+    kept, reports, scan = status.quarantine, status.reports, _last_scan(status)
+    document |= {
+        "quarantine": kept and {"files": kept.files, "bytes": kept.sealed_bytes},
+        "reports": reports and reports.counts,
+        "last_scan": scan
+        and {"time": scan.time.isoformat(), "exit_code": scan.data.get("exit_code")},
+        "problems": status.problems,
+        "exit_code": int(status.exit_code),
+    }
     return json.dumps(document)
+
+
+def _last_scan(status: Status) -> Record | None:
+    return None if status.audit is None else status.audit.last_scan
 
 
 def _list_document(status: ListStatus, now: datetime) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hashclient.errors import AuthorisationError, ConfigError, StateError, UsageError
-from hashclient.fsio import excerpt, printable, read_secret
+from hashclient.fsio import excerpt, fsync_dir, printable, read_secret
 
 #: The age format: the payload begins with a nonce, and each chunk of plain text gets an end.
 CHUNK_BYTES = 1 << 16
@@ -92,6 +92,7 @@ def write_identity(path: Path, now: datetime) -> str:
             stream.write(text.encode())
             stream.flush()
             os.fsync(stream.fileno())
+        fsync_dir(path.parent)
     except FileExistsError as error:
         raise UsageError(
             f"file exists: {printable(path)}",

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from hashclient.errors import StateError, UsageError
-from hashclient.fsio import path_fields, printable, state_error
+from hashclient.fsio import log_path_fields, printable, state_error
 from hashclient.matches import Matches
 from hashclient.model import MatchState
 from hashclient.quarantine import agefile
@@ -38,6 +38,8 @@ from hashclient.quarantine.room import Room, record
 from hashclient.quarantine.streams import Digester, sha256_on_disk, write_all
 from hashclient.quarantine.tombstone import has_tombstone, remove_tombstone
 
+#: What a file that was restored has in common with one that is restored again.
+_SAME = ("st_size", "st_mode", "st_uid", "st_gid", "st_mtime_ns")
 #: A file system on which no file can be without a name.
 _NEEDS_NAME = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT})
 
@@ -64,11 +66,12 @@ def restore(
 
     1. It may be: it is not on hold, and its entries are withdrawn, or that is overruled.
     2. The place is there, reached through no link unless the user has just named it, and free.
-    3. The copy is decrypted into a file without a name, or with one that nobody uses.
+    3. That it is going to be opened is logged, and the copy is decrypted into a file without a
+       name, or with one that nobody uses.
     4. It is the file: the copy was unchanged, the size is right, and so are the sealed digests,
        where the seal key is still the same.
     5. It gets its attributes, it is on the disk, and reads back as it was decrypted.
-    6. Our tombstone goes away, and the file gets its name, replacing nothing.
+    6. Our tombstone goes away, and the file gets its name, replacing nothing, durably.
     7. That it is restored is logged, then noted with the item, then in the record.
     8. The item is dropped.
 
@@ -84,14 +87,14 @@ def restore(
         path = item.file if to is None else str(to.absolute())
         try:
             with open_place(path) if to is None else open_named(to.absolute()) as place:  # 2
-                missing = _put(room, item, place, identities)
+                missing = _put(room, item, place, identities, mark)
         except OSError as error:
             raise UsageError(
                 f"cannot restore to {printable(path)}: {reason_of(error)}",
                 hint="make its directory, or choose another place with --to",
             ) from error
-        done = Restoration(mark.by, mark.reason, mark.time, in_place=to is None)
-        room.log("restored", item, mark, to=path_fields(path), missing=missing)  # 7
+        done = Restoration(mark.by, mark.reason, mark.time, in_place=path == item.file)
+        room.log("restored", item, mark, to=log_path_fields(path), missing=missing)  # 7
         item = msgspec.structs.replace(item, restored=done)
         room.save(item)
         room.drop_restored(item, done, matches)  # 8
@@ -114,7 +117,7 @@ def _check(item: Item, matches: Matches, *, allow_standing: bool) -> None:
     )
 
 
-def _put(room: Room, item: Item, place: Place, identities: Sequence[Any]) -> list[str]:
+def _put(room: Room, item: Item, place: Place, identities: Sequence[Any], mark: Mark) -> list[str]:
     """Put the file in its place (steps 2 to 6); return what of it could not be given back.
 
     Raises:
@@ -125,6 +128,7 @@ def _put(room: Room, item: Item, place: Place, identities: Sequence[Any]) -> lis
     if before is not None and before.st_size != item.size and not has_tombstone(place, item):
         raise _is_taken(place)
     with _new_file(place, item.id) as (fd, name):  # 3
+        room.log("restoring", item, mark, to=log_path_fields(place.path))
         plain = _decrypt(room, item, fd, place, identities)  # 4
         missing = give_back(fd, item.origin)  # 5
         try:
@@ -137,7 +141,7 @@ def _put(room: Room, item: Item, place: Place, identities: Sequence[Any]) -> lis
             raise StateError(f"what was restored does not read back: {printable(place.path)}")
         if has_tombstone(place, item) and not remove_tombstone(place, item):  # 6
             raise _is_taken(place)
-        if not _is_there(place, item, plain):
+        if not _is_there(place, fd, plain):
             try:
                 _give_name(place, fd, name)
             except FileExistsError as error:
@@ -145,7 +149,11 @@ def _put(room: Room, item: Item, place: Place, identities: Sequence[Any]) -> lis
         hidden = place.at(PRIVATE_NAME.format(item.id))
         if has_tombstone(hidden, item):  # moved aside by an act that was killed
             os.unlink(hidden.name, dir_fd=hidden.fd)
-        place.sync()
+        try:
+            os.fsync(fd)
+            place.sync()
+        except OSError as error:  # the sealed copy stays until the file is sure to
+            raise state_error("cannot write", Path(place.path), error) from error
     return missing
 
 
@@ -229,13 +237,18 @@ def _decrypt(room: Room, item: Item, fd: int, place: Place, identities: Sequence
     return plain.hexdigest()
 
 
-def _is_there(place: Place, item: Item, sha256: str) -> bool:
-    """Tell whether the file is in its place already, restored by an act that was interrupted."""
+def _is_there(place: Place, fd: int, sha256: str) -> bool:
+    """Tell whether the file open as `fd` is in its place already, by an act that was interrupted.
+
+    It is then on the disk. A file of the same content that differs in owner, mode or time is
+    somebody else's.
+    """
+    expected = os.fstat(fd)
     try:
-        with open_file(place) as (fd, status):
-            return status.st_size == item.size and sha256_on_disk(fd) == (
-                sha256,
-                item.size,
-            )
+        with open_file(place) as (found, status):
+            if not all(getattr(status, name) == getattr(expected, name) for name in _SAME):
+                return False
+            os.fsync(found)
+            return sha256_on_disk(found) == (sha256, expected.st_size)
     except OSError:
         return False

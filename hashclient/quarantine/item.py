@@ -15,6 +15,7 @@ import os
 import re
 from datetime import datetime
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -30,6 +31,12 @@ ITEM_NAME = "item.json"
 MAX_ITEM_BYTES = 1 << 25
 
 _ID = re.compile(f"[a-z0-9]{{{ID_LENGTH}}}")
+
+_Count = Annotated[int, msgspec.Meta(ge=0)]
+#: What the system takes: the one above, which is -1, would leave an owner as it is.
+_Owner = Annotated[int, msgspec.Meta(ge=0, le=(1 << 32) - 2)]
+_Mode = Annotated[int, msgspec.Meta(ge=0, le=0o7777)]
+_Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class Stage(enum.StrEnum):
@@ -48,7 +55,7 @@ class Mark(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     by: str
     reason: str
-    time: datetime
+    time: _Time
 
     @classmethod
     def of(cls, by: str, reason: str, time: datetime) -> Mark:
@@ -89,9 +96,9 @@ class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     inode: int
     directory_inode: int
     links: int
-    mode: int
-    uid: int
-    gid: int
+    mode: _Mode
+    uid: _Owner
+    gid: _Owner
     atime_ns: int
     mtime_ns: int
     xattrs: dict[str, str]
@@ -110,10 +117,10 @@ class Item(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     stage: Stage
     path: str
     path_b64: str | None = None
-    size: int
+    size: _Count
     origin: Origin
     evidence_sha256: str
-    evidence_bytes: int
+    evidence_bytes: _Count
     recipients: tuple[str, ...]
     taken: Mark
     hits: tuple[ItemHit, ...]
@@ -215,9 +222,17 @@ def parse_item(data: bytes, match_id: str, path: Path) -> Item:
             f"unknown format of {fsio.printable(path)}: {fsio.excerpt(item.format)}",
             hint="another version of hashclient wrote it",
         )
-    if item.id != match_id or not item.file.startswith("/") or item.taken.time.tzinfo is None:
-        raise _damaged(path, "it contradicts itself")
+    if item.id != match_id:
+        raise _damaged(path, "it is of another item")
+    if not _is_whole_path(item.file) or any("\0" in name for name in item.origin.xattrs):
+        raise _damaged(path, "no file can have this name")
     return item
+
+
+def _is_whole_path(path: str) -> bool:
+    """Tell whether a path is absolute, as a record has it: nothing in it leads back up."""
+    components = path.lstrip("/").split("/")
+    return path.startswith("/") and "\0" not in path and not {"", ".", ".."} & {*components}
 
 
 def encode_item(item: Item) -> bytes:

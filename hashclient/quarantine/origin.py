@@ -1,14 +1,16 @@
 """What a file has besides its content: recorded when it is sealed, given back when it is restored.
 
 Owner, mode, times and extended attributes, among which Linux keeps access control lists,
-capabilities and security labels. What this process may not read, or has no name in UTF-8, is not
-recorded. Attributes of a file system's own (`chattr`), holes and the time of birth are not kept.
+capabilities and security labels. What this process may not read, has no name in UTF-8, or is more
+than a description should hold, is not recorded. Attributes of a file system's own (`chattr`), holes
+and the time of birth are not kept.
 """
 
 from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import os
 import stat
 
@@ -18,6 +20,11 @@ from hashclient.quarantine.item import Origin
 _POWERS = stat.S_ISUID | stat.S_ISGID
 
 _ACCESS_LIST = "system.posix_acl_access"
+#: The other kind of power.
+_CAPABILITIES = "security.capability"
+
+#: Some file systems let anybody give a file half a gigabyte of attributes.
+MAX_XATTR_BYTES = 1 << 23
 
 
 def read_origin(fd: int, status: os.stat_result, directory_inode: int) -> Origin:
@@ -37,13 +44,19 @@ def read_origin(fd: int, status: os.stat_result, directory_inode: int) -> Origin
 
 
 def _read_xattrs(fd: int) -> dict[str, str]:
-    found = {}
+    found: dict[str, str] = {}
+    left = MAX_XATTR_BYTES
     with contextlib.suppress(OSError):  # a file system that has none
-        for name in os.listxattr(fd):
+        # Those that only the system's own programs set come first.
+        for name in sorted(os.listxattr(fd), key=lambda name: name.startswith("user.")):
             if not _is_text(name):
                 continue
             with contextlib.suppress(OSError):  # gone meanwhile, or not for us to read
-                found[name] = base64.b64encode(os.getxattr(fd, name)).decode()
+                value = os.getxattr(fd, name)
+                left -= len(name) + len(value)
+                if left < 0:
+                    break
+                found[name] = base64.b64encode(value).decode()
     return found
 
 
@@ -63,18 +76,20 @@ def give_back(fd: int, origin: Origin) -> list[str]:
     changes the mode.
     """
     missing = []
-    mode = origin.mode
+    mode, xattrs = origin.mode, dict(origin.xattrs)
     if (origin.uid, origin.gid) != _owner(fd):
         try:
             os.fchown(fd, origin.uid, origin.gid)
         except OSError:
             missing.append(f"its owner ({origin.uid}:{origin.gid})")
             mode &= ~_POWERS
+            if xattrs.pop(_CAPABILITIES, None) is not None:
+                missing.append(f"its attribute {_CAPABILITIES}")
     with contextlib.suppress(OSError):
         for name in os.listxattr(fd):  # a new file gets the default list of its directory
-            if name not in origin.xattrs and name == _ACCESS_LIST:
+            if name not in xattrs and name == _ACCESS_LIST:
                 os.removexattr(fd, name)
-    for name, value in origin.xattrs.items():
+    for name, value in xattrs.items():
         try:
             data = base64.b64decode(value)
             if data != _xattr(fd, name):
@@ -94,7 +109,10 @@ def give_times_back(fd: int, origin: Origin) -> None:
     Raises:
         OSError: that cannot be.
     """
-    os.utime(fd, ns=(origin.atime_ns, origin.mtime_ns))
+    try:
+        os.utime(fd, ns=(origin.atime_ns, origin.mtime_ns))
+    except OverflowError as error:  # no file ever had these
+        raise OSError(errno.EOVERFLOW, os.strerror(errno.EOVERFLOW)) from error
 
 
 def _owner(fd: int) -> tuple[int, int]:

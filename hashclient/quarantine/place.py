@@ -99,6 +99,11 @@ class Place:
         finally:
             os.close(fd)
 
+    def try_sync(self) -> None:
+        """Make changes of names durable, if that can be: where all is well without, too."""
+        with contextlib.suppress(OSError):
+            self.sync()
+
 
 class Removal(enum.Enum):
     """How the removal of a file ends.
@@ -206,23 +211,20 @@ def remove_exactly(place: Place, private: str, fd: int, status: os.stat_result) 
     if not is_unchanged(status, os.fstat(fd)):  # 1
         return Removal.CHANGED
     try:
-        move_aside(place.fd, place.name, private)  # 2
-    except FileExistsError:
-        private = f"{private}-{secrets.token_hex(8)}"
-        move_aside(place.fd, place.name, private)
-    hidden = place.at(private)
+        hidden = _move_aside(place, private)  # 2
+    except NotADirectoryError:  # there is one, which does not take the place of a file
+        return Removal.OTHER
     try:
-        found = os.stat(private, dir_fd=place.fd, follow_symlinks=False)  # 3
+        found = os.stat(hidden.name, dir_fd=place.fd, follow_symlinks=False)  # 3
         if not os.path.samestat(found, status):
             return Removal.OTHER if put_back(hidden, place.name) else Removal.STRANDED
         if (found.st_size, found.st_mtime_ns) != (status.st_size, status.st_mtime_ns):
             return Removal.CHANGED if put_back(hidden, place.name) else Removal.STRANDED
-        os.unlink(private, dir_fd=place.fd)  # 4
+        os.unlink(hidden.name, dir_fd=place.fd)  # 4
     except BaseException:
         put_back(hidden, place.name)
         raise
-    with contextlib.suppress(OSError):  # the name is gone; only a power loss can bring it back
-        place.sync()
+    place.try_sync()  # the name is gone; only a power loss can bring it back
     return Removal.REMOVED
 
 
@@ -232,9 +234,17 @@ def put_back(hidden: Place, name: str) -> bool:
         rename_noreplace(hidden.fd, hidden.name, name)
     except OSError:
         return False
-    with contextlib.suppress(OSError):  # it has one of its two names
-        hidden.sync()
+    hidden.try_sync()  # it has one of its two names
     return True
+
+
+def _move_aside(place: Place, private: str) -> Place:
+    try:
+        move_aside(place.fd, place.name, private)
+    except FileExistsError:
+        private = f"{private}-{secrets.token_hex(8)}"
+        move_aside(place.fd, place.name, private)
+    return place.at(private)
 
 
 def move_aside(directory: int, name: str, private: str) -> None:
@@ -245,6 +255,7 @@ def move_aside(directory: int, name: str, private: str) -> None:
 
     Raises:
         FileExistsError: `private` exists.
+        NotADirectoryError: `name` is a directory, where only `private` could be replaced.
         OSError: it cannot be renamed.
     """
     try:
@@ -335,53 +346,3 @@ def _flag(place: Place) -> str | None:
             if value & _FS_APPEND_FL:
                 return f"the {what} is append-only (`chattr -a` ends that)"
     return None
-
-
-def open_elsewhere(fd: int) -> list[str]:
-    """Return which other programs hold the file open as `fd`, as far as this one may see.
-
-    They are named as `name (pid)`. One that is known to be there but is not to be seen is named,
-    too: in another container, on another machine, or with the file mapped but not open.
-    """
-    status = os.fstat(fd)
-    is_used = None if status.st_nlink else _is_used(fd)
-    if is_used is False:
-        return []
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        if process.name == str(os.getpid()):
-            continue
-        with contextlib.suppress(OSError):  # it has ended, or is somebody else's
-            if _holds(process, status):
-                name = (process / "comm").read_text(errors="replace").strip()
-                found.append(f"{printable(name)} ({process.name})")
-    if is_used and not found:
-        return ["a program that is not to be seen from here"]
-    return sorted(found)
-
-
-def _is_used(fd: int) -> bool | None:
-    """Tell whether anybody else has a file open that has no name any more; None if unknown.
-
-    The kernel says so by not granting a lease. It is for files without a name only: whoever opens
-    one with a lease on it waits for us, and we get a signal.
-    """
-    try:
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-    except BlockingIOError:
-        return True
-    except OSError:  # not every file system has leases, and not everybody may have one
-        return None
-    fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-    return False
-
-
-def _holds(process: Path, status: os.stat_result) -> bool:
-    for descriptor in os.listdir(path := process / "fd"):  # noqa: PTH208
-        with contextlib.suppress(OSError):  # closed meanwhile
-            target = os.readlink(link := path / descriptor)  # noqa: PTH115
-            # A look at a file itself may hang, if its server does; so only where it may be this one.
-            if target.startswith("/") and (status.st_nlink or target.endswith(" (deleted)")):
-                if os.path.samestat(os.stat(link), status):  # noqa: PTH116
-                    return True
-    return False

@@ -129,7 +129,11 @@ class Room:
             StateError: it cannot be written.
         """
         match = record(item.id, matches)
-        if match is not None and match.state is not MatchState.RESTORED and not match.in_place:
+        # What is in its place may have been found again since, which is another story.
+        if match is not None and (
+            match.state is MatchState.WITHDRAWN
+            or (match.state is not MatchState.RESTORED and not match.in_place)
+        ):
             detail = {"by": mark.by, "reason": mark.reason}
             in_place = mark.in_place
             matches.change(item.id, MatchState.RESTORED, self.now(), detail, in_place=in_place)
@@ -195,7 +199,7 @@ class Room:
         """
         fields = {
             "id": item.id,
-            **fsio.path_fields(item.file),
+            **fsio.log_path_fields(item.file),
             "by": mark.by,
             "reason": mark.reason,
         }

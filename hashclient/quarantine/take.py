@@ -20,14 +20,15 @@ from hashclient.fsio import path_fields, printable
 from hashclient.matches import SETTLED, Match, Matches
 from hashclient.model import MatchState
 from hashclient.quarantine import agefile
+from hashclient.quarantine.inuse import open_elsewhere
 from hashclient.quarantine.item import Item, ItemHit, Mark, Stage
 from hashclient.quarantine.origin import read_origin
 from hashclient.quarantine.place import (
+    GONE,
     PRIVATE_NAME,
     Place,
     Removal,
     is_unchanged,
-    open_elsewhere,
     open_file,
     open_place,
     put_back,
@@ -101,13 +102,15 @@ def take(room: Room, match_id: str, matches: Matches, mark: Mark) -> Taken:
             if item.stage is not Stage.REMOVED:
                 _record(act, item, [])
             return Taken(taken=True, sealed=True, detail="in quarantine already")
-        recipients = _check(act, item)  # 1
+        # What another seal key made proves nothing. The file is sealed anew, if it is there.
+        can_resume = item is not None and room.can_prove(item.key_id)
+        recipients = _check(act, item if can_resume else None)  # 1
         try:
             with open_place(match.path) as place:  # 2
-                if item is not None:
+                if item is not None and can_resume:
                     return _resume(act, item, place)
                 with open_file(place) as (fd, before):  # 3
-                    sealed = _seal(act, place, fd, before, recipients)
+                    sealed = _seal(act, place, fd, before, recipients, item)
                     if isinstance(sealed, Taken):
                         return sealed
                     return _remove(act, sealed, fd, before, place)
@@ -115,7 +118,8 @@ def take(room: Room, match_id: str, matches: Matches, mark: Mark) -> Taken:
             item = room.find(match_id, matches)
             if item is None:
                 return _not_sealed(reason_of(error))
-            return _left(act, item, f"still in place: {reason_of(error)}")
+            why = reason_of(error)
+            return _left(act, item, why if why == GONE else f"still in place: {why}")
 
 
 def _not_sealed(why: str) -> Taken:
@@ -147,9 +151,17 @@ def _check(act: _Act, item: Item | None) -> list[Any]:
 
 
 def _seal(
-    act: _Act, place: Place, fd: int, before: os.stat_result, recipients: Sequence[Any]
+    act: _Act,
+    place: Place,
+    fd: int,
+    before: os.stat_result,
+    recipients: Sequence[Any],
+    replaced: Item | None,
 ) -> Item | Taken:
-    """Make a sealed copy (steps 3 to 8); return the item that it is, or why there is none."""
+    """Make a sealed copy (steps 3 to 8); return the item that it is, or why there is none.
+
+    It takes the place of `replaced`, if that is given.
+    """
     room, match = act.room, act.match
     if match.size not in (None, before.st_size):  # 3
         return _not_sealed(_CHANGED)
@@ -179,7 +191,10 @@ def _seal(
             tags={a.label: tag.hex() for a, tag in match.tags.items()},
             key_id=match.key_id,
             tombstone=tombstone_text(config.tombstone, match.id, act.mark.time),
+            hold=None if replaced is None else replaced.hold,
         )
+        if replaced is not None:  # the file is in its place: it is open, and was proven just now
+            room.drop(match.id)
         room.admit(folder, item)  # 7
     _log_sealed(act, item)  # 8
     return item
@@ -207,16 +222,21 @@ def _resume(act: _Act, item: Item, place: Place) -> Taken:
     verify_evidence(act.room, item)
     _log_sealed(act, item)  # 8
     hidden = place.at(act.private)
+    is_stranded = False
     if hidden.status() is not None and not put_back(hidden, place.name):
-        # That act was killed while the name was aside, and somebody has taken it since.
+        # That act was killed while the name was aside, and somebody has taken it since. Or this is
+        # somebody's who wants to be in the way.
         with _prove(act, item, hidden) as proof:
             if proof is None:
-                return _left(act, item, _REMOVALS[Removal.STRANDED].format(printable(hidden.path)))
-            os.unlink(hidden.name, dir_fd=hidden.fd)
-            place.sync()
+                is_stranded = True
+            else:
+                os.unlink(hidden.name, dir_fd=hidden.fd)
+                place.try_sync()
     with _prove(act, item, place) as proof:
         if proof is not None:
             return _remove(act, item, *proof, place)
+    if is_stranded:
+        return _left(act, item, _REMOVALS[Removal.STRANDED].format(printable(hidden.path)))
     if place.status() is None:
         if place.directory_inode() != item.origin.directory_inode:
             return _left(act, item, "its directory is another one now: is something not mounted?")
@@ -264,8 +284,10 @@ def _remove(act: _Act, item: Item, fd: int, status: os.stat_result, place: Place
     except OSError as error:
         return _left(act, item, f"still in place: {reason_of(error, place)}")
     if removal is not Removal.REMOVED:
-        return _left(act, item, _REMOVALS[removal].format(printable(place.at(act.private).path)))
-    return _finish(act, item, place, _remains(os.fstat(fd)))
+        # It has a longer name where somebody had taken that one.
+        aside = printable(place.at(act.private).path) + "*"
+        return _left(act, item, _REMOVALS[removal].format(aside))
+    return _finish(act, item, place, _remains(fd))
 
 
 _REMOVALS = {
@@ -275,13 +297,13 @@ _REMOVALS = {
 }
 
 
-def _remains(status: os.stat_result) -> list[str]:
-    """Return where a file still is that has lost its name."""
+def _remains(fd: int) -> list[str]:
+    """Return where the file open as `fd`, which has lost its name, still is."""
     remains = []
-    if status.st_nlink:
-        names = "other name of it remains" if status.st_nlink == 1 else "other names of it remain"
-        remains.append(f"{status.st_nlink} {names}")
-    if processes := open_elsewhere(status):
+    if links := os.fstat(fd).st_nlink:
+        names = "other name of it remains" if links == 1 else "other names of it remain"
+        remains.append(f"{links} {names}")
+    if processes := open_elsewhere(fd):
         named = ", ".join(processes[:_MOST_NAMED])
         more = len(processes) - _MOST_NAMED
         remains.append(f"still open in {named}" + (f" and {more} more" if more > 0 else ""))

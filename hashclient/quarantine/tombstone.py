@@ -55,28 +55,35 @@ def put_tombstone(place: Place, item: Item) -> str | None:
             raise
         finally:
             os.close(fd)
+        place.sync()
     except OSError as error:
         return f"the tombstone could not be left: {reason_of(error)}"
-    place.sync()
     return None
 
 
 def has_tombstone(place: Place, item: Item) -> bool:
     """Tell whether what is at a place is the tombstone of an item, unchanged."""
-    if item.tombstone is None:
-        return False
-    text = item.tombstone.encode()
     with contextlib.suppress(OSError), open_file(place) as (fd, _):
-        return os.read(fd, len(text) + 1) == text
+        return _is_tombstone(fd, item)
     return False
 
 
 def remove_tombstone(place: Place, item: Item) -> bool:
-    """Remove the tombstone of an item; False if it is something else by now.
+    """Remove the tombstone of an item; False if something else is there by now.
 
     Raises:
         OSError: it cannot be removed.
     """
     with open_file(place) as (fd, status):
         private = PRIVATE_NAME.format(item.id)
-        return remove_exactly(place, private, fd, status) is Removal.REMOVED
+        return (
+            _is_tombstone(fd, item)
+            and remove_exactly(place, private, fd, status) is Removal.REMOVED
+        )
+
+
+def _is_tombstone(fd: int, item: Item) -> bool:
+    if item.tombstone is None:
+        return False
+    text = item.tombstone.encode()
+    return os.pread(fd, len(text) + 1, 0) == text

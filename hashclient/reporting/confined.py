@@ -29,7 +29,7 @@ LIMIT_S = 30.0
 #: The process may have so much memory.
 MAX_MEMORY_BYTES = 1 << 30
 #: And so much time in all, in case nobody is left to end it.
-MAX_CPU_S = 600
+MAX_CPU_S = 120
 
 _LENGTH = struct.Struct(">Q")
 _ERRORS: dict[str, type[HashclientError]] = {
@@ -44,13 +44,15 @@ _PROGRAM = (
 class ConfinedSchema:
     """The schema that a service serves; use it as a context manager."""
 
-    def __init__(self, text: bytes, *, limit_s: float = LIMIT_S) -> None:
+    #: How long one answer may take, in seconds.
+    limit_s = LIMIT_S
+
+    def __init__(self, text: bytes) -> None:
         """Start the process and let it read the schema.
 
         Raises:
             VerificationError: the schema cannot be used.
         """
-        self._limit_s = limit_s
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-c", _PROGRAM, *sys.path],
             stdin=subprocess.PIPE,
@@ -99,7 +101,7 @@ class ConfinedSchema:
         with contextlib.suppress(BrokenPipeError):
             stdin.write(_LENGTH.pack(len(document)) + document)
             stdin.flush()
-        answer = json.loads(b"".join(_until_line(stdout, self._limit_s)))
+        answer = json.loads(b"".join(_until_line(stdout, self.limit_s)))
         if answer is not None:
             raise _ERRORS[answer["error"]](answer["message"], hint=answer["hint"])
 
@@ -125,9 +127,9 @@ def _until_line(stream: IO[bytes], limit_s: float) -> Iterator[bytes]:
 
 def serve() -> None:
     """Be the process: read the schema, then documents, from stdin, and answer each with a line."""
-    resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CPU, (MAX_CPU_S, MAX_CPU_S))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _bound(resource.RLIMIT_AS, MAX_MEMORY_BYTES)
+    _bound(resource.RLIMIT_CPU, MAX_CPU_S)
+    _bound(resource.RLIMIT_CORE, 0)
     schema: Schema | None = None
     while head := sys.stdin.buffer.read(_LENGTH.size):
         text = sys.stdin.buffer.read(*_LENGTH.unpack(head))
@@ -143,4 +145,11 @@ def serve() -> None:
                 "message": error.message,
                 "hint": error.hint,
             }
-        print(json.dumps(answer), flush=True)
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+
+
+def _bound(what: int, most: int) -> None:
+    hard = resource.getrlimit(what)[1]
+    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(what, (most, most))

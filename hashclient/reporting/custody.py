@@ -120,27 +120,29 @@ def verify_custody(text: bytes) -> Custody:
 
 
 def _verify(lines: list[bytes], text: bytes) -> Custody:
-    records = [parse_record(line, f"line {n}") for n, line in enumerate(lines, 1)]  # 1
-    identity = parse_genesis(records[0], "line 1")  # 2
-    previous = records[0]
-    for number, record in enumerate(records[1:], 2):
-        where = f"chain of custody, line {number}"
-        if record.event == GENESIS:
-            raise VerificationError(f"{where}: a second genesis record")
-        if record.seq <= previous.seq:  # 3
-            raise VerificationError(f"{where}: out of order")
-        if record.sig is not None:  # 4
-            verify_signature(record, identity.public_key, f"line {number}")
-        if previous.sig is None and record.prev != previous.hash:
-            raise VerificationError(f"{where}: it does not follow the unsigned line before it")
-        previous = record
-    last = records[-1]
+    last = parse_record(lines[0], "line 1")  # 1
+    identity = parse_genesis(last, "line 1")  # 2
+    for number, line in enumerate(lines[1:], 2):
+        previous, last = last, parse_record(line, f"line {number}")  # 1
+        _verify_next(previous, last, identity, number)
     if last.event != PACKAGED or last.sig is None:  # 5
         raise VerificationError("chain of custody does not end with the record of a package")
     before = text[: len(text) - len(lines[-1]) - 1]
     if last.data.get("custody_sha256") != hashlib.sha256(before).hexdigest():
         raise VerificationError("chain of custody lacks lines, or has others")
-    return Custody(identity, last, len(records))
+    return Custody(identity, last, len(lines))
+
+
+def _verify_next(previous: Record, record: Record, identity: Identity, number: int) -> None:
+    where = f"chain of custody, line {number}"
+    if record.event == GENESIS:
+        raise VerificationError(f"{where}: a second genesis record")
+    if record.seq <= previous.seq:  # 3
+        raise VerificationError(f"{where}: out of order")
+    if record.sig is not None:  # 4
+        verify_signature(record, identity.public_key, f"line {number}")
+    if previous.sig is None and record.prev != previous.hash:
+        raise VerificationError(f"{where}: it does not follow the unsigned line before it")
 
 
 def verify_checkpoint(text: bytes, custody: Custody) -> Checkpoint:

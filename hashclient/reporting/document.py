@@ -23,10 +23,11 @@ from hashclient.matches import Match, MatchHit, Step
 
 FORMAT: Literal["hashclient-report/1"] = "hashclient-report/1"
 
-#: The schema's patterns; what is used as a name of a file must be one of these.
-_MatchId = Annotated[str, msgspec.Meta(pattern="^[a-z0-9]{10}$")]
-_ReportId = Annotated[str, msgspec.Meta(pattern="^r-[a-z0-9]{10}$")]
-_Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+#: The schema's patterns; what is used as a name of a file must be one of these. They end with `\Z`,
+#: since `$` is fine with a newline here.
+_MatchId = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]{10}\Z")]
+_ReportId = Annotated[str, msgspec.Meta(pattern=r"^r-[a-z0-9]{10}\Z")]
+_Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 _Count = Annotated[int, msgspec.Meta(ge=0)]
 _Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
@@ -68,7 +69,7 @@ class Entry(_Strict, frozen=True):
 class Evidence(_Strict, frozen=True):
     """The sealed file: where it is in the package, and to whom it is sealed."""
 
-    name: Annotated[str, msgspec.Meta(pattern=r"^evidence/[a-z0-9]{10}\.age$")]
+    name: Annotated[str, msgspec.Meta(pattern=r"^evidence/[a-z0-9]{10}\.age\Z")]
     sha256: _Sha256
     length: _Count
     recipients: tuple[str, ...]

@@ -54,8 +54,8 @@ from hashclient.reporting.telling import tell, untold
 
 #: A record of the audit log names all matches of a report, and has to stay below its limit.
 MAX_MATCHES = 10_000
-#: How long a command that prepares a report waits for another; each takes milliseconds.
-PREPARE_WAIT_S = 30.0
+#: How long a command that prepares a report waits for another; very many matches take a minute.
+PREPARE_WAIT_S = 120.0
 
 
 class Outbox:

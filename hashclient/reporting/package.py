@@ -181,7 +181,11 @@ class Packager:
                 with contextlib.suppress(OSError):
                     _remove(temporary)
         except OSError as error:
-            raise state_error("cannot write package", target, error) from error
+            raise StateError(
+                f"cannot write package: {printable(target)}: {error.strerror or error}",
+                hint="nothing is there now; look at the place, the permissions and the space of"
+                " `directory` in [report.to]",
+            ) from error
 
     def _put_in_place(self, temporary: str, name: str) -> None:
         fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -8,11 +8,8 @@ the error of one report does not keep others from being sent.
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any
 
 from hashclient.audit import Event
@@ -27,24 +24,21 @@ from hashclient.errors import (
     StateError,
     UsageError,
 )
-from hashclient.fsio import make_private_dir, sweep_temporary, user_path, write_atomic
+from hashclient.fsio import sweep_temporary, write_atomic
 from hashclient.matches import Matches
 from hashclient.reporting.confined import ConfinedSchema
-from hashclient.reporting.custody import retraction_note
 from hashclient.reporting.destination import Destination, find_destination, kind_of
-from hashclient.reporting.document import Document, Evidence
-from hashclient.reporting.evidence import find_item, seal_in_place
 from hashclient.reporting.filing import Filing
+from hashclient.reporting.handover import HandOver
 from hashclient.reporting.outbox import Outbox, why_not
-from hashclient.reporting.package import Packager, gather, package_name, remove_unfinished
 from hashclient.reporting.plan import make_plan
+from hashclient.reporting.sent import Sent
 from hashclient.reporting.service import Service
 from hashclient.reporting.state import Call, Problem, Remote, Report, State
 from hashclient.reporting.xmlform import Validator
 from hashclient.seal import Sealer
 
 SCHEMA_NAME = "schema.xsd"
-SEALED_DIR = "sealed"
 
 #: Who takes a report back of which nothing is left, in the audit log.
 NOBODY = "hashclient"
@@ -136,8 +130,11 @@ class Sender:
             report = self._take_up(report_id)
             handed_over = report.state in (State.SUBMITTED, State.ACKNOWLEDGED)
             if report.state is State.RETRACTED:
-                if self._lacks_note(report):
-                    return self._take_back(report)
+                destination = self._outbox.settings.config.report.to.get(report.destination)
+                if isinstance(destination, PackageDestination):
+                    hand_over = self._hand_over(destination)
+                    if hand_over.lacks_note(report):
+                        return hand_over.take_back(report)
                 raise UsageError(f"report {report.id} is retracted already")
             if handed_over and report.kind == "cybertipline":
                 raise UsageError(
@@ -158,7 +155,7 @@ class Sender:
         # With the key at hand, what waits for it, or has seen a wrong one, need not wait longer.
         waits = report.problem is not None and report.problem.exit_code in (
             ExitCode.INCOMPLETE,
-            ExitCode.NOT_AUTHORISED,
+            ExitCode.UNAUTHORISED,
         )
         return report.is_due(self._outbox.now()) or (waits and bool(self._identities))
 
@@ -177,9 +174,9 @@ class Sender:
             return self._attempt(report)
         except AuditError as error:
             # Not the report's fault, and no reason to wait: it is sent once the log is mended.
-            return _not_sent(self._outbox.get(report.id), error)
+            return Sent.not_done(self._outbox.get(report.id), error)
         except HashclientError as error:
-            return _not_sent(self._failed(report.id, error), error)
+            return Sent.not_done(self._failed(report.id, error), error)
 
     def _attempt(self, report: Report) -> Sent:
         if report.retraction is not None:
@@ -195,8 +192,13 @@ class Sender:
                 decided = self._outbox.decide_retraction(report, by=NOBODY, reason=reason)
                 return Sent(self._outbox.retracted(decided, self._record), f"dropped: {reason}")
         if isinstance(destination, PackageDestination):
-            return self._hand_over(report, destination)
+            return self._hand_over(destination).send(report)
         return self._file(report, destination)
+
+    def _hand_over(self, destination: PackageDestination) -> HandOver:
+        return HandOver(
+            self._outbox, self._record, destination, by=self._by, load_sealer=self._load_sealer
+        )
 
     def _destination(self, report: Report) -> Destination:
         """Return where a report goes.
@@ -210,8 +212,8 @@ class Sender:
             raise ConfigError(
                 f"destination {report.destination} was of the kind {report.kind},"
                 " and is another one now",
-                hint="configure it as it was; another kind is another destination, with a name of"
-                " its own",
+                hint="configure it as it was, under this name; what was not sent can be retracted,"
+                " and prepared anew",
             )
         return destination
 
@@ -257,7 +259,7 @@ class Sender:
             try:
                 report = work(filing)
             except HashclientError as error:
-                return _not_sent(self._failed(report.id, error, service.retry_after_s), error)
+                return Sent.not_done(self._failed(report.id, error, service.retry_after_s), error)
         report = self._outbox.settle(report, self._record)
         notes = []
         if filing.missing_there:
@@ -286,13 +288,14 @@ class Sender:
             return self._filing(service, report).retract()
 
     def _take_back(self, report: Report) -> Sent:
-        if report.is_untouched:
-            self._remove_leftovers(report)
-            return Sent(self._outbox.retracted(report, self._record), "retracted")
-        destination = self._destination(report)
+        # What nobody knows of needs no destination, but what a kill has left there is removed.
+        untouched = report.is_untouched
+        known = self._outbox.settings.config.report.to.get(report.destination)
+        destination = known if untouched else self._destination(report)
         if isinstance(destination, PackageDestination):
-            self._remove_leftovers(report)
-            return self._take_back_package(report, destination)
+            return self._hand_over(destination).take_back(report)
+        if untouched or destination is None:
+            return Sent(self._outbox.retracted(report, self._record), "retracted")
         with self._connect(destination) as service:
             filing = self._filing(service, report)
             try:
@@ -301,13 +304,14 @@ class Sender:
                 # It is finished there: that is what has become of it.
                 self._outbox.settle(filing.report.replace(retraction=None), self._record)
                 raise
-        notes = ()
+        notes = []
         if filing.unknown_there is not None:
-            notes = (
+            notes.append(
                 f"the service does not know report {filing.unknown_there}, which may have been"
-                " finished: ask the recipient whether it has come",
+                " finished: ask the recipient whether it has come"
             )
-        return Sent(self._outbox.retracted(report, self._record), "retracted", notes=notes)
+        done = self._outbox.retracted(report, self._record)
+        return Sent(done, "retracted", notes=tuple(notes))
 
     def _failed(
         self, report_id: str, error: HashclientError, retry_after_s: float | None = None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ _HEAD = {
 #: A note holds a handful of records of the audit log.
 MAX_NOTE_BYTES = 1 << 24
 _AGE_MAGIC = b"age-encryption.org/v1\n"
+_PUBLIC_KEY = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +84,12 @@ def verify_package(
     6. The evidence is exactly what the document names, by name, length and hash.
 
     Raises:
-        UsageError: there is nothing to verify, or it is sealed and no identity is given.
+        UsageError: there is nothing to verify, it is sealed and no identity is given, or
+            `public_key` is none.
         AuthorisationError: none of `identities` opens it.
         VerificationError: a check failed.
     """
+    expected = None if public_key is None else _parse_key(public_key)
     with _members(path, identities) as members:
         head = {}
         for name, limit in _HEAD.items():  # 1
@@ -98,7 +102,7 @@ def verify_package(
         document = parse_document(head[DOCUMENT_NAME])  # 2
         custody = verify_custody(head[CUSTODY_NAME])  # 3
         key = custody.identity.public_key
-        if public_key is not None and key != public_key.strip().lower():
+        if expected is not None and key != expected:
             raise VerificationError(
                 f"package is signed by another key than expected: {key}",
                 hint="it is not from whom it should be, or the reporter has a new audit log",
@@ -108,7 +112,7 @@ def verify_package(
             raise VerificationError("the signed record is about another report")
         named = [(m.id, m.evidence) for m in document.matches if m.evidence is not None]
         wanted = {evidence.name: evidence for _, evidence in named}
-        if any(e.name != evidence_name(i) for i, e in named):
+        if any(e.name != evidence_name(i) for i, e in named) or len(wanted) != len(named):
             raise VerificationError("the document names evidence of one match for another")
         hashes = {name: e.sha256 for name, e in wanted.items()}
         for name in (README_NAME, DOCUMENT_NAME):
@@ -149,9 +153,10 @@ def verify_retraction(path: Path, *, public_key: str | None = None) -> VerifiedN
     """Check a note that a package is retracted.
 
     Raises:
-        UsageError: it cannot be read.
+        UsageError: it cannot be read, or `public_key` is none.
         VerificationError: a check failed.
     """
+    expected = None if public_key is None else _parse_key(public_key)
     try:
         with path.open("rb") as stream:
             text = stream.read(MAX_NOTE_BYTES + 1)
@@ -160,11 +165,21 @@ def verify_retraction(path: Path, *, public_key: str | None = None) -> VerifiedN
     if len(text) > MAX_NOTE_BYTES:
         raise VerificationError(f"note is longer than {MAX_NOTE_BYTES} bytes")
     identity, record = verify_note(text)
-    if public_key is not None and identity.public_key != public_key.strip().lower():
+    if expected is not None and identity.public_key != expected:
         raise VerificationError(
             f"note is signed by another key than expected: {identity.public_key}"
         )
     return VerifiedNote(str(record.data["report"]), record, identity.public_key)
+
+
+def _parse_key(text: str) -> str:
+    key = text.strip().lower()
+    if not _PUBLIC_KEY.fullmatch(key):
+        raise UsageError(
+            f"not a public key of an audit log: {printable(text)}",
+            hint="it has 64 hexadecimal digits; `hashclient audit verify` shows it there",
+        )
+    return key
 
 
 @contextlib.contextmanager
@@ -201,15 +216,15 @@ def _opened(sealed: Iterator[bytes], identities: Sequence[Any]) -> Generator[byt
 def _from_directory(path: Path) -> Iterator[Member]:
     """Yield the files of a package in the order of the format; links are refused."""
     try:
-        evidence = sorted(os.listdir(path / EVIDENCE_DIR))  # noqa: PTH208 - names
-        names = set(os.listdir(path))  # noqa: PTH208
+        names = set(os.listdir(path))  # noqa: PTH208 - names
+        if (path / EVIDENCE_DIR).is_symlink():
+            raise VerificationError("package has a link in it")
+        evidence = sorted(os.listdir(path / EVIDENCE_DIR))  # noqa: PTH208
     except OSError as error:
         raise VerificationError(f"package cannot be read: {error.strerror}") from error
     odd = names - _HEAD.keys() - {EVIDENCE_DIR}
     if odd:
         raise VerificationError(f"package has a file too many: {printable(min(odd))}")
-    if (path / EVIDENCE_DIR).is_symlink():
-        raise VerificationError("package has a link in it")
     for name in (*_HEAD, *(f"{EVIDENCE_DIR}/{n}" for n in evidence)):
         if name not in names and not name.startswith(EVIDENCE_DIR):
             raise VerificationError(f"package lacks {name}")

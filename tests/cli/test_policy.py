@@ -219,6 +219,52 @@ def test_nothing_is_taken_away_on_the_word_of_a_stale_list(world: World) -> None
     assert len(world.reports()) == 1
 
 
+def test_a_list_that_is_not_stale_does_not_speak_for_one_that_is(tmp_path: Path) -> None:
+    """A file on two lists, of which only the stale one's rule wants it taken away."""
+    world = World(tmp_path)
+    both = {"base": csv_of({"e-1": WORST}), "local": csv_of({"e-2": WORST})}
+    world.state = make_state(tmp_path / "second", both)
+    world.configure(QUARANTINE)
+    edit_manifest(world.state, "base", expires="2020-01-01T00:00:00Z")
+    result = world.scan()
+    assert result.code == 11
+    stale = ("quarantine", False, "not quarantined: its list is stale")
+    assert world.acted(result) == {"worst": [stale]}
+    assert world.left() == {"worst", "other", "clean"}
+    # Who is at the shell takes away what any good list names.
+    assert world.acted(world.scan("--quarantine"))["worst"][0][1] is True
+
+
+def test_what_is_wanted_for_a_destination_that_is_gone_keeps_no_other_back(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    world.configure(REPORT)
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("hashclient.respond.prepare_wanted", killed)
+        world.scan()
+    # Renamed meanwhile; another file is found, which is for the new one.
+    config = world.state / "config.toml"
+    config.write_text(config.read_text().replace("report.to.police", "report.to.second"))
+    copy = write_tree(tmp_path / "more", {"again": WORST})
+    result = call("--state-dir", world.state, "scan", copy)
+    assert result.code == 11
+    assert "2 matches reported to police, which is not configured any more" in result.err
+    (report,) = world.reports()
+    assert (report["destination"], len(report["matches"])) == ("second", 1)  # type: ignore[arg-type]
+    sent = call("--state-dir", world.state, "report", "submit", "--all")
+    assert sent.code == 2 and "handed over" in sent.out and "police" in sent.err
+    # As the hint says.
+    words = ("report", "prepare", "--all", "--to", "second")
+    assert call("--state-dir", world.state, *words).code == 0
+    sent = call("--state-dir", world.state, "report", "submit", "--all")
+    assert (sent.code, sent.err) == (0, "")
+    assert len(list(world.handover.iterdir())) == 2
+
+
 def test_what_cannot_be_taken_away_needs_attention(world: World, tmp_path: Path) -> None:
     world.configure(QUARANTINE)
     os.link(world.tree / "worst", tmp_path / "another-name")

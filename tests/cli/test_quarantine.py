@@ -94,7 +94,7 @@ def test_the_whole_way(desk: Desk) -> None:
     assert (done.code, done.out) == (0, f"{ids['one.bin']}  {one}  restored\n")
     assert one.read_bytes() == FILES["a/one.bin"]
     story = [e["event"] for e in desk.events() if e["data"].get("id") == ids["one.bin"]]
-    assert story == ["match", "quarantine-sealed", "quarantined", "restored"]
+    assert story == ["match", "quarantine-sealed", "quarantined", "restoring", "restored"]
     verified = call("--state-dir", desk.state, "audit", "verify")
     assert verified.code == 0
     assert desk.scan() == {"one.bin": ids["one.bin"]}
@@ -176,6 +176,37 @@ def test_a_path_of_any_bytes_is_told_without_loss(desk: Desk) -> None:
     (item,) = desk.items("add", ids[json.loads(json.dumps("caf\ufffd\n.bin"))])
     assert bytes_path(item) == os.fsencode(desk.share / name)
     assert "caf\\xe9\\x0a.bin" in desk.call("list").out
+
+
+def test_no_act_goes_without_a_reason(desk: Desk) -> None:
+    item = desk.scan()["one.bin"]
+    desk.call("add", item)
+    for act in (["hold"], ["purge", "--force"], ["restore", "--force", "--identity", desk.key]):
+        result = desk.call(*act, item, "--reason", " ")
+        assert result.code == ExitCode.USAGE and "--reason is empty" in result.err
+    assert len(desk.items("list")) == 1
+
+
+def test_a_path_that_is_too_long_for_the_log_keeps_nothing_out_of_it(desk: Desk) -> None:
+    name = "\1" * 250
+    fd = os.open(desk.share, os.O_RDONLY)
+    for _ in range(900):
+        os.mkdir(name, dir_fd=fd)
+        inner = os.open(name, os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = inner
+    with os.fdopen(os.open("f", os.O_CREAT | os.O_WRONLY, dir_fd=fd), "wb") as stream:
+        stream.write(FILES["a/one.bin"])
+    os.close(fd)
+    try:
+        scanned = call("--state-dir", desk.state, "scan", desk.share)
+        assert scanned.code == ExitCode.MATCH, scanned.err
+        events = [event["event"] for event in desk.events()]
+        assert events[-6:] == ["scan-start", *["match"] * 4, "scan-end"]
+        assert desk.call("add", "--all").code == ExitCode.OK
+        assert len(desk.items("list")) == 4
+    finally:
+        subprocess.run(["rm", "-rf", desk.share / name], check=True)
 
 
 def test_purging(desk: Desk) -> None:

@@ -194,6 +194,10 @@ def test_a_damaged_record_hides_no_other(desk: Desk) -> None:
     assert shown.code == 8 and shown.out.startswith(second.id) and "damaged" in shown.err
     sent = command(desk, "report", "submit", "--all")
     assert sent.code == 8 and sent.out.startswith(f"{second.id}  handed over")
+    third = desk.prepare(desk.find("c", b"3"), again=True)
+    sent = command(desk, "report", "submit", "--all", "--format", "json")
+    assert sent.code == 8 and "damaged" in sent.err
+    assert [report["id"] for report in json.loads(sent.out)["reports"]] == [third.id]
 
 
 def test_nothing_yet(desk: Desk) -> None:

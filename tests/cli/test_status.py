@@ -169,6 +169,23 @@ def scanned(state: Path, tmp_path: Path) -> Path:
     return state
 
 
+def test_scripts_find_all_keys_whatever_there_is(state: Path, tmp_path: Path) -> None:
+    def document() -> dict[str, object]:
+        found = json.loads(call("--state-dir", state, "status", "--format", "json").out)
+        assert isinstance(found, dict)
+        return found
+
+    before = document()
+    assert call("--state-dir", state, "scan", write_tree(tmp_path / "t", {"f": b"one"})).code == 10
+    assert list(document()) == list(before)
+    assert {key for key, value in before.items() if value is None} == {
+        "matches",
+        "quarantine",
+        "reports",
+        "last_scan",
+    }
+
+
 def test_what_scans_have_found_is_counted(scanned: Path) -> None:
     text = call("--state-dir", scanned, "status").out
     assert re.search(r"^matches       1 found$", text, re.MULTILINE)
@@ -262,6 +279,7 @@ def test_what_was_taken_away_and_what_is_to_be_reported(state: Path, tmp_path: P
     assert re.search(r"^reports       1 prepared$", text, re.MULTILINE)
     document = json.loads(call("--state-dir", state, "status", "--format", "json").out)
     assert document["quarantine"]["files"] == 2
+    assert not call("--state-dir", state, "scan", tree).err.startswith("next: ")
     assert document["reports"]["prepared"] == 1
     metrics = call("--state-dir", state, "status", "--format", "prometheus").out
     sealed = sum(path.stat().st_size for path in state.glob("quarantine/*/*.age"))

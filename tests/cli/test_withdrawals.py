@@ -41,6 +41,22 @@ class World:
         where = paths or (self.tree,)
         return call("--state-dir", self.state, "scan", "--format", "jsonl", *where)
 
+    def quarantine(self, *names: str) -> dict[str, str]:
+        """Have the scan take files away; return the ids of their matches by name."""
+        self.officer = self.tree.with_name("officer.key")
+        args = ("quarantine", "keygen", "--output", self.officer)
+        with (self.state / "config.toml").open("a") as config:
+            config.write(call("--state-dir", self.state, *args).out)
+        result = call(
+            *("--state-dir", self.state, "scan", "--quarantine", "--format", "jsonl"),
+            *(self.tree / name for name in names),
+        )
+        return {Path(line["path"]).name: line["id"] for line in result.lines[:-1]}
+
+    def states(self, ids: dict[str, str]) -> dict[str, str]:
+        with Matches(self.state) as matches:
+            return {name: str(matches.get(match_id).state) for name, match_id in ids.items()}
+
     def status(self) -> list[dict[str, Any]]:
         """What `status` says of withdrawn matches, which is the same in both formats."""
         result = call("--state-dir", self.state, "status", "--format", "json")
@@ -101,6 +117,60 @@ def test_publishing_again_clears_it_when_it_matches_again(world: World) -> None:
     assert names(world.status()) == [("f4", "e-4")]
     world.simulator.withdraw("e-1")
     assert world.affected() == [("f1", "e-1")]
+
+
+@pytest.mark.parametrize(("entry", "list_name"), [(1, "baseline"), (1, "second")])
+def test_what_was_taken_away_and_is_listed_again_stays_away(
+    world: World, entry: int, list_name: str
+) -> None:
+    """No scan comes across it any more; restoring it would put listed material back."""
+    ids = world.quarantine("f1", "f4")
+    world.simulator.withdraw("e-1", "e-4")
+    world.affected()
+    assert world.states(ids) == {"f1": "withdrawn", "f4": "withdrawn"}
+    world.simulator.publish(csv([entry]), list_name)
+    fetched = [f for f in world.client.fetch() if f.listed_again]
+    assert [(f.list_name, [m.id for m in f.listed_again]) for f in fetched] == [
+        (list_name, [ids["f1"]])
+    ]
+    assert world.states(ids) == {"f1": "quarantined", "f4": "withdrawn"}
+    assert names(world.status()) == [("f4", "e-4")]
+    (event,) = audit.read(world.state / "audit", event="listed-again")
+    assert event.data["id"] == ids["f1"]
+    assert [e["list"] for e in event.data["entries"]] == [list_name]
+    assert not any(f.listed_again for f in world.client.fetch())
+    args = ("quarantine", "restore", "--identity", world.officer, "--reason", "withdrawn")
+    result = call("--state-dir", world.state, *args, "--withdrawn")
+    assert (result.code, len(result.out.splitlines())) == (0, 1)
+    assert (world.tree / "f4").exists() and not (world.tree / "f1").exists()
+    # It can be withdrawn once more.
+    if list_name == "baseline":
+        world.simulator.withdraw("e-1")
+        assert world.affected() == [("f1", "e-1")]
+        assert world.states(ids)["f1"] == "withdrawn"
+
+
+def test_an_entry_that_was_put_right_does_not_hold_back_what_it_was_withdrawn_for(
+    world: World,
+) -> None:
+    ids = world.quarantine("f1")
+    world.simulator.withdraw("e-1")
+    world.affected()
+    world.simulator.publish(csv([7]).replace(b"e-7", b"e-1"))
+    assert not any(f.listed_again for f in world.client.fetch())
+    assert world.states(ids) == {"f1": "withdrawn"}
+
+
+def test_an_entry_under_another_name_is_no_withdrawal_for_what_was_taken_away(
+    world: World,
+) -> None:
+    ids = world.quarantine("f1")
+    world.simulator.withdraw("e-1")
+    world.simulator.publish(csv([1]).replace(b"e-1", b"renamed"))
+    (fetched,) = world.client.fetch()
+    assert [m.id for m in fetched.listed_again] == [ids["f1"]]
+    assert [m.state for m in fetched.affected] == ["quarantined"]
+    assert world.states(ids) == {"f1": "quarantined"}
 
 
 def test_an_entry_that_came_and_went_between_fetches_is_not_withdrawn(world: World) -> None:
@@ -279,10 +349,50 @@ def test_the_command_names_the_paths(world: World, monkeypatch: pytest.MonkeyPat
             affected = json.loads(done.out)["lists"][0]["affected"]
             (line,) = affected
             assert re.fullmatch("[a-z0-9]{10}", line.pop("id"))
-            assert line == {"path": path, "entry": f"e-{number}", "in_place": True}
+            assert line == {
+                "path": path,
+                "entry": f"e-{number}",
+                "in_place": True,
+                "state": "withdrawn",
+            }
         else:
             assert "withdrawn entries of list baseline had matched these paths:" in done.out
             assert re.search(rf"^  {path}  \[[a-z0-9]{{10}}\]  e-{number}$", done.out, re.MULTILINE)
+
+
+def test_the_command_says_what_is_left_of_each(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.simulator.publish(csv([2]), "second")
+    world.client.fetch()
+    ids = world.quarantine("f1")
+    world.scan()
+    with Matches(world.state) as matches:
+        (third,) = (m.id for m in matches.find() if m.path.endswith("f3"))
+    call("--state-dir", world.state, "matches", "close", third, "--reason", "x")
+
+    def fetch(*args: str) -> Result:
+        results = world.client.fetch()
+        monkeypatch.setattr(fetch_command, "fetch_lists", lambda *_, **__: iter(results))
+        return call("--state-dir", world.state, "fetch", *args)
+
+    world.simulator.withdraw("e-1", "e-2", "e-3")
+    told = fetch()
+    assert re.search(rf"f1  \[{ids['f1']}\]  e-1, which was taken away$", told.out, re.MULTILINE)
+    assert re.search(r"f2  \[\w+\]  e-2, but another entry stands$", told.out, re.MULTILINE)
+    assert re.search(r"f3  \[\w+\]  e-3, which is closed$", told.out, re.MULTILINE)
+    assert "next: `hashclient quarantine restore --withdrawn`" in told.err
+    world.simulator.publish(csv([1]))
+    told = fetch()
+    assert "list baseline has again what was withdrawn; this stays in quarantine:" in told.out
+    assert f"  {world.tree}/f1  [{ids['f1']}]  e-1\n" in told.out
+    world.simulator.withdraw("e-1")
+    assert "next: " in fetch().err
+    world.simulator.publish(csv([1]))
+    documents = json.loads(fetch("--format", "json").out)["lists"]
+    assert [d["listed_again"] for d in documents if d["list"] == "baseline"] == [
+        [{"path": f"{world.tree}/f1", "id": ids["f1"], "entries": ["e-1"]}]
+    ]
 
 
 def test_the_record_is_readable_where_nothing_can_be_written(world: World) -> None:

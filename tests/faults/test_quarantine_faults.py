@@ -25,6 +25,7 @@ from hashclient.matches import Match
 from hashclient.model import MatchState
 from hashclient.quarantine import Stage, Taken, load_item, take
 from hashclient.quarantine.place import PRIVATE_NAME
+from hashclient.seal import Sealer
 from tests.support import fast_directory
 
 CONTENT = b"benign " * 20_000
@@ -368,6 +369,58 @@ def test_a_kill_while_anothers_file_is_aside_gives_it_back(tmp_path: Path) -> No
     taken = scene.ward.take(scene.match)
     assert taken.taken and taken.attention
     assert scene.file.read_bytes() == INNOCENT and not scene.private.exists()
+
+
+def test_a_file_planted_under_the_private_name_saves_nothing(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    scene.private.write_bytes(INNOCENT)
+    fail_removal(scene)
+    assert scene.is_in_place()
+    assert scene.ward.take(scene.match).detail == "quarantined"
+    assert not scene.file.exists() and scene.private.read_bytes() == INNOCENT
+    scene.check_safe()
+
+
+def test_a_copy_under_a_lost_seal_key_is_made_anew(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    fail_removal(scene)
+    scene.ward.hold(scene.match)
+    before = scene.ward.item(scene.match)
+    scene.ward.sealer = Sealer(b"\1" * 32)
+    with pytest.raises(StateError, match="sealed with another key"):
+        scene.ward.take(scene.match)
+    assert scene.ward.match(scene.file).id == scene.match.id  # scanned again
+    assert scene.ward.take(scene.match).detail == "quarantined"
+    scene.check_taken()
+    after = scene.ward.item(scene.match)
+    assert after.key_id != before.key_id and after.hold == before.hold is not None
+
+
+def test_a_copy_under_a_lost_seal_key_stays_where_its_file_is_gone(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    fail_removal(scene)
+    scene.ward.sealer = Sealer(b"\1" * 32)
+    scene.ward.match(scene.file)
+    scene.file.unlink()
+    taken = scene.ward.take(scene.match)
+    assert (taken.taken, taken.sealed) == (False, True)
+    assert taken.detail == "sealed, but not there any more"
+    assert scene.is_sealed()
+
+
+@pytest.mark.parametrize("is_removed", [False, True])
+def test_what_is_withdrawn_while_an_act_on_it_was_interrupted_comes_back(
+    tmp_path: Path, is_removed: bool
+) -> None:
+    scene = Scene(tmp_path)
+    fail_removal(scene)
+    if is_removed:
+        scene.file.unlink()
+    scene.ward.withdraw()
+    scene.ward.restore(scene.match)
+    assert scene.file.read_bytes() == CONTENT
+    now = scene.ward.get(scene.match)
+    assert (now.state, now.in_place) == (MatchState.RESTORED, True)
 
 
 @pytest.mark.parametrize("aside", [CONTENT, INNOCENT])

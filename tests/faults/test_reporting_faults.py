@@ -7,7 +7,6 @@ nothing open but what was opened under an id that nobody could know, which vanis
 from __future__ import annotations
 
 import errno
-import itertools
 import json
 import os
 import shutil
@@ -70,6 +69,22 @@ def desk(directory: Path, service: ReportingService) -> Desk:
 @pytest.fixture
 def report(desk: Desk) -> Report:
     return desk.prepare(desk.find("a", A), desk.find("b", B), to="hotline")
+
+
+def each_change(desk: Desk) -> Iterator[int]:
+    """Count the changes of the disk at which something may happen, each time from the same start.
+
+    Whoever takes these numbers stops at the first that nothing reaches.
+    """
+    kept = desk.directory / "kept"
+    shutil.copytree(desk.settings.state_dir, kept)
+    for number in range(1, MOST):
+        shutil.rmtree(desk.settings.state_dir)
+        shutil.copytree(kept, desk.settings.state_dir)
+        shutil.rmtree(desk.out)
+        desk.out.mkdir()
+        yield number
+    raise AssertionError("it does not come to an end")
 
 
 def send_until_done(desk: Desk, report: Report) -> Report:
@@ -155,12 +170,8 @@ def test_killed_at_any_call(
 
 def test_killed_at_each_change_of_the_disk(desk: Desk, service: ReportingService) -> None:
     report = desk.prepare(desk.find("a", A), to="hotline")
-    kept = desk.directory / "kept"
-    shutil.copytree(desk.settings.state_dir, kept)
     killed = 0
-    for number in itertools.count(1):
-        shutil.rmtree(desk.settings.state_dir)
-        shutil.copytree(kept, desk.settings.state_dir)
+    for number in each_change(desk):
         service.reports.clear()
 
         def work(number: int = number) -> None:
@@ -177,19 +188,14 @@ def test_killed_at_each_change_of_the_disk(desk: Desk, service: ReportingService
         if status == 0:
             break
         killed += 1
-        assert number < MOST
     assert killed > 20
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO], ids=["full", "broken"])
 def test_disk_fails_at_each_change(desk: Desk, service: ReportingService, code: int) -> None:
     report = desk.prepare(desk.find("a", A), to="hotline")
-    kept = desk.directory / "kept"
-    shutil.copytree(desk.settings.state_dir, kept)
     failures = 0
-    for number in itertools.count(1):
-        shutil.rmtree(desk.settings.state_dir)
-        shutil.copytree(kept, desk.settings.state_dir)
+    for number in each_change(desk):
         service.reports.clear()
         fault = FailAt(number, code)
         try:
@@ -209,7 +215,6 @@ def test_disk_fails_at_each_change(desk: Desk, service: ReportingService, code: 
         else:
             desk.send_due()
         check_one_finished(desk, service, report)
-        assert number < MOST
     assert failures > 20
 
 
@@ -218,13 +223,7 @@ def test_a_package_killed_at_each_change_of_the_disk(directory: Path) -> None:
     match = desk.find("a", A)
     desk.quarantine(match)
     report = desk.prepare(match)
-    kept = desk.directory / "kept"
-    shutil.copytree(desk.settings.state_dir, kept)
-    for number in itertools.count(1):
-        shutil.rmtree(desk.settings.state_dir)
-        shutil.copytree(kept, desk.settings.state_dir)
-        shutil.rmtree(desk.out)
-        desk.out.mkdir()
+    for number in each_change(desk):
 
         def work(number: int = number) -> None:
             with watched(kill_at(number)):
@@ -243,18 +242,42 @@ def test_a_package_killed_at_each_change_of_the_disk(directory: Path) -> None:
         assert desk.get(match).state is MatchState.REPORTED
         if status == 0:
             break
-        assert number < MOST
     assert number > 15
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO], ids=["full", "broken"])
+def test_a_package_when_the_disk_fails_at_each_change(directory: Path, code: int) -> None:
+    desk = Desk(directory)
+    match = desk.find("a", A)
+    desk.quarantine(match)
+    desk.prepare(match)
+    failures = 0
+    for number in each_change(desk):
+        fault = FailAt(number, code)
+        try:
+            with watched(fault):
+                errors = [s.error for s in desk.send_due() if s.error is not None]
+        except HashclientError as error:
+            errors = [error]
+        assert all(isinstance(e, StateError | AuditError) for e in errors)
+        failures += bool(errors)
+        for path in desk.out.iterdir():
+            assert path.name.startswith(".tmp-") or verify_package(path).evidence == 1
+        desk.wait(days=2)
+        for sent in desk.send_due():
+            assert sent.error is None
+        (path,) = desk.out.iterdir()
+        assert verify_package(path).evidence == 1
+        assert desk.get(match).state is MatchState.REPORTED
+        if not fault.fired:
+            break
+    assert failures > 10
 
 
 def test_preparing_killed_at_each_change_of_the_disk(directory: Path) -> None:
     desk = Desk(directory)
     match = desk.find("a", A)
-    kept = desk.directory / "kept"
-    shutil.copytree(desk.settings.state_dir, kept)
-    for number in itertools.count(1):
-        shutil.rmtree(desk.settings.state_dir)
-        shutil.copytree(kept, desk.settings.state_dir)
+    for number in each_change(desk):
 
         def work(number: int = number) -> None:
             with watched(kill_at(number)):
@@ -275,7 +298,6 @@ def test_preparing_killed_at_each_change_of_the_disk(directory: Path) -> None:
         assert left == {report.id, "prepare.lock"}
         if status == 0:
             break
-        assert number < MOST
     assert number > 8
 
 

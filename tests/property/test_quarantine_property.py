@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import msgspec
 import pytest
@@ -155,6 +156,20 @@ def test_a_document_that_was_tampered_with_is_refused_or_means_itself(
         {"id": "bbbbbbbbbb"},
         {"format": "hashclient-quarantine-item/2"},
         {"path": "relative"},
+        {"path": "/srv/../etc/passwd"},
+        {"path": "/srv/./f"},
+        {"path": "/srv//f"},
+        {"path": "/"},
+        {"path": "/srv/\0"},
+        {"path_b64": "L3Nydi8uLi9m"},
+        {"origin": {"mode": 0o10000}},
+        {"origin": {"mode": -1}},
+        {"origin": {"uid": -1}},
+        {"origin": {"gid": 2**32 - 1}},
+        {"origin": {"inode": None}},
+        {"origin": {"xattrs": {"user.\0": ""}}},
+        {"origin": {"xattrs": {"user.x": "?"}}},
+        {"size": -1},
         {"path_b64": "?"},
         {"size": "1"},
         {"size": 1.5},
@@ -171,6 +186,8 @@ def test_a_document_is_read_strictly(
 ) -> None:
     item, whole = document
     values = msgspec.json.decode(whole)
+    if "origin" in change:
+        change = {"origin": {**values["origin"], **cast("dict[str, object]", change["origin"])}}
     with pytest.raises(StateError):
         parse_item(msgspec.json.encode({**values, **change}), item.id, Path("item.json"))
     with pytest.raises(StateError):

@@ -64,7 +64,18 @@ LAYERS: tuple[frozenset[str], ...] = (
         }
     ),
     frozenset(
-        {"build", "fetch", "lookup", "metrics", "record", "respond", "scan", "setup", "status"}
+        {
+            "build",
+            "fetch",
+            "lookup",
+            "metrics",
+            "record",
+            "respond",
+            "scan",
+            "setup",
+            "status",
+            "withdrawals",
+        }
     ),
     frozenset({"__main__", "cli"}),
 )
@@ -85,6 +96,7 @@ CHAINS: tuple[tuple[str, ...], ...] = (
     ("provider_server", "provider", "provider_keys"),
     ("lookup", "scan", "fetch"),
     ("fetch", "build"),
+    ("fetch", "withdrawals"),
     ("setup", "fetch", "build"),
     ("metrics", "status", "scan", "fetch"),
     ("transport", "_oauth", "_channel", "_faults", "_deadline"),

@@ -196,6 +196,22 @@ def test_pruning_forgets_what_no_scan_has_seen(
     assert writer.stats().oldest_seen_day is None
 
 
+def test_many_rows_are_merged_some_at_a_time(
+    writer: Inventory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inventory, "_BLOCKS_AT_ONCE", 2)
+    files = [status(n) for n in range(0, 7 * BLOCK_INODES, 50)]
+    writer.store([(7, known(*files[::2])), (8, known(status(1, device=8)))])
+    writer.store([(7, known(*files[1::2], mask=SHA1)), (7, known(*files[::3], mask=SHA256))])
+    found = masks(writer.find([*files, status(1, device=8)])[0])
+    expected = [
+        (MD5 if n % 2 == 0 else SHA1) | (SHA256 if n % 3 == 0 else 0) for n in range(len(files))
+    ]
+    # Of an inode that comes twice at once, the later counts alone.
+    expected = [SHA256 if n % 2 and n % 3 == 0 else mask for n, mask in enumerate(expected)]
+    assert found == [*expected, MD5]
+
+
 def test_another_key_cannot_read_it_and_empties_it(path: Path) -> None:
     with pytest.raises(StateError, match="another key"):
         Inventory(path.parent, "f" * 16)
@@ -254,6 +270,16 @@ def test_a_file_of_another_version_is_emptied_by_a_writer(path: Path) -> None:
     db.close()
     opened = Inventory(path.parent, KEY, write=True)
     assert opened.stats().files == 0
+    opened.close()
+
+
+def test_a_row_counts_only_where_it_belongs(path: Path) -> None:
+    """Its records look as good on another device: nothing else in them says whose they are."""
+    with sqlite3.connect(path) as db:
+        assert db.execute("UPDATE block SET device = 8 WHERE block = 0").rowcount == 1
+    db.close()
+    opened = Inventory(path.parent, KEY)
+    assert masks(opened.find([status(1, device=8), status(BLOCK_INODES)])[0]) == [0, MD5]
     opened.close()
 
 

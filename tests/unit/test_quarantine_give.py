@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -14,11 +15,12 @@ import pytest
 from fixtures.quarantine import Ward
 from hashclient.audit import read
 from hashclient.errors import (
+    AuditError,
     AuthorisationError,
     StateError,
     UsageError,
 )
-from hashclient.matches import DATABASE_NAME
+from hashclient.matches import DATABASE_NAME, Match
 from hashclient.model import MatchState
 from hashclient.quarantine import give, streams
 from hashclient.quarantine.agefile import parse_recipients, seal
@@ -85,6 +87,41 @@ def test_the_owner_comes_back(ward: Ward, file: Path) -> None:
     assert (status.st_uid, status.st_gid, status.st_mode & 0o7777) == (12_345, 23_456, 0o6755)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives capabilities")
+def test_capabilities_are_not_given_to_another_owner(
+    ward: Ward, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, value = "security.capability", bytes.fromhex("0100000200040000" + "00" * 12)
+    try:
+        os.setxattr(file, name, value)
+    except OSError:
+        pytest.skip("this file system has no such attribute")
+    match = ward.match(file)
+    ward.take(match)
+    edit(ward, match, {"uid": 1})
+
+    def refuse(_fd: int, _uid: int, _gid: int) -> None:
+        raise PermissionError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fchown", refuse)
+        restored = ward.restore(match, force=True)
+    assert restored.missing == ("its owner (1:0)", f"its attribute {name}")
+    assert name not in os.listxattr(file)
+    match = ward.match(file)
+    os.setxattr(file, name, value)
+    ward.take(match)
+    assert ward.restore(match, force=True).missing == ()
+    assert os.getxattr(file, name) == value
+
+
+def edit(ward: Ward, match: Match, origin: dict[str, object]) -> None:
+    """Change what is written down of a file."""
+    path = ward.evidence(match).parent / "item.json"
+    document = json.loads(path.read_bytes())
+    path.write_text(json.dumps({**document, "origin": document["origin"] | origin}))
+
+
 def test_powers_are_not_given_to_another_owner(
     ward: Ward, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,10 +129,7 @@ def test_powers_are_not_given_to_another_owner(
     match = ward.match(file)
     ward.take(match)
     ward.withdraw()
-    item = ward.item(match)
-    document = json.loads((ward.evidence(match).parent / "item.json").read_bytes())
-    document["origin"]["uid"] = item.origin.uid + 1
-    (ward.evidence(match).parent / "item.json").write_text(json.dumps(document))
+    edit(ward, match, {"uid": ward.item(match).origin.uid + 1})
 
     def refuse(_fd: int, _uid: int, _gid: int) -> None:
         raise PermissionError
@@ -136,6 +170,7 @@ def test_the_wrong_key_opens_nothing(ward: Ward, file: Path, tmp_path: Path) -> 
         ward.restore(match, key=other.key)
     assert list(file.parent.iterdir()) == []
     assert ward.opened(match) == CONTENT
+    assert last_event(ward)["event"] == "restoring"  # that it was tried is known
 
 
 def test_what_is_on_hold_is_not_given_back(ward: Ward, file: Path) -> None:
@@ -148,6 +183,68 @@ def test_what_is_on_hold_is_not_given_back(ward: Ward, file: Path) -> None:
     ward.release(match)
     ward.restore(match)
     assert file.read_bytes() == CONTENT
+
+
+def test_a_time_that_no_file_has_is_refused(ward: Ward, file: Path) -> None:
+    match = ward.match(file)
+    ward.take(match)
+    edit(ward, match, {"mtime_ns": 10**40})
+    with pytest.raises(StateError, match="cannot write"):
+        ward.restore(match, force=True)
+    assert ward.opened(match) == CONTENT
+
+
+def test_without_the_log_nothing_is_opened(
+    ward: Ward, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    match = ward.match(file)
+    ward.take(match)
+
+    def append(*_arguments: object, **_more: object) -> None:
+        raise AuditError("cannot write the audit log")
+
+    monkeypatch.setattr(ward.audit, "append", append)
+    with pytest.raises(AuditError):
+        ward.restore(match, force=True)
+    assert list(file.parent.iterdir()) == []
+    assert ward.opened(match) == CONTENT
+
+
+def test_the_copy_stays_until_the_file_is_on_the_disk(
+    ward: Ward, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    match = ward.match(file)
+    ward.take(match)
+    real = os.fsync
+
+    def fsync(fd: int) -> None:
+        if Path(f"/proc/self/fd/{fd}").readlink() == file.parent:
+            raise OSError(errno.EIO, "Input/output error")
+        real(fd)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", fsync)
+        with pytest.raises(StateError, match="Input/output error"):
+            ward.restore(match, force=True)
+    assert ward.opened(match) == CONTENT
+    ward.restore(match, force=True)
+    assert file.read_bytes() == CONTENT and ward.names() == set()
+
+
+def test_anothers_file_of_the_same_content_is_not_the_one(ward: Ward, file: Path) -> None:
+    match = ward.match(file)
+    ward.take(match)
+    file.write_bytes(CONTENT)
+    with pytest.raises(UsageError, match="something else is there"):
+        ward.restore(match, force=True)
+    assert ward.opened(match) == CONTENT
+
+
+def test_the_place_named_with_to_may_be_its_own(ward: Ward, file: Path) -> None:
+    match = ward.match(file)
+    ward.take(match)
+    ward.restore(match, force=True, to=file)
+    assert ward.get(match).in_place
 
 
 def test_nothing_is_replaced(ward: Ward, file: Path) -> None:

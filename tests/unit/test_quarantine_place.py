@@ -6,17 +6,18 @@ import errno
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from fixtures.crash import watched
 from hashclient.quarantine import place as places
 from hashclient.quarantine.place import (
     Place,
     Removal,
-    open_elsewhere,
     open_file,
     open_place,
     put_back,
@@ -97,6 +98,66 @@ def test_what_took_its_place_is_put_back(tmp_path: Path, what: str) -> None:
     assert (tmp_path / "a").is_symlink() == (what == "link")
     assert (tmp_path / "a").is_dir() == (what == "directory")
     assert (tmp_path / "moved").read_text() == "a"
+
+
+@pytest.mark.usefixtures("_way")
+def test_what_is_saved_over_it_meanwhile_is_not_lost(tmp_path: Path) -> None:
+    """As an editor does it: written beside, and renamed over the old file."""
+    outcomes = set()
+    for number in range(1, 8):
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        path = directory / "a"
+        path.write_text("a")
+        left = number
+
+        def act(_name: str, _argument: object, path: Path = path) -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                path.with_name("new").write_text("saved")
+                os.rename(path.with_name("new"), path)  # noqa: PTH104 - not what is counted
+
+        with at(path) as place, open_file(place) as (fd, status), watched(act):
+            outcomes.add(remove_exactly(place, PRIVATE, fd, status))
+        kept = [p.name for p in directory.iterdir() if p.read_text() == "saved"]
+        assert len(kept) == (left <= 0)
+    assert outcomes >= {Removal.REMOVED, Removal.OTHER}
+
+
+@pytest.mark.usefixtures("_way")
+def test_a_private_name_that_somebody_has_taken_is_not_in_the_way(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("a")
+    (tmp_path / PRIVATE).write_text("planted")
+    with at(tmp_path / "a") as place, open_file(place) as (fd, status):
+        assert remove_exactly(place, PRIVATE, fd, status) is Removal.REMOVED
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {PRIVATE: "planted"}
+
+
+def test_a_lease_is_waited_for(tmp_path: Path) -> None:
+    """Who has one on a file is asked to give it up, and makes others wait until then."""
+    path = tmp_path / "a"
+    path.write_text("a")
+    script = (
+        "import fcntl, os, signal, sys\n"
+        "fd = os.open(sys.argv[1], os.O_RDONLY)\n"
+        "def release(*_): fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)\n"
+        "signal.signal(signal.SIGIO, release)\n"
+        "fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)\n"
+        "print(flush=True)\n"
+        "while True: signal.pause()\n"
+    )
+    command = [sys.executable, "-c", script, str(path)]
+    holder = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert holder.stdout is not None
+    try:
+        if not holder.stdout.readline():
+            pytest.skip("this file system has no leases")
+        with at(path) as place, open_file(place) as (fd, _):
+            assert os.read(fd, 2) == b"a"
+    finally:
+        holder.kill()
+        holder.communicate()
 
 
 def test_a_file_that_was_changed_stays(tmp_path: Path) -> None:
@@ -218,20 +279,6 @@ def test_a_file_in_the_root_and_a_path_beyond_the_kernels_limit(tmp_path: Path) 
     with open_place(path) as place:
         assert len(place.path) > 4096 and place.status() is not None
     subprocess.run(["rm", "-rf", tmp_path / ("d" * 200)], check=True)
-
-
-def test_who_has_a_file_open_is_found(tmp_path: Path) -> None:
-    path = tmp_path / "f"
-    path.write_text("f")
-    assert open_elsewhere(path.stat()) == []
-    with path.open("rb") as stream:
-        assert open_elsewhere(path.stat()) == []  # this process does not count
-        holder = subprocess.Popen(["sleep", "60"], stdin=stream)
-    try:
-        assert open_elsewhere(path.stat()) == [f"sleep ({holder.pid})"]
-    finally:
-        holder.kill()
-        holder.wait()
 
 
 @pytest.mark.skipif(

@@ -27,8 +27,9 @@ from hashclient.errors import (
 from hashclient.fsio import writer_lock
 from hashclient.matches import DATABASE_NAME
 from hashclient.model import Algorithm, MatchState
-from hashclient.quarantine import Quarantine, Stage, room, sealing, streams
-from hashclient.quarantine.place import PRIVATE_NAME
+from hashclient.quarantine import Quarantine, Stage, origin, room, sealing, streams
+from hashclient.quarantine.place import PRIVATE_NAME, open_place
+from hashclient.quarantine.tombstone import has_tombstone, remove_tombstone
 from hashclient.seal import Sealer
 
 CONTENT = b"benign " * 20_000
@@ -417,6 +418,42 @@ def test_what_is_written_is_read_back(
     assert ward.names() == set()
 
 
+def test_attributes_beyond_measure_are_left_out(
+    ward: Ward, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    try:
+        for n in range(8):
+            os.setxattr(file, f"user.{n}", b"x" * 50)
+    except OSError:
+        pytest.skip("this file system has no attributes")
+    monkeypatch.setattr(origin, "MAX_XATTR_BYTES", 4 * 56)
+    match = ward.match(file)
+    assert ward.take(match).taken
+    assert len(ward.item(match).origin.xattrs) == 4
+
+
+def test_a_path_of_any_length_is_taken_and_logged(ward: Ward, tmp_path: Path) -> None:
+    depth, name = 900, "\1" * 250
+    fd = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir(name, dir_fd=fd)
+        inner = os.open(name, os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = inner
+    with os.fdopen(os.open("f", os.O_CREAT | os.O_WRONLY, dir_fd=fd), "wb") as stream:
+        stream.write(CONTENT)
+    os.close(fd)
+    short = tmp_path / "short"
+    short.write_bytes(CONTENT)
+    match = ward.match(short, at=f"{tmp_path}/" + f"{name}/" * depth + "f")
+    try:
+        assert ward.take(match).taken
+        assert ward.restore(match, force=True).missing == ()
+        assert ward.events()[-2:] == ["restoring", "restored"]
+    finally:
+        subprocess.run(["rm", "-rf", tmp_path / name], check=True)
+
+
 def test_what_a_kill_left_is_swept(ward: Ward, file: Path) -> None:
     leftover = ward.settings.quarantine_dir / ".tmp-abc"
     leftover.mkdir(parents=True, mode=0o700)
@@ -456,6 +493,18 @@ def test_a_tombstone_that_somebody_has_changed_is_theirs(tmp_path: Path, file: P
         ward.restore(match)
     assert file.read_text() == "gone\nmy notes"
     assert ward.opened(match) == CONTENT
+
+
+def test_what_was_put_in_a_tombstones_place_is_not_removed(tmp_path: Path, file: Path) -> None:
+    ward = Ward(tmp_path, tombstone="gone")
+    match = ward.match(file)
+    ward.take(match)
+    item = ward.item(match)
+    with open_place(str(file)) as place:
+        assert has_tombstone(place, item)
+        file.write_text("saved here since")
+        assert not remove_tombstone(place, item)
+    assert file.read_text() == "saved here since"
 
 
 def test_a_tombstone_takes_nobodys_place(tmp_path: Path, file: Path) -> None:

@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.desk import Desk
+from fixtures.desk import WHO, Desk
 from fixtures.reporting_service import Fault, ReportingService
-from hashclient.errors import AuditError, ConfigError, StateError, UsageError
+from hashclient.audit import read
+from hashclient.errors import AuditError, ConfigError, LockedError, StateError, UsageError
 from hashclient.fsio import writer_lock
 from hashclient.model import MatchState
 from hashclient.reporting import Report, State
 from hashclient.reporting.outbox import MAX_MATCHES
+from hashclient.reporting.submit import Sender
 
 SECOND = '[report.to.second]\nkind = "package"\ndirectory = "/nowhere"\n'
 HOTLINE = (
@@ -191,6 +193,113 @@ def test_retracting_needs_no_destination_where_nobody_knows(desk: Desk, tmp_path
     sent = desk.send(report)
     assert isinstance(sent.error, UsageError) and "second" in sent.error.message
     assert desk.retract(report).report.state is State.RETRACTED
+
+
+def test_a_package_that_was_never_finished_leaves_nothing(desk: Desk) -> None:
+    report, other = desk.prepare(desk.find("a", b"x")), desk.prepare(desk.find("b", b"y"))
+    # As a kill in the middle leaves it.
+    left = desk.out / f".tmp-hashclient-report-{report.id}"
+    (left / "evidence").mkdir(parents=True)
+    kept = desk.out / f".tmp-hashclient-report-{other.id}.tar.age"
+    kept.touch()
+    sealed = desk.outbox.folder(report.id) / "sealed"
+    sealed.mkdir()
+    assert desk.retract(report).report.state is State.RETRACTED
+    assert not left.exists() and not sealed.exists() and kept.exists()
+
+
+def test_what_a_kill_leaves_of_a_record_is_removed(desk: Desk) -> None:
+    report = desk.prepare(desk.find("a", b"x"))
+    (desk.outbox.folder(report.id) / ".tmp-half").touch()
+    desk.send(report)
+    left = {path.name for path in desk.outbox.folder(report.id).iterdir()}
+    assert left == {"report.json", "document.json"}
+
+
+def test_each_act_is_told_of_who_did_it(desk: Desk) -> None:
+    match = desk.find("a", b"x")
+    report = desk.prepare(match)
+    with desk.record() as record:
+        Sender(desk.outbox, record, by="second", load_sealer=desk.sealer).send(report.id)
+        desk.outbox.acknowledge(report.id, "case", record, by="third")
+        told = {step.event: step.detail.get("by") for step in record.story(match.id)}
+    logged = {r.event: r.data.get("by") for r in read(desk.settings.audit_dir)}
+    assert [told[e] for e in ("report-prepared", "reported", "acknowledged")] == [
+        WHO,
+        "second",
+        "third",
+    ]
+    events = ("report-prepared", "report-submitted", "report-acknowledged")
+    assert [logged[e] for e in events] == [WHO, "second", "third"]
+
+
+def test_a_clock_that_was_ahead_keeps_nothing_back(desk: Desk) -> None:
+    report = desk.prepare(desk.find("a", b"x"))
+    desk.out.rmdir()
+    desk.wait(days=30_000)
+    (sent,) = desk.send_due()
+    assert isinstance(sent.error, StateError)
+    assert desk.send_due() == []
+    desk.wait(days=-30_000)
+    desk.out.mkdir()
+    (sent,) = desk.send_due()
+    assert sent.report.state is State.SUBMITTED and sent.report.id == report.id
+
+
+def test_a_report_that_is_being_made_is_not_sent(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until others know of it, another command may still write its record."""
+    report = desk.prepare(desk.find("a", b"x"))
+    desk.outbox.save(report.replace(settled=None))
+    monkeypatch.setattr(desk.outbox, "settle_new", lambda _: None)
+    assert desk.send_due() == []
+    for act in (desk.send, desk.retract):
+        with pytest.raises(LockedError, match="is being prepared"):
+            act(report)
+    assert list(desk.out.iterdir()) == []
+
+
+def test_a_folder_without_a_record_is_damaged_and_keeps_no_other_back(desk: Desk) -> None:
+    match = desk.find("a", b"x")
+    report = desk.prepare(match)
+    (desk.settings.reports_dir / "r-bbbbbbbbbb").mkdir()
+    (desk.settings.reports_dir / "r-notes.txt").touch()
+    with pytest.raises(StateError, match="damaged"):
+        desk.outbox.get("r-bbbbbbbbbb")
+    with desk.sender() as sender:
+        attempts = sender.send_due()
+        assert next(attempts).report.id == report.id
+        with pytest.raises(StateError, match="damaged"):
+            next(attempts)
+    assert desk.get(match).state is MatchState.REPORTED
+
+
+def test_what_scans_want_is_prepared_once(desk: Desk) -> None:
+    matches = [desk.find(name, name.encode()) for name in "abc"]
+    with desk.record() as record:
+        for match in matches:
+            record.want_report(match.id, "police", desk.now())
+
+        def prepare(to: str = "police") -> Report | None:
+            return desk.outbox.prepare_wanted(to, record, by=WHO, most=2)
+
+        made = [prepare(), prepare()]
+        assert [len(r.matches) for r in made if r is not None] == [2, 1]
+        assert prepare() is None and prepare("second") is None
+
+
+def test_what_scans_want_is_for_nobody_else(desk: Desk) -> None:
+    match = desk.find("a", b"x")
+    with desk.record() as record:
+        record.want_report(match.id, "second", desk.now())
+        second = desk.settings.config.report.to.pop("second")
+        with pytest.raises(ConfigError, match="1 matches reported to second, which is not"):
+            desk.outbox.prepare_wanted("second", record, by=WHO, most=2)
+        assert list(desk.outbox.reports()) == []
+        desk.settings.config.report.to["second"] = second
+        report = desk.outbox.prepare_wanted("second", record, by=WHO, most=2)
+    assert report is not None and report.matches == (match.id,)
 
 
 def test_a_finished_report_cannot_be_taken_back(tmp_path: Path) -> None:

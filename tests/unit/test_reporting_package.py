@@ -104,6 +104,16 @@ def test_the_document_fits_the_published_schema(package: Path) -> None:
             parse_document(json.dumps(broken).encode())
 
 
+def test_no_newline_passes_for_the_end_of_an_id(package: Path) -> None:
+    text = (package / "document.json").read_bytes()
+    document = json.loads(text)
+    ids = [document["report"], *(m["id"] for m in document["matches"])]
+    evidence = document["matches"][0]["evidence"]
+    for value in (*ids, evidence["name"], evidence["sha256"]):
+        with pytest.raises(VerificationError):
+            parse_document(text.replace(f'"{value}"'.encode(), f'"{value}\\n"'.encode()))
+
+
 def test_the_schema_names_what_the_code_does() -> None:
     def check(schema: dict[str, object], struct: type) -> None:
         properties = schema["properties"]
@@ -162,6 +172,10 @@ def test_the_key_is_compared(desk: Desk, package: Path) -> None:
     assert verify_package(package, public_key=f" {key.upper()}\n").public_key == key
     with pytest.raises(VerificationError, match="another key"):
         verify_package(package, public_key="0" * 64)
+    for no_key in ("", key[:-1], key + "0", "g" * 64, "\x1b[2J"):
+        with pytest.raises(UsageError, match="not a public key") as caught:
+            verify_package(package, public_key=no_key)
+        assert caught.value.message.isprintable()
 
 
 @pytest.mark.skipif(shutil.which("age") is None, reason="the age tool is not installed")

@@ -27,6 +27,13 @@ HEAD = b'<xs:schema xmlns:xs="http://www.w3.org/2001/XMLSchema">'
 NOWHERE = b"http://127.0.0.1:9/x"
 
 
+def with_facet(name: str, value: str, base: str = "string") -> bytes:
+    """Return a schema of a report that is a value, restricted by one facet."""
+    facet = f'<xs:restriction base="xs:{base}"><xs:{name} value="{value}"/></xs:restriction>'
+    element = f'<xs:element name="report"><xs:simpleType>{facet}</xs:simpleType></xs:element>'
+    return HEAD + element.encode() + b"</xs:schema>"
+
+
 @pytest.fixture(scope="module")
 def document(tmp_path_factory: pytest.TempPathFactory) -> Document:
     desk = Desk(tmp_path_factory.mktemp("desk"))
@@ -57,7 +64,7 @@ def elements(document: Document) -> list[ET.Element]:
 
 def test_it_fits_the_schema(document: Document, schema: Schema) -> None:
     for element in elements(document):
-        schema.validate(element)
+        schema.validate(to_bytes(element))
 
 
 @pytest.mark.skipif(shutil.which("xmllint") is None, reason="xmllint is not installed")
@@ -94,7 +101,7 @@ def test_what_does_not_fit_is_named(
     document: Document, schema: Schema, incident: str, named: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
-        schema.validate(report_element(document, incident, (), ()))
+        schema.validate(to_bytes(report_element(document, incident, (), ())))
     assert named in caught.value.message
     assert "incident_type" in (caught.value.hint or "")
 
@@ -116,23 +123,41 @@ def test_what_does_not_fit_is_named(
         NOWHERE,
         SCHEMA[:-100],
         "\ufeff<é".encode("utf-16"),
+        b'<?xml version="1.0" encoding="unheard-of"?>' + HEAD + b"</xs:schema>",
+        with_facet("pattern", "(a"),
+        with_facet("minInclusive", "999999999999-01-01T00:00:00Z", "dateTime"),
+        with_facet("minInclusive", "P99999999999999999999Y", "duration"),
     ],
 )
 def test_a_hostile_schema(text: bytes) -> None:
     with pytest.raises(VerificationError) as caught:
         Schema(text)
     assert caught.value.message.isprintable()
-    assert "nothing was sent" in (caught.value.hint or "")
+    assert "operators" in (caught.value.hint or "")
+
+
+def test_a_schema_that_breaks_when_it_is_used() -> None:
+    with pytest.raises(VerificationError, match="cannot be used"):
+        Schema(with_facet("pattern", "a{99999999999}")).validate(b"<report>a</report>")
+
+
+def test_no_digest_is_in_what_is_said_of_a_document() -> None:
+    digest = "0123456789abcdef" * 4
+    with pytest.raises(ConfigError) as caught:
+        Schema(with_facet("minInclusive", "1", "integer")).validate(
+            f"<report>{digest}</report>".encode()
+        )
+    assert digest[:8] not in caught.value.message and "…" in caught.value.message
 
 
 def test_a_schema_without_our_elements(document: Document) -> None:
     other = Schema(HEAD + b'<xs:element name="other" type="xs:string"/></xs:schema>')
     with pytest.raises(ConfigError, match="report"):
-        other.validate(elements(document)[0])
+        other.validate(to_bytes(elements(document)[0]))
 
 
 def test_a_schema_may_begin_with_a_mark(document: Document) -> None:
-    Schema(b"\xef\xbb\xbf" + SCHEMA).validate(elements(document)[0])
+    Schema(b"\xef\xbb\xbf" + SCHEMA).validate(to_bytes(elements(document)[0]))
 
 
 def test_answers() -> None:
@@ -153,6 +178,8 @@ def test_answers() -> None:
         b"<!DOCTYPE a><a/>",
         b'<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><a>&x;</a>',
         b"\xff\xfe",
+        b'<?xml version="1.0" encoding="unheard-of"?><a/>',
+        b'<?xml version="1.0" encoding="hex"?><a/>',
     ],
 )
 def test_hostile_answers(text: bytes) -> None:

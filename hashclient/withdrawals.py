@@ -1,0 +1,116 @@
+"""What a new generation of a list says about earlier matches: whose entry is gone, or is back.
+
+It is asked at every fetch, so that one which was killed between the switch and the note is made up
+for; the cost follows what was ever matched, not the list. The log hears first: a kill between log
+and record repeats a line, and loses none.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+
+from hashclient.audit import AuditLog, Event
+from hashclient.fsio import log_path_fields
+from hashclient.hashlist import entry_hashes
+from hashclient.index import Index
+from hashclient.judge import Judge
+from hashclient.matches import LISTED_AGAIN, Match, Matches, Remembered
+from hashclient.model import Hit, MatchState
+from hashclient.seal import Sealer
+
+#: Records that go to the audit log at a time.
+AUDIT_BATCH = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """What became of earlier matches.
+
+    `withdrawn` are paths that matched entries which are withdrawn now, with the state that this
+    leaves them in. `listed_again` were withdrawn and taken away, and are on the list after all.
+    """
+
+    withdrawn: tuple[Remembered, ...] = ()
+    listed_again: tuple[Match, ...] = ()
+
+
+def reach_back(
+    index: Index, sealer: Sealer, matches: Matches, audit: AuditLog, now: datetime
+) -> Reached:
+    """Note in log and record what `index`, the newest generation of a list, says of `matches`.
+
+    Raises:
+        AuditError, StateError: log or record cannot be used; the next fetch notes it.
+    """
+    withdrawn = _withdraw(index, matches, audit, now)
+    listed_again = tuple(_list_again(index, sealer, matches, audit, now))
+    # Another entry may stand for it, or its story may have ended.
+    left = tuple(dataclasses.replace(m, state=matches.get(m.id).state) for m in withdrawn)
+    return Reached(left, listed_again)
+
+
+def _withdraw(index: Index, matches: Matches, audit: AuditLog, now: datetime) -> list[Remembered]:
+    name, generation = index.manifest.list, index.manifest.generation
+    standing = matches.standing(name)
+    if not standing:
+        return []
+    ids = np.array([entry.encode() for entry in standing])
+    found = index.find_ids(ids, entry_hashes(ids))
+    gone = [standing[i] for i in np.setdiff1d(np.arange(len(ids)), found.queries)]
+    affected = matches.of_entries(name, gone)
+    _log(
+        audit,
+        [
+            Event(
+                "withdrawn",
+                {
+                    "list": name,
+                    "entry": match.entry,
+                    "generation": generation,
+                    "id": match.id,
+                    **log_path_fields(match.path),
+                },
+            )
+            for match in affected
+        ],
+    )
+    matches.withdraw(name, gone, generation, now)
+    return affected
+
+
+def _list_again(
+    index: Index, sealer: Sealer, matches: Matches, audit: AuditLog, now: datetime
+) -> Iterator[Match]:
+    """Look up what was taken away and withdrawn: no scan comes across it any more.
+
+    The sealed tags of the record tell, so that an entry whose digests were put right does not hold
+    back the file that it was withdrawn for.
+    """
+    judge = Judge((index,), sealer)
+    for match in list(matches.find([MatchState.WITHDRAWN])):
+        if match.in_place or match.key_id != sealer.key_id:
+            continue
+        tags = {a: np.frombuffer(tag, np.uint64) for a, tag in match.tags.items()}
+        hits = [hit for hit in judge.hits(tags, match.size) if hit.complete]
+        if not hits:
+            continue
+        _log(audit, [_listed_again(match, hits)])
+        yield matches.list_again(match.id, hits, now)
+
+
+def _listed_again(match: Match, hits: Sequence[Hit]) -> Event:
+    entries = [
+        {"list": hit.list_name, "entry": hit.entry, "generation": hit.generation} for hit in hits
+    ]
+    data = {"id": match.id, **log_path_fields(match.path), "entries": entries}
+    return Event(LISTED_AGAIN, data)
+
+
+def _log(audit: AuditLog, events: list[Event]) -> None:
+    for start in range(0, len(events), AUDIT_BATCH):
+        audit.append(events[start : start + AUDIT_BATCH], durable=True, sign_each=True)

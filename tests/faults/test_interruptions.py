@@ -1,0 +1,160 @@
+"""A scan that is interrupted while it records, acts and writes: nothing is lost, nothing is double.
+
+A trace of the lines that are run chooses where the signal arrives, so that every place is tried.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+from pyrage import x25519
+
+from hashclient import audit
+from hashclient.matches import Matches
+from tests.support import Result, call, csv_of, fast_directory, make_state, write_tree
+
+FILES = {f"f{n}": f"what is in file {n}".encode() for n in range(3)}
+FILED = {f"e-{name}": data for name, data in FILES.items()}
+POLICY = """
+[[policy]]
+actions = ["quarantine", "report"]
+[quarantine]
+recipients = ["{}"]
+[report.to.police]
+kind = "package"
+directory = "{}"
+"""
+
+#: Where outcomes are recorded, acted on and written: modules, and functions of `cli.run`.
+MODULES = ("record.py", "matches.py", "respond.py", "formats/text.py", "quarantine/take.py")
+FUNCTIONS = frozenset({"flush", "tell", "put", "_finish"})
+
+
+class Interruption:
+    """Sends SIGINT when the line of this number is run, of those that are watched.
+
+    These are the ones from the run's first record in the log on.
+    """
+
+    def __init__(self, at: int | None = None) -> None:
+        self.at = at
+        self.begun = False
+        self.lines = 0
+
+    def __enter__(self) -> Interruption:
+        sys.settrace(self.trace)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.settrace(None)
+
+    def trace(self, frame: FrameType, event: str, _arg: Any) -> Any:
+        code = frame.f_code
+        watched = code.co_filename.endswith(MODULES) or (
+            code.co_filename.endswith("cli/run.py") and code.co_name in FUNCTIONS
+        )
+        self.begun = self.begun or code.co_qualname == "RunRecord.start"
+        if not watched or not self.begun:
+            return None
+        if event == "line":
+            self.lines += 1
+            if self.lines == self.at:
+                signal.raise_signal(signal.SIGINT)
+        return self.trace
+
+
+class World:
+    """A state directory in which nothing was found so far, and a tree in which all is listed."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.fresh = make_state(directory, {"base": csv_of(FILED)})
+        self.state, self.tree = directory / "copy", directory / "tree"
+
+    def begin(self) -> None:
+        """Let everything be as it was."""
+        for path in (self.state, self.tree):
+            shutil.rmtree(path, ignore_errors=True)
+        shutil.copytree(self.fresh, self.state)
+        write_tree(self.tree, FILES)
+
+    def call(self, *args: object) -> Result:
+        return call("--state-dir", self.state, *args)
+
+    def scan(self, at: int | None = None) -> tuple[Result, int]:
+        """Scan, interrupted at line `at`; return the result and how many lines were watched."""
+        with Interruption(at) as interruption:
+            result = self.call("scan", self.tree)
+        return result, interruption.lines
+
+    def points(self, count: int) -> Iterator[int]:
+        """Return about `count` places to interrupt a scan at, from the first to the last."""
+        self.begin()
+        _, lines = self.scan()
+        return iter(range(1, lines + 1, max(1, lines // count)))
+
+    def logged(self, event: str) -> list[Any]:
+        return [record.data for record in audit.read(self.state / "audit", event=event)]
+
+    def check_told_once(self, result: Result, at: int) -> None:
+        """Check that output, record and log agree, and none has anything twice."""
+        told = Counter(
+            line.split()[1] for line in result.out.splitlines() if line.startswith("match ")
+        )
+        with Matches(self.state, create=False) as matches:
+            remembered = Counter(match.path for match in matches.find())
+        logged = Counter(data["path"] for data in self.logged("match"))
+        assert told == remembered == logged, at
+        assert set(told.values()) <= {1}, at
+        (end,) = self.logged("scan-end")
+        assert end["exit_code"] == result.code, at
+        assert result.out.splitlines()[-1].startswith(f"exit {result.code}: "), at
+        assert result.code in ({10, 11} if told else {130}), at
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    with fast_directory() as directory:
+        yield World(directory)
+
+
+def test_what_is_found_is_told_recorded_and_logged_once(world: World) -> None:
+    codes = set()
+    for at in world.points(150):
+        world.begin()
+        result, _ = world.scan(at)
+        world.check_told_once(result, at)
+        codes.add(result.code)
+    assert codes >= {10, 130}
+
+
+def test_what_was_not_done_is_made_up_for(world: World) -> None:
+    """Whatever interrupts it, in the end all files are taken away and reported, each once."""
+    key = x25519.Identity.generate().to_public()
+    with (world.fresh / "config.toml").open("a") as config:
+        config.write(POLICY.format(key, world.directory))
+    codes = set()
+    for at in world.points(40):
+        world.begin()
+        result, _ = world.scan(at)
+        world.check_told_once(result, at)
+        codes.add(result.code)
+        world.call("quarantine", "add", "--all")
+        world.scan()
+        assert list(world.tree.iterdir()) == [], at
+        listed = json.loads(world.call("quarantine", "list", "--format", "json").out)
+        assert {item["state"] for item in listed["items"]} == {"quarantined"}, at
+        reports = json.loads(world.call("report", "status", "--format", "json").out)["reports"]
+        reported = Counter(match_id for report in reports for match_id in report["matches"])
+        assert reported == dict.fromkeys((item["id"] for item in listed["items"]), 1), at
+        assert len(reported) == len(FILES), at
+    assert codes >= {10, 11}

@@ -1,0 +1,256 @@
+"""Reports while the world changes: matches, files, the configuration and who may send.
+
+A report is prepared, or half sent, when something about it changes. What must not be reported any
+more is not, what was begun is ended at the service, and nothing is said to be what it is not.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fixtures.desk import Desk
+from fixtures.reporting_service import Fault, ReportingService
+from hashclient.config import PackageDestination
+from hashclient.errors import AuditError, ConfigError, ExitCode, StateError, UnreachableError
+from hashclient.matches import Match
+from hashclient.model import MatchState
+from hashclient.reporting import Report, State
+from hashclient.reporting.state import Call
+from tests.support import fast_directory
+
+A, B = b"first file" * 1000, b"second"
+
+
+@pytest.fixture(autouse=True)
+def _unsynced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    with fast_directory() as made:
+        yield made
+
+
+@pytest.fixture
+def service(directory: Path) -> Iterator[ReportingService]:
+    with ReportingService(directory) as running:
+        yield running
+
+
+@pytest.fixture
+def desk(directory: Path, service: ReportingService) -> Desk:
+    return Desk(directory / "desk", f"[report.to.hotline]\n{service.table()}")
+
+
+@pytest.fixture
+def matches(desk: Desk) -> list[Match]:
+    return [desk.find("a", A), desk.find("b", B)]
+
+
+@pytest.fixture
+def report(desk: Desk, matches: list[Match]) -> Report:
+    return desk.prepare(*matches, to="hotline")
+
+
+def change(desk: Desk, match: Match, state: MatchState) -> None:
+    with desk.record() as record:
+        if state is MatchState.WITHDRAWN:
+            hit = match.hits[0].hit
+            record.withdraw(hit.list_name, [hit.entry], hit.generation + 1, desk.now())
+        else:
+            record.change(match.id, state, desk.now(), {})
+
+
+@pytest.mark.parametrize("state", [MatchState.WITHDRAWN, MatchState.RESTORED, MatchState.PURGED])
+@pytest.mark.parametrize(
+    ("call", "nth", "fault"),
+    [
+        ("submit", 0, Fault(reset="after")),
+        ("upload", 0, Fault(code=1000)),
+        ("fileinfo", 1, Fault(reset="after")),
+        ("finish", 0, Fault(status=401)),
+    ],
+)
+def test_what_is_withdrawn_while_a_report_is_begun_is_left_out(
+    desk: Desk,
+    service: ReportingService,
+    matches: list[Match],
+    report: Report,
+    call: str,
+    nth: int,
+    fault: Fault,
+    state: MatchState,
+) -> None:
+    service.fail(call, *[Fault()] * nth, fault)
+    (sent,) = desk.send_due()
+    assert sent.error is not None
+    change(desk, matches[1], state)
+    sent = desk.send(report)
+    assert sent.error is None
+    assert sent.report.left_out == (matches[1].id,)
+    assert [f.data for f in service.finished.files.values()] == [A]
+    assert matches[1].id.encode() not in service.finished.document
+    assert service.states().count("open") == (call == "submit")
+    assert desk.get(matches[1]).state is state
+
+
+def test_what_is_withdrawn_once_it_may_be_finished_stays(
+    desk: Desk, service: ReportingService, matches: list[Match], report: Report
+) -> None:
+    service.fail("finish", Fault(reset="after"))
+    desk.send_due()
+    change(desk, matches[1], MatchState.WITHDRAWN)
+    sent = desk.send(report)
+    assert sent.error is None and sent.report.state is State.ACKNOWLEDGED
+    assert sent.report.matches == report.matches
+    assert "acknowledged" in desk.story(matches[1])
+    assert desk.get(matches[1]).state is MatchState.WITHDRAWN
+
+
+def test_what_is_taken_away_while_a_report_is_begun_waits_for_the_key(
+    desk: Desk, service: ReportingService, matches: list[Match], report: Report
+) -> None:
+    service.fail("upload", Fault(), Fault(code=1000))
+    desk.send_due()
+    desk.quarantine(matches[1])
+    sent = desk.send(report)
+    assert sent.error is None and "waits" in sent.detail
+    assert sent.report.problem is not None
+    assert sent.report.problem.exit_code == ExitCode.INCOMPLETE
+    # Meanwhile nothing stays open there.
+    assert service.states() == ["retracted"]
+    (sent,) = desk.send_due(identities=desk.identities())
+    assert sent.error is None
+    assert [f.data for f in service.finished.files.values()] == [A, B]
+
+
+def test_the_right_key_after_a_wrong_one(directory: Path, service: ReportingService) -> None:
+    desk = Desk(directory / "desk", f"[report.to.hotline]\n{service.table()}")
+    other = Desk(directory / "other")
+    match = desk.find("a", A)
+    desk.quarantine(match)
+    desk.prepare(match, to="hotline")
+    (sent,) = desk.send_due(identities=other.identities())
+    assert sent.error is not None and sent.error.exit_code is ExitCode.UNAUTHORISED
+    assert desk.send_due() == []
+    (sent,) = desk.send_due(identities=desk.identities())
+    assert sent.error is None
+    assert "open" not in service.states()
+
+
+def test_no_such_report_in_answer_to_opening_one(
+    desk: Desk, service: ReportingService, report: Report
+) -> None:
+    service.fail("submit", Fault(code=5001))
+    (sent,) = desk.send_due()
+    assert isinstance(sent.error, StateError)
+    assert desk.send(report).error is None
+    assert service.states() == ["finished"]
+
+
+def test_retracting_what_may_be_finished_and_is_unknown_there(
+    desk: Desk, service: ReportingService, report: Report
+) -> None:
+    service.fail("finish", Fault(reset="before"))
+    desk.send_due()
+    (remote_id,) = service.reports
+    service.vanish()
+    sent = desk.retract(report)
+    assert sent.report.state is State.RETRACTED
+    (note,) = sent.notes
+    assert remote_id in note and "ask the recipient" in note
+
+
+@pytest.mark.parametrize("call", ["upload", "finish"])
+def test_a_destination_that_is_something_else_now(
+    desk: Desk, service: ReportingService, report: Report, call: str
+) -> None:
+    """What is open at a service is not taken back by what is done about a directory."""
+    service.fail(call, Fault(reset="before"))
+    desk.send_due()
+    to = desk.settings.config.report.to
+    hotline, to["hotline"] = to["hotline"], PackageDestination(directory=str(desk.out))
+    for sent in (desk.send(report), desk.retract(report)):
+        assert isinstance(sent.error, ConfigError) and "another one now" in sent.error.message
+        assert sent.report.state is State.FAILED
+    assert service.states() == ["open"] and list(desk.out.iterdir()) == []
+    to["hotline"] = hotline
+    desk.wait(days=2)
+    (sent,) = desk.send_due()
+    assert sent.error is None and sent.report.state is State.RETRACTED
+    assert service.states() == ["retracted"]
+
+
+def test_a_package_is_not_taken_back_at_a_service(
+    desk: Desk, service: ReportingService, matches: list[Match]
+) -> None:
+    report = desk.prepare(matches[0])
+    desk.send(report)
+    to = desk.settings.config.report.to
+    police, to["police"] = to["police"], to["hotline"]
+    sent = desk.retract(report)
+    assert isinstance(sent.error, ConfigError)
+    assert sent.report.state is State.SUBMITTED
+    assert service.requests == []
+    to["police"] = police
+    assert desk.retract(report).report.state is State.RETRACTED
+    assert {p.name for p in desk.out.iterdir()} == {
+        f"hashclient-report-{report.id}",
+        f"hashclient-report-{report.id}-retraction.json",
+    }
+
+
+def test_what_is_finished_is_not_called_unsent_since_the_log_broke(
+    desk: Desk, service: ReportingService, report: Report
+) -> None:
+    log = desk.settings.audit_dir / "log.jsonl"
+    kept: list[bytes] = []
+
+    def break_log() -> None:
+        text = log.read_bytes()
+        kept.append(text)
+        log.write_bytes(text[:-30] + b"x" + text[-29:])
+
+    service.fail("finish", Fault(hook=break_log))
+    (sent,) = desk.send_due()
+    assert isinstance(sent.error, AuditError)
+    assert (sent.detail, sent.report.state) == ("acknowledged", State.ACKNOWLEDGED)
+    log.write_bytes(kept[0])
+    assert desk.send_due() == []
+    assert service.states() == ["finished"]
+    assert "report-acknowledged" in desk.events()
+
+
+def test_two_services_under_one_name(
+    desk: Desk, service: ReportingService, report: Report, directory: Path
+) -> None:
+    """A report that another service does not know is begun anew there, or is for a person."""
+    service.fail("upload", Fault(code=1000))
+    desk.send_due()
+    (directory / "second").mkdir()
+    with ReportingService(directory / "second") as second:
+        second_desk = Desk(directory / "x", f"[report.to.hotline]\n{second.table()}")
+        desk.settings.config.report.to["hotline"] = second_desk.settings.config.report.to["hotline"]
+        sent = desk.send(report)
+        assert sent.error is None
+        assert second.states() == ["finished"]
+
+
+def test_a_doubt_about_finishing_is_not_ended_by_another_service(
+    desk: Desk, service: ReportingService, report: Report
+) -> None:
+    service.fail("finish", Fault(reset="after"))
+    (sent,) = desk.send_due()
+    assert isinstance(sent.error, UnreachableError)
+    kept, service.reports = service.reports, {}
+    sent = desk.send(report)
+    assert isinstance(sent.error, StateError)
+    assert sent.report.remote.in_doubt is Call.FINISH
+    service.reports = kept
+    assert desk.send(report).report.state is State.ACKNOWLEDGED
+    assert service.states() == ["finished"]

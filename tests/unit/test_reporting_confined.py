@@ -1,0 +1,90 @@
+"""A schema in a process of its own: the same verdicts, and no harm from a hostile one."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from fixtures.desk import WHO, Desk
+from fixtures.reporting_service import SCHEMA, ReportingService
+from hashclient.errors import ConfigError, VerificationError
+from hashclient.reporting import State
+from hashclient.reporting.confined import ConfinedSchema
+from hashclient.reporting.submit import Sender
+
+PATTERN = b"""\
+<xs:simpleType>
+  <xs:restriction base="xs:string"><xs:pattern value="%s"/></xs:restriction>
+</xs:simpleType>
+"""
+HEAD = b'<xs:schema xmlns:xs="http://www.w3.org/2001/XMLSchema"><xs:element name="report">'
+FOOT = b"</xs:element></xs:schema>"
+#: Checking this against many an "a" and something else takes longer than anybody lives.
+ENDLESS = HEAD + PATTERN % b"(a+)+" + FOOT
+#: So does this, with any of our reports.
+ENDLESS_FOR_REPORTS = b"".join(
+    (
+        HEAD,
+        b'<xs:complexType><xs:sequence><xs:element name="incidentSummary"/>',
+        b'<xs:element name="reporter"/><xs:element name="additionalInfo">',
+        PATTERN % b"((.|\\s)+)+#",
+        b"</xs:element></xs:sequence></xs:complexType>",
+        FOOT,
+    )
+)
+
+
+def test_documents_are_checked_one_after_another() -> None:
+    with ConfinedSchema(ENDLESS) as schema:
+        schema.validate(b"<report>aaa</report>")
+        with pytest.raises(ConfigError, match=r"does not fit the schema .*: /report: ") as caught:
+            schema.validate(b"<report>b</report>")
+        assert "incident_type" in (caught.value.hint or "")
+        schema.validate(b"<report>a</report>")
+        process = schema._process
+    assert process.returncode is not None
+
+
+def test_a_schema_that_is_none() -> None:
+    with pytest.raises(VerificationError, match="cannot be used"):
+        ConfinedSchema(SCHEMA[:-100])
+
+
+def test_what_takes_for_ever_is_ended() -> None:
+    with ConfinedSchema(ENDLESS) as schema:
+        schema.limit_s = 0.2
+        with pytest.raises(VerificationError, match="takes too much time"):
+            schema.validate(b"<report>" + b"a" * 100 + b"b</report>")
+        process = schema._process
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_a_process_that_dies() -> None:
+    with ConfinedSchema(SCHEMA) as schema:
+        os.kill(schema._process.pid, signal.SIGKILL)
+        with pytest.raises(VerificationError, match="breaks what reads it"):
+            schema.validate(b"<report/>")
+
+
+def test_a_hostile_schema_keeps_no_other_report_back(tmp_path: Path) -> None:
+    def impatient(text: bytes) -> ConfinedSchema:
+        schema = ConfinedSchema(text)
+        schema.limit_s = 0.2
+        return schema
+
+    with ReportingService(tmp_path) as service:
+        service.schema = ENDLESS_FOR_REPORTS
+        desk = Desk(tmp_path / "desk", f"[report.to.hotline]\n{service.table()}")
+        first = desk.prepare(desk.find("a", b"x"), to="hotline")
+        second = desk.prepare(desk.find("b", b"y"))
+        with desk.record() as record:
+            sender = Sender(
+                desk.outbox, record, by=WHO, load_sealer=desk.sealer, read_schema=impatient
+            )
+            sent = {s.report.id: s for s in sender.send_due()}
+    assert isinstance(sent[first.id].error, VerificationError)
+    assert sent[second.id].report.state is State.SUBMITTED
+    assert service.reports == {}
