@@ -108,9 +108,7 @@ def test_a_story_is_told(world: World) -> None:
 
 def test_closing_says_who_and_why_and_a_new_find_opens_again(world: World) -> None:
     match_id = world.ids()["a"]
-    result = world.call(
-        "matches", "close", match_id, "--reason", "ticket 4711", "--format", "json"
-    )
+    result = world.call("matches", "close", match_id, "--reason", "ticket 4711", "--format", "json")
     shown = world.call("matches", "show", match_id).out
     assert "closed" in shown and "reason: ticket 4711" in shown
     (event,) = audit.read(world.state / "audit", event="closed")
