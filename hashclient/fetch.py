@@ -52,7 +52,9 @@ from hashclient.index import (
 )
 from hashclient.indexwrite import write_manifest
 from hashclient.knowngood import PoisonGuard, open_guard
-from hashclient.matches import DATABASE_NAME, Match, Matches, Remembered
+from hashclient.match import Match, Remembered
+from hashclient.matches import Matches
+from hashclient.matchstore import DATABASE_NAME
 from hashclient.run import DamagedError
 from hashclient.seal import Sealer
 from hashclient.trust import Source, Trust

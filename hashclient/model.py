@@ -107,12 +107,16 @@ class MatchState(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What the record of matches says of one outcome: its id there, and its story so far."""
+    """What the record of matches says of one outcome: its id there, and its story so far.
+
+    `in_place` is False once the file was taken away from where it was found.
+    """
 
     id: str
     state: MatchState
     first_seen: datetime
     last_seen: datetime
+    in_place: bool = True
 
 
 class Action(enum.StrEnum):

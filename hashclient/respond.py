@@ -8,6 +8,7 @@ is noted in the record of matches first, so that a scan that is killed loses non
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
@@ -16,7 +17,8 @@ from typing import TYPE_CHECKING
 from hashclient.audit import AuditLog
 from hashclient.config import Settings
 from hashclient.errors import ExitCode, HashclientError
-from hashclient.matches import DATABASE_NAME, Matches
+from hashclient.matches import Matches
+from hashclient.matchstore import DATABASE_NAME
 from hashclient.model import Acted, Action, Kind, ListState, MatchState, Outcome, Recorded
 from hashclient.policy import actions_for
 from hashclient.seal import Sealer
@@ -89,7 +91,11 @@ class Responder:
         if self._only_tell and outcome.kind is Kind.MATCH and not acted:
             return dataclasses.replace(outcome, reason="would only be recorded")
         in_order = tuple(acted[action] for action in Action if action in acted)
-        return dataclasses.replace(outcome, acted=in_order)
+        recorded = outcome.recorded
+        if recorded is not None and any(a.done for a in in_order):
+            with contextlib.suppress(HashclientError), Matches(self._settings.state_dir) as matches:
+                recorded = matches.get(recorded.id).recorded
+        return dataclasses.replace(outcome, recorded=recorded, acted=in_order)
 
     def _wanted(self, outcome: Outcome) -> set[Action]:
         wanted = set(actions_for(outcome, self._settings.config.policy))

@@ -13,7 +13,9 @@ from hashclient.config import Settings
 from hashclient.errors import AuditError, ConfigError, ExitCode, HashclientError, StateError
 from hashclient.fsio import state_error
 from hashclient.index import Manifest, check_key, lists_on_disk, open_index, state_of, verify_runs
-from hashclient.matches import DATABASE_NAME, Matches, Remembered
+from hashclient.match import Remembered
+from hashclient.matches import Matches
+from hashclient.matchstore import DATABASE_NAME
 from hashclient.model import MatchState
 from hashclient.seal import Sealer, load_sealer
 

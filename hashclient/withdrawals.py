@@ -19,7 +19,8 @@ from hashclient.fsio import log_path_fields
 from hashclient.hashlist import entry_hashes
 from hashclient.index import Index
 from hashclient.judge import Judge
-from hashclient.matches import LISTED_AGAIN, Match, Matches, Remembered
+from hashclient.match import LISTED_AGAIN, Match, Remembered
+from hashclient.matches import Matches
 from hashclient.model import Hit, MatchState
 from hashclient.seal import Sealer
 

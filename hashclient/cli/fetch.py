@@ -16,7 +16,7 @@ from hashclient.model import MatchState
 
 if TYPE_CHECKING:
     from hashclient.fetch import Fetched
-    from hashclient.matches import Remembered
+    from hashclient.match import Remembered
 
 
 @click.command("fetch")
@@ -219,7 +219,7 @@ def _show_affected(app: App, fetched: Fetched) -> None:
 
 
 def _what_now(match: Remembered) -> str:
-    from hashclient.matches import SETTLED
+    from hashclient.match import SETTLED
 
     if match.state in SETTLED:
         return f", which is {match.state}"

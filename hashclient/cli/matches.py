@@ -17,7 +17,8 @@ from hashclient.fsio import path_fields, printable
 from hashclient.model import MatchState
 
 if TYPE_CHECKING:
-    from hashclient.matches import Match, Matches, Step
+    from hashclient.match import Match, Step
+    from hashclient.matches import Matches
 
 
 @click.group("matches", invoke_without_command=True)

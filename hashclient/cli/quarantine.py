@@ -17,7 +17,8 @@ from hashclient.cli.results import Results
 from hashclient.errors import ExitCode, StateError, UsageError
 
 if TYPE_CHECKING:
-    from hashclient.matches import Match, Matches
+    from hashclient.match import Match
+    from hashclient.matches import Matches
     from hashclient.quarantine import Item, Quarantine
     from hashclient.seal import Sealer
 
@@ -107,7 +108,7 @@ def add(
 
 
 def _is_takeable(match: Match) -> bool:
-    from hashclient.matches import SETTLED
+    from hashclient.match import SETTLED
     from hashclient.model import MatchState
 
     closed = match.state in SETTLED or match.state is MatchState.WITHDRAWN

@@ -20,7 +20,8 @@ from hashclient.fsio import printable
 
 if TYPE_CHECKING:
     from hashclient.config import ServiceDestination
-    from hashclient.matches import Match, Matches
+    from hashclient.match import Match
+    from hashclient.matches import Matches
     from hashclient.reporting import Outbox
     from hashclient.reporting.sent import Sent
     from hashclient.reporting.service import Service

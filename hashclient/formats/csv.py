@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 #: What a row says of the file, then of the entry, then of what was done; digests come last.
 COLUMNS = (
     *("kind", "path", "path_b64", "size", "reason"),
-    *("id", "state", "first_seen", "last_seen"),
+    *("id", "state", "in_place", "first_seen", "last_seen"),
     *("list", "entry", "category", "generation", "algorithms", "complete"),
     *(str(action) for action in Action),
     "actions",
@@ -83,6 +83,7 @@ def _file_cells(outcome: Outcome) -> dict[str, str]:
     }
     if outcome.recorded is not None:
         cells.update(record_fields(outcome.recorded))
+        cells["in_place"] = "yes" if outcome.recorded.in_place else "no"
     return cells | {a.label: digest.hex() for a, digest in outcome.digests.items()}
 
 

@@ -87,6 +87,7 @@ class EcsFormatter:
             about["start"] = recorded.first_seen.isoformat()
             about["end"] = recorded.last_seen.isoformat()
             labels |= {"match_id": recorded.id, "match_state": str(recorded.state)}
+            labels["match_in_place"] = "yes" if recorded.in_place else "no"
         labels |= {str(acted.action): done_word(acted) for acted in outcome.acted}
         if outcome.acted:
             labels["actions"] = "; ".join(acted.detail for acted in outcome.acted)

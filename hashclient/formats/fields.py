@@ -21,11 +21,12 @@ def file_fields(outcome: Outcome) -> dict[str, Any]:
     return fields
 
 
-def record_fields(recorded: Recorded) -> dict[str, str]:
+def record_fields(recorded: Recorded) -> dict[str, Any]:
     """Return the id of a match, and its story so far."""
     return {
         "id": recorded.id,
         "state": str(recorded.state),
+        "in_place": recorded.in_place,
         "first_seen": recorded.first_seen.isoformat(),
         "last_seen": recorded.last_seen.isoformat(),
     }

@@ -138,6 +138,8 @@ def _row(outcome: Outcome) -> Markup:
             element("time", f"{time:%Y-%m-%d}")
             for time in (recorded.first_seen, recorded.last_seen)
         )
+        if not recorded.in_place:
+            record.append(_note("taken away"))
         record.append(_note("seen ", first, *(() if first == last else (" to ", last))))
     for acted in outcome.acted:
         attributes = {f"data_{acted.action}": done_word(acted)}

@@ -31,7 +31,8 @@ class TextFormatter:
         word = str(outcome.kind) if self._of_run or recorded is None else str(recorded.state)
         line = f"{word:<{8 if self._of_run else 12}}  {printable(outcome.path)}"
         if recorded is not None:
-            line += f"  [{recorded.id}]"
+            place = "" if self._of_run or recorded.in_place else ", taken away"
+            line += f"  [{recorded.id}{place}]"
         if outcome.hits:
             whys = []
             for hit in outcome.hits:

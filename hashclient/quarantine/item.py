@@ -21,7 +21,7 @@ import msgspec
 
 from hashclient import fsio
 from hashclient.errors import StateError, UsageError
-from hashclient.matches import ID_LENGTH
+from hashclient.match import ID_LENGTH
 from hashclient.model import Algorithm, Hit
 
 FORMAT = "hashclient-quarantine-item/1"

@@ -15,7 +15,8 @@ import msgspec
 
 from hashclient.errors import UsageError
 from hashclient.fsio import fsync_dir, printable
-from hashclient.matches import Match, Matches
+from hashclient.match import Match
+from hashclient.matches import Matches
 from hashclient.model import MatchState
 from hashclient.quarantine.item import Item, Mark, Stage
 from hashclient.quarantine.room import Room, record

@@ -18,7 +18,8 @@ from hashclient import fsio
 from hashclient.audit import AuditLog, Event
 from hashclient.config import Settings
 from hashclient.errors import UsageError
-from hashclient.matches import Match, Matches
+from hashclient.match import Match
+from hashclient.matches import Matches
 from hashclient.model import Algorithm, MatchState
 from hashclient.quarantine.item import (
     ITEM_NAME,

@@ -17,7 +17,8 @@ import msgspec
 
 from hashclient.errors import StateError, UsageError
 from hashclient.fsio import path_fields, printable
-from hashclient.matches import SETTLED, Match, Matches
+from hashclient.match import SETTLED, Match
+from hashclient.matches import Matches
 from hashclient.model import MatchState
 from hashclient.quarantine import agefile
 from hashclient.quarantine.inuse import open_elsewhere

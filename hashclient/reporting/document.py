@@ -19,7 +19,7 @@ from hashclient import __version__
 from hashclient.config import ReportConfig
 from hashclient.errors import VerificationError
 from hashclient.fsio import path_fields
-from hashclient.matches import Match, MatchHit, Step
+from hashclient.match import Match, MatchHit, Step
 
 FORMAT: Literal["hashclient-report/1"] = "hashclient-report/1"
 
@@ -190,8 +190,11 @@ def parse_document(text: bytes) -> Document:
         VerificationError: it is not a report document of the format `FORMAT`.
     """
     try:
-        return msgspec.json.decode(text, type=Document)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        document = msgspec.json.decode(text, type=Document)
+        for match in document.matches:
+            base64.b64decode(match.path_b64 or "", validate=True)
+        return document
+    except (ValueError, RecursionError) as error:
         raise VerificationError(f"not a report document of the format {FORMAT}") from error
 
 

@@ -22,7 +22,7 @@ from hashclient.auditfile import write_all
 from hashclient.errors import HashclientError, StateError, UsageError
 from hashclient.fsio import atomic_file, printable, state_error
 from hashclient.hashing import new_hash
-from hashclient.matches import Match
+from hashclient.match import Match
 from hashclient.model import Algorithm
 from hashclient.quarantine.agefile import parse_recipients, seal, unseal
 from hashclient.quarantine.item import Item, evidence_path, load_item

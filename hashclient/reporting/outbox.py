@@ -29,7 +29,8 @@ from hashclient.fsio import (
     write_atomic,
     writer_lock,
 )
-from hashclient.matches import SETTLED, Match, Matches
+from hashclient.match import SETTLED, Match
+from hashclient.matches import Matches
 from hashclient.model import MatchState
 from hashclient.reporting.destination import Destination, find_destination, kind_of
 from hashclient.reporting.document import (

@@ -19,7 +19,7 @@ import msgspec
 
 from hashclient.errors import StateError, UsageError
 from hashclient.fsio import printable, state_error, write_atomic
-from hashclient.matches import new_id
+from hashclient.match import new_id
 
 RECORD_NAME = "report.json"
 DOCUMENT_NAME = "document.json"

@@ -12,7 +12,8 @@ from typing import Any
 
 from hashclient.audit import AuditLog, Event
 from hashclient.errors import UsageError
-from hashclient.matches import REPORT_PREPARED, Matches
+from hashclient.match import REPORT_PREPARED
+from hashclient.matches import Matches
 from hashclient.model import MatchState
 from hashclient.reporting.custody import RETRACTED
 from hashclient.reporting.state import Report, State
@@ -56,18 +57,19 @@ def tell(report: Report, state: State, audit: AuditLog, record: Matches, now: da
     if state in (State.SUBMITTED, State.ACKNOWLEDGED) and report.remote.requests:
         logged["requests"] = [request.id for request in report.remote.requests]
     audit.append([Event(event, logged)], durable=True)
-    for match_id in report.matches:
-        # A record of matches that was begun anew does not know of old ones.
-        with contextlib.suppress(UsageError):
-            told = record.story(match_id)
-            if any(s.event == step and s.detail.get("report") == report.id for s in told):
-                continue
-            if state is State.SUBMITTED:
-                record.change(match_id, MatchState.REPORTED, now, detail)
-            elif state is State.ACKNOWLEDGED:
-                record.change(match_id, MatchState.ACKNOWLEDGED, now, detail)
-            else:
-                record.note(match_id, step, now, detail)
+    with record.batch():
+        for match_id in report.matches:
+            # A record of matches that was begun anew does not know of old ones.
+            with contextlib.suppress(UsageError):
+                told = record.story(match_id)
+                if any(s.event == step and s.detail.get("report") == report.id for s in told):
+                    continue
+                if state is State.SUBMITTED:
+                    record.change(match_id, MatchState.REPORTED, now, detail)
+                elif state is State.ACKNOWLEDGED:
+                    record.change(match_id, MatchState.ACKNOWLEDGED, now, detail)
+                else:
+                    record.note(match_id, step, now, detail)
 
 
 def _detail(report: Report, state: State) -> dict[str, Any]:

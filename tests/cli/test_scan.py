@@ -121,6 +121,7 @@ def test_the_lines_for_scripts(state: Path, listed: Path) -> None:
         "entry": "e-1",
         "category": "synthetic",
         "state": "found",
+        "in_place": True,
         "generation": 1,
         "algorithms": ["md5", "sha1", "sha256"],
     }

@@ -56,6 +56,7 @@ def expected(outcome: Outcome) -> Fields:
         "reason": outcome.reason,
         "id": None if recorded is None else recorded.id,
         "state": None if recorded is None else str(recorded.state),
+        "in_place": None if recorded is None else recorded.in_place,
         "hits": [
             {
                 "list": hit.list_name,
@@ -99,18 +100,21 @@ def read_text(text: str) -> Report:
     """Read the format for people, of paths that hold no two spaces next to each other."""
     files = []
     lines = text.splitlines()
-    while lines and re.match(r"(clean|match|conflict|skipped|unread|found) ", lines[0]):
+    while lines and re.match(r"(clean|match|conflict|skipped|unread|found|quarantined) ", lines[0]):
         line = lines.pop(0)
         word = line.split(" ")[0]
         # Words are padded to the same width: `matches` begins with a state, runs with a kind.
-        shown, *more = line[14 if word == "found" else 10 :].split("  ")
-        match_id = more.pop(0)[1:-1] if more and more[0].startswith("[") else None
+        is_state = word in ("found", "quarantined")
+        shown, *more = line[14 if is_state else 10 :].split("  ")
+        match_id = None
+        if more and more[0].startswith("["):
+            match_id = more.pop(0)[1:-1].removesuffix(", taken away")
         words = [part for part in more if "=" not in part and not part.startswith("-> ")]
         hits = [_hit_of(m) for m in _HIT.finditer(words[0] if words else "")]
         reason = next((text for text in words[bool(hits) :]), None)
         files.append(
             {
-                "kind": "match" if word == "found" else word,
+                "kind": "match" if is_state else word,
                 "path": unprintable(shown),
                 "reason": reason,
                 "id": match_id,
@@ -164,6 +168,7 @@ def _json_file(document: Fields) -> Fields:
         "reason": document.get("reason"),
         "id": document.get("id"),
         "state": document.get("state"),
+        "in_place": document.get("in_place"),
         "hits": _json_hits(hits),
         "actions": _json_actions(document.get("actions", [])),
     }
@@ -191,6 +196,8 @@ def _json_summary(summary: Fields) -> tuple[Fields, frozenset[str], int]:
     return {str(kind): summary[kind] for kind in Kind}, lists, summary["exit_code"]
 
 
+_YES_NO = {"yes": True, "no": False, "": None}
+
 # csv -----------------------------------------------------------------------------------------
 
 
@@ -216,6 +223,7 @@ def read_csv(text: str) -> Report:
             "reason": cells["reason"] or None,
             "id": cells["id"] or None,
             "state": cells["state"] or None,
+            "in_place": _YES_NO[cells["in_place"]],
             "hits": [],
             "actions": _flat_actions(cells),
         }
@@ -259,6 +267,7 @@ def read_sarif(text: str) -> Report:
                 "reason": properties.get("reason"),
                 "id": properties.get("id"),
                 "state": properties.get("state"),
+                "in_place": properties.get("in_place"),
                 "hits": _json_hits(properties["hits"]),
                 "actions": _json_actions(properties["actions"]),
             }
@@ -279,6 +288,7 @@ def read_sarif(text: str) -> Report:
                     "reason": properties["reason"],
                     "id": None,
                     "state": None,
+                    "in_place": None,
                     "hits": [],
                     "actions": [],
                 }
@@ -345,6 +355,7 @@ def _ecs_file(event: Fields) -> dict[str, Any]:
         "reason": event["event"].get("reason"),
         "id": labels.get("match_id"),
         "state": labels.get("match_state"),
+        "in_place": _YES_NO[labels.get("match_in_place", "")],
         "hits": [],
         "actions": _flat_actions(labels),
     }
@@ -494,6 +505,7 @@ def _html_file(row: ET.Element) -> Fields:
         "reason": None if reason is None else content(reason),
         "id": None if code is None else content(code),
         "state": row.get("data-state"),
+        "in_place": None if code is None else "taken away" not in content(record),
         "hits": [_html_hit(entry) for entry in entries],
         "actions": actions,
     }

@@ -83,6 +83,7 @@ HITS = (
     Hit("local", "E:2", "other", 2**53 - 1, (Algorithm.SHA1,), complete=False),
 )
 RECORDED = Recorded("bcdfghjkmn", MatchState.FOUND, NOW.replace(year=2025), NOW)
+TAKEN = dataclasses.replace(RECORDED, state=MatchState.QUARANTINED, in_place=False)
 ACTED = (
     Acted(Action.QUARANTINE, done=True, detail="quarantined for 2 recipients"),
     Acted(Action.REPORT, done=False, detail="not reported: the disk is full"),
@@ -105,7 +106,9 @@ class Format:
 
 
 TABLE = {
-    "text": Format(read_text, without=frozenset({"size", "state", "generation", "actions"})),
+    "text": Format(
+        read_text, without=frozenset({"size", "state", "in_place", "generation", "actions"})
+    ),
     "jsonl": Format(read_jsonl),
     "csv": Format(read_csv, has_summary=False),
     "sarif": Format(read_sarif, unlisted=frozenset({Kind.CLEAN}), is_lines=False),
@@ -124,6 +127,7 @@ def outcomes(path: str) -> list[Outcome]:
         Outcome(Kind.MATCH, path, 5, hits=HITS[:1], digests=DIGESTS),
         Outcome(Kind.MATCH, path, 2**63 - 1, hits=HITS, recorded=RECORDED, acted=ACTED),
         Outcome(Kind.MATCH, path, 6, hits=HITS[:1], recorded=RECORDED, acted=planned),
+        Outcome(Kind.MATCH, path, 8, hits=HITS[:1], recorded=TAKEN),
         Outcome(Kind.MATCH, path, 7, "would only be recorded", HITS[:1], recorded=RECORDED),
         Outcome(Kind.CONFLICT, path, None, hits=HITS[1:], digests=DIGESTS, origin="sums:7"),
         Outcome(Kind.SKIPPED, path, reason="named pipe"),

@@ -37,7 +37,7 @@ FOUND = (
         "/srv/files/a.txt",
         34,
         hits=(HIT,),
-        recorded=Recorded("3kdz7wnq2m", MatchState.QUARANTINED, NOW, NOW),
+        recorded=Recorded("3kdz7wnq2m", MatchState.QUARANTINED, NOW, NOW, in_place=False),
         acted=(Acted(Action.QUARANTINE, done=True, detail="quarantined"),),
     ),
     Outcome(Kind.UNREAD, "/srv/files/b.txt", reason="permission denied"),

@@ -43,7 +43,7 @@ cp repo/root.json repo/keys/serve/ca.pem repo/keys/serve/token .
 
 VOLATILE = (
     (re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d(Z|\+00:00)| UTC)"), "TIME"),
-    (re.compile(r"(?<=\[)[a-z0-9]{10}(?=\])|(?<=\"id\": \")[a-z0-9]{10}"), "ID"),
+    (re.compile(r"(?<=\[)[a-z0-9]{10}(?=[],])|(?<=\"id\": \")[a-z0-9]{10}"), "ID"),
     (re.compile(r"in \d+\.\d s$", re.MULTILINE), "in SECONDS"),
     (re.compile(r'"elapsed_s": [0-9.]+'), '"elapsed_s": SECONDS'),
     # What has changed within the same tick of the clock is read again.

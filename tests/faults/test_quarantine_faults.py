@@ -21,7 +21,7 @@ from fixtures.crash import FailAt, Recorder, in_child, kill_at, watched
 from fixtures.quarantine import Ward
 from hashclient.audit import Event
 from hashclient.errors import AuditError, HashclientError, StateError
-from hashclient.matches import Match
+from hashclient.match import Match
 from hashclient.model import MatchState
 from hashclient.quarantine import Stage, Taken, load_item, take
 from hashclient.quarantine.place import PRIVATE_NAME

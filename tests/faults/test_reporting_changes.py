@@ -16,7 +16,7 @@ from fixtures.desk import Desk
 from fixtures.reporting_service import Fault, ReportingService
 from hashclient.config import PackageDestination
 from hashclient.errors import AuditError, ConfigError, ExitCode, StateError, UnreachableError
-from hashclient.matches import Match
+from hashclient.match import Match
 from hashclient.model import MatchState
 from hashclient.reporting import Report, State
 from hashclient.reporting.state import Call

@@ -27,6 +27,10 @@ NAMES = (
     "run",
     "inventory",
     "matches",
+    "item",
+    "document",
+    "answer",
+    "age",
 )
 
 

@@ -162,7 +162,7 @@ def test_paths_in_json_lose_nothing() -> None:
             Outcome(Kind.MATCH, "a", 5, None, (MATCH, CONFLICT), recorded=RECORDED, acted=(ACTED,)),
             (
                 '{"type": "match", "path": "a", "size": 5, "id": "3kdz7wnq2m", "state": "reported",'
-                ' "first_seen": "2026-01-02T03:04:00+00:00",'
+                ' "in_place": true, "first_seen": "2026-01-02T03:04:00+00:00",'
                 ' "last_seen": "2026-01-03T03:04:00+00:00",'
                 ' "list": "baseline", "entry": "e-1", "category": "synthetic", "generation": 3,'
                 ' "algorithms": ["md5", "sha1"], "more": [{"list": "local", "entry": "e-2",'

@@ -19,8 +19,8 @@ MATCH = Hit("baseline", "e-1", "synthetic", 3, (Algorithm.MD5, Algorithm.SHA1), 
 OTHER = Hit("local", "-2", "other", 1, (Algorithm.SHA256,), complete=False)
 RECORDED = Recorded("3kdz7wnq2m", MatchState.FOUND, NOW, NOW)
 HEADER = (
-    "kind,path,path_b64,size,reason,id,state,first_seen,last_seen,list,entry,category,generation,"
-    "algorithms,complete,quarantine,report,actions"
+    "kind,path,path_b64,size,reason,id,state,in_place,first_seen,last_seen,list,entry,category,"
+    "generation,algorithms,complete,quarantine,report,actions"
 )
 
 
@@ -45,7 +45,7 @@ def test_a_row_is_an_entry_that_was_hit() -> None:
     )
     outcome = Outcome(Kind.MATCH, "a,b", 5, hits=(MATCH, OTHER), recorded=RECORDED, acted=acted)
     seen = "2026-01-02T03:04:00+00:00"
-    file = f'match,"a,b",,5,,3kdz7wnq2m,found,{seen},{seen}'
+    file = f'match,"a,b",,5,,3kdz7wnq2m,found,yes,{seen},{seen}'
     done = 'yes,planned,"quarantined; would be reported to police, soon"'
     assert CsvFormatter(Context("scan", NOW)).outcome(outcome).split("\n") == [
         f"{file},baseline,e-1,synthetic,3,md5 sha1,yes,{done}",

@@ -86,6 +86,7 @@ def test_a_match_is_an_alert_with_the_entry_as_its_rule() -> None:
         "labels": {
             "match_id": "3kdz7wnq2m",
             "match_state": "quarantined",
+            "match_in_place": "yes",
             "quarantine": "yes",
             "actions": "quarantined",
             "algorithms": "md5 sha1",

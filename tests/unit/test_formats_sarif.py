@@ -88,6 +88,7 @@ def test_a_result_says_what_was_found_where_and_no_digest() -> None:
                 "size": 5,
                 "id": "3kdz7wnq2m",
                 "state": "found",
+                "in_place": True,
                 "first_seen": "2026-01-02T03:04:05+00:00",
                 "last_seen": "2026-01-02T03:04:05+00:00",
                 "hits": [

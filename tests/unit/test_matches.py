@@ -17,14 +17,9 @@ import pytest
 from fixtures.crash import in_child
 from hashclient import fsio
 from hashclient.errors import StateError, UsageError
-from hashclient.matches import (
-    DATABASE_NAME,
-    LISTED_AGAIN,
-    REPORT_PREPARED,
-    REPORT_WANTED,
-    Matches,
-    Step,
-)
+from hashclient.match import LISTED_AGAIN, REPORT_PREPARED, REPORT_WANTED, Step
+from hashclient.matches import Matches
+from hashclient.matchstore import DATABASE_NAME
 from hashclient.model import Algorithm, Hit, Kind, MatchState, Outcome, Recorded
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)

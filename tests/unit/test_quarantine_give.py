@@ -20,7 +20,8 @@ from hashclient.errors import (
     StateError,
     UsageError,
 )
-from hashclient.matches import DATABASE_NAME, Match
+from hashclient.match import Match
+from hashclient.matchstore import DATABASE_NAME
 from hashclient.model import MatchState
 from hashclient.quarantine import give, streams
 from hashclient.quarantine.agefile import parse_recipients, seal

@@ -15,7 +15,7 @@ from fixtures.quarantine import Ward
 from hashclient.errors import (
     UsageError,
 )
-from hashclient.matches import Match
+from hashclient.match import Match
 from hashclient.model import MatchState
 
 CONTENT = b"benign " * 20_000

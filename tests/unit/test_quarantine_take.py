@@ -25,7 +25,7 @@ from hashclient.errors import (
     UsageError,
 )
 from hashclient.fsio import writer_lock
-from hashclient.matches import DATABASE_NAME
+from hashclient.matchstore import DATABASE_NAME
 from hashclient.model import Algorithm, MatchState
 from hashclient.quarantine import Quarantine, Stage, origin, room, sealing, streams
 from hashclient.quarantine.place import PRIVATE_NAME, open_place

@@ -11,7 +11,8 @@ import pytest
 from hashclient import audit
 from hashclient.audit import AuditLog
 from hashclient.errors import AuditError, ExitCode, StateError
-from hashclient.matches import DATABASE_NAME, Matches
+from hashclient.matches import Matches
+from hashclient.matchstore import DATABASE_NAME
 from hashclient.model import Algorithm, Hit, Kind, ListState, Outcome
 from hashclient.record import RunRecord
 from hashclient.summary import Summary

@@ -1,0 +1,118 @@
+"""A match as a value: one file that matched, what of, and its story from found to dealt with.
+
+Frozen, and without I/O; `matches` keeps them.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from hashclient.model import Algorithm, Hit, Kind, MatchState, Outcome, Recorded
+
+#: Letters and digits that no two look alike and that spell no word; 27^10 ids are enough for ever.
+_ID_ALPHABET = "bcdfghjkmnpqrstvwxz23456789"
+ID_LENGTH = 10
+
+#: Events of a story that say that a report is to be made of a match, and that one was.
+REPORT_WANTED = "report-wanted"
+REPORT_PREPARED = "report-prepared"
+#: An event that says that what a match was withdrawn for is on a list again.
+LISTED_AGAIN = "listed-again"
+
+#: The way a match takes while its entry stands, in this order; nothing leads back.
+PROGRESS = (
+    MatchState.FOUND,
+    MatchState.QUARANTINED,
+    MatchState.REPORTED,
+    MatchState.ACKNOWLEDGED,
+)
+#: In these a match needs nobody's attention any more, unless it is found again.
+SETTLED = frozenset({MatchState.RESTORED, MatchState.PURGED, MatchState.CLOSED})
+
+
+@dataclass(frozen=True, slots=True)
+class MatchHit:
+    """One entry that a file matched; `withdrawn_*` are None while the provider stands by it."""
+
+    hit: Hit
+    withdrawn_generation: int | None = None
+    withdrawn_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """One file that matched. Times are in UTC.
+
+    `in_place` tells whether it is where it was found, as far as this program has done anything
+    about it. `tags` are 16 bytes each, sealed under the key `key_id`.
+    """
+
+    id: str
+    path: str
+    size: int | None
+    state: MatchState
+    in_place: bool
+    key_id: str
+    tags: Mapping[Algorithm, bytes]
+    first_seen: datetime
+    last_seen: datetime
+    hits: tuple[MatchHit, ...]
+
+    @property
+    def standing(self) -> tuple[Hit, ...]:
+        """The entries that have not been withdrawn since."""
+        return tuple(h.hit for h in self.hits if h.withdrawn_generation is None)
+
+    @property
+    def recorded(self) -> Recorded:
+        """What formats say of the record."""
+        return Recorded(self.id, self.state, self.first_seen, self.last_seen, self.in_place)
+
+    def outcome(self) -> Outcome:
+        """Return the match as a scan's outcome, with every entry that it ever matched."""
+        hits = tuple(h.hit for h in self.hits)
+        return Outcome(Kind.MATCH, self.path, self.size, hits=hits, recorded=self.recorded)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a match's story: a state it came to, or something else that was done.
+
+    `detail` holds JSON values that say more: who, why, under which report; never a digest.
+    """
+
+    time: datetime
+    event: str
+    detail: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """One path that matched one entry; times are in UTC. `withdrawn_*` are None while it stands.
+
+    `in_place` tells whether the file is where it was found, or was taken away.
+    """
+
+    id: str
+    path: str
+    state: MatchState
+    in_place: bool
+    list_name: str
+    entry: str
+    first_seen: datetime
+    last_seen: datetime
+    withdrawn_generation: int | None
+    withdrawn_at: datetime | None
+
+
+def new_id() -> str:
+    """Return a random id, of a match or of what else people have to type."""
+    number, letters = secrets.randbelow(len(_ID_ALPHABET) ** ID_LENGTH), []
+    for _ in range(ID_LENGTH):
+        number, letter = divmod(number, len(_ID_ALPHABET))
+        letters.append(_ID_ALPHABET[letter])
+    return "".join(letters)

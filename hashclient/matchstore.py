@@ -1,0 +1,226 @@
+"""The file that the record of matches is in: its tables, transactions and rows.
+
+`matches` says what the record is for; here is how it is opened, read and changed, a row at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+from hashclient.errors import StateError, UsageError
+from hashclient.fsio import open_database, printable
+from hashclient.match import Match, MatchHit, Remembered
+from hashclient.model import Algorithm, Hit, MatchState
+
+DATABASE_NAME = "matches.db"
+
+_SCHEMA = """
+CREATE TABLE match (
+    id TEXT PRIMARY KEY,
+    path BLOB NOT NULL,
+    size INTEGER,
+    state TEXT NOT NULL,
+    in_place INTEGER NOT NULL,
+    key_id TEXT NOT NULL,
+    md5 BLOB,
+    sha1 BLOB,
+    sha256 BLOB,
+    first_seen TEXT NOT NULL,
+    last_seen TEXT NOT NULL
+) STRICT;
+CREATE INDEX match_by_path ON match (path);
+CREATE TABLE hit (
+    match TEXT NOT NULL REFERENCES match (id),
+    list TEXT NOT NULL,
+    entry TEXT NOT NULL,
+    category TEXT NOT NULL,
+    algorithms INTEGER NOT NULL,
+    generation INTEGER NOT NULL,
+    withdrawn_generation INTEGER,
+    withdrawn_at TEXT,
+    PRIMARY KEY (list, entry, match)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX hit_by_match ON hit (match);
+CREATE TABLE step (
+    id INTEGER PRIMARY KEY,
+    match TEXT NOT NULL REFERENCES match (id),
+    time TEXT NOT NULL,
+    event TEXT NOT NULL,
+    detail TEXT NOT NULL
+) STRICT;
+CREATE INDEX step_by_match ON step (match);
+CREATE INDEX step_by_event ON step (event, match);
+"""
+_VERSION = 2
+
+#: What `MatchStore.matches` reads; conditions and order follow.
+MATCH = (
+    "SELECT id, path, size, state, in_place, key_id, md5, sha1, sha256, first_seen, last_seen"
+    " FROM match"
+)
+_HITS = (
+    "SELECT list, entry, category, algorithms, generation, withdrawn_generation, withdrawn_at"
+    " FROM hit WHERE match = ? ORDER BY list, entry"
+)
+
+
+class MatchStore:
+    """The tables of one state directory; use it as a context manager."""
+
+    def __init__(self, state_dir: Path, *, create: bool = True) -> None:
+        """Open the record. Where there is none it is made, or with `create` unset, empty.
+
+        Who only reads should not make it: a scan that another user runs could not write to it.
+
+        Raises:
+            StateError: it cannot be opened, or another version wrote it.
+        """
+        self._path = state_dir / DATABASE_NAME
+        with self._errors():
+            self._db = self._open(create=create)
+            try:
+                version = self._db.execute("PRAGMA user_version").fetchone()[0]
+                if version == 0:
+                    version = self._make()
+            except BaseException:
+                self._db.close()
+                raise
+        if version != _VERSION:
+            self._db.close()
+            raise StateError(
+                f"record of matches has version {version}: {printable(self._path)}",
+                hint="another version of hashclient wrote it; move it away to begin a new one",
+            )
+
+    def _open(self, *, create: bool) -> sqlite3.Connection:
+        if not create and (not self._path.exists() or self._path.stat().st_size == 0):
+            return sqlite3.connect(":memory:", isolation_level=None)
+        # Also a reader may have to take back what a killed writer had begun.
+        opened = open_database(self._path, "rwc" if create else "rw")
+        # What was written stays written if the power fails: the directory is synced, too.
+        opened.execute("PRAGMA synchronous = EXTRA")
+        return opened
+
+    def _make(self) -> int:
+        """Make the tables, unless another process has done so by now; return the version."""
+        self._db.execute("BEGIN IMMEDIATE")
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version == 0:
+            for statement in _SCHEMA.split(";")[:-1]:
+                self._db.execute(statement)
+            self._db.execute(f"PRAGMA user_version = {_VERSION}")
+            version = _VERSION
+        self._db.execute("COMMIT")
+        return int(version)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._db.close()
+
+    def _get(self, match_id: str) -> Match:
+        for match in self._matches(MATCH + " WHERE id = ?", (match_id,)):
+            return match
+        raise UsageError(
+            f"no match has the id {printable(match_id)}", hint="`hashclient matches` lists them"
+        )
+
+    def _matches(self, query: str, values: tuple[Any, ...]) -> Iterator[Match]:
+        for row in self._db.execute(query, values):
+            match_id, path, size, state, in_place, key_id, *tags, first, last = row
+            yield Match(
+                match_id,
+                os.fsdecode(path),
+                size,
+                MatchState(state),
+                bool(in_place),
+                key_id,
+                {a: tag for a, tag in zip(Algorithm, tags, strict=True) if tag is not None},
+                datetime.fromisoformat(first),
+                datetime.fromisoformat(last),
+                tuple(_hit(row) for row in self._db.execute(_HITS, (match_id,))),
+            )
+
+    def _set_state(self, match_id: str, state: MatchState) -> None:
+        self._db.execute("UPDATE match SET state = ? WHERE id = ?", (state, match_id))
+
+    def _step(self, match_id: str, event: str, now: datetime, detail: Mapping[str, Any]) -> None:
+        self._db.execute(
+            "INSERT INTO step (match, time, event, detail) VALUES (?, ?, ?, ?)",
+            (match_id, to_text(now), event, json.dumps(dict(detail))),
+        )
+
+    @contextlib.contextmanager
+    def batch(self) -> Iterator[None]:
+        """Make all that is changed in the block one change, of which all is kept or nothing.
+
+        Raises:
+            StateError: it cannot be written.
+        """
+        with self._transaction():
+            yield
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        if self._db.in_transaction:  # of a batch
+            yield
+            return
+        with self._errors():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):
+                    self._db.execute("ROLLBACK")
+                raise
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError, ValueError, TypeError, MemoryError) as error:
+            raise StateError(
+                f"cannot use the record of matches: {printable(self._path)}: {error}",
+                hint="check that the state directory is writable and has room; if the file is"
+                " damaged, move it away: earlier matches are forgotten then",
+            ) from error
+
+
+def _hit(row: tuple[str, str, str, int, int, int | None, str | None]) -> MatchHit:
+    list_name, entry, category, mask, generation, withdrawn, at = row
+    algorithms = Algorithm.in_mask(mask)
+    hit = Hit(list_name, entry, category, generation, algorithms, complete=True)
+    return MatchHit(hit, withdrawn, None if at is None else datetime.fromisoformat(at))
+
+
+def remembered(
+    row: tuple[str, bytes, str, int, str, str, str, str, int | None, str | None],
+) -> Remembered:
+    """Return a row of an affected match as a value."""
+    match_id, path, state, in_place, list_name, entry, first, last, generation, at = row
+    return Remembered(
+        match_id,
+        os.fsdecode(path),
+        MatchState(state),
+        bool(in_place),
+        list_name,
+        entry,
+        datetime.fromisoformat(first),
+        datetime.fromisoformat(last),
+        generation,
+        None if at is None else datetime.fromisoformat(at),
+    )
+
+
+def to_text(time: datetime) -> str:
+    """Return a time as it is kept: in UTC, to the second."""
+    return time.astimezone(UTC).isoformat(timespec="seconds")
