@@ -22,6 +22,8 @@ REPORT_WANTED = "report-wanted"
 REPORT_PREPARED = "report-prepared"
 #: An event that says that what a match was withdrawn for is on a list again.
 LISTED_AGAIN = "listed-again"
+#: An event that says that the record of the match had been lost.
+RECORDED_AGAIN = "recorded-again"
 
 #: The way a match takes while its entry stands, in this order; nothing leads back.
 PROGRESS = (

@@ -18,6 +18,7 @@ from typing import Any
 from hashclient.match import (
     LISTED_AGAIN,
     PROGRESS,
+    RECORDED_AGAIN,
     REPORT_PREPARED,
     REPORT_WANTED,
     SETTLED,
@@ -29,6 +30,7 @@ from hashclient.match import (
 from hashclient.matchstore import MATCH, MatchStore, remembered, to_text
 from hashclient.model import Algorithm, Hit, MatchState, Outcome, mask_of
 
+_ADD_MATCH = "INSERT INTO match VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _ADD_HIT = """
 INSERT INTO hit (match, list, entry, category, algorithms, generation) VALUES (?, ?, ?, ?, ?, ?)
 ON CONFLICT (list, entry, match) DO UPDATE SET
@@ -85,13 +87,8 @@ class Matches(MatchStore):
         time = to_text(now)
         if known is None:
             match_id = new_id()
-            self._db.execute(
-                "INSERT INTO match VALUES (?, ?, ?, ?, 1, ?, ?, ?, ?, ?, ?)",
-                (
-                    *(match_id, os.fsencode(path), outcome.size, MatchState.FOUND, key_id),
-                    *(*tags, time, time),
-                ),
-            )
+            values = (match_id, os.fsencode(path), outcome.size, MatchState.FOUND, True, key_id)
+            self._db.execute(_ADD_MATCH, (*values, *tags, time, time))
         else:
             match_id = known.id
             if key_id == known.key_id:  # what an earlier run has computed stays known
@@ -108,6 +105,23 @@ class Matches(MatchStore):
             self._step(match_id, MatchState.FOUND, now, {"again": True})
             self._set_state(match_id, MatchState.FOUND)
         return self._get(match_id)
+
+    def adopt(self, match: Match, now: datetime, detail: Mapping[str, Any]) -> bool:
+        """Record a match that a record which was lost had; return False if its id is known.
+
+        Raises:
+            StateError: it cannot be written.
+        """
+        with self._transaction():
+            if self._db.execute("SELECT 1 FROM match WHERE id = ?", (match.id,)).fetchone():
+                return False
+            values = (match.id, os.fsencode(match.path), match.size, match.state, match.in_place)
+            times = (to_text(match.first_seen), to_text(match.last_seen))
+            tags = [match.tags.get(a) for a in Algorithm]
+            self._db.execute(_ADD_MATCH, (*values, match.key_id, *tags, *times))
+            self._add_hits(match.id, match.standing)
+            self._step(match.id, RECORDED_AGAIN, now, detail)
+            return True
 
     def _add_hits(self, match_id: str, hits: Sequence[Hit]) -> None:
         for hit in hits:

@@ -259,6 +259,27 @@ def purge(
     return results.end("nothing is due; --dry-run says why")
 
 
+@command.command("recover")
+@format_option("text", "json")
+@pass_app
+def recover(app: App, output_format: str) -> ExitCode:
+    """Record again what is in quarantine, when the record of matches was lost.
+
+    Withdrawals reach these files again with the next fetch, and they can be reported. What was
+    reported of them before is not recorded again; `hashclient report status` still knows.
+
+    \b
+      hashclient quarantine recover
+    """
+    from hashclient.matches import Matches
+
+    results = Results(app, output_format)
+    with Matches(app.settings.state_dir) as record:
+        for item in open_quarantine(app, None).recover(record, by=app.operator()):
+            results.put(item.id, "recorded again", path=item.file, done=True)
+    return results.end("the record of matches knows all that is in quarantine")
+
+
 @command.command("hold")
 @_ids
 @_reason()

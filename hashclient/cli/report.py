@@ -364,6 +364,8 @@ def _one_by_one(
         except LockedError:
             raise
         except HashclientError as error:
+            if len(report_ids) == 1 and isinstance(error, UsageError):
+                raise
             yield error
 
 

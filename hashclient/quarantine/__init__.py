@@ -131,6 +131,16 @@ class Quarantine:
         """
         return keep.release(self._room, match_id, matches, Mark.of(by, reason, self._room.now()))
 
+    def recover(self, matches: Matches, *, by: str) -> Iterator[Item]:
+        """Record again what is here and not in the record of matches, which was lost; yield it.
+
+        Raises:
+            StateError: an item is damaged, or the record cannot be written.
+            AuditError: the audit log cannot be written.
+        """
+        reason = "the record of matches was lost"
+        yield from keep.recover(self._room, matches, Mark(by, reason, self._room.now()))
+
     def due(self, match_id: str, matches: Matches) -> Due:
         """Tell when an item may be destroyed, or why it may not.
 

@@ -84,6 +84,11 @@ class ItemHit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         labels = tuple(a.label for a in hit.algorithms)
         return cls(hit.list_name, hit.entry, hit.category, hit.generation, labels)
 
+    def value(self) -> Hit:
+        """Return the hit that was kept."""
+        algorithms = tuple(Algorithm.from_label(label) for label in self.algorithms)
+        return Hit(self.list, self.entry, self.category, self.generation, algorithms, complete=True)
+
 
 class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a file was when it was sealed; `xattrs` are base64, times nanoseconds since 1970.
@@ -213,6 +218,8 @@ def parse_item(data: bytes, match_id: str, path: Path) -> Item:
     try:
         item = msgspec.json.decode(data, type=Item)
         item.tags_by_algorithm()
+        for hit in item.hits:
+            hit.value()
         for value in (item.path_b64 or "", *item.origin.xattrs.values()):
             base64.b64decode(value, validate=True)
     except (ValueError, KeyError, RecursionError, binascii.Error) as error:

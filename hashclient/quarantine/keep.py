@@ -8,6 +8,7 @@ the next purge.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -15,11 +16,13 @@ import msgspec
 
 from hashclient.errors import UsageError
 from hashclient.fsio import fsync_dir, printable
-from hashclient.match import Match
+from hashclient.match import RECORDED_AGAIN, Match, MatchHit
 from hashclient.matches import Matches
 from hashclient.model import MatchState
-from hashclient.quarantine.item import Item, Mark, Stage
+from hashclient.quarantine.item import Item, Mark, Stage, item_ids
 from hashclient.quarantine.room import Room, record
+
+_UNRECORDED = "not in the record of matches: `quarantine recover` records it again"
 
 #: Events of a match's story; they leave its state as it is.
 HELD = "held"
@@ -62,6 +65,39 @@ def hold(room: Room, match_id: str, matches: Matches, mark: Mark) -> Item:
         return item
 
 
+def recover(room: Room, matches: Matches, mark: Mark) -> Iterator[Item]:
+    """Record again the matches of items that the record of matches does not know; yield the items.
+
+    Raises:
+        StateError, AuditError: as `Quarantine.recover` says.
+    """
+    for match_id in item_ids(room.directory):
+        with room.locked():
+            item = room.find(match_id, matches)
+            if item is None or record(item.id, matches) is not None:
+                continue
+            room.log(RECORDED_AGAIN, item, mark)
+            matches.adopt(_match_of(item), mark.time, {"by": mark.by})
+        yield item
+
+
+def _match_of(item: Item) -> Match:
+    """Return the match as an item tells of it."""
+    is_removed = item.stage is Stage.REMOVED
+    return Match(
+        id=item.id,
+        path=item.file,
+        size=item.size,
+        state=MatchState.QUARANTINED if is_removed else MatchState.FOUND,
+        in_place=not is_removed,
+        key_id=item.key_id,
+        tags=item.tags_by_algorithm(),
+        first_seen=item.taken.time,
+        last_seen=item.taken.time,
+        hits=tuple(MatchHit(hit.value()) for hit in item.hits),
+    )
+
+
 def release(room: Room, match_id: str, matches: Matches, mark: Mark) -> Item:
     """End the hold on an item.
 
@@ -96,7 +132,7 @@ def due(room: Room, item: Item, matches: Matches) -> Due:
         return Due(is_due=True, at=None, why=why)
     obstacle = _obstacle(item, match)
     if obstacle is not None or match is None:
-        return Due(is_due=False, at=None, why=obstacle or "not in the record of matches")
+        return Due(is_due=False, at=None, why=obstacle or _UNRECORDED)
     if match.state is MatchState.PURGED:
         return Due(is_due=True, at=None, why="its purge was interrupted")
     if match.state is not MatchState.ACKNOWLEDGED:

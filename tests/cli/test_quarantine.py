@@ -348,3 +348,19 @@ def test_by_hand_with_the_age_tool(desk: Desk) -> None:
         ["age", "-d", "-i", desk.key, evidence], capture_output=True, check=True
     )
     assert opened.stdout == FILES["a/one.bin"]
+
+
+def test_a_lost_record_is_made_up_for(desk: Desk) -> None:
+    ids = desk.scan()
+    desk.call("add", "--all")
+    (desk.state / "matches.db").unlink()
+    assert {item["state"] for item in desk.items("list")} == {"unrecorded"}
+    assert "`quarantine recover`" in desk.call("list").out
+    done = desk.call("recover")
+    assert done.code == 0
+    assert {line.split("  ")[0] for line in done.out.splitlines()} == set(ids.values())
+    assert {item["id"] for item in desk.items("list")} == set(ids.values())
+    assert {item["state"] for item in desk.items("list")} == {"quarantined"}
+    again = desk.call("recover")
+    assert (again.code, again.out) == (0, "")
+    assert "knows all" in again.err

@@ -11,10 +11,8 @@ from typing import Any
 import pytest
 
 from fixtures.crash import watched
-from fixtures.quarantine import Ward
-from hashclient.errors import (
-    UsageError,
-)
+from fixtures.quarantine import LIST, Ward
+from hashclient.errors import AuditError, UsageError
 from hashclient.match import Match
 from hashclient.model import MatchState
 
@@ -184,3 +182,66 @@ def test_what_was_given_back_and_found_again_stays_found(
         record.change(again.id, MatchState.CLOSED, ward.now, {})
     assert ward.purge(again).done is True
     assert ward.get(again).state is MatchState.CLOSED
+
+
+# A record of matches that was lost
+
+
+def test_what_is_here_is_recorded_again(kept: tuple[Ward, Match]) -> None:
+    ward, match = kept
+    with ward.record() as record:
+        assert list(ward.open().recover(record, by="me")) == []
+    (ward.state / "matches.db").unlink()
+    assert due(ward, match)[1].startswith("not in the record of matches: `quarantine recover`")
+    ward.now += timedelta(days=1)
+    with ward.record() as record:
+        (item,) = ward.open().recover(record, by="me")
+        assert list(ward.open().recover(record, by="me")) == []
+        found = record.get(match.id)
+        story = record.story(match.id)
+    assert item.id == match.id
+    assert (found.path, found.size, found.tags) == (match.path, match.size, match.tags)
+    assert (found.state, found.in_place) == (MatchState.QUARANTINED, False)
+    assert [h.hit for h in found.hits] == [h.hit for h in match.hits]
+    assert [(s.event, s.detail) for s in story] == [("recorded-again", {"by": "me"})]
+    assert ward.events()[-1] == "recorded-again"
+
+
+def test_a_withdrawal_reaches_what_was_recorded_again(kept: tuple[Ward, Match]) -> None:
+    ward, match = kept
+    (ward.state / "matches.db").unlink()
+    with ward.record() as record:
+        list(ward.open().recover(record, by="me"))
+        assert record.standing(LIST) == ["e-1"]
+        record.withdraw(LIST, ["e-1"], 2, ward.now)
+    ward.restore(match)
+    assert Path(match.path).read_bytes() == CONTENT
+
+
+def test_nothing_is_recorded_that_cannot_be_logged(kept: tuple[Ward, Match]) -> None:
+    ward, match = kept
+    (ward.state / "matches.db").unlink()
+    for path in ward.settings.audit_dir.iterdir():
+        path.unlink()
+    ward.settings.audit_dir.rmdir()
+    ward.settings.audit_dir.touch()
+    with ward.record() as record, pytest.raises(AuditError):
+        list(ward.open().recover(record, by="me"))
+    with ward.record() as record, pytest.raises(UsageError):
+        record.get(match.id)
+
+
+def test_a_file_that_was_sealed_and_not_removed_is_in_place_still(
+    tmp_path: Path, file: Path
+) -> None:
+    ward = Ward(tmp_path)
+    match = ward.match(file)
+    folder = ward.settings.quarantine_dir / match.id
+    ward.take(match)
+    document = json.loads((folder / "item.json").read_bytes())
+    (folder / "item.json").write_text(json.dumps(document | {"stage": "sealed"}))
+    (ward.state / "matches.db").unlink()
+    with ward.record() as record:
+        list(ward.open().recover(record, by="me"))
+        found = record.get(match.id)
+    assert (found.state, found.in_place) == (MatchState.FOUND, True)
