@@ -35,6 +35,8 @@ BATCH = 512
 FORMAT_HELP = "For people (text), scripts (jsonl), or what else reads it."
 
 if TYPE_CHECKING:
+    from hashclient.formats import Formatter
+    from hashclient.record import RunRecord
     from hashclient.respond import Responder
     from hashclient.scan import OpenLists
     from hashclient.summary import Summary
@@ -117,7 +119,6 @@ def run_report(
     from hashclient.formats import Context, formatter
     from hashclient.record import RunRecord
 
-    written = formatter(output_format, Context(command, app.now(), show_digests))
     record = RunRecord(
         command,
         summary,
@@ -127,53 +128,19 @@ def run_report(
         now=app.now,
         on_failure=lambda error: app.warn(error.message, error.hint),
     )
-    waiting: list[Outcome] = []
-    ready: collections.deque[Outcome] = collections.deque()
-    begun = is_open = False
-
-    def put(write: Callable[[str], None], text: str | None) -> None:
-        nonlocal begun
-        if not begun:
-            begun = True
-            put(write, written.begin())
-        if text is not None:
-            write(text)
-
-    def tell(write: Callable[[str], None], outcome: Outcome) -> None:
-        nonlocal is_open
-        recorded = outcome.recorded
-        if recorded is not None and recorded.state is MatchState.FOUND and not outcome.acted:
-            is_open = True
-        if show_all or outcome.kind is not Kind.CLEAN:
-            put(write, written.outcome(outcome))
-
-    def flush(write: Callable[[str], None]) -> None:
-        # Before anything is told it is remembered, logged, and acted on. Acting can take long and
-        # may be interrupted; then nothing is left out, only that no more is done about it.
-        with uninterrupted():
-            ready.extend(record.keep(waiting))
-            waiting.clear()
-            while ready and responder is None:
-                tell(write, ready.popleft())
-        while ready and responder is not None:
-            ready[0] = responder.respond(ready[0], ended=summary.stopped is not None)
-            with uninterrupted():
-                tell(write, ready.popleft())
-
+    written = formatter(output_format, Context(command, app.now(), show_digests))
+    told = _Telling(record, written, summary, responder, show_all=show_all)
     failure: HashclientError | None = None
     try:
-        with open_output(app, output) as write:
+        with open_output(app, output) as told.write:
             try:
                 record.start(arguments)
                 # Whatever ends the loop, the workers end with it.
                 with contextlib.closing(outcomes):
                     for outcome in outcomes:
-                        if outcome is not None:
-                            waiting.append(outcome)
-                        if outcome is None or len(waiting) >= BATCH:
-                            flush(write)
+                        told.add(outcome)
                         tick()
-                flush(write)
+                told.flush()
             except KeyboardInterrupt:
                 summary.stopped = ExitCode.INTERRUPTED
             except Terminated:
@@ -184,18 +151,18 @@ def run_report(
                 failure, summary.failed = error, error.exit_code
             # What ends the run anyway comes too late now.
             with uninterrupted(forget=True):
-                flush(write)
+                told.flush()
                 if responder is not None:
                     _finish(app, responder, summary)
                 record.end()
                 if failure is None or summary.inputs:
-                    put(write, written.end(summary))
+                    told.put(written.end(summary))
     except OutputError as error:
         # Nobody can be told but through the exit code; what was found still is logged.
         failure, summary.failed = error, error.exit_code
-        record.keep(waiting)
+        record.keep(told.waiting)
         record.end()
-    if is_open and failure is None and output_format == "text":
+    if told.is_open and failure is None and output_format == "text":
         app.say(
             "next: `hashclient quarantine add`, `report prepare` or `matches close`, with the id"
             " in brackets"
@@ -205,6 +172,72 @@ def run_report(
             raise failure
         app.warn(failure.message, failure.hint)
     return summary.exit_code
+
+
+class _Telling:
+    """Records outcomes, acts on them and writes them, in this order and in batches.
+
+    Before anything is told it is remembered, logged, and acted on. Acting can take long and may be
+    interrupted; then nothing is left out, only that no more is done about it.
+    """
+
+    def __init__(
+        self,
+        record: RunRecord,
+        written: Formatter,
+        summary: Summary,
+        responder: Responder | None,
+        *,
+        show_all: bool,
+    ) -> None:
+        self._record = record
+        self._written = written
+        self._summary = summary
+        self._responder = responder
+        self._show_all = show_all
+        self._ready: collections.deque[Outcome] = collections.deque()
+        self._begun = False
+        #: Writes one line; set once the output is open.
+        self.write: Callable[[str], None] = lambda _line: None
+        #: What was found and is not recorded yet.
+        self.waiting: list[Outcome] = []
+        #: Whether something matched about which nothing was done yet.
+        self.is_open = False
+
+    def add(self, outcome: Outcome | None) -> None:
+        """Take an outcome; None says that it is time to tell what there is."""
+        if outcome is not None:
+            self.waiting.append(outcome)
+        if outcome is None or len(self.waiting) >= BATCH:
+            self.flush()
+
+    def flush(self) -> None:
+        """Tell all that there is."""
+        with uninterrupted():
+            self._ready.extend(self._record.keep(self.waiting))
+            self.waiting.clear()
+            while self._ready and self._responder is None:
+                self._tell(self._ready.popleft())
+        while self._ready and self._responder is not None:
+            ended = self._summary.stopped is not None
+            self._ready[0] = self._responder.respond(self._ready[0], ended=ended)
+            with uninterrupted():
+                self._tell(self._ready.popleft())
+
+    def put(self, text: str | None) -> None:
+        """Write what a formatter gives, after its beginning."""
+        if not self._begun:
+            self._begun = True
+            self.put(self._written.begin())
+        if text is not None:
+            self.write(text)
+
+    def _tell(self, outcome: Outcome) -> None:
+        recorded = outcome.recorded
+        if recorded is not None and recorded.state is MatchState.FOUND and not outcome.acted:
+            self.is_open = True
+        if self._show_all or outcome.kind is not Kind.CLEAN:
+            self.put(self._written.outcome(outcome))
 
 
 def _finish(app: App, responder: Responder, summary: Summary) -> None:

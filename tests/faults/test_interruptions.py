@@ -35,8 +35,15 @@ directory = "{}"
 """
 
 #: Where outcomes are recorded, acted on and written: modules, and functions of `cli.run`.
-MODULES = ("record.py", "matches.py", "respond.py", "formats/text.py", "quarantine/take.py")
-FUNCTIONS = frozenset({"flush", "tell", "put", "_finish"})
+MODULES = (
+    "record.py",
+    "matches.py",
+    "matchstore.py",
+    "respond.py",
+    "formats/text.py",
+    "quarantine/take.py",
+)
+FUNCTIONS = frozenset({"flush", "_tell", "put", "_finish"})
 
 
 class Interruption:
