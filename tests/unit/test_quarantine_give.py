@@ -8,12 +8,10 @@ import io
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from fixtures.quarantine import Ward
-from hashclient.audit import read
+from fixtures.quarantine import CONTENT, Ward
 from hashclient.errors import (
     AuditError,
     AuthorisationError,
@@ -26,26 +24,6 @@ from hashclient.model import MatchState
 from hashclient.quarantine import give, streams
 from hashclient.quarantine.agefile import parse_recipients, seal
 from hashclient.seal import Sealer
-
-CONTENT = b"benign " * 20_000
-
-
-@pytest.fixture
-def ward(tmp_path: Path) -> Ward:
-    return Ward(tmp_path)
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    path = tmp_path / "share" / "file.bin"
-    path.parent.mkdir()
-    path.write_bytes(CONTENT)
-    return path
-
-
-def last_event(ward: Ward) -> dict[str, Any]:
-    (record,) = read(ward.settings.audit_dir, limit=1)
-    return {"event": record.event, **record.data}
 
 
 def test_what_is_withdrawn_comes_back_as_it_was(ward: Ward, file: Path) -> None:
@@ -71,7 +49,7 @@ def test_what_is_withdrawn_comes_back_as_it_was(ward: Ward, file: Path) -> None:
     now = ward.get(match)
     assert (now.state, now.in_place) == (MatchState.RESTORED, True)
     assert ward.names() == set()
-    event = last_event(ward)
+    event = ward.last_event()
     assert (event["event"], event["by"], event["reason"]) == ("restored", "bob", "back")
     assert ward.verify() == {}
 
@@ -171,7 +149,7 @@ def test_the_wrong_key_opens_nothing(ward: Ward, file: Path, tmp_path: Path) -> 
         ward.restore(match, key=other.key)
     assert list(file.parent.iterdir()) == []
     assert ward.opened(match) == CONTENT
-    assert last_event(ward)["event"] == "restoring"  # that it was tried is known
+    assert ward.last_event()["event"] == "restoring"  # that it was tried is known
 
 
 def test_what_is_on_hold_is_not_given_back(ward: Ward, file: Path) -> None:

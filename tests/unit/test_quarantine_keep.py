@@ -11,25 +11,10 @@ from typing import Any
 import pytest
 
 from fixtures.crash import watched
-from fixtures.quarantine import LIST, Ward
+from fixtures.quarantine import CONTENT, LIST, Ward
 from hashclient.errors import AuditError, UsageError
 from hashclient.match import Match
 from hashclient.model import MatchState
-
-CONTENT = b"benign " * 20_000
-
-
-@pytest.fixture
-def ward(tmp_path: Path) -> Ward:
-    return Ward(tmp_path)
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    path = tmp_path / "share" / "file.bin"
-    path.parent.mkdir()
-    path.write_bytes(CONTENT)
-    return path
 
 
 @pytest.fixture

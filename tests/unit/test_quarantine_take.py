@@ -11,12 +11,11 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from fixtures.crash import watched
-from fixtures.quarantine import Ward
+from fixtures.quarantine import CONTENT, Ward
 from hashclient.audit import read
 from hashclient.errors import (
     ConfigError,
@@ -31,26 +30,6 @@ from hashclient.quarantine import Quarantine, Stage, origin, room, sealing, stre
 from hashclient.quarantine.place import PRIVATE_NAME, open_place
 from hashclient.quarantine.tombstone import has_tombstone, remove_tombstone
 from hashclient.seal import Sealer
-
-CONTENT = b"benign " * 20_000
-
-
-@pytest.fixture
-def ward(tmp_path: Path) -> Ward:
-    return Ward(tmp_path)
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    path = tmp_path / "share" / "file.bin"
-    path.parent.mkdir()
-    path.write_bytes(CONTENT)
-    return path
-
-
-def last_event(ward: Ward) -> dict[str, Any]:
-    (record,) = read(ward.settings.audit_dir, limit=1)
-    return {"event": record.event, **record.data}
 
 
 def test_a_file_is_sealed_and_removed(ward: Ward, file: Path) -> None:
@@ -304,7 +283,7 @@ def test_other_names_of_a_file_are_counted(ward: Ward, file: Path) -> None:
     assert taken.detail == "quarantined; 1 other name of it remains"
     assert [p.name for p in file.parent.iterdir()] == ["second"]
     assert ward.item(match).origin.links == 2
-    assert last_event(ward)["remains"] == ["1 other name of it remains"]
+    assert ward.last_event()["remains"] == ["1 other name of it remains"]
 
 
 def test_who_still_has_it_open_is_told(ward: Ward, file: Path) -> None:

@@ -12,21 +12,6 @@ import pytest
 
 from fixtures.quarantine import Ward
 
-CONTENT = b"benign " * 20_000
-
-
-@pytest.fixture
-def ward(tmp_path: Path) -> Ward:
-    return Ward(tmp_path)
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    path = tmp_path / "share" / "file.bin"
-    path.parent.mkdir()
-    path.write_bytes(CONTENT)
-    return path
-
 
 def damage(path: Path) -> None:
     data = bytearray(path.read_bytes())
