@@ -15,7 +15,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from hashclient.model import Algorithm
-from tests.support import call, csv_of, edit_manifest, make_state, run, write_tree
+from tests.support import UNMEASURED, call, csv_of, edit_manifest, make_state, run, write_tree
 
 CONFIG = '[providers.main]\nurl = "https://lists.example.org"\nroot_sha256 = "00"\n'
 
@@ -239,7 +239,7 @@ def test_an_output_that_cannot_be_written_leaves_the_old_one(state: Path, tmp_pa
     path.write_text("old")
     limit = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (100, 100))
     args = ("status", "--format", "prometheus", "--output", path)
-    result = run("--state-dir", state, *args, preexec=limit)
+    result = run("--state-dir", state, *args, preexec=limit, env=UNMEASURED)
     assert result.code == 8
     assert "cannot write" in result.err
     assert path.read_text() == "old"

@@ -231,6 +231,24 @@ def test_a_report_is_wanted_until_one_is_prepared(record: Matches) -> None:
     assert [step.event for step in record.story(ids[0])] == ["found", REPORT_WANTED]
 
 
+def test_a_known_match_is_not_adopted(record: Matches) -> None:
+    (made,) = record.record([match("/a", hit("e-1"))], KEY, NOW)
+    assert not record.adopt(made, LATER, {"by": "me"})
+    assert [step.event for step in record.story(made.id)] == ["found"]
+
+
+def test_a_batch_is_kept_whole_or_not_at_all(record: Matches) -> None:
+    (made,) = record.record([match("/a", hit("e-1"))], KEY, NOW)
+    with record.batch():
+        record.note(made.id, "held", LATER, {})
+        record.change(made.id, MatchState.REPORTED, LATER, {})
+    with pytest.raises(UsageError), record.batch():
+        record.change(made.id, MatchState.PURGED, LATER, {})
+        record.get("nobody")
+    assert record.get(made.id).state is MatchState.REPORTED
+    assert [step.event for step in record.story(made.id)] == ["found", "held", "reported"]
+
+
 def test_an_unknown_id_is_a_mistake_of_usage(record: Matches) -> None:
     for ask in (
         lambda: record.get("nobody"),
