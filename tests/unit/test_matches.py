@@ -242,9 +242,14 @@ def test_a_batch_is_kept_whole_or_not_at_all(record: Matches) -> None:
     with record.batch():
         record.note(made.id, "held", LATER, {})
         record.change(made.id, MatchState.REPORTED, LATER, {})
-    with pytest.raises(UsageError), record.batch():
-        record.change(made.id, MatchState.PURGED, LATER, {})
-        record.get("nobody")
+
+    def spoiled() -> None:
+        with record.batch():
+            record.change(made.id, MatchState.PURGED, LATER, {})
+            record.get("nobody")
+
+    with pytest.raises(UsageError):
+        spoiled()
     assert record.get(made.id).state is MatchState.REPORTED
     assert [step.event for step in record.story(made.id)] == ["found", "held", "reported"]
 
