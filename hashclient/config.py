@@ -80,9 +80,12 @@ class ProviderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, om
 
 
 class PolicyRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What to do about matches of a list, of a category, or of both; what is not named fits all."""
+    """What to do about matches of a list, of a category, or of both; what is not named fits all.
 
-    actions: tuple[Action, ...]
+    Every match is recorded; `record` is for saying that this is all, as no action at all is.
+    """
+
+    actions: tuple[Literal["record", "report", "quarantine"], ...]
     list: str | None = None
     category: str | None = None
 

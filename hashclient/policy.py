@@ -21,7 +21,7 @@ def actions_for(outcome: Outcome, rules: Sequence[PolicyRule]) -> tuple[Action, 
     return tuple(action for action in Action if action in wanted)
 
 
-def _for_hit(hit: Hit, rules: Sequence[PolicyRule]) -> tuple[Action, ...]:
+def _for_hit(hit: Hit, rules: Sequence[PolicyRule]) -> Sequence[str]:
     for rule in rules:
         if rule.list in (None, hit.list_name) and rule.category in (None, hit.category):
             return rule.actions

@@ -26,7 +26,6 @@ from hashclient.config import (
     resolve_settings,
 )
 from hashclient.errors import ConfigError
-from hashclient.model import Action
 
 COMMANDS = frozenset({"scan", "fetch"})
 PROVIDER = '[providers.main]\nurl = "https://lists.example.org"\nroot_sha256 = "00"\n'
@@ -258,15 +257,15 @@ category = "worst"
 actions = ["quarantine", "report"]
 
 [[policy]]
-actions = []
+actions = ["record"]
 """
 
 
 def test_what_is_to_be_done_about_matches_is_read() -> None:
     config = parse_config(WAY_OUT, COMMANDS, "c.toml")
     assert config.policy == (
-        PolicyRule((Action.QUARANTINE, Action.REPORT), "baseline", "worst"),
-        PolicyRule(()),
+        PolicyRule(("quarantine", "report"), "baseline", "worst"),
+        PolicyRule(("record",)),
     )
     assert config.quarantine == QuarantineConfig(("age1example",), retention_days=365)
     assert config.report.to == {"police": PackageDestination("/srv/handover")}
@@ -309,7 +308,7 @@ def test_without_a_word_matches_are_recorded_only() -> None:
         ('kind = "package"', "", "kind"),
         ('email = "abuse@example.org"', 'default = "nobody"', "names no destination: nobody"),
         ('"report"]', '"delete"]', "delete"),
-        ("actions = []", "", "actions"),
+        ('actions = ["record"]', "", "actions"),
         (
             '[report.to.police]\nkind = "package"\ndirectory = "/srv/handover"',
             "",

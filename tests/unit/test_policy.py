@@ -36,11 +36,11 @@ def test_the_first_rule_that_fits_decides(
     list_name: str, category: str, wanted: list[Action]
 ) -> None:
     rules = (
-        PolicyRule((REPORT, QUARANTINE), list="base", category="worst"),
-        PolicyRule((REPORT,), list="base"),
-        PolicyRule((), category="worst"),
+        PolicyRule(("report", "quarantine"), list="base", category="worst"),
+        PolicyRule(("report",), list="base"),
+        PolicyRule(("record",), category="worst"),
         PolicyRule((), category="trial"),
-        PolicyRule((QUARANTINE,), list="local"),
+        PolicyRule(("quarantine",), list="local"),
     )
     assert actions(hit(list_name, category), rules=rules) == wanted
 
@@ -50,17 +50,17 @@ def test_without_rules_a_match_is_recorded_only() -> None:
 
 
 def test_several_entries_get_what_any_asks_for_in_the_order_of_doing() -> None:
-    rules = (PolicyRule((REPORT,), list="a"), PolicyRule((QUARANTINE,), list="b"))
+    rules = (PolicyRule(("report",), list="a"), PolicyRule(("quarantine",), list="b"))
     assert actions(hit("a", "x"), hit("b", "x"), rules=rules) == [QUARANTINE, REPORT]
 
 
 def test_what_is_no_match_gets_nothing() -> None:
-    rules = (PolicyRule((QUARANTINE, REPORT)),)
+    rules = (PolicyRule(("quarantine", "report")),)
     partial = hit("a", "x", complete=False)
     assert actions(partial, rules=rules, kind=Kind.CONFLICT) == []
     for kind in Kind:
         if kind is not Kind.MATCH:
             assert actions(rules=rules, kind=kind) == []
     # A match of one list that conflicts with another acts for the first one only.
-    two = (PolicyRule((QUARANTINE,), list="a"), PolicyRule((REPORT,), list="b"))
+    two = (PolicyRule(("quarantine",), list="a"), PolicyRule(("report",), list="b"))
     assert actions(partial, hit("b", "x"), rules=two) == [REPORT]
