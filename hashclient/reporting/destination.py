@@ -20,7 +20,7 @@ def find_destination(config: ReportConfig, name: str | None) -> tuple[str, Desti
     if not config.to:
         raise ConfigError(
             "no destination of reports is configured",
-            hint="docs/reporting.md describes [report.to.NAME]",
+            hint="config.toml needs a table [report.to.NAME]; docs/reporting.md has examples",
         )
     names = ", ".join(sorted(config.to))
     name = config.destination() if name is None else name
