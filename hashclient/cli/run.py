@@ -32,7 +32,7 @@ from hashclient.model import Kind, MatchState, Outcome
 #: Outcomes are recorded and written in batches, at the latest when so many are waiting.
 BATCH = 512
 
-FORMAT_HELP = "For people (text), scripts (jsonl), or what else reads it."
+FORMAT_HELP = "How the report is written; docs/formats.md describes each format."
 
 if TYPE_CHECKING:
     from hashclient.formats import Formatter
