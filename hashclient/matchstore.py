@@ -86,6 +86,8 @@ class MatchStore:
         with self._errors():
             self._db = self._open(create=create)
             try:
+                # What was written stays written if the power fails: the directory is synced, too.
+                self._db.execute("PRAGMA synchronous = EXTRA")
                 version = self._db.execute("PRAGMA user_version").fetchone()[0]
                 if version == 0:
                     version = self._make()
@@ -103,10 +105,7 @@ class MatchStore:
         if not create and (not self._path.exists() or self._path.stat().st_size == 0):
             return sqlite3.connect(":memory:", isolation_level=None)
         # Also a reader may have to take back what a killed writer had begun.
-        opened = open_database(self._path, "rwc" if create else "rw")
-        # What was written stays written if the power fails: the directory is synced, too.
-        opened.execute("PRAGMA synchronous = EXTRA")
-        return opened
+        return open_database(self._path, "rwc" if create else "rw")
 
     def _make(self) -> int:
         """Make the tables, unless another process has done so by now; return the version."""
