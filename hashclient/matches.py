@@ -267,7 +267,8 @@ class Matches(MatchStore):
             StateError: it cannot be read.
         """
         with self._errors():
-            rows = self._db.execute(_AFFECTED + _OF_ENTRIES, (list_name, json.dumps(entries)))
+            values = (list_name, json.dumps(entries))
+            rows = self._db.execute(_AFFECTED + _OF_ENTRIES, values).fetchall()
             return [remembered(row) for row in rows]
 
     def withdraw(
@@ -327,7 +328,8 @@ class Matches(MatchStore):
             StateError: it cannot be read.
         """
         with self._errors():
-            return [remembered(row) for row in self._db.execute(_AFFECTED + _WITHDRAWN)]
+            rows = self._db.execute(_AFFECTED + _WITHDRAWN).fetchall()
+            return [remembered(row) for row in rows]
 
     def counts(self) -> dict[MatchState, int]:
         """Return how many matches there are in each state.
