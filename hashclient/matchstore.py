@@ -133,22 +133,20 @@ class MatchStore:
         )
 
     def _matches(self, query: str, values: tuple[Any, ...]) -> Iterator[Match]:
-        # A cursor that an error leaves behind would keep the file locked.
-        with contextlib.closing(self._db.execute(query, values)) as rows:
-            for row in rows:
-                match_id, path, size, state, in_place, key_id, *tags, first, last = row
-                yield Match(
-                    match_id,
-                    os.fsdecode(path),
-                    size,
-                    MatchState(state),
-                    bool(in_place),
-                    key_id,
-                    {a: tag for a, tag in zip(Algorithm, tags, strict=True) if tag is not None},
-                    datetime.fromisoformat(first),
-                    datetime.fromisoformat(last),
-                    tuple(_hit(row) for row in self._db.execute(_HITS, (match_id,)).fetchall()),
-                )
+        for row in self._db.execute(query, values):
+            match_id, path, size, state, in_place, key_id, *tags, first, last = row
+            yield Match(
+                match_id,
+                os.fsdecode(path),
+                size,
+                MatchState(state),
+                bool(in_place),
+                key_id,
+                {a: tag for a, tag in zip(Algorithm, tags, strict=True) if tag is not None},
+                datetime.fromisoformat(first),
+                datetime.fromisoformat(last),
+                tuple(_hit(row) for row in self._db.execute(_HITS, (match_id,)).fetchall()),
+            )
 
     def _set_state(self, match_id: str, state: MatchState) -> None:
         self._db.execute("UPDATE match SET state = ? WHERE id = ?", (state, match_id))
