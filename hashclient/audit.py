@@ -36,7 +36,6 @@ from hashclient.auditfile import (
     read_tail,
     records,
     records_backward,
-    write_all,
 )
 from hashclient.auditrecord import (
     EVENT_PATTERN,
@@ -58,6 +57,7 @@ from hashclient.auditrecord import (
     verify_signature,
 )
 from hashclient.errors import AuditError
+from hashclient.fsio import write_all
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey

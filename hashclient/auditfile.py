@@ -174,13 +174,6 @@ def lock(fd: int, mode: int, wait_s: float) -> None:
         pause_s = min(2 * pause_s, 0.02)
 
 
-def write_all(fd: int, data: bytes) -> None:
-    """Write with one system call, unless it takes less than all."""
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
-
-
 def load_key(path: Path) -> Ed25519PrivateKey:
     """Load the private key; only its owner may be able to read it.
 

@@ -36,7 +36,10 @@ class ExitCode(enum.IntEnum):
     OK = 0, "done; for a scan: every input was read, none matches, the list is fresh"
     BUG = 1, "internal error (a bug); never a verdict"
     USAGE = 2, "usage or configuration"
-    INCOMPLETE = 3, "incomplete: no match, but something unread or in conflict, or no inputs"
+    INCOMPLETE = (
+        3,
+        "incomplete: something unread, in conflict or not done, or no inputs",
+    )
     UNREACHABLE = 4, "provider unreachable (worth a retry)"
     UNAUTHORISED = 5, "not authorised"
     UNVERIFIED = 6, "list failed verification"

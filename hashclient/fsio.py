@@ -81,6 +81,17 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o600) -> None:
         stream.write(data)
 
 
+def write_all(fd: int, data: bytes) -> None:
+    """Write all of `data`, with one system call unless it takes less than that.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
 def make_private_dir(path: Path) -> Path:
     """Create directory `path`, and parents it lacks, for their owner only; return it.
 

@@ -50,6 +50,13 @@ class Sealer:
         """Seal a list of n digests; return (n, 2) words."""
         return self._encrypt(algorithm, b"".join([d[:16] for d in digests]))
 
+    def proves(self, digests: Mapping[Algorithm, bytes], tags: Mapping[Algorithm, bytes]) -> bool:
+        """Tell whether digests of one input have these tags: all of them, and at least one."""
+        return bool(tags) and all(
+            a in digests and self.tags_of(a, [digests[a]]).tobytes() == tag
+            for a, tag in tags.items()
+        )
+
     def _encrypt(self, algorithm: Algorithm, blocks: bytes | memoryview) -> Uint64:
         # ECB is what is wanted here: one independent block a digest, equal in, equal out.
         cipher = Cipher(algorithms.AES(self._subkeys[algorithm]), modes.ECB())  # noqa: S305

@@ -123,7 +123,7 @@ def output_error(error: OSError, path: Path | None = None) -> OutputError:
 pass_app = click.make_pass_decorator(App)
 
 
-def format_option(*choices: str, help: str | None = None) -> Callable[[Any], Any]:  # noqa: A002
+def format_option(*choices: str, help: str | None = None) -> Callable[[Any], Any]:  # noqa: A002 - click's word
     """Return the `--format` option with `choices`, the first being the default."""
     return click.option(
         "--format",

@@ -144,8 +144,8 @@ def restore(
     """Put files back where they were.
 
     This is for what the provider has withdrawn. Owner, mode, times and attributes come back,
-    too. A restored file is proven to be the one
-    that was sealed before the sealed copy is dropped, and never replaces another.
+    too. A restored file is proven to be the one that was sealed before the sealed copy is
+    dropped, and never replaces another.
 
     \b
       hashclient quarantine restore 3kdz7wnq2m --identity officer.key \\

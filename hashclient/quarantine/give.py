@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from hashclient.errors import StateError, UsageError
-from hashclient.fsio import log_path_fields, printable, state_error
+from hashclient.fsio import log_path_fields, printable, state_error, write_all
 from hashclient.matches import Matches
 from hashclient.model import MatchState
 from hashclient.quarantine import agefile
@@ -35,7 +35,7 @@ from hashclient.quarantine.place import (
     rename_noreplace,
 )
 from hashclient.quarantine.room import Room, record
-from hashclient.quarantine.streams import Digester, sha256_on_disk, write_all
+from hashclient.quarantine.streams import Digester, sha256_on_disk
 from hashclient.quarantine.tombstone import has_tombstone, remove_tombstone
 
 #: What a file that was restored has in common with one that is restored again.

@@ -176,7 +176,7 @@ def item_ids(directory: Path) -> list[str]:
         StateError: it cannot be read.
     """
     try:
-        return sorted(name for name in os.listdir(directory) if _ID.fullmatch(name))  # noqa: PTH208
+        return sorted(name for name in os.listdir(directory) if _ID.fullmatch(name))  # noqa: PTH208 - names
     except FileNotFoundError:
         return []
     except OSError as error:

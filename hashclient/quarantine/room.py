@@ -74,7 +74,7 @@ class Room:
         with fsio.writer_lock(self.directory / LOCK_NAME, wait_s=LOCK_WAIT_S):
             if not self._swept:
                 with self.errors("cannot read the quarantine", self.directory):
-                    names = os.listdir(self.directory)  # noqa: PTH208
+                    names = os.listdir(self.directory)  # noqa: PTH208 - names
                 for name in names:
                     if name.startswith(fsio.TEMP_PREFIX):
                         remove_folder(self.directory / name)
@@ -176,7 +176,7 @@ class Room:
         """
         fsio.write_atomic(folder / ITEM_NAME, encode_item(item))
         with self.errors("cannot write to the quarantine", self.directory):
-            os.rename(folder, self.folder(item.id))  # noqa: PTH104
+            folder.rename(self.folder(item.id))
             fsio.fsync_dir(self.directory)
 
     def drop(self, match_id: str) -> None:
@@ -188,7 +188,7 @@ class Room:
         with self.errors("cannot remove from the quarantine", self.folder(match_id)):
             doomed = Path(tempfile.mkdtemp(prefix=fsio.TEMP_PREFIX, dir=self.directory))
             # Renaming onto an empty folder takes its place.
-            os.rename(self.folder(match_id), doomed)  # noqa: PTH104
+            self.folder(match_id).rename(doomed)
             fsio.fsync_dir(self.directory)
         remove_folder(doomed)
 
@@ -209,11 +209,7 @@ class Room:
     def proves(self, digests: Mapping[Algorithm, bytes], tags: Mapping[Algorithm, bytes]) -> bool:
         """Tell whether digests, sealed, are the tags of what matched: all, and at least one."""
         assert self.sealer is not None, "callers have compared the ids of the keys"
-        return bool(tags) and all(
-            algorithm in digests
-            and self.sealer.tags_of(algorithm, [digests[algorithm]]).tobytes() == tag
-            for algorithm, tag in tags.items()
-        )
+        return self.sealer.proves(digests, tags)
 
     def can_prove(self, key_id: str) -> bool:
         """Tell whether tags that were sealed under the key `key_id` can be compared with."""
@@ -223,7 +219,7 @@ class Room:
 def remove_folder(folder: Path) -> None:
     """Remove what is left of an item's folder, as far as that is possible."""
     with contextlib.suppress(OSError):
-        for name in os.listdir(folder):  # noqa: PTH208
+        for name in os.listdir(folder):  # noqa: PTH208 - names
             with contextlib.suppress(OSError):
                 (folder / name).unlink()
         folder.rmdir()

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from hashclient.errors import StateError
-from hashclient.fsio import printable
+from hashclient.fsio import printable, write_all
 from hashclient.model import Algorithm
 from hashclient.quarantine import agefile
 from hashclient.quarantine.item import EVIDENCE_NAME, Item
 from hashclient.quarantine.room import Room
-from hashclient.quarantine.streams import Digester, sha256_on_disk, write_all
+from hashclient.quarantine.streams import Digester, sha256_on_disk
 
 #: What a sealed copy takes besides its content: headers, and the document with it.
 _OVERHEAD_BYTES = 1 << 20

@@ -1,4 +1,4 @@
-"""Reading, writing and digesting whole files by their descriptors."""
+"""Reading and digesting whole files by their descriptors."""
 
 from __future__ import annotations
 
@@ -62,14 +62,3 @@ def sha256_on_disk(
         length += len(data)
         on_bytes(len(data))
     return digest.hexdigest(), length
-
-
-def write_all(fd: int, data: bytes) -> None:
-    """Write all of `data`.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]

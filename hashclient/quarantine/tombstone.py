@@ -6,6 +6,7 @@ import contextlib
 import os
 from datetime import UTC, datetime
 
+from hashclient.fsio import write_all
 from hashclient.quarantine.item import Item
 from hashclient.quarantine.place import (
     NEW_NAME,
@@ -17,7 +18,6 @@ from hashclient.quarantine.place import (
     remove_exactly,
     rename_noreplace,
 )
-from hashclient.quarantine.streams import write_all
 
 _MODE = 0o644
 

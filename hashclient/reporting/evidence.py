@@ -18,9 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hashclient.auditfile import write_all
 from hashclient.errors import HashclientError, StateError, UsageError
-from hashclient.fsio import atomic_file, printable, state_error
+from hashclient.fsio import atomic_file, printable, state_error, write_all
 from hashclient.hashing import new_hash
 from hashclient.match import Match
 from hashclient.model import Algorithm
@@ -87,10 +86,15 @@ def sealed_evidence(quarantine_dir: Path, ids: Sequence[str]) -> dict[str, Evide
     for match_id in ids:
         item = find_item(quarantine_dir, match_id)
         if item is not None:
-            found[match_id] = Evidence(
-                evidence_name(match_id), item.evidence_sha256, item.evidence_bytes, item.recipients
-            )
+            found[match_id] = evidence_of(item)
     return found
+
+
+def evidence_of(item: Item) -> Evidence:
+    """Return what a document says of the sealed copy of an item."""
+    return Evidence(
+        evidence_name(item.id), item.evidence_sha256, item.evidence_bytes, item.recipients
+    )
 
 
 def evidence_name(match_id: str) -> str:
@@ -222,11 +226,10 @@ def prove(source: Source) -> Proven:
 
 
 def _check_tags(proven: Proven, match: Match, sealer: Sealer) -> None:
-    for algorithm, tag in match.tags.items():
-        if sealer.tags_of(algorithm, [proven.digests[algorithm]]).tobytes() != tag:
-            raise _changed(proven.source.name)
     if not match.tags:
         raise StateError(f"nothing is known to prove the file by: {proven.source.name}")
+    if not sealer.proves(proven.digests, match.tags):
+        raise _changed(proven.source.name)
 
 
 def _changed(name: str) -> StateError:

@@ -80,7 +80,7 @@ class Outbox:
         """
         directory = self.settings.reports_dir
         try:
-            return sorted(name for name in os.listdir(directory) if ID_PATTERN.fullmatch(name))  # noqa: PTH208
+            return sorted(name for name in os.listdir(directory) if ID_PATTERN.fullmatch(name))  # noqa: PTH208 - names
         except FileNotFoundError:
             return []
         except OSError as error:

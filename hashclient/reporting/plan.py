@@ -15,10 +15,10 @@ from hashclient.errors import StateError
 from hashclient.fsio import printable
 from hashclient.matches import Matches
 from hashclient.quarantine.item import evidence_path
-from hashclient.reporting.document import Document, Evidence, ReportedMatch, file_path
+from hashclient.reporting.document import Document, ReportedMatch, file_path
 from hashclient.reporting.evidence import (
     Proven,
-    evidence_name,
+    evidence_of,
     find_item,
     plain_source,
     sealed_source,
@@ -86,10 +86,7 @@ def make_plan(
         item = find_item(quarantine_dir, match.id)
         if item is None:
             raise StateError(f"sealed copy is missing: match {match.id}")
-        wanted = Evidence(
-            evidence_name(match.id), item.evidence_sha256, item.evidence_bytes, item.recipients
-        )
-        yield sealed_source(evidence_path(quarantine_dir, match.id), wanted)
+        yield sealed_source(evidence_path(quarantine_dir, match.id), evidence_of(item))
 
     upload_order = tuple(upload)
     plan = Plan(document, destination.incident_type, upload_order, sealed_to, open_evidence)
