@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -96,6 +96,26 @@ class Responder:
             with contextlib.suppress(HashclientError), Matches(self._settings.state_dir) as matches:
                 recorded = matches.get(recorded.id).recorded
         return dataclasses.replace(outcome, recorded=recorded, acted=in_order)
+
+    def want_reports(self, outcomes: Iterable[Outcome]) -> None:
+        """Note of many outcomes at once that reports are wanted: the disk is waited for once.
+
+        What cannot be noted is tried again, and told, with each outcome.
+        """
+        ids = [
+            outcome.recorded.id
+            for outcome in outcomes
+            if outcome.recorded is not None and Action.REPORT in self._wanted(outcome)
+        ]
+        if not ids or self._only_tell:
+            return
+        with (
+            contextlib.suppress(HashclientError),
+            Matches(self._settings.state_dir) as matches,
+            matches.batch(),
+        ):
+            for match_id in ids:
+                matches.want_report(match_id, self._destination, self._now())
 
     def _wanted(self, outcome: Outcome) -> set[Action]:
         wanted = set(actions_for(outcome, self._settings.config.policy))

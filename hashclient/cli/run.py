@@ -216,6 +216,8 @@ class _Telling:
         with uninterrupted():
             self._ready.extend(self._record.keep(self.waiting))
             self.waiting.clear()
+            if self._responder is not None:
+                self._responder.want_reports(self._ready)
             while self._ready and self._responder is None:
                 self._tell(self._ready.popleft())
         while self._ready and self._responder is not None:

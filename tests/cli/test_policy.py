@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -316,3 +317,23 @@ def test_what_is_taken_away_is_for_its_owner_only(world: World) -> None:
             assert stat.S_IMODE(inner.stat().st_mode) & 0o077 == 0, inner
             if inner.is_file():
                 assert WORST not in inner.read_bytes() and OTHER not in inner.read_bytes()
+
+
+def test_reports_of_many_are_wanted_in_one_change_of_the_record(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes: list[list[str]] = []
+    batch = Matches.batch
+
+    @contextlib.contextmanager
+    def watched(self: Matches) -> Iterator[None]:
+        with batch(self):
+            yield
+        changes.append(
+            [match.path for matches in self.wanting_report().values() for match in matches]
+        )
+
+    monkeypatch.setattr(Matches, "batch", watched)
+    world.configure(REPORT)
+    assert world.scan("--jobs", "1").code == 10
+    assert len(changes[0]) == 2
