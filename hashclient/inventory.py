@@ -166,10 +166,10 @@ class Inventory:
                         old.append((device, block))
             if parts:
                 # Each row ascends by inode, and the blocks do.
-                stored = np.concatenate(parts)
+                stored = np.frombuffer(b"".join(parts), RECORD)
                 position = stored["ino"].searchsorted(inodes)
                 position[position == len(stored)] = 0
-                known[mine] = stored[position]
+                known[mine] = stored.take(position)
         same = (
             (known["ino"] == asked["ino"])
             & (known["mtime"] == asked["mtime"])
@@ -179,7 +179,7 @@ class Inventory:
         known["mask"][~same] = 0
         return known, old
 
-    def _row(self, device: int, block: int) -> tuple[int, Records] | None:
+    def _row(self, device: int, block: int) -> tuple[int, bytes] | None:
         """Return day and records of a row; one that is not as it was written counts as none."""
         with self._errors():
             row: tuple[int, int, Any] | None = self._db.execute(
@@ -190,7 +190,7 @@ class Inventory:
             return None
         if _checksum(device, block, row[2]) != row[1]:
             return None
-        return row[0], np.frombuffer(row[2], RECORD)
+        return row[0], row[2]
 
     def store(self, batches: Sequence[tuple[int, bytes]], seen: Sequence[Block] = ()) -> None:
         """Add records, given by device as bytes of `RECORD`, and note that `seen` are in use.
@@ -222,14 +222,14 @@ class Inventory:
 
     def _add(self, device: int, records: Records, today: int) -> None:
         """Merge records of one device into its rows, some rows at a time."""
-        records = records[np.argsort(records["ino"], kind="stable")]
+        records = records.take(np.argsort(records["ino"], kind="stable"))
         blocks, starts = np.unique(records["ino"] >> np.uint64(_BLOCK_BITS), return_index=True)
         ends = np.append(starts[1:], len(records))
         for first in range(0, len(blocks), _BLOCKS_AT_ONCE):
             numbers = blocks[first : first + _BLOCKS_AT_ONCE].tolist()
             new = records[starts[first] : ends[first + len(numbers) - 1]]
             rows = [self._row(device, block) for block in numbers]
-            old = np.concatenate([np.zeros(0, RECORD), *(row[1] for row in rows if row)])
+            old = np.frombuffer(b"".join(row[1] for row in rows if row), RECORD)
             merged = _merge(old, new)
             edges = np.flatnonzero(np.diff(merged["ino"] >> np.uint64(_BLOCK_BITS))) + 1
             for block, part in zip(numbers, np.split(merged, edges), strict=True):
@@ -322,20 +322,24 @@ def _checksum(device: int, block: int, records: bytes) -> int:
 
 
 def _merge(old: Records, new: Records) -> Records:
-    """Join records, ascending by inode: the last of an inode counts, with its earlier tags."""
-    _, last = np.unique(new["ino"][::-1], return_index=True)
-    new = new[len(new) - 1 - last]
-    if len(old):
-        position = old["ino"].searchsorted(new["ino"])
-        position[position == len(old)] = 0
-        before = old[position]
-        same = np.ones(len(new), np.bool_)
-        for name in ("ino", "size", "mtime", "ctime"):
-            same &= before[name] == new[name]
-        for number in range(3):
-            bit = np.uint8(1 << number)
-            adds = same & (before["mask"] & ~new["mask"] & bit != 0)
+    """Join records that ascend by inode: the last of an inode counts, with its earlier tags."""
+    # Here and above: to take rows of records by number, `take` is ten times as fast as an index.
+    new = new.take(np.flatnonzero(np.append(new["ino"][1:] != new["ino"][:-1], True)))
+    if not len(old):
+        return new
+    position = old["ino"].searchsorted(new["ino"])
+    position[position == len(old)] = 0
+    before = old.take(position)
+    same = before["ino"] == new["ino"]
+    kept = np.ones(len(old), np.bool_)
+    kept[position[same]] = False
+    for name in ("size", "mtime", "ctime"):
+        same &= before[name] == new[name]
+    for number in range(3):
+        bit = np.uint8(1 << number)
+        adds = np.flatnonzero(same & (before["mask"] & ~new["mask"] & bit != 0))
+        if len(adds):
             new["tags"][adds, number] = before["tags"][adds, number]
             new["mask"][adds] |= bit
-        new = np.concatenate([old[~np.isin(old["ino"], new["ino"])], new])
-    return new[np.argsort(new["ino"])]
+    merged = np.frombuffer(old.take(np.flatnonzero(kept)).tobytes() + new.tobytes(), RECORD)
+    return merged.take(np.argsort(merged["ino"], kind="stable"))
