@@ -21,7 +21,7 @@ import numpy as np
 from hashclient.errors import StateError
 from hashclient.hashing import digest_fd, new_buffer
 from hashclient.hashlist import Uint8
-from hashclient.inventory import RECORD, Block, Inventory, Records, is_settled, records_of
+from hashclient.inventory import RECORD, Block, Inventory, Records, are_settled, records_of
 from hashclient.judge import Judge, Place, Plan, verdict
 from hashclient.model import Algorithm, Kind, Outcome, mask_of
 from hashclient.walk import Group, Task, join, kind_of, open_directory, reason_of
@@ -59,8 +59,8 @@ class TaskResult:
 class _File:
     """A file to be judged: where, what it was, its length in bytes, and its digests so far.
 
-    `digests` are those of `plan` that were computed in this run. What the inventory knows of a
-    file is in `record`. `read_ns` is when reading began, None if it was not read.
+    `digests` are those of `plan` that were computed in this run: none, if it was not read. What the
+    inventory knows of a file is in `record`.
     """
 
     group: Group
@@ -69,7 +69,6 @@ class _File:
     length: int
     plan: Plan
     digests: list[bytes]
-    read_ns: int | None
     record: np.void | None = None
 
     @property
@@ -121,6 +120,7 @@ class Checker:
         A file that has the task to itself is checked whatever its size, unless `defer` is set.
         """
         result = TaskResult()
+        started_ns = time.time_ns()
         alone = not defer and sum(len(group.names) for group in task) == 1
         files: list[_File] = []
         for group in task:
@@ -131,7 +131,7 @@ class Checker:
         records = self._seal(files)
         self._judge_files(files, records, result)
         if self._learn:
-            self._note(files, records, result)
+            self._note(files, records, started_ns, result)
         return result
 
     def _check_group(
@@ -196,7 +196,7 @@ class Checker:
         for row in np.flatnonzero(known).tolist():
             name, status = names[row], statuses[row]
             if row in hit:
-                files.append(_File(group, name, status, status.st_size, (), [], None, records[row]))
+                files.append(_File(group, name, status, status.st_size, (), [], records[row]))
             else:
                 self._clean(group, name, status.st_size, result)
         return [names[row] for row in np.flatnonzero(~known).tolist()]
@@ -235,7 +235,6 @@ class Checker:
         flags = _FILE_FLAGS if group.follow else _FILE_FLAGS | os.O_NOFOLLOW
         fd = os.open(name, flags, dir_fd=directory_fd)
         try:
-            read_ns = time.time_ns()
             before = os.fstat(fd)
             plan = self._plan(before)
             if not plan:
@@ -247,13 +246,17 @@ class Checker:
             digests, length = digest_fd(fd, plan, before.st_size, self._on_bytes, self._buffer)
             result.bytes_read += length
             after = os.fstat(fd)
-            if length != before.st_size or not _same_content(before, after):
-                read_ns = time.time_ns()
+            # The same open file: of its identity nothing can have changed.
+            if (length, before.st_mtime_ns, before.st_ctime_ns) != (
+                after.st_size,
+                after.st_mtime_ns,
+                after.st_ctime_ns,
+            ):
                 plan, digests, length, after = self._read_unsteady(fd, after, result)
         finally:
             os.close(fd)
         result.files_read += 1
-        return _File(group, name, after, length, plan, digests, read_ns)
+        return _File(group, name, after, length, plan, digests)
 
     def _read_unsteady(
         self, fd: int, status: os.stat_result, result: TaskResult
@@ -339,7 +342,6 @@ class Checker:
         finally:
             os.close(directory_fd)
         try:
-            read_ns = time.time_ns()
             if not _same_content(os.fstat(fd), file.status):
                 raise _SetAside(Kind.UNREAD, CHANGED)
             digests, length = digest_fd(fd, plan, file.length, self._on_bytes, self._buffer)
@@ -348,28 +350,30 @@ class Checker:
                 raise _SetAside(Kind.UNREAD, CHANGED)
         finally:
             os.close(fd)
-        if file.read_ns is None:
+        if not file.digests:
             result.files_read += 1
-            file.read_ns = read_ns
         file.plan += plan
         file.digests += digests
         return digests
 
-    def _note(self, files: list[_File], tags: Records, result: TaskResult) -> None:
-        """Put records of what was read into the result, for the inventory."""
+    def _note(
+        self, files: list[_File], tags: Records, started_ns: int, result: TaskResult
+    ) -> None:
+        """Put records of what was read since `started_ns` into the result, for the inventory."""
         rows = [
             number
             for number, file in enumerate(files)
-            if file.read_ns is not None
-            and is_settled(file.status, file.read_ns)
-            and file.length == file.status.st_size
+            if file.digests and file.length == file.status.st_size
         ]
         records = records_of([files[row].status for row in rows])
         for column in ("tags", "mask"):
-            records[column] = tags[column][rows]
+            records[column] = tags[column].take(rows, axis=0)
+        settled = are_settled(records, started_ns)
         devices = np.array([files[row].status.st_dev for row in rows], np.uint64)
         for device in set(devices.tolist()):
-            result.learned.append((device, records[devices == device].tobytes()))
+            chosen = records.take(np.flatnonzero(settled & (devices == device)))
+            if len(chosen):
+                result.learned.append((device, chosen.tobytes()))
 
     def _set_aside(
         self, group: Group, name: str, error: OSError | _SetAside, result: TaskResult

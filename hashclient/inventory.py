@@ -306,14 +306,14 @@ def records_of(statuses: Sequence[os.stat_result]) -> Records:
     return records
 
 
-def is_settled(status: os.stat_result, now_ns: int) -> bool:
-    """Tell whether a file that was read at `now_ns` can be known by this status from now on.
+def are_settled(records: Records, since_ns: int) -> npt.NDArray[np.bool_]:
+    """Tell which files, read at `since_ns` or later, can be known by their status from now on.
 
-    Not if it changed so shortly before that another change may bear the same time.
+    Not one that changed so shortly before that another change may bear the same time.
     """
-    changed = max(status.st_ctime_ns, status.st_mtime_ns)
-    margin = FRESH_COARSE_NS if status.st_ctime_ns % 1_000_000_000 == 0 else FRESH_NS
-    return changed + margin < now_ns
+    ctime, mtime = (np.ascontiguousarray(records[name]).view("<i8") for name in ("ctime", "mtime"))
+    coarse = ctime % 1_000_000_000 == 0
+    return np.maximum(ctime, mtime) < since_ns - np.where(coarse, FRESH_COARSE_NS, FRESH_NS)
 
 
 def _checksum(device: int, block: int, records: bytes) -> int:

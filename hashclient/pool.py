@@ -220,13 +220,13 @@ class Pool:
         """Yield what `tasks` come to, as it comes, and outcomes among them as they are.
 
         Numbers are bytes read of large files since the last one, for a progress display; a zero
-        comes at least every `tick_s` seconds.
+        comes first, when all workers are at it, and then at least every `tick_s` seconds.
 
         Raises:
             StateError: workers keep dying.
         """
         waiting: deque[Task] = deque()
-        walking = True
+        walking, begun = True, False
         while True:
             for worker in self._workers:
                 while len(worker.tasks) < TASKS_AHEAD:
@@ -242,6 +242,9 @@ class Pool:
             busy = {w.connection: w for w in self._workers if w.tasks}
             if not busy:
                 return
+            if not begun:
+                begun = True
+                yield 0
             ready = wait(list(busy), tick_s)
             if not ready:
                 yield 0

@@ -6,6 +6,7 @@ Commands are imported only when they are run or listed, so that a start costs wh
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import io
 import os
@@ -32,6 +33,10 @@ ENV_PREFIX = "HASHCLIENT"
 WITHOUT_DEFAULTS = frozenset(
     {"audit", "inventory", "matches", "quarantine", "report", "provider", "demo"}
 )
+
+#: Objects that are made before a garbage collection looks for cycles among them: more than a start
+#: makes, almost all of which stay.
+GC_THRESHOLD = 200_000
 
 #: Command name to module; each module has a click command called `command`. In order of use.
 COMMANDS = {
@@ -231,6 +236,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
     # One BLAS thread: nothing here does linear algebra, its pool only costs time and memory and
     # would make forking workers unsafe. It has to be said before numpy is first imported.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    gc.set_threshold(GC_THRESHOLD)
     signal.signal(signal.SIGTERM, _on_sigterm)
     _open_streams()
     code = _run(argv)
@@ -240,6 +246,8 @@ def main(argv: list[str] | None = None) -> NoReturn:
         # The reader has gone; what was found is in the exit code already, or it is this.
         code = code or ExitCode.STATE
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    # The process ends: looking for garbage once more would take longer than all else that is left.
+    gc.freeze()
     sys.exit(int(code))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import itertools
 import os
 import signal
 from collections.abc import Callable, Generator, Iterator
@@ -134,10 +135,14 @@ def run_report(
     try:
         with open_output(app, output) as told.write:
             try:
-                record.start(arguments)
                 # Whatever ends the loop, the workers end with it.
                 with contextlib.closing(outcomes):
-                    for outcome in outcomes:
+                    # They are at work while the start is logged; nothing is told before it is.
+                    try:
+                        first = next(outcomes, None)
+                    finally:
+                        record.start(arguments)
+                    for outcome in itertools.chain([first], outcomes):
                         told.add(outcome)
                         tick()
                 told.flush()
