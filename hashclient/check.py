@@ -356,9 +356,7 @@ class Checker:
         file.digests += digests
         return digests
 
-    def _note(
-        self, files: list[_File], tags: Records, started_ns: int, result: TaskResult
-    ) -> None:
+    def _note(self, files: list[_File], tags: Records, started_ns: int, result: TaskResult) -> None:
         """Put records of what was read since `started_ns` into the result, for the inventory."""
         rows = [
             number

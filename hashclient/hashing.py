@@ -54,9 +54,7 @@ def digest_fd(
     if count <= expected_bytes < len(buffer):
         # A regular file that gives less than was asked for is at its end: one read suffices.
         data = buffer[:count]
-        digests = []
-        for algorithm in algorithms:
-            digests.append(_CONSTRUCTORS[algorithm](data, usedforsecurity=False).digest())
+        digests = [_CONSTRUCTORS[a](data, usedforsecurity=False).digest() for a in algorithms]
         return digests, count
     hashes = [new_hash(a) for a in algorithms]
     total = 0

@@ -20,12 +20,11 @@ from hashclient.errors import StateError
 from hashclient.fsio import printable, state_error
 from hashclient.hashlist import Strings, Uint32, Uint64
 from hashclient.model import Algorithm, Hit, ListState
-from hashclient.run import NOTHING, REBUILD_HINT, DamagedError, Run, file_sha256
+from hashclient.prefixtable import NOTHING
+from hashclient.run import REBUILD_HINT, DamagedError, Run, file_sha256
 
 MANIFEST_NAME = "manifest.json"
 MANIFEST_FORMAT = "hashclient-index/1"
-#: So many lookups are worth preparing for: one for each hundred entries.
-MANY = 100
 #: How far the clock may be behind the last check before we say that it was set back.
 CLOCK_TOLERANCE = timedelta(minutes=5)
 
@@ -118,25 +117,14 @@ class RunSet:
             masks |= run.sized_masks if size is None else run.masks_of_size(size)
         return masks
 
-    def expect_many(self, algorithm: Algorithm) -> None:
-        """Prepare to be asked for many tags; pays off from a hundredth of what there are."""
-        for run in self.runs:
-            run.expect_many(f"{algorithm.label}.hi")
-
     def find(self, algorithm: Algorithm, tags: Uint64) -> Found:
         """Look up (n, 2) tags; return every live row that has one of them."""
-        section, high = f"{algorithm.label}.hi", tags[:, 0]
-        if all(run.is_prepared(section) for run in self.runs):
-            order = np.arange(len(high))
-        else:
-            order = np.argsort(high)
-            high = high[order]
+        high = tags[:, 0]
         parts: list[tuple[npt.NDArray[np.intp], ...]] = []
         for number, run in enumerate(self.runs):
-            queries, positions = run.find(section, high)
+            queries, positions = run.find(algorithm.label, high)
             if not len(queries):
                 continue
-            queries = order[queries]
             low = run.section(f"{algorithm.label}.lo")
             assert low is not None
             equal = low[positions] == tags[queries, 1]
@@ -150,14 +138,11 @@ class RunSet:
 
     def find_ids(self, ids: Strings, hashes: Uint64) -> Found:
         """Look up entry ids by their `entry_hashes`; return every live row that has one."""
-        order = np.argsort(hashes)
-        ordered = hashes[order]
         parts: list[tuple[npt.NDArray[np.intp], ...]] = []
         for number, run in enumerate(self.runs):
-            queries, positions = run.find("id.hash", ordered)
+            queries, positions = run.find("id", hashes)
             if not len(queries):
                 continue
-            queries = order[queries]
             rows = run.rows_at("id", positions)
             keep = (run.ids[rows] == ids[queries]) & ~self._is_dead(number, rows)
             queries, rows = queries[keep], rows[keep]

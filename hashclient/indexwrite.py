@@ -17,7 +17,7 @@ import numpy as np
 from hashclient.errors import VerificationError
 from hashclient.fsio import sweep_temporary, write_atomic
 from hashclient.hashlist import NO_SIZE, AddBatch, Strings, Uint8, checksum_of, entry_hashes
-from hashclient.index import MANIFEST_NAME, MANY, Index, Manifest, RunRef, RunSet
+from hashclient.index import MANIFEST_NAME, Index, Manifest, RunRef, RunSet
 from hashclient.model import Algorithm
 from hashclient.run import Run, file_sha256
 from hashclient.runwrite import BatchColumns, Columns, MergedColumns, Rows, SealedBatch, write_run
@@ -132,10 +132,6 @@ class IndexWriter:
 
     def _refuse_known_ids(self, batches: list[SealedBatch]) -> None:
         before = RunSet(self._runs)
-        adds = sum(len(batch.ids) for batch in batches)
-        for run in self._runs:
-            if adds * MANY >= run.count:
-                run.expect_many("id.hash")
         for batch in batches:
             known = before.find_ids(batch.ids, batch.hashes).queries
             if len(known):

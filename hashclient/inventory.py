@@ -313,7 +313,10 @@ def are_settled(records: Records, since_ns: int) -> npt.NDArray[np.bool_]:
     """
     ctime, mtime = (np.ascontiguousarray(records[name]).view("<i8") for name in ("ctime", "mtime"))
     coarse = ctime % 1_000_000_000 == 0
-    return np.maximum(ctime, mtime) < since_ns - np.where(coarse, FRESH_COARSE_NS, FRESH_NS)
+    settled: npt.NDArray[np.bool_] = np.maximum(ctime, mtime) < since_ns - np.where(
+        coarse, FRESH_COARSE_NS, FRESH_NS
+    )
+    return settled
 
 
 def _checksum(device: int, block: int, records: bytes) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 
 from hashclient.hashing import CHEAPEST_COVER
 from hashclient.hashlist import NO_SIZE, Uint32, Uint64
-from hashclient.index import MANY, Index
+from hashclient.index import Index
 from hashclient.model import Algorithm, Hit, Kind, mask_of
 from hashclient.seal import Sealer
 
@@ -65,12 +65,6 @@ class Judge:
         for index in self._indexes:
             masks |= index.masks_of_size(size)
         return masks
-
-    def expect_many(self, algorithm: Algorithm, asked: int) -> None:
-        """Prepare for more lookups of tags of `algorithm` where `asked` so far say that it pays."""
-        for index in self._indexes:
-            if asked * MANY >= index.manifest.entries:
-                index.expect_many(algorithm)
 
     def find(self, algorithm: Algorithm, tags: Uint64) -> dict[int, list[Place]]:
         """Look up (n, 2) tags of one algorithm; return the entries found, by the tag's number."""

@@ -45,14 +45,11 @@ def lookup(
     """
     judge = lists.judge()
     started = time.monotonic()
-    asked = 0
 
     try:
         for source, batch in _ahead(iter(batches)):
-            asked += batch.count
             columns = {}
             for algorithm, (digests, rows) in batch.digests.items():
-                judge.expect_many(algorithm, asked)
                 columns[algorithm] = lists.sealer.tags(algorithm, digests), rows
             hits = judge.hits_by_row(columns, batch.sizes)
             shown = range(batch.count) if keep_clean else sorted(hits)

@@ -8,6 +8,7 @@ header with type, offset from the first and count:
     ids                      entry ids, fixed width
     id.hash, id.row          hashes of the ids, ascending, and their rows
     md5.hi, md5.lo, md5.row  tags, ascending by first word, and their rows; so for each algorithm
+    md5.bits, md5.starts     their prefix table; ids have one too
     dead.<run>               rows of an older run that this one withdraws, ascending
 
 `runwrite` makes them. What several runs make together is left to `index`.
@@ -29,14 +30,17 @@ from hashclient.errors import StateError
 from hashclient.fsio import printable, state_error
 from hashclient.hashlist import Strings, Uint8, Uint32, Uint64
 from hashclient.model import Algorithm
+from hashclient.prefixtable import NOTHING, Rows, expand, find, table_lengths
 
-RUN_MAGIC = b"hcrun\x00\x01\n"
+RUN_MAGIC = b"hcrun\x00\x02\n"
 ALIGNMENT = 64
 REBUILD_HINT = "run `hashclient fetch` to build it again"
-#: The types that sections are written in; what numpy makes of other words is not our concern.
 #: The parts of each sorted key: the key, what goes with it, the row it belongs to.
 KEY_SECTIONS = {"id": ("hash", "row")} | {a.label: ("hi", "lo", "row") for a in Algorithm}
-#: The types that sections may have; `dead` stands for all of its kind.
+#: The parts of the prefix table that each has besides.
+TABLE = ("bits", "starts")
+#: The types that sections may have; what numpy makes of other words is not our concern. `dead`
+#: stands for all of its kind.
 _TYPES = {
     "masks": re.compile(r"\|u1"),
     "categories": re.compile(r"\|u1"),
@@ -44,18 +48,10 @@ _TYPES = {
     "ids": re.compile(r"\|S[1-9][0-9]?"),
     "dead": re.compile(r"<u4"),
 } | {
-    f"{prefix}.{part}": re.compile("<u4" if part == "row" else "<u8")
+    f"{prefix}.{part}": re.compile("<u8" if part in {"hash", "hi", "lo"} else "<u4")
     for prefix, parts in KEY_SECTIONS.items()
-    for part in parts
+    for part in (*parts, *TABLE)
 }
-Rows = npt.NDArray[np.intp]
-NOTHING: Rows = np.zeros(0, np.intp)
-#: A directory has words of 64 bits, and is made in pieces of bits, which take a byte each then.
-_WORD_BITS = 6
-_WORD_SHIFT = np.uint64(_WORD_BITS)
-_DIRECTORY_PIECE = 1 << 20
-#: Four to eight keys begin alike, up to a word of the directory; this many never do by chance.
-_MOST_CROWDED = 40
 
 
 class DamagedError(StateError):
@@ -120,12 +116,12 @@ class Run:
         if {len(self.masks), len(self.categories), len(self.ids)} != {self.count}:
             raise ValueError("count")
         for prefix, parts in KEY_SECTIONS.items():
-            if len({len(self._sections.get(f"{prefix}.{part}", ())) for part in parts}) > 1:
+            keys = {len(self._sections.get(f"{prefix}.{part}", ())) for part in parts}
+            words = [len(self._sections.get(f"{prefix}.{part}", ())) for part in TABLE]
+            if len(keys) > 1 or (max(keys) and words != table_lengths(max(keys))):
                 raise ValueError(prefix)
         if not all(isinstance(name, str) for name in self.category_names):
             raise ValueError("categories")
-        #: Made for those who look up many keys; see `expect_many`.
-        self._directories: dict[str, _Directory | None] = {}
         #: The distinct algorithm masks of the entries without a size, as a set of bits.
         self.unsized_masks: int = header["unsized_masks"]
         #: The distinct masks of the entries with one; a plan looks closer only if it has to.
@@ -182,112 +178,30 @@ class Run:
             return self.sized_masks  # only one mask in the whole run
         return mask_set(self.masks[low:high])
 
-    def expect_many(self, prefix: str) -> None:
-        """Prepare to be asked for many keys of sorted section `prefix`.
+    def find(self, prefix: str, keys: Uint64) -> tuple[Rows, Rows]:
+        """Return (query, position) pairs where the sorted keys of `prefix` equal `keys`.
 
-        Takes a pass over the section, and up to three bytes a key; nothing comes of it if many
-        keys begin alike.
+        A key that occurs several times gives several pairs; `keys` come in any order.
 
         Raises:
-            DamagedError: the section is not in order; that is seen by chance only.
+            DamagedError: the sections do not fit each other; that is seen by chance only.
         """
-        column = self._sections.get(prefix)
-        if column is None or prefix in self._directories:
-            return
+        column = self._sections.get(f"{prefix}.{KEY_SECTIONS[prefix][0]}")
+        if column is None or not len(column) or not len(keys):
+            return NOTHING, NOTHING
+        keys_column = column.view(np.uint64)
+        bits, starts = (self._sections[f"{prefix}.{part}"].view(np.uint32) for part in TABLE)
         try:
-            directory = _Directory(column.view(np.uint64))
+            found = find(bits, starts, keys_column, keys)
         except ValueError as error:
             raise self.damaged() from error
-        self._directories[prefix] = directory if directory.crowd <= _MOST_CROWDED else None
-
-    def is_prepared(self, prefix: str) -> bool:
-        """Tell whether `find` is prepared for many keys, and takes them in any order."""
-        return prefix not in self._sections or self._directories.get(prefix) is not None
-
-    def find(self, prefix: str, keys: Uint64) -> tuple[Rows, Rows]:
-        """Return (query, position) pairs where sorted section `prefix` equals `keys`.
-
-        A key that occurs several times gives several pairs. `keys` should be ascending if many:
-        then neighbours share their way through the array.
-
-        Raises:
-            DamagedError: the section is not in order; that is seen by chance only.
-        """
-        column = self._sections.get(prefix)
-        if column is None or not len(column):
-            return NOTHING, NOTHING
-        directory = self._directories.get(prefix)
-        if directory is not None:
-            return directory.find(keys)
-        first = column.searchsorted(keys)
-        queries = np.flatnonzero(first < len(column))
-        queries = queries[column[first[queries]] == keys[queries]]
-        first = first[queries]
-        counts = column.searchsorted(keys[queries], "right") - first
-        if (counts == 1).all():
-            return queries, first
-        if (counts < 1).any():  # the keys do not ascend
+        if found is not None:
+            return found
+        first = keys_column.searchsorted(keys)
+        counts = keys_column.searchsorted(keys, "right") - first
+        if (counts < 0).any():  # the column does not ascend
             raise self.damaged()
-        return _expand(queries, first, counts)
-
-
-class _Directory:
-    """Where in a sorted column to look for a key, for keys that are spread evenly, as tags are.
-
-    A bit for each value of a key's leading bits says whether any key begins so: there are eight
-    to sixteen times as many as keys, so few of the keys that are not there pass. For each word of
-    64 bits there is the position of the first key that begins so; a few more do.
-    """
-
-    def __init__(self, keys: Uint64) -> None:
-        """Read `keys` once.
-
-        Raises:
-            ValueError: they do not ascend; that is seen by chance only.
-        """
-        self._keys = keys
-        bits = max(_WORD_BITS, (8 * len(keys)).bit_length())
-        self._shift = np.uint64(64 - bits)
-        self._words = np.zeros(1 << (bits - _WORD_BITS), "<u8")
-        self._starts = np.zeros(len(self._words) + 1, np.uint32)
-        piece = min(_DIRECTORY_PIECE, 1 << bits)
-        firsts = np.arange(0, 1 << bits, piece, dtype=np.uint64)
-        ends = [*keys.searchsorted(firsts << self._shift)[1:].tolist(), len(keys)]
-        octets, low = self._words.view(np.uint8), 0
-        for first, end in zip(firsts.tolist(), ends, strict=True):
-            last = first + piece
-            places = (keys[low:end] >> self._shift) - np.uint64(first)
-            if len(places) and int(places.max()) >= piece:
-                raise ValueError("order")
-            present = np.zeros(piece, np.bool_)
-            present[places] = True
-            octets[first >> 3 : last >> 3] = np.packbits(present, bitorder="little")
-            words = (places >> _WORD_SHIFT).view(np.intp)
-            counts = np.bincount(words, minlength=piece >> _WORD_BITS)
-            self._starts[(first >> _WORD_BITS) + 1 : (last >> _WORD_BITS) + 1] = counts
-            low = end
-        #: The most keys that any word stands for.
-        self.crowd = int(self._starts.max())
-        np.cumsum(self._starts, dtype=np.uint32, out=self._starts)
-
-    def find(self, keys: Uint64) -> tuple[Rows, Rows]:
-        """Return (query, position) pairs, as `Run.find` does; `keys` come in any order."""
-        place = keys >> self._shift
-        word = (place >> _WORD_SHIFT).view(np.intp)
-        bit = self._words.take(word) >> (place & np.uint64(63)) & np.uint64(1)
-        queries = np.flatnonzero(bit)
-        word = word[queries]
-        first, end = self._starts[word].astype(np.intp), self._starts[word + 1].astype(np.intp)
-        queries, positions = _expand(queries, first, end - first)
-        equal = self._keys[positions] == keys[queries]
-        return queries[equal], positions[equal]
-
-
-def _expand(queries: Rows, first: Rows, counts: Rows) -> tuple[Rows, Rows]:
-    """Return a (query, position) pair for each of the `counts` positions from `first` on."""
-    ends = counts.cumsum()
-    after_first = np.arange(counts.sum()) - np.repeat(ends - counts, counts)
-    return np.repeat(queries, counts), np.repeat(first, counts) + after_first
+        return expand(np.arange(len(keys)), first, counts)
 
 
 def aligned(offset: int) -> int:

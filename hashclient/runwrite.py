@@ -27,7 +27,8 @@ from hashclient.hashlist import (
     entry_hashes,
 )
 from hashclient.model import Algorithm
-from hashclient.run import KEY_SECTIONS, RUN_MAGIC, Run, aligned, mask_set
+from hashclient.prefixtable import TableWriter, table_lengths
+from hashclient.run import KEY_SECTIONS, RUN_MAGIC, TABLE, Run, aligned, mask_set
 from hashclient.seal import Sealer
 
 #: Rows handled at a time while merging.
@@ -213,13 +214,14 @@ def write_run(path: Path, columns: Columns, dead: dict[str, list[Rows]]) -> None
     small |= {f"dead.{n}": np.sort(np.concatenate(r)).astype("<u4") for n, r in dead.items()}
     layout: list[tuple[str, str, int]] = [(n, a.dtype.str, len(a)) for n, a in small.items()]
     layout += [("ids", f"|S{columns.id_width}", count)]
+    key_counts = {"id": count} | {
+        a.label: int(np.count_nonzero(columns.masks & np.uint8(a))) for a in Algorithm
+    }
     for prefix, parts in KEY_SECTIONS.items():
-        keys = count
-        if prefix != "id":
-            bit = np.uint8(Algorithm.from_label(prefix))
-            keys = int(np.count_nonzero(columns.masks & bit))
-        if keys:
+        if keys := key_counts[prefix]:
             layout += [(f"{prefix}.{p}", "<u4" if p == "row" else "<u8", keys) for p in parts]
+            lengths = zip(TABLE, table_lengths(keys), strict=True)
+            layout += [(f"{prefix}.{part}", "<u4", length) for part, length in lengths]
     sections, end = [], 0
     for name, dtype, length in layout:
         sections.append((name, dtype, end, length))
@@ -242,10 +244,15 @@ def write_run(path: Path, columns: Columns, dead: dict[str, list[Rows]]) -> None
         for ids in columns.ids():
             _write_at(stream, places, "ids", ids)
         for prefix, parts in KEY_SECTIONS.items():
-            if f"{prefix}.row" in places:
-                for piece in columns.sorted_keys(prefix):
-                    for part, array in zip(parts, piece, strict=True):
-                        _write_at(stream, places, f"{prefix}.{part}", array)
+            if f"{prefix}.row" not in places:
+                continue
+            table = TableWriter(key_counts[prefix])
+            for piece in columns.sorted_keys(prefix):
+                table.add(piece[0])
+                for part, array in zip(parts, piece, strict=True):
+                    _write_at(stream, places, f"{prefix}.{part}", array)
+            for part, array in zip(TABLE, (table.bits, table.starts()), strict=True):
+                _write_at(stream, places, f"{prefix}.{part}", array)
         stream.truncate(start + end)
 
 

@@ -266,16 +266,16 @@ def test_a_file_that_changes_after_it_was_read_is_not_remembered_as_it_was(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It changes between the reading and the noting, which goes by the status of the reading."""
-    original = inventory.is_settled
+    original = inventory.records_of
 
-    def change(status: os.stat_result, now_ns: int) -> bool:
-        if status.st_ino == world.path(1).stat().st_ino:
+    def change(statuses: Sequence[os.stat_result]) -> inventory.Records:
+        if statuses:
             world.path(1).write_bytes(content(0))
-        return original(status, now_ns)
+        return original(statuses)
 
-    monkeypatch.setattr(check, "is_settled", change)
+    monkeypatch.setattr(check, "records_of", change)
     assert matches(world.scan()) == {"f0"}
-    monkeypatch.setattr(check, "is_settled", original)
+    monkeypatch.setattr(check, "records_of", original)
     found = world.scan()
     assert (matches(found), reads(found)[0]) == ({"f0", "f1"}, 1)
 

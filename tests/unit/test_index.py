@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pytest
 
 from fixtures.client import Client, content, csv, digests_of
+from fixtures.prefixtable import Table, table_of
 from fixtures.simulator import Simulator
 from hashclient import index as index_module
 from hashclient.errors import StateError
@@ -240,8 +241,10 @@ def test_many_digests_at_once_in_any_order(built: Client, index: Index) -> None:
     assert len(none.queries) == 0
 
 
-def run_of(directory: Path, keys: npt.NDArray[np.uint64]) -> Run:
-    """Write a run that has nothing but `keys`, as the first words of MD5 tags."""
+def run_of(directory: Path, keys: npt.NDArray[np.uint64], table: Table | None = None) -> Run:
+    """Write a run that has nothing but `keys`, as the first words of MD5 tags, and their table."""
+    bits, starts = table or table_of(keys)
+    end = aligned(keys.nbytes)
     header = {
         "count": 0,
         "categories": [],
@@ -255,59 +258,50 @@ def run_of(directory: Path, keys: npt.NDArray[np.uint64]) -> Run:
             ("md5.hi", "<u8", 0, len(keys)),
             ("md5.lo", "<u8", 0, len(keys)),
             ("md5.row", "<u4", 0, len(keys)),
+            ("md5.bits", "<u4", end, len(bits)),
+            ("md5.starts", "<u4", end + bits.nbytes, len(starts)),
         ],
     }
     encoded = json.dumps(header).encode()
     start = b"".join([RUN_MAGIC, len(encoded).to_bytes(8, "little"), encoded])
     path = directory / "run-00000001"
-    path.write_bytes(start.ljust(aligned(len(start)), b"\0") + keys.astype("<u8").tobytes())
+    path.write_bytes(
+        start.ljust(aligned(len(start)), b"\0")
+        + keys.tobytes().ljust(end, b"\0")
+        + bits.tobytes()
+        + starts.tobytes()
+    )
     return Run(path)
 
 
-@pytest.mark.parametrize("count", [0, 1, 7, 8, 1000, 300_000])
-def test_expecting_many_lookups_changes_none(tmp_path: Path, count: int) -> None:
-    rng = np.random.default_rng(count)
-    keys = rng.integers(0, 2**64, count, np.uint64)
-    keys[: count // 8] = keys[count // 2 : count // 2 + count // 8]
-    if count > 1:
-        keys[[0, -1]] = 0, 2**64 - 1
-    keys.sort()
-    asked = np.sort(np.concatenate([keys[::3], keys[::2] - np.uint64(1), keys[:1]]))
-    run = run_of(tmp_path, keys)
-    queries, positions = run.find("md5.hi", asked)
-    expected = sorted(zip(queries.tolist(), positions.tolist(), strict=True))
-    run.expect_many("md5.hi")
-    assert run.is_prepared("md5.hi")
-    shuffled = rng.permutation(len(asked))
-    queries, positions = run.find("md5.hi", asked[shuffled])
-    found = zip(shuffled[queries].tolist(), positions.tolist(), strict=True)
-    assert sorted(found) == expected
-    assert (len(expected) > 0) is (count > 0)
-
-
-def test_expecting_many_lookups_of_what_no_entry_has(tmp_path: Path) -> None:
-    run = run_of(tmp_path, np.zeros(0, np.uint64))
-    run.expect_many("sha1.hi")
-    assert run.is_prepared("sha1.hi")
-    assert len(run.find("sha1.hi", np.zeros(3, np.uint64))[0]) == 0
-
-
-def test_keys_that_begin_alike_are_searched_as_before(tmp_path: Path) -> None:
+def test_keys_that_begin_alike_are_searched(tmp_path: Path) -> None:
     keys = np.arange(2**63, 2**63 + 1000, dtype=np.uint64)
     run = run_of(tmp_path, keys)
-    assert not run.is_prepared("md5.hi")
-    for _ in range(2):
-        run.expect_many("md5.hi")
-        assert not run.is_prepared("md5.hi")
-    queries, positions = run.find("md5.hi", keys[::5])
-    assert (queries.tolist(), positions.tolist()) == (list(range(200)), list(range(0, 1000, 5)))
+    queries, positions = run.find("md5", keys[::-5] + np.uint64(3))
+    assert queries.tolist() == list(range(1, 200))
+    assert positions.tolist() == list(range(997, 6, -5))
+    assert len(run.find("sha1", keys)[0]) == 0
 
 
-def test_keys_out_of_order_are_damage(tmp_path: Path) -> None:
-    keys = np.sort(np.random.default_rng(1).integers(0, 2**64, 300_000, np.uint64))
-    run = run_of(tmp_path, np.roll(keys, 1000))
-    with pytest.raises(DamagedError):
-        run.expect_many("md5.hi")
+@pytest.mark.parametrize(("low", "high"), [(0, 2**64), (2**63, 2**63 + 1000)])
+def test_a_table_that_does_not_fit_its_keys_is_damage(tmp_path: Path, low: int, high: int) -> None:
+    keys = np.sort(np.random.default_rng(1).integers(low, high, 1000, np.uint64))
+    bits, starts = table_of(keys)
+    for garbled in (np.flip(starts), starts + np.uint32(1000), starts * np.uint32(0)):
+        run = run_of(tmp_path, keys, (bits, garbled))
+        with pytest.raises(DamagedError, match="damaged"):
+            run.find("md5", keys)
+    for wrong in ((bits[:-1], starts), (bits, starts[:-1]), (bits[:0], starts[:0])):
+        with pytest.raises(DamagedError, match="damaged"):
+            run_of(tmp_path, keys, wrong)
+
+
+def test_keys_that_begin_alike_and_are_out_of_order_are_damage(tmp_path: Path) -> None:
+    keys = np.arange(2**63, 2**63 + 1000, dtype=np.uint64)
+    shuffle = np.random.default_rng(1).permutation
+    run = run_of(tmp_path, shuffle(np.repeat(keys, 2)), table_of(np.repeat(keys, 2)))
+    with pytest.raises(DamagedError, match="damaged"):
+        run.find("md5", shuffle(keys))
 
 
 def test_a_set_of_masks() -> None:

@@ -23,7 +23,7 @@ from hashclient.inventory import (
     DamagedInventoryError,
     Inventory,
     Records,
-    is_settled,
+    are_settled,
     records_of,
     remove_inventory,
 )
@@ -164,7 +164,8 @@ def test_any_time_that_a_file_can_have_can_be_noted(writer: Inventory, ns: int) 
 def test_a_file_is_settled_only_when_its_last_change_is_past(
     mtime: int, ctime: int, now: int, settled: bool
 ) -> None:
-    assert is_settled(status(1, mtime=mtime, ctime=ctime), now) is settled
+    records = records_of([status(1, mtime=mtime, ctime=ctime), status(2, mtime=0, ctime=1)])
+    assert are_settled(records, now).tolist() == [settled, True]
 
 
 def test_blocks_not_seen_for_a_day_are_named_and_noted(

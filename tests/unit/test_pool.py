@@ -117,7 +117,7 @@ def test_everything_survives_the_way_there_and_back() -> None:
         return sent
 
     given: Task = [Group(odd, ["", odd, "c"], follow=True), Group("", ["x"], follow=False)]
-    assert run(1, check, [given]) == [sent]
+    assert run(1, check, [given]) == [0, sent]
 
 
 def test_deferred_work_is_done_by_whoever_is_free() -> None:
@@ -170,7 +170,7 @@ class Raising:
     def check(self, task): raise MemoryError
 
 with Pool(1, Raising) as pool:
-    (result,) = pool.run(iter([[Group("d", ["a", "b"], False)]]), 1.0)
+    _begun, result = pool.run(iter([[Group("d", ["a", "b"], False)]]), 1.0)
 for outcome in result.outcomes:
     print(outcome.path, outcome.reason)
 """

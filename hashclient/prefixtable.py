@@ -1,0 +1,93 @@
+"""A prefix table: where in a sorted column of 64-bit keys to look for one, by how it begins.
+
+Two arrays. `bits` has a bit for each value of a key's leading bits, set if any key begins so: there
+are four to eight times as many as keys, so few of the keys that are not there pass. `starts` has
+for each word of `bits` the position of the first key that begins as one of its bits says, and at
+its end the number of keys. Keys have to be spread evenly, as tags and hashes are.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from hashclient.hashlist import Uint32, Uint64
+
+#: How many bits there are for each key, at least; the number of bits is a power of two.
+BITS_A_KEY = 4
+#: Two to four keys and more begin as a word says; so many never do by chance.
+MOST_CROWDED = 64
+_WORD_BITS = 32
+_WORD_SHIFT = np.uint64(_WORD_BITS.bit_length() - 1)
+_IN_WORD = np.uint64(_WORD_BITS - 1)
+#: Keys that are handled at a time, so that what is made of them stays in the cache.
+_PIECE_KEYS = 1 << 17
+
+Rows = npt.NDArray[np.intp]
+NOTHING: Rows = np.zeros(0, np.intp)
+
+
+def table_lengths(count: int) -> list[int]:
+    """Return the lengths of `bits` and `starts` for `count` keys."""
+    words = max(_WORD_BITS, 1 << (BITS_A_KEY * count).bit_length()) // _WORD_BITS
+    return [words, words + 1]
+
+
+class TableWriter:
+    """Makes the table of `count` keys."""
+
+    def __init__(self, count: int) -> None:
+        self.bits, self._counts = (np.zeros(length, "<u4") for length in table_lengths(count))
+
+    def add(self, keys: Uint64) -> None:
+        """Add the next keys, in ascending order."""
+        shift = _shift(self.bits)
+        for start in range(0, len(keys), _PIECE_KEYS):
+            place = keys[start : start + _PIECE_KEYS] >> shift
+            word = (place >> _WORD_SHIFT).view(np.intp)
+            first = np.flatnonzero(np.append(True, word[1:] != word[:-1]))
+            bit = np.uint32(1) << (place & _IN_WORD).astype(np.uint32)
+            at = word[first]
+            self.bits[at] |= np.bitwise_or.reduceat(bit, first)
+            self._counts[at + 1] += np.diff(np.append(first, len(word))).astype(np.uint32)
+
+    def starts(self) -> Uint32:
+        """Return the other array, once all keys are in."""
+        return np.cumsum(self._counts, dtype=np.uint32)
+
+
+def find(bits: Uint32, starts: Uint32, column: Uint64, keys: Uint64) -> tuple[Rows, Rows] | None:
+    """Return (query, position) pairs where `column` equals `keys`, which come in any order.
+
+    None says that too many keys of the column begin alike, and a search in it is better.
+
+    Raises:
+        ValueError: the table is not that of the column; that is seen by chance only.
+    """
+    place = keys >> _shift(bits)
+    word = (place >> _WORD_SHIFT).view(np.intp)
+    passed = bits.take(word) >> (place & _IN_WORD).astype(np.uint32) & np.uint32(1)
+    queries = np.flatnonzero(passed)
+    if not len(queries):
+        return NOTHING, NOTHING
+    word = word.take(queries)
+    first, end = starts.take(word).astype(np.intp), starts.take(word + 1).astype(np.intp)
+    counts = end - first
+    if int(counts.min()) < 1 or int(end.max()) > len(column):
+        raise ValueError("table")
+    if int(counts.max()) > MOST_CROWDED:
+        return None
+    queries, positions = expand(queries, first, counts)
+    equal = column.take(positions) == keys.take(queries)
+    return queries[equal], positions[equal]
+
+
+def expand(queries: Rows, first: Rows, counts: Rows) -> tuple[Rows, Rows]:
+    """Return a (query, position) pair for each of the `counts` positions from `first` on."""
+    ends = counts.cumsum()
+    after_first = np.arange(counts.sum()) - np.repeat(ends - counts, counts)
+    return np.repeat(queries, counts), np.repeat(first, counts) + after_first
+
+
+def _shift(bits: Uint32) -> np.uint64:
+    return np.uint64(64 - (_WORD_BITS * len(bits)).bit_length() + 1)
