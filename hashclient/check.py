@@ -286,11 +286,12 @@ class Checker:
             else:
                 records[number] = file.record
         for plan, numbers in by_plan.items():
+            rows = np.array(numbers)
             for place, algorithm in enumerate(plan):
                 digests = [files[n].digests[place] for n in numbers]
                 tags = self._judge.sealer.tags_of(algorithm, digests)
-                records["tags"][numbers, _SLOT[algorithm]] = tags
-            records["mask"][numbers] = mask_of(plan)
+                records["tags"][rows, _SLOT[algorithm]] = tags
+            records["mask"][rows] = mask_of(plan)
         return records
 
     def _judge_files(self, files: list[_File], records: Records, result: TaskResult) -> None:
@@ -358,20 +359,18 @@ class Checker:
 
     def _note(self, files: list[_File], tags: Records, started_ns: int, result: TaskResult) -> None:
         """Put records of what was read since `started_ns` into the result, for the inventory."""
-        rows = [
-            number
-            for number, file in enumerate(files)
-            if file.digests and file.length == file.status.st_size
-        ]
-        records = records_of([files[row].status for row in rows])
-        for column in ("tags", "mask"):
-            records[column] = tags[column].take(rows, axis=0)
-        settled = are_settled(records, started_ns)
-        devices = np.array([files[row].status.st_dev for row in rows], np.uint64)
-        for device in set(devices.tolist()):
-            chosen = records.take(np.flatnonzero(settled & (devices == device)))
-            if len(chosen):
-                result.learned.append((device, chosen.tobytes()))
+        by_device: dict[int, list[int]] = {}
+        for number, file in enumerate(files):
+            if file.digests and file.length == file.status.st_size:
+                by_device.setdefault(file.status.st_dev, []).append(number)
+        for device, numbers in by_device.items():
+            records = records_of([files[n].status for n in numbers])
+            rows = np.array(numbers)
+            for column in ("tags", "mask"):
+                records[column] = tags[column].take(rows, axis=0)
+            settled = records.take(np.flatnonzero(are_settled(records, started_ns)))
+            if len(settled):
+                result.learned.append((device, settled.tobytes()))
 
     def _set_aside(
         self, group: Group, name: str, error: OSError | _SetAside, result: TaskResult

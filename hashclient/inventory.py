@@ -34,7 +34,7 @@ DATABASE_NAME = "inventory.db"
 BLOCK_INODES = 256
 _BLOCK_BITS = 8
 #: Rows that are merged at a time: enough to make it cheap, few enough to bound the memory.
-_BLOCKS_AT_ONCE = 64
+_BLOCKS_AT_ONCE = 16
 #: A file that changed so shortly before it was read may change again within the same tick of the
 #: file system's clock, unseen. Kernels tick at 100 Hz or faster; some file systems store seconds.
 FRESH_NS = 50_000_000

@@ -26,7 +26,7 @@ from hashclient.summary import Summary
 from hashclient.walk import Task, WalkOptions, walk
 
 #: Bytes of records, or blocks in use, that wait before they are written to the inventory.
-LEARN_BYTES = 512 << 10
+LEARN_BYTES = 1 << 20
 LEARN_BLOCKS = 10_000
 #: Seconds between two looks at the progress display, and at what is to be written meanwhile.
 TICK_S = 0.2
