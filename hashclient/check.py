@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 
 from hashclient.errors import StateError
@@ -55,8 +56,7 @@ class TaskResult:
     seen: list[Block] = field(default_factory=list)
 
 
-@dataclass(slots=True)
-class _File:
+class _File(msgspec.Struct, gc=False):
     """A file to be judged: where, what it was, its length in bytes, and its digests so far.
 
     `digests` are those of `plan` that were computed in this run: none, if it was not read. What the
@@ -148,12 +148,17 @@ class Checker:
             names = group.names
             if self._looks_first:
                 names = self._look(fd, group, result, files)
+            flags = _FILE_FLAGS if group.follow else _FILE_FLAGS | os.O_NOFOLLOW
             for position, name in enumerate(names):
                 if result.bytes_read >= TASK_BYTES:
                     result.deferred.append(group._replace(names=names[position:]))
                     break
                 try:
-                    file = self._read(fd, group, name, result, whole=whole)
+                    file_fd = os.open(name, flags, dir_fd=fd)
+                    try:
+                        file = self._read(file_fd, group, name, result, whole=whole)
+                    finally:
+                        os.close(file_fd)
                 except (OSError, _SetAside) as error:
                     self._set_aside(group, name, error, result)
                 else:
@@ -224,37 +229,32 @@ class Checker:
         return plan
 
     def _read(
-        self, directory_fd: int, group: Group, name: str, result: TaskResult, *, whole: bool
+        self, fd: int, group: Group, name: str, result: TaskResult, *, whole: bool
     ) -> _File | None:
         """Read one file as its plan says; None if it needs no reading or was deferred.
 
         Raises:
-            OSError: it cannot be opened or read.
+            OSError: it cannot be read.
             _SetAside: it kept changing, or is no longer a regular file.
         """
-        flags = _FILE_FLAGS if group.follow else _FILE_FLAGS | os.O_NOFOLLOW
-        fd = os.open(name, flags, dir_fd=directory_fd)
-        try:
-            before = os.fstat(fd)
-            plan = self._plan(before)
-            if not plan:
-                self._clean(group, name, before.st_size, result)
-                return None
-            if before.st_size >= DEFER_BYTES and not whole:
-                result.deferred.append(group._replace(names=[name]))
-                return None
-            digests, length = digest_fd(fd, plan, before.st_size, self._on_bytes, self._buffer)
-            result.bytes_read += length
-            after = os.fstat(fd)
-            # The same open file: of its identity nothing can have changed.
-            if (length, before.st_mtime_ns, before.st_ctime_ns) != (
-                after.st_size,
-                after.st_mtime_ns,
-                after.st_ctime_ns,
-            ):
-                plan, digests, length, after = self._read_unsteady(fd, after, result)
-        finally:
-            os.close(fd)
+        before = os.fstat(fd)
+        plan = self._plan(before)
+        if not plan:
+            self._clean(group, name, before.st_size, result)
+            return None
+        if before.st_size >= DEFER_BYTES and not whole:
+            result.deferred.append(group._replace(names=[name]))
+            return None
+        digests, length = digest_fd(fd, plan, before.st_size, self._on_bytes, self._buffer)
+        result.bytes_read += length
+        after = os.fstat(fd)
+        # The same open file: of its identity nothing can have changed.
+        if (length, before.st_mtime_ns, before.st_ctime_ns) != (
+            after.st_size,
+            after.st_mtime_ns,
+            after.st_ctime_ns,
+        ):
+            plan, digests, length, after = self._read_unsteady(fd, after, result)
         result.files_read += 1
         return _File(group, name, after, length, plan, digests)
 

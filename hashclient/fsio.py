@@ -13,7 +13,6 @@ import errno
 import fcntl
 import os
 import stat
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,6 +50,8 @@ def atomic_file(path: Path, *, mode: int = 0o600) -> Iterator[IO[bytes]]:
     Raises:
         StateError: the disk is full, read-only or fails; `path` is then unchanged.
     """
+    import tempfile  # brings much, and most starts write no file
+
     temporary: Path | None = None
     try:
         fd, name = tempfile.mkstemp(prefix=TEMP_PREFIX, dir=path.parent)

@@ -232,8 +232,10 @@ class Inventory:
             old = np.frombuffer(b"".join(row[1] for row in rows if row), RECORD)
             merged = _merge(old, new)
             edges = np.flatnonzero(np.diff(merged["ino"] >> np.uint64(_BLOCK_BITS))) + 1
-            for block, part in zip(numbers, np.split(merged, edges), strict=True):
+            for block, row, part in zip(numbers, rows, np.split(merged, edges), strict=True):
                 data = part.tobytes()
+                if row == (today, data):
+                    continue
                 self._db.execute(
                     "INSERT OR REPLACE INTO block VALUES (?, ?, ?, ?, ?)",
                     (device, block, today, _checksum(device, block, data), data),

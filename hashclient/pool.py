@@ -25,9 +25,9 @@ from hashclient.model import Algorithm, Hit, Kind, Outcome
 from hashclient.walk import Group, Task, join
 
 #: Tasks that wait at a worker, so that it never waits for the parent.
-TASKS_AHEAD = 2
-#: Longest message that waits at a worker: a socket takes two of them without anybody reading.
-MAX_AHEAD_BYTES = 48 << 10
+TASKS_AHEAD = 3
+#: Longest message that waits at a worker: a socket takes three of them without anybody reading.
+MAX_AHEAD_BYTES = 32 << 10
 #: Bytes of a large file between two notes of progress.
 PROGRESS_BYTES = 32 << 20
 #: How often workers are replaced before something is held to be wrong with the machine.
