@@ -15,9 +15,9 @@ from hashclient.hashlist import Uint32, Uint64
 
 #: How many bits there are for each key, at least; the number of bits is a power of two.
 BITS_A_KEY = 4
-#: Two to four keys and more begin as a word says; so many never do by chance.
-MOST_CROWDED = 64
-_WORD_BITS = 32
+#: Eight to sixteen keys begin as a word says; so many never do by chance.
+MOST_CROWDED = 80
+_WORD_BITS = 64
 _WORD_SHIFT = np.uint64(_WORD_BITS.bit_length() - 1)
 _IN_WORD = np.uint64(_WORD_BITS - 1)
 #: Keys that are handled at a time, so that what is made of them stays in the cache.
@@ -37,7 +37,9 @@ class TableWriter:
     """Makes the table of `count` keys."""
 
     def __init__(self, count: int) -> None:
-        self.bits, self._counts = (np.zeros(length, "<u4") for length in table_lengths(count))
+        words, starts = table_lengths(count)
+        self.bits = np.zeros(words, "<u8")
+        self._counts = np.zeros(starts, "<u4")
 
     def add(self, keys: Uint64) -> None:
         """Add the next keys, in ascending order."""
@@ -46,7 +48,7 @@ class TableWriter:
             place = keys[start : start + _PIECE_KEYS] >> shift
             word = (place >> _WORD_SHIFT).view(np.intp)
             first = np.flatnonzero(np.append(True, word[1:] != word[:-1]))
-            bit = np.uint32(1) << (place & _IN_WORD).astype(np.uint32)
+            bit = np.uint64(1) << (place & _IN_WORD)
             at = word[first]
             self.bits[at] |= np.bitwise_or.reduceat(bit, first)
             self._counts[at + 1] += np.diff(np.append(first, len(word))).astype(np.uint32)
@@ -56,7 +58,7 @@ class TableWriter:
         return np.cumsum(self._counts, dtype=np.uint32)
 
 
-def find(bits: Uint32, starts: Uint32, column: Uint64, keys: Uint64) -> tuple[Rows, Rows] | None:
+def find(bits: Uint64, starts: Uint32, column: Uint64, keys: Uint64) -> tuple[Rows, Rows] | None:
     """Return (query, position) pairs where `column` equals `keys`, which come in any order.
 
     None says that too many keys of the column begin alike, and a search in it is better.
@@ -66,8 +68,7 @@ def find(bits: Uint32, starts: Uint32, column: Uint64, keys: Uint64) -> tuple[Ro
     """
     place = keys >> _shift(bits)
     word = (place >> _WORD_SHIFT).view(np.intp)
-    passed = bits.take(word) >> (place & _IN_WORD).astype(np.uint32) & np.uint32(1)
-    queries = np.flatnonzero(passed)
+    queries = np.flatnonzero(bits.take(word) >> (place & _IN_WORD) & np.uint64(1))
     if not len(queries):
         return NOTHING, NOTHING
     word = word.take(queries)
@@ -89,5 +90,5 @@ def expand(queries: Rows, first: Rows, counts: Rows) -> tuple[Rows, Rows]:
     return np.repeat(queries, counts), np.repeat(first, counts) + after_first
 
 
-def _shift(bits: Uint32) -> np.uint64:
+def _shift(bits: Uint64) -> np.uint64:
     return np.uint64(64 - (_WORD_BITS * len(bits)).bit_length() + 1)

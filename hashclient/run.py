@@ -38,7 +38,7 @@ REBUILD_HINT = "run `hashclient fetch` to build it again"
 #: The parts of each sorted key: the key, what goes with it, the row it belongs to.
 KEY_SECTIONS = {"id": ("hash", "row")} | {a.label: ("hi", "lo", "row") for a in Algorithm}
 #: The parts of the prefix table that each has besides.
-TABLE = ("bits", "starts")
+TABLE = {"bits": "<u8", "starts": "<u4"}
 #: The types that sections may have; what numpy makes of other words is not our concern. `dead`
 #: stands for all of its kind.
 _TYPES = {
@@ -48,7 +48,7 @@ _TYPES = {
     "ids": re.compile(r"\|S[1-9][0-9]?"),
     "dead": re.compile(r"<u4"),
 } | {
-    f"{prefix}.{part}": re.compile("<u8" if part in {"hash", "hi", "lo"} else "<u4")
+    f"{prefix}.{part}": re.compile("<u4" if part in {"row", "starts"} else "<u8")
     for prefix, parts in KEY_SECTIONS.items()
     for part in (*parts, *TABLE)
 }
@@ -190,9 +190,9 @@ class Run:
         if column is None or not len(column) or not len(keys):
             return NOTHING, NOTHING
         keys_column = column.view(np.uint64)
-        bits, starts = (self._sections[f"{prefix}.{part}"].view(np.uint32) for part in TABLE)
+        bits, starts = (self._sections[f"{prefix}.{part}"] for part in TABLE)
         try:
-            found = find(bits, starts, keys_column, keys)
+            found = find(bits.view(np.uint64), starts.view(np.uint32), keys_column, keys)
         except ValueError as error:
             raise self.damaged() from error
         if found is not None:

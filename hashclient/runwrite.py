@@ -220,8 +220,8 @@ def write_run(path: Path, columns: Columns, dead: dict[str, list[Rows]]) -> None
     for prefix, parts in KEY_SECTIONS.items():
         if keys := key_counts[prefix]:
             layout += [(f"{prefix}.{p}", "<u4" if p == "row" else "<u8", keys) for p in parts]
-            lengths = zip(TABLE, table_lengths(keys), strict=True)
-            layout += [(f"{prefix}.{part}", "<u4", length) for part, length in lengths]
+            for (part, dtype), length in zip(TABLE.items(), table_lengths(keys), strict=True):
+                layout += [(f"{prefix}.{part}", dtype, length)]
     sections, end = [], 0
     for name, dtype, length in layout:
         sections.append((name, dtype, end, length))

@@ -258,7 +258,7 @@ def run_of(directory: Path, keys: npt.NDArray[np.uint64], table: Table | None = 
             ("md5.hi", "<u8", 0, len(keys)),
             ("md5.lo", "<u8", 0, len(keys)),
             ("md5.row", "<u4", 0, len(keys)),
-            ("md5.bits", "<u4", end, len(bits)),
+            ("md5.bits", "<u8", end, len(bits)),
             ("md5.starts", "<u4", end + bits.nbytes, len(starts)),
         ],
     }

@@ -63,15 +63,16 @@ def test_it_makes_no_difference_in_what_pieces_keys_are_added() -> None:
     column = np.sort(np.random.default_rng(3).integers(0, 2**64, 5000, np.uint64))
     whole = table_of(column)
     for parts in (np.array_split(column, 7), [column[:0], column[:1], column[1:]]):
-        for one, other in zip(whole, table_of(column, parts), strict=True):
-            assert one.tobytes() == other.tobytes()
+        bits, starts = table_of(column, parts)
+        assert bits.tolist() == whole[0].tolist()
+        assert starts.tolist() == whole[1].tolist()
 
 
 def test_few_of_what_is_not_there_pass_the_bits() -> None:
     rng = np.random.default_rng(5)
     column = np.sort(rng.integers(0, 2**64, 100_000, np.uint64))
     bits, _ = table_of(column)
-    share = int(np.bitwise_count(bits).sum()) / (32 * len(bits))
+    share = int(np.bitwise_count(bits).sum()) / (64 * len(bits))
     assert 1 / 9 < share < 1 / 4
 
 
