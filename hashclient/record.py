@@ -67,8 +67,9 @@ class RunRecord:
             Event(str(o.kind), _data(o)) for o in kept if o.kind in (Kind.MATCH, Kind.CONFLICT)
         ]
         if events:
-            # A report hands single records over, so each is signed.
-            self._log(events, durable=True, sign_each=True)
+            # A report hands single records over, so each is signed; it may only hold recorded ones.
+            reportable = any(o.recorded is not None for o in kept)
+            self._log(events, durable=True, sign_each=reportable)
         return kept
 
     def end(self) -> None:
