@@ -6,13 +6,11 @@ more is not, what was begun is ended at the service, and nothing is said to be w
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from fixtures.desk import Desk
+from fixtures.desk import A, B, Desk, desk_and_service
 from fixtures.reporting_service import Fault, ReportingService
 from hashclient.config import PackageDestination
 from hashclient.errors import AuditError, ConfigError, ExitCode, StateError, UnreachableError
@@ -22,29 +20,21 @@ from hashclient.reporting import Report, State
 from hashclient.reporting.state import Call
 from tests.support import fast_directory
 
-A, B = b"first file" * 1000, b"second"
-
-
-@pytest.fixture(autouse=True)
-def _unsynced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "fsync", lambda _: None)
-
 
 @pytest.fixture
-def directory() -> Iterator[Path]:
-    with fast_directory() as made:
+def both() -> Iterator[tuple[Desk, ReportingService]]:
+    with fast_directory() as directory, desk_and_service(directory) as made:
         yield made
 
 
 @pytest.fixture
-def service(directory: Path) -> Iterator[ReportingService]:
-    with ReportingService(directory) as running:
-        yield running
+def desk(both: tuple[Desk, ReportingService]) -> Desk:
+    return both[0]
 
 
 @pytest.fixture
-def desk(directory: Path, service: ReportingService) -> Desk:
-    return Desk(directory / "desk", f"[report.to.hotline]\n{service.table()}")
+def service(both: tuple[Desk, ReportingService]) -> ReportingService:
+    return both[1]
 
 
 @pytest.fixture
@@ -129,9 +119,8 @@ def test_what_is_taken_away_while_a_report_is_begun_waits_for_the_key(
     assert [f.data for f in service.finished.files.values()] == [A, B]
 
 
-def test_the_right_key_after_a_wrong_one(directory: Path, service: ReportingService) -> None:
-    desk = Desk(directory / "desk", f"[report.to.hotline]\n{service.table()}")
-    other = Desk(directory / "other")
+def test_the_right_key_after_a_wrong_one(desk: Desk, service: ReportingService) -> None:
+    other = Desk(desk.directory / "other")
     match = desk.find("a", A)
     desk.quarantine(match)
     desk.prepare(match, to="hotline")
@@ -226,15 +215,12 @@ def test_what_is_finished_is_not_called_unsent_since_the_log_broke(
     assert "report-acknowledged" in desk.events()
 
 
-def test_two_services_under_one_name(
-    desk: Desk, service: ReportingService, report: Report, directory: Path
-) -> None:
+def test_two_services_under_one_name(desk: Desk, service: ReportingService, report: Report) -> None:
     """A report that another service does not know is begun anew there, or is for a person."""
     service.fail("upload", Fault(code=1000))
     desk.send_due()
-    (directory / "second").mkdir()
-    with ReportingService(directory / "second") as second:
-        second_desk = Desk(directory / "x", f"[report.to.hotline]\n{second.table()}")
+    (desk.directory / "second").mkdir()
+    with desk_and_service(desk.directory / "second") as (second_desk, second):
         desk.settings.config.report.to["hotline"] = second_desk.settings.config.report.to["hotline"]
         sent = desk.send(report)
         assert sent.error is None

@@ -12,12 +12,11 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
 from fixtures.crash import FailAt, in_child, kill_at, watched
-from fixtures.desk import Desk
+from fixtures.desk import A, B, Desk, desk_and_service
 from fixtures.reporting_service import Fault, ReportingService
 from hashclient.audit import verify as verify_audit
 from hashclient.errors import (
@@ -38,32 +37,24 @@ from hashclient.reporting.verify import verify_package
 from tests.support import fast_directory
 
 CALLS = ("submit", "upload", "fileinfo", "finish")
-A, B = b"first file" * 1000, b"second"
 #: No attempt changes the disk so often.
 MOST = 300
 
 
-@pytest.fixture(autouse=True)
-def _unsynced(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Syncing takes most of the time and changes nothing that a kill could show.
-    monkeypatch.setattr(os, "fsync", lambda _: None)
-
-
 @pytest.fixture
-def directory() -> Iterator[Path]:
-    with fast_directory() as made:
+def both() -> Iterator[tuple[Desk, ReportingService]]:
+    with fast_directory() as directory, desk_and_service(directory, timeout_s=0.5) as made:
         yield made
 
 
 @pytest.fixture
-def service(directory: Path) -> Iterator[ReportingService]:
-    with ReportingService(directory) as running:
-        yield running
+def desk(both: tuple[Desk, ReportingService]) -> Desk:
+    return both[0]
 
 
 @pytest.fixture
-def desk(directory: Path, service: ReportingService) -> Desk:
-    return Desk(directory / "desk", f"[report.to.hotline]\n{service.table(timeout_s=0.5)}")
+def service(both: tuple[Desk, ReportingService]) -> ReportingService:
+    return both[1]
 
 
 @pytest.fixture
@@ -218,8 +209,7 @@ def test_disk_fails_at_each_change(desk: Desk, service: ReportingService, code: 
     assert failures > 20
 
 
-def test_a_package_killed_at_each_change_of_the_disk(directory: Path) -> None:
-    desk = Desk(directory)
+def test_a_package_killed_at_each_change_of_the_disk(desk: Desk) -> None:
     match = desk.find("a", A)
     desk.quarantine(match)
     report = desk.prepare(match)
@@ -246,8 +236,7 @@ def test_a_package_killed_at_each_change_of_the_disk(directory: Path) -> None:
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO], ids=["full", "broken"])
-def test_a_package_when_the_disk_fails_at_each_change(directory: Path, code: int) -> None:
-    desk = Desk(directory)
+def test_a_package_when_the_disk_fails_at_each_change(desk: Desk, code: int) -> None:
     match = desk.find("a", A)
     desk.quarantine(match)
     desk.prepare(match)
@@ -274,8 +263,7 @@ def test_a_package_when_the_disk_fails_at_each_change(directory: Path, code: int
     assert failures > 10
 
 
-def test_preparing_killed_at_each_change_of_the_disk(directory: Path) -> None:
-    desk = Desk(directory)
+def test_preparing_killed_at_each_change_of_the_disk(desk: Desk) -> None:
     match = desk.find("a", A)
     for number in each_change(desk):
 

@@ -1,4 +1,4 @@
-"""The audit log: what is written, what `verify` finds, checkpoints, reading, and the command."""
+"""The audit log: what is written, what `verify` finds, checkpoints, reading."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -29,10 +28,7 @@ from hashclient.auditrecord import (
     encode_checkpoint,
     encode_record,
 )
-from hashclient.cli.app import App
-from hashclient.cli.audit import command
-from hashclient.config import Config, Settings
-from hashclient.errors import AuditError, HashclientError, StateError, UsageError
+from hashclient.errors import AuditError, HashclientError, StateError
 from hashclient.fsio import path_fields
 
 START = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
@@ -608,108 +604,3 @@ def test_a_log_cut_while_it_is_read_is_an_error(directory: Path, limit: int | No
             return True
 
     assert "cut" in failure(lambda: list(read(directory, event=CutLater(), limit=limit)))
-
-
-# The command
-
-
-class Command:
-    """Runs `hashclient audit` on one state directory."""
-
-    def __init__(self, state_dir: Path) -> None:
-        settings = Settings(state_dir, state_dir / "config.toml", None, Config())
-        self.app = App(lambda: settings, 0)
-
-    def __call__(self, *arguments: str | Path) -> Result:
-        return CliRunner().invoke(command, [*map(str, arguments)], obj=self.app)
-
-    def output(self, *arguments: str | Path) -> str:
-        result = self(*arguments)
-        assert result.exit_code == 0, result
-        return result.stdout
-
-
-@pytest.fixture
-def audit(log: AuditLog, directory: Path) -> Command:
-    return Command(directory.parent)
-
-
-def test_show_prints_aligned_lines(audit: Command) -> None:
-    assert audit.output("show", "--event", "match", "--event", "scan-end") == (
-        "     4  2026-01-31T12:01:00Z  match                path=/srv/1 entry=e1 list=demo\n"
-        "     5  2026-01-31T12:01:00Z  match                path=/srv/2 entry=e2 list=demo\n"
-        "     6  2026-01-31T12:02:00Z  scan-end             matches=2 seconds=1.5 complete=true\n"
-    )
-
-
-def test_show_makes_paths_printable(audit: Command, log: AuditLog) -> None:
-    log.append(
-        [
-            Event("match", path_fields(os.fsdecode(b"/a b/\x1b[31m\xff"))),
-            Event("match", {"path": "/x", "path_b64": "no base64"}),
-            Event("match", {"path": "", "more": {"a": "\x1b"}}),
-        ]
-    )
-    lines = audit.output("show", "--limit", "3").splitlines()
-    assert lines[0].endswith(r'path="/a b/\x1b[31m\xff"')
-    assert lines[1].endswith("path=/x")
-    assert lines[2].endswith(r'path="" more={"a":"\u001b"}')
-
-
-def test_show_is_bounded_as_text_only(audit: Command, log: AuditLog, directory: Path) -> None:
-    log.append([match(number) for number in range(100)])
-    assert len(audit.output("show").splitlines()) == 50
-    everything = audit.output("show", "--format", "jsonl")
-    assert everything.encode() == (directory / "log.jsonl").read_bytes()
-
-
-def test_show_since_a_date(audit: Command) -> None:
-    assert audit.output("show", "--since", "2026-02-01") == ""
-    assert len(audit.output("show", "--since", "2026-01-31T12:02").splitlines()) == 1
-    assert len(audit.output("show", "--since", "2026-01-31T13:01+01:00").splitlines()) == 4
-    result = audit("show", "--since", "yesterday")
-    assert result.exit_code == 2
-    assert "not like 2026-01-31" in result.stderr
-
-
-def test_verify_prints_what_the_log_holds(audit: Command, directory: Path) -> None:
-    result = audit("verify")
-    report = verify(directory)
-    assert result.exit_code == 0
-    assert result.stdout.startswith("the audit log is intact\n  records     6\n")
-    assert f"  hash        {report.hash}\n" in result.stdout
-    assert "hint: only a checkpoint" in result.stderr
-    document = json.loads(audit.output("verify", "--format", "json"))
-    assert (document["records"], document["hash"]) == (6, report.hash)
-    assert document["checkpoint"] is False
-
-
-def test_a_checkpoint_goes_to_stdout_or_a_file_and_verifies(
-    audit: Command, log: AuditLog, directory: Path, tmp_path: Path
-) -> None:
-    kept = tmp_path / "kept.json"
-    assert audit.output("checkpoint").encode() == checkpoint(directory)
-    assert audit.output("checkpoint", "-o", kept) == ""
-    assert kept.read_bytes() == checkpoint(directory)
-    log.append([match(3)])
-    assert "checkpoint  holds" in audit.output("verify", "--checkpoint", kept)
-    assert json.loads(audit.output("verify", "--checkpoint", kept, "--format", "json"))[
-        "checkpoint"
-    ]
-    write_lines(directory, lines_of(directory)[:5])
-    assert isinstance(audit("verify", "--checkpoint", kept).exception, AuditError)
-
-
-def test_files_of_checkpoints_that_cannot_be_used_are_errors(
-    audit: Command, tmp_path: Path
-) -> None:
-    assert audit("verify", "--checkpoint", tmp_path / "absent").exit_code == 2
-    unreadable = audit("verify", "--checkpoint", "/proc/self/mem")
-    assert isinstance(unreadable.exception, UsageError)
-    result = audit("checkpoint", "--output", tmp_path / "absent" / "kept.json")
-    assert isinstance(result.exception, StateError)
-
-
-def test_every_help_has_an_example(audit: Command) -> None:
-    for name in command.commands:
-        assert f"    hashclient audit {name}" in audit.output(name, "--help")
