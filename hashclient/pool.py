@@ -225,20 +225,23 @@ class Pool:
         Raises:
             StateError: workers keep dying.
         """
+        # Large files, and tasks too long to wait at a worker: they go to one that has nothing else.
         waiting: deque[Task] = deque()
         walking, begun = True, False
         while True:
-            for worker in self._workers:
-                while len(worker.tasks) < TASKS_AHEAD:
-                    item = waiting.popleft() if waiting else next(tasks, None) if walking else None
-                    if item is None:
-                        walking = False
-                        break
-                    if isinstance(item, Outcome):
-                        yield item
-                    elif not self._send(worker, item):
-                        waiting.appendleft(item)
-                        break
+            while True:
+                # The one that has least to do: at the end, all of them end together.
+                worker = min(self._workers, key=lambda w: len(w.tasks))
+                if len(worker.tasks) >= (1 if waiting else TASKS_AHEAD):
+                    break
+                item = waiting.popleft() if waiting else next(tasks, None) if walking else None
+                if item is None:
+                    walking = False
+                    break
+                if isinstance(item, Outcome):
+                    yield item
+                elif not self._send(worker, item):
+                    waiting.append(item)
             busy = {w.connection: w for w in self._workers if w.tasks}
             if not busy:
                 return
@@ -252,7 +255,7 @@ class Pool:
                 assert isinstance(connection, Connection)
                 for message in self._receive(busy[connection]):
                     if isinstance(message, TaskResult):
-                        # A file that was deferred is large: each is a task of its own.
+                        # Each file that was deferred is a task of its own.
                         waiting.extend(_single_tasks(message.deferred))
                         message.deferred = []
                     yield message

@@ -134,6 +134,26 @@ def test_deferred_work_is_done_by_whoever_is_free() -> None:
     assert all(not r.deferred for r in results if isinstance(r, TaskResult))
 
 
+def test_a_large_file_never_waits_behind_another(tmp_path: Path) -> None:
+    """While one worker is at a large file, others do the rest."""
+    names = ["a", "b", "c", "d", "e", "f"]
+
+    def check(items: Task, on_bytes: OnBytes) -> TaskResult:
+        name, *others = items[0].names
+        if others:
+            return TaskResult(deferred=[items[0]._replace(names=[n]) for n in items[0].names])
+        if name != "a":
+            (tmp_path / name).touch()
+            return all_clean(items, on_bytes)
+        for _ in range(1000):
+            if len(list(tmp_path.iterdir())) == len(names) - 1:
+                return all_clean(items, on_bytes)
+            signal.sigtimedwait([], 0.01)
+        return TaskResult(outcomes=[Outcome(Kind.UNREAD, "d/a", reason="others waited for it")])
+
+    assert {kind for kind, _ in outcomes(run(2, check, [task(*names)])).values()} == {Kind.CLEAN}
+
+
 def test_progress_in_large_files_is_told_and_time_passes() -> None:
     def check(items: Task, on_bytes: OnBytes) -> TaskResult:
         for _ in range(4):
