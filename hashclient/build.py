@@ -37,9 +37,9 @@ from hashclient.index import (
     load_manifest,
     open_manifest,
 )
-from hashclient.indexwrite import InconsistentError, IndexWriter, sweep
+from hashclient.index.run import DamagedError
+from hashclient.index.writer import InconsistentError, IndexWriter, sweep
 from hashclient.knowngood import Inspection, PoisonGuard
-from hashclient.run import DamagedError
 from hashclient.seal import Sealer
 from hashclient.trust import Trust
 

@@ -50,12 +50,12 @@ from hashclient.index import (
     open_index,
     open_manifest,
 )
-from hashclient.indexwrite import write_manifest
+from hashclient.index.run import DamagedError
+from hashclient.index.writer import write_manifest
 from hashclient.knowngood import PoisonGuard, open_guard
 from hashclient.match import Match, Remembered
 from hashclient.matches import Matches
 from hashclient.matchstore import DATABASE_NAME
-from hashclient.run import DamagedError
 from hashclient.seal import Sealer
 from hashclient.trust import Source, Trust
 from hashclient.withdrawals import Reached, reach_back

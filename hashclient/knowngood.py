@@ -24,9 +24,9 @@ from hashclient.fsio import make_private_dir, printable, user_path, write_atomic
 from hashclient.hashing import new_hash
 from hashclient.hashlist import NO_SIZE, AddBatch, Uint8, Uint32, Uint64
 from hashclient.index import RunSet
-from hashclient.indexwrite import IndexWriter, sweep
+from hashclient.index.run import DamagedError, Run
+from hashclient.index.writer import IndexWriter, sweep
 from hashclient.model import Algorithm
-from hashclient.run import DamagedError, Run
 from hashclient.seal import Sealer
 
 FOLDER = "known-good"

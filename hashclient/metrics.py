@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from hashclient import __version__
-from hashclient.auditrecord import Record
+from hashclient.audit.record import Record
 from hashclient.index import Manifest
 from hashclient.status import ListStatus, Status
 

@@ -29,7 +29,7 @@ from hashclient.cli import main as command
 from hashclient.errors import ExitCode
 from hashclient.model import Algorithm
 from hashclient.provider import Repository
-from hashclient.provider_server import open_server
+from hashclient.provider.server import open_server
 
 ROOT = Path(__file__).parents[1]
 ALL_ALGORITHMS = tuple(Algorithm)

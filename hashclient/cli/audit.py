@@ -156,7 +156,7 @@ def checkpoint(app: App, output: Path) -> None:
 
 
 def _read_checkpoint(path: Path) -> bytes:
-    from hashclient.auditrecord import MAX_CHECKPOINT_BYTES
+    from hashclient.audit.record import MAX_CHECKPOINT_BYTES
 
     try:
         with path.open("rb") as stream:

@@ -98,7 +98,7 @@ def init(app: App, directory: Path, keys: int, threshold: int, output_format: st
     \b
       hashclient provider init /srv/lists --keys 3 --threshold 2
     """
-    from hashclient.provider_keys import Keys
+    from hashclient.provider.keys import Keys
 
     repository = _repository(app, directory)
     repository.create(root_keys=Keys(keys, threshold))
@@ -140,7 +140,7 @@ def publish(
       hashclient provider publish /srv/lists --list baseline entries.csv
       sha256sum * | hashclient provider publish /srv/lists --list local -
     """
-    from hashclient.provider_keys import Keys
+    from hashclient.provider.keys import Keys
 
     def on_doubt(text: str) -> None:
         app.warn(text, "`hashclient provider withdraw` takes the entry off the list again")
@@ -278,7 +278,7 @@ def rotate(
       hashclient provider rotate /srv/lists timestamp
       hashclient provider rotate /srv/lists root --keys 3 --threshold 2
     """
-    from hashclient.provider_keys import Keys
+    from hashclient.provider.keys import Keys
 
     if (keys is None) != (threshold is None):
         raise UsageError(
@@ -418,7 +418,7 @@ def serve(app: App, directory: Path, bind: str, output_format: str, verbose: boo
     \b
       hashclient provider serve /srv/lists --bind 127.0.0.1:8443
     """
-    from hashclient.provider_server import open_server
+    from hashclient.provider.server import open_server
 
     def log(text: str) -> None:
         if verbose:

@@ -137,12 +137,16 @@ def run_report(
             try:
                 # Whatever ends the loop, the workers end with it.
                 with contextlib.closing(outcomes):
-                    # They are at work while the start is logged; nothing is told before it is.
+                    # They are at work while the start is logged. Nothing is told before it is, and
+                    # what came first is not lost if a signal comes meanwhile.
+                    first: list[Outcome | None] = []
                     try:
-                        first = next(outcomes, None)
+                        first += itertools.islice(outcomes, 1)
                     finally:
-                        record.start(arguments)
-                    for outcome in itertools.chain([first], outcomes):
+                        with uninterrupted():
+                            record.start(arguments)
+                            told.waiting += filter(None, first)
+                    for outcome in outcomes:
                         told.add(outcome)
                         tick()
                 told.flush()

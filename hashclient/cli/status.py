@@ -16,7 +16,7 @@ from hashclient.fsio import path_fields, printable
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
-    from hashclient.auditrecord import Record
+    from hashclient.audit.record import Record
     from hashclient.config import Settings
     from hashclient.status import ListStatus, Status
 

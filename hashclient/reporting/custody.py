@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hashclient.audit import AuditLog, Event, read
-from hashclient.auditrecord import (
+from hashclient.audit.record import (
     GENESIS,
     Checkpoint,
     Identity,

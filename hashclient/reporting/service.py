@@ -17,13 +17,6 @@ from urllib.parse import urlencode
 
 import httpx
 
-from hashclient._channel import Download
-from hashclient._faults import (
-    REFUSING_STATUSES,
-    TransientError,
-    parse_retry_after,
-    status_fault,
-)
 from hashclient.config import ServiceDestination
 from hashclient.connect import access_of_service, limits_of
 from hashclient.errors import (
@@ -37,6 +30,13 @@ from hashclient.errors import (
 from hashclient.reporting.evidence import Proven
 from hashclient.reporting.xmlform import parse_answer
 from hashclient.transport import Transport
+from hashclient.transport.channel import Download
+from hashclient.transport.faults import (
+    REFUSING_STATUSES,
+    TransientError,
+    parse_retry_after,
+    status_fault,
+)
 
 MAX_ANSWER_BYTES = 1 << 20
 MAX_SCHEMA_BYTES = 4 << 20

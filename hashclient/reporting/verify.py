@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hashclient.auditrecord import Record
+from hashclient.audit.record import Record
 from hashclient.errors import StateError, UsageError, VerificationError
 from hashclient.fsio import printable
 from hashclient.reporting.custody import (

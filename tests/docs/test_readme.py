@@ -37,7 +37,7 @@ d-2,,1111111111111111111111111111111111111111111111111111111111111111,7,dummy" >
   hashclient provider publish repo --list baseline entries.csv
 } > provider.log 2>&1
 hashclient provider serve repo --bind 127.0.0.1:PORT > serve.log 2>&1 &
-until grep -q serving serve.log; do sleep 0.02; done
+until grep -qs serving serve.log; do sleep 0.02; done
 cp repo/root.json repo/keys/serve/ca.pem repo/keys/serve/token .
 """
 

@@ -9,7 +9,7 @@ import pytest
 
 from fixtures.client import Client, csv
 from fixtures.simulator import Simulator
-from hashclient.provider_keys import Keys
+from hashclient.provider.keys import Keys
 from tests.attack_world import World
 
 

@@ -28,7 +28,7 @@ from tuf.api.metadata import (
 from fixtures.client import Client, csv
 from fixtures.simulator import Simulator
 from hashclient.errors import ExitCode, HashclientError
-from hashclient.provider_keys import Keys
+from hashclient.provider.keys import Keys
 from tests.attack_world import ALL, NEW, World, new_root_key, refused, roles_of
 
 

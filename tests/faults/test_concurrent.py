@@ -15,10 +15,10 @@ import pytest
 
 from fixtures.client import Client, content, csv, numbers_in
 from fixtures.simulator import Simulator
-from hashclient import indexwrite
 from hashclient.cli import main as command
 from hashclient.errors import ExitCode, LockedError
 from hashclient.index import open_index
+from hashclient.index import writer as index_writer
 from tests.support import Site, arguments, environment
 
 GENERATIONS = 24
@@ -92,7 +92,7 @@ def test_readers_see_whole_generations_while_many_are_fetched(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     simulator, served, listed = history
-    monkeypatch.setattr(indexwrite, "RUN_ROWS", 4)
+    monkeypatch.setattr(index_writer, "RUN_ROWS", 4)
     client = Client(tmp_path / "state", simulator, simulator.root)
     simulator.files = served[0]
     client.fetch()

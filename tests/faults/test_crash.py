@@ -30,10 +30,11 @@ from fixtures.client import Client, content, csv
 from fixtures.crash import FailAt, Recorder, in_child, kill_at, watched
 from fixtures.hostile import Connection, HostileServer, Request, reply
 from fixtures.simulator import Simulator
-from hashclient import build, indexwrite, runwrite
+from hashclient import build
 from hashclient.cli import main as command
 from hashclient.config import provider_table
 from hashclient.errors import AuditError, ExitCode, HashclientError, StateError
+from hashclient.index import runwriter, writer
 
 ALL = range(30)
 #: By generation: the entries that are listed. Generation 0 stands for no list at all.
@@ -56,8 +57,8 @@ class World:
 def _small_runs() -> Iterator[None]:
     """Make a first fetch write several runs, so that there is something to merge and to resume."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(indexwrite, "RUN_ROWS", 5)
-        patch.setattr(runwrite, "MERGE_ROWS", 7)
+        patch.setattr(writer, "RUN_ROWS", 5)
+        patch.setattr(runwriter, "MERGE_ROWS", 7)
         patch.setattr(build, "DELTA_UNNOTED_S", 0.0)
         yield
 

@@ -47,8 +47,10 @@ kind = "package"
 directory = "{}"
 """
 
-#: Where outcomes are recorded, acted on and written: modules, and functions of `cli.run`.
+#: Where files are looked for, and outcomes recorded, acted on and written: modules, and functions
+#: of `cli.run`.
 MODULES = (
+    "hashclient/walk.py",
     "record.py",
     "matches.py",
     "matchstore.py",
@@ -62,7 +64,7 @@ FUNCTIONS = frozenset({"flush", "_tell", "put", "_finish"})
 class Interruption:
     """Sends SIGINT when the line of this number is run, of those that are watched.
 
-    These are the ones from the run's first record in the log on.
+    These are the ones from the beginning of the walk on.
     """
 
     def __init__(self, at: int | None = None) -> None:
@@ -82,7 +84,7 @@ class Interruption:
         watched = code.co_filename.endswith(MODULES) or (
             code.co_filename.endswith("cli/run.py") and code.co_name in FUNCTIONS
         )
-        self.begun = self.begun or code.co_qualname == "RunRecord.start"
+        self.begun = self.begun or code.co_qualname == "walk"
         if not watched or not self.begun:
             return None
         if event == "line":

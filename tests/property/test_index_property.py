@@ -15,10 +15,10 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hashclient import indexwrite, runwrite
 from hashclient.hashlist import NO_SIZE, AddBatch, checksum_of, entry_hashes
-from hashclient.index import MANIFEST_FORMAT, Index, Manifest, open_index
-from hashclient.indexwrite import IndexWriter, sweep, write_manifest
+from hashclient.index import MANIFEST_FORMAT, Index, Manifest, open_index, runwriter
+from hashclient.index import writer as index_writer
+from hashclient.index.writer import IndexWriter, sweep, write_manifest
 from hashclient.model import Algorithm, mask_of
 from hashclient.seal import Sealer
 
@@ -196,8 +196,8 @@ def small_runs(ratio: int, rows: int) -> Iterator[Path]:
     """Make runs and pieces of merges of a few rows, in a directory of their own."""
     with (
         tempfile.TemporaryDirectory() as directory,
-        mock.patch.multiple(indexwrite, MERGE_RATIO=ratio, RUN_ROWS=rows),
-        mock.patch.object(runwrite, "MERGE_ROWS", 2),
+        mock.patch.multiple(index_writer, MERGE_RATIO=ratio, RUN_ROWS=rows),
+        mock.patch.object(runwriter, "MERGE_ROWS", 2),
         mock.patch.object(os, "fsync"),
     ):
         yield Path(directory)
@@ -249,6 +249,6 @@ def test_the_number_of_runs_stays_small(batches: list[dict[bytes, Entry]]) -> No
             write_manifest(directory, manifest_of(writer, generation))
             index = open_index(directory)
             assert index is not None
-            weights = [indexwrite._weight(run) for run in index.runs]
+            weights = [index_writer._weight(run) for run in index.runs]
             for number in range(len(weights) - 1):
                 assert weights[number] > 4 * sum(weights[number + 1 :])

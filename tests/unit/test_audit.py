@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from hashclient.audit import AuditLog, Event, Record, checkpoint, read, verify
-from hashclient.auditrecord import (
+from hashclient.audit.record import (
     MAX_LINE_BYTES,
     NO_HASH,
     Checkpoint,

@@ -19,7 +19,6 @@ import pytest
 
 from fixtures.client import Client, csv
 from fixtures.simulator import Simulator, status
-from hashclient import indexwrite
 from hashclient.access import OAuth
 from hashclient.audit import AuditLog
 from hashclient.cli.progress import Received
@@ -35,6 +34,7 @@ from hashclient.errors import (
 from hashclient.fetch import Fetched, Fetcher
 from hashclient.fsio import writer_lock
 from hashclient.hashlist import add_schema, encode_segment, parse_index
+from hashclient.index import writer
 from hashclient.seal import load_sealer
 
 ALL = range(40)
@@ -273,7 +273,7 @@ def test_another_seal_key_is_refused(client: Client) -> None:
 
 @pytest.fixture
 def small_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(indexwrite, "RUN_ROWS", 10)
+    monkeypatch.setattr(writer, "RUN_ROWS", 10)
 
 
 def break_off(client: Client, simulator: Simulator) -> None:

@@ -29,8 +29,8 @@ from hashclient.index import (
     open_manifest,
     state_of,
 )
+from hashclient.index.run import RUN_MAGIC, DamagedError, Run, aligned, mask_set
 from hashclient.model import Algorithm
-from hashclient.run import RUN_MAGIC, DamagedError, Run, aligned, mask_set
 from hashclient.seal import load_sealer
 
 NUMBERS = range(12)

@@ -17,10 +17,10 @@ from hashclient import knowngood
 from hashclient.errors import ExitCode, HashclientError, VerificationError
 from hashclient.hashlist import NO_SIZE, AddBatch
 from hashclient.index import RunSet
-from hashclient.indexwrite import IndexWriter
+from hashclient.index.run import Run
+from hashclient.index.writer import IndexWriter
 from hashclient.knowngood import FOLDER, SOURCES_NAME, Inspection, open_guard
 from hashclient.model import Algorithm
-from hashclient.run import Run
 from hashclient.seal import Sealer
 
 SEALER = Sealer(bytes(32))

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from hashclient.auditrecord import Record
+from hashclient.audit.record import Record
 from hashclient.errors import ExitCode
 from hashclient.index import Manifest, RunRef
 from hashclient.metrics import render

@@ -22,7 +22,7 @@ from tuf.api.exceptions import DownloadHTTPError, RepositoryError
 from tuf.ngclient import Updater
 
 from fixtures.simulator import URL, Simulator, endless, status, truncated
-from hashclient import fsio, hashlist, provider, provider_entries, provider_keys
+from hashclient import fsio, hashlist, provider
 from hashclient.cli.main import cli
 from hashclient.errors import (
     AuthorisationError,
@@ -45,7 +45,9 @@ from hashclient.hashlist import (
 )
 from hashclient.model import NAME_PATTERN, Algorithm
 from hashclient.provider import Repository
-from hashclient.provider_keys import Keys, Validity
+from hashclient.provider import entries as provider_entries
+from hashclient.provider import keys as provider_keys
+from hashclient.provider.keys import Keys, Validity
 from hashclient.trust import TufFetcher
 
 MD5 = hashlib.md5(b"benign").hexdigest()

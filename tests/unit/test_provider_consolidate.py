@@ -15,7 +15,7 @@ from fixtures.simulator import Simulator
 from hashclient.errors import UsageError
 from hashclient.hashlist import Segment
 from hashclient.provider import UNREFERENCED_S, Repository
-from hashclient.provider_consolidate import RATIO, ranges_to_join
+from hashclient.provider.consolidate import RATIO, ranges_to_join
 
 ALL = range(60)
 

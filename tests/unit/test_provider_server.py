@@ -22,7 +22,7 @@ from hashclient.errors import (
     UsageError,
 )
 from hashclient.provider import Repository
-from hashclient.provider_server import CERTIFICATE_VALIDITY, Endpoint, open_server
+from hashclient.provider.server import CERTIFICATE_VALIDITY, Endpoint, open_server
 
 MD5 = hashlib.md5(b"benign").hexdigest()
 SHA1 = hashlib.sha1(b"benign").hexdigest()

@@ -23,9 +23,6 @@ from hypothesis import strategies as st
 from fixtures import hostile
 from fixtures.hostile import HostileServer, Request, head, ranged, reply
 from fixtures.tls import Authority, server_context
-from hashclient._channel import Download
-from hashclient._deadline import BoundedBackend, Deadline, DeadlineExceededError
-from hashclient._faults import TransientError, foreign_fault, parse_retry_after, status_fault
 from hashclient.access import (
     Endpoint,
     Secrets,
@@ -49,6 +46,14 @@ from hashclient.transport import (
     OAuth,
     RefusedError,
     Transport,
+)
+from hashclient.transport.channel import Download
+from hashclient.transport.deadline import BoundedBackend, Deadline, DeadlineExceededError
+from hashclient.transport.faults import (
+    TransientError,
+    foreign_fault,
+    parse_retry_after,
+    status_fault,
 )
 
 SECRET = "s3cret-value"

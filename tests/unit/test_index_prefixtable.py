@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fixtures.prefixtable import table_of
-from hashclient.prefixtable import MOST_CROWDED, find
+from hashclient.index.prefixtable import MOST_CROWDED, find
 
 Keys = npt.NDArray[np.uint64]
 

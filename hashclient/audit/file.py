@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from hashclient import fsio
-from hashclient.auditrecord import MAX_LINE_BYTES, Record, broken, parse_record
+from hashclient.audit.record import MAX_LINE_BYTES, Record, broken, parse_record
 from hashclient.errors import AuditError, ConfigError, StateError
 
 if TYPE_CHECKING:

@@ -16,13 +16,13 @@ from http import HTTPStatus
 import httpcore
 import httpx
 
-from hashclient._deadline import DeadlineExceededError
 from hashclient.errors import (
     AuthorisationError,
     HashclientError,
     UnreachableError,
     VerificationError,
 )
+from hashclient.transport.deadline import DeadlineExceededError
 
 NETWORK_HINT = "check the network and the URL; hashclient keeps the last list"
 CREDENTIAL_HINT = "check the credential, and that it has not been revoked or expired"

@@ -14,7 +14,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Literal
 
 from hashclient.hashlist import Segment, add_schema, encode_segment, withdraw_schema
-from hashclient.provider_entries import SEGMENT_ENTRIES, NewSegment
+from hashclient.provider.entries import SEGMENT_ENTRIES, NewSegment
 
 if TYPE_CHECKING:
     import pyarrow as pa

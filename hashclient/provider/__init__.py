@@ -3,7 +3,7 @@
 One repository is one directory: `public/` goes behind a web server, `keys/` stays private and
 `root.json` is handed to clients out of band. Every list has a role and keys of its own; each
 change of a list is one new generation in new, immutable segments. Signing, and how a change
-becomes visible in one instant, is in `provider_keys`; the wire format in `hashlist` and
+becomes visible in one instant, is in `keys`; the wire format in `hashlist` and
 `docs/format.md`. One publication holds its encoded segments in memory: some 70 MB a million
 entries with three digests.
 """
@@ -44,9 +44,9 @@ from hashclient.hashlist import (
     withdraw_schema,
 )
 from hashclient.model import is_name
-from hashclient.provider_consolidate import KEEP_NEWEST, join_ranges, ranges_to_join
-from hashclient.provider_entries import SEGMENT_ENTRIES, Entries, NewSegment, new_segment
-from hashclient.provider_keys import PUBLIC_MODE, Clock, Keys, KeyStore, Roles, Validity
+from hashclient.provider.consolidate import KEEP_NEWEST, join_ranges, ranges_to_join
+from hashclient.provider.entries import SEGMENT_ENTRIES, Entries, NewSegment, new_segment
+from hashclient.provider.keys import PUBLIC_MODE, Clock, Keys, KeyStore, Roles, Validity
 
 #: How long a file stays that a list does not name any more, in seconds: longer than any fetch.
 UNREFERENCED_S = 86_400

@@ -3,8 +3,8 @@
 `Transport.get` returns a whole body or raises; it takes no trust decision, writes no file and
 keeps nothing. It sends a credential to the configured origin alone, follows no redirect, stores
 no cookie, and reads no proxy from the environment unless it is told to. What a request may look
-like is decided in `access`, what an answer may look like in `_channel`, how long anything may take
-in `_deadline`, and what each failure is called in `_faults`. Bodies are held in memory, so
+like is decided in `access`, what an answer may look like in `channel`, how long anything may take
+in `deadline`, and what each failure is called in `faults`. Bodies are held in memory, so
 `max_bytes` is a bound on memory too.
 """
 
@@ -18,10 +18,6 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType, TracebackType
 from typing import TypeVar
 
-from hashclient._channel import Channel, Download
-from hashclient._deadline import BoundedBackend, Limits, Resolve
-from hashclient._faults import HttpStatusError, RefusedError, TransientError
-from hashclient._oauth import TokenSource
 from hashclient.access import (
     Access,
     Endpoint,
@@ -33,6 +29,10 @@ from hashclient.access import (
     tls_context,
 )
 from hashclient.errors import ConfigError
+from hashclient.transport.channel import Channel, Download
+from hashclient.transport.deadline import BoundedBackend, Limits, Resolve
+from hashclient.transport.faults import HttpStatusError, RefusedError, TransientError
+from hashclient.transport.oauth import TokenSource
 
 __all__ = ["Access", "HttpStatusError", "Limits", "OAuth", "RefusedError", "Transport"]
 

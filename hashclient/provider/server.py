@@ -34,7 +34,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from hashclient.errors import UsageError
 from hashclient.fsio import make_private_dir, printable, read_secret, write_atomic
 from hashclient.provider import Repository
-from hashclient.provider_keys import PUBLIC_MODE, Clock
+from hashclient.provider.keys import PUBLIC_MODE, Clock
 
 CERTIFICATE_VALIDITY = timedelta(days=365)
 #: A certificate that would run out while the server is in use is made anew at its start.

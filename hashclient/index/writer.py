@@ -18,9 +18,16 @@ from hashclient.errors import VerificationError
 from hashclient.fsio import sweep_temporary, write_atomic
 from hashclient.hashlist import NO_SIZE, AddBatch, Strings, Uint8, checksum_of, entry_hashes
 from hashclient.index import MANIFEST_NAME, Index, Manifest, RunRef, RunSet
+from hashclient.index.run import Run, file_sha256
+from hashclient.index.runwriter import (
+    BatchColumns,
+    Columns,
+    MergedColumns,
+    Rows,
+    SealedBatch,
+    write_run,
+)
 from hashclient.model import Algorithm
-from hashclient.run import Run, file_sha256
-from hashclient.runwrite import BatchColumns, Columns, MergedColumns, Rows, SealedBatch, write_run
 from hashclient.seal import Sealer
 
 #: Rows that are sealed in memory before they become a run; about 100 bytes each while building.

@@ -2,8 +2,8 @@
 
 One JSON object a line in `log.jsonl`, next to the Ed25519 key that signs it (`key.pem`, private;
 `key.pub`). Every record's hash covers the record before it, and the last record of every append is
-signed, so an edit, a removal or an insertion anywhere is found by `verify`. `auditrecord` knows the
-bytes of a record, `auditfile` the files. Whoever owns the key can write a new log: that, and a tail
+signed, so an edit, a removal or an insertion anywhere is found by `verify`. `record` knows the
+bytes of a record, `file` the files. Whoever owns the key can write a new log: that, and a tail
 cut off, only show against a checkpoint kept elsewhere. What goes in is the callers' choice and
 duty: never a digest of a list, never a credential.
 """
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hashclient import fsio
-from hashclient.auditfile import (
+from hashclient.audit.file import (
     HINT_GONE,
     KEY_NAME,
     LOCK_WAIT_S,
@@ -37,7 +37,7 @@ from hashclient.auditfile import (
     records,
     records_backward,
 )
-from hashclient.auditrecord import (
+from hashclient.audit.record import (
     EVENT_PATTERN,
     FORMAT,
     GENESIS,

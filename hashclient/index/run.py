@@ -11,7 +11,7 @@ header with type, offset from the first and count:
     md5.bits, md5.starts     their prefix table; ids have one too
     dead.<run>               rows of an older run that this one withdraws, ascending
 
-`runwrite` makes them. What several runs make together is left to `index`.
+`runwriter` makes them. What several runs make together is left to `index`.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ import numpy.typing as npt
 from hashclient.errors import StateError
 from hashclient.fsio import printable, state_error
 from hashclient.hashlist import Strings, Uint8, Uint32, Uint64
+from hashclient.index.prefixtable import NOTHING, Rows, expand, find, table_lengths
 from hashclient.model import Algorithm
-from hashclient.prefixtable import NOTHING, Rows, expand, find, table_lengths
 
 RUN_MAGIC = b"hcrun\x00\x02\n"
 ALIGNMENT = 64

@@ -18,8 +18,10 @@ import httpcore
 import httpx
 
 from hashclient import __version__
-from hashclient._deadline import BoundedBackend, Deadline, Limits
-from hashclient._faults import (
+from hashclient.access import DEFAULT_PORTS, Endpoint
+from hashclient.errors import UnreachableError, VerificationError
+from hashclient.transport.deadline import BoundedBackend, Deadline, Limits
+from hashclient.transport.faults import (
     FOREIGN,
     NETWORK_HINT,
     TransientError,
@@ -28,8 +30,6 @@ from hashclient._faults import (
     parse_retry_after,
     status_fault,
 )
-from hashclient.access import DEFAULT_PORTS, Endpoint
-from hashclient.errors import UnreachableError, VerificationError
 
 KEEPALIVE_S = 15.0
 MAX_LENGTH_DIGITS = 18

@@ -1,8 +1,8 @@
 """Records and checkpoints of the audit log as values and bytes: encoding, hashes, signatures.
 
-Pure: no files, no clock, no keys of its own; `auditfile` and `audit` do the I/O. Whatever is parsed
-here has to be what the writer would have written for the same content, byte for byte, so there is
-one spelling of every record. `docs/audit-log.md` specifies it for other programs.
+Pure: no files, no clock, no keys of its own; `file` and the package itself do the I/O. Whatever is
+parsed here has to be what the writer would have written for the same content, byte for byte, so
+there is one spelling of every record. `docs/audit-log.md` specifies it for other programs.
 """
 
 from __future__ import annotations

@@ -26,9 +26,9 @@ from hashclient.hashlist import (
     Uint64,
     entry_hashes,
 )
+from hashclient.index.prefixtable import TableWriter, table_lengths
+from hashclient.index.run import KEY_SECTIONS, RUN_MAGIC, TABLE, Run, aligned, mask_set
 from hashclient.model import Algorithm
-from hashclient.prefixtable import TableWriter, table_lengths
-from hashclient.run import KEY_SECTIONS, RUN_MAGIC, TABLE, Run, aligned, mask_set
 from hashclient.seal import Sealer
 
 #: Rows handled at a time while merging.

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hashclient import indexwrite, runwrite
 from hashclient.errors import StateError, VerificationError
 from hashclient.hashlist import (
     NO_SIZE,
@@ -20,10 +19,11 @@ from hashclient.hashlist import (
     checksum_of,
     entry_hashes,
 )
-from hashclient.index import load_manifest
-from hashclient.indexwrite import InconsistentError, IndexWriter, sweep
+from hashclient.index import load_manifest, runwriter
+from hashclient.index import writer as index_writer
+from hashclient.index.run import Run
+from hashclient.index.writer import InconsistentError, IndexWriter, sweep
 from hashclient.model import Algorithm
-from hashclient.run import Run
 from hashclient.seal import Sealer
 
 SEALER = Sealer(bytes(32))
@@ -81,7 +81,7 @@ def test_different_ids_may_share_a_hash(
     def same(of: Strings) -> Uint64:
         return np.full(len(of), 7, np.uint64)
 
-    for module in (indexwrite, runwrite):
+    for module in (index_writer, runwriter):
         monkeypatch.setattr(module, "entry_hashes", same)
     writer.add(batch("a", "b", "c"))
     writer.flush()

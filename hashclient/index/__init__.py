@@ -1,7 +1,7 @@
 """The sealed index of a list, for readers: open it, ask which digests matter, look tags up.
 
 An index is a manifest and a few immutable runs of sorted, memory-mapped arrays. A reader opens
-what the manifest names and never waits for a writer. `indexwrite` makes runs and manifests.
+what the manifest names and never waits for a writer. `writer` makes runs and manifests.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import numpy.typing as npt
 from hashclient.errors import StateError
 from hashclient.fsio import printable, state_error
 from hashclient.hashlist import Strings, Uint32, Uint64
+from hashclient.index.prefixtable import NOTHING
+from hashclient.index.run import REBUILD_HINT, DamagedError, Run, file_sha256
 from hashclient.model import Algorithm, Hit, ListState
-from hashclient.prefixtable import NOTHING
-from hashclient.run import REBUILD_HINT, DamagedError, Run, file_sha256
 
 MANIFEST_NAME = "manifest.json"
 MANIFEST_FORMAT = "hashclient-index/1"
