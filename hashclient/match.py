@@ -70,6 +70,14 @@ class Match:
         return tuple(h.hit for h in self.hits if h.withdrawn_generation is None)
 
     @property
+    def ended(self) -> MatchState | None:
+        """The state in which nothing is to be done about it any more; None while it is open."""
+        if self.state in SETTLED:
+            return self.state
+        stands = self.standing and self.state is not MatchState.WITHDRAWN
+        return None if stands else MatchState.WITHDRAWN
+
+    @property
     def recorded(self) -> Recorded:
         """What formats say of the record."""
         return Recorded(self.id, self.state, self.first_seen, self.last_seen, self.in_place)

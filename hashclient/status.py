@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from hashclient.audit import AuditLog, Record, read
+from hashclient.audit import Record, read
 from hashclient.config import Settings
 from hashclient.errors import AuditError, ConfigError, ExitCode, HashclientError, StateError
 from hashclient.fsio import state_error
@@ -113,7 +113,7 @@ def read_status(
             status.quarantine = _quarantine(settings)
     with status.part():
         if settings.reports_dir.exists():
-            status.reports = _reports(settings, now)
+            status.reports = _reports(settings)
     with status.part():
         status.audit = _audit(settings)
     return status
@@ -206,11 +206,10 @@ def _quarantine(settings: Settings) -> QuarantineStatus:
     return QuarantineStatus(len(sizes), sum(sizes))
 
 
-def _reports(settings: Settings, now: datetime) -> ReportsStatus:
-    from hashclient.reporting import Outbox, State
+def _reports(settings: Settings) -> ReportsStatus:
+    from hashclient.reporting.state import State, load_all
 
-    audit = AuditLog(settings.audit_dir, clock=lambda: now)
-    reports = list(Outbox(settings, audit, now=lambda: now).reports())
+    reports = load_all(settings.reports_dir)
     counts = Counter(report.state for report in reports)
     waiting = [report.created for report in reports if report.is_open]
     return ReportsStatus({str(s): counts[s] for s in State}, min(waiting, default=None))

@@ -17,7 +17,6 @@ from hashclient.cli.results import Results
 from hashclient.errors import ExitCode, StateError, UsageError
 
 if TYPE_CHECKING:
-    from hashclient.match import Match
     from hashclient.matches import Matches
     from hashclient.quarantine import Item, Quarantine
     from hashclient.seal import Sealer
@@ -90,7 +89,8 @@ def add(
         quarantine = open_quarantine(app, _sealer(app), on_bytes)
         chosen = list(match_ids)
         if take_all:
-            chosen += [m.id for m in record.find() if _is_takeable(m) and m.id not in match_ids]
+            open_ones = (m.id for m in record.find() if m.in_place and not m.ended)
+            chosen += [match_id for match_id in open_ones if match_id not in match_ids]
         results = Results(app, output_format, chosen)
         for match_id in chosen:
             with results.item(match_id):
@@ -105,14 +105,6 @@ def add(
                     sealed=taken.sealed,
                 )
     return results.end("no match is in its place")
-
-
-def _is_takeable(match: Match) -> bool:
-    from hashclient.match import SETTLED
-    from hashclient.model import MatchState
-
-    closed = match.state in SETTLED or match.state is MatchState.WITHDRAWN
-    return match.in_place and not closed and bool(match.standing)
 
 
 @command.command("restore")

@@ -329,11 +329,10 @@ def _sender(app: App, identity_paths: tuple[Path, ...]) -> Iterator[Sender]:
 
 def _unreported(outbox: Outbox, record: Matches, destination: str | None) -> list[Match]:
     from hashclient.reporting.destination import find_destination
-    from hashclient.reporting.outbox import why_not
 
     name, _ = find_destination(outbox.settings.config.report, destination)
     known = outbox.reported(name)
-    return [m for m in record.find() if m.id not in known and why_not(m) is None]
+    return [m for m in record.find() if m.id not in known and not m.ended]
 
 
 def _prepare_wanted(app: App) -> list[HashclientError]:

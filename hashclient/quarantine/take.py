@@ -17,7 +17,7 @@ import msgspec
 
 from hashclient.errors import StateError, UsageError
 from hashclient.fsio import path_fields, printable
-from hashclient.match import SETTLED, Match
+from hashclient.match import Match
 from hashclient.matches import Matches
 from hashclient.model import MatchState
 from hashclient.quarantine import agefile
@@ -132,12 +132,12 @@ def _check(act: _Act, item: Item | None) -> list[Any]:
     match, config = act.match, act.room.settings.config.quarantine
     if act.room.sealer is None:
         raise StateError("without the seal key it cannot be proven which file matched")
-    if match.state is MatchState.WITHDRAWN or not match.standing:
+    if match.ended is MatchState.WITHDRAWN:
         raise UsageError(
             f"match {match.id} is withdrawn: the provider does not stand by its entry any more",
             hint="`hashclient matches close` ends its story",
         )
-    if match.state in SETTLED or not match.in_place:
+    if match.ended or not match.in_place:
         raise UsageError(
             f"match {match.id} is not open: it is {match.state}",
             hint="when a scan finds the file again, it is",

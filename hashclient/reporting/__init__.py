@@ -7,7 +7,7 @@ program these are the interfaces:
 * `Outbox(settings, audit, now=…).prepare(matches, record, destination, by=…) -> Report` makes a
   report of matches, to be sent later; it uses no network. `record` is the open record of matches.
 * `Outbox(…).prepare_wanted(destination, record, by=…, most=…)` does so with what scans have wanted.
-* `Outbox(…).reports() -> Iterator[Report]` yields all reports, the oldest first, for `status`.
+* `state.load_all(directory) -> list[Report]` gives all reports, the oldest first, for `status`.
 
 Importing this loads nothing heavy: what seals, sends and validates is loaded when it is used.
 """

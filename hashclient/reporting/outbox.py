@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -29,9 +28,8 @@ from hashclient.fsio import (
     write_atomic,
     writer_lock,
 )
-from hashclient.match import SETTLED, Match
+from hashclient.match import Match
 from hashclient.matches import Matches
-from hashclient.model import MatchState
 from hashclient.reporting.destination import Destination, find_destination, kind_of
 from hashclient.reporting.document import (
     Document,
@@ -43,12 +41,13 @@ from hashclient.reporting.document import (
 from hashclient.reporting.evidence import sealed_evidence
 from hashclient.reporting.state import (
     DOCUMENT_NAME,
-    ID_PATTERN,
     Decision,
     Report,
     State,
     load,
+    load_all,
     new_report_id,
+    report_ids,
     save,
 )
 from hashclient.reporting.telling import tell, untold
@@ -78,13 +77,7 @@ class Outbox:
         Raises:
             StateError: the directory cannot be read.
         """
-        directory = self.settings.reports_dir
-        try:
-            return sorted(name for name in os.listdir(directory) if ID_PATTERN.fullmatch(name))  # noqa: PTH208 - names
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise state_error("cannot read reports", directory, error) from error
+        return report_ids(self.settings.reports_dir)
 
     def get(self, report_id: str) -> Report:
         """Return one report.
@@ -101,7 +94,7 @@ class Outbox:
         Raises:
             StateError: one cannot be read, or is damaged.
         """
-        yield from sorted((self.get(i) for i in self.ids()), key=lambda r: (r.created, r.id))
+        yield from load_all(self.settings.reports_dir)
 
     def prepare(
         self,
@@ -132,9 +125,8 @@ class Outbox:
                 hint="`hashclient matches` lists them; make several reports of many",
             )
         for match in chosen.values():
-            reason = why_not(match)
-            if reason is not None:
-                raise UsageError(f"match {match.id} is not to be reported: it is {reason}")
+            if match.ended:
+                raise UsageError(f"match {match.id} is not to be reported: it is {match.ended}")
         report = self._new_report(name, where, chosen, by, seal_evidence=seal_evidence)
         with self._preparing():
             self._settle_new(record)
@@ -157,7 +149,7 @@ class Outbox:
             self._settle_new(record)
             reported = self.reported(destination)
             wanting = record.wanting_report().get(destination, [])
-            chosen = [m.id for m in wanting if m.id not in reported and why_not(m) is None][:most]
+            chosen = [m.id for m in wanting if m.id not in reported and not m.ended][:most]
             if not chosen:
                 return None
             if destination not in self.settings.config.report.to:
@@ -373,7 +365,7 @@ class Outbox:
         Raises:
             StateError: it cannot be noted.
         """
-        gone = tuple(i for i in report.matches if why_not(record.get(i)) is not None)
+        gone = tuple(i for i in report.matches if record.get(i).ended)
         if not gone:
             return report
         rest = tuple(i for i in report.matches if i not in gone)
@@ -390,10 +382,3 @@ class Outbox:
             tell(report, state, self.audit, record, self.now())
             report = self.save(report.replace(settled=state))
         return report
-
-
-def why_not(match: Match) -> str | None:
-    """Return why a match is not to be reported, if there is a reason."""
-    if match.state in SETTLED or match.state is MatchState.WITHDRAWN:
-        return str(match.state)
-    return None if match.standing else str(MatchState.WITHDRAWN)

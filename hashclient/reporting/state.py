@@ -216,6 +216,30 @@ def save(folder: Path, report: Report) -> Report:
     return report
 
 
+def report_ids(reports_dir: Path) -> list[str]:
+    """Return the ids of all reports.
+
+    Raises:
+        StateError: the directory cannot be read.
+    """
+    try:
+        return sorted(name for name in os.listdir(reports_dir) if ID_PATTERN.fullmatch(name))  # noqa: PTH208 - names
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise state_error("cannot read reports", reports_dir, error) from error
+
+
+def load_all(reports_dir: Path) -> list[Report]:
+    """Return all reports, the oldest first.
+
+    Raises:
+        StateError: one cannot be read, or is damaged.
+    """
+    reports = [load(reports_dir, report_id) for report_id in report_ids(reports_dir)]
+    return sorted(reports, key=lambda report: (report.created, report.id))
+
+
 def load(reports_dir: Path, report_id: str) -> Report:
     """Read the record of a report.
 

@@ -30,7 +30,7 @@ from hashclient.reporting.confined import ConfinedSchema
 from hashclient.reporting.destination import Destination, find_destination, kind_of
 from hashclient.reporting.filing import Filing
 from hashclient.reporting.handover import HandOver
-from hashclient.reporting.outbox import Outbox, why_not
+from hashclient.reporting.outbox import Outbox
 from hashclient.reporting.plan import make_plan
 from hashclient.reporting.sent import Sent
 from hashclient.reporting.service import Service
@@ -221,7 +221,7 @@ class Sender:
         """Tell whether something of a report that is begun at a service is not to be reported."""
         if report.is_untouched or report.remote.in_doubt is Call.FINISH:
             return False
-        return any(why_not(self._record.get(i)) is not None for i in report.matches)
+        return any(self._record.get(i).ended for i in report.matches)
 
     def _file(self, report: Report, destination: ServiceDestination) -> Sent:
         if report.remote.in_doubt is Call.FINISH:
