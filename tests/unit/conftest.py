@@ -1,12 +1,17 @@
-"""A quarantine and a file to take away, for the tests of `hashclient/quarantine/`."""
+"""Fixtures of the tests of the quarantine, and of the transport and access to a provider."""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from fixtures.hostile import HostileServer
 from fixtures.quarantine import CONTENT, Ward
+from fixtures.tls import Authority
+from tests.transports import SecretFile
 
 
 @pytest.fixture
@@ -22,3 +27,30 @@ def file(tmp_path: Path) -> Path:
     path.parent.mkdir()
     path.write_bytes(CONTENT)
     return path
+
+
+@pytest.fixture
+def server() -> Iterator[HostileServer]:
+    """A server on loopback that behaves as it is told."""
+    with HostileServer() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """A certificate authority of the tests\' own."""
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture
+def secret_file(tmp_path: Path) -> SecretFile:
+    """Make files that only their owner can read."""
+    numbers = itertools.count()
+
+    def write(content: str | bytes) -> Path:
+        path = tmp_path / f"secret-{next(numbers)}"
+        path.touch(mode=0o600)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return path
+
+    return write
