@@ -10,6 +10,7 @@ import pytest
 
 from fixtures.hostile import HostileServer
 from fixtures.quarantine import CONTENT, Ward
+from fixtures.simulator import PlainClient, Simulator
 from fixtures.tls import Authority
 from tests.transports import SecretFile
 
@@ -54,3 +55,15 @@ def secret_file(tmp_path: Path) -> SecretFile:
         return path
 
     return write
+
+
+@pytest.fixture
+def simulator(tmp_path: Path) -> Simulator:
+    """A provider without a network, whose files a test can change."""
+    return Simulator(tmp_path / "repo")
+
+
+@pytest.fixture
+def client(tmp_path: Path, simulator: Simulator) -> PlainClient:
+    """A client of the simulated provider that knows nothing of this program."""
+    return PlainClient(tmp_path / "client", simulator)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from operator import methodcaller
@@ -14,24 +13,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from securesystemslib.signer import CryptoSigner
-from tuf.api.exceptions import DownloadHTTPError, RepositoryError
-from tuf.ngclient import Updater
+from tuf.api.exceptions import RepositoryError
 
-from fixtures.simulator import URL, Simulator, endless, status, truncated
-from hashclient import fsio, hashlist, provider
-from hashclient.cli.main import cli
+from fixtures.simulator import PlainClient, Simulator
+from hashclient import fsio, provider
 from hashclient.errors import (
-    AuthorisationError,
-    HashclientError,
     LockedError,
     StateError,
-    UnreachableError,
     UsageError,
-    VerificationError,
 )
 from hashclient.fsio import writer_lock
 from hashclient.hashlist import (
@@ -40,15 +32,13 @@ from hashclient.hashlist import (
     checksum_of,
     entry_hashes,
     parse_add_segment,
-    parse_index,
     parse_withdraw_segment,
 )
-from hashclient.model import NAME_PATTERN, Algorithm
+from hashclient.model import Algorithm
 from hashclient.provider import Repository
 from hashclient.provider import entries as provider_entries
 from hashclient.provider import keys as provider_keys
 from hashclient.provider.keys import Keys, Validity
-from hashclient.trust import TufFetcher
 
 MD5 = hashlib.md5(b"benign").hexdigest()
 SHA1 = hashlib.sha1(b"benign").hexdigest()
@@ -61,50 +51,6 @@ a-2,{MD5},,,,,
 """.encode()
 
 ROLES = ("root", "targets", "snapshot", "timestamp", "baseline")
-
-
-@pytest.fixture
-def simulator(tmp_path: Path) -> Simulator:
-    return Simulator(tmp_path / "repo")
-
-
-class Client:
-    """python-tuf's client with a cache that lasts, over a simulator."""
-
-    def __init__(self, directory: Path, simulator: Simulator) -> None:
-        directory.mkdir()
-        self.directory = directory
-        self.root = simulator.root
-        self.simulator = simulator
-
-    def fetch(self, list_name: str = "baseline") -> tuple[ListIndex, dict[str, bytes]]:
-        """Return the verified index of a list and the verified files that it names."""
-        updater = Updater(
-            str(self.directory),
-            f"{URL}/metadata",
-            fetcher=TufFetcher(self.simulator),
-            bootstrap=self.root,
-        )
-        updater.refresh()
-
-        def file(name: str) -> bytes:
-            info = updater.get_targetinfo(f"lists/{list_name}/{name}")
-            assert info is not None
-            url = f"{URL}/targets/lists/{list_name}/{info.hashes['sha256']}.{name}"
-            data = self.simulator.get(url, info.length, expected_bytes=info.length)
-            info.verify_length_and_hashes(data)
-            return data
-
-        index = parse_index(file("index.json"), list_name)
-        return index, {segment.name: file(segment.name) for segment in index.segments}
-
-    def generation(self) -> int:
-        return self.fetch()[0].generation
-
-
-@pytest.fixture
-def client(tmp_path: Path, simulator: Simulator) -> Client:
-    return Client(tmp_path / "client", simulator)
 
 
 def live_ids(index: ListIndex, files: dict[str, bytes]) -> list[str]:
@@ -199,7 +145,9 @@ def test_without_a_repository_nothing_is_made(
 # Publishing and withdrawing
 
 
-def test_what_is_published_is_what_a_client_reads(simulator: Simulator, client: Client) -> None:
+def test_what_is_published_is_what_a_client_reads(
+    simulator: Simulator, client: PlainClient
+) -> None:
     done = simulator.publish(CSV)
     assert (done.generation, done.changed, done.live) == (1, 3, 3)
     index, files = client.fetch()
@@ -224,7 +172,7 @@ def _batches(index: ListIndex, files: dict[str, bytes]) -> list[AddBatch]:
     return [b for s in index.segments for b in parse_add_segment(files[s.name], s)]
 
 
-def test_times_are_published(simulator: Simulator, client: Client) -> None:
+def test_times_are_published(simulator: Simulator, client: PlainClient) -> None:
     import pyarrow.parquet as pq
 
     simulator.publish(CSV)
@@ -234,7 +182,7 @@ def test_times_are_published(simulator: Simulator, client: Client) -> None:
     assert added.to_pylist() == [first, None, third]
 
 
-def test_each_change_is_one_generation(simulator: Simulator, client: Client) -> None:
+def test_each_change_is_one_generation(simulator: Simulator, client: PlainClient) -> None:
     simulator.publish(CSV)
     assert client.generation() == 1
     assert simulator.publish(f"{SHA256}\n".encode()).live == 4
@@ -254,7 +202,7 @@ def test_each_change_is_one_generation(simulator: Simulator, client: Client) -> 
     assert live_ids(*client.fetch()) == []
 
 
-def test_lists_have_roles_and_keys_of_their_own(simulator: Simulator, client: Client) -> None:
+def test_lists_have_roles_and_keys_of_their_own(simulator: Simulator, client: PlainClient) -> None:
     simulator.publish(CSV)
     simulator.publish(CSV, "local", list_keys=Keys(3, 2))
     assert client.fetch("local")[0].list == "local"
@@ -269,7 +217,7 @@ def test_lists_have_roles_and_keys_of_their_own(simulator: Simulator, client: Cl
 
 
 def test_large_publications_are_cut_into_segments(
-    simulator: Simulator, client: Client, monkeypatch: pytest.MonkeyPatch
+    simulator: Simulator, client: PlainClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(provider_entries, "SEGMENT_ENTRIES", 10)
     monkeypatch.setattr(provider, "SEGMENT_ENTRIES", 10)
@@ -397,7 +345,7 @@ def test_two_writers_do_not_meet(simulator: Simulator) -> None:
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_clients_follow_rotations(simulator: Simulator, client: Client, role: str) -> None:
+def test_clients_follow_rotations(simulator: Simulator, client: PlainClient, role: str) -> None:
     simulator.publish(CSV, list_keys=Keys(2, 2))
     assert client.generation() == 1
     new: set[str] = set()
@@ -414,7 +362,7 @@ def test_clients_follow_rotations(simulator: Simulator, client: Client, role: st
 
 
 def test_a_client_that_slept_through_many_rotations_follows(
-    simulator: Simulator, client: Client
+    simulator: Simulator, client: PlainClient
 ) -> None:
     for role in ROLES[:4] * 2:
         simulator.rotate(role)
@@ -423,7 +371,9 @@ def test_a_client_that_slept_through_many_rotations_follows(
 
 
 @pytest.mark.parametrize("role", ROLES[1:])
-def test_a_key_that_was_lost_is_replaced(simulator: Simulator, client: Client, role: str) -> None:
+def test_a_key_that_was_lost_is_replaced(
+    simulator: Simulator, client: PlainClient, role: str
+) -> None:
     simulator.publish(CSV)
     assert client.generation() == 1
     for path in (simulator.repository.directory / "keys").glob(f"{role}-*.pem"):
@@ -448,7 +398,7 @@ def test_too_few_keys_of_the_root_replace_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("role", ROLES)
 def test_a_rotation_can_change_how_many_have_to_sign(
-    simulator: Simulator, client: Client, role: str
+    simulator: Simulator, client: PlainClient, role: str
 ) -> None:
     simulator.publish(CSV)
     assert client.generation() == 1
@@ -474,7 +424,9 @@ def test_roles_that_expire_soon_are_told(simulator: Simulator) -> None:
     assert repository.expiring() == []
 
 
-def test_rotations_cure_a_list_that_was_pushed_ahead(simulator: Simulator, client: Client) -> None:
+def test_rotations_cure_a_list_that_was_pushed_ahead(
+    simulator: Simulator, client: PlainClient
+) -> None:
     simulator.publish(CSV)
     simulator.edit("baseline", lambda signed: setattr(signed, "version", 1_000_000))
     assert client.generation() == 1
@@ -506,7 +458,7 @@ def test_unknown_roles_are_not_rotated(simulator: Simulator) -> None:
 
 def test_the_threshold_of_keys_has_to_be_here(tmp_path: Path) -> None:
     simulator = Simulator(tmp_path / "repo", root_keys=Keys(3, 2))
-    client = Client(tmp_path / "client", simulator)
+    client = PlainClient(tmp_path / "client", simulator)
     keys = sorted((tmp_path / "repo/keys").glob("root-*.pem"))
     keys[0].rename(tmp_path / "offline-0.pem")
     simulator.rotate("timestamp")  # two of three sign
@@ -558,7 +510,7 @@ def test_a_bad_key_file_is_found_before_anything_is_published(
 
 
 def test_renewal_signs_what_is_past_half_of_its_validity(
-    simulator: Simulator, client: Client
+    simulator: Simulator, client: PlainClient
 ) -> None:
     simulator.publish(CSV)
     assert simulator.repository.renew().signed == ("timestamp",)
@@ -586,7 +538,7 @@ def test_renewal_names_what_is_due_but_has_its_key_elsewhere(simulator: Simulato
 def test_an_expired_repository_is_renewed(tmp_path: Path) -> None:
     long_ago = datetime.now(UTC) - timedelta(days=4000)
     simulator = Simulator(tmp_path / "repo", now=long_ago)
-    client = Client(tmp_path / "client", simulator)
+    client = PlainClient(tmp_path / "client", simulator)
     simulator.publish(CSV)
     with pytest.raises(RepositoryError, match="expired"):
         client.fetch()
@@ -618,6 +570,14 @@ def test_status_shows_roles_and_lists(simulator: Simulator) -> None:
         1,
     )
     assert baseline.published_at == now
+
+
+def test_the_validity_of_each_role_can_be_set() -> None:
+    validity = Validity(lists=timedelta(days=1))
+    assert (validity.of("baseline"), validity.of("root")) == (
+        timedelta(days=1),
+        timedelta(days=365),
+    )
 
 
 # Crashes and damage
@@ -662,7 +622,7 @@ def test_a_kill_between_any_two_writes_leaves_a_whole_repository(
     # Everything is valid, and past half of its validity.
     validity = Validity(*[timedelta(days=8)] * 5)
     simulator = Simulator(tmp_path / "repo", now=present - timedelta(days=5), validity=validity)
-    client = Client(tmp_path / "client", simulator)
+    client = PlainClient(tmp_path / "client", simulator)
     simulator.publish(CSV)
     simulator.now = present
     expected = live_ids(*client.fetch())
@@ -674,7 +634,7 @@ def test_a_kill_between_any_two_writes_leaves_a_whole_repository(
             # An old client and a new one both see the old state, whole.
             simulator.serve_published()
             assert live_ids(*client.fetch()) == expected
-            assert live_ids(*Client(tmp_path / f"new-{writes}", simulator).fetch()) == expected
+            assert live_ids(*PlainClient(tmp_path / f"new-{writes}", simulator).fetch()) == expected
         else:
             break
     assert writes > 2
@@ -733,186 +693,3 @@ def test_a_target_folder_that_cannot_be_made_is_named(simulator: Simulator) -> N
     (simulator.repository.public / "targets").write_bytes(b"")
     with pytest.raises(StateError, match="cannot make directory"):
         simulator.publish(CSV)
-
-
-# The simulator: its attacks are attacks to a client that knows nothing of us
-
-
-def _one_signature_twice(simulator: Simulator) -> None:
-    def twice(document: dict[str, Any]) -> None:
-        document["signatures"] *= 2
-
-    simulator.edit("timestamp", raw=twice)
-
-
-def _mixed_generations(simulator: Simulator) -> None:
-    old = simulator.files["metadata/1.baseline.json"]
-    simulator.publish(f"{MD5}\n".encode())
-    simulator.files["metadata/2.baseline.json"] = old
-
-
-ATTACKS: dict[str, Callable[[Simulator], object]] = {
-    "tampered": lambda s: s.tamper("metadata/timestamp.json", lambda d: d.replace(b"2", b"3")),
-    "unsigned": lambda s: s.edit("snapshot", signers=[]),
-    "signed by others": lambda s: s.edit("baseline", signers=[CryptoSigner.generate_ed25519()]),
-    "signed by another role": lambda s: s.edit("baseline", signers=s.signers("targets")),
-    "one signature twice": _one_signature_twice,
-    "root by new keys only": lambda s: s.edit("root", signers=[CryptoSigner.generate_ed25519()]),
-    "expired": lambda s: s.expire("baseline"),
-    "mixed generations": _mixed_generations,
-    "tampered target": lambda s: s.tamper("targets/*/*.index.json", lambda d: d[:-1] + b" "),
-}
-
-
-@pytest.mark.parametrize("name", ATTACKS)
-def test_attacks_of_the_simulator_are_refused(
-    name: str, simulator: Simulator, client: Client
-) -> None:
-    simulator.publish(CSV)
-    assert client.generation() == 1
-    ATTACKS[name](simulator)
-    with pytest.raises(RepositoryError):
-        client.fetch()
-
-
-def test_going_back_in_time_is_refused(simulator: Simulator, client: Client) -> None:
-    simulator.publish(CSV)
-    saved = dict(simulator.files)
-    simulator.publish(f"{MD5}\n".encode())
-    assert client.generation() == 2
-    simulator.files = saved
-    with pytest.raises(RepositoryError):
-        client.fetch()
-
-
-def test_a_malicious_list_is_properly_signed(simulator: Simulator, client: Client) -> None:
-    simulator.publish(CSV)
-    simulator.replace_target("g000001-add-000.parquet", b"not Parquet")
-    assert client.fetch()[1] == {"g000001-add-000.parquet": b"not Parquet"}
-    simulator.edit_index(lambda document: document.update(entries=4))
-    with pytest.raises(VerificationError, match="4 live entries, but segments add 3"):
-        client.fetch()
-
-
-def test_the_simulator_raises_what_the_transport_raises(simulator: Simulator) -> None:
-    url = f"{URL}/metadata/timestamp.json"
-    faults: list[tuple[Any, type[HashclientError]]] = [
-        (status(401), AuthorisationError),
-        (status(503), UnreachableError),
-        (truncated, UnreachableError),
-        (endless, VerificationError),
-        (lambda _url, data, _cap: data[:-1], UnreachableError),
-        (lambda _url, data, _cap: data + b" ", VerificationError),
-    ]
-    size = len(simulator.files["metadata/timestamp.json"])
-    for fault, expected in faults:
-        simulator.faults = {"metadata/time*": fault}
-        with pytest.raises(expected):
-            simulator.get(url, 10_000, expected_bytes=size)
-    for bad in ("https://other.test/x", f"{URL}/metadata/../x", f"{URL}/%2e", f"{URL}/a?b"):
-        with pytest.raises(VerificationError):
-            simulator.get(bad, 10)
-    with pytest.raises(UnreachableError) as caught:
-        simulator.get(f"{URL}/metadata/9.root.json", 10)
-    assert getattr(caught.value, "status", None) == 404
-    with pytest.raises(LookupError):
-        simulator.tamper("nothing", bytes)
-    assert set(simulator.requests) == {"metadata/timestamp.json", "metadata/9.root.json"}
-
-
-def test_a_provider_without_access_is_told_from_one_without_a_newer_root(
-    simulator: Simulator, client: Client
-) -> None:
-    simulator.publish(CSV)
-    simulator.faults = {"metadata/*": status(403)}
-    with pytest.raises(DownloadHTTPError):
-        client.fetch()
-
-
-def test_the_validity_of_each_role_can_be_set() -> None:
-    validity = Validity(lists=timedelta(days=1))
-    assert (validity.of("baseline"), validity.of("root")) == (
-        timedelta(days=1),
-        timedelta(days=365),
-    )
-
-
-# The documents
-
-
-DOCS = Path(__file__).parents[2] / "docs"
-
-
-def blocks(name: str, language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", (DOCS / name).read_text(), re.DOTALL)
-
-
-def documented_hash(entry_id: bytes) -> int:
-    """Hash an id as docs/format.md says, with nothing of the package."""
-
-    def mix(z: int) -> int:
-        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % 2**64
-        z = (z ^ z >> 27) * 0x94D049BB133111EB % 2**64
-        return z ^ z >> 31
-
-    h = 0
-    for start in range(0, len(entry_id), 8):
-        h = mix(h ^ int.from_bytes(entry_id[start : start + 8], "little"))
-    return h
-
-
-@pytest.mark.docs
-def test_the_documented_checksums_are_right() -> None:
-    text = (DOCS / "format.md").read_text()
-    vectors = dict(re.findall(r"\| `([^`]+)` \| `([0-9a-f]{16})` \|", text))
-    assert len(vectors) == 4
-    for entry_id, expected in vectors.items():
-        assert f"{documented_hash(entry_id.encode()):016x}" == expected
-    hashes = entry_hashes(np.array([entry_id.encode() for entry_id in vectors]))
-    assert [f"{h:016x}" for h in hashes.tolist()] == list(vectors.values())
-    (total,) = re.findall(r"\| all four \| `([0-9a-f]{16})` \|", text)
-    assert total == f"{checksum_of(hashes):016x}"
-    (document,) = blocks("format.md", "json")
-    assert parse_index(document.encode(), "baseline").checksum == total
-
-
-@pytest.mark.docs
-def test_the_documented_limits_are_those_of_the_code() -> None:
-    text = (DOCS / "format.md").read_text()
-    for limit in (
-        f"at most {hashlist.MAX_INDEX_BYTES >> 20} MiB, with exactly these keys",
-        f"in which they apply; at most {hashlist.MAX_SEGMENTS:,}",
-        f"its number of rows, 1 to {hashlist.MAX_SEGMENT_ENTRIES:,}",
-        f"together have at most {hashlist.MAX_LIST_ENTRIES:,} rows",
-        f"a segment's file at most {hashlist.MAX_SEGMENT_BYTES >> 20} MiB",
-        f"list's segments at most {hashlist.MAX_LIST_BYTES >> 30} GiB",
-        f"is 1 to {hashlist.MAX_ENTRY_ID_BYTES} of `A-Z a-z 0-9 . _ : -`",
-        f"has at most {hashlist.MAX_CATEGORIES}\n",
-        hashlist.FORMAT,
-    ):
-        assert limit in text
-    assert f"`{NAME_PATTERN.pattern}`" in text
-    validity = (DOCS / "provider.md").read_text()
-    for role in (*ROLES[:4], "each list"):
-        days = Validity().of("baseline" if role == "each list" else role).days
-        assert f"| {role} | {days} days |" in validity
-
-
-@pytest.mark.docs
-def test_the_documented_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (entries,) = blocks("provider.md", "csv")
-    Path("entries.csv").write_text(entries)
-    Path("more.txt").write_text(f"{MD5}\n")
-    commands = [
-        line.removeprefix("$ hashclient ").split()
-        for block in blocks("provider.md", "console")
-        for line in block.splitlines()
-        if line.startswith("$ hashclient provider ") and "provider serve" not in line
-    ]
-    for command in commands:
-        result = CliRunner().invoke(cli, command)
-        assert (result.exit_code, result.exception) == (0, None), command
-    assert len(commands) > 10
-    (baseline,) = Repository(Path("repo"), clock=lambda: datetime.now(UTC)).status().lists
-    assert (baseline.generation, baseline.live) == (3, 2)

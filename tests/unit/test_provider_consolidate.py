@@ -20,11 +20,6 @@ from hashclient.provider.consolidate import RATIO, ranges_to_join
 ALL = range(60)
 
 
-@pytest.fixture
-def simulator(tmp_path: Path) -> Simulator:
-    return Simulator(tmp_path / "repo")
-
-
 def segments(*entries: int) -> list[Segment]:
     return [Segment(f"s{n}", "add", count, n, n) for n, count in enumerate(entries, 1)]
 

@@ -37,11 +37,6 @@ a-2,{MD5},,,,,
 ROLES = ("root", "targets", "snapshot", "timestamp", "baseline")
 
 
-@pytest.fixture
-def simulator(tmp_path: Path) -> Simulator:
-    return Simulator(tmp_path / "repo")
-
-
 @contextlib.contextmanager
 def serving(
     repository: Repository, bind: str = "127.0.0.1:0", now: datetime | None = None
