@@ -249,7 +249,8 @@ class Checker:
         result.bytes_read += length
         after = os.fstat(fd)
         # The same open file: of its identity nothing can have changed.
-        if (length, before.st_mtime_ns, before.st_ctime_ns) != (
+        if (before.st_size, length, before.st_mtime_ns, before.st_ctime_ns) != (
+            after.st_size,
             after.st_size,
             after.st_mtime_ns,
             after.st_ctime_ns,

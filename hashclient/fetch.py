@@ -134,7 +134,7 @@ class Fetcher:
     def _guard(self) -> PoisonGuard:
         """The guard over what is added; its known good files are read when it is first needed."""
         known_good = self._settings.provider(self._provider).known_good
-        return open_guard(self._settings.state_dir, known_good, self._sealer)
+        return open_guard(self._settings.state_dir, known_good, self._sealer, verify=self._rebuild)
 
     def fetch(self, only: frozenset[str] = frozenset()) -> Iterator[Fetched]:
         """Bring every list up to date, or those of them in `only`; yield what became of each.
@@ -200,7 +200,7 @@ class Fetcher:
 
     def _fetch_list(self, trust: Trust, name: str) -> Fetched:
         directory = make_private_dir(self._settings.lists_dir / name)
-        base = self._open_base(directory)
+        here, base = self._open_base(directory)
         # 1
         info = trust.target(name, INDEX_FILE)
         index_hash, expires, epoch = info.hashes["sha256"], trust.expires(name), trust.epoch()
@@ -215,16 +215,16 @@ class Fetcher:
         # 3
         index = parse_index(trust.download(info, MAX_INDEX_BYTES), name)
         delta = None
-        if base is not None:
-            if base.manifest.epoch in {"", epoch}:
-                _refuse_rollback(base.manifest, index)
-            if base.manifest.generation <= index.generation:
-                delta = delta_of(base.manifest.generation, index)
+        if here is not None:
+            if here.epoch in {"", epoch}:
+                _refuse_rollback(here, index)
+            if base is not None and here.generation <= index.generation:
+                delta = delta_of(here.generation, index)
             # Counts are all there is to see of what is built anew, before it is downloaded.
-            changed = abs(index.entries - base.manifest.entries)
+            changed = abs(index.entries - here.entries)
             if delta is not None:
                 changed = sum(segment.entries for segment in delta)
-            self._refuse_churn(base.manifest, index, changed)
+            self._refuse_churn(here, index, changed)
         # 4, 5
         build = Build(
             provider=self._provider,
@@ -244,12 +244,14 @@ class Fetcher:
             if base is not None and delta is not None and not self._rebuild:
                 manifest = build.on_base(base, index, delta)
             if manifest is None:
-                delta = list(index.segments) if base is None else None
+                delta = list(index.segments) if here is None else None
                 manifest = build.anew(index)
                 same_set = base is not None and base.manifest.checksum == index.checksum
                 if base is not None and self._max_churn is not None and not same_set:
-                    changed = _difference(base, open_manifest(directory, manifest))
-                    self._refuse_churn(base.manifest, index, changed)
+                    new = open_manifest(directory, manifest)
+                    # What is damaged cannot be compared; its counts were.
+                    with contextlib.suppress(DamagedError):
+                        self._refuse_churn(base.manifest, index, _difference(base, new))
         except HashclientError as error:
             # What was signed stays wrong; after anything else, the next attempt goes on from here.
             tidy(directory, keep_staging=not isinstance(error, VerificationError))
@@ -261,7 +263,7 @@ class Fetcher:
             None if delta is None else sum(s.entries for s in delta if s.kind == kind)
             for kind in ("add", "withdraw")
         ]
-        before = base.manifest.generation if base else None
+        before = here.generation if here else None
         return self._done(directory, manifest, before, *counts)
 
     @property
@@ -290,22 +292,27 @@ class Fetcher:
             index = open_manifest(directory, manifest)
             return reach_back(index, self._sealer, matches, self._audit, self._now())
 
-    def _open_base(self, directory: Path) -> Index | None:
-        """Open what is here already; something damaged counts as nothing and is built again."""
-        try:
-            base = open_index(directory)
-        except DamagedError:
-            return None
-        if base is None:
-            return None
-        if base.manifest.provider != self._provider:
-            raise ConfigError(
-                f"list {base.manifest.list} is here already, from provider"
-                f" {base.manifest.provider}",
-                hint="name the lists to fetch with `lists = […]` in the provider's configuration",
-            )
-        check_key(base.manifest, self._sealer.key_id)
-        return base
+    def _open_base(self, directory: Path) -> tuple[Manifest | None, Index | None]:
+        """Open what is here already: what the manifest says, and the index.
+
+        What is damaged counts as nothing and is built again. If that is the index alone, what may
+        take its place is judged by the manifest all the same.
+        """
+        with contextlib.suppress(DamagedError):
+            here = load_manifest(directory)
+            if here is None:
+                return None, None
+            if here.provider != self._provider:
+                raise ConfigError(
+                    f"list {here.list} is here already, from provider {here.provider}",
+                    hint="name the lists to fetch with `lists = […]` in the provider's"
+                    " configuration",
+                )
+            check_key(here, self._sealer.key_id)
+            with contextlib.suppress(DamagedError):
+                return here, open_index(directory)
+            return here, None
+        return None, None
 
     def _done(
         self,

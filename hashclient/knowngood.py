@@ -23,7 +23,7 @@ from hashclient.errors import ConfigError, VerificationError
 from hashclient.fsio import make_private_dir, printable, user_path, write_atomic
 from hashclient.hashing import new_hash
 from hashclient.hashlist import NO_SIZE, AddBatch, Uint8, Uint32, Uint64
-from hashclient.index import RunSet
+from hashclient.index import RunRef, RunSet, verify_runs
 from hashclient.index.run import DamagedError, Run
 from hashclient.index.writer import IndexWriter, sweep
 from hashclient.model import Algorithm
@@ -44,7 +44,7 @@ class _Sources(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     files: tuple[tuple[str, int, int, int], ...]  # path, size, mtime and ctime in ns
     key_id: str
-    runs: tuple[str, ...]
+    runs: tuple[RunRef, ...]
 
 
 class PoisonGuard:
@@ -143,10 +143,13 @@ def _named(ids: Sequence[str]) -> str:
     return ", ".join(ids[:NAMED]) + (f" and {more:,} more" if more > 0 else "")
 
 
-def open_guard(state_dir: Path, files: Sequence[str], sealer: Sealer) -> PoisonGuard:
+def open_guard(
+    state_dir: Path, files: Sequence[str], sealer: Sealer, *, verify: bool = False
+) -> PoisonGuard:
     """Return the guard for these files of known good digests, indexing them if they changed.
 
-    The caller holds the writers' lock.
+    With `verify`, an index of them whose bytes have changed is made anew, too. The caller holds
+    the writers' lock.
 
     Raises:
         ConfigError: a file cannot be read or is in no accepted format.
@@ -160,12 +163,26 @@ def open_guard(state_dir: Path, files: Sequence[str], sealer: Sealer) -> PoisonG
     if sources is not None and (sources.files, sources.key_id) == (stamps, sealer.key_id):
         # What is damaged or gone is built anew.
         with contextlib.suppress(DamagedError, FileNotFoundError):
+            if verify:
+                verify_runs(directory, sources.runs)
             return PoisonGuard(_open_runs(directory, sources), sealer)
     return PoisonGuard(_open_runs(directory, _build(directory, stamps, sealer)), sealer)
 
 
+def verify_guard(state_dir: Path) -> None:
+    """Compare the index of known good digests with what was written, if there is one.
+
+    Raises:
+        DamagedError: it is not that any more.
+        StateError: it cannot be read.
+    """
+    directory = state_dir / FOLDER
+    if (sources := _load_sources(directory)) is not None:
+        verify_runs(directory, sources.runs)
+
+
 def _open_runs(directory: Path, sources: _Sources) -> RunSet:
-    return RunSet([Run(directory / name) for name in sources.runs])
+    return RunSet([Run(directory / run.name, length=run.length) for run in sources.runs])
 
 
 def _stamp(path: Path) -> tuple[str, int, int, int]:
@@ -195,9 +212,9 @@ def _build(
         for batch in _read(Path(name)):
             writer.add(_entries(batch, number))
             number += batch.count
-    sources = _Sources(stamps, sealer.key_id, tuple(run.name for run in writer.finish()))
+    sources = _Sources(stamps, sealer.key_id, writer.finish())
     write_atomic(directory / SOURCES_NAME, msgspec.json.encode(sources))
-    sweep(directory, frozenset(sources.runs))
+    sweep(directory, frozenset(run.name for run in sources.runs))
     return sources
 
 

@@ -188,8 +188,12 @@ class Pool:
         self._replaced = 0
 
     def __enter__(self) -> Pool:
-        for _ in range(self._jobs):
-            self._start()
+        try:
+            for _ in range(self._jobs):
+                self._start()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -200,6 +204,20 @@ class Pool:
             worker.process.join()
 
     def _start(self) -> None:
+        """Start one more worker.
+
+        Raises:
+            StateError: the system has no room for it.
+        """
+        try:
+            self._fork()
+        except OSError as error:
+            raise StateError(
+                f"cannot start a worker process: {error.strerror}",
+                hint="try fewer --jobs, or raise the limits of processes and open files",
+            ) from error
+
+    def _fork(self) -> None:
         # Forking is safe here: the parent has one thread, and the lists are mapped already.
         context = multiprocessing.get_context("fork")
         ours, theirs = context.Pipe()

@@ -13,6 +13,7 @@ from hashclient.config import Settings
 from hashclient.errors import AuditError, ConfigError, ExitCode, HashclientError, StateError
 from hashclient.fsio import state_error
 from hashclient.index import Manifest, check_key, lists_on_disk, open_index, state_of, verify_runs
+from hashclient.knowngood import verify_guard
 from hashclient.match import Remembered
 from hashclient.matches import Matches
 from hashclient.matchstore import DATABASE_NAME
@@ -97,12 +98,16 @@ def read_status(
 ) -> Status:
     """Read everything that the state directory holds.
 
-    With `verify`, every byte of the indexes is read and compared with its digest.
+    With `verify`, every byte of the indexes is read and compared with its digest, that of the known
+    good files among them.
     """
     lists = read_lists(settings, environ, now, verify=verify)
     bare = _providers_without_lists(settings, lists)
     code = ExitCode.STATE if bare or not lists else ExitCode.OK
     status = Status(lists, bare, max([code, *(entry.exit_code for entry in lists)]))
+    with status.part():
+        if verify:
+            verify_guard(settings.state_dir)
     with status.part():
         if (settings.state_dir / DATABASE_NAME).exists():
             with Matches(settings.state_dir, create=False) as matches:
@@ -173,7 +178,7 @@ def _list(
             return ListStatus(name, manifest, ExitCode.STATE, problem)
         check_key(index.manifest, sealer.key_id)
         if verify:
-            verify_runs(settings.lists_dir / name, index.manifest)
+            verify_runs(settings.lists_dir / name, index.manifest.runs)
     except StateError as error:
         return ListStatus(name, None, ExitCode.STATE, _text_of(error))
     manifest = index.manifest

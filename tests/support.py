@@ -120,8 +120,13 @@ def run(
 def call(*args: object) -> Result:
     """Run the command in this process: for what would take too many starts."""
     out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = command._run([str(arg) for arg in args])
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = command._run([str(arg) for arg in args])
+    finally:
+        for number, handler in handlers.items():  # the end of a run leaves signals ignored
+            signal.signal(number, handler)
     return checked(Result(int(code), out.getvalue(), err.getvalue()))
 
 

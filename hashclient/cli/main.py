@@ -240,6 +240,9 @@ def main(argv: list[str] | None = None) -> NoReturn:
     signal.signal(signal.SIGTERM, _on_sigterm)
     _open_streams()
     code = _run(argv)
+    # What ends the process anyway must not change what it says.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     try:
         sys.stdout.flush()
     except OutputError:

@@ -159,7 +159,7 @@ def run_report(
             except HashclientError as error:
                 failure, summary.failed = error, error.exit_code
             # What ends the run anyway comes too late now.
-            with uninterrupted(forget=True):
+            with uninterrupted(for_good=True):
                 told.flush()
                 if responder is not None:
                     _finish(app, responder, summary)
@@ -263,10 +263,12 @@ def _finish(app: App, responder: Responder, summary: Summary) -> None:
 
 
 @contextlib.contextmanager
-def uninterrupted(*, forget: bool = False) -> Iterator[None]:
-    """Keep the first SIGINT or SIGTERM waiting until the end, or drop it with `forget`.
+def uninterrupted(*, for_good: bool = False) -> Iterator[None]:
+    """Keep the first SIGINT or SIGTERM waiting until the end.
 
-    The second one comes through at once: whoever reads the output may have stopped for good.
+    The second one comes through at once: whoever reads the output may have stopped for good. With
+    `for_good`, the first is dropped, and so are all that come after the end: the process ends with
+    the code that it has come to.
     """
     kept: list[tuple[int, FrameType | None]] = []
 
@@ -287,8 +289,8 @@ def uninterrupted(*, forget: bool = False) -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
-        if kept and not forget:
+            signal.signal(number, signal.SIG_IGN if for_good and callable(handler) else handler)
+        if kept and not for_good:
             handle(*kept[0])
 
 

@@ -20,7 +20,7 @@ from hashclient.errors import StateError
 from hashclient.fsio import printable, state_error
 from hashclient.hashlist import Strings, Uint32, Uint64
 from hashclient.index.prefixtable import NOTHING
-from hashclient.index.run import REBUILD_HINT, DamagedError, Run, file_sha256
+from hashclient.index.run import REBUILD_HINT, ROT_HINT, DamagedError, Run, file_sha256
 from hashclient.model import Algorithm, Hit, ListState
 
 MANIFEST_NAME = "manifest.json"
@@ -275,8 +275,8 @@ def open_manifest(directory: Path, manifest: Manifest) -> Index:
     return Index(manifest, runs)
 
 
-def verify_runs(directory: Path, manifest: Manifest) -> None:
-    """Read every run that `manifest` names and compare its digest; 2 GB a second or so.
+def verify_runs(directory: Path, runs: Sequence[RunRef]) -> None:
+    """Read every one of `runs` and compare its digest; 2 GB a second or so.
 
     Finds what opening an index does not: bytes that have changed in place.
 
@@ -284,12 +284,10 @@ def verify_runs(directory: Path, manifest: Manifest) -> None:
         DamagedError: one is not what the writer wrote.
         StateError: one cannot be read.
     """
-    for ref in manifest.runs:
+    for ref in runs:
         path = directory / ref.name
         if file_sha256(path) != ref.sha256:
-            raise DamagedError(
-                f"index file is damaged: {printable(path)}", hint="run `hashclient fetch --rebuild`"
-            )
+            raise DamagedError(f"index file is damaged: {printable(path)}", hint=ROT_HINT)
 
 
 def check_key(manifest: Manifest, key_id: str) -> None:

@@ -15,7 +15,8 @@ from hashclient.hashlist import Uint32, Uint64
 
 #: How many bits there are for each key, at least; the number of bits is a power of two.
 BITS_A_KEY = 4
-#: Eight to sixteen keys begin as a word says; so many never do by chance.
+#: Eight to sixteen keys begin as a word says. So many do where keys are the same, not by chance:
+#: these are looked for by a search.
 MOST_CROWDED = 80
 _WORD_BITS = 64
 _WORD_SHIFT = np.uint64(_WORD_BITS.bit_length() - 1)
@@ -58,10 +59,8 @@ class TableWriter:
         return np.cumsum(self._counts, dtype=np.uint32)
 
 
-def find(bits: Uint64, starts: Uint32, column: Uint64, keys: Uint64) -> tuple[Rows, Rows] | None:
+def find(bits: Uint64, starts: Uint32, column: Uint64, keys: Uint64) -> tuple[Rows, Rows]:
     """Return (query, position) pairs where `column` equals `keys`, which come in any order.
-
-    None says that too many keys of the column begin alike, and a search in it is better.
 
     Raises:
         ValueError: the table is not that of the column; that is seen by chance only.
@@ -76,14 +75,19 @@ def find(bits: Uint64, starts: Uint32, column: Uint64, keys: Uint64) -> tuple[Ro
     counts = end - first
     if int(counts.min()) < 1 or int(end.max()) > len(column):
         raise ValueError("table")
-    if int(counts.max()) > MOST_CROWDED:
-        return None
-    queries, positions = expand(queries, first, counts)
+    crowded = np.flatnonzero(counts > MOST_CROWDED)
+    if len(crowded):
+        asked = keys.take(queries.take(crowded))
+        first[crowded] = column.searchsorted(asked)
+        counts[crowded] = column.searchsorted(asked, "right") - first[crowded]
+        if int(counts.min()) < 0:  # the column does not ascend
+            raise ValueError("column")
+    queries, positions = _expand(queries, first, counts)
     equal = column.take(positions) == keys.take(queries)
     return queries[equal], positions[equal]
 
 
-def expand(queries: Rows, first: Rows, counts: Rows) -> tuple[Rows, Rows]:
+def _expand(queries: Rows, first: Rows, counts: Rows) -> tuple[Rows, Rows]:
     """Return a (query, position) pair for each of the `counts` positions from `first` on."""
     ends = counts.cumsum()
     after_first = np.arange(counts.sum()) - np.repeat(ends - counts, counts)

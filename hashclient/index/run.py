@@ -17,24 +17,27 @@ header with type, offset from the first and count:
 from __future__ import annotations
 
 import hashlib
-import json
 import mmap
 import os
 import re
 from pathlib import Path
+from typing import Annotated
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from hashclient.errors import StateError
 from hashclient.fsio import printable, state_error
 from hashclient.hashlist import Strings, Uint8, Uint32, Uint64
-from hashclient.index.prefixtable import NOTHING, Rows, expand, find, table_lengths
+from hashclient.index.prefixtable import NOTHING, Rows, find, table_lengths
 from hashclient.model import Algorithm
 
 RUN_MAGIC = b"hcrun\x00\x02\n"
 ALIGNMENT = 64
+#: For what a fetch sees when it opens an index, and for what it sees only when it is told to.
 REBUILD_HINT = "run `hashclient fetch` to build it again"
+ROT_HINT = "run `hashclient fetch --rebuild`"
 #: The parts of each sorted key: the key, what goes with it, the row it belongs to.
 KEY_SECTIONS = {"id": ("hash", "row")} | {a.label: ("hi", "lo", "row") for a in Algorithm}
 #: The parts of the prefix table that each has besides.
@@ -52,6 +55,25 @@ _TYPES = {
     for prefix, parts in KEY_SECTIONS.items()
     for part in (*parts, *TABLE)
 }
+
+
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+_MaskSet = Annotated[int, msgspec.Meta(ge=0, lt=128)]
+
+
+class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a run says of itself.
+
+    `count` is of entries; `sections` have a name, a type, an offset in bytes and a count each.
+    `sized_masks` and `unsized_masks` are the distinct algorithm masks of the entries with and
+    without a size, each as a set of bits.
+    """
+
+    count: _Count
+    categories: list[str]
+    sized_masks: _MaskSet
+    unsized_masks: _MaskSet
+    sections: list[tuple[str, str, _Count, _Count]]
 
 
 class DamagedError(StateError):
@@ -85,9 +107,13 @@ class Run:
             raise
         except OSError as error:
             raise state_error("cannot read index file", path, error) from error
+        if self._map[:8] != RUN_MAGIC and self._map[:6] == RUN_MAGIC[:6]:
+            raise DamagedError(
+                f"index file is of another version: {printable(path)}", hint=REBUILD_HINT
+            )
         try:
             self._parse_header(actual)
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise DamagedError(
                 f"index file is damaged: {printable(path)}", hint=REBUILD_HINT
             ) from error
@@ -96,38 +122,33 @@ class Run:
         if self._map[:8] != RUN_MAGIC:
             raise ValueError("magic")
         end = 16 + int.from_bytes(self._map[8:16], "little")
-        header = json.loads(self._map[16:end])
-        self.count: int = header["count"]
-        self.category_names: list[str] = header["categories"]
+        header = msgspec.json.decode(self._map[16:end], type=Header)
+        self.count = header.count
+        self.category_names = header.categories
         self._sections: dict[str, npt.NDArray[np.generic]] = {}
         start = aligned(end)
-        for name, dtype, offset, count in header["sections"]:
+        for name, dtype, offset, count in header.sections:
             type_name = "dead" if name.startswith("dead.") else name
             if not _TYPES[type_name].fullmatch(dtype):
                 raise ValueError(name)
             kind = np.dtype(dtype)
-            if offset < 0 or count < 0 or start + offset + count * kind.itemsize > actual:
+            if start + offset + count * kind.itemsize > actual:
                 raise ValueError(name)
             self._sections[name] = np.frombuffer(self._map, kind, count, start + offset)
         self.masks: Uint8 = self._sections["masks"].view(np.uint8)
         self.categories: Uint8 = self._sections["categories"].view(np.uint8)
         self.sizes: npt.NDArray[np.unsignedinteger[npt.NBitBase]] = self._sections["sizes"]  # type: ignore[assignment]
         self.ids: Strings = self._sections["ids"]  # type: ignore[assignment]
-        if {len(self.masks), len(self.categories), len(self.ids)} != {self.count}:
+        lengths = {len(self.masks), len(self.categories), len(self.ids)}
+        if lengths != {self.count} or len(self.sizes) > self.count:
             raise ValueError("count")
         for prefix, parts in KEY_SECTIONS.items():
             keys = {len(self._sections.get(f"{prefix}.{part}", ())) for part in parts}
             words = [len(self._sections.get(f"{prefix}.{part}", ())) for part in TABLE]
             if len(keys) > 1 or (max(keys) and words != table_lengths(max(keys))):
                 raise ValueError(prefix)
-        if not all(isinstance(name, str) for name in self.category_names):
-            raise ValueError("categories")
-        #: The distinct algorithm masks of the entries without a size, as a set of bits.
-        self.unsized_masks: int = header["unsized_masks"]
-        #: The distinct masks of the entries with one; a plan looks closer only if it has to.
-        self.sized_masks: int = header["sized_masks"]
-        if not (0 <= self.unsized_masks < 128 and 0 <= self.sized_masks < 128):
-            raise ValueError("masks")
+        self.unsized_masks = header.unsized_masks
+        self.sized_masks = header.sized_masks
 
     def forget(self) -> None:
         """Let go of the pages touched so far; touching them again brings them back."""
@@ -150,7 +171,7 @@ class Run:
 
     def damaged(self) -> DamagedError:
         """Return the error that says that the run is not what was written."""
-        return DamagedError(f"index file is damaged: {self.name}", hint=REBUILD_HINT)
+        return DamagedError(f"index file is damaged: {self.name}", hint=ROT_HINT)
 
     def dead_sections(self) -> dict[str, Uint32]:
         """Return the rows of older runs that this run withdraws, by the name of the run."""
@@ -192,16 +213,9 @@ class Run:
         keys_column = column.view(np.uint64)
         bits, starts = (self._sections[f"{prefix}.{part}"] for part in TABLE)
         try:
-            found = find(bits.view(np.uint64), starts.view(np.uint32), keys_column, keys)
+            return find(bits.view(np.uint64), starts.view(np.uint32), keys_column, keys)
         except ValueError as error:
             raise self.damaged() from error
-        if found is not None:
-            return found
-        first = keys_column.searchsorted(keys)
-        counts = keys_column.searchsorted(keys, "right") - first
-        if (counts < 0).any():  # the column does not ascend
-            raise self.damaged()
-        return expand(np.arange(len(keys)), first, counts)
 
 
 def aligned(offset: int) -> int:

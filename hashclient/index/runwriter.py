@@ -27,7 +27,17 @@ from hashclient.hashlist import (
     entry_hashes,
 )
 from hashclient.index.prefixtable import TableWriter, table_lengths
-from hashclient.index.run import KEY_SECTIONS, RUN_MAGIC, TABLE, Run, aligned, mask_set
+from hashclient.index.run import (
+    KEY_SECTIONS,
+    ROT_HINT,
+    RUN_MAGIC,
+    TABLE,
+    DamagedError,
+    Header,
+    Run,
+    aligned,
+    mask_set,
+)
 from hashclient.model import Algorithm
 from hashclient.seal import Sealer
 
@@ -204,7 +214,12 @@ class MergedColumns:
 
 
 def write_run(path: Path, columns: Columns, dead: dict[str, list[Rows]]) -> None:
-    """Write one run file, durable before it has its name."""
+    """Write one run file, durable before it has its name.
+
+    Raises:
+        DamagedError: the columns do not fit each other.
+        StateError: it cannot be written.
+    """
     count = len(columns.masks)
     small: dict[str, Array] = {
         "masks": columns.masks,
@@ -227,13 +242,13 @@ def write_run(path: Path, columns: Columns, dead: dict[str, list[Rows]]) -> None
         sections.append((name, dtype, end, length))
         end = aligned(end + np.dtype(dtype).itemsize * length)
     sized = len(columns.sizes)
-    header = {
-        "count": count,
-        "categories": columns.category_names,
-        "sized_masks": mask_set(columns.masks[:sized]),
-        "unsized_masks": mask_set(columns.masks[sized:]),
-        "sections": sections,
-    }
+    header = Header(
+        count=count,
+        categories=columns.category_names,
+        sized_masks=mask_set(columns.masks[:sized]),
+        unsized_masks=mask_set(columns.masks[sized:]),
+        sections=sections,
+    )
     encoded = msgspec.json.encode(header)
     start = aligned(16 + len(encoded))
     with atomic_file(path) as stream:
@@ -251,7 +266,10 @@ def write_run(path: Path, columns: Columns, dead: dict[str, list[Rows]]) -> None
                 table.add(piece[0])
                 for part, array in zip(parts, piece, strict=True):
                     _write_at(stream, places, f"{prefix}.{part}", array)
-            for part, array in zip(TABLE, (table.bits, table.starts()), strict=True):
+            starts = table.starts()
+            if starts[-1] != key_counts[prefix]:
+                raise DamagedError("masks and digests of an index differ", hint=ROT_HINT)
+            for part, array in zip(TABLE, (table.bits, starts), strict=True):
                 _write_at(stream, places, f"{prefix}.{part}", array)
         stream.truncate(start + end)
 

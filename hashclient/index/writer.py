@@ -200,6 +200,11 @@ class IndexWriter:
     def _merge_from(self, start: int) -> None:
         all_dead = RunSet(self._runs).dead
         merged = self._runs[start:]
+        # What has rotted would come out under a digest that is right.
+        for run in merged:
+            known = self._sha256.get(run.name)
+            if known and file_sha256(self._directory / run.name) != known:
+                raise run.damaged()
         names = {run.name for run in merged}
         # What the merged runs withdraw among themselves is carried out now; the rest stays.
         dead: dict[str, list[Rows]] = {}

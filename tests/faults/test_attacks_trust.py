@@ -28,6 +28,7 @@ from tuf.api.metadata import (
 from fixtures.client import Client, csv
 from fixtures.simulator import Simulator
 from hashclient.errors import ExitCode, HashclientError
+from hashclient.index.run import DamagedError
 from hashclient.provider.keys import Keys
 from tests.attack_world import ALL, NEW, World, new_root_key, refused, roles_of
 
@@ -59,14 +60,37 @@ def test_list_metadata_rolled_back(client: Client, simulator: Simulator) -> None
     refused(client, ExitCode.UNVERIFIED, "baseline.json version")
 
 
-def test_generation_rolled_back_by_the_lists_own_keys(client: Client, simulator: Simulator) -> None:
-    def back(document: dict[str, Any]) -> None:
-        document["generation"] = 1
-        document["segments"].pop()
-        document["entries"] = 10
+def back(document: dict[str, Any]) -> None:
+    """Make the index of the second generation one of the first."""
+    document["generation"] = 1
+    document["segments"].pop()
+    document["entries"] = 10
 
+
+def test_generation_rolled_back_by_the_lists_own_keys(client: Client, simulator: Simulator) -> None:
     simulator.edit_index(back)
     refused(client, ExitCode.UNVERIFIED, "generation 1 is older than 2")
+
+
+@pytest.mark.parametrize("damage", ["version", "cut", "gone"])
+def test_damage_lets_no_older_generation_in(
+    client: Client, simulator: Simulator, damage: str
+) -> None:
+    """Where the index cannot be opened, also by a newer version, the manifest still counts."""
+    (run,) = (client.settings.lists_dir / "baseline").glob("run-*")
+    data = run.read_bytes()
+    run.write_bytes(data[:6] + b"\1" + data[7:] if damage == "version" else data[:-1])
+    if damage == "gone":
+        run.unlink()
+    current = index_document(simulator)
+    simulator.edit_index(back)
+    with pytest.raises(HashclientError, match="generation 1 is older than 2"):
+        client.fetch()
+    with pytest.raises(DamagedError):
+        client.open()
+    simulator.edit_index(lambda document: document.update(current))
+    (fetched,) = client.fetch()
+    assert (fetched.before, fetched.generation, fetched.added) == (2, 2, None)
 
 
 def test_fast_forwarded_list_is_cured_by_new_snapshot_keys(tmp_path: Path) -> None:

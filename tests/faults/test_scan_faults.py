@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from hashclient import audit
 from hashclient.model import Algorithm
 from hashclient.pool import WORKER_DIED
 from tests.support import (
@@ -297,6 +298,39 @@ def test_a_signal_to_a_scan_of_many_processes_that_do_nothing_yet(
     assert result.code == 143
     assert result.summary["inputs"] == 0
     assert members(process.pid) == set()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("delay_s", [0.0, 0.001, 0.004])
+def test_a_signal_after_the_summary_changes_nothing(
+    state: Path, tmp_path: Path, number: signal.Signals, delay_s: float
+) -> None:
+    tree = write_tree(tmp_path / "t", {"f": LISTED})
+    with running(state, tree) as process:
+        assert process.stdout is not None
+        while '"type": "summary"' not in process.stdout.readline():
+            pass
+        signal.sigtimedwait([], delay_s)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, "interrupted" in err) == (10, False)
+
+
+def test_more_workers_than_there_is_room_for(state: Path, tmp_path: Path) -> None:
+    def few_files() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+
+    tree = write_tree(tmp_path / "t", {f"{n}/f": LISTED for n in range(300)})
+    before = len(audit_events(state))
+    result = scan(state, "--jobs", "40", tree, preexec=few_files)
+    assert result.code == 8
+    assert "cannot start a worker process: Too many open files" in result.err
+    assert "fewer --jobs" in result.err
+    assert audit_events(state)[before:] == ["scan-start", "scan-end"]
+
+
+def audit_events(state: Path) -> list[str]:
+    return [record.event for record in audit.read(state / "audit")]
 
 
 def test_a_scan_that_is_killed_leaves_no_workers(state: Path, tmp_path: Path) -> None:

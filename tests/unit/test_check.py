@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -226,6 +227,33 @@ def test_a_file_that_grows_is_read_again(tmp_path: Path, monkeypatch: pytest.Mon
     during_reading(monkeypatch, lambda n: n == 1 and (tree / "a").write_bytes(b"listed!"))
     (outcome,) = check(lists, tree, "a").outcomes
     assert (outcome.kind, outcome.size) == (Kind.MATCH, 7)
+
+
+def test_a_file_that_grows_within_one_tick_of_the_clock_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where times are whole seconds, as on some file systems, its size alone tells."""
+    short, long = b"0123456789", b"0123456789abcdefghij"
+    md5, _, _ = digests_of(short)
+    *_, sha256 = digests_of(long)
+    rows = f"entry_id,md5,sha256,size\ne-1,{md5},,{len(short)}\ne-2,,{sha256},{len(long)}\n"
+    lists = lists_of(tmp_path, base=rows.encode())
+    tree = write_tree(tmp_path / "tree", {"a": short})
+    original = os.fstat
+    statuses = 0
+
+    def fstat(fd: int) -> Any:
+        nonlocal statuses
+        status = original(fd)
+        statuses += 1
+        if statuses == 1:
+            (tree / "a").write_bytes(long)
+        values = {name: getattr(status, name) for name in dir(status) if name.startswith("st_")}
+        times = {name: values[name] // 10**9 * 10**9 for name in ("st_mtime_ns", "st_ctime_ns")}
+        return SimpleNamespace(**values | times)
+
+    monkeypatch.setattr(os, "fstat", fstat)
+    assert kinds(check(lists, tree, "a")) == {"a": (Kind.MATCH, None)}
 
 
 def test_a_file_that_never_rests_is_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import threading
 from pathlib import Path
@@ -34,7 +35,7 @@ from hashclient.errors import (
 from hashclient.fetch import Fetched, Fetcher
 from hashclient.fsio import writer_lock
 from hashclient.hashlist import add_schema, encode_segment, parse_index
-from hashclient.index import writer
+from hashclient.index import verify_runs, writer
 from hashclient.seal import load_sealer
 
 ALL = range(40)
@@ -198,6 +199,17 @@ def test_a_list_of_another_provider_is_left_alone(client: Client) -> None:
     assert client.numbers(ALL) == set(range(30))
 
 
+def test_a_damaged_list_of_another_provider_is_left_alone(client: Client) -> None:
+    client.fetch()
+    path = folder(client) / "manifest.json"
+    document = json.loads(path.read_bytes())
+    path.write_text(json.dumps({**document, "provider": "elsewhere"}))
+    (run,) = folder(client).glob("run-*")
+    os.truncate(run, 99)
+    with pytest.raises(ConfigError, match="is here already, from provider elsewhere"):
+        client.fetch()
+
+
 # Damage
 
 
@@ -238,6 +250,22 @@ def test_a_damaged_run_is_an_error_until_the_next_fetch(client: Client, damage: 
     client.fetch()
     assert client.numbers(ALL) == set(range(30))
     assert client.leftovers() == set()
+
+
+def test_rot_is_not_merged_into_a_new_run(client: Client, simulator: Simulator) -> None:
+    """What `status --verify` would have found does not come out under a digest that is right."""
+    client.fetch()
+    (run,) = folder(client).glob("run-*")
+    data = bytearray(run.read_bytes())
+    for position in range(len(data) // 2, len(data)):
+        data[position] ^= 0x55
+    run.write_bytes(data)
+    simulator.publish(csv(range(30, 40)))
+    client.fetch()
+    assert client.numbers(ALL) == set(range(40))
+    manifest = client.manifest()
+    assert manifest is not None
+    verify_runs(folder(client), manifest.runs)
 
 
 def test_damage_that_cannot_be_mended_yet_stays_an_error(

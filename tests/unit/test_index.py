@@ -148,6 +148,9 @@ def test_any_damage_to_the_header_is_found_or_harmless(directory: Path, tmp_path
         None,
         {"count": 1},
         {"sections": 5},
+        {"sections": [[None, "|u1", 0, 1]]},
+        {"unsized_masks": 1.7},
+        {"sized_masks": 128},
         {"sections": [["masks", "|u1", 0, 1 << 70]]},
         {"sections": [["masks", "|u1", 1 << 70, 1]]},
         {"sections": [["masks", "|u1", -1, 1]]},
@@ -170,6 +173,25 @@ def test_a_header_that_says_nonsense(directory: Path, tmp_path: Path, header: ob
     changed = data[:8] + len(encoded).to_bytes(8, "little") + encoded + bytes(64) + data[end:]
     with pytest.raises(DamagedError):
         Run(copy_with(the_run(directory), tmp_path / "x", changed))
+
+
+def test_more_sizes_than_entries_are_damage(directory: Path, tmp_path: Path) -> None:
+    data = the_run(directory).read_bytes()
+    end = 16 + int.from_bytes(data[8:16], "little")
+    header = json.loads(data[16:end])
+    (section,) = [s for s in header["sections"] if s[0] == "sizes"]
+    section[3] = header["count"] + 1
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    changed = data[:8] + len(encoded).to_bytes(8, "little") + encoded + data[end:]
+    with pytest.raises(DamagedError):
+        Run(copy_with(the_run(directory), tmp_path / "x", changed))
+
+
+def test_a_run_of_another_version_says_so(directory: Path, tmp_path: Path) -> None:
+    data = the_run(directory).read_bytes()
+    with pytest.raises(DamagedError, match="of another version") as caught:
+        Run(copy_with(the_run(directory), tmp_path / "x", data[:6] + b"\1" + data[7:]))
+    assert "hashclient fetch" in (caught.value.hint or "")
 
 
 def test_a_deep_header_is_damage(directory: Path, tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ from hashclient import knowngood
 from hashclient.errors import ExitCode, HashclientError, VerificationError
 from hashclient.hashlist import NO_SIZE, AddBatch
 from hashclient.index import RunSet
-from hashclient.index.run import Run
+from hashclient.index.run import DamagedError, Run
 from hashclient.index.writer import IndexWriter
-from hashclient.knowngood import FOLDER, SOURCES_NAME, Inspection, open_guard
+from hashclient.knowngood import FOLDER, SOURCES_NAME, Inspection, open_guard, verify_guard
 from hashclient.model import Algorithm
 from hashclient.seal import Sealer
 
@@ -250,6 +250,25 @@ def test_a_damaged_index_is_built_again(tmp_path: Path, damage: str) -> None:
         (state / FOLDER / SOURCES_NAME).write_bytes(b'{"files": 1}')
     assert refused(state, [path], digests_of(1)) is not None
     assert refused(state, [path], digests_of(2)) is None
+
+
+def test_rot_in_the_index_is_found_and_mended(tmp_path: Path) -> None:
+    path, state = md5sum(tmp_path / "good", 1), tmp_path / "state"
+    verify_guard(state)  # there is none yet
+    assert refused(state, [path], digests_of(1)) is not None
+    verify_guard(state)
+    (run,) = (state / FOLDER).glob("run-*")
+    data = run.read_bytes()
+    bits = Run(run).section("md5.bits")
+    assert bits is not None
+    run.write_bytes(data.replace(bits.tobytes(), bytes(bits.nbytes)))
+    with pytest.raises(DamagedError, match="damaged") as caught:
+        verify_guard(state)
+    assert caught.value.hint == "run `hashclient fetch --rebuild`"
+    assert refused(state, [path], digests_of(1)) is None
+    open_guard(state, [str(path)], SEALER, verify=True)
+    verify_guard(state)
+    assert refused(state, [path], digests_of(1)) is not None
 
 
 def test_a_large_file_is_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
