@@ -6,9 +6,11 @@ much memory as `MERGE_ROWS` rows do, whatever the runs hold.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import contextlib
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, TypeVar
 
 import msgspec
 import numpy as np
@@ -47,6 +49,7 @@ MERGE_ROWS = 2_000_000
 #: Marks a row that does not survive a merge.
 _GONE = np.uint32(2**32 - 1)
 
+_T = TypeVar("_T")
 Rows = npt.NDArray[np.intp]
 Array = npt.NDArray[Any]
 
@@ -99,19 +102,19 @@ class BatchColumns:
         # NO_SIZE is the largest number: entries without a size come last.
         self._order = np.argsort(sizes, kind="stable")
         self._new_rows = _inverse(self._order)
-        sizes = sizes[self._order]
+        sizes = sizes.take(self._order)
         self.sizes = _narrow(sizes[: int(sizes.searchsorted(NO_SIZE))])
-        self.masks = _concatenate([b.masks for b in batches], np.uint8)[self._order]
+        self.masks = _concatenate([b.masks for b in batches], np.uint8).take(self._order)
         self.category_names, codes = _unify_categories(
             [(b.category_names, b.category_codes) for b in batches]
         )
-        self.category_codes = codes[self._order]
+        self.category_codes = codes.take(self._order)
         self.id_width = max((b.ids.dtype.itemsize for b in batches), default=1)
 
     def ids(self) -> Iterator[Strings]:
         """Yield all ids at once."""
         ids = _concatenate([b.ids for b in self._batches], f"S{self.id_width}")
-        yield ids[self._order]
+        yield ids.take(self._order)
 
     def sorted_keys(self, prefix: str) -> Iterator[tuple[Array, ...]]:
         """Yield all keys at once."""
@@ -132,9 +135,9 @@ class BatchColumns:
         if keys:
             key = np.concatenate(keys)
             order = np.argsort(key)
-            new_rows = self._new_rows[np.concatenate(rows)]
-            payload = [np.concatenate(extra)[order]] if extra else []
-            yield (key[order], *payload, new_rows[order])
+            new_rows = self._new_rows.take(np.concatenate(rows))
+            payload = [np.concatenate(extra).take(order)] if extra else []
+            yield (key.take(order), *payload, new_rows.take(order))
 
 
 class MergedColumns:
@@ -150,11 +153,11 @@ class MergedColumns:
             size = np.full(run.count, NO_SIZE)
             size[: len(run.sizes)] = run.sizes
             alive.append(rows)
-            sizes.append(size[rows])
+            sizes.append(size.take(rows))
         self._starts = np.cumsum([0, *(len(rows) for rows in alive)])
         all_sizes = _concatenate(sizes, np.uint64)
         order = np.argsort(all_sizes, kind="stable")
-        all_sizes = all_sizes[order]
+        all_sizes = all_sizes.take(order)
         self.sizes = _narrow(all_sizes[: int(all_sizes.searchsorted(NO_SIZE))])
         new_rows = _inverse(order)
         #: By run: old row to new row, or _GONE.
@@ -165,12 +168,15 @@ class MergedColumns:
             self._new_rows.append(mapping)
         self._alive = alive
         self._order = order
-        masks = [run.masks[rows] for run, rows in zip(runs, alive, strict=True)]
-        self.masks = _concatenate(masks, np.uint8)[order]
+        masks = [run.masks.take(rows) for run, rows in zip(runs, alive, strict=True)]
+        self.masks = _concatenate(masks, np.uint8).take(order)
         self.category_names, codes = _unify_categories(
-            [(r.category_names, r.categories[rows]) for r, rows in zip(runs, alive, strict=True)]
+            [
+                (r.category_names, r.categories.take(rows))
+                for r, rows in zip(runs, alive, strict=True)
+            ]
         )
-        self.category_codes = codes[order]
+        self.category_codes = codes.take(order)
         self.id_width = max(run.ids.dtype.itemsize for run in runs)
 
     def ids(self) -> Iterator[Strings]:
@@ -181,7 +187,8 @@ class MergedColumns:
             source = self._starts.searchsorted(piece, "right") - 1
             for number, run in enumerate(self._runs):
                 mine = source == number
-                out[mine] = run.ids[self._alive[number][piece[mine] - self._starts[number]]]
+                rows = self._alive[number].take(piece[mine] - self._starts[number])
+                out[mine] = run.ids.take(rows)
                 run.forget()
             yield out
 
@@ -194,7 +201,9 @@ class MergedColumns:
         # Keys are spread evenly over 64 bits, so equal ranges of them are about equally full.
         for piece in range(pieces):
             parts = []
-            for run_columns, mapping in zip(columns, self._new_rows, strict=True):
+            for run_columns, mapping, alive in zip(
+                columns, self._new_rows, self._alive, strict=True
+            ):
                 key = run_columns[0]
                 if key is None:
                     continue
@@ -203,14 +212,16 @@ class MergedColumns:
                 if piece + 1 < pieces:
                     high = int(key.searchsorted(np.uint64(((piece + 1) << 64) // pieces)))
                 part = [c[low:high] for c in run_columns if c is not None]
-                part[-1] = mapping[part[-1]]
-                keep = part[-1] != _GONE
-                parts.append([c[keep] for c in part])
+                part[-1] = mapping.take(part[-1].view(np.uint32))
+                if len(alive) < len(mapping):
+                    keep = np.flatnonzero(part[-1] != _GONE)
+                    part = [c.take(keep) for c in part]
+                parts.append(part)
             for run in self._runs:
                 run.forget()
             joined = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
             order = np.argsort(joined[0])
-            yield tuple(array[order] for array in joined)
+            yield tuple(array.take(order) for array in joined)
 
 
 def write_run(path: Path, columns: Columns, dead: dict[str, list[Rows]]) -> None:
@@ -258,20 +269,36 @@ def write_run(path: Path, columns: Columns, dead: dict[str, list[Rows]]) -> None
             _write_at(stream, places, name, array)
         for ids in columns.ids():
             _write_at(stream, places, "ids", ids)
-        for prefix, parts in KEY_SECTIONS.items():
-            if f"{prefix}.row" not in places:
-                continue
-            table = TableWriter(key_counts[prefix])
-            for piece in columns.sorted_keys(prefix):
-                table.add(piece[0])
-                for part, array in zip(parts, piece, strict=True):
+        prefixes = [prefix for prefix, keys in key_counts.items() if keys]
+        with contextlib.closing(_made_ahead(_all_keys(columns, prefixes))) as pieces:
+            for prefix in prefixes:
+                table = TableWriter(key_counts[prefix])
+                while piece := next(pieces):
+                    table.add(piece[0])
+                    for part, array in zip(KEY_SECTIONS[prefix], piece, strict=True):
+                        _write_at(stream, places, f"{prefix}.{part}", array)
+                starts = table.starts()
+                if starts[-1] != key_counts[prefix]:
+                    raise DamagedError("masks and digests of an index differ", hint=ROT_HINT)
+                for part, array in zip(TABLE, (table.bits, starts), strict=True):
                     _write_at(stream, places, f"{prefix}.{part}", array)
-            starts = table.starts()
-            if starts[-1] != key_counts[prefix]:
-                raise DamagedError("masks and digests of an index differ", hint=ROT_HINT)
-            for part, array in zip(TABLE, (table.bits, starts), strict=True):
-                _write_at(stream, places, f"{prefix}.{part}", array)
         stream.truncate(start + end)
+
+
+def _all_keys(columns: Columns, prefixes: Sequence[str]) -> Iterator[tuple[Array, ...]]:
+    """Yield the `sorted_keys` of each prefix, and an empty tuple after those of each."""
+    for prefix in prefixes:
+        yield from columns.sorted_keys(prefix)
+        yield ()
+
+
+def _made_ahead(items: Iterator[_T]) -> Generator[_T]:
+    """Yield `items`, each made by another thread while the one before it is used."""
+    with ThreadPoolExecutor(1) as maker:
+        ahead = maker.submit(next, items, None)
+        while (item := ahead.result()) is not None:
+            ahead = maker.submit(next, items, None)
+            yield item
 
 
 def _write_at(stream: IO[bytes], places: dict[str, int], name: str, array: Array) -> None:
