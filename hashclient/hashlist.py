@@ -336,9 +336,10 @@ def _add_batch(batch: pa.RecordBatch, what: str) -> AddBatch:
         if column.null_count:
             rows = np.flatnonzero(pc.is_valid(column).to_numpy(zero_copy_only=False))
             column = column.drop_null()
+            masks[rows] |= np.uint8(algorithm)
         else:
             rows = np.arange(count)
-        masks[rows] |= np.uint8(algorithm)
+            masks |= np.uint8(algorithm)
         digests[algorithm] = (
             _fixed_width(column, algorithm.digest_bytes),
             rows.astype(np.uint32),

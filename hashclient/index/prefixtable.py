@@ -3,7 +3,8 @@
 Two arrays. `bits` has a bit for each value of a key's leading bits, set if any key begins so: there
 are four to eight times as many as keys, so few of the keys that are not there pass. `starts` has
 for each word of `bits` the position of the first key that begins as one of its bits says, and at
-its end the number of keys. Keys have to be spread evenly, as tags and hashes are.
+its end the number of keys: a key is not before that position plus the number of lower bits that are
+set in its word. Keys have to be spread evenly, as tags and hashes are.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ from hashclient.hashlist import Uint32, Uint64
 
 #: How many bits there are for each key, at least; the number of bits is a power of two.
 BITS_A_KEY = 4
-#: Eight to sixteen keys begin as a word says. So many do where keys are the same, not by chance:
-#: these are looked for by a search.
+#: One or two keys come into question for a query. So many do where keys are the same, not by
+#: chance: these are looked for by a search.
 MOST_CROWDED = 80
 _WORD_BITS = 64
 _WORD_SHIFT = np.uint64(_WORD_BITS.bit_length() - 1)
 _IN_WORD = np.uint64(_WORD_BITS - 1)
 #: Keys that are handled at a time, so that what is made of them stays in the cache.
 _PIECE_KEYS = 1 << 17
+_PIECE_QUERIES = 1 << 16
 
 Rows = npt.NDArray[np.intp]
 NOTHING: Rows = np.zeros(0, np.intp)
@@ -65,13 +67,29 @@ def find(bits: Uint64, starts: Uint32, column: Uint64, keys: Uint64) -> tuple[Ro
     Raises:
         ValueError: the table is not that of the column; that is seen by chance only.
     """
+    if len(keys) <= _PIECE_QUERIES:
+        return _find(bits, starts, column, keys)
+    found = []
+    for start in range(0, len(keys), _PIECE_QUERIES):
+        queries, positions = _find(bits, starts, column, keys[start : start + _PIECE_QUERIES])
+        found.append((queries + start, positions))
+    queries, positions = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return queries, positions
+
+
+def _find(bits: Uint64, starts: Uint32, column: Uint64, keys: Uint64) -> tuple[Rows, Rows]:
     place = keys >> _shift(bits)
     word = (place >> _WORD_SHIFT).view(np.intp)
-    queries = np.flatnonzero(bits.take(word) >> (place & _IN_WORD) & np.uint64(1))
+    bit = place & _IN_WORD
+    shifted = bits.take(word) >> bit
+    queries = np.flatnonzero(shifted & np.uint64(1))
     if not len(queries):
         return NOTHING, NOTHING
-    word = word.take(queries)
-    first, end = starts.take(word).astype(np.intp), starts.take(word + 1).astype(np.intp)
+    word, bit, shifted = word.take(queries), bit.take(queries), shifted.take(queries)
+    # For each bit that is set below or above, there is a key at least that is none of these.
+    below = np.bitwise_count(bits.take(word) ^ shifted << bit)
+    first = starts.take(word).astype(np.intp) + below
+    end = starts.take(word + 1).astype(np.intp) - np.bitwise_count(shifted) + 1
     counts = end - first
     if int(counts.min()) < 1 or int(end.max()) > len(column):
         raise ValueError("table")

@@ -100,7 +100,7 @@ class BatchColumns:
         self._batches = batches
         sizes = _concatenate([b.sizes for b in batches], np.uint64)
         # NO_SIZE is the largest number: entries without a size come last.
-        self._order = np.argsort(sizes, kind="stable")
+        self._order = np.argsort(sizes)
         self._new_rows = _inverse(self._order)
         sizes = sizes.take(self._order)
         self.sizes = _narrow(sizes[: int(sizes.searchsorted(NO_SIZE))])
