@@ -20,9 +20,9 @@ from typing import NamedTuple
 from hashclient.model import Kind, Outcome
 
 #: Names in a task: enough to make handing it over cheap, few enough to share work evenly.
-TASK_NAMES = 256
+TASK_NAMES = 512
 #: Length of the directories in a task, in characters: deep trees have long ones.
-TASK_CHARS = 1 << 15
+TASK_CHARS = 1 << 14
 #: Directories held open at a time; what is left of those further up is read to its end.
 OPEN_DEPTH = 32
 #: Longest path given to the kernel in one call; PATH_MAX is 4096 bytes, its end included.

@@ -19,6 +19,7 @@ import pytest
 from hashclient import audit
 from hashclient.model import Algorithm
 from hashclient.pool import WORKER_DIED
+from hashclient.walk import TASK_NAMES
 from tests.support import (
     Result,
     arguments,
@@ -240,7 +241,8 @@ def test_memory_stays_flat(state: Path, fast: Path) -> None:
 def test_a_worker_that_is_killed_loses_its_own_files_only(
     state: Path, tmp_path: Path, jobs: str
 ) -> None:
-    tree = write_tree(tmp_path / "t", {f"{n}": b"clean" for n in range(600)})
+    files = 3 * TASK_NAMES
+    tree = write_tree(tmp_path / "t", {f"{n}": b"clean" for n in range(files)})
     endless = sparse(tree / "endless", ENDLESS_BYTES)
     with running(state, "--jobs", jobs, tree) as process:
         wait_until(lambda: bool(workers_reading(process.pid, "endless")), process.pid)
@@ -251,8 +253,8 @@ def test_a_worker_that_is_killed_loses_its_own_files_only(
     assert result.code == 3
     assert result.outcomes[str(endless)] == "unread"
     assert set(reasons(result).values()) == {WORKER_DIED}
-    assert result.summary["inputs"] == 601
-    assert result.summary["clean"] >= 601 - 2 * 257
+    assert result.summary["inputs"] == files + 1
+    assert result.summary["clean"] >= files - 2 * TASK_NAMES
     assert members(process.pid) == set()
 
 
@@ -320,7 +322,7 @@ def test_more_workers_than_there_is_room_for(state: Path, tmp_path: Path) -> Non
     def few_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
 
-    tree = write_tree(tmp_path / "t", {f"{n}/f": LISTED for n in range(300)})
+    tree = write_tree(tmp_path / "t", {f"{n}/f": LISTED for n in range(TASK_NAMES + 1)})
     before = len(audit_events(state))
     result = scan(state, "--jobs", "40", tree, preexec=few_files)
     assert result.code == 8
@@ -334,7 +336,7 @@ def audit_events(state: Path) -> list[str]:
 
 
 def test_a_scan_that_is_killed_leaves_no_workers(state: Path, tmp_path: Path) -> None:
-    tree = write_tree(tmp_path / "t", {f"{n}/f": b"" for n in range(300)})
+    tree = write_tree(tmp_path / "t", {f"{n}/f": b"" for n in range(TASK_NAMES + 1)})
     os.mkfifo(tree / "pipe")
     endless = [sparse(tree / f"endless{n}", 1 << 30) for n in range(2)]
     with running(state, "--jobs", "2", tree, *endless) as process:
