@@ -44,7 +44,7 @@ from hashclient.model import Algorithm
 from hashclient.seal import Sealer
 
 #: Rows handled at a time while merging.
-MERGE_ROWS = 2_000_000
+MERGE_ROWS = 500_000
 
 #: Marks a row that does not survive a merge.
 _GONE = np.uint32(2**32 - 1)
