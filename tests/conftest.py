@@ -12,6 +12,8 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support import restored_signals
+
 # The same examples in every run; a busy machine must not make a test fail.
 settings.register_profile(
     "hashclient",
@@ -52,3 +54,9 @@ def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
         umask = os.umask(0o022)
         yield
         os.umask(umask)
+
+
+@pytest.fixture(autouse=True)
+def _own_signals() -> Iterator[None]:
+    with restored_signals():
+        yield

@@ -117,16 +117,22 @@ def run(
     return checked(Result(done.returncode, done.stdout.decode(errors="surrogateescape"), err))
 
 
+@contextlib.contextmanager
+def restored_signals() -> Iterator[None]:
+    """Let signals mean in the end what they mean now: a run that has ended leaves them ignored."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
 def call(*args: object) -> Result:
     """Run the command in this process: for what would take too many starts."""
     out, err = io.StringIO(), io.StringIO()
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = command._run([str(arg) for arg in args])
-    finally:
-        for number, handler in handlers.items():  # the end of a run leaves signals ignored
-            signal.signal(number, handler)
+    with restored_signals(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = command._run([str(arg) for arg in args])
     return checked(Result(int(code), out.getvalue(), err.getvalue()))
 
 
