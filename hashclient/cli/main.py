@@ -5,7 +5,6 @@ Commands are imported only when they are run or listed, so that a start costs wh
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import importlib
 import io
@@ -271,16 +270,23 @@ class _Output(io.TextIOWrapper):
 
 
 class _Talk(io.TextIOWrapper):
-    """Stderr: that nobody can be told is nothing to fail for."""
+    """Stderr: that nobody can be told is nothing to fail for.
+
+    It may be flushed when the interpreter has taken down all that this module had imported.
+    """
 
     def write(self, text: str) -> int:
-        with contextlib.suppress(OSError):
+        try:
             super().write(text)
+        except OSError:
+            pass
         return len(text)
 
     def flush(self) -> None:
-        with contextlib.suppress(OSError):
+        try:
             super().flush()
+        except OSError:
+            pass
 
 
 def _open_streams() -> None:
