@@ -298,21 +298,22 @@ class Fetcher:
         What is damaged counts as nothing and is built again. If that is the index alone, what may
         take its place is judged by the manifest all the same.
         """
-        with contextlib.suppress(DamagedError):
+        try:
             here = load_manifest(directory)
-            if here is None:
-                return None, None
-            if here.provider != self._provider:
-                raise ConfigError(
-                    f"list {here.list} is here already, from provider {here.provider}",
-                    hint="name the lists to fetch with `lists = […]` in the provider's"
-                    " configuration",
-                )
-            check_key(here, self._sealer.key_id)
-            with contextlib.suppress(DamagedError):
-                return here, open_index(directory)
+        except DamagedError:
+            return None, None
+        if here is None:
+            return None, None
+        if here.provider != self._provider:
+            raise ConfigError(
+                f"list {here.list} is here already, from provider {here.provider}",
+                hint="name the lists to fetch with `lists = […]` in the provider's configuration",
+            )
+        check_key(here, self._sealer.key_id)
+        try:
+            return here, open_index(directory)
+        except DamagedError:
             return here, None
-        return None, None
 
     def _done(
         self,

@@ -163,9 +163,10 @@ def open_guard(
     if sources is not None and (sources.files, sources.key_id) == (stamps, sealer.key_id):
         # What is damaged or gone is built anew.
         with contextlib.suppress(DamagedError, FileNotFoundError):
+            runs = _open_runs(directory, sources)
             if verify:
                 verify_runs(directory, sources.runs)
-            return PoisonGuard(_open_runs(directory, sources), sealer)
+            return PoisonGuard(runs, sealer)
     return PoisonGuard(_open_runs(directory, _build(directory, stamps, sealer)), sealer)
 
 

@@ -273,7 +273,7 @@ class Pool:
                 assert isinstance(connection, Connection)
                 for message in self._receive(busy[connection]):
                     if isinstance(message, TaskResult):
-                        # Each file that was deferred is a task of its own.
+                        # A large file is a task of its own, and so is the rest of a directory.
                         waiting.extend(_single_tasks(message.deferred))
                         message.deferred = []
                     yield message

@@ -13,7 +13,6 @@ from hashclient.config import Settings
 from hashclient.errors import AuditError, ConfigError, ExitCode, HashclientError, StateError
 from hashclient.fsio import state_error
 from hashclient.index import Manifest, check_key, lists_on_disk, open_index, state_of, verify_runs
-from hashclient.knowngood import verify_guard
 from hashclient.match import Remembered
 from hashclient.matches import Matches
 from hashclient.matchstore import DATABASE_NAME
@@ -106,7 +105,10 @@ def read_status(
     code = ExitCode.STATE if bare or not lists else ExitCode.OK
     status = Status(lists, bare, max([code, *(entry.exit_code for entry in lists)]))
     with status.part():
-        if verify:
+        # What no provider asks for any more is not used, and no fetch would mend it.
+        if verify and any(p.known_good for p in settings.config.providers.values()):
+            from hashclient.knowngood import verify_guard  # brings the writer of indexes
+
             verify_guard(settings.state_dir)
     with status.part():
         if (settings.state_dir / DATABASE_NAME).exists():

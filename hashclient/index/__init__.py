@@ -20,7 +20,7 @@ from hashclient.errors import StateError
 from hashclient.fsio import printable, state_error
 from hashclient.hashlist import Strings, Uint32, Uint64
 from hashclient.index.prefixtable import NOTHING
-from hashclient.index.run import REBUILD_HINT, ROT_HINT, DamagedError, Run, file_sha256
+from hashclient.index.run import REBUILD_HINT, ROT_HINT, Count, DamagedError, Run, file_sha256
 from hashclient.model import Algorithm, Hit, ListState
 
 MANIFEST_NAME = "manifest.json"
@@ -30,7 +30,6 @@ CLOCK_TOLERANCE = timedelta(minutes=5)
 
 
 #: What the disk may have garbled must not come in as a value that nobody expects.
-_Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 _Time = Annotated[datetime, msgspec.Meta(tz=True)]
 _RunName = Annotated[str, msgspec.Meta(pattern=r"^run-[0-9]{8,18}\Z")]
 _Checksum = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{16}\Z")]
@@ -43,8 +42,8 @@ class RunRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     name: _RunName
-    length: _Count
-    entries: _Count
+    length: Count
+    entries: Count
     sha256: str = ""
 
 
@@ -60,15 +59,15 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     format: str
     list: str
     provider: str
-    generation: _Count
+    generation: Count
     published_at: _Time
     fetched_at: _Time
     checked_at: _Time
     expires: _Time
-    entries: _Count
+    entries: Count
     checksum: _Checksum
-    with_digest: dict[str, _Count]
-    with_size: _Count
+    with_digest: dict[str, Count]
+    with_size: Count
     key_id: str
     index_hash: str
     runs: tuple[RunRef, ...]

@@ -23,8 +23,7 @@ _WORD_BITS = 64
 _WORD_SHIFT = np.uint64(_WORD_BITS.bit_length() - 1)
 _IN_WORD = np.uint64(_WORD_BITS - 1)
 #: Keys that are handled at a time, so that what is made of them stays in the cache.
-_PIECE_KEYS = 1 << 17
-_PIECE_QUERIES = 1 << 16
+_PIECE_KEYS = 1 << 16
 
 Rows = npt.NDArray[np.intp]
 NOTHING: Rows = np.zeros(0, np.intp)
@@ -67,11 +66,11 @@ def find(bits: Uint64, starts: Uint32, column: Uint64, keys: Uint64) -> tuple[Ro
     Raises:
         ValueError: the table is not that of the column; that is seen by chance only.
     """
-    if len(keys) <= _PIECE_QUERIES:
+    if len(keys) <= _PIECE_KEYS:
         return _find(bits, starts, column, keys)
     found = []
-    for start in range(0, len(keys), _PIECE_QUERIES):
-        queries, positions = _find(bits, starts, column, keys[start : start + _PIECE_QUERIES])
+    for start in range(0, len(keys), _PIECE_KEYS):
+        queries, positions = _find(bits, starts, column, keys[start : start + _PIECE_KEYS])
         found.append((queries + start, positions))
     queries, positions = (np.concatenate(parts) for parts in zip(*found, strict=True))
     return queries, positions

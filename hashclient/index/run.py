@@ -57,7 +57,8 @@ _TYPES = {
 }
 
 
-_Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+#: What the disk may have garbled must not come in as a value that nobody expects.
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 _MaskSet = Annotated[int, msgspec.Meta(ge=0, lt=128)]
 
 
@@ -69,11 +70,11 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     without a size, each as a set of bits.
     """
 
-    count: _Count
+    count: Count
     categories: list[str]
     sized_masks: _MaskSet
     unsized_masks: _MaskSet
-    sections: list[tuple[str, str, _Count, _Count]]
+    sections: list[tuple[str, str, Count, Count]]
 
 
 class DamagedError(StateError):

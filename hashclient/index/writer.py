@@ -17,7 +17,7 @@ import numpy as np
 from hashclient.errors import VerificationError
 from hashclient.fsio import sweep_temporary, write_atomic
 from hashclient.hashlist import NO_SIZE, AddBatch, Strings, Uint8, checksum_of, entry_hashes
-from hashclient.index import MANIFEST_NAME, Index, Manifest, RunRef, RunSet
+from hashclient.index import MANIFEST_NAME, Index, Manifest, RunRef, RunSet, verify_runs
 from hashclient.index.run import Run, file_sha256
 from hashclient.index.runwriter import (
     BatchColumns,
@@ -52,7 +52,8 @@ class IndexWriter:
         self._directory = directory
         self._sealer = sealer
         self._runs: list[Run] = list(base.runs) if base else []
-        self._sha256 = {ref.name: ref.sha256 for ref in base.manifest.runs} if base else {}
+        #: Finished runs, of which the digest is known.
+        self._finished = {r.name: r for r in base.manifest.runs if r.sha256} if base else {}
         self._next_number = _next_run_number(directory)
         self._pending: list[SealedBatch] = []
         self._pending_rows = 0
@@ -172,11 +173,11 @@ class IndexWriter:
         start = self._merge_start()
         if start < len(self._runs) - 1:
             self._merge_from(start)
-        digests = {
-            run.name: self._sha256.get(run.name) or file_sha256(self._directory / run.name)
-            for run in self._runs
-        }
-        return tuple(msgspec.structs.replace(r, sha256=digests[r.name]) for r in self.run_refs())
+        return tuple(
+            self._finished.get(ref.name)
+            or msgspec.structs.replace(ref, sha256=file_sha256(self._directory / ref.name))
+            for ref in self.run_refs()
+        )
 
     def run_refs(self) -> tuple[RunRef, ...]:
         """Return the runs written so far, for a manifest that is not final."""
@@ -201,10 +202,8 @@ class IndexWriter:
         all_dead = RunSet(self._runs).dead
         merged = self._runs[start:]
         # What has rotted would come out under a digest that is right.
-        for run in merged:
-            known = self._sha256.get(run.name)
-            if known and file_sha256(self._directory / run.name) != known:
-                raise run.damaged()
+        finished = [self._finished[run.name] for run in merged if run.name in self._finished]
+        verify_runs(self._directory, finished)
         names = {run.name for run in merged}
         # What the merged runs withdraw among themselves is carried out now; the rest stays.
         dead: dict[str, list[Rows]] = {}

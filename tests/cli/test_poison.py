@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sqlite3
 import tomllib
 from pathlib import Path
@@ -174,6 +175,19 @@ def test_too_much_change_is_refused_until_it_is_accepted(site: Site, tmp_path: P
         assert scan_codes(site, tmp_path, 0, 20) == {0: 10, 20: 0}
         assert fetch(site, "--accept-churn").code == 0
         assert scan_codes(site, tmp_path, 0, 20) == {0: 0, 20: 10}
+
+
+def test_damage_is_no_way_round_the_limit_of_change(site: Site) -> None:
+    with site:
+        assert init(site, "--max-churn", "0.5").code == 0
+        assert fetch(site).code == 0
+        (run,) = (site.state / "lists/baseline").glob("run-*")
+        os.truncate(run, 99)
+        site.publish(csv(range(20, 40)))
+        result = fetch(site)
+        assert result.code == 6 and "generation 2 changes 20 of 10 entries" in result.err
+        accepted = fetch(site, "--accept-churn")
+        assert accepted.code == 0 and "built anew" in accepted.out
 
 
 def test_change_that_the_counts_do_not_show_is_refused_until_it_is_accepted(

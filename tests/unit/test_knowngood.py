@@ -268,6 +268,10 @@ def test_rot_in_the_index_is_found_and_mended(tmp_path: Path) -> None:
     assert refused(state, [path], digests_of(1)) is None
     open_guard(state, [str(path)], SEALER, verify=True)
     verify_guard(state)
+    for run in (state / FOLDER).glob("run-*"):
+        run.unlink()
+    open_guard(state, [str(path)], SEALER, verify=True)
+    verify_guard(state)
     assert refused(state, [path], digests_of(1)) is not None
 
 

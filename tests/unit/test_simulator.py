@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +9,7 @@ import pytest
 from securesystemslib.signer import CryptoSigner
 from tuf.api.exceptions import DownloadHTTPError, RepositoryError
 
+from fixtures.client import csv
 from fixtures.simulator import URL, PlainClient, Simulator, endless, status, truncated
 from hashclient.errors import (
     AuthorisationError,
@@ -17,16 +17,6 @@ from hashclient.errors import (
     UnreachableError,
     VerificationError,
 )
-
-MD5 = hashlib.md5(b"benign").hexdigest()
-SHA1 = hashlib.sha1(b"benign").hexdigest()
-SHA256 = hashlib.sha256(b"benign").hexdigest()
-
-CSV = f"""entry_id,md5,sha1,sha256,size,category,added
-a-1,{MD5},{SHA1},{SHA256},6,baseline,2024-05-01
-a-2,{MD5},,,,,
-,,{SHA1},,0,other,2024-05-01T10:00:00Z
-""".encode()
 
 
 def _one_signature_twice(simulator: Simulator) -> None:
@@ -38,7 +28,7 @@ def _one_signature_twice(simulator: Simulator) -> None:
 
 def _mixed_generations(simulator: Simulator) -> None:
     old = simulator.files["metadata/1.baseline.json"]
-    simulator.publish(f"{MD5}\n".encode())
+    simulator.publish(csv([3]))
     simulator.files["metadata/2.baseline.json"] = old
 
 
@@ -59,7 +49,7 @@ ATTACKS: dict[str, Callable[[Simulator], object]] = {
 def test_attacks_of_the_simulator_are_refused(
     name: str, simulator: Simulator, client: PlainClient
 ) -> None:
-    simulator.publish(CSV)
+    simulator.publish(csv(range(3)))
     assert client.generation() == 1
     ATTACKS[name](simulator)
     with pytest.raises(RepositoryError):
@@ -67,9 +57,9 @@ def test_attacks_of_the_simulator_are_refused(
 
 
 def test_going_back_in_time_is_refused(simulator: Simulator, client: PlainClient) -> None:
-    simulator.publish(CSV)
+    simulator.publish(csv(range(3)))
     saved = dict(simulator.files)
-    simulator.publish(f"{MD5}\n".encode())
+    simulator.publish(csv([3]))
     assert client.generation() == 2
     simulator.files = saved
     with pytest.raises(RepositoryError):
@@ -77,7 +67,7 @@ def test_going_back_in_time_is_refused(simulator: Simulator, client: PlainClient
 
 
 def test_a_malicious_list_is_properly_signed(simulator: Simulator, client: PlainClient) -> None:
-    simulator.publish(CSV)
+    simulator.publish(csv(range(3)))
     simulator.replace_target("g000001-add-000.parquet", b"not Parquet")
     assert client.fetch()[1] == {"g000001-add-000.parquet": b"not Parquet"}
     simulator.edit_index(lambda document: document.update(entries=4))
@@ -114,7 +104,7 @@ def test_the_simulator_raises_what_the_transport_raises(simulator: Simulator) ->
 def test_a_provider_without_access_is_told_from_one_without_a_newer_root(
     simulator: Simulator, client: PlainClient
 ) -> None:
-    simulator.publish(CSV)
+    simulator.publish(csv(range(3)))
     simulator.faults = {"metadata/*": status(403)}
     with pytest.raises(DownloadHTTPError):
         client.fetch()
