@@ -179,3 +179,33 @@ class ListState:
     def stale(self) -> bool:
         """Whether a verdict that rests on this list needs attention."""
         return not self.fresh and not self.in_grace
+
+
+@dataclass(frozen=True, slots=True)
+class MissingList:
+    """A list that should be here and cannot be used, so that nothing was compared with it.
+
+    It should be here since the configuration or the provider's last verified metadata names it.
+    `name` is None where nothing was ever fetched from `provider`, so that its lists are not known;
+    `provider` is None where the list is damaged in a way that hides whose it is. `problem` says in
+    a few words what is wrong, such as "never fetched".
+    """
+
+    name: str | None
+    provider: str | None
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """What digests of some algorithms cannot tell about one list.
+
+    `rows` inputs came with digests of `algorithms` alone; of the list's `live` entries `entries`
+    have a digest of none of these, so such an input may be one of them.
+    """
+
+    list_name: str
+    algorithms: tuple[Algorithm, ...]
+    entries: int
+    live: int
+    rows: int

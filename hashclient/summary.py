@@ -9,17 +9,30 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from hashclient.errors import ExitCode
-from hashclient.model import Kind, ListState, Outcome
+from hashclient.model import Gap, Kind, ListState, MissingList, Outcome
 
 
 @dataclass(slots=True)
 class Summary:
-    """The counts of a run so far. Every input is counted under exactly one kind."""
+    """The counts of a run so far. Every input is counted under exactly one kind.
+
+    An answer may rest on something else than reading: `ruled_out_by_size` inputs have a size that
+    no entry has, and `known_unchanged` ones were read by an earlier scan and are
+    unchanged since.
+    """
 
     lists: tuple[ListState, ...]
     counts: dict[Kind, int] = field(default_factory=lambda: dict.fromkeys(Kind, 0))
     files_read: int = 0
     bytes_read: int = 0
+    ruled_out_by_size: int = 0
+    known_unchanged: int = 0
+    #: Lists that should be here and could not be asked.
+    missing: tuple[MissingList, ...] = ()
+    #: What a lookup could not tell, for want of the digests that lists have. Its inputs are unread,
+    #: or, with `gaps_accepted`, clean as far as can be told.
+    gaps: tuple[Gap, ...] = ()
+    gaps_accepted: bool = False
     elapsed_s: float = 0.0
     #: Why the run ended early, if it did: `INTERRUPTED` or `TERMINATED`.
     stopped: ExitCode | None = None
@@ -38,12 +51,14 @@ class Summary:
         undecided = self.counts[Kind.UNREAD] + self.counts[Kind.CONFLICT]
         decided = self.counts[Kind.CLEAN] + self.counts[Kind.MATCH]
         if self.counts[Kind.MATCH]:
-            attention = self.stopped or self.failed or stale or undecided
+            attention = self.stopped or self.failed or self.missing or stale or undecided
             return ExitCode.MATCH_ATTENTION if attention else ExitCode.MATCH
         if self.stopped is not None:
             return self.stopped
         if self.failed is not None:
             return self.failed
+        if self.missing:
+            return ExitCode.STATE
         if stale:
             return ExitCode.STALE
         if undecided or not decided:

@@ -8,13 +8,14 @@ from itertools import product
 import pytest
 
 from hashclient.errors import ExitCode
-from hashclient.model import Kind, ListState, Outcome
+from hashclient.model import Kind, ListState, MissingList, Outcome
 from hashclient.summary import Summary
 
 THEN = datetime(2026, 1, 1, tzinfo=UTC)
 FRESH = ListState("fresh", 1, THEN, fresh=True)
 STALE = ListState("stale", 1, THEN, fresh=False)
 GRACE = ListState("grace", 1, THEN, fresh=False, in_grace=True)
+MISSING = MissingList("other", "main", "never fetched")
 
 
 def summary(
@@ -22,8 +23,9 @@ def summary(
     lists: tuple[ListState, ...] = (FRESH,),
     stopped: ExitCode | None = None,
     failed: ExitCode | None = None,
+    missing: tuple[MissingList, ...] = (),
 ) -> Summary:
-    made = Summary(lists, stopped=stopped, failed=failed)
+    made = Summary(lists, stopped=stopped, failed=failed, missing=missing)
     for kind in kinds:
         made.add(Outcome(kind, "path"))
     return made
@@ -50,6 +52,11 @@ def summary(
         (summary(lists=(STALE,)), 7),
         (summary(Kind.MATCH, lists=(STALE,)), 11),
         (summary(Kind.MATCH, lists=(GRACE,)), 10),
+        (summary(Kind.CLEAN, missing=(MISSING,)), 8),
+        (summary(Kind.UNREAD, missing=(MISSING,), lists=(STALE,)), 8),
+        (summary(Kind.MATCH, missing=(MISSING,)), 11),
+        (summary(Kind.CLEAN, missing=(MISSING,), failed=ExitCode.UNREACHABLE), 4),
+        (summary(Kind.CLEAN, missing=(MISSING,), stopped=ExitCode.INTERRUPTED), 130),
         (summary(Kind.CLEAN, failed=ExitCode.AUDIT), 9),
         (summary(Kind.CLEAN, failed=ExitCode.UNREACHABLE, lists=(STALE,)), 4),
         (summary(Kind.MATCH, failed=ExitCode.AUDIT), 11),
@@ -68,11 +75,14 @@ def test_only_a_whole_and_clean_run_with_fresh_lists_is_ok() -> None:
     states = (FRESH, STALE, GRACE)
     stops = (None, ExitCode.INTERRUPTED, ExitCode.TERMINATED)
     failures = (None, ExitCode.AUDIT, ExitCode.STATE)
-    for present, state, stopped, failed in product(presence, states, stops, failures):
+    absences = ((), (MISSING,))
+    for present, state, stopped, failed, missing in product(
+        presence, states, stops, failures, absences
+    ):
         kinds = [kind for kind, there in zip(Kind, present, strict=True) if there]
-        made = summary(*kinds, lists=(state,), stopped=stopped, failed=failed)
+        made = summary(*kinds, lists=(state,), stopped=stopped, failed=failed, missing=missing)
         whole = Kind.CLEAN in kinds and not {Kind.UNREAD, Kind.CONFLICT}.intersection(kinds)
-        undisturbed = stopped is None and failed is None and state is not STALE
+        undisturbed = stopped is None and failed is None and state is not STALE and not missing
         assert (made.exit_code is ExitCode.OK) == (
             whole and undisturbed and Kind.MATCH not in kinds
         )
