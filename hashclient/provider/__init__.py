@@ -443,9 +443,16 @@ class Repository:
         """Return the index after a change by `entries` entries and a sum of hashes `checksum`."""
         segments = (*current.segments, *(n.segment for n in new))
         if len(segments) > MAX_SEGMENTS:
-            raise UsageError(f"list {current.list} has {MAX_SEGMENTS} segments, the most possible")
+            raise UsageError(
+                f"list {current.list} would have more than {MAX_SEGMENTS} segments",
+                hint="`hashclient provider consolidate` joins small ones; run it once a day",
+            )
         if sum(s.entries for s in segments if s.kind == "add") > MAX_LIST_ENTRIES:
-            raise UsageError(f"list {current.list} would have more than {MAX_LIST_ENTRIES} entries")
+            raise UsageError(
+                f"list {current.list} would have more than {MAX_LIST_ENTRIES} entries, withdrawn"
+                " ones included",
+                hint="`hashclient provider consolidate` drops what was added and withdrawn again",
+            )
         return ListIndex(
             FORMAT,
             current.list,

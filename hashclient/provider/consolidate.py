@@ -3,8 +3,9 @@
 Clients download a segment once, so a new client should find few, and a client that is up to date
 should not have to download anything again. The newest generations are therefore left alone, and
 older ones are joined by size, as the client's own index is: a range of generations is joined with
-all after it unless it is more than `RATIO` times as large. So every entry is rewritten a number of
-times that grows with the logarithm of the list, and so does the number of segments.
+all old ones after it unless it is more than `RATIO` times as large as these together. So the number
+of ranges grows with the logarithm of the list only, and so does the number of times that an entry
+is written again.
 """
 
 from __future__ import annotations
@@ -29,15 +30,21 @@ Range = list[Segment]
 
 
 def ranges_to_join(segments: Sequence[Segment], generation: int, keep_newest: int) -> list[Range]:
-    """Return the neighbouring ranges that are worth joining into one; fewer than two are none."""
+    """Return the neighbouring ranges that are worth joining into one; fewer than two are none.
+
+    The first of them is looked for from the front, not from the end: where each publication is
+    followed by a small withdrawal, the last range is a small one, which must not keep all those
+    before it apart for good.
+    """
     ranges = [list(group) for _, group in groupby(segments, key=lambda s: (s.first, s.last))]
     old = [r for r in ranges if r[0].last <= generation - keep_newest]
-    start, size = len(old) - 1, sum(s.entries for s in old[-1]) if old else 0
-    while start > 0 and sum(s.entries for s in old[start - 1]) <= RATIO * size:
-        start -= 1
-        size += sum(s.entries for s in old[start])
-    joined = old[max(start, 0) :]
-    return joined if len(joined) > 1 else []
+    weights = [sum(segment.entries for segment in r) for r in old]
+    after = sum(weights)
+    for start, weight in enumerate(weights[:-1]):
+        after -= weight
+        if weight <= RATIO * after:
+            return old[start:]
+    return []
 
 
 def join_ranges(ranges: Sequence[Range], read: Callable[[Segment], bytes]) -> list[NewSegment]:

@@ -329,8 +329,9 @@ def test_a_list_does_not_outgrow_the_format(
     with pytest.raises(UsageError, match="list baseline would have more than 3 entries"):
         simulator.publish(f"{MD5}\n".encode())
     monkeypatch.setattr(provider, "MAX_SEGMENTS", 1)
-    with pytest.raises(UsageError, match="list baseline has 1 segments, the most possible"):
+    with pytest.raises(UsageError, match="list baseline would have more than 1 segments") as caught:
         simulator.withdraw("a-1")
+    assert "hashclient provider consolidate" in (caught.value.hint or "")
 
 
 def test_two_writers_do_not_meet(simulator: Simulator) -> None:

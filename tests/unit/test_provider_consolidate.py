@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import shutil
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import given, settings
@@ -13,11 +16,13 @@ from hypothesis import strategies as st
 from fixtures.client import Client, csv
 from fixtures.simulator import Simulator
 from hashclient.errors import UsageError
-from hashclient.hashlist import Segment
+from hashclient.hashlist import MAX_SEGMENTS, Segment
 from hashclient.provider import UNREFERENCED_S, Repository
-from hashclient.provider.consolidate import RATIO, ranges_to_join
+from hashclient.provider.consolidate import KEEP_NEWEST, RATIO, ranges_to_join
 
 ALL = range(60)
+
+Kind = Literal["add", "withdraw"]
 
 
 def segments(*entries: int) -> list[Segment]:
@@ -33,6 +38,145 @@ def test_a_large_old_range_is_left_alone() -> None:
     assert joined(1000, 10, 10, 10) == [2, 3, 4]
     assert joined(RATIO * 30, 10, 10, 10) == [1, 2, 3, 4]
     assert joined(RATIO * 30 + 1, 10, 10, 10) == [2, 3, 4]
+
+
+def test_small_ranges_between_large_ones_keep_nothing_apart() -> None:
+    """As where every publication is followed by a withdrawal of few entries."""
+    assert joined(1000, 2, 1000, 2) == [1, 2, 3, 4]
+    assert joined(50_000, 1000, 2, 1000, 2) == [2, 3, 4, 5]
+    assert joined(50_000, 1000, 2) == []
+
+
+class Days:
+    """A list of which only the numbers of entries are known, published and joined day by day.
+
+    Withdrawn entries are old ones: so no withdrawal is ever dropped, the worst there is.
+    """
+
+    def __init__(self, keep_newest: int = KEEP_NEWEST) -> None:
+        self.keep_newest = keep_newest
+        self.segments: list[Segment] = []
+        self.generation = 0
+        self.most = 0
+        self.published = 0
+        self.rewritten = 0
+
+    def change(self, *, add: int = 0, withdraw: int = 0) -> None:
+        changes: list[tuple[Kind, int]] = [("add", add), ("withdraw", withdraw)]
+        for kind, count in changes:
+            if count:
+                self.generation += 1
+                number = self.generation
+                self.segments.append(Segment(f"{kind}-{number}", kind, count, number, number))
+                self.published += count
+        self.most = max(self.most, len(self.segments))
+
+    def consolidate(self) -> None:
+        ranges = ranges_to_join(self.segments, self.generation, self.keep_newest)
+        joined = [segment for r in ranges for segment in r]
+        if not joined:
+            return
+        start, first, last = self.segments.index(joined[0]), joined[0].first, joined[-1].last
+        new = []
+        kinds: list[Kind] = ["withdraw", "add"]
+        for kind in kinds:
+            if count := sum(segment.entries for segment in joined if segment.kind == kind):
+                new.append(Segment(f"{kind}-{first}-{last}", kind, count, first, last))
+                self.rewritten += count
+        self.segments[start : start + len(joined)] = new
+
+    @property
+    def old(self) -> list[int]:
+        """How many entries each range has that may be joined."""
+        weights: dict[int, int] = {}
+        for segment in self.segments:
+            if segment.last <= self.generation - self.keep_newest:
+                weights[segment.first] = weights.get(segment.first, 0) + segment.entries
+        return list(weights.values())
+
+
+#: An entry is written again when its range has grown by a quarter at least.
+def most_rewrites(published: int) -> float:
+    return math.log(published, 1 + 1 / RATIO)
+
+
+@pytest.mark.parametrize("every", [1, 7, 30], ids=["daily", "weekly", "monthly"])
+def test_five_years_of_many_new_entries_and_few_withdrawals_a_day(every: int) -> None:
+    days = Days()
+    for day in range(5 * 365):
+        days.change(add=1000, withdraw=2)
+        if day % every == 0:
+            days.consolidate()
+    days.consolidate()
+    # The newest generations, those of the days since the last time, and a logarithm of the rest.
+    ranges = math.log(days.published, RATIO + 1) + 1
+    assert days.most <= KEEP_NEWEST + 2 * every + 2 * ranges < MAX_SEGMENTS / 10
+    assert days.rewritten <= days.published * most_rewrites(days.published) / 4
+
+
+def test_a_list_that_was_never_joined_for_999_days_is_made_small_at_once() -> None:
+    days = Days()
+    for _ in range(999):
+        days.change(add=1000, withdraw=2)
+    assert len(days.segments) == 1998
+    days.consolidate()
+    assert len(days.segments) == KEEP_NEWEST + 2
+
+
+@given(
+    steps=st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 50)), max_size=60),
+    keep_newest=st.integers(0, 8),
+)
+def test_whatever_is_published_the_old_ranges_are_few_and_nothing_is_joined_twice(
+    steps: Iterable[tuple[int, int]], keep_newest: int
+) -> None:
+    days = Days(keep_newest)
+    for add, withdraw in steps:
+        days.change(add=add, withdraw=withdraw)
+        days.consolidate()
+        weights = days.old
+        after = 0
+        for weight in reversed(weights):
+            assert not after or weight > RATIO * after
+            after += weight
+        before = list(days.segments)
+        days.consolidate()
+        assert days.segments == before
+        if weights:
+            assert len(weights) <= 1 + math.log(sum(weights), RATIO + 1)
+
+
+def test_clients_follow_a_list_of_such_days_by_deltas_across_consolidations(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    repository = simulator.repository
+    daily = Client(tmp_path / "daily", simulator, simulator.root)
+    weekly = Client(tmp_path / "weekly", simulator, simulator.root)
+    live: set[int] = set()
+    counts = []
+    for day in range(6):
+        new = set(range(5 * day, 5 * day + 5))
+        simulator.publish(csv(sorted(new)))
+        live |= new
+        gone = min(live)
+        simulator.withdraw(f"e-{gone}")
+        live.remove(gone)
+        done = repository.consolidate("baseline", keep_newest=6)
+        counts.append(done.after)
+        simulator.serve_published()
+        for client in (daily, weekly) if day % 3 == 2 else (daily,):
+            (fetched,) = client.fetch()
+            # The counts of a delta are known; those of a list that is built again are not.
+            counted = fetched.added, fetched.withdrawn
+            assert counted == ((5, 1) if client is daily else (15, 3))
+            assert client.numbers(range(30)) == live
+    assert max(counts) <= 6 + 2
+    late = Client(tmp_path / "late", simulator, simulator.root)
+    simulator.requests.clear()
+    late.fetch()
+    assert late.numbers(range(30)) == live
+    asked = [request for request in simulator.requests if request.endswith(".parquet")]
+    assert len(asked) == counts[-1]
 
 
 def test_the_newest_generations_are_left_alone() -> None:
