@@ -49,6 +49,12 @@ from hashclient.formats import FORMATS
     help="Say for each match what the policy would do, and do nothing.",
 )
 @click.option(
+    "--no-actions",
+    is_flag=True,
+    help="Record matches and do nothing about them, whatever the policy, config.toml or"
+    " --quarantine says: for hooks and CI jobs.",
+)
+@click.option(
     "--fetch", "fetch_first", is_flag=True, help="Fetch the lists first, as `fetch` does."
 )
 @pass_app
@@ -66,6 +72,7 @@ def command(
     no_inventory: bool,
     quarantine: bool,
     policy_check: bool,
+    no_actions: bool,
     fetch_first: bool,
 ) -> ExitCode:
     """Check files, and trees to any depth, against the lists.
@@ -117,7 +124,8 @@ def command(
         memory=memory,
     )
     responder = None
-    if quarantine or policy_check or app.settings.config.policy:
+    acts = not no_actions and (quarantine or bool(app.settings.config.policy))
+    if acts or policy_check:
         from hashclient.respond import Responder
 
         responder = Responder(

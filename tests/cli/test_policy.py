@@ -148,6 +148,29 @@ def test_a_check_of_the_policy_does_nothing(world: World, output_format: str) ->
     assert world.reports() == []
 
 
+@pytest.mark.parametrize("policy", [BOTH, f"{BOTH}[scan]\nquarantine = true\n"])
+def test_no_actions_outranks_everything(world: World, policy: str) -> None:
+    world.configure(policy)
+    result = world.scan("--no-actions", "--quarantine")
+    assert result.code == 10
+    assert world.acted(result) == {"worst": [], "other": []}
+    assert world.left() == {"worst", "other", "clean"}
+    assert set(world.states().values()) == {MatchState.FOUND}
+    assert world.reports() == [] and not (world.state / "quarantine").exists()
+    assert not {event for event in world.events() if event.startswith(("quarantine", "report"))}
+    with Matches(world.state) as record:
+        assert record.wanting_report() == {}
+    result = world.scan("--no-actions", "--policy-check")
+    assert world.acted(result)["worst"][0] == ("quarantine", None, "would be quarantined")
+    assert world.left() == {"worst", "other", "clean"}
+
+
+def test_no_actions_needs_no_recipients(world: World) -> None:
+    world.configure("[scan]\nquarantine = true\n", recipients=False)
+    assert world.scan().code == 2
+    assert world.scan("--no-actions").code == 10
+
+
 def test_a_check_without_a_policy_says_that_matches_are_recorded(world: World) -> None:
     result = call("--state-dir", world.state, "scan", "--policy-check", world.tree)
     assert result.code == 10 and result.out.count("would only be recorded") == 2

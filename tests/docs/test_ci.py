@@ -15,9 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pyrage import x25519
 from ruamel.yaml import YAML
 
+from hashclient.audit import read
 from hashclient.errors import ExitCode
+from hashclient.matches import Matches
+from hashclient.model import MatchState
 from tests.docs.blocks import DOCS, ROOT, marked_blocks, table_rows
 from tests.docs.commands import check_invocation, invocations
 from tests.support import UNMEASURED, Site, csv_of, environment, write_tree
@@ -292,3 +296,91 @@ def test_the_pre_commit_hook(site: Site, tmp_path: Path, more: dict[str, bytes],
     assert f"{len(CLEAN) + len(more)} inputs: " in said
     for path in more:
         assert re.search(rf"^match +{path} ", said, re.MULTILINE)
+
+
+POLICY = """
+[quarantine]
+recipients = ["{recipient}"]
+
+[report.to.police]
+kind = "package"
+directory = "{directory}"
+
+[[policy]]
+actions = ["quarantine", "report"]
+
+[scan]
+quarantine = true
+policy_check = false
+no_actions = false
+"""
+
+
+@dataclass
+class Machine:
+    """Whoever commits, or whose runner it is: with a policy that takes away and reports."""
+
+    state: Path
+    runner: Runner
+
+    def untouched(self) -> bool:
+        """Tell whether the match is recorded, and nothing else was done or is wanted."""
+        with Matches(self.state) as record:
+            found = [(match.state, match.in_place) for match in record.find()]
+            wanted = record.wanting_report()
+        events = {r.event for r in read(self.state / "audit")}
+        assert found == [(MatchState.FOUND, True)] and not wanted
+        assert not [e for e in events if e.startswith(("quarantine", "report"))]
+        assert not (self.state / "quarantine").exists() and not (self.state / "reports").exists()
+        return (self.runner.project / "images/a.dat").read_bytes() == LISTED
+
+
+@pytest.fixture
+def machine(site: Site, tmp_path: Path) -> Machine:
+    state = tmp_path / "state"
+    assert site.run(*site.init_arguments(), state=state).code == 0
+    assert site.run("fetch", state=state).code == 0
+    (tmp_path / "handover").mkdir()
+    recipient = x25519.Identity.generate().to_public()
+    with (state / "config.toml").open("a") as config:
+        config.write(POLICY.format(recipient=recipient, directory=tmp_path / "handover"))
+    runner = Runner(tmp_path, site, site.token, CLEAN | {"images/a.dat": LISTED})
+    runner.shell("python -m venv ../venv")
+    return Machine(state, runner)
+
+
+@pytest.mark.parametrize("options", [[], ["--quarantine"]], ids=str)
+def test_the_pre_commit_hook_takes_nothing_away_and_reports_nothing(
+    machine: Machine, options: list[str]
+) -> None:
+    """Whatever the configuration, the environment and the `args` of a project say."""
+    (hook,) = load(HOOKS)
+    words = [*shlex.split(hook["entry"]), *options, "--", *CLEAN, "images/a.dat"]
+    script = f"PATH=../venv/bin:$PATH; {shlex.join(words)}"
+    found, said = machine.runner.shell(
+        script, HASHCLIENT_STATE_DIR=str(machine.state), HASHCLIENT_SCAN_QUARANTINE="1"
+    )
+    assert found == 10, said
+    assert machine.untouched()
+    # The next scan that is no hook finds it, and does what the policy says.
+    again = [word for word in words if word != "--no-actions"]
+    script = f"PATH=../venv/bin:$PATH; {shlex.join(again)}"
+    found, said = machine.runner.shell(script, HASHCLIENT_STATE_DIR=str(machine.state))
+    assert found == 10 and "-> quarantined" in said, said
+    assert not (machine.runner.project / "images/a.dat").exists()
+
+
+def test_the_scans_of_the_examples_take_nothing_away(machine: Machine) -> None:
+    """Where a runner is kept from job to job, its configuration may say otherwise."""
+    scans = [step["run"] for step in load(GITHUB)["jobs"]["scan"]["steps"] if "id" in step]
+    scans.append(load(GITLAB)["hashclient"]["script"][-1])
+    scans += marked_blocks(CI, "others")
+    for number, script in enumerate(scans):
+        (line,) = [i for i in invocations(script) if " scan " in f" {i} "]
+        environ = {
+            "HASHCLIENT_STATE_DIR": str(machine.state),
+            "RUNNER_TEMP": str(machine.runner.temp),
+        }
+        found, said = machine.runner.shell(f"../venv/bin/hashclient {line}", **environ)
+        assert found == 10, (number, said)
+        assert machine.untouched()
