@@ -119,6 +119,7 @@ class Build:
 
         Raises:
             VerificationError: the segments do not give what was signed, or would poison the list.
+            DamagedError: what was written does not come back from the disk as it was.
         """
         staging = self._load_staging()
         if staging is not None and not staging.fresh:
@@ -129,7 +130,12 @@ class Build:
         sweep(self.directory, frozenset(keep))
         base = open_manifest(self.directory, staging.partial) if staging else None
         writer = IndexWriter(self.directory, self.sealer, base)
-        manifest = self._build(writer, index, staging.segments if staging else 0, fresh=True)
+        try:
+            manifest = self._build(writer, index, staging.segments if staging else 0, fresh=True)
+        except DamagedError:
+            # Nobody is to go on from there: it would end here again.
+            tidy(self.directory)
+            raise
         if manifest is None:
             raise VerificationError(
                 f"list {index.list}: its segments do not add up to the signed count and checksum",

@@ -104,6 +104,11 @@ class RunSet:
         for run in runs:
             self.unsized_masks |= run.unsized_masks
 
+    @property
+    def live_entries(self) -> int:
+        """How many entries are not withdrawn, by the counts of the runs alone."""
+        return sum(run.count for run in self.runs) - sum(len(rows) for rows in self.dead)
+
     def masks_of_size(self, size: int | None) -> int:
         """Return the set of algorithm masks that an input of `size` bytes could still match.
 
@@ -268,10 +273,19 @@ def open_manifest(directory: Path, manifest: Manifest) -> Index:
 
     Raises:
         FileNotFoundError: a run is gone.
-        StateError: a run is damaged or cannot be read.
+        StateError: a run is damaged or cannot be read, or they do not hold as many entries as the
+            manifest says.
     """
     runs = [Run(directory / ref.name, length=ref.length) for ref in manifest.runs]
-    return Index(manifest, runs)
+    index = Index(manifest, runs)
+    # A manifest that leaves a run out would make every file clean that only that run lists.
+    if index.live_entries != manifest.entries:
+        raise DamagedError(
+            f"index has {index.live_entries} entries, its manifest says {manifest.entries}:"
+            f" {printable(directory)}",
+            hint=REBUILD_HINT,
+        )
+    return index
 
 
 def verify_runs(directory: Path, runs: Sequence[RunRef]) -> None:

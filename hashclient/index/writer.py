@@ -15,10 +15,10 @@ import msgspec
 import numpy as np
 
 from hashclient.errors import VerificationError
-from hashclient.fsio import sweep_temporary, write_atomic
+from hashclient.fsio import printable, sweep_temporary, write_atomic
 from hashclient.hashlist import NO_SIZE, AddBatch, Strings, Uint8, checksum_of, entry_hashes
 from hashclient.index import MANIFEST_NAME, Index, Manifest, RunRef, RunSet, verify_runs
-from hashclient.index.run import Run, file_sha256
+from hashclient.index.run import ROT_HINT, DamagedError, Run, file_sha256
 from hashclient.index.runwriter import (
     BatchColumns,
     Columns,
@@ -168,11 +168,20 @@ class IndexWriter:
 
         Raises:
             VerificationError, StateError: as `flush`.
+            DamagedError: a run that was merged is not what was written, or the runs do not hold
+                as many live entries as were counted.
         """
         self.flush()
         start = self._merge_start()
         if start < len(self._runs) - 1:
             self._merge_from(start)
+        live = RunSet(self._runs).live_entries
+        if live != self.entries:
+            raise DamagedError(
+                f"index has {live} entries where {self.entries} were written:"
+                f" {printable(self._directory)}",
+                hint=ROT_HINT,
+            )
         return tuple(
             self._finished.get(ref.name)
             or msgspec.structs.replace(ref, sha256=file_sha256(self._directory / ref.name))

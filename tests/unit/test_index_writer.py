@@ -5,8 +5,10 @@ That the result answers rightly is in `tests/property/test_index_property.py`.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -19,14 +21,23 @@ from hashclient.hashlist import (
     checksum_of,
     entry_hashes,
 )
-from hashclient.index import load_manifest, runwriter
+from hashclient.index import (
+    MANIFEST_FORMAT,
+    Index,
+    Manifest,
+    RunSet,
+    load_manifest,
+    open_manifest,
+    runwriter,
+)
 from hashclient.index import writer as index_writer
-from hashclient.index.run import Run
+from hashclient.index.run import DamagedError, Run
 from hashclient.index.writer import InconsistentError, IndexWriter, sweep
 from hashclient.model import Algorithm
 from hashclient.seal import Sealer
 
 SEALER = Sealer(bytes(32))
+TIME = datetime(2024, 1, 1, tzinfo=UTC)
 
 
 def batch(*ids: str, category: str = "c", sizes: list[int] | None = None) -> AddBatch:
@@ -181,3 +192,118 @@ def test_no_digest_is_in_a_run(writer: IndexWriter, tmp_path: Path) -> None:
     # The id is there in the clear, once; its MD5, which begins like it here, is not.
     assert data.count(b"a-digest-of-sixt") == 1
     assert run.stat().st_mode & 0o777 == 0o600
+
+
+# Merging
+
+
+def garble_rows(path: Path, section: str) -> None:
+    """Make the rows of a run's keys on the disk some that it does not have."""
+    rows = Run(path).section(section)
+    assert rows is not None and len(rows)
+    data = path.read_bytes()
+    assert data.count(rows.tobytes()) > 0
+    # In place, as a disk does it: who has the file mapped sees it.
+    with path.open("r+b") as stream:
+        stream.write(data.replace(rows.tobytes(), b"\xfe" * rows.nbytes))
+
+
+@pytest.mark.parametrize("section", ["id.row", "md5.row"])
+def test_what_cannot_be_merged_is_damage_and_not_left_out(
+    writer: IndexWriter, tmp_path: Path, section: str
+) -> None:
+    """A run that has no digest yet is garbled after it was written: its rows are none."""
+    writer.add(batch(*(f"a{n}" for n in range(9))))
+    writer.flush()
+    writer.add(batch(*(f"b{n}" for n in range(9))))
+    writer.flush()
+    garble_rows(tmp_path / "run-00000001", section)
+    with pytest.raises(DamagedError, match="index file is damaged: run-00000001"):
+        writer.finish()
+
+
+def test_a_run_that_got_lost_on_the_way_is_damage(
+    writer: IndexWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever loses the merged runs, no generation comes of it that lacks their entries."""
+
+    def lose(self: IndexWriter, start: int) -> None:
+        self._runs = self._runs[:start]
+
+    monkeypatch.setattr(IndexWriter, "_merge_from", lose)
+    writer.add(batch("a", "b"))
+    writer.flush()
+    writer.add(batch("c"))
+    with pytest.raises(DamagedError, match="index has 0 entries where 3 were written"):
+        writer.finish()
+
+
+def test_what_merged_runs_withdraw_from_one_that_stays_is_kept(
+    writer: IndexWriter, tmp_path: Path
+) -> None:
+    many = [f"a{n}" for n in range(100)]
+    writer.add(batch(*many))
+    writer.withdraw(ids("a7", "a8"))
+    writer.add(batch("b", "c"))
+    writer.withdraw(ids("a9", "b"))
+    first, second = (Run(tmp_path / ref.name) for ref in writer.finish())
+    assert (first.count, second.count) == (100, 1)
+    found = first.ids[second.dead_sections()[first.name]].tolist()
+    assert sorted(found) == [b"a7", b"a8", b"a9"]
+    assert list(second.dead_sections()) == [first.name]
+    wanted = ids("a7", "a8", "a9", "b", "c", "a6")
+    left = RunSet([first, second]).find_ids(wanted, entry_hashes(wanted)).queries
+    assert sorted(wanted[left].tolist()) == [b"a6", b"c"]
+    assert writer.entries == 98
+
+
+def opened(writer: IndexWriter, directory: Path) -> Index:
+    """Finish a generation and open it, as the next fetch does."""
+    runs = writer.finish()
+    manifest = Manifest(
+        format=MANIFEST_FORMAT,
+        list="x",
+        provider="p",
+        generation=1,
+        published_at=TIME,
+        fetched_at=TIME,
+        checked_at=TIME,
+        expires=TIME,
+        entries=writer.entries,
+        checksum=f"{writer.checksum:016x}",
+        with_digest={a.label: n for a, n in writer.with_digest.items()},
+        with_size=writer.with_size,
+        key_id=SEALER.key_id,
+        index_hash="",
+        runs=runs,
+    )
+    return open_manifest(directory, manifest)
+
+
+def test_bytes_that_changed_and_fit_are_not_merged(writer: IndexWriter, tmp_path: Path) -> None:
+    """The second word of a tag can be anything: that it is another one shows in the digest."""
+    writer.add(batch("a", "b"))
+    base = opened(writer, tmp_path)
+    low = base.runs[0].section("md5.lo")
+    assert low is not None
+    path = tmp_path / base.manifest.runs[0].name
+    data = path.read_bytes()
+    assert data.count(low.tobytes()) == 1
+    with path.open("r+b") as stream:
+        stream.write(data.replace(low.tobytes(), bytes(low.nbytes)))
+    later = IndexWriter(tmp_path, SEALER, base)
+    later.add(batch("c"))
+    with pytest.raises(DamagedError, match=r"index file is damaged: .*/run-00000001$"):
+        later.finish()
+
+
+def test_a_manifest_that_leaves_entries_out_is_damage(writer: IndexWriter, tmp_path: Path) -> None:
+    writer.add(batch(*(f"a{n}" for n in range(20))))
+    writer.withdraw(ids("a1", "a2"))
+    index = opened(writer, tmp_path)
+    assert (len(index.runs), index.live_entries) == (2, 18)
+    large, small = index.manifest.runs
+    for runs, left in (((large,), 20), ((small,), 0), ((), 0), ((large, large, small), 38)):
+        changed = msgspec.structs.replace(index.manifest, runs=runs)
+        with pytest.raises(DamagedError, match=f"index has {left} entries, its manifest says 18"):
+            open_manifest(tmp_path, changed)
