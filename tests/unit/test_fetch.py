@@ -36,6 +36,7 @@ from hashclient.fetch import Fetched, Fetcher
 from hashclient.fsio import writer_lock
 from hashclient.hashlist import add_schema, encode_segment, parse_index
 from hashclient.index import verify_runs, writer
+from hashclient.index.run import DamagedError, Run
 from hashclient.seal import load_sealer
 
 ALL = range(40)
@@ -350,6 +351,26 @@ def test_a_build_that_cannot_go_on_starts_again(
     assert client.leftovers() == set()
 
 
+def test_nobody_goes_on_from_a_build_that_is_damaged(
+    client: Client, simulator: Simulator, small_runs: None
+) -> None:
+    """Rows that are none show when runs are merged; what was begun is not used again then."""
+    break_off(client, simulator)
+    path = min(folder(client).glob("run-*"))
+    rows = Run(path).section("md5.row")
+    assert rows is not None
+    data = path.read_bytes()
+    with path.open("r+b") as stream:
+        stream.write(data.replace(rows.tobytes(), b"\xfe" * rows.nbytes))
+    with pytest.raises(DamagedError):
+        client.fetch()
+    assert client.manifest() is None
+    assert not (folder(client) / "staging.json").exists()
+    client.fetch()
+    assert client.numbers(ALL) == set(range(30))
+    assert client.leftovers() == set()
+
+
 def test_an_update_that_broke_off_leaves_nothing(
     client: Client, simulator: Simulator, small_runs: None
 ) -> None:
@@ -376,6 +397,55 @@ def test_what_a_kill_after_the_switch_left_goes_with_the_next_fetch(client: Clie
     (directory / "staging.json").write_bytes(b"{}")
     assert client.fetch()[0].changed is False
     assert client.leftovers() == set()
+
+
+# Too much change
+
+
+def limited(client: Client, max_churn: float) -> None:
+    """Set how much of a list may change at a time."""
+    config = client.settings.config
+    provider = msgspec.structs.replace(config.providers["main"], max_churn=max_churn)
+    client.settings = msgspec.structs.replace(
+        client.settings, config=msgspec.structs.replace(config, providers={"main": provider})
+    )
+
+
+def test_change_is_counted_by_what_is_added_and_withdrawn(
+    client: Client, simulator: Simulator
+) -> None:
+    """Thirty entries before and after, of which six are others."""
+    client.fetch()
+    simulator.withdraw(*(f"e-{n}" for n in range(6)))
+    simulator.publish(csv(range(30, 36)))
+    before = client.list_files()
+    limited(client, 0.39)
+    with pytest.raises(
+        VerificationError, match=r"changes 12 of 30 entries, more than max_churn = 0\.39"
+    ):
+        client.fetch()
+    assert client.list_files() == before
+    limited(client, 0.4)
+    client.fetch()
+    assert client.numbers(ALL) == set(range(6, 36))
+
+
+def test_change_of_what_is_built_anew_is_counted_by_its_ids(
+    client: Client, simulator: Simulator
+) -> None:
+    client.fetch()
+    simulator.withdraw(*(f"e-{n}" for n in range(6)))
+    simulator.publish(csv(range(30, 36)))
+    before = client.list_files()
+    simulator.repository.consolidate("baseline", keep_newest=0)
+    simulator.serve_published()
+    limited(client, 0.39)
+    with pytest.raises(VerificationError, match="changes 12 of 30 entries"):
+        client.fetch()
+    assert client.list_files() == before
+    limited(client, 0.4)
+    assert client.fetch()[0].added is None
+    assert client.numbers(ALL) == set(range(6, 36))
 
 
 # Consolidated segments
