@@ -96,6 +96,9 @@ def write_all(fd: int, data: bytes) -> None:
 def make_private_dir(path: Path) -> Path:
     """Create directory `path`, and parents it lacks, for their owner only; return it.
 
+    What is made is on the disk afterwards: a name that a power loss takes away takes along whatever
+    was synced below it.
+
     Raises:
         StateError: it cannot be made.
     """
@@ -103,6 +106,10 @@ def make_private_dir(path: Path) -> Path:
         for directory in (*reversed(path.parents), path):
             if not directory.is_dir():
                 directory.mkdir(mode=0o700, exist_ok=True)
+                try:
+                    fsync_dir(directory.parent)
+                except PermissionError:  # it may be written to, but not read
+                    os.sync()
     except OSError as error:
         raise state_error("cannot make directory", path, error) from error
     return path

@@ -66,11 +66,7 @@ class Room:
             LockedError: another process kept it for long.
             StateError: it cannot be made.
         """
-        is_new = not self.directory.is_dir()
         fsio.make_private_dir(self.directory)
-        with self.errors("cannot use the quarantine", self.directory):
-            if is_new:
-                fsio.fsync_dir(self.directory.parent)
         with fsio.writer_lock(self.directory / LOCK_NAME, wait_s=LOCK_WAIT_S):
             if not self._swept:
                 with self.errors("cannot read the quarantine", self.directory):

@@ -237,8 +237,7 @@ class Outbox:
             self.write_document(temporary, report, record)
             save(temporary, report)
             temporary.rename(self.folder(report.id))
-            for changed in (directory, directory.parent):  # it may be the first report
-                fsync_dir(changed)
+            fsync_dir(directory)
         except OSError as error:
             raise state_error("cannot write report", temporary, error) from error
 

@@ -8,7 +8,6 @@ new one, whole, and the next fetch must succeed and leave nothing behind.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import hashlib
 import io
@@ -27,7 +26,7 @@ from pathlib import Path
 import pytest
 
 from fixtures.client import Client, content, csv
-from fixtures.crash import FailAt, Recorder, in_child, kill_at, watched
+from fixtures.crash import FailAt, Recorder, drop_capabilities, in_child, kill_at, watched
 from fixtures.hostile import Connection, HostileServer, Request, reply
 from fixtures.simulator import Simulator
 from hashclient import build
@@ -273,13 +272,6 @@ def test_noted_update_that_does_not_add_up_is_built_anew(world: World, tmp_path:
 
 
 # A state directory that cannot be written
-
-
-def drop_capabilities() -> None:
-    """Give up what lets the superuser write where no permission is."""
-    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3
-    if ctypes.CDLL(None, use_errno=True).capset(header, (ctypes.c_uint32 * 6)()) != 0:
-        raise OSError(ctypes.get_errno(), "capset")
 
 
 @dataclass

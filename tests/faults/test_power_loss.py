@@ -1,0 +1,334 @@
+"""A power loss takes nothing that a later step rests on: what is not synced may be gone.
+
+Nothing is switched off. Each change of the disk is watched, and at the moments that count the test
+asks what the worst disk that keeps its word could still lose.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from fixtures.client import Client
+from fixtures.crash import Unsynced, watched
+from fixtures.desk import A, Desk, desk_and_service
+from fixtures.quarantine import CONTENT, Ward
+from fixtures.reporting_service import Fault
+from fixtures.simulator import URL, Simulator
+from hashclient.audit import AuditLog, Event
+from hashclient.index import MANIFEST_NAME
+from hashclient.match import Match
+from hashclient.model import MatchState
+from hashclient.quarantine.place import PRIVATE_NAME
+from hashclient.trust import Trust
+from tests.attack_world import World
+
+#: A lock is made again by whoever needs it. SQLite syncs its database by itself, unseen.
+UNIMPORTANT = ("lock", "matches.db")
+
+
+class Moment:
+    """An `Act` that notes what is volatile and what lingers when something happens."""
+
+    def __init__(self, root: Path, when: Callable[[str, str], bool]) -> None:
+        """`when` gets the call and its path or name, as `fixtures.crash.Recorder` notes them."""
+        self.disk = Unsynced(root)
+        self._when = when
+        self.volatile: list[set[str]] = []
+        self.lingering: list[set[str]] = []
+
+    def __call__(self, name: str, argument: object) -> None:
+        """Look, if it is time."""
+        path = str(argument)
+        if isinstance(argument, int):
+            path = str(Path(f"/proc/self/fd/{argument}").readlink())
+        if self._when(name, path):
+            self.volatile.append(self.now())
+            self.lingering.append(self.back())
+        self.disk(name, argument)
+
+    def now(self) -> set[str]:
+        """Return what is volatile, but for what does not matter."""
+        return {p for p in self.disk.volatile() if not p.endswith(UNIMPORTANT)}
+
+    def back(self) -> set[str]:
+        """Return what may come back, but for temporary files, which are swept."""
+        return {p for p in self.disk.lingering() if "/.tmp-" not in p}
+
+
+def is_manifest(name: str, path: str) -> bool:
+    """Tell whether this is the switch to another generation."""
+    if name != "replace" or "/lists/" not in path or "/.tmp-" not in path:
+        return False
+    data = Path(path).read_bytes()
+    return b'"index_hash"' in data and b'"partial"' not in data  # which is how far it has come
+
+
+def writes_to_log(name: str, path: str) -> bool:
+    """Tell whether something is written to the audit log."""
+    return name == "write" and path.endswith("/log.jsonl")
+
+
+# --- fetching ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_first", [True, False], ids=["first fetch", "update"])
+def test_a_generation_is_switched_to_and_logged_once_it_is_on_the_disk(
+    world: World, client: Client, simulator: Simulator, tmp_path: Path, is_first: bool
+) -> None:
+    if is_first:
+        client = Client(tmp_path / "new" / "state", simulator, world.root)
+    else:
+        simulator.files = dict(world.served[3])
+    switch, log = Moment(tmp_path, is_manifest), Moment(tmp_path, writes_to_log)
+
+    def act(name: str, argument: object) -> None:
+        switch(name, argument)
+        log(name, argument)
+
+    with watched(act):
+        client.fetch()
+    state = client.settings.state_dir.relative_to(tmp_path).as_posix()
+    # Only the metadata of the list's own role may wait: what it vouches for was verified, and the
+    # snapshot, which is on the disk, says what may come after it.
+    late = f"{state}/trust/main/metadata/"
+    (before,) = switch.volatile
+    assert {p for p in before if not p.startswith((late + "baseline", f"{state}/lists/"))} == set()
+    (manifest,) = (p for p in before if p.startswith(f"{state}/lists/"))
+    assert "/.tmp-" in manifest
+    (told,) = log.volatile
+    audit = {f"{state}/audit/log.jsonl"} if is_first else set()
+    assert {p for p in told if not p.startswith(late + "baseline")} == audit
+    # In the end all of it is, and so are the directories that were made on the way.
+    assert log.now() == set()
+    assert (client.settings.lists_dir / "baseline" / MANIFEST_NAME).exists()
+
+
+def test_metadata_is_on_the_disk_once_it_is_trusted(world: World, tmp_path: Path) -> None:
+    """A refresh that a power loss undoes would let the provider, or a thief, go back."""
+    directory = tmp_path / "trust"
+    disk = Unsynced(tmp_path)
+    with watched(disk):
+        trust = Trust(
+            directory, URL, world.simulator, world.root, name="main", now=datetime.now(UTC)
+        )
+        trust.refresh()
+    roles = {"root.json", "timestamp.json", "snapshot.json", "targets.json"}
+    assert {p.name for p in directory.iterdir()} == roles | {"root_history"}
+    assert disk.volatile() == set()
+
+
+# --- the audit log -----------------------------------------------------------------------
+
+
+def writes_public_key(name: str, path: str) -> bool:
+    """Tell whether `key.pub` gets its name."""
+    return name == "replace" and b"PUBLIC KEY" in Path(path).read_bytes()
+
+
+@pytest.mark.parametrize("key_is_there", [False, True])
+def test_the_log_is_on_the_disk_before_its_public_key_says_that_there_was_one(
+    tmp_path: Path, key_is_there: bool
+) -> None:
+    directory = tmp_path / "state" / "audit"
+    log = AuditLog(directory, clock=lambda: datetime(2026, 1, 31, tzinfo=UTC))
+    if key_is_there:  # of a command that was killed before it had written a record
+        log.append([Event("match", {})])
+        for name in ("log.jsonl", "key.pub"):
+            (directory / name).unlink()
+    moment = Moment(tmp_path, writes_public_key)
+    with watched(moment):
+        log.append([Event("match", {})])
+    (before,) = moment.volatile
+    assert [Path(p).name.startswith(".tmp-") for p in before] == [True]
+    assert moment.now() == set()
+
+
+def test_what_is_logged_durably_is_on_the_disk(tmp_path: Path) -> None:
+    log = AuditLog(tmp_path / "audit", clock=lambda: datetime(2026, 1, 31, tzinfo=UTC))
+    disk = Unsynced(tmp_path)
+    with watched(disk):
+        log.append([Event("match", {})])
+        log.append([Event("match", {})])
+        assert disk.volatile() == {"audit/log.jsonl"}
+        log.append([Event("match", {})], durable=True)
+        assert disk.volatile() == set()
+
+
+# --- quarantine --------------------------------------------------------------------------
+
+
+def taken_scene(tmp_path: Path, **config: object) -> tuple[Ward, Path, Match]:
+    """Return a quarantine, a file that matched, and its match."""
+    ward = Ward(tmp_path, **config)
+    file = tmp_path / "share" / "file.bin"
+    file.parent.mkdir()
+    file.write_bytes(CONTENT)
+    return ward, file, ward.match(file)
+
+
+@pytest.mark.parametrize("tombstone", [None, "gone"])
+def test_a_sealed_copy_is_on_the_disk_before_the_file_goes(
+    tmp_path: Path, tombstone: str | None
+) -> None:
+    ward, file, match = taken_scene(tmp_path, tombstone=tombstone)
+    private = PRIVATE_NAME.format(match.id)
+    moment = Moment(tmp_path, lambda name, path: name == "unlink" and path == private)
+    with watched(moment):
+        assert ward.take(match).detail == "quarantined"
+    assert moment.volatile == [{f"share/{private}"}]  # the name that goes
+    assert moment.now() == set()
+    assert moment.back() == set()
+    assert file.exists() == (tombstone is not None)
+
+
+def test_an_act_that_goes_on_syncs_the_place_where_nothing_is_left(tmp_path: Path) -> None:
+    """That was aside, and its name taken again: the unlinked name does not come back."""
+    ward, file, match = taken_scene(tmp_path)
+
+    def stop(name: str, argument: object) -> None:
+        if name == "rename" and argument == file.name:
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
+    with watched(stop):
+        assert not ward.take(match).taken
+    file.rename(file.with_name(PRIVATE_NAME.format(match.id)))
+    file.write_bytes(b"a third")
+    disk = Unsynced(tmp_path)
+    with watched(disk):
+        assert ward.take(match).taken
+    assert disk.lingering() == set()
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_file_that_is_given_back_is_on_the_disk_before_its_copy_goes(
+    tmp_path: Path, named: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ward, file, match = taken_scene(tmp_path, tombstone="gone")
+    ward.take(match)
+    if named:
+        monkeypatch.setattr(os, "O_TMPFILE", os.O_RDONLY | os.O_DIRECTORY)
+    folder = str(ward.evidence(match).parent)
+    # First its document says that it was given back, then the folder goes.
+    moment = Moment(
+        tmp_path, lambda name, path: name in ("rename", "replace") and path.startswith(folder)
+    )
+    with watched(moment):
+        ward.restore(match, force=True)
+    assert len(moment.volatile) == 2
+    for volatile, lingering in zip(moment.volatile, moment.lingering, strict=True):
+        assert {p for p in volatile if "/quarantine/" not in p} == set()
+        assert lingering <= {f"share/.hashclient-{match.id}.new"}
+    assert file.read_bytes() == CONTENT
+    assert moment.now() == set()
+    assert moment.back() == set()
+
+
+def test_what_an_interrupted_act_had_given_back_is_synced_by_the_next(tmp_path: Path) -> None:
+    ward, file, match = taken_scene(tmp_path)
+    ward.take(match)
+    disk = Unsynced(tmp_path)
+
+    def interrupt(name: str, argument: object) -> None:
+        if name == "fsync" and file.exists():
+            raise KeyboardInterrupt
+        disk(name, argument)
+
+    with watched(interrupt), pytest.raises(KeyboardInterrupt):
+        ward.restore(match, force=True)
+    assert file.read_bytes() == CONTENT
+    assert {"share/file.bin"} <= disk.volatile()
+    with watched(disk):
+        ward.restore(match, force=True)
+    assert {p for p in disk.volatile() if not p.endswith(UNIMPORTANT)} == set()
+
+
+def test_what_is_read_back_was_synced_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is not on the disk yet is not dropped from memory either, and would be read there."""
+    ward, _, match = taken_scene(tmp_path)
+    calls: list[str] = []
+
+    def note(name: str, argument: object) -> None:
+        if name in {"fsync", "write"} and Path(f"/proc/self/fd/{argument}").is_file():
+            calls.append(name)
+
+    real = os.posix_fadvise
+
+    def drop(*args: int) -> None:
+        calls.append("drop")
+        real(*args)
+
+    monkeypatch.setattr(os, "posix_fadvise", drop)
+    with watched(note):
+        ward.take(match)
+        ward.restore(match, force=True)
+    dropped = [n for n, name in enumerate(calls) if name == "drop"]
+    assert len(dropped) == 2
+    assert [calls[n - 1] for n in dropped] == ["fsync", "fsync"]
+
+
+def test_what_was_destroyed_does_not_come_back(tmp_path: Path) -> None:
+    ward, _, match = taken_scene(tmp_path, retention_days=1.0)
+    ward.take(match)
+    ward.change(match, MatchState.ACKNOWLEDGED)
+    ward.now += timedelta(days=2)
+    moment = Moment(tmp_path, writes_to_log)
+    with watched(moment):
+        assert ward.purge(match).done
+    assert len(moment.lingering) == 2  # that it is going to be, and that it is
+    assert moment.lingering[1] == set()
+    assert moment.back() == set()
+    assert not ward.evidence(match).exists()
+
+
+# --- reports -----------------------------------------------------------------------------
+
+
+def test_a_report_is_on_the_disk_before_anybody_knows_of_it(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    match = desk.find("a", A)
+    moment = Moment(tmp_path, writes_to_log)
+    with watched(moment):
+        desk.prepare(match)
+    assert moment.volatile == [set()]
+    assert moment.now() == set()
+
+
+def test_a_package_is_on_the_disk_before_the_report_says_so(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    match = desk.find("a", A)
+    desk.quarantine(match)
+    desk.prepare(match)
+    moment = Moment(tmp_path, writes_to_log)
+    with watched(moment):
+        (sent,) = desk.send_due()
+    assert sent.error is None
+    assert moment.volatile and set().union(*moment.volatile) == set()
+    assert moment.now() == set()
+
+
+def test_what_a_service_is_asked_for_is_in_the_journal_first(tmp_path: Path) -> None:
+    with desk_and_service(tmp_path) as (desk, service):
+        match = desk.find("a", A)
+        desk.prepare(match, to="hotline")
+        disk = Unsynced(desk.settings.state_dir)
+        seen: list[set[str]] = []
+
+        def look() -> None:
+            seen.append({p for p in disk.volatile() if not p.endswith(UNIMPORTANT)})
+
+        for call in ("submit", "upload", "fileinfo", "finish"):
+            service.fail(call, Fault(hook=look))
+        with watched(disk):
+            (sent,) = desk.send_due()
+        assert sent.error is None
+        look()
+        assert sent.error is None
+        assert seen == [set()] * 5
