@@ -253,7 +253,7 @@ def _prove(act: _Act, item: Item, place: Place) -> Iterator[tuple[int, os.stat_r
     """Open what is at a place; yield it and its status if it is the file that was sealed.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: it cannot be read, or somebody has changed it meanwhile: nobody knows what it is.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -266,11 +266,9 @@ def _prove(act: _Act, item: Item, place: Place) -> Iterator[tuple[int, os.stat_r
         tags = item.tags_by_algorithm()
         digester = digest_all(fd, tags, item.size)
         after = os.fstat(fd)
-        proven = (
-            digester.count == item.size
-            and is_unchanged(before, after)
-            and act.room.proves(digester.digests(), tags)
-        )
+        if not is_unchanged(before, after):
+            raise OSError(errno.EAGAIN, "changed while it was read", place.path)
+        proven = digester.count == item.size and act.room.proves(digester.digests(), tags)
         yield (fd, after) if proven else None
 
 

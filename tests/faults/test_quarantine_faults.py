@@ -14,10 +14,11 @@ import subprocess
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from fixtures.crash import FailAt, Recorder, in_child, kill_at, watched
+from fixtures.crash import FailAt, Recorder, drop_capabilities, in_child, kill_at, watched
 from fixtures.quarantine import Ward
 from hashclient.audit import Event
 from hashclient.errors import AuditError, HashclientError, StateError
@@ -25,6 +26,7 @@ from hashclient.match import Match
 from hashclient.model import MatchState
 from hashclient.quarantine import Stage, Taken, load_item, take
 from hashclient.quarantine.place import PRIVATE_NAME
+from hashclient.quarantine.streams import Digester, digest_all
 from hashclient.seal import Sealer
 from tests.support import fast_directory
 
@@ -313,6 +315,132 @@ def test_what_cannot_be_removed_is_sealed_and_said(tmp_path: Path, code: int, wh
     scene.check_taken()
 
 
+@contextlib.contextmanager
+def unreadable(path: Path, code: int, call: str) -> Iterator[None]:
+    """Have the system fail with `code` when the file at `path` is to be opened or read."""
+    inode = path.stat().st_ino
+    real_open, real_read = os.open, os.read
+
+    def open_(name: str | Path, flags: int, *args: int, **kwargs: int) -> int:
+        fd = real_open(name, flags, *args, **kwargs)
+        if not flags & os.O_PATH and os.fstat(fd).st_ino == inode:
+            os.close(fd)
+            raise OSError(code, os.strerror(code))
+        return fd
+
+    def read(fd: int, count: int) -> bytes:
+        if os.fstat(fd).st_ino == inode:
+            raise OSError(code, os.strerror(code))
+        return real_read(fd, count)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, call, open_ if call == "open" else read)
+        yield
+
+
+@pytest.mark.parametrize("is_aside", [False, True])
+@pytest.mark.parametrize(
+    ("code", "call"),
+    [
+        (errno.EACCES, "open"),
+        (errno.EPERM, "open"),
+        (errno.EIO, "open"),
+        (errno.EMFILE, "open"),
+        (errno.ESTALE, "open"),
+        (errno.EIO, "read"),
+    ],
+)
+def test_what_cannot_be_read_when_an_act_is_resumed_is_not_taken_for_gone(
+    tmp_path: Path, code: int, call: str, is_aside: bool
+) -> None:
+    """It may be the very file: nobody may say that it is in quarantine while it is in its place."""
+    scene = Scene(tmp_path)
+    fail_removal(scene)
+    there = scene.file
+    if is_aside:
+        there = scene.private
+        scene.file.rename(there)
+        scene.file.write_bytes(b"a third")
+    with unreadable(there, code, call):
+        taken = scene.ward.take(scene.match)
+    assert (taken.taken, taken.sealed, taken.attention) == (False, True, True)
+    assert taken.detail.startswith("sealed, but ")
+    assert there.read_bytes() == CONTENT
+    assert scene.ward.get(scene.match).in_place
+    assert scene.ward.item(scene.match).stage is Stage.SEALED
+    assert scene.ward.events()[-1] == "quarantine-incomplete"
+    assert scene.ward.take(scene.match).taken
+    assert not there.exists()
+
+
+def test_a_file_without_permission_is_not_taken_for_gone_either(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    fail_removal(scene)
+    scene.file.chmod(0)
+
+    def work() -> None:
+        drop_capabilities()
+        taken = scene.ward.take(scene.match)
+        assert not taken.taken
+        assert taken.detail == "sealed, but still in place: permission denied"
+
+    assert in_child(work) == 0
+    assert scene.ward.get(scene.match).in_place
+    assert scene.ward.item(scene.match).stage is Stage.SEALED
+    scene.file.chmod(0o600)
+    assert scene.ward.take(scene.match).detail == "quarantined"
+    scene.check_taken()
+
+
+@pytest.mark.parametrize("is_aside", [False, True])
+def test_what_is_touched_while_it_is_proven_again_is_not_taken_for_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_aside: bool
+) -> None:
+    scene = Scene(tmp_path)
+    fail_removal(scene)
+    there = scene.file
+    if is_aside:
+        there = scene.private
+        scene.file.rename(there)
+        scene.file.write_bytes(b"a third")
+
+    def and_touch(fd: int, *args: Any) -> Digester:
+        digester = digest_all(fd, *args)
+        if os.fstat(fd).st_ino == there.stat().st_ino:
+            os.utime(there)
+        return digester
+
+    with monkeypatch.context() as patch:
+        patch.setattr(take, "digest_all", and_touch)
+        taken = scene.ward.take(scene.match)
+    assert (taken.taken, taken.sealed, taken.attention) == (False, True, True)
+    assert taken.detail == "sealed, but still in place: changed while it was read"
+    assert there.read_bytes() == CONTENT
+    assert scene.ward.get(scene.match).in_place
+    assert scene.ward.item(scene.match).stage is Stage.SEALED
+    assert scene.ward.take(scene.match).taken
+    assert not there.exists()
+
+
+def test_that_it_is_sealed_is_logged_by_the_act_that_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = Scene(tmp_path)
+    real = scene.ward.audit.append
+
+    def append(events: list[Event], **kwargs: bool) -> None:
+        if events[0].event == "quarantine-sealed":
+            raise AuditError("cannot write the audit log")
+        real(events, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scene.ward.audit, "append", append)
+        with pytest.raises(AuditError):
+            scene.ward.take(scene.match)
+    assert scene.ward.take(scene.match).taken
+    assert scene.ward.events() == ["quarantine-sealed", "quarantined"]
+
+
 def test_a_damaged_copy_never_takes_the_files_place(tmp_path: Path) -> None:
     scene = Scene(tmp_path)
     fail_removal(scene)
@@ -490,6 +618,38 @@ def test_a_failure_while_a_file_is_given_back_loses_nothing(fast: Path, code: in
         assert {p.name for p in scene.share.iterdir()} == {"file.bin"}
         if not fail.fired:
             break
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), KeyboardInterrupt()])
+@pytest.mark.parametrize("named", [False, True])
+def test_no_plain_text_stays_where_giving_back_fails(
+    fast: Path, named: bool, error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under whatever name: a file that is begun and not finished goes away at once."""
+    if named:
+        monkeypatch.setattr(os, "O_TMPFILE", os.O_RDONLY | os.O_DIRECTORY)
+    failures = 0
+    for number, scene in scenes(fast, take_and_withdraw):
+        left = number
+
+        def act(name: str, argument: object, scene: Scene = scene) -> None:
+            nonlocal left
+            left -= 1
+            # Removing what is left behind is what all of this rests on.
+            if left == 0 and (name, argument) != ("unlink", f"{scene.private.name}.new"):
+                raise error
+
+        with watched(act):
+            try:
+                scene.ward.restore(scene.match)
+            except (HashclientError, KeyboardInterrupt):
+                failures += 1
+        names = {p.name for p in scene.share.iterdir()}
+        assert names <= {"file.bin"}
+        assert names or scene.is_sealed()
+        if left > 0:
+            break
+    assert failures > 10
 
 
 def test_a_kill_while_an_item_is_destroyed_is_made_up_for(fast: Path) -> None:
