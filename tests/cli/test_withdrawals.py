@@ -151,6 +151,34 @@ def test_what_was_taken_away_and_is_listed_again_stays_away(
         assert world.states(ids)["f1"] == "withdrawn"
 
 
+def test_what_is_in_its_place_or_not_listed_again_hides_no_other(world: World) -> None:
+    """All of what was withdrawn is looked up, in the order in which it was found."""
+    world.scan(world.tree / "f2")  # stays in its place
+    ids = world.quarantine("f5", "f1", "f4")
+    with Matches(world.state) as matches:
+        order = [Path(match.path).name for match in matches.find()]
+    assert order[0] == "f2" and set(order) == {"f1", "f2", "f4", "f5"}
+    world.simulator.withdraw("e-1", "e-2", "e-4", "e-5")
+    world.affected()
+    world.simulator.publish(csv([2, *(int(name[1:]) for name in order[2:])]))
+    (fetched,) = world.client.fetch()
+    assert [m.id for m in fetched.listed_again] == [ids[name] for name in order[2:]]
+    assert world.states(ids) == dict.fromkeys(order[2:], "quarantined") | {order[1]: "withdrawn"}
+
+
+def test_what_another_seal_key_recorded_hides_no_other(world: World) -> None:
+    ids = world.quarantine("f1", "f4")
+    world.simulator.withdraw("e-1", "e-4")
+    world.affected()
+    with Matches(world.state) as matches:
+        first, second = matches.find()
+        matches._db.execute("UPDATE match SET key_id = 'other' WHERE id = ?", (first.id,))
+    world.simulator.publish(csv([1, 4]))
+    (fetched,) = world.client.fetch()
+    assert [m.id for m in fetched.listed_again] == [second.id]
+    assert set(ids.values()) == {first.id, second.id}
+
+
 def test_an_entry_that_was_put_right_does_not_hold_back_what_it_was_withdrawn_for(
     world: World,
 ) -> None:

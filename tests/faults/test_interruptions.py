@@ -71,13 +71,16 @@ class Interruption:
         self.at = at
         self.begun = False
         self.lines = 0
+        #: Whoever traces what the tests run, such as coverage, goes on afterwards.
+        self._before = sys.gettrace()
 
     def __enter__(self) -> Interruption:
+        self._before = sys.gettrace()
         sys.settrace(self.trace)
         return self
 
     def __exit__(self, *_: object) -> None:
-        sys.settrace(None)
+        sys.settrace(self._before)
 
     def trace(self, frame: FrameType, event: str, _arg: Any) -> Any:
         code = frame.f_code
@@ -147,6 +150,21 @@ class World:
 def world() -> Iterator[World]:
     with fast_directory() as directory:
         yield World(directory)
+
+
+def test_who_traced_before_goes_on_afterwards() -> None:
+    def tracer(_frame: FrameType, _event: str, _arg: Any) -> None:
+        return None
+
+    before = sys.gettrace()
+    sys.settrace(tracer)
+    try:
+        with Interruption():
+            assert sys.gettrace() is not tracer
+        found = sys.gettrace()
+    finally:
+        sys.settrace(before)
+    assert found is tracer
 
 
 def test_what_is_found_is_told_recorded_and_logged_once(world: World) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from fixtures.crash import watched
 from fixtures.quarantine import CONTENT, Ward
 from hashclient.errors import (
     AuditError,
@@ -24,6 +25,7 @@ from hashclient.model import MatchState
 from hashclient.quarantine import give, streams
 from hashclient.quarantine.agefile import parse_recipients, seal
 from hashclient.seal import Sealer
+from tests.support import open_files
 
 
 def test_what_is_withdrawn_comes_back_as_it_was(ward: Ward, file: Path) -> None:
@@ -343,3 +345,176 @@ def test_where_a_file_needs_a_name_it_has_one(
     ward.restore(match)
     assert [p.name for p in file.parent.iterdir()] == [file.name]
     assert file.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("code", [errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT])
+def test_a_file_system_says_in_several_ways_that_files_need_names(
+    ward: Ward, file: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    match = ward.match(file)
+    ward.take(match)
+    refuse_unnamed(monkeypatch, code)
+    ward.restore(match, force=True)
+    assert [p.name for p in file.parent.iterdir()] == [file.name]
+    assert file.read_bytes() == CONTENT
+
+
+def test_a_place_that_cannot_be_written_to_gets_no_named_file(
+    ward: Ward, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    match = ward.match(file)
+    ward.take(match)
+    refuse_unnamed(monkeypatch, errno.EROFS)
+    with pytest.raises(UsageError, match="read-only file system"):
+        ward.restore(match, force=True)
+    assert list(file.parent.iterdir()) == []
+
+
+def refuse_unnamed(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    """Have the file system refuse files without a name with `code`."""
+    real = os.open
+
+    def open_(path: str, flags: int, *args: int, **kwargs: int) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(code, os.strerror(code))
+        return real(path, flags, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", open_)
+
+
+@pytest.mark.parametrize("why", ["wrong key", "damaged", "not the file", "does not read back"])
+def test_no_named_plain_text_is_left_behind(
+    ward: Ward, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    match = ward.match(file)
+    ward.take(match)
+    refuse_unnamed(monkeypatch, errno.EOPNOTSUPP)
+    key = ward.key
+    if why == "wrong key":
+        (tmp_path / "other").mkdir()
+        key = Ward(tmp_path / "other").key
+    elif why == "damaged":  # in its last chunk: what comes before is written by then
+        data = bytearray(ward.evidence(match).read_bytes())
+        data[-1] ^= 1
+        ward.evidence(match).write_bytes(data)
+    elif why == "not the file":
+        path = ward.evidence(match).parent / "item.json"
+        path.write_text(path.read_text().replace(f'"size": {len(CONTENT)}', '"size": 1'))
+    else:
+        monkeypatch.setattr(give, "sha256_on_disk", lambda _fd: ("", 0))
+    with pytest.raises((StateError, AuthorisationError)):
+        ward.restore(match, force=True, key=key)
+    assert list(file.parent.iterdir()) == []
+    assert ward.evidence(match).exists()
+
+
+@pytest.mark.parametrize("planted", ["file", "link", "hard link"])
+def test_plain_text_is_never_written_into_what_somebody_has_planted(
+    ward: Ward, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planted: str
+) -> None:
+    """The name can be foreseen: whoever may write there makes it just before we do."""
+    match = ward.match(file)
+    ward.take(match)
+    refuse_unnamed(monkeypatch, errno.EOPNOTSUPP)
+    name = file.with_name(f".hashclient-{match.id}.new")
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"somebody's")
+
+    def plant(call: str, argument: object) -> None:
+        if (call, argument) == ("create", name.name):
+            if planted == "file":
+                name.write_bytes(b"somebody's")
+            elif planted == "link":
+                name.symlink_to(victim)
+            else:
+                name.hardlink_to(victim)
+
+    with watched(plant), pytest.raises(UsageError, match="file exists"):
+        ward.restore(match, force=True)
+    assert victim.read_bytes() == b"somebody's"
+    assert name.read_bytes() == b"somebody's"  # and it is not ours to remove
+    assert not file.exists()
+    assert ward.opened(match) == CONTENT
+    name.unlink()
+    ward.restore(match, force=True)
+    assert file.read_bytes() == CONTENT
+
+
+def test_a_named_file_is_private_and_follows_no_link(
+    ward: Ward, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    match = ward.match(file)
+    file.chmod(0o644)
+    ward.take(match)
+    refuse_unnamed(monkeypatch, errno.EOPNOTSUPP)
+    refusing = os.open
+    made: list[tuple[int, int]] = []
+    modes: list[int] = []
+
+    def open_(path: str, flags: int, *args: int, **kwargs: int) -> int:
+        fd = refusing(path, flags, *args, **kwargs)
+        if str(path).endswith(".new"):
+            made.append((flags, args[0]))
+            modes.append(os.fstat(fd).st_mode & 0o777)
+        return fd
+
+    monkeypatch.setattr(os, "open", open_)
+    ward.restore(match, force=True)
+    ((flags, mode),) = made
+    needed = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    assert flags & needed == needed
+    assert (mode, modes) == (0o600, [0o600])
+
+
+@pytest.mark.parametrize("what", ["mode", "time", "owner", "group"])
+def test_what_differs_from_a_file_that_was_given_back_is_somebody_elses(
+    ward: Ward, file: Path, what: str
+) -> None:
+    """As after an act that was interrupted between the name and the document."""
+    match = ward.match(file)
+    status = file.stat()
+    ward.take(match)
+    file.write_bytes(CONTENT)
+    file.chmod(status.st_mode & 0o7777)
+    if what in {"owner", "group"}:
+        if os.geteuid() != 0:
+            pytest.skip("only root gives files away")
+        os.chown(file, 1 if what == "owner" else -1, 1 if what == "group" else -1)
+    times = (status.st_atime_ns, status.st_mtime_ns + (what == "time"))
+    if what == "mode":
+        file.chmod(0o604)
+    os.utime(file, ns=times)
+    with pytest.raises(UsageError, match="something else is there"):
+        ward.restore(match, force=True)
+    assert ward.opened(match) == CONTENT and file.read_bytes() == CONTENT
+
+
+def test_the_same_file_that_is_there_already_is_what_was_given_back(ward: Ward, file: Path) -> None:
+    match = ward.match(file)
+    status = file.stat()
+    ward.take(match)
+    file.write_bytes(CONTENT)
+    file.chmod(status.st_mode & 0o7777)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    ward.restore(match, force=True)
+    assert file.read_bytes() == CONTENT and ward.names() == set()
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("fails", [False, True])
+def test_nothing_stays_open(
+    ward: Ward, file: Path, monkeypatch: pytest.MonkeyPatch, named: bool, fails: bool
+) -> None:
+    match = ward.match(file)
+    if named:
+        refuse_unnamed(monkeypatch, errno.EOPNOTSUPP)
+    before = open_files()
+    assert ward.take(match).taken
+    assert open_files() == before
+    if fails:
+        file.write_bytes(bytes(len(CONTENT)))
+        with pytest.raises(UsageError):
+            ward.restore(match, force=True)
+    else:
+        ward.restore(match, force=True)
+    assert open_files() == before

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import os
 import shutil
 import subprocess
@@ -18,13 +20,16 @@ from hashclient.quarantine import place as places
 from hashclient.quarantine.place import (
     Place,
     Removal,
+    move_aside,
     open_file,
+    open_named,
     open_place,
     put_back,
     reason_of,
     remove_exactly,
     rename_noreplace,
 )
+from tests.support import open_files
 
 PRIVATE = ".hashclient-x"
 
@@ -307,3 +312,240 @@ def test_attributes_that_forbid_it_are_named(
     finally:
         subprocess.run(["chattr", f"-{flag}", tmp_path / target], check=True)
     assert (tmp_path / "f").read_text() == "f"
+
+
+# --- descriptors -------------------------------------------------------------------------
+
+
+def fail(*_arguments: object, **_more: object) -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+@pytest.mark.parametrize(
+    "path", ["d/e/f", "d/link/f", "d/f/g", "d/missing/f", "d/e/missing", "d/pipe", "d/link"]
+)
+def test_no_descriptor_stays_open_whatever_is_there(tmp_path: Path, path: str) -> None:
+    (tmp_path / "d" / "e").mkdir(parents=True)
+    (tmp_path / "d" / "e" / "f").write_text("f")
+    (tmp_path / "d" / "f").write_text("f")
+    (tmp_path / "d" / "link").symlink_to("e")
+    os.mkfifo(tmp_path / "d" / "pipe")
+    before = open_files()
+    for opened in (open_place(f"{tmp_path}/{path}"), open_named(tmp_path / path)):
+        with contextlib.suppress(OSError), opened as place, open_file(place) as (fd, _):
+            assert os.read(fd, 2) == b"f"
+        assert open_files() == before
+
+
+@pytest.mark.parametrize("error", [OSError(), KeyboardInterrupt()])
+def test_no_descriptor_stays_open_whatever_ends_the_work(
+    tmp_path: Path, error: BaseException
+) -> None:
+    (tmp_path / "f").write_text("f")
+    before = open_files()
+    for opened in (open_place(f"{tmp_path}/f"), open_named(tmp_path / "f")):
+        with pytest.raises(type(error)), opened as place, open_file(place):
+            raise error
+        assert open_files() == before
+
+
+def test_a_file_that_cannot_be_opened_leaves_nothing_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "f").write_text("f")
+    real = os.open
+
+    def refuse(path: str, flags: int, *args: int, **kwargs: int) -> int:
+        if path.startswith("/proc/self/fd/"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return real(path, flags, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", refuse)
+    before = open_files()
+    with pytest.raises(PermissionError), at(tmp_path / "f") as place, open_file(place):
+        pass
+    assert open_files() == before
+
+
+@pytest.mark.parametrize("failing", [None, "fsync", "ioctl"])
+def test_looking_and_syncing_leave_nothing_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str | None
+) -> None:
+    (tmp_path / "f").write_text("f")
+    if failing == "fsync":
+        monkeypatch.setattr(os, "fsync", fail)
+    elif failing == "ioctl":
+        monkeypatch.setattr(fcntl, "ioctl", fail)
+    with at(tmp_path / "f") as place:
+        before = open_files()
+        place.try_sync()
+        assert open_files() == before
+        why = reason_of(PermissionError(errno.EPERM, os.strerror(errno.EPERM)), place)
+        assert why == "the system does not permit it"
+        assert open_files() == before
+
+
+@pytest.mark.usefixtures("_way")
+@pytest.mark.parametrize("name", ["a", "missing", "directory"])
+def test_moving_leaves_nothing_open(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a").write_text("a")
+    (tmp_path / "directory").mkdir()
+    with at(tmp_path / "a") as place:
+        before = open_files()
+        for move, target in ((move_aside, PRIVATE), (rename_noreplace, "b")):
+            with contextlib.suppress(OSError):
+                move(place.fd, name, target)
+            assert open_files() == before
+
+
+def test_a_directory_that_may_not_be_read_is_synced_with_all_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced = []
+    monkeypatch.setattr(os, "sync", lambda: synced.append("all"))
+    with at(tmp_path / "f") as place, monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse_all)
+        place.sync()
+    assert synced == ["all"]
+
+
+def refuse_all(*_arguments: object, **_more: object) -> int:
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+# --- file systems that can do less -------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_rename_that_cannot_be_asked_for_is_made_another_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def cannot(*_arguments: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(places, "renameat2", cannot)
+    (tmp_path / "a").write_text("a")
+    with at(tmp_path / "a") as place:
+        move_aside(place.fd, "a", PRIVATE)
+        rename_noreplace(place.fd, PRIVATE, "b")
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"b": "a"}
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC, errno.EACCES, errno.EROFS])
+def test_a_rename_that_fails_is_not_tried_another_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def broken(*_arguments: object, **_more: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(places, "renameat2", broken)
+    (tmp_path / "a").write_text("a")
+    with at(tmp_path / "a") as place:
+        for move in (move_aside, rename_noreplace):
+            with pytest.raises(OSError) as raised:
+                move(place.fd, "a", "b")
+            assert raised.value.errno == code
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC, errno.EACCES, errno.EROFS])
+def test_a_link_that_fails_leaves_all_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """Only a file system without links gets a plain rename, which could replace something."""
+
+    def cannot(*_arguments: object) -> None:
+        raise OSError(errno.EINVAL, "cannot")
+
+    def broken(*_arguments: object, **_more: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(places, "renameat2", cannot)
+    monkeypatch.setattr(os, "link", broken)
+    (tmp_path / "a").write_text("a")
+    for there in (False, True):
+        if there:
+            (tmp_path / "b").write_text("b")
+        with at(tmp_path / "a") as place, pytest.raises(OSError) as raised:
+            rename_noreplace(place.fd, "a", "b")
+        assert raised.value.errno == code
+        found = {p.name: p.read_text() for p in tmp_path.iterdir()}
+        assert found == {"a": "a"} | ({"b": "b"} if there else {})
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EMLINK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_links_says_so_in_several_ways(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def cannot(*_arguments: object) -> None:
+        raise OSError(errno.EINVAL, "cannot")
+
+    def no_links(*_arguments: object, **_more: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(places, "renameat2", cannot)
+    monkeypatch.setattr(os, "link", no_links)
+    (tmp_path / "a").write_text("a")
+    (tmp_path / "b").symlink_to("nowhere")  # a link that leads nowhere is something, too
+    with at(tmp_path / "a") as place:
+        with pytest.raises(FileExistsError):
+            rename_noreplace(place.fd, "a", "b")
+        rename_noreplace(place.fd, "a", "c")
+    assert {p.name for p in tmp_path.iterdir()} == {"b", "c"}
+    assert (tmp_path / "b").is_symlink()
+
+
+def test_a_private_name_that_was_made_goes_away_where_the_rename_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cannot(*_arguments: object) -> None:
+        raise OSError(errno.EINVAL, "cannot")
+
+    monkeypatch.setattr(places, "renameat2", cannot)
+    monkeypatch.setattr(os, "rename", fail)
+    (tmp_path / "a").write_text("a")
+    with at(tmp_path / "a") as place, pytest.raises(OSError) as raised:
+        move_aside(place.fd, "a", PRIVATE)
+    assert raised.value.errno == errno.EIO
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"a": "a"}
+
+
+@pytest.mark.parametrize("planted", ["file", "link"])
+def test_what_is_planted_under_the_private_name_is_never_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planted: str
+) -> None:
+    def cannot(*_arguments: object) -> None:
+        raise OSError(errno.EINVAL, "cannot")
+
+    monkeypatch.setattr(places, "renameat2", cannot)
+    (tmp_path / "a").write_text("a")
+    if planted == "file":
+        (tmp_path / PRIVATE).write_text("planted")
+    else:
+        (tmp_path / PRIVATE).symlink_to("target")
+    with at(tmp_path / "a") as place, pytest.raises(FileExistsError):
+        move_aside(place.fd, "a", PRIVATE)
+    assert (tmp_path / "a").read_text() == "a"
+    assert (tmp_path / PRIVATE).is_symlink() == (planted == "link")
+    assert not (tmp_path / "target").exists()
+
+
+@pytest.mark.usefixtures("_way")
+def test_an_error_while_the_name_is_aside_brings_it_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").write_text("a")
+    with at(tmp_path / "a") as place, open_file(place) as (fd, status):
+        with monkeypatch.context() as patch:
+            real = os.unlink
+
+            def refuse(name: str, **kwargs: int) -> None:
+                if name == PRIVATE and not (tmp_path / "a").exists():
+                    fail()
+                real(name, **kwargs)
+
+            patch.setattr(os, "unlink", refuse)
+            with pytest.raises(OSError) as raised:
+                remove_exactly(place, PRIVATE, fd, status)
+        assert raised.value.errno == errno.EIO
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"a": "a"}

@@ -152,6 +152,34 @@ def test_a_failing_audit_log_is_made_up_for(desk: Desk) -> None:
     assert other.settled is State.PREPARED
 
 
+@pytest.mark.parametrize("act", ["send due", "send", "retract"])
+def test_a_report_that_a_kill_kept_from_being_known_is_sent_all_the_same(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, act: str
+) -> None:
+    """Nothing prepares another one, which would settle it: it must not wait for that."""
+    match = desk.find("a", b"x")
+
+    def killed(*_arguments: object) -> Report:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(desk.outbox, "settle", killed)
+        with pytest.raises(KeyboardInterrupt):
+            desk.prepare(match)
+    (report,) = desk.outbox.reports()
+    assert report.settled is None and desk.story(match) == ["found"]
+    if act == "send due":
+        (sent,) = desk.send_due()
+    else:
+        sent = desk.send(report) if act == "send" else desk.retract(report)
+    assert sent.error is None
+    wanted = State.RETRACTED if act == "retract" else State.SUBMITTED
+    assert sent.report.state is wanted and sent.report.settled is wanted
+    assert desk.events().count("report-prepared") == 1
+    assert desk.story(match)[:2] == ["found", "report-prepared"]
+    assert len(desk.story(match)) == 3
+
+
 @pytest.mark.parametrize(
     "report_id", ["", "r-", "x", "r-bbbbbbbbbb", "r-/../../x", "../x", "r-\0", "r-\n\x1b[2J"]
 )
