@@ -8,11 +8,10 @@ is still an error of its own, since a provider can sign a mistake. No I/O, no ke
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 import numpy as np
@@ -22,6 +21,7 @@ from hashclient.errors import VerificationError
 from hashclient.fsio import excerpt
 from hashclient.memory import memory_cap
 from hashclient.model import Algorithm, is_name
+from hashclient.strictjson import parse_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -116,9 +116,8 @@ def parse_index(data: bytes, list_name: str) -> ListIndex:
     if len(data) > MAX_INDEX_BYTES:
         raise VerificationError(f"{what} is too large: {len(data)} bytes")
     try:
-        document = json.loads(data.decode("utf-8"), object_pairs_hook=_no_duplicate_keys)
-        index = msgspec.convert(document, ListIndex)
-    except (ValueError, RecursionError) as error:  # msgspec.ValidationError is a ValueError
+        index = msgspec.convert(parse_json(data), ListIndex)
+    except ValueError as error:  # msgspec.ValidationError is a ValueError
         raise VerificationError(f"{what} is not valid: {excerpt(error)}") from error
     if index.format != FORMAT:
         raise VerificationError(
@@ -430,10 +429,3 @@ _LETTERS = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 #: NUL is here as the padding of fixed-width ids; inside an id it is refused.
 _ID_BYTES = _byte_table(_LETTERS + b"0123456789._:-\0")
 _HEX_BYTES = _byte_table(b"0123456789abcdefABCDEF")
-
-
-def _no_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    document = dict(pairs)
-    if len(document) != len(pairs):
-        raise ValueError("an object has the same key twice")
-    return document

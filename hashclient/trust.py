@@ -2,8 +2,10 @@
 
 python-tuf decides what is trusted; this module gives it our transport and our state directory,
 translates its errors, and adds the few rules that a provider of hash lists has to keep beyond TUF
-(`docs/format.md`): one delegated, terminating role a list, for that list's files only. The caller
-holds the writers' lock, since python-tuf is not safe across processes on one directory.
+(`docs/format.md`): one delegated, terminating role a list, for that list's files only, and metadata
+that every JSON parser reads alike. What was verified stays in memory, since a list has as many
+targets as segments. The caller holds the writers' lock, since python-tuf is not safe across
+processes on one directory.
 """
 
 from __future__ import annotations
@@ -11,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from tuf.api import exceptions as tuf_errors
-from tuf.api.metadata import Metadata, Root, TargetFile, Targets
+from tuf.api.metadata import TOP_LEVEL_ROLE_NAMES, Metadata, Root, Signed, TargetFile, Targets
 from tuf.ngclient import FetcherInterface, Updater
 
 from hashclient.errors import (
@@ -32,8 +33,12 @@ from hashclient.errors import (
 )
 from hashclient.fsio import excerpt, fsync_dir, make_private_dir, printable, state_error
 from hashclient.model import is_name
+from hashclient.strictjson import parse_json
 
-#: Bounds a body whose length nobody has announced; python-tuf asks with its own caps.
+#: No metadata is longer, whatever length is signed for it: it is held in memory and parsed there.
+#: python-tuf's own caps are below it, but count only where no length is signed.
+MAX_METADATA_BYTES = 8 << 20
+#: Bounds a file whose length nobody has announced.
 _MAX_UNANNOUNCED_BYTES = 64 << 20
 #: A signed hash becomes part of an address.
 _SHA256_HEX = re.compile(r"[0-9a-f]{64}", re.ASCII)
@@ -56,15 +61,33 @@ class TufFetcher(FetcherInterface):
         self.last_body = b""
 
     def _fetch(self, url: str) -> Iterator[bytes]:
-        yield self.download_bytes(url, _MAX_UNANNOUNCED_BYTES)
+        yield self._body(url, _MAX_UNANNOUNCED_BYTES)
 
     def download_bytes(self, url: str, max_length: int) -> bytes:
-        """Return the body at `url`.
+        """Return the metadata at `url`.
+
+        python-tuf's parser takes the last of two values under one key, so what it verifies could
+        be something else for another parser: that is refused here, before it is trusted.
 
         Raises:
             DownloadHTTPError: for 403 and 404, which end python-tuf's search for a newer root.
+            RepositoryError: it is not JSON that means one thing only.
             HashclientError: for anything else; python-tuf lets it pass through.
         """
+        body = self._body(url, min(max_length, MAX_METADATA_BYTES))
+        try:
+            parse_json(body)
+        except ValueError as error:
+            name = url.rpartition("/")[2]
+            raise tuf_errors.RepositoryError(f"{name}: malformed JSON: {error}") from error
+        return body
+
+    @contextlib.contextmanager
+    def download_file(self, url: str, max_length: int) -> Iterator[IO[bytes]]:
+        """Yield the body at `url` as a file in memory."""
+        yield io.BytesIO(self._body(url, max_length))
+
+    def _body(self, url: str, max_length: int) -> bytes:
         try:
             self.last_body = self._source.get(url, max_length)
         except (UnreachableError, AuthorisationError) as error:
@@ -73,11 +96,6 @@ class TufFetcher(FetcherInterface):
                 raise tuf_errors.DownloadHTTPError(error.message, status) from error
             raise
         return self.last_body
-
-    @contextlib.contextmanager
-    def download_file(self, url: str, max_length: int) -> Iterator[IO[bytes]]:
-        """Yield the body at `url` as a file in memory."""
-        yield io.BytesIO(self.download_bytes(url, max_length))
 
 
 class Trust:
@@ -109,7 +127,10 @@ class Trust:
         self._targets_url = f"{base}/targets"
         self._source = source
         self._fetcher = TufFetcher(source)
+        #: What python-tuf has verified, by role.
+        self._verified: dict[str, Signed] = {}
         with self._translated():
+            parse_json(pinned_root)
             self._updater = Updater(
                 str(directory),
                 f"{base}/metadata",
@@ -128,8 +149,11 @@ class Trust:
             VerificationError: something is not signed as it must be, or goes back in time.
             UnreachableError, AuthorisationError, StateError: as their names say.
         """
+        self._verified.clear()
         with self._translated():
             self._updater.refresh()
+        for role in TOP_LEVEL_ROLE_NAMES:
+            self._keep(role)
         self.make_durable()
 
     def lists(self) -> list[str]:
@@ -138,7 +162,7 @@ class Trust:
         Raises:
             VerificationError: a delegation is not for exactly one list's files.
         """
-        targets: Targets = self._load("targets").signed
+        targets: Any = self._verified[Targets.type]
         if targets.targets:
             raise VerificationError(f"provider {self._name}: the top-level role signs files")
         if targets.delegations is None or not targets.delegations.roles:
@@ -160,8 +184,7 @@ class Trust:
     def expires(self, list_name: str) -> datetime:
         """Return the earliest expiry of the metadata that vouches for a list, after `target`."""
         roles = ("root", "timestamp", "snapshot", "targets", list_name)
-        expiries: list[datetime] = [self._load(role).signed.expires for role in roles]
-        return min(expiries)
+        return min(self._verified[role].expires for role in roles)
 
     def epoch(self) -> str:
         """Return a name for the snapshot keys in force, after `refresh`.
@@ -170,8 +193,7 @@ class Trust:
         the cure for a thief who has used them to push versions far ahead. What else may never go
         back has to follow.
         """
-        root: Root = self._load("root").signed
-        keyids = "".join(sorted(root.roles["snapshot"].keyids))
+        keyids = "".join(sorted(self._root.roles["snapshot"].keyids))
         return hashlib.sha256(keyids.encode()).hexdigest()[:16]
 
     def target(self, list_name: str, file_name: str) -> TargetFile:
@@ -191,7 +213,8 @@ class Trust:
             raise VerificationError(f"list {list_name}: its keys do not vouch for {file_name}")
         if not _SHA256_HEX.fullmatch(info.hashes.get("sha256", "")):
             raise VerificationError(f"list {list_name}: {file_name} is signed without a SHA-256")
-        if self._load(list_name).signed.delegations is not None:
+        role: Any = self._verified.get(list_name) or self._keep(list_name)
+        if role.delegations is not None:
             # Whose expiry and keys count would then depend on the file.
             raise VerificationError(f"list {list_name}: its role delegates to others")
         return info
@@ -208,7 +231,7 @@ class Trust:
                 f"{info.path} is signed with {info.length} bytes, more than {max_bytes}"
             )
         folder, _, base = info.path.rpartition("/")
-        if self._load("root").signed.consistent_snapshot:
+        if self._root.consistent_snapshot:
             base = f"{info.hashes['sha256']}.{base}"
         data = self._source.get(
             f"{self._targets_url}/{folder}/{base}", info.length, expected_bytes=info.length
@@ -233,16 +256,33 @@ class Trust:
             raise state_error("cannot sync", self._directory, error) from error
 
     def _sweep(self) -> None:
-        """Remove the temporary files of killed runs; python-tuf names them `tmp` and at random."""
+        """Remove what python-tuf is not to find: it fetches again what is not there.
+
+        That is temporary files of killed runs, which it names `tmp` and at random, and metadata
+        that would be refused if it came from the provider.
+        """
         for path in self._directory.glob("tmp*"):
             if path.suffix != ".json":
                 with contextlib.suppress(OSError):
                     path.unlink()
+        for folder in (self._directory, self._directory / "root_history"):
+            for path in folder.glob("*.json"):
+                with contextlib.suppress(OSError):
+                    if not _is_strict(path):
+                        path.unlink()
 
-    def _load(self, role: str) -> Metadata[Any]:
-        """Read metadata back that python-tuf has verified and written a moment ago."""
+    def _keep(self, role: str) -> Signed:
+        """Read metadata back that python-tuf has verified and written a moment ago, and keep it."""
         with self._translated():
-            return Metadata.from_file(str(self._directory / f"{role}.json"))
+            signed: Signed = Metadata.from_file(str(self._directory / f"{role}.json")).signed
+        self._verified[role] = signed
+        return signed
+
+    @property
+    def _root(self) -> Root:
+        root = self._verified[Root.type]
+        assert isinstance(root, Root)
+        return root
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
@@ -277,7 +317,7 @@ class Trust:
             if "root" in str(error):
                 # A root is judged last, when the timestamp is here, and so is not the last body.
                 body = (self._directory / "root.json").read_bytes()
-            signed = json.loads(body)["signed"]
+            signed = parse_json(body)["signed"]
             expires = datetime.fromisoformat(signed["expires"])
             if expires <= self._now:
                 days = (self._now - expires).days
@@ -286,3 +326,14 @@ class Trust:
             f"provider {self._name}: {error}{since}",
             hint="the provider has to sign anew; if it has, check this machine's clock",
         )
+
+
+def _is_strict(path: Path) -> bool:
+    """Tell whether a file of the cache is metadata that the fetcher would let pass."""
+    if not path.is_file() or path.stat().st_size > MAX_METADATA_BYTES:
+        return False
+    try:
+        parse_json(path.read_bytes())
+    except ValueError:
+        return False
+    return True

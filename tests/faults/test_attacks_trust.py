@@ -10,6 +10,7 @@ import contextlib
 import json
 import re
 import shutil
+from collections.abc import Callable
 from copy import deepcopy
 from datetime import timedelta
 from pathlib import Path
@@ -30,6 +31,7 @@ from fixtures.simulator import Simulator
 from hashclient.errors import ExitCode, HashclientError
 from hashclient.index.run import DamagedError
 from hashclient.provider.keys import Keys
+from hashclient.trust import MAX_METADATA_BYTES
 from tests.attack_world import ALL, NEW, World, new_root_key, refused, roles_of
 
 
@@ -257,6 +259,106 @@ def test_signature_of_an_unknown_kind_beside_good_ones_is_no_harm(
         "timestamp", raw=lambda d: d["signatures"].append({"keyid": "ab" * 32, "sig": "00"})
     )
     assert client.fetch()[0].error is None
+
+
+# Two values under one key: python's parser takes the last, another one the first
+
+
+def twice(key: str, value: str) -> Callable[[bytes], bytes]:
+    """Return a change of a document: its first `key` stands there twice, with `value` first."""
+
+    def change(text: bytes) -> bytes:
+        assert f'"{key}": '.encode() in text
+        return text.replace(f'"{key}": '.encode(), f'"{key}": {value}, "{key}": '.encode(), 1)
+
+    return change
+
+
+TWICE = {
+    "signed": ("signed", "{}"),
+    "version": ("version", "1"),
+    "a signature": ("sig", '"00"'),
+}
+
+
+@pytest.mark.parametrize("role", ["root", "timestamp", "snapshot", "targets", "baseline"])
+@pytest.mark.parametrize("what", TWICE)
+def test_a_key_that_stands_twice_in_metadata(
+    client: Client, simulator: Simulator, role: str, what: str
+) -> None:
+    """Whoever serves it can do that: the signature is of what the last of both says."""
+    simulator.edit(role, text=twice(*TWICE[what]))
+    refused(client, ExitCode.UNVERIFIED, f"provider main: .*{role}.json: .*the same key twice")
+
+
+@pytest.mark.parametrize(
+    ("role", "key", "value"),
+    [
+        ("root", "keytype", '"rsa"'),
+        ("root", "threshold", "0"),
+        ("snapshot", "baseline.json", '{"version": 1}'),
+        ("timestamp", "snapshot.json", '{"version": 1}'),
+        ("targets", "paths", '["*"]'),
+        ("baseline", "lists/baseline/index.json", '{"length": 1, "hashes": {"sha256": "00"}}'),
+        ("baseline", "sha256", '"00"'),
+        ("baseline", "length", "1"),
+    ],
+)
+def test_a_key_that_stands_twice_deep_in_metadata(
+    client: Client, simulator: Simulator, role: str, key: str, value: str
+) -> None:
+    simulator.edit(role, text=twice(key, value))
+    refused(client, ExitCode.UNVERIFIED, f"{role}.json: .*the same key twice")
+
+
+@pytest.mark.parametrize(
+    ("role", "number"), [("root", "NaN"), ("timestamp", "-Infinity"), ("baseline", "1e999")]
+)
+def test_a_number_that_is_none_in_metadata(
+    client: Client, simulator: Simulator, role: str, number: str
+) -> None:
+    """Outside of what is signed, too."""
+    simulator.edit(role, text=lambda text: text[:-1] + f', "x": {number}}}'.encode())
+    refused(client, ExitCode.UNVERIFIED, f"{role}.json: .*not finite")
+
+
+def test_a_pinned_root_with_a_key_twice(world: World, simulator: Simulator, tmp_path: Path) -> None:
+    root = twice("version", "1")(json.dumps(json.loads(world.root)).encode())
+    client = Client(tmp_path / "odd", simulator, root)
+    with pytest.raises(HashclientError, match=r"provider main: .*the same key twice") as caught:
+        client.fetch()
+    assert caught.value.exit_code is ExitCode.UNVERIFIED
+
+
+def test_a_cache_with_a_key_twice_heals(client: Client, world: World) -> None:
+    world.simulator.files = dict(world.served[3])
+    folder = client.settings.trust_dir("main") / "metadata"
+    for path in [*folder.glob("*.json"), *folder.glob("root_history/*.json")]:
+        if not path.is_symlink():
+            before = path.read_bytes()
+            path.write_bytes(twice("version", "1")(json.dumps(json.loads(before)).encode()))
+            client.fetch()
+            assert b'"version": 1, "version"' not in path.read_bytes()
+    assert client.numbers(ALL) == NEW
+
+
+@pytest.mark.parametrize("role", ["snapshot", "baseline"])
+def test_metadata_of_a_terabyte(client: Client, simulator: Simulator, role: str) -> None:
+    """A stolen key of timestamp or snapshot may sign any length."""
+    asked = []
+
+    def endless(_url: str, _data: bytes, max_bytes: int) -> bytes:
+        asked.append(max_bytes)
+        return bytes(min(max_bytes, MAX_METADATA_BYTES) + 1)
+
+    described = MetaFile(simulator.metadata(role).signed.version + 1, 1 << 40)
+    if role == "snapshot":
+        simulator.edit("timestamp", lambda s: setattr(s, "snapshot_meta", described))
+    else:
+        simulator.edit("snapshot", lambda s: s.meta.update({f"{role}.json": described}))
+    simulator.faults[f"*{described.version}.{role}.json"] = endless
+    refused(client, ExitCode.UNVERIFIED, "longer than")
+    assert asked == [MAX_METADATA_BYTES]
 
 
 def test_root_signed_by_new_keys_only(client: Client, simulator: Simulator) -> None:

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 #: package stands for all of its modules, which may import each other, but not in a circle.
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"__init__", "errors"}),
-    frozenset({"fsio", "memory", "model", "process"}),
+    frozenset({"fsio", "memory", "model", "process", "strictjson"}),
     frozenset(
         {
             "config",

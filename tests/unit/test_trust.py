@@ -186,6 +186,43 @@ def test_requests_are_as_few_as_can_be(simulator: Simulator, opened: Opened) -> 
     assert simulator.requests == ["metadata/2.root.json", "metadata/timestamp.json"]
 
 
+def test_metadata_is_parsed_as_often_for_many_segments_as_for_one(
+    simulator: Simulator, opened: Opened, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Parsing a list's role again for each segment takes a time that grows with their square."""
+    data = b"a segment"
+    names = [f"g{number:06d}-add-000.parquet" for number in range(100)]
+    paths = [f"lists/baseline/{name}" for name in names]
+    targets = {path: TargetFile.from_data(path, data, ["sha256"]) for path in paths}
+    simulator.edit("baseline", lambda signed: signed.targets.update(targets))
+    digest = hashlib.sha256(data).hexdigest()
+    simulator.files |= {f"targets/lists/baseline/{digest}.{name}": data for name in names}
+    parse = Metadata.from_bytes
+    parsed: list[bytes] = []
+
+    def counted(text: bytes, *more: Any) -> Metadata[Any]:
+        parsed.append(text)
+        return parse(text, *more)
+
+    monkeypatch.setattr(Metadata, "from_bytes", counted)
+    counts = []
+    for some in (names[:1], names):
+        parsed.clear()
+        trust = opened()
+        trust.refresh()
+        assert trust.lists() == ["baseline"]
+        # Nothing is read back for a segment, so what becomes of the directory does not matter.
+        trust.target("baseline", "index.json")
+        (tmp_path / "trust").rename(tmp_path / "away")
+        for name in some:
+            assert trust.download(trust.target("baseline", name), len(data)) == data
+            assert trust.expires("baseline") > datetime.now(UTC) and trust.epoch()
+        (tmp_path / "away").rename(tmp_path / "trust")
+        counts.append(len(parsed))
+    # The first finds nothing in the cache; root, timestamp and snapshot of it count for the second.
+    assert counts[1] <= counts[0] + 3 and max(counts) <= 13
+
+
 def test_a_provider_without_lists_has_none(tmp_path: Path) -> None:
     simulator = Simulator(tmp_path / "repo")
     now = datetime.now(UTC)

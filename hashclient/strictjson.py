@@ -1,0 +1,44 @@
+"""JSON of others, taken only where it means one thing to every parser.
+
+The standard parser takes more than JSON: of two values under one key the last one counts, and `NaN`
+is a number. What is signed, compared or kept must not be one thing here and another thing
+elsewhere. The caller bounds the length; numbers and depth are bounded by Python.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+
+def parse_json(data: bytes) -> Any:
+    """Return the value of a JSON document in UTF-8.
+
+    Raises:
+        ValueError: it is none; or an object has the same key twice, a number is not finite or has
+            too many digits, or it is nested too deeply.
+    """
+    try:
+        return json.loads(
+            data.decode("utf-8"),
+            object_pairs_hook=_object,
+            parse_float=_finite,
+            parse_constant=_finite,
+        )
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) != len(pairs):
+        raise ValueError("an object has the same key twice")
+    return document
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError("a number is not finite")
+    return number
