@@ -9,7 +9,11 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any
+
+#: Half of a character beyond the first 65,536, if the other half does not follow.
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def parse_json(data: bytes) -> Any:
@@ -17,17 +21,18 @@ def parse_json(data: bytes) -> Any:
 
     Raises:
         ValueError: it is none; or an object has the same key twice, a number is not finite or has
-            too many digits, or it is nested too deeply.
+            too many digits, text has half a character, or it is nested too deeply.
     """
+    text = data.decode("utf-8")
     try:
-        return json.loads(
-            data.decode("utf-8"),
-            object_pairs_hook=_object,
-            parse_float=_finite,
-            parse_constant=_finite,
+        value = json.loads(
+            text, object_pairs_hook=_object, parse_float=_finite, parse_constant=_finite
         )
+        if _SURROGATE.search(text) is not None:
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+    return value
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -228,7 +228,7 @@ def verify(
         AuditError: a check failed; the message names the first bad line.
         StateError: there is no log yet, and nothing says that there ever was.
     """
-    expected = None if checkpoint is None else parse_checkpoint(checkpoint)  # 1
+    expected = None if checkpoint is None else parse_checkpoint(checkpoint, trim=True)  # 1
     with open_log(directory, required=checkpoint is not None) as log:
         lines = records(log)  # 2
         last = next(lines, None)

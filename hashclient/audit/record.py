@@ -214,16 +214,20 @@ def encode_checkpoint(checkpoint: Checkpoint, key: Ed25519PrivateKey) -> bytes:
     return head + _checkpoint_ending(key.sign(_TAG_CHECKPOINT + head).hex())
 
 
-def parse_checkpoint(document: bytes) -> Checkpoint:
+def parse_checkpoint(document: bytes, *, trim: bool = False) -> Checkpoint:
     """Parse a checkpoint and check its signature by the key it names.
 
+    With `trim`, white space around it is none of it: a person may have sent it by mail.
+
     Raises:
-        AuditError: it is not a checkpoint as `encode_checkpoint` makes them.
+        AuditError: it is not a checkpoint as `encode_checkpoint` makes them, byte for byte.
     """
     where = _CHECKPOINT
     if len(document) > MAX_CHECKPOINT_BYTES:
         broken(where, "too large")
-    values = _parse_object(document.strip(), where)
+    if trim:
+        document = document.strip() + b"\n"
+    values = _parse_object(document, where)
     if tuple(values) != _CHECKPOINT_KEYS or values["format"] != CHECKPOINT_FORMAT:
         broken(where, f"not of the format {CHECKPOINT_FORMAT}")
     sig, seq = values.pop("sig"), values["seq"]
@@ -235,7 +239,7 @@ def parse_checkpoint(document: bytes) -> Checkpoint:
     identity = Identity(values["log_id"], values["public_key"])
     checkpoint = Checkpoint(identity, seq, values["hash"], values["time"])
     head = _checkpoint_head(checkpoint)
-    if document.strip() + b"\n" != head + _checkpoint_ending(sig):
+    if document != head + _checkpoint_ending(sig):
         broken(where, "not in canonical form: a duplicated key or another spelling")
     _verify(sig, _TAG_CHECKPOINT + head, identity.public_key, where)
     return checkpoint

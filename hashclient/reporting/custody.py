@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from hashclient.audit.record import (
     verify_signature,
 )
 from hashclient.errors import AuditError, VerificationError
+from hashclient.strictjson import parse_json
 
 #: The event whose record binds a package, and the one that takes a report back.
 PACKAGED = "report-packaged"
@@ -181,20 +183,32 @@ def retraction_note(audit_dir: Path, report_id: str) -> bytes:
         "report": report_id,
         "records": [json.loads(record.line) for record in records],
     }
-    return json.dumps(document, indent=1).encode() + b"\n"
+    return _spelled(document)
+
+
+def _spelled(note: Any) -> bytes:
+    """Return the one spelling of a note."""
+    return json.dumps(note, indent=1).encode() + b"\n"
 
 
 def verify_note(text: bytes) -> tuple[Identity, Record]:
     """Check a retraction note; return whose log it is from and the record of the retraction.
 
+    1. It is spelled as the writer spells it, byte for byte.
+    2. Its records verify as those of a log do, and the first is the genesis record.
+    3. The others are about this report, in their order in the log, and say that it was packaged,
+       and in the end that it is retracted.
+
     Raises:
-        VerificationError: it is not such a note, or a record in it was changed.
+        VerificationError: it is not such a note, or something in it was changed.
     """
     try:
-        document = json.loads(text)
+        document = parse_json(text)
+        if _spelled(document) != text:  # 1
+            raise VerificationError("the note is not in canonical form")
         report_id, values = document["report"], document["records"]
         lines = [json.dumps(v, separators=(",", ":")).encode("ascii") for v in values]
-        records = [parse_record(line, f"record {n}") for n, line in enumerate(lines, 1)]
+        records = [parse_record(line, f"record {n}") for n, line in enumerate(lines, 1)]  # 2
         identity = parse_genesis(records[0], "record 1")
         for number, record in enumerate(records[1:], 2):
             verify_signature(record, identity.public_key, f"record {number}")
@@ -203,11 +217,13 @@ def verify_note(text: bytes) -> tuple[Identity, Record]:
     except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
         raise VerificationError(f"not a document of the format {NOTE_FORMAT}") from error
     last = records[-1]
-    if (
+    if (  # 3
         set(document) != {"format", "report", "records"}
         or document["format"] != NOTE_FORMAT
         or last.event != RETRACTED
+        or any(r.event not in (PACKAGED, RETRACTED) for r in records[1:])
         or any(r.data.get("report") != report_id for r in records[1:])
+        or any(after.seq <= before.seq for before, after in pairwise(records))
     ):
         raise VerificationError("the note does not say that the report is retracted")
     return identity, last

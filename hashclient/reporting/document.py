@@ -20,8 +20,13 @@ from hashclient.config import ReportConfig
 from hashclient.errors import VerificationError
 from hashclient.fsio import path_fields
 from hashclient.match import Match, MatchHit, Step
+from hashclient.memory import memory_cap
+from hashclient.strictjson import parse_json
 
 FORMAT: Literal["hashclient-report/1"] = "hashclient-report/1"
+
+#: What a document may take in memory while it is read: some ten times the longest there is.
+MAX_PARSING_BYTES = 3 << 30
 
 #: The schema's patterns; what is used as a name of a file must be one of these. They end with `\Z`,
 #: since `$` is fine with a newline here.
@@ -190,10 +195,13 @@ def parse_document(text: bytes) -> Document:
         VerificationError: it is not a report document of the format `FORMAT`.
     """
     try:
-        document = msgspec.json.decode(text, type=Document)
+        with memory_cap(MAX_PARSING_BYTES):
+            document = msgspec.convert(parse_json(text), Document)
         for match in document.matches:
             base64.b64decode(match.path_b64 or "", validate=True)
         return document
+    except MemoryError as error:
+        raise VerificationError("the report document asks for too much memory") from error
     except (ValueError, RecursionError) as error:
         raise VerificationError(f"not a report document of the format {FORMAT}") from error
 

@@ -15,7 +15,7 @@ import stat
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from hashclient.audit.record import Record
 from hashclient.errors import StateError, UsageError, VerificationError
@@ -234,11 +234,23 @@ def _from_directory(path: Path) -> Iterator[Member]:
                 status = os.fstat(stream.fileno())
                 if not stat.S_ISREG(status.st_mode):
                     raise VerificationError(f"package: not a regular file: {printable(name)}")
-                yield Member(name, status.st_size, iter(lambda: stream.read(CHUNK_BYTES), b""))
+                yield Member(name, status.st_size, _content(stream, name, status.st_size))
         except OSError as error:
             raise VerificationError(
                 f"package: cannot read {printable(name)}: {error.strerror}"
             ) from error
+
+
+def _content(stream: BinaryIO, name: str, size: int) -> Iterator[bytes]:
+    """Yield what a file holds, which must be `size` bytes: others count on that."""
+    rest = size
+    while chunk := stream.read(CHUNK_BYTES):
+        rest -= len(chunk)
+        if rest < 0:
+            break
+        yield chunk
+    if rest:
+        raise VerificationError(f"package: {printable(name)} is not as long as it says")
 
 
 def _unreadable(path: Path, error: OSError) -> UsageError:

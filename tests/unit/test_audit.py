@@ -570,6 +570,12 @@ def test_a_checkpoint_holds_while_the_log_grows(log: AuditLog, directory: Path) 
     assert verify(directory, kept).records == 7
 
 
+def test_white_space_around_a_checkpoint_that_was_kept_is_none_of_it(
+    log: AuditLog, directory: Path
+) -> None:
+    verify(directory, b"\r\n " + checkpoint(directory) + b"\n\n")
+
+
 def test_a_tail_cut_off_shows_only_against_a_checkpoint(log: AuditLog, directory: Path) -> None:
     kept = checkpoint(directory)
     write_lines(directory, lines_of(directory)[:5])

@@ -6,7 +6,9 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
+import stat
 import subprocess
 import sys
 import tarfile
@@ -30,9 +32,10 @@ from hashclient.errors import (
 )
 from hashclient.quarantine.agefile import load_identities, write_identity
 from hashclient.reporting import Report, State
-from hashclient.reporting.document import Document, file_path, parse_document
+from hashclient.reporting import document as document_module
+from hashclient.reporting.document import Document, encode_document, file_path, parse_document
 from hashclient.reporting.verify import verify_package, verify_retraction
-from tests.support import environment
+from tests.support import call, environment
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = json.loads((ROOT / "docs" / "report.schema.json").read_bytes())
@@ -204,8 +207,6 @@ def test_no_edit_passes(package: Path, data: st.DataObject) -> None:
         "cut": text[:at],
     }
     edited = edits[data.draw(st.sampled_from(sorted(edits)))]
-    if path.name == "checkpoint.json" and edited.strip() == text.strip():
-        return  # a newline around it is none of its content
     try:
         path.write_bytes(edited)
         with pytest.raises(VerificationError) as caught:
@@ -214,6 +215,106 @@ def test_no_edit_passes(package: Path, data: st.DataObject) -> None:
     finally:
         path.write_bytes(text)
     verify_package(package)
+
+
+def change(path: Path, edit: Callable[[bytes], bytes]) -> None:
+    path.write_bytes(edit(path.read_bytes()))
+
+
+#: What is not in the hashes that were signed: it has to be as it was written, byte for byte.
+ODD_CHECKPOINTS: dict[str, Callable[[bytes], bytes]] = {
+    "space before": lambda text: b" " + text,
+    "space after": lambda text: text + b" ",
+    "newline before": lambda text: b"\n" + text,
+    "newline after": lambda text: text + b"\n",
+    "no newline": lambda text: text.rstrip(b"\n"),
+    "DOS line end": lambda text: text.replace(b"\n", b"\r\n"),
+    "byte order mark": lambda text: b"\xef\xbb\xbf" + text,
+    "space within": lambda text: text.replace(b'"seq":', b'"seq": '),
+    "key twice": lambda text: text.replace(b'"seq":', b'"seq":1,"seq":'),
+    "key more": lambda text: text.replace(b'"seq":', b'"more":1,"seq":'),
+    "other order": lambda text: json.dumps(json.loads(text), sort_keys=True).encode(),
+    "number as a float": lambda text: re.sub(rb'"seq":(\d+)', rb'"seq":\1.0', text),
+    "number that is none": lambda text: re.sub(rb'"seq":\d+', b'"seq":NaN', text),
+    "number of 2000 digits": lambda text: re.sub(rb'"seq":', b'"seq":' + b"9" * 2000, text),
+    "deep": lambda text: b"[" * 4000,
+    "twice": lambda text: text + text,
+}
+
+
+@pytest.mark.parametrize("name", ODD_CHECKPOINTS)
+def test_a_checkpoint_is_what_was_written(package: Path, tmp_path: Path, name: str) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(package, copy)
+    change(copy / "checkpoint.json", ODD_CHECKPOINTS[name])
+    with pytest.raises(VerificationError):
+        verify_package(copy)
+
+
+def test_an_odd_checkpoint_on_the_command(package: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(package, copy)
+    change(copy / "checkpoint.json", lambda text: b"\n" + text)
+    result = call("report", "verify", copy)
+    assert (result.code, result.out) == (6, "")
+    assert "the checkpoint does not verify: not in canonical form" in result.err
+
+
+#: What a reporter could sign, so that two readers see two reports.
+ODD_DOCUMENTS: dict[str, tuple[bytes, bytes]] = {
+    "report": (b'"report": ', b'"report": "r-bbbbbbbbbb", "report": '),
+    "matches": (b'"matches": ', b'"matches": [], "matches": '),
+    "path": (b'"path": ', b'"path": "/srv/other", "path": '),
+    "in a story": (b'"detail": {\n', b'"detail": {"a": 1, "a": 2, '),
+    "number that is none": (b'"detail": {\n', b'"detail": {"a": NaN, '),
+    "number beyond all": (b'"detail": {\n', b'"detail": {"a": 1e999, '),
+    "half a character": (b'"detail": {\n', b'"detail": {"a": "\\ud800", '),
+    "deep": (b'"detail": {\n', b'"detail": {"a": ' + b"[" * 100_000 + b"]" * 100_000 + b", "),
+}
+
+
+@pytest.mark.parametrize("name", ODD_DOCUMENTS)
+def test_a_document_that_is_signed_and_means_two_things(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    before, after = ODD_DOCUMENTS[name]
+
+    def odd(document: Document) -> bytes:
+        text = encode_document(document)
+        assert before in text
+        return text.replace(before, after, 1)
+
+    desk = Desk(tmp_path)
+    match = desk.find("a", A)
+    desk.quarantine(match)
+    report = desk.prepare(match)
+    monkeypatch.setattr("hashclient.reporting.package.encode_document", odd)
+    assert desk.send(report).error is None
+    with pytest.raises(VerificationError, match="not a report document"):
+        verify_package(package_of(desk, report))
+
+
+def test_a_document_that_asks_for_any_amount_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(document_module, "MAX_PARSING_BYTES", 64 << 20)
+    with pytest.raises(VerificationError, match="too much memory"):
+        parse_document(b'{"format": [' + b"{}," * 4_000_000 + b"{}]}")
+
+
+@pytest.mark.parametrize("told", [0, 1, 1 << 15])
+def test_a_file_that_does_not_end_where_it_says(
+    package: Path, monkeypatch: pytest.MonkeyPatch, told: int
+) -> None:
+    """As of a file system that tells one length and gives another; that may be without end."""
+    status = os.fstat
+
+    def fstat(fd: int) -> os.stat_result:
+        values = list(status(fd))
+        values[stat.ST_SIZE] = told
+        return os.stat_result(values)
+
+    monkeypatch.setattr(os, "fstat", fstat)
+    with pytest.raises(VerificationError, match=r"README\.txt is not as long as it says"):
+        verify_package(package)
 
 
 def drop_a_line(path: Path) -> None:
@@ -587,7 +688,62 @@ def test_a_note_of_retraction_that_was_edited(tmp_path: Path) -> None:
     ]
     changed = json.loads(note.read_bytes())
     changed["records"][-1]["data"]["reason"] = "none"
+    text = note.read_bytes()
     for edit in [*edits, changed]:
-        note.write_text(json.dumps(edit))
+        note.write_bytes(json.dumps(edit, indent=1).encode() + b"\n")
+        with pytest.raises(VerificationError):
+            verify_retraction(note)
+    note.write_bytes(text)
+    verify_retraction(note)
+
+
+ODD_NOTES: dict[str, Callable[[bytes], bytes]] = {
+    "space after": lambda text: text + b" ",
+    "no newline": lambda text: text[:-1],
+    "DOS line ends": lambda text: text.replace(b"\n", b"\r\n"),
+    "no indentation": lambda text: json.dumps(json.loads(text)).encode() + b"\n",
+    "key twice": lambda text: text.replace(b'"report": ', b'"report": "r-b",\n "report": ', 1),
+    "key twice in a record": lambda text: text.replace(b'"prev": ', b'"prev": "",\n "prev": ', 1),
+    "number that is none": lambda text: text.replace(b'"seq": 1,', b'"seq": NaN,'),
+    "number too long": lambda text: text.replace(b'"seq": 1,', b'"seq": ' + b"9" * 5000 + b","),
+    "deep": lambda _: b'{"a":' * 50_000,
+}
+
+
+@pytest.mark.parametrize("name", ODD_NOTES)
+def test_a_note_of_retraction_is_what_was_written(tmp_path: Path, name: str) -> None:
+    desk = Desk(tmp_path)
+    report = desk.prepare(desk.find("a", A))
+    desk.send(report)
+    desk.retract(report)
+    note = desk.out / f"hashclient-report-{report.id}-retraction.json"
+    text = note.read_bytes()
+    edited = ODD_NOTES[name](text)
+    assert edited != text
+    note.write_bytes(edited)
+    with pytest.raises(VerificationError):
+        verify_retraction(note)
+
+
+def test_records_of_a_note_of_retraction_stand_in_their_order(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    report = desk.prepare(desk.find("a", A))
+    desk.send(report)
+    desk.retract(report)
+    note = desk.out / f"hashclient-report-{report.id}-retraction.json"
+    document = json.loads(note.read_bytes())
+    genesis, *others = document["records"]
+    assert [record["event"] for record in others] == ["report-packaged", "report-retracted"]
+    prepared = json.loads(
+        next(r.line for r in read(desk.settings.audit_dir) if r.event == "report-submitted")
+    )
+    for records in (
+        [genesis, others[1], others[0]],
+        [genesis, others[0], others[0], others[1]],
+        [genesis, others[1], others[1]],
+        [genesis, *others, genesis],
+        [genesis, prepared, others[1]],
+    ):
+        note.write_bytes(json.dumps({**document, "records": records}, indent=1).encode() + b"\n")
         with pytest.raises(VerificationError):
             verify_retraction(note)
