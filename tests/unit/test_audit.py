@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from hashclient.audit import AuditLog, Event, Record, checkpoint, read, verify
+from hashclient.audit import file as audit_file
 from hashclient.audit.record import (
     MAX_LINE_BYTES,
     NO_HASH,
@@ -358,6 +359,48 @@ def test_an_unsigned_genesis_record_is_found(log: AuditLog, directory: Path) -> 
     assert "line 1: it is not signed" in failure(lambda: log.append([match(1)]))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": "hashclient-audit/2"},
+        {"format": None},
+        {"more": 1},
+        {"log_id": 12345678901234567890123456789012},
+        {"log_id": ["0" * 32]},
+        {"log_id": "0" * 31},
+        {"log_id": "0" * 33},
+        {"log_id": "A" * 32},
+        {"log_id": "0" * 31 + "\n"},
+        {"log_id": None},
+        {"public_key": 1},
+        {"public_key": ["0" * 64]},
+        {"public_key": "0" * 63},
+        {"public_key": "0" * 62 + "0x"},
+        {"public_key": None},
+    ],
+    ids=str,
+)
+def test_a_genesis_record_is_what_the_format_says(
+    log: AuditLog, directory: Path, change: dict[str, object]
+) -> None:
+    """Whoever has the key can sign any first record; only one form of it starts a log."""
+    lines = lines_of(directory)
+    genesis = json.loads(lines[0])
+    genesis["data"].update(change)
+    write_lines(directory, reseal([json.dumps(genesis).encode()], private_key(directory)))
+    (directory / "key.pub").unlink()
+    assert "line 1: not a genesis record" in failure(lambda: verify(directory))
+
+
+def test_a_first_record_of_another_event_is_no_genesis_record(
+    log: AuditLog, directory: Path
+) -> None:
+    genesis = json.loads(lines_of(directory)[0])
+    genesis["event"] = "start"
+    write_lines(directory, reseal([json.dumps(genesis).encode()], private_key(directory)))
+    assert "line 1: not a genesis record" in failure(lambda: verify(directory))
+
+
 def test_the_log_must_be_of_the_expected_key(log: AuditLog, directory: Path) -> None:
     key = private_key(directory).public_key().public_bytes_raw()
     assert verify(directory, public_key=key).public_key == key.hex()
@@ -477,6 +520,43 @@ def test_a_stuck_writer_is_not_waited_for_for_ever(log: AuditLog, directory: Pat
         assert "stayed locked" in failure(lambda: impatient.append([match(3)]))
         fcntl.flock(stream, fcntl.LOCK_UN)
         impatient.append([match(3)])
+    assert verify(directory).records == 7
+
+
+# Readers and writers at once
+
+
+def test_readers_wait_for_a_writer(
+    log: AuditLog, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who reads in the middle of an append would see half of it, and call the log broken."""
+    monkeypatch.setattr(audit_file, "LOCK_WAIT_S", 0)
+    with (directory / "log.jsonl").open("rb") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        assert "stayed locked" in failure(lambda: verify(directory))
+        assert "stayed locked" in failure(lambda: list(read(directory)))
+        fcntl.flock(stream, fcntl.LOCK_UN)
+    assert verify(directory).records == 6
+
+
+def test_readers_do_not_wait_for_each_other(
+    log: AuditLog, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit_file, "LOCK_WAIT_S", 0)
+    with (directory / "log.jsonl").open("rb") as stream:
+        fcntl.flock(stream, fcntl.LOCK_SH)
+        assert verify(directory).records == 6
+
+
+@pytest.mark.parametrize("limit", [None, 3])
+def test_a_slow_reader_holds_up_no_writer(
+    log: AuditLog, directory: Path, limit: int | None
+) -> None:
+    """A pager that shows the log, for hours maybe, and what is appended meanwhile."""
+    shown = read(directory, limit=limit)
+    next(shown)
+    AuditLog(directory, clock=lambda: START, lock_wait_s=0).append([match(3)])
+    assert len(list(shown)) == (5 if limit is None else limit - 1)
     assert verify(directory).records == 7
 
 

@@ -227,6 +227,56 @@ def test_a_line_that_does_not_end_is_refused(content: bytes) -> None:
         read(content)
 
 
+def test_lines_that_end_differently_are_read_one_by_one() -> None:
+    """A line is not taken to have the length of the first one, less what that one ends with."""
+    mixed = f"{MD5}\r\n{MD5}\n{SHA1}\r\n{MD5}\n"
+    assert [(line, digests) for line, _, digests, _ in rows(mixed.encode())] == [
+        (1, {"md5": MD5}),
+        (2, {"md5": MD5}),
+        (3, {"sha1": SHA1}),
+        (4, {"md5": MD5}),
+    ]
+    # As long as the first line, and yet no digest.
+    with pytest.raises(UsageError, match=r"^list\.txt:2: no digest has 33"):
+        read(f"{MD5}\r\n{MD5}0\n{MD5}\r\n".encode())
+    # As many bytes in all as lines of the first one's length would have.
+    with pytest.raises(UsageError, match=r"^list\.txt:2: no digest has 31"):
+        read(f"{MD5}\n{MD5[:-1]}\r\n{MD5}\n".encode())
+    content = f"md5,size\n{MD5},1\r\n{MD5},2\n\r\n\n{MD5},3".encode()
+    assert [(line, size) for line, _, _, size in rows(content)] == [(2, 1), (3, 2), (6, 3)]
+
+
+class Endless(io.RawIOBase):
+    """A stream that repeats a byte for ever; it fails the test that reads too much of it."""
+
+    def __init__(self, start: bytes, byte: bytes) -> None:
+        """Begin with `start`."""
+        self._rest = start
+        self._byte = byte
+        self.given = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1, /) -> bytes:
+        assert 0 < size <= digestfile.CHUNK_BYTES
+        self.given += size
+        assert self.given < 8 * digestfile.CHUNK_BYTES, "read on and on"
+        data = (self._rest + self._byte * size)[:size]
+        self._rest = self._rest[size:]
+        return data
+
+
+@pytest.mark.parametrize("start", ["", f"{MD5}\n", "md5,size\n", f"md5,size\n{MD5},1\n", HASHDEEP])
+@pytest.mark.parametrize("byte", [b"a", b"\0", b"#", b","])
+def test_a_line_that_never_ends_is_refused_within_bounds(start: str, byte: bytes) -> None:
+    """`lookup --from /dev/zero`, or a pipe of whatever: as soon as it is known, not at its end."""
+    stream = Endless(start.encode(), byte)
+    with pytest.raises(UsageError, match="a line of more than 65536 bytes"):
+        list(read_digests(stream, "list.txt"))  # type: ignore[arg-type]  # it has what is used
+    assert stream.given <= 2 * digestfile.CHUNK_BYTES
+
+
 def test_batches_are_bounded_and_lines_numbered_through(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(digestfile, "CHUNK_BYTES", 1000)
     content = (MD5.encode() + b"\n") * 500 + SHA1.encode() + b"  last\n"

@@ -22,6 +22,7 @@ from hashclient.index import (
     Index,
     Manifest,
     RunRef,
+    RunSet,
     check_key,
     lists_on_disk,
     load_manifest,
@@ -324,6 +325,29 @@ def test_keys_that_begin_alike_and_are_out_of_order_are_damage(tmp_path: Path) -
     run = run_of(tmp_path, shuffle(np.repeat(keys, 2)), table_of(np.repeat(keys, 2)))
     with pytest.raises(DamagedError, match="damaged"):
         run.find("md5", shuffle(keys))
+
+
+def test_a_row_that_a_run_does_not_have_is_damage(directory: Path, tmp_path: Path) -> None:
+    """What is found has to be an entry: the first row past the last one is refused already."""
+    data = the_run(directory).read_bytes()
+    whole = Run(the_run(directory))
+    rows = whole.section("md5.row")
+    assert rows is not None and whole.count == len(NUMBERS)
+    every = np.arange(len(rows))
+    assert sorted(whole.rows_at("md5", every).tolist()) == sorted(rows.tolist())
+    for row in (whole.count, 2**32 - 1):
+        garbled = np.where(rows == whole.count - 1, np.uint32(row), rows).astype("<u4")
+        changed = data.replace(rows.tobytes(), garbled.tobytes())
+        assert changed != data
+        run = Run(copy_with(the_run(directory), tmp_path / str(row), changed))
+        with pytest.raises(DamagedError, match="damaged"):
+            run.rows_at("md5", every)
+        high, low = run.section("md5.hi"), run.section("md5.lo")
+        assert high is not None and low is not None
+        tags = np.stack([high, low], axis=1).astype(np.uint64)
+        with pytest.raises(DamagedError, match="damaged"):
+            RunSet([run]).find(Algorithm.MD5, tags)
+        assert len(run.rows_at("md5", np.zeros(0, np.intp))) == 0
 
 
 def test_a_set_of_masks() -> None:

@@ -29,6 +29,7 @@ from hashclient.index import (
     load_manifest,
     open_manifest,
     runwriter,
+    verify_runs,
 )
 from hashclient.index import writer as index_writer
 from hashclient.index.run import DamagedError, Run
@@ -307,3 +308,47 @@ def test_a_manifest_that_leaves_entries_out_is_damage(writer: IndexWriter, tmp_p
         changed = msgspec.structs.replace(index.manifest, runs=runs)
         with pytest.raises(DamagedError, match=f"index has {left} entries, its manifest says 18"):
             open_manifest(tmp_path, changed)
+
+
+def test_the_digest_of_a_run_that_stays_is_the_one_of_its_writing(
+    writer: IndexWriter, tmp_path: Path
+) -> None:
+    """Else the next generation would vouch for whatever the disk has made of it."""
+    writer.add(batch(*(f"a{n}" for n in range(40))))
+    base = opened(writer, tmp_path)
+    (kept,) = base.manifest.runs
+    low = base.runs[0].section("md5.lo")
+    assert low is not None
+    path = tmp_path / kept.name
+    data = path.read_bytes()
+    with path.open("r+b") as stream:
+        stream.write(data.replace(low.tobytes(), bytes(low.nbytes)))
+    later = IndexWriter(tmp_path, SEALER, base)
+    later.add(batch("b"))
+    manifest = opened(later, tmp_path).manifest
+    assert manifest.runs[0] == kept
+    verify_runs(tmp_path, manifest.runs[1:])
+    with pytest.raises(DamagedError, match="damaged"):
+        verify_runs(tmp_path, manifest.runs)
+
+
+def test_totals_go_on_from_one_generation_to_the_next(writer: IndexWriter, tmp_path: Path) -> None:
+    many = [f"a{n}" for n in range(30)]
+    writer.add(batch(*many, sizes=list(range(30))))
+    base = opened(writer, tmp_path)
+    later = IndexWriter(tmp_path, SEALER, base)
+    later.add(batch("b", "c"))
+    later.withdraw(ids("a1", "b"))
+    manifest = opened(later, tmp_path).manifest
+    assert (manifest.entries, manifest.with_size) == (30, 29)
+    assert manifest.with_digest == {"md5": 30, "sha1": 0, "sha256": 0}
+    left = ids("c", *(i for i in many if i != "a1"))
+    assert manifest.checksum == f"{checksum_of(entry_hashes(left)):016x}"
+
+
+def test_the_checksum_stays_one_of_64_bits(writer: IndexWriter) -> None:
+    names = [f"e-{n}" for n in range(16)]
+    assert sum(int(h) for h in entry_hashes(ids(*names))) >= 2**64
+    for name in names:
+        writer.add(batch(name))
+    assert writer.checksum == checksum_of(entry_hashes(ids(*names)))

@@ -199,6 +199,40 @@ def test_a_rest_that_does_not_fit_is_dropped(
     assert [request.header("range") for request in server.requests] == [None, "bytes=6000-", None]
 
 
+@pytest.mark.parametrize(
+    ("content_range", "length"),
+    [
+        ("bytes 2-9/10", 7),
+        ("bytes 2-9/10", 9),
+        ("bytes 2-9/10", 0),
+        ("bytes 2-9/*", 7),
+        ("bytes 3-9/10", 7),
+        ("bytes 1-9/10", 9),
+        ("bytes 2-8/10", 7),
+        ("bytes 2-9/11", 8),
+        ("bytes 2-8/9", 7),
+        ("bytes 2-10/11", 9),
+        ("bytes 2-1/10", 0),
+        ("items 2-9/10", 8),
+        ("bytes 2-9/10, 2-9/10", 8),
+        ("", 8),
+    ],
+)
+def test_a_range_says_the_same_as_its_length(content_range: str, length: int) -> None:
+    """Two statements about one body; a cache that mixes two files contradicts itself here."""
+    download = Download("https://list.invalid/x", 20)
+    whole = {"ETag": '"v"', "Content-Length": "10"}
+    download.begin(200, httpx.Headers(whole), 0)
+    download.add(b"ab")
+    assert download.range_headers() == {"Range": "bytes=2-", "If-Range": '"v"'}
+    rest = {"Content-Range": content_range, "Content-Length": str(length)}
+    with pytest.raises(TransientError, match="not the range that was asked for"):
+        download.begin(206, httpx.Headers(rest), 0)
+    # Nothing of it is kept: the next attempt asks for the whole.
+    assert download.range_headers() == {}
+    assert download.begin(200, httpx.Headers(whole), 0) == 10
+
+
 def test_a_rest_may_leave_the_total_open() -> None:
     download = Download("https://list.invalid/x", 10)
     download.begin(200, httpx.Headers({"ETag": '"v"', "Content-Length": "4"}), 0)

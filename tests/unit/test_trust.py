@@ -425,3 +425,21 @@ def test_an_error_of_python_tuf_alone_is_translated(simulator: Simulator, tmp_pa
     source.error = DownloadHTTPError("odd", 500)
     with pytest.raises(UnreachableError, match="odd"):
         trust.refresh()
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("odd"), ValueError("odd"), TypeError("odd"), KeyError("odd")], ids=repr
+)
+def test_what_python_tuf_cannot_take_is_translated(
+    simulator: Simulator, tmp_path: Path, error: Exception
+) -> None:
+    """Its parsers and libraries raise what they like; none of it is a bug of ours to be shown."""
+
+    class Odd:
+        def get(self, url: str, max_bytes: int, *, expected_bytes: int | None = None) -> bytes:
+            raise error
+
+    now = datetime.now(UTC)
+    trust = Trust(tmp_path / "t", URL, Odd(), simulator.root, name="main", now=now)
+    with pytest.raises(VerificationError, match=r"provider main: metadata is malformed: .?odd"):
+        trust.refresh()
