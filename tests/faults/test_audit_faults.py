@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from fixtures.crash import Recorder, watched
 from hashclient import fsio
 from hashclient.audit import AuditLog, Event, checkpoint, read, verify
 from hashclient.errors import AuditError, StateError
@@ -214,6 +215,28 @@ def test_a_write_that_takes_less_than_all_goes_on(
         patch.setattr(os, "write", lambda fd, data: write(fd, data[:100]))
         log.append([match(1), match(2)])
     assert verify(directory).records == 4
+
+
+def test_a_new_log_is_on_the_disk_before_its_public_key_is(directory: Path) -> None:
+    """Where key.pub is, there was a log: it must not come to the disk first."""
+    recorder = Recorder()
+    with watched(recorder):
+        AuditLog(directory, clock=lambda: START).append([match(1)])
+    calls = [(name, Path(str(argument)).name) for name, argument in recorder.calls]
+    written = max(n for n, call in enumerate(calls) if call == ("write", "log.jsonl"))
+    (_, published) = (n for n, (name, _) in enumerate(calls) if name == "replace")
+    assert (directory / "key.pub").exists()
+    between = calls[written + 1 : published]
+    assert between[:2] == [("fsync", "log.jsonl"), ("fsync", directory.name)]
+
+
+def test_only_what_is_to_be_durable_waits_for_the_disk(log: AuditLog, directory: Path) -> None:
+    for durable in (False, True):
+        recorder = Recorder()
+        with watched(recorder):
+            log.append([match(1)], durable=durable)
+        names = [name for name, _ in recorder.calls if name in {"write", "fsync"}]
+        assert names == ["write", "fsync"][: 1 + durable]
 
 
 def test_what_is_not_on_the_disk_is_not_recorded(

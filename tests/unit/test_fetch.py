@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from fixtures.client import Client, csv
+from fixtures.crash import Recorder, watched
 from fixtures.simulator import Simulator, status
 from hashclient.access import OAuth
 from hashclient.audit import AuditLog
@@ -112,6 +113,35 @@ def test_the_audit_log_hears_of_everything(client: Client, simulator: Simulator)
         ("refused", "baseline", 6),
         ("refused", None, 5),
     ]
+
+
+def test_a_generation_its_metadata_and_its_record_are_synced(
+    client: Client, simulator: Simulator
+) -> None:
+    client.fetch()
+    simulator.publish(csv([30]))
+    recorder = Recorder()
+    with watched(recorder):
+        client.fetch()
+    synced = {str(a): n for n, (name, a) in enumerate(recorder.calls) if name == "fsync"}
+    switched = synced[str(folder(client))]
+    trust = client.settings.trust_dir("main") / "metadata"
+    # The list's own metadata comes after that of the top level is on the disk.
+    assert synced[str(trust)] > synced[str(trust / "baseline.json")] > 0
+    log = client.settings.audit_dir / "log.jsonl"
+    assert synced[str(log)] > switched
+    (recorded,) = (n for n, call in enumerate(recorder.calls) if call == ("write", str(log)))
+    assert recorded > switched
+
+
+def test_a_refusal_is_on_the_disk_when_it_is_told(client: Client, simulator: Simulator) -> None:
+    client.fetch()
+    simulator.replace_target("index.json", b"{}")
+    recorder = Recorder()
+    with watched(recorder), pytest.raises(VerificationError):
+        client.fetch()
+    log = str(client.settings.audit_dir / "log.jsonl")
+    assert ("fsync", log) in recorder.calls
 
 
 def test_progress_is_told_in_bytes(client: Client, simulator: Simulator) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from fixtures.crash import Recorder, watched
 from hashclient.errors import ConfigError, LockedError, StateError
 from hashclient.fsio import (
     MAX_EXCERPT_CHARS,
@@ -61,6 +62,17 @@ def test_when_the_disk_fails_the_old_file_stays(
         write_atomic(path, b"new")
     assert path.read_bytes() == b"old"
     assert names(tmp_path) == ["f"]
+
+
+def test_a_file_is_on_the_disk_before_its_name_is_and_then_the_name(tmp_path: Path) -> None:
+    recorder = Recorder()
+    with watched(recorder):
+        write_atomic(tmp_path / "f", b"new")
+    temporary = str(recorder.calls[0][1])
+    assert temporary.startswith(f"{tmp_path}/{TEMP_PREFIX}")
+    calls = [(name, str(argument)) for name, argument in recorder.calls]
+    assert calls[-3:] == [("fsync", temporary), ("replace", temporary), ("fsync", str(tmp_path))]
+    assert {name for name, _ in calls[:-3]} == {"create", "write"}
 
 
 def test_an_error_of_the_caller_leaves_the_old_file(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from tuf.api.metadata import DelegatedRole, Metadata, MetaFile, TargetFile, Targ
 from tuf.ngclient import Updater
 
 from fixtures.client import csv
+from fixtures.crash import Recorder, watched
 from fixtures.hostile import HostileServer, reply
 from fixtures.simulator import URL, Simulator, status
 from hashclient.errors import StateError, UnreachableError, VerificationError
@@ -302,6 +303,46 @@ def test_a_root_in_between_may_have_expired(simulator: Simulator, opened: Opened
     simulator.expire("root")
     simulator.edit("root", lambda s: setattr(s, "expires", datetime(2100, 1, 1, tzinfo=UTC)))
     opened().refresh()
+
+
+# Power loss
+
+
+def test_metadata_and_its_names_are_synced(
+    simulator: Simulator, opened: Opened, tmp_path: Path
+) -> None:
+    """python-tuf does not; a timestamp that is lost again would let an older one in."""
+    recorder = Recorder()
+    with watched(recorder):
+        trust = opened()
+        trust.refresh()
+    directory = tmp_path / "trust"
+    history = directory / "root_history"
+    renamed = max(n for n, (name, _) in enumerate(recorder.calls) if name == "replace")
+    synced = {str(a): n for n, (name, a) in enumerate(recorder.calls) if name == "fsync"}
+    names = {"root.json", "timestamp.json", "snapshot.json", "targets.json"}
+    files = {directory / name for name in names} | {history / "1.root.json"}
+    files = {path.resolve() for path in files}
+    assert {path for path in directory.rglob("*.json") if not path.is_symlink()} == files
+    for path in (*files, directory, history):
+        assert synced[str(path)] > renamed, path
+
+
+def test_the_metadata_of_a_list_is_synced_when_it_is_asked_for(
+    opened: Opened, tmp_path: Path
+) -> None:
+    trust = opened()
+    trust.refresh()
+    recorder = Recorder()
+    with watched(recorder):
+        trust.target("baseline", "index.json")
+        trust.make_durable()
+    path = tmp_path / "trust" / "baseline.json"
+    names = [name for name, _ in recorder.calls]
+    assert "replace" in names
+    after = recorder.calls[names.index("replace") + 1 :]
+    assert ("fsync", str(path)) in after and ("fsync", str(path.parent)) in after
+    assert after.index(("fsync", str(path))) < after.index(("fsync", str(path.parent)))
 
 
 # Our own rules
