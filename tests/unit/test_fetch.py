@@ -126,8 +126,8 @@ def test_a_generation_its_metadata_and_its_record_are_synced(
     synced = {str(a): n for n, (name, a) in enumerate(recorder.calls) if name == "fsync"}
     switched = synced[str(folder(client))]
     trust = client.settings.trust_dir("main") / "metadata"
-    # The list's own metadata comes after that of the top level is on the disk.
-    assert synced[str(trust)] > synced[str(trust / "baseline.json")] > 0
+    # The list's own metadata is loaded after that of the top level is on the disk.
+    assert synced[str(trust)] > synced[str(trust / "baseline.json")] > switched
     log = client.settings.audit_dir / "log.jsonl"
     assert synced[str(log)] > switched
     (recorded,) = (n for n, call in enumerate(recorder.calls) if call == ("write", str(log)))
