@@ -114,13 +114,13 @@ class Build:
             tidy(self.directory)
         return manifest
 
-    def anew(self, index: ListIndex) -> Manifest:
-        """Build the list from its first segment, or from where a killed build had come to.
+    def anew(self, index: ListIndex, *, resume: bool = True) -> Manifest:
+        """Build the list from its first segment or, to `resume`, from where a killed build was.
 
         Raises:
             VerificationError: the segments do not give what was signed, or would poison the list.
         """
-        staging = self._load_staging()
+        staging = self._load_staging() if resume else None
         if staging is not None and not staging.fresh:
             staging = None
         keep = {run.name for run in staging.partial.runs} if staging else set()

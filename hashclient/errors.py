@@ -116,3 +116,12 @@ class AuditError(HashclientError):
     """The audit log cannot be written, or does not verify."""
 
     exit_code = ExitCode.AUDIT
+
+
+def out_of_memory() -> StateError:
+    """Return the error that stands for a MemoryError, whoever has raised it."""
+    return StateError(
+        "there is not enough memory",
+        hint="raise the memory limit of this process (`ulimit -d`, `MemoryMax=`), or end others;"
+        " a scan needs less with fewer --jobs",
+    )

@@ -117,7 +117,8 @@ class Fetcher:
 
         `progress` hears of segments, and of parts of them if `received` counts what `source` gets.
         `accept_churn` lets pass what the provider's `max_churn` would refuse. `rebuild` builds
-        lists from their first segment even where what is here looks sound.
+        lists from their first segment even where what is here looks sound; of that, only the
+        manifest is read.
         """
         self._provider = provider
         self._sealer = sealer
@@ -205,7 +206,7 @@ class Fetcher:
         info = trust.target(name, INDEX_FILE)
         index_hash, expires, epoch = info.hashes["sha256"], trust.expires(name), trust.epoch()
         # 2
-        if base is not None and base.manifest.index_hash == index_hash and not self._rebuild:
+        if base is not None and base.manifest.index_hash == index_hash:
             same = msgspec.structs.replace(
                 base.manifest, checked_at=self._now(), expires=expires, epoch=epoch
             )
@@ -218,13 +219,15 @@ class Fetcher:
         if here is not None:
             if here.epoch in {"", epoch}:
                 _refuse_rollback(here, index)
-            if base is not None and here.generation <= index.generation:
+            if here.generation <= index.generation:
                 delta = delta_of(here.generation, index)
-            # Counts are all there is to see of what is built anew, before it is downloaded.
+            # Counts are all there is to see of what is built again, before it is downloaded.
             changed = abs(index.entries - here.entries)
             if delta is not None:
                 changed = sum(segment.entries for segment in delta)
             self._refuse_churn(here, index, changed)
+            if self._rebuild and delta is None:
+                self._refuse_unknown_churn(here, index)
         # 4, 5
         build = Build(
             provider=self._provider,
@@ -241,11 +244,11 @@ class Fetcher:
         )
         manifest = None
         try:
-            if base is not None and delta is not None and not self._rebuild:
+            if base is not None and delta is not None:
                 manifest = build.on_base(base, index, delta)
             if manifest is None:
                 delta = list(index.segments) if here is None else None
-                manifest = build.anew(index)
+                manifest = build.anew(index, resume=not self._rebuild)
                 same_set = base is not None and base.manifest.checksum == index.checksum
                 if base is not None and self._max_churn is not None and not same_set:
                     new = open_manifest(directory, manifest)
@@ -284,6 +287,16 @@ class Fetcher:
                 hint="ask the provider; `hashclient fetch --accept-churn` takes it all the same",
             )
 
+    def _refuse_unknown_churn(self, manifest: Manifest, index: ListIndex) -> None:
+        """Refuse to rebuild to other entries where no count says how many are other ones."""
+        if self._max_churn is not None and manifest.checksum != index.checksum:
+            raise VerificationError(
+                f"list {index.list}: how much generation {index.generation} changes cannot be told"
+                " without reading the index that is here",
+                hint="`hashclient fetch` without --rebuild compares them; `hashclient fetch"
+                " --rebuild --accept-churn` takes it without",
+            )
+
     def _reach_back(self, directory: Path, manifest: Manifest) -> Reached:
         """Note what the list says of earlier matches."""
         if not (self._settings.state_dir / DATABASE_NAME).exists():
@@ -296,7 +309,8 @@ class Fetcher:
         """Open what is here already: what the manifest says, and the index.
 
         What is damaged counts as nothing and is built again. If that is the index alone, what may
-        take its place is judged by the manifest all the same.
+        take its place is judged by the manifest all the same. A rebuild does not open the index: to
+        touch a page that cannot be read would end the process.
         """
         try:
             here = load_manifest(directory)
@@ -310,6 +324,8 @@ class Fetcher:
                 hint="name the lists to fetch with `lists = […]` in the provider's configuration",
             )
         check_key(here, self._sealer.key_id)
+        if self._rebuild:
+            return here, None
         try:
             return here, open_index(directory)
         except DamagedError:

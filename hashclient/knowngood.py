@@ -163,10 +163,10 @@ def open_guard(
     if sources is not None and (sources.files, sources.key_id) == (stamps, sealer.key_id):
         # What is damaged or gone is built anew.
         with contextlib.suppress(DamagedError, FileNotFoundError):
-            runs = _open_runs(directory, sources)
+            # Verified first: it reads without a map, where a bad block is an error, no signal.
             if verify:
                 verify_runs(directory, sources.runs)
-            return PoisonGuard(runs, sealer)
+            return PoisonGuard(_open_runs(directory, sources), sealer)
     return PoisonGuard(_open_runs(directory, _build(directory, stamps, sealer)), sealer)
 
 

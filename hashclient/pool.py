@@ -2,7 +2,8 @@
 
 Workers are forked with the lists already mapped, so they start at once and share the pages. The
 parent walks only when a worker has room, which keeps memory flat. Messages are msgpack with paths
-as bytes. A worker that dies turns the files it had into unread ones and is replaced.
+as bytes. A worker that dies turns the files it had into unread ones and is replaced. One that
+cannot read an index ends the run, since no other can either.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from multiprocessing.process import BaseProcess
 import msgspec
 
 from hashclient.check import Checker, TaskResult
-from hashclient.errors import StateError
+from hashclient.errors import ExitCode, StateError
 from hashclient.model import Algorithm, Hit, Kind, Outcome
+from hashclient.process import bad_page, end_at_bad_pages, forget_exit_codes, is_debugged
 from hashclient.walk import Group, Task, join
 
 #: Tasks that wait at a worker, so that it never waits for the parent.
@@ -34,6 +36,8 @@ PROGRESS_BYTES = 32 << 20
 MAX_REPLACED = 16
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 WORKER_DIED = "the worker process that was checking it died"
+#: How a worker ends that cannot read an index: in its handler, or without one.
+_BAD_PAGE_CODES = (ExitCode.STATE, -signal.SIGBUS)
 
 
 class _WireGroup(msgspec.Struct, array_like=True):
@@ -63,7 +67,8 @@ class _WireResult(msgspec.Struct, array_like=True):
 
 
 _decode_task = msgspec.msgpack.Decoder(list[_WireGroup]).decode
-_decode_message = msgspec.msgpack.Decoder(int | _WireResult).decode
+#: Besides results there are bytes read of a large file, and the two lines of an error.
+_decode_message = msgspec.msgpack.Decoder(int | str | _WireResult).decode
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -144,8 +149,10 @@ def _work(connection: Connection, parent_ends: list[Connection], make: MakeCheck
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    forget_exit_codes()
+    end_at_bad_pages()
     # What goes wrong here ends as unread files; only who looks for a bug wants to see more.
-    if not os.environ.get("HASHCLIENT_DEBUG"):
+    if not is_debugged():
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     for end in parent_ends:
         end.close()
@@ -164,7 +171,12 @@ def _work(connection: Connection, parent_ends: list[Connection], make: MakeCheck
     try:
         while True:
             task = _unpack_task(_decode_task(connection.recv_bytes()))
-            connection.send_bytes(_encode(_pack_result(checker.check(task))))
+            try:
+                result = checker.check(task)
+            except StateError as error:  # an index is damaged; any other worker would see the same
+                connection.send_bytes(_encode(f"{error.message}\n{error.hint or ''}"))
+                return
+            connection.send_bytes(_encode(_pack_result(result)))
             unsaid = 0
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
@@ -241,7 +253,7 @@ class Pool:
         comes first, when all workers are at it, and then at least every `tick_s` seconds.
 
         Raises:
-            StateError: workers keep dying.
+            StateError: workers keep dying, or one cannot read an index.
         """
         # Large files, and tasks too long to wait at a worker: they go to one that has nothing else.
         waiting: deque[Task] = deque()
@@ -269,14 +281,27 @@ class Pool:
             ready = wait(list(busy), tick_s)
             if not ready:
                 yield 0
+            dead: list[_Worker] = []
+            failure: StateError | None = None
             for connection in ready:
                 assert isinstance(connection, Connection)
-                for message in self._receive(busy[connection]):
-                    if isinstance(message, TaskResult):
-                        # A large file is a task of its own, and so is the rest of a directory.
-                        waiting.extend(_single_tasks(message.deferred))
-                        message.deferred = []
-                    yield message
+                message = self._receive(busy[connection])
+                if message is None:
+                    dead.append(busy[connection])
+                    continue
+                if isinstance(message, StateError):
+                    failure = message
+                    continue
+                if isinstance(message, TaskResult):
+                    # A large file is a task of its own, and so is the rest of a directory.
+                    waiting.extend(_single_tasks(message.deferred))
+                    message.deferred = []
+                yield message
+            # What others have found comes before what ends the run.
+            if failure is not None:
+                raise failure
+            for worker in dead:
+                yield self._bury(worker)
 
     def _send(self, worker: _Worker, task: Task) -> bool:
         """Send a task; False if it is too long to wait at a worker that is busy.
@@ -293,23 +318,32 @@ class Pool:
             pass  # it died; reading from it will say so
         return True
 
-    def _receive(self, worker: _Worker) -> Iterator[TaskResult | int]:
+    @staticmethod
+    def _receive(worker: _Worker) -> TaskResult | StateError | int | None:
+        """Return what a worker says, None if it has died; the error is that of an index."""
         try:
             message = _decode_message(worker.connection.recv_bytes())
         except (EOFError, OSError):  # perhaps in the middle of a message
-            yield self._bury(worker)
-            return
+            return None
         if isinstance(message, int):
-            yield message
-        else:
-            worker.tasks.popleft()
-            yield _unpack_result(message)
+            return message
+        if isinstance(message, str):
+            text, _, hint = message.partition("\n")
+            return StateError(text, hint=hint or None)
+        worker.tasks.popleft()
+        return _unpack_result(message)
 
     def _bury(self, worker: _Worker) -> TaskResult:
-        """Replace a dead worker and return its files as unread."""
+        """Replace a dead worker and return its files as unread.
+
+        Raises:
+            StateError: the next one would die as well, or many have.
+        """
         self._workers.remove(worker)
         worker.connection.close()
         worker.process.join()
+        if worker.process.exitcode in _BAD_PAGE_CODES:
+            raise bad_page()
         self._replaced += 1
         if self._replaced > MAX_REPLACED:
             raise StateError(

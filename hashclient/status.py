@@ -12,7 +12,7 @@ from hashclient.audit import Record, read
 from hashclient.config import Settings
 from hashclient.errors import AuditError, ConfigError, ExitCode, HashclientError, StateError
 from hashclient.fsio import state_error
-from hashclient.index import Manifest, check_key, lists_on_disk, open_index, state_of, verify_runs
+from hashclient.index import Manifest, check_key, lists_on_disk, open_index, state_of
 from hashclient.match import Remembered
 from hashclient.matches import Matches
 from hashclient.matchstore import DATABASE_NAME
@@ -173,14 +173,12 @@ def _list(
     verify: bool,
 ) -> ListStatus:
     try:
-        index = open_index(settings.lists_dir / name)
+        index = open_index(settings.lists_dir / name, verify=verify)
         if index is None or sealer is None:
             problem = key_problem or "never fetched"
             manifest = index.manifest if index else None
             return ListStatus(name, manifest, ExitCode.STATE, problem)
         check_key(index.manifest, sealer.key_id)
-        if verify:
-            verify_runs(settings.lists_dir / name, index.manifest.runs)
     except StateError as error:
         return ListStatus(name, None, ExitCode.STATE, _text_of(error))
     manifest = index.manifest

@@ -11,6 +11,7 @@ import io
 import os
 import signal
 import sys
+from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -18,7 +19,7 @@ import click
 
 from hashclient import __version__
 from hashclient.cli.app import App, OutputError, Terminated, output_error
-from hashclient.errors import ConfigError, ExitCode, HashclientError
+from hashclient.errors import ConfigError, ExitCode, HashclientError, out_of_memory
 from hashclient.fsio import printable, user_path
 
 if TYPE_CHECKING:
@@ -203,6 +204,9 @@ def cli(
     quiet: bool,
 ) -> None:
     """Resolve the global options once; the text users see is `_HELP`."""
+    # Here, and not at the very start: what only says its version needs no protection.
+    if ctx.obj is not None:
+        ctx.obj()
 
     def load() -> Settings:
         from hashclient.config import resolve_settings
@@ -226,6 +230,14 @@ def _path(text: str | None) -> Path | None:
     return None if not text else user_path(text)
 
 
+def _protect_process() -> None:
+    """Do what holds for the whole process, before a command has read anything."""
+    from hashclient.process import end_at_bad_pages, keep_memory_private
+
+    keep_memory_private()
+    end_at_bad_pages()
+
+
 def _on_sigterm(_signum: int, _frame: FrameType | None) -> NoReturn:
     raise Terminated
 
@@ -238,7 +250,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
     gc.set_threshold(GC_THRESHOLD)
     signal.signal(signal.SIGTERM, _on_sigterm)
     _open_streams()
-    code = _run(argv)
+    code = _run(argv, before_command=_protect_process)
     # What ends the process anyway must not change what it says.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -309,9 +321,12 @@ def _open_streams() -> None:
         setattr(sys, name, stream)
 
 
-def _run(argv: list[str] | None) -> int:
+def _run(argv: list[str] | None, before_command: Callable[[], None] | None = None) -> int:
+    """Run a command and return its exit code; `before_command` is for a process of our own."""
     try:
-        result = cli.main(args=argv, prog_name="hashclient", standalone_mode=False)
+        result = cli.main(
+            args=argv, prog_name="hashclient", standalone_mode=False, obj=before_command
+        )
     except click.exceptions.Exit as request:
         return request.exit_code
     except click.ClickException as error:
@@ -326,6 +341,9 @@ def _run(argv: list[str] | None) -> int:
     except Terminated:
         click.echo("hashclient: terminated", err=True)
         return ExitCode.TERMINATED
+    except MemoryError:
+        show_error(out_of_memory())
+        return ExitCode.STATE
     except Exception as error:  # the last resort: a bug must not look like a verdict
         _show_bug(error)
         return ExitCode.BUG

@@ -26,9 +26,10 @@ from hashclient.cli.app import (
     format_option,
     output_error,
 )
-from hashclient.errors import ExitCode, HashclientError, UsageError
+from hashclient.errors import ExitCode, HashclientError, UsageError, out_of_memory
 from hashclient.fsio import printable
 from hashclient.model import Kind, MatchState, Outcome
+from hashclient.process import exit_code_at_bad_pages
 
 #: Outcomes are recorded and written in batches, at the latest when so many are waiting.
 BATCH = 512
@@ -132,8 +133,12 @@ def run_report(
     written = formatter(output_format, Context(command, app.now(), show_digests))
     told = _Telling(record, written, summary, responder, show_all=show_all)
     failure: HashclientError | None = None
+
+    def found() -> ExitCode:
+        return ExitCode.MATCH_ATTENTION if summary.counts[Kind.MATCH] else ExitCode.STATE
+
     try:
-        with open_output(app, output) as told.write:
+        with exit_code_at_bad_pages(found), open_output(app, output) as told.write:
             try:
                 # Whatever ends the loop, the workers end with it.
                 with contextlib.closing(outcomes):
@@ -156,6 +161,8 @@ def run_report(
                 summary.stopped = ExitCode.TERMINATED
             except OutputError:
                 raise
+            except MemoryError:
+                failure, summary.failed = out_of_memory(), ExitCode.STATE
             except HashclientError as error:
                 failure, summary.failed = error, error.exit_code
             # What ends the run anyway comes too late now.

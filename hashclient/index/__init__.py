@@ -241,8 +241,10 @@ def load_manifest(directory: Path) -> Manifest | None:
     return manifest
 
 
-def open_index(directory: Path) -> Index | None:
+def open_index(directory: Path, *, verify: bool = False) -> Index | None:
     """Open the index in a list's folder; None if the list was never fetched.
+
+    With `verify`, it is read to its end first, as `verify_runs` does.
 
     A writer may switch generations and sweep the old runs between the reading of the manifest and
     the opening of a run; then the new manifest is there, and reading it again succeeds.
@@ -255,9 +257,14 @@ def open_index(directory: Path) -> Index | None:
         if manifest is None:
             return None
         try:
+            if verify:
+                verify_runs(directory, manifest.runs)
             return open_manifest(directory, manifest)
         except FileNotFoundError:
             continue
+        except StateError as error:
+            if not isinstance(error.__cause__, FileNotFoundError):
+                raise
     raise DamagedError(
         f"the runs that the manifest names are missing: {printable(directory)}", hint=REBUILD_HINT
     )

@@ -16,6 +16,7 @@ header with type, offset from the first and count:
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import mmap
 import os
@@ -35,6 +36,9 @@ from hashclient.model import Algorithm
 
 RUN_MAGIC = b"hcrun\x00\x02\n"
 ALIGNMENT = 64
+#: What is read at first of a run, and the longest header: names of categories and of older runs.
+HEAD_BYTES = 1 << 14
+MAX_HEADER_BYTES = 1 << 24
 #: For what a fetch sees when it opens an index, and for what it sees only when it is told to.
 REBUILD_HINT = "run `hashclient fetch` to build it again"
 ROT_HINT = "run `hashclient fetch --rebuild`"
@@ -101,29 +105,30 @@ class Run:
                         f"index file has {actual} bytes, not {length}: {printable(path)}",
                         hint=REBUILD_HINT,
                     )
+                head = _read_head(fd)
                 self._map = mmap.mmap(fd, actual, access=mmap.ACCESS_READ)
             finally:
                 os.close(fd)
         except FileNotFoundError:
             raise
         except OSError as error:
-            raise state_error("cannot read index file", path, error) from error
-        if self._map[:8] != RUN_MAGIC and self._map[:6] == RUN_MAGIC[:6]:
+            raise _unreadable(path, error) from error
+        if head[:8] != RUN_MAGIC and head[:6] == RUN_MAGIC[:6]:
             raise DamagedError(
                 f"index file is of another version: {printable(path)}", hint=REBUILD_HINT
             )
         try:
-            self._parse_header(actual)
+            self._parse_header(head, actual)
         except (ValueError, KeyError, TypeError) as error:
             raise DamagedError(
                 f"index file is damaged: {printable(path)}", hint=REBUILD_HINT
             ) from error
 
-    def _parse_header(self, actual: int) -> None:
-        if self._map[:8] != RUN_MAGIC:
+    def _parse_header(self, head: bytes, actual: int) -> None:
+        if head[:8] != RUN_MAGIC:
             raise ValueError("magic")
-        end = 16 + int.from_bytes(self._map[8:16], "little")
-        header = msgspec.json.decode(self._map[16:end], type=Header)
+        end = _header_end(head)
+        header = msgspec.json.decode(head[16:end], type=Header)
         self.count = header.count
         self.category_names = header.categories
         self._sections: dict[str, npt.NDArray[np.generic]] = {}
@@ -240,4 +245,28 @@ def file_sha256(path: Path) -> str:
         with path.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
-        raise state_error("cannot read index file", path, error) from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> StateError:
+    """Translate an error of the system; what the disk has lost, a fetch builds again."""
+    if error.errno in {errno.EIO, errno.ENOENT}:
+        return DamagedError(
+            f"cannot read index file: {printable(path)}: {error.strerror}", hint=ROT_HINT
+        )
+    return state_error("cannot read index file", path, error)
+
+
+def _header_end(head: bytes) -> int:
+    return 16 + int.from_bytes(head[8:16], "little")
+
+
+def _read_head(fd: int) -> bytes:
+    """Read a run up to the end of its header, or `HEAD_BYTES` of something else.
+
+    Not through the map: what cannot be read is an error here, and a signal there.
+    """
+    head = os.pread(fd, HEAD_BYTES, 0)
+    if head[:8] == RUN_MAGIC and len(head) < (end := _header_end(head)) <= MAX_HEADER_BYTES:
+        head += os.pread(fd, end - len(head), len(head))
+    return head

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from typing import IO
 
 from hashclient.errors import ConfigError, HashclientError, VerificationError
+from hashclient.process import keep_memory_private
 from hashclient.reporting.xmlform import Schema, unusable
 
 #: How long reading the schema, or checking one document, may take: the real ones take a second.
@@ -123,7 +124,7 @@ def serve() -> None:
     """Be the process: read the schema, then documents, from stdin, and answer each with a line."""
     _bound(resource.RLIMIT_AS, MAX_MEMORY_BYTES)
     _bound(resource.RLIMIT_CPU, MAX_CPU_S)
-    _bound(resource.RLIMIT_CORE, 0)
+    keep_memory_private()
     schema: Schema | None = None
     while head := sys.stdin.buffer.read(_LENGTH.size):
         text = sys.stdin.buffer.read(*_LENGTH.unpack(head))

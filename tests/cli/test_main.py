@@ -18,7 +18,17 @@ from hashclient.cli import main as module
 from hashclient.cli.app import Terminated
 from hashclient.cli.main import COMMANDS, cli, exit_code_table
 from hashclient.errors import ExitCode, StateError
-from tests.support import UNMEASURED, arguments, call, environment, run, wait_until
+from tests.support import (
+    UNMEASURED,
+    arguments,
+    call,
+    csv_of,
+    environment,
+    make_state,
+    run,
+    wait_until,
+    write_tree,
+)
 
 
 def test_the_version() -> None:
@@ -203,3 +213,62 @@ def test_a_start_imports_only_what_the_command_needs() -> None:
     loaded = set(done.stdout.split())
     assert "hashclient.cli.main" in loaded
     assert not loaded & {"httpx", "tuf", "pyarrow", "rich", "numpy", "multiprocessing"}
+
+
+PRIVATE = """
+import atexit, ctypes, os, resource, sys
+from hashclient import check, walk
+from hashclient.cli.main import main
+
+report, *argv = sys.argv[1:]
+
+def note(what):
+    status = open("/proc/self/status").read()
+    bus = int(status.split("SigCgt:")[1].split()[0], 16) >> 6 & 1
+    dumpable = ctypes.CDLL(None).prctl(3, 0, 0, 0, 0)
+    with open(report, "a") as stream:
+        print(what, *resource.getrlimit(resource.RLIMIT_CORE), dumpable, bus, file=stream)
+
+walk.TASK_NAMES = 1
+checking = check.Checker.check
+
+def check_and_note(self, task, **options):
+    note("worker")
+    return checking(self, task, **options)
+
+check.Checker.check = check_and_note
+atexit.register(note, "front-end")
+main(argv)
+"""
+
+
+def test_memory_is_private_in_every_process(tmp_path: Path) -> None:
+    """And each of them ends in words when it cannot read an index."""
+    state = make_state(tmp_path / "site", {"base": csv_of({"e-1": b"listed"}, sized=False)})
+    trees = [write_tree(tmp_path / f"{n}", {"f": b"x"}) for n in range(3)]
+    report = tmp_path / "report"
+    for argv in (["scan", "--jobs", "2", *trees], ["status"], ["provider", "init", tmp_path / "p"]):
+        done = subprocess.run(
+            [sys.executable, "-c", PRIVATE, report, "--state-dir", state, *argv],
+            env=environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+    noted = report.read_text().splitlines()
+    assert sorted(set(noted)) == ["front-end 0 0 0 1", "worker 0 0 0 1"]
+    assert noted.count("front-end 0 0 0 1") == 3
+
+
+def test_memory_that_runs_out_is_no_bug(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def failing(**_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(module.cli, "main", failing)
+    assert module._run([]) == ExitCode.STATE
+    said = capsys.readouterr().err
+    assert said.startswith("hashclient: error: there is not enough memory\nhint: ")

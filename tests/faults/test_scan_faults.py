@@ -72,7 +72,8 @@ def running(state: Path, *args: object) -> Iterator[subprocess.Popen[str]]:
     """Start a scan in a session of its own; none of its processes is left at the end."""
     process = subprocess.Popen(
         arguments("--state-dir", state, "scan", "--format", "jsonl", "--no-inventory", *args),
-        env=environment(),
+        # Who looks for a bug may look into the processes, as the tests do.
+        env=environment(HASHCLIENT_DEBUG="1"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

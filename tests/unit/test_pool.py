@@ -236,6 +236,47 @@ def test_workers_that_keep_dying_end_the_run() -> None:
     assert caught.value.hint
 
 
+def collect(pool: Pool, count: int, found: list[str]) -> None:
+    """Run tasks of one file each, and add the paths of the outcomes as they come."""
+    for result in pool.run(iter([task(str(n)) for n in range(count)]), 1.0):
+        found += outcomes([result])
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_worker_that_cannot_read_an_index_ends_the_run(jobs: int) -> None:
+    """By its handler or by the signal itself, after what others have found, and unreplaced."""
+    for end in (lambda: os._exit(8), lambda: os.kill(os.getpid(), signal.SIGBUS)):
+
+        def check(items: Task, on_bytes: OnBytes, end: Callable[[], None] = end) -> TaskResult:
+            if "d/5" in paths(items):
+                signal.signal(signal.SIGBUS, signal.SIG_DFL)
+                end()
+            return all_clean(items, on_bytes)
+
+        found: list[str] = []
+        with Pool(jobs, maker(check)) as pool:
+            with pytest.raises(StateError, match="bad block") as caught:
+                collect(pool, 1000, found)
+            assert pool._replaced == 0
+        assert "fetch --rebuild" in (caught.value.hint or "")
+        assert len(found) < 1000
+        if jobs == 1:
+            assert found == [f"d/{n}" for n in range(5)]
+
+
+def test_an_index_that_is_damaged_ends_the_run_with_its_error() -> None:
+    def check(items: Task, on_bytes: OnBytes) -> TaskResult:
+        if "d/5" in paths(items):
+            raise StateError("index file is damaged: run-1", hint="run it")
+        return all_clean(items, on_bytes)
+
+    found: list[str] = []
+    with Pool(1, maker(check)) as pool, pytest.raises(StateError) as caught:
+        collect(pool, 50, found)
+    assert (caught.value.message, caught.value.hint) == ("index file is damaged: run-1", "run it")
+    assert found == [f"d/{n}" for n in range(5)]
+
+
 @pytest.mark.parametrize("jobs", [1, 3])
 def test_long_tasks_with_long_results_do_not_wait_for_each_other(jobs: int) -> None:
     """Longer than what a socket holds, both ways: parent and worker must not both be writing."""

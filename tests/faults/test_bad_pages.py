@@ -1,0 +1,288 @@
+"""Pages of an index that cannot be read: no command dies without a word, and a rebuild mends.
+
+Some files are cut short behind the map, by a hook in the process under test. Others lie on a real
+file system whose disk has a bad block: btrfs finds by its checksums that a block is not what was
+written, and answers with EIO, and a map with SIGBUS, as it does where a disk fails.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import mmap
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from fixtures.client import Client
+from hashclient.build import STAGING_NAME
+from hashclient.process import BAD_PAGE
+from tests.attack_world import ALL, NEW, World
+from tests.support import (
+    Result,
+    Site,
+    checked,
+    csv_of,
+    digests_of,
+    environment,
+    make_state,
+    run,
+    write_tree,
+)
+
+LISTED = b"a file that is listed"
+#: Enough that a run has many pages; random, so that each can be found on the disk.
+ENTRIES = {f"e-{n}": b"%d" % n for n in range(3_000)} | {"e-x": LISTED}
+
+#: Runs the command with the index cut short when `cut` says so.
+HOOKED = """
+import os, sys
+from hashclient import check, judge, walk
+from hashclient.cli.main import main
+
+walk.TASK_NAMES = 1
+run, when, *argv = sys.argv[1:]
+checking, looking, lookups = check.Checker.check, judge.Judge.hits_by_row, []
+
+def check_and_cut(self, task, **options):
+    if when == "task" and any("cut" in group.names for group in task):
+        os.truncate(run, 0)
+    return checking(self, task, **options)
+
+def look_up_and_cut(self, columns, sizes):
+    lookups.append(0)
+    if when == f"lookup {len(lookups)}":
+        os.truncate(run, 0)
+    if when == f"memory {len(lookups)}":
+        raise MemoryError
+    return looking(self, columns, sizes)
+
+check.Checker.check = check_and_cut
+judge.Judge.hits_by_row = look_up_and_cut
+main(argv)
+"""
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    """A list whose entries have no size, so that every file is looked up."""
+    return make_state(tmp_path / "site", {"base": csv_of(ENTRIES, sized=False)})
+
+
+def run_of(state: Path, name: str = "base") -> Path:
+    (path,) = (state / "lists" / name).glob("run-*")
+    return path
+
+
+def hooked(state: Path, when: str, *args: object, stdin: bytes = b"") -> Result:
+    command = [sys.executable, "-c", HOOKED, str(run_of(state)), when, "--state-dir", str(state)]
+    done = subprocess.run(
+        [*command, *map(str, args)],
+        env=environment(),
+        input=stdin,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    return checked(Result(done.returncode, done.stdout.decode(), done.stderr.decode()))
+
+
+def events(state: Path) -> list[str]:
+    lines = (state / "audit/log.jsonl").read_text().splitlines()
+    return [json.loads(line).get("event") for line in lines]
+
+
+@pytest.mark.parametrize(("first", "code"), [(LISTED, 11), (b"clean", 8)])
+def test_a_worker_that_cannot_read_the_index_ends_the_scan(
+    state: Path, tmp_path: Path, first: bytes, code: int
+) -> None:
+    """At once; what was found before is recorded, and the summary is written."""
+    names = [write_tree(tmp_path / "1", {"f": first}), write_tree(tmp_path / "2", {"g": b""})]
+    rest = [write_tree(tmp_path / f"r{n}", {"cut": b"x" * n, "f": b""}) for n in range(40)]
+    result = hooked(
+        state, "task", "scan", "--jobs", "1", "--no-inventory", "--format", "jsonl", *names, *rest
+    )
+    assert (result.code, result.summary["exit_code"]) == (code, code)
+    assert BAD_PAGE in result.err
+    assert "fetch --rebuild" in result.err
+    assert result.summary["match"] == (1 if first == LISTED else 0)
+    assert result.summary["unread"] == 0
+    assert result.summary["inputs"] < 40
+    assert events(state)[-1] == "scan-end"
+    recorded = run("--state-dir", state, "matches", "--format", "jsonl").lines
+    assert [line["path"] for line in recorded] == [f"{names[0]}/f"] * (first == LISTED)
+
+
+def test_a_scan_without_workers_ends_in_words(state: Path, tmp_path: Path) -> None:
+    tree = write_tree(tmp_path / "t", {"cut": b"x"})
+    result = hooked(state, "task", "scan", "--no-inventory", tree)
+    assert (result.code, result.out) == (8, "")
+    assert result.err.startswith(f"hashclient: error: {BAD_PAGE}\nhint: ")
+
+
+@pytest.mark.parametrize(("first", "code"), [(LISTED, 11), (b"clean", 8)])
+def test_a_lookup_ends_in_words_and_hides_no_match(state: Path, first: bytes, code: int) -> None:
+    """The digest of the argument is looked up before those of the file."""
+    given, later = digests_of(first)[2], digests_of(b"other")[2]
+    result = hooked(state, "lookup 2", "lookup", given, "--from", "-", stdin=later.encode())
+    assert result.code == code
+    assert BAD_PAGE in result.err
+
+
+@pytest.mark.parametrize(("first", "code"), [(LISTED, 11), (b"clean", 8)])
+def test_memory_that_runs_out_hides_no_match(state: Path, first: bytes, code: int) -> None:
+    given, later = digests_of(first)[2], digests_of(b"other")[2]
+    result = hooked(
+        state,
+        "memory 2",
+        *("lookup", "--format", "jsonl", given, "--from", "-"),
+        stdin=later.encode(),
+    )
+    assert (result.code, result.summary["exit_code"]) == (code, code)
+    assert result.summary["match"] == (1 if first == LISTED else 0)
+    assert "there is not enough memory" in result.err
+
+
+# A real disk with a bad block.
+
+
+class RottenDisk:
+    """A btrfs file system on a loop device, of which blocks can be made bad."""
+
+    def __init__(self, directory: Path) -> None:
+        self._image = directory / "disk"
+        self.mount_point = directory / "mounted"
+        self.mount_point.mkdir()
+        with self._image.open("wb") as stream:
+            stream.truncate(120 << 20)
+        self._must("mkfs.btrfs", "-q", "-d", "single", "-m", "single", self._image)
+
+    @staticmethod
+    def _must(*command: object) -> None:
+        done = subprocess.run([str(c) for c in command], capture_output=True, check=False)
+        if done.returncode:
+            pytest.skip(f"{command[0]}: {done.stderr.decode().strip()}")
+
+    def mount(self) -> None:
+        # Small files, too, are to have blocks of their own.
+        self._must("mount", "-o", "loop,max_inline=0", self._image, self.mount_point)
+
+    def unmount(self) -> None:
+        subprocess.run(["umount", self.mount_point], check=True)
+
+    def rot(self, path: Path, offset: int = 0) -> None:
+        """Make all blocks of a file bad from `offset` on, but for those that others could be."""
+        content = path.read_bytes()
+        self.unmount()
+        bad = next_place = 0
+        with self._image.open("r+b") as stream, mmap.mmap(stream.fileno(), 0) as image:
+            for start in range(offset, len(content) - 4095, 4096):
+                block = content[start : start + 4096]
+                if len(set(block)) > 64:  # random enough to be found
+                    # Nearly always behind the one before.
+                    if image[next_place : next_place + 4096] != block:
+                        next_place = image.find(block)
+                    image[next_place : next_place + 8] = bytes(byte ^ 0xFF for byte in block[:8])
+                    bad += 1
+                next_place += 4096
+        assert bad
+        self.mount()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[RottenDisk]:
+    if os.geteuid() or shutil.which("mkfs.btrfs") is None:
+        pytest.skip("needs root and btrfs")
+    made = RottenDisk(tmp_path)
+    made.mount()
+    try:
+        yield made
+    finally:
+        made.unmount()
+
+
+@contextlib.contextmanager
+def site_on(disk: RottenDisk, directory: Path, entries: Mapping[str, bytes]) -> Iterator[Site]:
+    with Site(directory) as site:
+        site.state = disk.mount_point / "state"
+        site.publish(csv_of(entries, sized=False))
+        assert site.call(*site.init_arguments()).code == 0
+        assert site.call("fetch").code == 0
+        yield site
+
+
+@pytest.mark.parametrize("place", ["all", "all but the header"])
+def test_a_bad_block_is_said_and_mended(disk: RottenDisk, tmp_path: Path, place: str) -> None:
+    tree = write_tree(tmp_path / "tree", {"a": LISTED, "b": b"clean"})
+    with site_on(disk, tmp_path / "site", ENTRIES) as site:
+        path = run_of(site.state, "baseline")
+        disk.rot(path, 0 if place == "all" else 4096)
+        before = path.stat().st_ino
+        # Real processes, which may die; each says what helps.
+        for args in (["scan", tree], ["lookup", *digests_of(b"clean")]):
+            result = site.run(*args)
+            assert result.code == 8, args
+            assert "fetch --rebuild" in result.err, args
+        status = site.call("status", "--verify")
+        assert status.code == 8
+        assert "list baseline" in status.out  # it goes on with what it can read
+        assert "fetch --rebuild" in status.out
+        rebuilt = site.call("fetch", "--rebuild")
+        assert (rebuilt.code, "built anew" in rebuilt.out) == (0, True)
+        assert run_of(site.state, "baseline").stat().st_ino != before
+        assert site.call("status", "--verify").code == 0
+        assert site.call("scan", tree).code == 10
+
+
+def test_a_bad_block_among_known_good_files_is_mended(disk: RottenDisk, tmp_path: Path) -> None:
+    good = tmp_path / "good"
+    good.write_text("".join(f"{digests_of(b'good %d' % n)[2]}  f\n" for n in range(1_000)))
+    with Site(tmp_path / "site") as site:
+        site.state = disk.mount_point / "state"
+        site.publish(csv_of(ENTRIES))
+        assert site.call(*site.init_arguments("--known-good", good)).code == 0
+        assert site.call("fetch").code == 0
+        (path,) = (site.state / "known-good").glob("run-*")
+        disk.rot(path)
+        found = site.call("status", "--verify")
+        assert found.code == 8
+        assert "fetch --rebuild" in found.out
+        assert site.call("fetch", "--rebuild").code == 0
+        assert site.call("status", "--verify").code == 0
+
+
+def test_a_rebuild_goes_on_from_nothing(world: World, client: Client) -> None:
+    """What an unfinished build has left may be what cannot be read."""
+    world.simulator.files = dict(world.served[3])
+    directory = client.settings.lists_dir / "baseline"
+    manifest = client.manifest()
+    assert manifest is not None
+    index = world.simulator.files[world.simulator.target_path("index.json")]
+    index_hash = hashlib.sha256(index).hexdigest()
+    partial = msgspec.structs.replace(manifest, index_hash=index_hash)
+    staging = {"segments": 1, "fresh": True, "partial": msgspec.to_builtins(partial)}
+    (directory / STAGING_NAME).write_bytes(msgspec.json.encode(staging))
+    old = {f"{directory / run.name}" for run in manifest.runs}
+    opened: list[str] = []
+
+    def hear(event: str, arguments: tuple[object, ...]) -> None:
+        if event == "open" and hearing:
+            opened.append(str(arguments[0]))
+
+    hearing = True
+    sys.addaudithook(hear)
+    try:
+        (fetched,) = client.fetch(rebuild=True)
+    finally:
+        hearing = False
+    assert fetched.generation == 3
+    assert f"{directory}/manifest.json" in opened
+    assert not old & set(opened)
+    assert client.numbers(ALL) == NEW
