@@ -31,7 +31,15 @@ from hashclient.errors import (
     UnreachableError,
     VerificationError,
 )
-from hashclient.fsio import excerpt, fsync_dir, make_private_dir, printable, state_error
+from hashclient.fsio import (
+    MAX_STATE_BYTES,
+    excerpt,
+    fsync_dir,
+    make_private_dir,
+    printable,
+    read_regular,
+    state_error,
+)
 from hashclient.model import is_name
 from hashclient.strictjson import parse_json
 
@@ -316,7 +324,7 @@ class Trust:
             body = self._fetcher.last_body
             if "root" in str(error):
                 # A root is judged last, when the timestamp is here, and so is not the last body.
-                body = (self._directory / "root.json").read_bytes()
+                body = read_regular(self._directory / "root.json", MAX_STATE_BYTES)
             signed = parse_json(body)["signed"]
             expires = datetime.fromisoformat(signed["expires"])
             if expires <= self._now:
