@@ -62,7 +62,7 @@ def command(
             "nothing to look up", hint="give digests as arguments, or a file of them with --from"
         )
     lists = load_lists(app)
-    summary = Summary(lists.states)
+    summary = Summary(lists.states, missing=lists.missing)
     outcomes = lookup(_batches(digests, sources), lists, summary, keep_clean=show_all)
     return run_report(
         app,

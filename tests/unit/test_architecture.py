@@ -37,7 +37,17 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"access", "connect", "transport", "trust"}),
     frozenset({"audit"}),
     frozenset(
-        {"check", "index", "inventory", "judge", "knowngood", "matches", "matchstore", "pool"}
+        {
+            "check",
+            "index",
+            "inventory",
+            "judge",
+            "knowngood",
+            "lists",
+            "matches",
+            "matchstore",
+            "pool",
+        }
     ),
     frozenset({"provider", "quarantine", "reporting"}),
     frozenset(
@@ -68,6 +78,7 @@ CHAINS: tuple[tuple[str, ...], ...] = (
     ("matches", "matchstore"),
     ("pool", "check", "inventory"),
     ("pool", "check", "judge", "index"),
+    ("lists", "judge", "index"),
     ("lookup", "scan", "fetch"),
     ("fetch", "build"),
     ("fetch", "withdrawals"),

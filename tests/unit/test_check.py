@@ -23,8 +23,8 @@ from hashclient.check import (
     TaskResult,
 )
 from hashclient.config import Config, Settings
+from hashclient.lists import OpenLists, open_lists
 from hashclient.model import Algorithm, Hit, Kind, Outcome
-from hashclient.scan import OpenLists, open_lists
 from hashclient.walk import Group
 from tests.support import csv_of, digests_of, make_state, write_tree
 
