@@ -170,7 +170,7 @@ def expected_lists(settings: Settings, *, verify: bool = False) -> list[Expected
     bare: list[str] = []
     for provider, config in sorted(settings.config.providers.items()):
         try:
-            names = config.lists or _delegated(settings.metadata_dir(provider) / TARGETS_NAME)
+            names = config.lists or delegated_lists(settings.metadata_dir(provider) / TARGETS_NAME)
         except StateError as error:
             short = f"what it offers is not known: {error.message}"
             doubtful.append(ExpectedList(None, provider, error=error, short=short))
@@ -206,7 +206,7 @@ def with_key(entry: ExpectedList, key_id: str) -> ExpectedList:
     return entry
 
 
-def _delegated(path: Path) -> tuple[str, ...] | None:
+def delegated_lists(path: Path) -> tuple[str, ...] | None:
     """Return the names of the lists that a provider's metadata delegates; None without metadata.
 
     Raises:
