@@ -159,8 +159,9 @@ def _nothing_usable(settings: Settings, expected: Sequence[ExpectedList]) -> Sta
 def expected_lists(settings: Settings, *, verify: bool = False) -> list[ExpectedList]:
     """Open every list that should be here, by name; whatever cannot be used says why.
 
-    With `verify`, all of the indexes is read and compared with its digests. Those of a provider whose lists are not known come first, under no name. Whether the seal key
-    is the right one is left to `with_key`.
+    Those of a provider whose lists are not known come first, under no name. With `verify`, all of
+    the indexes is read and compared with its digests. Whether the seal key is the right one is
+    left to `with_key`.
 
     Raises:
         StateError: the folder of all lists cannot be read.
@@ -242,7 +243,9 @@ def _of_list(name: str, provider: str | None, message: str, short: str) -> Expec
     return ExpectedList(name, provider, error=error, short=short)
 
 
-def _open(directory: Path, name: str, providers: Sequence[str], *, verify: bool) -> Iterator[ExpectedList]:
+def _open(
+    directory: Path, name: str, providers: Sequence[str], *, verify: bool
+) -> Iterator[ExpectedList]:
     """Open one list that `providers` should have given us; a mere folder has none.
 
     There is one entry, unless several providers offer a list of that name: it is here from one at
