@@ -207,8 +207,15 @@ class Settings(msgspec.Struct, frozen=True):
         return self.state_dir / "reports"
 
     def trust_dir(self, provider: str) -> Path:
-        """Return the directory of the verified metadata of `provider`."""
+        """Return the directory of what is trusted of `provider`: the pinned root, and metadata."""
         return self.state_dir / "trust" / provider
+
+    def metadata_dir(self, provider: str) -> Path:
+        """Return the directory of the verified metadata of `provider`.
+
+        It is apart from the pinned root, for a file in there may have the name of any role.
+        """
+        return self.trust_dir(provider) / "metadata"
 
     def provider(self, name: str) -> ProviderConfig:
         """Return the configuration of provider `name`.

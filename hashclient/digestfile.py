@@ -3,8 +3,12 @@
 `lookup` asks about what such files hold and a provider publishes it, so they are read here, once:
 streaming, in columns, with the format detected from the content. The two formats that come in
 millions of rows, bare digests and CSV, are decoded by the column; the others line by line. What a
-digest means, and whether an entry's id or category is allowed, is left to the callers. A line has
-at most `MAX_LINE_BYTES` and no CSV cell holds a line break. Messages name file and line, never
+digest means, and whether an entry's id or category is allowed, is left to the callers.
+
+Nothing is dropped but blank lines and comments. A line ends in LF, CRLF or CR. Refused are NUL,
+whatever else may be meant to end a line (VT, FF, NEL, U+2028 and the like), and a second row on a
+line: they would become part of a file's name, and what follows would never be asked about. A line
+has at most `MAX_LINE_BYTES` and no CSV cell holds a line break. Messages name file and line, never
 what stands there.
 """
 
@@ -13,7 +17,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -35,8 +39,9 @@ MAX_LINE_BYTES = 64 << 10
 FORMATS_HINT = (
     "accepted are: one digest (MD5, SHA-1 or SHA-256 in hex) a line; md5sum, sha1sum or sha256sum"
     " output; hashdeep output; CSV with a header of entry_id, md5, sha1, sha256, size, category,"
-    " added"
+    " added; in UTF-8, with lines that end in LF, CRLF or CR"
 )
+DIGEST_HINT = "give an MD5, SHA-1 or SHA-256 in hexadecimal; --from reads files of them"
 
 Int64 = npt.NDArray[np.int64]
 Numbered = Iterator[tuple[int, bytes]]
@@ -73,7 +78,11 @@ def read_digests(stream: BinaryIO, name: str) -> Iterator[DigestBatch]:
     """
     chunks = _line_chunks(stream, name)
     line, first = next(chunks, (1, b""))
-    start, line = _first_content(first.removeprefix(b"\xef\xbb\xbf"), line)
+    if first.startswith(_OTHER_ENCODINGS):
+        raise _bad(name, line, "not UTF-8 but UTF-16 or UTF-32")
+    first = first.removeprefix(b"\xef\xbb\xbf")
+    start, line = _first_content(first, line)
+    _refuse_separators(first.removesuffix(start), 1, name)
     numbered = itertools.chain([(line, start)], chunks)
     head = start[: start.find(b"\n") + 1]
     if head.startswith(b"%%%% HASHDEEP"):
@@ -83,13 +92,33 @@ def read_digests(stream: BinaryIO, name: str) -> Iterator[DigestBatch]:
     return _read_sums(numbered, name)
 
 
+def digests_of_arguments(arguments: Sequence[str]) -> DigestBatch:
+    """Return digests that were typed as a batch; their numbers from 1 stand for lines.
+
+    Raises:
+        UsageError: one is no digest.
+    """
+    rows = _Rows()
+    for number, argument in enumerate(arguments, 1):
+        digits = argument.strip().encode("ascii", "replace")
+        if _HEX.fullmatch(digits) is None:
+            raise UsageError(f"argument:{number}: not a digest in hexadecimal", hint=DIGEST_HINT)
+        algorithm = _BY_HEX_DIGITS.get(len(digits))
+        if algorithm is None:
+            what = f"no digest has {len(digits)} hexadecimal digits"
+            raise UsageError(f"argument:{number}: {what}", hint=DIGEST_HINT)
+        rows.add(number, None)
+        rows.add_hex(algorithm, digits)
+    return rows.batch()
+
+
 def _bad(name: str, line: int, what: str) -> UsageError:
     return UsageError(f"{printable(name)}:{line}: {what}", hint=FORMATS_HINT)
 
 
 def _line_chunks(stream: BinaryIO, name: str) -> Numbered:
-    """Yield whole lines, many at a time, each ending in a newline, with their first line number."""
-    line, tail = 1, b""
+    """Yield whole lines, many at a time, each ending in LF alone, with their first line number."""
+    line, tail, held = 1, b"", b""
     while True:
         try:
             block = stream.read(CHUNK_BYTES)
@@ -97,6 +126,11 @@ def _line_chunks(stream: BinaryIO, name: str) -> Numbered:
             raise UsageError(f"cannot read {printable(name)}: {error.strerror}") from error
         if not block:
             break
+        block, held = held + block, b""
+        if b"\r" in block:
+            if block.endswith(b"\r"):
+                block, held = block[:-1], b"\r"  # the LF may be still to come
+            block = block.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         end = block.rfind(b"\n") + 1
         if end:
             chunk = b"".join([tail, memoryview(block)[:end]])
@@ -108,6 +142,45 @@ def _line_chunks(stream: BinaryIO, name: str) -> Numbered:
             raise _bad(name, line, f"a line of more than {MAX_LINE_BYTES} bytes")
     if tail:
         yield line, tail + b"\n"
+
+
+#: How UTF-16 and UTF-32 begin, if they say so. If they do not, every second character is a NUL.
+_OTHER_ENCODINGS = (b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")
+#: What has no place in a line of text: NUL, and whatever else ends a line for somebody.
+_CONTROLS = b"\0\x0b\x0c\x1c\x1d\x1e"
+_SEPARATORS = re.compile(rb"[\0\x0b\x0c\x1c-\x1e]|\xc2\x85|\xe2\x80[\xa8\xa9]|\x85")
+#: How a row begins that has no column in front of its digest but a size.
+_ROW_START = re.compile(
+    rb"[ \t]*(?:\\?(?:[0-9A-Fa-f]{32}|(?:MD5|SHA1|SHA256)[ ]?\()|[0-9]{1,18},[0-9A-Fa-f]{32}|%%%%)"
+)
+
+
+def _refuse_separators(chunk: bytes, first: int, name: str) -> None:
+    """Refuse whatever in whole lines somebody may take for the end of a line.
+
+    Raises:
+        UsageError: there is some.
+    """
+    if chunk.isascii() and len(chunk.translate(None, _CONTROLS)) == len(chunk):
+        return
+    for found in _SEPARATORS.finditer(chunk):
+        if found[0] == b"\x85":
+            # A byte of a letter, or the end of a line in ISO 8859-1: then a row follows.
+            start, end = chunk.rfind(b"\n", 0, found.start()) + 1, chunk.find(b"\n", found.end())
+            if _is_utf8(chunk[start:end]) or not _ROW_START.match(chunk, found.end(), end):
+                continue
+        line = first + chunk.count(b"\n", 0, found.start())
+        shown = found[0].decode("latin-1" if len(found[0]) == 1 else "utf-8")
+        what = f"the character U+{ord(shown):04X} within a line, which may be meant to end it"
+        raise _bad(name, line, what)
+
+
+def _is_utf8(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _first_content(chunk: bytes, line: int) -> tuple[bytes, int]:
@@ -125,13 +198,13 @@ def _first_content(chunk: bytes, line: int) -> tuple[bytes, int]:
 def _lines(numbered: Numbered, name: str) -> Numbered:
     """Yield lines one by one, without their ends; blank ones and comments are left out."""
     for first, chunk in numbered:
+        _refuse_separators(chunk, first, name)
         # The chunk ends in a newline, so the last part is empty and drops out here.
         for line, content in enumerate(chunk.split(b"\n"), first):
             if len(content) > MAX_LINE_BYTES:
                 raise _bad(name, line, f"a line of more than {MAX_LINE_BYTES} bytes")
-            stripped = content.removesuffix(b"\r")
-            if stripped.strip() and not stripped.startswith(b"#"):
-                yield line, stripped
+            if content.strip() and not content.startswith(b"#"):
+                yield line, content
 
 
 @dataclass(slots=True)
@@ -197,6 +270,14 @@ _SUM_LINE = re.compile(
     rb")",
     re.DOTALL,
 )
+#: The beginning of a row, with what stands before it where rows were joined by a space.
+_ROW = re.compile(
+    r"(?:^|[ \t])(?:\\?(?:[0-9A-Fa-f]{32}|[0-9A-Fa-f]{40}|[0-9A-Fa-f]{64})[ ][ *]"
+    r"|[0-9]{1,18},[0-9A-Fa-f]{32})"
+    r"|\)[ ]?=[ ]?[0-9A-Fa-f]{32}"
+)
+#: Some of which each of these has. Few names have any, and they are looked for in many at a time.
+_MARKS = ("  ", " *", ")=", ") =", ",")
 _ESCAPE = re.compile(rb"\\(.?)", re.DOTALL)
 _ESCAPED = {b"\\": b"\\", b"n": b"\n", b"r": b"\r"}
 
@@ -208,6 +289,7 @@ def _read_sums(numbered: Numbered, name: str) -> Iterator[DigestBatch]:
             rows = _Rows()
             for line, content in _lines(iter([(first, chunk)]), name):
                 _add_sum_line(rows, name, line, content)
+            _refuse_rows_in_names(rows, name)
             batch = rows.batch()
         if batch.count:
             yield batch
@@ -216,12 +298,12 @@ def _read_sums(numbered: Numbered, name: str) -> Iterator[DigestBatch]:
 def _bare_batch(first: int, chunk: bytes) -> DigestBatch | None:
     """Decode a chunk whose lines are digests of one length, or return None if they are not."""
     stride = chunk.find(b"\n") + 1
-    algorithm = _BY_HEX_DIGITS.get(len(chunk[:stride].rstrip(b"\r\n")))
+    algorithm = _BY_HEX_DIGITS.get(stride - 1)
     if algorithm is None or len(chunk) % stride:
         return None
     count, width = len(chunk) // stride, 2 * algorithm.digest_bytes
     table = np.frombuffer(chunk, np.uint8).reshape(count, stride)
-    if (table[:, width:] != table[0, width:]).any():
+    if (table[:, width] != ord("\n")).any():
         return None
     try:
         digests = _from_hex(table[:, :width])
@@ -231,6 +313,16 @@ def _bare_batch(first: int, chunk: bytes) -> DigestBatch | None:
     lines = np.arange(first, first + count, dtype=np.int64)
     sizes = np.full(count, NO_SIZE)
     return DigestBatch(count, [None] * count, lines, {algorithm: (digests, rows)}, sizes)
+
+
+def _refuse_rows_in_names(rows: _Rows, name: str) -> None:
+    """Refuse names that hold another row, as they do where rows were joined by spaces."""
+    together = "\n".join(filter(None, rows.names))
+    if not any(mark in together for mark in _MARKS):
+        return
+    for line, file_name in zip(rows.lines, rows.names, strict=True):
+        if file_name is not None and _ROW.search(file_name):
+            raise _bad(name, line, "a file name that holds another row")
 
 
 def _add_sum_line(rows: _Rows, name: str, line: int, content: bytes) -> None:
@@ -264,6 +356,7 @@ def _read_hashdeep(numbered: Numbered, name: str) -> Iterator[DigestBatch]:
                     columns = _hashdeep_columns(name, line, content)
             else:
                 _add_hashdeep_line(rows, name, line, content.split(b",", len(columns) - 1), columns)
+        _refuse_rows_in_names(rows, name)
         if rows.names:
             yield rows.batch()
 
@@ -273,6 +366,8 @@ def _hashdeep_columns(name: str, line: int, content: bytes) -> list[bytes]:
     known = [a for a in Algorithm if a.label.encode() in columns]
     if columns[0] != b"size" or columns[-1] != b"filename" or not known:
         raise _bad(name, line, "not a hashdeep header with an algorithm of ours")
+    if len(set(columns)) != len(columns):
+        raise _bad(name, line, "a column occurs twice in the hashdeep header")
     return columns
 
 
@@ -310,6 +405,7 @@ def _is_csv_header(head: bytes) -> bool:
 
 def _read_csv(numbered: Numbered, name: str) -> Iterator[DigestBatch]:
     line, chunk = next(numbered)
+    _refuse_separators(chunk, line, name)
     end = chunk.find(b"\n") + 1
     columns = _header_cells(chunk[:end])
     for position, column in enumerate(columns, 1):
@@ -321,6 +417,7 @@ def _read_csv(numbered: Numbered, name: str) -> Iterator[DigestBatch]:
     if not any(a.label in columns for a in Algorithm):
         raise _bad(name, line, "the CSV header names no md5, sha1 or sha256 column")
     for first, rows in itertools.chain([(line + 1, chunk[end:])], numbered):
+        _refuse_separators(rows, first, name)
         lines = _row_lines(first, rows, name)
         if len(lines):
             yield _csv_batch(_csv_table(rows, columns, lines, name), lines, name)
@@ -334,8 +431,7 @@ def _row_lines(first: int, chunk: bytes, name: str) -> Int64:
     if (lengths > MAX_LINE_BYTES).any():
         line = first + int(np.argmax(lengths > MAX_LINE_BYTES))
         raise _bad(name, line, f"a line of more than {MAX_LINE_BYTES} bytes")
-    blank = (lengths == 1) | ((lengths == 2) & (data[ends - 1] == ord("\r")))
-    return np.flatnonzero(~blank) + first
+    return np.flatnonzero(lengths > 1) + first
 
 
 def _csv_table(chunk: bytes, columns: list[str], lines: Int64, name: str) -> pa.Table:

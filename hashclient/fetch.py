@@ -44,10 +44,10 @@ from hashclient.fsio import (
 from hashclient.hashlist import MAX_INDEX_BYTES, ListIndex, parse_index
 from hashclient.index import (
     CLOCK_TOLERANCE,
-    MANIFEST_NAME,
     Index,
     Manifest,
     check_key,
+    list_folders,
     load_manifest,
     open_index,
     open_manifest,
@@ -63,8 +63,6 @@ from hashclient.trust import Source, Trust
 from hashclient.withdrawals import Reached, reach_back
 
 PINNED_ROOT_NAME = "pinned-root.json"
-#: Apart from the pinned root, for a file in there may have the name of any role.
-METADATA_DIR = "metadata"
 INDEX_FILE = "index.json"
 
 
@@ -154,7 +152,7 @@ class Fetcher:
         sweep_temporary(self._settings.state_dir)
         try:
             pinned = load_pinned_root(self._settings, self._provider)
-            directory = self._settings.trust_dir(self._provider) / METADATA_DIR
+            directory = self._settings.metadata_dir(self._provider)
             trust = Trust(
                 directory, config.url, self._source, pinned, name=self._provider, now=self._now()
             )
@@ -172,8 +170,9 @@ class Fetcher:
                 if name not in offered:
                     raise VerificationError(
                         f"provider {self._provider} does not offer list {name}",
-                        hint=f"it offers: {', '.join(offered) or 'none'}; to give up a list,"
-                        " remove its folder in the state directory",
+                        hint=f"it offers: {', '.join(offered) or 'none'}; to give a list up, leave"
+                        " it out of `lists = […]` in the provider's configuration and remove its"
+                        " folder in the state directory",
                     )
                 yield self._fetch_list(trust, name)
             except HashclientError as error:
@@ -195,10 +194,14 @@ class Fetcher:
                 )
 
     def _manifests(self) -> Iterator[Manifest]:
-        """Yield the manifests of all lists that are here and not damaged."""
-        for path in sorted(self._settings.lists_dir.glob(f"*/{MANIFEST_NAME}")):
+        """Yield the manifests of all lists that are here and not damaged.
+
+        Raises:
+            StateError: one may not be read: what it would forbid is not known.
+        """
+        for name in list_folders(self._settings.lists_dir):
             with contextlib.suppress(DamagedError):
-                if (manifest := load_manifest(path.parent)) is not None:
+                if (manifest := load_manifest(self._settings.lists_dir / name)) is not None:
                     yield manifest
 
     def _fetch_list(self, trust: Trust, name: str) -> Fetched:
@@ -310,15 +313,15 @@ class Fetcher:
     def _open_base(self, directory: Path) -> tuple[Manifest | None, Index | None]:
         """Open what is here already: what the manifest says, and the index.
 
-        What is damaged counts as nothing and is built again. If that is the index alone, what may
-        take its place is judged by the manifest all the same. A rebuild does not open the index: to
-        touch a page that cannot be read would end the process.
+        What is damaged, or another list's, counts as nothing and is built again. If that is the
+        index alone, what may take its place is judged by the manifest all the same. A rebuild does
+        not open the index: to touch a page that cannot be read would end the process.
         """
         try:
             here = load_manifest(directory)
         except DamagedError:
             return None, None
-        if here is None:
+        if here is None or here.list != directory.name:
             return None, None
         if here.provider != self._provider:
             raise ConfigError(

@@ -17,8 +17,8 @@ import numpy as np
 from hashclient.digestfile import DigestBatch
 from hashclient.hashlist import NO_SIZE
 from hashclient.judge import verdict
+from hashclient.lists import OpenLists
 from hashclient.model import Algorithm, Hit, Kind, Outcome
-from hashclient.scan import OpenLists
 from hashclient.summary import Summary
 
 #: Batches that are read ahead of the one that is judged.

@@ -74,8 +74,13 @@ def _text(metric: _Metric) -> str:
 def _metrics(status: Status) -> Iterator[_Metric]:
     yield _Metric("build_info", "The version of hashclient; always 1.", "version", {__version__: 1})
     yield _one("status_exit_code", "What `hashclient status` ends with.", int(status.exit_code))
+    what = "Lists that should be here and cannot be used, and providers whose lists are not known."
+    yield _one("lists_missing", what, status.missing)
     for name, what, of_list in _OF_LISTS:
-        values = {entry.name: of_list(entry) for entry in status.lists}
+        values: dict[str, float] = {}
+        for entry in status.lists:
+            # There are two of one name where providers share it: the one that is missing counts.
+            values[entry.name] = min(of_list(entry), values.get(entry.name, 1))
         yield _Metric(f"list_{name}", what, "list", values)
     manifests = {s.name: s.manifest for s in status.lists if s.manifest is not None}
     for name, what, of_manifest in _OF_MANIFESTS:

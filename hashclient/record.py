@@ -53,7 +53,12 @@ class RunRecord:
             {"list": s.name, "generation": s.generation, "fresh": s.fresh}
             for s in self._summary.lists
         ]
-        data = {"arguments": list(arguments), "lists": lists}
+        data: dict[str, Any] = {"arguments": list(arguments), "lists": lists}
+        if self._summary.missing:
+            data["missing"] = [
+                {"list": m.name, "provider": m.provider, "problem": m.problem}
+                for m in self._summary.missing
+            ]
         self._log([Event(f"{self._command}-start", data)])
 
     def keep(self, outcomes: Sequence[Outcome]) -> list[Outcome]:

@@ -1,6 +1,6 @@
 """The second pipeline: from paths or digests to outcomes, a summary and an exit code.
 
-It opens the lists, walks, hands tasks to workers and counts; it never prints.
+It walks, hands tasks to workers and counts; it never prints.
 """
 
 from __future__ import annotations
@@ -8,20 +8,16 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
 from hashclient.check import Checker, TaskResult
-from hashclient.config import Settings
 from hashclient.errors import StateError
-from hashclient.index import Index, check_key, lists_on_disk, open_index, state_of
 from hashclient.inventory import DATABASE_NAME as INVENTORY_NAME
 from hashclient.inventory import Block, DamagedInventoryError, Inventory, remove_inventory
-from hashclient.judge import Judge
-from hashclient.model import Kind, ListState, Outcome
-from hashclient.seal import Sealer, load_sealer
+from hashclient.lists import OpenLists
+from hashclient.model import Kind, Outcome
 from hashclient.summary import Summary
 from hashclient.walk import Task, WalkOptions, walk
 
@@ -32,56 +28,6 @@ LEARN_BLOCKS = 10_000
 TICK_S = 0.2
 #: And how many times as long as such a look takes, if it takes long: a twentieth of the time.
 TICK_SHARE = 20
-
-
-@dataclass(frozen=True, slots=True)
-class OpenLists:
-    """All lists of a state directory, open for one run."""
-
-    indexes: tuple[Index, ...]
-    states: tuple[ListState, ...]
-    sealer: Sealer
-
-    @property
-    def stale(self) -> bool:
-        """Whether any list is past its expiry."""
-        return any(state.stale for state in self.states)
-
-    def judge(self) -> Judge:
-        """Return a judge over all lists."""
-        return Judge(self.indexes, self.sealer)
-
-
-def open_lists(settings: Settings, environ: Mapping[str, str], now: datetime) -> OpenLists:
-    """Open every list that was fetched; needs no lock and writes nothing.
-
-    The seal key may come from `environ`, as `load_sealer` says.
-
-    Raises:
-        StateError: there is none, one that is configured was never fetched, or one is damaged or
-            sealed with another key.
-        ConfigError: the seal key is missing or malformed.
-    """
-    names = lists_on_disk(settings.lists_dir)
-    wanted = {n for p in settings.config.providers.values() for n in p.lists or ()}
-    missing = sorted(wanted.difference(names))
-    if not names or missing:
-        raise StateError(
-            f"list {missing[0]} has never been fetched" if missing else "no list has been fetched",
-            hint="run `hashclient fetch` first"
-            if settings.config.providers
-            else "run `hashclient init URL --root ROOT.json` and `hashclient fetch` first",
-        )
-    sealer = load_sealer(settings.state_dir, settings.seal_key_file, environ)
-    indexes, states = [], []
-    for name in names:
-        index = open_index(settings.lists_dir / name)
-        if index is None:
-            raise StateError(f"list {name} has gone", hint="run `hashclient fetch`")
-        check_key(index.manifest, sealer.key_id)
-        indexes.append(index)
-        states.append(state_of(index.manifest, now, settings.grace(index.manifest.provider)))
-    return OpenLists(tuple(indexes), tuple(states), sealer)
 
 
 #: Makes a checker, in the process that uses it.

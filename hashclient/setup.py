@@ -20,7 +20,7 @@ from hashclient.audit import AuditLog, Event
 from hashclient.config import ProviderConfig, Settings, parse_config, provider_table
 from hashclient.connect import access_of, limits_of
 from hashclient.errors import ConfigError, HashclientError, UsageError, VerificationError
-from hashclient.fetch import METADATA_DIR, PINNED_ROOT_NAME
+from hashclient.fetch import PINNED_ROOT_NAME
 from hashclient.fsio import (
     MAX_TEXT_BYTES,
     make_private_dir,
@@ -76,7 +76,7 @@ def pin_provider(
     with writer_lock(settings.lock_path), _new_trust_dir(settings.trust_dir(name)) as directory:
         # 3
         with Transport(access, limits=limits_of(provider)) as transport:
-            metadata = directory / METADATA_DIR
+            metadata = settings.metadata_dir(name)
             try:
                 trust = Trust(metadata, provider.url, transport, root, name=name, now=now)
             except VerificationError as error:

@@ -1,18 +1,22 @@
-"""What a state directory holds and whether it can be relied on, without changing any of it."""
+"""What a state directory holds and whether it can be relied on, without changing any of it.
+
+Which lists should be here, and which of them can be used, is left to `lists`.
+"""
 
 from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from hashclient.audit import Record, read
 from hashclient.config import Settings
 from hashclient.errors import AuditError, ConfigError, ExitCode, HashclientError, StateError
 from hashclient.fsio import state_error
-from hashclient.index import Manifest, check_key, lists_on_disk, open_index, state_of
+from hashclient.index import Manifest, state_of
+from hashclient.lists import ExpectedList, expected_lists, with_key
 from hashclient.match import Remembered
 from hashclient.matches import Matches
 from hashclient.matchstore import DATABASE_NAME
@@ -22,12 +26,16 @@ from hashclient.seal import Sealer, load_sealer
 
 @dataclass(frozen=True, slots=True)
 class ListStatus:
-    """One list: its manifest if it can be read, and what is wrong with it if anything is."""
+    """One list: its manifest if it can be used, and what is wrong with it if anything is.
+
+    `provider` is None where it is not known whose it is.
+    """
 
     name: str
     manifest: Manifest | None
     exit_code: ExitCode
     problem: str | None
+    provider: str | None = None
 
     @property
     def usable(self) -> bool:
@@ -68,12 +76,12 @@ class AuditStatus:
 class Status:
     """Everything that a state directory holds. A part that is not there, or damaged, is None.
 
-    `bare_providers` are those of which nothing was ever fetched. `problems` are of the parts that
+    `providers` has those whose lists are not known, and why. `problems` are of the parts that
     cannot be read; those of the lists are said there. `exit_code` is the worst of it all.
     """
 
     lists: list[ListStatus]
-    bare_providers: list[str]
+    providers: Mapping[str, str]
     exit_code: ExitCode
     matches: Mapping[MatchState, int] | None = None
     withdrawn: list[Remembered] = field(default_factory=list)
@@ -81,6 +89,11 @@ class Status:
     reports: ReportsStatus | None = None
     audit: AuditStatus | None = None
     problems: list[str] = field(default_factory=list)
+
+    @property
+    def missing(self) -> int:
+        """How many lists, and providers whose lists are not known, scans have to do without."""
+        return len(self.providers) + sum(not entry.usable for entry in self.lists)
 
     @contextlib.contextmanager
     def part(self) -> Iterator[None]:
@@ -100,10 +113,9 @@ def read_status(
     With `verify`, every byte of the indexes is read and compared with its digest, that of the known
     good files among them.
     """
-    lists = read_lists(settings, environ, now, verify=verify)
-    bare = _providers_without_lists(settings, lists)
-    code = ExitCode.STATE if bare or not lists else ExitCode.OK
-    status = Status(lists, bare, max([code, *(entry.exit_code for entry in lists)]))
+    lists, providers = read_lists(settings, environ, now, verify=verify)
+    code = ExitCode.STATE if providers or not lists else ExitCode.OK
+    status = Status(lists, providers, max([code, *(entry.exit_code for entry in lists)]))
     with status.part():
         # What no provider asks for any more is not used, and no fetch would mend it.
         if verify and any(p.known_good for p in settings.config.providers.values()):
@@ -128,72 +140,65 @@ def read_status(
 
 def read_lists(
     settings: Settings, environ: Mapping[str, str], now: datetime, *, verify: bool = False
-) -> list[ListStatus]:
-    """Return the status of every list that is here or ought to be, by name."""
-    here = lists_on_disk(settings.lists_dir)
-    wanted = {n for p in settings.config.providers.values() for n in p.lists or ()}
+) -> tuple[list[ListStatus], dict[str, str]]:
+    """Return the status of every list that should be here, and which providers' are not known.
+
+    The lists are in the order of their names; what is wrong with a provider is by its name.
+
+    Raises:
+        StateError: the folder of all lists cannot be read.
+    """
+    expected = expected_lists(settings, verify=verify)
     sealer: Sealer | None = None
     key_problem = None
-    if here:
+    if any(entry.index is not None for entry in expected):
         try:
             sealer = load_sealer(settings.state_dir, settings.seal_key_file, environ)
         except (StateError, ConfigError) as error:
             key_problem = error.message
-    return [
-        _list(settings, name, sealer, key_problem, now, verify=verify)
-        if name in here
-        else ListStatus(name, None, ExitCode.STATE, "never fetched")
-        for name in sorted(wanted.union(here))
-    ]
-
-
-def _providers_without_lists(settings: Settings, lists: Iterable[ListStatus]) -> list[str]:
-    """Return the names of the providers of which nothing was ever fetched.
-
-    While a list is missing or cannot be read, which is worse, it may be anyone's: none is named.
-    """
-    manifests = [status.manifest for status in lists]
-    if None in manifests:
-        return []
-    seen = {manifest.provider for manifest in manifests if manifest is not None}
-    return [
-        name
-        for name, provider in sorted(settings.config.providers.items())
-        if name not in seen and not provider.lists
-    ]
+    lists, providers = [], {}
+    for entry in expected:
+        if entry.name is not None:
+            known = entry if sealer is None else with_key(entry, sealer.key_id)
+            lists.append(_list(settings, entry.name, known, key_problem, now))
+        elif entry.provider is not None:
+            providers[entry.provider] = _problem_of(entry)
+    return lists, providers
 
 
 def _list(
     settings: Settings,
     name: str,
-    sealer: Sealer | None,
+    entry: ExpectedList,
     key_problem: str | None,
     now: datetime,
-    *,
-    verify: bool,
 ) -> ListStatus:
-    try:
-        index = open_index(settings.lists_dir / name, verify=verify)
-        if index is None or sealer is None:
-            problem = key_problem or "never fetched"
-            manifest = index.manifest if index else None
-            return ListStatus(name, manifest, ExitCode.STATE, problem)
-        check_key(index.manifest, sealer.key_id)
-    except StateError as error:
-        return ListStatus(name, None, ExitCode.STATE, _text_of(error))
-    manifest = index.manifest
-    state = state_of(manifest, now, settings.grace(manifest.provider))
+    if entry.index is None:
+        return ListStatus(name, None, ExitCode.STATE, _problem_of(entry), entry.provider)
+    manifest = entry.index.manifest
+    if key_problem is not None:
+        return ListStatus(name, manifest, ExitCode.STATE, key_problem, entry.provider)
+    code, problem = _freshness(manifest, now, settings.grace(manifest.provider))
+    return ListStatus(name, manifest, code, problem, entry.provider)
+
+
+def _freshness(manifest: Manifest, now: datetime, grace: timedelta) -> tuple[ExitCode, str | None]:
+    state = state_of(manifest, now, grace)
     if state.fresh:
-        return ListStatus(name, manifest, ExitCode.OK, None)
+        return ExitCode.OK, None
     if now < manifest.expires:
-        return ListStatus(
-            name, manifest, ExitCode.STALE, "STALE: the clock is behind the last check"
-        )
+        return ExitCode.STALE, "STALE: the clock is behind the last check"
     if state.in_grace:
-        until = manifest.expires + settings.grace(manifest.provider)
-        problem = f"past its expiry, in its grace period until {until:%Y-%m-%d %H:%M} UTC"
-        return ListStatus(name, manifest, ExitCode.OK, problem)
-    return ListStatus(name, manifest, ExitCode.STALE, "STALE: past its expiry")
+        until = manifest.expires + grace
+        return (
+            ExitCode.OK,
+            f"past its expiry, in its grace period until {until:%Y-%m-%d %H:%M} UTC",
+        )
+    return ExitCode.STALE, "STALE: past its expiry"
+
+
+def _problem_of(entry: ExpectedList) -> str:
+    return f"{entry.problem}; {entry.hint}"
 
 
 def _quarantine(settings: Settings) -> QuarantineStatus:

@@ -74,6 +74,11 @@ def command(
                 _warn_problem(app, fetched.problem)
             if (wrong := fetched.error or fetched.problem) is not None:
                 code = max(code, wrong.exit_code)
+    except HashclientError as error:
+        # The worst decides: who goes on after a 4 must not miss what is no matter of the network.
+        if error.exit_code >= code:
+            raise
+        app.warn(error.message, error.hint)
     finally:
         if output_format == "json":
             app.out(json.dumps({"lists": [_document(f) for f in results]}))
@@ -81,25 +86,25 @@ def command(
 
 
 def fetch_and_tell(app: App) -> ExitCode | None:
-    """Fetch for another command, which goes on with what is there; return what went wrong."""
-    failed: ExitCode | None = None
+    """Fetch for another command, which goes on with what is there; return the worst failure."""
+    failed = ExitCode.OK
     try:
         for fetched in fetch_lists(app):
             if fetched.error is not None:
                 app.warn(_refusal(fetched, fetched.error), fetched.error.hint)
-                failed = fetched.error.exit_code
+                failed = max(failed, fetched.error.exit_code)
                 continue
             if fetched.problem is not None:
                 _warn_problem(app, fetched.problem)
-                failed = fetched.problem.exit_code
+                failed = max(failed, fetched.problem.exit_code)
             if fetched.changed:
                 app.say(f"list {fetched.list_name}: now at generation {fetched.generation}")
     except HashclientError as error:
         if error.exit_code is ExitCode.USAGE:
             raise
         app.warn(error.message, error.hint)
-        failed = error.exit_code
-    return failed
+        failed = max(failed, error.exit_code)
+    return failed or None
 
 
 def fetch_lists(
@@ -113,8 +118,8 @@ def fetch_lists(
     """Yield what becomes of every list of one provider or of all.
 
     Raises:
-        HashclientError: as `Fetcher.fetch`; with several providers, the first error is raised
-            after the others were tried.
+        HashclientError: as `Fetcher.fetch`; with several providers, the error of the highest exit
+            code is raised after the others were tried.
         UsageError: a list in `only` is offered by none of them.
     """
     from hashclient.cli.progress import Received, fetch_progress
@@ -129,7 +134,7 @@ def fetch_lists(
     names = [provider] if provider else sorted(settings.providers())
     accesses = {name: access_of(settings.provider(name)) for name in names}
     make_private_dir(settings.state_dir)
-    first_error: HashclientError | None = None
+    worst: HashclientError | None = None
     unknown = set(only)
     with writer_lock(settings.lock_path), fetch_progress(app) as progress:
         sealer = load_sealer(
@@ -161,13 +166,14 @@ def fetch_lists(
             except HashclientError as error:
                 if len(names) == 1:
                     raise
-                # The first is raised when the others were tried; each is told once.
-                if first_error is None:
-                    first_error = error
+                # The worst is raised when the others were tried; each is told once.
+                if worst is None:
+                    worst = error
                 else:
-                    app.warn(error.message, error.hint)
-    if first_error is not None:
-        raise first_error
+                    lesser, worst = sorted((worst, error), key=lambda e: e.exit_code)
+                    app.warn(lesser.message, lesser.hint)
+    if worst is not None:
+        raise worst
     if unknown:
         raise UsageError(
             f"no list to fetch is called {printable(min(unknown))}",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,7 +42,8 @@ def command(
     """Check digests that were computed elsewhere.
 
     A DIGEST is an MD5, SHA-1 or SHA-256 in hexadecimal. A file may hold bare digests, the output
-    of md5sum, sha1sum or sha256sum (GNU or BSD style), of hashdeep, or CSV with a header.
+    of md5sum, sha1sum or sha256sum (GNU or BSD style), of hashdeep, or CSV with a header; in
+    UTF-8, with lines that end in LF, CRLF or CR. Whatever is not understood is refused.
     Outcomes and exit codes are those of `scan`; a row with several digests has to agree in all.
 
     \b
@@ -62,7 +62,7 @@ def command(
             "nothing to look up", hint="give digests as arguments, or a file of them with --from"
         )
     lists = load_lists(app)
-    summary = Summary(lists.states)
+    summary = Summary(lists.states, missing=lists.missing)
     outcomes = lookup(_batches(digests, sources), lists, summary, keep_clean=show_all)
     return run_report(
         app,
@@ -81,12 +81,10 @@ def command(
 def _batches(
     digests: tuple[str, ...], sources: tuple[Path, ...]
 ) -> Iterator[tuple[str, DigestBatch]]:
-    from hashclient.digestfile import read_digests
+    from hashclient.digestfile import digests_of_arguments, read_digests
 
     if digests:
-        lines = "".join(f"{digest.strip()}\n" for digest in digests).encode("utf-8", "replace")
-        for batch in read_digests(io.BytesIO(lines), "argument"):
-            yield "argument", batch
+        yield "argument", digests_of_arguments(digests)
     for source in sources:
         if str(source) == "-":
             for batch in read_digests(sys.stdin.buffer, "stdin"):

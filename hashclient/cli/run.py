@@ -38,9 +38,9 @@ FORMAT_HELP = "How the report is written; docs/formats.md describes each format.
 
 if TYPE_CHECKING:
     from hashclient.formats import Formatter
+    from hashclient.lists import OpenLists
     from hashclient.record import RunRecord
     from hashclient.respond import Responder
-    from hashclient.scan import OpenLists
     from hashclient.summary import Summary
 
 
@@ -77,14 +77,16 @@ def output_option() -> Callable[[Any], Any]:
 
 
 def load_lists(app: App) -> OpenLists:
-    """Open the lists of the state directory, and say so if they are stale.
+    """Open the lists that should be here, and say which cannot be used or are stale.
 
     Raises:
-        StateError: there are none, or they are damaged or sealed with another key.
+        StateError: none can be used.
     """
-    from hashclient.scan import open_lists
+    from hashclient.lists import open_lists
 
     lists = open_lists(app.settings, os.environ, app.now())
+    for entry in lists.unusable:
+        app.warn(entry.text, entry.hint)
     for state in lists.states:
         if not state.fresh:
             grace = " and is in its grace period" if state.in_grace else ""

@@ -111,7 +111,7 @@ def command(
 
         failed = fetch_and_tell(app)
     lists = load_lists(app)
-    summary = Summary(lists.states, failed=failed)
+    summary = Summary(lists.states, missing=lists.missing, failed=failed)
     progress = Progress(summary)
     options = WalkOptions(exclude, one_file_system, follow_symlinks)
     memory = Memory(

@@ -41,9 +41,10 @@ if TYPE_CHECKING:
 def command(app: App, output_format: str, verify: bool, output: Path | None) -> ExitCode:
     """Show how old and fresh the lists are, and what was found.
 
-    Ends with 0 only when every list is here, usable and fresh, and whatever else is kept can be
-    read, so that a monitor can call it; a provider of which nothing was ever fetched counts as a
-    missing list. It needs no network: it tells of the last fetch.
+    Ends with 0 only when every list that should be here is, usable and fresh, and whatever else
+    is kept can be read, so that a monitor can call it. What should be here is what `lists` in the
+    configuration names or, without that, what the provider offered at the last fetch, and every
+    folder of a list. It needs no network: it tells of the last fetch.
 
     \b
       hashclient status
@@ -100,8 +101,8 @@ def _text(settings: Settings, status: Status, now: datetime) -> str:
 def _lines(settings: Settings, status: Status, now: datetime) -> Iterator[str]:
     for name, provider in sorted(settings.config.providers.items()):
         yield f"provider {name}  {provider.url}"
-        if name in status.bare_providers:
-            yield "  no list has been fetched; run `hashclient fetch`"
+        if (problem := status.providers.get(name)) is not None:
+            yield f"  state       {problem}"
     for entry in status.lists:
         yield from _list_lines(entry, now)
     if status.matches is not None:
@@ -129,7 +130,8 @@ def _lines(settings: Settings, status: Status, now: datetime) -> Iterator[str]:
 def _list_lines(status: ListStatus, now: datetime) -> list[str]:
     manifest = status.manifest
     if manifest is None:
-        return [f"list {status.name}", f"  state       {status.problem}"]
+        provider = [f"  provider    {status.provider}"] if status.provider else []
+        return [f"list {status.name}", f"  state       {status.problem}", *provider]
     state = status.problem or "fresh"
     share = 100 * manifest.with_size / manifest.entries if manifest.entries else 0
     digests = ", ".join(f"{a} {n:,}" for a, n in manifest.with_digest.items() if n) or "none"
@@ -161,7 +163,12 @@ def _json(settings: Settings, status: Status, now: datetime) -> str:
     document: dict[str, Any] = {
         "state_dir": str(settings.state_dir),
         "providers": [
-            {"name": name, "url": provider.url, "fetched": name not in status.bare_providers}
+            {
+                "name": name,
+                "url": provider.url,
+                "fetched": name not in status.providers,
+                "problem": status.providers.get(name),
+            }
             for name, provider in sorted(settings.config.providers.items())
         ],
         "lists": [_list_document(entry, now) for entry in status.lists],
@@ -198,6 +205,7 @@ def _last_scan(status: Status) -> Record | None:
 def _list_document(status: ListStatus, now: datetime) -> dict[str, Any]:
     document: dict[str, Any] = {
         "name": status.name,
+        "provider": status.provider,
         "usable": status.usable,
         "fresh": status.fresh,
         "problem": status.problem,
@@ -205,7 +213,6 @@ def _list_document(status: ListStatus, now: datetime) -> dict[str, Any]:
     manifest = status.manifest
     if manifest is not None:
         document |= {
-            "provider": manifest.provider,
             "generation": manifest.generation,
             "published_at": manifest.published_at.isoformat(),
             "age_s": int((now - manifest.published_at).total_seconds()),

@@ -6,6 +6,7 @@ what the manifest names and never waits for a writer. `writer` makes runs and ma
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -21,7 +22,7 @@ from hashclient.fsio import MAX_STATE_BYTES, printable, read_regular, state_erro
 from hashclient.hashlist import Strings, Uint32, Uint64
 from hashclient.index.prefixtable import NOTHING
 from hashclient.index.run import REBUILD_HINT, ROT_HINT, Count, DamagedError, Run, file_sha256
-from hashclient.model import Algorithm, Hit, ListState
+from hashclient.model import Algorithm, Hit, ListState, is_name
 
 MANIFEST_NAME = "manifest.json"
 MANIFEST_FORMAT = "hashclient-index/1"
@@ -335,9 +336,39 @@ def state_of(manifest: Manifest, now: datetime, grace: timedelta) -> ListState:
     return ListState(manifest.list, manifest.generation, manifest.expires, fresh, in_grace)
 
 
-def lists_on_disk(lists_dir: Path) -> list[str]:
-    """Return the names of the lists that have a manifest, sorted."""
+def list_folders(lists_dir: Path) -> list[str]:
+    """Return the names of the folders that lists have, sorted, whatever is in them.
+
+    A link counts wherever it leads. What cannot be the name of a list is not ours.
+
+    Raises:
+        StateError: `lists_dir` cannot be read.
+    """
     try:
-        return sorted(p.parent.name for p in lists_dir.glob(f"*/{MANIFEST_NAME}"))
+        # Not by a pattern: pathlib leaves out what it may not read, without a word.
+        with os.scandir(lists_dir) as entries:
+            found = [e.name for e in entries if is_name(e.name) and (e.is_symlink() or e.is_dir())]
+    except FileNotFoundError:
+        return []
     except OSError as error:
         raise state_error("cannot read", lists_dir, error) from error
+    return sorted(found)
+
+
+def lists_on_disk(lists_dir: Path) -> list[str]:
+    """Return the names of the lists that have a manifest, as far as can be told, sorted.
+
+    Raises:
+        StateError: `lists_dir` cannot be read.
+    """
+    return [name for name in list_folders(lists_dir) if _may_exist(lists_dir / name)]
+
+
+def _may_exist(directory: Path) -> bool:
+    try:
+        (directory / MANIFEST_NAME).stat()
+    except FileNotFoundError:
+        return False
+    except OSError:  # who may not look cannot say that there is none
+        return True
+    return True

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from hashclient.model import Algorithm
-from tests.support import Site, csv_of, digests_of, run, write_tree
+from tests.support import Site, csv_of, digests_of, edit_manifest, run, write_tree
 
 LISTED = {"e-1": b"listed one", "e-2": b"listed two"}
 
@@ -235,6 +235,88 @@ def test_the_pinned_root_is_not_to_be_changed(site: Site, own: Path) -> None:
     assert (
         "hint: remove provider main from the configuration and run `hashclient init`" in result.err
     )
+
+
+MAIN = '[providers."main"]\n'
+
+
+def away(config: Path) -> None:
+    """Configure a provider besides, first by its name, that cannot be reached."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        port = bound.getsockname()[1]
+    root = config.parent / "trust" / "main" / "pinned-root.json"
+    shutil.copytree(root.parent, config.parent / "trust" / "away")
+    digest = hashlib.sha256(root.read_bytes()).hexdigest()
+    with config.open("a") as stream:
+        stream.write(
+            f'[providers.away]\nurl = "https://127.0.0.1:{port}"\nroot_sha256 = "{digest}"\n'
+            'lists = ["elsewhere"]\nattempts = 1\n'
+        )
+
+
+def edited(config: Path, old: str, new: str) -> None:
+    text = config.read_text()
+    assert old in text
+    config.write_text(text.replace(old, new, 1))
+
+
+def test_4_says_that_nothing_else_has_failed(site: Site, own: Path, listed: Path) -> None:
+    """Who goes on after a 4 must not go on after anything worse that happened beside it."""
+    config = own / "config.toml"
+    away(config)
+    result = site.call("fetch", state=own)
+    assert (result.code, "cannot reach" in result.err or "refused" in result.err) == (4, True)
+    # The other provider offers one list less than it should.
+    edited(config, MAIN, f'{MAIN}lists = ["baseline", "local", "x"]\n')
+    for args in (("fetch",), ("scan", "--fetch", listed.parent / "none")):
+        result = site.call(*args, state=own)
+        assert result.code == 6
+        assert "does not offer list x" in result.err
+        assert result.err.count("127.0.0.1") == 1
+    # It lets nobody in.
+    token = listed.parent / "token"
+    token.write_text("wrong")
+    token.chmod(0o600)
+    edited(config, str(site.endpoint.token_file), str(token))
+    for args in (("fetch",), ("scan", "--fetch", listed.parent / "none")):
+        result = site.call(*args, state=own)
+        assert result.code == 5
+        assert result.err.count("127.0.0.1") == 2
+
+
+def test_what_may_not_be_read_switches_no_guard_off(site: Site, own: Path) -> None:
+    """A list that is not to be fetched says by when this machine's clock was right."""
+    folder = own / "lists" / "local"
+    edit_manifest(own, "local", checked_at="2999-01-01T00:00:00Z")
+    edited(own / "config.toml", MAIN, f'{MAIN}lists = ["baseline"]\n')
+    assert site.call("fetch", state=own).code == 7
+    folder.chmod(0)
+    result = site.run("fetch", state=own, unprivileged=True)
+    folder.chmod(0o700)
+    assert result.code == 8
+    assert "Permission denied" in result.err
+
+
+def test_no_seal_key_is_made_beside_lists_that_may_not_be_read(site: Site, own: Path) -> None:
+    shutil.rmtree(own / "lists" / "baseline")
+    (own / "seal.key").unlink()
+    for path in (own / "lists" / "local", own / "lists"):
+        path.chmod(0)
+        result = site.run("fetch", state=own, unprivileged=True)
+        path.chmod(0o700)
+        assert result.code == 8
+        assert not (own / "seal.key").exists()
+
+
+def test_a_folder_that_holds_another_list_is_built_again(
+    site: Site, own: Path, listed: Path
+) -> None:
+    shutil.rmtree(own / "lists" / "baseline")
+    shutil.copytree(own / "lists" / "local", own / "lists" / "baseline")
+    assert site.call("scan", listed, state=own).code == 8
+    assert site.call("fetch", state=own).code == 0
+    assert site.call("scan", listed, state=own).code == 10
 
 
 def contents(directory: Path) -> Iterator[tuple[Path, bytes]]:

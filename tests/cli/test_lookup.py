@@ -143,7 +143,9 @@ def test_names_of_any_bytes(state: Path, tmp_path: Path) -> None:
     ("args", "message"),
     [
         ([], "nothing to look up"),
-        (["zz"], "argument:1: not a line of a file of digests"),
+        (["zz"], "argument:1: not a digest in hexadecimal"),
+        ([f"#{MD5}"], "argument:1: not a digest in hexadecimal"),
+        ([MD5, ""], "argument:2: not a digest in hexadecimal"),
         ([MD5, MD5[:-1]], "argument:2: no digest has 31"),
         (["--from", "nope"], "cannot read nope"),
         (["--from", "."], "cannot read ."),
@@ -156,6 +158,25 @@ def test_what_cannot_be_looked_up(state: Path, args: list[str], message: str) ->
     assert message in result.err
     assert "hint: " in result.err
     assert MD5 not in result.err
+
+
+@pytest.mark.parametrize("end", ["\r", "\r\n"])
+def test_each_line_is_a_row_however_it_ends(state: Path, tmp_path: Path, end: str) -> None:
+    path = tmp_path / "sums"
+    path.write_text(f"{CLEAN[1]}  a{end}{SHA1}  b{end}", newline="")
+    result = lookup_jsonl(state, "--all", "--from", path)
+    assert (result.code, result.outcomes) == (10, {"a": "clean", "b": "match"})
+
+
+@pytest.mark.parametrize("between", "\0\x0b\x0c\x1c\x85\u2028", ids=ascii)
+def test_a_row_behind_another_is_no_part_of_its_name(
+    state: Path, tmp_path: Path, between: str
+) -> None:
+    path = tmp_path / "sums"
+    path.write_text(f"{CLEAN[1]}  a{between}{SHA1}  b\n", newline="")
+    result = lookup(state, "--from", path)
+    assert result.code == 2
+    assert f"sums:1: the character U+{ord(between):04X} within a line" in result.err
 
 
 def test_an_error_after_a_match_does_not_hide_it(state: Path, tmp_path: Path) -> None:

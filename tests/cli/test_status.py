@@ -70,7 +70,7 @@ def test_nothing_configured_and_nothing_fetched(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text(CONFIG)
     result = call("--state-dir", tmp_path, "status")
     assert result.code == 8
-    assert "no list has been fetched" in result.out
+    assert "nothing was ever fetched; run `hashclient fetch`" in result.out
 
 
 def test_a_provider_that_was_never_fetched_from(state: Path) -> None:
@@ -78,8 +78,9 @@ def test_a_provider_that_was_never_fetched_from(state: Path) -> None:
     (state / "config.toml").write_text(CONFIG + second)
     result = call("--state-dir", state, "status")
     assert result.code == 8
-    assert "provider second  https://other.example.org\n  no list has been fetched" in result.out
-    assert result.out.count("no list has been fetched") == 1
+    said = "  state       nothing was ever fetched"
+    assert f"provider second  https://other.example.org\n{said}" in result.out
+    assert result.out.count("nothing was ever fetched") == 1
     document = json.loads(call("--state-dir", state, "status", "--format", "json").out)
     assert {p["name"]: p["fetched"] for p in document["providers"]} == {
         "main": True,

@@ -384,3 +384,46 @@ def test_the_scans_of_the_examples_take_nothing_away(machine: Machine) -> None:
         found, said = machine.runner.shell(f"../venv/bin/hashclient {line}", **environ)
         assert found == 10, (number, said)
         assert machine.untouched()
+
+
+def with_the_command(script: str) -> str:
+    return f"python -m venv ../venv; PATH=../venv/bin:$PATH\n{script}"
+
+
+def test_other_hosts(site: Site, tmp_path: Path) -> None:
+    (script,) = marked_blocks(CI, "others")
+    runner = Runner(tmp_path, site, site.token, CLEAN | {"images/a.dat": LISTED})
+    variables = {
+        "HASHCLIENT_STATE_DIR": str(tmp_path / "state"),
+        "HASHCLIENT_TOKEN": site.token,
+        "PROVIDER_URL": site.endpoint.url,
+    }
+    code, said = runner.shell(with_the_command(script), **variables)
+    assert code == 10, said
+
+
+def test_a_job_goes_on_after_an_outage_and_not_without_a_list(tmp_path: Path) -> None:
+    (script,) = marked_blocks(CI, "kept")
+    (hook,) = load(HOOKS)
+    with Site(tmp_path / "mirror") as mirror:
+        for name in ("baseline", "other"):
+            mirror.publish(csv_of({"e-1": LISTED}), name)
+        public = mirror.repository.public
+        kept_back = public / "targets" / "lists" / "other"
+        kept_back.rename(tmp_path / "other")
+        assert mirror.call(*mirror.init_arguments()).code == 0
+        runner = Runner(tmp_path, mirror, mirror.token, CLEAN)
+        variables = {"HASHCLIENT_STATE_DIR": str(mirror.state)}
+        code, said = runner.shell(with_the_command(script), **variables)
+        assert code == 8, said
+        assert "list other is not here" in said
+        words = [*shlex.split(hook["entry"]), *hook["args"], *CLEAN]
+        code, said = runner.shell(with_the_command(shlex.join(words)), **variables)
+        assert code == 8, said
+        # An outage alone is no reason to stop, when all lists are here.
+        (tmp_path / "other").rename(kept_back)
+        assert mirror.call("fetch").code == 0
+        (public / "metadata" / "timestamp.json").unlink()
+        code, said = runner.shell(with_the_command(script), **variables)
+        assert code == 0, said
+        assert "timestamp.json" in said

@@ -20,8 +20,9 @@ Row = tuple[bytes | None, int | None, dict[Algorithm, bytes]]
 
 # The smallest chunk that is still longer than any line made here.
 chunk_bytes = st.sampled_from([1024, 4096, 2 << 20])
-ends = st.sampled_from([b"\n", b"\r\n"])
-names = st.binary(min_size=1, max_size=20).filter(lambda n: not set(n) & set(b"\0\r\n"))
+ends = st.sampled_from([b"\n", b"\r\n", b"\r"])
+SEPARATORS = re.compile(rb"[\0\r\n\x0b\x0c\x1c-\x1e]|\xc2\x85|\xe2\x80[\xa8\xa9]")
+names = st.binary(min_size=1, max_size=20).filter(lambda n: not SEPARATORS.search(n))
 digests = {a: st.binary(min_size=a.digest_bytes, max_size=a.digest_bytes) for a in Algorithm}
 one_digest = st.one_of([st.fixed_dictionaries({a: d}) for a, d in digests.items()])
 some_digests = st.fixed_dictionaries({}, optional=digests).filter(bool)
@@ -106,7 +107,7 @@ def test_csv(
 PIECES = (
     *(b"a" * 32, b"b" * 40, b"c" * 64, b"  ", b" *", b"n", b"\\", b"\n", b"\r\n", b"#", b","),
     *(b"md5", b"size", b"1", b'"', b"%%%% HASHDEEP-1.0", b"%%%% ", b"filename", b"\xff"),
-    *(b"MD5 (", b") = ", b"\xef\xbb\xbf"),
+    *(b"MD5 (", b") = ", b"\xef\xbb\xbf", b"\r", b"\x0b", b"\x85", b"\xe2\x80\xa8", b"\0"),
 )
 
 
@@ -118,3 +119,35 @@ def test_anything_else_is_an_error_that_quotes_no_digest(content: bytes) -> None
     except UsageError as error:
         message = error.message
     assert not re.search("[0-9a-fA-F]{32}", message)
+
+
+#: What no name holds that a tool writes: a row of another file, whatever divides it from this one.
+DIVIDERS = [
+    *map(bytes, zip(b"\r\n\0\x0b\x0c\x1c\x1d\x1e\x85 ")),
+    "\x85".encode(),
+    "\u2028".encode(),
+]
+
+
+@given(
+    st.lists(st.tuples(names, one_digest), min_size=2, max_size=12),
+    st.sampled_from(DIVIDERS),
+    st.booleans(),
+    chunk_bytes,
+)
+def test_no_row_is_lost_whatever_divides_them(
+    rows: list[tuple[bytes, dict[Algorithm, bytes]]], divider: bytes, tagged: bool, chunk: int
+) -> None:
+    """All rows are read, or the file is refused."""
+    lines = []
+    for name, row in rows:
+        ((algorithm, value),) = row.items()
+        plain = name.replace(b"\\", b"")
+        digits = hexed(value, False)
+        tag = b"%s (%s) = %s" % (algorithm.name.encode(), plain, digits)
+        lines.append(tag if tagged else digits + b"  " + plain)
+    try:
+        found = read(divider.join(lines), chunk)
+    except UsageError:
+        return
+    assert [row for _, _, row in found] == [row for _, row in rows]

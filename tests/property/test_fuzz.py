@@ -22,6 +22,7 @@ NAMES = (
     "checkpoint",
     "digests",
     "nsrl",
+    "delegations",
     "manifest",
     "staging",
     "run",

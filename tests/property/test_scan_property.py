@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from hashclient.config import Config, Settings
 from hashclient.digestfile import read_digests
+from hashclient.lists import OpenLists, open_lists
 from hashclient.lookup import lookup
 from hashclient.model import Algorithm, Kind
-from hashclient.scan import OpenLists, Progress, open_lists, scan
+from hashclient.scan import Progress, scan
 from hashclient.summary import Summary
 from hashclient.walk import WalkOptions
 from tests.support import fast_directory, make_state, run, write_tree

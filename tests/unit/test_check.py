@@ -17,9 +17,10 @@ from hashclient import hashing, inventory, reading
 from hashclient import judge as judging
 from hashclient.check import DEFER_BYTES, TASK_BYTES, Checker, TaskResult
 from hashclient.config import Config, Settings
+from hashclient.lists import OpenLists, open_lists
 from hashclient.model import Algorithm, Hit, Kind, Outcome
 from hashclient.reading import ATTEMPTS, CHANGED, ENDLESS, SPARSE
-from hashclient.scan import Memory, OpenLists, open_lists
+from hashclient.scan import Memory
 from hashclient.walk import Group
 from tests.support import csv_of, digests_of, make_state, write_tree
 

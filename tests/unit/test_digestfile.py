@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from hashclient import digestfile
-from hashclient.digestfile import DigestBatch, read_digests
+from hashclient.digestfile import DigestBatch, digests_of_arguments, read_digests
 from hashclient.errors import UsageError
 from hashclient.hashlist import NO_SIZE
 
@@ -205,7 +205,7 @@ def test_a_bad_line_of_csv_is_named(content: str, line: int, what: str) -> None:
         (rf"\{MD5}  a\tb", 1, "an unknown escape"),
         ("<html>\n", 1, "not a line"),
         ("MD5;SHA1;PhotoDNA\n", 1, "not a line"),
-        ("\0\x01\x02", 1, "not a line"),
+        ("\x01\x02", 1, "not a line"),
     ],
 )
 def test_a_bad_line_of_a_sum_file_is_named(content: str, line: int, what: str) -> None:
@@ -302,6 +302,130 @@ def test_a_file_that_cannot_be_read_is_a_usage_error() -> None:
         pytest.raises(UsageError, match="cannot read it: Input/output error"),
     ):
         list(read_digests(stream, "it"))
+
+
+FORMS = {
+    "bare": ([MD5, SHA1], ""),
+    "sum": ([f"{MD5}  one", f"{SHA1} *two"], ""),
+    "tag": ([f"MD5 (one) = {MD5}", f"SHA1(two)= {SHA1}"], ""),
+    "hashdeep": ([f"1,{MD5},one", f"2,{MD5},two"], "%%%% HASHDEEP-1.0\n%%%% size,md5,filename\n"),
+    "csv": ([f"{MD5},one", f"{MD5},two"], "md5,category\n"),
+    "csv, one column": ([MD5, MD5], "md5\n"),
+}
+each_form = pytest.mark.parametrize(("lines", "head"), FORMS.values(), ids=FORMS)
+
+
+@each_form
+@pytest.mark.parametrize("end", ["\r", "\r\n", "\n", "\r\r\n"], ids=ascii)
+def test_each_of_the_usual_ends_ends_a_line(lines: list[str], head: str, end: str) -> None:
+    expected = rows("".join(f"{line}\n" for line in lines).join([head, ""]).encode())
+    assert len(expected) == 2
+    content = (head + "".join(f"{line}\n" for line in lines)).replace("\n", end)
+    assert [row[1:] for row in rows(content.encode())] == [row[1:] for row in expected]
+    # The last one may be missing.
+    assert len(rows(content.removesuffix(end).encode())) == 2
+
+
+@pytest.mark.parametrize("size", range(1, 12))
+def test_an_end_of_two_characters_may_fall_between_two_blocks(
+    monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(digestfile, "CHUNK_BYTES", size)
+    content = f"{MD5}\r\n\r{SHA1}  a\r\r\n\n{MD5} *b\r"
+    assert [(line, name) for line, name, *_ in rows(content.encode())] == [
+        (1, None),
+        (3, "a"),
+        (6, "b"),
+    ]
+
+
+@each_form
+@pytest.mark.parametrize(
+    "between", [*"\0\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029", b"\x85", " "], ids=ascii
+)
+def test_two_rows_on_one_line_are_refused(
+    lines: list[str], head: str, between: str | bytes
+) -> None:
+    """Else the second would be taken for a part of the first one's name, and never asked about."""
+    if isinstance(between, str):
+        between = between.encode()
+    first, second = (line.encode() for line in lines)
+    content = head.encode() + b"\n".join([first, first + between + second, first])
+    line = head.count("\n") + 2
+    with pytest.raises(UsageError, match=f"^list.txt:{line}: ") as caught:
+        read(content + b"\n")
+    assert MD5[:10] not in caught.value.message
+
+
+@pytest.mark.parametrize("between", "\0\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029", ids=ascii)
+def test_a_comment_swallows_no_row(between: str) -> None:
+    for head in ("", f"{MD5}\n"):
+        with pytest.raises(UsageError, match=r"^list.txt:[12]: .* within a line"):
+            read(f"{head}# comment{between}{MD5}\n{MD5}\n".encode())
+    assert len(rows(f"# comment\r{MD5}\r# another\r{MD5}".encode())) == 2
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["\xc5ngstr\xf6m".encode(), "wait\u2026".encode(), b"cp1252 \x85", b"\x85 beef \x85", b"a=b"],
+)
+def test_bytes_of_letters_are_no_ends_of_lines(name: bytes) -> None:
+    content = b"%s  %s\nMD5 (other) = %s\n" % (MD5.encode(), name, MD5.encode())
+    content += b"MD5 (%s) = %s\n" % (name, MD5.encode())
+    assert [found for _, found, *_ in rows(content)] == [
+        os.fsdecode(name),
+        "other",
+        os.fsdecode(name),
+    ]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("content", [f"{MD5}\n", f"md5\n{MD5}\n", f"# comment\n{MD5}  a\n"])
+def test_another_encoding_is_refused(encoding: str, content: str) -> None:
+    with pytest.raises(UsageError, match=r"^list.txt:1: "):
+        read(content.encode(encoding))
+    with pytest.raises(UsageError, match=r"^list.txt:1: not UTF-8 but UTF-(16|32)"):
+        read(content.encode("utf-16"))
+
+
+def test_a_header_of_hashdeep_may_come_again_with_other_columns() -> None:
+    again = f"%%%% HASHDEEP-1.0\n%%%% size,sha1,filename\n7,{SHA1},other\n"
+    content = f"{HASHDEEP}6,{MD5},,{SHA256},name\n{again}"
+    assert [(name, sorted(digests)) for _, name, digests, _ in rows(content.encode())] == [
+        ("name", ["md5", "sha256"]),
+        ("other", ["sha1"]),
+    ]
+    with pytest.raises(UsageError, match=r"^list.txt:9: not a sha1 digest"):
+        read(f"{content}6,{MD5},,{SHA256},name\n".encode())
+
+
+def test_a_column_of_hashdeep_that_occurs_twice() -> None:
+    with pytest.raises(UsageError, match=r"^list.txt:2: a column occurs twice"):
+        read(f"%%%% HASHDEEP-1.0\n%%%% size,md5,md5,filename\n1,{MD5},{MD5},a\n".encode())
+
+
+def test_arguments_are_digests_and_nothing_else() -> None:
+    batch = digests_of_arguments([MD5, f" {SHA1.upper()}\t", SHA256])
+    assert batch.count == 3 and batch.lines.tolist() == [1, 2, 3]
+    found = {
+        int(row): value.tobytes().hex()
+        for values, at in batch.digests.values()
+        for value, row in zip(values, at, strict=True)
+    }
+    assert found == {0: MD5, 1: SHA1, 2: SHA256}
+
+
+NO_DIGESTS = (
+    *("", " ", "zz", f"#{MD5}", f"# {MD5}", f"{MD5}\n{MD5}", f"{MD5}  name", f"{MD5},", "md5"),
+    *(MD5[:-1], f"{MD5}00", f"\ufeff{MD5}", "\u0661" * 32, "\udcff", f"MD5 (a) = {MD5}", "%%%%"),
+)
+
+
+@pytest.mark.parametrize("wrong", NO_DIGESTS, ids=ascii)
+def test_an_argument_that_is_no_digest(wrong: str) -> None:
+    with pytest.raises(UsageError, match=r"^argument:2: (not a digest|no digest has)") as caught:
+        digests_of_arguments([MD5, wrong, MD5])
+    assert MD5 not in caught.value.message
 
 
 def test_names_in_messages_are_printable() -> None:

@@ -49,7 +49,7 @@ def full() -> Status:
             ListStatus("baseline", manifest(), ExitCode.OK, None),
             ListStatus(ODD, None, ExitCode.STATE, "never fetched"),
         ],
-        [],
+        {"second": "nothing was ever fetched"},
         ExitCode.STATE,
         matches=counts,
         quarantine=QuarantineStatus(2, 4096),
@@ -78,6 +78,7 @@ def test_every_value_is_read_as_it_was() -> None:
     assert version == 1
     assert found == {
         "status_exit_code": {"": 8},
+        "lists_missing": {"": 2},
         "list_usable": {"baseline": 1, ODD: 0},
         "list_fresh": {"baseline": 1, ODD: 0},
         "list_generation": {"baseline": 7},
@@ -109,13 +110,13 @@ def test_a_metric_is_described_once_and_its_samples_follow() -> None:
 
 
 def test_what_is_not_there_has_no_samples() -> None:
-    found = parsed(render(Status([], [], ExitCode.OK)))
-    assert found.keys() == {"build_info", "status_exit_code"}
+    found = parsed(render(Status([], {}, ExitCode.OK)))
+    assert found.keys() == {"build_info", "status_exit_code", "lists_missing"}
 
 
 @pytest.mark.parametrize("exit_code", ["10", None])
 def test_a_record_of_another_version_is_no_reason_to_fail(exit_code: object) -> None:
     audit = AuditStatus(record("fetch"), record("scan-end", exit_code=exit_code))
-    found = parsed(render(Status([], [], ExitCode.OK, audit=audit)))
+    found = parsed(render(Status([], {}, ExitCode.OK, audit=audit)))
     assert "last_scan_end_timestamp_seconds" in found
     assert "last_scan_exit_code" not in found

@@ -1,0 +1,279 @@
+"""Which lists should be here, and which of them can be used: the one place for that rule.
+
+What should be here is, of each provider, what `lists` in its configuration names or, where that is
+not set, what the provider's last verified metadata delegates; and every folder below `lists/`. A
+list that should be here and cannot be used is missing. Scans and lookups go on with the others and
+say so; `status` shows it.
+
+The metadata is read as python-tuf has left it. It was verified when it was written, so nothing is
+verified here, and the modules that could are not loaded.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from hashclient.config import Settings
+from hashclient.errors import StateError
+from hashclient.fsio import printable, state_error
+from hashclient.index import Index, check_key, list_folders, load_manifest, open_index, state_of
+from hashclient.judge import Judge
+from hashclient.model import ListState, MissingList, is_name
+from hashclient.seal import Sealer, load_sealer
+
+#: Where python-tuf keeps the metadata that delegates the lists, and its own cap for that.
+TARGETS_NAME = "targets.json"
+MAX_TARGETS_BYTES = 5_000_000
+
+FETCH_HINT = (
+    "run `hashclient fetch`; to give a list up, name the others in `lists = […]` of its provider's"
+    " configuration and remove its folder in the state directory"
+)
+BARE_HINT = "run `hashclient fetch`, or remove its table from the configuration"
+OFFERS_NOTHING_HINT = "ask the provider, or remove its table from the configuration"
+METADATA_HINT = (
+    "run `hashclient fetch`, or name the lists in `lists = […]` of the provider's configuration"
+)
+
+
+class _Role(msgspec.Struct, frozen=True):
+    name: str
+
+
+class _Delegations(msgspec.Struct, frozen=True):
+    roles: tuple[_Role, ...]
+
+
+class _Signed(msgspec.Struct, frozen=True):
+    type: Literal["targets"] = msgspec.field(name="_type")
+    delegations: _Delegations | None = None
+
+
+class _Targets(msgspec.Struct, frozen=True):
+    signed: _Signed
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedList:
+    """A list that should be here: `index` if it can be used, else `error`.
+
+    `name` is None where it is not known which lists of `provider` should be here; `provider` is
+    None where it is not known whose list it is. `short` is what is wrong in a few words, where the
+    message of `error` is not that.
+    """
+
+    name: str | None
+    provider: str | None
+    index: Index | None = None
+    error: StateError | None = None
+    short: str | None = None
+
+    @property
+    def problem(self) -> str:
+        """What is wrong, for whoever knows which list it is about."""
+        return self.short or (self.error.message if self.error else "")
+
+    @property
+    def hint(self) -> str:
+        """What can be done about it."""
+        return (self.error.hint if self.error else None) or FETCH_HINT
+
+    @property
+    def text(self) -> str:
+        """What is wrong, as a sentence of its own."""
+        message = self.error.message if self.error else ""
+        if message.startswith(("list ", "provider ")):
+            return message
+        owner = f"provider {self.provider}" if self.name is None else f"list {self.name}"
+        return f"{owner}: {message}"
+
+
+@dataclass(frozen=True, slots=True)
+class OpenLists:
+    """The lists of a state directory that can be used, open for one run, and those that cannot."""
+
+    indexes: tuple[Index, ...]
+    states: tuple[ListState, ...]
+    sealer: Sealer
+    unusable: tuple[ExpectedList, ...] = ()
+
+    @property
+    def missing(self) -> tuple[MissingList, ...]:
+        """What should be here and cannot be used, as a summary names it."""
+        return tuple(MissingList(e.name, e.provider, e.problem) for e in self.unusable)
+
+    @property
+    def stale(self) -> bool:
+        """Whether any list is past its expiry."""
+        return any(state.stale for state in self.states)
+
+    def judge(self) -> Judge:
+        """Return a judge over all lists that can be used."""
+        return Judge(self.indexes, self.sealer)
+
+
+def open_lists(settings: Settings, environ: Mapping[str, str], now: datetime) -> OpenLists:
+    """Open every list that should be here; needs no lock and writes nothing.
+
+    What cannot be used is in `unusable`, as long as there is anything that can. The seal key may
+    come from `environ`, as `load_sealer` says.
+
+    Raises:
+        StateError: no list can be used, or there is no seal key.
+        ConfigError: the seal key is missing or malformed.
+    """
+    expected = expected_lists(settings)
+    if not any(entry.index for entry in expected):
+        raise _nothing_usable(settings, expected)
+    sealer = load_sealer(settings.state_dir, settings.seal_key_file, environ)
+    expected = [with_key(entry, sealer.key_id) for entry in expected]
+    indexes = tuple(entry.index for entry in expected if entry.index is not None)
+    if not indexes:
+        raise _nothing_usable(settings, expected)
+    states = tuple(
+        state_of(index.manifest, now, settings.grace(index.manifest.provider)) for index in indexes
+    )
+    unusable = tuple(entry for entry in expected if entry.error is not None)
+    return OpenLists(indexes, states, sealer, unusable)
+
+
+def _nothing_usable(settings: Settings, expected: Sequence[ExpectedList]) -> StateError:
+    for entry in expected:
+        if entry.name is not None and entry.error is not None:
+            return entry.error
+    return StateError(
+        "no list has been fetched",
+        hint="run `hashclient fetch` first"
+        if settings.config.providers
+        else "run `hashclient init URL --root ROOT.json` and `hashclient fetch` first",
+    )
+
+
+def expected_lists(settings: Settings, *, verify: bool = False) -> list[ExpectedList]:
+    """Open every list that should be here, by name; whatever cannot be used says why.
+
+    Those of a provider whose lists are not known come first, under no name. With `verify`, all of
+    the indexes is read and compared with its digests. Whether the seal key is the right one is
+    left to `with_key`.
+
+    Raises:
+        StateError: the folder of all lists cannot be read.
+    """
+    wanted: dict[str, list[str]] = {name: [] for name in list_folders(settings.lists_dir)}
+    doubtful: list[ExpectedList] = []
+    bare: list[str] = []
+    for provider, config in sorted(settings.config.providers.items()):
+        try:
+            names = config.lists or delegated_lists(settings.metadata_dir(provider) / TARGETS_NAME)
+        except StateError as error:
+            short = f"what it offers is not known: {error.message}"
+            doubtful.append(ExpectedList(None, provider, error=error, short=short))
+            continue
+        if names is None:
+            bare.append(provider)
+        elif not names:
+            doubtful.append(_of_provider(provider, "it offers no list", OFFERS_NOTHING_HINT))
+        for name in dict.fromkeys(names or ()):
+            wanted.setdefault(name, []).append(provider)
+    named = [
+        entry
+        for name, providers in sorted(wanted.items())
+        for entry in _open(settings.lists_dir / name, name, providers, verify=verify)
+    ]
+    here = {entry.provider for entry in named}
+    for provider in bare:
+        if provider in here:
+            problem = "its metadata is not here, so what it offers is not known"
+            doubtful.append(_of_provider(provider, problem, METADATA_HINT))
+        else:
+            doubtful.append(_of_provider(provider, "nothing was ever fetched", BARE_HINT))
+    return [*doubtful, *named]
+
+
+def with_key(entry: ExpectedList, key_id: str) -> ExpectedList:
+    """Return `entry`, as one that cannot be used if another key than `key_id` sealed it."""
+    if entry.index is not None:
+        try:
+            check_key(entry.index.manifest, key_id)
+        except StateError as error:
+            return replace(entry, index=None, error=error, short="sealed with another key")
+    return entry
+
+
+def delegated_lists(path: Path) -> tuple[str, ...] | None:
+    """Return the names of the lists that a provider's metadata delegates; None without metadata.
+
+    Raises:
+        StateError: it cannot be read, or is not what a fetch would have accepted.
+    """
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(MAX_TARGETS_BYTES + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise state_error("cannot read metadata", path, error) from error
+    damaged = StateError(f"metadata is damaged: {printable(path)}", hint=METADATA_HINT)
+    if len(data) > MAX_TARGETS_BYTES:
+        raise damaged
+    try:
+        delegations = msgspec.json.decode(data, type=_Targets).signed.delegations
+    except (ValueError, RecursionError) as error:
+        raise damaged from error
+    names = () if delegations is None else tuple(role.name for role in delegations.roles)
+    if not all(map(is_name, names)):
+        raise damaged
+    return names
+
+
+def _of_provider(provider: str, problem: str, hint: str) -> ExpectedList:
+    error = StateError(f"provider {provider}: {problem}", hint=hint)
+    return ExpectedList(None, provider, error=error, short=problem)
+
+
+def _of_list(name: str, provider: str | None, message: str, short: str) -> ExpectedList:
+    error = StateError(f"list {name} {message}", hint=FETCH_HINT)
+    return ExpectedList(name, provider, error=error, short=short)
+
+
+def _open(
+    directory: Path, name: str, providers: Sequence[str], *, verify: bool
+) -> Iterator[ExpectedList]:
+    """Open one list that `providers` should have given us; a mere folder has none.
+
+    There is one entry, unless several providers offer a list of that name: it is here from one at
+    most.
+    """
+    manifest, index = None, None
+    try:
+        manifest = load_manifest(directory)
+        if manifest is not None and manifest.list != name:
+            raise StateError(
+                f"the folder of list {name} holds list {manifest.list}",
+                hint=f"remove {printable(directory)} and run `hashclient fetch`",
+            )
+        index = None if manifest is None else open_index(directory, verify=verify)
+    except StateError as error:
+        owner = next(iter(providers), None) if manifest is None else manifest.provider
+        yield ExpectedList(name, owner, error=error)
+        return
+    if index is None:
+        there = os.path.lexists(directory)
+        message = "is not here: its folder has no manifest" if there else "has never been fetched"
+        short = "its folder has no manifest" if there else "never fetched"
+        for provider in providers or (None,):
+            yield _of_list(name, provider, message, short)
+        return
+    owner = index.manifest.provider
+    yield ExpectedList(name, owner, index)
+    for provider in providers:
+        if provider != owner:
+            short = f"here from provider {owner}, not from {provider}"
+            yield _of_list(name, provider, f"is {short}", short)

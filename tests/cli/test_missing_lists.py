@@ -1,0 +1,330 @@
+"""A list that should be here and is not: no scan, lookup or status ends in 0 without it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fixtures.client import Client
+from fixtures.simulator import Simulator, status
+from hashclient.audit import read
+from hashclient.errors import UnreachableError
+from tests.support import Result, call, csv_of, digests_of, edit_manifest, run, write_tree
+
+CONFIG = '[providers.main]\nurl = "https://lists.example.org"\nroot_sha256 = "00"\n'
+IN_BASE, IN_OTHER = b"listed in base", b"listed in other"
+CLEAN = digests_of(b"listed nowhere")[2]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a state with two lists of one provider, none of which the configuration names."""
+    directory = tmp_path_factory.mktemp("site")
+    simulator = Simulator(directory / "provider")
+    simulator.publish(csv_of({"b-1": IN_BASE}), "base")
+    simulator.publish(csv_of({"o-1": IN_OTHER}), "other")
+    Client(directory / "state", simulator, simulator.root).fetch()
+    (directory / "state" / "config.toml").write_text(CONFIG)
+    return directory / "state"
+
+
+@pytest.fixture
+def state(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "state", symlinks=True))
+
+
+def ask(state: Path, tmp_path: Path, *, unprivileged: bool = False) -> dict[str, Result]:
+    """Ask in every way: for what is clean, for what the first list has, and for the status."""
+    ways = {
+        "scan clean": ("scan", write_tree(tmp_path / "clean", {"f": b"listed nowhere"})),
+        "scan listed": ("scan", write_tree(tmp_path / "listed", {"f": IN_BASE})),
+        "lookup clean": ("lookup", CLEAN),
+        "lookup listed": ("lookup", digests_of(IN_BASE)[0]),
+        "status": ("status",),
+    }
+    if not unprivileged:
+        return {way: call("--state-dir", state, *args) for way, args in ways.items()}
+    return {
+        way: run("--state-dir", state, *ways[way], unprivileged=True)
+        for way in ("scan clean", "lookup listed", "status")
+    }
+
+
+CODES = {"scan clean": 8, "scan listed": 11, "lookup clean": 8, "lookup listed": 11, "status": 8}
+
+
+def assert_missing(asked: dict[str, Result], name: str, said: str) -> None:
+    """One list is missing and the other is used: nothing ends in 0, and a match is told."""
+    assert {way: result.code for way, result in asked.items()} == {way: CODES[way] for way in asked}
+    for way, result in asked.items():
+        told = result.out if way == "status" else result.err
+        assert re.search(said, told), (way, told)
+        assert name in told
+        if way != "status":
+            assert "hint: " in result.err
+    assert "match  " in asked["lookup listed"].out
+
+
+def test_with_both_lists_all_is_well(state: Path, tmp_path: Path) -> None:
+    asked = ask(state, tmp_path)
+    assert [result.code for result in asked.values()] == [0, 10, 0, 10, 0]
+    assert "warning" not in asked["scan clean"].err
+
+
+def remove_folder(folder: Path) -> None:
+    shutil.rmtree(folder)
+
+
+def remove_manifest(folder: Path) -> None:
+    (folder / "manifest.json").unlink()
+
+
+def damage_manifest(folder: Path) -> None:
+    (folder / "manifest.json").write_bytes(b"{")
+
+
+def cut_run(folder: Path) -> None:
+    (path,) = folder.glob("run-*")
+    os.truncate(path, path.stat().st_size - 1)
+
+
+def remove_run(folder: Path) -> None:
+    (path,) = folder.glob("run-*")
+    path.unlink()
+
+
+def seal_with_another_key(folder: Path) -> None:
+    edit_manifest(folder.parent.parent, folder.name, key_id="0" * 16)
+
+
+def put_a_file_there(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.write_text("")
+
+
+def dangling_link(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.symlink_to("nowhere")
+
+
+def take_the_other_ones_place(folder: Path) -> None:
+    shutil.rmtree(folder)
+    shutil.copytree(folder.parent / "base", folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (remove_folder, "never (been )?fetched"),
+        (remove_manifest, "no manifest"),
+        (damage_manifest, "manifest is damaged"),
+        (cut_run, "index file has"),
+        (remove_run, "are missing"),
+        (seal_with_another_key, "sealed with another key"),
+        (put_a_file_there, "Not a directory"),
+        (dangling_link, "no manifest"),
+        (take_the_other_ones_place, "holds list base"),
+    ],
+)
+def test_a_list_that_is_not_whole_here(
+    state: Path, tmp_path: Path, change: Callable[[Path], None], said: str
+) -> None:
+    change(state / "lists" / "other")
+    assert_missing(ask(state, tmp_path), "other", said)
+
+
+@pytest.mark.parametrize("what", ["other", "other/manifest.json", "run"])
+def test_a_list_that_may_not_be_read(state: Path, tmp_path: Path, what: str) -> None:
+    (index_file,) = (state / "lists" / "other").glob("run-*")
+    path = index_file if what == "run" else state / "lists" / what
+    path.chmod(0)
+    try:
+        asked = ask(state, tmp_path, unprivileged=True)
+    finally:
+        path.chmod(0o700)
+    assert_missing(asked, "other", "Permission denied")
+
+
+def test_the_folder_of_all_lists_may_not_be_read(state: Path, tmp_path: Path) -> None:
+    for mode in (0, 0o100):
+        (state / "lists").chmod(mode)
+        try:
+            asked = ask(state, tmp_path, unprivileged=True)
+        finally:
+            (state / "lists").chmod(0o700)
+        assert {result.code for result in asked.values()} == {8}
+        assert all("Permission denied" in result.err for result in asked.values())
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_no_list_is_here_at_all(state: Path, tmp_path: Path, there: bool) -> None:
+    shutil.rmtree(state / "lists")
+    if there:
+        (state / "lists").mkdir()
+    asked = ask(state, tmp_path)
+    assert {result.code for result in asked.values()} == {8}
+    assert "list base has never been fetched" in asked["scan clean"].err
+    assert "list other\n  state       never fetched" in asked["status"].out
+
+
+def test_a_first_fetch_that_failed_is_not_forgotten(tmp_path: Path) -> None:
+    """A mirror that gives one list and holds the other back hides nothing."""
+    simulator = Simulator(tmp_path / "provider")
+    simulator.publish(csv_of({"b-1": IN_BASE}), "base")
+    simulator.publish(csv_of({"o-1": IN_OTHER}), "other")
+    simulator.faults["targets/lists/other/*"] = status(503)
+    client = Client(tmp_path / "state", simulator, simulator.root)
+    (tmp_path / "state" / "config.toml").write_text(CONFIG)
+    for _ in range(2):
+        with pytest.raises(UnreachableError):
+            client.fetch()
+        assert_missing(ask(tmp_path / "state", tmp_path), "other", "no manifest")
+    simulator.faults.clear()
+    client.fetch()
+    assert [r.code for r in ask(tmp_path / "state", tmp_path).values()] == [0, 10, 0, 10, 0]
+    # A list that is new at the provider is missing from when the delegation is known.
+    simulator.publish(csv_of({"n-1": b"new"}), "new")
+    simulator.faults["metadata/*.new.json"] = status(503)
+    with pytest.raises(UnreachableError):
+        client.fetch()
+    assert_missing(ask(tmp_path / "state", tmp_path), "new", "no manifest")
+
+
+def test_one_list_alone_was_fetched(tmp_path: Path) -> None:
+    simulator = Simulator(tmp_path / "provider")
+    for name in ("base", "other"):
+        simulator.publish(csv_of({"e-1": IN_BASE}), name)
+    Client(tmp_path / "state", simulator, simulator.root).fetch("base")
+    (tmp_path / "state" / "config.toml").write_text(CONFIG)
+    assert_missing(ask(tmp_path / "state", tmp_path), "other", "never (been )?fetched")
+
+
+def test_a_list_is_given_up_in_the_configuration(state: Path, tmp_path: Path) -> None:
+    (state / "config.toml").write_text(CONFIG + 'lists = ["base"]\n')
+    # What is here still counts, until its folder is removed.
+    remove_manifest(state / "lists" / "other")
+    asked = ask(state, tmp_path)
+    assert_missing(asked, "other", "no manifest")
+    assert "lists = " in asked["scan clean"].err
+    shutil.rmtree(state / "lists" / "other")
+    assert [result.code for result in ask(state, tmp_path).values()] == [0, 10, 0, 10, 0]
+
+
+METADATA = "trust/main/metadata"
+
+
+def gone(path: Path) -> None:
+    path.unlink()
+
+
+def garbled(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def without_names(path: Path) -> None:
+    document = json.loads(path.read_bytes())
+    document["signed"]["delegations"]["roles"][0]["name"] = "../other"
+    path.write_text(json.dumps(document))
+
+
+def of_another_role(path: Path) -> None:
+    path.write_bytes((path.parent / "snapshot.json").read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (gone, "is not here"),
+        (garbled, "is damaged"),
+        (without_names, "is damaged"),
+        (of_another_role, "is damaged"),
+    ],
+)
+def test_what_should_be_here_is_not_known(
+    state: Path, tmp_path: Path, change: Callable[[Path], None], said: str
+) -> None:
+    change(state / METADATA / "targets.json")
+    assert_missing(ask(state, tmp_path), "provider main", said)
+    # The configuration says it, too, and then nobody has to know what else is offered.
+    (state / "config.toml").write_text(CONFIG + 'lists = ["base", "other"]\n')
+    assert [result.code for result in ask(state, tmp_path).values()] == [0, 10, 0, 10, 0]
+
+
+def test_metadata_that_may_not_be_read(state: Path, tmp_path: Path) -> None:
+    (state / METADATA).chmod(0)
+    try:
+        asked = ask(state, tmp_path, unprivileged=True)
+    finally:
+        (state / METADATA).chmod(0o700)
+    assert_missing(asked, "provider main", "Permission denied")
+
+
+SECOND = '[providers.second]\nurl = "https://other.example.org"\nroot_sha256 = "00"\n'
+
+
+def test_a_provider_of_which_nothing_was_ever_fetched(state: Path, tmp_path: Path) -> None:
+    (state / "config.toml").write_text(CONFIG + SECOND)
+    asked = ask(state, tmp_path)
+    assert_missing(asked, "provider second", "nothing was ever fetched")
+    document = json.loads(call("--state-dir", state, "status", "--format", "json").out)
+    assert [(p["name"], p["fetched"]) for p in document["providers"]] == [
+        ("main", True),
+        ("second", False),
+    ]
+
+
+def test_a_provider_that_offers_nothing(state: Path, tmp_path: Path) -> None:
+    (state / "config.toml").write_text(CONFIG + SECOND)
+    shutil.copytree(state / "trust" / "main", state / "trust" / "second")
+    path = state / "trust/second/metadata/targets.json"
+    document = json.loads(path.read_bytes())
+    document["signed"]["delegations"]["roles"] = []
+    path.write_text(json.dumps(document))
+    assert_missing(ask(state, tmp_path), "provider second", "it offers no list")
+
+
+def test_two_providers_offer_a_list_of_one_name(state: Path, tmp_path: Path) -> None:
+    (state / "config.toml").write_text(CONFIG + SECOND + 'lists = ["base"]\n')
+    asked = ask(state, tmp_path)
+    assert_missing(asked, "base", "from provider main")
+    metrics = call("--state-dir", state, "status", "--format", "prometheus").out
+    assert metrics.count('hashclient_list_usable{list="base"} ') == 1
+    assert 'hashclient_list_usable{list="base"} 0\n' in metrics
+
+
+def test_a_monitor_sees_it(state: Path) -> None:
+    shutil.rmtree(state / "lists" / "other")
+    document = json.loads(call("--state-dir", state, "status", "--format", "json").out)
+    assert document["exit_code"] == 8
+    (other,) = [entry for entry in document["lists"] if entry["name"] == "other"]
+    assert (other["usable"], other["provider"]) == (False, "main")
+    metrics = call("--state-dir", state, "status", "--format", "prometheus").out
+    assert 'hashclient_list_usable{list="base"} 1\n' in metrics
+    assert 'hashclient_list_usable{list="other"} 0\n' in metrics
+    assert "hashclient_lists_missing 1\n" in metrics
+
+
+def test_the_log_names_what_was_not_asked(state: Path, tmp_path: Path) -> None:
+    remove_folder(state / "lists" / "other")
+    tree = write_tree(tmp_path / "t", {"f": b"listed nowhere"})
+    for command, argument in (("scan", str(tree)), ("lookup", CLEAN)):
+        assert call("--state-dir", state, command, argument).code == 8
+        (start,) = read(state / "audit", event=f"{command}-start", limit=1)
+        assert [entry["list"] for entry in start.data["lists"]] == ["base"]
+        assert start.data["missing"] == [
+            {"list": "other", "provider": "main", "problem": "never fetched"}
+        ]
+
+
+def test_what_is_no_list_is_passed_over(state: Path, tmp_path: Path) -> None:
+    """What a file system or a file manager makes there is nobody's list."""
+    for name in ("lost+found", ".snapshot"):
+        (state / "lists" / name).mkdir()
+    (state / "lists" / "notes").write_text("")
+    assert [result.code for result in ask(state, tmp_path).values()] == [0, 10, 0, 10, 0]

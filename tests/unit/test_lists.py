@@ -1,0 +1,104 @@
+"""Which lists should be here: what the verified metadata says, read as a fetch has left it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fixtures.client import Client, csv
+from fixtures.simulator import Simulator
+from hashclient import lists
+from hashclient.errors import StateError
+from hashclient.lists import TARGETS_NAME, delegated_lists, expected_lists, open_lists
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> Client:
+    simulator = Simulator(tmp_path / "repo")
+    for name in ("b", "a"):
+        simulator.publish(csv(range(3)), name)
+    client = Client(tmp_path / "state", simulator, simulator.root)
+    client.fetch()
+    return client
+
+
+@pytest.fixture
+def targets(client: Client) -> Path:
+    return client.settings.metadata_dir("main") / TARGETS_NAME
+
+
+def test_it_is_what_a_fetch_has_verified(client: Client, targets: Path) -> None:
+    assert sorted(delegated_lists(targets) or ()) == ["a", "b"]
+    assert [(entry.name, entry.provider) for entry in expected_lists(client.settings)] == [
+        ("a", "main"),
+        ("b", "main"),
+    ]
+    assert client.open().missing == ()
+
+
+def test_no_metadata_is_not_the_same_as_none_delegated(tmp_path: Path) -> None:
+    path = tmp_path / TARGETS_NAME
+    assert delegated_lists(path) is None
+    for signed in ({"_type": "targets"}, {"_type": "targets", "delegations": {"roles": []}}):
+        path.write_text(json.dumps({"signed": signed, "signatures": []}))
+        assert delegated_lists(path) == ()
+
+
+@pytest.mark.parametrize(
+    "signed",
+    [
+        None,
+        [],
+        {},
+        {"_type": "snapshot"},
+        {"_type": "targets", "delegations": []},
+        {"_type": "targets", "delegations": {}},
+        {"_type": "targets", "delegations": {"succinct_roles": {"bit_length": 1}}},
+        {"_type": "targets", "delegations": {"roles": None}},
+        {"_type": "targets", "delegations": {"roles": ["a"]}},
+        {"_type": "targets", "delegations": {"roles": [{"name": None}]}},
+        {"_type": "targets", "delegations": {"roles": [{"name": "A"}]}},
+        {"_type": "targets", "delegations": {"roles": [{"name": "a"}, {"name": "../b"}]}},
+    ],
+    ids=json.dumps,
+)
+def test_what_a_fetch_would_not_have_accepted(tmp_path: Path, signed: Any) -> None:
+    path = tmp_path / TARGETS_NAME
+    path.write_text(json.dumps({"signed": signed}))
+    with pytest.raises(StateError, match="metadata is damaged"):
+        delegated_lists(path)
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff", b"[" * 100_000, b'{"signed":' * 100_000])
+def test_what_is_no_json(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / TARGETS_NAME
+    path.write_bytes(data)
+    with pytest.raises(StateError, match="metadata is damaged"):
+        delegated_lists(path)
+
+
+def test_it_is_bounded(targets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = targets.stat().st_size
+    monkeypatch.setattr(lists, "MAX_TARGETS_BYTES", size)
+    assert len(delegated_lists(targets) or ()) == 2
+    monkeypatch.setattr(lists, "MAX_TARGETS_BYTES", size - 1)
+    with pytest.raises(StateError, match="metadata is damaged"):
+        delegated_lists(targets)
+
+
+def test_every_sentence_says_what_it_is_about(client: Client, targets: Path) -> None:
+    """On stderr they stand alone, in a summary beside the name."""
+    folder = client.settings.lists_dir / "a"
+    (folder / "manifest.json").write_bytes(b"{")
+    targets.unlink()
+    opened = open_lists(client.settings, {}, client.now)
+    assert [(m.name, m.provider) for m in opened.missing] == [(None, "main"), ("a", None)]
+    texts = [entry.text for entry in opened.unusable]
+    assert texts[0].startswith("provider main: its metadata is not here")
+    assert texts[1].startswith("list a: manifest is damaged: ")
+    assert [m.problem for m in opened.missing] == [text.split(": ", 1)[1] for text in texts]
+    assert all("hashclient fetch" in entry.hint for entry in opened.unusable)
+    assert [index.manifest.list for index in opened.indexes] == ["b"]
