@@ -20,6 +20,7 @@ from hashclient.check import Checker
 from hashclient.config import Config, Settings
 from hashclient.filesystems import SizeTrust, trust_at
 from hashclient.hashing import LONGER, SHORTER
+from hashclient.lists import open_lists
 from hashclient.model import Algorithm, Kind
 from hashclient.reading import (
     ATTEMPTS,
@@ -37,7 +38,6 @@ from hashclient.reading import (
     relied_size,
     same_content,
 )
-from hashclient.scan import open_lists
 from hashclient.walk import Group, reason_of
 from tests.support import csv_of, make_state, write_tree
 
