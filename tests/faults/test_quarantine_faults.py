@@ -21,8 +21,9 @@ import pytest
 from fixtures.crash import FailAt, Recorder, drop_capabilities, in_child, kill_at, watched
 from fixtures.quarantine import Ward
 from hashclient.audit import Event
-from hashclient.errors import AuditError, HashclientError, StateError
+from hashclient.errors import AuditError, HashclientError, StateError, UsageError
 from hashclient.match import Match
+from hashclient.matches import Matches
 from hashclient.model import MatchState
 from hashclient.quarantine import Stage, Taken, load_item, take
 from hashclient.quarantine.place import PRIVATE_NAME
@@ -475,6 +476,41 @@ def test_without_the_log_nothing_goes(
     scene.check_taken()
 
 
+def test_a_tombstone_that_is_there_already_is_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = Scene(tmp_path, tombstone="gone")
+    real = scene.ward.audit.append
+
+    def append(events: list[Event], **kwargs: bool) -> None:
+        if events[0].event == "quarantined":
+            raise AuditError("cannot write the audit log")
+        real(events, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scene.ward.audit, "append", append)
+        # As where it is killed before the record of matches is written.
+        patch.setattr(Matches, "change", lambda *_args, **_kwargs: None)
+        with pytest.raises(AuditError):
+            scene.ward.take(scene.match)
+    assert scene.file.read_text() == "gone\n" and scene.ward.get(scene.match).in_place
+    taken = scene.ward.take(scene.match)
+    assert (taken.detail, taken.attention) == ("quarantined", False)
+    scene.check_taken("file.bin")
+    scene.ward.restore(scene.match, force=True)
+    assert scene.file.read_bytes() == CONTENT
+
+
+def test_what_is_in_the_place_of_a_file_whose_copy_is_lost_stays(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    scene.ward.take(scene.match)
+    shutil.rmtree(scene.ward.evidence(scene.match).parent)
+    scene.file.write_bytes(CONTENT)
+    with pytest.raises(UsageError, match="is not open: it is quarantined"):
+        scene.ward.take(scene.match)
+    assert scene.file.read_bytes() == CONTENT and not scene.is_sealed()
+
+
 def test_an_interruption_leaves_the_name_as_it_was(tmp_path: Path) -> None:
     scene = Scene(tmp_path)
 
@@ -667,6 +703,8 @@ def test_a_kill_while_an_item_is_destroyed_is_made_up_for(fast: Path) -> None:
             assert scene.ward.purge(scene.match).done is True
         assert scene.ward.get(scene.match).state is MatchState.PURGED
         assert scene.ward.events()[-1] == "purged"
+        with scene.ward.record() as record:
+            assert [s.event for s in record.story(scene.match.id)].count("purged") == 1
         if not died:
             break
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from fixtures.crash import Recorder, watched
+from hashclient import fsio
 from hashclient.errors import ConfigError, LockedError, StateError
 from hashclient.fsio import (
     MAX_EXCERPT_CHARS,
@@ -107,6 +108,23 @@ def test_private_directories(tmp_path: Path) -> None:
         make_private_dir(tmp_path / "file")
     with pytest.raises(StateError, match="cannot make directory"):
         make_private_dir(tmp_path / "file" / "below")
+
+
+def test_a_directory_that_is_made_is_synced_even_where_it_may_not_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(os, "sync", lambda: synced.append(Path("/")))
+
+    def fsync_dir(path: Path) -> None:
+        if path == tmp_path:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        synced.append(path)
+
+    monkeypatch.setattr(fsio, "fsync_dir", fsync_dir)
+    make_private_dir(tmp_path / "a" / "b")
+    make_private_dir(tmp_path / "a" / "b")
+    assert synced == [Path("/"), tmp_path / "a"]
 
 
 def test_leftovers_are_swept_and_nothing_else(tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ from hashclient.matchstore import DATABASE_NAME
 from hashclient.model import MatchState
 from hashclient.quarantine import give, streams
 from hashclient.quarantine.agefile import parse_recipients, seal
+from hashclient.quarantine.place import PRIVATE_NAME
+from hashclient.quarantine.room import Room
 from hashclient.seal import Sealer
 from tests.support import open_files
 
@@ -466,7 +468,7 @@ def test_a_named_file_is_private_and_follows_no_link(
     assert (mode, modes) == (0o600, [0o600])
 
 
-@pytest.mark.parametrize("what", ["mode", "time", "owner", "group"])
+@pytest.mark.parametrize("what", ["content", "mode", "time", "owner", "group"])
 def test_what_differs_from_a_file_that_was_given_back_is_somebody_elses(
     ward: Ward, file: Path, what: str
 ) -> None:
@@ -474,7 +476,8 @@ def test_what_differs_from_a_file_that_was_given_back_is_somebody_elses(
     match = ward.match(file)
     status = file.stat()
     ward.take(match)
-    file.write_bytes(CONTENT)
+    there = CONTENT if what != "content" else bytes(len(CONTENT))
+    file.write_bytes(there)
     file.chmod(status.st_mode & 0o7777)
     if what in {"owner", "group"}:
         if os.geteuid() != 0:
@@ -486,7 +489,35 @@ def test_what_differs_from_a_file_that_was_given_back_is_somebody_elses(
     os.utime(file, ns=times)
     with pytest.raises(UsageError, match="something else is there"):
         ward.restore(match, force=True)
-    assert ward.opened(match) == CONTENT and file.read_bytes() == CONTENT
+    assert ward.opened(match) == CONTENT and file.read_bytes() == there
+
+
+def test_a_file_of_somebody_elses_under_the_private_name_stays(ward: Ward, file: Path) -> None:
+    match = ward.match(file)
+    ward.take(match)
+    private = file.with_name(PRIVATE_NAME.format(match.id))
+    private.write_bytes(b"somebody's")
+    ward.restore(match, force=True)
+    assert private.read_bytes() == b"somebody's"
+
+
+def test_a_file_that_was_given_back_elsewhere_is_noted_once(
+    ward: Ward, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    match = ward.match(file)
+    ward.take(match)
+
+    def killed(_room: Room, _match_id: str) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Room, "drop", killed)
+        with pytest.raises(KeyboardInterrupt):
+            ward.restore(match, force=True, to=file.with_name("elsewhere"))
+    ward.restore(match, force=True)
+    with ward.record() as record:
+        assert [s.event for s in record.story(match.id)].count("restored") == 1
+    assert ward.names() == set() and not file.exists()
 
 
 def test_the_same_file_that_is_there_already_is_what_was_given_back(ward: Ward, file: Path) -> None:

@@ -53,6 +53,28 @@ def test_an_item_is_due_a_while_after_the_acknowledgement(kept: tuple[Ward, Matc
     assert ward.verify() == {}
 
 
+def test_the_last_of_several_acknowledgements_counts(kept: tuple[Ward, Match]) -> None:
+    """Reports to several recipients: what each of them may ask for is kept."""
+    ward, match = kept
+    ward.change(match, MatchState.ACKNOWLEDGED)
+    ward.now += timedelta(days=20)
+    ward.change(match, MatchState.ACKNOWLEDGED)
+    ward.now += timedelta(days=11)
+    assert due(ward, match) == (False, "due on 2026-04-20 12:00 UTC")
+    assert ward.purge(match).done is False
+    assert ward.opened(match) == CONTENT
+
+
+def test_a_second_hold_adds_its_reason(kept: tuple[Ward, Match]) -> None:
+    ward, match = kept
+    first = ward.hold(match).hold
+    ward.now += timedelta(days=1)
+    second = ward.hold(match).hold
+    assert first is not None and second is not None
+    assert (second.by, second.time) == (first.by, first.time)
+    assert second.reason == "order; order"
+
+
 def test_a_hold_outranks_everything(kept: tuple[Ward, Match]) -> None:
     ward, match = kept
     ward.change(match, MatchState.ACKNOWLEDGED)

@@ -9,8 +9,9 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,7 +27,7 @@ from hashclient.errors import (
 from hashclient.fsio import writer_lock
 from hashclient.matchstore import DATABASE_NAME
 from hashclient.model import Algorithm, MatchState
-from hashclient.quarantine import Quarantine, Stage, origin, room, sealing, streams
+from hashclient.quarantine import Quarantine, Stage, agefile, origin, room, sealing, streams
 from hashclient.quarantine.place import PRIVATE_NAME, open_place
 from hashclient.quarantine.tombstone import has_tombstone, remove_tombstone
 from hashclient.seal import Sealer
@@ -337,12 +338,14 @@ def test_a_file_that_cannot_be_proven_is_refused(ward: Ward, file: Path) -> None
     assert file.exists() and ward.names() == set()
 
 
+@pytest.mark.parametrize("more", [0, 1 << 19])
 def test_what_the_disk_has_no_room_for_is_not_begun(
-    ward: Ward, file: Path, monkeypatch: pytest.MonkeyPatch
+    ward: Ward, file: Path, monkeypatch: pytest.MonkeyPatch, more: int
 ) -> None:
+    """The copy takes more than the file, and so do its document and the log."""
     match = ward.match(file)
     real = os.statvfs(ward.state)
-    few = len(CONTENT) // real.f_frsize
+    few = (len(CONTENT) + more) // real.f_frsize
     monkeypatch.setattr(os, "statvfs", lambda _path: os.statvfs_result((*real[:4], few, *real[5:])))
     with pytest.raises(StateError, match="No space left"):
         ward.take(match)
@@ -391,6 +394,28 @@ def test_what_is_written_is_read_back(
         return real(fd)
 
     monkeypatch.setattr(sealing, "sha256_on_disk", worn_out)
+    with pytest.raises(StateError, match="does not read back as it was written"):
+        ward.take(match)
+    assert file.read_bytes() == CONTENT
+    assert ward.names() == set()
+
+
+def test_a_copy_that_lacks_its_end_is_found_before_the_file_goes(
+    ward: Ward, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library drops an error of the last write: what was written reads back, and is short."""
+    match = ward.match(file)
+
+    def short(
+        source: Callable[[int], bytes], sink: Callable[[bytes], object], recipients: Sequence[Any]
+    ) -> None:
+        chunks: list[bytes] = []
+        seal(source, chunks.append, recipients)
+        for chunk in chunks[:-1]:
+            sink(chunk)
+
+    seal = agefile.seal
+    monkeypatch.setattr(agefile, "seal", short)
     with pytest.raises(StateError, match="does not read back as it was written"):
         ward.take(match)
     assert file.read_bytes() == CONTENT

@@ -1,0 +1,163 @@
+"""Acting on matches, without a scan: whose word suffices, what is noted, what only is said."""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fixtures.desk import A, B, Desk
+from hashclient.config import Settings, parse_config
+from hashclient.errors import ConfigError, ExitCode
+from hashclient.match import Match
+from hashclient.model import Algorithm, Hit, ListState, MatchState, Outcome
+from hashclient.quarantine import item_ids
+from hashclient.respond import Responder
+
+REPORT = '[[policy]]\nactions = ["report"]\n'
+TAKE = '[[policy]]\nactions = ["quarantine"]\n'
+
+
+def responder(
+    desk: Desk, rules: str = "", *, stale: tuple[str, ...] = (), **options: Any
+) -> Responder:
+    """Return one under `rules`; the lists are `baseline` and `other`."""
+    config = parse_config(desk.config + rules, frozenset(), "config.toml")
+    settings = Settings(desk.settings.state_dir, desk.settings.config_path, None, config)
+    lists = [
+        ListState(name, 3, desk.now() + timedelta(days=1), fresh=name not in stale)
+        for name in ("baseline", "other")
+    ]
+    return Responder(
+        settings, desk.audit, desk.sealer(), lists, by="tester", now=desk.now, **options
+    )
+
+
+def outcome_of(match: Match, *more: Hit) -> Outcome:
+    """Return the match as a scan has it when it has recorded it."""
+    found = match.outcome()
+    return dataclasses.replace(found, hits=(*found.hits, *more), tags=match.tags)
+
+
+def hit(list_name: str, category: str = "synthetic", *, complete: bool = True) -> Hit:
+    return Hit(list_name, "e-x", category, 3, (Algorithm.MD5,), complete=complete)
+
+
+def wanted(desk: Desk) -> set[str]:
+    """Return the matches of which a report is wanted."""
+    with desk.record() as record:
+        return {m.id for found in record.wanting_report().values() for m in found}
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+def test_reports_are_noted_of_what_the_policy_reports_and_of_nothing_else(desk: Desk) -> None:
+    one, other = desk.find("a", A), desk.find("b", B)
+    rule = '[[policy]]\ncategory = "apart"\nactions = []\n' + REPORT
+    apart = dataclasses.replace(other.outcome(), hits=(hit("baseline", "apart"),))
+    unrecorded = dataclasses.replace(outcome_of(one), recorded=None)
+    responder(desk, rule).want_reports([unrecorded, outcome_of(one), apart])
+    assert wanted(desk) == {one.id}
+
+
+def test_what_is_only_told_leaves_nothing_behind(desk: Desk) -> None:
+    match = desk.find("a", A)
+    outcome = outcome_of(match)
+    teller = responder(desk, '[[policy]]\nactions = ["quarantine", "report"]\n', only_tell=True)
+    teller.want_reports([outcome])
+    told = teller.respond(outcome)
+    assert [(a.action, a.done) for a in told.acted] == [("quarantine", None), ("report", None)]
+    assert list(teller.end()) == []
+    assert wanted(desk) == set()
+    assert Path(match.path).read_bytes() == A
+    assert item_ids(desk.settings.quarantine_dir) == []
+    assert desk.story(match) == ["found"]
+
+
+@pytest.mark.parametrize("is_policy", [False, True])
+def test_recipients_that_are_not_usable_are_known_before_anything_is_found(
+    desk: Desk, is_policy: bool
+) -> None:
+    desk.config = desk.config.replace(desk.officer_public, "age1nobody")
+    with pytest.raises(ConfigError, match="not an age public key"):
+        responder(desk, TAKE if is_policy else "", quarantine_all=not is_policy)
+    responder(desk, REPORT)
+
+
+@pytest.mark.parametrize("is_policy", [False, True])
+def test_an_entry_that_agrees_in_part_takes_nothing_away(desk: Desk, is_policy: bool) -> None:
+    """The list that has the whole entry is stale, and the other one's entry is a conflict."""
+    match = desk.find("a", A)
+    acting = responder(
+        desk, TAKE if is_policy else "", stale=("baseline",), quarantine_all=not is_policy
+    )
+    told = acting.respond(outcome_of(match, hit("other", complete=False)))
+    assert [(a.done, a.detail) for a in told.acted] == [
+        (False, "not quarantined: its list is stale")
+    ]
+    assert acting.failed is ExitCode.STALE
+    assert Path(match.path).read_bytes() == A
+    taken = acting.respond(outcome_of(match, hit("other")))
+    assert [a.done for a in taken.acted] == [True]
+    assert not Path(match.path).exists()
+
+
+def test_after_the_end_reports_are_still_noted_and_nothing_is_taken(desk: Desk) -> None:
+    match = desk.find("a", A)
+    acting = responder(desk, '[[policy]]\nactions = ["quarantine", "report"]\n')
+    told = acting.respond(outcome_of(match), ended=True)
+    assert [(a.action, a.done) for a in told.acted] == [("quarantine", False), ("report", True)]
+    assert wanted(desk) == {match.id}
+    assert Path(match.path).read_bytes() == A
+
+
+def test_that_a_report_is_wanted_is_noted_before_the_file_goes(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    match = desk.find("a", A)
+    acting = responder(desk, '[[policy]]\nactions = ["quarantine", "report"]\n')
+
+    def killed() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(acting, "_open_quarantine", killed)
+    with pytest.raises(KeyboardInterrupt):
+        acting.respond(outcome_of(match))
+    assert wanted(desk) == {match.id}
+
+
+def test_what_could_not_be_recorded_is_not_acted_on(desk: Desk) -> None:
+    match = desk.find("a", A)
+    acting = responder(desk, '[[policy]]\nactions = ["quarantine", "report"]\n')
+    told = acting.respond(dataclasses.replace(outcome_of(match), recorded=None))
+    assert [a.done for a in told.acted] == [False, False]
+    assert acting.failed is ExitCode.STATE
+    assert Path(match.path).read_bytes() == A and wanted(desk) == set()
+
+
+def test_the_worst_failure_counts_whatever_comes_later(desk: Desk) -> None:
+    match, other = desk.find("a", A), desk.find("b", B)
+    acting = responder(desk, TAKE, stale=("baseline",))
+    acting.respond(dataclasses.replace(outcome_of(match, hit("other")), recorded=None))
+    acting.respond(outcome_of(other))
+    assert acting.failed is max(ExitCode.STATE, ExitCode.STALE)
+
+
+def test_one_report_that_cannot_be_prepared_keeps_no_other_back(desk: Desk) -> None:
+    match, other = desk.find("a", A), desk.find("b", B)
+    with desk.record() as record:
+        record.want_report(match.id, "gone", desk.now())
+        record.want_report(other.id, "police", desk.now())
+    ending = responder(desk).end()
+    made = next(ending)
+    assert made.matches == (other.id,)
+    with pytest.raises(ConfigError, match="not configured any more"):
+        next(ending)
+    assert wanted(desk) == {match.id}
+    assert desk.get(other).state is MatchState.FOUND
