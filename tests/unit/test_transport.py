@@ -33,6 +33,7 @@ from hashclient.transport import (
     HttpStatusError,
     Limits,
     Transport,
+    channel,
 )
 from hashclient.transport.channel import Download
 from hashclient.transport.deadline import BoundedBackend, Deadline, DeadlineExceededError
@@ -231,6 +232,28 @@ def test_a_range_says_the_same_as_its_length(content_range: str, length: int) ->
     # Nothing of it is kept: the next attempt asks for the whole.
     assert download.range_headers() == {}
     assert download.begin(200, httpx.Headers(whole), 0) == 10
+
+
+@pytest.mark.parametrize("expected", [None, 10, 12])
+def test_a_body_is_whole_or_none(expected: int | None) -> None:
+    """Also where nobody has signed how long it is, and where its end is the end of a rest."""
+    download = Download("https://list.invalid/x", 20, expected)
+    download.begin(200, httpx.Headers({"ETag": '"v"', "Content-Length": "10"}), 0)
+    download.add(b"ab")
+    assert download.range_headers()["Range"] == "bytes=2-"
+    download.begin(206, httpx.Headers({"Content-Range": "bytes 2-9/10"}), 0)
+    download.add(b"cdefghi")
+    with pytest.raises(TransientError, match="too short"):
+        download.finish()
+    # What came to its proper end and is short is another file: it is not gone on with.
+    assert download.range_headers() == {}
+
+
+@pytest.mark.parametrize("status", [206, 416])
+def test_an_answer_to_a_range_that_was_not_asked_for_is_none(status: int) -> None:
+    headers = httpx.Headers({"Content-Range": "bytes 0-9/10", "Content-Length": "10"})
+    with pytest.raises(HttpStatusError, match=f": {status} "):
+        Download("https://list.invalid/x", 20).begin(status, headers, 0)
 
 
 def test_a_rest_may_leave_the_total_open() -> None:
@@ -455,6 +478,31 @@ def test_a_deadline_ends() -> None:
     clock[0] = 25.0
     with pytest.raises(DeadlineExceededError):
         deadline.operation()
+
+
+def test_what_is_sent_gets_time_as_what_is_received_does(
+    server: HostileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    granted: list[tuple[float, float]] = []
+
+    class Noting(Deadline):
+        def begin_body(self, seconds: float, stall_s: float) -> None:
+            granted.append((seconds, stall_s))
+            super().begin_body(seconds, stall_s)
+
+    monkeypatch.setattr(channel, "Deadline", Noting)
+    server.on("/x", reply(b"thanks"))
+    limits = Limits(base_s=7.0, stall_s=5.0, min_rate=100.0)
+    url = f"{server.origin}/x"
+    with Transport(Access(server.origin, allow_http=True), limits=limits) as transport:
+        answer = transport.exchange(
+            "POST", url, Download(url, 10), content=[b"a" * 150, b"b" * 50], content_bytes=200
+        )
+        assert answer == b"thanks"
+        assert granted == [(2.0, 7.0), (0.06, 5.0)]
+        granted.clear()
+        transport.exchange("GET", url, Download(url, 10))
+        assert granted == [(0.06, 5.0)]
 
 
 def test_waits_have_full_jitter_and_a_cap(server: HostileServer) -> None:
