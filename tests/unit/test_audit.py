@@ -457,6 +457,20 @@ def test_memory_does_not_grow_with_the_log(directory: Path) -> None:
     assert peak < 1_000_000
 
 
+def test_a_line_that_is_too_long_takes_no_memory(log: AuditLog, directory: Path) -> None:
+    """A disk that has garbled a log, or somebody who wants its reader to be killed."""
+    lines = lines_of(directory)
+    write_lines(directory, [*lines[:3], b"x" * (24 * MAX_LINE_BYTES) + b"\n", *lines[3:]])
+    tracemalloc.start()
+    try:
+        for action in (lambda: verify(directory), lambda: list(read(directory, limit=10))):
+            assert "longer than 1048576 bytes" in failure(action)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 6 * MAX_LINE_BYTES
+
+
 # Appending to what is there
 
 
@@ -505,7 +519,12 @@ def test_what_is_no_ed25519_key_is_not_used(log: AuditLog, directory: Path) -> N
     public = other.public_key().public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )
-    for content in (b"nothing", private):
+    encrypted = private_key(directory).private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(b"secret"),
+    )
+    for content in (b"nothing", private, encrypted):
         (directory / "key.pem").write_bytes(content)
         assert "not an Ed25519 key" in failure(lambda: log.append([match(3)]))
     for content in (b"nothing", public):
@@ -656,6 +675,13 @@ def test_read_selects_by_event_time_and_number(log: AuditLog, directory: Path) -
     assert seqs(list(read(directory, limit=100))) == [1, 2, 3, 4, 5, 6]
     assert seqs(list(read(directory, event="match", since=second, limit=1))) == [5]
     assert list(read(directory, limit=0)) == []
+
+
+def test_an_event_is_selected_by_its_whole_name(log: AuditLog, directory: Path) -> None:
+    log.append([Event("match-withdrawn", {}), Event("re-match", {})])
+    assert seqs(list(read(directory, event="match"))) == [4, 5]
+    assert seqs(list(read(directory, event="match-withdrawn"))) == [7]
+    assert seqs(list(read(directory, event="scan-start-match"))) == []
 
 
 def test_a_record_gives_back_its_line(log: AuditLog, directory: Path) -> None:

@@ -18,9 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fixtures.client import Client, csv
+from fixtures.client import Client, csv, digests_of
 from fixtures.crash import Recorder, watched
 from fixtures.simulator import Simulator, status
+from hashclient import build
 from hashclient.access import OAuth
 from hashclient.audit import AuditLog
 from hashclient.cli.progress import Received
@@ -38,6 +39,7 @@ from hashclient.fsio import writer_lock
 from hashclient.hashlist import add_schema, encode_segment, parse_index
 from hashclient.index import verify_runs, writer
 from hashclient.index.run import DamagedError, Run
+from hashclient.model import Algorithm
 from hashclient.seal import load_sealer
 
 ALL = range(40)
@@ -78,6 +80,15 @@ def all_results(client: Client, *only: str) -> list[Fetched]:
         audit = AuditLog(settings.audit_dir, clock=lambda: client.now)
         fetcher = Fetcher(settings, "main", client.source, sealer, audit, now=lambda: client.now)
         return list(fetcher.fetch(frozenset(only)))
+
+
+def configured(client: Client, **changes: Any) -> None:
+    """Change what is configured of the provider."""
+    config = client.settings.config
+    provider = msgspec.structs.replace(config.providers["main"], **changes)
+    client.settings = msgspec.structs.replace(
+        client.settings, config=msgspec.structs.replace(config, providers={"main": provider})
+    )
 
 
 # What is told
@@ -401,6 +412,43 @@ def test_nobody_goes_on_from_a_build_that_is_damaged(
     assert client.leftovers() == set()
 
 
+def test_nothing_is_noted_of_a_build_that_has_seen_poison(
+    client: Client, simulator: Simulator, small_runs: None, tmp_path: Path
+) -> None:
+    """Who goes on from a note has not seen what came before it."""
+    good = tmp_path / "good"
+    good.write_text(f"{digests_of(4)[Algorithm.MD5].hex()}  benign\n")
+    configured(client, known_good=(str(good),))
+    simulator.faults["*g000003*"] = status(500)
+    with pytest.raises(UnreachableError):
+        client.fetch()
+    assert not (folder(client) / "staging.json").exists()
+    simulator.faults.clear()
+    with pytest.raises(VerificationError, match="known to be good: e-4"):
+        client.fetch()
+    assert client.manifest() is None
+
+
+def test_what_goes_on_from_an_older_generation_is_no_fresh_build(
+    client: Client, simulator: Simulator, small_runs: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the manifest is damaged, all is built from the first segment, whatever was noted."""
+    monkeypatch.setattr(build, "DELTA_UNNOTED_S", 0.0)
+    client.fetch()
+    simulator.publish(csv(range(30, 35)))
+    simulator.publish(csv(range(35, 40)))
+    simulator.faults["*g000005*"] = status(500)
+    with pytest.raises(UnreachableError):
+        client.fetch()
+    assert json.loads((folder(client) / "staging.json").read_bytes())["fresh"] is False
+    (folder(client) / "manifest.json").write_bytes(b"{")
+    simulator.faults.clear()
+    simulator.requests.clear()
+    client.fetch()
+    assert len(segments_asked_for(simulator)) == 5
+    assert client.numbers(ALL) == set(range(40))
+
+
 def test_an_update_that_broke_off_leaves_nothing(
     client: Client, simulator: Simulator, small_runs: None
 ) -> None:
@@ -432,15 +480,6 @@ def test_what_a_kill_after_the_switch_left_goes_with_the_next_fetch(client: Clie
 # Too much change
 
 
-def limited(client: Client, max_churn: float) -> None:
-    """Set how much of a list may change at a time."""
-    config = client.settings.config
-    provider = msgspec.structs.replace(config.providers["main"], max_churn=max_churn)
-    client.settings = msgspec.structs.replace(
-        client.settings, config=msgspec.structs.replace(config, providers={"main": provider})
-    )
-
-
 def test_change_is_counted_by_what_is_added_and_withdrawn(
     client: Client, simulator: Simulator
 ) -> None:
@@ -449,13 +488,13 @@ def test_change_is_counted_by_what_is_added_and_withdrawn(
     simulator.withdraw(*(f"e-{n}" for n in range(6)))
     simulator.publish(csv(range(30, 36)))
     before = client.list_files()
-    limited(client, 0.39)
+    configured(client, max_churn=0.39)
     with pytest.raises(
         VerificationError, match=r"changes 12 of 30 entries, more than max_churn = 0\.39"
     ):
         client.fetch()
     assert client.list_files() == before
-    limited(client, 0.4)
+    configured(client, max_churn=0.4)
     client.fetch()
     assert client.numbers(ALL) == set(range(6, 36))
 
@@ -469,13 +508,22 @@ def test_change_of_what_is_built_anew_is_counted_by_its_ids(
     before = client.list_files()
     simulator.repository.consolidate("baseline", keep_newest=0)
     simulator.serve_published()
-    limited(client, 0.39)
+    configured(client, max_churn=0.39)
     with pytest.raises(VerificationError, match="changes 12 of 30 entries"):
         client.fetch()
     assert client.list_files() == before
-    limited(client, 0.4)
+    configured(client, max_churn=0.4)
     assert client.fetch()[0].added is None
     assert client.numbers(ALL) == set(range(6, 36))
+
+
+def test_a_list_of_nothing_may_grow_without_limit(client: Client, simulator: Simulator) -> None:
+    simulator.withdraw(*(f"e-{n}" for n in range(30)))
+    client.fetch()
+    configured(client, max_churn=0.1)
+    simulator.publish(csv(range(30, 35)))
+    client.fetch()
+    assert client.numbers(ALL) == set(range(30, 35))
 
 
 # Consolidated segments

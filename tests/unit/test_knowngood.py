@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import sqlite3
@@ -102,6 +103,32 @@ def test_what_is_withdrawn_again_poisons_nothing(tmp_path: Path) -> None:
     assert refused(state, [good], *entries, withdrawn=[0, 3]) == f"{known}e-2, e-4"
     assert refused(state, [good], *entries, withdrawn=[0, 3, 2]) == f"{known}e-4"
     assert refused(state, [good], *entries, withdrawn=[0, 3, 2, 4]) is None
+
+
+def test_what_one_batch_holds_is_not_forgotten_with_the_next(tmp_path: Path) -> None:
+    guard = open_guard(tmp_path / "state", [str(md5sum(tmp_path / "good", 4, 5))], SEALER)
+    for poisoned in (EMPTY, digests_of(4)):
+        inspection = Inspection(guard)
+        writer = IndexWriter(tmp_path, SEALER, None)
+        for number, entry in enumerate((poisoned, digests_of(1), digests_of(2))):
+            part = batch(entry)
+            part = dataclasses.replace(part, ids=np.array([b"e-%d" % number]))
+            inspection.add(part)
+            writer.add(part)
+            assert not inspection.is_clean
+        runs = RunSet([Run(tmp_path / run.name) for run in writer.finish()])
+        with pytest.raises(VerificationError, match=r": e-0$"):
+            inspection.judge(runs)
+    # Of several kinds in several batches, all are named.
+    inspection = Inspection(guard)
+    writer = IndexWriter(tmp_path, SEALER, None)
+    for number in (4, 5):
+        part = dataclasses.replace(batch(digests_of(number)), ids=np.array([b"e-%d" % number]))
+        inspection.add(part)
+        writer.add(part)
+    runs = RunSet([Run(tmp_path / run.name) for run in writer.finish()])
+    with pytest.raises(VerificationError, match=r"known to be good: e-4, e-5$"):
+        inspection.judge(runs)
 
 
 def test_a_message_names_some_of_many(tmp_path: Path) -> None:

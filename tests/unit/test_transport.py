@@ -43,6 +43,7 @@ from hashclient.transport.faults import (
     parse_retry_after,
     status_fault,
 )
+from tests.support import open_files
 from tests.transports import BASE, LIMITS, SECRET, SecretFile, opened
 
 BODY = bytes(range(256)) * 40
@@ -247,6 +248,42 @@ def test_a_body_is_whole_or_none(expected: int | None) -> None:
         download.finish()
     # What came to its proper end and is short is another file: it is not gone on with.
     assert download.range_headers() == {}
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 500, 503, 302, 204])
+def test_an_error_instead_of_the_rest_is_an_error(server: HostileServer, status: int) -> None:
+    """The page that goes with it is not taken for the body."""
+    server.on(
+        "/x",
+        cut(at=6000, headers=(("ETag", '"v1"'),)),
+        reply(b"sorry" if status != 204 else b"", status=status),
+    )
+    with opened(server.origin) as transport, pytest.raises(HashclientError) as caught:
+        transport.get(f"{server.origin}/x", len(BODY))
+    assert f": {status} " in caught.value.message
+
+
+@pytest.mark.parametrize(("most", "expected"), [(5, 10), (10, 5), (5, None)])
+def test_the_lower_of_two_bounds_counts(most: int, expected: int | None) -> None:
+    with pytest.raises(VerificationError, match="longer than the 5 bytes"):
+        Download("https://list.invalid/x", most, expected).begin(
+            200, httpx.Headers({"Content-Length": "6"}), 0
+        )
+    download = Download("https://list.invalid/x", most, expected)
+    download.begin(200, httpx.Headers({}), 0)
+    with pytest.raises(VerificationError, match="longer than the 5 bytes"):
+        download.add(b"123456")
+
+
+def test_an_answer_that_is_refused_holds_no_connection(server: HostileServer) -> None:
+    server.on("/x", hostile.then_stall(head(200, [("Content-Length", "1001")])))
+    with opened(server.origin) as transport:
+        files = open_files()
+        for _ in range(3):
+            with pytest.raises(VerificationError):
+                transport.get(f"{server.origin}/x", 1000)
+        # The server's own ends are in this process, too.
+        assert open_files() - files <= 3
 
 
 @pytest.mark.parametrize("status", [206, 416])
@@ -499,10 +536,29 @@ def test_what_is_sent_gets_time_as_what_is_received_does(
             "POST", url, Download(url, 10), content=[b"a" * 150, b"b" * 50], content_bytes=200
         )
         assert answer == b"thanks"
+        assert server.requests[0].header("content-length") == "200"
+        assert server.requests[0].header("transfer-encoding") is None
         assert granted == [(2.0, 7.0), (0.06, 5.0)]
         granted.clear()
         transport.exchange("GET", url, Download(url, 10))
         assert granted == [(0.06, 5.0)]
+
+
+def test_an_exchange_is_made_once_and_with_the_credential(
+    server: HostileServer, secret_file: SecretFile
+) -> None:
+    server.on("/x", reply(status=503), reply(b"again"))
+    server.on("/y", hostile.reset_after())
+    with opened(server.origin, token_file=secret_file(SECRET)) as transport:
+        for path in ("/x", "/y"):
+            url = f"{server.origin}{path}"
+            with pytest.raises(UnreachableError):
+                transport.exchange("POST", url, Download(url, 10), content=b"", content_bytes=0)
+        with HostileServer() as other, pytest.raises(VerificationError, match="address refused"):
+            transport.exchange("GET", f"{other.origin}/x", Download(other.origin, 10))
+        assert other.connections == 0
+    assert [request.target for request in server.requests] == ["/x", "/y"]
+    assert {r.header("authorization") for r in server.requests} == {f"Bearer {SECRET}"}
 
 
 def test_waits_have_full_jitter_and_a_cap(server: HostileServer) -> None:

@@ -15,7 +15,12 @@ from urllib.parse import quote
 
 import pytest
 from securesystemslib.signer import CryptoSigner, SSlibKey
-from tuf.api.exceptions import DownloadError, DownloadHTTPError, RepositoryError
+from tuf.api.exceptions import (
+    DownloadError,
+    DownloadHTTPError,
+    DownloadLengthMismatchError,
+    RepositoryError,
+)
 from tuf.api.metadata import DelegatedRole, Metadata, MetaFile, TargetFile, Targets
 from tuf.ngclient import Updater
 
@@ -26,6 +31,7 @@ from fixtures.simulator import URL, Simulator, status
 from hashclient.errors import StateError, UnreachableError, VerificationError
 from hashclient.transport import Access, Transport
 from hashclient.trust import Source, Trust, TufFetcher
+from tests.support import open_files
 
 INDEX = "lists/baseline/index.json"
 
@@ -231,6 +237,15 @@ def test_a_provider_without_lists_has_none(tmp_path: Path) -> None:
     assert trust.lists() == []
 
 
+def test_a_provider_that_delegates_nothing_at_all_has_none(
+    simulator: Simulator, opened: Opened
+) -> None:
+    simulator.edit("targets", lambda signed: setattr(signed, "delegations", None))
+    trust = opened()
+    trust.refresh()
+    assert trust.lists() == []
+
+
 @pytest.mark.parametrize("kind", ["ed25519", "rsa", "ecdsa"])
 def test_all_usual_kinds_of_keys_are_accepted(
     simulator: Simulator, opened: Opened, kind: str
@@ -379,6 +394,9 @@ def test_the_metadata_of_a_list_is_synced_when_it_is_asked_for(
     assert "replace" in names
     after = recorder.calls[names.index("replace") + 1 :]
     assert ("fsync", str(path)) in after and ("fsync", str(path.parent)) in after
+    files = open_files()
+    trust.make_durable()
+    assert open_files() == files
     assert after.index(("fsync", str(path))) < after.index(("fsync", str(path.parent)))
 
 
@@ -499,6 +517,9 @@ def test_an_error_of_python_tuf_alone_is_translated(simulator: Simulator, tmp_pa
     with pytest.raises(VerificationError, match=r"odd \\x1b\[2J") as caught:
         trust.refresh()
     assert len(caught.value.message) < 300
+    source.error = DownloadLengthMismatchError("odd length")
+    with pytest.raises(VerificationError, match="odd length"):
+        trust.refresh()
     trust = Trust(tmp_path / "u", URL, source, simulator.root, name="main", now=now)
     source.error = DownloadHTTPError("odd", 500)
     with pytest.raises(UnreachableError, match="odd"):
