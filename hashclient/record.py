@@ -53,7 +53,7 @@ class RunRecord:
             {"list": s.name, "generation": s.generation, "fresh": s.fresh}
             for s in self._summary.lists
         ]
-        data = {"arguments": list(arguments), "lists": lists}
+        data = {"arguments": list(arguments), "lists": lists, "missing": _missing(self._summary)}
         self._log([Event(f"{self._command}-start", data)])
 
     def keep(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
@@ -73,13 +73,23 @@ class RunRecord:
         return kept
 
     def end(self) -> None:
-        """Log that the run has ended; only the first time."""
+        """Log that the run has ended, and all that its verdict rests on; only the first time."""
         if self._ended:
             return
         self._ended = True
         summary = self._summary
-        counts = {str(kind): summary.counts[kind] for kind in Kind}
-        data = {"inputs": summary.inputs, **counts, "exit_code": int(summary.exit_code)}
+        data: dict[str, Any] = {
+            "inputs": summary.inputs,
+            **{str(kind): summary.counts[kind] for kind in Kind},
+            "ruled_out_by_size": summary.ruled_out_by_size,
+            "known_unchanged": summary.known_unchanged,
+            "missing": _missing(summary),
+            "interrupted": summary.stopped is not None,
+            "failed": None if summary.failed is None else int(summary.failed),
+            "exit_code": int(summary.exit_code),
+        }
+        if summary.gaps:
+            data |= {"gaps": _gaps(summary), "gaps_accepted": summary.gaps_accepted}
         self._log([Event(f"{self._command}-end", data)])
 
     def _log(self, events: list[Event], *, durable: bool = False, sign_each: bool = False) -> None:
@@ -108,7 +118,7 @@ class RunRecord:
         return kept
 
     def _failed(self, error: AuditError | StateError) -> None:
-        self._summary.failed = self._summary.failed or error.exit_code
+        self._summary.fail(error)
         self._on_failure(error)
 
 
@@ -120,6 +130,23 @@ def _data(outcome: Outcome) -> dict[str, Any]:
         "size": outcome.size,
         "hits": [hit_fields(hit) for hit in outcome.hits],
     }
+
+
+def _missing(summary: Summary) -> list[dict[str, Any]]:
+    return [{"list": m.name, "provider": m.provider, "problem": m.problem} for m in summary.missing]
+
+
+def _gaps(summary: Summary) -> list[dict[str, Any]]:
+    return [
+        {
+            "list": gap.list_name,
+            "algorithms": [a.label for a in gap.algorithms],
+            "entries": gap.entries,
+            "live": gap.live,
+            "rows": gap.rows,
+        }
+        for gap in summary.gaps
+    ]
 
 
 def hit_fields(hit: Hit) -> dict[str, Any]:

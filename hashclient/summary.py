@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from hashclient.errors import ExitCode
+from hashclient.errors import ExitCode, HashclientError
 from hashclient.model import Gap, Kind, ListState, MissingList, Outcome
 
 
@@ -38,6 +38,8 @@ class Summary:
     stopped: ExitCode | None = None
     #: Whether something besides the inputs failed, such as writing the audit log.
     failed: ExitCode | None = None
+    #: What failed, in the words of its error, where there was one.
+    failure: str | None = None
 
     @property
     def inputs(self) -> int:
@@ -68,3 +70,8 @@ class Summary:
     def add(self, outcome: Outcome) -> None:
         """Count one outcome."""
         self.counts[outcome.kind] += 1
+
+    def fail(self, error: HashclientError) -> None:
+        """Take note of a failure besides the inputs; of several, the first counts."""
+        if self.failed is None:
+            self.failed, self.failure = error.exit_code, error.message

@@ -1,9 +1,10 @@
-"""The format for spreadsheets: a header, and one row for each entry that an input hit.
+"""The format for spreadsheets: a header, a row for each entry that an input hit, rows on the run.
 
 The dialect is RFC 4180's, but lines end in LF as in every text file here. No cell holds a line end
 or a control character, and none is taken for a formula by a spreadsheet, whatever a path holds:
-where a path had to be changed for that, `path_b64` has its bytes. A summary has no place in a
-table: what a run comes to is its exit code.
+where a path had to be changed for that, `path_b64` has its bytes. The last rows tell of the run:
+one for each thing that keeps it from being whole, then one of kind `summary`. A table of a run
+without that row was cut off.
 """
 
 from __future__ import annotations
@@ -13,9 +14,19 @@ import csv
 import io
 import os
 import re
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from hashclient.formats.fields import done_word, record_fields, words
+from hashclient.formats.fields import (
+    done_word,
+    failure_text,
+    gap_text,
+    interrupted_text,
+    missing_text,
+    record_fields,
+    rests_on,
+    words,
+)
 from hashclient.fsio import printable
 from hashclient.model import Action, Algorithm, Hit, Outcome
 from hashclient.summary import Summary
@@ -43,7 +54,7 @@ _SEPARATED_FORMULA = re.compile(f";(?=[\\s\"']*[{_TRIGGERS}])")
 
 
 class CsvFormatter:
-    """Writes one row a hit, and one for an outcome without any."""
+    """Writes one row a hit, one for an outcome without any, and the run last."""
 
     def __init__(self, context: Context) -> None:
         """Write what `context` asks for."""
@@ -57,10 +68,14 @@ class CsvFormatter:
         """Return the rows of one outcome."""
         file = _file_cells(outcome)
         rows = [{**file, **_hit_cells(hit)} for hit in outcome.hits] or [file]
-        return "\n".join(_row([row.get(name, "") for name in self._columns]) for row in rows)
+        return self._rows(rows)
 
-    def end(self, summary: Summary | None) -> None:
-        """End with the last row."""
+    def end(self, summary: Summary | None) -> str | None:
+        """Return the rows that tell of the run."""
+        return None if summary is None else self._rows(_run_rows(summary))
+
+    def _rows(self, rows: Iterable[Mapping[str, str]]) -> str:
+        return "\n".join(_row([row.get(name, "") for name in self._columns]) for row in rows)
 
 
 def text_cell(text: str) -> str:
@@ -96,6 +111,32 @@ def _hit_cells(hit: Hit) -> dict[str, str]:
         "algorithms": " ".join(a.label for a in hit.algorithms),
         "complete": "yes" if hit.complete else "no",
     }
+
+
+def _run_rows(summary: Summary) -> Iterator[dict[str, str]]:
+    """Yield what keeps a run from being whole, then its end; `kind` is none that an input has."""
+    for missing in summary.missing:
+        row = {"kind": "missing", "reason": missing_text(missing), "list": missing.name or ""}
+        yield {name: text_cell(words(cell)) for name, cell in row.items()}
+    for state in summary.lists:
+        if not state.fresh:
+            grace = ", in its grace period" if state.in_grace else ""
+            reason = f"list {state.name} expired {state.expires:%Y-%m-%d %H:%M} UTC{grace}"
+            row = {"kind": "stale", "reason": reason, "list": text_cell(state.name)}
+            yield row | {"generation": str(state.generation)}
+    for gap in summary.gaps:
+        reason = text_cell(gap_text(gap, accepted=summary.gaps_accepted))
+        labels = " ".join(a.label for a in gap.algorithms)
+        row = {"kind": "gap", "reason": reason, "list": text_cell(gap.list_name)}
+        yield row | {"algorithms": labels}
+    if (text := interrupted_text(summary)) is not None:
+        yield {"kind": "interrupted", "reason": text}
+    if (text := failure_text(summary)) is not None:
+        yield {"kind": "failed", "reason": text_cell(words(text))}
+    parts = [f"exit {int(summary.exit_code)}: {summary.exit_code.meaning}"]
+    parts.append(f"{summary.inputs:,} {'input' if summary.inputs == 1 else 'inputs'}")
+    parts += filter(None, [rests_on(summary)])
+    yield {"kind": "summary", "reason": "; ".join(parts)}
 
 
 def _row(cells: list[str] | tuple[str, ...]) -> str:

@@ -1,9 +1,9 @@
 """The format for a SIEM: one event of the Elastic Common Schema a line.
 
 One event for each entry that an input hit, one for an input without any, then one for each list
-used and one for the run. Fields are ECS's own (https://www.elastic.co/docs/reference/ecs) with
-their types; what ECS has no field for are strings under `labels`, and numbers under `hashclient`.
-The name of the machine is the shipper's to add.
+used or missing, one for each gap of a lookup, and one for the run. Fields are ECS's own
+(https://www.elastic.co/docs/reference/ecs) with their types; what ECS has no field for are strings
+under `labels`, and numbers under `hashclient`. The name of the machine is the shipper's to add.
 """
 
 from __future__ import annotations
@@ -13,9 +13,18 @@ import posixpath
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from hashclient.formats.fields import digest_fields, done_word, summary_fields
+from hashclient.formats.fields import (
+    digest_fields,
+    done_word,
+    failure_text,
+    gap_text,
+    missing_text,
+    signal_name,
+    summary_fields,
+    words,
+)
 from hashclient.fsio import path_fields, printable
-from hashclient.model import Hit, Kind, ListState, Outcome
+from hashclient.model import Gap, Hit, Kind, ListState, MissingList, Outcome
 from hashclient.summary import Summary
 
 if TYPE_CHECKING:
@@ -52,7 +61,12 @@ class EcsFormatter:
         """Return the events of the lists and of the run."""
         if summary is None:
             return None
-        events = [*(self._list(state) for state in summary.lists), self._run(summary)]
+        events = [
+            *(self._list(state) for state in summary.lists),
+            *(self._missing(missing) for missing in summary.missing),
+            *(self._gap(gap, accepted=summary.gaps_accepted) for gap in summary.gaps),
+            self._run(summary),
+        ]
         return "\n".join(json.dumps(event) for event in events)
 
     def _event(self, time: datetime, message: str, **event: Any) -> dict[str, Any]:
@@ -127,11 +141,51 @@ class EcsFormatter:
         )
         return event | {"rule": {"ruleset": state.name, "version": str(state.generation)}}
 
+    def _missing(self, missing: MissingList) -> dict[str, Any]:
+        event = self._event(
+            self._context.now,
+            words(missing_text(missing)),
+            kind="event",
+            category=["configuration"],
+            type=["error"],
+            action="missing",
+            outcome="failure",
+            reason=f"missing: {words(missing.problem)}",
+            severity=_SEVERITY[Kind.UNREAD],
+        )
+        if missing.provider is not None:
+            event["labels"] = {"provider": missing.provider}
+        return event | ({} if missing.name is None else {"rule": {"ruleset": missing.name}})
+
+    def _gap(self, gap: Gap, *, accepted: bool) -> dict[str, Any]:
+        text = gap_text(gap, accepted=accepted)
+        event = self._event(
+            self._context.now,
+            text,
+            kind="event",
+            category=["configuration"],
+            type=["info"],
+            action="gap",
+            outcome="unknown",
+            reason=text,
+            **({} if accepted else {"severity": _SEVERITY[Kind.UNREAD]}),
+        )
+        labels = {"algorithms": " ".join(a.label for a in gap.algorithms)}
+        return event | {"rule": {"ruleset": gap.list_name}, "labels": labels}
+
     def _run(self, summary: Summary) -> dict[str, Any]:
         start, code = self._context.now, summary.exit_code
         duration = timedelta(seconds=summary.elapsed_s)
-        numbers = {k: v for k, v in summary_fields(summary).items() if isinstance(v, int)}
+        numbers = {k: v for k, v in summary_fields(summary).items() if type(v) is int}
         del numbers["exit_code"]  # ECS has a field for it
+        is_whole = not (summary.stopped or summary.failed or summary.missing)
+        labels = {"interrupted": "no" if summary.stopped is None else "yes"}
+        if summary.stopped is not None:
+            labels["interrupted_by"] = signal_name(summary.stopped)
+        if (text := failure_text(summary)) is not None:
+            labels["failure"] = words(text)
+        if summary.gaps:
+            labels["gaps_accepted"] = "yes" if summary.gaps_accepted else "no"
         event = self._event(
             start + duration,
             f"{self._context.command} ended with exit code {int(code)}: {code.meaning}",
@@ -139,14 +193,14 @@ class EcsFormatter:
             category=["process"],
             type=["end"],
             action="summary",
-            outcome="failure" if summary.stopped or summary.failed else "success",
+            outcome="success" if is_whole else "failure",
             reason=code.meaning,
             start=start.isoformat(),
             end=(start + duration).isoformat(),
             duration=round(summary.elapsed_s * 1_000_000_000),
         )
         process = {"name": "hashclient", "exit_code": int(code)}
-        return event | {"process": process, "hashclient": numbers}
+        return event | {"process": process, "labels": labels, "hashclient": numbers}
 
 
 def _file_fields(outcome: Outcome, *, show_digests: bool) -> dict[str, Any]:

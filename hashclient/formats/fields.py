@@ -1,15 +1,17 @@
-"""The fields that the JSON formats share: one outcome, one entry, one summary, as plain values.
+"""What the formats share: the fields of outcomes, entries and summaries, and sentences about a run.
 
 What `jsonl` writes is specified in `docs/jsonl.schema.json`; other formats take the same names, so
-that a field is called the same wherever it stands.
+that a field is called the same wherever it stands. Whatever keeps a run from being whole is said in
+the same words by every format: that it was interrupted, lists that are missing, gaps of a lookup.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from hashclient.errors import ExitCode
 from hashclient.fsio import path_fields, printable
-from hashclient.model import Acted, Hit, Kind, Outcome, Recorded
+from hashclient.model import Acted, Gap, Hit, Kind, MissingList, Outcome, Recorded
 from hashclient.summary import Summary
 
 
@@ -68,17 +70,89 @@ def words(text: str) -> str:
 
 
 def summary_fields(summary: Summary) -> dict[str, Any]:
-    """Return the counts of a run, the work, the lists used, and the exit code."""
+    """Return the counts of a run, what it rests on, its lists, how it ended, and the exit code."""
     return {
         "inputs": summary.inputs,
         **{str(kind): summary.counts[kind] for kind in Kind},
         "files_read": summary.files_read,
         "bytes_read": summary.bytes_read,
+        "ruled_out_by_size": summary.ruled_out_by_size,
+        "known_unchanged": summary.known_unchanged,
         "elapsed_s": round(summary.elapsed_s, 3),
         "lists": [
             {"name": s.name, "generation": s.generation, "fresh": s.fresh}
             | ({"in_grace": True} if s.in_grace else {})
             for s in summary.lists
         ],
+        "missing_lists": [
+            {"name": m.name, "provider": m.provider, "problem": m.problem} for m in summary.missing
+        ],
+        "gaps": [gap_fields(gap) for gap in summary.gaps],
+        "gaps_accepted": summary.gaps_accepted,
+        "interrupted": summary.stopped is not None,
+        **({} if summary.stopped is None else {"interrupted_by": signal_name(summary.stopped)}),
+        **({} if summary.failed is None else {"failure": failure_text(summary)}),
         "exit_code": int(summary.exit_code),
     }
+
+
+def gap_fields(gap: Gap) -> dict[str, Any]:
+    """Return what a lookup could not tell about one list."""
+    return {
+        "list": gap.list_name,
+        "algorithms": [a.label for a in gap.algorithms],
+        "entries": gap.entries,
+        "live": gap.live,
+        "rows": gap.rows,
+    }
+
+
+def signal_name(stopped: ExitCode) -> str:
+    """Return the signal that ended a run early."""
+    return "SIGTERM" if stopped is ExitCode.TERMINATED else "SIGINT"
+
+
+def interrupted_text(summary: Summary) -> str | None:
+    """Return that a run was interrupted, and what that means; None if it was not."""
+    if summary.stopped is None:
+        return None
+    return f"interrupted by {signal_name(summary.stopped)}: what comes after was not checked"
+
+
+def failure_text(summary: Summary) -> str | None:
+    """Return what failed besides the inputs: the error's words, or what its exit code means."""
+    if summary.failed is None or summary.failure is not None:
+        return summary.failure
+    return f"exit code {int(summary.failed)}: {summary.failed.meaning}"
+
+
+def missing_text(missing: MissingList) -> str:
+    """Return that a list is missing, and why."""
+    if missing.name is not None:
+        return f"list {missing.name} is missing: {missing.problem}"
+    return f"the lists of provider {missing.provider} are missing: {missing.problem}"
+
+
+def gap_text(gap: Gap, *, accepted: bool) -> str:
+    """Return what digests of some algorithms cannot tell about a list, and how its inputs count."""
+    labels = [a.label for a in gap.algorithms]
+    others = f" or {labels[-1]}" if len(labels) > 1 else labels[-1]
+    have = "has" if gap.entries == 1 else "have"
+    nouns = f"{gap.rows:,} {'input' if gap.rows == 1 else 'inputs'}"
+    count = "counts" if gap.rows == 1 else "count"
+    end = f"{count} as clean all the same, since gaps are accepted"
+    if not accepted:
+        end = f"cannot be told apart from {'it' if gap.entries == 1 else 'them'}"
+    return (
+        f"{gap.list_name}: {gap.entries:,} of {gap.live:,} entries {have} no"
+        f" {', '.join(labels[:-1])}{others}; {nouns} {end}"
+    )
+
+
+def rests_on(summary: Summary) -> str:
+    """Return what an answer rests on besides reading; nothing where it rests on reading alone."""
+    parts = {
+        "ruled out by size": summary.ruled_out_by_size,
+        "known unchanged": summary.known_unchanged,
+    }
+    return ", ".join(f"{number:,} {what}" for what, number in parts.items() if number)

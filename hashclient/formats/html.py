@@ -18,6 +18,13 @@ from typing import TYPE_CHECKING
 
 from hashclient import __version__
 from hashclient.errors import ExitCode
+from hashclient.formats.fields import (
+    failure_text,
+    gap_text,
+    interrupted_text,
+    missing_text,
+    rests_on,
+)
 from hashclient.formats.htmltable import ORDER, charts, counts, files_table, lists_table
 from hashclient.formats.markup import Markup, element
 from hashclient.formats.text import human_bytes
@@ -83,10 +90,23 @@ class HtmlFormatter:
         if summary is None:
             number = self._found.total()
             return f"{number:,} {'match' if number == 1 else 'matches'} on record"
+        if self._context.command == "matches":
+            return "The matches could not be listed"
         if number := summary.counts[Kind.MATCH]:
-            return f"{number:,} {'file matches' if number == 1 else 'files match'}"
+            early = ""
+            if summary.stopped is not None:
+                early = ", and the run was interrupted"
+            elif summary.failed is not None:
+                early = ", and the run failed"
+            elif summary.missing:
+                early = ", and not every list could be asked"
+            return f"{number:,} {'file matches' if number == 1 else 'files match'}{early}"
+        if summary.failed is not None and summary.stopped is None and not summary.inputs:
+            return "The run failed: nothing was checked"
         if not summary.inputs and summary.exit_code is ExitCode.INCOMPLETE:
             return "There was nothing to check"
+        if summary.failed is None and summary.exit_code is ExitCode.STATE:
+            return "No match, but a list is missing"
         return _HEADLINES.get(summary.exit_code, "No match, but the run failed")
 
     def _page(self, summary: Summary | None) -> Iterator[Markup]:
@@ -97,9 +117,10 @@ class HtmlFormatter:
             if attention:
                 items = [element("li", item) for item in attention]
                 yield _section("Needs attention", element("ul", *items), class_="attention")
-        yield self._numbers(summary)
-        if summary is not None and summary.lists:
-            yield _section("Lists used", lists_table(summary.lists))
+        if summary is None or self._context.command != "matches":
+            yield self._numbers(summary)
+        if summary is not None and (summary.lists or summary.missing):
+            yield _section("Lists used", lists_table(summary.lists, summary.missing))
         if self._found[Kind.MATCH]:
             yield _section("Where the matches are", charts(self._charts()))
         yield self._files()
@@ -124,19 +145,21 @@ class HtmlFormatter:
         if number := summary.counts[Kind.UNREAD]:
             noun = "input" if number == 1 else "inputs"
             yield f"{number:,} {noun} could not be read: nothing is known of what is there."
-        if not summary.inputs:
+        if not summary.inputs and summary.stopped is None and summary.failed is None:
             yield "There were no inputs: nothing is known of what was meant to be checked."
+        yield from (f"{_capital(missing_text(missing))}." for missing in summary.missing)
         for state in summary.lists:
             if not state.fresh:
                 grace = " It is within the grace that is allowed." if state.in_grace else ""
                 yield f"List {state.name} expired {state.expires:%Y-%m-%d %H:%M} UTC.{grace}"
         if self._actions_failed:
             yield f"Actions that could not be done: {self._actions_failed:,}."
-        if summary.stopped is not None:
-            yield "The run was stopped before its end: what it did not come to is not counted."
-        if summary.failed is not None:
-            code = summary.failed
-            yield f"Something besides the inputs failed, as exit code {int(code)}: {code.meaning}."
+        for gap in summary.gaps:
+            yield f"List {gap_text(gap, accepted=summary.gaps_accepted)}."
+        if (text := interrupted_text(summary)) is not None:
+            yield f"{_capital(text)}."
+        if (text := failure_text(summary)) is not None:
+            yield f"Failed: {text}."
 
     def _numbers(self, summary: Summary | None) -> Markup:
         if summary is None:
@@ -148,6 +171,8 @@ class HtmlFormatter:
             f" {summary.files_read:,} {'file' if summary.files_read == 1 else 'files'},"
             f" {human_bytes(summary.bytes_read)}, read in {summary.elapsed_s:,.1f} s."
         )
+        if text := rests_on(summary):
+            read += f" Besides reading, the answer rests on this: {text}."
         return _section("What was checked", counts(shown), element("p", read, class_="fine"))
 
     def _charts(self) -> dict[str, Counter[str]]:
@@ -170,6 +195,10 @@ class HtmlFormatter:
             )
             notes.append(element("p", text, class_="fine"))
         return _section("Files", *notes, files_table(rows), class_="files")
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _section(title: str, *content: Markup, class_: str | None = None) -> Markup:

@@ -13,7 +13,7 @@ from hashclient.formats.fields import done_word
 from hashclient.formats.markup import Markup, element, joined
 from hashclient.formats.text import human_bytes
 from hashclient.fsio import printable
-from hashclient.model import Hit, Kind, ListState, Outcome
+from hashclient.model import Hit, Kind, ListState, MissingList, Outcome
 
 #: Bars of one chart; what is left is summed up in one more.
 MAX_BARS = 8
@@ -36,8 +36,8 @@ def counts(numbers: Mapping[str, int]) -> Markup:
     return element("dl", *pairs, class_="counts")
 
 
-def lists_table(states: Iterable[ListState]) -> Markup:
-    """Return the lists that a run used, and whether they had expired."""
+def lists_table(states: Iterable[ListState], missing: Iterable[MissingList]) -> Markup:
+    """Return the lists that a run used and whether they had expired, and those that are missing."""
     rows = []
     for state in states:
         word, tone = ("fresh", "good") if state.fresh else ("stale", "bad")
@@ -52,6 +52,10 @@ def lists_table(states: Iterable[ListState]) -> Markup:
                 element("td", element("span", word, class_=f"tag {tone}"), f" {until} {when}"),
             )
         )
+    for one in missing:
+        name = f"all of provider {one.provider}" if one.name is None else one.name
+        problem = element("td", element("span", "missing", class_="tag bad"), f" {one.problem}")
+        rows.append(element("tr", element("th", name, scope="row"), element("td"), problem))
     head = _head("List", "Generation", "Freshness", numeric={"Generation"})
     return element(
         "table", head, element("tbody", *rows), class_="lists", aria_labelledby="lists-used"

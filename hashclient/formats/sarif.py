@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from os import fsencode
 from typing import TYPE_CHECKING, Any
@@ -19,8 +20,12 @@ from hashclient import __version__
 from hashclient.formats.fields import (
     action_fields,
     digest_fields,
+    failure_text,
     file_fields,
+    gap_text,
     hit_fields,
+    interrupted_text,
+    missing_text,
     summary_fields,
     words,
 )
@@ -57,6 +62,16 @@ _NOTIFICATIONS = {
         "warning",
         "A list had expired when it was used.",
         "Run `hashclient fetch`; if that does not help, check the machine's clock.",
+    ),
+    "missing": (
+        "error",
+        "A list that should be here was not used.",
+        "Run `hashclient fetch`; `hashclient status` says what is wrong with each list.",
+    ),
+    "gap": (
+        "warning",
+        "A list cannot be asked for inputs that have no digest of a kind that it has.",
+        "Give digests of another kind as well, or scan the files.",
     ),
     "left-out": (
         "warning",
@@ -176,23 +191,30 @@ class SarifFormatter:
         invocation: dict[str, Any] = {"executionSuccessful": True, "startTimeUtc": _utc(start)}
         if summary is not None:
             code = summary.exit_code
-            if summary.stopped is not None:
-                notifications.append(_notification("stopped", summary.stopped.meaning))
-            if summary.failed is not None:
-                text = f"as exit code {int(summary.failed)}: {summary.failed.meaning}"
-                notifications.append(_notification("failed", text))
-            for state in summary.lists:
-                if not state.fresh:
-                    grace = ", still within the grace that is allowed" if state.in_grace else ""
-                    text = f"list {state.name} expired {_utc(state.expires)}{grace}"
-                    notifications.append(_notification("stale", text))
+            notifications += [_notification(name, _plain(text)) for name, text in _notices(summary)]
             invocation |= {
                 "endTimeUtc": _utc(start + timedelta(seconds=summary.elapsed_s)),
                 "exitCode": int(code),
                 "exitCodeDescription": code.meaning,
-                "executionSuccessful": summary.stopped is None and summary.failed is None,
+                "executionSuccessful": not (summary.stopped or summary.failed or summary.missing),
             }
         return {**invocation, "toolExecutionNotifications": notifications}
+
+
+def _notices(summary: Summary) -> Iterator[tuple[str, str]]:
+    """Yield what is to be said of a run as a whole: what it is about, and a sentence."""
+    if (text := interrupted_text(summary)) is not None:
+        yield "stopped", text
+    if (text := failure_text(summary)) is not None:
+        yield "failed", text
+    for missing in summary.missing:
+        yield "missing", missing_text(missing)
+    for gap in summary.gaps:
+        yield "gap", gap_text(gap, accepted=summary.gaps_accepted)
+    for state in summary.lists:
+        if not state.fresh:
+            grace = ", still within the grace that is allowed" if state.in_grace else ""
+            yield "stale", f"list {state.name} expired {_utc(state.expires)}{grace}"
 
 
 def uri_of(path: str) -> str:

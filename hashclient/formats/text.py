@@ -1,10 +1,21 @@
-"""The format for people: one line an outcome, aligned, and a summary of two or three lines."""
+"""The format for people: one line an outcome, aligned, and a summary of a few lines.
+
+The last line says how the command ends; what has no such line was cut off.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from hashclient.formats.fields import words
+from hashclient.formats.fields import (
+    failure_text,
+    gap_text,
+    interrupted_text,
+    missing_text,
+    rests_on,
+    words,
+)
 from hashclient.fsio import printable
 from hashclient.model import Kind, Outcome
 from hashclient.summary import Summary
@@ -52,27 +63,39 @@ class TextFormatter:
         return line
 
     def end(self, summary: Summary | None) -> str | None:
-        """Return the counts, the work done, and the lists used."""
+        """Return the counts, the work, the lists, and whatever keeps the run from being whole."""
         if summary is None:
             return None
+        lines = [*(self._work(summary) if self._of_run else ()), *self._attention(summary)]
+        lines.append(f"exit {int(summary.exit_code)}: {summary.exit_code.meaning}")
+        return "\n".join(lines)
+
+    def _work(self, summary: Summary) -> Iterator[str]:
         counts = ", ".join(f"{summary.counts[kind]:,} {kind}" for kind in Kind)
         noun = "input" if summary.inputs == 1 else "inputs"
-        lines = [f"{summary.inputs:,} {noun}: {counts}"]
+        yield f"{summary.inputs:,} {noun}: {counts}"
         if self._of_files:
             read = human_bytes(summary.bytes_read)
             noun = "file" if summary.files_read == 1 else "files"
             took = f"in {summary.elapsed_s:.1f} s"
-            lines.append(f"read {summary.files_read:,} {noun}, {read}, {took}")
+            besides = f"; {text}" if (text := rests_on(summary)) else ""
+            yield f"read {summary.files_read:,} {noun}, {read}, {took}{besides}"
         for state in summary.lists:
             when = f"{state.expires:%Y-%m-%d %H:%M} UTC"
             fresh = f"fresh until {when}"
             if not state.fresh:
                 fresh = f"expired {when}, {'in its grace period' if state.in_grace else 'STALE'}"
-            lines.append(f"list {state.name}, generation {state.generation}, {fresh}")
-        if summary.inputs == 0:
-            lines.append("there was nothing to check")
-        lines.append(f"exit {int(summary.exit_code)}: {summary.exit_code.meaning}")
-        return "\n".join(lines)
+            yield f"list {state.name}, generation {state.generation}, {fresh}"
+
+    def _attention(self, summary: Summary) -> Iterator[str]:
+        yield from map(words, map(missing_text, summary.missing))
+        yield from (gap_text(gap, accepted=summary.gaps_accepted) for gap in summary.gaps)
+        if (text := interrupted_text(summary)) is not None:
+            yield text
+        if (text := failure_text(summary)) is not None:
+            yield f"failed: {words(text)}"
+        if summary.inputs == 0 and summary.stopped is None and summary.failed is None:
+            yield "there was nothing to check"
 
 
 def human_bytes(count: float) -> str:

@@ -21,8 +21,9 @@ from typing import Any
 
 import jsonschema
 
+from hashclient.errors import ExitCode
 from hashclient.formats.csv import COLUMNS, DIGEST_COLUMNS
-from hashclient.formats.fields import done_word
+from hashclient.formats.fields import done_word, failure_text
 from hashclient.model import Action, Kind, Outcome
 from hashclient.summary import Summary
 from tests.support import ROOT, bytes_path
@@ -37,6 +38,22 @@ Fields = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
+class Run:
+    """What a report says of how whole a run is, and what its answer rests on besides reading."""
+
+    #: The signal that ended it early.
+    interrupted_by: str | None
+    failure: str | None
+    #: Names of lists, or `all of` a provider of which none is known.
+    missing: frozenset[str]
+    #: List and algorithms.
+    gaps: frozenset[tuple[str, str]]
+    gaps_accepted: bool
+    ruled_out_by_size: int
+    known_unchanged: int
+
+
+@dataclass(frozen=True)
 class Report:
     """What a report says: its files in the order of their fields, and what it says of the run."""
 
@@ -44,6 +61,7 @@ class Report:
     counts: Fields = field(default_factory=dict)
     lists: frozenset[str] = frozenset()
     exit_code: int | None = None
+    run: Run | None = None
 
 
 def expected(outcome: Outcome) -> Fields:
@@ -75,6 +93,73 @@ def expected(outcome: Outcome) -> Fields:
 def expected_counts(summary: Summary) -> Fields:
     """Return the counts of a summary, as a reader would."""
     return {str(kind): summary.counts[kind] for kind in Kind}
+
+
+def expected_run(summary: Summary) -> Run:
+    """Return what is to be read of a run, as a reader would."""
+    signals = {None: None, ExitCode.INTERRUPTED: "SIGINT", ExitCode.TERMINATED: "SIGTERM"}
+    return Run(
+        interrupted_by=signals[summary.stopped],
+        failure=failure_text(summary),
+        missing=frozenset(m.name or f"all of {m.provider}" for m in summary.missing),
+        gaps=frozenset(
+            (gap.list_name, " ".join(a.label for a in gap.algorithms)) for gap in summary.gaps
+        ),
+        gaps_accepted=bool(summary.gaps) and summary.gaps_accepted,
+        ruled_out_by_size=summary.ruled_out_by_size,
+        known_unchanged=summary.known_unchanged,
+    )
+
+
+_NUMBER = r"(\d[\d,]*)"
+
+
+def run_in_words(sentences: Iterable[str], rests_on: str) -> Run:
+    """Read what the formats for people say of a run: a sentence for each thing."""
+    by = failure = None
+    missing, gaps, accepted = set(), set(), False
+    for sentence in sentences:
+        if found := re.fullmatch(r"interrupted by (SIG\w+): .*", sentence):
+            by = found[1]
+        elif found := re.fullmatch(r"failed: (.*)", sentence):
+            failure = found[1]
+        elif found := re.fullmatch(r"list (\S+) is missing: .*", sentence):
+            missing.add(found[1])
+        elif found := re.fullmatch(r"the lists of provider (\S+) are missing: .*", sentence):
+            missing.add(f"all of {found[1]}")
+        elif found := re.fullmatch(
+            rf"(\S+): {_NUMBER} of {_NUMBER} entries ha\w+ no (.*?); {_NUMBER} inputs? (.*)",
+            sentence,
+        ):
+            gaps.add((found[1], " ".join(re.findall("md5|sha1|sha256", found[4]))))
+            accepted = accepted or found[6].endswith("since gaps are accepted")
+    rests = {what: int(n.replace(",", "")) for n, what in re.findall(_RESTS_ON, rests_on)}
+    return Run(
+        by,
+        failure,
+        frozenset(missing),
+        frozenset(gaps),
+        accepted,
+        rests.get("ruled out by size", 0),
+        rests.get("known unchanged", 0),
+    )
+
+
+_RESTS_ON = rf"{_NUMBER} (ruled out by size|known unchanged)"
+
+
+def run_in_fields(summary: Fields) -> Run:
+    """Read what the formats for programs say of a run: a field for each thing."""
+    assert summary["interrupted"] is ("interrupted_by" in summary)
+    return Run(
+        summary.get("interrupted_by"),
+        summary.get("failure"),
+        frozenset(m["name"] or f"all of {m['provider']}" for m in summary["missing_lists"]),
+        frozenset((gap["list"], " ".join(gap["algorithms"])) for gap in summary["gaps"]),
+        bool(summary["gaps"]) and summary["gaps_accepted"],
+        summary["ruled_out_by_size"],
+        summary["known_unchanged"],
+    )
 
 
 def unprintable(shown: str) -> bytes:
@@ -129,7 +214,9 @@ def read_text(text: str) -> Report:
     counts.pop("inputs", None)
     counts.pop("input", None)
     lists = frozenset(re.findall(r"^list (\S+),", text, re.MULTILINE))
-    return Report(files, counts, lists, int(lines[-1].split(":")[0].removeprefix("exit ")))
+    code = int(lines[-1].split(":")[0].removeprefix("exit "))
+    read = next((line for line in lines if line.startswith("read ")), "")
+    return Report(files, counts, lists, code, run_in_words(lines[:-1], read))
 
 
 def _hit_of(match: re.Match[str]) -> Fields:
@@ -156,7 +243,8 @@ def read_jsonl(text: str) -> Report:
         return Report([_json_file(d) for d in documents])
     summary = documents.pop()
     assert summary["inputs"] == sum(summary[kind] for kind in Kind)
-    return Report([_json_file(d) for d in documents], *_json_summary(summary))
+    files = [_json_file(d) for d in documents]
+    return Report(files, *_json_summary(summary), run_in_fields(summary))
 
 
 def _json_file(document: Fields) -> Fields:
@@ -213,8 +301,11 @@ def read_csv(text: str) -> Report:
     assert all(len(row) == len(header) for row in rows)
     assert not any(FORMULA.match(cell) for row in rows for cell in row)
     files: list[dict[str, Any]] = []
-    for row in rows:
-        cells = dict(zip(header, row, strict=True))
+    tables = [dict(zip(header, row, strict=True)) for row in rows]
+    about = [cells for cells in tables if cells["kind"] not in set(Kind)]
+    of_files = tables[: len(tables) - len(about)]
+    assert {cells["kind"] for cells in of_files} <= set(Kind)
+    for cells in of_files:
         exact = cells["path_b64"].removeprefix("'")
         file = {
             "kind": cells["kind"],
@@ -240,7 +331,33 @@ def read_csv(text: str) -> Report:
                     "complete": {"yes": True, "no": False}[cells["complete"]],
                 }
             )
-    return Report(files)
+    return Report(files, *_csv_run(about))
+
+
+def _csv_run(rows: list[dict[str, str]]) -> tuple[Fields, frozenset[str], int | None, Run | None]:
+    """Read the rows that tell of the run: they come last, and the very last is its end."""
+    if not rows:
+        return {}, frozenset(), None, None
+    end = rows.pop()
+    assert end["kind"] == "summary"
+    known = ("missing", "stale", "gap", "interrupted", "failed")
+    order = [known.index(cells["kind"]) for cells in rows]
+    assert order == sorted(order)
+    for cells in rows:
+        assert cells["reason"] and not cells["path"] and not cells["id"]
+    sentences = [
+        f"failed: {cells['reason']}" if cells["kind"] == "failed" else cells["reason"]
+        for cells in rows
+    ]
+    run = run_in_words(sentences, end["reason"])
+    named = {name for name in run.missing if not name.startswith("all of ")}
+    assert named == {c["list"] for c in rows if c["kind"] == "missing"} - {""}
+    assert run.gaps == {
+        (cells["list"], cells["algorithms"]) for cells in rows if cells["kind"] == "gap"
+    }
+    code = re.match(r"exit (\d+): ", end["reason"])
+    assert code is not None
+    return {}, frozenset(), int(code[1]), run
 
 
 # sarif ---------------------------------------------------------------------------------------
@@ -297,7 +414,16 @@ def read_sarif(text: str) -> Report:
         assert "exitCode" not in invocation
         return Report(files)
     assert invocation["exitCode"] == run["properties"]["exit_code"]
-    return Report(files, *_json_summary(run["properties"]))
+    about = run_in_fields(run["properties"])
+    # Who shows notifications alone learns of it, too.
+    said = {n["descriptor"]["id"] for n in invocation["toolExecutionNotifications"]}
+    assert ("stopped" in said) == (about.interrupted_by is not None)
+    assert ("failed" in said) == (about.failure is not None)
+    assert ("missing" in said, "gap" in said) == (bool(about.missing), bool(about.gaps))
+    assert invocation["executionSuccessful"] is not bool(
+        said & {"stopped", "failed", "missing"},
+    )
+    return Report(files, *_json_summary(run["properties"]), about)
 
 
 def _check_location(owner: Fields, path: bytes, *, has_region: bool) -> None:
@@ -321,7 +447,7 @@ def read_ecs(text: str) -> Report:
     """Read events, each of ECS's own fields with their types, and put those of a file together."""
     assert text.isascii()
     files: list[dict[str, Any]] = []
-    lists = set()
+    lists, missing, gaps = set(), set(), set()
     run: Fields | None = None
     for line in text.splitlines():
         event = json.loads(line)
@@ -331,6 +457,12 @@ def read_ecs(text: str) -> Report:
             run = event
         elif action == "list":
             lists.add(event["rule"]["ruleset"])
+        elif action == "missing":
+            assert event["event"]["outcome"] == "failure"
+            rule, labels = event.get("rule", {}), event.get("labels", {})
+            missing.add(rule.get("ruleset") or f"all of {labels['provider']}")
+        elif action == "gap":
+            gaps.add((event["rule"]["ruleset"], event["labels"]["algorithms"]))
         else:
             file = _ecs_file(event)
             if "rule" not in event or not files or file != {**files[-1], "hits": []}:
@@ -340,7 +472,18 @@ def read_ecs(text: str) -> Report:
     if run is None:
         return Report(files)
     counts = {str(kind): run["hashclient"][kind] for kind in Kind}
-    return Report(files, counts, frozenset(lists), run["process"]["exit_code"])
+    labels = run["labels"]
+    assert (labels["interrupted"] == "yes") == ("interrupted_by" in labels)
+    about = Run(
+        labels.get("interrupted_by"),
+        labels.get("failure"),
+        frozenset(missing),
+        frozenset(gaps),
+        labels.get("gaps_accepted") == "yes",
+        run["hashclient"]["ruled_out_by_size"],
+        run["hashclient"]["known_unchanged"],
+    )
+    return Report(files, counts, frozenset(lists), run["process"]["exit_code"], about)
 
 
 def _ecs_file(event: Fields) -> dict[str, Any]:
@@ -444,7 +587,9 @@ class _TreeBuilder(HTMLParser):
     def tree(self) -> ET.Element:
         self.close()
         assert not self._open
-        return self._builder.close()
+        root = self._builder.close()
+        assert root is not None
+        return root
 
 
 def parse_html(text: str) -> ET.Element:
@@ -480,8 +625,18 @@ def read_html(text: str) -> Report:
         content(pair[0]): int(content(pair[1]).replace(",", ""))
         for pair in tree.iterfind(".//dl[@class='counts']/div")
     }
-    lists = frozenset(content(e) for e in tree.iterfind(".//table[@class='lists']/tbody/tr/th"))
-    return Report(files, counts, lists, int(code[1]))
+    rows = tree.findall(".//table[@class='lists']/tbody/tr")
+    used = [row for row in rows if not content(row[2]).startswith("missing ")]
+    lists = frozenset(content(row[0]) for row in used)
+    items = [
+        content(e).removesuffix(".") for e in tree.iterfind(".//section[@class='attention']//li")
+    ]
+    sentences = [item[:1].lower() + item[1:] for item in items]
+    # A gap begins with the name of its list.
+    sentences = [re.sub(r"^list (?=\S+: )", "", sentence) for sentence in sentences]
+    about = run_in_words(sentences, "".join(map(content, tree.iterfind(".//p[@class='fine']"))))
+    assert len(about.missing) == len(rows) - len(used)
+    return Report(files, counts, lists, int(code[1]), about)
 
 
 def _html_file(row: ET.Element) -> Fields:

@@ -24,10 +24,12 @@ from hashclient.model import (
     Acted,
     Action,
     Algorithm,
+    Gap,
     Hit,
     Kind,
     ListState,
     MatchState,
+    MissingList,
     Outcome,
     Recorded,
 )
@@ -38,6 +40,7 @@ from tests.contract.readers import (
     Report,
     expected,
     expected_counts,
+    expected_run,
     read_csv,
     read_ecs,
     read_html,
@@ -100,7 +103,8 @@ class Format:
     #: Kinds that are counted and not listed.
     unlisted: frozenset[Kind] = frozenset()
     shows_digests: bool = True
-    has_summary: bool = True
+    #: Whether the summary has counts, and the lists that were used.
+    has_counts: bool = True
     #: Whether an outcome is a line, or several, written when it is found.
     is_lines: bool = True
 
@@ -110,7 +114,7 @@ TABLE = {
         read_text, without=frozenset({"size", "state", "in_place", "generation", "actions"})
     ),
     "jsonl": Format(read_jsonl),
-    "csv": Format(read_csv, has_summary=False),
+    "csv": Format(read_csv, has_counts=False),
     "sarif": Format(read_sarif, unlisted=frozenset({Kind.CLEAN}), is_lines=False),
     "ecs": Format(read_ecs),
     "html": Format(
@@ -141,11 +145,22 @@ def summaries() -> list[Summary]:
         ListState("local", 1, NOW, fresh=False),
         ListState("old.er", 9, NOW, fresh=False, in_grace=True),
     )
-    full = Summary(states, stopped=ExitCode.INTERRUPTED)
+    missing = (
+        MissingList("other", "main", "never fetched"),
+        MissingList("third", None, "its manifest is damaged: /srv/[x]{y}"),
+        MissingList(None, "second", "nothing was ever fetched"),
+    )
+    gaps = (
+        Gap("baseline", (Algorithm.MD5,), 12, 2_000_000, 37),
+        Gap("local", (Algorithm.MD5, Algorithm.SHA1, Algorithm.SHA256), 1, 1, 1),
+    )
+    full = Summary(states, stopped=ExitCode.INTERRUPTED, missing=missing, gaps=gaps)
+    full.failed, full.failure = ExitCode.AUDIT, "cannot write the audit log: /srv/x: disk full"
     for outcome in outcomes("x"):
         full.add(outcome)
     full.counts[Kind.CLEAN] = 2**40
     full.files_read, full.bytes_read, full.elapsed_s = 12_345, 2**60, 1e6
+    full.ruled_out_by_size, full.known_unchanged = 1_234_567, 2**40
     clean = Summary(states[:1])
     clean.counts[Kind.CLEAN] = 1
     return [
@@ -155,6 +170,8 @@ def summaries() -> list[Summary]:
         clean,
         Summary(states[:1], failed=ExitCode.AUDIT),
         Summary(states[:1], stopped=ExitCode.TERMINATED),
+        Summary(states[:1], missing=missing[:1], ruled_out_by_size=1),
+        Summary(states[:1], gaps=gaps[1:], gaps_accepted=True, known_unchanged=1),
     ]
 
 
@@ -244,10 +261,69 @@ def test_the_summary_has_every_count_the_lists_and_the_exit_code(
     summary = summaries()[number]
     report = form.read(write(name, [], summary))
     assert report.files == []
-    if form.has_summary:
+    assert report.exit_code == summary.exit_code
+    if form.has_counts:
         assert report.counts == expected_counts(summary)
         assert report.lists == {state.name for state in summary.lists}
-        assert report.exit_code == summary.exit_code
+
+
+@pytest.mark.parametrize("number", range(len(summaries())))
+def test_what_keeps_a_run_from_being_whole_and_what_it_rests_on_is_in_every_format(
+    name: str, form: Format, number: int
+) -> None:
+    summary = summaries()[number]
+    assert form.read(write(name, [], summary)).run == expected_run(summary)
+
+
+@pytest.mark.parametrize("stopped", [ExitCode.INTERRUPTED, ExitCode.TERMINATED])
+def test_a_run_with_a_match_that_was_interrupted_does_not_look_complete(
+    name: str, form: Format, stopped: ExitCode
+) -> None:
+    found = [o for o in outcomes("path") if o.kind is Kind.MATCH]
+    texts = []
+    for ended in (None, stopped):
+        summary = Summary(summaries()[3].lists, stopped=ended)
+        for outcome in found:
+            summary.add(outcome)
+        texts.append(write(name, found, summary))
+    complete, early = (form.read(text) for text in texts)
+    assert complete.run is not None and early.run is not None
+    assert (complete.exit_code, complete.run.interrupted_by) == (10, None)
+    assert early.exit_code == 11
+    assert early.run.interrupted_by == ("SIGTERM" if stopped == 143 else "SIGINT")
+    assert "interrupted" in texts[1]
+    assert told(early.files, form) == told(complete.files, form)
+
+
+def test_a_report_of_a_run_that_was_cut_off_does_not_look_complete(name: str, form: Format) -> None:
+    """However much of it is lost at its end, be it one line."""
+    found = outcomes("path")
+    text = write(name, found, summaries()[3])
+    assert form.read(text).exit_code is not None
+    lines = text.splitlines(keepends=True)
+    for kept in range(len(lines)):
+        try:
+            report = form.read("".join(lines[:kept]))
+        except (AssertionError, LookupError, ValueError):
+            continue  # it is not even a document any more
+        assert report.exit_code is None
+
+
+@pytest.mark.parametrize("command", ["scan", "matches"])
+def test_a_command_that_failed_says_so_and_nothing_else(
+    name: str, form: Format, command: str
+) -> None:
+    for code in set(ExitCode) - {ExitCode.OK}:
+        summary = Summary(())
+        if code in (ExitCode.INTERRUPTED, ExitCode.TERMINATED):
+            summary.stopped = code
+        else:
+            summary.failed, summary.failure = code, "what went wrong: /srv/\u6587"
+        text = write(name, [], summary, command=command)
+        report = form.read(text)
+        assert (report.files, report.exit_code) == ([], code)
+        assert report.run == expected_run(summary)
+        assert "othing found" not in text
 
 
 def test_a_report_without_a_summary_says_nothing_of_a_run(name: str, form: Format) -> None:
@@ -308,7 +384,7 @@ def test_the_schema_of_jsonl_is_a_schema() -> None:
     jsonschema.Draft202012Validator.check_schema(JSONL_SCHEMA)
     definitions = JSONL_SCHEMA["$defs"]
     codes = set(definitions["summary"]["properties"]["exit_code"]["enum"])
-    assert codes == set(ExitCode) - {ExitCode.BUG}
+    assert codes == set(ExitCode)
     hit = definitions["hit"]["properties"]
     assert hit["state"]["enum"] == list(MatchState)
     assert hit["actions"]["items"]["properties"]["action"]["enum"] == list(Action)

@@ -10,6 +10,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from hashclient.errors import ExitCode
 from hashclient.formats import FORMATS, Context, formatter
 from hashclient.formats.jsonl import JsonlFormatter
 from hashclient.formats.text import TextFormatter, human_bytes
@@ -18,10 +19,12 @@ from hashclient.model import (
     Acted,
     Action,
     Algorithm,
+    Gap,
     Hit,
     Kind,
     ListState,
     MatchState,
+    MissingList,
     Outcome,
     Recorded,
 )
@@ -111,8 +114,70 @@ def test_the_summary_for_people() -> None:
         "list baseline, generation 3, fresh until 2026-01-02 03:04 UTC",
         "list local, generation 1, expired 2026-01-02 03:04 UTC, STALE",
         "list old, generation 2, expired 2026-01-02 03:04 UTC, in its grace period",
-        "exit 11: match, and something else needs attention (unread, stale, a failure)",
+        f"exit 11: {ExitCode.MATCH_ATTENTION.meaning}",
     ]
+
+
+def test_what_an_answer_rests_on_besides_reading() -> None:
+    summary = Summary((), files_read=1, bytes_read=68, elapsed_s=0.04)
+    for ruled_out, unchanged, end in (
+        (0, 0, ""),
+        (2, 0, "; 2 ruled out by size"),
+        (0, 1_000, "; 1,000 known unchanged"),
+        (2, 1, "; 2 ruled out by size, 1 known unchanged"),
+    ):
+        summary.ruled_out_by_size, summary.known_unchanged = ruled_out, unchanged
+        lines = (TextFormatter(SCAN).end(summary) or "").split("\n")
+        assert f"read 1 file, 68 B, in 0.0 s{end}" in lines
+    lines = (TextFormatter(Context("lookup", THEN)).end(summary) or "").split("\n")
+    assert not [line for line in lines if "ruled out" in line]
+
+
+def test_what_keeps_a_run_from_being_whole_in_words() -> None:
+    md5, sha1, sha256 = Algorithm
+    summary = Summary(
+        (),
+        missing=(
+            MissingList("other", "main", "never fetched"),
+            MissingList("third", None, "damaged\x1b"),
+            MissingList(None, "second", "nothing was ever fetched"),
+        ),
+        gaps=(
+            Gap("other", (md5,), 12, 2_000_000, 37),
+            Gap("local", (md5, sha1), 1, 1, 1),
+            Gap("local", (md5, sha1, sha256), 2, 2, 1),
+        ),
+        stopped=ExitCode.TERMINATED,
+        failed=ExitCode.AUDIT,
+        failure="cannot write the audit log\x1b",
+    )
+    text = TextFormatter(SCAN).end(summary)
+    assert text is not None
+    assert text.split("\n")[2:-1] == [
+        "list other is missing: never fetched",
+        "list third is missing: damaged\\x1b",
+        "the lists of provider second are missing: nothing was ever fetched",
+        "other: 12 of 2,000,000 entries have no md5; 37 inputs cannot be told apart from them",
+        "local: 1 of 1 entries has no md5 or sha1; 1 input cannot be told apart from it",
+        "local: 2 of 2 entries have no md5, sha1 or sha256; 1 input cannot be told apart from them",
+        "interrupted by SIGTERM: what comes after was not checked",
+        "failed: cannot write the audit log\\x1b",
+    ]
+    summary.gaps_accepted = True
+    text = TextFormatter(SCAN).end(summary)
+    assert text is not None
+    ends = [line.split("; ")[1] for line in text.split("\n")[5:7]]
+    assert ends == [
+        "37 inputs count as clean all the same, since gaps are accepted",
+        "1 input counts as clean all the same, since gaps are accepted",
+    ]
+
+
+def test_a_failure_without_words_is_told_by_its_code() -> None:
+    text = TextFormatter(SCAN).end(Summary((), failed=ExitCode.UNREACHABLE))
+    assert text is not None
+    assert "failed: exit code 4: provider unreachable (worth a retry)" in text.split("\n")
+    assert "there was nothing to check" not in text
 
 
 def test_a_summary_of_nothing_says_so() -> None:

@@ -16,10 +16,12 @@ from hashclient.model import (
     Acted,
     Action,
     Algorithm,
+    Gap,
     Hit,
     Kind,
     ListState,
     MatchState,
+    MissingList,
     Outcome,
     Recorded,
 )
@@ -152,7 +154,7 @@ def test_lists_and_the_run_come_last() -> None:
         ListState("local", 1, NOW, fresh=False),
         ListState("old", 2, NOW, fresh=False, in_grace=True),
     )
-    summary = Summary(states, elapsed_s=1.5, files_read=7, bytes_read=2**50)
+    summary = Summary(states, elapsed_s=1.5, files_read=7, bytes_read=2**50, ruled_out_by_size=3)
     summary.counts[Kind.CLEAN] = 2**40
     text = EcsFormatter(Context("scan", NOW)).end(summary)
     assert text is not None
@@ -181,6 +183,40 @@ def test_lists_and_the_run_come_last() -> None:
         "unread": 0,
         "files_read": 7,
         "bytes_read": 2**50,
+        "ruled_out_by_size": 3,
+        "known_unchanged": 0,
+    }
+    assert run["labels"] == {"interrupted": "no"}
+
+
+def test_lists_that_are_missing_gaps_and_the_end_are_events_of_their_own() -> None:
+    summary = Summary(
+        (),
+        missing=(
+            MissingList("other", "main", "never fetched"),
+            MissingList(None, "second", "nothing was ever fetched"),
+        ),
+        gaps=(Gap("local", (Algorithm.MD5, Algorithm.SHA1), 1, 3, 1),),
+        stopped=ExitCode.TERMINATED,
+        failed=ExitCode.AUDIT,
+        failure="disk full",
+    )
+    text = EcsFormatter(Context("lookup", NOW)).end(summary)
+    assert text is not None
+    other, second, gap, run = [json.loads(line) for line in text.split("\n")]
+    for event in (other, second, gap, run):
+        check_ecs(event)
+    assert other["rule"] == {"ruleset": "other"} and "rule" not in second
+    assert other["event"]["reason"] == "missing: never fetched"
+    assert [e["labels"]["provider"] for e in (other, second)] == ["main", "second"]
+    assert [e["event"]["outcome"] for e in (other, second, gap)] == [*("failure",) * 2, "unknown"]
+    assert gap["labels"] == {"algorithms": "md5 sha1"}
+    assert gap["event"]["severity"] == 21
+    assert run["labels"] == {
+        "interrupted": "yes",
+        "interrupted_by": "SIGTERM",
+        "failure": "disk full",
+        "gaps_accepted": "no",
     }
 
 
@@ -190,9 +226,10 @@ def test_lists_and_the_run_come_last() -> None:
         (Summary(()), "success"),
         (Summary((), stopped=ExitCode.TERMINATED), "failure"),
         (Summary((), failed=ExitCode.AUDIT), "failure"),
+        (Summary((), missing=(MissingList("other", "main", "never fetched"),)), "failure"),
     ],
 )
 def test_a_run_that_did_not_come_to_its_end_failed(summary: Summary, outcome: str) -> None:
     text = EcsFormatter(Context("scan", NOW)).end(summary)
     assert text is not None
-    assert json.loads(text)["event"]["outcome"] == outcome
+    assert json.loads(text.split("\n")[-1])["event"]["outcome"] == outcome

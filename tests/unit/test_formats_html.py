@@ -8,6 +8,7 @@ import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -24,6 +25,7 @@ from hashclient.model import (
     Kind,
     ListState,
     MatchState,
+    MissingList,
     Outcome,
     Recorded,
 )
@@ -32,6 +34,7 @@ from tests.contract.readers import content, parse_html, read_html
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 FRESH = (ListState("baseline", 3, NOW, fresh=True),)
+MISSING = (MissingList("other", "main", "never fetched"), MissingList(None, "second", "nothing"))
 
 
 def match(path: str, *places: str) -> Outcome:
@@ -54,8 +57,8 @@ def source(found: Iterable[Outcome], summary: Summary | None = None, command: st
     return written.end(summary)
 
 
-def summary_of(*kinds: Kind, lists: tuple[ListState, ...] = FRESH) -> Summary:
-    summary = Summary(lists)
+def summary_of(*kinds: Kind, lists: tuple[ListState, ...] = FRESH, **more: Any) -> Summary:
+    summary = Summary(lists, **more)
     for kind in kinds:
         summary.counts[kind] += 1
     return summary
@@ -99,7 +102,28 @@ def chart(tree: ET.Element, name: str) -> list[tuple[str, int]]:
         ),
         (Summary((), stopped=ExitCode.INTERRUPTED), "Interrupted: no match so far", "warn"),
         (Summary((), stopped=ExitCode.TERMINATED), "Terminated: no match so far", "warn"),
-        (Summary((), failed=ExitCode.AUDIT), "No match, but the run failed", "warn"),
+        (Summary((), failed=ExitCode.AUDIT), "The run failed: nothing was checked", "warn"),
+        (
+            summary_of(Kind.CLEAN, failed=ExitCode.AUDIT),
+            "No match, but the run failed",
+            "warn",
+        ),
+        (summary_of(Kind.CLEAN, missing=MISSING), "No match, but a list is missing", "warn"),
+        (
+            summary_of(Kind.MATCH, stopped=ExitCode.TERMINATED, missing=MISSING),
+            "1 file matches, and the run was interrupted",
+            "bad",
+        ),
+        (
+            summary_of(Kind.MATCH, failed=ExitCode.AUDIT),
+            "1 file matches, and the run failed",
+            "bad",
+        ),
+        (
+            summary_of(Kind.MATCH, missing=MISSING),
+            "1 file matches, and not every list could be asked",
+            "bad",
+        ),
     ],
 )
 def test_the_verdict_comes_first_in_words(summary: Summary, title: str, tone: str) -> None:
@@ -145,8 +169,8 @@ def test_all_that_needs_attention_is_said_above() -> None:
         "List local expired 2026-01-02 03:04 UTC.",
         "List old expired 2026-01-02 03:04 UTC. It is within the grace that is allowed.",
         "Actions that could not be done: 1.",
-        "The run was stopped before its end: what it did not come to is not counted.",
-        f"Something besides the inputs failed, as exit code 9: {ExitCode.AUDIT.meaning}.",
+        "Interrupted by SIGINT: what comes after was not checked.",
+        f"Failed: exit code 9: {ExitCode.AUDIT.meaning}.",
     ]
     assert section(page([], summary_of(Kind.CLEAN)), "needs-attention") is None
 
@@ -162,6 +186,15 @@ def test_lists_and_work() -> None:
         ["local", "1", "stale since 2026-01-02 03:04 UTC"],
     ]
     assert "1 input in all; 1 file, 2.0 kB, read in 1,234.6 s." in content(tree)
+    assert "rests on" not in content(tree)
+    summary.ruled_out_by_size, summary.missing = 7, MISSING
+    tree = page([], summary)
+    assert "Besides reading, the answer rests on this: 7 ruled out by size." in content(tree)
+    rows = [[content(c) for c in row] for row in tree.iterfind(".//table[@class='lists']/tbody/tr")]
+    assert rows[2:] == [
+        ["other", "", "missing never fetched"],
+        ["all of provider second", "", "missing nothing"],
+    ]
     assert section(page([], Summary(())), "lists-used") is None
 
 

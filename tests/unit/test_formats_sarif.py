@@ -19,6 +19,7 @@ from hashclient.model import (
     Kind,
     ListState,
     MatchState,
+    MissingList,
     Outcome,
     Recorded,
 )
@@ -169,6 +170,7 @@ def test_the_invocation_says_how_it_ended() -> None:
         ListState("old", 1, NOW, fresh=False, in_grace=True),
     )
     summary = Summary(states, stopped=ExitCode.INTERRUPTED, failed=ExitCode.AUDIT, elapsed_s=2.5)
+    summary.missing = (MissingList("other", "main", "never fetched [here]"),)
     run = run_of(summary=summary)
     (invocation,) = run["invocations"]
     assert invocation["executionSuccessful"] is False
@@ -176,8 +178,9 @@ def test_the_invocation_says_how_it_ended() -> None:
     assert invocation["startTimeUtc"] == "2026-01-02T03:04:05Z"
     assert invocation["endTimeUtc"] == "2026-01-02T03:04:07Z"
     assert notifications(run) == [
-        ("stopped", ExitCode.INTERRUPTED.meaning),
-        ("failed", f"as exit code 9: {ExitCode.AUDIT.meaning}"),
+        ("stopped", "interrupted by SIGINT: what comes after was not checked"),
+        ("failed", f"exit code 9: {ExitCode.AUDIT.meaning}"),
+        ("missing", "list other is missing: never fetched _here_"),
         ("stale", "list local expired 2026-01-02T03:04:05Z"),
         ("stale", "list old expired 2026-01-02T03:04:05Z, still within the grace that is allowed"),
     ]

@@ -13,7 +13,7 @@ from hashclient.audit import AuditLog
 from hashclient.errors import AuditError, ExitCode, StateError
 from hashclient.matches import Matches
 from hashclient.matchstore import DATABASE_NAME
-from hashclient.model import Algorithm, Hit, Kind, ListState, Outcome
+from hashclient.model import Algorithm, Gap, Hit, Kind, ListState, MissingList, Outcome
 from hashclient.record import RunRecord
 from hashclient.summary import Summary
 
@@ -82,6 +82,7 @@ def test_a_run_is_logged_from_its_start_to_its_end(run: Run) -> None:
             {"list": "base", "generation": 3, "fresh": True},
             {"list": "old", "generation": 1, "fresh": False},
         ],
+        "missing": [],
     }
     assert (found["path"], found["size"]) == ("/srv/a", 16)
     assert found["hits"][0] == {
@@ -94,9 +95,36 @@ def test_a_run_is_logged_from_its_start_to_its_end(run: Run) -> None:
     }
     assert [hit["complete"] for hit in found["hits"]] == [True, False]
     assert conflict["path"] == "/srv/d"
-    assert end["inputs"] == 5 and end["exit_code"] == 11
-    assert [end[kind] for kind in Kind] == [1, 1, 1, 1, 1]
+    assert end == {
+        "inputs": 5,
+        **{str(kind): 1 for kind in Kind},
+        "ruled_out_by_size": 0,
+        "known_unchanged": 0,
+        "missing": [],
+        "interrupted": False,
+        "failed": None,
+        "exit_code": 11,
+    }
     assert run.failures == []
+
+
+def test_the_end_says_what_keeps_a_run_from_being_whole_and_what_it_rests_on(run: Run) -> None:
+    summary = run.summary
+    summary.missing = (MissingList("other", "main", "never fetched"),)
+    summary.gaps = (Gap("base", (Algorithm.MD5, Algorithm.SHA1), 1, 5, 7),)
+    summary.ruled_out_by_size, summary.known_unchanged = 3, 4
+    summary.stopped, summary.failed = ExitCode.TERMINATED, ExitCode.STATE
+    run.record.start([])
+    run.add(match("/srv/a"))
+    run.record.end()
+    start, _, end = (data for _, data in run.logged())
+    missing = [{"list": "other", "provider": "main", "problem": "never fetched"}]
+    assert start["missing"] == end["missing"] == missing
+    gap = {"list": "base", "algorithms": ["md5", "sha1"], "entries": 1, "live": 5, "rows": 7}
+    assert (end["gaps"], end["gaps_accepted"]) == ([gap], False)
+    assert (end["ruled_out_by_size"], end["known_unchanged"]) == (3, 4)
+    assert (end["interrupted"], end["failed"], end["exit_code"]) == (True, 8, 11)
+    audit.verify(run.directory / "audit")
 
 
 def test_matches_are_remembered_and_conflicts_are_not(run: Run) -> None:
