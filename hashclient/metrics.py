@@ -62,6 +62,11 @@ def render(status: Status) -> str:
     return "".join(_text(metric) for metric in _metrics(status) if metric.values)
 
 
+def render_failure(exit_code: int) -> str:
+    """Return the metrics of a status that could not find out anything, and ended with a code."""
+    return "".join(map(_text, _of_command(exit_code)))
+
+
 def _text(metric: _Metric) -> str:
     name = _PREFIX + metric.name
     lines = [f"# HELP {name} {metric.help}", f"# TYPE {name} gauge"]
@@ -72,8 +77,7 @@ def _text(metric: _Metric) -> str:
 
 
 def _metrics(status: Status) -> Iterator[_Metric]:
-    yield _Metric("build_info", "The version of hashclient; always 1.", "version", {__version__: 1})
-    yield _one("status_exit_code", "What `hashclient status` ends with.", int(status.exit_code))
+    yield from _of_command(int(status.exit_code))
     what = "Lists that should be here and cannot be used, and providers whose lists are not known."
     yield _one("lists_missing", what, status.missing)
     for name, what, of_list in _OF_LISTS:
@@ -100,6 +104,11 @@ def _metrics(status: Status) -> Iterator[_Metric]:
             yield _one("report_oldest_open_timestamp_seconds", what, oldest.timestamp())
     if status.audit is not None:
         yield from _of_audit(status.audit.last, status.audit.last_scan)
+
+
+def _of_command(exit_code: int) -> Iterator[_Metric]:
+    yield _Metric("build_info", "The version of hashclient; always 1.", "version", {__version__: 1})
+    yield _one("status_exit_code", "What `hashclient status` ends with.", exit_code)
 
 
 def _of_audit(last: Record, last_scan: Record | None) -> Iterator[_Metric]:

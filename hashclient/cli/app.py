@@ -14,12 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hashclient.errors import StateError
+from hashclient.cli.output import Output
 from hashclient.fsio import printable
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from hashclient.audit import AuditLog
     from hashclient.config import Settings
 
@@ -28,18 +26,18 @@ class Terminated(BaseException):
     """SIGTERM arrived; like KeyboardInterrupt, no handler of errors may swallow it."""
 
 
-class OutputError(StateError):
-    """The output cannot be written: a full disk, or a reader that has gone."""
-
-
 class App:
     """One run of the program."""
 
-    def __init__(self, load_settings: Callable[[], Settings], verbosity: int) -> None:
+    def __init__(
+        self, load_settings: Callable[[], Settings], verbosity: int, output: Output | None = None
+    ) -> None:
         """`load_settings` is called when a command first needs settings; -1 is quiet."""
         self._load_settings = load_settings
         self._settings: Settings | None = None
         self.verbosity = verbosity
+        #: The file that `--output` names.
+        self.output = output or Output()
         #: Takes a progress bar off the screen; called before anything else is written.
         self.before_output: Callable[[], None] = lambda: None
 
@@ -112,12 +110,6 @@ class App:
     def progress_wanted(self) -> bool:
         """Tell whether a progress bar on stderr would be seen by somebody."""
         return self.verbosity >= 0 and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-
-
-def output_error(error: OSError, path: Path | None = None) -> OutputError:
-    """Translate an error on an output stream."""
-    where = "the output" if path is None else f"the output {printable(path)}"
-    return OutputError(f"cannot write {where}: {error.strerror or error}")
 
 
 pass_app = click.make_pass_decorator(App)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hashclient.cli.app import App, existing_path, format_option, output_error, pass_app
+from hashclient.cli.app import App, existing_path, format_option, pass_app
+from hashclient.cli.output import output_error
 from hashclient.errors import UsageError
 from hashclient.fsio import printable
 

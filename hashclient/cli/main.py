@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 import importlib
-import io
 import os
 import signal
 import sys
@@ -18,7 +17,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from hashclient import __version__
-from hashclient.cli.app import App, OutputError, Terminated, output_error
+from hashclient.cli.app import App, Terminated
+from hashclient.cli.output import Output, OutputError
+from hashclient.cli.signals import ignore_signals
+from hashclient.cli.streams import open_streams
 from hashclient.errors import ConfigError, ExitCode, HashclientError, out_of_memory
 from hashclient.fsio import printable, user_path
 
@@ -54,13 +56,23 @@ COMMANDS = {
     "demo": "hashclient.cli.demo",
 }
 
-#: The command that is run and may have defaults in config.toml, in click's notes of a run.
-_DEFAULTS_FOR = "hashclient.defaults_for"
+#: The command that is run and the words it is called with, in click's notes of a run.
+_CALLED = "hashclient.called"
 
 
 def exit_code_table() -> str:
     """Return the table of exit codes as lines of text, from the one enum."""
     return "\n".join(f"  {code.value:>3}  {code.meaning}" for code in ExitCode)
+
+
+class _Process:
+    """What a run needs before its command is known: where its report goes, and what comes first."""
+
+    def __init__(
+        self, output: Output | None = None, before_command: Callable[[], None] = lambda: None
+    ) -> None:
+        self.output = output or Output()
+        self.before_command = before_command
 
 
 class _LazyGroup(click.Group):
@@ -77,13 +89,24 @@ class _LazyGroup(click.Group):
         _name_variables(command, f"{ENV_PREFIX}_{name.upper()}")
         return command
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        given = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError:
+            # The report says so as well: which command it is of is plain enough.
+            for number, word in enumerate(given):
+                if (command := self.get_command(ctx, word)) is not None:
+                    output = ctx.ensure_object(_Process).output
+                    output.prepare(ctx, word, command, given[number + 1 :])
+                    break
+            raise
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name, command, rest = super().resolve_command(ctx, args)
-        # Help, and what takes nothing from config.toml, has to work with a broken one.
-        if name not in WITHOUT_DEFAULTS and {"-h", "--help"}.isdisjoint(rest):
-            ctx.meta[_DEFAULTS_FOR] = name, command
+        ctx.meta[_CALLED] = name, command, list(rest)
         return name, command, rest
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -204,9 +227,11 @@ def cli(
     quiet: bool,
 ) -> None:
     """Resolve the global options once; the text users see is `_HELP`."""
+    process = ctx.ensure_object(_Process)
+    name, command, words = ctx.meta[_CALLED]
+    process.output.prepare(ctx, name, command, words)  # before anything that can fail
     # Here, and not at the very start: what only says its version needs no protection.
-    if ctx.obj is not None:
-        ctx.obj()
+    process.before_command()
 
     def load() -> Settings:
         from hashclient.config import resolve_settings
@@ -221,9 +246,11 @@ def cli(
             config_must_exist=ctx.invoked_subcommand != "init",
         )
 
-    ctx.obj = App(load, -1 if quiet else verbose)
-    if _DEFAULTS_FOR in ctx.meta:
-        ctx.default_map = _command_defaults(ctx.obj, *ctx.meta[_DEFAULTS_FOR])
+    ctx.obj = App(load, -1 if quiet else verbose, process.output)
+    # Help, and what takes nothing from config.toml, has to work with a broken one.
+    if name not in WITHOUT_DEFAULTS and {"-h", "--help"}.isdisjoint(words):
+        ctx.default_map = _command_defaults(ctx.obj, name, command)
+        process.output.prepare(ctx, name, command, words)
 
 
 def _path(text: str | None) -> Path | None:
@@ -254,11 +281,10 @@ def main(argv: list[str] | None = None) -> NoReturn:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     gc.set_threshold(GC_THRESHOLD)
     signal.signal(signal.SIGTERM, _on_sigterm)
-    _open_streams()
+    open_streams()
     code = _run(argv, before_command=_protect_process)
     # What ends the process anyway must not change what it says.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    ignore_signals()
     try:
         sys.stdout.flush()
     except OutputError:
@@ -270,89 +296,47 @@ def main(argv: list[str] | None = None) -> NoReturn:
     sys.exit(int(code))
 
 
-class _Output(io.TextIOWrapper):
-    """Stdout: what cannot be written is an error of ours, also when click writes it."""
-
-    def write(self, text: str) -> int:
-        try:
-            return super().write(text)
-        except OSError as error:
-            raise output_error(error) from error
-
-    def flush(self) -> None:
-        try:
-            super().flush()
-        except OSError as error:
-            raise output_error(error) from error
-
-
-class _Talk(io.TextIOWrapper):
-    """Stderr: that nobody can be told is nothing to fail for.
-
-    It may be flushed when the interpreter has taken down all that this module had imported.
-    """
-
-    def write(self, text: str) -> int:
-        try:
-            super().write(text)
-        except OSError:
-            pass
-        return len(text)
-
-    def flush(self) -> None:
-        try:
-            super().flush()
-        except OSError:
-            pass
-
-
-def _open_streams() -> None:
-    """Make the standard streams usable, whatever we were started with.
-
-    Names of files may be any bytes; they are written as they came or escaped, never a crash.
-    """
-    # A file that we open must not become stdout: what is closed is opened so that its use fails.
-    for fd, mode in enumerate((os.O_WRONLY, os.O_RDONLY, os.O_WRONLY)):
-        try:
-            os.fstat(fd)
-        except OSError:
-            os.open(os.devnull, mode)
-    if sys.stdin is None:
-        sys.stdin = open(0, closefd=False)  # noqa: SIM115 - a descriptor, for good
-    for name, fd, kind in (("stdout", 1, _Output), ("stderr", 2, _Talk)):
-        encoding = getattr(getattr(sys, name), "encoding", "utf-8")
-        raw = open(fd, "wb", closefd=False)  # noqa: SIM115 - as above
-        stream = kind(raw, encoding, errors="backslashreplace", line_buffering=True)
-        setattr(sys, name, stream)
-
-
-def _run(argv: list[str] | None, before_command: Callable[[], None] | None = None) -> int:
+def _run(argv: list[str] | None, before_command: Callable[[], None] = lambda: None) -> int:
     """Run a command and return its exit code; `before_command` is for a process of our own."""
+    output = Output()
     try:
         result = cli.main(
-            args=argv, prog_name="hashclient", standalone_mode=False, obj=before_command
+            args=argv,
+            prog_name="hashclient",
+            standalone_mode=False,
+            obj=_Process(output, before_command),
         )
     except click.exceptions.Exit as request:
         return request.exit_code
-    except click.ClickException as error:
-        _show_click_error(error)
-        return ExitCode.USAGE
-    except HashclientError as error:
-        show_error(error)
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("hashclient: interrupted", err=True)
-        return ExitCode.INTERRUPTED
-    except Terminated:
-        click.echo("hashclient: terminated", err=True)
-        return ExitCode.TERMINATED
-    except MemoryError:
-        show_error(out_of_memory())
-        return ExitCode.STATE
-    except Exception as error:  # the last resort: a bug must not look like a verdict
-        _show_bug(error)
-        return ExitCode.BUG
+    # The last resort: a bug must not look like a verdict.
+    except (Exception, KeyboardInterrupt, Terminated) as error:
+        ignore_signals()
+        code, message = _explain(error)
+        output.fail(code, message, App.now())
+        return code
+    finally:
+        output.close()
     return int(result) if isinstance(result, int) else ExitCode.OK
+
+
+def _explain(error: Exception | KeyboardInterrupt | Terminated) -> tuple[ExitCode, str]:
+    """Tell of an error on stderr; return the exit code that it leads to, and what it says."""
+    match error:
+        case click.ClickException():
+            return ExitCode.USAGE, _show_click_error(error)
+        case MemoryError():
+            return _explain(out_of_memory())
+        case HashclientError():
+            show_error(error)
+            return error.exit_code, error.message
+        case KeyboardInterrupt() | click.Abort():
+            click.echo("hashclient: interrupted", err=True)
+            return ExitCode.INTERRUPTED, "interrupted"
+        case Terminated():
+            click.echo("hashclient: terminated", err=True)
+            return ExitCode.TERMINATED, "terminated"
+        case _:
+            return ExitCode.BUG, _show_bug(error)
 
 
 def show_error(error: HashclientError) -> None:
@@ -362,12 +346,13 @@ def show_error(error: HashclientError) -> None:
         click.echo(f"hint: {error.hint}", err=True)
 
 
-def _show_click_error(error: click.ClickException) -> None:
+def _show_click_error(error: click.ClickException) -> str:
+    text = error.format_message().rstrip(".")
+    message = f"{text[:1].lower()}{text[1:]}"
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         error.show()  # the whole help
-        return
-    message = error.format_message().rstrip(".")
-    click.echo(f"hashclient: error: {message[:1].lower()}{message[1:]}", err=True)
+        return message
+    click.echo(f"hashclient: error: {message}", err=True)
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "hashclient"
     hint = f"see `{command} --help`"
@@ -377,13 +362,16 @@ def _show_click_error(error: click.ClickException) -> None:
             rest = command.removeprefix("hashclient ")
             hint = f"it goes before the command: `hashclient {error.option_name} {rest} …`"
     click.echo(f"hint: {hint}", err=True)
+    return message
 
 
-def _show_bug(error: Exception) -> None:
-    click.echo(f"hashclient: internal error: {type(error).__name__}", err=True)
+def _show_bug(error: BaseException) -> str:
+    message = f"internal error: {type(error).__name__}"
+    click.echo(f"hashclient: {message}", err=True)
     if os.environ.get("HASHCLIENT_DEBUG"):
         import traceback
 
         traceback.print_exception(error)
     else:
         click.echo("hint: this is a bug; HASHCLIENT_DEBUG=1 shows where it happened", err=True)
+    return message

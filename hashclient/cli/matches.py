@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hashclient.cli.app import App, format_option, pass_app
-from hashclient.cli.run import FORMAT_HELP, open_output, output_option
+from hashclient.cli.run import FORMAT_HELP, output_option
 from hashclient.errors import ExitCode, UsageError
 from hashclient.formats import FORMATS
 from hashclient.fsio import path_fields, printable
@@ -58,7 +58,7 @@ def command(
     with open_record(app) as record:
         # All before the first is written: while it is read, no scan can write to it.
         found = [written.outcome(m.outcome()) for m in record.find([MatchState(s) for s in states])]
-    with open_output(app, output) as write:
+    with app.output.open(output, app.out) as write:
         for text in (written.begin(), *found, written.end(None)):
             if text is not None:
                 write(text)

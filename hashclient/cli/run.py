@@ -1,7 +1,8 @@
 """What `scan` and `lookup` share: their options, and writing outcomes while they come.
 
-Whatever ends a run early, what was found so far is written and counts, and the summary comes last.
-A signal waits while outcomes are recorded and written, so that each is logged and told once.
+Whatever ends a run early, what was found so far is written and counts, and the summary comes last
+and says so. A signal waits while outcomes are recorded and written, so that each is logged and told
+once.
 """
 
 from __future__ import annotations
@@ -10,24 +11,16 @@ import collections
 import contextlib
 import itertools
 import os
-import signal
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from hashclient.cli.app import (
-    App,
-    OutputError,
-    Terminated,
-    existing_path,
-    format_option,
-    output_error,
-)
-from hashclient.errors import ExitCode, HashclientError, UsageError, out_of_memory
-from hashclient.fsio import printable
+from hashclient.cli.app import App, Terminated, existing_path, format_option
+from hashclient.cli.output import OutputError
+from hashclient.cli.signals import Signals
+from hashclient.errors import ExitCode, HashclientError, out_of_memory
 from hashclient.model import Kind, MatchState, Outcome
 from hashclient.process import exit_code_at_bad_pages
 
@@ -133,53 +126,33 @@ def run_report(
         on_failure=lambda error: app.warn(error.message, error.hint),
     )
     written = formatter(output_format, Context(command, app.now(), show_digests))
-    told = _Telling(record, written, summary, responder, show_all=show_all)
-    failure: HashclientError | None = None
 
     def found() -> ExitCode:
         return ExitCode.MATCH_ATTENTION if summary.counts[Kind.MATCH] else ExitCode.STATE
 
-    try:
-        with exit_code_at_bad_pages(found), open_output(app, output) as told.write:
-            try:
-                # Whatever ends the loop, the workers end with it.
-                with contextlib.closing(outcomes):
-                    # They are at work while the start is logged. Nothing is told before it is, and
-                    # what came first is not lost if a signal comes meanwhile.
-                    first: list[Outcome | None] = []
-                    try:
-                        first += itertools.islice(outcomes, 1)
-                    finally:
-                        with uninterrupted():
-                            record.start(arguments)
-                            told.waiting += filter(None, first)
-                    for outcome in outcomes:
-                        told.add(outcome)
-                        tick()
-                told.flush()
-            except KeyboardInterrupt:
-                summary.stopped = ExitCode.INTERRUPTED
-            except Terminated:
-                summary.stopped = ExitCode.TERMINATED
-            except OutputError:
-                raise
-            except MemoryError:
-                failure, summary.failed = out_of_memory(), ExitCode.STATE
-            except HashclientError as error:
-                failure, summary.failed = error, error.exit_code
-            # What ends the run anyway comes too late now.
-            with uninterrupted(for_good=True):
-                told.flush()
-                if responder is not None:
-                    _finish(app, responder, summary)
-                record.end()
-                if failure is None or summary.inputs:
-                    told.put(written.end(summary))
-    except OutputError as error:
-        # Nobody can be told but through the exit code; what was found still is logged.
-        failure, summary.failed = error, error.exit_code
-        record.keep(told.waiting)
-        record.end()
+    with exit_code_at_bad_pages(found), Signals() as signals:
+        told = _Telling(record, written, summary, responder, signals, show_all=show_all)
+        failure: HashclientError | None = None
+        try:
+            with app.output.open(output, app.out) as told.write:
+                failure = _gather(outcomes, told, summary, tick, arguments)
+                # What ends the run anyway comes too late now.
+                with signals.last():
+                    told.flush()
+                    told.settle()
+                    if responder is not None:
+                        _finish(app, responder, summary)
+                    told.end()
+                    if failure is None or summary.inputs or output is not None:
+                        told.put(written.end(summary))
+        except OutputError as error:
+            # Nobody can be told but through the exit code; what was found still is logged.
+            failure, summary.failed, summary.failure = error, error.exit_code, error.message
+            told.give_up()
+        except (KeyboardInterrupt, Terminated) as error:
+            # The second signal, while the end was told: what was found outranks it as well.
+            summary.stopped = summary.stopped or _stopped_by(error)
+            told.give_up()
     if told.is_open and failure is None and output_format == "text":
         app.say(
             "next: `hashclient quarantine add`, `report prepare` or `matches close`, with the id"
@@ -192,11 +165,49 @@ def run_report(
     return summary.exit_code
 
 
+def _gather(
+    outcomes: Generator[Outcome | None],
+    told: _Telling,
+    summary: Summary,
+    tick: Callable[[], None],
+    arguments: list[str],
+) -> HashclientError | None:
+    """Tell outcomes as they come, until the last one, a signal or a failure, which is returned."""
+    try:
+        # Whatever ends the loop, the workers end with it.
+        with contextlib.closing(outcomes):
+            # They are at work while the start is logged. Nothing is told before it is, and what
+            # came first is not lost if a signal comes meanwhile.
+            first: list[Outcome | None] = []
+            try:
+                first += itertools.islice(outcomes, 1)
+            finally:
+                told.start(arguments, first)
+            for outcome in outcomes:
+                told.add(outcome)
+                tick()
+        told.flush()
+    except (KeyboardInterrupt, Terminated) as error:
+        summary.stopped = _stopped_by(error)
+    except OutputError:
+        raise
+    except (HashclientError, MemoryError) as error:
+        failure = out_of_memory() if isinstance(error, MemoryError) else error
+        summary.failed, summary.failure = failure.exit_code, failure.message
+        return failure
+    return None
+
+
+def _stopped_by(error: KeyboardInterrupt | Terminated) -> ExitCode:
+    return ExitCode.TERMINATED if isinstance(error, Terminated) else ExitCode.INTERRUPTED
+
+
 class _Telling:
     """Records outcomes, acts on them and writes them, in this order and in batches.
 
     Before anything is told it is remembered, logged, and acted on. Acting can take long and may be
-    interrupted; then nothing is left out, only that no more is done about it.
+    interrupted; then nothing is left out, only that no more is done about it. No signal comes while
+    outcomes are recorded and logged: a second one, too, would have them logged again.
     """
 
     def __init__(
@@ -205,6 +216,7 @@ class _Telling:
         written: Formatter,
         summary: Summary,
         responder: Responder | None,
+        signals: Signals,
         *,
         show_all: bool,
     ) -> None:
@@ -212,28 +224,35 @@ class _Telling:
         self._written = written
         self._summary = summary
         self._responder = responder
+        self._signals = signals
         self._show_all = show_all
         self._ready: collections.deque[Outcome] = collections.deque()
+        self._found: collections.Counter[Kind] = collections.Counter()
         self._begun = False
         #: Writes one line; set once the output is open.
         self.write: Callable[[str], None] = lambda _line: None
         #: What was found and is not recorded yet.
-        self.waiting: list[Outcome] = []
+        self._waiting: list[Outcome] = []
         #: Whether something matched about which nothing was done yet.
         self.is_open = False
+
+    def start(self, arguments: list[str], first: list[Outcome | None]) -> None:
+        """Log that the run starts; `first` is what was found meanwhile."""
+        with self._signals.barred():
+            self._record.start(arguments)
+            self._waiting += filter(None, first)
 
     def add(self, outcome: Outcome | None) -> None:
         """Take an outcome; None says that it is time to tell what there is."""
         if outcome is not None:
-            self.waiting.append(outcome)
-        if outcome is None or len(self.waiting) >= BATCH:
+            self._waiting.append(outcome)
+        if outcome is None or len(self._waiting) >= BATCH:
             self.flush()
 
     def flush(self) -> None:
         """Tell all that there is."""
-        with uninterrupted():
-            self._ready.extend(self._record.keep(self.waiting))
-            self.waiting.clear()
+        with self._signals.held():
+            self._keep()
             if self._responder is not None:
                 self._responder.want_reports(self._ready)
             while self._ready and self._responder is None:
@@ -241,8 +260,36 @@ class _Telling:
         while self._ready and self._responder is not None:
             ended = self._summary.stopped is not None
             self._ready[0] = self._responder.respond(self._ready[0], ended=ended)
-            with uninterrupted():
+            with self._signals.held():
                 self._tell(self._ready.popleft())
+
+    def settle(self) -> None:
+        """Count as matches and conflicts what was told as such, and no more.
+
+        A signal may come when something was counted and is on its way to here.
+        """
+        if self._summary.stopped is not None:
+            for kind in (Kind.MATCH, Kind.CONFLICT):
+                self._summary.counts[kind] = self._found[kind]
+
+    def end(self) -> None:
+        """Log that the run has ended; only the first time."""
+        with self._signals.barred():
+            self._record.end()
+
+    def give_up(self) -> None:
+        """Record and log what there is, and tell no more."""
+        with self._signals.barred():
+            self._keep()
+            self.settle()
+            self._record.end()
+
+    def _keep(self) -> None:
+        with self._signals.barred():
+            kept = self._record.keep(self._waiting)
+            self._found.update(outcome.kind for outcome in kept)
+            self._ready.extend(kept)
+            self._waiting.clear()
 
     def put(self, text: str | None) -> None:
         """Write what a formatter gives, after its beginning."""
@@ -267,72 +314,5 @@ def _finish(app: App, responder: Responder, summary: Summary) -> None:
             app.say(f"report {report.id} is prepared; next: hashclient report submit {report.id}")
     except HashclientError as error:
         app.warn(error.message, error.hint)
-        summary.failed = summary.failed or error.exit_code
+        summary.fail(error)
     summary.failed = summary.failed or responder.failed
-
-
-@contextlib.contextmanager
-def uninterrupted(*, for_good: bool = False) -> Iterator[None]:
-    """Keep the first SIGINT or SIGTERM waiting until the end.
-
-    The second one comes through at once: whoever reads the output may have stopped for good. With
-    `for_good`, the first is dropped, and so are all that come after the end: the process ends with
-    the code that it has come to.
-    """
-    kept: list[tuple[int, FrameType | None]] = []
-
-    def keep(number: int, frame: FrameType | None) -> None:
-        if kept:
-            handle(number, frame)
-        kept.append((number, frame))
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if callable(handler := before[signal.Signals(number)]):
-            handler(number, frame)
-
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        for number, handler in before.items():
-            if callable(handler):  # what is ignored stays so
-                signal.signal(number, keep)
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, signal.SIG_IGN if for_good and callable(handler) else handler)
-        if kept and not for_good:
-            handle(*kept[0])
-
-
-@contextlib.contextmanager
-def open_output(app: App, path: Path | None) -> Iterator[Callable[[str], None]]:
-    """Yield a function that writes a line to `path` or to stdout.
-
-    Raises:
-        UsageError: `path` cannot be opened.
-        OutputError: writing failed.
-    """
-    if path is None:
-        yield app.out
-        return
-    try:
-        stream = path.open("w", encoding="utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise UsageError(
-            f"cannot open the output {printable(path)}: {error.strerror}",
-            hint="choose another --output",
-        ) from error
-
-    def write(line: str) -> None:
-        try:
-            stream.write(line + "\n")
-        except OSError as error:
-            raise output_error(error, path) from error
-
-    try:
-        yield write
-        stream.flush()
-    except OSError as error:
-        raise output_error(error, path) from error
-    finally:
-        with contextlib.suppress(OSError):
-            stream.close()

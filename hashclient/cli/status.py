@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hashclient.cli.app import App, OutputError, existing_path, format_option, pass_app
-from hashclient.errors import ExitCode, StateError
+from hashclient.cli.app import App, existing_path, format_option, pass_app
+from hashclient.cli.output import replace
+from hashclient.errors import ExitCode
 from hashclient.fsio import path_fields, printable
 
 if TYPE_CHECKING:
@@ -66,26 +67,8 @@ def command(app: App, output_format: str, verify: bool, output: Path | None) -> 
     if output is None:
         app.out(text)
     else:
-        _write(output, text + "\n")
+        replace(output, text + "\n")
     return status.exit_code
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace `path` by `text`; the umask decides who can read it.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    import os
-
-    from hashclient.fsio import write_atomic
-
-    mask = os.umask(0o077)
-    os.umask(mask)
-    try:
-        write_atomic(path, text.encode(errors="backslashreplace"), mode=0o666 & ~mask)
-    except StateError as error:
-        raise OutputError(error.message, hint="choose another --output") from error
 
 
 def _prometheus(_settings: Settings, status: Status, _now: datetime) -> str:

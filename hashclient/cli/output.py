@@ -1,0 +1,285 @@
+"""Where a report goes, and what the file that `--output` names says of a command that fails.
+
+Whoever shows such a file after a run (a line for cron, a script, a job in CI) must never show what
+an earlier run has left there: a scan that fails before it begins would look like the one that ended
+with 0 yesterday. So FILE is looked for before anything else can fail, and emptied; what fails then
+is written into it, in the format that was asked for. `status` replaces its file in one step, since
+its readers come at any time: a status that fails replaces it, too, by one that says so.
+
+Two runs never write to one file. An input is never emptied: that would be its way past the lists.
+
+Limits: what is killed at once (SIGKILL) leaves an empty file, or the old one of `status`, whose
+time tells. An output or a format that config.toml names is not known while that file is broken.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TextIO
+
+import click
+
+from hashclient.errors import ExitCode, LockedError, StateError, UsageError
+from hashclient.fsio import printable
+
+#: Commands whose `--output` is emptied first, and those whose `--output` is replaced in one step.
+_EMPTIED = frozenset({"scan", "lookup", "matches"})
+_REPLACED = frozenset({"status"})
+#: Of these the report has no last line that shows that all of it is there.
+_ENDLESS = frozenset({"matches"})
+#: The parameters of a command that name what it reads.
+_INPUTS = ("paths", "sources")
+
+
+class OutputError(StateError):
+    """The output cannot be written: a full disk, or a reader that has gone."""
+
+
+def output_error(error: OSError, path: Path | None = None) -> OutputError:
+    """Translate an error on an output stream."""
+    where = "the output" if path is None else f"the output {printable(path)}"
+    return OutputError(f"cannot write {where}: {error.strerror or error}")
+
+
+class Output:
+    """The file of one run that `--output` names, if any."""
+
+    def __init__(self) -> None:
+        """Nothing is opened before `prepare` or `open`."""
+        self._command = ""
+        self._format = ""
+        self._path: Path | None = None
+        self._stream: TextIO | None = None
+        self._is_begun = self._is_whole = False
+
+    def prepare(
+        self, context: click.Context, name: str, command: click.Command, words: Sequence[str]
+    ) -> None:
+        """Look for `--output` of command `name`, called with `words`, and empty FILE.
+
+        Nothing is done twice, so this can be called again once config.toml has been read. Words
+        that are wrong are passed over: their errors come when the command parses them.
+
+        Raises:
+            UsageError: FILE cannot be opened, or is an input.
+            LockedError: another run is writing to it.
+        """
+        if name not in _EMPTIED | _REPLACED or not {"-h", "--help"}.isdisjoint(words):
+            return
+        if isinstance(command, click.Group) and not command.commands.keys().isdisjoint(words):
+            return  # that of `matches` is for the list, not for `matches show`
+        found = command.make_context(
+            name,
+            _without_values_of_flags(command, words),
+            parent=context,
+            resilient_parsing=True,
+            ignore_unknown_options=True,
+            allow_extra_args=True,
+        )
+        path = found.params.get("output")
+        if not isinstance(path, Path):
+            return
+        self._command, self._format = name, found.params.get("output_format") or "text"
+        if name in _REPLACED:
+            self._path = path
+        elif path != self._path:
+            inputs = [str(word) for key in _INPUTS for word in found.params.get(key) or ()]
+            self._empty(path, [*inputs, *found.args])
+
+    @contextlib.contextmanager
+    def open(
+        self, path: Path | None, to_stdout: Callable[[str], None]
+    ) -> Iterator[Callable[[str], None]]:
+        """Yield a function that writes a line to `path`, or else to stdout; it is whole at the end.
+
+        Raises:
+            UsageError, LockedError: as `prepare`.
+            OutputError: writing failed.
+        """
+        if path is None:
+            yield to_stdout
+            return
+        if path != self._path or self._stream is None:
+            self._empty(path, [])
+        stream = self._stream
+        assert stream is not None
+
+        def write(line: str) -> None:
+            self._is_begun = True
+            try:
+                stream.write(line + "\n")
+            except OSError as error:
+                raise output_error(error, path) from error
+
+        try:
+            yield write
+        except BaseException:
+            with contextlib.suppress(OSError):
+                stream.flush()  # what was found before the error
+            raise
+        try:
+            stream.flush()
+            # A file system of the network may say only when a file is closed that it has no room.
+            os.close(os.dup(stream.fileno()))
+        except OSError as error:
+            raise output_error(error, path) from error
+        self._is_whole = True
+
+    def fail(self, code: ExitCode, message: str, now: datetime) -> None:
+        """Let FILE say that the command failed, unless it holds a report, or the part of one.
+
+        What cannot be written then is not told: the command has its own error already.
+        """
+        if self._path is None or self._is_whole:
+            return
+        with contextlib.suppress(OSError, StateError):
+            if self._command in _REPLACED:
+                replace(self._path, _failed_status(self._format, code, message))
+            elif not self._is_begun or self._command in _ENDLESS:
+                self._write_failure(_failed_report(self._command, self._format, code, message, now))
+
+    def close(self) -> None:
+        """Close FILE."""
+        if self._stream is not None:
+            with contextlib.suppress(OSError):
+                self._stream.close()
+            self._stream = None
+
+    def _empty(self, path: Path, inputs: Sequence[str]) -> None:
+        self.close()
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except (OSError, ValueError) as error:
+            raise _cannot_open(path, error) from error
+        try:
+            status = os.fstat(fd)
+            if stat.S_ISREG(status.st_mode):
+                _refuse_inputs(path, status, inputs)
+                _lock(fd, path)
+                os.ftruncate(fd, 0)
+            self._stream = _text_stream(fd)
+        except OSError as error:
+            os.close(fd)
+            raise _cannot_open(path, error) from error
+        except BaseException:
+            os.close(fd)
+            raise
+        self._path, self._is_begun = path, False
+
+    def _write_failure(self, text: str) -> None:
+        """Write `text` in the place of all that was written so far; a pipe keeps what it has."""
+        stream = self._stream
+        assert stream is not None
+        if self._is_begun:
+            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                return
+            kept = os.dup(stream.fileno())
+            # What the stream still holds goes nowhere.
+            with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - a device, not a path of ours
+                os.dup2(nowhere.fileno(), stream.fileno())
+            self.close()
+            os.ftruncate(kept, 0)
+            os.lseek(kept, 0, os.SEEK_SET)
+            stream = self._stream = _text_stream(kept)
+        stream.write(text)
+        stream.flush()
+
+
+def replace(path: Path, text: str) -> None:
+    """Replace `path` by `text` in one step; the umask decides who can read it.
+
+    Raises:
+        OutputError: it cannot be written; `path` is as it was.
+    """
+    from hashclient.fsio import write_atomic
+
+    mask = os.umask(0o077)
+    os.umask(mask)
+    try:
+        write_atomic(path, text.encode(errors="backslashreplace"), mode=0o666 & ~mask)
+    except StateError as error:
+        raise OutputError(error.message, hint="choose another --output") from error
+
+
+def _text_stream(fd: int) -> TextIO:
+    return os.fdopen(fd, "w", encoding="utf-8", errors="backslashreplace")
+
+
+def _without_values_of_flags(command: click.Command, words: Sequence[str]) -> list[str]:
+    """Return `words` without what would end even a lenient parse: `--all=yes` becomes `--all`."""
+    flags = {
+        name
+        for option in command.params
+        if isinstance(option, click.Option) and option.is_flag
+        for name in option.opts
+    }
+    names = [word.partition("=")[0] for word in words]
+    return [name if name in flags else word for name, word in zip(names, words, strict=True)]
+
+
+def _cannot_open(path: Path, error: OSError | ValueError) -> UsageError:
+    why = getattr(error, "strerror", None) or "not a path"
+    return UsageError(
+        f"cannot open the output {printable(path)}: {why}", hint="choose another --output"
+    )
+
+
+def _refuse_inputs(path: Path, status: os.stat_result, inputs: Sequence[str]) -> None:
+    for word in inputs:
+        with contextlib.suppress(OSError, ValueError):
+            if os.path.samestat(os.stat(word), status):  # noqa: PTH116 - any bytes, as they came
+                raise UsageError(
+                    f"the output {printable(path)} is an input as well",
+                    hint="choose another --output; nothing was written to it",
+                )
+
+
+def _lock(fd: int, path: Path) -> None:
+    """Keep other runs from writing to the same file until this process ends."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise LockedError(
+            f"another run is writing to the output {printable(path)}",
+            hint="wait until it has finished, or choose another --output",
+        ) from error
+    except OSError:
+        return  # a file system without locks
+
+
+def _failed_report(
+    command: str, output_format: str, code: ExitCode, message: str, now: datetime
+) -> str:
+    """Return what the report of a command is that failed before it had anything to tell."""
+    from hashclient.formats import FORMATS, Context, formatter
+    from hashclient.summary import Summary
+
+    summary = Summary(())
+    if code in (ExitCode.INTERRUPTED, ExitCode.TERMINATED):
+        summary.stopped = code
+    else:
+        summary.failed, summary.failure = code, message
+    written = formatter(
+        output_format if output_format in FORMATS else "text", Context(command, now)
+    )
+    parts = (written.begin(), written.end(summary))
+    return "".join(f"{part}\n" for part in parts if part is not None)
+
+
+def _failed_status(output_format: str, code: ExitCode, message: str) -> str:
+    """Return what `status` says of itself when it could not find out anything."""
+    if output_format == "prometheus":
+        from hashclient.metrics import render_failure
+
+        return render_failure(int(code))
+    if output_format == "json":
+        import json
+
+        return json.dumps({"problems": [message], "exit_code": int(code)}) + "\n"
+    return f"problem       {message}\n"

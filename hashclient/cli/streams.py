@@ -1,0 +1,65 @@
+"""The standard streams: a failure to write to stdout is our error, one of stderr is none."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+
+from hashclient.cli.output import output_error
+
+
+class _Output(io.TextIOWrapper):
+    """Stdout: what cannot be written is an error of ours, also when click writes it."""
+
+    def write(self, text: str) -> int:
+        try:
+            return super().write(text)
+        except OSError as error:
+            raise output_error(error) from error
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError as error:
+            raise output_error(error) from error
+
+
+class _Talk(io.TextIOWrapper):
+    """Stderr: that nobody can be told is nothing to fail for.
+
+    It may be flushed when the interpreter has taken down all that this module had imported.
+    """
+
+    def write(self, text: str) -> int:
+        try:
+            super().write(text)
+        except OSError:
+            pass
+        return len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError:
+            pass
+
+
+def open_streams() -> None:
+    """Make the standard streams usable, whatever we were started with.
+
+    Names of files may be any bytes; they are written as they came or escaped, never a crash.
+    """
+    # A file that we open must not become stdout: what is closed is opened so that its use fails.
+    for fd, mode in enumerate((os.O_WRONLY, os.O_RDONLY, os.O_WRONLY)):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, mode)
+    if sys.stdin is None:
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115 - a descriptor, for good
+    for name, fd, kind in (("stdout", 1, _Output), ("stderr", 2, _Talk)):
+        encoding = getattr(getattr(sys, name), "encoding", "utf-8")
+        raw = open(fd, "wb", closefd=False)  # noqa: SIM115 - as above
+        stream = kind(raw, encoding, errors="backslashreplace", line_buffering=True)
+        setattr(sys, name, stream)
