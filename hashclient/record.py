@@ -84,7 +84,11 @@ class RunRecord:
         self._ended = True
         summary = self._summary
         counts = {str(kind): summary.counts[kind] for kind in Kind}
-        data = {"inputs": summary.inputs, **counts, "exit_code": int(summary.exit_code)}
+        data: dict[str, Any] = {"inputs": summary.inputs, **counts}
+        if summary.gaps:
+            data["gaps"] = [gap.text for gap in summary.gaps]
+            data["gaps_accepted"] = summary.gaps_accepted
+        data["exit_code"] = int(summary.exit_code)
         self._log([Event(f"{self._command}-end", data)])
 
     def _log(self, events: list[Event], *, durable: bool = False, sign_each: bool = False) -> None:

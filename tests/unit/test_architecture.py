@@ -39,6 +39,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset(
         {
             "check",
+            "gaps",
             "index",
             "inventory",
             "judge",
@@ -79,6 +80,7 @@ CHAINS: tuple[tuple[str, ...], ...] = (
     ("pool", "check", "inventory"),
     ("pool", "check", "judge", "index"),
     ("lists", "judge", "index"),
+    ("gaps", "index"),
     ("lookup", "scan", "fetch"),
     ("fetch", "build"),
     ("fetch", "withdrawals"),
