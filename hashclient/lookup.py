@@ -1,13 +1,15 @@
 """Looking up digests that somebody computed elsewhere: batches of them in, outcomes out.
 
 The same judgement as for files, with what a file of digests says: a row may have several digests,
-which must then agree with one entry, and a size, which rules out entries of another.
+which must then agree with one entry, and a size, which rules out entries of another. A row that no
+entry agrees with is clean only if its digests could have told: `gaps` finds those that cannot.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from queue import SimpleQueue
 from threading import Semaphore, Thread
 from typing import TypeVar
@@ -15,6 +17,7 @@ from typing import TypeVar
 import numpy as np
 
 from hashclient.digestfile import DigestBatch
+from hashclient.gaps import Gaps
 from hashclient.hashlist import NO_SIZE
 from hashclient.judge import verdict
 from hashclient.lists import OpenLists
@@ -36,14 +39,16 @@ def lookup(
 ) -> Generator[Outcome]:
     """Look up every row; yield outcomes as they are found, clean ones only with `keep_clean`.
 
-    `batches` come with the name of the file they were read from.
-    The path of an outcome is the file name of its row or, without one, its digest: it came from
-    the user, not from a list.
+    `batches` come with the name of the file they were read from. Rows that a gap of a list concerns
+    are unread, or clean where `summary` says that gaps are accepted; they are yielded as clean ones
+    are. `summary` has the gaps in the end. The path of an outcome is the file name of its row or,
+    without one, its digest: it came from the user, not from a list.
 
     Raises:
         UsageError: the batches' reader refuses its input.
     """
     judge = lists.judge()
+    gaps = Gaps(lists.indexes)
     started = time.monotonic()
 
     try:
@@ -52,13 +57,25 @@ def lookup(
             for algorithm, (digests, rows) in batch.digests.items():
                 columns[algorithm] = lists.sealer.tags(algorithm, digests), rows
             hits = judge.hits_by_row(columns, batch.sizes)
-            shown = range(batch.count) if keep_clean else sorted(hits)
-            summary.counts[Kind.CLEAN] += batch.count - len(shown)
+            undecided = gaps.find(batch, hits)
+            if summary.gaps_accepted:
+                undecided = None
+            if keep_clean:
+                shown: Sequence[int] = range(batch.count)
+            else:
+                shown = sorted(hits)
+                unread = 0 if undecided is None else int(np.count_nonzero(undecided.rows))
+                summary.counts[Kind.UNREAD] += unread
+                summary.counts[Kind.CLEAN] += batch.count - len(shown) - unread
             for row in shown:
                 outcome = _outcome(source, batch, row, hits.get(row, ()))
+                if undecided is not None and undecided.rows[row]:
+                    reason = undecided.reason(row)
+                    outcome = dataclasses.replace(outcome, kind=Kind.UNREAD, reason=reason)
                 summary.add(outcome)
                 yield outcome
     finally:
+        summary.gaps = gaps.found()
         summary.elapsed_s = time.monotonic() - started
 
 

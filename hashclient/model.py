@@ -209,3 +209,11 @@ class Gap:
     entries: int
     live: int
     rows: int
+
+    @property
+    def text(self) -> str:
+        """The gap as a sentence, such as `other: 12 of 2,000,000 entries have no md5`."""
+        kinds = [algorithm.label for algorithm in self.algorithms]
+        lack = f"no {kinds[0]}" if len(kinds) == 1 else f"neither {' nor '.join(kinds)}"
+        verb = "has" if self.entries == 1 else "have"
+        return f"{self.list_name}: {self.entries:,} of {self.live:,} entries {verb} {lack}"

@@ -28,12 +28,19 @@ if TYPE_CHECKING:
     type=existing_path(allow_dash=True),
     help="Read digests from FILE, or from stdin. Can be given several times.",
 )
+@click.option(
+    "--accept-gaps",
+    is_flag=True,
+    help="Count as clean what cannot be told since entries lack digests of the kind given. It is"
+    " said all the same.",
+)
 @report_options("text", "jsonl", "csv")
 @pass_app
 def command(
     app: App,
     digests: tuple[str, ...],
     sources: tuple[Path, ...],
+    accept_gaps: bool,
     output_format: str,
     output: Path | None,
     show_all: bool,
@@ -46,13 +53,18 @@ def command(
     UTF-8, with lines that end in LF, CRLF or CR. Whatever is not understood is refused.
     Outcomes and exit codes are those of `scan`; a row with several digests has to agree in all.
 
+    A list can only be asked by digests that its entries have: `status` says which these are. An
+    input that matches nothing, and may be an entry without a digest of its kinds, is unread. A
+    size, where a file gives one, rules out entries of another.
+
     \b
       hashclient lookup 9d9b4dd7a5b5ac4d0c6f8e3ba3f66f8c
       sha256sum * | hashclient lookup --from -
       hashclient lookup --format jsonl --from inventory.hashdeep
 
-    Exit codes: 0 nothing found, 10 match, 11 match and something needs attention, 3 a conflict
-    or nothing to check, 7 stale list; all are in `hashclient --help`.
+    Exit codes: 0 nothing found, 10 match, 11 match and something needs attention, 3 a conflict,
+    something that cannot be told or nothing to check, 7 stale list, 8 a list is missing; all are
+    in `hashclient --help`.
     """
     from hashclient.lookup import lookup
     from hashclient.summary import Summary
@@ -62,9 +74,9 @@ def command(
             "nothing to look up", hint="give digests as arguments, or a file of them with --from"
         )
     lists = load_lists(app)
-    summary = Summary(lists.states, missing=lists.missing)
+    summary = Summary(lists.states, missing=lists.missing, gaps_accepted=accept_gaps)
     outcomes = lookup(_batches(digests, sources), lists, summary, keep_clean=show_all)
-    return run_report(
+    code = run_report(
         app,
         "lookup",
         outcomes,
@@ -76,6 +88,12 @@ def command(
         show_all=show_all,
         arguments=[f"{len(digests)} digests", *(str(source) for source in sources)],
     )
+    if summary.gaps and not accept_gaps:
+        app.say(
+            "hint: look up other digests of the same files too, or their sizes; --accept-gaps does"
+            " without"
+        )
+    return code
 
 
 def _batches(

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from hashclient.errors import StateError
 from hashclient.fsio import MAX_STATE_BYTES, printable, read_regular, state_error
 from hashclient.hashlist import Strings, Uint32, Uint64
+from hashclient.index.coverage import Sizes, count_missed, may_miss, sizes_missed
 from hashclient.index.prefixtable import NOTHING
 from hashclient.index.run import REBUILD_HINT, ROT_HINT, Count, DamagedError, Run, file_sha256
 from hashclient.model import Algorithm, Hit, ListState, is_name
@@ -105,6 +106,9 @@ class RunSet:
         for run in runs:
             self.unsized_masks |= run.unsized_masks
 
+        self._missed: dict[int, tuple[int, int]] = {}
+        self._sizes_missed: dict[int, Sizes] = {}
+
     @property
     def live_entries(self) -> int:
         """How many entries are not withdrawn, by the counts of the runs alone."""
@@ -121,6 +125,25 @@ class RunSet:
         for run in self.runs:
             masks |= run.sized_masks if size is None else run.masks_of_size(size)
         return masks
+
+    def may_miss(self, given: int) -> bool:
+        """Tell, without reading, whether an entry may have no digest of the mask `given`."""
+        return may_miss(self.runs, given)
+
+    def count_missed(self, given: int) -> tuple[int, int]:
+        """Count the live entries without a digest of the mask `given`: with a size, and without.
+
+        Digests of these algorithms cannot tell whether they are of such an entry.
+        """
+        if given not in self._missed:
+            self._missed[given] = count_missed(self.runs, self.dead, given)
+        return self._missed[given]
+
+    def sizes_missed(self, given: int) -> Sizes:
+        """Return the sizes of those with a size that `count_missed` counts; distinct, ascending."""
+        if given not in self._sizes_missed:
+            self._sizes_missed[given] = sizes_missed(self.runs, self.dead, given)
+        return self._sizes_missed[given]
 
     def find(self, algorithm: Algorithm, tags: Uint64) -> Found:
         """Look up (n, 2) tags; return every live row that has one of them."""

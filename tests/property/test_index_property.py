@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hashclient.hashlist import NO_SIZE, AddBatch, checksum_of, entry_hashes
-from hashclient.index import MANIFEST_FORMAT, Index, Manifest, open_index, runwriter
+from hashclient.index import MANIFEST_FORMAT, Index, Manifest, coverage, open_index, runwriter
 from hashclient.index import writer as index_writer
 from hashclient.index.writer import IndexWriter, sweep, write_manifest
 from hashclient.model import Algorithm, mask_of
@@ -165,6 +165,17 @@ def check(index: Index, live: dict[bytes, Entry], ever: set[Entry]) -> None:
         assert plan & masks(iter(live.values())) == masks(iter(live.values()))
         assert plan & ~masks(iter(ever)) == 0
     check_hits(index, live)
+    check_missed(index, live)
+
+
+def check_missed(index: Index, live: dict[bytes, Entry]) -> None:
+    """Ask which entries have no digest of some kinds: of those that are live, exactly."""
+    for given_mask in range(1, 8):
+        missed = [e for e in live.values() if not e.mask & given_mask]
+        sizes = [e.size for e in missed if e.size is not None]
+        assert index.count_missed(given_mask) == (len(sizes), len(missed) - len(sizes))
+        assert index.sizes_missed(given_mask).tolist() == sorted(set(sizes))
+        assert index.may_miss(given_mask) or not missed
 
 
 def check_hits(index: Index, live: dict[bytes, Entry]) -> None:
@@ -198,6 +209,7 @@ def small_runs(ratio: int, rows: int) -> Iterator[Path]:
         tempfile.TemporaryDirectory() as directory,
         mock.patch.multiple(index_writer, MERGE_RATIO=ratio, RUN_ROWS=rows),
         mock.patch.object(runwriter, "MERGE_ROWS", 2),
+        mock.patch.object(coverage, "BLOCK_ROWS", 2),
         mock.patch.object(os, "fsync"),
     ):
         yield Path(directory)

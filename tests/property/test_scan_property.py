@@ -15,7 +15,7 @@ from hashclient.config import Config, Settings
 from hashclient.digestfile import read_digests
 from hashclient.lists import OpenLists, open_lists
 from hashclient.lookup import lookup
-from hashclient.model import Algorithm, Kind
+from hashclient.model import Algorithm, Kind, Outcome, mask_of
 from hashclient.scan import Progress, scan
 from hashclient.summary import Summary
 from hashclient.walk import WalkOptions
@@ -97,35 +97,66 @@ def test_a_scan_finds_what_brute_force_finds(
         assert {o.path for o in outcomes if o.kind is Kind.MATCH} == {path for _, path, _ in hits}
 
 
+asked = st.lists(
+    st.tuples(st.sampled_from(FILES), st.integers(1, 7), st.booleans()), min_size=1, max_size=12
+)
+
+
 @settings(max_examples=40)
-@given(entries, files, st.integers(1, 7), st.booleans())
+@given(st.lists(entries, min_size=1, max_size=2), asked, st.booleans())
 def test_a_lookup_finds_what_brute_force_finds(
-    listed: list[Entry], found_files: list[bytes], given_mask: int, with_sizes: bool
+    lists_listed: list[list[Entry]], rows: list[tuple[bytes, int, bool]], accept_gaps: bool
 ) -> None:
-    """Of what the row and an entry both say, all has to agree, and it has to be a digest."""
+    """Of what the row and an entry both say, all has to agree, and it has to be a digest.
+
+    Where an entry and the row say nothing that could disagree, the row is not clean.
+    """
     with fast_directory() as directory:
-        with_lists = opened(make_state(directory, {"l": rows_of(listed)}))
-        rows = directory / "rows.csv"
+        lists = {f"l{n}": rows_of(listed) for n, listed in enumerate(lists_listed)}
+        with_lists = opened(make_state(directory, lists))
+        path = directory / "rows.csv"
         lines = ["md5,sha1,sha256,size"]
-        for content in found_files:
-            digests = [digest(a, content) if given_mask & a else "" for a in Algorithm]
-            lines.append(",".join([*digests, str(len(content)) if with_sizes else ""]))
-        rows.write_text("\n".join([*lines, ""]))
-        summary = Summary(with_lists.states)
-        with rows.open("rb") as stream:
-            batches = (("rows", batch) for batch in read_digests(stream, "rows"))
-            outcomes = list(lookup(batches, with_lists, summary, keep_clean=True))
-        assert summary.inputs == len(outcomes) == len(found_files)
-        for content, outcome in zip(found_files, outcomes, strict=True):
-            expected = {
-                f"e-{number}"
-                for number, (other, mask, sized) in enumerate(listed)
-                if mask & given_mask
-                and content == other
-                and not (with_sizes and sized and len(content) != len(other))
-            }
-            assert {hit.entry for hit in outcome.hits if hit.complete} == expected
-            assert (outcome.kind is Kind.MATCH) == bool(expected)
+        for content, mask, with_size in rows:
+            digests = [digest(a, content) if mask & a else "" for a in Algorithm]
+            lines.append(",".join([*digests, str(len(content)) if with_size else ""]))
+        path.write_text("\n".join([*lines, ""]))
+
+        def look_up(*, keep_clean: bool) -> tuple[list[Outcome], Summary]:
+            summary = Summary(with_lists.states, gaps_accepted=accept_gaps)
+            with path.open("rb") as stream:
+                batches = (("rows", batch) for batch in read_digests(stream, "rows"))
+                return list(lookup(batches, with_lists, summary, keep_clean=keep_clean)), summary
+
+        outcomes, one = look_up(keep_clean=True)
+        shown, other = look_up(keep_clean=False)
+        assert (one.counts, one.gaps, one.inputs) == (other.counts, other.gaps, len(rows))
+        assert shown == [o for o in outcomes if o.hits]
+        counted: dict[tuple[str, int], int] = {}
+        for (content, given_mask, with_size), outcome in zip(rows, outcomes, strict=True):
+            expected, blind = set(), set()
+            for number, listed in enumerate(lists_listed):
+                for entry, (other_content, mask, sized) in enumerate(listed):
+                    if with_size and sized and len(content) != len(other_content):
+                        continue
+                    if not mask & given_mask:
+                        blind.add(number)
+                    elif content == other_content:
+                        expected.add((f"l{number}", f"e-{entry}"))
+            hits = {(hit.list_name, hit.entry) for hit in outcome.hits if hit.complete}
+            assert hits == expected
+            unread = bool(blind) and not expected and not accept_gaps
+            kind = Kind.MATCH if expected else Kind.UNREAD if unread else Kind.CLEAN
+            assert outcome.kind is kind
+            assert (outcome.reason is not None) == unread
+            for number in blind if not expected else ():
+                name = f"l{number}"
+                counted[name, given_mask] = counted.get((name, given_mask), 0) + 1
+                assert outcome.reason is None or f"{name}: " in outcome.reason
+        assert {(g.list_name, mask_of(g.algorithms)): g.rows for g in one.gaps} == counted
+        for gap in one.gaps:
+            listed = lists_listed[int(gap.list_name[1:])]
+            lacking = [mask for _, mask, _ in listed if not mask & mask_of(gap.algorithms)]
+            assert (gap.entries, gap.live) == (len(lacking), len(listed))
 
 
 @pytest.mark.parametrize("masks", [range(1, 8), (1,), (2, 5), (6,)])

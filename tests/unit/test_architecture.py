@@ -40,6 +40,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset(
         {
             "check",
+            "gaps",
             "index",
             "inventory",
             "judge",
@@ -82,6 +83,7 @@ CHAINS: tuple[tuple[str, ...], ...] = (
     ("pool", "check", "reading"),
     ("pool", "check", "judge", "index"),
     ("lists", "judge", "index"),
+    ("gaps", "index"),
     ("lookup", "scan", "fetch"),
     ("fetch", "build"),
     ("fetch", "withdrawals"),
