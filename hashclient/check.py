@@ -4,8 +4,8 @@ A `Checker` works through tasks of names. For each file, 1 its size says which d
 matter, and if none could it is not even opened; 2 if the inventory knows it unchanged, its tags are
 there already; 3 otherwise the cheapest digests that cover the entries left are computed in one
 read; 4 the tags of a task are looked up together; 5 where one hits, the entry's other digests are
-computed too: all must agree. What a file was is proven by its status before and after the reading.
-It knows nothing of processes; a worker has one and so has a test.
+computed too: all must agree. Steps 1 and 2 are for files only whose size and times can be relied
+on. It knows nothing of processes; a worker has one and so has a test.
 """
 
 from __future__ import annotations
@@ -20,22 +20,20 @@ import msgspec
 import numpy as np
 
 from hashclient.errors import StateError
-from hashclient.hashing import digest_fd, new_buffer
+from hashclient.filesystems import SizeTrust
 from hashclient.hashlist import Uint8
 from hashclient.inventory import RECORD, Block, Inventory, Records, are_settled, records_of
 from hashclient.judge import Judge, Place, Plan, verdict
 from hashclient.model import Algorithm, Kind, Outcome, mask_of
+from hashclient.reading import UNSIZED_BYTES, EndlessError, Reader, SetAside, relied_size
 from hashclient.walk import Group, Task, join, kind_of, open_directory, reason_of
 
 #: In a task of several files, one of at least this size is handed back, to be a task of its own.
 DEFER_BYTES = 4 << 20
 #: A task stops after reading this much and hands the rest back, so that no worker ends late.
 TASK_BYTES = 64 << 20
-#: How often a file that changes while it is read is read again.
-ATTEMPTS = 3
 
 _FILE_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
-CHANGED = "changed while being read"
 #: The place of an algorithm's tag in a record of the inventory.
 _SLOT = {algorithm: number for number, algorithm in enumerate(Algorithm)}
 
@@ -44,12 +42,16 @@ _SLOT = {algorithm: number for number, algorithm in enumerate(Algorithm)}
 class TaskResult:
     """What a task came to: counts of the usual, outcomes of the rest, and work handed back.
 
-    `learned` are records for the inventory, by device; `seen` its blocks that are in use.
+    Each file is counted or told once: it was read, ruled out by its size, known unchanged from an
+    earlier run, or it is an outcome that is skipped or unread. `learned` are records for the
+    inventory, by device; `seen` its blocks that are in use.
     """
 
     clean: int = 0
     files_read: int = 0
     bytes_read: int = 0
+    ruled_out_by_size: int = 0
+    known_unchanged: int = 0
     outcomes: list[Outcome] = field(default_factory=list)
     deferred: Task = field(default_factory=list)
     learned: list[tuple[int, bytes]] = field(default_factory=list)
@@ -60,7 +62,7 @@ class _File(msgspec.Struct, gc=False):
     """A file to be judged: where, what it was, its length in bytes, and its digests so far.
 
     `digests` are those of `plan` that were computed in this run: none, if it was not read. What the
-    inventory knows of a file is in `record`.
+    inventory knows of a file is in `record`. `reliable` says whether its size and times are.
     """
 
     group: Group
@@ -69,6 +71,7 @@ class _File(msgspec.Struct, gc=False):
     length: int
     plan: Plan
     digests: list[bytes]
+    reliable: bool
     record: np.void | None = None
 
     @property
@@ -77,14 +80,6 @@ class _File(msgspec.Struct, gc=False):
 
     def by_algorithm(self) -> dict[Algorithm, bytes]:
         return dict(zip(self.plan, self.digests, strict=True))
-
-
-class _SetAside(Exception):  # noqa: N818 - no error, but an outcome
-    """A file ends without being checked; says how and why."""
-
-    def __init__(self, kind: Kind, reason: str) -> None:
-        super().__init__(reason)
-        self.kind = kind
 
 
 class Checker:
@@ -97,20 +92,21 @@ class Checker:
         inventory: Inventory | None = None,
         learn: bool = False,
         keep_clean: bool = False,
+        sparse: bool = False,
         on_bytes: Callable[[int], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Check with `judge`.
 
         What `inventory` knows is not read again; with `learn`, results hold records for one.
-        `keep_clean` reports clean files one by one as well. `on_bytes` hears of the progress
-        within large files.
+        `keep_clean` reports clean files one by one as well. `sparse`, `on_bytes` and `clock` are
+        those of a `Reader`.
         """
         self._judge = judge
         self._inventory = inventory
         self._learn = learn
         self._keep_clean = keep_clean
-        self._on_bytes = on_bytes
-        self._buffer = new_buffer()
+        self._reader = Reader(judge.plan(None), sparse=sparse, on_bytes=on_bytes, clock=clock)
         #: Without these two nothing is gained by looking at a file before it is opened.
         self._looks_first = inventory is not None or not judge.reads_everything
 
@@ -121,15 +117,17 @@ class Checker:
         """
         result = TaskResult()
         started_ns = time.time_ns()
+        self._reader.begin_task()
         alone = not defer and sum(len(group.names) for group in task) == 1
         files: list[_File] = []
         for group in task:
-            if result.bytes_read >= TASK_BYTES:
+            if self._reader.bytes_read >= TASK_BYTES:
                 result.deferred.append(group)
             else:
                 self._check_group(group, result, files, whole=alone)
         records = self._seal(files)
         self._judge_files(files, records, result)
+        result.bytes_read = self._reader.bytes_read
         if self._learn:
             self._note(files, records, started_ns, result)
         return result
@@ -150,7 +148,7 @@ class Checker:
                 names = self._look(fd, group, result, files)
             flags = _FILE_FLAGS if group.follow else _FILE_FLAGS | os.O_NOFOLLOW
             for position, name in enumerate(names):
-                if result.bytes_read >= TASK_BYTES:
+                if self._reader.bytes_read >= TASK_BYTES:
                     result.deferred.append(group._replace(names=names[position:]))
                     break
                 try:
@@ -159,7 +157,7 @@ class Checker:
                         file = self._read(file_fd, group, name, result, whole=whole)
                     finally:
                         os.close(file_fd)
-                except (OSError, _SetAside) as error:
+                except (OSError, SetAside) as error:
                     self._set_aside(group, name, error, result)
                 else:
                     if file is not None:
@@ -172,19 +170,40 @@ class Checker:
         names: list[str] = []
         statuses: list[os.stat_result] = []
         plans: list[Plan] = []
+        unreliable: list[str] = []
+        device, trust, clean = -1, SizeTrust.NONE, result.clean
         for name in group.names:
             try:
                 status = os.stat(name, dir_fd=fd, follow_symlinks=group.follow)
-                plan = self._plan(status)
-            except (OSError, _SetAside) as error:
+                if status.st_dev != device:
+                    trust = self._reader.trust_at(name, fd, status.st_dev, follow=group.follow)
+                    device = status.st_dev
+                size = status.st_size if trust is SizeTrust.FULL else relied_size(status, trust)
+                plan = self._plan(status.st_mode, size)
+            except (OSError, SetAside) as error:
                 self._set_aside(group, name, error, result)
                 continue
-            if plan:
+            if not plan:
+                self._clean(group, name, status.st_size, result)
+            elif size is None:
+                unreliable.append(name)
+            else:
                 names.append(name)
                 statuses.append(status)
                 plans.append(plan)
-            else:
-                self._clean(group, name, status.st_size, result)
+        result.ruled_out_by_size += result.clean - clean
+        return self._look_up(group, names, statuses, plans, result, files) + unreliable
+
+    def _look_up(
+        self,
+        group: Group,
+        names: list[str],
+        statuses: list[os.stat_result],
+        plans: list[Plan],
+        result: TaskResult,
+        files: list[_File],
+    ) -> list[str]:
+        """Settle what the inventory knows unchanged; return the names of the rest."""
         if self._inventory is None or not names:
             return names
         try:
@@ -198,12 +217,15 @@ class Checker:
         wanted = np.array([masks[plan] for plan in plans], np.uint8)
         known = (records["mask"] & wanted) == wanted
         hit = self._places(records, np.where(known, wanted, np.uint8(0)))
+        clean = result.clean
         for row in np.flatnonzero(known).tolist():
             name, status = names[row], statuses[row]
             if row in hit:
-                files.append(_File(group, name, status, status.st_size, (), [], records[row]))
+                size, record = status.st_size, records[row]
+                files.append(_File(group, name, status, size, (), [], reliable=True, record=record))
             else:
                 self._clean(group, name, status.st_size, result)
+        result.known_unchanged += result.clean - clean
         return [names[row] for row in np.flatnonzero(~known).tolist()]
 
     def _places(self, records: Records, masks: Uint8) -> dict[int, list[Place]]:
@@ -217,16 +239,11 @@ class Checker:
                     places.setdefault(int(rows[query]), []).extend(found)
         return places
 
-    def _plan(self, status: os.stat_result) -> Plan:
-        """Return the algorithms to compute for a file of this status."""
-        if not stat.S_ISREG(status.st_mode):
-            raise _SetAside(Kind.SKIPPED, kind_of(status.st_mode))
-        plan = self._judge.plan(status.st_size)
-        if not plan and status.st_size == 0 and os.major(status.st_dev) == 0:
-            # Files of proc and its like say they are empty and are not; they are on devices
-            # without a major number. What they hold is known only when they are read.
-            return self._judge.plan(None)
-        return plan
+    def _plan(self, mode: int, size: int | None) -> Plan:
+        """Return the algorithms to compute for a file of this mode and size, None if unknown."""
+        if not stat.S_ISREG(mode):
+            raise SetAside(Kind.SKIPPED, kind_of(mode))
+        return self._judge.plan(size)
 
     def _read(
         self, fd: int, group: Group, name: str, result: TaskResult, *, whole: bool
@@ -235,47 +252,34 @@ class Checker:
 
         Raises:
             OSError: it cannot be read.
-            _SetAside: it kept changing, or is no longer a regular file.
+            SetAside: it kept changing, is nearly all hole, or is no longer a regular file.
         """
         before = os.fstat(fd)
-        plan = self._plan(before)
+        trust = self._reader.trust_of(fd, before.st_dev)
+        size = relied_size(before, trust)
+        plan = self._plan(before.st_mode, size)
         if not plan:
             self._clean(group, name, before.st_size, result)
+            result.ruled_out_by_size += 1
             return None
-        if before.st_size >= DEFER_BYTES and not whole:
+        if before.st_size >= DEFER_BYTES:
+            if size is not None:
+                self._reader.refuse_sparse(before)
+            if not whole:
+                result.deferred.append(group._replace(names=[name]))
+                return None
+        most_bytes = UNSIZED_BYTES if whole else DEFER_BYTES
+        try:
+            plan, digests, length, after = self._reader.read(fd, plan, before, trust, most_bytes)
+        except EndlessError:
+            if whole:
+                raise
+            # It said that it is short, and is not.
             result.deferred.append(group._replace(names=[name]))
             return None
-        digests, length = digest_fd(fd, plan, before.st_size, self._on_bytes, self._buffer)
-        result.bytes_read += length
-        after = os.fstat(fd)
-        # The same open file: of its identity nothing can have changed.
-        if (before.st_size, length, before.st_mtime_ns, before.st_ctime_ns) != (
-            after.st_size,
-            after.st_size,
-            after.st_mtime_ns,
-            after.st_ctime_ns,
-        ):
-            plan, digests, length, after = self._read_unsteady(fd, after, result)
         result.files_read += 1
-        return _File(group, name, after, length, plan, digests)
-
-    def _read_unsteady(
-        self, fd: int, status: os.stat_result, result: TaskResult
-    ) -> tuple[Plan, list[bytes], int, os.stat_result]:
-        """Read a file again that changed, or that holds something else than its size says.
-
-        No size rules anything out then. Returns what was computed, the digests, the length, and
-        the status that was the same before and after.
-        """
-        plan = self._judge.plan(None)
-        for _ in range(ATTEMPTS - 1):
-            os.lseek(fd, 0, os.SEEK_SET)
-            digests, length = digest_fd(fd, plan, status.st_size, self._on_bytes, self._buffer)
-            result.bytes_read += length
-            before, status = status, os.fstat(fd)
-            if _same_content(before, status):
-                return plan, digests, length, status
-        raise _SetAside(Kind.UNREAD, CHANGED)
+        reliable = size is not None
+        return _File(group, name, after, length, plan, digests, reliable=reliable)
 
     def _seal(self, files: list[_File]) -> Records:
         """Return records of the tags of files; where and what these were is left out."""
@@ -315,16 +319,19 @@ class Checker:
         """Compute what the entries that were hit have besides, note it in `record`, and judge."""
         missing = self._judge.wanted(places) & ~int(record["mask"])
         if missing:
-            plan = Algorithm.in_mask(missing)
+            plan, reads = Algorithm.in_mask(missing), 0 if file.digests else 1
             try:
-                digests = self._read_again(file, plan, result)
-            except OSError as error:
-                return Outcome(Kind.UNREAD, file.path, reason=reason_of(error))
-            except _SetAside as error:
-                return Outcome(error.kind, file.path, reason=str(error))
+                digests = self._read_again(file, plan)
+            except (OSError, SetAside) as error:
+                # It is unread after all, and each file is counted once.
+                result.files_read -= 1 - reads
+                return _outcome(file.path, error)
+            result.files_read += reads
             for algorithm, words in self._judge.seal(dict(zip(plan, digests, strict=True))).items():
                 record["tags"][_SLOT[algorithm]] = words
             record["mask"] |= np.uint8(missing)
+        elif not file.digests:
+            result.known_unchanged += 1
         tags = {a: record["tags"][_SLOT[a]] for a in Algorithm.in_mask(int(record["mask"]))}
         hits = self._judge.hits(tags, file.length)
         return Outcome(
@@ -336,7 +343,7 @@ class Checker:
             tags={a: words.tobytes() for a, words in tags.items()},
         )
 
-    def _read_again(self, file: _File, plan: Plan, result: TaskResult) -> list[bytes]:
+    def _read_again(self, file: _File, plan: Plan) -> list[bytes]:
         """Compute more digests of the very file that was read before, or that is known."""
         directory_fd = open_directory(file.group.directory, follow=True)
         try:
@@ -344,16 +351,9 @@ class Checker:
         finally:
             os.close(directory_fd)
         try:
-            if not _same_content(os.fstat(fd), file.status):
-                raise _SetAside(Kind.UNREAD, CHANGED)
-            digests, length = digest_fd(fd, plan, file.length, self._on_bytes, self._buffer)
-            result.bytes_read += length
-            if not _same_content(os.fstat(fd), file.status):
-                raise _SetAside(Kind.UNREAD, CHANGED)
+            digests = self._reader.read_more(fd, plan, file.status, file.length)
         finally:
             os.close(fd)
-        if not file.digests:
-            result.files_read += 1
         file.plan += plan
         file.digests += digests
         return digests
@@ -362,7 +362,7 @@ class Checker:
         """Put records of what was read since `started_ns` into the result, for the inventory."""
         by_device: dict[int, list[int]] = {}
         for number, file in enumerate(files):
-            if file.digests and file.length == file.status.st_size:
+            if file.digests and file.reliable:
                 by_device.setdefault(file.status.st_dev, []).append(number)
         for device, numbers in by_device.items():
             records = records_of([files[n].status for n in numbers])
@@ -374,14 +374,9 @@ class Checker:
                 result.learned.append((device, settled.tobytes()))
 
     def _set_aside(
-        self, group: Group, name: str, error: OSError | _SetAside, result: TaskResult
+        self, group: Group, name: str, error: OSError | SetAside, result: TaskResult
     ) -> None:
-        kind, reason = (
-            (error.kind, str(error))
-            if isinstance(error, _SetAside)
-            else (Kind.UNREAD, reason_of(error))
-        )
-        result.outcomes.append(Outcome(kind, join(group.directory, name), reason=reason))
+        result.outcomes.append(_outcome(join(group.directory, name), error))
 
     def _clean(
         self,
@@ -397,12 +392,8 @@ class Checker:
             result.outcomes.append(Outcome(Kind.CLEAN, path, size, digests=digests or {}))
 
 
-def _same_content(one: os.stat_result, other: os.stat_result) -> bool:
-    """Tell whether two statuses are of the same file with the same content."""
-    return (
-        one.st_mtime_ns == other.st_mtime_ns  # a change shows here first
-        and one.st_ctime_ns == other.st_ctime_ns
-        and one.st_size == other.st_size
-        and one.st_ino == other.st_ino
-        and one.st_dev == other.st_dev
-    )
+def _outcome(path: str, error: OSError | SetAside) -> Outcome:
+    """Return how a file ends that was not checked."""
+    if isinstance(error, SetAside):
+        return Outcome(error.kind, path, reason=str(error))
+    return Outcome(Kind.UNREAD, path, reason=reason_of(error))

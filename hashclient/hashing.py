@@ -5,6 +5,7 @@ Only OpenSSL's implementations (through hashlib) are used; nothing here knows ab
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Callable
@@ -22,6 +23,20 @@ CHUNK_BYTES = 1 << 18
 #: it decides which algorithm is computed where several would do.
 COST_S_PER_GB = {Algorithm.MD5: 1.14, Algorithm.SHA1: 0.45, Algorithm.SHA256: 0.53}
 
+LONGER = "gives more bytes than its size says"
+SHORTER = "gives fewer bytes than its size says"
+
+
+class LengthError(OSError):
+    """A file ended before its size, or went on beyond it; `length` bytes were read.
+
+    It is an OSError, so that whoever does not know it takes the file for one that cannot be read.
+    """
+
+    def __init__(self, length: int, size: int) -> None:
+        super().__init__(errno.EIO, SHORTER if length < size else LONGER)
+        self.length = length
+
 
 def new_hash(algorithm: Algorithm) -> _Hash:
     """Return a hashlib object; MD5 and SHA-1 are asked for as identifiers, not as security."""
@@ -36,23 +51,28 @@ def new_buffer() -> memoryview:
 def digest_fd(
     fd: int,
     algorithms: tuple[Algorithm, ...],
-    expected_bytes: int,
+    size: int | None,
     on_bytes: Callable[[int], None] | None = None,
     buffer: memoryview | None = None,
+    *,
+    capped: bool = True,
 ) -> tuple[list[bytes], int]:
     """Read `fd` from its position to its end, once, and return its digests and its length.
 
-    `expected_bytes` tells whether one read was all. `on_bytes` hears of each chunk of a long read.
-    What `buffer` holds is overwritten.
+    `size` is how many bytes there must be, None where any number will do. With `capped`, no read
+    goes beyond it, so that one that gives them all has come to the end. Nothing else is taken for
+    the end than a read that gives nothing: a network file system or FUSE may give less than was
+    asked for, and so does a disk before a block that it cannot read. `on_bytes` is called with the
+    length of each chunk of a long read. What `buffer` holds is overwritten.
 
     Raises:
+        LengthError: there are more or fewer bytes than `size`. No more are read then.
         OSError: reading failed.
     """
     if buffer is None:
         buffer = new_buffer()
     count = os.readv(fd, [buffer])
-    if count <= expected_bytes < len(buffer):
-        # A regular file that gives less than was asked for is at its end: one read suffices.
+    if count == size and capped and count < len(buffer):
         data = buffer[:count]
         digests = [_CONSTRUCTORS[a](data, usedforsecurity=False).digest() for a in algorithms]
         return digests, count
@@ -65,7 +85,12 @@ def digest_fd(
         total += count
         if on_bytes is not None:
             on_bytes(count)
+        if size is not None and total > size:
+            # It is being written to: there may be no end as long as that goes on.
+            raise LengthError(total, size)
         count = os.readv(fd, [buffer])
+    if size is not None and total != size:
+        raise LengthError(total, size)
     return [h.digest() for h in hashes], total
 
 

@@ -60,6 +60,8 @@ class _WireResult(msgspec.Struct, array_like=True):
     clean: int
     files_read: int
     bytes_read: int
+    ruled_out_by_size: int
+    known_unchanged: int
     outcomes: list[_WireOutcome]
     deferred: list[_WireGroup]
     learned: list[tuple[int, bytes]]
@@ -105,6 +107,8 @@ def _pack_result(result: TaskResult) -> _WireResult:
         result.clean,
         result.files_read,
         result.bytes_read,
+        result.ruled_out_by_size,
+        result.known_unchanged,
         outcomes,
         _pack_task(result.deferred),
         result.learned,
@@ -132,6 +136,8 @@ def _unpack_result(wire: _WireResult) -> TaskResult:
         wire.clean,
         wire.files_read,
         wire.bytes_read,
+        wire.ruled_out_by_size,
+        wire.known_unchanged,
         outcomes,
         _unpack_task(wire.deferred),
         wire.learned,

@@ -109,13 +109,15 @@ def scan(
     *,
     jobs: int,
     keep_clean: bool = False,
+    sparse: bool = False,
     memory: Memory | None = None,
 ) -> Generator[Outcome | None]:
     """Check files and trees; yield outcomes as they are found, None when only time has passed.
 
-    Clean files are yielded with `keep_clean` and counted always. With `memory`, files that are
-    known unchanged are not read. The summary in `progress` is kept up to date and holds what was
-    found so far when the iteration is ended early.
+    Clean files are yielded with `keep_clean` and counted always. Large files that are nearly all
+    hole are read with `sparse` only. With `memory`, files that are known unchanged are not read.
+    The summary in `progress` is kept up to date and holds what was found so far when the iteration
+    is ended early.
 
     Raises:
         StateError: worker processes keep dying.
@@ -131,6 +133,7 @@ def scan(
             inventory=memory.open(),
             learn=memory.learns,
             keep_clean=keep_clean,
+            sparse=sparse,
             on_bytes=on_bytes,
         )
 
@@ -146,6 +149,8 @@ def scan(
                 progress.bytes_ahead = 0
                 summary.files_read += item.files_read
                 summary.bytes_read += item.bytes_read
+                summary.ruled_out_by_size += item.ruled_out_by_size
+                summary.known_unchanged += item.known_unchanged
                 summary.counts[Kind.CLEAN] += item.clean
                 for outcome in item.outcomes:
                     # Clean ones are in the count already, whether or not they are asked for.

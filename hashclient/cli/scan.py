@@ -34,6 +34,12 @@ from hashclient.formats import FORMATS
     help="Follow links that are met on the way. A PATH that is a link is always followed.",
 )
 @click.option(
+    "--sparse",
+    is_flag=True,
+    help="Read files of more than 1 GiB too of which more than 99 % is hole; without it they are"
+    " unread.",
+)
+@click.option(
     "--no-inventory",
     is_flag=True,
     help="Read every file, also those that the inventory knows unchanged.",
@@ -69,6 +75,7 @@ def command(
     exclude: tuple[str, ...],
     one_file_system: bool,
     follow_symlinks: bool,
+    sparse: bool,
     no_inventory: bool,
     quarantine: bool,
     policy_check: bool,
@@ -121,6 +128,7 @@ def command(
         progress,
         jobs=jobs or default_jobs(),
         keep_clean=show_all,
+        sparse=sparse,
         memory=memory,
     )
     responder = None

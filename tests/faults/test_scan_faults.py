@@ -19,6 +19,7 @@ import pytest
 from hashclient import audit
 from hashclient.model import Algorithm
 from hashclient.pool import WORKER_DIED
+from hashclient.reading import SPARSE
 from hashclient.walk import TASK_NAMES
 from tests.support import (
     Result,
@@ -70,8 +71,9 @@ def sparse(path: Path, size: int) -> Path:
 @contextlib.contextmanager
 def running(state: Path, *args: object) -> Iterator[subprocess.Popen[str]]:
     """Start a scan in a session of its own; none of its processes is left at the end."""
+    options = ("--no-inventory", "--sparse")
     process = subprocess.Popen(
-        arguments("--state-dir", state, "scan", "--format", "jsonl", "--no-inventory", *args),
+        arguments("--state-dir", state, "scan", "--format", "jsonl", *options, *args),
         # Who looks for a bug may look into the processes, as the tests do.
         env=environment(HASHCLIENT_DEBUG="1"),
         stdout=subprocess.PIPE,
@@ -173,10 +175,38 @@ def test_a_state_directory_that_cannot_be_written_still_scans(state: Path, tmp_p
 
 def test_a_sparse_file_of_more_than_4_gib_is_read_to_its_end(state: Path, fast: Path) -> None:
     path = sparse(fast / "f", 2**32 + 1)
-    result = scan(state, "--all", "--no-inventory", path)
+    result = scan(state, "--all", "--no-inventory", "--sparse", path)
     assert result.code == 0
     assert result.summary["bytes_read"] == 2**32 + 1
     assert result.lines[0]["size"] == 2**32 + 1
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_a_file_of_a_terabyte_of_nothing_stalls_no_scan(
+    state: Path, tmp_path: Path, jobs: str
+) -> None:
+    """It costs nothing to make, and would take most of an hour to read."""
+    tree = write_tree(tmp_path / "t", {f"d/{n}": b"clean" for n in range(TASK_NAMES)})
+    (tree / "d" / "0").write_bytes(LISTED)
+    holes = [sparse(tree / name, size) for name, size in (("a", 1 << 40), ("b/c", 2**30 + 1))]
+    # Some of it is there: less than one part in a hundred.
+    with holes[0].open("r+b") as stream:
+        stream.write(LISTED)
+    result = scan(state, "--jobs", jobs, tree)
+    assert result.code == 11
+    assert reasons(result) == {str(path): SPARSE for path in holes}
+    assert result.outcomes[f"{tree}/d/0"] == "match"
+    assert result.summary["clean"] == TASK_NAMES - 1
+
+
+def test_what_is_read_in_spite_of_its_holes_can_be_the_default(
+    state: Path, fast: Path, tmp_path: Path
+) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text("[scan]\nsparse = true\n")
+    path = sparse(fast / "f", 2**30 + 1)
+    assert scan(state, path).code == 3
+    assert run("--config", config, "--state-dir", state, "scan", path).code == 0
 
 
 def test_5000_directories_deep_with_few_descriptors(state: Path, fast: Path) -> None:

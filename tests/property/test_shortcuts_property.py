@@ -222,6 +222,16 @@ class World:
     def scan(self, *, inventory: bool, use: bool = True, jobs: int = 1) -> dict[str, Verdict]:
         found, summary = self.client.scan(self.tree, inventory=inventory, use=use, jobs=jobs)
         assert summary.inputs == len(found)
+        # Each input was read, or the answer rests on something that is counted.
+        assert summary.inputs == (
+            summary.files_read
+            + summary.ruled_out_by_size
+            + summary.known_unchanged
+            + summary.counts[Kind.SKIPPED]
+            + summary.counts[Kind.UNREAD]
+        )
+        if not (inventory and use):
+            assert summary.known_unchanged == 0
         return {path: verdict(outcome) for path, outcome in found.items()}
 
 

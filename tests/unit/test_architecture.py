@@ -24,6 +24,7 @@ LAYERS: tuple[frozenset[str], ...] = (
         {
             "config",
             "digestfile",
+            "filesystems",
             "formats",
             "hashing",
             "hashlist",
@@ -37,7 +38,17 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"access", "connect", "transport", "trust"}),
     frozenset({"audit"}),
     frozenset(
-        {"check", "index", "inventory", "judge", "knowngood", "matches", "matchstore", "pool"}
+        {
+            "check",
+            "index",
+            "inventory",
+            "judge",
+            "knowngood",
+            "matches",
+            "matchstore",
+            "pool",
+            "reading",
+        }
     ),
     frozenset({"provider", "quarantine", "reporting"}),
     frozenset(
@@ -67,6 +78,7 @@ CHAINS: tuple[tuple[str, ...], ...] = (
     ("knowngood", "index"),
     ("matches", "matchstore"),
     ("pool", "check", "inventory"),
+    ("pool", "check", "reading"),
     ("pool", "check", "judge", "index"),
     ("lookup", "scan", "fetch"),
     ("fetch", "build"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,19 +13,13 @@ from typing import Any
 import pytest
 
 from hashclient import check as module
-from hashclient import hashing
+from hashclient import hashing, inventory, reading
 from hashclient import judge as judging
-from hashclient.check import (
-    ATTEMPTS,
-    CHANGED,
-    DEFER_BYTES,
-    TASK_BYTES,
-    Checker,
-    TaskResult,
-)
+from hashclient.check import DEFER_BYTES, TASK_BYTES, Checker, TaskResult
 from hashclient.config import Config, Settings
 from hashclient.model import Algorithm, Hit, Kind, Outcome
-from hashclient.scan import OpenLists, open_lists
+from hashclient.reading import ATTEMPTS, CHANGED, ENDLESS, SPARSE
+from hashclient.scan import Memory, OpenLists, open_lists
 from hashclient.walk import Group
 from tests.support import csv_of, digests_of, make_state, write_tree
 
@@ -57,11 +52,13 @@ def read_algorithms(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Algorithm, ..
     calls: list[tuple[Algorithm, ...]] = []
     original = hashing.digest_fd
 
-    def recorded(fd: int, algorithms: tuple[Algorithm, ...], *rest: Any) -> tuple[list[bytes], int]:
+    def recorded(
+        fd: int, algorithms: tuple[Algorithm, ...], *rest: Any, **options: Any
+    ) -> tuple[list[bytes], int]:
         calls.append(algorithms)
-        return original(fd, algorithms, *rest)
+        return original(fd, algorithms, *rest, **options)
 
-    monkeypatch.setattr(module, "digest_fd", recorded)
+    monkeypatch.setattr(reading, "digest_fd", recorded)
     return calls
 
 
@@ -69,14 +66,14 @@ def during_reading(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], object]
     """Call `act` with the number of the reading, after it and before its result is judged."""
     original, count = hashing.digest_fd, 0
 
-    def reading(*args: Any) -> tuple[list[bytes], int]:
+    def watched(*args: Any, **options: Any) -> tuple[list[bytes], int]:
         nonlocal count
-        result = original(*args)
+        result = original(*args, **options)
         count += 1
         act(count)
         return result
 
-    monkeypatch.setattr(module, "digest_fd", reading)
+    monkeypatch.setattr(reading, "digest_fd", watched)
 
 
 def test_files_are_judged_and_counted(tmp_path: Path) -> None:
@@ -343,6 +340,145 @@ def test_a_task_that_has_read_enough_hands_the_rest_back(
     assert kinds(result) == {"a": (Kind.MATCH, None)}
     assert result.clean == 1
     assert result.deferred == [Group(str(tree), ["c"], follow=False), groups[1]]
+
+
+def test_a_file_that_is_nearly_all_hole_is_unread(tmp_path: Path) -> None:
+    """And costs not even its being handed back."""
+    lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}, sized=False))
+    tree = write_tree(tmp_path / "t", {"small": b"x"})
+    with (tree / "hole").open("wb") as stream:
+        stream.truncate(1 << 40)
+        stream.write(b"listed")
+    task = [Group(str(tree), ["hole"], follow=False)]
+    for found in (check(lists, tree, "hole"), checker(lists).check(task, defer=True)):
+        assert kinds(found) == {"hole": (Kind.UNREAD, SPARSE)}
+        assert (found.clean, found.files_read, found.bytes_read, found.deferred) == (0, 0, 0, [])
+    assert check(lists, tree, "hole", "small", sparse=True).deferred == task
+
+
+def test_a_file_that_becomes_nearly_all_hole_is_unread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its status and the reading: it is not read again to find out."""
+    lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}, sized=False))
+    tree = write_tree(tmp_path / "t", {"a": b"benign"})
+    reads: list[int] = []
+
+    def grow(number: int) -> None:
+        reads.append(number)
+        os.truncate(tree / "a", 1 << 40)
+
+    during_reading(monkeypatch, grow)
+    assert kinds(check(lists, tree, "a")) == {"a": (Kind.UNREAD, SPARSE)}
+    assert len(reads) == 1
+
+
+def pagemap() -> tuple[Path, str]:
+    """Return where a file of proc is that says it is empty and goes on for 128 TB."""
+    path = Path("/proc/self/pagemap")
+    if not path.exists() or path.stat().st_size:
+        pytest.skip("no such file in proc")
+    return path.parent, path.name
+
+
+def test_a_file_of_proc_without_end_is_unread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a task with others it is handed back as soon as it turns out to be long."""
+    directory, name = pagemap()
+    lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}))
+    monkeypatch.setattr(module, "UNSIZED_BYTES", DEFER_BYTES + 1)
+    result = check(lists, directory, name, "comm")
+    assert result.deferred == [Group(str(directory), [name], follow=False)]
+    assert (kinds(result), result.clean, result.files_read) == ({}, 1, 1)
+    assert DEFER_BYTES < result.bytes_read < 2 * DEFER_BYTES
+    (deferred,) = result.deferred
+    heard: list[int] = []
+    result = checker(lists, on_bytes=heard.append).check([deferred])
+    assert kinds(result) == {name: (Kind.UNREAD, ENDLESS)}
+    assert (result.clean, result.files_read, result.deferred) == (0, 0, [])
+    assert DEFER_BYTES <= sum(heard) < result.bytes_read < 2 * DEFER_BYTES
+
+
+def test_a_file_of_proc_that_takes_too_long_is_unread(tmp_path: Path) -> None:
+    directory, name = pagemap()
+    lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}))
+    ticks = iter(range(0, 10_000, 25))
+    result = check(lists, directory, name, clock=lambda: float(next(ticks)))
+    assert kinds(result) == {name: (Kind.UNREAD, ENDLESS)}
+    # After 25, 50 and 75 seconds.
+    assert next(ticks) == 100
+
+
+# What an answer rests on.
+
+
+def rests_on(result: TaskResult) -> tuple[int, int, int]:
+    return result.files_read, result.ruled_out_by_size, result.known_unchanged
+
+
+@pytest.mark.parametrize("keep_clean", [False, True])
+def test_each_file_is_counted_once_by_what_its_answer_rests_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep_clean: bool
+) -> None:
+    monkeypatch.setattr(inventory, "FRESH_NS", 0)
+    _, sha1, _ = digests_of(b"disputed")
+    rows = csv_of({"e-1": b"listed"}) + f"e-2,{'0' * 31}1,{sha1},,8,synthetic\n".encode()
+    lists = lists_of(tmp_path, base=rows)
+    files = {"match": b"listed", "conflict": b"disputed", "like": b"LISTED", "size": b"another"}
+    tree = write_tree(tmp_path / "t", files)
+    (tree / "link").symlink_to("match")
+    names = [*files, "link", "gone"]
+    memory = Memory(tmp_path / "state", lists.sealer.key_id)
+    for expected in ((3, 1, 0), (0, 1, 3)):
+        while time.time_ns() <= max((tree / name).stat().st_ctime_ns for name in files):
+            pass
+        result = check(
+            lists, tree, *names, keep_clean=keep_clean, inventory=memory.open(), learn=True
+        )
+        assert rests_on(result) == expected
+        assert result.clean == 2
+        assert {name: kind for name, (kind, _) in kinds(result).items() if kind != "clean"} == {
+            "match": Kind.MATCH,
+            "conflict": Kind.CONFLICT,
+            "link": Kind.SKIPPED,
+            "gone": Kind.UNREAD,
+        }
+        assert sum(expected) == len(files)
+        memory.learn(result)
+        memory.flush()
+        memory.close()
+    # Sizes make no difference here, and are looked at all the same before a file is opened.
+    assert rests_on(check(lists, tree, "size")) == (0, 1, 0)
+
+
+def test_a_size_that_changes_after_it_was_looked_at_rules_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}))
+    tree = write_tree(tmp_path / "t", {"a": b"listed"})
+    original = os.open
+
+    def change(path: Any, *args: Any, **options: Any) -> int:
+        if path == "a":
+            (tree / "a").write_bytes(b"of another size")
+        return original(path, *args, **options)
+
+    monkeypatch.setattr(os, "open", change)
+    result = check(lists, tree, "a")
+    assert (result.clean, rests_on(result)) == (1, (0, 1, 0))
+
+
+def test_a_file_that_is_read_and_then_lost_counts_as_unread_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}))
+    tree = write_tree(tmp_path / "t", {"a": b"listed"})
+    during_reading(monkeypatch, lambda n: n == 2 and (tree / "a").write_bytes(b"benign"))
+    result = check(lists, tree, "a")
+    assert kinds(result) == {"a": (Kind.UNREAD, CHANGED)}
+    assert rests_on(result) == (0, 0, 0)
+    assert result.bytes_read == 12
 
 
 def test_progress_within_large_files_is_heard_of(tmp_path: Path) -> None:

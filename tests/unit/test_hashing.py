@@ -1,15 +1,25 @@
-"""Digests in one pass: the same as hashlib's, whatever the size that was expected."""
+"""Digests in one pass: the same as hashlib's, and never those of a part."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 
 import pytest
 
-from hashclient.hashing import CHEAPEST_COVER, CHUNK_BYTES, COST_S_PER_GB, digest_fd, new_hash
+from hashclient.hashing import (
+    CHEAPEST_COVER,
+    CHUNK_BYTES,
+    COST_S_PER_GB,
+    LONGER,
+    SHORTER,
+    LengthError,
+    digest_fd,
+    new_hash,
+)
 from hashclient.model import Algorithm
 
 ALL = tuple(Algorithm)
@@ -25,12 +35,79 @@ def test_digests_are_those_of_hashlib(tmp_path: Path, size: int) -> None:
     data = bytes(i % 251 for i in range(size))
     path = tmp_path / "f"
     path.write_bytes(data)
-    for expected in {0, size // 2, max(size - 1, 0), size, size + 1, 2 * size, 10 * CHUNK_BYTES}:
-        heard: list[int] = []
-        with path.open("rb") as stream:
-            result = digest_fd(stream.fileno(), ALL, expected, heard.append)
-        assert result == (hashlib_digests(data), size)
-        assert sum(heard) <= size
+    for expected in (size, None):
+        for capped in (True, False):
+            heard: list[int] = []
+            with path.open("rb") as stream:
+                result = digest_fd(stream.fileno(), ALL, expected, heard.append, capped=capped)
+            assert result == (hashlib_digests(data), size)
+            assert sum(heard) <= size
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_another_length_than_the_size_gives_no_digests(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(bytes(size))
+    for expected in {0, size // 2, size - 1, size + 1, 2 * size, 10 * CHUNK_BYTES} - {size, -1}:
+        for capped in (True, False):
+            with path.open("rb") as stream, pytest.raises(LengthError) as caught:
+                digest_fd(stream.fileno(), ALL, expected, capped=capped)
+            assert caught.value.strerror == (SHORTER if size < expected else LONGER)
+            # No more is read than it takes to know.
+            assert caught.value.length <= min(size, expected + CHUNK_BYTES)
+
+
+def gives(monkeypatch: pytest.MonkeyPatch, lengths: Sequence[int]) -> list[int]:
+    """Let reads give `lengths` bytes, one after the other; return those that were asked for."""
+    asked: list[int] = []
+    original = os.readv
+
+    def readv(fd: int, buffers: Sequence[memoryview]) -> int:
+        asked.append(lengths[len(asked)])
+        return original(fd, [buffers[0][: asked[-1]]])
+
+    monkeypatch.setattr(os, "readv", readv)
+    return asked
+
+
+@pytest.mark.parametrize("capped", [True, False])
+@pytest.mark.parametrize("size", [10, None])
+def test_only_a_read_that_gives_nothing_is_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int | None, capped: bool
+) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(b"0123456789")
+    asked = gives(monkeypatch, [4, 1, 4, 1, 100])
+    with path.open("rb") as stream:
+        result = digest_fd(stream.fileno(), ALL, size, capped=capped)
+    assert result == (hashlib_digests(b"0123456789"), 10)
+    assert len(asked) == 5
+
+
+@pytest.mark.parametrize(("capped", "reads"), [(True, 1), (False, 2)])
+def test_a_size_that_reads_do_not_go_beyond_spares_the_last_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capped: bool, reads: int
+) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(b"0123456789")
+    asked = gives(monkeypatch, [100, 100])
+    with path.open("rb") as stream:
+        digest_fd(stream.fileno(), ALL, 10, capped=capped)
+    assert len(asked) == reads
+
+
+def test_a_file_that_grows_as_fast_as_it_is_read_has_an_end(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(bytes(2 * CHUNK_BYTES))
+    with path.open("r+b", buffering=0) as stream:
+        appended: list[int] = []
+
+        def on_bytes(count: int) -> None:
+            appended.append(os.pwrite(stream.fileno(), bytes(count), path.stat().st_size))
+            assert len(appended) < 10, "it is read for ever"
+
+        with pytest.raises(LengthError, match=LONGER):
+            digest_fd(stream.fileno(), ALL, 2 * CHUNK_BYTES, on_bytes)
 
 
 def test_only_what_is_asked_for_is_computed_in_the_order_asked_for(tmp_path: Path) -> None:

@@ -1,0 +1,134 @@
+"""Which file systems have sizes and times that can be relied on.
+
+A scan does not open a file whose size no entry has, and does not read one again whose status is
+unchanged. Both are sound only where the kernel vouches for the status. Files of proc and sysfs say
+0 or 4,096 whatever they hold, and what FUSE says comes from a program, which an ordinary user may
+have mounted. What is not known here is not relied on: that costs reading, and hides nothing.
+
+Limits: a file system that root has laid upon another one (overlay, a loop device) is trusted for
+itself, and a server of NFS or SMB like a disk.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+import os
+from pathlib import Path
+
+
+class SizeTrust(enum.Enum):
+    """How far the status of the files of a file system can be relied on."""
+
+    #: Not at all: a file may hold any number of bytes, and may change without a trace.
+    NONE = enum.auto()
+    #: As far as its server is: whoever scans has mounted it. Size 0 may stand for "not known", and
+    #: a read may go beyond the size.
+    NONZERO = enum.auto()
+    #: The kernel keeps the sizes: no read goes beyond them.
+    FULL = enum.auto()
+
+
+_FUSE = 0x65735546
+_9P = 0x01021997
+
+#: File systems without a block device that are trusted, by the number that statfs(2) gives them:
+#: from linux/magic.h, and from their own headers where they are not part of Linux.
+_TRUSTED = frozenset(
+    {
+        0x9123683E,  # btrfs
+        0xCA451A4E,  # bcachefs
+        0x2FC12FC1,  # zfs
+        0x24051905,  # ubifs
+        0x01021994,  # tmpfs, devtmpfs
+        0x858458F6,  # ramfs
+        0x958458F6,  # hugetlbfs
+        0x794C7630,  # overlay
+        0x61756673,  # aufs
+        0xF15F,  # ecryptfs
+        0xE0F5E1E2,  # erofs, which may lie in a file
+        0x6969,  # nfs
+        0x517B,  # smb
+        0xFF534D42,  # cifs
+        0xFE534D42,  # smb2 and later
+        0x00C36400,  # ceph
+        0x5346414F,  # afs
+        0x6B414653,  # afs of the kernel
+        0x73757245,  # coda
+        0x0BD00BD0,  # lustre
+        0x47504653,  # gpfs
+        0x19830326,  # beegfs
+        0x20030528,  # orangefs
+        0xAAD7AAEA,  # panfs
+        0x786F4256,  # vboxsf
+        0xBACBACBC,  # vmhgfs
+        0x7C7C6673,  # prl_fs
+    }
+)
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _Statfs(ctypes.Structure):
+    # Only the first field is of interest; the rest is longer than any struct statfs.
+    _fields_ = (("type", ctypes.c_long), ("rest", ctypes.c_char * 504))
+
+
+def trust_of(fd: int, device: int) -> SizeTrust:
+    """Tell how far the file system of an open file is trusted; `device` is its `st_dev`."""
+    status = _Statfs()
+    if _libc.fstatfs(ctypes.c_int(fd), ctypes.byref(status)) != 0:
+        return SizeTrust.NONE
+    kind = status.type & 0xFFFFFFFF
+    if kind == _FUSE:
+        try:
+            return fuse_trust(device, _read("mountinfo"), _read("uid_map"), os.geteuid())
+        except OSError:
+            return SizeTrust.NONE
+    if kind == _9P:
+        return SizeTrust.NONZERO
+    # What lies on a block device is a disk, of whatever format.
+    return SizeTrust.FULL if kind in _TRUSTED or os.major(device) else SizeTrust.NONE
+
+
+def trust_at(name: str, directory_fd: int, device: int, *, follow: bool) -> SizeTrust:
+    """Tell the same of a file in an open directory, whose `st_dev` just was `device`.
+
+    By now it may be another one: one of another device is not trusted.
+    """
+    if os.fstat(directory_fd).st_dev == device:
+        return trust_of(directory_fd, device)
+    # Something is mounted on the file itself, or it is overlay's.
+    flags = os.O_PATH | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+    fd = os.open(name, flags, dir_fd=directory_fd)
+    try:
+        return trust_of(fd, device) if os.fstat(fd).st_dev == device else SizeTrust.NONE
+    finally:
+        os.close(fd)
+
+
+def fuse_trust(device: int, mounts: bytes, uid_map: bytes, user: int) -> SizeTrust:
+    """Tell how far a FUSE file system is trusted by `user`.
+
+    `mounts` is `/proc/self/mountinfo`, as in proc_pid_mountinfo(5), and `uid_map` is
+    `/proc/self/uid_map`. Whoever is not root can mount FUSE, and is named there.
+    """
+    wanted = b"%d:%d" % (os.major(device), os.minor(device))
+    for line in mounts.split(b"\n"):
+        # No field has a space or a newline: the kernel writes them in octal.
+        mount, _, file_system = line.partition(b" - ")
+        if mount.split(b" ")[2:3] != [wanted]:
+            continue
+        kind, _, options = (file_system + b"   ").split(b" ")[:3]
+        if kind == b"virtiofs":  # of the machine that this one runs on; only root mounts it
+            return SizeTrust.NONZERO
+        # In another user namespace than the first, the number may be one of the world outside.
+        same_numbers = uid_map.split() == [b"0", b"0", b"4294967295"]
+        if same_numbers and b"user_id=%d" % user in options.split(b","):
+            return SizeTrust.NONZERO
+        break
+    return SizeTrust.NONE
+
+
+def _read(name: str) -> bytes:
+    return Path("/proc/self", name).read_bytes()

@@ -1,0 +1,342 @@
+"""Reading one file: digests only of the whole of it, and only if it stayed as it was."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from fixtures.faulty_fs import File, mounted, why_not
+from hashclient import reading
+from hashclient.check import Checker
+from hashclient.config import Config, Settings
+from hashclient.filesystems import SizeTrust, trust_at
+from hashclient.hashing import LONGER, SHORTER
+from hashclient.model import Algorithm, Kind
+from hashclient.reading import (
+    ATTEMPTS,
+    CHANGED,
+    ENDLESS,
+    SPARSE,
+    SPARSE_BYTES,
+    UNSIZED_BYTES,
+    UNSIZED_S,
+    EndlessError,
+    Reader,
+    SetAside,
+    relied_size,
+    same_content,
+)
+from hashclient.scan import open_lists
+from hashclient.walk import Group, reason_of
+from tests.support import csv_of, make_state, write_tree
+
+NONE, NONZERO, FULL = SizeTrust
+SHA1 = (Algorithm.SHA1,)
+MD5 = (Algorithm.MD5,)
+STRANGER = 4321
+
+needs_fuse = pytest.mark.skipif(why_not() is not None, reason=why_not() or "")
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[int]:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def sha1(data: bytes) -> list[bytes]:
+    return [hashlib.sha1(data).digest()]
+
+
+def read(
+    path: Path, trust: SizeTrust, *, most_bytes: int = UNSIZED_BYTES, **options: Any
+) -> tuple[tuple[Algorithm, ...], list[bytes], int]:
+    with opened(path) as fd:
+        status = os.fstat(fd)
+        plan, digests, length, _ = Reader(MD5, **options).read(fd, SHA1, status, trust, most_bytes)
+        return plan, digests, length
+
+
+def during_reads(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], object]) -> list[int]:
+    """Call `act` with the number of each read before it is made; return these numbers."""
+    numbers: list[int] = []
+    original = os.readv
+
+    def readv(fd: int, buffers: list[memoryview]) -> int:
+        numbers.append(len(numbers) + 1)
+        act(len(numbers))
+        return original(fd, buffers)
+
+    monkeypatch.setattr(os, "readv", readv)
+    return numbers
+
+
+@pytest.mark.parametrize(
+    ("trust", "size", "relied"),
+    [
+        (FULL, 5, 5),
+        (FULL, 0, 0),
+        (NONZERO, 5, 5),
+        (NONZERO, 0, None),
+        (NONE, 5, None),
+        (NONE, 0, None),
+    ],
+)
+def test_which_sizes_are_relied_on(trust: SizeTrust, size: int, relied: int | None) -> None:
+    status = os.stat_result((0, 0, 0, 0, 0, 0, size, 0, 0, 0))
+    assert relied_size(status, trust) == relied
+
+
+@pytest.mark.parametrize("trust", SizeTrust)
+@pytest.mark.parametrize("data", [b"", b"benign", bytes(1 << 19)])
+def test_a_file_is_read_to_its_end(tmp_path: Path, trust: SizeTrust, data: bytes) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(data)
+    assert read(path, trust) == (SHA1, sha1(data), len(data))
+
+
+def test_a_file_that_grows_is_read_again_whatever_its_size_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(b"benign")
+    during_reads(monkeypatch, lambda number: number == 1 and path.write_bytes(b"listed now"))
+    # With the plan for any size: the first one was for another.
+    digests = [hashlib.md5(b"listed now").digest()]
+    assert read(path, FULL) == (MD5, digests, 10)
+
+
+@pytest.mark.parametrize("trust", SizeTrust)
+def test_a_file_whose_time_changes_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trust: SizeTrust
+) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(b"benign")
+    during_reads(monkeypatch, lambda number: os.utime(path, (7, 7)) if number == 1 else None)
+    assert read(path, trust)[0] == MD5
+
+
+@pytest.mark.parametrize("trust", SizeTrust)
+def test_a_file_that_changes_all_the_time_is_unread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trust: SizeTrust
+) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(b"benign")
+    numbers = during_reads(monkeypatch, lambda number: os.utime(path, (number, number)))
+    with pytest.raises(SetAside, match=CHANGED) as caught:
+        read(path, trust)
+    assert caught.value.kind is Kind.UNREAD
+    assert len(numbers) == ATTEMPTS * (1 if trust is FULL else 2)
+
+
+@pytest.mark.parametrize(
+    ("length", "reason"), [(3, SHORTER), (0, SHORTER), (9, LONGER), (1 << 19, LONGER)]
+)
+def test_a_file_that_is_never_as_long_as_its_size_is_unread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, length: int, reason: str
+) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(bytes(length))
+    original = os.fstat
+
+    def fstat(fd: int) -> Any:
+        status = original(fd)
+        names = [name for name in dir(status) if name.startswith("st_")]
+        return SimpleNamespace(**{n: getattr(status, n) for n in names} | {"st_size": 6})
+
+    monkeypatch.setattr(os, "fstat", fstat)
+    for trust in (FULL, NONZERO):
+        with pytest.raises(SetAside, match=reason):
+            read(path, trust)
+    assert read(path, NONE) == (SHA1, sha1(bytes(length)), length)
+
+
+# What would waste time.
+
+
+@pytest.mark.parametrize(
+    ("size", "blocks", "refused"),
+    [
+        (SPARSE_BYTES, 0, False),
+        (SPARSE_BYTES + 1, 0, True),
+        (SPARSE_BYTES + 512, (SPARSE_BYTES + 512) // 512, False),
+        (100 * 512 * 30_000, 30_000, False),
+        (100 * 512 * 30_000 + 1, 30_000, True),
+        (1 << 40, 10, True),
+        (1 << 40, 1 << 31, False),
+        (0, 0, False),
+    ],
+)
+def test_what_is_nearly_all_hole(size: int, blocks: int, refused: bool) -> None:
+    status = SimpleNamespace(st_size=size, st_blocks=blocks)
+    Reader(SHA1, sparse=True).refuse_sparse(status)  # type: ignore[arg-type]  # has all it needs
+    if refused:
+        with pytest.raises(SetAside, match=SPARSE) as caught:
+            Reader(SHA1).refuse_sparse(status)  # type: ignore[arg-type]  # has all it needs
+        assert caught.value.kind is Kind.UNREAD
+    else:
+        Reader(SHA1).refuse_sparse(status)  # type: ignore[arg-type]  # has all it needs
+
+
+@pytest.mark.parametrize("trust", [NONE, NONZERO])
+@needs_fuse
+def test_what_has_no_end_is_read_up_to_a_bound(tmp_path: Path, trust: SizeTrust) -> None:
+    heard: list[int] = []
+    most = 3 << 20
+    files = {"f": File(b"x", endless=True, claims=0), "g": File(bytes(most), claims=0)}
+    files["h"] = File(bytes(most + 1), claims=0)
+    with mounted(tmp_path, files, user_id=STRANGER):
+        for name in ("f", "h"):
+            with pytest.raises(EndlessError) as caught:
+                read(tmp_path / name, trust, most_bytes=most, on_bytes=heard.append)
+            assert most < caught.value.length <= most + (1 << 18)
+            assert reason_of(caught.value) == ENDLESS
+        assert sum(heard) <= 2 * most
+        assert read(tmp_path / "g", trust, most_bytes=most) == (SHA1, sha1(bytes(most)), most)
+
+
+def test_what_drips_is_read_for_a_while(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(bytes(1 << 19))
+    now = 1000.0
+
+    def clock() -> float:
+        nonlocal now
+        now += pace_s
+        return now
+
+    pace_s = UNSIZED_S / 2
+    assert read(path, NONE, clock=clock)[2] == 1 << 19
+    pace_s = UNSIZED_S / 2 + 1
+    with pytest.raises(EndlessError):
+        read(path, NONE, clock=clock)
+    # What has a size is read however long it takes.
+    assert read(path, FULL, clock=clock)[2] == 1 << 19
+
+
+# More digests of the same file.
+
+
+def read_more(path: Path, status: os.stat_result, length: int) -> list[bytes]:
+    with opened(path) as fd:
+        return Reader(MD5).read_more(fd, SHA1, status, length)
+
+
+def test_more_digests_are_of_the_same_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(b"benign")
+    status = path.stat()
+    assert read_more(path, status, 6) == sha1(b"benign")
+    for length in (5, 7):
+        with pytest.raises(SetAside, match=CHANGED):
+            read_more(path, status, length)
+    during_reads(monkeypatch, lambda number: os.utime(path, (1, 1)) if number == 1 else None)
+    with pytest.raises(SetAside, match=CHANGED):
+        read_more(path, status, 6)
+    with pytest.raises(SetAside, match=CHANGED):
+        read_more(path, status, 6)
+    assert read_more(path, path.stat(), 6) == sha1(b"benign")
+
+
+@needs_fuse
+def test_more_digests_need_the_whole_file_too(tmp_path: Path) -> None:
+    files = {"f": File(b"benign", fails_at=4, error=0), "g": File(b"benign", gives=2)}
+    with mounted(tmp_path, files):
+        with pytest.raises(OSError, match=SHORTER):
+            read_more(tmp_path / "f", (tmp_path / "f").stat(), 6)
+        assert read_more(tmp_path / "g", (tmp_path / "g").stat(), 6) == sha1(b"benign")
+
+
+@pytest.mark.parametrize("name", ["st_mtime_ns", "st_ctime_ns", "st_size", "st_ino", "st_dev"])
+def test_the_same_content_has_the_same_status(tmp_path: Path, name: str) -> None:
+    status = tmp_path.stat()
+    names = [n for n in dir(status) if n.startswith("st_")]
+    other: Any = SimpleNamespace(**{n: getattr(status, n) for n in names})
+    assert same_content(status, other)
+    setattr(other, name, getattr(other, name) + 1)
+    assert not same_content(status, other)
+
+
+# How far a file system is trusted.
+
+
+@pytest.fixture
+def checker(tmp_path_factory: pytest.TempPathFactory) -> Checker:
+    """A checker of a list of files of six bytes."""
+    state = make_state(tmp_path_factory.mktemp("site"), {"base": csv_of({"e-1": b"listed"})})
+    settings = Settings(state, state / "config.toml", None, Config())
+    return Checker(open_lists(settings, {}, datetime.now(UTC)).judge())
+
+
+def check(checker: Checker, directory: Path, *names: str) -> dict[str, str]:
+    result = checker.check([Group(str(directory), list(names), follow=False)])
+    return {Path(o.path).name: o.reason or str(o.kind) for o in result.outcomes}
+
+
+@needs_fuse
+def test_a_device_s_number_is_not_trusted_beyond_its_task(checker: Checker, tmp_path: Path) -> None:
+    """What is unmounted may be followed by something else with the same number."""
+    devices = set()
+    for user_id, expected in ((0, {}), (STRANGER, {"f": "match"})):
+        with mounted(tmp_path, {"f": File(b"listed", claims=4096)}, user_id=user_id):
+            devices.add(tmp_path.stat().st_dev)
+            assert check(checker, tmp_path, "f") == expected
+    if len(devices) > 1:
+        pytest.skip("another process mounted something meanwhile")
+
+
+@needs_fuse
+def test_what_cannot_be_asked_has_not_the_trust_of_what_came_before(
+    checker: Checker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = write_tree(tmp_path, {"a": b"benign file", "f": b"", "g": b""})
+    asked: list[str] = []
+
+    def vanished(name: str, *args: Any, **options: Any) -> SizeTrust:
+        asked.append(name)
+        if name == "f":
+            raise FileNotFoundError(2, "vanished")
+        return trust_at(name, *args, **options)
+
+    monkeypatch.setattr(reading, "trust_at", vanished)
+    with mounted(tree / "f", {"": File(b"listed", claims=4096)}, user_id=STRANGER):
+        subprocess.run(["mount", "--bind", tree / "f", tree / "g"], check=True)
+        try:
+            found = check(checker, tree, "a", "f", "g")
+        finally:
+            subprocess.run(["umount", "--lazy", tree / "g"], check=True)
+    assert found == {"f": "no such file or directory", "g": "match"}
+    assert asked == ["a", "f", "g"]
+
+
+def test_a_file_system_is_asked_once_a_task(
+    checker: Checker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not once a file: it costs system calls."""
+    asked: list[str] = []
+
+    def counted(name: str, *args: Any, **options: Any) -> SizeTrust:
+        asked.append(name)
+        return trust_at(name, *args, **options)
+
+    monkeypatch.setattr(reading, "trust_at", counted)
+    monkeypatch.setattr(reading, "trust_of", lambda *_: pytest.fail("asked again"))
+    tree = write_tree(tmp_path / "t", {f"{n % 3}/{n}": b"benign" for n in range(30)})
+    groups = [Group(f"{tree}/{k}", [str(n) for n in range(k, 30, 3)], False) for k in range(3)]
+    for task in range(1, 3):
+        assert checker.check(groups).files_read == 30
+        assert asked == ["0"] * task
