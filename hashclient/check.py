@@ -25,7 +25,7 @@ from hashclient.hashlist import Uint8
 from hashclient.inventory import RECORD, Block, Inventory, Records, are_settled, records_of
 from hashclient.judge import Judge, Place, Plan, verdict
 from hashclient.model import Algorithm, Kind, Outcome, mask_of
-from hashclient.reading import UNSIZED_BYTES, EndlessError, Reader, SetAside, relied_size
+from hashclient.reading import EndlessError, Reader, SetAside, relied_size
 from hashclient.walk import Group, Task, join, kind_of, open_directory, reason_of
 
 #: In a task of several files, one of at least this size is handed back, to be a task of its own.
@@ -268,7 +268,7 @@ class Checker:
             if not whole:
                 result.deferred.append(group._replace(names=[name]))
                 return None
-        most_bytes = UNSIZED_BYTES if whole else DEFER_BYTES
+        most_bytes = None if whole else DEFER_BYTES
         try:
             plan, digests, length, after = self._reader.read(fd, plan, before, trust, most_bytes)
         except EndlessError:

@@ -25,10 +25,11 @@ ATTEMPTS = 3
 #: to make, and hours to read. What is not longer takes a second or two.
 SPARSE_BYTES = 1 << 30
 SPARSE_SHARE = 100
-#: So much is read, and for so long, of a file without a size that can be relied on. Files of proc
-#: and sysfs that hold data end within some MiB; `/proc/PID/pagemap` goes on for 128 TB, and so may
-#: whatever a FUSE server gives.
-UNSIZED_BYTES = 1 << 30
+#: A file without a size that can be relied on is read so far, or as far as it claims to go but not
+#: beyond the second, and for so long. Those of proc and sysfs that hold data end within some MiB;
+#: `/proc/PID/pagemap` goes on for 128 TB, each thread has one, and a FUSE server may give anything.
+UNSIZED_BYTES = 1 << 26
+CLAIMED_BYTES = 1 << 30
 UNSIZED_S = 60.0
 
 CHANGED = "changed while being read"
@@ -57,6 +58,11 @@ def relied_size(status: os.stat_result, trust: SizeTrust) -> int | None:
     if trust is SizeTrust.FULL or (trust is SizeTrust.NONZERO and status.st_size):
         return status.st_size
     return None
+
+
+def bound_of(status: os.stat_result) -> int:
+    """Return how many bytes are read at most of a file whose size cannot be relied on."""
+    return max(UNSIZED_BYTES, min(status.st_size, CLAIMED_BYTES))
 
 
 def same_content(one: os.stat_result, other: os.stat_result) -> bool:
@@ -136,13 +142,13 @@ class Reader:
         plan: tuple[Algorithm, ...],
         status: os.stat_result,
         trust: SizeTrust,
-        most_bytes: int,
+        most_bytes: int | None = None,
     ) -> tuple[tuple[Algorithm, ...], list[bytes], int, os.stat_result]:
         """Read a file that was just opened; `status` is what it is now.
 
         Return what was computed, the digests, the length, and the status that was the same before
-        and after. Where its size can be relied on, the length is that. Where not, at most
-        `most_bytes` are read.
+        and after. Where its size can be relied on, the length is that. Where not, no more is read
+        than `most_bytes`, or `bound_of` it.
 
         Raises:
             EndlessError: there were more than these, or they took too long.
@@ -175,7 +181,7 @@ class Reader:
             os.lseek(fd, 0, os.SEEK_SET)
             failure = None
             try:
-                digests, length = self._digest(fd, plan, before, trust, UNSIZED_BYTES)
+                digests, length = self._digest(fd, plan, before, trust)
             except LengthError as error:
                 digests, length, failure = [], 0, error.strerror
             after = os.fstat(fd)
@@ -199,7 +205,7 @@ class Reader:
         if not same_content(os.fstat(fd), status):
             raise SetAside(Kind.UNREAD, CHANGED)
         trust = self.trust_of(fd, status.st_dev)
-        digests, found = self._digest(fd, plan, status, trust, UNSIZED_BYTES)
+        digests, found = self._digest(fd, plan, status, trust)
         if found != length or not same_content(os.fstat(fd), status):
             raise SetAside(Kind.UNREAD, CHANGED)
         return digests
@@ -210,12 +216,12 @@ class Reader:
         plan: tuple[Algorithm, ...],
         status: os.stat_result,
         trust: SizeTrust,
-        most_bytes: int,
+        most_bytes: int | None = None,
     ) -> tuple[list[bytes], int]:
         """Read once; as `digest_fd`, but bounded where no size can be relied on."""
         size, on_bytes = relied_size(status, trust), self._on_bytes
         if size is None:
-            on_bytes = self._bound(most_bytes)
+            on_bytes = self._bound(bound_of(status) if most_bytes is None else most_bytes)
         capped = trust is SizeTrust.FULL
         try:
             digests, length = digest_fd(fd, plan, size, on_bytes, self._buffer, capped=capped)

@@ -387,7 +387,7 @@ def test_a_file_of_proc_without_end_is_unread(
     """In a task with others it is handed back as soon as it turns out to be long."""
     directory, name = pagemap()
     lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}))
-    monkeypatch.setattr(module, "UNSIZED_BYTES", DEFER_BYTES + 1)
+    monkeypatch.setattr(reading, "UNSIZED_BYTES", DEFER_BYTES + 1)
     result = check(lists, directory, name, "comm")
     assert result.deferred == [Group(str(directory), [name], follow=False)]
     assert (kinds(result), result.clean, result.files_read) == ({}, 1, 1)

@@ -24,6 +24,7 @@ from hashclient.model import Algorithm, Kind
 from hashclient.reading import (
     ATTEMPTS,
     CHANGED,
+    CLAIMED_BYTES,
     ENDLESS,
     SPARSE,
     SPARSE_BYTES,
@@ -32,6 +33,7 @@ from hashclient.reading import (
     EndlessError,
     Reader,
     SetAside,
+    bound_of,
     relied_size,
     same_content,
 )
@@ -61,7 +63,7 @@ def sha1(data: bytes) -> list[bytes]:
 
 
 def read(
-    path: Path, trust: SizeTrust, *, most_bytes: int = UNSIZED_BYTES, **options: Any
+    path: Path, trust: SizeTrust, *, most_bytes: int | None = None, **options: Any
 ) -> tuple[tuple[Algorithm, ...], list[bytes], int]:
     with opened(path) as fd:
         status = os.fstat(fd)
@@ -205,6 +207,36 @@ def test_what_has_no_end_is_read_up_to_a_bound(tmp_path: Path, trust: SizeTrust)
             assert reason_of(caught.value) == ENDLESS
         assert sum(heard) <= 2 * most
         assert read(tmp_path / "g", trust, most_bytes=most) == (SHA1, sha1(bytes(most)), most)
+
+
+@pytest.mark.parametrize(
+    ("size", "bound"),
+    [
+        (0, UNSIZED_BYTES),
+        (UNSIZED_BYTES, UNSIZED_BYTES),
+        (UNSIZED_BYTES + 1, UNSIZED_BYTES + 1),
+        (CLAIMED_BYTES + 1, CLAIMED_BYTES),
+        (1 << 62, CLAIMED_BYTES),
+    ],
+)
+def test_what_claims_to_be_longer_is_read_further(size: int, bound: int) -> None:
+    assert bound_of(os.stat_result((0, 0, 0, 0, 0, 0, size, 0, 0, 0))) == bound
+
+
+@needs_fuse
+def test_the_bound_holds_for_every_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the first, for another one after a change, and for more digests."""
+    monkeypatch.setattr(reading, "UNSIZED_BYTES", 1 << 20)
+    with mounted(tmp_path, {"f": File(b"x", endless=True)}, user_id=STRANGER):
+        path = tmp_path / "f"
+        with opened(path) as fd:
+            status = os.fstat(fd)
+            with pytest.raises(EndlessError):
+                Reader(SHA1).read(fd, SHA1, status, NONE)
+            with pytest.raises(EndlessError):
+                Reader(SHA1)._read_unsteady(fd, NONE)
+        with pytest.raises(EndlessError):
+            read_more(path, status, 6)
 
 
 def test_what_drips_is_read_for_a_while(tmp_path: Path) -> None:
