@@ -14,6 +14,7 @@ from typing import Any
 
 from hashclient.audit import AuditLog, Event
 from hashclient.errors import AuditError, StateError
+from hashclient.formats.fields import gap_fields
 from hashclient.fsio import log_path_fields
 from hashclient.matches import Matches
 from hashclient.model import Hit, Kind, Outcome
@@ -89,7 +90,10 @@ class RunRecord:
             "exit_code": int(summary.exit_code),
         }
         if summary.gaps:
-            data |= {"gaps": _gaps(summary), "gaps_accepted": summary.gaps_accepted}
+            data |= {
+                "gaps": [gap_fields(gap) for gap in summary.gaps],
+                "gaps_accepted": summary.gaps_accepted,
+            }
         self._log([Event(f"{self._command}-end", data)])
 
     def _log(self, events: list[Event], *, durable: bool = False, sign_each: bool = False) -> None:
@@ -134,19 +138,6 @@ def _data(outcome: Outcome) -> dict[str, Any]:
 
 def _missing(summary: Summary) -> list[dict[str, Any]]:
     return [{"list": m.name, "provider": m.provider, "problem": m.problem} for m in summary.missing]
-
-
-def _gaps(summary: Summary) -> list[dict[str, Any]]:
-    return [
-        {
-            "list": gap.list_name,
-            "algorithms": [a.label for a in gap.algorithms],
-            "entries": gap.entries,
-            "live": gap.live,
-            "rows": gap.rows,
-        }
-        for gap in summary.gaps
-    ]
 
 
 def hit_fields(hit: Hit) -> dict[str, Any]:

@@ -135,18 +135,12 @@ def missing_text(missing: MissingList) -> str:
 
 def gap_text(gap: Gap, *, accepted: bool) -> str:
     """Return what digests of some algorithms cannot tell about a list, and how its inputs count."""
-    labels = [a.label for a in gap.algorithms]
-    others = f" or {labels[-1]}" if len(labels) > 1 else labels[-1]
-    have = "has" if gap.entries == 1 else "have"
     nouns = f"{gap.rows:,} {'input' if gap.rows == 1 else 'inputs'}"
     count = "counts" if gap.rows == 1 else "count"
     end = f"{count} as clean all the same, since gaps are accepted"
     if not accepted:
         end = f"cannot be told apart from {'it' if gap.entries == 1 else 'them'}"
-    return (
-        f"{gap.list_name}: {gap.entries:,} of {gap.live:,} entries {have} no"
-        f" {', '.join(labels[:-1])}{others}; {nouns} {end}"
-    )
+    return f"{gap.text}; {nouns} {end}"
 
 
 def rests_on(summary: Summary) -> str:

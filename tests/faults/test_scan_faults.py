@@ -71,11 +71,9 @@ def sparse(path: Path, size: int) -> Path:
 @contextlib.contextmanager
 def running(state: Path, *args: object) -> Iterator[subprocess.Popen[str]]:
     """Start a scan in a session of its own; none of its processes is left at the end."""
+    options = ("--no-inventory", "--sparse")
     process = subprocess.Popen(
-        arguments(
-            *("--state-dir", state, "scan", "--format", "jsonl", "--no-inventory", "--sparse"),
-            *args,
-        ),
+        arguments("--state-dir", state, "scan", "--format", "jsonl", *options, *args),
         # Who looks for a bug may look into the processes, as the tests do.
         env=environment(HASHCLIENT_DEBUG="1"),
         stdout=subprocess.PIPE,
