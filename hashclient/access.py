@@ -20,7 +20,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from hashclient.errors import ConfigError, VerificationError
-from hashclient.fsio import printable, read_secret
+from hashclient.fsio import printable, read_regular, read_secret
 
 #: As the address of a proxy: the one that HTTPS_PROXY or ALL_PROXY names, but for NO_PROXY.
 FROM_ENVIRONMENT = "environment"
@@ -30,6 +30,8 @@ SHOWN_URL_CHARS = 200
 
 # Scheme, host (a name or an IPv6 address in brackets), port, path. User name, query and fragment
 # have no place in it, so an address that carries one does not match.
+#: A bundle of authorities, such as a system's trust store, has some 200 kB.
+MAX_PEM_BYTES = 16 << 20
 _URL = re.compile(
     r"(?P<scheme>[a-z0-9]+)://(?P<host>\[[0-9a-f:.]+\]|[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?)"
     r"(?::(?P<port>[0-9]{1,5}))?(?P<path>/.*)?",
@@ -384,6 +386,8 @@ def tls_context(
             by others or encrypted.
     """
     try:
+        if ca is not None:
+            read_regular(ca, MAX_PEM_BYTES)  # OpenSSL would wait for a pipe, and read any device
         context = ssl.create_default_context(cafile=None if ca is None else os.fspath(ca))
     except OSError as error:
         raise _unusable("certificate authority file", ca, error, "no PEM certificate") from error
@@ -392,6 +396,7 @@ def tls_context(
         key = client_cert if client_key is None else client_key
         read_secret(key, "client key", forbidden=_forbidden_bits(key, os.environ))
         try:
+            read_regular(client_cert, MAX_PEM_BYTES)
             # The empty password keeps OpenSSL from asking for one on the terminal.
             context.load_cert_chain(client_cert, key, password=lambda: b"")
         except OSError as error:

@@ -20,7 +20,7 @@ import msgspec
 from tuf.api.metadata import TargetFile
 
 from hashclient.errors import StateError, VerificationError
-from hashclient.fsio import write_atomic
+from hashclient.fsio import MAX_STATE_BYTES, read_regular, write_atomic
 from hashclient.hashlist import (
     MAX_LIST_BYTES,
     MAX_SEGMENT_BYTES,
@@ -298,7 +298,8 @@ def _load_current(directory: Path) -> Manifest | None:
 
 def _read_staging(directory: Path) -> _Staging | None:
     try:
-        return msgspec.json.decode((directory / STAGING_NAME).read_bytes(), type=_Staging)
+        document = read_regular(directory / STAGING_NAME, MAX_STATE_BYTES)
+        return msgspec.json.decode(document, type=_Staging)
     except (OSError, ValueError):
         return None
 

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import msgspec
 
 from hashclient.errors import ConfigError
-from hashclient.fsio import excerpt, printable, user_path
+from hashclient.fsio import MAX_TEXT_BYTES, excerpt, printable, read_regular, user_path
 from hashclient.model import Action, is_name
 
 CONFIG_NAME = "config.toml"
@@ -301,7 +301,7 @@ def load_config(path: Path, command_names: frozenset[str], *, must_exist: bool) 
         ConfigError: it cannot be read, is not TOML, or holds an unknown key or a wrong type.
     """
     try:
-        text = path.read_bytes().decode("utf-8")
+        text = read_regular(path, MAX_TEXT_BYTES).decode("utf-8")
     except FileNotFoundError as error:
         if not must_exist:
             return Config()
@@ -311,7 +311,7 @@ def load_config(path: Path, command_names: frozenset[str], *, must_exist: bool) 
     except OSError as error:
         raise ConfigError(
             f"cannot read configuration {printable(path)}: {error.strerror}",
-            hint="check the path and its permissions",
+            hint="check the path and its permissions; a configuration is a file of at most 1 MiB",
         ) from error
     except UnicodeDecodeError as error:
         raise ConfigError(

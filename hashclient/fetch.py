@@ -35,8 +35,10 @@ from hashclient.errors import (
     VerificationError,
 )
 from hashclient.fsio import (
+    MAX_STATE_BYTES,
     make_private_dir,
     printable,
+    read_regular,
     sweep_temporary,
 )
 from hashclient.hashlist import MAX_INDEX_BYTES, ListIndex, parse_index
@@ -412,7 +414,7 @@ def load_pinned_root(settings: Settings, provider: str) -> bytes:
     path = settings.trust_dir(provider) / PINNED_ROOT_NAME
     again = f"remove provider {provider} from the configuration and run `hashclient init` again"
     try:
-        root = path.read_bytes()
+        root = read_regular(path, MAX_STATE_BYTES)
     except OSError as error:
         raise StateError(
             f"cannot read pinned root: {printable(path)}: {error.strerror}", hint=again

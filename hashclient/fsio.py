@@ -24,6 +24,12 @@ if TYPE_CHECKING:
     import sqlite3
 
 TEMP_PREFIX = ".tmp-"
+#: The device /dev/null, on any Linux.
+_DEV_NULL = os.makedev(1, 3)
+#: Longest file that people write for us and that is read whole: a configuration, a key, a secret.
+MAX_TEXT_BYTES = 1 << 20
+#: And longest file of our own state.
+MAX_STATE_BYTES = 1 << 28
 #: How long a writer of a database waits for another; their transactions take milliseconds.
 BUSY_TIMEOUT_S = 10.0
 #: Between two looks at a lock that somebody else holds.
@@ -93,6 +99,33 @@ def write_all(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
+def read_regular(path: Path, max_bytes: int) -> bytes:
+    """Read all of a file that is at most `max_bytes` long.
+
+    A pipe could keep us waiting for ever and a device has no end, so neither is read; but for the
+    one that people name to say "nothing".
+
+    Raises:
+        OSError: it cannot be read, is no regular file, or is longer.
+    """
+    with _open_at_once(path) as stream:
+        status = os.fstat(stream.fileno())
+        if stat.S_ISCHR(status.st_mode) and status.st_rdev == _DEV_NULL:
+            return b""
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+        data = stream.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise OSError(errno.EFBIG, f"longer than {max_bytes:,} bytes", os.fspath(path))
+    return data
+
+
+def _open_at_once(path: Path) -> IO[bytes]:
+    """Open a file for reading without waiting: for whoever writes to a pipe, say."""
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    return os.fdopen(os.open(path, flags), "rb")
+
+
 def make_private_dir(path: Path) -> Path:
     """Create directory `path`, and parents it lacks, for their owner only; return it.
 
@@ -102,10 +135,25 @@ def make_private_dir(path: Path) -> Path:
     Raises:
         StateError: it cannot be made.
     """
+    return _make_dir(path, 0o700)
+
+
+def make_public_dir(path: Path) -> Path:
+    """Create directory `path`, and parents it lacks, for all to read and its owner to write to.
+
+    Whatever the umask: with 000 a plain `mkdir` makes what everybody may write to.
+
+    Raises:
+        StateError: it cannot be made.
+    """
+    return _make_dir(path, 0o755)
+
+
+def _make_dir(path: Path, mode: int) -> Path:
     try:
         for directory in (*reversed(path.parents), path):
             if not directory.is_dir():
-                directory.mkdir(mode=0o700, exist_ok=True)
+                directory.mkdir(mode=mode, exist_ok=True)
                 try:
                     fsync_dir(directory.parent)
                 except PermissionError:  # it may be written to, but not read
@@ -180,8 +228,7 @@ def read_secret(path: Path, what: str, *, forbidden: int = 0o077) -> bytes:
         ConfigError: it does not exist, cannot be read or others can read it.
     """
     try:
-        # Without waiting: a pipe that nobody writes to must not hold us up.
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
+        with _open_at_once(path) as stream:
             status = os.fstat(stream.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise ConfigError(f"{what} is not a regular file: {printable(path)}")
@@ -190,12 +237,15 @@ def read_secret(path: Path, what: str, *, forbidden: int = 0o077) -> bytes:
                     f"{what} can be read by others: {printable(path)}",
                     hint=f"chmod 600 {printable(path)}",
                 )
-            return stream.read(1 << 20)
+            secret = stream.read(MAX_TEXT_BYTES + 1)
     except OSError as error:
         raise ConfigError(
             f"cannot read {what}: {printable(path)}: {error.strerror}",
             hint="check the path and its permissions",
         ) from error
+    if len(secret) > MAX_TEXT_BYTES:
+        raise ConfigError(f"{what} is longer than {MAX_TEXT_BYTES:,} bytes: {printable(path)}")
+    return secret
 
 
 def user_path(text: str) -> Path:

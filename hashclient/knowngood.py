@@ -11,7 +11,9 @@ costs as much as the change. Messages name entry ids, never digests.
 from __future__ import annotations
 
 import contextlib
+import errno
 import sqlite3
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -20,7 +22,14 @@ import numpy as np
 
 from hashclient.digestfile import DigestBatch, read_digests
 from hashclient.errors import ConfigError, VerificationError
-from hashclient.fsio import make_private_dir, printable, user_path, write_atomic
+from hashclient.fsio import (
+    MAX_STATE_BYTES,
+    make_private_dir,
+    printable,
+    read_regular,
+    user_path,
+    write_atomic,
+)
 from hashclient.hashing import new_hash
 from hashclient.hashlist import NO_SIZE, AddBatch, Uint8, Uint32, Uint64
 from hashclient.index import RunRef, RunSet, verify_runs
@@ -189,6 +198,8 @@ def _open_runs(directory: Path, sources: _Sources) -> RunSet:
 def _stamp(path: Path) -> tuple[str, int, int, int]:
     try:
         status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # a pipe would hold us up, with the writers' lock
+            raise OSError(errno.EINVAL, "not a regular file")
     except OSError as error:
         raise ConfigError(
             f"cannot read known_good file: {printable(path)}: {error.strerror}",
@@ -199,7 +210,8 @@ def _stamp(path: Path) -> tuple[str, int, int, int]:
 
 def _load_sources(directory: Path) -> _Sources | None:
     try:
-        return msgspec.json.decode((directory / SOURCES_NAME).read_bytes(), type=_Sources)
+        document = read_regular(directory / SOURCES_NAME, MAX_STATE_BYTES)
+        return msgspec.json.decode(document, type=_Sources)
     except (OSError, ValueError):
         return None
 

@@ -58,6 +58,11 @@ def keep_memory_private() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
+def keep_others_from_writing() -> None:
+    """Let nobody but its owner write to what this process makes, however lax the umask is."""
+    os.umask(os.umask(0o077) | 0o022)
+
+
 def end_at_bad_pages() -> None:
     """End this process with a sentence, from now on, when a mapped file cannot be read.
 

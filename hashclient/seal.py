@@ -18,7 +18,14 @@ from cryptography.hazmat.primitives import hashes, hmac
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from hashclient.errors import ConfigError, StateError
-from hashclient.fsio import make_private_dir, printable, read_secret, write_atomic
+from hashclient.fsio import (
+    MAX_TEXT_BYTES,
+    make_private_dir,
+    printable,
+    read_regular,
+    read_secret,
+    write_atomic,
+)
 from hashclient.model import Algorithm
 
 KEY_BYTES = 32
@@ -90,7 +97,9 @@ def load_sealer(
     if directory and (credential := Path(directory) / KEY_CREDENTIAL).exists():
         # systemd gives credentials to the service's user alone, with modes of its own choosing.
         try:
-            return Sealer(_parse(credential.read_bytes(), "the systemd credential"))
+            return Sealer(
+                _parse(read_regular(credential, MAX_TEXT_BYTES), "the systemd credential")
+            )
         except OSError as error:
             raise ConfigError(f"cannot read systemd credential {KEY_CREDENTIAL}") from error
     if key_file is not None:

@@ -21,7 +21,15 @@ from hashclient.config import ProviderConfig, Settings, parse_config, provider_t
 from hashclient.connect import access_of, limits_of
 from hashclient.errors import ConfigError, HashclientError, UsageError, VerificationError
 from hashclient.fetch import METADATA_DIR, PINNED_ROOT_NAME
-from hashclient.fsio import make_private_dir, printable, write_atomic, writer_lock
+from hashclient.fsio import (
+    MAX_TEXT_BYTES,
+    make_private_dir,
+    make_public_dir,
+    printable,
+    read_regular,
+    write_atomic,
+    writer_lock,
+)
 from hashclient.model import is_name
 from hashclient.transport import Transport
 from hashclient.trust import Trust
@@ -127,9 +135,9 @@ def _new_trust_dir(path: Path) -> Iterator[Path]:
 
 def _append_table(path: Path, table: str) -> None:
     """Add a provider's table to the configuration, keeping all that stands there."""
+    make_public_dir(path.parent)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        text = read_regular(path, MAX_TEXT_BYTES).decode() if path.exists() else ""
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"cannot read configuration {printable(path)}: {error}",

@@ -30,7 +30,15 @@ from hashclient.errors import (
     UnreachableError,
     VerificationError,
 )
-from hashclient.fsio import excerpt, fsync_dir, make_private_dir, printable, state_error
+from hashclient.fsio import (
+    MAX_STATE_BYTES,
+    excerpt,
+    fsync_dir,
+    make_private_dir,
+    printable,
+    read_regular,
+    state_error,
+)
 from hashclient.model import is_name
 
 #: Bounds a body whose length nobody has announced; python-tuf asks with its own caps.
@@ -276,7 +284,7 @@ class Trust:
             body = self._fetcher.last_body
             if "root" in str(error):
                 # A root is judged last, when the timestamp is here, and so is not the last body.
-                body = (self._directory / "root.json").read_bytes()
+                body = read_regular(self._directory / "root.json", MAX_STATE_BYTES)
             signed = json.loads(body)["signed"]
             expires = datetime.fromisoformat(signed["expires"])
             if expires <= self._now:

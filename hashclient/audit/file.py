@@ -204,7 +204,7 @@ def load_public_key(directory: Path) -> bytes | None:
 
     path = directory / PUBLIC_KEY_NAME
     try:
-        key = serialization.load_pem_public_key(path.read_bytes())
+        key = serialization.load_pem_public_key(fsio.read_regular(path, fsio.MAX_TEXT_BYTES))
     except FileNotFoundError:
         return None
     except ValueError as error:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 #: What a person wants to see without asking for more; other programs get everything.
 DEFAULT_LIMIT = 50
+#: More than any log holds, and few enough for everything that counts.
+MAX_LIMIT = 1_000_000_000
 
 
 def _parse_since(
@@ -57,7 +59,7 @@ def command() -> None:
 @click.option("--since", callback=_parse_since, metavar="DATE", help="Nothing older; UTC.")
 @click.option(
     "--limit",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, MAX_LIMIT),
     metavar="N",
     help=f"Only the newest N; without it, {DEFAULT_LIMIT} as text and all as jsonl.",
 )

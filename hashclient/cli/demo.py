@@ -25,6 +25,7 @@ import click
 
 from hashclient.cli.app import App, existing_path, pass_app
 from hashclient.errors import ExitCode, HashclientError, UnreachableError, UsageError
+from hashclient.fsio import make_private_dir
 
 #: Seconds a step may take; far above what any needs.
 STEP_TIMEOUT_S = 60
@@ -78,7 +79,7 @@ def command(app: App, keep: Path | None) -> ExitCode:
     if keep is not None:
         if keep.exists() and any(keep.iterdir()):
             raise UsageError(f"not empty: {keep}", hint="give a new or empty directory to --keep")
-        keep.mkdir(parents=True, exist_ok=True)
+        make_private_dir(keep)
         _Demo(app, keep.absolute()).run()
         app.out(f"\nEverything is in {keep}; `export HASHCLIENT_STATE_DIR={keep}/state` to go on.")
         return ExitCode.OK
@@ -149,7 +150,7 @@ class _Demo:
         public = (self._directory / "officer.key").read_text().split("public key: ")[1].split()[0]
         with (self._directory / "state/config.toml").open("a") as config:
             config.write(_CONFIG.format(public=public, handover=self._directory / "handover"))
-        (self._directory / "handover").mkdir()
+        make_private_dir(self._directory / "handover")
         self._say("The policy says what is to be done about matches: first a look, then the act")
         self._step("scan --policy-check files", ExitCode.MATCH)
         self._step("scan files", ExitCode.MATCH)
@@ -170,7 +171,7 @@ class _Demo:
         }
         for name, text in texts.items():
             path = self._directory / "files" / name
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_private_dir(path.parent)
             path.write_text(text)
         rows = ["entry_id,md5,sha256,size,category"]
         for number in ("one", "two", "three"):

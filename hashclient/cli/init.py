@@ -71,16 +71,16 @@ _file = existing_path(dir_okay=False)
 )
 @click.option(
     "--max-churn",
-    type=click.FloatRange(0, min_open=True),
+    type=click.FloatRange(0, 1_000_000, min_open=True),
     metavar="SHARE",
     help="Refuse a generation that changes more than this share of the list, 0.5 say.",
 )
 @click.option(
     "--grace-hours",
-    type=click.FloatRange(0),
+    type=click.FloatRange(0, 87_600),
     default=0.0,
     metavar="HOURS",
-    help="How long past its expiry a list still counts.",
+    help="How long past its expiry a list still counts; ten years at most.",
 )
 @click.option(
     "--timeout-s",

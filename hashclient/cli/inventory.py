@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 #: How long what no scan has come across is kept by default.
 DEFAULT_DAYS = 90
+#: A hundred years.
+MAX_DAYS = 36_500
 
 
 @click.group("inventory")
@@ -60,7 +62,7 @@ def stats(app: App, output_format: str) -> ExitCode:
 @command.command("prune")
 @click.option(
     "--days",
-    type=click.IntRange(0),
+    type=click.IntRange(0, MAX_DAYS),
     metavar="N",
     default=DEFAULT_DAYS,
     show_default=True,

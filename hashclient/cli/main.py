@@ -232,9 +232,14 @@ def _path(text: str | None) -> Path | None:
 
 def _protect_process() -> None:
     """Do what holds for the whole process, before a command has read anything."""
-    from hashclient.process import end_at_bad_pages, keep_memory_private
+    from hashclient.process import (
+        end_at_bad_pages,
+        keep_memory_private,
+        keep_others_from_writing,
+    )
 
     keep_memory_private()
+    keep_others_from_writing()
     end_at_bad_pages()
 
 

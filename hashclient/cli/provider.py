@@ -194,7 +194,7 @@ def withdraw(
 @_list
 @click.option(
     "--keep-newest",
-    type=click.IntRange(0),
+    type=click.IntRange(0, 1_000_000),
     default=50,
     show_default=True,
     metavar="N",

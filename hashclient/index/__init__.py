@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hashclient.errors import StateError
-from hashclient.fsio import printable, state_error
+from hashclient.fsio import MAX_STATE_BYTES, printable, read_regular, state_error
 from hashclient.hashlist import Strings, Uint32, Uint64
 from hashclient.index.prefixtable import NOTHING
 from hashclient.index.run import REBUILD_HINT, ROT_HINT, Count, DamagedError, Run, file_sha256
@@ -232,7 +232,7 @@ def load_manifest(directory: Path) -> Manifest | None:
     """
     path = directory / MANIFEST_NAME
     try:
-        manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
+        manifest = msgspec.json.decode(read_regular(path, MAX_STATE_BYTES), type=Manifest)
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -25,10 +25,19 @@ from tuf.api.metadata import TOP_LEVEL_ROLE_NAMES, TargetFile
 
 from hashclient.digestfile import read_digests
 from hashclient.errors import LockedError, StateError, UsageError, VerificationError
-from hashclient.fsio import printable, state_error, sweep_temporary, write_atomic, writer_lock
+from hashclient.fsio import (
+    make_public_dir,
+    printable,
+    read_regular,
+    state_error,
+    sweep_temporary,
+    write_atomic,
+    writer_lock,
+)
 from hashclient.hashlist import (
     FORMAT,
     MAX_LIST_ENTRIES,
+    MAX_SEGMENT_BYTES,
     MAX_SEGMENTS,
     ListIndex,
     Segment,
@@ -141,11 +150,11 @@ class Repository:
             StateError: it cannot be written.
         """
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
+            make_public_dir(self.directory)
             # What a killed `create` left may be there.
             present = {path.name for path in self.directory.iterdir()} - _OWN_NAMES
             if not present:
-                self._metadata.mkdir(parents=True, exist_ok=True)
+                make_public_dir(self._metadata)
         except OSError as error:
             raise state_error("cannot make repository", self.directory, error) from error
         if present:
@@ -396,7 +405,7 @@ class Repository:
     @staticmethod
     def _read(path: Path) -> bytes:
         try:
-            return path.read_bytes()
+            return read_regular(path, MAX_SEGMENT_BYTES)
         except OSError as error:
             raise state_error("cannot read", path, error) from error
 
@@ -472,10 +481,7 @@ class Repository:
             target = TargetFile.from_data(target_name(index.list, name), data, ["sha256"])
             roles.lists[index.list].signed.targets[target.path] = target
             path = self._target_path(target)
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise state_error("cannot make directory", path.parent, error) from error
+            make_public_dir(path.parent)
             write_atomic(path, data, mode=PUBLIC_MODE)
         roles.commit(changed)
 

@@ -35,7 +35,15 @@ from tuf.api.metadata import (
 )
 
 from hashclient.errors import ConfigError, StateError, UsageError
-from hashclient.fsio import make_private_dir, printable, read_secret, state_error, write_atomic
+from hashclient.fsio import (
+    MAX_STATE_BYTES,
+    make_private_dir,
+    printable,
+    read_regular,
+    read_secret,
+    state_error,
+    write_atomic,
+)
 
 Clock = Callable[[], datetime]
 
@@ -369,6 +377,6 @@ def _meta_file(metadata: Metadata[Any], data: bytes) -> MetaFile:
 
 def _read(path: Path) -> Metadata[Any]:
     try:
-        return Metadata.from_bytes(path.read_bytes())
+        return Metadata.from_bytes(read_regular(path, MAX_STATE_BYTES))
     except (RepositoryError, ValueError) as error:
         raise StateError(f"corrupt metadata: {printable(path)}") from error

@@ -32,7 +32,14 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from hashclient.errors import UsageError
-from hashclient.fsio import make_private_dir, printable, read_secret, write_atomic
+from hashclient.fsio import (
+    MAX_TEXT_BYTES,
+    make_private_dir,
+    printable,
+    read_regular,
+    read_secret,
+    write_atomic,
+)
 from hashclient.provider import Repository
 from hashclient.provider.keys import PUBLIC_MODE, Clock
 
@@ -251,7 +258,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 def _is_certificate_good(ca: Path, now: datetime) -> bool:
     try:
-        certificate = x509.load_pem_x509_certificate(ca.read_bytes())
+        certificate = x509.load_pem_x509_certificate(read_regular(ca, MAX_TEXT_BYTES))
     except (OSError, ValueError):
         return False
     end = certificate.not_valid_after_utc

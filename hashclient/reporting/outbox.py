@@ -20,10 +20,12 @@ from hashclient.audit import AuditLog
 from hashclient.config import Settings
 from hashclient.errors import ConfigError, LockedError, StateError, UsageError, VerificationError
 from hashclient.fsio import (
+    MAX_STATE_BYTES,
     TEMP_PREFIX,
     fsync_dir,
     make_private_dir,
     printable,
+    read_regular,
     state_error,
     write_atomic,
     writer_lock,
@@ -285,7 +287,7 @@ class Outbox:
         """
         path = self.folder(report.id) / DOCUMENT_NAME
         try:
-            return parse_document(path.read_bytes())
+            return parse_document(read_regular(path, MAX_STATE_BYTES))
         except OSError as error:
             raise state_error("cannot read report", path, error) from error
         except VerificationError as error:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import msgspec
 
 from hashclient.errors import StateError, UsageError
-from hashclient.fsio import printable, state_error, write_atomic
+from hashclient.fsio import MAX_STATE_BYTES, printable, read_regular, state_error, write_atomic
 from hashclient.match import new_id
 
 RECORD_NAME = "report.json"
@@ -255,7 +255,7 @@ def load(reports_dir: Path, report_id: str) -> Report:
         raise unknown
     path = reports_dir / report_id / RECORD_NAME
     try:
-        report = msgspec.json.decode(path.read_bytes(), type=Report)
+        report = msgspec.json.decode(read_regular(path, MAX_STATE_BYTES), type=Report)
     except (FileNotFoundError, NotADirectoryError) as error:
         if not os.path.lexists(path.parent):
             raise unknown from None

@@ -252,3 +252,67 @@ def test_a_failed_attempt_does_not_stand_in_the_way(
     assert site.call(*site.init_arguments(token_file=secret_file), state=state).code == 5
     assert site.call(*site.init_arguments(), state=state).code == 0
     assert site.call("fetch", state=state).code == 0
+
+
+def test_nobody_else_may_write_to_what_is_made_whatever_the_umask(
+    site: Site, tmp_path: Path
+) -> None:
+    """What is private is so, too, and what others may see they may read."""
+    base = tmp_path / "base"
+    config, state, out = base / "etc/hashclient/config.toml", base / "var/state", base / "out"
+    out.mkdir(parents=True)
+    made = [
+        ("--config", config, *site.init_arguments()),
+        ("--config", config, "fetch"),
+        ("--config", config, "scan", "--output", out / "report.txt", site.directory / "repo"),
+        ("--config", config, "status", "--output", out / "status.txt"),
+        ("--config", config, "audit", "checkpoint", "--output", out / "checkpoint.json"),
+        ("quarantine", "keygen", "--output", out / "officer.key"),
+        ("provider", "init", base / "repo"),
+        ("provider", "publish", base / "repo", "--list", "own", site.directory / "rows.csv"),
+    ]
+    (site.directory / "rows.csv").write_bytes(csv_of({"e-1": b"listed"}))
+    for args in made:
+        result = run("--state-dir", state, *args, preexec=lambda: os.umask(0))
+        assert result.code in {0, 10}, result.err
+    paths = [base / "etc", base / "var", *base.rglob("*")]
+    modes = {str(p.relative_to(base)): p.stat().st_mode & 0o777 for p in paths if p != out}
+    assert [name for name, mode in modes.items() if mode & 0o022] == []
+    assert modes["etc/hashclient"] == modes["repo/public/metadata"] == 0o755
+    assert modes["etc/hashclient/config.toml"] == modes["out/report.txt"] == 0o644
+    private = [name for name in modes if name.startswith(("var/state", "repo/keys", "out/officer"))]
+    assert len(private) > 10
+    # The library makes this one by itself, inside what is private.
+    assert {name for name in private if modes[name] & 0o077} <= {
+        "var/state/trust/main/metadata/root_history"
+    }
+
+
+@pytest.mark.parametrize("what", ["/dev/zero", "pipe"])
+def test_a_configuration_is_a_file(site: Site, tmp_path: Path, what: str) -> None:
+    """Not a device without an end, nor a pipe that nobody writes to."""
+    path = tmp_path / what
+    if what == "pipe":
+        os.mkfifo(path)
+    for args in (["status"], site.init_arguments()):
+        result = site.run(*args, env={"HASHCLIENT_CONFIG": str(path)}, state=tmp_path / "state")
+        assert (result.code, result.out) == (2, "")
+        assert f"cannot read configuration {path}: not a regular file" in result.err
+    nothing = site.run("status", env={"HASHCLIENT_CONFIG": "/dev/null"}, state=tmp_path / "state")
+    assert "no provider is configured in /dev/null" in nothing.err
+
+
+@pytest.mark.parametrize("what", ["token_file", "seal_key_file", "ca", "client_cert", "known_good"])
+def test_what_a_configuration_names_is_a_file(site: Site, tmp_path: Path, what: str) -> None:
+    state = tmp_path / "state"
+    assert site.call(*site.init_arguments(), state=state).code == 0
+    config = (state / "config.toml").read_text()
+    os.mkfifo(tmp_path / "pipe", mode=0o600)
+    for named in (tmp_path / "pipe", Path("/dev/zero")):
+        setting = f"{what} = " + (f'["{named}"]' if what == "known_good" else f'"{named}"')
+        lines = [line for line in config.splitlines() if not line.startswith(f"{what} =")]
+        lines = [setting, *lines] if what == "seal_key_file" else [*lines, setting]
+        (state / "config.toml").write_text("\n".join(lines))
+        result = site.run("fetch", state=state)
+        assert (result.code, result.out) == (2, "")
+        assert "not a regular file" in result.err

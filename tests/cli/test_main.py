@@ -272,3 +272,40 @@ def test_memory_that_runs_out_is_no_bug(
     assert module._run([]) == ExitCode.STATE
     said = capsys.readouterr().err
     assert said.startswith("hashclient: error: there is not enough memory\nhint: ")
+
+
+def named(path: tuple[str, ...]) -> click.Command:
+    """Return a command by its path."""
+    command: click.Command = cli
+    for name in path:
+        assert isinstance(command, click.Group)
+        inner = command.get_command(click.Context(command), name)
+        assert inner is not None
+        command = inner
+    return command
+
+
+#: Beyond what 64 bits hold, and far beyond what any library counts.
+HUGE = "99999999999999999999"
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        (path, parameter.opts[0])
+        for path in all_commands(cli)
+        for parameter in named(path).params
+        if isinstance(parameter, click.Option)
+        and isinstance(parameter.type, click.types.IntParamType | click.types.FloatParamType)
+        and not parameter.count
+    ],
+)
+def test_no_number_is_too_large_for_words(command: tuple[str, ...], option: str) -> None:
+    """Every option that takes a number says what it may be; none ends in an internal error."""
+    parameter = next(p for p in named(command).params if option in p.opts)
+    kind = parameter.type
+    assert isinstance(kind, click.IntRange | click.FloatRange)
+    assert kind.max is not None
+    result = call(*command, option, HUGE)
+    assert result.code == 2
+    assert "is not in the range" in result.err

@@ -12,11 +12,14 @@ from fixtures.crash import Recorder, watched
 from hashclient.errors import ConfigError, LockedError, StateError
 from hashclient.fsio import (
     MAX_EXCERPT_CHARS,
+    MAX_TEXT_BYTES,
     TEMP_PREFIX,
     atomic_file,
     excerpt,
     make_private_dir,
+    make_public_dir,
     printable,
+    read_regular,
     read_secret,
     state_error,
     sweep_temporary,
@@ -148,6 +151,47 @@ def test_a_secret_that_others_can_reach_is_refused(tmp_path: Path, mode: int) ->
         read_secret(path, "token file")
     assert caught.value.hint == f"chmod 600 {path}"
     assert "7f3a" not in caught.value.message
+
+
+def test_a_secret_of_any_length_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    write_atomic(path, b"x" * MAX_TEXT_BYTES)
+    assert len(read_secret(path, "token file")) == MAX_TEXT_BYTES
+    write_atomic(path, b"x" * (MAX_TEXT_BYTES + 1))
+    with pytest.raises(ConfigError, match="token file is longer than 1,048,576 bytes"):
+        read_secret(path, "token file")
+
+
+def test_only_regular_files_of_a_bounded_length_are_read_whole(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(b"12345")
+    (tmp_path / "link").symlink_to("f")
+    assert read_regular(path, 5) == read_regular(tmp_path / "link", 9) == b"12345"
+    assert read_regular(Path("/dev/null"), 5) == b""
+    os.mkfifo(tmp_path / "pipe")
+    for name, most, why in (
+        ("f", 4, "longer than 4 bytes"),
+        ("pipe", 9, "not a regular file"),
+        ("/dev/zero", 9, "not a regular file"),
+        (".", 9, "Is a directory"),
+        ("nope", 9, "No such file"),
+    ):
+        with pytest.raises(OSError, match=why) as caught:
+            read_regular(tmp_path / name, most)
+        assert caught.value.strerror is not None
+        assert why in caught.value.strerror
+
+
+@pytest.mark.parametrize("umask", [0, 0o022, 0o077])
+def test_directories_have_their_mode_whatever_the_umask(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        make_public_dir(tmp_path / "a/b")
+        make_private_dir(tmp_path / "c/d")
+    finally:
+        os.umask(before)
+    modes = {name: (tmp_path / name).stat().st_mode & 0o777 for name in ("a", "a/b", "c", "c/d")}
+    assert modes == {"a": 0o755 & ~umask, "a/b": 0o755 & ~umask, "c": 0o700, "c/d": 0o700}
 
 
 def test_what_is_no_file_is_no_secret(tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def test_a_repository_is_not_made_among_other_files(tmp_path: Path) -> None:
 
 def test_a_repository_needs_a_directory_that_can_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(StateError, match="cannot make repository"):
+    with pytest.raises(StateError, match="cannot make directory"):
         Repository(tmp_path / "file", clock=lambda: datetime.now(UTC)).create()
 
 
