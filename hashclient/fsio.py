@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 TEMP_PREFIX = ".tmp-"
 #: The device /dev/null, on any Linux.
 _DEV_NULL = os.makedev(1, 3)
+_PIECE_BYTES = 1 << 16
 #: Longest file that people write for us and that is read whole: a configuration, a key, a secret.
 MAX_TEXT_BYTES = 1 << 20
 #: And longest file of our own state.
@@ -114,9 +115,21 @@ def read_regular(path: Path, max_bytes: int) -> bytes:
             return b""
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
-        data = stream.read(max_bytes + 1)
+        data = _read_bounded(stream, status.st_size, max_bytes)
     if len(data) > max_bytes:
         raise OSError(errno.EFBIG, f"longer than {max_bytes:,} bytes", os.fspath(path))
+    return data
+
+
+def _read_bounded(stream: IO[bytes], size: int, max_bytes: int) -> bytes:
+    """Read a file of `size` bytes to its end, or beyond `max_bytes`.
+
+    A file may have more than its size says, and memory for more than there is would be taken at
+    once if all that it may have were asked for.
+    """
+    data = stream.read(min(size, max_bytes) + 1)
+    while len(data) <= max_bytes and (more := stream.read(_PIECE_BYTES)):
+        data += more
     return data
 
 
@@ -237,7 +250,7 @@ def read_secret(path: Path, what: str, *, forbidden: int = 0o077) -> bytes:
                     f"{what} can be read by others: {printable(path)}",
                     hint=f"chmod 600 {printable(path)}",
                 )
-            secret = stream.read(MAX_TEXT_BYTES + 1)
+            secret = _read_bounded(stream, status.st_size, MAX_TEXT_BYTES)
     except OSError as error:
         raise ConfigError(
             f"cannot read {what}: {printable(path)}: {error.strerror}",
