@@ -38,7 +38,6 @@ from hashclient.reading import (
     relied_size,
     same_content,
 )
-from hashclient.scan import open_lists
 from hashclient.walk import Group, reason_of
 from tests.support import csv_of, make_state, write_tree
 
