@@ -6,7 +6,7 @@ Frozen, and without I/O; `matches` keeps them.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -20,12 +20,16 @@ ID_LENGTH = 10
 #: Events of a story that say that a report is to be made of a match, and that one was.
 REPORT_WANTED = "report-wanted"
 REPORT_PREPARED = "report-prepared"
+#: Events that say that a report of it is about to be taken back, and that one was.
+REPORT_RETRACTING = "report-retracting"
+REPORT_RETRACTED = "report-retracted"
 #: An event that says that what a match was withdrawn for is on a list again.
 LISTED_AGAIN = "listed-again"
 #: An event that says that the record of the match had been lost.
 RECORDED_AGAIN = "recorded-again"
 
-#: The way a match takes while its entry stands, in this order; nothing leads back.
+#: The way a match takes while its entry stands, in this order; nothing leads back but to be found
+#: again, and to have a report taken back.
 PROGRESS = (
     MatchState.FOUND,
     MatchState.QUARANTINED,
@@ -117,6 +121,34 @@ class Remembered:
     last_seen: datetime
     withdrawn_generation: int | None
     withdrawn_at: datetime | None
+
+
+def taken_back(story: Sequence[Step]) -> frozenset[str]:
+    """Return the ids of the reports that are taken back, or are about to be."""
+    events = (REPORT_RETRACTING, REPORT_RETRACTED)
+    return frozenset(str(s.detail.get("report")) for s in story if s.event in events)
+
+
+def standing_steps(story: Sequence[Step]) -> list[Step]:
+    """Return the steps on the usual way since a match was last found, as far as they count.
+
+    What a report did does not count once that report is taken back, wherever in the story that is.
+    """
+    gone = taken_back(story)
+    steps: list[Step] = []
+    for step in story:
+        if step.event == MatchState.FOUND:
+            steps.clear()
+        elif step.event in PROGRESS and step.detail.get("report") not in gone:
+            steps.append(step)
+    return steps
+
+
+def progress_of(story: Sequence[Step], *, in_place: bool) -> MatchState:
+    """Return how far a match has come on the usual way; what is not in its place was taken away."""
+    states = [MatchState(step.event) for step in standing_steps(story)]
+    states.append(MatchState.FOUND if in_place else MatchState.QUARANTINED)
+    return max(states, key=PROGRESS.index)
 
 
 def new_id() -> str:

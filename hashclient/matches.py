@@ -26,6 +26,8 @@ from hashclient.match import (
     Remembered,
     Step,
     new_id,
+    progress_of,
+    taken_back,
 )
 from hashclient.matchstore import MATCH, MatchStore, remembered, to_text
 from hashclient.model import Algorithm, Hit, MatchState, Outcome, mask_of
@@ -56,11 +58,12 @@ RETURNING match
 """
 _STANDS = "SELECT 1 FROM hit WHERE match = ? AND withdrawn_generation IS NULL LIMIT 1"
 
-_HAS_STEP = "SELECT 1 FROM step WHERE match = ? AND event = ? LIMIT 1"
+_STORY = "SELECT time, event, detail FROM step WHERE match = ? ORDER BY id"
+#: A report that was prepared before is none of what was wanted since.
 _REPORT_WANTED = """
 SELECT s.match, s.detail FROM step s JOIN match m ON m.id = s.match
 WHERE s.event = ? AND m.state IN (SELECT value FROM json_each(?)) AND NOT EXISTS (
-    SELECT 1 FROM step o WHERE o.match = s.match AND o.event = ?
+    SELECT 1 FROM step o WHERE o.match = s.match AND o.event = ? AND o.id > s.id
 ) ORDER BY s.id
 """
 
@@ -171,11 +174,13 @@ class Matches(MatchStore):
         """
         with self._errors():
             self._get(match_id)
-            query = "SELECT time, event, detail FROM step WHERE match = ? ORDER BY id"
-            return [
-                Step(datetime.fromisoformat(time), event, json.loads(detail))
-                for time, event, detail in self._db.execute(query, (match_id,))
-            ]
+            return self._story(match_id)
+
+    def _story(self, match_id: str) -> list[Step]:
+        return [
+            Step(datetime.fromisoformat(time), event, json.loads(detail))
+            for time, event, detail in self._db.execute(_STORY, (match_id,))
+        ]
 
     def change(
         self,
@@ -219,8 +224,33 @@ class Matches(MatchStore):
             self._get(match_id)
             self._step(match_id, event, now, detail)
 
+    def take_back(
+        self, match_id: str, event: str, now: datetime, detail: Mapping[str, Any]
+    ) -> Match:
+        """Note that the report that `detail` names is taken back, or is about to be.
+
+        The match is again where it would be without that report: open, unless another one stands.
+        `event` is `REPORT_RETRACTING` or `REPORT_RETRACTED`; neither is noted twice of a report.
+
+        Raises:
+            UsageError: there is no match with this id.
+            StateError: it cannot be written.
+        """
+        with self._transaction():
+            match = self._get(match_id)
+            told = self._story(match_id)
+            if not any(
+                s.event == event and s.detail.get("report") == detail["report"] for s in told
+            ):
+                self._step(match_id, event, now, detail)
+            if match.state in PROGRESS:
+                self._set_state(match_id, self._progress(match))
+            return self._get(match_id)
+
     def want_report(self, match_id: str, destination: str, now: datetime) -> bool:
-        """Note that a report is to be made of a match; return False if one was made already.
+        """Note that a report is to be made of a match; return False if one stands already.
+
+        Of a report that was taken back nothing stands: another one is wanted then.
 
         Raises:
             UsageError: there is no match with this id.
@@ -228,14 +258,16 @@ class Matches(MatchStore):
         """
         with self._transaction():
             self._get(match_id)
-            if self._has_step(match_id, REPORT_PREPARED):
+            story = self._story(match_id)
+            gone = taken_back(story)
+            if any(
+                s.event == REPORT_PREPARED and s.detail.get("report") not in gone for s in story
+            ):
                 return False
-            if not self._has_step(match_id, REPORT_WANTED):
+            events = [s.event for s in story if s.event in (REPORT_WANTED, REPORT_PREPARED)]
+            if events[-1:] != [REPORT_WANTED]:
                 self._step(match_id, REPORT_WANTED, now, {"to": destination})
             return True
-
-    def _has_step(self, match_id: str, event: str) -> bool:
-        return self._db.execute(_HAS_STEP, (match_id, event)).fetchone() is not None
 
     def wanting_report(self) -> dict[str, list[Match]]:
         """Return the matches that a report is to be made of and was not yet, by destination.
@@ -307,19 +339,12 @@ class Matches(MatchStore):
             self._add_hits(match_id, hits)
             entries = [{"list": hit.list_name, "entry": hit.entry} for hit in hits]
             self._step(match_id, LISTED_AGAIN, now, {"entries": entries})
-            self._set_state(match_id, self._progress(match_id))
+            self._set_state(match_id, self._progress(match))
             return self._get(match_id)
 
-    def _progress(self, match_id: str) -> MatchState:
-        """Return how far a match had come since it was last found."""
-        state = MatchState.FOUND
-        query = "SELECT event FROM step WHERE match = ? ORDER BY id"
-        for (event,) in self._db.execute(query, (match_id,)):
-            if event == MatchState.FOUND:
-                state = MatchState.FOUND
-            elif event in PROGRESS:
-                state = max(state, MatchState(event), key=PROGRESS.index)
-        return state
+    def _progress(self, match: Match) -> MatchState:
+        """Return how far a match has come since it was last found."""
+        return progress_of(self._story(match.id), in_place=match.in_place)
 
     def withdrawn(self) -> list[Remembered]:
         """Return the matches that are withdrawn and not settled, one for each entry, by path.

@@ -207,10 +207,10 @@ def purge(
 ) -> ExitCode:
     """Destroy what is due.
 
-    An item is due when its report was acknowledged and it was kept for as long as is
-    configured: retention_days in [quarantine], from the acknowledgement. What is on hold or
-    withdrawn is never due. --force is for a destruction that a competent authority has
-    asked for.
+    An item is due when a report of it was acknowledged and it was kept for as long as is
+    configured: retention_days in [quarantine], from the acknowledgement. A report that is
+    retracted does not count any more. What is on hold or withdrawn is never due. --force is for
+    a destruction that a competent authority has asked for.
 
     \b
       hashclient quarantine purge --dry-run

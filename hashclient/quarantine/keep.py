@@ -1,8 +1,8 @@
 """Keeping and destroying: holds, when an item is due, and purging what is.
 
-What is due is policy, in the configuration: a period from the acknowledgement of the report. A hold
-outranks everything. Destroying is logged before and after, and an interrupted one is finished by
-the next purge.
+What is due is policy, in the configuration: a period from the acknowledgement of a report, as long
+as that report is not taken back. A hold outranks everything. Destroying is logged before and after,
+and an interrupted one is finished by the next purge.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import msgspec
 
 from hashclient.errors import UsageError
 from hashclient.fsio import fsync_dir, printable
-from hashclient.match import RECORDED_AGAIN, Match, MatchHit
+from hashclient.match import RECORDED_AGAIN, Match, MatchHit, standing_steps
 from hashclient.matches import Matches
 from hashclient.model import MatchState
 from hashclient.quarantine.item import Item, Mark, Stage, item_ids
@@ -135,16 +135,16 @@ def due(room: Room, item: Item, matches: Matches) -> Due:
         return Due(is_due=False, at=None, why=obstacle or _UNRECORDED)
     if match.state is MatchState.PURGED:
         return Due(is_due=True, at=None, why="its purge was interrupted")
-    if match.state is not MatchState.ACKNOWLEDGED:
+    # The story, for it alone says which report that was, and whether it is taken back.
+    story = standing_steps(matches.story(item.id))
+    times = [step.time for step in story if step.event == MatchState.ACKNOWLEDGED]
+    if match.state is not MatchState.ACKNOWLEDGED or not times:
         return Due(is_due=False, at=None, why="kept until a report of it is acknowledged")
     days = room.settings.config.quarantine.retention_days
     if days is None:
         why = "no retention_days in [quarantine] of the configuration"
         return Due(is_due=False, at=None, why=why)
-    acknowledged = max(
-        step.time for step in matches.story(item.id) if step.event == MatchState.ACKNOWLEDGED
-    )
-    at = acknowledged + timedelta(days=days)
+    at = max(times) + timedelta(days=days)
     verb = "since" if at <= room.now() else "on"
     return Due(is_due=at <= room.now(), at=at, why=f"due {verb} {at:%Y-%m-%d %H:%M} UTC")
 
@@ -173,7 +173,8 @@ def purge(
 
     1. It may be, as the item and the record say under the lock.
     2. That it is going to be destroyed is logged. Where that cannot be, nothing is.
-    3. The record says that it is purged, unless the file is still in its place.
+    3. The record says that it is purged, unless the file is still in its place. If it is not due
+       any more, since a report was taken back meanwhile, nothing is done.
     4. The sealed copy is unlinked.
     5. That it is destroyed is logged, and the rest of the item dropped.
 
@@ -193,10 +194,14 @@ def purge(
             room.drop_restored(item, item.restored, matches)
             return Purged(item, done=True, detail=f"purged: {state.why}")
         room.log("purging", item, mark, forced=force, due=state.why)  # 2
-        match = record(match_id, matches)
-        if match is not None and match.state is not MatchState.PURGED and not match.in_place:  # 3
-            detail = {"by": mark.by, "reason": mark.reason}
-            matches.change(match_id, MatchState.PURGED, room.now(), detail)
+        with matches.batch():  # 3
+            state = due(room, item, matches)
+            if not state.is_due and not force:
+                return Purged(item, done=False, detail=f"not purged: {state.why}")
+            match = record(match_id, matches)
+            if match is not None and match.state is not MatchState.PURGED and not match.in_place:
+                detail = {"by": mark.by, "reason": mark.reason}
+                matches.change(match_id, MatchState.PURGED, room.now(), detail)
         with room.errors("cannot remove from the quarantine", room.evidence(match_id)):  # 4
             room.evidence(match_id).unlink(missing_ok=True)
             fsync_dir(room.folder(match_id))

@@ -52,7 +52,7 @@ from hashclient.reporting.state import (
     report_ids,
     save,
 )
-from hashclient.reporting.telling import tell, untold
+from hashclient.reporting.telling import is_reopened, reopen, tell, untold
 
 #: A record of the audit log names all matches of a report, and has to stay below its limit.
 MAX_MATCHES = 10_000
@@ -340,9 +340,22 @@ class Outbox:
                     hint="only what was handed over and is not acknowledged yet can be"
                     " acknowledged",
                 )
+            if report.is_retracting or is_reopened(report, record):
+                raise UsageError(
+                    f"report {report.id} is being retracted",
+                    hint="`hashclient report retract` finishes that",
+                )
             changed = report.replace(state=State.ACKNOWLEDGED, reference=reference, problem=None)
             noted = changed.noted(self.now(), "acknowledged", reference=reference, by=by)
             return self.settle(self.save(noted), record)
+
+    def reopen(self, report: Report, record: Matches, *, by: str, reason: str) -> None:
+        """Let a report that was handed over count no more; it is about to be taken back.
+
+        Raises:
+            AuditError, StateError: that cannot be noted; nothing is done then.
+        """
+        reopen(report, self.audit, record, self.now(), by=by, reason=reason)
 
     def decide_retraction(self, report: Report, *, by: str, reason: str) -> Report:
         """Note, before anything is done about it, that a person wants a report taken back."""

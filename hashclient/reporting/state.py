@@ -146,6 +146,16 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         return self.state in (State.PREPARED, State.SUBMITTING, State.FAILED)
 
     @property
+    def is_retracting(self) -> bool:
+        """Whether a person wants it taken back, and that is not done yet and can be done.
+
+        What a service has finished cannot be taken back.
+        """
+        handed_over = self.state in (State.SUBMITTED, State.ACKNOWLEDGED)
+        can_be = self.is_open or (handed_over and self.kind == "package")
+        return self.retraction is not None and can_be
+
+    @property
     def is_untouched(self) -> bool:
         """Whether nobody outside can know of it."""
         remote = self.remote
@@ -157,13 +167,14 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         )
 
     def is_due(self, now: datetime) -> bool:
-        """Tell whether it is time to send it, or to try again.
+        """Tell whether it is time to send it or to take it back, or to try that again.
 
         No pause is longer than the longest: a later time was noted under a clock that was wrong.
         """
+        waits = self.is_open or self.is_retracting
         if self.next_attempt is None:
-            return self.is_open
-        return self.is_open and not now < self.next_attempt <= now + BACKOFF_LAST
+            return waits
+        return waits and not now < self.next_attempt <= now + BACKOFF_LAST
 
     def replace(self, **changes: Any) -> Report:
         """Return the report with `changes`."""
@@ -181,11 +192,12 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         `person` says that waiting alone will not help; such a report is tried but once a day.
         """
         noted = self.noted(problem.time, "attempt-failed", message=problem.message)
-        if not self.is_open:
+        if not self.is_open and not self.is_retracting:
             return noted
         state, pause = self.state, BACKOFF_LAST
         if person:
-            state = State.FAILED
+            # What was handed over stays so until it is taken back.
+            state = State.FAILED if self.is_open else state
         else:
             state = State.PREPARED if state is State.FAILED else state
             # The power is bounded: a report may be tried for years.

@@ -90,7 +90,7 @@ class Sender:
             for report in sorted(reports, key=lambda r: (r.created, r.id)):
                 if report.settled is None:
                     continue  # another command makes it at this moment, and is not done with it
-                if not report.is_open:
+                if not report.is_open and not report.is_retracting:
                     self._outbox.settle(report, self._record)
                 elif self._is_due(report):
                     yield self._send(report)
@@ -122,9 +122,16 @@ class Sender:
         What was not sent is dropped; what a service has of it and is not finished is retracted
         there; for a package that was handed over, a signed note is put beside it.
 
+        1. What was handed over counts no more: the log and the record of matches say so, and it
+           makes nothing due for destruction.
+        2. That it is to be taken back is decided, on disk. A kill from here on is made up for by
+           whatever sends next.
+        3. It is taken back, and noted as such.
+
         Raises:
             LockedError: another command is working on reports.
             UsageError: there is no such report, or it is finished.
+            AuditError, StateError: 1 or 2 cannot be noted.
         """
         with self._outbox.working():
             report = self._take_up(report_id)
@@ -141,8 +148,10 @@ class Sender:
                     f"report {report.id} is finished at the service as {report.reference}",
                     hint="what is finished cannot be changed; contact the recipient",
                 )
-            report = self._outbox.decide_retraction(report, by=self._by, reason=reason)
-            return self._send(report)
+            if handed_over:  # 1
+                self._outbox.reopen(report, self._record, by=self._by, reason=reason)
+            report = self._outbox.decide_retraction(report, by=self._by, reason=reason)  # 2
+            return self._send(report)  # 3
 
     def _take_up(self, report_id: str) -> Report:
         self._outbox.settle_new(self._record)

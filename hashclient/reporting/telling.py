@@ -12,18 +12,25 @@ from typing import Any
 
 from hashclient.audit import AuditLog, Event
 from hashclient.errors import UsageError
-from hashclient.match import REPORT_PREPARED
+from hashclient.match import (
+    REPORT_PREPARED,
+    REPORT_RETRACTED,
+    REPORT_RETRACTING,
+    taken_back,
+)
 from hashclient.matches import Matches
 from hashclient.model import MatchState
 from hashclient.reporting.custody import RETRACTED
 from hashclient.reporting.state import Report, State
 
+#: The event of the audit log when a report that was handed over counts no more.
+REOPENED = "matches-reopened"
 #: By state: the event of the audit log, and the step in the story of a match.
 _TOLD: dict[State, tuple[str, str]] = {
     State.PREPARED: ("report-prepared", REPORT_PREPARED),
     State.SUBMITTED: ("report-submitted", str(MatchState.REPORTED)),
     State.ACKNOWLEDGED: ("report-acknowledged", str(MatchState.ACKNOWLEDGED)),
-    State.RETRACTED: (RETRACTED, RETRACTED),
+    State.RETRACTED: (RETRACTED, REPORT_RETRACTED),
 }
 #: By state: the steps of a report's own history that lead to it and say who took them.
 _LEADS_TO = {
@@ -64,12 +71,49 @@ def tell(report: Report, state: State, audit: AuditLog, record: Matches, now: da
                 told = record.story(match_id)
                 if any(s.event == step and s.detail.get("report") == report.id for s in told):
                     continue
-                if state is State.SUBMITTED:
+                if state is State.RETRACTED:
+                    record.take_back(match_id, step, now, detail)
+                elif report.id in taken_back(told):
+                    continue
+                elif state is State.SUBMITTED:
                     record.change(match_id, MatchState.REPORTED, now, detail)
                 elif state is State.ACKNOWLEDGED:
                     record.change(match_id, MatchState.ACKNOWLEDGED, now, detail)
                 else:
                     record.note(match_id, step, now, detail)
+
+
+def reopen(
+    report: Report, audit: AuditLog, record: Matches, now: datetime, *, by: str, reason: str
+) -> None:
+    """Let a report that was handed over count no more, before anything is done to take it back.
+
+    The matches are open again then, and what is in quarantine of them is not due for destruction.
+    This comes first, so that a kill leaves nothing due for a report that is being taken back.
+
+    Raises:
+        AuditError, StateError: it cannot be noted; all counts as before.
+    """
+    matches = []
+    for match_id in report.matches:
+        with contextlib.suppress(UsageError):
+            if report.id not in taken_back(record.story(match_id)):
+                matches.append(match_id)
+    if not matches:
+        return
+    detail = {"report": report.id, "to": report.destination, "by": by, "reason": reason}
+    audit.append([Event(REOPENED, {**detail, "matches": matches})], durable=True)
+    with record.batch():
+        for match_id in matches:
+            record.take_back(match_id, REPORT_RETRACTING, now, detail)
+
+
+def is_reopened(report: Report, record: Matches) -> bool:
+    """Tell whether `reopen` was called for a report; that was for all of its matches at once."""
+    for match_id in report.matches:
+        with contextlib.suppress(UsageError):
+            return report.id in taken_back(record.story(match_id))
+    return False
 
 
 def _detail(report: Report, state: State) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def test_files_of_a_package() -> None:
 def test_events_are_those_that_are_logged() -> None:
     package = Path(reporting.__file__).parent
     code = "".join(path.read_text() for path in package.glob("*.py"))
-    logged = set(re.findall(r'"(report-[a-z]+)"', code))
+    logged = set(re.findall(r'"((?:report|matches)-[a-z]+)"', code))
     documented = {
         e for row in table_rows(PAGE, "## Using it") for e in re.findall(r"`(.+?)`", row[0])
     }
