@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import threading
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ from hashclient.model import Algorithm
 from hashclient.seal import load_sealer
 
 ALL = range(40)
+DAY = timedelta(days=1)
 
 
 @pytest.fixture
@@ -177,6 +179,22 @@ def test_progress_is_told_in_bytes(client: Client, simulator: Simulator) -> None
     assert {(name, whole) for name, _, whole in told} == {("baseline", total)}
     done = [bytes_done for _, bytes_done, _ in told]
     assert done == sorted(done) and done[0] == 0 and done[-1] == total
+
+
+def test_a_check_that_finds_nothing_new_is_noted(client: Client, simulator: Simulator) -> None:
+    """Until when the list is fresh, and when that was found out, is what has changed then."""
+    client.fetch()
+    before = client.manifest()
+    later = client.now + timedelta(hours=3)
+    simulator.edit("timestamp", lambda signed: setattr(signed, "expires", signed.expires + 2 * DAY))
+    client.now = later
+    assert not client.fetch()[0].changed
+    after = client.manifest()
+    assert before is not None and after is not None
+    assert (after.checked_at, after.fetched_at) == (later, before.fetched_at)
+    assert after.expires > before.expires
+    unchanged = {"checked_at": before.checked_at, "expires": before.expires}
+    assert msgspec.structs.replace(after, **unchanged) == before
 
 
 def test_the_manifest_says_what_vouches_for_it(client: Client, simulator: Simulator) -> None:
