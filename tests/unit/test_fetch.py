@@ -38,7 +38,7 @@ from hashclient.errors import (
 from hashclient.fetch import Fetched, Fetcher
 from hashclient.fsio import writer_lock
 from hashclient.hashlist import add_schema, encode_segment, parse_index
-from hashclient.index import verify_runs, writer
+from hashclient.index import open_index, verify_runs, writer
 from hashclient.index.run import DamagedError, Run
 from hashclient.model import Algorithm
 from hashclient.seal import load_sealer
@@ -309,6 +309,27 @@ def test_a_damaged_run_is_an_error_until_the_next_fetch(client: Client, damage: 
     assert "hashclient fetch" in (caught.value.hint or "")
     client.fetch()
     assert client.numbers(ALL) == set(range(30))
+    assert client.leftovers() == set()
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_manifest_that_lost_a_run_is_damage_until_the_next_fetch(
+    client: Client, simulator: Simulator, lost: int
+) -> None:
+    """Else whatever only that run lists would be clean."""
+    client.fetch()
+    simulator.publish(csv(range(30, 33)))
+    client.fetch()
+    path = folder(client) / "manifest.json"
+    document = json.loads(path.read_bytes())
+    assert [run["entries"] for run in document["runs"]] == [30, 3]
+    del document["runs"][lost]
+    path.write_text(json.dumps(document))
+    with pytest.raises(DamagedError, match=r"has (3|30) entries, its manifest says 33") as caught:
+        open_index(folder(client))
+    assert "hashclient fetch" in (caught.value.hint or "")
+    client.fetch()
+    assert client.numbers(ALL) == set(range(33))
     assert client.leftovers() == set()
 
 

@@ -130,6 +130,17 @@ def test_a_directory_that_is_made_is_synced_even_where_it_may_not_be_read(
     make_private_dir(tmp_path / "a" / "b")
     make_private_dir(tmp_path / "a" / "b")
     assert synced == [Path("/"), tmp_path / "a"]
+def test_the_names_of_new_directories_are_synced(tmp_path: Path) -> None:
+    recorder = Recorder()
+    with watched(recorder):
+        make_private_dir(tmp_path / "a" / "b")
+        make_private_dir(tmp_path / "a" / "b")
+    assert [(name, str(argument)) for name, argument in recorder.calls] == [
+        ("mkdir", f"{tmp_path}/a"),
+        ("fsync", f"{tmp_path}"),
+        ("mkdir", f"{tmp_path}/a/b"),
+        ("fsync", f"{tmp_path}/a"),
+    ]
 
 
 def test_leftovers_are_swept_and_nothing_else(tmp_path: Path) -> None:
