@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import threading
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +38,13 @@ from hashclient.errors import (
 from hashclient.fetch import Fetched, Fetcher
 from hashclient.fsio import writer_lock
 from hashclient.hashlist import add_schema, encode_segment, parse_index
-from hashclient.index import verify_runs, writer
+from hashclient.index import open_index, verify_runs, writer
 from hashclient.index.run import DamagedError, Run
 from hashclient.model import Algorithm
 from hashclient.seal import load_sealer
 
 ALL = range(40)
+DAY = timedelta(days=1)
 
 
 @pytest.fixture
@@ -179,6 +181,22 @@ def test_progress_is_told_in_bytes(client: Client, simulator: Simulator) -> None
     assert done == sorted(done) and done[0] == 0 and done[-1] == total
 
 
+def test_a_check_that_finds_nothing_new_is_noted(client: Client, simulator: Simulator) -> None:
+    """Until when the list is fresh, and when that was found out, is what has changed then."""
+    client.fetch()
+    before = client.manifest()
+    later = client.now + timedelta(hours=3)
+    simulator.edit("timestamp", lambda signed: setattr(signed, "expires", signed.expires + 2 * DAY))
+    client.now = later
+    assert not client.fetch()[0].changed
+    after = client.manifest()
+    assert before is not None and after is not None
+    assert (after.checked_at, after.fetched_at) == (later, before.fetched_at)
+    assert after.expires > before.expires
+    unchanged = {"checked_at": before.checked_at, "expires": before.expires}
+    assert msgspec.structs.replace(after, **unchanged) == before
+
+
 def test_the_manifest_says_what_vouches_for_it(client: Client, simulator: Simulator) -> None:
     client.fetch()
     manifest = client.manifest()
@@ -291,6 +309,27 @@ def test_a_damaged_run_is_an_error_until_the_next_fetch(client: Client, damage: 
     assert "hashclient fetch" in (caught.value.hint or "")
     client.fetch()
     assert client.numbers(ALL) == set(range(30))
+    assert client.leftovers() == set()
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_manifest_that_lost_a_run_is_damage_until_the_next_fetch(
+    client: Client, simulator: Simulator, lost: int
+) -> None:
+    """Else whatever only that run lists would be clean."""
+    client.fetch()
+    simulator.publish(csv(range(30, 33)))
+    client.fetch()
+    path = folder(client) / "manifest.json"
+    document = json.loads(path.read_bytes())
+    assert [run["entries"] for run in document["runs"]] == [30, 3]
+    del document["runs"][lost]
+    path.write_text(json.dumps(document))
+    with pytest.raises(DamagedError, match=r"has (3|30) entries, its manifest says 33") as caught:
+        open_index(folder(client))
+    assert "hashclient fetch" in (caught.value.hint or "")
+    client.fetch()
+    assert client.numbers(ALL) == set(range(33))
     assert client.leftovers() == set()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from hashclient.fsio import (
     write_atomic,
     writer_lock,
 )
+from tests.support import open_files
 
 
 def names(directory: Path) -> list[str]:
@@ -72,6 +74,9 @@ def test_a_file_is_on_the_disk_before_its_name_is_and_then_the_name(tmp_path: Pa
     recorder = Recorder()
     with watched(recorder):
         write_atomic(tmp_path / "f", b"new")
+    files = open_files()
+    write_atomic(tmp_path / "f", b"newer")
+    assert open_files() == files
     temporary = str(recorder.calls[0][1])
     assert temporary.startswith(f"{tmp_path}/{TEMP_PREFIX}")
     calls = [(name, str(argument)) for name, argument in recorder.calls]
@@ -125,6 +130,17 @@ def test_a_directory_that_is_made_is_synced_even_where_it_may_not_be_read(
     make_private_dir(tmp_path / "a" / "b")
     make_private_dir(tmp_path / "a" / "b")
     assert synced == [Path("/"), tmp_path / "a"]
+def test_the_names_of_new_directories_are_synced(tmp_path: Path) -> None:
+    recorder = Recorder()
+    with watched(recorder):
+        make_private_dir(tmp_path / "a" / "b")
+        make_private_dir(tmp_path / "a" / "b")
+    assert [(name, str(argument)) for name, argument in recorder.calls] == [
+        ("mkdir", f"{tmp_path}/a"),
+        ("fsync", f"{tmp_path}"),
+        ("mkdir", f"{tmp_path}/a/b"),
+        ("fsync", f"{tmp_path}/a"),
+    ]
 
 
 def test_leftovers_are_swept_and_nothing_else(tmp_path: Path) -> None:
@@ -149,6 +165,19 @@ def test_the_lock_excludes_and_ends(tmp_path: Path) -> None:
 def test_a_lock_that_cannot_be_opened(tmp_path: Path) -> None:
     with pytest.raises(StateError, match="cannot open lock"), writer_lock(tmp_path):
         pass
+
+
+def test_a_file_system_without_locks_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(_fd: int, _mode: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    files = open_files()
+    with pytest.raises(StateError, match="cannot lock"), writer_lock(tmp_path / "lock", wait_s=9):
+        pass
+    assert open_files() == files
 
 
 def test_a_secret_is_read_when_it_is_one(tmp_path: Path) -> None:

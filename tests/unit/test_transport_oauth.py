@@ -114,10 +114,13 @@ def test_a_token_is_renewed_before_it_expires(
     token_server.on("/token", token("first", expires_in="3600"), token("second", expires_in=60))
     server.on("/x", only_for("first"), only_for("first"), only_for("second"))
     with granting(server, secret_file, token_server, monotonic=lambda: clock[0]) as transport:
-        for later in (0, 3500, 3600):
+        for later in (0, 3569, 3570):
             clock[0] = 1000.0 + later
             assert transport.get(f"{server.origin}/x", 10) == b"hello"
     assert len(token_server.requests) == 2
+    # None was refused first: half a minute before its end a token is not sent any more.
+    sent = [request.header("authorization") for request in server.requests]
+    assert sent == ["Bearer first", "Bearer first", "Bearer second"]
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,12 @@ from fixtures.client import csv
 from fixtures.crash import Recorder, watched
 from fixtures.hostile import HostileServer, reply
 from fixtures.simulator import URL, Simulator, status
-from hashclient.errors import StateError, UnreachableError, VerificationError
+from hashclient.errors import (
+    AuthorisationError,
+    StateError,
+    UnreachableError,
+    VerificationError,
+)
 from hashclient.transport import Access, Transport
 from hashclient.trust import Source, Trust, TufFetcher
 from tests.support import open_files
@@ -349,6 +354,21 @@ def test_many_rotations_of_root_are_followed_once(simulator: Simulator, opened: 
     simulator.requests.clear()
     opened().refresh()
     assert simulator.requests == ["metadata/42.root.json", "metadata/timestamp.json"]
+
+
+@pytest.mark.parametrize("code", [403, 404])
+def test_a_store_may_forbid_what_it_does_not_have(
+    simulator: Simulator, opened: Opened, code: int
+) -> None:
+    """Object stores answer 403 for a root that is not there yet, unless names may be listed."""
+    simulator.faults["metadata/2.root.json"] = status(code)
+    trust = opened()
+    trust.refresh()
+    assert trust.lists() == ["baseline"]
+    for other in (401, 500):
+        simulator.faults["metadata/2.root.json"] = status(other)
+        with pytest.raises((AuthorisationError, UnreachableError), match=str(other)):
+            opened().refresh()
 
 
 def test_a_root_in_between_may_have_expired(simulator: Simulator, opened: Opened) -> None:
