@@ -180,6 +180,27 @@ def test_a_report_that_a_kill_kept_from_being_known_is_sent_all_the_same(
     assert len(desk.story(match)) == 3
 
 
+def test_a_report_that_is_sent_and_not_known_is_told_of_when_it_is_asked_for_again(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    match = desk.find("a", b"x")
+    report = desk.prepare(match)
+
+    def killed(*_arguments: object) -> Report:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(desk.outbox, "settle", killed)
+        with pytest.raises(KeyboardInterrupt):
+            desk.send(report)
+    assert desk.outbox.get(report.id).state is State.SUBMITTED
+    assert desk.get(match).state is MatchState.FOUND
+    with pytest.raises(UsageError, match="is submitted already"):
+        desk.send(report)
+    assert desk.get(match).state is MatchState.REPORTED
+    assert desk.outbox.get(report.id).settled is State.SUBMITTED
+
+
 @pytest.mark.parametrize(
     "report_id", ["", "r-", "x", "r-bbbbbbbbbb", "r-/../../x", "../x", "r-\0", "r-\n\x1b[2J"]
 )
