@@ -338,6 +338,31 @@ def test_what_scans_want_is_prepared_once(desk: Desk) -> None:
         assert prepare() is None and prepare("second") is None
 
 
+@pytest.mark.parametrize("how", ["killed", "record from a backup"])
+def test_what_is_in_a_report_that_the_record_does_not_know_is_not_reported_twice(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    match = desk.find("a", b"x")
+    with desk.record() as record:
+        record.want_report(match.id, "police", desk.now())
+        if how == "killed":
+
+            def killed(*_arguments: object) -> Report:
+                raise KeyboardInterrupt
+
+            with monkeypatch.context() as patch:
+                patch.setattr(desk.outbox, "settle", killed)
+                with pytest.raises(KeyboardInterrupt):
+                    desk.outbox.prepare_wanted("police", record, by=WHO, most=2)
+        else:
+            assert desk.outbox.prepare_wanted("police", record, by=WHO, most=2) is not None
+            record._db.execute("DELETE FROM step WHERE event = 'report-prepared'")
+        assert desk.outbox.prepare_wanted("police", record, by=WHO, most=2) is None
+    (report,) = desk.outbox.reports()
+    assert report.settled is State.PREPARED
+    assert report.matches == (match.id,)
+
+
 def test_what_scans_want_is_for_nobody_else(desk: Desk) -> None:
     match = desk.find("a", b"x")
     with desk.record() as record:
