@@ -180,6 +180,27 @@ def test_a_report_that_a_kill_kept_from_being_known_is_sent_all_the_same(
     assert len(desk.story(match)) == 3
 
 
+def test_a_report_that_is_sent_and_not_known_is_told_of_when_it_is_asked_for_again(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    match = desk.find("a", b"x")
+    report = desk.prepare(match)
+
+    def killed(*_arguments: object) -> Report:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(desk.outbox, "settle", killed)
+        with pytest.raises(KeyboardInterrupt):
+            desk.send(report)
+    assert desk.outbox.get(report.id).state is State.SUBMITTED
+    assert desk.get(match).state is MatchState.FOUND
+    with pytest.raises(UsageError, match="is submitted already"):
+        desk.send(report)
+    assert desk.get(match).state is MatchState.REPORTED
+    assert desk.outbox.get(report.id).settled is State.SUBMITTED
+
+
 @pytest.mark.parametrize(
     "report_id", ["", "r-", "x", "r-bbbbbbbbbb", "r-/../../x", "../x", "r-\0", "r-\n\x1b[2J"]
 )
@@ -315,6 +336,31 @@ def test_what_scans_want_is_prepared_once(desk: Desk) -> None:
         made = [prepare(), prepare()]
         assert [len(r.matches) for r in made if r is not None] == [2, 1]
         assert prepare() is None and prepare("second") is None
+
+
+@pytest.mark.parametrize("how", ["killed", "record from a backup"])
+def test_what_is_in_a_report_that_the_record_does_not_know_is_not_reported_twice(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    match = desk.find("a", b"x")
+    with desk.record() as record:
+        record.want_report(match.id, "police", desk.now())
+        if how == "killed":
+
+            def killed(*_arguments: object) -> Report:
+                raise KeyboardInterrupt
+
+            with monkeypatch.context() as patch:
+                patch.setattr(desk.outbox, "settle", killed)
+                with pytest.raises(KeyboardInterrupt):
+                    desk.outbox.prepare_wanted("police", record, by=WHO, most=2)
+        else:
+            assert desk.outbox.prepare_wanted("police", record, by=WHO, most=2) is not None
+            record._db.execute("DELETE FROM step WHERE event = 'report-prepared'")
+        assert desk.outbox.prepare_wanted("police", record, by=WHO, most=2) is None
+    (report,) = desk.outbox.reports()
+    assert report.settled is State.PREPARED
+    assert report.matches == (match.id,)
 
 
 def test_what_scans_want_is_for_nobody_else(desk: Desk) -> None:
