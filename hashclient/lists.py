@@ -38,6 +38,10 @@ FETCH_HINT = (
 )
 BARE_HINT = "run `hashclient fetch`, or remove its table from the configuration"
 OFFERS_NOTHING_HINT = "ask the provider, or remove its table from the configuration"
+SHARED_HINT = (
+    "say with `lists = […]` from which provider to take it; if that is another one now, remove its"
+    " folder in the state directory and run `hashclient fetch`"
+)
 METADATA_HINT = (
     "run `hashclient fetch`, or name the lists in `lists = […]` of the provider's configuration"
 )
@@ -276,4 +280,5 @@ def _open(
     for provider in providers:
         if provider != owner:
             short = f"here from provider {owner}, not from {provider}"
-            yield _of_list(name, provider, f"is {short}", short)
+            error = StateError(f"list {name} is {short}", hint=SHARED_HINT)
+            yield ExpectedList(name, provider, error=error, short=short)

@@ -22,12 +22,12 @@ _ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 
 @dataclass(frozen=True, slots=True)
 class _Metric:
-    """One gauge: values by the value of its one label; without a label there is one value."""
+    """One gauge: values by the values of its labels; without labels there is one value."""
 
     name: str
     help: str
-    label: str
-    values: Mapping[str, float]
+    labels: tuple[str, ...]
+    values: Mapping[tuple[str, ...], float]
 
 
 _OF_LISTS: tuple[tuple[str, str, Callable[[ListStatus], float]], ...] = (
@@ -71,8 +71,10 @@ def _text(metric: _Metric) -> str:
     name = _PREFIX + metric.name
     lines = [f"# HELP {name} {metric.help}", f"# TYPE {name} gauge"]
     for of, value in metric.values.items():
-        labels = f'{{{metric.label}="{of.translate(_ESCAPES)}"}}' if metric.label else ""
-        lines.append(f"{name}{labels} {value!r}")  # repr: as many digits as it takes
+        pairs = zip(metric.labels, of, strict=True)
+        labels = ",".join(f'{label}="{text.translate(_ESCAPES)}"' for label, text in pairs)
+        shown = f"{{{labels}}}" if labels else ""
+        lines.append(f"{name}{shown} {value!r}")  # repr: as many digits as it takes
     return "\n".join(lines) + "\n"
 
 
@@ -85,19 +87,27 @@ def _metrics(status: Status) -> Iterator[_Metric]:
         for entry in status.lists:
             # There are two of one name where providers share it: the one that is missing counts.
             values[entry.name] = min(of_list(entry), values.get(entry.name, 1))
-        yield _Metric(f"list_{name}", what, "list", values)
+        yield _by(f"list_{name}", what, "list", values)
     manifests = {s.name: s.manifest for s in status.lists if s.manifest is not None}
     for name, what, of_manifest in _OF_MANIFESTS:
         values = {of: of_manifest(manifest) for of, manifest in manifests.items()}
-        yield _Metric(f"list_{name}", what, "list", values)
+        yield _by(f"list_{name}", what, "list", values)
+    what = "Share of the live entries that lookups can decide about by such digests."
+    shares: dict[tuple[str, ...], float] = {
+        (entry.name, by): count / entry.manifest.entries
+        for entry in status.lists
+        for by, count in entry.recognised.items()
+        if entry.manifest is not None and entry.manifest.entries
+    }
+    yield _Metric("list_recognised_ratio", what, ("list", "by"), shares)
     if status.matches is not None:
         counts = {str(state): count for state, count in status.matches.items()}
-        yield _Metric("matches", "Matches that are remembered.", "state", counts)
+        yield _by("matches", "Matches that are remembered.", "state", counts)
     if status.quarantine is not None:
         yield _one("quarantine_files", "Files in quarantine.", status.quarantine.files)
         yield _one("quarantine_bytes", "Bytes that they take.", status.quarantine.sealed_bytes)
     if status.reports is not None:
-        yield _Metric("reports", "Reports that are kept.", "state", status.reports.counts)
+        yield _by("reports", "Reports that are kept.", "state", status.reports.counts)
         oldest = status.reports.oldest_open
         if oldest is not None:
             what = "When the oldest report was prepared that is still to be sent."
@@ -107,7 +117,7 @@ def _metrics(status: Status) -> Iterator[_Metric]:
 
 
 def _of_command(exit_code: int) -> Iterator[_Metric]:
-    yield _Metric("build_info", "The version of hashclient; always 1.", "version", {__version__: 1})
+    yield _by("build_info", "The version of hashclient; always 1.", "version", {__version__: 1})
     yield _one("status_exit_code", "What `hashclient status` ends with.", exit_code)
 
 
@@ -122,5 +132,9 @@ def _of_audit(last: Record, last_scan: Record | None) -> Iterator[_Metric]:
             yield _one("last_scan_exit_code", "What that scan ended with.", code)
 
 
+def _by(name: str, what: str, label: str, values: Mapping[str, float]) -> _Metric:
+    return _Metric(name, what, (label,), {(of,): value for of, value in values.items()})
+
+
 def _one(name: str, what: str, value: float) -> _Metric:
-    return _Metric(name, what, "", {"": value})
+    return _Metric(name, what, (), {(): value})

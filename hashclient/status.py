@@ -15,12 +15,12 @@ from hashclient.audit import Record, read
 from hashclient.config import Settings
 from hashclient.errors import AuditError, ConfigError, ExitCode, HashclientError, StateError
 from hashclient.fsio import state_error
-from hashclient.index import Manifest, state_of
+from hashclient.index import Index, Manifest, state_of
 from hashclient.lists import ExpectedList, expected_lists, with_key
 from hashclient.match import Remembered
 from hashclient.matches import Matches
 from hashclient.matchstore import DATABASE_NAME
-from hashclient.model import MatchState
+from hashclient.model import Algorithm, MatchState
 from hashclient.seal import Sealer, load_sealer
 
 
@@ -28,7 +28,9 @@ from hashclient.seal import Sealer, load_sealer
 class ListStatus:
     """One list: its manifest if it can be used, and what is wrong with it if anything is.
 
-    `provider` is None where it is not known whose it is.
+    `provider` is None where it is not known whose it is. `recognised` counts the live entries that
+    a lookup can decide about by a digest of one kind (`md5`: those that have one) and by that and
+    a size (`size+md5`: besides, those that have a size, which another size rules out).
     """
 
     name: str
@@ -36,6 +38,7 @@ class ListStatus:
     exit_code: ExitCode
     problem: str | None
     provider: str | None = None
+    recognised: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def usable(self) -> bool:
@@ -179,7 +182,17 @@ def _list(
     if key_problem is not None:
         return ListStatus(name, manifest, ExitCode.STATE, key_problem, entry.provider)
     code, problem = _freshness(manifest, now, settings.grace(manifest.provider))
-    return ListStatus(name, manifest, code, problem, entry.provider)
+    recognised = _recognised(entry.index)
+    return ListStatus(name, manifest, code, problem, entry.provider, recognised)
+
+
+def _recognised(index: Index) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for algorithm in Algorithm:
+        sized, unsized = index.count_missed(algorithm)
+        counts[f"size+{algorithm.label}"] = index.manifest.entries - unsized
+        counts[algorithm.label] = index.manifest.entries - unsized - sized
+    return counts
 
 
 def _freshness(manifest: Manifest, now: datetime, grace: timedelta) -> tuple[ExitCode, str | None]:

@@ -47,6 +47,10 @@ def command(app: App, output_format: str, verify: bool, output: Path | None) -> 
     configuration names or, without that, what the provider offered at the last fetch, and every
     folder of a list. It needs no network: it tells of the last fetch.
 
+    A list is `recognised by` md5, say, as far as its entries have an MD5: `lookup` can decide
+    nothing about the others by that. By size+md5 also entries without one are ruled out that have
+    a size, and another one. Scans compute whatever digests a list needs.
+
     \b
       hashclient status
       hashclient status --format json
@@ -116,7 +120,6 @@ def _list_lines(status: ListStatus, now: datetime) -> list[str]:
         provider = [f"  provider    {status.provider}"] if status.provider else []
         return [f"list {status.name}", f"  state       {status.problem}", *provider]
     state = status.problem or "fresh"
-    share = 100 * manifest.with_size / manifest.entries if manifest.entries else 0
     digests = ", ".join(f"{a} {n:,}" for a, n in manifest.with_digest.items() if n) or "none"
     published = f"{manifest.published_at:%Y-%m-%d %H:%M} UTC"
     rows = {
@@ -127,11 +130,33 @@ def _list_lines(status: ListStatus, now: datetime) -> list[str]:
         "expires": f"{manifest.expires:%Y-%m-%d %H:%M} UTC",
         "entries": f"{manifest.entries:,} live",
         "digests": digests,
-        "sizes": f"{share:.0f} % of the entries have one",
+        "sizes": f"{percent(manifest.with_size, manifest.entries)} of the entries have one",
+        "recognised": f"by {_shares(status, manifest.entries)}",
         "fetched": f"{manifest.fetched_at:%Y-%m-%d %H:%M} UTC",
         "checked": f"{manifest.checked_at:%Y-%m-%d %H:%M} UTC",
     }
     return [f"list {status.name}", *(f"  {key:<11} {value}" for key, value in rows.items())]
+
+
+def _shares(status: ListStatus, entries: int) -> str:
+    """Return what part of a list digests of each kind can decide about; with a size if it helps."""
+    counts = status.recognised
+    shown = []
+    for by, count in counts.items():
+        if not by.startswith("size+") or count != counts[by.removeprefix("size+")]:
+            shown.append(f"{by} {percent(count, entries)}")
+    return ", ".join(shown)
+
+
+def percent(part: int, whole: int) -> str:
+    """Return a share in percent, rounded down, with digits enough to tell it from none and all."""
+    if part in {0, whole}:
+        return "100 %" if part else "0 %"
+    digits = 0
+    while 100 * min(part, whole - part) * 10**digits < whole:
+        digits += 1
+    number, rest = divmod(100 * part * 10**digits // whole, 10**digits)
+    return f"{number}.{rest:0{digits}d} %" if digits else f"{number} %"
 
 
 def _age(age: timedelta) -> str:
@@ -203,6 +228,10 @@ def _list_document(status: ListStatus, now: datetime) -> dict[str, Any]:
             "entries": manifest.entries,
             "digests": manifest.with_digest,
             "share_with_size": manifest.with_size / manifest.entries if manifest.entries else 0.0,
+            "recognised_by": {
+                by: count / manifest.entries if manifest.entries else 0.0
+                for by, count in status.recognised.items()
+            },
             "last_fetch": manifest.fetched_at.isoformat(),
             "last_check": manifest.checked_at.isoformat(),
             "index_bytes": sum(run.length for run in manifest.runs),

@@ -152,14 +152,13 @@ def test_a_list_that_may_not_be_read(state: Path, tmp_path: Path, what: str) -> 
 
 
 def test_the_folder_of_all_lists_may_not_be_read(state: Path, tmp_path: Path) -> None:
-    for mode in (0, 0o100):
-        (state / "lists").chmod(mode)
-        try:
-            asked = ask(state, tmp_path, unprivileged=True)
-        finally:
-            (state / "lists").chmod(0o700)
-        assert {result.code for result in asked.values()} == {8}
-        assert all("Permission denied" in result.err for result in asked.values())
+    (state / "lists").chmod(0o100)  # what is in there could be opened, if somebody knew its name
+    try:
+        asked = ask(state, tmp_path, unprivileged=True)
+    finally:
+        (state / "lists").chmod(0o700)
+    assert {result.code for result in asked.values()} == {8}
+    assert all("Permission denied" in result.err for result in asked.values())
 
 
 @pytest.mark.parametrize("there", [True, False])

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from hashclient.cli.status import percent
 from hashclient.model import Algorithm
 from tests.support import UNMEASURED, call, csv_of, edit_manifest, make_state, run, write_tree
 
@@ -48,6 +49,8 @@ def test_status_for_people(state: Path) -> None:
     assert "  sizes       100 % of the entries have one" in lines
     assert "  digests     md5 1" in lines
     assert "  sizes       0 % of the entries have one" in lines
+    assert "  recognised  by md5 100 %, sha1 100 %, sha256 100 %" in lines
+    assert "  recognised  by md5 100 %, sha1 0 %, sha256 0 %" in lines
 
 
 def test_status_for_scripts(state: Path) -> None:
@@ -61,6 +64,50 @@ def test_status_for_scripts(state: Path) -> None:
     assert (baseline["fresh"], baseline["usable"], baseline["problem"]) == (True, True, None)
     assert baseline["index_bytes"] > 0
     assert 0 <= baseline["age_s"] < 3600
+
+
+def test_what_a_list_is_recognised_by(tmp_path: Path) -> None:
+    """Entries without a kind of digest count against it, but for those that a size rules out."""
+    rows = [
+        f"e-{n},{f'{n:032x}' if n else ''},{f'{n:040x}' if n % 5 < 2 else ''},{n}"
+        for n in range(20)
+    ]
+    rows.append(f"u,{'f' * 32},,")
+    text = "\n".join(["entry_id,md5,sha1,size", *rows, ""])
+    state = make_state(tmp_path, {"base": text.encode()})
+    (state / "config.toml").write_text(CONFIG)
+    result = call("--state-dir", state, "status")
+    assert result.code == 0
+    shares = "size+md5 100 %, md5 95 %, size+sha1 95 %, sha1 38 %, size+sha256 95 %, sha256 0 %"
+    assert f"  recognised  by {shares}" in result.out
+    (document,) = json.loads(call("--state-dir", state, "status", "--format", "json").out)["lists"]
+    assert document["recognised_by"]["size+md5"] == 1
+    assert document["recognised_by"]["md5"] == 20 / 21
+    metrics = call("--state-dir", state, "status", "--format", "prometheus").out
+    assert f'hashclient_list_recognised_ratio{{list="base",by="sha1"}} {8 / 21!r}\n' in metrics
+    # What it says of itself is what a lookup does.
+    assert call("--state-dir", state, "lookup", "0" * 32).code == 3
+    (state / "rows.csv").write_text(f"md5,size\n{'0' * 32},99\n{'0' * 32},1\n")
+    assert call("--state-dir", state, "lookup", "--from", state / "rows.csv").code == 0
+
+
+@pytest.mark.parametrize(
+    ("part", "whole", "shown"),
+    [
+        (0, 0, "0 %"),
+        (0, 7, "0 %"),
+        (7, 7, "100 %"),
+        (2, 5, "40 %"),
+        (2, 3, "66 %"),
+        (99, 100, "99 %"),
+        (996, 1000, "99.6 %"),
+        (1_999_988, 2_000_000, "99.9994 %"),
+        (399_999_999, 400_000_000, "99.9999997 %"),
+        (1, 2_000_000, "0.00005 %"),
+    ],
+)
+def test_a_share_is_all_only_if_it_is(part: int, whole: int, shown: str) -> None:
+    assert percent(part, whole) == shown
 
 
 def test_nothing_configured_and_nothing_fetched(tmp_path: Path) -> None:

@@ -137,8 +137,11 @@ def test_the_monitor_runs(tmp_path: Path, code: int, says: str) -> None:
 
 
 def test_every_metric_is_described_and_alerts_use_no_others() -> None:
-    described = {row[0].strip("`"): row[1].strip("`") for row in table_rows(OPERATIONS, METRICS)}
-    labels = dict(re.findall(r"^(hashclient_\w+)(?:\{(\w+)=.*)? ", render(full()), re.MULTILINE))
+    described = {
+        row[0].strip("`"): re.findall(r"`(\w+)`", row[1]) for row in table_rows(OPERATIONS, METRICS)
+    }
+    samples = re.findall(r"^(hashclient_\w+)(\{.*\})? ", render(full()), re.MULTILINE)
+    labels = {name: re.findall(r'[{,](\w+)="', pairs) for name, pairs in samples}
     assert described == labels
     (block,) = marked_blocks(OPERATIONS, "alerts")
     (group,) = YAML(typ="safe", pure=True).load(block)["groups"]

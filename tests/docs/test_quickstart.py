@@ -23,7 +23,7 @@ def checked(match: re.Match[str]) -> str:
 
 def test_the_commands_end_as_they_should(tmp_path: Path) -> None:
     script = EXPECTED_EXIT.sub(checked, "".join(marked_blocks(QUICKSTART, "quickstart")))
-    assert script.count("not exit") == 7
+    assert script.count("not exit") == 8
     (cron,) = marked_blocks(QUICKSTART, "cron")
     variable, line = cron.replace("/srv/trial", str(tmp_path)).splitlines()
     command = line.split(maxsplit=5)[5]

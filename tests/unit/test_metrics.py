@@ -46,7 +46,14 @@ def full() -> Status:
     counts = {state: number for number, state in enumerate(MatchState)}
     return Status(
         [
-            ListStatus("baseline", manifest(), ExitCode.OK, None),
+            ListStatus(
+                "baseline",
+                manifest(),
+                ExitCode.OK,
+                None,
+                "main",
+                {"size+md5": 12_345_678_901, "md5": 3},
+            ),
             ListStatus(ODD, None, ExitCode.STATE, "never fetched"),
         ],
         {"second": "nothing was ever fetched"},
@@ -65,7 +72,7 @@ def parsed(text: str) -> dict[str, dict[str, float]]:
         assert family.type == "gauge" and family.documentation.endswith(".")
         for sample in family.samples:
             assert sample.name == family.name and sample.timestamp is None
-            (label,) = sample.labels.values() or [""]
+            label = ",".join(sample.labels.values())
             values = found.setdefault(sample.name.removeprefix("hashclient_"), {})
             assert label not in values
             values[label] = sample.value
@@ -88,6 +95,7 @@ def test_every_value_is_read_as_it_was() -> None:
         "list_expires_timestamp_seconds": {"baseline": NOW.timestamp() + 7 * 86400},
         "list_last_fetch_timestamp_seconds": {"baseline": NOW.timestamp() - 2 * 3600},
         "list_last_check_timestamp_seconds": {"baseline": NOW.timestamp() - 3600},
+        "list_recognised_ratio": {"baseline,size+md5": 1, "baseline,md5": 3 / 12_345_678_901},
         "matches": {str(state): number for number, state in enumerate(MatchState)},
         "quarantine_files": {"": 2},
         "quarantine_bytes": {"": 4096},
