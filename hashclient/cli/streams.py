@@ -1,4 +1,4 @@
-"""The standard streams: what cannot be written to stdout is an error of ours, to stderr it is none."""
+"""The standard streams: what cannot be written to stdout is an error of ours, to stderr none."""
 
 from __future__ import annotations
 
