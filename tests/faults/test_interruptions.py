@@ -11,7 +11,7 @@ import shutil
 import signal
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,6 +20,7 @@ import pytest
 from pyrage import x25519
 
 from hashclient import audit
+from hashclient.audit import AuditLog, Event
 from hashclient.matches import Matches
 from tests.support import Result, call, csv_of, fast_directory, make_state, write_tree
 
@@ -62,13 +63,20 @@ FUNCTIONS = frozenset({"flush", "_tell", "put", "_finish"})
 
 
 class Interruption:
-    """Sends SIGINT when the line of this number is run, of those that are watched.
+    """Sends SIGINT when the lines of these numbers are run, of those that are watched.
 
     These are the ones from the beginning of the walk on.
     """
 
-    def __init__(self, at: int | None = None) -> None:
+    def __init__(
+        self,
+        *at: int,
+        modules: tuple[str, ...] = MODULES,
+        functions: frozenset[str] = FUNCTIONS,
+    ) -> None:
         self.at = at
+        self.modules = modules
+        self.functions = functions
         self.begun = False
         self.lines = 0
         #: Whoever traces what the tests run, such as coverage, goes on afterwards.
@@ -84,15 +92,15 @@ class Interruption:
 
     def trace(self, frame: FrameType, event: str, _arg: Any) -> Any:
         code = frame.f_code
-        watched = code.co_filename.endswith(MODULES) or (
-            code.co_filename.endswith("cli/run.py") and code.co_name in FUNCTIONS
+        watched = code.co_filename.endswith(self.modules) or (
+            code.co_filename.endswith("cli/run.py") and code.co_name in self.functions
         )
         self.begun = self.begun or code.co_qualname == "walk"
         if not watched or not self.begun:
             return None
         if event == "line":
             self.lines += 1
-            if self.lines == self.at:
+            if self.lines in self.at:
                 signal.raise_signal(signal.SIGINT)
         return self.trace
 
@@ -115,9 +123,9 @@ class World:
     def call(self, *args: object) -> Result:
         return call("--state-dir", self.state, *args)
 
-    def scan(self, at: int | None = None) -> tuple[Result, int]:
-        """Scan, interrupted at line `at`; return the result and how many lines were watched."""
-        with Interruption(at) as interruption:
+    def scan(self, *at: int, **watched: Any) -> tuple[Result, int]:
+        """Scan, interrupted at lines `at`; return the result and how many lines were watched."""
+        with Interruption(*at, **watched) as interruption:
             result = self.call("scan", self.tree)
         return result, interruption.lines
 
@@ -142,6 +150,9 @@ class World:
         assert set(told.values()) <= {1}, at
         (end,) = self.logged("scan-end")
         assert end["exit_code"] == result.code, at
+        assert end["interrupted"] == (result.code in (11, 130)), at
+        assert end["match"] == told.total(), at
+        assert f" {told.total()} match, " in result.out, at
         assert result.out.splitlines()[-1].startswith(f"exit {result.code}: "), at
         assert result.code in ({10, 11} if told else {130}), at
 
@@ -175,6 +186,61 @@ def test_what_is_found_is_told_recorded_and_logged_once(world: World) -> None:
         world.check_told_once(result, at)
         codes.add(result.code)
     assert codes >= {10, 130}
+
+
+def test_what_was_counted_and_is_on_its_way_is_told_or_does_not_count(world: World) -> None:
+    codes = set()
+    for at in range(1, 1_000):
+        world.begin()
+        result, lines = world.scan(at, modules=("hashclient/scan.py",), functions=frozenset())
+        if lines < at:
+            break
+        world.check_told_once(result, at)
+        codes.add(result.code)
+    assert codes >= {11, 130}
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_signals_right_after_a_match_is_logged(
+    world: World, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    append = AuditLog.append
+
+    def appending(log: AuditLog, events: Sequence[Event], **how: Any) -> None:
+        append(log, events, **how)
+        for _ in range(times if events[0].event == "match" else 0):
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(AuditLog, "append", appending)
+    world.begin()
+    result, _ = world.scan()
+    assert result.code == 11
+    assert Counter(data["path"] for data in world.logged("match")).most_common(1)[0][1] == 1
+    world.check_told_once(result, times)
+
+
+def test_a_second_signal_logs_nothing_twice_and_hides_no_match(world: World) -> None:
+    """What is told then may be cut off; record, log and exit code are not."""
+    codes = set()
+    watched = {"modules": ("hashclient/record.py",), "functions": frozenset({"flush", "_keep"})}
+    world.begin()
+    _, lines = world.scan(**watched)
+    for number, at in enumerate(range(1, lines + 1, max(1, lines // 25))):
+        world.begin()
+        result, _ = world.scan(at, at + 1 + number % 5, **watched)
+        told = Counter(
+            line.split()[1] for line in result.out.splitlines() if line.startswith("match ")
+        )
+        with Matches(world.state, create=False) as matches:
+            remembered = Counter(match.path for match in matches.find())
+        logged = Counter(data["path"] for data in world.logged("match"))
+        assert remembered == logged, at
+        assert set(logged.values()) <= {1} and set(told.values()) <= {1}, at
+        assert set(told) <= set(logged), at
+        assert result.code in ({10, 11} if logged else {130}), at
+        assert len(world.logged("scan-end")) == 1, at
+        codes.add(result.code)
+    assert codes >= {11}
 
 
 def test_what_was_not_done_is_made_up_for(world: World) -> None:

@@ -130,6 +130,8 @@ def test_a_directory_that_is_made_is_synced_even_where_it_may_not_be_read(
     make_private_dir(tmp_path / "a" / "b")
     make_private_dir(tmp_path / "a" / "b")
     assert synced == [Path("/"), tmp_path / "a"]
+
+
 def test_the_names_of_new_directories_are_synced(tmp_path: Path) -> None:
     recorder = Recorder()
     with watched(recorder):
