@@ -27,6 +27,7 @@ NAMES = (
     "run",
     "inventory",
     "matches",
+    "mounts",
     "item",
     "document",
     "answer",

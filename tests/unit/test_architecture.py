@@ -37,7 +37,17 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"access", "connect", "transport", "trust"}),
     frozenset({"audit"}),
     frozenset(
-        {"check", "index", "inventory", "judge", "knowngood", "matches", "matchstore", "pool"}
+        {
+            "check",
+            "index",
+            "inventory",
+            "judge",
+            "knowngood",
+            "matches",
+            "matchstore",
+            "mounts",
+            "pool",
+        }
     ),
     frozenset({"provider", "quarantine", "reporting"}),
     frozenset(
