@@ -50,6 +50,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "matchstore",
             "pool",
             "reading",
+            "mounts",
         }
     ),
     frozenset({"provider", "quarantine", "reporting"}),
