@@ -280,5 +280,5 @@ def _open(
     for provider in providers:
         if provider != owner:
             short = f"here from provider {owner}, not from {provider}"
-            error = StateError(f"list {name} is {short}", hint=SHARED_HINT)
-            yield ExpectedList(name, provider, error=error, short=short)
+            elsewhere = StateError(f"list {name} is {short}", hint=SHARED_HINT)
+            yield ExpectedList(name, provider, error=elsewhere, short=short)
