@@ -33,7 +33,7 @@ class ExitCode(enum.IntEnum):
         member.meaning = meaning
         return member
 
-    OK = 0, "done; for a scan: every input was checked, none matches, every list is here and fresh"
+    OK = 0, "done; for a scan: every input checked, none matches, the lists are fresh"
     BUG = 1, "internal error (a bug); never a verdict"
     USAGE = 2, "usage or configuration"
     INCOMPLETE = (
@@ -47,10 +47,7 @@ class ExitCode(enum.IntEnum):
     STATE = 8, "local state missing, corrupt or locked"
     AUDIT = 9, "audit log broken or not writable"
     MATCH = 10, "match"
-    MATCH_ATTENTION = (
-        11,
-        "match, and something else needs attention (unread, stale, missing, interrupted, failed)",
-    )
+    MATCH_ATTENTION = 11, "match, and something unread, stale, missing, interrupted or failed"
     INTERRUPTED = 130, "interrupted (a match found before outranks it)"
     TERMINATED = 143, "terminated (a match found before outranks it)"
 

@@ -258,12 +258,17 @@ def test_the_workflow_without_a_credential(
 
 
 def test_the_workflow_without_a_report(site: Site, tmp_path: Path) -> None:
-    """A scan that cannot even begin uploads nothing, and its exit code is the job's."""
+    """A scan that cannot even begin uploads nothing, and its exit code is the job's.
+
+    Its report says that it failed; uploaded, it would close all alerts.
+    """
     runner = Runner(tmp_path, site, site.token, CLEAN)
     runner.environ["HASHCLIENT_SCAN_JOBS"] = "none"
     assert runner.github() == 2
     assert [name for name, _, _ in runner.ran][-2:] == ["Scan", "Verdict"]
     assert runner.ran[-1][2] == "::error::No verdict: hashclient ended with exit code 2.\n"
+    report = json.loads((runner.temp / "hashclient.sarif").read_text())
+    assert report["runs"][0]["invocations"][0]["executionSuccessful"] is False
 
 
 @CASES

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from hashclient.errors import ExitCode
 from hashclient.formats import FORMATS, Context, formatter
 from hashclient.formats.csv import COLUMNS, DIGEST_COLUMNS
 from hashclient.formats.html import MAX_FOLDERS, MAX_ROWS
@@ -16,10 +18,12 @@ from hashclient.model import (
     Acted,
     Action,
     Algorithm,
+    Gap,
     Hit,
     Kind,
     ListState,
     MatchState,
+    MissingList,
     Outcome,
     Recorded,
 )
@@ -54,6 +58,47 @@ def written(name: str) -> str:
         parts.append(made.outcome(outcome))
     parts.append(made.end(summary))
     return "".join(f"{part}\n" for part in parts if part is not None)
+
+
+def test_what_keeps_a_run_from_being_whole_is_what_is_written() -> None:
+    failure = (
+        "cannot write the audit log: /var/lib/hashclient/audit/log.jsonl: No space left on device"
+    )
+    summary = Summary(
+        (),
+        missing=(
+            MissingList("other", "main", "never fetched"),
+            MissingList(None, "second", "nothing was ever fetched"),
+        ),
+        gaps=(Gap("baseline", (Algorithm.MD5,), 12, 2_000_000, 37),),
+        stopped=ExitCode.TERMINATED,
+        failed=ExitCode.AUDIT,
+        failure=failure,
+        ruled_out_by_size=2,
+        known_unchanged=1,
+    )
+    summary.files_read, summary.bytes_read, summary.elapsed_s = 1, 34, 0.2
+    text = formatter("text", Context("scan", NOW)).end(summary)
+    assert text is not None
+    _, read, *attention, _ = text.splitlines(keepends=True)
+    assert block("text-attention") == "".join(attention)
+    assert f"`{read.strip()}`" in DOCUMENT.read_text()
+
+
+def test_every_kind_of_row_of_csv_is_described() -> None:
+    document = DOCUMENT.read_text()
+    start = document.index("| `kind` | one for each |")
+    kinds = re.findall(r"^\| `(\w+)` \|", document[start:], re.MULTILINE)
+    summary = Summary(
+        (ListState("old", 1, NOW, fresh=False),),
+        missing=(MissingList("other", "main", "never fetched"),),
+        gaps=(Gap("baseline", (Algorithm.MD5,), 12, 13, 1),),
+        stopped=ExitCode.INTERRUPTED,
+        failed=ExitCode.AUDIT,
+    )
+    text = formatter("csv", Context("lookup", NOW)).end(summary)
+    assert text is not None
+    assert [line.split(",")[0] for line in text.splitlines()] == kinds[1:7]
 
 
 def block(name: str) -> str:

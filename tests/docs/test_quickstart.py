@@ -28,10 +28,17 @@ def test_the_commands_end_as_they_should(tmp_path: Path) -> None:
     variable, line = cron.replace("/srv/trial", str(tmp_path)).splitlines()
     command = line.split(maxsplit=5)[5]
     script += f"unset HASHCLIENT_STATE_DIR\necho CRON\n{variable} sh -c '{command}'\n"
+    # What ran yesterday cannot begin today: nobody is shown yesterday's report.
+    script += "mv state/lists state/gone; echo CHECK; ./check.sh files/other.txt || echo $?\n"
+    script += f"echo CRON\n{variable} sh -c '{command.replace(' --fetch', '')}' || true\n"
     script = f"set -e\n{script}"
     code, output = run_script(script.replace("8443", str(free_port())), tmp_path)
     assert code == 0, output
-    before, _, mail = output.partition("CRON\n")
+    before, mail, failed_mail = output.split("CRON\n")
+    mail, failed_check = mail.split("CHECK\n")
     assert "FOUND:\n" in before
     assert re.match(r"match     files/listed\.txt  \[[a-z0-9]{10}\]  baseline 1-1 ", mail)
     assert mail.endswith("exit 10: match\n")
+    assert "no verdict, exit code 8\n" in failed_check and failed_check.endswith("\n8\n")
+    assert '"exit_code": 8}' in failed_check and "listed.txt" not in failed_check
+    assert "exit 8: " in failed_mail and "listed.txt" not in failed_mail

@@ -1,0 +1,36 @@
+"""The document of the audit log: what a run leaves in it is what is described."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from hashclient import audit
+from hashclient.audit import AuditLog
+from hashclient.errors import AuditError, StateError
+from hashclient.model import Algorithm, Gap
+from hashclient.record import RunRecord
+from hashclient.summary import Summary
+from tests.docs.blocks import DOCS, table_rows
+
+pytestmark = pytest.mark.docs
+
+DOCUMENT = DOCS / "audit-log.md"
+
+
+def test_the_keys_of_an_end_are_those_that_are_logged(tmp_path: Path) -> None:
+    def now() -> datetime:
+        return datetime(2026, 1, 2, tzinfo=UTC)
+
+    summary = Summary((), gaps=(Gap("baseline", (Algorithm.MD5,), 1, 2, 3),))
+    log = AuditLog(tmp_path, clock=now)
+    failures: list[AuditError | StateError] = []
+    record = RunRecord("scan", summary, log, tmp_path, "key", now=now, on_failure=failures.append)
+    record.end()
+    assert failures == []
+    (end,) = audit.read(tmp_path, event="scan-end")
+    rows = table_rows(DOCUMENT, "## What a run leaves in it")
+    assert {key for row in rows for key in re.findall(r"`(\w+)`", row[0])} == set(end.data)
