@@ -393,7 +393,7 @@ def test_only_what_was_handed_over_is_acknowledged_and_once(desk: Desk) -> None:
             return desk.outbox.acknowledge(some.id, "ref-1", record, by=WHO)
 
     for unsent in (report, dropped):
-        with pytest.raises(UsageError, match="is (prepared|retracted)"):
+        with pytest.raises(UsageError, match=r"is (prepared|retracted)"):
             acknowledge(unsent)
     assert desk.get(match).state is MatchState.FOUND
     assert desk.outbox.get(report.id).is_open
