@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from pathlib import Path
 
 import pytest
@@ -12,9 +14,13 @@ from hashclient.audit import read
 from hashclient.errors import AuditError, ConfigError, LockedError, StateError, UsageError
 from hashclient.fsio import writer_lock
 from hashclient.model import MatchState
+from hashclient.quarantine import evidence_path
+from hashclient.quarantine.agefile import parse_recipients, seal
 from hashclient.reporting import Report, State
+from hashclient.reporting.evidence import plain_source, source_in_place
 from hashclient.reporting.outbox import MAX_MATCHES
 from hashclient.reporting.submit import Sender
+from tests.support import open_files
 
 SECOND = '[report.to.second]\nkind = "package"\ndirectory = "/nowhere"\n'
 HOTLINE = (
@@ -374,6 +380,67 @@ def test_what_scans_want_is_for_nobody_else(desk: Desk) -> None:
         desk.settings.config.report.to["second"] = second
         report = desk.outbox.prepare_wanted("second", record, by=WHO, most=2)
     assert report is not None and report.matches == (match.id,)
+
+
+def test_only_what_was_handed_over_is_acknowledged_and_once(desk: Desk) -> None:
+    match = desk.find("a", b"x")
+    report = desk.prepare(match)
+    dropped = desk.prepare(desk.find("b", b"y"))
+    desk.retract(dropped)
+
+    def acknowledge(some: Report) -> Report:
+        with desk.record() as record:
+            return desk.outbox.acknowledge(some.id, "ref-1", record, by=WHO)
+
+    for unsent in (report, dropped):
+        with pytest.raises(UsageError, match=r"is (prepared|retracted)"):
+            acknowledge(unsent)
+    assert desk.get(match).state is MatchState.FOUND
+    assert desk.outbox.get(report.id).is_open
+    desk.send(report)
+    assert acknowledge(report).settled is State.ACKNOWLEDGED
+    with pytest.raises(UsageError, match="is acknowledged"):
+        acknowledge(report)
+    # Nothing is told a second time, however often it is looked at.
+    told = desk.events()
+    assert desk.send_due() == []
+    assert desk.events() == told
+    assert [told.count(f"report-{e}") for e in ("submitted", "acknowledged")] == [1, 1]
+    assert desk.story(match) == ["found", "report-prepared", "reported", "acknowledged"]
+
+
+def test_the_first_decision_to_take_a_report_back_is_kept(desk: Desk) -> None:
+    report = desk.prepare(desk.find("a", b"x"))
+    first = desk.outbox.decide_retraction(report, by="alice", reason="a mistake")
+    desk.wait(days=1)
+    second = desk.outbox.decide_retraction(first, by="bob", reason="another")
+    assert second.retraction == first.retraction == desk.outbox.get(report.id).retraction
+
+
+def test_a_copy_of_something_else_in_quarantine_is_not_sent_in_the_clear(desk: Desk) -> None:
+    """Whoever can write there can seal to the officer, and describe it as it should be."""
+    match = desk.find("a", b"what matched")
+    desk.quarantine(match)
+    directory = desk.settings.quarantine_dir
+    other = io.BytesIO()
+    seal(io.BytesIO(b"another one!").read, other.write, parse_recipients([desk.officer_public]))
+    arguments = (desk.get(match), directory, desk.identities(), desk.sealer())
+    with plain_source(*arguments) as proven:
+        assert b"".join(proven.chunks()) == b"what matched"
+    evidence_path(directory, match.id).write_bytes(other.getvalue())
+    with pytest.raises(StateError, match="not the file that matched"), plain_source(*arguments):
+        pass
+
+
+@pytest.mark.parametrize("is_changed", [False, True])
+def test_proving_a_file_in_its_place_leaves_nothing_open(desk: Desk, is_changed: bool) -> None:
+    match = desk.find("a", b"x")
+    if is_changed:
+        Path(match.path).write_bytes(b"y")
+    before = open_files()
+    with contextlib.suppress(StateError), source_in_place(match, desk.sealer()) as proven:
+        assert b"".join(proven.chunks()) == b"x"
+    assert open_files() == before
 
 
 def test_a_finished_report_cannot_be_taken_back(tmp_path: Path) -> None:
