@@ -28,6 +28,7 @@ from hashclient.audit.record import (
     encode_body,
     encode_checkpoint,
     encode_record,
+    parse_record,
 )
 from hashclient.errors import AuditError, HashclientError, StateError
 from hashclient.fsio import path_fields
@@ -332,6 +333,36 @@ def test_verify_names_the_first_bad_line_and_why(log: AuditLog, directory: Path,
     change, message = CHANGES[name]
     write_lines(directory, change(lines_of(directory)))
     assert message in failure(lambda: verify(directory))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'"event":"match"', b'"event":5'),
+        (b'"event":"match"', b'"event":["match"]'),
+        (b'"event":"match"', b'"event":null'),
+        (b'"prev":"', b'"prev":7,"was":"'),
+        (b'"data":{', b'"data":[],"was":{'),
+        (b'"data":{', b'"data":null,"was":{'),
+        (b'"data":{', b'"data":"","was":{'),
+    ],
+)
+def test_each_value_of_a_record_has_its_type(
+    log: AuditLog, directory: Path, old: bytes, new: bytes
+) -> None:
+    """Whoever knows the format can make the hash right; the reader still gets no other types."""
+    line = lines_of(directory)[3]
+    assert line.count(old) == 1
+    changed = json.loads(line.replace(old, new))
+    changed.pop("was", None)
+    line = rehashed(json.dumps(changed, separators=(",", ":")).encode() + b"\n")
+    with pytest.raises(AuditError, match="line 4: a value of the wrong type or form"):
+        parse_record(line[:-1], "line 4")
+    record = json.loads(lines_of(directory)[3])
+    for value in (5, None, ["0" * 64], True):
+        other = json.dumps({**record, "hash": value}, separators=(",", ":")).encode()
+        with pytest.raises(AuditError, match="line 4: a value of the wrong type or form"):
+            parse_record(other, "line 4")
 
 
 def test_a_batch_signed_by_another_key_is_found(log: AuditLog, directory: Path) -> None:
