@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     "sources",
     metavar="FILE|-",
     multiple=True,
-    type=existing_path(allow_dash=True),
+    # One that cannot be read must not keep the others from being looked up.
+    type=existing_path(allow_dash=True, readable=False),
     help="Read digests from FILE, or from stdin. Can be given several times.",
 )
 @click.option(
@@ -75,7 +76,7 @@ def command(
         )
     lists = load_lists(app)
     summary = Summary(lists.states, missing=lists.missing, gaps_accepted=accept_gaps)
-    outcomes = lookup(_batches(digests, sources), lists, summary, keep_clean=show_all)
+    outcomes = lookup(_batches(app, digests, sources), lists, summary, keep_clean=show_all)
     code = run_report(
         app,
         "lookup",
@@ -97,24 +98,43 @@ def command(
 
 
 def _batches(
-    digests: tuple[str, ...], sources: tuple[Path, ...]
+    app: App, digests: tuple[str, ...], sources: tuple[Path, ...]
 ) -> Iterator[tuple[str, DigestBatch]]:
-    from hashclient.digestfile import digests_of_arguments, read_digests
+    """Yield the digests of every source.
 
-    if digests:
-        yield "argument", digests_of_arguments(digests)
-    for source in sources:
-        if str(source) == "-":
-            for batch in read_digests(sys.stdin.buffer, "stdin"):
-                yield "stdin", batch
-            continue
-        name = printable(source)
+    Raises:
+        UsageError: one cannot be read to its end; after all others, and those besides it are told.
+    """
+    errors: list[UsageError] = []
+    for source in ([None] if digests else []) + list(sources):
         try:
-            stream = source.open("rb")
-        except OSError as error:
-            raise UsageError(
-                f"cannot read {name}: {error.strerror}", hint="check the path"
-            ) from error
-        with stream:
-            for batch in read_digests(stream, name):
-                yield name, batch
+            yield from _arguments(digests) if source is None else _content(source)
+        except UsageError as error:
+            errors.append(error)
+    for other in errors[1:]:
+        app.warn(other.message, other.hint)
+    if errors:
+        raise errors[0]
+
+
+def _arguments(digests: tuple[str, ...]) -> Iterator[tuple[str, DigestBatch]]:
+    from hashclient.digestfile import digests_of_arguments
+
+    yield "argument", digests_of_arguments(digests)
+
+
+def _content(source: Path) -> Iterator[tuple[str, DigestBatch]]:
+    from hashclient.digestfile import read_digests
+
+    if str(source) == "-":
+        for batch in read_digests(sys.stdin.buffer, "stdin"):
+            yield "stdin", batch
+        return
+    name = printable(source)
+    try:
+        stream = source.open("rb")
+    except OSError as error:
+        raise UsageError(f"cannot read {name}: {error.strerror}", hint="check the path") from error
+    with stream:
+        for batch in read_digests(stream, name):
+            yield name, batch

@@ -11,9 +11,12 @@ from hashclient.cli.run import load_lists, report_options, run_report
 from hashclient.errors import ExitCode
 from hashclient.formats import FORMATS
 
+#: Whether it is there and can be read, the walk says: of each PATH by itself, as an outcome.
+_path = click.Path(readable=False)
+
 
 @click.command("scan")
-@click.argument("paths", metavar="PATH…", nargs=-1, required=True, type=click.Path())
+@click.argument("paths", metavar="PATH…", nargs=-1, required=True, type=_path)
 @report_options(*FORMATS)
 @click.option(
     "--jobs",

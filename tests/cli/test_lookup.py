@@ -194,6 +194,36 @@ def test_an_error_after_a_match_does_not_hide_it(state: Path, tmp_path: Path) ->
     assert result.summary["inputs"] == 1
 
 
+def test_a_source_that_cannot_be_read_keeps_no_other_from_being_looked_up(
+    state: Path, tmp_path: Path
+) -> None:
+    """Wherever it stands among the sources, and whatever is wrong with it."""
+    good, bad, closed, folder = (tmp_path / name for name in ("good", "bad", "closed", "folder"))
+    bad.write_text("not a digest\n")
+    closed.write_text(f"{SHA1}\n")
+    closed.chmod(0)
+    folder.mkdir()
+    broken = ["--from", closed, "--from", bad, "--from", folder, "--from", tmp_path / "nope"]
+    for found, code in ((SHA1, 11), (CLEAN[1], 2)):
+        good.write_text(f"{found}\n")
+        arguments = ["--format", "jsonl", *broken, "--from", good]
+        result = run("--state-dir", state, "lookup", *arguments, unprivileged=True)
+        assert (result.code, result.summary["inputs"]) == (code, 1)
+        assert result.summary["match"] == (1 if code == 11 else 0)
+        for name in (closed, folder, tmp_path / "nope"):
+            assert f"cannot read {name}: " in result.err
+        assert "bad:1: not a line" in result.err
+        assert result.err.count("hashclient: ") == 4
+
+
+def test_an_argument_that_is_none_hides_no_file(state: Path, tmp_path: Path) -> None:
+    good = tmp_path / "good"
+    good.write_text(f"{SHA1}\n")
+    result = lookup(state, "zz", "--from", good)
+    assert result.code == 11
+    assert "argument:1" in result.err
+
+
 def test_long_files_are_judged_while_they_are_read(
     state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

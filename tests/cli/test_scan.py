@@ -559,3 +559,33 @@ def test_the_files_found_are_those_that_hashdeep_finds(
     ours = scan_jsonl(state, copy)
     assert len(ours.outcomes) == 30
     assert set(ours.outcomes) == set(theirs.stdout.splitlines())
+
+
+def test_a_path_that_cannot_be_read_hides_no_other(state: Path, tmp_path: Path) -> None:
+    """Wherever it stands among the arguments: it is unread, and the others are scanned."""
+    tree = write_tree(tmp_path / "t", dict.fromkeys(("closed", "dir/f", "bad"), LISTED["e-1"]))
+    (tree / "closed").chmod(0)
+    (tree / "dir").chmod(0)
+    gone = f"{tmp_path}/gone"
+    odd = os.fsencode(f"{tmp_path}/") + b"\xff\n"
+    unread = {
+        f"{tree}/closed": "permission denied",
+        f"{tree}/dir": "permission denied",
+        f"{tree}/dir/f": "permission denied",
+        f"{tree}/bad/": "not a directory",
+        gone: "no such file or directory",
+        "": "no such file or directory",
+        os.fsdecode(odd): "no such file or directory",
+        "x" * 5000: "file name too long",
+    }
+    for listed, code in ((True, 11), (False, 3)):
+        paths = [*unread, f"{tree}/bad"] if listed else list(unread)
+        result = scan_jsonl(state, *map(os.fsencode, paths), unprivileged=True)
+        assert result.code == code
+        reasons = {bytes_path(line): line.get("reason") for line in result.lines[:-1]}
+        matched = {os.fsencode(f"{tree}/bad"): None} if listed else {}
+        assert reasons == {os.fsencode(path): why for path, why in unread.items()} | matched
+        text = scan(state, *map(os.fsencode, paths), unprivileged=True)
+        assert text.code == code
+        assert len([line for line in text.out.splitlines() if line.startswith("unread ")]) == 8
+    (tree / "dir").chmod(0o755)
