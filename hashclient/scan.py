@@ -18,6 +18,7 @@ from hashclient.inventory import DATABASE_NAME as INVENTORY_NAME
 from hashclient.inventory import Block, DamagedInventoryError, Inventory, remove_inventory
 from hashclient.lists import OpenLists
 from hashclient.model import Kind, Outcome
+from hashclient.mounts import Mounts
 from hashclient.summary import Summary
 from hashclient.walk import Task, WalkOptions, walk
 
@@ -57,11 +58,13 @@ def scan(
     keep_clean: bool = False,
     sparse: bool = False,
     memory: Memory | None = None,
+    mounts: Mounts | None = None,
 ) -> Generator[Outcome | None]:
     """Check files and trees; yield outcomes as they are found, None when only time has passed.
 
     Clean files are yielded with `keep_clean` and counted always. Large files that are nearly all
-    hole are read with `sparse` only. With `memory`, files that are known unchanged are not read.
+    hole are read with `sparse` only. With `memory`, files that are known unchanged are not read;
+    with `mounts`, directories are missed on which no file system is mounted any more.
     The summary in `progress` is kept up to date and holds what was found so far when the iteration
     is ended early.
 
@@ -84,7 +87,7 @@ def scan(
         )
 
     try:
-        for item in _results(walk(paths, options), make_checker, jobs, memory):
+        for item in _results(walk(paths, options, mounts), make_checker, jobs, memory):
             if isinstance(item, int):
                 progress.bytes_ahead += item
             elif isinstance(item, Outcome):
@@ -113,6 +116,8 @@ def scan(
     finally:
         memory.flush()
         memory.close()
+        if mounts is not None:
+            mounts.save()
         summary.elapsed_s = time.monotonic() - started
 
 

@@ -15,7 +15,7 @@ import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from hashclient.model import Kind, Outcome
 
@@ -114,11 +114,26 @@ def compile_excludes(patterns: Sequence[str]) -> Callable[[str, str], bool]:
     return excluded
 
 
-def walk(paths: Sequence[str], options: WalkOptions) -> Iterator[Task | Outcome]:
+class Places(Protocol):
+    """Knows on which file systems directories were when they were scanned before."""
+
+    def watched(self, path: str, fd: int) -> frozenset[str]:
+        """Return the directories below `path`, open as `fd`, that `look` wants to see."""
+        ...
+
+    def look(self, fd: int, *, given: bool) -> str | None:
+        """Note an open directory, `given` or met; return why it is not what was scanned before."""
+        ...
+
+
+def walk(
+    paths: Sequence[str], options: WalkOptions, places: Places | None = None
+) -> Iterator[Task | Outcome]:
     """Yield tasks of about `TASK_NAMES` names, and outcomes of what was skipped or unread.
 
     A path that is a link is followed: the user named it. Regular files are only listed here;
-    between now and their being opened they may change or vanish.
+    between now and their being opened they may change or vanish. What is not what it was before, as
+    `places` knows, is unread, and what is in it now is listed all the same.
     """
     tasks = _TaskBuilder()
     for path in paths:
@@ -129,7 +144,7 @@ def walk(paths: Sequence[str], options: WalkOptions) -> Iterator[Task | Outcome]
             continue
         if stat.S_ISDIR(status.st_mode):
             tree = path.rstrip("/") or "/"
-            for item in _Tree(options, status.st_dev).walk(tree):
+            for item in _Tree(options, status.st_dev, places).walk(tree):
                 if isinstance(item, Outcome):
                     yield item
                 elif (task := tasks.add(item)) is not None:
@@ -216,9 +231,12 @@ def _entries(fd: int) -> Iterator[tuple[str, int]]:
 class _Tree:
     """The walk of one tree, depth first."""
 
-    def __init__(self, options: WalkOptions, device: int) -> None:
+    def __init__(self, options: WalkOptions, device: int, places: Places | None) -> None:
         self._options = options
         self._device = device
+        self._places = places
+        #: Directories that are looked at when they are entered: they are mount points, or were.
+        self._watched: frozenset[str] = frozenset()
         self._excluded = compile_excludes(options.exclude) if options.exclude else None
         self._stack: list[_Frame] = []
         #: Directories entered through links: each is entered so once, which ends every loop.
@@ -252,7 +270,7 @@ class _Tree:
                     outcome = self._special(frame, name, mode)
                     if outcome is not None:
                         yield outcome
-                    elif len(self._stack) > depth:
+                    if len(self._stack) > depth:
                         return
                 if len(frame.names) >= TASK_NAMES:
                     yield self._group(frame)
@@ -320,7 +338,10 @@ class _Tree:
             os.close(fd)
 
     def _enter(self, path: str, *, follow: bool, parent: int | None = None) -> Outcome | None:
-        """Put directory `path` on the stack, or return why not; `parent` is the one it is in."""
+        """Put directory `path` on the stack, or return why not; `parent` is the one it is in.
+
+        One that is not what it was before is put there, too, and the outcome says so.
+        """
         try:
             if parent is None:
                 fd = open_directory(path, follow=follow)
@@ -337,6 +358,17 @@ class _Tree:
         if self._options.one_file_system and status.st_dev != self._device:
             os.close(fd)
             return Outcome(Kind.SKIPPED, path, reason=OTHER_FILE_SYSTEM)
+        is_root = not self._stack
         identity = (status.st_dev, status.st_ino)
+        # Automounts come while the walk goes on: another device, too, is a reason to look.
+        is_watched = (
+            is_root or path in self._watched or status.st_dev != self._stack[-1].identity[0]
+        )
         self._stack.append(_Frame(path, fd, identity, _entries(fd), []))
+        if is_watched and self._places is not None:
+            if is_root and not self._options.one_file_system:
+                self._watched = self._places.watched(path, fd)
+            reason = self._places.look(fd, given=is_root)
+            if reason is not None:
+                return Outcome(Kind.UNREAD, path, reason=reason)
         return None

@@ -1,4 +1,4 @@
-"""`inventory`: look after what scans remember of files already read."""
+"""`inventory`: look after what scans remember of files already read, and of file systems."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from hashclient.cli.app import App, format_option, pass_app
-from hashclient.errors import ExitCode, StateError
+from hashclient.errors import ExitCode, StateError, UsageError
+from hashclient.fsio import log_path_fields, path_fields, printable
 
 if TYPE_CHECKING:
     from hashclient.inventory import Inventory
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 DEFAULT_DAYS = 90
 #: A hundred years.
 MAX_DAYS = 36_500
+DAY_S = 86_400
 
 
 @click.group("inventory")
@@ -28,6 +30,9 @@ def command() -> None:
     A scan keeps sealed tags of every file that it reads, so that the next one reads only what is
     new or has changed. The inventory may be removed at any time; `scan --no-inventory` does
     without.
+
+    Apart from that, scans remember which file systems were mounted where they went: what is not
+    mounted any more is unread, until `inventory forget` says that it has been given up.
     """
 
 
@@ -48,7 +53,7 @@ def stats(app: App, output_format: str) -> ExitCode:
         inventory.close()
     oldest = None
     if found.oldest_seen_day is not None:
-        oldest = datetime.fromtimestamp(found.oldest_seen_day * 86_400, UTC).date().isoformat()
+        oldest = _date(found.oldest_seen_day)
     if output_format == "json":
         document = {"files": found.files, "bytes": found.file_bytes, "oldest_seen": oldest}
         app.out(json.dumps(document))
@@ -89,6 +94,81 @@ def prune(app: App, days: int, output_format: str) -> ExitCode:
     else:
         app.out(f"{forgotten:,} files forgotten")
     return ExitCode.OK
+
+
+@command.command("mounts")
+@format_option("text", "json")
+@pass_app
+def mounts(app: App, output_format: str) -> ExitCode:
+    """List the file systems that scans have come across, by where they were mounted.
+
+    Directories that were given to a scan are listed, too, whatever file system they are on.
+
+    \b
+      hashclient inventory mounts
+    """
+    from hashclient.mounts import load
+
+    records = load(app.settings.state_dir)
+    if output_format == "json":
+        documents = [
+            {
+                **path_fields(record.real_path),
+                "mount_point": record.is_point,
+                "type": record.kind,
+                "last_seen": _date(record.seen_day),
+            }
+            for record in records
+        ]
+        app.out(json.dumps({"mounts": documents}))
+        return ExitCode.OK
+    for record in records:
+        what = "mount point" if record.is_point else f"on {printable(record.point)}"
+        shown = f"{printable(record.real_path)}  {printable(record.kind)}, {what}"
+        app.out(f"{shown}, last seen {_date(record.seen_day)}")
+    if not records:
+        app.say("nothing is remembered; scans begin with it")
+    return ExitCode.OK
+
+
+@command.command("forget")
+@click.argument("paths", metavar="PATH…", nargs=-1, required=True, type=click.Path(readable=False))
+@format_option("text", "json")
+@pass_app
+def forget(app: App, paths: tuple[str, ...], output_format: str) -> ExitCode:
+    """Forget the file systems that were mounted at or below PATH: they have been given up.
+
+    Scans then take for what it is whatever directory they find there. The audit log says who has
+    done this. What is still mounted will be remembered again by the next scan.
+
+    \b
+      hashclient inventory forget /srv/share
+    """
+    from hashclient.audit import Event
+    from hashclient.mounts import below, forget_all, load
+
+    # As it was typed, and where that leads to today.
+    roots = {kind(path) for path in paths for kind in (os.path.abspath, os.path.realpath)}
+    gone = below((record.real_path for record in load(app.settings.state_dir)), roots)
+    if not gone:
+        raise UsageError(
+            f"nothing is remembered at or below {', '.join(map(printable, paths))}",
+            hint="`hashclient inventory mounts` lists what is",
+        )
+    by = app.operator()
+    events = [Event("mount-forgotten", {**log_path_fields(path), "by": by}) for path in gone]
+    app.audit_log().append(events, durable=True)
+    forget_all(app.settings.state_dir, gone)
+    if output_format == "json":
+        app.out(json.dumps({"forgotten": [path_fields(path) for path in gone]}))
+    else:
+        for path in gone:
+            app.out(f"forgotten: {printable(path)}")
+    return ExitCode.OK
+
+
+def _date(day: int) -> str:
+    return datetime.fromtimestamp(day * DAY_S, UTC).date().isoformat()
 
 
 def _open(app: App, *, write: bool) -> Inventory:

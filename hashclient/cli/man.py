@@ -38,7 +38,7 @@ _VARIABLES = {
     "HASHCLIENT_CONFIG": "As --config.",
     "HASHCLIENT_SEAL_KEY_FILE": "As --seal-key-file.",
     "HASHCLIENT_SEAL_KEY": "The seal key itself, 64 hexadecimal digits.",
-    "HASHCLIENT_DEBUG": "1 shows where an internal error has happened.",
+    "HASHCLIENT_DEBUG": "1 shows where an internal error has happened, and allows core dumps.",
 }
 _FILES = {
     "/etc/hashclient/config.toml": "The configuration, for root.",

@@ -10,6 +10,7 @@ from hashclient.cli.app import App, pass_app
 from hashclient.cli.run import load_lists, report_options, run_report
 from hashclient.errors import ExitCode
 from hashclient.formats import FORMATS
+from hashclient.fsio import printable
 
 #: Whether it is there and can be read, the walk says: of each PATH by itself, as an outcome.
 _path = click.Path(readable=False)
@@ -104,6 +105,7 @@ def command(
     was unread or there was nothing to check, 7 stale list; all are in `hashclient --help`.
     """
     from hashclient.cli.progress import scan_progress
+    from hashclient.mounts import Mounts
     from hashclient.scan import Memory, Progress, default_jobs, scan
     from hashclient.summary import Summary
     from hashclient.walk import WalkOptions
@@ -124,6 +126,11 @@ def command(
         use=not no_inventory and not show_digests,
         on_failure=lambda error: app.warn(error.message, error.hint),
     )
+    mounts = Mounts(
+        app.settings.state_dir,
+        on_failure=lambda error: app.warn(error.message, error.hint),
+        on_change=lambda path: app.say(f"another file system than before: {printable(path)}"),
+    )
     outcomes = scan(
         paths,
         lists,
@@ -133,6 +140,7 @@ def command(
         keep_clean=show_all,
         sparse=sparse,
         memory=memory,
+        mounts=mounts,
     )
     responder = None
     acts = not no_actions and (quarantine or bool(app.settings.config.policy))
@@ -150,7 +158,7 @@ def command(
             only_tell=policy_check,
         )
     with scan_progress(app, progress) as tick:
-        return run_report(
+        code = run_report(
             app,
             "scan",
             outcomes,
@@ -164,3 +172,6 @@ def command(
             responder=responder,
             arguments=list(paths),
         )
+    if mounts.is_missing:
+        app.say("next: mount what is missing; `hashclient inventory forget PATH` if it is given up")
+    return code

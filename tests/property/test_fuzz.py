@@ -28,6 +28,7 @@ NAMES = (
     "run",
     "inventory",
     "matches",
+    "mounts",
     "item",
     "document",
     "answer",

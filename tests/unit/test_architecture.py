@@ -50,6 +50,10 @@ LAYERS: tuple[frozenset[str], ...] = (
             "matchstore",
             "pool",
             "reading",
+            "matches",
+            "matchstore",
+            "mounts",
+            "pool",
         }
     ),
     frozenset({"provider", "quarantine", "reporting"}),

@@ -427,3 +427,54 @@ def test_reasons_are_the_systems_words() -> None:
     assert reason_of(OSError(errno.ESTALE, "stale")) == "no such file or directory"
     assert reason_of(PermissionError(errno.EACCES, "Permission denied")) == "permission denied"
     assert reason_of(OSError("odd")) == "odd"
+
+
+class FakePlaces:
+    """Remembers what it is shown; watches `watched`, and objects to `objected`."""
+
+    def __init__(self, *watched: str, objected: str = "") -> None:
+        self._watched = frozenset(watched)
+        self._objected = objected
+        self.shown: list[tuple[str, bool]] = []
+        self.below: list[str] = []
+
+    def watched(self, path: str, fd: int) -> frozenset[str]:
+        assert os.fstat(fd).st_ino == Path(path).stat().st_ino
+        self.below.append(path)
+        return self._watched
+
+    def look(self, fd: int, *, given: bool) -> str | None:
+        path = str(Path(f"/proc/self/fd/{fd}").readlink())
+        self.shown.append((path, given))
+        return "not mounted" if path == self._objected else None
+
+
+def test_only_trees_and_what_is_watched_are_looked_at(tmp_path: Path) -> None:
+    """What is objected to is unread, and what is in it is listed all the same."""
+    tree = write_tree(tmp_path / "t", {"a/f": b"", "b/c/g": b"", "b/d/h": b""})
+    places = FakePlaces(f"{tree}/b/c", f"{tree}/gone", objected=f"{tree}/b/c")
+    items = list(walk([f"{tree}/", f"{tree}/a"], WalkOptions(), places))
+    assert places.shown == [(str(tree), True), (f"{tree}/b/c", False), (f"{tree}/a", True)]
+    assert places.below == [str(tree), f"{tree}/a"]
+    outcomes = [item for item in items if isinstance(item, Outcome)]
+    assert outcomes == [Outcome(Kind.UNREAD, f"{tree}/b/c", reason="not mounted")]
+    names = [n for item in items if isinstance(item, list) for g in item for n in g.names]
+    assert sorted(names) == ["f", "f", "g", "h"]
+
+
+def test_on_one_file_system_only_the_tree_itself_is_looked_at(tmp_path: Path) -> None:
+    tree = write_tree(tmp_path / "t", {"a/f": b""})
+    places = FakePlaces(f"{tree}/a", objected=str(tree))
+    options = WalkOptions(one_file_system=True)
+    (outcome, *_) = walk([str(tree)], options, places)
+    assert outcome == Outcome(Kind.UNREAD, str(tree), reason="not mounted")
+    assert (places.shown, places.below) == ([(str(tree), True)], [])
+
+
+def test_where_the_device_changes_is_looked_at(tmp_path: Path) -> None:
+    """Such as at an automount, which comes when it is entered."""
+    if Path("/dev").stat().st_dev == Path("/dev/shm").stat().st_dev:
+        pytest.skip("nothing is mounted below /dev")
+    places = FakePlaces()
+    list(walk(["/dev"], WalkOptions(), places))
+    assert ("/dev/shm", False) in places.shown

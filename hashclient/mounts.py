@@ -1,0 +1,413 @@
+"""Which file systems scans have come across, so that one that is not mounted is missed.
+
+Where a share is not mounted there is an empty directory, and scanning that would prove nothing. So
+for each directory that a scan is given, and each mount point that it meets on its way, a small file
+keeps what file system it was on, and which directory of that. A directory that is somewhere else
+now is judged by `_objection`:
+
+1. On the same directory of the same file system, all is well.
+2. Below autofs, the walk itself sees whether a file system comes when it is asked for.
+3. A mount point that is none any more is not mounted; but for a bind mount of the file system that
+   it lies on, which other namespaces may not have, if there is something in it.
+4. Another file system that is empty may have been mounted by mistake: the one before is missed.
+5. Another one that has files has taken the place of the one before, which is forgotten.
+
+What is missed stays so until it is mounted again or a user says that it has been given up.
+
+File systems are told apart by UUID, by the number that statfs(2) gives, or by what was mounted;
+whatever of these stays the same will do, since names of disks may change when a machine starts. Of
+all that only hashes are kept: what is mounted can have a password in its name. Limits: mount points
+that only links lead to are not missed, and neither is a mounted file.
+"""
+
+from __future__ import annotations
+
+import base64
+import bisect
+import contextlib
+import hashlib
+import os
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import msgspec
+
+from hashclient.errors import StateError
+from hashclient.fsio import (
+    MAX_STATE_BYTES,
+    make_private_dir,
+    path_fields,
+    printable,
+    read_regular,
+    state_error,
+    write_atomic,
+    writer_lock,
+)
+from hashclient.walk import join
+
+FILE_NAME = "mounts.json"
+LOCK_NAME = "mounts.lock"
+FORMAT = "hashclient-mounts/1"
+#: As many directories are kept; of more, those that are no mount points go first, then the oldest.
+MAX_RECORDS = 4_096
+#: Directories with longer paths are not kept.
+MAX_PATH_BYTES = 4_096
+LOCK_WAIT_S = 10.0
+DAY_S = 86_400
+
+#: Kernel's own file systems, which hold no files that anybody would miss.
+_PSEUDO = re.compile(
+    "binfmt_misc|bpf|cgroup2?|configfs|debugfs|devpts|devtmpfs|efivarfs|fusectl|hugetlbfs|mqueue|nsfs"
+    "|proc|pstore|rpc_pipefs|securityfs|selinuxfs|sysfs|tracefs"
+)
+_BY_UUID = "/dev/disk/by-uuid"
+_OCTAL = re.compile(rb"\\([0-7]{3})")
+_Hash = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
+
+
+class DamagedMountsError(StateError):
+    """What was remembered is not what was written; scans begin again."""
+
+
+class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Where a directory was when it was last scanned.
+
+    `path` is absolute, without links; `path_b64` holds its bytes where these are not UTF-8.
+    `point_bytes` is the length of the part of it that is the mount point. `kind` is the type of the
+    file system, `names` stand for it, and `inner` stands for the directory inside of it.
+    """
+
+    path: str
+    point_bytes: Annotated[int, msgspec.Meta(ge=1, le=MAX_PATH_BYTES)]
+    kind: str
+    names: tuple[_Hash, ...]
+    inner: _Hash
+    seen_day: Annotated[int, msgspec.Meta(ge=0, le=2_900_000)]
+    path_b64: str | None = None
+
+    @property
+    def is_point(self) -> bool:
+        """Whether the directory was a mount point."""
+        return self.point_bytes == len(os.fsencode(self.real_path))
+
+    @property
+    def real_path(self) -> str:
+        """The path, decoded with surrogateescape."""
+        if self.path_b64 is None:
+            return self.path
+        return os.fsdecode(base64.b64decode(self.path_b64, validate=True))
+
+    @property
+    def point(self) -> str:
+        """The path of the mount point."""
+        return os.fsdecode(os.fsencode(self.real_path)[: self.point_bytes])
+
+
+class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    format: str
+    mounts: list[Record]
+
+
+class Mount(NamedTuple):
+    """A line of /proc/self/mountinfo: where it is, which directory of what it shows, its type."""
+
+    point: str
+    root: bytes
+    kind: str
+    source: bytes
+
+
+def parse_mountinfo(text: bytes) -> dict[int, Mount]:
+    """Read what the kernel writes, as proc_pid_mountinfo(5) says, by the number of the mount."""
+    mounts = {}
+    for line in text.split(b"\n"):
+        left, _, right = line.partition(b" - ")
+        fields, more = left.split(b" "), right.split(b" ")
+        if len(fields) >= 6 and len(more) >= 2:
+            point, root, source = (_unescaped(raw) for raw in (fields[4], fields[3], more[1]))
+            kind = more[0].decode("ascii", "replace")
+            mounts[int(fields[0])] = Mount(os.fsdecode(point), root, kind, source)
+    return mounts
+
+
+def _unescaped(raw: bytes) -> bytes:
+    return _OCTAL.sub(lambda match: bytes([int(match[1], 8) & 0xFF]), raw)
+
+
+class Mounts:
+    """What is remembered, and what one scan sees of it. It serves as `walk.Places`.
+
+    Trouble with it is told once and never keeps a scan from its work.
+    """
+
+    def __init__(
+        self,
+        state_dir: Path,
+        *,
+        now: Callable[[], float] = time.time,
+        on_failure: Callable[[StateError], None] = lambda _: None,
+        on_change: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Read what is remembered in `state_dir`.
+
+        `on_change` is called with the path of a directory that is on another file system than
+        before, where that is no reason to object.
+        """
+        self._state_dir = state_dir
+        self._today = int(now() // DAY_S)
+        self._on_failure = on_failure
+        self._on_change = on_change
+        self._records: dict[str, Record] = {}
+        self._seen: dict[str, Record] = {}
+        self._mountinfo = b""
+        self._mounts: dict[int, Mount] = {}
+        #: The mount points that there are and the directories that are remembered, ascending.
+        self._watched: list[str] = []
+        self._uuids: dict[bytes, list[bytes]] = {}
+        #: Whether something that was scanned before is missed.
+        self.is_missing = False
+        try:
+            self._records = _load(state_dir)
+        except StateError as error:
+            on_failure(error)
+
+    def watched(self, path: str, fd: int) -> frozenset[str]:
+        """Return the directories below `path`, open as `fd`, that `look` wants to see.
+
+        They are named as the walk will name them.
+        """
+        real = _real_path(fd)
+        if real is None:
+            return frozenset()
+        self._read_mountinfo()
+        below = "/" if real == "/" else f"{real}/"
+        found = set()
+        for name in self._watched[bisect.bisect_right(self._watched, below) :]:
+            if not name.startswith(below):
+                break
+            found.add(join(path, name[len(below) :]))
+        return frozenset(found)
+
+    def look(self, fd: int, *, given: bool) -> str | None:
+        """Note where an open directory is; return why it is not what was scanned before.
+
+        One that was `given` by the user is kept whatever it is, others if they are mount points.
+        """
+        now = self._record_of(fd)
+        if now is None:
+            return None
+        path = now.real_path
+        before = self._records.get(path)
+        if before is not None:
+            objection = _objection(before, now, lambda: _is_empty(fd))
+            if objection is not None:
+                self.is_missing = True
+                return objection
+            if not _is_same(before, now) and now.point != "/":
+                self._on_change(path)
+        if given or now.is_point:
+            self._seen[path] = now
+        return None
+
+    def save(self) -> None:
+        """Write down what was seen, if that is anything new."""
+        changed = {path: record for path, record in self._seen.items() if self._is_news(record)}
+        self._seen = {}
+        if not changed:
+            return
+        try:
+            with _locked(self._state_dir):
+                # Another scan may have written meanwhile.
+                records = {}
+                with contextlib.suppress(DamagedMountsError):  # it was told, and is replaced
+                    records = _load(self._state_dir)
+                _store(self._state_dir, records | changed)
+        except StateError as error:
+            self._on_failure(error)
+
+    def _is_news(self, record: Record) -> bool:
+        return record != self._records.get(record.real_path)
+
+    def _record_of(self, fd: int) -> Record | None:
+        path = _real_path(fd)
+        mount = self._mount_of(fd)
+        if path is None or mount is None or _PSEUDO.fullmatch(mount.kind):
+            return None
+        point, raw = os.fsencode(mount.point), os.fsencode(path)
+        is_below = mount.point == "/" or path == mount.point or path.startswith(f"{mount.point}/")
+        if not is_below or len(raw) > MAX_PATH_BYTES:
+            return None
+        inside = raw[len(point) :].strip(b"/")
+        inner = b"/".join(part for part in (mount.root.strip(b"/"), inside) if part)
+        fields = path_fields(path)
+        return Record(
+            path=fields["path"],
+            point_bytes=len(point),
+            kind=mount.kind,
+            names=tuple(_hash(mount.kind, name) for name in self._names(mount, fd)),
+            inner=_hash("inner", inner),
+            seen_day=self._today,
+            path_b64=fields.get("path_b64"),
+        )
+
+    def _names(self, mount: Mount, fd: int) -> Iterator[bytes]:
+        """Yield what a file system may be known by."""
+        yield b"source " + mount.source
+        if not mount.source.startswith(b"/dev/"):
+            return
+        with contextlib.suppress(OSError):
+            if number := os.fstatvfs(fd).f_fsid:
+                yield b"number %x" % number
+        if mount.source not in self._uuids:
+            self._uuids[mount.source] = list(_uuids_of(mount.source))
+        for uuid in self._uuids[mount.source]:
+            yield b"uuid " + uuid
+
+    def _mount_of(self, fd: int) -> Mount | None:
+        """Return the mount that an open directory is on; None if that cannot be told."""
+        try:
+            text = Path(f"/proc/self/fdinfo/{fd}").read_bytes()
+        except OSError:
+            return None
+        found = re.search(rb"^mnt_id:\s*([0-9]+)$", text, re.MULTILINE)
+        self._read_mountinfo()
+        return self._mounts.get(int(found[1])) if found else None
+
+    def _read_mountinfo(self) -> None:
+        """Look again: mounts come and go while a scan runs, and their numbers are used again."""
+        try:
+            text = Path("/proc/self/mountinfo").read_bytes()
+        except OSError:
+            text = b""
+        if text != self._mountinfo or not self._watched:
+            self._mountinfo, self._mounts = text, parse_mountinfo(text)
+            points = {mount.point for mount in self._mounts.values()}
+            self._watched = sorted(points.union(self._records))
+
+
+def _objection(before: Record, now: Record, is_empty: Callable[[], bool]) -> str | None:
+    """Return why a directory is not what was scanned before; the numbers are the module's."""
+    if _is_same(before, now):  # 1
+        return None
+    if now.kind == "autofs" or before.point == now.point == "/":  # 2, and what is always mounted
+        return None
+    if now.point_bytes < before.point_bytes:  # 3
+        if set(before.names) & set(now.names) and not is_empty():
+            return None
+        return f"not mounted: a file system was here ({printable(before.kind)})"
+    if is_empty():  # 4
+        return f"not mounted: another file system was here ({printable(before.kind)})"
+    return None  # 5
+
+
+def _is_same(before: Record, now: Record) -> bool:
+    return before.inner == now.inner and bool(set(before.names) & set(now.names))
+
+
+def _uuids_of(source: bytes) -> Iterator[bytes]:
+    """Yield the UUIDs under which the system knows a block device."""
+    device = os.path.realpath(source)
+    with contextlib.suppress(OSError), os.scandir(_BY_UUID) as links:
+        for link in links:
+            if os.fsencode(os.path.realpath(link.path)) == device:
+                yield os.fsencode(link.name)
+
+
+def _hash(kind: str, value: bytes) -> str:
+    return hashlib.sha256(kind.encode() + b"\0" + value).hexdigest()[:32]
+
+
+def _real_path(fd: int) -> str | None:
+    """Return the path of an open directory; None if it has none, or that cannot be told."""
+    try:
+        path = os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115 - any bytes
+        return path if path.startswith("/") and os.fstat(fd).st_nlink else None
+    except OSError:
+        return None
+
+
+def _is_empty(fd: int) -> bool:
+    """Tell whether an open directory has nothing in it; what cannot be read has something."""
+    try:
+        # Not through `fd` itself, whose place in the directory is the walk's.
+        again = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
+        try:
+            with os.scandir(again) as entries:
+                return next(entries, None) is None
+        finally:
+            os.close(again)
+    except OSError:
+        return False
+
+
+def load(state_dir: Path) -> list[Record]:
+    """Return what is remembered, by path.
+
+    Raises:
+        StateError: it cannot be read.
+    """
+    records = _load(state_dir)
+    return [records[path] for path in sorted(records)]
+
+
+def below(paths: Iterable[str], roots: Iterable[str]) -> list[str]:
+    """Return which of `paths` are one of `roots` or below one, by path; all are absolute."""
+    beginnings = tuple(root.rstrip("/") + "/" for root in roots)
+    return sorted(path for path in paths if f"{path}/".startswith(beginnings))
+
+
+def forget_all(state_dir: Path, paths: Iterable[str]) -> None:
+    """Forget the directories `paths`.
+
+    Raises:
+        StateError: it cannot be read or written.
+    """
+    gone = set(paths)
+    with _locked(state_dir):
+        records = _load(state_dir)
+        _store(state_dir, {path: r for path, r in records.items() if path not in gone})
+
+
+def _load(state_dir: Path) -> dict[str, Record]:
+    path = state_dir / FILE_NAME
+    try:
+        document = msgspec.json.decode(read_regular(path, MAX_STATE_BYTES), type=_Document)
+        records = {record.real_path: record for record in document.mounts}
+        for record in document.mounts:
+            if not record.point.startswith("/"):
+                raise ValueError(record.path)
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise state_error("cannot read", path, error) from error
+    except ValueError as error:
+        raise DamagedMountsError(
+            f"what is remembered of mounted file systems is damaged: {printable(path)}",
+            hint="this scan remembers them again; it cannot miss one that is not mounted",
+        ) from error
+    if document.format != FORMAT:
+        raise StateError(
+            f"file has format {document.format!r}, not {FORMAT!r}: {printable(path)}",
+            hint="a newer hashclient has written it; use that one",
+        )
+    return records
+
+
+def _store(state_dir: Path, records: dict[str, Record]) -> None:
+    kept: Sequence[Record] = list(records.values())
+    if len(kept) > MAX_RECORDS:
+        kept = sorted(kept, key=lambda r: (r.is_point, r.seen_day), reverse=True)[:MAX_RECORDS]
+    document = _Document(FORMAT, sorted(kept, key=lambda record: record.path))
+    write_atomic(
+        state_dir / FILE_NAME, msgspec.json.format(msgspec.json.encode(document), indent=1)
+    )
+
+
+@contextlib.contextmanager
+def _locked(state_dir: Path) -> Iterator[None]:
+    make_private_dir(state_dir)
+    with writer_lock(state_dir / LOCK_NAME, wait_s=LOCK_WAIT_S):
+        yield

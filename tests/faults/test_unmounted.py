@@ -1,0 +1,273 @@
+"""Shares that are not mounted: an empty mount point is no clean bill for what was there yesterday.
+
+Real mounts, which only root can make; each ends with its test.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hashclient.mounts import FILE_NAME
+from tests.support import Result, call, csv_of, make_state, run, write_tree
+
+LISTED = b"listed"
+NOT_MOUNTED = "not mounted: a file system was here (tmpfs)"
+OTHER = "not mounted: another file system was here (tmpfs)"
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_state(tmp_path_factory.mktemp("site"), {"base": csv_of({"e-1": LISTED})})
+
+
+@pytest.fixture
+def state(template: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(template, tmp_path / "state"))
+
+
+@pytest.fixture
+def srv(tmp_path: Path) -> Path:
+    """What is scanned: a file beside the mount point of a share."""
+    return write_tree(tmp_path / "srv", {"beside": b"benign", "share/x": b""})
+
+
+@pytest.fixture(autouse=True)
+def _unmounted(srv: Path) -> Iterator[None]:
+    (srv / "share/x").unlink()
+    yield
+    mounts = Path("/proc/self/mountinfo").read_bytes().split(b"\n")
+    for _ in range(sum(os.fsencode(srv) in line for line in mounts)):
+        for path in (*srv.rglob("*"), srv):
+            subprocess.run(["umount", "-l", path], capture_output=True, check=False)
+
+
+def mount(*args: object) -> None:
+    done = subprocess.run(["mount", *map(str, args)], capture_output=True, check=False)
+    if done.returncode:
+        pytest.skip(f"cannot mount: {done.stderr.decode().strip()}")
+
+
+def unmount(path: Path) -> None:
+    subprocess.run(["umount", path], check=True)
+
+
+@contextlib.contextmanager
+def mounted(path: Path, files: dict[str, bytes], source: str = "share") -> Iterator[None]:
+    mount("-t", "tmpfs", source, path)
+    write_tree(path, files)
+    yield
+    unmount(path)
+
+
+def scan(state: Path, *args: object) -> Result:
+    return call("--state-dir", state, "scan", "--format", "jsonl", "--all", *args)
+
+
+def unread(result: Result) -> dict[str, str]:
+    return {line["path"]: line["reason"] for line in result.lines[:-1] if line["type"] == "unread"}
+
+
+@pytest.mark.parametrize("given", ["share", "above"])
+def test_a_share_that_is_not_mounted_is_missed(state: Path, srv: Path, given: str) -> None:
+    """Given as a PATH, or met on the way; until it is back, or given up."""
+    share = srv / "share"
+    paths = [srv / "beside", share] if given == "share" else [srv]
+    assert scan(state, *paths).code == 0  # nothing is known yet, as for a scan that is the first
+    with mounted(share, {"f": LISTED, "sub/g": b"x"}):
+        assert scan(state, *paths).code == 10
+    for _ in range(2):
+        missed = scan(state, *paths)
+        assert (missed.code, unread(missed)) == (3, {str(share): NOT_MOUNTED})
+        assert missed.outcomes[f"{srv}/beside"] == "clean"
+        assert "inventory forget" in missed.err
+    with mounted(share, {"f": b"x"}):
+        back = scan(state, *paths)
+        assert (back.code, back.err) == (0, "")
+    forgotten = call("--state-dir", state, "inventory", "forget", share)
+    assert (forgotten.code, forgotten.out) == (0, f"forgotten: {share}\n")
+    assert scan(state, *paths).code == 0
+    log = call("--state-dir", state, "audit", "show", "--event", "mount-forgotten").out
+    assert str(share) in log
+
+
+def test_a_match_beside_it_is_told(state: Path, srv: Path) -> None:
+    with mounted(srv / "share", {"f": b"x"}):
+        assert scan(state, srv).code == 0
+    (srv / "beside").write_bytes(LISTED)
+    assert scan(state, srv).code == 11
+
+
+def test_what_is_skipped_by_request_is_not_missed(state: Path, srv: Path) -> None:
+    share = srv / "share"
+    with mounted(share, {"f": b"x"}):
+        assert scan(state, srv).code == 0
+        assert scan(state, "--one-file-system", srv).code == 0
+    for options in (
+        ["--one-file-system"],
+        ["--exclude", "share"],
+        ["--exclude", f"{share}"],
+    ):
+        assert scan(state, *options, srv).code == 0, options
+    # That it was given is no request to skip it.
+    assert scan(state, "--one-file-system", srv, share).code == 3
+
+
+def test_what_only_takes_the_place_of_a_share_is_scanned_and_said(state: Path, srv: Path) -> None:
+    """Such as a file that says so."""
+    share = srv / "share"
+    with mounted(share, {"f": b"x"}):
+        assert scan(state, srv).code == 0
+    (share / "NOT-MOUNTED").write_bytes(LISTED)
+    missed = scan(state, srv)
+    assert (missed.code, unread(missed)) == (11, {str(share): NOT_MOUNTED})
+    assert missed.outcomes[f"{share}/NOT-MOUNTED"] == "match"
+
+
+def test_a_directory_within_a_share(state: Path, srv: Path) -> None:
+    """One of the same name below the mount point is another one."""
+    data = srv / "share/data"
+    data.mkdir()
+    with mounted(srv / "share", {"data/f": b"x"}):
+        assert scan(state, srv / "beside", data).code == 0
+    missed = scan(state, srv / "beside", data)
+    assert (missed.code, unread(missed)) == (3, {str(data): NOT_MOUNTED})
+    data.rmdir()
+    assert unread(scan(state, data)) == {str(data): "no such file or directory"}
+
+
+def test_an_empty_directory_on_the_right_file_system_is_as_ever(state: Path, srv: Path) -> None:
+    share = srv / "share"
+    with mounted(share, {}):
+        for _ in range(2):
+            assert scan(state, srv).code == 0
+            assert scan(state, srv / "beside", share).code == 0
+    empty = srv / "empty"
+    empty.mkdir()
+    (empty / "f").touch()
+    assert scan(state, srv / "beside", empty).code == 0
+    (empty / "f").unlink()
+    assert scan(state, srv / "beside", empty).code == 0
+
+
+def test_another_file_system_in_its_place(state: Path, srv: Path) -> None:
+    """An empty one may be a mistake; one with files takes the place of what was there."""
+    share = srv / "share"
+    with mounted(share, {"f": b"x"}, "one"):
+        assert scan(state, srv).code == 0
+        with mounted(share, {}, "two"):
+            missed = scan(state, srv)
+            assert (missed.code, unread(missed)) == (3, {str(share): OTHER})
+        with mounted(share, {"f": b"x"}, "three"):
+            taken = scan(state, srv)
+            assert taken.code == 0
+            assert f"another file system than before: {share}" in taken.err
+            assert scan(state, srv).err == ""
+        missed = scan(state, srv)
+        assert "another file system than before" in missed.err
+
+
+def test_a_bind_mount_of_the_same_file_system(state: Path, srv: Path, tmp_path: Path) -> None:
+    """There no device changes at the mount point."""
+    behind = write_tree(tmp_path / "behind", {"f": b"x"})
+    mount("--bind", behind, srv / "share")
+    assert scan(state, srv).code == 0
+    unmount(srv / "share")
+    assert unread(scan(state, srv)) == {
+        f"{srv}/share": f"not mounted: a file system was here ({kind_of(srv)})"
+    }
+    # What a unit's own namespace binds, others see without: the same files.
+    (srv / "share/f").write_bytes(b"x")
+    assert scan(state, srv).code == 0
+
+
+def kind_of(path: Path) -> str:
+    command = ["findmnt", "-n", "-o", "FSTYPE", "--target", str(path)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def attach(image: Path) -> str:
+    """Return a loop device that shows `image`."""
+    done = subprocess.run(
+        ["losetup", "-f", "--show", image], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        pytest.skip(f"no loop devices: {done.stderr.strip()}")
+    return done.stdout.strip()
+
+
+def test_a_disk_may_change_its_name(state: Path, srv: Path, tmp_path: Path) -> None:
+    """It is known by what stays: an empty one is not taken for another."""
+    image, share = tmp_path / "image", srv / "share"
+    with image.open("wb") as stream:
+        stream.truncate(4 << 20)
+    if shutil.which("mkfs.ext4") is None:
+        pytest.skip("no ext4")
+    subprocess.run(["mkfs.ext4", "-q", image], check=True)
+    devices: list[str] = []
+    try:
+        for _ in range(2):
+            devices.append(attach(image))
+            mount(devices[-1], share)
+            shutil.rmtree(share / "lost+found", ignore_errors=True)
+            assert scan(state, srv).code == 0
+            unmount(share)
+    finally:
+        for device in devices:
+            subprocess.run(["losetup", "-d", device], check=True)
+    assert len(set(devices)) == 2
+    assert unread(scan(state, srv)) == {str(share): "not mounted: a file system was here (ext4)"}
+
+
+def test_names_of_any_bytes(state: Path, tmp_path: Path, srv: Path) -> None:
+    share = Path(os.fsdecode(os.fsencode(srv) + b"/a b\n\\\xff\t"))
+    share.mkdir()
+    mount("-t", "tmpfs", "share", share)
+    (share / "f").touch()
+    assert scan(state, srv).code == 0
+    subprocess.run(["umount", os.fsencode(share)], check=True)
+    missed = run("--state-dir", state, "scan", "--format", "jsonl", os.fsencode(srv))
+    assert missed.code == 3
+    (line,) = missed.lines[:-1]
+    assert (line["reason"], "path_b64" in line) == (NOT_MOUNTED, True)
+    listed = run("--state-dir", state, "inventory", "mounts").out.splitlines()
+    assert len(listed) == 2
+    assert all(line.isprintable() for line in listed)
+    assert run("--state-dir", state, "inventory", "forget", os.fsencode(share)).code == 0
+    assert scan(state, srv).code == 0
+
+
+def test_a_link_to_a_share(state: Path, srv: Path) -> None:
+    """A PATH that is a link is known by what it leads to."""
+    (srv / "link").symlink_to("share")
+    with mounted(srv / "share", {"f": b"x"}):
+        assert scan(state, srv / "share").code == 0
+    assert scan(state, srv / "link").code == 3
+    assert call("--state-dir", state, "inventory", "forget", srv / "link").code == 0
+
+
+def test_state_that_cannot_be_written(state: Path, srv: Path) -> None:
+    """What is remembered is used; that nothing can be added is told, and no more."""
+    with mounted(srv / "share", {"f": b"x"}):
+        assert scan(state, srv).code == 0
+    (srv / "other").mkdir()
+    (state / "mounts.lock").unlink()
+    before = (state / FILE_NAME).read_bytes()
+    subprocess.run(["chattr", "+i", state], check=False)
+    try:
+        missed = scan(state, srv / "beside", srv, srv / "other")
+    finally:
+        subprocess.run(["chattr", "-i", state], check=False)
+    assert unread(missed) == {f"{srv}/share": NOT_MOUNTED}
+    assert (state / FILE_NAME).read_bytes() == before
+    if "mounts.lock" not in missed.err:
+        pytest.skip("no immutable directories here")
+    assert missed.code == 3

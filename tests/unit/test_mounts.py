@@ -1,0 +1,294 @@
+"""What is remembered of file systems: the rules, without mounting any, and the file."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from hashclient import mounts as module
+from hashclient.errors import StateError
+from hashclient.mounts import (
+    FILE_NAME,
+    MAX_RECORDS,
+    Mount,
+    Mounts,
+    Record,
+    _objection,
+    below,
+    forget_all,
+    load,
+    parse_mountinfo,
+)
+
+ONE, TWO, THREE = ("1" * 32, "2" * 32, "3" * 32)
+DAY = 86_400.0
+
+
+def record(
+    path: str = "/srv/share",
+    point: str = "/srv/share",
+    kind: str = "nfs4",
+    names: tuple[str, ...] = (ONE,),
+    inner: str = ONE,
+    day: int = 1,
+) -> Record:
+    return Record(path, len(point), kind, names, inner, day)
+
+
+HERE = record()
+
+
+def on_the_root(names: tuple[str, ...] = (TWO,), inner: str = TWO) -> Record:
+    return record(point="/", kind="ext4", names=names, inner=inner)
+
+
+@pytest.mark.parametrize(
+    ("now", "empty", "full"),
+    [
+        # The same, whatever else has changed: what it is known by, or where that is mounted.
+        (record(), False, False),
+        (record(names=(TWO, ONE)), False, False),
+        (record(point="/", kind="ext4"), False, False),
+        # Nothing is mounted there any more.
+        (on_the_root(), True, True),
+        (on_the_root(inner=ONE), True, True),
+        (record(names=(TWO,), inner=TWO, point="/srv", kind="xfs"), True, True),
+        # Nor a part of the file system that it lies on.
+        (on_the_root(names=(ONE,)), True, False),
+        # Something else is.
+        (record(names=(TWO,)), True, False),
+        (record(inner=TWO), True, False),
+        # Autofs mounts what is asked for.
+        (record(names=(TWO,), kind="autofs"), False, False),
+        (record(names=(TWO,), point="/srv", kind="autofs"), False, False),
+    ],
+)
+def test_the_rules(now: Record, empty: bool, full: bool) -> None:
+    assert bool(_objection(HERE, now, lambda: True)) == empty
+    assert bool(_objection(HERE, now, lambda: False)) == full
+
+
+def test_what_is_mounted_over_a_directory_and_is_empty_hides_it() -> None:
+    before = record(point="/", kind="ext4")
+    now = record(names=(TWO,), inner=TWO)
+    assert _objection(before, now, lambda: True)
+    assert not _objection(before, now, lambda: False)
+
+
+def test_the_root_is_always_mounted() -> None:
+    """A machine may know its disk by another name after it was started again."""
+    before, now = record(point="/", names=(ONE,)), record(point="/", names=(TWO,))
+    assert _objection(before, now, lambda: True) is None
+
+
+def test_what_the_kernel_writes_is_read() -> None:
+    text = (
+        rb"22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw"
+        b"\n"
+        rb"40 22 0:35 /a\040b /srv/\134\011\377 rw master:2 propagate_from:3 - nfs4 host:/a\040b rw"
+        b"\n"
+        rb"41 22 0:36 / /odd rw - tmpfs"
+        b"\n\n"
+    )
+    assert parse_mountinfo(text) == {
+        22: Mount("/", b"/", "ext4", b"/dev/vda"),
+        40: Mount("/srv/\\\t\udcff", b"/a b", "nfs4", b"host:/a b"),
+    }
+
+
+@pytest.fixture
+def fds(tmp_path: Path) -> Iterator[list[int]]:
+    """Two open directories, one in the other."""
+    (tmp_path / "d/in").mkdir(parents=True)
+    opened = [os.open(tmp_path / name, os.O_RDONLY) for name in ("d", "d/in")]
+    yield opened
+    for fd in opened:
+        os.close(fd)
+
+
+def mounts(state: Path, day: float = 1.0) -> Mounts:
+    def fail(error: StateError) -> None:
+        raise error
+
+    return Mounts(state, now=lambda: day * DAY, on_failure=fail)
+
+
+def test_what_was_given_is_remembered_and_what_was_met_if_it_is_a_mount_point(
+    tmp_path: Path, fds: list[int]
+) -> None:
+    state = tmp_path / "state"
+    seen = mounts(state)
+    assert seen.look(fds[0], given=True) is None
+    assert seen.look(fds[1], given=False) is None
+    assert not (state / FILE_NAME).exists()
+    seen.save()
+    (known,) = load(state)
+    assert known.real_path == str(tmp_path / "d")
+    assert known.seen_day == 1
+    assert (state / FILE_NAME).stat().st_mode & 0o777 == 0o600
+
+
+def test_it_is_written_once_a_day_and_when_something_is_new(tmp_path: Path, fds: list[int]) -> None:
+    state = tmp_path / "state"
+    inodes = []
+    for day, fd in ((1.0, fds[0]), (1.5, fds[0]), (1.6, fds[1]), (2.0, fds[0])):
+        seen = mounts(state, day)
+        seen.look(fd, given=True)
+        seen.save()
+        seen.save()
+        inodes.append((state / FILE_NAME).stat().st_mtime_ns)
+    assert inodes[0] == inodes[1] < inodes[2] < inodes[3]
+    assert [r.seen_day for r in load(state)] == [2, 1]
+
+
+def test_scans_at_once_lose_nothing_of_each_other(tmp_path: Path, fds: list[int]) -> None:
+    state = tmp_path / "state"
+    one, two = mounts(state), mounts(state)
+    one.look(fds[0], given=True)
+    two.look(fds[1], given=True)
+    one.save()
+    two.save()
+    assert [r.real_path for r in load(state)] == [f"{tmp_path}/d", f"{tmp_path}/d/in"]
+
+
+def test_no_name_of_what_is_mounted_is_kept(
+    tmp_path: Path, fds: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be an address with a password."""
+    source = b"https://user:s3cret@host/"
+
+    def parse(_text: bytes) -> dict[int, Mount]:
+        return dict.fromkeys(range(10_000), Mount("/", b"/", "fuse.davfs", source))
+
+    monkeypatch.setattr(module, "parse_mountinfo", parse)
+    seen = mounts(tmp_path / "state")
+    seen.look(fds[0], given=True)
+    seen.save()
+    text = (tmp_path / "state" / FILE_NAME).read_text()
+    assert "fuse.davfs" in text
+    assert "s3cret" not in text
+
+
+def test_kernels_own_file_systems_are_not_remembered(tmp_path: Path) -> None:
+    seen = mounts(tmp_path)
+    for path in ("/proc", "/proc/self", "/sys"):
+        fd = os.open(path, os.O_RDONLY)
+        assert seen.look(fd, given=True) is None
+        os.close(fd)
+    seen.save()
+    assert load(tmp_path) == []
+
+
+def test_a_directory_that_was_removed_is_nowhere(tmp_path: Path, fds: list[int]) -> None:
+    (tmp_path / "d/in").rmdir()
+    seen = mounts(tmp_path)
+    assert seen.watched("x", fds[1]) == frozenset()
+    assert seen.look(fds[1], given=True) is None
+
+
+def test_without_proc_nothing_is_known(
+    tmp_path: Path, fds: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(_path: Path) -> bytes:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Path, "read_bytes", missing)
+    seen = mounts(tmp_path)
+    assert seen.look(fds[0], given=True) is None
+    assert seen.watched("x", fds[0]) == frozenset()
+
+
+def write(state: Path, records: list[Record]) -> None:
+    document = {"format": module.FORMAT, "mounts": [msgspec.to_builtins(r) for r in records]}
+    state.mkdir(exist_ok=True)
+    (state / FILE_NAME).write_text(json.dumps(document))
+
+
+def test_what_is_watched_is_named_as_the_walk_names_it(tmp_path: Path, fds: list[int]) -> None:
+    here = f"{tmp_path}/d"
+    write(tmp_path / "state", [record(f"{here}{end}", "/") for end in ("", "/a", "/in/b", "x")])
+    seen = mounts(tmp_path / "state")
+    assert seen.watched("../t", fds[0]) == {"../t/a", "../t/in/b"}
+    assert seen.watched("/", fds[0]) == {"/a", "/in/b"}
+    root = os.open("/", os.O_RDONLY)
+    assert f"{here}/a" in seen.watched("/", root)
+    os.close(root)
+
+
+def test_no_more_is_kept_than_there_is_room_for(tmp_path: Path, fds: list[int]) -> None:
+    """Mount points outlast directories that were given, and what was seen lately the rest."""
+    paths = (f"/m/{n}" for n in itertools.count())
+    points = [record(path, path, day=5) for path in itertools.islice(paths, MAX_RECORDS - 10)]
+    old = [record(path, "/", day=1) for path in itertools.islice(paths, 100)]
+    new = [record(path, "/", day=9) for path in itertools.islice(paths, 9)]
+    write(tmp_path / "state", [*old, *points, *new])
+    seen = mounts(tmp_path / "state", 10.0)
+    seen.look(fds[0], given=True)
+    seen.save()
+    kept = {r.real_path for r in load(tmp_path / "state")}
+    assert kept == {r.real_path for r in [*points, *new]} | {f"{tmp_path}/d"}
+
+
+GOOD = msgspec.to_builtins(record())
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        None,
+        {},
+        [],
+        {"format": module.FORMAT, "mounts": [{}]},
+        {"format": module.FORMAT, "mounts": [GOOD], "more": 1},
+        *(
+            {"format": module.FORMAT, "mounts": [GOOD | wrong]}
+            for wrong in (
+                {"path": "relative"},
+                {"point_bytes": 0},
+                {"inner": "x"},
+                {"seen_day": -1},
+                {"seen_day": 10**9},
+                {"path_b64": "!"},
+                {"more": 1},
+            )
+        ),
+    ],
+)
+def test_a_damaged_file_is_told_and_replaced(
+    tmp_path: Path, fds: list[int], document: object
+) -> None:
+    (tmp_path / FILE_NAME).write_text("" if document is None else json.dumps(document))
+    errors: list[StateError] = []
+    seen = Mounts(tmp_path, on_failure=errors.append)
+    seen.look(fds[0], given=True)
+    seen.save()
+    assert len(errors) == 1
+    assert "is damaged" in errors[0].message
+    assert len(load(tmp_path)) == 1
+
+
+def test_a_newer_file_is_left_as_it_is(tmp_path: Path, fds: list[int]) -> None:
+    text = '{"format": "hashclient-mounts/2", "mounts": []}'
+    (tmp_path / FILE_NAME).write_text(text)
+    errors: list[StateError] = []
+    seen = Mounts(tmp_path, on_failure=errors.append)
+    seen.look(fds[0], given=True)
+    seen.save()
+    assert {"newer" in (error.hint or "") for error in errors} == {True}
+    assert (tmp_path / FILE_NAME).read_text() == text
+
+
+def test_what_is_given_up_is_forgotten_with_all_below_it(tmp_path: Path) -> None:
+    paths = ["/a", "/a/b", "/ab", "/c"]
+    write(tmp_path, [record(path, "/") for path in paths])
+    assert below(paths, ["/a"]) == ["/a", "/a/b"]
+    assert below(paths, ["/a/"]) == ["/a", "/a/b"]
+    assert below(paths, ["/"]) == paths
+    forget_all(tmp_path, ["/a", "/a/b"])
+    assert [r.real_path for r in load(tmp_path)] == ["/ab", "/c"]
