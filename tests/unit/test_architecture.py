@@ -48,12 +48,9 @@ LAYERS: tuple[frozenset[str], ...] = (
             "lists",
             "matches",
             "matchstore",
-            "pool",
-            "reading",
-            "matches",
-            "matchstore",
             "mounts",
             "pool",
+            "reading",
         }
     ),
     frozenset({"provider", "quarantine", "reporting"}),
