@@ -36,6 +36,7 @@ from hashclient.errors import (
 )
 from hashclient.fsio import (
     MAX_STATE_BYTES,
+    is_there,
     make_private_dir,
     printable,
     read_regular,
@@ -304,7 +305,7 @@ class Fetcher:
 
     def _reach_back(self, directory: Path, manifest: Manifest) -> Reached:
         """Note what the list says of earlier matches."""
-        if not (self._settings.state_dir / DATABASE_NAME).exists():
+        if not is_there(self._settings.state_dir / DATABASE_NAME):
             return Reached()
         with Matches(self._settings.state_dir) as matches:
             index = open_manifest(directory, manifest)

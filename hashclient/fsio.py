@@ -100,6 +100,21 @@ def write_all(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
+def is_there(path: Path) -> bool:
+    """Tell whether something of the state is at `path`.
+
+    Raises:
+        StateError: that cannot be told: a directory on the way may not be entered, say.
+    """
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise state_error("cannot look for", path, error) from error
+    return True
+
+
 def read_regular(path: Path, max_bytes: int) -> bytes:
     """Read all of a file that is at most `max_bytes` long.
 

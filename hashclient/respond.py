@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from hashclient.audit import AuditLog
 from hashclient.config import Settings
 from hashclient.errors import ExitCode, HashclientError
+from hashclient.fsio import is_there
 from hashclient.matches import Matches
 from hashclient.matchstore import DATABASE_NAME
 from hashclient.model import Acted, Action, Kind, ListState, MatchState, Outcome, Recorded
@@ -209,7 +210,7 @@ def prepare_wanted(
 
     What cannot be prepared stays wanted, and yields the error; it keeps no other back.
     """
-    if not (settings.state_dir / DATABASE_NAME).exists():
+    if not is_there(settings.state_dir / DATABASE_NAME):
         return
     from hashclient.reporting import Outbox
 

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from hashclient.errors import ConfigError, StateError
 from hashclient.fsio import (
     MAX_TEXT_BYTES,
+    is_there,
     make_private_dir,
     printable,
     read_regular,
@@ -94,7 +95,7 @@ def load_sealer(
     if environ.get(KEY_ENV):
         return Sealer(_parse(environ[KEY_ENV].encode(), f"environment variable {KEY_ENV}"))
     directory = environ.get("CREDENTIALS_DIRECTORY")
-    if directory and (credential := Path(directory) / KEY_CREDENTIAL).exists():
+    if directory and is_there(credential := Path(directory) / KEY_CREDENTIAL):
         # systemd gives credentials to the service's user alone, with modes of its own choosing.
         try:
             return Sealer(
@@ -105,7 +106,7 @@ def load_sealer(
     if key_file is not None:
         return Sealer(_parse(read_secret(key_file, "seal key file"), printable(key_file)))
     path = state_dir / KEY_FILE
-    if not path.exists():
+    if not is_there(path):
         if not create:
             raise StateError(
                 f"no seal key: {printable(path)}",

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from hashclient.audit import Record, read
 from hashclient.config import Settings
 from hashclient.errors import AuditError, ConfigError, ExitCode, HashclientError, StateError
-from hashclient.fsio import state_error
+from hashclient.fsio import is_there, state_error
 from hashclient.index import Index, Manifest, state_of
 from hashclient.lists import ExpectedList, expected_lists, with_key
 from hashclient.match import Remembered
@@ -126,15 +126,15 @@ def read_status(
 
             verify_guard(settings.state_dir)
     with status.part():
-        if (settings.state_dir / DATABASE_NAME).exists():
+        if is_there(settings.state_dir / DATABASE_NAME):
             with Matches(settings.state_dir, create=False) as matches:
                 status.matches = matches.counts()
                 status.withdrawn = matches.withdrawn()
     with status.part():
-        if settings.quarantine_dir.exists():
+        if is_there(settings.quarantine_dir):
             status.quarantine = _quarantine(settings)
     with status.part():
-        if settings.reports_dir.exists():
+        if is_there(settings.reports_dir):
             status.reports = _reports(settings)
     with status.part():
         status.audit = _audit(settings)

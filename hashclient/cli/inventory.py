@@ -11,7 +11,7 @@ import click
 
 from hashclient.cli.app import App, format_option, pass_app
 from hashclient.errors import ExitCode, StateError, UsageError
-from hashclient.fsio import log_path_fields, path_fields, printable
+from hashclient.fsio import is_there, log_path_fields, path_fields, printable
 
 if TYPE_CHECKING:
     from hashclient.inventory import Inventory
@@ -176,7 +176,7 @@ def _open(app: App, *, write: bool) -> Inventory:
     from hashclient.seal import load_sealer
 
     settings = app.settings
-    if not (settings.state_dir / DATABASE_NAME).exists():
+    if not is_there(settings.state_dir / DATABASE_NAME):
         raise StateError("there is no inventory yet", hint="the first `hashclient scan` makes it")
     sealer = load_sealer(settings.state_dir, settings.seal_key_file, os.environ)
     return Inventory(settings.state_dir, sealer.key_id, write=write)

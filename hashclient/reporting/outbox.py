@@ -23,6 +23,7 @@ from hashclient.fsio import (
     MAX_STATE_BYTES,
     TEMP_PREFIX,
     fsync_dir,
+    is_there,
     make_private_dir,
     printable,
     read_regular,
@@ -191,7 +192,7 @@ class Outbox:
         Raises:
             AuditError, StateError: they cannot be told.
         """
-        if self.settings.reports_dir.is_dir():
+        if is_there(self.settings.reports_dir):
             with self._preparing():
                 self._settle_new(record)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import signal
 import subprocess
@@ -319,3 +320,48 @@ def test_no_number_is_too_large_for_words(command: tuple[str, ...], option: str)
     result = call(*command, option, HUGE)
     assert result.code == 2
     assert "is not in the range" in result.err
+
+
+#: Commands that look for parts of the state; none may take a directory that it cannot enter for a
+#: bug, nor for one that holds nothing.
+LOOKING = (
+    ("inventory", "stats"),
+    ("inventory", "prune"),
+    ("inventory", "mounts"),
+    ("matches",),
+    ("report", "submit", "--all"),
+    ("report", "status"),
+    ("quarantine", "list"),
+    ("status",),
+    ("fetch",),
+    ("scan", "."),
+)
+
+
+@pytest.mark.parametrize("how", ["closed", "too long"])
+def test_a_state_directory_that_cannot_be_looked_into(tmp_path: Path, how: str) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(f'[providers.main]\nurl = "https://localhost/"\nroot_sha256 = "{0:064}"\n')
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0)
+    state = closed / "state" if how == "closed" else tmp_path / ("x" * 300)
+    script = (
+        "import json, sys; from hashclient.cli import main\n"
+        "for arguments in json.loads(sys.argv[1]):\n"
+        "    print(int(main._run([*sys.argv[2:], *arguments])), *arguments)"
+    )
+    prefix = (
+        ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if not os.geteuid() else []
+    )
+    command = [sys.executable, "-c", script, json.dumps(LOOKING), "--config", str(config)]
+    done = subprocess.run(
+        [*prefix, *command, "--state-dir", state],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert "internal error" not in done.stderr
+    codes = {line for line in done.stdout.splitlines() if line[0].isdigit()}
+    assert codes == {" ".join(("8", *arguments)) for arguments in LOOKING}

@@ -48,9 +48,9 @@ LAYERS: tuple[frozenset[str], ...] = (
             "lists",
             "matches",
             "matchstore",
+            "mounts",
             "pool",
             "reading",
-            "mounts",
         }
     ),
     frozenset({"provider", "quarantine", "reporting"}),
