@@ -128,7 +128,8 @@ def run_in_words(sentences: Iterable[str], rests_on: str) -> Run:
         elif found := re.fullmatch(r"the lists of provider (\S+) are missing: .*", sentence):
             missing.add(f"all of {found[1]}")
         elif found := re.fullmatch(
-            rf"(\S+): {_NUMBER} of {_NUMBER} entries ha\w+ no (.*?); {_NUMBER} inputs? (.*)",
+            rf"(\S+): {_NUMBER} of {_NUMBER} entries ha\w+ (?:no|neither) (.*?);"
+            rf" {_NUMBER} inputs? (.*)",
             sentence,
         ):
             gaps.add((found[1], " ".join(re.findall("md5|sha1|sha256", found[4]))))
