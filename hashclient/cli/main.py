@@ -97,8 +97,9 @@ class _LazyGroup(click.Group):
             # The report says so as well: which command it is of is plain enough.
             for number, word in enumerate(given):
                 if (command := self.get_command(ctx, word)) is not None:
-                    output = ctx.ensure_object(_Process).output
-                    output.prepare(ctx, word, command, given[number + 1 :])
+                    process = ctx.ensure_object(_Process)
+                    process.before_command()
+                    process.output.prepare(ctx, word, command, given[number + 1 :])
                     break
             raise
 
@@ -228,10 +229,10 @@ def cli(
 ) -> None:
     """Resolve the global options once; the text users see is `_HELP`."""
     process = ctx.ensure_object(_Process)
-    name, command, words = ctx.meta[_CALLED]
-    process.output.prepare(ctx, name, command, words)  # before anything that can fail
     # Here, and not at the very start: what only says its version needs no protection.
     process.before_command()
+    name, command, words = ctx.meta[_CALLED]
+    process.output.prepare(ctx, name, command, words)  # before anything that can fail
 
     def load() -> Settings:
         from hashclient.config import resolve_settings

@@ -33,7 +33,8 @@ _EMPTIED = frozenset({"scan", "lookup", "matches"})
 _REPLACED = frozenset({"status"})
 #: Of these the report has no last line that shows that all of it is there.
 _ENDLESS = frozenset({"matches"})
-#: The parameters of a command that name what it reads.
+#: The parameters that name what is read: of all commands, and of some.
+_INPUTS_OF_ALL = ("config_path", "seal_key_file")
 _INPUTS = ("paths", "sources")
 
 
@@ -90,6 +91,7 @@ class Output:
             self._path = path
         elif path != self._path:
             inputs = [str(word) for key in _INPUTS for word in found.params.get(key) or ()]
+            inputs += [word for key in _INPUTS_OF_ALL if (word := context.params.get(key))]
             self._empty(path, [*inputs, *found.args])
 
     @contextlib.contextmanager

@@ -312,6 +312,25 @@ def test_an_input_is_never_emptied(state: Path, tmp_path: Path, how: str) -> Non
     assert path.read_text() == f"{MD5}\n"
 
 
+def test_neither_are_the_configuration_and_the_seal_key(state: Path, tmp_path: Path) -> None:
+    for option, name in (("--config", "config.toml"), ("--seal-key-file", "seal.key")):
+        path = tmp_path / name
+        path.write_text("# what is in it stays\n")
+        result = call("--state-dir", state, option, path, "scan", "--output", path, ".")
+        assert result.code == 2
+        assert "is an input as well" in result.err
+        assert path.read_text() == "# what is in it stays\n"
+
+
+def test_nobody_else_can_write_to_a_new_report(state: Path, files: Path, tmp_path: Path) -> None:
+    for words in (["scan", files], ["--frob", "scan", files]):
+        report = tmp_path / f"report-{len(words)}"
+        place = words.index("scan") + 1
+        words[place:place] = ["--output", report]
+        run("--state-dir", state, *words, preexec=lambda: os.umask(0))
+        assert report.stat().st_mode & 0o777 == 0o644
+
+
 def test_a_report_may_lie_in_the_tree(state: Path, tmp_path: Path) -> None:
     tree = write_tree(tmp_path / "tree", {"other": b"not on it", "report": YESTERDAY.encode()})
     for code in (0, 10):
