@@ -251,7 +251,8 @@ def cli(
     # Help, and what takes nothing from config.toml, has to work with a broken one.
     if name not in WITHOUT_DEFAULTS and {"-h", "--help"}.isdisjoint(words):
         ctx.default_map = _command_defaults(ctx.obj, name, command)
-        process.output.prepare(ctx, name, command, words)
+        if ctx.default_map:  # the output may be one of them
+            process.output.prepare(ctx, name, command, words)
 
 
 def _path(text: str | None) -> Path | None:
