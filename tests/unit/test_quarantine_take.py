@@ -28,7 +28,7 @@ from hashclient.fsio import writer_lock
 from hashclient.matchstore import DATABASE_NAME
 from hashclient.model import Algorithm, MatchState
 from hashclient.quarantine import Quarantine, Stage, agefile, origin, room, sealing, streams
-from hashclient.quarantine.place import PRIVATE_NAME, open_place
+from hashclient.quarantine.place import NEW_NAME, PRIVATE_NAME, open_place
 from hashclient.quarantine.tombstone import has_tombstone, remove_tombstone
 from hashclient.seal import Sealer
 
@@ -526,3 +526,24 @@ def test_a_tombstone_takes_nobodys_place(tmp_path: Path, file: Path) -> None:
     assert taken.detail == "quarantined; the tombstone could not be left: file exists"
     assert file.read_text() == "somebody's"
     assert [p.name for p in file.parent.iterdir()] == [file.name]
+
+
+@pytest.mark.parametrize("planted", ["link", "hard link"])
+def test_a_tombstone_is_not_written_into_what_somebody_has_planted(
+    tmp_path: Path, file: Path, planted: str
+) -> None:
+    ward = Ward(tmp_path, tombstone="gone")
+    match = ward.match(file)
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"somebody's")
+    name = file.with_name(NEW_NAME.format(match.id))
+
+    def plant(call: str, argument: object) -> None:
+        if (call, argument) == ("create", name.name):
+            (name.symlink_to if planted == "link" else name.hardlink_to)(victim)
+
+    with watched(plant):
+        taken = ward.take(match)
+    assert taken.detail == "quarantined; the tombstone could not be left: file exists"
+    assert victim.read_bytes() == b"somebody's" and name.read_bytes() == b"somebody's"
+    assert not file.exists() and ward.opened(match) == CONTENT

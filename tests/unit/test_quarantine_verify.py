@@ -65,3 +65,8 @@ def test_what_does_not_belong_here_is_told(ward: Ward, file: Path) -> None:
 def test_an_empty_quarantine_is_well(ward: Ward) -> None:
     assert ward.verify() == {}
     assert not ward.settings.quarantine_dir.exists()
+
+
+def test_a_match_whose_file_was_never_taken_is_not_missing(ward: Ward, file: Path) -> None:
+    ward.match(file)
+    assert ward.verify() == {}

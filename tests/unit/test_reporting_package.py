@@ -34,6 +34,8 @@ from hashclient.quarantine.agefile import load_identities, write_identity
 from hashclient.reporting import Report, State
 from hashclient.reporting import document as document_module
 from hashclient.reporting.document import Document, encode_document, file_path, parse_document
+from hashclient.reporting.document import Document, file_path, parse_document
+from hashclient.reporting.package import Packager
 from hashclient.reporting.verify import verify_package, verify_retraction
 from tests.support import call, environment
 
@@ -569,6 +571,37 @@ def test_an_existing_package_is_never_overwritten(tmp_path: Path) -> None:
     assert list(target.iterdir()) == []
     target.rmdir()
     assert desk.send(report).error is None
+
+
+@pytest.mark.parametrize("is_sealed", [False, True])
+def test_what_has_taken_the_name_after_a_kill_is_not_taken_for_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_sealed: bool
+) -> None:
+    """The record says what is about to appear: only that is a report that was handed over."""
+    desk = Desk(tmp_path)
+    report = desk.prepare(desk.find("a", A))
+
+    def killed(*_arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Packager, "_put_in_place", killed)
+        with pytest.raises(KeyboardInterrupt):
+            desk.send(report)
+    target = package_of(desk, report)
+    assert not target.exists() and list(desk.out.iterdir()) == []
+    if is_sealed:
+        target.write_bytes(b"somebody's")
+    else:
+        target.mkdir()
+        (target / "custody.jsonl").write_bytes(b"somebody's")
+    sent = desk.send(report)
+    assert isinstance(sent.error, StateError)
+    assert "something is there already" in sent.error.message
+    assert desk.outbox.get(report.id).is_open
+    (shutil.rmtree if target.is_dir() else os.unlink)(target)
+    assert desk.send(report).error is None
+    verify_package(target)
 
 
 def test_no_directory_to_put_it_in(tmp_path: Path) -> None:
