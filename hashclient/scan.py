@@ -14,6 +14,7 @@ from pathlib import Path
 
 from hashclient.check import Checker, TaskResult
 from hashclient.errors import StateError
+from hashclient.fsio import is_there
 from hashclient.inventory import DATABASE_NAME as INVENTORY_NAME
 from hashclient.inventory import Block, DamagedInventoryError, Inventory, remove_inventory
 from hashclient.lists import OpenLists
@@ -181,9 +182,9 @@ class Memory:
             return None
         if self._writer is not None:
             return None  # this is a late worker; SQLite is not made for being forked
-        if not (self._state_dir / INVENTORY_NAME).exists():
-            return None
         try:
+            if not is_there(self._state_dir / INVENTORY_NAME):
+                return None
             reader = Inventory(self._state_dir, self._key_id)
         except StateError:
             return None  # the writer will make it anew, or tell why it cannot
