@@ -34,7 +34,6 @@ from hashclient.quarantine.agefile import load_identities, write_identity
 from hashclient.reporting import Report, State
 from hashclient.reporting import document as document_module
 from hashclient.reporting.document import Document, encode_document, file_path, parse_document
-from hashclient.reporting.document import Document, file_path, parse_document
 from hashclient.reporting.package import Packager
 from hashclient.reporting.verify import verify_package, verify_retraction
 from tests.support import call, environment
