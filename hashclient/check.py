@@ -20,12 +20,12 @@ import msgspec
 import numpy as np
 
 from hashclient.errors import StateError
-from hashclient.filesystems import SizeTrust
+from hashclient.filesystems import FULL, NONE
 from hashclient.hashlist import Uint8
 from hashclient.inventory import RECORD, Block, Inventory, Records, are_settled, records_of
 from hashclient.judge import Judge, Place, Plan, verdict
 from hashclient.model import Algorithm, Kind, Outcome, mask_of
-from hashclient.reading import EndlessError, Reader, SetAside, relied_size
+from hashclient.reading import Deferred, Reader, RuledOut, SetAside, relied_size
 from hashclient.walk import Group, Task, join, kind_of, open_directory, reason_of
 
 #: In a task of several files, one of at least this size is handed back, to be a task of its own.
@@ -106,7 +106,7 @@ class Checker:
         self._inventory = inventory
         self._learn = learn
         self._keep_clean = keep_clean
-        self._reader = Reader(judge.plan(None), sparse=sparse, on_bytes=on_bytes, clock=clock)
+        self._reader = Reader(judge.plan, sparse=sparse, on_bytes=on_bytes, clock=clock)
         #: Without these two nothing is gained by looking at a file before it is opened.
         self._looks_first = inventory is not None or not judge.reads_everything
 
@@ -147,21 +147,29 @@ class Checker:
             if self._looks_first:
                 names = self._look(fd, group, result, files)
             flags = _FILE_FLAGS if group.follow else _FILE_FLAGS | os.O_NOFOLLOW
+            reader, defer_bytes, known = self._reader, None if whole else DEFER_BYTES, len(files)
             for position, name in enumerate(names):
-                if self._reader.bytes_read >= TASK_BYTES:
+                if reader.bytes_read >= TASK_BYTES:
                     result.deferred.append(group._replace(names=names[position:]))
                     break
                 try:
                     file_fd = os.open(name, flags, dir_fd=fd)
                     try:
-                        file = self._read(file_fd, group, name, result, whole=whole)
+                        plan, digests, length, status, reliable = reader.read(file_fd, defer_bytes)
                     finally:
                         os.close(file_fd)
+                except Deferred:
+                    result.deferred.append(group._replace(names=[name]))
+                except RuledOut as error:
+                    result.clean += 1
+                    result.ruled_out_by_size += 1
+                    if self._keep_clean:
+                        self._tell_clean(group, name, error.size, result)
                 except (OSError, SetAside) as error:
                     self._set_aside(group, name, error, result)
                 else:
-                    if file is not None:
-                        files.append(file)
+                    files.append(_File(group, name, status, length, plan, digests, reliable))
+            result.files_read += len(files) - known
         finally:
             os.close(fd)
 
@@ -171,27 +179,35 @@ class Checker:
         statuses: list[os.stat_result] = []
         plans: list[Plan] = []
         unreliable: list[str] = []
-        device, trust, clean = -1, SizeTrust.NONE, result.clean
+        ruled_out = 0
+        # This loop is most of what a scan costs where sizes decide: what it calls is in reach.
+        follow, plan_of, device, trusted = group.follow, self._judge.plan, -1, False
+        trust = NONE
         for name in group.names:
             try:
-                status = os.stat(name, dir_fd=fd, follow_symlinks=group.follow)
+                status = os.stat(name, dir_fd=fd, follow_symlinks=follow)
                 if status.st_dev != device:
-                    trust = self._reader.trust_at(name, fd, status.st_dev, follow=group.follow)
-                    device = status.st_dev
-                size = status.st_size if trust is SizeTrust.FULL else relied_size(status, trust)
-                plan = self._plan(status.st_mode, size)
+                    trust = self._reader.trust_at(name, fd, status.st_dev, follow=follow)
+                    device, trusted = status.st_dev, trust is FULL
+                if not stat.S_ISREG(status.st_mode):
+                    raise SetAside(Kind.SKIPPED, kind_of(status.st_mode))
             except (OSError, SetAside) as error:
                 self._set_aside(group, name, error, result)
                 continue
+            size = status.st_size if trusted else relied_size(status, trust)
+            plan = plan_of(size)
             if not plan:
-                self._clean(group, name, status.st_size, result)
+                ruled_out += 1
+                if self._keep_clean:
+                    self._tell_clean(group, name, status.st_size, result)
             elif size is None:
                 unreliable.append(name)
             else:
                 names.append(name)
                 statuses.append(status)
                 plans.append(plan)
-        result.ruled_out_by_size += result.clean - clean
+        result.clean += ruled_out
+        result.ruled_out_by_size += ruled_out
         return self._look_up(group, names, statuses, plans, result, files) + unreliable
 
     def _look_up(
@@ -217,15 +233,18 @@ class Checker:
         wanted = np.array([masks[plan] for plan in plans], np.uint8)
         known = (records["mask"] & wanted) == wanted
         hit = self._places(records, np.where(known, wanted, np.uint8(0)))
-        clean = result.clean
+        unchanged = 0
         for row in np.flatnonzero(known).tolist():
             name, status = names[row], statuses[row]
             if row in hit:
                 size, record = status.st_size, records[row]
-                files.append(_File(group, name, status, size, (), [], reliable=True, record=record))
-            else:
-                self._clean(group, name, status.st_size, result)
-        result.known_unchanged += result.clean - clean
+                files.append(_File(group, name, status, size, (), [], True, record))  # noqa: FBT003 - fields
+                continue
+            unchanged += 1
+            if self._keep_clean:
+                self._tell_clean(group, name, status.st_size, result)
+        result.clean += unchanged
+        result.known_unchanged += unchanged
         return [names[row] for row in np.flatnonzero(~known).tolist()]
 
     def _places(self, records: Records, masks: Uint8) -> dict[int, list[Place]]:
@@ -238,48 +257,6 @@ class Checker:
                 for query, found in self._judge.find(algorithm, tags).items():
                     places.setdefault(int(rows[query]), []).extend(found)
         return places
-
-    def _plan(self, mode: int, size: int | None) -> Plan:
-        """Return the algorithms to compute for a file of this mode and size, None if unknown."""
-        if not stat.S_ISREG(mode):
-            raise SetAside(Kind.SKIPPED, kind_of(mode))
-        return self._judge.plan(size)
-
-    def _read(
-        self, fd: int, group: Group, name: str, result: TaskResult, *, whole: bool
-    ) -> _File | None:
-        """Read one file as its plan says; None if it needs no reading or was deferred.
-
-        Raises:
-            OSError: it cannot be read.
-            SetAside: it kept changing, is nearly all hole, or is no longer a regular file.
-        """
-        before = os.fstat(fd)
-        trust = self._reader.trust_of(fd, before.st_dev)
-        size = relied_size(before, trust)
-        plan = self._plan(before.st_mode, size)
-        if not plan:
-            self._clean(group, name, before.st_size, result)
-            result.ruled_out_by_size += 1
-            return None
-        if before.st_size >= DEFER_BYTES:
-            if size is not None:
-                self._reader.refuse_sparse(before)
-            if not whole:
-                result.deferred.append(group._replace(names=[name]))
-                return None
-        most_bytes = None if whole else DEFER_BYTES
-        try:
-            plan, digests, length, after = self._reader.read(fd, plan, before, trust, most_bytes)
-        except EndlessError:
-            if whole:
-                raise
-            # It said that it is short, and is not.
-            result.deferred.append(group._replace(names=[name]))
-            return None
-        result.files_read += 1
-        reliable = size is not None
-        return _File(group, name, after, length, plan, digests, reliable=reliable)
 
     def _seal(self, files: list[_File]) -> Records:
         """Return records of the tags of files; where and what these were is left out."""
@@ -309,7 +286,10 @@ class Checker:
             if number in places:
                 outcome = self._judge_hit(file, records[number], places[number], result)
             if outcome is None or outcome.kind is Kind.CLEAN:
-                self._clean(file.group, file.name, file.length, result, file.by_algorithm())
+                result.clean += 1
+                if self._keep_clean:
+                    digests = file.by_algorithm()
+                    self._tell_clean(file.group, file.name, file.length, result, digests)
             else:
                 result.outcomes.append(outcome)
 
@@ -378,18 +358,16 @@ class Checker:
     ) -> None:
         result.outcomes.append(_outcome(join(group.directory, name), error))
 
-    def _clean(
-        self,
+    @staticmethod
+    def _tell_clean(
         group: Group,
         name: str,
         size: int,
         result: TaskResult,
         digests: dict[Algorithm, bytes] | None = None,
     ) -> None:
-        result.clean += 1
-        if self._keep_clean:
-            path = join(group.directory, name)
-            result.outcomes.append(Outcome(Kind.CLEAN, path, size, digests=digests or {}))
+        path = join(group.directory, name)
+        result.outcomes.append(Outcome(Kind.CLEAN, path, size, digests=digests or {}))
 
 
 def _outcome(path: str, error: OSError | SetAside) -> Outcome:

@@ -11,9 +11,12 @@ itself, and a server of NFS or SMB like a disk.
 
 from __future__ import annotations
 
-import ctypes
 import enum
+import errno
+import functools
 import os
+from array import array
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -28,6 +31,9 @@ class SizeTrust(enum.Enum):
     #: The kernel keeps the sizes: no read goes beyond them.
     FULL = enum.auto()
 
+
+#: By themselves, since looking up a member of an enumeration costs as much as ten other names.
+NONE, NONZERO, FULL = SizeTrust
 
 _FUSE = 0x65735546
 _9P = 0x01021997
@@ -66,29 +72,49 @@ _TRUSTED = frozenset(
     }
 )
 
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-class _Statfs(ctypes.Structure):
-    # Only the first field is of interest; the rest is longer than any struct statfs.
-    _fields_ = (("type", ctypes.c_long), ("rest", ctypes.c_char * 504))
-
 
 def trust_of(fd: int, device: int) -> SizeTrust:
     """Tell how far the file system of an open file is trusted; `device` is its `st_dev`."""
-    status = _Statfs()
-    if _libc.fstatfs(ctypes.c_int(fd), ctypes.byref(status)) != 0:
-        return SizeTrust.NONE
-    kind = status.type & 0xFFFFFFFF
-    if kind == _FUSE:
-        try:
+    try:
+        kind = _kind_of(fd)
+        if kind == _FUSE:
             return fuse_trust(device, _read("mountinfo"), _read("uid_map"), os.geteuid())
-        except OSError:
-            return SizeTrust.NONE
+    except OSError:
+        return NONE
     if kind == _9P:
-        return SizeTrust.NONZERO
+        return NONZERO
     # What lies on a block device is a disk, of whatever format.
-    return SizeTrust.FULL if kind in _TRUSTED or os.major(device) else SizeTrust.NONE
+    return FULL if kind in _TRUSTED or os.major(device) else NONE
+
+
+@functools.cache
+def _fstatfs() -> Callable[[int, array[int]], int] | None:
+    """Return the function of the C library; None in a Python without foreign functions."""
+    try:
+        import ctypes
+
+        function = ctypes.CDLL(None).fstatfs
+    except (ImportError, AttributeError):
+        return None
+
+    def fstatfs(fd: int, status: array[int]) -> int:
+        return int(function(ctypes.c_int(fd), ctypes.c_void_p(status.buffer_info()[0])))
+
+    return fstatfs
+
+
+def _kind_of(fd: int) -> int:
+    """Return the number of the type of the file system that an open file is on.
+
+    Raises:
+        OSError: it cannot be found out.
+    """
+    fstatfs = _fstatfs()
+    # The type is the first field of struct statfs, a long, and the whole is much shorter than this.
+    status = array("l", bytes(512))
+    if fstatfs is None or fstatfs(fd, status) != 0:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    return status[0] & 0xFFFFFFFF
 
 
 def trust_at(name: str, directory_fd: int, device: int, *, follow: bool) -> SizeTrust:
@@ -102,7 +128,7 @@ def trust_at(name: str, directory_fd: int, device: int, *, follow: bool) -> Size
     flags = os.O_PATH | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
     fd = os.open(name, flags, dir_fd=directory_fd)
     try:
-        return trust_of(fd, device) if os.fstat(fd).st_dev == device else SizeTrust.NONE
+        return trust_of(fd, device) if os.fstat(fd).st_dev == device else NONE
     finally:
         os.close(fd)
 
@@ -121,13 +147,13 @@ def fuse_trust(device: int, mounts: bytes, uid_map: bytes, user: int) -> SizeTru
             continue
         kind, _, options = (file_system + b"   ").split(b" ")[:3]
         if kind == b"virtiofs":  # of the machine that this one runs on; only root mounts it
-            return SizeTrust.NONZERO
+            return NONZERO
         # In another user namespace than the first, the number may be one of the world outside.
         same_numbers = uid_map.split() == [b"0", b"0", b"4294967295"]
         if same_numbers and b"user_id=%d" % user in options.split(b","):
-            return SizeTrust.NONZERO
+            return NONZERO
         break
-    return SizeTrust.NONE
+    return NONE
 
 
 def _read(name: str) -> bytes:

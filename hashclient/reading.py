@@ -1,8 +1,8 @@
 """Reading one open file to its end, and knowing that this is its end.
 
 A `Reader` knows which sizes can be relied on, refuses what would only waste time, and returns
-digests together with a status that was the same before and after. It plans nothing and judges
-nothing. What was not read wholly ends as an OSError or as `SetAside`, never as digests.
+digests together with a status that was the same before and after. It judges nothing. What was not
+read wholly ends as an exception, never as digests.
 
 Limit: a read that the kernel does not answer, of a FUSE server or a network file system that hangs,
 cannot be given up.
@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import time
 from collections.abc import Callable
 
-from hashclient.filesystems import SizeTrust, trust_at, trust_of
+from hashclient.filesystems import FULL, NONZERO, SizeTrust, trust_at, trust_of
 from hashclient.hashing import LengthError, digest_fd, new_buffer
 from hashclient.model import Algorithm, Kind
+from hashclient.walk import kind_of
 
 #: How often a file that changes while it is read is read again.
 ATTEMPTS = 3
@@ -37,6 +39,10 @@ SPARSE = "sparse: more than 99 % of it is hole; --sparse reads it"
 ENDLESS = "goes on for too long, and has no size that can be relied on"
 
 
+#: Algorithms to compute.
+Plan = tuple[Algorithm, ...]
+
+
 class SetAside(Exception):  # noqa: N818 - no error, but an outcome
     """A file ends without being checked; says how and why."""
 
@@ -45,17 +51,28 @@ class SetAside(Exception):  # noqa: N818 - no error, but an outcome
         self.kind = kind
 
 
-class EndlessError(OSError):
-    """A file without a size that can be relied on did not end; `length` bytes were read."""
+class RuledOut(Exception):  # noqa: N818 - no error, but an outcome
+    """No entry has a file's size, which is `size`."""
 
-    def __init__(self, length: int) -> None:
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.size = size
+
+
+class Deferred(Exception):  # noqa: N818 - no error
+    """A file is too long to be read among others."""
+
+
+class EndlessError(OSError):
+    """A file without a size that can be relied on did not end."""
+
+    def __init__(self) -> None:
         super().__init__(errno.EFBIG, ENDLESS)
-        self.length = length
 
 
 def relied_size(status: os.stat_result, trust: SizeTrust) -> int | None:
     """Return the size of a file if it can be relied on."""
-    if trust is SizeTrust.FULL or (trust is SizeTrust.NONZERO and status.st_size):
+    if trust is FULL or (trust is NONZERO and status.st_size):
         return status.st_size
     return None
 
@@ -81,7 +98,7 @@ class Reader:
 
     def __init__(
         self,
-        plan_of_any: tuple[Algorithm, ...],
+        plan_of: Callable[[int | None], Plan],
         *,
         sparse: bool = False,
         on_bytes: Callable[[int], None] | None = None,
@@ -89,11 +106,11 @@ class Reader:
     ) -> None:
         """Read with a buffer of its own.
 
-        `plan_of_any` are the algorithms to compute for a file of unknown size. With `sparse`, files
-        that are nearly all hole are read as well. `on_bytes` is called with the length of each
-        chunk of large files, `clock` gives seconds.
+        `plan_of` returns the algorithms to compute for a file of a size, or of an unknown one. With
+        `sparse`, files that are nearly all hole are read as well. `on_bytes` is called with the
+        length of each chunk of large files, `clock` gives seconds.
         """
-        self._plan_of_any = plan_of_any
+        self._plan_of = plan_of
         self._sparse = sparse
         self._on_bytes = on_bytes
         self._clock = clock
@@ -116,13 +133,6 @@ class Reader:
             trust = self._trusts[device] = trust_at(name, directory_fd, device, follow=follow)
         return trust
 
-    def trust_of(self, fd: int, device: int) -> SizeTrust:
-        """Tell how far the file system of an open file is trusted."""
-        trust = self._trusts.get(device)
-        if trust is None:
-            trust = self._trusts[device] = trust_of(fd, device)
-        return trust
-
     def refuse_sparse(self, status: os.stat_result) -> None:
         """Let a file pass that has enough on the disk for its size.
 
@@ -137,28 +147,49 @@ class Reader:
             raise SetAside(Kind.UNREAD, SPARSE)
 
     def read(
-        self,
-        fd: int,
-        plan: tuple[Algorithm, ...],
-        status: os.stat_result,
-        trust: SizeTrust,
-        most_bytes: int | None = None,
-    ) -> tuple[tuple[Algorithm, ...], list[bytes], int, os.stat_result]:
-        """Read a file that was just opened; `status` is what it is now.
+        self, fd: int, defer_bytes: int | None = None
+    ) -> tuple[Plan, list[bytes], int, os.stat_result, bool]:
+        """Read a file that was just opened.
 
-        Return what was computed, the digests, the length, and the status that was the same before
-        and after. Where its size can be relied on, the length is that. Where not, no more is read
-        than `most_bytes`, or `bound_of` it.
+        Return what was computed, the digests, the length, the status that was the same before and
+        after, and whether its size and times can be relied on. Where they can, the length is its
+        size; where not, no more is read than `bound_of` says.
 
         Raises:
-            EndlessError: there were more than these, or they took too long.
-            SetAside: it kept changing, or is not as long as its size says.
-            OSError: it cannot be read.
+            Deferred: it is not shorter than `defer_bytes`.
+            RuledOut: no entry has its size.
+            SetAside: it is no file, kept changing, or is not as long as its size says.
+            OSError: it cannot be read; if it is an `EndlessError`, to its end.
         """
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise SetAside(Kind.SKIPPED, kind_of(status.st_mode))
+        device = status.st_dev
+        trust = self._trusts.get(device)
+        if trust is None:
+            trust = self._trusts[device] = trust_of(fd, device)
+        size = status.st_size if trust is FULL else relied_size(status, trust)
+        plan = self._plan_of(size)
+        if not plan:
+            raise RuledOut(status.st_size)
+        if defer_bytes is None or status.st_size >= defer_bytes:
+            if size is not None:
+                self.refuse_sparse(status)
+            if defer_bytes is not None:
+                raise Deferred
+        on_bytes = self._on_bytes if size is not None else self._bounded(status, defer_bytes)
+        capped = trust is FULL
         try:
-            digests, length = self._digest(fd, plan, status, trust, most_bytes)
-        except LengthError:
+            digests, length = digest_fd(fd, plan, size, on_bytes, self._buffer, capped=capped)
+        except LengthError as error:
+            self.bytes_read += error.length
             return self._read_unsteady(fd, trust)
+        except EndlessError:
+            if defer_bytes is None:
+                raise
+            # It said that it is shorter, and is not.
+            raise Deferred from None
+        self.bytes_read += length
         after = os.fstat(fd)
         # The same open file: of its identity nothing can have changed.
         if (status.st_size, status.st_mtime_ns, status.st_ctime_ns) != (
@@ -167,35 +198,36 @@ class Reader:
             after.st_ctime_ns,
         ):
             return self._read_unsteady(fd, trust)
-        return plan, digests, length, after
+        return plan, digests, length, after, size is not None
 
     def _read_unsteady(
         self, fd: int, trust: SizeTrust
-    ) -> tuple[tuple[Algorithm, ...], list[bytes], int, os.stat_result]:
+    ) -> tuple[Plan, list[bytes], int, os.stat_result, bool]:
         """Read a file again that changed. No size rules anything out then."""
-        plan, reason = self._plan_of_any, CHANGED
+        plan, reason, capped = self._plan_of(None), CHANGED, trust is FULL
         for _ in range(ATTEMPTS - 1):
             before = os.fstat(fd)
-            if relied_size(before, trust) is not None:
+            size = relied_size(before, trust)
+            if size is not None:
                 self.refuse_sparse(before)
+            on_bytes = self._on_bytes if size is not None else self._bounded(before)
             os.lseek(fd, 0, os.SEEK_SET)
             failure = None
             try:
-                digests, length = self._digest(fd, plan, before, trust)
+                digests, length = digest_fd(fd, plan, size, on_bytes, self._buffer, capped=capped)
             except LengthError as error:
-                digests, length, failure = [], 0, error.strerror
+                digests, length, failure = [], error.length, error.strerror
+            self.bytes_read += length
             after = os.fstat(fd)
             if not same_content(before, after):
                 reason = CHANGED
             elif failure is not None:
                 reason = failure
             else:
-                return plan, digests, length, after
+                return plan, digests, length, after, size is not None
         raise SetAside(Kind.UNREAD, reason)
 
-    def read_more(
-        self, fd: int, plan: tuple[Algorithm, ...], status: os.stat_result, length: int
-    ) -> list[bytes]:
+    def read_more(self, fd: int, plan: Plan, status: os.stat_result, length: int) -> list[bytes]:
         """Return more digests of a file that had this status and this length when it was read.
 
         Raises:
@@ -204,42 +236,28 @@ class Reader:
         """
         if not same_content(os.fstat(fd), status):
             raise SetAside(Kind.UNREAD, CHANGED)
-        trust = self.trust_of(fd, status.st_dev)
-        digests, found = self._digest(fd, plan, status, trust)
+        trust = self._trusts.get(status.st_dev) or trust_of(fd, status.st_dev)
+        size, capped = relied_size(status, trust), trust is FULL
+        on_bytes = self._on_bytes if size is not None else self._bounded(status)
+        digests, found = digest_fd(fd, plan, size, on_bytes, self._buffer, capped=capped)
+        self.bytes_read += found
         if found != length or not same_content(os.fstat(fd), status):
             raise SetAside(Kind.UNREAD, CHANGED)
         return digests
 
-    def _digest(
-        self,
-        fd: int,
-        plan: tuple[Algorithm, ...],
-        status: os.stat_result,
-        trust: SizeTrust,
-        most_bytes: int | None = None,
-    ) -> tuple[list[bytes], int]:
-        """Read once; as `digest_fd`, but bounded where no size can be relied on."""
-        size, on_bytes = relied_size(status, trust), self._on_bytes
-        if size is None:
-            on_bytes = self._bound(bound_of(status) if most_bytes is None else most_bytes)
-        capped = trust is SizeTrust.FULL
-        try:
-            digests, length = digest_fd(fd, plan, size, on_bytes, self._buffer, capped=capped)
-        except (LengthError, EndlessError) as error:
-            self.bytes_read += error.length
-            raise
-        self.bytes_read += length
-        return digests, length
-
-    def _bound(self, most_bytes: int) -> Callable[[int], None]:
-        """Return what is called with each chunk and ends a read that goes on for too long."""
+    def _bounded(
+        self, status: os.stat_result, most_bytes: int | None = None
+    ) -> Callable[[int], None]:
+        """Return what is called with each chunk, and ends a read that goes on for too long."""
+        most = bound_of(status) if most_bytes is None else most_bytes
         total, deadline = 0, self._clock() + UNSIZED_S
 
         def on_bytes(count: int) -> None:
             nonlocal total
             total += count
-            if total > most_bytes or self._clock() > deadline:
-                raise EndlessError(total)
+            if total > most or self._clock() > deadline:
+                self.bytes_read += total
+                raise EndlessError
             if self._on_bytes is not None:
                 self._on_bytes(count)
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from fixtures.faulty_fs import File, mounted, why_not
 from hashclient import filesystems
-from hashclient.filesystems import SizeTrust, fuse_trust, trust_at, trust_of
-
-NONE, NONZERO, FULL = SizeTrust
+from hashclient.filesystems import FULL, NONE, NONZERO, SizeTrust, fuse_trust, trust_at, trust_of
 
 FIRST_NAMESPACE = b"         0          0 4294967295\n"
 DEVICE = os.makedev(0, 39)
@@ -82,6 +81,14 @@ def test_what_is_not_known_is_not_relied_on(
         os.close(fd)
     # No file system at all, since nothing is open.
     assert trust_of(fd, os.makedev(8, 1)) is NONE
+
+
+def test_a_python_without_foreign_functions_relies_on_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ctypes", None)
+    monkeypatch.setattr(filesystems, "_fstatfs", filesystems._fstatfs.__wrapped__)
+    assert trust(tmp_path) is NONE
 
 
 @needs_fuse

@@ -18,7 +18,7 @@ from fixtures.faulty_fs import File, mounted, why_not
 from hashclient import reading
 from hashclient.check import Checker
 from hashclient.config import Config, Settings
-from hashclient.filesystems import SizeTrust, trust_at
+from hashclient.filesystems import FULL, NONE, NONZERO, SizeTrust, trust_at
 from hashclient.hashing import LONGER, SHORTER
 from hashclient.lists import open_lists
 from hashclient.model import Algorithm, Kind
@@ -31,6 +31,7 @@ from hashclient.reading import (
     SPARSE_BYTES,
     UNSIZED_BYTES,
     UNSIZED_S,
+    Deferred,
     EndlessError,
     Reader,
     SetAside,
@@ -41,7 +42,6 @@ from hashclient.reading import (
 from hashclient.walk import Group, reason_of
 from tests.support import csv_of, make_state, write_tree
 
-NONE, NONZERO, FULL = SizeTrust
 SHA1 = (Algorithm.SHA1,)
 MD5 = (Algorithm.MD5,)
 STRANGER = 4321
@@ -62,13 +62,20 @@ def sha1(data: bytes) -> list[bytes]:
     return [hashlib.sha1(data).digest()]
 
 
+def plan_of(size: int | None) -> tuple[Algorithm, ...]:
+    return MD5 if size is None else SHA1
+
+
 def read(
-    path: Path, trust: SizeTrust, *, most_bytes: int | None = None, **options: Any
+    path: Path, trust: SizeTrust, defer_bytes: int | None = None, **options: Any
 ) -> tuple[tuple[Algorithm, ...], list[bytes], int]:
+    """Read a file as if its file system were trusted so far."""
+    reader = Reader(options.pop("plan_of", lambda _: SHA1), **options)
     with opened(path) as fd:
-        status = os.fstat(fd)
-        plan, digests, length, _ = Reader(MD5, **options).read(fd, SHA1, status, trust, most_bytes)
-        return plan, digests, length
+        reader._trusts[os.fstat(fd).st_dev] = trust
+        plan, digests, length, status, reliable = reader.read(fd, defer_bytes)
+    assert reliable == (relied_size(status, trust) is not None)
+    return plan, digests, length
 
 
 def during_reads(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], object]) -> list[int]:
@@ -117,17 +124,17 @@ def test_a_file_that_grows_is_read_again_whatever_its_size_was(
     during_reads(monkeypatch, lambda number: number == 1 and path.write_bytes(b"listed now"))
     # With the plan for any size: the first one was for another.
     digests = [hashlib.md5(b"listed now").digest()]
-    assert read(path, FULL) == (MD5, digests, 10)
+    assert read(path, FULL, plan_of=plan_of) == (MD5, digests, 10)
 
 
-@pytest.mark.parametrize("trust", SizeTrust)
+@pytest.mark.parametrize("trust", [FULL, NONZERO])
 def test_a_file_whose_time_changes_is_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trust: SizeTrust
 ) -> None:
     path = tmp_path / "f"
     path.write_bytes(b"benign")
     during_reads(monkeypatch, lambda number: os.utime(path, (7, 7)) if number == 1 else None)
-    assert read(path, trust)[0] == MD5
+    assert read(path, trust, plan_of=plan_of)[0] == MD5
 
 
 @pytest.mark.parametrize("trust", SizeTrust)
@@ -183,30 +190,35 @@ def test_a_file_that_is_never_as_long_as_its_size_is_unread(
 )
 def test_what_is_nearly_all_hole(size: int, blocks: int, refused: bool) -> None:
     status = SimpleNamespace(st_size=size, st_blocks=blocks)
-    Reader(SHA1, sparse=True).refuse_sparse(status)  # type: ignore[arg-type]  # has all it needs
+    Reader(plan_of, sparse=True).refuse_sparse(status)  # type: ignore[arg-type]  # has all it needs
     if refused:
         with pytest.raises(SetAside, match=SPARSE) as caught:
-            Reader(SHA1).refuse_sparse(status)  # type: ignore[arg-type]  # has all it needs
+            Reader(plan_of).refuse_sparse(status)  # type: ignore[arg-type]  # has all it needs
         assert caught.value.kind is Kind.UNREAD
     else:
-        Reader(SHA1).refuse_sparse(status)  # type: ignore[arg-type]  # has all it needs
+        Reader(plan_of).refuse_sparse(status)  # type: ignore[arg-type]  # has all it needs
 
 
 @pytest.mark.parametrize("trust", [NONE, NONZERO])
 @needs_fuse
-def test_what_has_no_end_is_read_up_to_a_bound(tmp_path: Path, trust: SizeTrust) -> None:
+def test_what_has_no_end_is_read_up_to_a_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trust: SizeTrust
+) -> None:
     heard: list[int] = []
     most = 3 << 20
+    monkeypatch.setattr(reading, "UNSIZED_BYTES", most)
     files = {"f": File(b"x", endless=True, claims=0), "g": File(bytes(most), claims=0)}
     files["h"] = File(bytes(most + 1), claims=0)
     with mounted(tmp_path, files, user_id=STRANGER):
         for name in ("f", "h"):
             with pytest.raises(EndlessError) as caught:
-                read(tmp_path / name, trust, most_bytes=most, on_bytes=heard.append)
-            assert most < caught.value.length <= most + (1 << 18)
+                read(tmp_path / name, trust, on_bytes=heard.append)
             assert reason_of(caught.value) == ENDLESS
-        assert sum(heard) <= 2 * most
-        assert read(tmp_path / "g", trust, most_bytes=most) == (SHA1, sha1(bytes(most)), most)
+            # Among others it is not even read so far.
+            with pytest.raises(Deferred):
+                read(tmp_path / name, trust, 1 << 20)
+        assert most < sum(heard) <= 2 * most
+        assert read(tmp_path / "g", trust) == (SHA1, sha1(bytes(most)), most)
 
 
 @pytest.mark.parametrize(
@@ -232,9 +244,9 @@ def test_the_bound_holds_for_every_reading(tmp_path: Path, monkeypatch: pytest.M
         with opened(path) as fd:
             status = os.fstat(fd)
             with pytest.raises(EndlessError):
-                Reader(SHA1).read(fd, SHA1, status, NONE)
+                Reader(plan_of).read(fd)
             with pytest.raises(EndlessError):
-                Reader(SHA1)._read_unsteady(fd, NONE)
+                Reader(plan_of)._read_unsteady(fd, NONE)
         with pytest.raises(EndlessError):
             read_more(path, status, 6)
 
@@ -263,7 +275,7 @@ def test_what_drips_is_read_for_a_while(tmp_path: Path) -> None:
 
 def read_more(path: Path, status: os.stat_result, length: int) -> list[bytes]:
     with opened(path) as fd:
-        return Reader(MD5).read_more(fd, SHA1, status, length)
+        return Reader(plan_of).read_more(fd, SHA1, status, length)
 
 
 def test_more_digests_are_of_the_same_content(
