@@ -100,7 +100,7 @@ def prune(app: App, days: int, output_format: str) -> ExitCode:
 @format_option("text", "json")
 @pass_app
 def mounts(app: App, output_format: str) -> ExitCode:
-    """List the file systems that scans have come across, by where they were mounted.
+    """List the file systems that scans remember, by directory.
 
     Directories that were given to a scan are listed, too, whatever file system they are on.
 
@@ -136,10 +136,11 @@ def mounts(app: App, output_format: str) -> ExitCode:
 @format_option("text", "json")
 @pass_app
 def forget(app: App, paths: tuple[str, ...], output_format: str) -> ExitCode:
-    """Forget the file systems that were mounted at or below PATH: they have been given up.
+    """Forget the file systems that were mounted at PATH or below.
 
-    Scans then take for what it is whatever directory they find there. The audit log says who has
-    done this. What is still mounted will be remembered again by the next scan.
+    This says that they have been given up for good: scans then take whatever directory they find
+    there for what it is. The audit log says who has done this. What is still mounted will be
+    remembered again by the next scan.
 
     \b
       hashclient inventory forget /srv/share
