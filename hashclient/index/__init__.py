@@ -6,6 +6,7 @@ what the manifest names and never waits for a writer. `writer` makes runs and ma
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -260,6 +261,10 @@ def load_manifest(directory: Path) -> Manifest | None:
     except FileNotFoundError:
         return None
     except OSError as error:
+        if error.errno == errno.EIO:  # what the disk has lost, a fetch builds again
+            raise DamagedError(
+                f"cannot read manifest: {printable(path)}: {error.strerror}", hint=REBUILD_HINT
+            ) from error
         raise state_error("cannot read", path, error) from error
     except ValueError as error:
         raise DamagedError(f"manifest is damaged: {printable(path)}", hint=REBUILD_HINT) from error
