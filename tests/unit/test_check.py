@@ -337,10 +337,13 @@ def test_a_task_that_has_read_enough_hands_the_rest_back(
         Group(str(tree), ["a", "b", "c"], follow=False),
         Group(f"{tree}/d", ["e"], follow=True),
     ]
-    result = checker(lists).check(groups)
-    assert kinds(result) == {"a": (Kind.MATCH, None)}
-    assert result.clean == 1
-    assert result.deferred == [Group(str(tree), ["c"], follow=False), groups[1]]
+    one = checker(lists)
+    # Each task counts for itself.
+    for _ in range(2):
+        result = one.check(groups)
+        assert kinds(result) == {"a": (Kind.MATCH, None)}
+        assert (result.clean, result.bytes_read) == (1, 18)
+        assert result.deferred == [Group(str(tree), ["c"], follow=False), groups[1]]
 
 
 def test_a_file_that_is_nearly_all_hole_is_unread(tmp_path: Path) -> None:
