@@ -152,7 +152,6 @@ def fuse_trust(device: int, mounts: bytes, uid_map: bytes, user: int) -> SizeTru
         same_numbers = uid_map.split() == [b"0", b"0", b"4294967295"]
         if same_numbers and b"user_id=%d" % user in options.split(b","):
             return NONZERO
-        break
     return NONE
 
 

@@ -173,6 +173,8 @@ def test_a_stranger_s_file_is_judged_by_what_comes(sized: Path, tmp_path: Path) 
     claims = (0, 1, 5, 7, 4096, 1 << 20)
     files = {f"f{n}": File(b"listed", claims=n) for n in claims}
     files |= {f"g{n}": File(b"benign", claims=n) for n in claims}
+    # No hole either, whatever it says.
+    files["f-hole"] = File(b"listed", claims=1 << 40, blocks=0)
     with fuse(tmp_path / "m", files, STRANGER) as tree:
         for result in (scan(sized, tree), scan(sized, *(tree / name for name in files))):
             assert found(result) == {n: "match" if n[0] == "f" else "clean" for n in files}
@@ -200,19 +202,29 @@ def test_a_stranger_s_file_system_may_be_a_single_file(sized: Path, tmp_path: Pa
 
 
 @needs_fuse
-@pytest.mark.parametrize(("user_id", "expected"), [(0, "clean"), (STRANGER, "match")])
+@pytest.mark.parametrize(
+    ("first", "then", "expected"),
+    [
+        (0, 0, "clean"),
+        (STRANGER, STRANGER, "match"),
+        # Neither is what was read of somebody else's, nor anything known of it.
+        (STRANGER, 0, "match"),
+        (0, STRANGER, "match"),
+    ],
+)
 def test_what_a_stranger_says_of_a_file_does_not_make_it_known(
     unsized: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    user_id: int,
+    first: int,
+    then: int,
     expected: str,
 ) -> None:
     """The same device, inode, size and times, and other content: nothing was remembered."""
     monkeypatch.setattr(inventory, "FRESH_NS", 0)
     own = Path(shutil.copytree(unsized, tmp_path / "state"))
     devices = set()
-    for content, kind in ((b"benign", "clean"), (b"benign", "clean"), (b"listed", expected)):
+    for user_id, content, kind in ((first, b"benign", "clean"), (then, b"listed", expected)):
         with fuse(tmp_path / "m", {"f": File(content)}, user_id) as tree:
             devices.add(tree.stat().st_dev)
             assert found(scan(own, tree, use_inventory=True)) == {"f": kind}

@@ -13,7 +13,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -221,6 +221,7 @@ class World:
 
     def scan(self, *, inventory: bool, use: bool = True, jobs: int = 1) -> dict[str, Verdict]:
         found, summary = self.client.scan(self.tree, inventory=inventory, use=use, jobs=jobs)
+        self.summary = summary
         assert summary.inputs == len(found)
         # Each input was read, or the answer rests on something that is counted.
         assert summary.inputs == (
@@ -241,6 +242,33 @@ def _no_margin() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inventory, "FRESH_NS", 0)
         yield
+
+
+sized_entries = entries().map(lambda entry: replace(entry, sized=True))
+
+
+@given(trees, st.lists(sized_entries, min_size=1, max_size=3))
+@settings(max_examples=12)
+def test_what_answers_rest_on_is_counted(tree: dict[str, bytes], listed: list[Entry]) -> None:
+    sizes = {len(entry.data) for entry in listed}
+    ruled_out = sum(len(data) not in sizes for data in tree.values())
+    rest = len(tree) - ruled_out
+    with tempfile.TemporaryDirectory() as name:
+        world = World(Path(name))
+        for path, data in tree.items():
+            (world.tree / path).write_bytes(data)
+        world.publish("a", listed, 0)
+        let_time_pass(world.probe)
+        for remembers, expected in (
+            (False, (rest, ruled_out, 0)),
+            (True, (rest, ruled_out, 0)),
+            (True, (0, ruled_out, rest)),
+        ):
+            world.scan(inventory=remembers)
+            summary = world.summary
+            found = summary.files_read, summary.ruled_out_by_size, summary.known_unchanged
+            assert found == expected
+            let_time_pass(world.probe)
 
 
 @given(trees, listed_first, listed_first, st.lists(steps, min_size=1, max_size=3))

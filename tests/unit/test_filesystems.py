@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -32,12 +35,18 @@ def line(
     return b"42 27 %s / %s rw,nosuid%s - %s %s %s\n" % (device, where, tags, kind, source, options)
 
 
-def trust(path: Path | str) -> SizeTrust:
+@contextmanager
+def opened(path: Path | str) -> Iterator[int]:
     fd = os.open(path, os.O_RDONLY)
     try:
-        return trust_of(fd, os.fstat(fd).st_dev)
+        yield fd
     finally:
         os.close(fd)
+
+
+def trust(path: Path | str) -> SizeTrust:
+    with opened(path) as fd:
+        return trust_of(fd, os.fstat(fd).st_dev)
 
 
 @pytest.mark.parametrize(
@@ -122,6 +131,27 @@ def test_without_proc_no_fuse_is_relied_on(tmp_path: Path, monkeypatch: pytest.M
     with mounted(tmp_path, {"f": File(b"x")}):
         monkeypatch.setattr(filesystems, "_read", no_proc)
         assert trust(tmp_path) is NONE
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"), [(0x01021997, NONZERO), (0x6969, FULL), (0x9FA0, NONE), (0, NONE)]
+)
+def test_file_systems_that_are_not_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: int, expected: SizeTrust
+) -> None:
+    """9p, whose servers may make their files up; NFS; proc; and none that is known."""
+    monkeypatch.setattr(filesystems, "_kind_of", lambda _: kind)
+    assert trust_of(0, os.makedev(0, 99)) is expected
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="no file system in memory")
+def test_the_file_of_another_device_tells_nothing() -> None:
+    """It took the place of the one that was looked at; its own file system would be trusted."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as name, opened(name) as fd:
+        Path(name, "f").touch()
+        device = os.fstat(fd).st_dev
+        assert trust_at("f", fd, device, follow=False) is FULL
+        assert trust_at("f", fd, os.makedev(0, 1 << 19), follow=False) is NONE
 
 
 @needs_fuse
