@@ -22,7 +22,7 @@ import msgspec
 
 from hashclient.config import Settings
 from hashclient.errors import StateError
-from hashclient.fsio import printable, state_error
+from hashclient.fsio import printable, read_regular, state_error
 from hashclient.index import Index, check_key, list_folders, load_manifest, open_index, state_of
 from hashclient.judge import Judge
 from hashclient.model import ListState, MissingList, is_name
@@ -218,15 +218,12 @@ def delegated_lists(path: Path) -> tuple[str, ...] | None:
         StateError: it cannot be read, or is not what a fetch would have accepted.
     """
     try:
-        with path.open("rb") as stream:
-            data = stream.read(MAX_TARGETS_BYTES + 1)
+        data = read_regular(path, MAX_TARGETS_BYTES)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise state_error("cannot read metadata", path, error) from error
     damaged = StateError(f"metadata is damaged: {printable(path)}", hint=METADATA_HINT)
-    if len(data) > MAX_TARGETS_BYTES:
-        raise damaged
     try:
         delegations = msgspec.json.decode(data, type=_Targets).signed.delegations
     except (ValueError, RecursionError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +86,17 @@ def test_it_is_bounded(targets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lists, "MAX_TARGETS_BYTES", size)
     assert len(delegated_lists(targets) or ()) == 2
     monkeypatch.setattr(lists, "MAX_TARGETS_BYTES", size - 1)
-    with pytest.raises(StateError, match="metadata is damaged"):
+    with pytest.raises(
+        StateError, match=f"cannot read metadata: .*: longer than {size - 1:,} bytes"
+    ):
         delegated_lists(targets)
+
+
+def test_a_pipe_in_its_place_holds_nobody_up(tmp_path: Path) -> None:
+    path = tmp_path / TARGETS_NAME
+    os.mkfifo(path)
+    with pytest.raises(StateError, match="not a regular file"):
+        delegated_lists(path)
 
 
 def test_every_sentence_says_what_it_is_about(client: Client, targets: Path) -> None:
