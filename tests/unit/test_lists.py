@@ -86,9 +86,7 @@ def test_it_is_bounded(targets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lists, "MAX_TARGETS_BYTES", size)
     assert len(delegated_lists(targets) or ()) == 2
     monkeypatch.setattr(lists, "MAX_TARGETS_BYTES", size - 1)
-    with pytest.raises(
-        StateError, match=f"cannot read metadata.* longer than {size - 1:,} b"
-    ):
+    with pytest.raises(StateError, match=f"cannot read metadata.* longer than {size - 1:,} b"):
         delegated_lists(targets)
 
 
