@@ -59,9 +59,10 @@ LOCK_WAIT_S = 10.0
 DAY_S = 86_400
 
 #: Kernel's own file systems, which hold no files that anybody would miss.
-_PSEUDO = re.compile(
-    "binfmt_misc|bpf|cgroup2?|configfs|debugfs|devpts|devtmpfs|efivarfs|fusectl|hugetlbfs|mqueue|nsfs"
-    "|proc|pstore|rpc_pipefs|securityfs|selinuxfs|sysfs|tracefs"
+_PSEUDO = frozenset(
+    ("binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "debugfs", "devpts", "devtmpfs")
+    + ("efivarfs", "fusectl", "hugetlbfs", "mqueue", "nsfs", "proc", "pstore", "rpc_pipefs")
+    + ("securityfs", "selinuxfs", "sysfs", "tracefs")
 )
 _BY_UUID = "/dev/disk/by-uuid"
 _OCTAL = re.compile(rb"\\([0-7]{3})")
@@ -234,7 +235,7 @@ class Mounts:
     def _record_of(self, fd: int) -> Record | None:
         path = _real_path(fd)
         mount = self._mount_of(fd)
-        if path is None or mount is None or _PSEUDO.fullmatch(mount.kind):
+        if path is None or mount is None or mount.kind in _PSEUDO:
             return None
         point, raw = os.fsencode(mount.point), os.fsencode(path)
         is_below = mount.point == "/" or path == mount.point or path.startswith(f"{mount.point}/")
