@@ -48,7 +48,7 @@ bench: venv ## run the benchmarks, side by side with peers and with the physical
 
 fuzz: venv ## fuzz a parser, guided by coverage: ARGS="index 60", a target and seconds
 	@$(BIN)/python -c 'import atheris' 2> /dev/null \
-	  || $(BIN)/python -m pip install -q --only-binary :all: --require-hashes \
+	  || $(BIN)/python -m pip install -q --no-deps --only-binary :all: --require-hashes \
 	    -r fixtures/fuzz/requirements.lock < /dev/null
 	$(BIN)/python -m fixtures.fuzz $(ARGS)
 
@@ -105,10 +105,11 @@ venv:
 	  echo "make: setting up $(VENV) with $$("$$python" --version)" >&2
 	  rm -rf $(VENV)
 	  "$$python" -m venv $(VENV)
-	  $(BIN)/python -m pip install -q --only-binary :all: --require-hashes \
+	  $(BIN)/python -m pip install -q --no-deps --only-binary :all: --require-hashes \
 	    -r requirements-dev.lock < /dev/null
 	  $(BIN)/python -m pip install -q --no-deps --no-build-isolation --no-index \
 	    --editable . < /dev/null
+	  $(BIN)/python -m pip check > /dev/null || $(BIN)/python -m pip check
 	  printf '%s\n' "$$stamp" > $(VENV)/stamp
 	fi
 	# 4. Byte code for what has changed; a syntax error is for the target to show.

@@ -60,9 +60,11 @@ DAY_S = 86_400
 
 #: Kernel's own file systems, which hold no files that anybody would miss.
 _PSEUDO = frozenset(
-    ("binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "debugfs", "devpts", "devtmpfs")
-    + ("efivarfs", "fusectl", "hugetlbfs", "mqueue", "nsfs", "proc", "pstore", "rpc_pipefs")
-    + ("securityfs", "selinuxfs", "sysfs", "tracefs")
+    {
+        *("binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "debugfs", "devpts", "devtmpfs"),
+        *("efivarfs", "fusectl", "hugetlbfs", "mqueue", "nsfs", "proc", "pstore", "rpc_pipefs"),
+        *("securityfs", "selinuxfs", "sysfs", "tracefs"),
+    }
 )
 _BY_UUID = "/dev/disk/by-uuid"
 _OCTAL = re.compile(rb"\\([0-7]{3})")
