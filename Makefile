@@ -101,7 +101,9 @@ venv:
 	      || { apt-get update -qq && apt-get install -qq -y "$$package"; } < /dev/null >&2 \
 	      || fail "cannot install $$package" 'see what apt-get says above'
 	  fi
-	  # 3. Locked packages, then the project itself, which reads its code from here.
+	  # 3. Locked packages, then the project itself, which reads its code from here. The lock names
+	  #    all there are: where pip looks for more, it stops at a release that is newer than the
+	  #    locked one of a package that another asks for with an extra.
 	  echo "make: setting up $(VENV) with $$("$$python" --version)" >&2
 	  rm -rf $(VENV)
 	  "$$python" -m venv $(VENV)
