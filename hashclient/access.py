@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote
 
+import msgspec
+
 from hashclient.errors import ConfigError, VerificationError
 from hashclient.fsio import printable, read_regular, read_secret
 
@@ -48,8 +50,7 @@ _CREDENTIAL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*", re.ASCII)
 _BEARER = re.compile(r"[\x21-\x7e]+", re.ASCII)
 
 
-@dataclass(frozen=True)
-class OAuth:
+class OAuth(msgspec.Struct, frozen=True):
     """The client-credentials grant (RFC 6749, 4.4): where a token comes from, and for whom.
 
     The token endpoint may be on another origin than the provider. It gets the client's id and
@@ -64,8 +65,7 @@ class OAuth:
     ca: Path | None = None
 
 
-@dataclass(frozen=True)
-class Access:
+class Access(msgspec.Struct, frozen=True):
     """How to reach one provider; checked when made, without any I/O.
 
     At most one of `token_file`, `token_env`, `token_credential`, `basic_file` and `oauth` is set.
@@ -134,8 +134,7 @@ class Access:
             )
 
 
-@dataclass(frozen=True)
-class Endpoint:
+class Endpoint(msgspec.Struct, frozen=True):
     """A parsed address: lower-case scheme and host (IPv6 in brackets), port, plain path."""
 
     scheme: str

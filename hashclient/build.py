@@ -12,7 +12,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -71,8 +70,7 @@ class _Staging(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     partial: Manifest
 
 
-@dataclass(frozen=True, slots=True)
-class Build:
+class Build(msgspec.Struct, frozen=True):
     """One generation of one list in the making.
 
     `index_hash` is the signed hash of its `index.json`, `expires` the earliest expiry of what

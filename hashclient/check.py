@@ -14,7 +14,6 @@ import os
 import stat
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import msgspec
 import numpy as np
@@ -38,8 +37,7 @@ _FILE_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _SLOT = {algorithm: number for number, algorithm in enumerate(Algorithm)}
 
 
-@dataclass(slots=True)
-class TaskResult:
+class TaskResult(msgspec.Struct):
     """What a task came to: counts of the usual, outcomes of the rest, and work handed back.
 
     Each file is counted or told once: it was read, ruled out by its size, known unchanged from an
@@ -52,10 +50,10 @@ class TaskResult:
     bytes_read: int = 0
     ruled_out_by_size: int = 0
     known_unchanged: int = 0
-    outcomes: list[Outcome] = field(default_factory=list)
-    deferred: Task = field(default_factory=list)
-    learned: list[tuple[int, bytes]] = field(default_factory=list)
-    seen: list[Block] = field(default_factory=list)
+    outcomes: list[Outcome] = msgspec.field(default_factory=list)
+    deferred: Task = msgspec.field(default_factory=list)
+    learned: list[tuple[int, bytes]] = msgspec.field(default_factory=list)
+    seen: list[Block] = msgspec.field(default_factory=list)
 
 
 class _File(msgspec.Struct, gc=False):

@@ -18,9 +18,9 @@ import itertools
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -47,8 +47,7 @@ Int64 = npt.NDArray[np.int64]
 Numbered = Iterator[tuple[int, bytes]]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class DigestBatch:
+class DigestBatch(msgspec.Struct, frozen=True, eq=False):
     """Some rows of a file of digests, by column; every row has at least one digest.
 
     `names` are file names as a sum file gives them (decoded with surrogateescape), None where
@@ -207,14 +206,13 @@ def _lines(numbered: Numbered, name: str) -> Numbered:
                 yield line, content
 
 
-@dataclass(slots=True)
-class _Rows:
+class _Rows(msgspec.Struct):
     """Collects rows one by one until they are a batch."""
 
-    names: list[str | None] = field(default_factory=list)
-    lines: list[int] = field(default_factory=list)
-    sizes: list[int] = field(default_factory=list)
-    hexes: dict[Algorithm, tuple[list[bytes], list[int]]] = field(default_factory=dict)
+    names: list[str | None] = msgspec.field(default_factory=list)
+    lines: list[int] = msgspec.field(default_factory=list)
+    sizes: list[int] = msgspec.field(default_factory=list)
+    hexes: dict[Algorithm, tuple[list[bytes], list[int]]] = msgspec.field(default_factory=dict)
 
     def add(self, line: int, name: bytes | None, size: int = int(NO_SIZE)) -> None:
         self.names.append(None if name is None else os.fsdecode(name))

@@ -13,11 +13,9 @@ same generation.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -67,8 +65,7 @@ PINNED_ROOT_NAME = "pinned-root.json"
 INDEX_FILE = "index.json"
 
 
-@dataclass(frozen=True, slots=True)
-class Fetched:
+class Fetched(msgspec.Struct, frozen=True):
     """What became of one list in a fetch.
 
     `before` is the generation that was here, None for a first fetch. `added` and `withdrawn`
@@ -371,8 +368,8 @@ class Fetcher:
             reached = self._reach_back(directory, manifest)
         except StateError as error:
             # The switch is made, and stays; once this is mended, the next fetch makes up for it.
-            return dataclasses.replace(fetched, problem=error)
-        return dataclasses.replace(
+            return msgspec.structs.replace(fetched, problem=error)
+        return msgspec.structs.replace(
             fetched, affected=reached.withdrawn, listed_again=reached.listed_again
         )
 

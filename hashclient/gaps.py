@@ -9,8 +9,8 @@ kinds.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -22,12 +22,11 @@ from hashclient.model import Algorithm, Gap, mask_of
 Flags = npt.NDArray[np.bool_]
 
 
-@dataclass(frozen=True, slots=True)
-class Undecided:
+class Undecided(msgspec.Struct, frozen=True):
     """The rows of a batch that nobody can decide, and why: parts of them, each with a sentence."""
 
     rows: Flags
-    parts: list[tuple[Flags, str]] = field(default_factory=list)
+    parts: list[tuple[Flags, str]] = msgspec.field(default_factory=list)
 
     def reason(self, row: int) -> str:
         """Return why a row cannot be decided."""

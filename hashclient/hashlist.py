@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
@@ -84,8 +83,7 @@ class ListIndex(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     segments: tuple[Segment, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class AddBatch:
+class AddBatch(msgspec.Struct, frozen=True):
     """Up to `BATCH_ROWS` validated entries, by column.
 
     `ids` is (n,) bytes; `masks` (n,) the algorithms each entry has; `sizes` (n,) in bytes or

@@ -19,10 +19,10 @@ import sqlite3
 import time
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -83,8 +83,7 @@ class DamagedInventoryError(StateError):
     """The file is not what a scan left; nothing is lost by making it anew."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stats:
+class Stats(msgspec.Struct, frozen=True):
     """What an inventory holds: files with tags, rows, bytes on disk, and the oldest day seen."""
 
     files: int

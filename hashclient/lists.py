@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
@@ -64,8 +63,7 @@ class _Targets(msgspec.Struct, frozen=True):
     signed: _Signed
 
 
-@dataclass(frozen=True, slots=True)
-class ExpectedList:
+class ExpectedList(msgspec.Struct, frozen=True):
     """A list that should be here: `index` if it can be used, else `error`.
 
     `name` is None where it is not known which lists of `provider` should be here; `provider` is
@@ -99,8 +97,7 @@ class ExpectedList:
         return f"{owner}: {message}"
 
 
-@dataclass(frozen=True, slots=True)
-class OpenLists:
+class OpenLists(msgspec.Struct, frozen=True):
     """The lists of a state directory that can be used, open for one run, and those that cannot."""
 
     indexes: tuple[Index, ...]
@@ -207,7 +204,9 @@ def with_key(entry: ExpectedList, key_id: str) -> ExpectedList:
         try:
             check_key(entry.index.manifest, key_id)
         except StateError as error:
-            return replace(entry, index=None, error=error, short="sealed with another key")
+            return msgspec.structs.replace(
+                entry, index=None, error=error, short="sealed with another key"
+            )
     return entry
 
 

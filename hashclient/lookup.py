@@ -7,13 +7,13 @@ entry agrees with is clean only if its digests could have told: `gaps` finds tho
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from queue import SimpleQueue
 from threading import Semaphore, Thread
 from typing import TypeVar
 
+import msgspec
 import numpy as np
 
 from hashclient.digestfile import DigestBatch
@@ -71,7 +71,7 @@ def lookup(
                 outcome = _outcome(source, batch, row, hits.get(row, ()))
                 if undecided is not None and undecided.rows[row]:
                     reason = undecided.reason(row)
-                    outcome = dataclasses.replace(outcome, kind=Kind.UNREAD, reason=reason)
+                    outcome = msgspec.structs.replace(outcome, kind=Kind.UNREAD, reason=reason)
                 summary.add(outcome)
                 yield outcome
     finally:

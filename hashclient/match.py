@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+
+import msgspec
 
 from hashclient.model import Algorithm, Hit, Kind, MatchState, Outcome, Recorded
 
@@ -40,8 +41,7 @@ PROGRESS = (
 SETTLED = frozenset({MatchState.RESTORED, MatchState.PURGED, MatchState.CLOSED})
 
 
-@dataclass(frozen=True, slots=True)
-class MatchHit:
+class MatchHit(msgspec.Struct, frozen=True):
     """One entry that a file matched; `withdrawn_*` are None while the provider stands by it."""
 
     hit: Hit
@@ -49,8 +49,7 @@ class MatchHit:
     withdrawn_at: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
+class Match(msgspec.Struct, frozen=True):
     """One file that matched. Times are in UTC.
 
     `in_place` tells whether it is where it was found, as far as this program has done anything
@@ -92,8 +91,7 @@ class Match:
         return Outcome(Kind.MATCH, self.path, self.size, hits=hits, recorded=self.recorded)
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(msgspec.Struct, frozen=True):
     """One step of a match's story: a state it came to, or something else that was done.
 
     `detail` holds JSON values that say more: who, why, under which report; never a digest.
@@ -104,8 +102,7 @@ class Step:
     detail: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Remembered:
+class Remembered(msgspec.Struct, frozen=True):
     """One path that matched one entry; times are in UTC. `withdrawn_*` are None while it stands.
 
     `in_place` tells whether the file is where it was found, or was taken away.

@@ -9,7 +9,8 @@ entry or digest is in any of it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from hashclient import __version__
 from hashclient.audit.record import Record
@@ -20,8 +21,7 @@ _PREFIX = "hashclient_"
 _ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 
 
-@dataclass(frozen=True, slots=True)
-class _Metric:
+class _Metric(msgspec.Struct, frozen=True):
     """One gauge: values by the values of its labels; without labels there is one value."""
 
     name: str

@@ -8,8 +8,9 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
+
+import msgspec
 
 #: Names of lists, providers, roles and parts of target names. Target names go into URLs
 #: unescaped, so nothing that a URL or a file system could read as something else is allowed.
@@ -76,8 +77,7 @@ class Kind(enum.StrEnum):
     UNREAD = "unread"
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
+class Hit(msgspec.Struct, frozen=True):
     """One entry that an input agrees with in at least one digest.
 
     `algorithms` are those whose digests agree. `complete` is True when every digest that both
@@ -105,8 +105,7 @@ class MatchState(enum.StrEnum):
     CLOSED = "closed"
 
 
-@dataclass(frozen=True, slots=True)
-class Recorded:
+class Recorded(msgspec.Struct, frozen=True):
     """What the record of matches says of one outcome: its id there, and its story so far.
 
     `in_place` is False once the file was taken away from where it was found.
@@ -126,8 +125,7 @@ class Action(enum.StrEnum):
     REPORT = "report"
 
 
-@dataclass(frozen=True, slots=True)
-class Acted:
+class Acted(msgspec.Struct, frozen=True):
     """What became of an action on one match.
 
     `done` is None where nothing was tried, since only the policy was asked. `detail` says what was
@@ -139,8 +137,7 @@ class Acted:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True):
     """What became of one input.
 
     `path` is decoded with surrogateescape, so `os.fsencode` gives back its bytes. `size` is in
@@ -155,15 +152,14 @@ class Outcome:
     size: int | None = None
     reason: str | None = None
     hits: tuple[Hit, ...] = ()
-    digests: Mapping[Algorithm, bytes] = field(default_factory=dict)
+    digests: Mapping[Algorithm, bytes] = msgspec.field(default_factory=dict)
     origin: str | None = None
-    tags: Mapping[Algorithm, bytes] = field(default_factory=dict)
+    tags: Mapping[Algorithm, bytes] = msgspec.field(default_factory=dict)
     recorded: Recorded | None = None
     acted: tuple[Acted, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class ListState:
+class ListState(msgspec.Struct, frozen=True):
     """What a scan or `status` says of one list it used.
 
     `fresh` is False past its expiry; `in_grace` is True while the operator lets it count then.
@@ -181,8 +177,7 @@ class ListState:
         return not self.fresh and not self.in_grace
 
 
-@dataclass(frozen=True, slots=True)
-class MissingList:
+class MissingList(msgspec.Struct, frozen=True):
     """A list that should be here and cannot be used, so that nothing was compared with it.
 
     It should be here since the configuration or the provider's last verified metadata names it.
@@ -196,8 +191,7 @@ class MissingList:
     problem: str
 
 
-@dataclass(frozen=True, slots=True)
-class Gap:
+class Gap(msgspec.Struct, frozen=True):
     """What digests of some algorithms cannot tell about one list.
 
     `rows` inputs came with digests of `algorithms` alone; of the list's `live` entries `entries`

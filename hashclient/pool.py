@@ -14,7 +14,6 @@ import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
@@ -188,11 +187,10 @@ def _work(connection: Connection, parent_ends: list[Connection], make: MakeCheck
         return
 
 
-@dataclass(slots=True)
-class _Worker:
+class _Worker(msgspec.Struct):
     process: BaseProcess
     connection: Connection
-    tasks: deque[Task] = field(default_factory=deque)
+    tasks: deque[Task] = msgspec.field(default_factory=deque)
 
 
 class Pool:

@@ -6,11 +6,12 @@ exit code, and the run goes on.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from hashclient.audit import AuditLog, Event
 from hashclient.errors import AuditError, StateError
@@ -118,7 +119,7 @@ class RunRecord:
             self._failed(error)
             return kept
         for n, match in zip(places, found, strict=True):
-            kept[n] = dataclasses.replace(kept[n], recorded=match.recorded)
+            kept[n] = msgspec.structs.replace(kept[n], recorded=match.recorded)
         return kept
 
     def _failed(self, error: AuditError | StateError) -> None:

@@ -9,10 +9,11 @@ is noted in the record of matches first, so that a scan that is killed loses non
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from hashclient.audit import AuditLog
 from hashclient.config import Settings
@@ -90,13 +91,13 @@ class Responder:
             if action in wanted
         }
         if self._only_tell and outcome.kind is Kind.MATCH and not acted:
-            return dataclasses.replace(outcome, reason="would only be recorded")
+            return msgspec.structs.replace(outcome, reason="would only be recorded")
         in_order = tuple(acted[action] for action in Action if action in acted)
         recorded = outcome.recorded
         if recorded is not None and any(a.done for a in in_order):
             with contextlib.suppress(HashclientError), Matches(self._settings.state_dir) as matches:
                 recorded = matches.get(recorded.id).recorded
-        return dataclasses.replace(outcome, recorded=recorded, acted=in_order)
+        return msgspec.structs.replace(outcome, recorded=recorded, acted=in_order)
 
     def want_reports(self, outcomes: Iterable[Outcome]) -> None:
         """Note of many outcomes at once that reports are wanted: the disk is waited for once.
@@ -127,7 +128,7 @@ class Responder:
     def _may_take(self, outcome: Outcome) -> bool:
         """Tell whether a file would be taken away for what lists that are not stale say alone."""
         hits = tuple(h for h in outcome.hits if h.complete and h.list_name in self._usable)
-        return Action.QUARANTINE in self._wanted(dataclasses.replace(outcome, hits=hits))
+        return Action.QUARANTINE in self._wanted(msgspec.structs.replace(outcome, hits=hits))
 
     def _act(self, outcome: Outcome, action: Action, reason: str, *, ended: bool) -> Acted:
         if action is Action.QUARANTINE and not self._may_take(outcome):

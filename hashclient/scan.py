@@ -9,8 +9,9 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from hashclient.check import Checker, TaskResult
 from hashclient.errors import StateError
@@ -36,8 +37,7 @@ TICK_SHARE = 20
 MakeChecker = Callable[[Callable[[int], None] | None], Checker]
 
 
-@dataclass(slots=True)
-class Progress:
+class Progress(msgspec.Struct):
     """What a display may show while a scan runs; `bytes_ahead` are read but not yet counted."""
 
     summary: Summary

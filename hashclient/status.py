@@ -8,8 +8,9 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+
+import msgspec
 
 from hashclient.audit import Record, read
 from hashclient.config import Settings
@@ -24,8 +25,7 @@ from hashclient.model import Algorithm, MatchState
 from hashclient.seal import Sealer, load_sealer
 
 
-@dataclass(frozen=True, slots=True)
-class ListStatus:
+class ListStatus(msgspec.Struct, frozen=True):
     """One list: its manifest if it can be used, and what is wrong with it if anything is.
 
     `provider` is None where it is not known whose it is. `recognised` counts the live entries that
@@ -38,7 +38,7 @@ class ListStatus:
     exit_code: ExitCode
     problem: str | None
     provider: str | None = None
-    recognised: Mapping[str, int] = field(default_factory=dict)
+    recognised: Mapping[str, int] = msgspec.field(default_factory=dict)
 
     @property
     def usable(self) -> bool:
@@ -51,32 +51,28 @@ class ListStatus:
         return self.problem is None
 
 
-@dataclass(frozen=True, slots=True)
-class QuarantineStatus:
+class QuarantineStatus(msgspec.Struct, frozen=True):
     """How many files are in quarantine, and how much room they take."""
 
     files: int
     sealed_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class ReportsStatus:
+class ReportsStatus(msgspec.Struct, frozen=True):
     """How many reports there are in each state, and when the oldest was made that is not sent."""
 
     counts: Mapping[str, int]
     oldest_open: datetime | None
 
 
-@dataclass(frozen=True, slots=True)
-class AuditStatus:
+class AuditStatus(msgspec.Struct, frozen=True):
     """The last record of the audit log, and the last that says how a scan has ended, if any."""
 
     last: Record
     last_scan: Record | None
 
 
-@dataclass(slots=True)
-class Status:
+class Status(msgspec.Struct):
     """Everything that a state directory holds. A part that is not there, or damaged, is None.
 
     `providers` has those whose lists are not known, and why. `problems` are of the parts that
@@ -87,11 +83,11 @@ class Status:
     providers: Mapping[str, str]
     exit_code: ExitCode
     matches: Mapping[MatchState, int] | None = None
-    withdrawn: list[Remembered] = field(default_factory=list)
+    withdrawn: list[Remembered] = msgspec.field(default_factory=list)
     quarantine: QuarantineStatus | None = None
     reports: ReportsStatus | None = None
     audit: AuditStatus | None = None
-    problems: list[str] = field(default_factory=list)
+    problems: list[str] = msgspec.field(default_factory=list)
 
     @property
     def missing(self) -> int:

@@ -6,14 +6,13 @@ pipelines and formats, and is small enough to be read.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import msgspec
 
 from hashclient.errors import ExitCode, HashclientError
 from hashclient.model import Gap, Kind, ListState, MissingList, Outcome
 
 
-@dataclass(slots=True)
-class Summary:
+class Summary(msgspec.Struct):
     """The counts of a run so far. Every input is counted under exactly one kind.
 
     An answer may rest on something else than reading: `ruled_out_by_size` inputs have a size that
@@ -22,7 +21,7 @@ class Summary:
     """
 
     lists: tuple[ListState, ...]
-    counts: dict[Kind, int] = field(default_factory=lambda: dict.fromkeys(Kind, 0))
+    counts: dict[Kind, int] = msgspec.field(default_factory=lambda: dict.fromkeys(Kind, 0))
     files_read: int = 0
     bytes_read: int = 0
     ruled_out_by_size: int = 0

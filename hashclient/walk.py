@@ -14,8 +14,9 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
+
+import msgspec
 
 from hashclient.model import Kind, Outcome
 
@@ -52,8 +53,7 @@ class Group(NamedTuple):
 Task = list[Group]
 
 
-@dataclass(frozen=True, slots=True)
-class WalkOptions:
+class WalkOptions(msgspec.Struct, frozen=True):
     """What a walk leaves out. `exclude` are shell patterns, as `compile_excludes` reads them."""
 
     exclude: tuple[str, ...] = ()
@@ -192,8 +192,7 @@ class _TaskBuilder:
         return full
 
 
-@dataclass(slots=True)
-class _Frame:
+class _Frame(msgspec.Struct):
     """A directory being read: what is left of it, and the files found since the last task.
 
     Without `fd` it is closed, and what is left of it is in memory.

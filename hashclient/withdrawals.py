@@ -7,11 +7,10 @@ and record repeats a line, and loses none.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 
+import msgspec
 import numpy as np
 
 from hashclient.audit import AuditLog, Event
@@ -28,8 +27,7 @@ from hashclient.seal import Sealer
 AUDIT_BATCH = 512
 
 
-@dataclass(frozen=True, slots=True)
-class Reached:
+class Reached(msgspec.Struct, frozen=True):
     """What became of earlier matches.
 
     `withdrawn` are paths that matched entries which are withdrawn now, with the state that this
@@ -51,7 +49,7 @@ def reach_back(
     withdrawn = _withdraw(index, matches, audit, now)
     listed_again = tuple(_list_again(index, sealer, matches, audit, now))
     # Another entry may stand for it, or its story may have ended.
-    left = tuple(dataclasses.replace(m, state=matches.get(m.id).state) for m in withdrawn)
+    left = tuple(msgspec.structs.replace(m, state=matches.get(m.id).state) for m in withdrawn)
     return Reached(left, listed_again)
 
 

@@ -16,10 +16,11 @@ import itertools
 import os
 import secrets
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from hashclient import fsio
 from hashclient.audit.file import (
@@ -75,8 +76,7 @@ __all__ = [
 _HINT_CRASH = "a killed command leaves this; the next one that writes to the log repairs it"
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(msgspec.Struct, frozen=True):
     """What `verify` found; `seq` and `hash` are the last record's, `public_key` is hexadecimal."""
 
     records: int

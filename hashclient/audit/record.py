@@ -11,9 +11,10 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NoReturn
+
+import msgspec
 
 from hashclient.errors import AuditError
 
@@ -56,8 +57,7 @@ _CHECKPOINT = "checkpoint"
 _to_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(msgspec.Struct, frozen=True):
     """Something to be recorded: its name and JSON values; never a listed digest or a credential.
 
     The names `genesis` and `audit-recovered` are the log's own. Text that is not valid Unicode is
@@ -68,8 +68,7 @@ class Event:
     data: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(msgspec.Struct, frozen=True):
     """One line of the log; `prev` and `hash` are hexadecimal SHA-256, `sig` Ed25519 or None."""
 
     seq: int
@@ -88,16 +87,14 @@ class Record:
         return head + _ending(self.hash, self.sig)
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(msgspec.Struct, frozen=True):
     """Which log it is: the random id and the public key in its genesis record, hexadecimal."""
 
     log_id: str
     public_key: str
 
 
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
+class Checkpoint(msgspec.Struct, frozen=True):
     """A signed statement that the log `identity` holds record `seq` with this hash and time."""
 
     identity: Identity

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
+
+import msgspec
 
 from hashclient.model import Outcome
 from hashclient.summary import Summary
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(msgspec.Struct, frozen=True):
     """What a report is of: the command, when it ran (in UTC), and whether digests are shown."""
 
     command: str

@@ -14,7 +14,6 @@ import contextlib
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -67,8 +66,7 @@ _ONE_KEY = Keys()
 _DEFAULT_VALIDITY = Validity()
 
 
-@dataclass(frozen=True, slots=True)
-class Published:
+class Published(msgspec.Struct, frozen=True):
     """What a change made: `changed` entries were added or withdrawn, `live` are now listed."""
 
     list_name: str
@@ -77,8 +75,7 @@ class Published:
     live: int
 
 
-@dataclass(frozen=True, slots=True)
-class Consolidated:
+class Consolidated(msgspec.Struct, frozen=True):
     """What a consolidation made: a list's number of segments before and after."""
 
     list_name: str
@@ -87,8 +84,7 @@ class Consolidated:
     after: int
 
 
-@dataclass(frozen=True, slots=True)
-class RoleStatus:
+class RoleStatus(msgspec.Struct, frozen=True):
     """One role: the version that is published, until when it is valid, and its keys."""
 
     name: str
@@ -98,8 +94,7 @@ class RoleStatus:
     threshold: int
 
 
-@dataclass(frozen=True, slots=True)
-class ListStatus:
+class ListStatus(msgspec.Struct, frozen=True):
     """One list as it is published."""
 
     name: str
@@ -109,8 +104,7 @@ class ListStatus:
     segments: int
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
+class Status(msgspec.Struct, frozen=True):
     """All that is published; `root_sha256` lets a client's operator check the root they got."""
 
     root_sha256: str
@@ -118,8 +112,7 @@ class Status:
     lists: tuple[ListStatus, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Renewed:
+class Renewed(msgspec.Struct, frozen=True):
     """Roles that were signed anew, and roles that are due but whose keys are not here."""
 
     signed: tuple[str, ...]

@@ -8,9 +8,9 @@ list already, and writing, is left to `provider`.
 from __future__ import annotations
 
 import bisect
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+import msgspec
 import numpy as np
 
 from hashclient.digestfile import DigestBatch, Int64
@@ -38,8 +38,7 @@ SEGMENT_ENTRIES = 1_000_000
 DEFAULT_CATEGORY = "uncategorised"
 
 
-@dataclass(frozen=True, slots=True)
-class NewSegment:
+class NewSegment(msgspec.Struct, frozen=True):
     """A segment and its file."""
 
     segment: Segment
@@ -55,20 +54,19 @@ def new_segment(
     return NewSegment(segment, encode_segment(table))
 
 
-@dataclass(slots=True)
-class Entries:
+class Entries(msgspec.Struct):
     """Gathers batches of digests into the `add` segments of one generation."""
 
     generation: int
-    segments: list[NewSegment] = field(default_factory=list)
-    ids: list[Strings] = field(default_factory=list)
+    segments: list[NewSegment] = msgspec.field(default_factory=list)
+    ids: list[Strings] = msgspec.field(default_factory=list)
     rows: int = 0
     #: Where rows come from: the first row of each batch, the file, the line numbers.
-    starts: list[int] = field(default_factory=list)
+    starts: list[int] = msgspec.field(default_factory=list)
     #: Rows that list the empty file, by the digest of it.
-    empty: list[int] = field(default_factory=list)
-    origins: list[tuple[str, Int64]] = field(default_factory=list)
-    pending: list[pa.Table] = field(default_factory=list)
+    empty: list[int] = msgspec.field(default_factory=list)
+    origins: list[tuple[str, Int64]] = msgspec.field(default_factory=list)
+    pending: list[pa.Table] = msgspec.field(default_factory=list)
 
     def add(self, batch: DigestBatch, name: str) -> None:
         """Take the rows of `batch`, read from the file called `name`."""

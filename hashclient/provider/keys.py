@@ -12,11 +12,11 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -51,8 +51,7 @@ Clock = Callable[[], datetime]
 PUBLIC_MODE = 0o644
 
 
-@dataclass(frozen=True, slots=True)
-class Validity:
+class Validity(msgspec.Struct, frozen=True):
     """How long signatures hold. Short ones bound how long a frozen repository goes unnoticed."""
 
     root: timedelta = timedelta(days=365)
@@ -67,8 +66,7 @@ class Validity:
         return validity
 
 
-@dataclass(frozen=True, slots=True)
-class Keys:
+class Keys(msgspec.Struct, frozen=True):
     """How many keys a role has, and how many of them have to sign."""
 
     count: int = 1

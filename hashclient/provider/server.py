@@ -19,12 +19,12 @@ import socketserver
 import ssl
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -54,8 +54,7 @@ _SAFE_PATH = re.compile(r"/(?:metadata|targets)(?:/[A-Za-z0-9][A-Za-z0-9._-]*)+"
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(msgspec.Struct, frozen=True):
     """What a client needs to reach the server."""
 
     url: str

@@ -11,10 +11,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from hashclient.errors import AuthorisationError, ConfigError, StateError, UsageError
 from hashclient.fsio import excerpt, fsync_dir, printable, read_secret
@@ -38,8 +39,7 @@ HINT_KEYGEN = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(msgspec.Struct, frozen=True):
     """What is to be seen of an age file without a key: its length in bytes, and for how many."""
 
     header_bytes: int

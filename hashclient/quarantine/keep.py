@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import msgspec
@@ -29,8 +28,7 @@ HELD = "held"
 RELEASED = "released"
 
 
-@dataclass(frozen=True, slots=True)
-class Due:
+class Due(msgspec.Struct, frozen=True):
     """Whether an item may be destroyed now, when it may be if that is known, and why (not)."""
 
     is_due: bool
@@ -38,8 +36,7 @@ class Due:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class Purged:
+class Purged(msgspec.Struct, frozen=True):
     """What became of an item; `done` is None where it was only asked about and may be destroyed."""
 
     item: Item

@@ -17,8 +17,9 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from hashclient.fsio import printable
 
@@ -51,8 +52,7 @@ _WORDS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(msgspec.Struct, frozen=True):
     """An open directory, its path, and a name in it; `os.fsencode` gives the name's bytes."""
 
     fd: int

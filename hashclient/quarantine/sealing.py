@@ -6,9 +6,10 @@ import errno
 import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from hashclient.errors import StateError
 from hashclient.fsio import printable, write_all
@@ -22,8 +23,7 @@ from hashclient.quarantine.streams import Digester, sha256_on_disk
 _OVERHEAD_BYTES = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Sealed:
+class Sealed(msgspec.Struct, frozen=True):
     """What was read of a file, and the copy: its SHA-256, hexadecimal, and its length in bytes."""
 
     digests: Mapping[Algorithm, bytes]

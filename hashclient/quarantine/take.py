@@ -10,7 +10,6 @@ import contextlib
 import errno
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -47,8 +46,7 @@ _MOST_NAMED = 5
 _CHANGED = "changed: it is not the file that matched any more"
 
 
-@dataclass(frozen=True, slots=True)
-class Taken:
+class Taken(msgspec.Struct, frozen=True):
     """What became of the file of a match.
 
     `sealed` says whether there is a complete sealed copy, `taken` whether the file is away from its
@@ -61,8 +59,7 @@ class Taken:
     attention: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Act:
+class _Act(msgspec.Struct, frozen=True):
     """What the steps of one act share."""
 
     room: Room

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from hashclient import fsio
 from hashclient.errors import HashclientError, StateError, UsageError
@@ -32,8 +33,7 @@ _KEPT = (
 _NOT_FOR_OTHERS = 0o077
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(msgspec.Struct, frozen=True):
     """What was found of one item, or of something else in the quarantine under that name.
 
     `ok` is False where something is damaged or missing, `attention` is set where an act is to be

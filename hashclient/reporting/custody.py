@@ -11,10 +11,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from hashclient.audit import AuditLog, Event, read
 from hashclient.audit.record import (
@@ -37,8 +38,7 @@ RETRACTED = "report-retracted"
 NOTE_FORMAT = "hashclient-retraction/1"
 
 
-@dataclass(frozen=True, slots=True)
-class Custody:
+class Custody(msgspec.Struct, frozen=True):
     """A verified chain of custody: whose log it is, its last record, how many there are."""
 
     identity: Identity

@@ -14,9 +14,10 @@ import os
 import stat
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from hashclient.errors import HashclientError, StateError, UsageError
 from hashclient.fsio import atomic_file, printable, state_error, write_all
@@ -32,8 +33,7 @@ from hashclient.seal import Sealer
 CHUNK_BYTES = 1 << 18
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(msgspec.Struct, frozen=True):
     """Where bytes come from: what it is for people, its length, and a way to read it anew."""
 
     name: str
@@ -41,8 +41,7 @@ class Source:
     read: Callable[[], Iterator[bytes]]
 
 
-@dataclass(frozen=True, slots=True)
-class Proven:
+class Proven(msgspec.Struct, frozen=True):
     """A source whose content is known: its digests, and how many bytes it has."""
 
     source: Source

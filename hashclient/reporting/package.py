@@ -13,8 +13,9 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from hashclient.audit import AuditLog, checkpoint
 from hashclient.errors import StateError
@@ -57,8 +58,7 @@ To open a file, with the secret key of one of the recipients that document.json 
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
+class Content(msgspec.Struct, frozen=True):
     """What goes into a package: the document, and the evidence, proven, by its name there."""
 
     document: Document

@@ -6,9 +6,10 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from hashclient.config import ServiceDestination
 from hashclient.errors import StateError
@@ -26,8 +27,7 @@ from hashclient.reporting.evidence import (
 from hashclient.seal import Sealer
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True):
     """What is to be filed.
 
     `upload` are the matches whose evidence is uploaded, in order; `sealed_to` are the public keys

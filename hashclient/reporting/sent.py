@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from hashclient.errors import HashclientError
 from hashclient.reporting.state import Report
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
+class Sent(msgspec.Struct, frozen=True):
     """The report after an attempt, and what to tell people.
 
     `error` is why it failed. `notes` are things that need a person's attention all the same.

@@ -11,11 +11,11 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
 import httpx
+import msgspec
 
 from hashclient.config import ServiceDestination
 from hashclient.connect import access_of_service, limits_of
@@ -101,8 +101,7 @@ _HINT = "the report waits in the outbox; `hashclient report submit` tries again"
 _LAST_LIST = "hashclient keeps the last list"
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """What a service has answered: its code, and what came with it."""
 
     code: int

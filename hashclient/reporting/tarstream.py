@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import tarfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from hashclient.errors import VerificationError
 
@@ -18,8 +19,7 @@ BLOCK_BYTES = tarfile.BLOCKSIZE
 CHUNK_BYTES = 1 << 16
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(msgspec.Struct, frozen=True):
     """A file of an archive: its name, its length in bytes, and its content, to be read once."""
 
     name: str

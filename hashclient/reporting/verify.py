@@ -13,9 +13,10 @@ import os
 import re
 import stat
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
+
+import msgspec
 
 from hashclient.audit.record import Record
 from hashclient.errors import StateError, UsageError, VerificationError
@@ -50,8 +51,7 @@ _AGE_MAGIC = b"age-encryption.org/v1\n"
 _PUBLIC_KEY = re.compile(r"[0-9a-f]{64}")
 
 
-@dataclass(frozen=True, slots=True)
-class Verified:
+class Verified(msgspec.Struct, frozen=True):
     """A package that verifies: what it says, and the key that signed it, hexadecimal."""
 
     document: Document
@@ -60,8 +60,7 @@ class Verified:
     public_key: str
 
 
-@dataclass(frozen=True, slots=True)
-class VerifiedNote:
+class VerifiedNote(msgspec.Struct, frozen=True):
     """A note that a package is retracted, and the key that signed it, hexadecimal."""
 
     report_id: str

@@ -16,18 +16,17 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import httpcore
+import msgspec
 
 # Family, kind, protocol, canonical name, address: as `socket.getaddrinfo` returns them.
 Resolved = Sequence[tuple[int, int, int, str, Any]]
 Resolve = Callable[[str, int, int, int], Resolved]
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True):
     """How patient the transport is.
 
     An attempt has `base_s` until its headers are complete, and another second for every

@@ -6,7 +6,6 @@ with what went in. What a format leaves out by design stands in one table.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import jsonschema
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -86,7 +86,7 @@ HITS = (
     Hit("local", "E:2", "other", 2**53 - 1, (Algorithm.SHA1,), complete=False),
 )
 RECORDED = Recorded("bcdfghjkmn", MatchState.FOUND, NOW.replace(year=2025), NOW)
-TAKEN = dataclasses.replace(RECORDED, state=MatchState.QUARANTINED, in_place=False)
+TAKEN = msgspec.structs.replace(RECORDED, state=MatchState.QUARANTINED, in_place=False)
 ACTED = (
     Acted(Action.QUARANTINE, done=True, detail="quarantined for 2 recipients"),
     Acted(Action.REPORT, done=False, detail="not reported: the disk is full"),
@@ -371,7 +371,7 @@ def test_formats_of_lines_write_a_line_when_it_is_found(name: str, form: Format)
 
 def test_every_state_of_a_match_can_be_told(name: str, form: Format) -> None:
     for state in MatchState:
-        recorded = dataclasses.replace(RECORDED, state=state)
+        recorded = msgspec.structs.replace(RECORDED, state=state)
         found = [Outcome(Kind.MATCH, "path", 5, hits=HITS[:1], recorded=recorded)]
         text = write(name, found, None, command="matches")
         assert str(state) in text

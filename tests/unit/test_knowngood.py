@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import os
 import sqlite3
@@ -10,6 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -112,7 +112,7 @@ def test_what_one_batch_holds_is_not_forgotten_with_the_next(tmp_path: Path) -> 
         writer = IndexWriter(tmp_path, SEALER, None)
         for number, entry in enumerate((poisoned, digests_of(1), digests_of(2))):
             part = batch(entry)
-            part = dataclasses.replace(part, ids=np.array([b"e-%d" % number]))
+            part = msgspec.structs.replace(part, ids=np.array([b"e-%d" % number]))
             inspection.add(part)
             writer.add(part)
             assert not inspection.is_clean
@@ -123,7 +123,7 @@ def test_what_one_batch_holds_is_not_forgotten_with_the_next(tmp_path: Path) -> 
     inspection = Inspection(guard)
     writer = IndexWriter(tmp_path, SEALER, None)
     for number in (4, 5):
-        part = dataclasses.replace(batch(digests_of(number)), ids=np.array([b"e-%d" % number]))
+        part = msgspec.structs.replace(batch(digests_of(number)), ids=np.array([b"e-%d" % number]))
         inspection.add(part)
         writer.add(part)
     runs = RunSet([Run(tmp_path / run.name) for run in writer.finish()])

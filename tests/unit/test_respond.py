@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from fixtures.desk import A, B, Desk
@@ -39,7 +39,7 @@ def responder(
 def outcome_of(match: Match, *more: Hit) -> Outcome:
     """Return the match as a scan has it when it has recorded it."""
     found = match.outcome()
-    return dataclasses.replace(found, hits=(*found.hits, *more), tags=match.tags)
+    return msgspec.structs.replace(found, hits=(*found.hits, *more), tags=match.tags)
 
 
 def hit(list_name: str, category: str = "synthetic", *, complete: bool = True) -> Hit:
@@ -60,8 +60,8 @@ def desk(tmp_path: Path) -> Desk:
 def test_reports_are_noted_of_what_the_policy_reports_and_of_nothing_else(desk: Desk) -> None:
     one, other = desk.find("a", A), desk.find("b", B)
     rule = '[[policy]]\ncategory = "apart"\nactions = []\n' + REPORT
-    apart = dataclasses.replace(other.outcome(), hits=(hit("baseline", "apart"),))
-    unrecorded = dataclasses.replace(outcome_of(one), recorded=None)
+    apart = msgspec.structs.replace(other.outcome(), hits=(hit("baseline", "apart"),))
+    unrecorded = msgspec.structs.replace(outcome_of(one), recorded=None)
     responder(desk, rule).want_reports([unrecorded, outcome_of(one), apart])
     assert wanted(desk) == {one.id}
 
@@ -135,7 +135,7 @@ def test_that_a_report_is_wanted_is_noted_before_the_file_goes(
 def test_what_could_not_be_recorded_is_not_acted_on(desk: Desk) -> None:
     match = desk.find("a", A)
     acting = responder(desk, '[[policy]]\nactions = ["quarantine", "report"]\n')
-    told = acting.respond(dataclasses.replace(outcome_of(match), recorded=None))
+    told = acting.respond(msgspec.structs.replace(outcome_of(match), recorded=None))
     assert [a.done for a in told.acted] == [False, False]
     assert acting.failed is ExitCode.STATE
     assert Path(match.path).read_bytes() == A and wanted(desk) == set()
@@ -144,7 +144,7 @@ def test_what_could_not_be_recorded_is_not_acted_on(desk: Desk) -> None:
 def test_the_worst_failure_counts_whatever_comes_later(desk: Desk) -> None:
     match, other = desk.find("a", A), desk.find("b", B)
     acting = responder(desk, TAKE, stale=("baseline",))
-    acting.respond(dataclasses.replace(outcome_of(match, hit("other")), recorded=None))
+    acting.respond(msgspec.structs.replace(outcome_of(match, hit("other")), recorded=None))
     acting.respond(outcome_of(other))
     assert acting.failed is max(ExitCode.STATE, ExitCode.STALE)
 
