@@ -19,7 +19,8 @@ import msgspec
 
 from hashclient.errors import ConfigError
 from hashclient.fsio import MAX_TEXT_BYTES, excerpt, printable, read_regular, user_path
-from hashclient.model import Action, is_name
+from hashclient.kinds import Action
+from hashclient.model import is_name
 
 CONFIG_NAME = "config.toml"
 #: Ten years: more is a mistake, and no date to reckon with.

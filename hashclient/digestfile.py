@@ -24,10 +24,10 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from hashclient.algorithms import Algorithm
 from hashclient.errors import UsageError
 from hashclient.fsio import printable
 from hashclient.hashlist import NO_SIZE, Uint8, Uint32, Uint64
-from hashclient.model import Algorithm
 
 if TYPE_CHECKING:
     import pyarrow as pa

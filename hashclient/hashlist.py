@@ -16,10 +16,11 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from hashclient.algorithms import Algorithm
 from hashclient.errors import VerificationError
 from hashclient.fsio import excerpt
 from hashclient.memory import memory_cap
-from hashclient.model import Algorithm, is_name
+from hashclient.model import is_name
 from hashclient.strictjson import parse_json
 
 if TYPE_CHECKING:

@@ -20,6 +20,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from hashclient.algorithms import Algorithm
 from hashclient.digestfile import DigestBatch, read_digests
 from hashclient.errors import ConfigError, VerificationError
 from hashclient.fsio import (
@@ -35,7 +36,6 @@ from hashclient.hashlist import NO_SIZE, AddBatch, Uint8, Uint32, Uint64
 from hashclient.index import RunRef, RunSet, verify_runs
 from hashclient.index.run import DamagedError, Run
 from hashclient.index.writer import IndexWriter, sweep
-from hashclient.model import Algorithm
 from hashclient.seal import Sealer
 
 FOLDER = "known-good"

@@ -16,12 +16,14 @@ from typing import TypeVar
 import msgspec
 import numpy as np
 
+from hashclient.algorithms import Algorithm
 from hashclient.digestfile import DigestBatch
 from hashclient.gaps import Gaps
 from hashclient.hashlist import NO_SIZE
 from hashclient.judge import verdict
+from hashclient.kinds import Kind
 from hashclient.lists import OpenLists
-from hashclient.model import Algorithm, Hit, Kind, Outcome
+from hashclient.model import Hit, Outcome
 from hashclient.summary import Summary
 
 #: Batches that are read ahead of the one that is judged.

@@ -12,7 +12,9 @@ from typing import Any
 
 import msgspec
 
-from hashclient.model import Algorithm, Hit, Kind, MatchState, Outcome, Recorded
+from hashclient.algorithms import Algorithm
+from hashclient.kinds import Kind, MatchState
+from hashclient.model import Hit, Outcome, Recorded
 
 #: Letters and digits that no two look alike and that spell no word; 27^10 ids are enough for ever.
 _ID_ALPHABET = "bcdfghjkmnpqrstvwxz23456789"

@@ -15,6 +15,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from hashclient.algorithms import Algorithm, mask_of
+from hashclient.kinds import MatchState
 from hashclient.match import (
     LISTED_AGAIN,
     PROGRESS,
@@ -30,7 +32,7 @@ from hashclient.match import (
     taken_back,
 )
 from hashclient.matchstore import MATCH, MatchStore, remembered, to_text
-from hashclient.model import Algorithm, Hit, MatchState, Outcome, mask_of
+from hashclient.model import Hit, Outcome
 
 _ADD_MATCH = "INSERT INTO match VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _ADD_HIT = """

@@ -14,10 +14,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
+from hashclient.algorithms import Algorithm
 from hashclient.errors import StateError, UsageError
 from hashclient.fsio import open_database, printable
+from hashclient.kinds import MatchState
 from hashclient.match import Match, MatchHit, Remembered
-from hashclient.model import Algorithm, Hit, MatchState
+from hashclient.model import Hit
 
 DATABASE_NAME = "matches.db"
 

@@ -5,12 +5,14 @@ All are frozen. Nothing here does I/O or knows a format.
 
 from __future__ import annotations
 
-import enum
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 
 import msgspec
+
+from hashclient.algorithms import Algorithm
+from hashclient.kinds import Action, Kind, MatchState
 
 #: Names of lists, providers, roles and parts of target names. Target names go into URLs
 #: unescaped, so nothing that a URL or a file system could read as something else is allowed.
@@ -20,61 +22,6 @@ NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 def is_name(text: str) -> bool:
     """Tell whether `text` may name a list, a provider or a part of a target path."""
     return NAME_PATTERN.fullmatch(text) is not None and ".." not in text
-
-
-class Algorithm(enum.IntEnum):
-    """A digest algorithm; its value is its bit in an entry's mask of algorithms."""
-
-    MD5 = 1
-    SHA1 = 2
-    SHA256 = 4
-
-    @property
-    def label(self) -> str:
-        """The name used in files, options and output: `md5`, `sha1`, `sha256`."""
-        return self.name.lower()
-
-    @property
-    def digest_bytes(self) -> int:
-        """Length of a digest in bytes."""
-        return _DIGEST_BYTES[self]
-
-    @classmethod
-    def from_label(cls, label: str) -> Algorithm:
-        """Return the algorithm called `label`.
-
-        Raises:
-            KeyError: there is none of that name.
-        """
-        return _BY_LABEL[label]
-
-    @classmethod
-    def in_mask(cls, mask: int) -> tuple[Algorithm, ...]:
-        """Return the algorithms whose bits are set in `mask`, in ascending order."""
-        return _BY_MASK[mask]
-
-
-_DIGEST_BYTES = {Algorithm.MD5: 16, Algorithm.SHA1: 20, Algorithm.SHA256: 32}
-_BY_LABEL = {a.label: a for a in Algorithm}
-_BY_MASK = tuple(tuple(a for a in Algorithm if mask & a) for mask in range(8))
-
-
-def mask_of(algorithms: Iterable[Algorithm]) -> int:
-    """Return the mask with the bits of `algorithms` set."""
-    mask = 0
-    for algorithm in algorithms:
-        mask |= algorithm
-    return mask
-
-
-class Kind(enum.StrEnum):
-    """How an input ends. There is no sixth way."""
-
-    CLEAN = "clean"
-    MATCH = "match"
-    CONFLICT = "conflict"
-    SKIPPED = "skipped"
-    UNREAD = "unread"
 
 
 class Hit(msgspec.Struct, frozen=True):
@@ -92,19 +39,6 @@ class Hit(msgspec.Struct, frozen=True):
     complete: bool
 
 
-class MatchState(enum.StrEnum):
-    """How far the story of a remembered match has come; `docs/operations.md` has the picture."""
-
-    FOUND = "found"
-    QUARANTINED = "quarantined"
-    REPORTED = "reported"
-    ACKNOWLEDGED = "acknowledged"
-    WITHDRAWN = "withdrawn"
-    RESTORED = "restored"
-    PURGED = "purged"
-    CLOSED = "closed"
-
-
 class Recorded(msgspec.Struct, frozen=True):
     """What the record of matches says of one outcome: its id there, and its story so far.
 
@@ -116,13 +50,6 @@ class Recorded(msgspec.Struct, frozen=True):
     first_seen: datetime
     last_seen: datetime
     in_place: bool = True
-
-
-class Action(enum.StrEnum):
-    """What a policy may ask for when something matches, besides recording it."""
-
-    QUARANTINE = "quarantine"
-    REPORT = "report"
 
 
 class Acted(msgspec.Struct, frozen=True):

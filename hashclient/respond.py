@@ -19,9 +19,10 @@ from hashclient.audit import AuditLog
 from hashclient.config import Settings
 from hashclient.errors import ExitCode, HashclientError
 from hashclient.fsio import is_there
+from hashclient.kinds import Action, Kind, MatchState
 from hashclient.matches import Matches
 from hashclient.matchstore import DATABASE_NAME
-from hashclient.model import Acted, Action, Kind, ListState, MatchState, Outcome, Recorded
+from hashclient.model import Acted, ListState, Outcome, Recorded
 from hashclient.policy import actions_for
 from hashclient.seal import Sealer
 

@@ -18,8 +18,9 @@ from hashclient.errors import StateError
 from hashclient.fsio import is_there
 from hashclient.inventory import DATABASE_NAME as INVENTORY_NAME
 from hashclient.inventory import Block, DamagedInventoryError, Inventory, remove_inventory
+from hashclient.kinds import Kind
 from hashclient.lists import OpenLists
-from hashclient.model import Kind, Outcome
+from hashclient.model import Outcome
 from hashclient.mounts import Mounts
 from hashclient.summary import Summary
 from hashclient.walk import Task, WalkOptions, walk

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from cryptography.hazmat.primitives import hashes, hmac
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
+from hashclient.algorithms import Algorithm
 from hashclient.errors import ConfigError, StateError
 from hashclient.fsio import (
     MAX_TEXT_BYTES,
@@ -27,7 +28,6 @@ from hashclient.fsio import (
     read_secret,
     write_atomic,
 )
-from hashclient.model import Algorithm
 
 KEY_BYTES = 32
 KEY_ENV = "HASHCLIENT_SEAL_KEY"

@@ -9,7 +9,8 @@ from __future__ import annotations
 import msgspec
 
 from hashclient.errors import ExitCode, HashclientError
-from hashclient.model import Gap, Kind, ListState, MissingList, Outcome
+from hashclient.kinds import Kind
+from hashclient.model import Gap, ListState, MissingList, Outcome
 
 
 class Summary(msgspec.Struct):

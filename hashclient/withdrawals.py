@@ -18,9 +18,10 @@ from hashclient.fsio import log_path_fields
 from hashclient.hashlist import entry_hashes
 from hashclient.index import Index
 from hashclient.judge import Judge
+from hashclient.kinds import MatchState
 from hashclient.match import LISTED_AGAIN, Match, Remembered
 from hashclient.matches import Matches
-from hashclient.model import Hit, MatchState
+from hashclient.model import Hit
 from hashclient.seal import Sealer
 
 #: Records that go to the audit log at a time.

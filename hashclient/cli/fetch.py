@@ -12,7 +12,7 @@ import click
 from hashclient.cli.app import App, format_option, pass_app
 from hashclient.errors import ExitCode, HashclientError, UsageError
 from hashclient.fsio import path_fields, printable
-from hashclient.model import MatchState
+from hashclient.kinds import MatchState
 
 if TYPE_CHECKING:
     from hashclient.fetch import Fetched

@@ -14,7 +14,7 @@ from hashclient.cli.run import FORMAT_HELP, output_option
 from hashclient.errors import ExitCode, UsageError
 from hashclient.formats import FORMATS
 from hashclient.fsio import path_fields, printable
-from hashclient.model import MatchState
+from hashclient.kinds import MatchState
 
 if TYPE_CHECKING:
     from hashclient.match import Match, Step

@@ -74,7 +74,7 @@ def scan_progress(app: App, progress: ScanProgress) -> Iterator[Callable[[], Non
     from rich.text import Text
 
     from hashclient.formats.text import human_bytes
-    from hashclient.model import Kind
+    from hashclient.kinds import Kind
 
     started = last = time.monotonic()
     summary = progress.summary

@@ -9,15 +9,14 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-import msgspec
+if TYPE_CHECKING:
+    from hashclient.model import Outcome
+    from hashclient.summary import Summary
 
-from hashclient.model import Outcome
-from hashclient.summary import Summary
 
-
-class Context(msgspec.Struct, frozen=True):
+class Context(NamedTuple):
     """What a report is of: the command, when it ran (in UTC), and whether digests are shown."""
 
     command: str

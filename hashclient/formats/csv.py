@@ -17,6 +17,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from hashclient.algorithms import Algorithm
 from hashclient.formats.fields import (
     done_word,
     failure_text,
@@ -28,7 +29,8 @@ from hashclient.formats.fields import (
     words,
 )
 from hashclient.fsio import printable
-from hashclient.model import Action, Algorithm, Hit, Outcome
+from hashclient.kinds import Action
+from hashclient.model import Hit, Outcome
 from hashclient.summary import Summary
 
 if TYPE_CHECKING:

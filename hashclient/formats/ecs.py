@@ -24,7 +24,8 @@ from hashclient.formats.fields import (
     words,
 )
 from hashclient.fsio import path_fields, printable
-from hashclient.model import Gap, Hit, Kind, ListState, MissingList, Outcome
+from hashclient.kinds import Kind
+from hashclient.model import Gap, Hit, ListState, MissingList, Outcome
 from hashclient.summary import Summary
 
 if TYPE_CHECKING:

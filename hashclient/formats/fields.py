@@ -11,7 +11,8 @@ from typing import Any
 
 from hashclient.errors import ExitCode
 from hashclient.fsio import path_fields, printable
-from hashclient.model import Acted, Gap, Hit, Kind, MissingList, Outcome, Recorded
+from hashclient.kinds import Kind
+from hashclient.model import Acted, Gap, Hit, MissingList, Outcome, Recorded
 from hashclient.summary import Summary
 
 

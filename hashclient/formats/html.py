@@ -28,7 +28,8 @@ from hashclient.formats.fields import (
 from hashclient.formats.htmltable import ORDER, charts, counts, files_table, lists_table
 from hashclient.formats.markup import Markup, element
 from hashclient.formats.text import human_bytes
-from hashclient.model import Kind, MatchState, Outcome
+from hashclient.kinds import Kind, MatchState
+from hashclient.model import Outcome
 from hashclient.summary import Summary
 
 if TYPE_CHECKING:

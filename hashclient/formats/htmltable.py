@@ -13,7 +13,8 @@ from hashclient.formats.fields import done_word
 from hashclient.formats.markup import Markup, element, joined
 from hashclient.formats.text import human_bytes
 from hashclient.fsio import printable
-from hashclient.model import Hit, Kind, ListState, MissingList, Outcome
+from hashclient.kinds import Kind
+from hashclient.model import Hit, ListState, MissingList, Outcome
 
 #: Bars of one chart; what is left is summed up in one more.
 MAX_BARS = 8

@@ -29,7 +29,8 @@ from hashclient.formats.fields import (
     summary_fields,
     words,
 )
-from hashclient.model import Hit, Kind, MatchState, Outcome
+from hashclient.kinds import Kind, MatchState
+from hashclient.model import Hit, Outcome
 from hashclient.summary import Summary
 
 if TYPE_CHECKING:

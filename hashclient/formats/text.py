@@ -17,7 +17,8 @@ from hashclient.formats.fields import (
     words,
 )
 from hashclient.fsio import printable
-from hashclient.model import Kind, Outcome
+from hashclient.kinds import Kind
+from hashclient.model import Outcome
 from hashclient.summary import Summary
 
 if TYPE_CHECKING:

@@ -28,11 +28,11 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from hashclient.algorithms import Algorithm
 from hashclient.errors import StateError
 from hashclient.fsio import printable, state_error
 from hashclient.hashlist import Strings, Uint8, Uint32, Uint64
 from hashclient.index.prefixtable import NOTHING, Rows, find, table_lengths
-from hashclient.model import Algorithm
 
 RUN_MAGIC = b"hcrun\x00\x02\n"
 ALIGNMENT = 64

@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from hashclient.algorithms import Algorithm
 from hashclient.errors import VerificationError
 from hashclient.fsio import atomic_file
 from hashclient.hashlist import (
@@ -40,7 +41,6 @@ from hashclient.index.run import (
     aligned,
     mask_set,
 )
-from hashclient.model import Algorithm
 from hashclient.seal import Sealer
 
 #: Rows handled at a time while merging.

@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from hashclient.algorithms import Algorithm
 from hashclient.errors import VerificationError
 from hashclient.fsio import printable, sweep_temporary, write_atomic
 from hashclient.hashlist import NO_SIZE, AddBatch, Strings, Uint8, checksum_of, entry_hashes
@@ -27,7 +28,6 @@ from hashclient.index.runwriter import (
     SealedBatch,
     write_run,
 )
-from hashclient.model import Algorithm
 from hashclient.seal import Sealer
 
 #: Rows that are sealed in memory before they become a run; about 100 bytes each while building.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 import numpy as np
 
+from hashclient.algorithms import Algorithm
 from hashclient.digestfile import DigestBatch, Int64
 from hashclient.errors import UsageError, VerificationError
 from hashclient.fsio import printable
@@ -29,7 +30,6 @@ from hashclient.hashlist import (
     parse_add_segment,
 )
 from hashclient.knowngood import rows_of_the_empty_file
-from hashclient.model import Algorithm
 
 if TYPE_CHECKING:
     import pyarrow as pa

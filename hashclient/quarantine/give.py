@@ -18,8 +18,8 @@ import msgspec
 
 from hashclient.errors import StateError, UsageError
 from hashclient.fsio import log_path_fields, printable, state_error, write_all
+from hashclient.kinds import MatchState
 from hashclient.matches import Matches
-from hashclient.model import MatchState
 from hashclient.quarantine import agefile
 from hashclient.quarantine.item import Item, Mark, Restoration
 from hashclient.quarantine.origin import give_back, give_times_back

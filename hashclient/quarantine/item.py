@@ -20,9 +20,10 @@ from typing import Annotated
 import msgspec
 
 from hashclient import fsio
+from hashclient.algorithms import Algorithm
 from hashclient.errors import StateError, UsageError
 from hashclient.match import ID_LENGTH
-from hashclient.model import Algorithm, Hit
+from hashclient.model import Hit
 
 FORMAT = "hashclient-quarantine-item/1"
 EVIDENCE_NAME = "evidence.age"

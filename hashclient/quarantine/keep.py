@@ -15,9 +15,9 @@ import msgspec
 
 from hashclient.errors import UsageError
 from hashclient.fsio import fsync_dir, printable
+from hashclient.kinds import MatchState
 from hashclient.match import RECORDED_AGAIN, Match, MatchHit, standing_steps
 from hashclient.matches import Matches
-from hashclient.model import MatchState
 from hashclient.quarantine.item import Item, Mark, Stage, item_ids
 from hashclient.quarantine.room import Room, record
 

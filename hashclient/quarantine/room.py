@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from hashclient import fsio
+from hashclient.algorithms import Algorithm
 from hashclient.audit import AuditLog, Event
 from hashclient.config import Settings
 from hashclient.errors import UsageError
+from hashclient.kinds import MatchState
 from hashclient.match import Match
 from hashclient.matches import Matches
-from hashclient.model import Algorithm, MatchState
 from hashclient.quarantine.item import (
     ITEM_NAME,
     Item,

@@ -11,9 +11,9 @@ from typing import Any
 
 import msgspec
 
+from hashclient.algorithms import Algorithm
 from hashclient.errors import StateError
 from hashclient.fsio import printable, write_all
-from hashclient.model import Algorithm
 from hashclient.quarantine import agefile
 from hashclient.quarantine.item import EVIDENCE_NAME, Item
 from hashclient.quarantine.room import Room

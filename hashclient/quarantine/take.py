@@ -16,9 +16,9 @@ import msgspec
 
 from hashclient.errors import StateError, UsageError
 from hashclient.fsio import path_fields, printable
+from hashclient.kinds import MatchState
 from hashclient.match import Match
 from hashclient.matches import Matches
-from hashclient.model import MatchState
 from hashclient.quarantine import agefile
 from hashclient.quarantine.inuse import open_elsewhere
 from hashclient.quarantine.item import Item, ItemHit, Mark, Stage

@@ -14,8 +14,8 @@ import msgspec
 
 from hashclient import fsio
 from hashclient.errors import HashclientError, StateError, UsageError
+from hashclient.kinds import MatchState
 from hashclient.matches import Matches
-from hashclient.model import MatchState
 from hashclient.quarantine import agefile
 from hashclient.quarantine.item import EVIDENCE_NAME, ITEM_NAME, Item, Stage, item_ids
 from hashclient.quarantine.place import PRIVATE_NAME, open_place, reason_of

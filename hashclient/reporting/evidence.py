@@ -19,11 +19,11 @@ from typing import Any
 
 import msgspec
 
+from hashclient.algorithms import Algorithm
 from hashclient.errors import HashclientError, StateError, UsageError
 from hashclient.fsio import atomic_file, printable, state_error, write_all
 from hashclient.hashing import new_hash
 from hashclient.match import Match
-from hashclient.model import Algorithm
 from hashclient.quarantine.agefile import parse_recipients, seal, unseal
 from hashclient.quarantine.item import Item, evidence_path, load_item
 from hashclient.reporting.document import Evidence

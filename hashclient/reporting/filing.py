@@ -22,6 +22,7 @@ from datetime import datetime
 
 import msgspec
 
+from hashclient.algorithms import Algorithm
 from hashclient.errors import (
     AuthorisationError,
     ConfigError,
@@ -31,7 +32,6 @@ from hashclient.errors import (
     UsageError,
     VerificationError,
 )
-from hashclient.model import Algorithm
 from hashclient.reporting.document import ReportedMatch
 from hashclient.reporting.plan import Plan
 from hashclient.reporting.service import (

@@ -12,6 +12,7 @@ from typing import Any
 
 from hashclient.audit import AuditLog, Event
 from hashclient.errors import UsageError
+from hashclient.kinds import MatchState
 from hashclient.match import (
     REPORT_PREPARED,
     REPORT_RETRACTED,
@@ -19,7 +20,6 @@ from hashclient.match import (
     taken_back,
 )
 from hashclient.matches import Matches
-from hashclient.model import MatchState
 from hashclient.reporting.custody import RETRACTED
 from hashclient.reporting.state import Report, State
 

@@ -17,19 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from hashclient.algorithms import Algorithm
 from hashclient.formats import Context
 from hashclient.formats.html import HtmlFormatter
-from hashclient.model import (
-    Acted,
-    Action,
-    Algorithm,
-    Hit,
-    Kind,
-    ListState,
-    MatchState,
-    Outcome,
-    Recorded,
-)
+from hashclient.kinds import Action, Kind, MatchState
+from hashclient.model import Acted, Hit, ListState, Outcome, Recorded
 from hashclient.summary import Summary
 from tests.contract.test_formats import AWFUL_PATHS
 

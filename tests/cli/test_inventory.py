@@ -20,9 +20,9 @@ from fixtures.client import Client, content, csv
 from fixtures.crash import in_child
 from fixtures.simulator import Simulator
 from hashclient import check, inventory
+from hashclient.algorithms import Algorithm
 from hashclient.errors import StateError
 from hashclient.inventory import DATABASE_NAME, Inventory
-from hashclient.model import Algorithm
 from tests.support import (
     UNMEASURED,
     Result,

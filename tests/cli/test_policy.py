@@ -13,8 +13,8 @@ import pytest
 from pyrage import x25519
 
 from hashclient import audit
+from hashclient.kinds import MatchState
 from hashclient.matches import Matches
-from hashclient.model import MatchState
 from tests.support import Result, call, csv_of, edit_manifest, make_state, write_tree
 
 WORST, OTHER = b"the worst of them", b"another one, and longer"

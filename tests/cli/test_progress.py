@@ -17,7 +17,8 @@ import pytest
 from hashclient.cli import progress as bars
 from hashclient.cli.app import App
 from hashclient.config import Config, Settings
-from hashclient.model import Kind, Outcome
+from hashclient.kinds import Kind
+from hashclient.model import Outcome
 from hashclient.scan import Progress
 from hashclient.summary import Summary
 from tests.support import arguments, csv_of, environment, make_state

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from hashclient.errors import ExitCode
+from hashclient.kinds import MatchState
 from hashclient.matches import Matches
-from hashclient.model import MatchState
 from tests.support import Result, bytes_path, call, csv_of, make_state, run, write_tree
 
 FILES = {"a/one.bin": b"benign one", "a/two.bin": b"benign two", "b/three.bin": b"benign three"}

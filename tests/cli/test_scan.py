@@ -16,7 +16,7 @@ import jsonschema
 import pytest
 
 from fixtures.generate import make_tree
-from hashclient.model import Kind
+from hashclient.kinds import Kind
 from tests.support import (
     ROOT,
     Result,

@@ -24,7 +24,8 @@ import jsonschema
 from hashclient.errors import ExitCode
 from hashclient.formats.csv import COLUMNS, DIGEST_COLUMNS
 from hashclient.formats.fields import done_word, failure_text
-from hashclient.model import Action, Kind, Outcome
+from hashclient.kinds import Action, Kind
+from hashclient.model import Outcome
 from hashclient.summary import Summary
 from tests.support import ROOT, bytes_path
 

@@ -18,21 +18,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hashclient.algorithms import Algorithm
 from hashclient.errors import ExitCode
 from hashclient.formats import FORMATS, Context, formatter
-from hashclient.model import (
-    Acted,
-    Action,
-    Algorithm,
-    Gap,
-    Hit,
-    Kind,
-    ListState,
-    MatchState,
-    MissingList,
-    Outcome,
-    Recorded,
-)
+from hashclient.kinds import Action, Kind, MatchState
+from hashclient.model import Acted, Gap, Hit, ListState, MissingList, Outcome, Recorded
 from hashclient.summary import Summary
 from tests.contract.readers import (
     JSONL_SCHEMA,

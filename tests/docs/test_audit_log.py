@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from hashclient import audit
+from hashclient.algorithms import Algorithm
 from hashclient.audit import AuditLog
 from hashclient.errors import AuditError, StateError
-from hashclient.model import Algorithm, Gap
+from hashclient.model import Gap
 from hashclient.record import RunRecord
 from hashclient.summary import Summary
 from tests.docs.blocks import DOCS, table_rows

@@ -20,8 +20,8 @@ from ruamel.yaml import YAML
 
 from hashclient.audit import read
 from hashclient.errors import ExitCode
+from hashclient.kinds import MatchState
 from hashclient.matches import Matches
-from hashclient.model import MatchState
 from tests.docs.blocks import DOCS, ROOT, marked_blocks, table_rows
 from tests.docs.commands import check_invocation, invocations
 from tests.support import UNMEASURED, Site, csv_of, environment, write_tree

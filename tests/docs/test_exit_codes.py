@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hashclient.errors import ExitCode, HashclientError
-from hashclient.model import Kind
+from hashclient.kinds import Kind
 from tests.docs.blocks import DOCS, marked_blocks, run_script, table_rows
 
 pytestmark = pytest.mark.docs

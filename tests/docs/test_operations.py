@@ -30,8 +30,8 @@ from hashclient.config import (
     resolve_settings,
 )
 from hashclient.errors import ExitCode
+from hashclient.kinds import MatchState
 from hashclient.metrics import render
-from hashclient.model import MatchState
 from hashclient.seal import KEY_CREDENTIAL, KEY_ENV
 from tests.docs.blocks import DOCS, marked_blocks, run_command, run_script, table_rows
 from tests.docs.commands import check_invocation, invocations

@@ -22,8 +22,8 @@ from fixtures.reporting_service import Fault
 from fixtures.simulator import URL, Simulator
 from hashclient.audit import AuditLog, Event
 from hashclient.index import MANIFEST_NAME
+from hashclient.kinds import MatchState
 from hashclient.match import Match
-from hashclient.model import MatchState
 from hashclient.quarantine.place import PRIVATE_NAME
 from hashclient.trust import Trust
 from tests.attack_world import World

@@ -22,9 +22,9 @@ from fixtures.crash import FailAt, Recorder, drop_capabilities, in_child, kill_a
 from fixtures.quarantine import Ward
 from hashclient.audit import Event
 from hashclient.errors import AuditError, HashclientError, StateError, UsageError
+from hashclient.kinds import MatchState
 from hashclient.match import Match
 from hashclient.matches import Matches
-from hashclient.model import MatchState
 from hashclient.quarantine import Stage, Taken, load_item, take
 from hashclient.quarantine.place import PRIVATE_NAME
 from hashclient.quarantine.streams import Digester, digest_all

@@ -30,7 +30,7 @@ from hashclient.errors import (
     UsageError,
     VerificationError,
 )
-from hashclient.model import MatchState
+from hashclient.kinds import MatchState
 from hashclient.reporting import Report, State
 from hashclient.reporting.state import Call
 from hashclient.reporting.verify import verify_package

@@ -20,8 +20,8 @@ from fixtures.desk import WHO, A, B, Desk, desk_and_service
 from fixtures.reporting_service import Fault
 from hashclient.audit import read
 from hashclient.errors import AuditError, HashclientError, StateError, UsageError
+from hashclient.kinds import MatchState
 from hashclient.match import Match
-from hashclient.model import MatchState
 from hashclient.quarantine.room import Room
 from hashclient.reporting import Report, State
 from hashclient.reporting.verify import verify_package, verify_retraction

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hashclient import digestfile
+from hashclient.algorithms import Algorithm
 from hashclient.digestfile import read_digests
 from hashclient.errors import UsageError
 from hashclient.hashlist import NO_SIZE
-from hashclient.model import Algorithm
 
 Row = tuple[bytes | None, int | None, dict[Algorithm, bytes]]
 

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hashclient.algorithms import Algorithm, mask_of
 from hashclient.errors import VerificationError
 from hashclient.hashlist import (
     FORMAT,
@@ -29,7 +30,6 @@ from hashclient.hashlist import (
     parse_add_segment,
     parse_index,
 )
-from hashclient.model import Algorithm, mask_of
 
 ENTRY_IDS = st.from_regex(r"[A-Za-z0-9._:-]{1,64}", fullmatch=True).filter(is_entry_id)
 CATEGORIES = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,30}", fullmatch=True).filter(is_category)

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from fixtures.crash import watched
 from fixtures.quarantine import Ward
+from hashclient.algorithms import Algorithm
 from hashclient.errors import StateError
-from hashclient.model import Algorithm
 from hashclient.quarantine.item import Item, encode_item, parse_item
 from tests.support import fast_directory
 

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 #: package stands for all of its modules, which may import each other, but not in a circle.
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"__init__", "errors"}),
-    frozenset({"fsio", "memory", "model", "process", "strictjson"}),
+    frozenset({"fsio", "algorithms", "kinds", "memory", "model", "process", "strictjson"}),
     frozenset(
         {
             "config",
@@ -75,6 +75,8 @@ LAYERS: tuple[frozenset[str], ...] = (
 CHAINS: tuple[tuple[str, ...], ...] = (
     ("__main__", "cli"),
     ("digestfile", "hashlist"),
+    ("model", "kinds"),
+    ("model", "algorithms"),
     ("formats", "summary"),
     ("policy", "config"),
     ("reporting", "quarantine"),

@@ -15,10 +15,12 @@ import pytest
 from hashclient import check as module
 from hashclient import hashing, inventory, reading
 from hashclient import judge as judging
+from hashclient.algorithms import Algorithm
 from hashclient.check import DEFER_BYTES, TASK_BYTES, Checker, TaskResult
 from hashclient.config import Config, Settings
+from hashclient.kinds import Kind
 from hashclient.lists import OpenLists, open_lists
-from hashclient.model import Algorithm, Hit, Kind, Outcome
+from hashclient.model import Hit, Outcome
 from hashclient.reading import ATTEMPTS, CHANGED, ENDLESS, SPARSE
 from hashclient.scan import Memory
 from hashclient.walk import Group

@@ -24,6 +24,7 @@ from fixtures.crash import Recorder, watched
 from fixtures.simulator import Simulator, status
 from hashclient import build
 from hashclient.access import OAuth
+from hashclient.algorithms import Algorithm
 from hashclient.audit import AuditLog
 from hashclient.cli.progress import Received
 from hashclient.config import OAuthConfig, ProviderConfig
@@ -40,7 +41,6 @@ from hashclient.fsio import writer_lock
 from hashclient.hashlist import add_schema, encode_segment, parse_index
 from hashclient.index import open_index, verify_runs, writer
 from hashclient.index.run import DamagedError, Run
-from hashclient.model import Algorithm
 from hashclient.seal import load_sealer
 
 ALL = range(40)

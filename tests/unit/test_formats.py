@@ -10,24 +10,14 @@ from typing import Any
 import jsonschema
 import pytest
 
+from hashclient.algorithms import Algorithm
 from hashclient.errors import ExitCode
 from hashclient.formats import FORMATS, Context, formatter
 from hashclient.formats.jsonl import JsonlFormatter
 from hashclient.formats.text import TextFormatter, human_bytes
 from hashclient.fsio import path_fields
-from hashclient.model import (
-    Acted,
-    Action,
-    Algorithm,
-    Gap,
-    Hit,
-    Kind,
-    ListState,
-    MatchState,
-    MissingList,
-    Outcome,
-    Recorded,
-)
+from hashclient.kinds import Action, Kind, MatchState
+from hashclient.model import Acted, Gap, Hit, ListState, MissingList, Outcome, Recorded
 from hashclient.summary import Summary
 from tests.contract.readers import JSONL
 

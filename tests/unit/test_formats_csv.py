@@ -10,9 +10,11 @@ from datetime import UTC, datetime
 
 import pytest
 
+from hashclient.algorithms import Algorithm
 from hashclient.formats import Context
 from hashclient.formats.csv import CsvFormatter
-from hashclient.model import Acted, Action, Algorithm, Hit, Kind, MatchState, Outcome, Recorded
+from hashclient.kinds import Action, Kind, MatchState
+from hashclient.model import Acted, Hit, Outcome, Recorded
 
 NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 MATCH = Hit("baseline", "e-1", "synthetic", 3, (Algorithm.MD5, Algorithm.SHA1), complete=True)

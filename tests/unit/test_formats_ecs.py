@@ -9,22 +9,12 @@ from typing import Any
 
 import pytest
 
+from hashclient.algorithms import Algorithm
 from hashclient.errors import ExitCode
 from hashclient.formats import Context
 from hashclient.formats.ecs import ECS_VERSION, EcsFormatter
-from hashclient.model import (
-    Acted,
-    Action,
-    Algorithm,
-    Gap,
-    Hit,
-    Kind,
-    ListState,
-    MatchState,
-    MissingList,
-    Outcome,
-    Recorded,
-)
+from hashclient.kinds import Action, Kind, MatchState
+from hashclient.model import Acted, Gap, Hit, ListState, MissingList, Outcome, Recorded
 from hashclient.summary import Summary
 from tests.contract.readers import DATA, check_ecs
 

@@ -12,23 +12,14 @@ from typing import Any
 
 import pytest
 
+from hashclient.algorithms import Algorithm
 from hashclient.errors import ExitCode
 from hashclient.formats import Context, html
 from hashclient.formats.html import ELSEWHERE, HtmlFormatter
 from hashclient.formats.htmltable import MAX_BARS
 from hashclient.formats.markup import Markup, element, joined
-from hashclient.model import (
-    Acted,
-    Action,
-    Algorithm,
-    Hit,
-    Kind,
-    ListState,
-    MatchState,
-    MissingList,
-    Outcome,
-    Recorded,
-)
+from hashclient.kinds import Action, Kind, MatchState
+from hashclient.model import Acted, Hit, ListState, MissingList, Outcome, Recorded
 from hashclient.summary import Summary
 from tests.contract.readers import content, parse_html, read_html
 

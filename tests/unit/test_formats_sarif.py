@@ -8,21 +8,12 @@ from typing import Any
 
 import pytest
 
+from hashclient.algorithms import Algorithm
 from hashclient.errors import ExitCode
 from hashclient.formats import Context, sarif
 from hashclient.formats.sarif import SarifFormatter, uri_of
-from hashclient.model import (
-    Acted,
-    Action,
-    Algorithm,
-    Hit,
-    Kind,
-    ListState,
-    MatchState,
-    MissingList,
-    Outcome,
-    Recorded,
-)
+from hashclient.kinds import Action, Kind, MatchState
+from hashclient.model import Acted, Hit, ListState, MissingList, Outcome, Recorded
 from hashclient.summary import Summary
 from tests.contract.readers import read_sarif
 

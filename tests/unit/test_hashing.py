@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from hashclient.algorithms import Algorithm
 from hashclient.hashing import (
     CHEAPEST_COVER,
     CHUNK_BYTES,
@@ -20,7 +21,6 @@ from hashclient.hashing import (
     digest_fd,
     new_hash,
 )
-from hashclient.model import Algorithm
 
 ALL = tuple(Algorithm)
 SIZES = (0, 1, 63, 64, 4096, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * CHUNK_BYTES + 7)

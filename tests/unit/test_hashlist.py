@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hashclient import hashlist
+from hashclient.algorithms import Algorithm
 from hashclient.errors import VerificationError
 from hashclient.hashlist import (
     FORMAT,
@@ -36,7 +37,6 @@ from hashclient.hashlist import (
     target_name,
     withdraw_schema,
 )
-from hashclient.model import Algorithm
 
 #: The test vectors of `docs/format.md`.
 VECTORS = {

@@ -16,6 +16,7 @@ from fixtures.client import Client, content, csv, digests_of
 from fixtures.prefixtable import Table, table_of
 from fixtures.simulator import Simulator
 from hashclient import index as index_module
+from hashclient.algorithms import Algorithm
 from hashclient.errors import StateError
 from hashclient.index import (
     CLOCK_TOLERANCE,
@@ -31,7 +32,6 @@ from hashclient.index import (
     state_of,
 )
 from hashclient.index.run import RUN_MAGIC, DamagedError, Run, aligned, mask_set
-from hashclient.model import Algorithm
 from hashclient.seal import load_sealer
 
 NUMBERS = range(12)

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from hashclient.algorithms import Algorithm
 from hashclient.errors import StateError, VerificationError
 from hashclient.hashlist import (
     NO_SIZE,
@@ -34,7 +35,6 @@ from hashclient.index import (
 from hashclient.index import writer as index_writer
 from hashclient.index.run import DamagedError, Run
 from hashclient.index.writer import InconsistentError, IndexWriter, sweep
-from hashclient.model import Algorithm
 from hashclient.seal import Sealer
 
 SEALER = Sealer(bytes(32))

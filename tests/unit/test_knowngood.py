@@ -15,13 +15,13 @@ import pytest
 
 from fixtures.client import digests_of
 from hashclient import knowngood
+from hashclient.algorithms import Algorithm
 from hashclient.errors import ExitCode, HashclientError, VerificationError
 from hashclient.hashlist import NO_SIZE, AddBatch
 from hashclient.index import RunSet
 from hashclient.index.run import DamagedError, Run
 from hashclient.index.writer import IndexWriter
 from hashclient.knowngood import FOLDER, SOURCES_NAME, Inspection, open_guard, verify_guard
-from hashclient.model import Algorithm
 from hashclient.seal import Sealer
 
 SEALER = Sealer(bytes(32))

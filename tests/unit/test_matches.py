@@ -16,11 +16,13 @@ import pytest
 
 from fixtures.crash import in_child
 from hashclient import fsio
+from hashclient.algorithms import Algorithm
 from hashclient.errors import StateError, UsageError
+from hashclient.kinds import Kind, MatchState
 from hashclient.match import LISTED_AGAIN, REPORT_PREPARED, REPORT_WANTED, Step
 from hashclient.matches import Matches
 from hashclient.matchstore import DATABASE_NAME
-from hashclient.model import Algorithm, Hit, Kind, MatchState, Outcome, Recorded
+from hashclient.model import Hit, Outcome, Recorded
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 LATER = NOW + timedelta(days=1)

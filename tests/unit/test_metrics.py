@@ -10,8 +10,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from hashclient.audit.record import Record
 from hashclient.errors import ExitCode
 from hashclient.index import Manifest, RunRef
+from hashclient.kinds import MatchState
 from hashclient.metrics import render
-from hashclient.model import MatchState
 from hashclient.status import AuditStatus, ListStatus, QuarantineStatus, ReportsStatus, Status
 
 NOW = datetime(2026, 1, 31, 12, 0, 0, 250_000, tzinfo=UTC)

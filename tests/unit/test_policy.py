@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from hashclient.algorithms import Algorithm
 from hashclient.config import PolicyRule
-from hashclient.model import Action, Algorithm, Hit, Kind, Outcome
+from hashclient.kinds import Action, Kind
+from hashclient.model import Hit, Outcome
 from hashclient.policy import actions_for
 
 QUARANTINE, REPORT = Action.QUARANTINE, Action.REPORT

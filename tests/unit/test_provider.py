@@ -20,6 +20,7 @@ from tuf.api.exceptions import RepositoryError
 
 from fixtures.simulator import PlainClient, Simulator
 from hashclient import fsio, provider
+from hashclient.algorithms import Algorithm
 from hashclient.errors import (
     LockedError,
     StateError,
@@ -34,7 +35,6 @@ from hashclient.hashlist import (
     parse_add_segment,
     parse_withdraw_segment,
 )
-from hashclient.model import Algorithm
 from hashclient.provider import Repository
 from hashclient.provider import entries as provider_entries
 from hashclient.provider import keys as provider_keys

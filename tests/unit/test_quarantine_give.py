@@ -19,9 +19,9 @@ from hashclient.errors import (
     StateError,
     UsageError,
 )
+from hashclient.kinds import MatchState
 from hashclient.match import Match
 from hashclient.matchstore import DATABASE_NAME
-from hashclient.model import MatchState
 from hashclient.quarantine import give, streams
 from hashclient.quarantine.agefile import parse_recipients, seal
 from hashclient.quarantine.place import PRIVATE_NAME

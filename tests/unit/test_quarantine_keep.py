@@ -13,8 +13,8 @@ import pytest
 from fixtures.crash import watched
 from fixtures.quarantine import CONTENT, LIST, Ward
 from hashclient.errors import AuditError, UsageError
+from hashclient.kinds import MatchState
 from hashclient.match import Match
-from hashclient.model import MatchState
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ import pytest
 
 from fixtures.crash import watched
 from fixtures.quarantine import CONTENT, Ward
+from hashclient.algorithms import Algorithm
 from hashclient.audit import read
 from hashclient.errors import (
     ConfigError,
@@ -25,8 +26,8 @@ from hashclient.errors import (
     UsageError,
 )
 from hashclient.fsio import writer_lock
+from hashclient.kinds import MatchState
 from hashclient.matchstore import DATABASE_NAME
-from hashclient.model import Algorithm, MatchState
 from hashclient.quarantine import Quarantine, Stage, agefile, origin, room, sealing, streams
 from hashclient.quarantine.place import NEW_NAME, PRIVATE_NAME, open_place
 from hashclient.quarantine.tombstone import has_tombstone, remove_tombstone

@@ -16,12 +16,13 @@ import pytest
 
 from fixtures.faulty_fs import File, mounted, why_not
 from hashclient import reading
+from hashclient.algorithms import Algorithm
 from hashclient.check import Checker
 from hashclient.config import Config, Settings
 from hashclient.filesystems import FULL, NONE, NONZERO, SizeTrust, trust_at
 from hashclient.hashing import LONGER, SHORTER
+from hashclient.kinds import Kind
 from hashclient.lists import open_lists
-from hashclient.model import Algorithm, Kind
 from hashclient.reading import (
     ATTEMPTS,
     CHANGED,

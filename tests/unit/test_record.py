@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 
 from hashclient import audit
+from hashclient.algorithms import Algorithm
 from hashclient.audit import AuditLog
 from hashclient.errors import AuditError, ExitCode, StateError
+from hashclient.kinds import Kind
 from hashclient.matches import Matches
 from hashclient.matchstore import DATABASE_NAME
-from hashclient.model import Algorithm, Gap, Hit, Kind, ListState, MissingList, Outcome
+from hashclient.model import Gap, Hit, ListState, MissingList, Outcome
 from hashclient.record import RunRecord
 from hashclient.summary import Summary
 

@@ -13,7 +13,7 @@ from fixtures.reporting_service import Fault, ReportingService
 from hashclient.audit import read
 from hashclient.errors import AuditError, ConfigError, LockedError, StateError, UsageError
 from hashclient.fsio import writer_lock
-from hashclient.model import MatchState
+from hashclient.kinds import MatchState
 from hashclient.quarantine import evidence_path
 from hashclient.quarantine.agefile import parse_recipients, seal
 from hashclient.reporting import Report, State

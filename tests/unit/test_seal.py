@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
+from hashclient.algorithms import Algorithm
 from hashclient.errors import ConfigError, StateError
-from hashclient.model import Algorithm
 from hashclient.seal import KEY_BYTES, KEY_CREDENTIAL, KEY_ENV, KEY_FILE, Sealer, load_sealer
 
 KEY = bytes(range(KEY_BYTES))

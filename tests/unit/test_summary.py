@@ -8,7 +8,8 @@ from itertools import product
 import pytest
 
 from hashclient.errors import ExitCode
-from hashclient.model import Kind, ListState, MissingList, Outcome
+from hashclient.kinds import Kind
+from hashclient.model import ListState, MissingList, Outcome
 from hashclient.summary import Summary
 
 THEN = datetime(2026, 1, 1, tzinfo=UTC)

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from hashclient import walk as module
-from hashclient.model import Kind, Outcome
+from hashclient.kinds import Kind
+from hashclient.model import Outcome
 from hashclient.walk import (
     OPEN_DEPTH,
     TASK_CHARS,
