@@ -19,7 +19,6 @@ import msgspec
 from tuf.api.metadata import TargetFile
 
 from hashclient.errors import StateError, VerificationError
-from hashclient.fsio import MAX_STATE_BYTES, read_regular, write_atomic
 from hashclient.hashlist import (
     MAX_LIST_BYTES,
     MAX_SEGMENT_BYTES,
@@ -40,6 +39,7 @@ from hashclient.index.run import DamagedError
 from hashclient.index.writer import InconsistentError, IndexWriter, sweep
 from hashclient.knowngood import Inspection, PoisonGuard
 from hashclient.seal import Sealer
+from hashclient.system.files import MAX_STATE_BYTES, read_regular, write_atomic
 from hashclient.trust import Trust
 
 STAGING_NAME = "staging.json"

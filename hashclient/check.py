@@ -20,13 +20,13 @@ import numpy as np
 
 from hashclient.algorithms import Algorithm, mask_of
 from hashclient.errors import StateError
-from hashclient.filesystems import FULL, NONE
 from hashclient.hashlist import Uint8
 from hashclient.inventory import RECORD, Block, Inventory, Records, are_settled, records_of
 from hashclient.judge import Judge, Place, Plan, verdict
 from hashclient.kinds import Kind
 from hashclient.model import Outcome
 from hashclient.reading import Deferred, Reader, RuledOut, SetAside, relied_size
+from hashclient.system.filesystems import FULL, NONE
 from hashclient.walk import Group, Task, join, kind_of, open_directory, reason_of
 
 #: In a task of several files, one of at least this size is handed back, to be a task of its own.

@@ -18,9 +18,9 @@ from typing import Any, Literal
 import msgspec
 
 from hashclient.errors import ConfigError
-from hashclient.fsio import MAX_TEXT_BYTES, excerpt, printable, read_regular, user_path
 from hashclient.kinds import Action
 from hashclient.model import is_name
+from hashclient.system.files import MAX_TEXT_BYTES, excerpt, printable, read_regular, user_path
 
 CONFIG_NAME = "config.toml"
 #: Ten years: more is a mistake, and no date to reckon with.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hashclient.access import Access, OAuth
 from hashclient.config import ProviderConfig, ServiceDestination
-from hashclient.fsio import user_path
+from hashclient.system.files import user_path
 from hashclient.transport import Limits
 
 

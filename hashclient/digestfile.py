@@ -26,8 +26,8 @@ import numpy.typing as npt
 
 from hashclient.algorithms import Algorithm
 from hashclient.errors import UsageError
-from hashclient.fsio import printable
 from hashclient.hashlist import NO_SIZE, Uint8, Uint32, Uint64
+from hashclient.system.files import printable
 
 if TYPE_CHECKING:
     import pyarrow as pa

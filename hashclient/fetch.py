@@ -32,14 +32,6 @@ from hashclient.errors import (
     StateError,
     VerificationError,
 )
-from hashclient.fsio import (
-    MAX_STATE_BYTES,
-    is_there,
-    make_private_dir,
-    printable,
-    read_regular,
-    sweep_temporary,
-)
 from hashclient.hashlist import MAX_INDEX_BYTES, ListIndex, parse_index
 from hashclient.index import (
     CLOCK_TOLERANCE,
@@ -58,6 +50,14 @@ from hashclient.match import Match, Remembered
 from hashclient.matches import Matches
 from hashclient.matchstore import DATABASE_NAME
 from hashclient.seal import Sealer
+from hashclient.system.files import (
+    MAX_STATE_BYTES,
+    is_there,
+    make_private_dir,
+    printable,
+    read_regular,
+    sweep_temporary,
+)
 from hashclient.trust import Source, Trust
 from hashclient.withdrawals import Reached, reach_back
 

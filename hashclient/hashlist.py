@@ -18,10 +18,10 @@ import numpy.typing as npt
 
 from hashclient.algorithms import Algorithm
 from hashclient.errors import VerificationError
-from hashclient.fsio import excerpt
-from hashclient.memory import memory_cap
 from hashclient.model import is_name
-from hashclient.strictjson import parse_json
+from hashclient.system.files import excerpt
+from hashclient.system.memory import memory_cap
+from hashclient.system.strictjson import parse_json
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hashclient.errors import StateError
-from hashclient.fsio import open_database, printable, state_error
+from hashclient.system.files import open_database, printable, state_error
 
 DATABASE_NAME = "inventory.db"
 #: Inodes whose records share a row; a power of two.

@@ -23,7 +23,13 @@ import numpy as np
 from hashclient.algorithms import Algorithm
 from hashclient.digestfile import DigestBatch, read_digests
 from hashclient.errors import ConfigError, VerificationError
-from hashclient.fsio import (
+from hashclient.hashing import new_hash
+from hashclient.hashlist import NO_SIZE, AddBatch, Uint8, Uint32, Uint64
+from hashclient.index import RunRef, RunSet, verify_runs
+from hashclient.index.run import DamagedError, Run
+from hashclient.index.writer import IndexWriter, sweep
+from hashclient.seal import Sealer
+from hashclient.system.files import (
     MAX_STATE_BYTES,
     make_private_dir,
     printable,
@@ -31,12 +37,6 @@ from hashclient.fsio import (
     user_path,
     write_atomic,
 )
-from hashclient.hashing import new_hash
-from hashclient.hashlist import NO_SIZE, AddBatch, Uint8, Uint32, Uint64
-from hashclient.index import RunRef, RunSet, verify_runs
-from hashclient.index.run import DamagedError, Run
-from hashclient.index.writer import IndexWriter, sweep
-from hashclient.seal import Sealer
 
 FOLDER = "known-good"
 SOURCES_NAME = "sources.json"

@@ -21,11 +21,11 @@ import msgspec
 
 from hashclient.config import Settings
 from hashclient.errors import StateError
-from hashclient.fsio import printable, read_regular, state_error
 from hashclient.index import Index, check_key, list_folders, load_manifest, open_index, state_of
 from hashclient.judge import Judge
 from hashclient.model import ListState, MissingList, is_name
 from hashclient.seal import Sealer, load_sealer
+from hashclient.system.files import printable, read_regular, state_error
 
 #: Where python-tuf keeps the metadata that delegates the lists, and its own cap for that.
 TARGETS_NAME = "targets.json"

@@ -16,10 +16,10 @@ from typing import Any, Self
 
 from hashclient.algorithms import Algorithm
 from hashclient.errors import StateError, UsageError
-from hashclient.fsio import open_database, printable
 from hashclient.kinds import MatchState
 from hashclient.match import Match, MatchHit, Remembered
 from hashclient.model import Hit
+from hashclient.system.files import open_database, printable
 
 DATABASE_NAME = "matches.db"
 

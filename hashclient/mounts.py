@@ -36,7 +36,7 @@ from typing import Annotated, NamedTuple
 import msgspec
 
 from hashclient.errors import StateError
-from hashclient.fsio import (
+from hashclient.system.files import (
     MAX_STATE_BYTES,
     make_private_dir,
     path_fields,

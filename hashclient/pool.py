@@ -24,7 +24,7 @@ from hashclient.check import Checker, TaskResult
 from hashclient.errors import ExitCode, StateError
 from hashclient.kinds import Kind
 from hashclient.model import Hit, Outcome
-from hashclient.process import bad_page, end_at_bad_pages, forget_exit_codes, is_debugged
+from hashclient.system.process import bad_page, end_at_bad_pages, forget_exit_codes, is_debugged
 from hashclient.walk import Group, Task, join
 
 #: Tasks that wait at a worker, so that it never waits for the parent.

@@ -17,9 +17,9 @@ import time
 from collections.abc import Callable
 
 from hashclient.algorithms import Algorithm
-from hashclient.filesystems import FULL, NONZERO, SizeTrust, trust_at, trust_of
 from hashclient.hashing import LengthError, digest_fd, new_buffer
 from hashclient.kinds import Kind
+from hashclient.system.filesystems import FULL, NONZERO, SizeTrust, trust_at, trust_of
 from hashclient.walk import kind_of
 
 #: How often a file that changes while it is read is read again.

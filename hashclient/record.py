@@ -16,11 +16,11 @@ import msgspec
 from hashclient.audit import AuditLog, Event
 from hashclient.errors import AuditError, StateError
 from hashclient.formats.fields import gap_fields
-from hashclient.fsio import log_path_fields
 from hashclient.kinds import Kind
 from hashclient.matches import Matches
 from hashclient.model import Hit, Outcome
 from hashclient.summary import Summary
+from hashclient.system.files import log_path_fields
 
 
 class RunRecord:

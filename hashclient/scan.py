@@ -15,7 +15,6 @@ import msgspec
 
 from hashclient.check import Checker, TaskResult
 from hashclient.errors import StateError
-from hashclient.fsio import is_there
 from hashclient.inventory import DATABASE_NAME as INVENTORY_NAME
 from hashclient.inventory import Block, DamagedInventoryError, Inventory, remove_inventory
 from hashclient.kinds import Kind
@@ -23,6 +22,7 @@ from hashclient.lists import OpenLists
 from hashclient.model import Outcome
 from hashclient.mounts import Mounts
 from hashclient.summary import Summary
+from hashclient.system.files import is_there
 from hashclient.walk import Task, WalkOptions, walk
 
 #: Bytes of records, or blocks in use, that wait before they are written to the inventory.

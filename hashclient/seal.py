@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from hashclient.algorithms import Algorithm
 from hashclient.errors import ConfigError, StateError
-from hashclient.fsio import (
+from hashclient.system.files import (
     MAX_TEXT_BYTES,
     is_there,
     make_private_dir,

@@ -21,7 +21,8 @@ from hashclient.config import ProviderConfig, Settings, parse_config, provider_t
 from hashclient.connect import access_of, limits_of
 from hashclient.errors import ConfigError, HashclientError, UsageError, VerificationError
 from hashclient.fetch import PINNED_ROOT_NAME
-from hashclient.fsio import (
+from hashclient.model import is_name
+from hashclient.system.files import (
     MAX_TEXT_BYTES,
     make_private_dir,
     make_public_dir,
@@ -30,7 +31,6 @@ from hashclient.fsio import (
     write_atomic,
     writer_lock,
 )
-from hashclient.model import is_name
 from hashclient.transport import Transport
 from hashclient.trust import Trust
 

@@ -16,7 +16,6 @@ from hashclient.algorithms import Algorithm
 from hashclient.audit import Record, read
 from hashclient.config import Settings
 from hashclient.errors import AuditError, ConfigError, ExitCode, HashclientError, StateError
-from hashclient.fsio import is_there, state_error
 from hashclient.index import Index, Manifest, state_of
 from hashclient.kinds import MatchState
 from hashclient.lists import ExpectedList, expected_lists, with_key
@@ -24,6 +23,7 @@ from hashclient.match import Remembered
 from hashclient.matches import Matches
 from hashclient.matchstore import DATABASE_NAME
 from hashclient.seal import Sealer, load_sealer
+from hashclient.system.files import is_there, state_error
 
 
 class ListStatus(msgspec.Struct, frozen=True):

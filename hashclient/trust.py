@@ -31,7 +31,8 @@ from hashclient.errors import (
     UnreachableError,
     VerificationError,
 )
-from hashclient.fsio import (
+from hashclient.model import is_name
+from hashclient.system.files import (
     MAX_STATE_BYTES,
     excerpt,
     fsync_dir,
@@ -40,8 +41,7 @@ from hashclient.fsio import (
     read_regular,
     state_error,
 )
-from hashclient.model import is_name
-from hashclient.strictjson import parse_json
+from hashclient.system.strictjson import parse_json
 
 #: No metadata is longer, whatever length is signed for it: it is held in memory and parsed there.
 #: python-tuf's own caps are below it, but count only where no length is signed.

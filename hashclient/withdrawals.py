@@ -14,7 +14,6 @@ import msgspec
 import numpy as np
 
 from hashclient.audit import AuditLog, Event
-from hashclient.fsio import log_path_fields
 from hashclient.hashlist import entry_hashes
 from hashclient.index import Index
 from hashclient.judge import Judge
@@ -23,6 +22,7 @@ from hashclient.match import LISTED_AGAIN, Match, Remembered
 from hashclient.matches import Matches
 from hashclient.model import Hit
 from hashclient.seal import Sealer
+from hashclient.system.files import log_path_fields
 
 #: Records that go to the audit log at a time.
 AUDIT_BATCH = 512

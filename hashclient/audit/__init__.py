@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from hashclient import fsio
 from hashclient.audit.file import (
     HINT_GONE,
     KEY_NAME,
@@ -58,7 +57,8 @@ from hashclient.audit.record import (
     verify_signature,
 )
 from hashclient.errors import AuditError
-from hashclient.fsio import write_all
+from hashclient.system import files
+from hashclient.system.files import write_all
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -126,7 +126,7 @@ class AuditLog:
         bodies = [encode_body(event.event, event.data) for event in events]
         path = self._directory / LOG_NAME
         with audit_errors("cannot write the audit log", path):
-            fsio.make_private_dir(self._directory)
+            files.make_private_dir(self._directory)
             flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             fd = os.open(path, flags, 0o600)
             try:
@@ -176,39 +176,39 @@ class AuditLog:
         path = self._directory / KEY_NAME
         # key.pub comes after a genesis record that is on the disk: where it is, there was a log.
         if log_is_new and (self._directory / PUBLIC_KEY_NAME).exists():
-            where = fsio.printable(self._directory / LOG_NAME)
+            where = files.printable(self._directory / LOG_NAME)
             raise AuditError(f"the audit log is gone, but not its key: {where}", hint=HINT_GONE)
         if path.exists():
             return load_key(path)
         if not log_is_new:
-            where = fsio.printable(path)
+            where = files.printable(path)
             raise AuditError(f"the key of the audit log is gone: {where}", hint=HINT_GONE)
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-        fsio.sweep_temporary(self._directory)
+        files.sweep_temporary(self._directory)
         key = Ed25519PrivateKey.generate()
         pem = key.private_bytes(
             serialization.Encoding.PEM,
             serialization.PrivateFormat.PKCS8,
             serialization.NoEncryption(),
         )
-        fsio.write_atomic(path, pem)
+        files.write_atomic(path, pem)
         return key
 
     def _publish(self, key: Ed25519PrivateKey, *, log_is_new: bool) -> None:
         """Write key.pub unless it is there, once the genesis record is on the disk."""
         path = self._directory / PUBLIC_KEY_NAME
         if log_is_new:
-            fsio.fsync_dir(self._directory)
+            files.fsync_dir(self._directory)
         if not path.exists():
             from cryptography.hazmat.primitives import serialization
 
-            fsio.sweep_temporary(self._directory)
+            files.sweep_temporary(self._directory)
             pem = key.public_key().public_bytes(
                 serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
             )
-            fsio.write_atomic(path, pem)
+            files.write_atomic(path, pem)
 
 
 def verify(
@@ -283,7 +283,7 @@ def checkpoint(directory: Path) -> bytes:
     with audit_errors("cannot read the key of the audit log", path):
         key = load_key(path)
     if key.public_key().public_bytes_raw().hex() != report.public_key:
-        where = fsio.printable(path)
+        where = files.printable(path)
         raise AuditError(f"not the key of this audit log: {where}", hint=HINT_GONE)
     identity = Identity(report.log_id, report.public_key)
     head = Checkpoint(identity, report.seq, report.hash, format_time(report.last_time))

@@ -25,7 +25,7 @@ import click
 
 from hashclient.cli.app import App, existing_path, pass_app
 from hashclient.errors import ExitCode, HashclientError, UnreachableError, UsageError
-from hashclient.fsio import make_private_dir
+from hashclient.system.files import make_private_dir
 
 #: Seconds a step may take; far above what any needs.
 STEP_TIMEOUT_S = 60

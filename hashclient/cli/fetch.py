@@ -11,8 +11,8 @@ import click
 
 from hashclient.cli.app import App, format_option, pass_app
 from hashclient.errors import ExitCode, HashclientError, UsageError
-from hashclient.fsio import path_fields, printable
 from hashclient.kinds import MatchState
+from hashclient.system.files import path_fields, printable
 
 if TYPE_CHECKING:
     from hashclient.fetch import Fetched
@@ -125,9 +125,9 @@ def fetch_lists(
     from hashclient.cli.progress import Received, fetch_progress
     from hashclient.connect import access_of, limits_of
     from hashclient.fetch import Fetcher
-    from hashclient.fsio import make_private_dir, writer_lock
     from hashclient.index import lists_on_disk
     from hashclient.seal import load_sealer
+    from hashclient.system.files import make_private_dir, writer_lock
     from hashclient.transport import Transport
 
     settings = app.settings

@@ -22,7 +22,7 @@ from hashclient.cli.output import Output, OutputError
 from hashclient.cli.signals import ignore_signals
 from hashclient.cli.streams import open_streams
 from hashclient.errors import ConfigError, ExitCode, HashclientError, out_of_memory
-from hashclient.fsio import printable, user_path
+from hashclient.system.files import printable, user_path
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -261,7 +261,7 @@ def _path(text: str | None) -> Path | None:
 
 def _protect_process() -> None:
     """Do what holds for the whole process, before a command has read anything."""
-    from hashclient.process import (
+    from hashclient.system.process import (
         end_at_bad_pages,
         keep_memory_private,
         keep_others_from_writing,

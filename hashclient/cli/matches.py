@@ -13,8 +13,8 @@ from hashclient.cli.app import App, format_option, pass_app
 from hashclient.cli.run import FORMAT_HELP, output_option
 from hashclient.errors import ExitCode, UsageError
 from hashclient.formats import FORMATS
-from hashclient.fsio import path_fields, printable
 from hashclient.kinds import MatchState
+from hashclient.system.files import path_fields, printable
 
 if TYPE_CHECKING:
     from hashclient.match import Match, Step

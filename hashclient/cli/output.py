@@ -26,7 +26,7 @@ from typing import TextIO
 import click
 
 from hashclient.errors import ExitCode, LockedError, StateError, UsageError
-from hashclient.fsio import printable
+from hashclient.system.files import printable
 
 #: Commands whose `--output` is emptied first, and those whose `--output` is replaced in one step.
 _EMPTIED = frozenset({"scan", "lookup", "matches"})
@@ -199,7 +199,7 @@ def replace(path: Path, text: str) -> None:
     Raises:
         OutputError: it cannot be written; `path` is as it was.
     """
-    from hashclient.fsio import write_atomic
+    from hashclient.system.files import write_atomic
 
     mask = os.umask(0o077)
     os.umask(mask)

@@ -22,7 +22,7 @@ from hashclient.cli.output import OutputError
 from hashclient.cli.signals import Signals
 from hashclient.errors import ExitCode, HashclientError, out_of_memory
 from hashclient.kinds import Kind, MatchState
-from hashclient.process import exit_code_at_bad_pages
+from hashclient.system.process import exit_code_at_bad_pages
 
 #: Outcomes are recorded and written in batches, at the latest when so many are waiting.
 BATCH = 512

@@ -28,10 +28,10 @@ from hashclient.formats.fields import (
     rests_on,
     words,
 )
-from hashclient.fsio import printable
 from hashclient.kinds import Action
 from hashclient.model import Hit, Outcome
 from hashclient.summary import Summary
+from hashclient.system.files import printable
 
 if TYPE_CHECKING:
     from hashclient.formats import Context

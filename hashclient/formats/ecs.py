@@ -23,10 +23,10 @@ from hashclient.formats.fields import (
     summary_fields,
     words,
 )
-from hashclient.fsio import path_fields, printable
 from hashclient.kinds import Kind
 from hashclient.model import Gap, Hit, ListState, MissingList, Outcome
 from hashclient.summary import Summary
+from hashclient.system.files import path_fields, printable
 
 if TYPE_CHECKING:
     from hashclient.formats import Context

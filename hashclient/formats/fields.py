@@ -10,10 +10,10 @@ from __future__ import annotations
 from typing import Any
 
 from hashclient.errors import ExitCode
-from hashclient.fsio import path_fields, printable
 from hashclient.kinds import Kind
 from hashclient.model import Acted, Gap, Hit, MissingList, Outcome, Recorded
 from hashclient.summary import Summary
+from hashclient.system.files import path_fields, printable
 
 
 def file_fields(outcome: Outcome) -> dict[str, Any]:

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from hashclient.formats.fields import done_word
 from hashclient.formats.markup import Markup, element, joined
 from hashclient.formats.text import human_bytes
-from hashclient.fsio import printable
 from hashclient.kinds import Kind
 from hashclient.model import Hit, ListState, MissingList, Outcome
+from hashclient.system.files import printable
 
 #: Bars of one chart; what is left is summed up in one more.
 MAX_BARS = 8

@@ -16,10 +16,10 @@ from hashclient.formats.fields import (
     rests_on,
     words,
 )
-from hashclient.fsio import printable
 from hashclient.kinds import Kind
 from hashclient.model import Outcome
 from hashclient.summary import Summary
+from hashclient.system.files import printable
 
 if TYPE_CHECKING:
     from hashclient.formats import Context

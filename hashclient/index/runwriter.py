@@ -18,7 +18,6 @@ import numpy.typing as npt
 
 from hashclient.algorithms import Algorithm
 from hashclient.errors import VerificationError
-from hashclient.fsio import atomic_file
 from hashclient.hashlist import (
     MAX_CATEGORIES,
     NO_SIZE,
@@ -42,6 +41,7 @@ from hashclient.index.run import (
     mask_set,
 )
 from hashclient.seal import Sealer
+from hashclient.system.files import atomic_file
 
 #: Rows handled at a time while merging.
 MERGE_ROWS = 500_000

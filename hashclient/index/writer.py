@@ -16,7 +16,6 @@ import numpy as np
 
 from hashclient.algorithms import Algorithm
 from hashclient.errors import VerificationError
-from hashclient.fsio import printable, sweep_temporary, write_atomic
 from hashclient.hashlist import NO_SIZE, AddBatch, Strings, Uint8, checksum_of, entry_hashes
 from hashclient.index import MANIFEST_NAME, Index, Manifest, RunRef, RunSet, verify_runs
 from hashclient.index.run import ROT_HINT, DamagedError, Run, file_sha256
@@ -29,6 +28,7 @@ from hashclient.index.runwriter import (
     write_run,
 )
 from hashclient.seal import Sealer
+from hashclient.system.files import printable, sweep_temporary, write_atomic
 
 #: Rows that are sealed in memory before they become a run; about 100 bytes each while building.
 RUN_ROWS = 2_000_000

@@ -24,15 +24,6 @@ from tuf.api.metadata import TOP_LEVEL_ROLE_NAMES, TargetFile
 
 from hashclient.digestfile import read_digests
 from hashclient.errors import LockedError, StateError, UsageError, VerificationError
-from hashclient.fsio import (
-    make_public_dir,
-    printable,
-    read_regular,
-    state_error,
-    sweep_temporary,
-    write_atomic,
-    writer_lock,
-)
 from hashclient.hashlist import (
     FORMAT,
     MAX_LIST_ENTRIES,
@@ -55,6 +46,15 @@ from hashclient.model import is_name
 from hashclient.provider.consolidate import KEEP_NEWEST, join_ranges, ranges_to_join
 from hashclient.provider.entries import SEGMENT_ENTRIES, Entries, NewSegment, new_segment
 from hashclient.provider.keys import PUBLIC_MODE, Clock, Keys, KeyStore, Roles, Validity
+from hashclient.system.files import (
+    make_public_dir,
+    printable,
+    read_regular,
+    state_error,
+    sweep_temporary,
+    write_atomic,
+    writer_lock,
+)
 
 #: How long a file stays that a list does not name any more, in seconds: longer than any fetch.
 UNREFERENCED_S = 86_400

@@ -16,7 +16,6 @@ import numpy as np
 from hashclient.algorithms import Algorithm
 from hashclient.digestfile import DigestBatch, Int64
 from hashclient.errors import UsageError, VerificationError
-from hashclient.fsio import printable
 from hashclient.hashlist import (
     NO_SIZE,
     Segment,
@@ -30,6 +29,7 @@ from hashclient.hashlist import (
     parse_add_segment,
 )
 from hashclient.knowngood import rows_of_the_empty_file
+from hashclient.system.files import printable
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -35,7 +35,7 @@ from tuf.api.metadata import (
 )
 
 from hashclient.errors import ConfigError, StateError, UsageError
-from hashclient.fsio import (
+from hashclient.system.files import (
     MAX_STATE_BYTES,
     make_private_dir,
     printable,

@@ -32,7 +32,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from hashclient.errors import UsageError
-from hashclient.fsio import (
+from hashclient.provider import Repository
+from hashclient.provider.keys import PUBLIC_MODE, Clock
+from hashclient.system.files import (
     MAX_TEXT_BYTES,
     make_private_dir,
     printable,
@@ -40,8 +42,6 @@ from hashclient.fsio import (
     read_secret,
     write_atomic,
 )
-from hashclient.provider import Repository
-from hashclient.provider.keys import PUBLIC_MODE, Clock
 
 CERTIFICATE_VALIDITY = timedelta(days=365)
 #: A certificate that would run out while the server is in use is made anew at its start.

@@ -17,7 +17,6 @@ from typing import Any
 import msgspec
 
 from hashclient.errors import StateError, UsageError
-from hashclient.fsio import log_path_fields, printable, state_error, write_all
 from hashclient.kinds import MatchState
 from hashclient.matches import Matches
 from hashclient.quarantine import agefile
@@ -36,6 +35,7 @@ from hashclient.quarantine.place import (
 from hashclient.quarantine.room import Room, record
 from hashclient.quarantine.streams import Digester, sha256_on_disk
 from hashclient.quarantine.tombstone import has_tombstone, remove_tombstone
+from hashclient.system.files import log_path_fields, printable, state_error, write_all
 
 #: What a file that was restored has in common with one that is restored again.
 _SAME = ("st_size", "st_mode", "st_uid", "st_gid", "st_mtime_ns")

@@ -19,11 +19,11 @@ from typing import Annotated
 
 import msgspec
 
-from hashclient import fsio
 from hashclient.algorithms import Algorithm
 from hashclient.errors import StateError, UsageError
 from hashclient.match import ID_LENGTH
 from hashclient.model import Hit
+from hashclient.system import files
 
 FORMAT = "hashclient-quarantine-item/1"
 EVIDENCE_NAME = "evidence.age"
@@ -156,7 +156,8 @@ def folder_path(directory: Path, match_id: str) -> Path:
     """
     if not _ID.fullmatch(match_id):
         raise UsageError(
-            f"not an id: {fsio.printable(match_id)}", hint="`hashclient quarantine list` shows them"
+            f"not an id: {files.printable(match_id)}",
+            hint="`hashclient quarantine list` shows them",
         )
     return directory / match_id
 
@@ -181,7 +182,7 @@ def item_ids(directory: Path) -> list[str]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise fsio.state_error("cannot read the quarantine", directory, error) from error
+        raise files.state_error("cannot read the quarantine", directory, error) from error
 
 
 def load_item(directory: Path, match_id: str) -> Item:
@@ -204,7 +205,7 @@ def load_item(directory: Path, match_id: str) -> Item:
             hint="`hashclient quarantine list` shows what there is",
         ) from error
     except OSError as error:
-        raise fsio.state_error("cannot read", path, error) from error
+        raise files.state_error("cannot read", path, error) from error
     return parse_item(data, match_id, path)
 
 
@@ -224,10 +225,10 @@ def parse_item(data: bytes, match_id: str, path: Path) -> Item:
         for value in (item.path_b64 or "", *item.origin.xattrs.values()):
             base64.b64decode(value, validate=True)
     except (ValueError, KeyError, RecursionError, binascii.Error) as error:
-        raise _damaged(path, fsio.excerpt(error)) from error
+        raise _damaged(path, files.excerpt(error)) from error
     if item.format != FORMAT:
         raise StateError(
-            f"unknown format of {fsio.printable(path)}: {fsio.excerpt(item.format)}",
+            f"unknown format of {files.printable(path)}: {files.excerpt(item.format)}",
             hint="another version of hashclient wrote it",
         )
     if item.id != match_id:
@@ -250,6 +251,6 @@ def encode_item(item: Item) -> bytes:
 
 def _damaged(path: Path, why: str) -> StateError:
     return StateError(
-        f"damaged: {fsio.printable(path)}: {why}",
+        f"damaged: {files.printable(path)}: {why}",
         hint="docs/quarantine.md says how to open a sealed copy by hand",
     )

@@ -14,12 +14,12 @@ from datetime import datetime, timedelta
 import msgspec
 
 from hashclient.errors import UsageError
-from hashclient.fsio import fsync_dir, printable
 from hashclient.kinds import MatchState
 from hashclient.match import RECORDED_AGAIN, Match, MatchHit, standing_steps
 from hashclient.matches import Matches
 from hashclient.quarantine.item import Item, Mark, Stage, item_ids
 from hashclient.quarantine.room import Room, record
+from hashclient.system.files import fsync_dir, printable
 
 _UNRECORDED = "not in the record of matches: `quarantine recover` records it again"
 

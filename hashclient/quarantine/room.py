@@ -14,7 +14,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from hashclient import fsio
 from hashclient.algorithms import Algorithm
 from hashclient.audit import AuditLog, Event
 from hashclient.config import Settings
@@ -33,6 +32,7 @@ from hashclient.quarantine.item import (
     load_item,
 )
 from hashclient.seal import Sealer
+from hashclient.system import files
 
 LOCK_NAME = "lock"
 #: How long an act waits for another. One that seals a very large file takes longer.
@@ -67,13 +67,13 @@ class Room:
             LockedError: another process kept it for long.
             StateError: it cannot be made.
         """
-        fsio.make_private_dir(self.directory)
-        with fsio.writer_lock(self.directory / LOCK_NAME, wait_s=LOCK_WAIT_S):
+        files.make_private_dir(self.directory)
+        with files.writer_lock(self.directory / LOCK_NAME, wait_s=LOCK_WAIT_S):
             if not self._swept:
                 with self.errors("cannot read the quarantine", self.directory):
                     names = os.listdir(self.directory)  # noqa: PTH208 - names
                 for name in names:
-                    if name.startswith(fsio.TEMP_PREFIX):
+                    if name.startswith(files.TEMP_PREFIX):
                         remove_folder(self.directory / name)
                 self._swept = True
             yield
@@ -84,7 +84,7 @@ class Room:
         try:
             yield
         except OSError as error:
-            raise fsio.state_error(what, path, error) from error
+            raise files.state_error(what, path, error) from error
 
     def load(self, match_id: str) -> Item:
         """Return an item.
@@ -152,14 +152,14 @@ class Room:
             StateError: it cannot be written.
         """
         folder = self.folder(item.id)
-        fsio.sweep_temporary(folder)
-        fsio.write_atomic(folder / ITEM_NAME, encode_item(item))
+        files.sweep_temporary(folder)
+        files.write_atomic(folder / ITEM_NAME, encode_item(item))
 
     @contextlib.contextmanager
     def new_folder(self) -> Iterator[Path]:
         """Make a folder for an item under a temporary name; it goes away unless it is admitted."""
         with self.errors("cannot write to the quarantine", self.directory):
-            folder = Path(tempfile.mkdtemp(prefix=fsio.TEMP_PREFIX, dir=self.directory))
+            folder = Path(tempfile.mkdtemp(prefix=files.TEMP_PREFIX, dir=self.directory))
         try:
             yield folder
         finally:
@@ -171,10 +171,10 @@ class Room:
         Raises:
             StateError: it cannot be written.
         """
-        fsio.write_atomic(folder / ITEM_NAME, encode_item(item))
+        files.write_atomic(folder / ITEM_NAME, encode_item(item))
         with self.errors("cannot write to the quarantine", self.directory):
             folder.rename(self.folder(item.id))
-            fsio.fsync_dir(self.directory)
+            files.fsync_dir(self.directory)
 
     def drop(self, match_id: str) -> None:
         """Remove the folder of an item: all of it is gone for everybody at once, or nothing.
@@ -183,10 +183,10 @@ class Room:
             StateError: it cannot be removed.
         """
         with self.errors("cannot remove from the quarantine", self.folder(match_id)):
-            doomed = Path(tempfile.mkdtemp(prefix=fsio.TEMP_PREFIX, dir=self.directory))
+            doomed = Path(tempfile.mkdtemp(prefix=files.TEMP_PREFIX, dir=self.directory))
             # Renaming onto an empty folder takes its place.
             self.folder(match_id).rename(doomed)
-            fsio.fsync_dir(self.directory)
+            files.fsync_dir(self.directory)
         remove_folder(doomed)
 
     def log(self, event: str, item: Item, mark: Mark, **data: Any) -> None:
@@ -197,7 +197,7 @@ class Room:
         """
         fields = {
             "id": item.id,
-            **fsio.log_path_fields(item.file),
+            **files.log_path_fields(item.file),
             "by": mark.by,
             "reason": mark.reason,
         }

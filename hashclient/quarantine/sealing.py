@@ -13,11 +13,11 @@ import msgspec
 
 from hashclient.algorithms import Algorithm
 from hashclient.errors import StateError
-from hashclient.fsio import printable, write_all
 from hashclient.quarantine import agefile
 from hashclient.quarantine.item import EVIDENCE_NAME, Item
 from hashclient.quarantine.room import Room
 from hashclient.quarantine.streams import Digester, sha256_on_disk
+from hashclient.system.files import printable, write_all
 
 #: What a sealed copy takes besides its content: headers, and the document with it.
 _OVERHEAD_BYTES = 1 << 20

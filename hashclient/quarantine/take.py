@@ -15,7 +15,6 @@ from typing import Any
 import msgspec
 
 from hashclient.errors import StateError, UsageError
-from hashclient.fsio import path_fields, printable
 from hashclient.kinds import MatchState
 from hashclient.match import Match
 from hashclient.matches import Matches
@@ -39,6 +38,7 @@ from hashclient.quarantine.room import Room
 from hashclient.quarantine.sealing import check_space, seal, verify_evidence
 from hashclient.quarantine.streams import digest_all
 from hashclient.quarantine.tombstone import has_tombstone, put_tombstone, tombstone_text
+from hashclient.system.files import path_fields, printable
 
 #: Of the processes that hold a file open, so many are named.
 _MOST_NAMED = 5

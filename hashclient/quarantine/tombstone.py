@@ -6,7 +6,6 @@ import contextlib
 import os
 from datetime import UTC, datetime
 
-from hashclient.fsio import write_all
 from hashclient.quarantine.item import Item
 from hashclient.quarantine.place import (
     NEW_NAME,
@@ -18,6 +17,7 @@ from hashclient.quarantine.place import (
     remove_exactly,
     rename_noreplace,
 )
+from hashclient.system.files import write_all
 
 _MODE = 0o644
 

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 
 import msgspec
 
-from hashclient import fsio
 from hashclient.errors import HashclientError, StateError, UsageError
 from hashclient.kinds import MatchState
 from hashclient.matches import Matches
@@ -21,6 +20,7 @@ from hashclient.quarantine.item import EVIDENCE_NAME, ITEM_NAME, Item, Stage, it
 from hashclient.quarantine.place import PRIVATE_NAME, open_place, reason_of
 from hashclient.quarantine.room import LOCK_NAME, Room, record
 from hashclient.quarantine.streams import sha256_on_disk
+from hashclient.system import files
 
 #: States of a match whose file is in quarantine, if it is not in its place.
 _KEPT = (
@@ -69,8 +69,8 @@ def verify(room: Room, matches: Matches) -> Iterator[Finding]:
         with room.errors("cannot read the quarantine", room.directory):
             names = sorted(set(os.listdir(room.directory)) - known)  # noqa: PTH208
         for name in names:
-            shown = fsio.printable(name)
-            if name.startswith(fsio.TEMP_PREFIX):
+            shown = files.printable(name)
+            if name.startswith(files.TEMP_PREFIX):
                 detail = "left by a killed command, or being written; the next act removes it"
                 yield Finding(shown, ok=True, detail=detail)
             else:
@@ -107,7 +107,7 @@ def _check_files(room: Room, item: Item) -> str | None:
     try:
         for path in (folder, folder / ITEM_NAME, evidence):  # 2
             if stat.S_IMODE(path.lstat().st_mode) & _NOT_FOR_OTHERS:
-                return f"others can read it: chmod go= {fsio.printable(path)}"
+                return f"others can read it: chmod go= {files.printable(path)}"
         fd = os.open(evidence, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             sha256, length = sha256_on_disk(fd, room.on_bytes)  # 3
@@ -151,7 +151,7 @@ def _unfinished(item: Item, matches: Matches) -> str | None:
                 if status is not None:
                     same = status.st_ino == item.origin.inode
                     what = "the file" if same else "something else"
-                    found.append(f"{what} is at {fsio.printable(there.path)}")
+                    found.append(f"{what} is at {files.printable(there.path)}")
     except OSError as error:
         found.append(f"its place cannot be looked at: {reason_of(error)}")
     where = "; ".join(found) or "nothing is at its place"

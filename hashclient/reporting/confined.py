@@ -21,8 +21,8 @@ from collections.abc import Iterator
 from typing import IO
 
 from hashclient.errors import ConfigError, HashclientError, VerificationError
-from hashclient.process import keep_memory_private
 from hashclient.reporting.xmlform import Schema, unusable
+from hashclient.system.process import keep_memory_private
 
 #: How long reading the schema, or checking one document, may take: the real ones take a second.
 LIMIT_S = 30.0

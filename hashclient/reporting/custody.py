@@ -29,7 +29,7 @@ from hashclient.audit.record import (
     verify_signature,
 )
 from hashclient.errors import AuditError, VerificationError
-from hashclient.strictjson import parse_json
+from hashclient.system.strictjson import parse_json
 
 #: The event whose record binds a package, and the one that takes a report back.
 PACKAGED = "report-packaged"

@@ -18,10 +18,10 @@ import msgspec
 from hashclient import __version__
 from hashclient.config import ReportConfig
 from hashclient.errors import VerificationError
-from hashclient.fsio import path_fields
 from hashclient.match import Match, MatchHit, Step
-from hashclient.memory import memory_cap
-from hashclient.strictjson import parse_json
+from hashclient.system.files import path_fields
+from hashclient.system.memory import memory_cap
+from hashclient.system.strictjson import parse_json
 
 FORMAT: Literal["hashclient-report/1"] = "hashclient-report/1"
 

@@ -21,7 +21,6 @@ import msgspec
 
 from hashclient.algorithms import Algorithm
 from hashclient.errors import HashclientError, StateError, UsageError
-from hashclient.fsio import atomic_file, printable, state_error, write_all
 from hashclient.hashing import new_hash
 from hashclient.match import Match
 from hashclient.quarantine.agefile import parse_recipients, seal, unseal
@@ -29,6 +28,7 @@ from hashclient.quarantine.item import Item, evidence_path, load_item
 from hashclient.reporting.document import Evidence
 from hashclient.reporting.tarstream import Stream
 from hashclient.seal import Sealer
+from hashclient.system.files import atomic_file, printable, state_error, write_all
 
 CHUNK_BYTES = 1 << 18
 

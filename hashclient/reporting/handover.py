@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hashclient.config import PackageDestination
-from hashclient.fsio import make_private_dir, user_path, write_atomic
 from hashclient.matches import Matches
 from hashclient.reporting.custody import retraction_note
 from hashclient.reporting.document import Document, Evidence
@@ -23,6 +22,7 @@ from hashclient.reporting.package import Packager, gather, package_name, remove_
 from hashclient.reporting.sent import Sent
 from hashclient.reporting.state import Report, State
 from hashclient.seal import Sealer
+from hashclient.system.files import make_private_dir, user_path, write_atomic
 
 SEALED_DIR = "sealed"
 

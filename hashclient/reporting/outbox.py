@@ -19,18 +19,6 @@ from types import MappingProxyType
 from hashclient.audit import AuditLog
 from hashclient.config import Settings
 from hashclient.errors import ConfigError, LockedError, StateError, UsageError, VerificationError
-from hashclient.fsio import (
-    MAX_STATE_BYTES,
-    TEMP_PREFIX,
-    fsync_dir,
-    is_there,
-    make_private_dir,
-    printable,
-    read_regular,
-    state_error,
-    write_atomic,
-    writer_lock,
-)
 from hashclient.match import Match
 from hashclient.matches import Matches
 from hashclient.reporting.destination import Destination, find_destination, kind_of
@@ -54,6 +42,18 @@ from hashclient.reporting.state import (
     save,
 )
 from hashclient.reporting.telling import is_reopened, reopen, tell, untold
+from hashclient.system.files import (
+    MAX_STATE_BYTES,
+    TEMP_PREFIX,
+    fsync_dir,
+    is_there,
+    make_private_dir,
+    printable,
+    read_regular,
+    state_error,
+    write_atomic,
+    writer_lock,
+)
 
 #: A record of the audit log names all matches of a report, and has to stay below its limit.
 MAX_MATCHES = 10_000

@@ -19,7 +19,6 @@ import msgspec
 
 from hashclient.audit import AuditLog, checkpoint
 from hashclient.errors import StateError
-from hashclient.fsio import TEMP_PREFIX, fsync_dir, printable, state_error
 from hashclient.quarantine.agefile import parse_recipients, seal
 from hashclient.quarantine.place import rename_noreplace
 from hashclient.reporting.custody import bind
@@ -27,6 +26,7 @@ from hashclient.reporting.document import Document, encode_document
 from hashclient.reporting.evidence import Proven, sealed_source
 from hashclient.reporting.state import Package
 from hashclient.reporting.tarstream import Member, Stream, write_tar
+from hashclient.system.files import TEMP_PREFIX, fsync_dir, printable, state_error
 
 README_NAME = "README.txt"
 DOCUMENT_NAME = "document.json"

@@ -13,7 +13,6 @@ import msgspec
 
 from hashclient.config import ServiceDestination
 from hashclient.errors import StateError
-from hashclient.fsio import printable
 from hashclient.matches import Matches
 from hashclient.quarantine.item import evidence_path
 from hashclient.reporting.document import Document, ReportedMatch, file_path
@@ -25,6 +24,7 @@ from hashclient.reporting.evidence import (
     sealed_source,
 )
 from hashclient.seal import Sealer
+from hashclient.system.files import printable
 
 
 class Plan(msgspec.Struct, frozen=True):

@@ -18,8 +18,14 @@ from typing import Any, Literal
 import msgspec
 
 from hashclient.errors import StateError, UsageError
-from hashclient.fsio import MAX_STATE_BYTES, printable, read_regular, state_error, write_atomic
 from hashclient.match import new_id
+from hashclient.system.files import (
+    MAX_STATE_BYTES,
+    printable,
+    read_regular,
+    state_error,
+    write_atomic,
+)
 
 RECORD_NAME = "report.json"
 DOCUMENT_NAME = "document.json"

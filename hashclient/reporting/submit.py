@@ -24,7 +24,6 @@ from hashclient.errors import (
     StateError,
     UsageError,
 )
-from hashclient.fsio import sweep_temporary, write_atomic
 from hashclient.matches import Matches
 from hashclient.reporting.confined import ConfinedSchema
 from hashclient.reporting.destination import Destination, find_destination, kind_of
@@ -37,6 +36,7 @@ from hashclient.reporting.service import Service
 from hashclient.reporting.state import Call, Problem, Remote, Report, State
 from hashclient.reporting.xmlform import Validator
 from hashclient.seal import Sealer
+from hashclient.system.files import sweep_temporary, write_atomic
 
 SCHEMA_NAME = "schema.xsd"
 

@@ -20,7 +20,6 @@ import msgspec
 
 from hashclient.audit.record import Record
 from hashclient.errors import StateError, UsageError, VerificationError
-from hashclient.fsio import printable
 from hashclient.reporting.custody import (
     Custody,
     verify_checkpoint,
@@ -37,6 +36,7 @@ from hashclient.reporting.package import (
     README_NAME,
 )
 from hashclient.reporting.tarstream import CHUNK_BYTES, Member, read_tar
+from hashclient.system.files import printable
 
 #: The files that come first, in this order, and how long each may be, in bytes.
 _HEAD = {

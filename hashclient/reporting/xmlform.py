@@ -19,8 +19,8 @@ from xml.etree import ElementTree as ET
 from xml.parsers import expat
 
 from hashclient.errors import ConfigError, UnreachableError, VerificationError
-from hashclient.fsio import excerpt, printable
 from hashclient.reporting.document import Document, ReportedMatch, file_path
+from hashclient.system.files import excerpt, printable
 
 if TYPE_CHECKING:
     import xmlschema

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from fixtures.crash import Recorder, watched
-from hashclient import fsio
 from hashclient.audit import AuditLog, Event, checkpoint, read, verify
 from hashclient.errors import AuditError, StateError
+from hashclient.system import files
 
 ROOT = Path(__file__).parents[2]
 START = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
@@ -147,7 +147,7 @@ def test_a_kill_before_the_first_record_does_no_harm(
     if "key" not in left:
         (directory / "key.pem").unlink()
     if left == "temporary":
-        (directory / f"{fsio.TEMP_PREFIX}x").write_bytes(b"half a key")
+        (directory / f"{files.TEMP_PREFIX}x").write_bytes(b"half a key")
     log.append([match(1)])
     assert verify(directory).records == 2
     assert {path.name for path in directory.iterdir()} == {"log.jsonl", "key.pem", "key.pub"}

@@ -23,7 +23,7 @@ import pytest
 
 from fixtures.client import Client
 from hashclient.build import STAGING_NAME
-from hashclient.process import BAD_PAGE
+from hashclient.system.process import BAD_PAGE
 from tests.attack_world import ALL, NEW, World
 from tests.support import (
     Result,

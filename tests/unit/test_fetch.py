@@ -37,11 +37,11 @@ from hashclient.errors import (
     VerificationError,
 )
 from hashclient.fetch import Fetched, Fetcher
-from hashclient.fsio import writer_lock
 from hashclient.hashlist import add_schema, encode_segment, parse_index
 from hashclient.index import open_index, verify_runs, writer
 from hashclient.index.run import DamagedError, Run
 from hashclient.seal import load_sealer
+from hashclient.system.files import writer_lock
 
 ALL = range(40)
 DAY = timedelta(days=1)

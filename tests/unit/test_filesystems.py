@@ -13,8 +13,16 @@ from pathlib import Path
 import pytest
 
 from fixtures.faulty_fs import File, mounted, why_not
-from hashclient import filesystems
-from hashclient.filesystems import FULL, NONE, NONZERO, SizeTrust, fuse_trust, trust_at, trust_of
+from hashclient.system import filesystems
+from hashclient.system.filesystems import (
+    FULL,
+    NONE,
+    NONZERO,
+    SizeTrust,
+    fuse_trust,
+    trust_at,
+    trust_of,
+)
 
 FIRST_NAMESPACE = b"         0          0 4294967295\n"
 DEVICE = os.makedev(0, 39)

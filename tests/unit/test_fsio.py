@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from fixtures.crash import Recorder, watched
-from hashclient import fsio
 from hashclient.errors import ConfigError, LockedError, StateError
-from hashclient.fsio import (
+from hashclient.system import files as system_files
+from hashclient.system.files import (
     MAX_EXCERPT_CHARS,
     MAX_TEXT_BYTES,
     TEMP_PREFIX,
@@ -126,7 +126,7 @@ def test_a_directory_that_is_made_is_synced_even_where_it_may_not_be_read(
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         synced.append(path)
 
-    monkeypatch.setattr(fsio, "fsync_dir", fsync_dir)
+    monkeypatch.setattr(system_files, "fsync_dir", fsync_dir)
     make_private_dir(tmp_path / "a" / "b")
     make_private_dir(tmp_path / "a" / "b")
     assert synced == [Path("/"), tmp_path / "a"]

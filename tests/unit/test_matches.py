@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from fixtures.crash import in_child
-from hashclient import fsio
 from hashclient.algorithms import Algorithm
 from hashclient.errors import StateError, UsageError
 from hashclient.kinds import Kind, MatchState
@@ -23,6 +22,7 @@ from hashclient.match import LISTED_AGAIN, REPORT_PREPARED, REPORT_WANTED, Step
 from hashclient.matches import Matches
 from hashclient.matchstore import DATABASE_NAME
 from hashclient.model import Hit, Outcome, Recorded
+from hashclient.system import files
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 LATER = NOW + timedelta(days=1)
@@ -389,7 +389,7 @@ def test_one_that_stays_locked_is_an_error(tmp_path: Path, monkeypatch: pytest.M
     Matches(tmp_path).__exit__()
     other = sqlite3.connect(tmp_path / DATABASE_NAME, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
-    monkeypatch.setattr(fsio, "BUSY_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(files, "BUSY_TIMEOUT_S", 0.01)
     with pytest.raises(StateError, match="locked"):
         Matches(tmp_path)
     other.close()

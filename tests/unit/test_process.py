@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from hashclient.errors import StateError
-from hashclient.process import BAD_PAGE, BAD_PAGE_HINT, bad_page
+from hashclient.system.process import BAD_PAGE, BAD_PAGE_HINT, bad_page
 from tests.support import environment
 
 #: Every way in which our code, and the libraries under it, touch a mapped file; each in a process
@@ -21,7 +21,7 @@ from tests.support import environment
 WAYS = """
 import hashlib, json, mmap, os, signal, sys, threading
 import numpy as np
-from hashclient.process import end_at_bad_pages, exit_code_at_bad_pages
+from hashclient.system.process import end_at_bad_pages, exit_code_at_bad_pages
 from hashclient.errors import ExitCode
 
 path = sys.argv[1]
@@ -109,7 +109,8 @@ def test_a_page_that_cannot_be_read_ends_the_process_in_words(tmp_path: Path) ->
 def test_nothing_happens_on_import() -> None:
     """A library leaves the process of its user as it is."""
     code = (
-        "import resource, sys, hashclient.process, hashclient.index, hashclient.scan\n"
+        "import resource, sys\n"
+        "import hashclient.system.process, hashclient.index, hashclient.scan\n"
         "status = open('/proc/self/status').read()\n"
         "print(status.split('SigCgt:')[1].split()[0], resource.getrlimit(resource.RLIMIT_CORE)[0])"
     )
@@ -137,7 +138,7 @@ def test_the_error_of_a_bad_page_says_what_helps() -> None:
 
 PRIVATE = """
 import ctypes, json, os, resource, sys
-from hashclient.process import keep_memory_private
+from hashclient.system.process import keep_memory_private
 keep_memory_private()
 print(json.dumps({
     "core": resource.getrlimit(resource.RLIMIT_CORE),

@@ -19,14 +19,13 @@ from securesystemslib.signer import CryptoSigner
 from tuf.api.exceptions import RepositoryError
 
 from fixtures.simulator import PlainClient, Simulator
-from hashclient import fsio, provider
+from hashclient import provider
 from hashclient.algorithms import Algorithm
 from hashclient.errors import (
     LockedError,
     StateError,
     UsageError,
 )
-from hashclient.fsio import writer_lock
 from hashclient.hashlist import (
     AddBatch,
     ListIndex,
@@ -39,6 +38,8 @@ from hashclient.provider import Repository
 from hashclient.provider import entries as provider_entries
 from hashclient.provider import keys as provider_keys
 from hashclient.provider.keys import Keys, Validity
+from hashclient.system import files as system_files
+from hashclient.system.files import writer_lock
 
 MD5 = hashlib.md5(b"benign").hexdigest()
 SHA1 = hashlib.sha1(b"benign").hexdigest()
@@ -444,7 +445,7 @@ def test_rotations_cure_a_list_that_was_pushed_ahead(
 def test_what_a_killed_writer_left_is_swept(simulator: Simulator) -> None:
     directory = simulator.repository.directory
     folders = [directory, directory / "keys", directory / "public/metadata"]
-    leftovers = [folder / f"{fsio.TEMP_PREFIX}1" for folder in folders]
+    leftovers = [folder / f"{system_files.TEMP_PREFIX}1" for folder in folders]
     for leftover in leftovers:
         leftover.write_bytes(b"half")
     simulator.renew()
@@ -591,7 +592,7 @@ class Killed(BaseException):
 @contextlib.contextmanager
 def killed_before_write(number: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let `number` files be written whole, and no more."""
-    real, left = fsio.write_atomic, number
+    real, left = system_files.write_atomic, number
 
     def write(path: Path, data: bytes, *, mode: int = 0o600) -> None:
         nonlocal left

@@ -25,13 +25,13 @@ from hashclient.errors import (
     StateError,
     UsageError,
 )
-from hashclient.fsio import writer_lock
 from hashclient.kinds import MatchState
 from hashclient.matchstore import DATABASE_NAME
 from hashclient.quarantine import Quarantine, Stage, agefile, origin, room, sealing, streams
 from hashclient.quarantine.place import NEW_NAME, PRIVATE_NAME, open_place
 from hashclient.quarantine.tombstone import has_tombstone, remove_tombstone
 from hashclient.seal import Sealer
+from hashclient.system.files import writer_lock
 
 
 def test_a_file_is_sealed_and_removed(ward: Ward, file: Path) -> None:

@@ -19,7 +19,6 @@ from hashclient import reading
 from hashclient.algorithms import Algorithm
 from hashclient.check import Checker
 from hashclient.config import Config, Settings
-from hashclient.filesystems import FULL, NONE, NONZERO, SizeTrust, trust_at
 from hashclient.hashing import LONGER, SHORTER
 from hashclient.kinds import Kind
 from hashclient.lists import open_lists
@@ -40,6 +39,7 @@ from hashclient.reading import (
     relied_size,
     same_content,
 )
+from hashclient.system.filesystems import FULL, NONE, NONZERO, SizeTrust, trust_at
 from hashclient.walk import Group, reason_of
 from tests.support import csv_of, make_state, write_tree
 

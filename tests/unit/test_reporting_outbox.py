@@ -12,7 +12,6 @@ from fixtures.desk import WHO, Desk
 from fixtures.reporting_service import Fault, ReportingService
 from hashclient.audit import read
 from hashclient.errors import AuditError, ConfigError, LockedError, StateError, UsageError
-from hashclient.fsio import writer_lock
 from hashclient.kinds import MatchState
 from hashclient.quarantine import evidence_path
 from hashclient.quarantine.agefile import parse_recipients, seal
@@ -20,6 +19,7 @@ from hashclient.reporting import Report, State
 from hashclient.reporting.evidence import plain_source, source_in_place
 from hashclient.reporting.outbox import MAX_MATCHES
 from hashclient.reporting.submit import Sender
+from hashclient.system.files import writer_lock
 from tests.support import open_files
 
 SECOND = '[report.to.second]\nkind = "package"\ndirectory = "/nowhere"\n'

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hashclient.strictjson import parse_json
+from hashclient.system.strictjson import parse_json
 
 VALUES = st.recursive(
     st.none()
