@@ -24,7 +24,7 @@ from bench.measure import (
 )
 from bench.site import publish_delta, site, tree, write_digests
 from fixtures.generate import make_list
-from hashclient.algorithms import Algorithm
+from hashclient.core.algorithms import Algorithm
 
 PYTHON = sys.executable
 ALL = ("md5", "sha1", "sha256")

@@ -20,7 +20,7 @@ import numpy as np
 
 from bench.measure import HASHCLIENT, hashclient
 from fixtures.generate import make_list, make_tree
-from hashclient.algorithms import Algorithm
+from hashclient.core.algorithms import Algorithm
 
 LIST = "bench"
 #: Entries that are published at a time: bounds the disk and the memory that publishing takes.

@@ -18,13 +18,13 @@ from collections.abc import Callable
 import msgspec
 import numpy as np
 
-from hashclient.algorithms import Algorithm, mask_of
+from hashclient.core.algorithms import Algorithm, mask_of
+from hashclient.core.kinds import Kind
+from hashclient.core.model import Outcome
 from hashclient.errors import StateError
 from hashclient.hashlist import Uint8
 from hashclient.inventory import RECORD, Block, Inventory, Records, are_settled, records_of
 from hashclient.judge import Judge, Place, Plan, verdict
-from hashclient.kinds import Kind
-from hashclient.model import Outcome
 from hashclient.reading import Deferred, Reader, RuledOut, SetAside, relied_size
 from hashclient.system.filesystems import FULL, NONE
 from hashclient.walk import Group, Task, join, kind_of, open_directory, reason_of

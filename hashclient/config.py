@@ -17,9 +17,9 @@ from typing import Any, Literal
 
 import msgspec
 
+from hashclient.core.kinds import Action
+from hashclient.core.model import is_name
 from hashclient.errors import ConfigError
-from hashclient.kinds import Action
-from hashclient.model import is_name
 from hashclient.system.files import MAX_TEXT_BYTES, excerpt, printable, read_regular, user_path
 
 CONFIG_NAME = "config.toml"

@@ -24,7 +24,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from hashclient.algorithms import Algorithm
+from hashclient.core.algorithms import Algorithm
 from hashclient.errors import UsageError
 from hashclient.hashlist import NO_SIZE, Uint8, Uint32, Uint64
 from hashclient.system.files import printable

@@ -25,6 +25,7 @@ import numpy as np
 from hashclient.audit import AuditLog, Event
 from hashclient.build import Build, Progress, delta_of, tidy
 from hashclient.config import Settings
+from hashclient.core.match import Match, Remembered
 from hashclient.errors import (
     ConfigError,
     HashclientError,
@@ -46,7 +47,6 @@ from hashclient.index import (
 from hashclient.index.run import DamagedError
 from hashclient.index.writer import write_manifest
 from hashclient.knowngood import PoisonGuard, open_guard
-from hashclient.match import Match, Remembered
 from hashclient.matches import Matches
 from hashclient.matchstore import DATABASE_NAME
 from hashclient.seal import Sealer

@@ -14,11 +14,11 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from hashclient.algorithms import Algorithm, mask_of
+from hashclient.core.algorithms import Algorithm, mask_of
+from hashclient.core.model import Gap
 from hashclient.digestfile import DigestBatch
 from hashclient.hashlist import NO_SIZE, Uint8
 from hashclient.index import Index
-from hashclient.model import Gap
 
 Flags = npt.NDArray[np.bool_]
 

@@ -16,9 +16,9 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from hashclient.algorithms import Algorithm
+from hashclient.core.algorithms import Algorithm
+from hashclient.core.model import is_name
 from hashclient.errors import VerificationError
-from hashclient.model import is_name
 from hashclient.system.files import excerpt
 from hashclient.system.memory import memory_cap
 from hashclient.system.strictjson import parse_json

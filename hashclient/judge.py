@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from hashclient.algorithms import Algorithm, mask_of
-from hashclient.hashing import CHEAPEST_COVER
+from hashclient.core.algorithms import Algorithm, mask_of
+from hashclient.core.digests import CHEAPEST_COVER
+from hashclient.core.kinds import Kind
+from hashclient.core.model import Hit
 from hashclient.hashlist import NO_SIZE, Uint32, Uint64
 from hashclient.index import Index
-from hashclient.kinds import Kind
-from hashclient.model import Hit
 from hashclient.seal import Sealer
 
 #: Sizes whose plan is remembered; bounds the memory that a tree of many sizes takes.

@@ -20,10 +20,10 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from hashclient.algorithms import Algorithm
+from hashclient.core.algorithms import Algorithm
+from hashclient.core.digests import new_hash
 from hashclient.digestfile import DigestBatch, read_digests
 from hashclient.errors import ConfigError, VerificationError
-from hashclient.hashing import new_hash
 from hashclient.hashlist import NO_SIZE, AddBatch, Uint8, Uint32, Uint64
 from hashclient.index import RunRef, RunSet, verify_runs
 from hashclient.index.run import DamagedError, Run

@@ -20,10 +20,10 @@ from typing import Literal
 import msgspec
 
 from hashclient.config import Settings
+from hashclient.core.model import ListState, MissingList, is_name
 from hashclient.errors import StateError
 from hashclient.index import Index, check_key, list_folders, load_manifest, open_index, state_of
 from hashclient.judge import Judge
-from hashclient.model import ListState, MissingList, is_name
 from hashclient.seal import Sealer, load_sealer
 from hashclient.system.files import printable, read_regular, state_error
 

@@ -16,15 +16,15 @@ from typing import TypeVar
 import msgspec
 import numpy as np
 
-from hashclient.algorithms import Algorithm
+from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Kind
+from hashclient.core.model import Hit, Outcome
+from hashclient.core.verdict import Summary
 from hashclient.digestfile import DigestBatch
 from hashclient.gaps import Gaps
 from hashclient.hashlist import NO_SIZE
 from hashclient.judge import verdict
-from hashclient.kinds import Kind
 from hashclient.lists import OpenLists
-from hashclient.model import Hit, Outcome
-from hashclient.summary import Summary
 
 #: Batches that are read ahead of the one that is judged.
 AHEAD = 2

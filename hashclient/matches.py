@@ -15,9 +15,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from hashclient.algorithms import Algorithm, mask_of
-from hashclient.kinds import MatchState
-from hashclient.match import (
+from hashclient.core.algorithms import Algorithm, mask_of
+from hashclient.core.kinds import MatchState
+from hashclient.core.match import (
     LISTED_AGAIN,
     PROGRESS,
     RECORDED_AGAIN,
@@ -31,8 +31,8 @@ from hashclient.match import (
     progress_of,
     taken_back,
 )
+from hashclient.core.model import Hit, Outcome
 from hashclient.matchstore import MATCH, MatchStore, remembered, to_text
-from hashclient.model import Hit, Outcome
 
 _ADD_MATCH = "INSERT INTO match VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _ADD_HIT = """

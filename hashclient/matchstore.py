@@ -14,11 +14,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from hashclient.algorithms import Algorithm
+from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import MatchState
+from hashclient.core.match import Match, MatchHit, Remembered
+from hashclient.core.model import Hit
 from hashclient.errors import StateError, UsageError
-from hashclient.kinds import MatchState
-from hashclient.match import Match, MatchHit, Remembered
-from hashclient.model import Hit
 from hashclient.system.files import open_database, printable
 
 DATABASE_NAME = "matches.db"

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hashclient.config import PolicyRule
-from hashclient.kinds import Action, Kind
-from hashclient.model import Hit, Outcome
+from hashclient.core.kinds import Action, Kind
+from hashclient.core.model import Hit, Outcome
 
 
 def actions_for(outcome: Outcome, rules: Sequence[PolicyRule]) -> tuple[Action, ...]:

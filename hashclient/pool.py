@@ -19,11 +19,11 @@ from multiprocessing.process import BaseProcess
 
 import msgspec
 
-from hashclient.algorithms import Algorithm
 from hashclient.check import Checker, TaskResult
+from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Kind
+from hashclient.core.model import Hit, Outcome
 from hashclient.errors import ExitCode, StateError
-from hashclient.kinds import Kind
-from hashclient.model import Hit, Outcome
 from hashclient.system.process import bad_page, end_at_bad_pages, forget_exit_codes, is_debugged
 from hashclient.walk import Group, Task, join
 

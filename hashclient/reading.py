@@ -16,9 +16,9 @@ import stat
 import time
 from collections.abc import Callable
 
-from hashclient.algorithms import Algorithm
-from hashclient.hashing import LengthError, digest_fd, new_buffer
-from hashclient.kinds import Kind
+from hashclient.core.algorithms import Algorithm
+from hashclient.core.digests import LengthError, digest_fd, new_buffer
+from hashclient.core.kinds import Kind
 from hashclient.system.filesystems import FULL, NONZERO, SizeTrust, trust_at, trust_of
 from hashclient.walk import kind_of
 

@@ -14,12 +14,12 @@ from typing import Any
 import msgspec
 
 from hashclient.audit import AuditLog, Event
+from hashclient.core.kinds import Kind
+from hashclient.core.model import Hit, Outcome
+from hashclient.core.verdict import Summary
 from hashclient.errors import AuditError, StateError
 from hashclient.formats.fields import gap_fields
-from hashclient.kinds import Kind
 from hashclient.matches import Matches
-from hashclient.model import Hit, Outcome
-from hashclient.summary import Summary
 from hashclient.system.files import log_path_fields
 
 

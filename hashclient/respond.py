@@ -17,11 +17,11 @@ import msgspec
 
 from hashclient.audit import AuditLog
 from hashclient.config import Settings
+from hashclient.core.kinds import Action, Kind, MatchState
+from hashclient.core.model import Acted, ListState, Outcome, Recorded
 from hashclient.errors import ExitCode, HashclientError
-from hashclient.kinds import Action, Kind, MatchState
 from hashclient.matches import Matches
 from hashclient.matchstore import DATABASE_NAME
-from hashclient.model import Acted, ListState, Outcome, Recorded
 from hashclient.policy import actions_for
 from hashclient.seal import Sealer
 from hashclient.system.files import is_there

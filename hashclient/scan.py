@@ -14,14 +14,14 @@ from pathlib import Path
 import msgspec
 
 from hashclient.check import Checker, TaskResult
+from hashclient.core.kinds import Kind
+from hashclient.core.model import Outcome
+from hashclient.core.verdict import Summary
 from hashclient.errors import StateError
 from hashclient.inventory import DATABASE_NAME as INVENTORY_NAME
 from hashclient.inventory import Block, DamagedInventoryError, Inventory, remove_inventory
-from hashclient.kinds import Kind
 from hashclient.lists import OpenLists
-from hashclient.model import Outcome
 from hashclient.mounts import Mounts
-from hashclient.summary import Summary
 from hashclient.system.files import is_there
 from hashclient.walk import Task, WalkOptions, walk
 

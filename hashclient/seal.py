@@ -17,7 +17,7 @@ import numpy.typing as npt
 from cryptography.hazmat.primitives import hashes, hmac
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from hashclient.algorithms import Algorithm
+from hashclient.core.algorithms import Algorithm
 from hashclient.errors import ConfigError, StateError
 from hashclient.system.files import (
     MAX_TEXT_BYTES,

@@ -19,9 +19,9 @@ import msgspec
 from hashclient.audit import AuditLog, Event
 from hashclient.config import ProviderConfig, Settings, parse_config, provider_table
 from hashclient.connect import access_of, limits_of
+from hashclient.core.model import is_name
 from hashclient.errors import ConfigError, HashclientError, UsageError, VerificationError
 from hashclient.fetch import PINNED_ROOT_NAME
-from hashclient.model import is_name
 from hashclient.system.files import (
     MAX_TEXT_BYTES,
     make_private_dir,

@@ -12,14 +12,14 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from hashclient.algorithms import Algorithm
 from hashclient.audit import Record, read
 from hashclient.config import Settings
+from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import MatchState
+from hashclient.core.match import Remembered
 from hashclient.errors import AuditError, ConfigError, ExitCode, HashclientError, StateError
 from hashclient.index import Index, Manifest, state_of
-from hashclient.kinds import MatchState
 from hashclient.lists import ExpectedList, expected_lists, with_key
-from hashclient.match import Remembered
 from hashclient.matches import Matches
 from hashclient.matchstore import DATABASE_NAME
 from hashclient.seal import Sealer, load_sealer

@@ -24,6 +24,7 @@ from tuf.api import exceptions as tuf_errors
 from tuf.api.metadata import TOP_LEVEL_ROLE_NAMES, Metadata, Root, Signed, TargetFile, Targets
 from tuf.ngclient import FetcherInterface, Updater
 
+from hashclient.core.model import is_name
 from hashclient.errors import (
     AuthorisationError,
     HashclientError,
@@ -31,7 +32,6 @@ from hashclient.errors import (
     UnreachableError,
     VerificationError,
 )
-from hashclient.model import is_name
 from hashclient.system.files import (
     MAX_STATE_BYTES,
     excerpt,

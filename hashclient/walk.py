@@ -18,8 +18,8 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from hashclient.kinds import Kind
-from hashclient.model import Outcome
+from hashclient.core.kinds import Kind
+from hashclient.core.model import Outcome
 
 #: Names in a task: enough to make handing it over cheap, few enough to share work evenly.
 TASK_NAMES = 512

@@ -14,13 +14,13 @@ import msgspec
 import numpy as np
 
 from hashclient.audit import AuditLog, Event
+from hashclient.core.kinds import MatchState
+from hashclient.core.match import LISTED_AGAIN, Match, Remembered
+from hashclient.core.model import Hit
 from hashclient.hashlist import entry_hashes
 from hashclient.index import Index
 from hashclient.judge import Judge
-from hashclient.kinds import MatchState
-from hashclient.match import LISTED_AGAIN, Match, Remembered
 from hashclient.matches import Matches
-from hashclient.model import Hit
 from hashclient.seal import Sealer
 from hashclient.system.files import log_path_fields
 

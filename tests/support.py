@@ -25,8 +25,8 @@ from typing import Any
 
 from fixtures.client import Client
 from fixtures.simulator import Simulator
-from hashclient.algorithms import Algorithm
 from hashclient.cli import main as command
+from hashclient.core.algorithms import Algorithm
 from hashclient.errors import ExitCode
 from hashclient.provider import Repository
 from hashclient.provider.server import open_server

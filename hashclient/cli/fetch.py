@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hashclient.cli.app import App, format_option, pass_app
+from hashclient.core.kinds import MatchState
 from hashclient.errors import ExitCode, HashclientError, UsageError
-from hashclient.kinds import MatchState
 from hashclient.system.files import path_fields, printable
 
 if TYPE_CHECKING:
+    from hashclient.core.match import Remembered
     from hashclient.fetch import Fetched
-    from hashclient.match import Remembered
 
 
 @click.command("fetch")
@@ -225,7 +225,7 @@ def _show_affected(app: App, fetched: Fetched) -> None:
 
 
 def _what_now(match: Remembered) -> str:
-    from hashclient.match import SETTLED
+    from hashclient.core.match import SETTLED
 
     if match.state in SETTLED:
         return f", which is {match.state}"

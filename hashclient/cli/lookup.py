@@ -67,8 +67,8 @@ def command(
     something that cannot be told or nothing to check, 7 stale list, 8 a list is missing; all are
     in `hashclient --help`.
     """
+    from hashclient.core.verdict import Summary
     from hashclient.lookup import lookup
-    from hashclient.summary import Summary
 
     if not digests and not sources:
         raise UsageError(

@@ -11,13 +11,13 @@ import click
 
 from hashclient.cli.app import App, format_option, pass_app
 from hashclient.cli.run import FORMAT_HELP, output_option
+from hashclient.core.kinds import MatchState
 from hashclient.errors import ExitCode, UsageError
 from hashclient.formats import FORMATS
-from hashclient.kinds import MatchState
 from hashclient.system.files import path_fields, printable
 
 if TYPE_CHECKING:
-    from hashclient.match import Match, Step
+    from hashclient.core.match import Match, Step
     from hashclient.matches import Matches
 
 

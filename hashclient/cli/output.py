@@ -259,8 +259,8 @@ def _failed_report(
     command: str, output_format: str, code: ExitCode, message: str, now: datetime
 ) -> str:
     """Return what the report of a command is that failed before it had anything to tell."""
+    from hashclient.core.verdict import Summary
     from hashclient.formats import FORMATS, Context, formatter
-    from hashclient.summary import Summary
 
     summary = Summary(())
     if code in (ExitCode.INTERRUPTED, ExitCode.TERMINATED):

@@ -73,8 +73,8 @@ def scan_progress(app: App, progress: ScanProgress) -> Iterator[Callable[[], Non
 
     from rich.text import Text
 
+    from hashclient.core.kinds import Kind
     from hashclient.formats.text import human_bytes
-    from hashclient.kinds import Kind
 
     started = last = time.monotonic()
     summary = progress.summary

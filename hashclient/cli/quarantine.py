@@ -148,7 +148,7 @@ def restore(
     Exit codes: 0 all are restored, 3 without an attribute, 5 the key does not open it.
     """
     from hashclient.cli.progress import bytes_progress
-    from hashclient.kinds import MatchState
+    from hashclient.core.kinds import MatchState
     from hashclient.quarantine import item_ids, load_identities
 
     if not match_ids and not withdrawn:

@@ -20,7 +20,7 @@ from hashclient.system.files import printable
 
 if TYPE_CHECKING:
     from hashclient.config import ServiceDestination
-    from hashclient.match import Match
+    from hashclient.core.match import Match
     from hashclient.matches import Matches
     from hashclient.reporting import Outbox
     from hashclient.reporting.sent import Sent

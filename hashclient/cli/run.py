@@ -20,8 +20,8 @@ import click
 from hashclient.cli.app import App, Terminated, existing_path, format_option
 from hashclient.cli.output import OutputError
 from hashclient.cli.signals import Signals
+from hashclient.core.kinds import Kind, MatchState
 from hashclient.errors import ExitCode, HashclientError, out_of_memory
-from hashclient.kinds import Kind, MatchState
 from hashclient.system.process import exit_code_at_bad_pages
 
 #: Outcomes are recorded and written in batches, at the latest when so many are waiting.
@@ -30,12 +30,12 @@ BATCH = 512
 FORMAT_HELP = "How the report is written; docs/formats.md describes each format."
 
 if TYPE_CHECKING:
+    from hashclient.core.model import Outcome
+    from hashclient.core.verdict import Summary
     from hashclient.formats import Formatter
     from hashclient.lists import OpenLists
-    from hashclient.model import Outcome
     from hashclient.record import RunRecord
     from hashclient.respond import Responder
-    from hashclient.summary import Summary
 
 
 def report_options(*formats: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

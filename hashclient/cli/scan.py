@@ -105,9 +105,9 @@ def command(
     was unread or there was nothing to check, 7 stale list; all are in `hashclient --help`.
     """
     from hashclient.cli.progress import scan_progress
+    from hashclient.core.verdict import Summary
     from hashclient.mounts import Mounts
     from hashclient.scan import Memory, Progress, default_jobs, scan
-    from hashclient.summary import Summary
     from hashclient.walk import WalkOptions
 
     failed = None

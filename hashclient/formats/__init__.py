@@ -12,8 +12,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from hashclient.model import Outcome
-    from hashclient.summary import Summary
+    from hashclient.core.model import Outcome
+    from hashclient.core.verdict import Summary
 
 
 class Context(NamedTuple):

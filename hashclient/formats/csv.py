@@ -17,7 +17,10 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from hashclient.algorithms import Algorithm
+from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Action
+from hashclient.core.model import Hit, Outcome
+from hashclient.core.verdict import Summary
 from hashclient.formats.fields import (
     done_word,
     failure_text,
@@ -28,9 +31,6 @@ from hashclient.formats.fields import (
     rests_on,
     words,
 )
-from hashclient.kinds import Action
-from hashclient.model import Hit, Outcome
-from hashclient.summary import Summary
 from hashclient.system.files import printable
 
 if TYPE_CHECKING:

@@ -13,6 +13,9 @@ import posixpath
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from hashclient.core.kinds import Kind
+from hashclient.core.model import Gap, Hit, ListState, MissingList, Outcome
+from hashclient.core.verdict import Summary
 from hashclient.formats.fields import (
     digest_fields,
     done_word,
@@ -23,9 +26,6 @@ from hashclient.formats.fields import (
     summary_fields,
     words,
 )
-from hashclient.kinds import Kind
-from hashclient.model import Gap, Hit, ListState, MissingList, Outcome
-from hashclient.summary import Summary
 from hashclient.system.files import path_fields, printable
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from hashclient.core.kinds import Kind
+from hashclient.core.model import Acted, Gap, Hit, MissingList, Outcome, Recorded
+from hashclient.core.verdict import Summary
 from hashclient.errors import ExitCode
-from hashclient.kinds import Kind
-from hashclient.model import Acted, Gap, Hit, MissingList, Outcome, Recorded
-from hashclient.summary import Summary
 from hashclient.system.files import path_fields, printable
 
 

@@ -17,6 +17,9 @@ from importlib import resources
 from typing import TYPE_CHECKING
 
 from hashclient import __version__
+from hashclient.core.kinds import Kind, MatchState
+from hashclient.core.model import Outcome
+from hashclient.core.verdict import Summary
 from hashclient.errors import ExitCode
 from hashclient.formats.fields import (
     failure_text,
@@ -28,9 +31,6 @@ from hashclient.formats.fields import (
 from hashclient.formats.htmltable import ORDER, charts, counts, files_table, lists_table
 from hashclient.formats.markup import Markup, element
 from hashclient.formats.text import human_bytes
-from hashclient.kinds import Kind, MatchState
-from hashclient.model import Outcome
-from hashclient.summary import Summary
 
 if TYPE_CHECKING:
     from hashclient.formats import Context

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+from hashclient.core.kinds import Kind
+from hashclient.core.model import Hit, ListState, MissingList, Outcome
 from hashclient.formats.fields import done_word
 from hashclient.formats.markup import Markup, element, joined
 from hashclient.formats.text import human_bytes
-from hashclient.kinds import Kind
-from hashclient.model import Hit, ListState, MissingList, Outcome
 from hashclient.system.files import printable
 
 #: Bars of one chart; what is left is summed up in one more.

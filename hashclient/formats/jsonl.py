@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from hashclient.core.model import Outcome
+from hashclient.core.verdict import Summary
 from hashclient.formats.fields import (
     action_fields,
     digest_fields,
@@ -12,8 +14,6 @@ from hashclient.formats.fields import (
     hit_fields,
     summary_fields,
 )
-from hashclient.model import Outcome
-from hashclient.summary import Summary
 
 if TYPE_CHECKING:
     from hashclient.formats import Context

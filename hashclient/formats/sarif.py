@@ -17,6 +17,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from hashclient import __version__
+from hashclient.core.kinds import Kind, MatchState
+from hashclient.core.model import Hit, Outcome
+from hashclient.core.verdict import Summary
 from hashclient.formats.fields import (
     action_fields,
     digest_fields,
@@ -29,9 +32,6 @@ from hashclient.formats.fields import (
     summary_fields,
     words,
 )
-from hashclient.kinds import Kind, MatchState
-from hashclient.model import Hit, Outcome
-from hashclient.summary import Summary
 
 if TYPE_CHECKING:
     from hashclient.formats import Context

@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from hashclient.core.kinds import Kind
+from hashclient.core.model import Outcome
+from hashclient.core.verdict import Summary
 from hashclient.formats.fields import (
     failure_text,
     gap_text,
@@ -16,9 +19,6 @@ from hashclient.formats.fields import (
     rests_on,
     words,
 )
-from hashclient.kinds import Kind
-from hashclient.model import Outcome
-from hashclient.summary import Summary
 from hashclient.system.files import printable
 
 if TYPE_CHECKING:

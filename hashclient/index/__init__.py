@@ -17,13 +17,13 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from hashclient.algorithms import Algorithm
+from hashclient.core.algorithms import Algorithm
+from hashclient.core.model import Hit, ListState, is_name
 from hashclient.errors import StateError
 from hashclient.hashlist import Strings, Uint32, Uint64
 from hashclient.index.coverage import Sizes, count_missed, may_miss, sizes_missed
 from hashclient.index.prefixtable import NOTHING
 from hashclient.index.run import REBUILD_HINT, ROT_HINT, Count, DamagedError, Run, file_sha256
-from hashclient.model import Hit, ListState, is_name
 from hashclient.system.files import MAX_STATE_BYTES, printable, read_regular, state_error
 
 MANIFEST_NAME = "manifest.json"

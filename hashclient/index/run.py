@@ -28,7 +28,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from hashclient.algorithms import Algorithm
+from hashclient.core.algorithms import Algorithm
 from hashclient.errors import StateError
 from hashclient.hashlist import Strings, Uint8, Uint32, Uint64
 from hashclient.index.prefixtable import NOTHING, Rows, find, table_lengths

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from hashclient.algorithms import Algorithm
+from hashclient.core.algorithms import Algorithm
 from hashclient.errors import VerificationError
 from hashclient.hashlist import NO_SIZE, AddBatch, Strings, Uint8, checksum_of, entry_hashes
 from hashclient.index import MANIFEST_NAME, Index, Manifest, RunRef, RunSet, verify_runs

@@ -22,6 +22,7 @@ import msgspec
 import numpy as np
 from tuf.api.metadata import TOP_LEVEL_ROLE_NAMES, TargetFile
 
+from hashclient.core.model import is_name
 from hashclient.digestfile import read_digests
 from hashclient.errors import LockedError, StateError, UsageError, VerificationError
 from hashclient.hashlist import (
@@ -42,7 +43,6 @@ from hashclient.hashlist import (
     target_name,
     withdraw_schema,
 )
-from hashclient.model import is_name
 from hashclient.provider.consolidate import KEEP_NEWEST, join_ranges, ranges_to_join
 from hashclient.provider.entries import SEGMENT_ENTRIES, Entries, NewSegment, new_segment
 from hashclient.provider.keys import PUBLIC_MODE, Clock, Keys, KeyStore, Roles, Validity

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 import numpy as np
 
-from hashclient.algorithms import Algorithm
+from hashclient.core.algorithms import Algorithm
 from hashclient.digestfile import DigestBatch, Int64
 from hashclient.errors import UsageError, VerificationError
 from hashclient.hashlist import (

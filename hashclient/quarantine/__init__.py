@@ -26,7 +26,7 @@ from typing import Any
 
 from hashclient.audit import AuditLog
 from hashclient.config import Settings
-from hashclient.match import Match
+from hashclient.core.match import Match
 from hashclient.matches import Matches
 from hashclient.quarantine import give, keep, take, verify
 from hashclient.quarantine.agefile import load_identities, write_identity

@@ -16,8 +16,8 @@ from typing import Any
 
 import msgspec
 
+from hashclient.core.kinds import MatchState
 from hashclient.errors import StateError, UsageError
-from hashclient.kinds import MatchState
 from hashclient.matches import Matches
 from hashclient.quarantine import agefile
 from hashclient.quarantine.item import Item, Mark, Restoration

@@ -19,10 +19,10 @@ from typing import Annotated
 
 import msgspec
 
-from hashclient.algorithms import Algorithm
+from hashclient.core.algorithms import Algorithm
+from hashclient.core.match import ID_LENGTH
+from hashclient.core.model import Hit
 from hashclient.errors import StateError, UsageError
-from hashclient.match import ID_LENGTH
-from hashclient.model import Hit
 from hashclient.system import files
 
 FORMAT = "hashclient-quarantine-item/1"

@@ -13,9 +13,9 @@ from datetime import datetime, timedelta
 
 import msgspec
 
+from hashclient.core.kinds import MatchState
+from hashclient.core.match import RECORDED_AGAIN, Match, MatchHit, standing_steps
 from hashclient.errors import UsageError
-from hashclient.kinds import MatchState
-from hashclient.match import RECORDED_AGAIN, Match, MatchHit, standing_steps
 from hashclient.matches import Matches
 from hashclient.quarantine.item import Item, Mark, Stage, item_ids
 from hashclient.quarantine.room import Room, record

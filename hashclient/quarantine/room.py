@@ -14,12 +14,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from hashclient.algorithms import Algorithm
 from hashclient.audit import AuditLog, Event
 from hashclient.config import Settings
+from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import MatchState
+from hashclient.core.match import Match
 from hashclient.errors import UsageError
-from hashclient.kinds import MatchState
-from hashclient.match import Match
 from hashclient.matches import Matches
 from hashclient.quarantine.item import (
     ITEM_NAME,

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from hashclient.algorithms import Algorithm
+from hashclient.core.algorithms import Algorithm
 from hashclient.errors import StateError
 from hashclient.quarantine import agefile
 from hashclient.quarantine.item import EVIDENCE_NAME, Item

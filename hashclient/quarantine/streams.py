@@ -6,8 +6,8 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable
 
-from hashclient.algorithms import Algorithm
-from hashclient.hashing import new_hash
+from hashclient.core.algorithms import Algorithm
+from hashclient.core.digests import new_hash
 
 #: What is read at a time where nothing else says so.
 READ_BYTES = 1 << 20

@@ -14,9 +14,9 @@ from typing import Any
 
 import msgspec
 
+from hashclient.core.kinds import MatchState
+from hashclient.core.match import Match
 from hashclient.errors import StateError, UsageError
-from hashclient.kinds import MatchState
-from hashclient.match import Match
 from hashclient.matches import Matches
 from hashclient.quarantine import agefile
 from hashclient.quarantine.inuse import open_elsewhere

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 
 import msgspec
 
+from hashclient.core.kinds import MatchState
 from hashclient.errors import HashclientError, StateError, UsageError
-from hashclient.kinds import MatchState
 from hashclient.matches import Matches
 from hashclient.quarantine import agefile
 from hashclient.quarantine.item import EVIDENCE_NAME, ITEM_NAME, Item, Stage, item_ids

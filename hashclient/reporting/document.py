@@ -17,8 +17,8 @@ import msgspec
 
 from hashclient import __version__
 from hashclient.config import ReportConfig
+from hashclient.core.match import Match, MatchHit, Step
 from hashclient.errors import VerificationError
-from hashclient.match import Match, MatchHit, Step
 from hashclient.system.files import path_fields
 from hashclient.system.memory import memory_cap
 from hashclient.system.strictjson import parse_json

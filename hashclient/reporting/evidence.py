@@ -19,10 +19,10 @@ from typing import Any
 
 import msgspec
 
-from hashclient.algorithms import Algorithm
+from hashclient.core.algorithms import Algorithm
+from hashclient.core.digests import new_hash
+from hashclient.core.match import Match
 from hashclient.errors import HashclientError, StateError, UsageError
-from hashclient.hashing import new_hash
-from hashclient.match import Match
 from hashclient.quarantine.agefile import parse_recipients, seal, unseal
 from hashclient.quarantine.item import Item, evidence_path, load_item
 from hashclient.reporting.document import Evidence

@@ -22,7 +22,7 @@ from datetime import datetime
 
 import msgspec
 
-from hashclient.algorithms import Algorithm
+from hashclient.core.algorithms import Algorithm
 from hashclient.errors import (
     AuthorisationError,
     ConfigError,

@@ -18,8 +18,8 @@ from types import MappingProxyType
 
 from hashclient.audit import AuditLog
 from hashclient.config import Settings
+from hashclient.core.match import Match
 from hashclient.errors import ConfigError, LockedError, StateError, UsageError, VerificationError
-from hashclient.match import Match
 from hashclient.matches import Matches
 from hashclient.reporting.destination import Destination, find_destination, kind_of
 from hashclient.reporting.document import (

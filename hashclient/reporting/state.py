@@ -17,8 +17,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from hashclient.core.match import new_id
 from hashclient.errors import StateError, UsageError
-from hashclient.match import new_id
 from hashclient.system.files import (
     MAX_STATE_BYTES,
     printable,

@@ -11,14 +11,14 @@ from datetime import datetime
 from typing import Any
 
 from hashclient.audit import AuditLog, Event
-from hashclient.errors import UsageError
-from hashclient.kinds import MatchState
-from hashclient.match import (
+from hashclient.core.kinds import MatchState
+from hashclient.core.match import (
     REPORT_PREPARED,
     REPORT_RETRACTED,
     REPORT_RETRACTING,
     taken_back,
 )
+from hashclient.errors import UsageError
 from hashclient.matches import Matches
 from hashclient.reporting.custody import RETRACTED
 from hashclient.reporting.state import Report, State

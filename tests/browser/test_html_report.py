@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from hashclient.algorithms import Algorithm
+from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Action, Kind, MatchState
+from hashclient.core.model import Acted, Hit, ListState, Outcome, Recorded
+from hashclient.core.verdict import Summary
 from hashclient.formats import Context
 from hashclient.formats.html import HtmlFormatter
-from hashclient.kinds import Action, Kind, MatchState
-from hashclient.model import Acted, Hit, ListState, Outcome, Recorded
-from hashclient.summary import Summary
 from tests.contract.test_formats import AWFUL_PATHS
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from hashclient.algorithms import Algorithm
+from hashclient.core.algorithms import Algorithm
 from tests.support import Site, csv_of, digests_of, edit_manifest, run, write_tree
 
 LISTED = {"e-1": b"listed one", "e-2": b"listed two"}

@@ -20,7 +20,7 @@ from fixtures.client import Client, content, csv
 from fixtures.crash import in_child
 from fixtures.simulator import Simulator
 from hashclient import check, inventory
-from hashclient.algorithms import Algorithm
+from hashclient.core.algorithms import Algorithm
 from hashclient.errors import StateError
 from hashclient.inventory import DATABASE_NAME, Inventory
 from tests.support import (

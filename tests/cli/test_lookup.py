@@ -11,8 +11,8 @@ import jsonschema
 import pytest
 
 from hashclient import digestfile
-from hashclient.algorithms import Algorithm
-from hashclient.kinds import Kind
+from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Kind
 from tests.support import ROOT, Result, call, csv_of, digests_of, edit_manifest, make_state, run
 
 LISTED = b"listed one"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hashclient.algorithms import Algorithm
 from hashclient.audit import read
+from hashclient.core.algorithms import Algorithm
 from tests.support import Result, call, csv_of, digests_of, make_state, run
 
 MD5, SHA1, SHA256 = Algorithm

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hashclient import audit
-from hashclient.kinds import MatchState
+from hashclient.core.kinds import MatchState
 from tests.support import Result, bytes_path, call, csv_of, make_state, run, write_tree
 
 CONTENTS = {"e-1": b"the first of them", "e-2": b"the second, and a longer one"}

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fixtures.client import content, csv, digests_of
-from hashclient.algorithms import Algorithm
+from hashclient.core.algorithms import Algorithm
 from tests.support import Result, Site, call
 
 EMPTY = {a: hashlib.new(a.label).hexdigest() for a in Algorithm}

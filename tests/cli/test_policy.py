@@ -13,7 +13,7 @@ import pytest
 from pyrage import x25519
 
 from hashclient import audit
-from hashclient.kinds import MatchState
+from hashclient.core.kinds import MatchState
 from hashclient.matches import Matches
 from tests.support import Result, call, csv_of, edit_manifest, make_state, write_tree
 

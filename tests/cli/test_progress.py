@@ -17,10 +17,10 @@ import pytest
 from hashclient.cli import progress as bars
 from hashclient.cli.app import App
 from hashclient.config import Config, Settings
-from hashclient.kinds import Kind
-from hashclient.model import Outcome
+from hashclient.core.kinds import Kind
+from hashclient.core.model import Outcome
+from hashclient.core.verdict import Summary
 from hashclient.scan import Progress
-from hashclient.summary import Summary
 from tests.support import arguments, csv_of, environment, make_state
 
 LISTED = b"dummy content that is on the list"

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from hashclient.core.kinds import MatchState
 from hashclient.errors import ExitCode
-from hashclient.kinds import MatchState
 from hashclient.matches import Matches
 from tests.support import Result, bytes_path, call, csv_of, make_state, run, write_tree
 

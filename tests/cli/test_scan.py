@@ -16,7 +16,7 @@ import jsonschema
 import pytest
 
 from fixtures.generate import make_tree
-from hashclient.kinds import Kind
+from hashclient.core.kinds import Kind
 from tests.support import (
     ROOT,
     Result,

@@ -15,9 +15,9 @@ import pytest
 from fixtures.client import Client, content, csv, digests_of
 from fixtures.simulator import Simulator
 from hashclient import audit, index
-from hashclient.algorithms import Algorithm
 from hashclient.cli import fetch as fetch_command
 from hashclient.config import provider_table
+from hashclient.core.algorithms import Algorithm
 from hashclient.matches import Matches
 from hashclient.matchstore import DATABASE_NAME
 from tests.support import Result, bytes_path, call, run, write_tree

@@ -21,12 +21,12 @@ from typing import Any
 
 import jsonschema
 
+from hashclient.core.kinds import Action, Kind
+from hashclient.core.model import Outcome
+from hashclient.core.verdict import Summary
 from hashclient.errors import ExitCode
 from hashclient.formats.csv import COLUMNS, DIGEST_COLUMNS
 from hashclient.formats.fields import done_word, failure_text
-from hashclient.kinds import Action, Kind
-from hashclient.model import Outcome
-from hashclient.summary import Summary
 from tests.support import ROOT, bytes_path
 
 DATA = ROOT / "tests" / "data"

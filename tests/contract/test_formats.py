@@ -18,12 +18,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hashclient.algorithms import Algorithm
+from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Action, Kind, MatchState
+from hashclient.core.model import Acted, Gap, Hit, ListState, MissingList, Outcome, Recorded
+from hashclient.core.verdict import Summary
 from hashclient.errors import ExitCode
 from hashclient.formats import FORMATS, Context, formatter
-from hashclient.kinds import Action, Kind, MatchState
-from hashclient.model import Acted, Gap, Hit, ListState, MissingList, Outcome, Recorded
-from hashclient.summary import Summary
 from tests.contract.readers import (
     JSONL_SCHEMA,
     Fields,

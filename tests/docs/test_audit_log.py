@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from hashclient import audit
-from hashclient.algorithms import Algorithm
 from hashclient.audit import AuditLog
+from hashclient.core.algorithms import Algorithm
+from hashclient.core.model import Gap
+from hashclient.core.verdict import Summary
 from hashclient.errors import AuditError, StateError
-from hashclient.model import Gap
 from hashclient.record import RunRecord
-from hashclient.summary import Summary
 from tests.docs.blocks import DOCS, table_rows
 
 pytestmark = pytest.mark.docs

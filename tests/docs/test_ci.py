@@ -19,8 +19,8 @@ from pyrage import x25519
 from ruamel.yaml import YAML
 
 from hashclient.audit import read
+from hashclient.core.kinds import MatchState
 from hashclient.errors import ExitCode
-from hashclient.kinds import MatchState
 from hashclient.matches import Matches
 from tests.docs.blocks import DOCS, ROOT, marked_blocks, table_rows
 from tests.docs.commands import check_invocation, invocations

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from hashclient.core.kinds import Kind
 from hashclient.errors import ExitCode, HashclientError
-from hashclient.kinds import Kind
 from tests.docs.blocks import DOCS, marked_blocks, run_script, table_rows
 
 pytestmark = pytest.mark.docs

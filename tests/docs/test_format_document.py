@@ -13,12 +13,12 @@ from click.testing import CliRunner
 
 from hashclient import hashlist
 from hashclient.cli.main import cli
+from hashclient.core.model import NAME_PATTERN
 from hashclient.hashlist import (
     checksum_of,
     entry_hashes,
     parse_index,
 )
-from hashclient.model import NAME_PATTERN
 from hashclient.provider import Repository
 from hashclient.provider.keys import Validity
 from tests.docs.blocks import DOCS

@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from hashclient.algorithms import Algorithm
+from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Action, Kind, MatchState
+from hashclient.core.model import Acted, Gap, Hit, ListState, MissingList, Outcome, Recorded
+from hashclient.core.verdict import Summary
 from hashclient.errors import ExitCode
 from hashclient.formats import FORMATS, Context, formatter
 from hashclient.formats.csv import COLUMNS, DIGEST_COLUMNS
 from hashclient.formats.html import MAX_FOLDERS, MAX_ROWS
 from hashclient.formats.sarif import MAX_NOTIFICATIONS, MAX_RESULTS
-from hashclient.kinds import Action, Kind, MatchState
-from hashclient.model import Acted, Gap, Hit, ListState, MissingList, Outcome, Recorded
-from hashclient.summary import Summary
 from tests.docs.blocks import DOCS, marked_blocks, table_rows
 
 pytestmark = pytest.mark.docs

@@ -29,8 +29,8 @@ from hashclient.config import (
     ServiceDestination,
     resolve_settings,
 )
+from hashclient.core.kinds import MatchState
 from hashclient.errors import ExitCode
-from hashclient.kinds import MatchState
 from hashclient.metrics import render
 from hashclient.seal import KEY_CREDENTIAL, KEY_ENV
 from tests.docs.blocks import DOCS, marked_blocks, run_command, run_script, table_rows

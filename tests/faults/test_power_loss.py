@@ -21,9 +21,9 @@ from fixtures.quarantine import CONTENT, Ward
 from fixtures.reporting_service import Fault
 from fixtures.simulator import URL, Simulator
 from hashclient.audit import AuditLog, Event
+from hashclient.core.kinds import MatchState
+from hashclient.core.match import Match
 from hashclient.index import MANIFEST_NAME
-from hashclient.kinds import MatchState
-from hashclient.match import Match
 from hashclient.quarantine.place import PRIVATE_NAME
 from hashclient.trust import Trust
 from tests.attack_world import World

@@ -21,9 +21,9 @@ import pytest
 from fixtures.crash import FailAt, Recorder, drop_capabilities, in_child, kill_at, watched
 from fixtures.quarantine import Ward
 from hashclient.audit import Event
+from hashclient.core.kinds import MatchState
+from hashclient.core.match import Match
 from hashclient.errors import AuditError, HashclientError, StateError, UsageError
-from hashclient.kinds import MatchState
-from hashclient.match import Match
 from hashclient.matches import Matches
 from hashclient.quarantine import Stage, Taken, load_item, take
 from hashclient.quarantine.place import PRIVATE_NAME

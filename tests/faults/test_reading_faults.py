@@ -16,8 +16,8 @@ import pytest
 
 from fixtures.faulty_fs import File, mounted, why_not
 from hashclient import inventory
-from hashclient.algorithms import Algorithm
-from hashclient.hashing import LONGER, SHORTER
+from hashclient.core.algorithms import Algorithm
+from hashclient.core.digests import LONGER, SHORTER
 from tests.support import Result, call, csv_of, make_state, write_tree
 
 #: More than a read of a FUSE server gives here, less than the buffer holds.

@@ -13,9 +13,9 @@ import pytest
 from fixtures.desk import A, B, Desk, desk_and_service
 from fixtures.reporting_service import Fault, ReportingService
 from hashclient.config import PackageDestination
+from hashclient.core.kinds import MatchState
+from hashclient.core.match import Match
 from hashclient.errors import AuditError, ConfigError, ExitCode, StateError, UnreachableError
-from hashclient.kinds import MatchState
-from hashclient.match import Match
 from hashclient.reporting import Report, State
 from hashclient.reporting.state import Call
 from tests.support import fast_directory

@@ -19,6 +19,7 @@ from fixtures.crash import FailAt, in_child, kill_at, watched
 from fixtures.desk import A, B, Desk, desk_and_service
 from fixtures.reporting_service import Fault, ReportingService
 from hashclient.audit import verify as verify_audit
+from hashclient.core.kinds import MatchState
 from hashclient.errors import (
     AuditError,
     AuthorisationError,
@@ -30,7 +31,6 @@ from hashclient.errors import (
     UsageError,
     VerificationError,
 )
-from hashclient.kinds import MatchState
 from hashclient.reporting import Report, State
 from hashclient.reporting.state import Call
 from hashclient.reporting.verify import verify_package

@@ -19,9 +19,9 @@ from fixtures.crash import FailAt, in_child, kill_at, watched
 from fixtures.desk import WHO, A, B, Desk, desk_and_service
 from fixtures.reporting_service import Fault
 from hashclient.audit import read
+from hashclient.core.kinds import MatchState
+from hashclient.core.match import Match
 from hashclient.errors import AuditError, HashclientError, StateError, UsageError
-from hashclient.kinds import MatchState
-from hashclient.match import Match
 from hashclient.quarantine.room import Room
 from hashclient.reporting import Report, State
 from hashclient.reporting.verify import verify_package, verify_retraction

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from hashclient import audit
-from hashclient.algorithms import Algorithm
+from hashclient.core.algorithms import Algorithm
 from hashclient.pool import WORKER_DIED
 from hashclient.reading import SPARSE
 from hashclient.walk import TASK_NAMES

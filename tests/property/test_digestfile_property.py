@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hashclient import digestfile
-from hashclient.algorithms import Algorithm
+from hashclient.core.algorithms import Algorithm
 from hashclient.digestfile import read_digests
 from hashclient.errors import UsageError
 from hashclient.hashlist import NO_SIZE

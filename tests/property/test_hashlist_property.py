@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hashclient.algorithms import Algorithm, mask_of
+from hashclient.core.algorithms import Algorithm, mask_of
 from hashclient.errors import VerificationError
 from hashclient.hashlist import (
     FORMAT,

@@ -15,7 +15,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hashclient.algorithms import Algorithm, mask_of
+from hashclient.core.algorithms import Algorithm, mask_of
 from hashclient.hashlist import NO_SIZE, AddBatch, checksum_of, entry_hashes
 from hashclient.index import MANIFEST_FORMAT, Index, Manifest, coverage, open_index, runwriter
 from hashclient.index import writer as index_writer

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from fixtures.crash import watched
 from fixtures.quarantine import Ward
-from hashclient.algorithms import Algorithm
+from hashclient.core.algorithms import Algorithm
 from hashclient.errors import StateError
 from hashclient.quarantine.item import Item, encode_item, parse_item
 from tests.support import fast_directory

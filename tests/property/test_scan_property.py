@@ -11,15 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hashclient.algorithms import Algorithm, mask_of
 from hashclient.config import Config, Settings
+from hashclient.core.algorithms import Algorithm, mask_of
+from hashclient.core.kinds import Kind
+from hashclient.core.model import Outcome
+from hashclient.core.verdict import Summary
 from hashclient.digestfile import read_digests
-from hashclient.kinds import Kind
 from hashclient.lists import OpenLists, open_lists
 from hashclient.lookup import lookup
-from hashclient.model import Outcome
 from hashclient.scan import Progress, scan
-from hashclient.summary import Summary
 from hashclient.walk import WalkOptions
 from tests.support import fast_directory, make_state, run, write_tree
 

@@ -23,9 +23,9 @@ from hypothesis import strategies as st
 from fixtures.client import Client
 from fixtures.simulator import Simulator
 from hashclient import check, inventory
-from hashclient.algorithms import Algorithm
-from hashclient.kinds import Kind
-from hashclient.model import Outcome
+from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Kind
+from hashclient.core.model import Outcome
 
 #: What files may hold: several of each size, so that sizes alone decide little.
 CONTENTS = [b"", b"A", b"B", b"AAAAA", b"BBBBB", b"CCCCC"]

@@ -13,14 +13,15 @@ from typing import Any
 import pytest
 
 from hashclient import check as module
-from hashclient import hashing, inventory, reading
+from hashclient import inventory, reading
 from hashclient import judge as judging
-from hashclient.algorithms import Algorithm
 from hashclient.check import DEFER_BYTES, TASK_BYTES, Checker, TaskResult
 from hashclient.config import Config, Settings
-from hashclient.kinds import Kind
+from hashclient.core import digests as core_digests
+from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Kind
+from hashclient.core.model import Hit, Outcome
 from hashclient.lists import OpenLists, open_lists
-from hashclient.model import Hit, Outcome
 from hashclient.reading import ATTEMPTS, CHANGED, ENDLESS, SPARSE
 from hashclient.scan import Memory
 from hashclient.walk import Group
@@ -53,7 +54,7 @@ def kinds(result: TaskResult) -> dict[str, tuple[Kind, str | None]]:
 def read_algorithms(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Algorithm, ...]]:
     """The algorithms of every reading of a file, in order."""
     calls: list[tuple[Algorithm, ...]] = []
-    original = hashing.digest_fd
+    original = core_digests.digest_fd
 
     def recorded(
         fd: int, algorithms: tuple[Algorithm, ...], *rest: Any, **options: Any
@@ -67,7 +68,7 @@ def read_algorithms(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Algorithm, ..
 
 def during_reading(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], object]) -> None:
     """Call `act` with the number of the reading, after it and before its result is judged."""
-    original, count = hashing.digest_fd, 0
+    original, count = core_digests.digest_fd, 0
 
     def watched(*args: Any, **options: Any) -> tuple[list[bytes], int]:
         nonlocal count

@@ -24,11 +24,11 @@ from fixtures.crash import Recorder, watched
 from fixtures.simulator import Simulator, status
 from hashclient import build
 from hashclient.access import OAuth
-from hashclient.algorithms import Algorithm
 from hashclient.audit import AuditLog
 from hashclient.cli.progress import Received
 from hashclient.config import OAuthConfig, ProviderConfig
 from hashclient.connect import access_of
+from hashclient.core.algorithms import Algorithm
 from hashclient.errors import (
     AuthorisationError,
     ConfigError,

@@ -10,14 +10,14 @@ from typing import Any
 import jsonschema
 import pytest
 
-from hashclient.algorithms import Algorithm
+from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Action, Kind, MatchState
+from hashclient.core.model import Acted, Gap, Hit, ListState, MissingList, Outcome, Recorded
+from hashclient.core.verdict import Summary
 from hashclient.errors import ExitCode
 from hashclient.formats import FORMATS, Context, formatter
 from hashclient.formats.jsonl import JsonlFormatter
 from hashclient.formats.text import TextFormatter, human_bytes
-from hashclient.kinds import Action, Kind, MatchState
-from hashclient.model import Acted, Gap, Hit, ListState, MissingList, Outcome, Recorded
-from hashclient.summary import Summary
 from hashclient.system.files import path_fields
 from tests.contract.readers import JSONL
 

@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 
 import pytest
 
-from hashclient.algorithms import Algorithm
+from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Action, Kind, MatchState
+from hashclient.core.model import Acted, Hit, Outcome, Recorded
 from hashclient.formats import Context
 from hashclient.formats.csv import CsvFormatter
-from hashclient.kinds import Action, Kind, MatchState
-from hashclient.model import Acted, Hit, Outcome, Recorded
 
 NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 MATCH = Hit("baseline", "e-1", "synthetic", 3, (Algorithm.MD5, Algorithm.SHA1), complete=True)

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from hashclient.algorithms import Algorithm
+from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Action, Kind, MatchState
+from hashclient.core.model import Acted, Gap, Hit, ListState, MissingList, Outcome, Recorded
+from hashclient.core.verdict import Summary
 from hashclient.errors import ExitCode
 from hashclient.formats import Context
 from hashclient.formats.ecs import ECS_VERSION, EcsFormatter
-from hashclient.kinds import Action, Kind, MatchState
-from hashclient.model import Acted, Gap, Hit, ListState, MissingList, Outcome, Recorded
-from hashclient.summary import Summary
 from tests.contract.readers import DATA, check_ecs
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
-from hashclient.algorithms import Algorithm
+from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Action, Kind, MatchState
+from hashclient.core.model import Acted, Hit, ListState, MissingList, Outcome, Recorded
+from hashclient.core.verdict import Summary
 from hashclient.errors import ExitCode
 from hashclient.formats import Context, html
 from hashclient.formats.html import ELSEWHERE, HtmlFormatter
 from hashclient.formats.htmltable import MAX_BARS
 from hashclient.formats.markup import Markup, element, joined
-from hashclient.kinds import Action, Kind, MatchState
-from hashclient.model import Acted, Hit, ListState, MissingList, Outcome, Recorded
-from hashclient.summary import Summary
 from tests.contract.readers import content, parse_html, read_html
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

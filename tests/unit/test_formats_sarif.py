@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from hashclient.algorithms import Algorithm
+from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Action, Kind, MatchState
+from hashclient.core.model import Acted, Hit, ListState, MissingList, Outcome, Recorded
+from hashclient.core.verdict import Summary
 from hashclient.errors import ExitCode
 from hashclient.formats import Context, sarif
 from hashclient.formats.sarif import SarifFormatter, uri_of
-from hashclient.kinds import Action, Kind, MatchState
-from hashclient.model import Acted, Hit, ListState, MissingList, Outcome, Recorded
-from hashclient.summary import Summary
 from tests.contract.readers import read_sarif
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from hashclient.algorithms import Algorithm
-from hashclient.hashing import (
+from hashclient.core.algorithms import Algorithm
+from hashclient.core.digests import (
     CHEAPEST_COVER,
     CHUNK_BYTES,
     COST_S_PER_GB,

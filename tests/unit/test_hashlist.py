@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hashclient import hashlist
-from hashclient.algorithms import Algorithm
+from hashclient.core.algorithms import Algorithm
 from hashclient.errors import VerificationError
 from hashclient.hashlist import (
     FORMAT,

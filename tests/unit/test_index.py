@@ -16,7 +16,7 @@ from fixtures.client import Client, content, csv, digests_of
 from fixtures.prefixtable import Table, table_of
 from fixtures.simulator import Simulator
 from hashclient import index as index_module
-from hashclient.algorithms import Algorithm
+from hashclient.core.algorithms import Algorithm
 from hashclient.errors import StateError
 from hashclient.index import (
     CLOCK_TOLERANCE,

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from hashclient.algorithms import Algorithm
+from hashclient.core.algorithms import Algorithm
 from hashclient.errors import StateError, VerificationError
 from hashclient.hashlist import (
     NO_SIZE,

@@ -11,11 +11,11 @@ import pytest
 from fixtures.client import Client
 from fixtures.simulator import Simulator
 from hashclient import judge as module
-from hashclient.algorithms import Algorithm, mask_of
-from hashclient.hashing import CHEAPEST_COVER, COST_S_PER_GB
+from hashclient.core.algorithms import Algorithm, mask_of
+from hashclient.core.digests import CHEAPEST_COVER, COST_S_PER_GB
+from hashclient.core.kinds import Kind
+from hashclient.core.model import Hit
 from hashclient.judge import Judge, verdict
-from hashclient.kinds import Kind
-from hashclient.model import Hit
 
 MD5, SHA1, SHA256 = Algorithm
 

@@ -15,7 +15,7 @@ import pytest
 
 from fixtures.client import digests_of
 from hashclient import knowngood
-from hashclient.algorithms import Algorithm
+from hashclient.core.algorithms import Algorithm
 from hashclient.errors import ExitCode, HashclientError, VerificationError
 from hashclient.hashlist import NO_SIZE, AddBatch
 from hashclient.index import RunSet

@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 
 from fixtures.crash import in_child
-from hashclient.algorithms import Algorithm
+from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Kind, MatchState
+from hashclient.core.match import LISTED_AGAIN, REPORT_PREPARED, REPORT_WANTED, Step
+from hashclient.core.model import Hit, Outcome, Recorded
 from hashclient.errors import StateError, UsageError
-from hashclient.kinds import Kind, MatchState
-from hashclient.match import LISTED_AGAIN, REPORT_PREPARED, REPORT_WANTED, Step
 from hashclient.matches import Matches
 from hashclient.matchstore import DATABASE_NAME
-from hashclient.model import Hit, Outcome, Recorded
 from hashclient.system import files
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)

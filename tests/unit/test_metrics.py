@@ -8,9 +8,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from hashclient.audit.record import Record
+from hashclient.core.kinds import MatchState
 from hashclient.errors import ExitCode
 from hashclient.index import Manifest, RunRef
-from hashclient.kinds import MatchState
 from hashclient.metrics import render
 from hashclient.status import AuditStatus, ListStatus, QuarantineStatus, ReportsStatus, Status
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from hashclient.algorithms import Algorithm
 from hashclient.config import PolicyRule
-from hashclient.kinds import Action, Kind
-from hashclient.model import Hit, Outcome
+from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Action, Kind
+from hashclient.core.model import Hit, Outcome
 from hashclient.policy import actions_for
 
 QUARANTINE, REPORT = Action.QUARANTINE, Action.REPORT

@@ -12,11 +12,11 @@ from typing import cast
 
 import pytest
 
-from hashclient.algorithms import Algorithm
 from hashclient.check import TaskResult
+from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Kind
+from hashclient.core.model import Hit, Outcome
 from hashclient.errors import StateError
-from hashclient.kinds import Kind
-from hashclient.model import Hit, Outcome
 from hashclient.pool import (
     MAX_AHEAD_BYTES,
     MAX_REPLACED,

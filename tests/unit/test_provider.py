@@ -20,7 +20,7 @@ from tuf.api.exceptions import RepositoryError
 
 from fixtures.simulator import PlainClient, Simulator
 from hashclient import provider
-from hashclient.algorithms import Algorithm
+from hashclient.core.algorithms import Algorithm
 from hashclient.errors import (
     LockedError,
     StateError,

@@ -13,14 +13,14 @@ import pytest
 
 from fixtures.crash import watched
 from fixtures.quarantine import CONTENT, Ward
+from hashclient.core.kinds import MatchState
+from hashclient.core.match import Match
 from hashclient.errors import (
     AuditError,
     AuthorisationError,
     StateError,
     UsageError,
 )
-from hashclient.kinds import MatchState
-from hashclient.match import Match
 from hashclient.matchstore import DATABASE_NAME
 from hashclient.quarantine import give, streams
 from hashclient.quarantine.agefile import parse_recipients, seal

@@ -12,9 +12,9 @@ import pytest
 
 from fixtures.crash import watched
 from fixtures.quarantine import CONTENT, LIST, Ward
+from hashclient.core.kinds import MatchState
+from hashclient.core.match import Match
 from hashclient.errors import AuditError, UsageError
-from hashclient.kinds import MatchState
-from hashclient.match import Match
 
 
 @pytest.fixture

@@ -17,15 +17,15 @@ import pytest
 
 from fixtures.crash import watched
 from fixtures.quarantine import CONTENT, Ward
-from hashclient.algorithms import Algorithm
 from hashclient.audit import read
+from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import MatchState
 from hashclient.errors import (
     ConfigError,
     LockedError,
     StateError,
     UsageError,
 )
-from hashclient.kinds import MatchState
 from hashclient.matchstore import DATABASE_NAME
 from hashclient.quarantine import Quarantine, Stage, agefile, origin, room, sealing, streams
 from hashclient.quarantine.place import NEW_NAME, PRIVATE_NAME, open_place

@@ -16,11 +16,11 @@ import pytest
 
 from fixtures.faulty_fs import File, mounted, why_not
 from hashclient import reading
-from hashclient.algorithms import Algorithm
 from hashclient.check import Checker
 from hashclient.config import Config, Settings
-from hashclient.hashing import LONGER, SHORTER
-from hashclient.kinds import Kind
+from hashclient.core.algorithms import Algorithm
+from hashclient.core.digests import LONGER, SHORTER
+from hashclient.core.kinds import Kind
 from hashclient.lists import open_lists
 from hashclient.reading import (
     ATTEMPTS,

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 
 from hashclient import audit
-from hashclient.algorithms import Algorithm
 from hashclient.audit import AuditLog
+from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Kind
+from hashclient.core.model import Gap, Hit, ListState, MissingList, Outcome
+from hashclient.core.verdict import Summary
 from hashclient.errors import AuditError, ExitCode, StateError
-from hashclient.kinds import Kind
 from hashclient.matches import Matches
 from hashclient.matchstore import DATABASE_NAME
-from hashclient.model import Gap, Hit, ListState, MissingList, Outcome
 from hashclient.record import RunRecord
-from hashclient.summary import Summary
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
 LISTS = (ListState("base", 3, NOW, fresh=True), ListState("old", 1, NOW, fresh=False))

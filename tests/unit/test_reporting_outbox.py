@@ -11,8 +11,8 @@ import pytest
 from fixtures.desk import WHO, Desk
 from fixtures.reporting_service import Fault, ReportingService
 from hashclient.audit import read
+from hashclient.core.kinds import MatchState
 from hashclient.errors import AuditError, ConfigError, LockedError, StateError, UsageError
-from hashclient.kinds import MatchState
 from hashclient.quarantine import evidence_path
 from hashclient.quarantine.agefile import parse_recipients, seal
 from hashclient.reporting import Report, State

@@ -10,12 +10,12 @@ import msgspec
 import pytest
 
 from fixtures.desk import A, B, Desk
-from hashclient.algorithms import Algorithm
 from hashclient.config import Settings, parse_config
+from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import MatchState
+from hashclient.core.match import Match
+from hashclient.core.model import Hit, ListState, Outcome
 from hashclient.errors import ConfigError, ExitCode
-from hashclient.kinds import MatchState
-from hashclient.match import Match
-from hashclient.model import Hit, ListState, Outcome
 from hashclient.quarantine import item_ids
 from hashclient.respond import Responder
 

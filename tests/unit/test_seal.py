@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from hashclient.algorithms import Algorithm
+from hashclient.core.algorithms import Algorithm
 from hashclient.errors import ConfigError, StateError
 from hashclient.seal import KEY_BYTES, KEY_CREDENTIAL, KEY_ENV, KEY_FILE, Sealer, load_sealer
 

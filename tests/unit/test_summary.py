@@ -7,10 +7,10 @@ from itertools import product
 
 import pytest
 
+from hashclient.core.kinds import Kind
+from hashclient.core.model import ListState, MissingList, Outcome
+from hashclient.core.verdict import Summary
 from hashclient.errors import ExitCode
-from hashclient.kinds import Kind
-from hashclient.model import ListState, MissingList, Outcome
-from hashclient.summary import Summary
 
 THEN = datetime(2026, 1, 1, tzinfo=UTC)
 FRESH = ListState("fresh", 1, THEN, fresh=True)

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from hashclient import walk as module
-from hashclient.kinds import Kind
-from hashclient.model import Outcome
+from hashclient.core.kinds import Kind
+from hashclient.core.model import Outcome
 from hashclient.walk import (
     OPEN_DEPTH,
     TASK_CHARS,

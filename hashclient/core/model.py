@@ -11,8 +11,8 @@ from datetime import datetime
 
 import msgspec
 
-from hashclient.algorithms import Algorithm
-from hashclient.kinds import Action, Kind, MatchState
+from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Action, Kind, MatchState
 
 #: Names of lists, providers, roles and parts of target names. Target names go into URLs
 #: unescaped, so nothing that a URL or a file system could read as something else is allowed.

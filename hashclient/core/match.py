@@ -12,9 +12,9 @@ from typing import Any
 
 import msgspec
 
-from hashclient.algorithms import Algorithm
-from hashclient.kinds import Kind, MatchState
-from hashclient.model import Hit, Outcome, Recorded
+from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Kind, MatchState
+from hashclient.core.model import Hit, Outcome, Recorded
 
 #: Letters and digits that no two look alike and that spell no word; 27^10 ids are enough for ever.
 _ID_ALPHABET = "bcdfghjkmnpqrstvwxz23456789"

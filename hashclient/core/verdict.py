@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import msgspec
 
+from hashclient.core.kinds import Kind
+from hashclient.core.model import Gap, ListState, MissingList, Outcome
 from hashclient.errors import ExitCode, HashclientError
-from hashclient.kinds import Kind
-from hashclient.model import Gap, ListState, MissingList, Outcome
 
 
 class Summary(msgspec.Struct):

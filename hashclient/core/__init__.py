@@ -1,0 +1,1 @@
+"""Values and rules: what an input, a digest, a hit and a verdict are. No I/O."""
