@@ -40,7 +40,7 @@ from hashclient.index.writer import InconsistentError, IndexWriter, sweep
 from hashclient.knowngood import Inspection, PoisonGuard
 from hashclient.seal import Sealer
 from hashclient.system.files import MAX_STATE_BYTES, read_regular, write_atomic
-from hashclient.trust import Trust
+from hashclient.trust.tuf import Trust
 
 STAGING_NAME = "staging.json"
 #: Segments that are downloaded at a time, and the bytes they may have in memory together.

@@ -58,7 +58,7 @@ from hashclient.system.files import (
     read_regular,
     sweep_temporary,
 )
-from hashclient.trust import Source, Trust
+from hashclient.trust.tuf import Source, Trust
 from hashclient.withdrawals import Reached, reach_back
 
 PINNED_ROOT_NAME = "pinned-root.json"

@@ -18,10 +18,11 @@ import msgspec
 
 from hashclient.audit import AuditLog, Event
 from hashclient.config import ProviderConfig, Settings, parse_config, provider_table
-from hashclient.connect import access_of, limits_of
 from hashclient.core.model import is_name
 from hashclient.errors import ConfigError, HashclientError, UsageError, VerificationError
 from hashclient.fetch import PINNED_ROOT_NAME
+from hashclient.net.client import Transport
+from hashclient.net.settings import access_of, limits_of
 from hashclient.system.files import (
     MAX_TEXT_BYTES,
     make_private_dir,
@@ -31,8 +32,7 @@ from hashclient.system.files import (
     write_atomic,
     writer_lock,
 )
-from hashclient.transport import Transport
-from hashclient.trust import Trust
+from hashclient.trust.tuf import Trust
 
 #: python-tuf's own cap for a root.
 MAX_ROOT_BYTES = 512_000

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hashclient.transport import Access, Limits, Transport
+from hashclient.net.client import Access, Limits, Transport
 
 SECRET = "s3cret-value"
 LIMITS = Limits(base_s=2.0, stall_s=1.0, attempts=3)

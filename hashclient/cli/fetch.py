@@ -123,12 +123,12 @@ def fetch_lists(
         UsageError: a list in `only` is offered by none of them.
     """
     from hashclient.cli.progress import Received, fetch_progress
-    from hashclient.connect import access_of, limits_of
     from hashclient.fetch import Fetcher
     from hashclient.index import lists_on_disk
+    from hashclient.net.client import Transport
+    from hashclient.net.settings import access_of, limits_of
     from hashclient.seal import load_sealer
     from hashclient.system.files import make_private_dir, writer_lock
-    from hashclient.transport import Transport
 
     settings = app.settings
     names = [provider] if provider else sorted(settings.providers())

@@ -18,7 +18,6 @@ import httpx
 import msgspec
 
 from hashclient.config import ServiceDestination
-from hashclient.connect import access_of_service, limits_of
 from hashclient.errors import (
     AuthorisationError,
     ConfigError,
@@ -27,16 +26,17 @@ from hashclient.errors import (
     UnreachableError,
     VerificationError,
 )
-from hashclient.reporting.evidence import Proven
-from hashclient.reporting.xmlform import parse_answer
-from hashclient.transport import Transport
-from hashclient.transport.channel import Download
-from hashclient.transport.faults import (
+from hashclient.net.client import Transport
+from hashclient.net.errors import (
     REFUSING_STATUSES,
     TransientError,
     parse_retry_after,
     status_fault,
 )
+from hashclient.net.exchange import Download
+from hashclient.net.settings import access_of_service, limits_of
+from hashclient.reporting.evidence import Proven
+from hashclient.reporting.xmlform import parse_answer
 
 MAX_ANSWER_BYTES = 1 << 20
 MAX_SCHEMA_BYTES = 4 << 20

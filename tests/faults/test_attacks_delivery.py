@@ -290,7 +290,7 @@ def test_redirect_on_the_command(site: Site) -> None:
 def test_truncated_body_on_the_command(
     site: Site, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hashclient.transport.deadline.Limits.attempts", 1, raising=False)
+    monkeypatch.setattr("hashclient.net.deadline.Limits.attempts", 1, raising=False)
     site.simulator.files = dict(world.served[3])
     site.serve(
         lambda data: hostile.raw(

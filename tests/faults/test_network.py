@@ -29,7 +29,7 @@ from hashclient.errors import (
     UnreachableError,
     VerificationError,
 )
-from hashclient.transport import Access, HttpStatusError, Limits, RefusedError, Transport
+from hashclient.net.client import Access, HttpStatusError, Limits, RefusedError, Transport
 
 TOKEN = "t0ken-that-must-not-leak"
 SHORT = Limits(base_s=0.4, stall_s=0.2, min_rate=1e6, attempts=3)

@@ -17,7 +17,7 @@ import pytest
 from fixtures import hostile
 from fixtures.hostile import HostileServer, head, reply
 from fixtures.tls import Authority, server_context
-from hashclient.transport.channel import Download
+from hashclient.net.exchange import Download
 from tests.hostile_site import HostileSite
 from tests.support import Result
 

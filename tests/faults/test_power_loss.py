@@ -25,7 +25,7 @@ from hashclient.core.kinds import MatchState
 from hashclient.core.match import Match
 from hashclient.index import MANIFEST_NAME
 from hashclient.quarantine.place import PRIVATE_NAME
-from hashclient.trust import Trust
+from hashclient.trust.tuf import Trust
 from tests.attack_world import World
 
 #: A lock is made again by whoever needs it. SQLite syncs its database by itself, unseen.

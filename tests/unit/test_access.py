@@ -15,18 +15,18 @@ from hypothesis import strategies as st
 
 from fixtures.hostile import HostileServer
 from fixtures.tls import Authority
-from hashclient.access import (
+from hashclient.errors import (
+    ConfigError,
+    VerificationError,
+)
+from hashclient.net.access import (
     Secrets,
     is_loopback,
     load_secrets,
     parse_endpoint,
     tls_context,
 )
-from hashclient.errors import (
-    ConfigError,
-    VerificationError,
-)
-from hashclient.transport import (
+from hashclient.net.client import (
     Access,
     OAuth,
 )

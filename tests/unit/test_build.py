@@ -16,7 +16,7 @@ from hashclient import build
 from hashclient.hashlist import ListIndex, Segment
 from hashclient.knowngood import PoisonGuard
 from hashclient.seal import Sealer
-from hashclient.trust import Trust
+from hashclient.trust.tuf import Trust
 
 
 @pytest.mark.parametrize(("megabytes", "at_once"), [(1, 3), (128, 2), (200, 2), (256, 1), (300, 1)])

@@ -23,11 +23,9 @@ from fixtures.client import Client, csv, digests_of
 from fixtures.crash import Recorder, watched
 from fixtures.simulator import Simulator, status
 from hashclient import build
-from hashclient.access import OAuth
 from hashclient.audit import AuditLog
 from hashclient.cli.progress import Received
 from hashclient.config import OAuthConfig, ProviderConfig
-from hashclient.connect import access_of
 from hashclient.core.algorithms import Algorithm
 from hashclient.errors import (
     AuthorisationError,
@@ -40,6 +38,8 @@ from hashclient.fetch import Fetched, Fetcher
 from hashclient.hashlist import add_schema, encode_segment, parse_index
 from hashclient.index import open_index, verify_runs, writer
 from hashclient.index.run import DamagedError, Run
+from hashclient.net.access import OAuth
+from hashclient.net.settings import access_of
 from hashclient.seal import load_sealer
 from hashclient.system.files import writer_lock
 

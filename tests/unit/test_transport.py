@@ -17,32 +17,27 @@ from hypothesis import strategies as st
 from fixtures import hostile
 from fixtures.hostile import HostileServer, Request, head, ranged, reply
 from fixtures.tls import Authority, server_context
-from hashclient.access import (
-    Endpoint,
-    load_secrets,
-    parse_proxy,
-)
 from hashclient.errors import (
     ConfigError,
     HashclientError,
     UnreachableError,
     VerificationError,
 )
-from hashclient.transport import (
-    Access,
-    HttpStatusError,
-    Limits,
-    Transport,
-    channel,
+from hashclient.net import exchange
+from hashclient.net.access import (
+    Endpoint,
+    load_secrets,
+    parse_proxy,
 )
-from hashclient.transport.channel import Download
-from hashclient.transport.deadline import BoundedBackend, Deadline, DeadlineExceededError
-from hashclient.transport.faults import (
+from hashclient.net.client import Access, HttpStatusError, Limits, Transport
+from hashclient.net.deadline import BoundedBackend, Deadline, DeadlineExceededError
+from hashclient.net.errors import (
     TransientError,
     foreign_fault,
     parse_retry_after,
     status_fault,
 )
+from hashclient.net.exchange import Download
 from tests.support import open_files
 from tests.transports import BASE, LIMITS, SECRET, SecretFile, opened
 
@@ -527,7 +522,7 @@ def test_what_is_sent_gets_time_as_what_is_received_does(
             granted.append((seconds, stall_s))
             super().begin_body(seconds, stall_s)
 
-    monkeypatch.setattr(channel, "Deadline", Noting)
+    monkeypatch.setattr(exchange, "Deadline", Noting)
     server.on("/x", reply(b"thanks"))
     limits = Limits(base_s=7.0, stall_s=5.0, min_rate=100.0)
     url = f"{server.origin}/x"

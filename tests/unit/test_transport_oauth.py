@@ -18,7 +18,7 @@ from hashclient.errors import (
     HashclientError,
     VerificationError,
 )
-from hashclient.transport import (
+from hashclient.net.client import (
     HttpStatusError,
     OAuth,
     RefusedError,

@@ -34,8 +34,8 @@ from hashclient.errors import (
     UnreachableError,
     VerificationError,
 )
-from hashclient.transport import Access, Transport
-from hashclient.trust import Source, Trust, TufFetcher
+from hashclient.net.client import Access, Transport
+from hashclient.trust.tuf import Source, Trust, TufFetcher
 from tests.support import open_files
 
 INDEX = "lists/baseline/index.json"

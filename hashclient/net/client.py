@@ -18,7 +18,8 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType, TracebackType
 from typing import TypeVar
 
-from hashclient.access import (
+from hashclient.errors import ConfigError
+from hashclient.net.access import (
     Access,
     Endpoint,
     OAuth,
@@ -28,11 +29,10 @@ from hashclient.access import (
     parse_endpoint,
     tls_context,
 )
-from hashclient.errors import ConfigError
-from hashclient.transport.channel import Channel, Download
-from hashclient.transport.deadline import BoundedBackend, Limits, Resolve
-from hashclient.transport.faults import HttpStatusError, RefusedError, TransientError
-from hashclient.transport.oauth import TokenSource
+from hashclient.net.deadline import BoundedBackend, Limits, Resolve
+from hashclient.net.errors import HttpStatusError, RefusedError, TransientError
+from hashclient.net.exchange import Channel, Download
+from hashclient.net.oauth import TokenSource
 
 __all__ = ["Access", "HttpStatusError", "Limits", "OAuth", "RefusedError", "Transport"]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hashclient.access import Access, OAuth
 from hashclient.config import ProviderConfig, ServiceDestination
+from hashclient.net.access import Access, OAuth
+from hashclient.net.client import Limits
 from hashclient.system.files import user_path
-from hashclient.transport import Limits
 
 
 def access_of(provider: ProviderConfig) -> Access:

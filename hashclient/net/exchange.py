@@ -18,10 +18,10 @@ import httpcore
 import httpx
 
 from hashclient import __version__
-from hashclient.access import DEFAULT_PORTS, Endpoint
 from hashclient.errors import UnreachableError, VerificationError
-from hashclient.transport.deadline import BoundedBackend, Deadline, Limits
-from hashclient.transport.faults import (
+from hashclient.net.access import DEFAULT_PORTS, Endpoint
+from hashclient.net.deadline import BoundedBackend, Deadline, Limits
+from hashclient.net.errors import (
     FOREIGN,
     NETWORK_HINT,
     TransientError,

@@ -53,7 +53,7 @@ _SHA256_HEX = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
 class Source(Protocol):
-    """Where bytes come from: `hashclient.transport.Transport`, or a simulator in tests."""
+    """Where bytes come from: `hashclient.net.client.Transport`, or a simulator in tests."""
 
     def get(self, url: str, max_bytes: int, *, expected_bytes: int | None = None) -> bytes:
         """Return the body at `url`, at most `max_bytes`; raises errors of the project."""

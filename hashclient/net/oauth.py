@@ -12,10 +12,10 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
-from hashclient.access import Endpoint, OAuth, basic, bearer
 from hashclient.errors import AuthorisationError, ConfigError
-from hashclient.transport.channel import Download
-from hashclient.transport.faults import CREDENTIAL_HINT, HttpStatusError, RefusedError
+from hashclient.net.access import Endpoint, OAuth, basic, bearer
+from hashclient.net.errors import CREDENTIAL_HINT, HttpStatusError, RefusedError
+from hashclient.net.exchange import Download
 
 MAX_ANSWER_BYTES = 64 * 1024
 # A token is renewed this long before it expires, so that it does not expire on the way.

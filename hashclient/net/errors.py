@@ -22,7 +22,7 @@ from hashclient.errors import (
     UnreachableError,
     VerificationError,
 )
-from hashclient.transport.deadline import DeadlineExceededError
+from hashclient.net.deadline import DeadlineExceededError
 
 NETWORK_HINT = "check the network and the URL; hashclient keeps the last list"
 CREDENTIAL_HINT = "check the credential, and that it has not been revoked or expired"

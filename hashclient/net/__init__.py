@@ -1,0 +1,1 @@
+"""Bytes over HTTPS: addresses and credentials, retries, deadlines, tokens, errors."""

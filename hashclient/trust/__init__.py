@@ -1,0 +1,1 @@
+"""The Update Framework: from a pinned root to verified bytes."""
