@@ -19,15 +19,8 @@ import msgspec
 from tuf.api.metadata import TargetFile
 
 from hashclient.errors import StateError, VerificationError
-from hashclient.hashlist import (
-    MAX_LIST_BYTES,
-    MAX_SEGMENT_BYTES,
-    ListIndex,
-    Segment,
-    parse_add_segment,
-    parse_withdraw_segment,
-)
-from hashclient.index import (
+from hashclient.index.blinding import Sealer
+from hashclient.index.reader import (
     MANIFEST_FORMAT,
     Index,
     Manifest,
@@ -38,7 +31,14 @@ from hashclient.index import (
 from hashclient.index.run import DamagedError
 from hashclient.index.writer import InconsistentError, IndexWriter, sweep
 from hashclient.knowngood import Inspection, PoisonGuard
-from hashclient.seal import Sealer
+from hashclient.lists.wire import (
+    MAX_LIST_BYTES,
+    MAX_SEGMENT_BYTES,
+    ListIndex,
+    Segment,
+    parse_add_segment,
+    parse_withdraw_segment,
+)
 from hashclient.system.files import MAX_STATE_BYTES, read_regular, write_atomic
 from hashclient.trust.tuf import Trust
 

@@ -22,9 +22,9 @@ from hashclient.core.algorithms import Algorithm, mask_of
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.errors import StateError
-from hashclient.hashlist import Uint8
+from hashclient.index.matcher import Judge, Place, Plan, verdict
 from hashclient.inventory import RECORD, Block, Inventory, Records, are_settled, records_of
-from hashclient.judge import Judge, Place, Plan, verdict
+from hashclient.lists.wire import Uint8
 from hashclient.reading import Deferred, Reader, RuledOut, SetAside, relied_size
 from hashclient.system.filesystems import FULL, NONE
 from hashclient.walk import Group, Task, join, kind_of, open_directory, reason_of

@@ -22,7 +22,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from hashclient.audit import AuditLog, Event
+from hashclient.audit.log import AuditLog, Event
 from hashclient.build import Build, Progress, delta_of, tidy
 from hashclient.config import Settings
 from hashclient.core.match import Match, Remembered
@@ -33,8 +33,8 @@ from hashclient.errors import (
     StateError,
     VerificationError,
 )
-from hashclient.hashlist import MAX_INDEX_BYTES, ListIndex, parse_index
-from hashclient.index import (
+from hashclient.index.blinding import Sealer
+from hashclient.index.reader import (
     CLOCK_TOLERANCE,
     Index,
     Manifest,
@@ -47,9 +47,9 @@ from hashclient.index import (
 from hashclient.index.run import DamagedError
 from hashclient.index.writer import write_manifest
 from hashclient.knowngood import PoisonGuard, open_guard
-from hashclient.matches import Matches
-from hashclient.matchstore import DATABASE_NAME
-from hashclient.seal import Sealer
+from hashclient.lists.wire import MAX_INDEX_BYTES, ListIndex, parse_index
+from hashclient.matches.store import Matches
+from hashclient.matches.tables import DATABASE_NAME
 from hashclient.system.files import (
     MAX_STATE_BYTES,
     is_there,

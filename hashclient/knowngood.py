@@ -22,13 +22,13 @@ import numpy as np
 
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.digests import new_hash
-from hashclient.digestfile import DigestBatch, read_digests
 from hashclient.errors import ConfigError, VerificationError
-from hashclient.hashlist import NO_SIZE, AddBatch, Uint8, Uint32, Uint64
-from hashclient.index import RunRef, RunSet, verify_runs
+from hashclient.index.blinding import Sealer
+from hashclient.index.reader import RunRef, RunSet, verify_runs
 from hashclient.index.run import DamagedError, Run
 from hashclient.index.writer import IndexWriter, sweep
-from hashclient.seal import Sealer
+from hashclient.lists.importers.digestfile import DigestBatch, read_digests
+from hashclient.lists.wire import NO_SIZE, AddBatch, Uint8, Uint32, Uint64
 from hashclient.system.files import (
     MAX_STATE_BYTES,
     make_private_dir,

@@ -20,11 +20,11 @@ from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Hit, Outcome
 from hashclient.core.verdict import Summary
-from hashclient.digestfile import DigestBatch
-from hashclient.gaps import Gaps
-from hashclient.hashlist import NO_SIZE
-from hashclient.judge import verdict
-from hashclient.lists import OpenLists
+from hashclient.index.gaps import Gaps
+from hashclient.index.matcher import verdict
+from hashclient.index.open_lists import OpenLists
+from hashclient.lists.importers.digestfile import DigestBatch
+from hashclient.lists.wire import NO_SIZE
 
 #: Batches that are read ahead of the one that is judged.
 AHEAD = 2

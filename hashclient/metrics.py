@@ -14,7 +14,7 @@ import msgspec
 
 from hashclient import __version__
 from hashclient.audit.record import Record
-from hashclient.index import Manifest
+from hashclient.index.reader import Manifest
 from hashclient.status import ListStatus, Status
 
 _PREFIX = "hashclient_"

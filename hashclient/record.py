@@ -13,13 +13,13 @@ from typing import Any
 
 import msgspec
 
-from hashclient.audit import AuditLog, Event
+from hashclient.audit.log import AuditLog, Event
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Hit, Outcome
 from hashclient.core.verdict import Summary
 from hashclient.errors import AuditError, StateError
 from hashclient.formats.fields import gap_fields
-from hashclient.matches import Matches
+from hashclient.matches.store import Matches
 from hashclient.system.files import log_path_fields
 
 

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from hashclient.audit import AuditLog
+from hashclient.audit.log import AuditLog
 from hashclient.config import Settings
 from hashclient.core.kinds import Action, Kind, MatchState
 from hashclient.core.model import Acted, ListState, Outcome, Recorded
 from hashclient.errors import ExitCode, HashclientError
-from hashclient.matches import Matches
-from hashclient.matchstore import DATABASE_NAME
+from hashclient.index.blinding import Sealer
+from hashclient.matches.store import Matches
+from hashclient.matches.tables import DATABASE_NAME
 from hashclient.policy import actions_for
-from hashclient.seal import Sealer
 from hashclient.system.files import is_there
 
 if TYPE_CHECKING:

@@ -18,9 +18,9 @@ from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.core.verdict import Summary
 from hashclient.errors import StateError
+from hashclient.index.open_lists import OpenLists
 from hashclient.inventory import DATABASE_NAME as INVENTORY_NAME
 from hashclient.inventory import Block, DamagedInventoryError, Inventory, remove_inventory
-from hashclient.lists import OpenLists
 from hashclient.mounts import Mounts
 from hashclient.system.files import is_there
 from hashclient.walk import Task, WalkOptions, walk

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from hashclient.audit import AuditLog, Event
+from hashclient.audit.log import AuditLog, Event
 from hashclient.config import ProviderConfig, Settings, parse_config, provider_table
 from hashclient.core.model import is_name
 from hashclient.errors import ConfigError, HashclientError, UsageError, VerificationError

@@ -12,17 +12,17 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from hashclient.audit import Record, read
+from hashclient.audit.log import Record, read
 from hashclient.config import Settings
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import MatchState
 from hashclient.core.match import Remembered
 from hashclient.errors import AuditError, ConfigError, ExitCode, HashclientError, StateError
-from hashclient.index import Index, Manifest, state_of
-from hashclient.lists import ExpectedList, expected_lists, with_key
-from hashclient.matches import Matches
-from hashclient.matchstore import DATABASE_NAME
-from hashclient.seal import Sealer, load_sealer
+from hashclient.index.blinding import Sealer, load_sealer
+from hashclient.index.open_lists import ExpectedList, expected_lists, with_key
+from hashclient.index.reader import Index, Manifest, state_of
+from hashclient.matches.store import Matches
+from hashclient.matches.tables import DATABASE_NAME
 from hashclient.system.files import is_there, state_error
 
 

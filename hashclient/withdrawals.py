@@ -13,15 +13,15 @@ from datetime import datetime
 import msgspec
 import numpy as np
 
-from hashclient.audit import AuditLog, Event
+from hashclient.audit.log import AuditLog, Event
 from hashclient.core.kinds import MatchState
 from hashclient.core.match import LISTED_AGAIN, Match, Remembered
 from hashclient.core.model import Hit
-from hashclient.hashlist import entry_hashes
-from hashclient.index import Index
-from hashclient.judge import Judge
-from hashclient.matches import Matches
-from hashclient.seal import Sealer
+from hashclient.index.blinding import Sealer
+from hashclient.index.matcher import Judge
+from hashclient.index.reader import Index
+from hashclient.lists.wire import entry_hashes
+from hashclient.matches.store import Matches
 from hashclient.system.files import log_path_fields
 
 #: Records that go to the audit log at a time.

@@ -18,7 +18,7 @@ from hashclient.cli.output import Output
 from hashclient.system.files import printable
 
 if TYPE_CHECKING:
-    from hashclient.audit import AuditLog
+    from hashclient.audit.log import AuditLog
     from hashclient.config import Settings
 
 
@@ -73,7 +73,7 @@ class App:
 
     def audit_log(self) -> AuditLog:
         """Return the audit log of the state directory."""
-        from hashclient.audit import AuditLog
+        from hashclient.audit.log import AuditLog
 
         return AuditLog(self.settings.audit_dir, clock=self.now)
 

@@ -18,7 +18,7 @@ from hashclient.errors import UsageError
 from hashclient.system.files import printable
 
 if TYPE_CHECKING:
-    from hashclient.audit import Record, Report
+    from hashclient.audit.log import Record, Report
 
 #: What a person wants to see without asking for more; other programs get everything.
 DEFAULT_LIMIT = 50
@@ -79,7 +79,7 @@ def show(
     \b
       hashclient audit show --event match --event conflict --since 2026-01-31
     """
-    from hashclient.audit import read
+    from hashclient.audit.log import read
 
     if limit is None and output_format == "text":
         limit = DEFAULT_LIMIT
@@ -109,7 +109,7 @@ def verify(app: App, checkpoint_path: Path | None, output_format: str) -> None:
     \b
       hashclient audit verify --checkpoint /mnt/elsewhere/today.json
     """
-    from hashclient.audit import verify as verify_log
+    from hashclient.audit.log import verify as verify_log
 
     checkpoint = None if checkpoint_path is None else _read_checkpoint(checkpoint_path)
     report = verify_log(app.settings.audit_dir, checkpoint)
@@ -146,7 +146,7 @@ def checkpoint(app: App, output: Path) -> None:
     \b
       hashclient audit checkpoint | ssh elsewhere 'cat > $(date +%F).json'
     """
-    from hashclient.audit import checkpoint as make_checkpoint
+    from hashclient.audit.log import checkpoint as make_checkpoint
 
     document = make_checkpoint(app.settings.audit_dir)
     if str(output) == "-":

@@ -124,10 +124,10 @@ def fetch_lists(
     """
     from hashclient.cli.progress import Received, fetch_progress
     from hashclient.fetch import Fetcher
-    from hashclient.index import lists_on_disk
+    from hashclient.index.blinding import load_sealer
+    from hashclient.index.reader import lists_on_disk
     from hashclient.net.client import Transport
     from hashclient.net.settings import access_of, limits_of
-    from hashclient.seal import load_sealer
     from hashclient.system.files import make_private_dir, writer_lock
 
     settings = app.settings

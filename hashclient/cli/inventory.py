@@ -145,7 +145,7 @@ def forget(app: App, paths: tuple[str, ...], output_format: str) -> ExitCode:
     \b
       hashclient inventory forget /srv/share
     """
-    from hashclient.audit import Event
+    from hashclient.audit.log import Event
     from hashclient.mounts import below, forget_all, load
 
     # As it was typed, and where that leads to today.
@@ -173,8 +173,8 @@ def _date(day: int) -> str:
 
 
 def _open(app: App, *, write: bool) -> Inventory:
+    from hashclient.index.blinding import load_sealer
     from hashclient.inventory import DATABASE_NAME, Inventory
-    from hashclient.seal import load_sealer
 
     settings = app.settings
     if not is_there(settings.state_dir / DATABASE_NAME):

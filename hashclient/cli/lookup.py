@@ -15,7 +15,7 @@ from hashclient.errors import ExitCode, UsageError
 from hashclient.system.files import printable
 
 if TYPE_CHECKING:
-    from hashclient.digestfile import DigestBatch
+    from hashclient.lists.importers.digestfile import DigestBatch
 
 
 @click.command("lookup")
@@ -118,13 +118,13 @@ def _batches(
 
 
 def _arguments(digests: tuple[str, ...]) -> Iterator[tuple[str, DigestBatch]]:
-    from hashclient.digestfile import digests_of_arguments
+    from hashclient.lists.importers.digestfile import digests_of_arguments
 
     yield "argument", digests_of_arguments(digests)
 
 
 def _content(source: Path) -> Iterator[tuple[str, DigestBatch]]:
-    from hashclient.digestfile import read_digests
+    from hashclient.lists.importers.digestfile import read_digests
 
     if str(source) == "-":
         for batch in read_digests(sys.stdin.buffer, "stdin"):

@@ -18,7 +18,7 @@ from hashclient.system.files import path_fields, printable
 
 if TYPE_CHECKING:
     from hashclient.core.match import Match, Step
-    from hashclient.matches import Matches
+    from hashclient.matches.store import Matches
 
 
 @click.group("matches", invoke_without_command=True)
@@ -121,7 +121,7 @@ def close(
       hashclient matches close 3kdz7wnq2m --reason 'removed by hand, ticket 4711'
       hashclient matches close --withdrawn --reason 'nothing was done to them'
     """
-    from hashclient.audit import Event
+    from hashclient.audit.log import Event
     from hashclient.cli.results import Results
 
     if not match_ids and not withdrawn:
@@ -154,7 +154,7 @@ def open_record(app: App) -> Matches:
     Raises:
         StateError: it cannot be opened.
     """
-    from hashclient.matches import Matches
+    from hashclient.matches.store import Matches
 
     return Matches(app.settings.state_dir, create=False)
 

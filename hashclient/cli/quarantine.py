@@ -17,9 +17,9 @@ from hashclient.cli.results import Results
 from hashclient.errors import ExitCode, StateError, UsageError
 
 if TYPE_CHECKING:
-    from hashclient.matches import Matches
+    from hashclient.index.blinding import Sealer
+    from hashclient.matches.store import Matches
     from hashclient.quarantine import Item, Quarantine
-    from hashclient.seal import Sealer
 
 _ids = click.argument("match_ids", metavar="ID…", nargs=-1)
 
@@ -263,7 +263,7 @@ def recover(app: App, output_format: str) -> ExitCode:
     \b
       hashclient quarantine recover
     """
-    from hashclient.matches import Matches
+    from hashclient.matches.store import Matches
 
     results = Results(app, output_format)
     with Matches(app.settings.state_dir) as record:
@@ -328,7 +328,7 @@ def _mark(
 
 
 def _sealer(app: App) -> Sealer:
-    from hashclient.seal import load_sealer
+    from hashclient.index.blinding import load_sealer
 
     return load_sealer(app.settings.state_dir, app.settings.seal_key_file, os.environ)
 

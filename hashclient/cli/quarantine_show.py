@@ -16,9 +16,9 @@ from hashclient.errors import ExitCode
 from hashclient.system.files import path_fields, printable
 
 if TYPE_CHECKING:
-    from hashclient.matches import Matches
+    from hashclient.index.blinding import Sealer
+    from hashclient.matches.store import Matches
     from hashclient.quarantine import Item, Quarantine
-    from hashclient.seal import Sealer
 
 
 def open_quarantine(

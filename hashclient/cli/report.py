@@ -21,7 +21,7 @@ from hashclient.system.files import printable
 if TYPE_CHECKING:
     from hashclient.config import ServiceDestination
     from hashclient.core.match import Match
-    from hashclient.matches import Matches
+    from hashclient.matches.store import Matches
     from hashclient.reporting import Outbox
     from hashclient.reporting.sent import Sent
     from hashclient.reporting.service import Service
@@ -305,10 +305,10 @@ def _outbox(app: App) -> Outbox:
 @contextlib.contextmanager
 def _sender(app: App, identity_paths: tuple[Path, ...]) -> Iterator[Sender]:
     from hashclient.cli.progress import bytes_progress
+    from hashclient.index.blinding import load_sealer
     from hashclient.quarantine.agefile import load_identities
     from hashclient.reporting.service import Service
     from hashclient.reporting.submit import Sender
-    from hashclient.seal import load_sealer
 
     identities = [key for path in identity_paths for key in load_identities(path)]
     settings = app.settings

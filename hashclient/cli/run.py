@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from hashclient.core.model import Outcome
     from hashclient.core.verdict import Summary
     from hashclient.formats import Formatter
-    from hashclient.lists import OpenLists
+    from hashclient.index.open_lists import OpenLists
     from hashclient.record import RunRecord
     from hashclient.respond import Responder
 
@@ -76,7 +76,7 @@ def load_lists(app: App) -> OpenLists:
     Raises:
         StateError: none can be used.
     """
-    from hashclient.lists import open_lists
+    from hashclient.index.open_lists import open_lists
 
     lists = open_lists(app.settings, os.environ, app.now())
     for entry in lists.unusable:

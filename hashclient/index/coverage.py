@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from hashclient.hashlist import Uint8, Uint32
 from hashclient.index.run import Run
+from hashclient.lists.wire import Uint8, Uint32
 
 #: Rows that are looked at together.
 BLOCK_ROWS = 1 << 20

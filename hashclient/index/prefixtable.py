@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from hashclient.hashlist import Uint32, Uint64
+from hashclient.lists.wire import Uint32, Uint64
 
 #: How many bits there are for each key, at least; the number of bits is a power of two.
 BITS_A_KEY = 4

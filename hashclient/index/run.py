@@ -30,8 +30,8 @@ import numpy.typing as npt
 
 from hashclient.core.algorithms import Algorithm
 from hashclient.errors import StateError
-from hashclient.hashlist import Strings, Uint8, Uint32, Uint64
 from hashclient.index.prefixtable import NOTHING, Rows, find, table_lengths
+from hashclient.lists.wire import Strings, Uint8, Uint32, Uint64
 from hashclient.system.files import printable, state_error
 
 RUN_MAGIC = b"hcrun\x00\x02\n"

@@ -18,16 +18,7 @@ import numpy.typing as npt
 
 from hashclient.core.algorithms import Algorithm
 from hashclient.errors import VerificationError
-from hashclient.hashlist import (
-    MAX_CATEGORIES,
-    NO_SIZE,
-    AddBatch,
-    Strings,
-    Uint8,
-    Uint32,
-    Uint64,
-    entry_hashes,
-)
+from hashclient.index.blinding import Sealer
 from hashclient.index.prefixtable import TableWriter, table_lengths
 from hashclient.index.run import (
     KEY_SECTIONS,
@@ -40,7 +31,16 @@ from hashclient.index.run import (
     aligned,
     mask_set,
 )
-from hashclient.seal import Sealer
+from hashclient.lists.wire import (
+    MAX_CATEGORIES,
+    NO_SIZE,
+    AddBatch,
+    Strings,
+    Uint8,
+    Uint32,
+    Uint64,
+    entry_hashes,
+)
 from hashclient.system.files import atomic_file
 
 #: Rows handled at a time while merging.

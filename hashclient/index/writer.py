@@ -16,8 +16,8 @@ import numpy as np
 
 from hashclient.core.algorithms import Algorithm
 from hashclient.errors import VerificationError
-from hashclient.hashlist import NO_SIZE, AddBatch, Strings, Uint8, checksum_of, entry_hashes
-from hashclient.index import MANIFEST_NAME, Index, Manifest, RunRef, RunSet, verify_runs
+from hashclient.index.blinding import Sealer
+from hashclient.index.reader import MANIFEST_NAME, Index, Manifest, RunRef, RunSet, verify_runs
 from hashclient.index.run import ROT_HINT, DamagedError, Run, file_sha256
 from hashclient.index.runwriter import (
     BatchColumns,
@@ -27,7 +27,7 @@ from hashclient.index.runwriter import (
     SealedBatch,
     write_run,
 )
-from hashclient.seal import Sealer
+from hashclient.lists.wire import NO_SIZE, AddBatch, Strings, Uint8, checksum_of, entry_hashes
 from hashclient.system.files import printable, sweep_temporary, write_atomic
 
 #: Rows that are sealed in memory before they become a run; about 100 bytes each while building.

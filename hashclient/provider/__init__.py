@@ -23,9 +23,9 @@ import numpy as np
 from tuf.api.metadata import TOP_LEVEL_ROLE_NAMES, TargetFile
 
 from hashclient.core.model import is_name
-from hashclient.digestfile import read_digests
 from hashclient.errors import LockedError, StateError, UsageError, VerificationError
-from hashclient.hashlist import (
+from hashclient.lists.importers.digestfile import read_digests
+from hashclient.lists.wire import (
     FORMAT,
     MAX_LIST_ENTRIES,
     MAX_SEGMENT_BYTES,

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Literal
 
-from hashclient.hashlist import Segment, add_schema, encode_segment, withdraw_schema
+from hashclient.lists.wire import Segment, add_schema, encode_segment, withdraw_schema
 from hashclient.provider.entries import SEGMENT_ENTRIES, NewSegment
 
 if TYPE_CHECKING:

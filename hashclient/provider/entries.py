@@ -14,9 +14,10 @@ import msgspec
 import numpy as np
 
 from hashclient.core.algorithms import Algorithm
-from hashclient.digestfile import DigestBatch, Int64
 from hashclient.errors import UsageError, VerificationError
-from hashclient.hashlist import (
+from hashclient.knowngood import rows_of_the_empty_file
+from hashclient.lists.importers.digestfile import DigestBatch, Int64
+from hashclient.lists.wire import (
     NO_SIZE,
     Segment,
     Strings,
@@ -28,7 +29,6 @@ from hashclient.hashlist import (
     is_entry_id,
     parse_add_segment,
 )
-from hashclient.knowngood import rows_of_the_empty_file
 from hashclient.system.files import printable
 
 if TYPE_CHECKING:

@@ -24,10 +24,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from hashclient.audit import AuditLog
+from hashclient.audit.log import AuditLog
 from hashclient.config import Settings
 from hashclient.core.match import Match
-from hashclient.matches import Matches
+from hashclient.index.blinding import Sealer
+from hashclient.matches.store import Matches
 from hashclient.quarantine import give, keep, take, verify
 from hashclient.quarantine.agefile import load_identities, write_identity
 from hashclient.quarantine.give import Restored
@@ -36,7 +37,6 @@ from hashclient.quarantine.keep import Due, Purged
 from hashclient.quarantine.room import Room
 from hashclient.quarantine.take import Taken
 from hashclient.quarantine.verify import Finding
-from hashclient.seal import Sealer
 
 __all__ = [
     "Due",

@@ -18,7 +18,7 @@ import msgspec
 
 from hashclient.core.kinds import MatchState
 from hashclient.errors import StateError, UsageError
-from hashclient.matches import Matches
+from hashclient.matches.store import Matches
 from hashclient.quarantine import agefile
 from hashclient.quarantine.item import Item, Mark, Restoration
 from hashclient.quarantine.origin import give_back, give_times_back

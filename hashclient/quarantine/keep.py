@@ -16,7 +16,7 @@ import msgspec
 from hashclient.core.kinds import MatchState
 from hashclient.core.match import RECORDED_AGAIN, Match, MatchHit, standing_steps
 from hashclient.errors import UsageError
-from hashclient.matches import Matches
+from hashclient.matches.store import Matches
 from hashclient.quarantine.item import Item, Mark, Stage, item_ids
 from hashclient.quarantine.room import Room, record
 from hashclient.system.files import fsync_dir, printable

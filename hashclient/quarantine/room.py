@@ -14,13 +14,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from hashclient.audit import AuditLog, Event
+from hashclient.audit.log import AuditLog, Event
 from hashclient.config import Settings
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import MatchState
 from hashclient.core.match import Match
 from hashclient.errors import UsageError
-from hashclient.matches import Matches
+from hashclient.index.blinding import Sealer
+from hashclient.matches.store import Matches
 from hashclient.quarantine.item import (
     ITEM_NAME,
     Item,
@@ -31,7 +32,6 @@ from hashclient.quarantine.item import (
     folder_path,
     load_item,
 )
-from hashclient.seal import Sealer
 from hashclient.system import files
 
 LOCK_NAME = "lock"

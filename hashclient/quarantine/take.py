@@ -17,7 +17,7 @@ import msgspec
 from hashclient.core.kinds import MatchState
 from hashclient.core.match import Match
 from hashclient.errors import StateError, UsageError
-from hashclient.matches import Matches
+from hashclient.matches.store import Matches
 from hashclient.quarantine import agefile
 from hashclient.quarantine.inuse import open_elsewhere
 from hashclient.quarantine.item import Item, ItemHit, Mark, Stage

@@ -14,7 +14,7 @@ import msgspec
 
 from hashclient.core.kinds import MatchState
 from hashclient.errors import HashclientError, StateError, UsageError
-from hashclient.matches import Matches
+from hashclient.matches.store import Matches
 from hashclient.quarantine import agefile
 from hashclient.quarantine.item import EVIDENCE_NAME, ITEM_NAME, Item, Stage, item_ids
 from hashclient.quarantine.place import PRIVATE_NAME, open_place, reason_of

@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from hashclient.audit import AuditLog, Event, read
+from hashclient.audit.log import AuditLog, Event, read
 from hashclient.audit.record import (
     GENESIS,
     Checkpoint,

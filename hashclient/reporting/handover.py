@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hashclient.config import PackageDestination
-from hashclient.matches import Matches
+from hashclient.index.blinding import Sealer
+from hashclient.matches.store import Matches
 from hashclient.reporting.custody import retraction_note
 from hashclient.reporting.document import Document, Evidence
 from hashclient.reporting.evidence import find_item, seal_in_place
@@ -21,7 +22,6 @@ from hashclient.reporting.outbox import Outbox
 from hashclient.reporting.package import Packager, gather, package_name, remove_unfinished
 from hashclient.reporting.sent import Sent
 from hashclient.reporting.state import Report, State
-from hashclient.seal import Sealer
 from hashclient.system.files import make_private_dir, user_path, write_atomic
 
 SEALED_DIR = "sealed"

@@ -16,11 +16,11 @@ from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
 
-from hashclient.audit import AuditLog
+from hashclient.audit.log import AuditLog
 from hashclient.config import Settings
 from hashclient.core.match import Match
 from hashclient.errors import ConfigError, LockedError, StateError, UsageError, VerificationError
-from hashclient.matches import Matches
+from hashclient.matches.store import Matches
 from hashclient.reporting.destination import Destination, find_destination, kind_of
 from hashclient.reporting.document import (
     Document,
@@ -272,7 +272,7 @@ class Outbox:
 
     def _provider_of(self, list_name: str) -> str | None:
         """Return the provider of a list, by our name for it, if the list is still there."""
-        from hashclient.index import load_manifest
+        from hashclient.index.reader import load_manifest
 
         try:
             manifest = load_manifest(self.settings.lists_dir / list_name)

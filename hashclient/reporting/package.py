@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from hashclient.audit import AuditLog, checkpoint
+from hashclient.audit.log import AuditLog, checkpoint
 from hashclient.errors import StateError
 from hashclient.quarantine.agefile import parse_recipients, seal
 from hashclient.quarantine.place import rename_noreplace

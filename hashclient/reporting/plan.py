@@ -13,7 +13,8 @@ import msgspec
 
 from hashclient.config import ServiceDestination
 from hashclient.errors import StateError
-from hashclient.matches import Matches
+from hashclient.index.blinding import Sealer
+from hashclient.matches.store import Matches
 from hashclient.quarantine.item import evidence_path
 from hashclient.reporting.document import Document, ReportedMatch, file_path
 from hashclient.reporting.evidence import (
@@ -23,7 +24,6 @@ from hashclient.reporting.evidence import (
     plain_source,
     sealed_source,
 )
-from hashclient.seal import Sealer
 from hashclient.system.files import printable
 
 

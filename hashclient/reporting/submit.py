@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-from hashclient.audit import Event
+from hashclient.audit.log import Event
 from hashclient.config import PackageDestination, ServiceDestination
 from hashclient.errors import (
     AuditError,
@@ -24,7 +24,8 @@ from hashclient.errors import (
     StateError,
     UsageError,
 )
-from hashclient.matches import Matches
+from hashclient.index.blinding import Sealer
+from hashclient.matches.store import Matches
 from hashclient.reporting.confined import ConfinedSchema
 from hashclient.reporting.destination import Destination, find_destination, kind_of
 from hashclient.reporting.filing import Filing
@@ -35,7 +36,6 @@ from hashclient.reporting.sent import Sent
 from hashclient.reporting.service import Service
 from hashclient.reporting.state import Call, Problem, Remote, Report, State
 from hashclient.reporting.xmlform import Validator
-from hashclient.seal import Sealer
 from hashclient.system.files import sweep_temporary, write_atomic
 
 SCHEMA_NAME = "schema.xsd"

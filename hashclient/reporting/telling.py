@@ -10,7 +10,7 @@ import contextlib
 from datetime import datetime
 from typing import Any
 
-from hashclient.audit import AuditLog, Event
+from hashclient.audit.log import AuditLog, Event
 from hashclient.core.kinds import MatchState
 from hashclient.core.match import (
     REPORT_PREPARED,
@@ -19,7 +19,7 @@ from hashclient.core.match import (
     taken_back,
 )
 from hashclient.errors import UsageError
-from hashclient.matches import Matches
+from hashclient.matches.store import Matches
 from hashclient.reporting.custody import RETRACTED
 from hashclient.reporting.state import Report, State
 

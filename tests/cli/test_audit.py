@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hashclient.audit import AuditLog, Event, checkpoint, verify
+from hashclient.audit.log import AuditLog, Event, checkpoint, verify
 from hashclient.system.files import path_fields
 from tests.support import Result, call
 

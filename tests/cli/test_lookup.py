@@ -10,9 +10,9 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from hashclient import digestfile
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Kind
+from hashclient.lists.importers import digestfile
 from tests.support import ROOT, Result, call, csv_of, digests_of, edit_manifest, make_state, run
 
 LISTED = b"listed one"

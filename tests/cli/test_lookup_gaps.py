@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hashclient.audit import read
+from hashclient.audit.log import read
 from hashclient.core.algorithms import Algorithm
 from tests.support import Result, call, csv_of, digests_of, make_state, run
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hashclient import audit
+from hashclient.audit import log
 from hashclient.core.kinds import MatchState
 from tests.support import Result, bytes_path, call, csv_of, make_state, run, write_tree
 
@@ -111,7 +111,7 @@ def test_closing_says_who_and_why_and_a_new_find_opens_again(world: World) -> No
     result = world.call("matches", "close", match_id, "--reason", "ticket 4711", "--format", "json")
     shown = world.call("matches", "show", match_id).out
     assert "closed" in shown and "reason: ticket 4711" in shown
-    (event,) = audit.read(world.state / "audit", event="closed")
+    (event,) = log.read(world.state / "audit", event="closed")
     assert event.data["id"] == match_id
     assert event.data["reason"] == "ticket 4711" and event.data["by"]
     (item,) = json.loads(result.out)["items"]

@@ -13,7 +13,7 @@ import pytest
 
 from fixtures.client import Client
 from fixtures.simulator import Simulator, status
-from hashclient.audit import read
+from hashclient.audit.log import read
 from hashclient.errors import UnreachableError
 from tests.support import Result, call, csv_of, digests_of, edit_manifest, run, write_tree
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from pyrage import x25519
 
-from hashclient import audit
+from hashclient.audit import log
 from hashclient.core.kinds import MatchState
-from hashclient.matches import Matches
+from hashclient.matches.store import Matches
 from tests.support import Result, call, csv_of, edit_manifest, make_state, write_tree
 
 WORST, OTHER = b"the worst of them", b"another one, and longer"
@@ -68,7 +68,7 @@ class World:
         return reports
 
     def events(self) -> list[str]:
-        return [record.event for record in audit.read(self.state / "audit")]
+        return [record.event for record in log.read(self.state / "audit")]
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_the_command_line_takes_away_all(world: World) -> None:
     result = call("--state-dir", world.state, "scan", "--quarantine", world.tree)
     assert result.code == 10
     assert result.out.count("-> quarantined") == 2
-    taken = audit.read(world.state / "audit", event="quarantined")
+    taken = log.read(world.state / "audit", event="quarantined")
     assert {record.data["reason"] for record in taken} == {"scan --quarantine"}
     assert world.left() == {"clean"}
     assert set(world.states().values()) == {MatchState.QUARANTINED}

@@ -14,7 +14,7 @@ import pytest
 
 from hashclient.core.kinds import MatchState
 from hashclient.errors import ExitCode
-from hashclient.matches import Matches
+from hashclient.matches.store import Matches
 from tests.support import Result, bytes_path, call, csv_of, make_state, run, write_tree
 
 FILES = {"a/one.bin": b"benign one", "a/two.bin": b"benign two", "b/three.bin": b"benign three"}

@@ -14,12 +14,13 @@ import pytest
 
 from fixtures.client import Client, content, csv, digests_of
 from fixtures.simulator import Simulator
-from hashclient import audit, index
+from hashclient.audit import log
 from hashclient.cli import fetch as fetch_command
 from hashclient.config import provider_table
 from hashclient.core.algorithms import Algorithm
-from hashclient.matches import Matches
-from hashclient.matchstore import DATABASE_NAME
+from hashclient.index import reader
+from hashclient.matches.store import Matches
+from hashclient.matches.tables import DATABASE_NAME
 from tests.support import Result, bytes_path, call, run, write_tree
 
 LISTED = range(6)
@@ -74,7 +75,7 @@ class World:
         return [(Path(match.path).name, match.entry) for match in fetched.affected]
 
     def logged(self) -> list[dict[str, Any]]:
-        records = audit.read(self.state / "audit")
+        records = log.read(self.state / "audit")
         return [dict(r.data) for r in records if r.event == "withdrawn"]
 
 
@@ -136,7 +137,7 @@ def test_what_was_taken_away_and_is_listed_again_stays_away(
     ]
     assert world.states(ids) == {"f1": "quarantined", "f4": "withdrawn"}
     assert names(world.status()) == [("f4", "e-4")]
-    (event,) = audit.read(world.state / "audit", event="listed-again")
+    (event,) = log.read(world.state / "audit", event="listed-again")
     assert event.data["id"] == ids["f1"]
     assert [e["list"] for e in event.data["entries"]] == [list_name]
     assert not any(f.listed_again for f in world.client.fetch())
@@ -224,7 +225,7 @@ def test_all_paths_of_an_entry_are_affected_and_no_other_entry(world: World) -> 
 def test_a_list_that_is_built_anew_reaches_back_too(world: World) -> None:
     world.scan()
     world.simulator.withdraw("e-1", "e-2")
-    manifest = world.state / "lists" / "baseline" / index.MANIFEST_NAME
+    manifest = world.state / "lists" / "baseline" / reader.MANIFEST_NAME
     manifest.write_text("{}")
     assert world.affected() == [("f1", "e-1"), ("f2", "e-2")]
 
@@ -299,7 +300,7 @@ def test_thousands_of_matches_are_withdrawn_and_logged(world: World) -> None:
     (fetched,) = world.client.fetch()
     assert [m.path for m in fetched.affected] == [f"/x/{n:05d}" for n in range(3000)]
     assert [line["path"] for line in world.logged()] == [f"/x/{n:05d}" for n in range(3000)]
-    audit.verify(world.state / "audit")
+    log.verify(world.state / "audit")
     assert len(world.status()) == 3000
 
 
@@ -338,7 +339,7 @@ def test_a_damaged_record_stops_neither_scan_nor_list(world: World) -> None:
     assert (fetched.generation, fetched.error) == (2, None)
     assert fetched.problem is not None and "cannot use the record" in fetched.problem.message
     assert world.client.numbers(range(8)) == {0, 2, 3, 4, 5}
-    assert not any(r.event == "refused" for r in audit.read(world.state / "audit"))
+    assert not any(r.event == "refused" for r in log.read(world.state / "audit"))
     path.unlink()
     assert world.affected() == []
     assert world.scan().code == 10

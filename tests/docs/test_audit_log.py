@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from hashclient import audit
-from hashclient.audit import AuditLog
+from hashclient.audit import log as audit_log
+from hashclient.audit.log import AuditLog
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.model import Gap
 from hashclient.core.verdict import Summary
@@ -32,6 +32,6 @@ def test_the_keys_of_an_end_are_those_that_are_logged(tmp_path: Path) -> None:
     record = RunRecord("scan", summary, log, tmp_path, "key", now=now, on_failure=failures.append)
     record.end()
     assert failures == []
-    (end,) = audit.read(tmp_path, event="scan-end")
+    (end,) = audit_log.read(tmp_path, event="scan-end")
     rows = table_rows(DOCUMENT, "## What a run leaves in it")
     assert {key for row in rows for key in re.findall(r"`(\w+)`", row[0])} == set(end.data)

@@ -18,10 +18,10 @@ import pytest
 from pyrage import x25519
 from ruamel.yaml import YAML
 
-from hashclient.audit import read
+from hashclient.audit.log import read
 from hashclient.core.kinds import MatchState
 from hashclient.errors import ExitCode
-from hashclient.matches import Matches
+from hashclient.matches.store import Matches
 from tests.docs.blocks import DOCS, ROOT, marked_blocks, table_rows
 from tests.docs.commands import check_invocation, invocations
 from tests.support import UNMEASURED, Site, csv_of, environment, write_tree

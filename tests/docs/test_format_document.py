@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from hashclient import hashlist
 from hashclient.cli.main import cli
 from hashclient.core.model import NAME_PATTERN
-from hashclient.hashlist import (
+from hashclient.lists import wire
+from hashclient.lists.wire import (
     checksum_of,
     entry_hashes,
     parse_index,
@@ -61,15 +61,15 @@ def test_the_documented_checksums_are_right() -> None:
 def test_the_documented_limits_are_those_of_the_code() -> None:
     text = (DOCS / "format.md").read_text()
     for limit in (
-        f"at most {hashlist.MAX_INDEX_BYTES >> 20} MiB, with exactly these keys",
-        f"in which they apply; at most {hashlist.MAX_SEGMENTS:,}",
-        f"its number of rows, 1 to {hashlist.MAX_SEGMENT_ENTRIES:,}",
-        f"together have at most {hashlist.MAX_LIST_ENTRIES:,} rows",
-        f"a segment's file at most {hashlist.MAX_SEGMENT_BYTES >> 20} MiB",
-        f"list's segments at most {hashlist.MAX_LIST_BYTES >> 30} GiB",
-        f"is 1 to {hashlist.MAX_ENTRY_ID_BYTES} of `A-Z a-z 0-9 . _ : -`",
-        f"has at most {hashlist.MAX_CATEGORIES}\n",
-        hashlist.FORMAT,
+        f"at most {wire.MAX_INDEX_BYTES >> 20} MiB, with exactly these keys",
+        f"in which they apply; at most {wire.MAX_SEGMENTS:,}",
+        f"its number of rows, 1 to {wire.MAX_SEGMENT_ENTRIES:,}",
+        f"together have at most {wire.MAX_LIST_ENTRIES:,} rows",
+        f"a segment's file at most {wire.MAX_SEGMENT_BYTES >> 20} MiB",
+        f"list's segments at most {wire.MAX_LIST_BYTES >> 30} GiB",
+        f"is 1 to {wire.MAX_ENTRY_ID_BYTES} of `A-Z a-z 0-9 . _ : -`",
+        f"has at most {wire.MAX_CATEGORIES}\n",
+        wire.FORMAT,
     ):
         assert limit in text
     assert f"`{NAME_PATTERN.pattern}`" in text

@@ -24,7 +24,7 @@ from tuf.api.metadata import (
 from fixtures.client import Client
 from fixtures.simulator import Simulator
 from hashclient.errors import ExitCode
-from hashclient.hashlist import add_schema, checksum_of, encode_segment, entry_hashes
+from hashclient.lists.wire import add_schema, checksum_of, encode_segment, entry_hashes
 from tests.attack_world import ALL, G2, OLD, World, refused
 
 # index.json
@@ -301,7 +301,7 @@ def test_segment_that_asks_for_any_amount_of_memory(
     client: Client, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One long id in a dictionary, and 300,000 rows that name it: 16 KB that stand for 30 GB."""
-    monkeypatch.setattr("hashclient.hashlist.MAX_DECODING_BYTES", 256 << 20)
+    monkeypatch.setattr("hashclient.lists.wire.MAX_DECODING_BYTES", 256 << 20)
     count = 300_000
     ids = pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int32)), ["a" * 100_000])
     fields = {f.name: pa.nulls(count, f.type) for f in add_schema()} | {"entry_id": ids}

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from fixtures.crash import Recorder, watched
-from hashclient.audit import AuditLog, Event, checkpoint, read, verify
+from hashclient.audit.log import AuditLog, Event, checkpoint, read, verify
 from hashclient.errors import AuditError, StateError
 from hashclient.system import files
 
@@ -60,7 +60,7 @@ KILLED_WRITER = """
 import os, signal, sys
 from datetime import UTC, datetime
 from pathlib import Path
-from hashclient.audit import AuditLog, Event
+from hashclient.audit.log import AuditLog, Event
 
 directory, at, length = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 write, calls = os.write, 0
@@ -281,7 +281,7 @@ LIMITED_WRITER = """
 import resource, sys
 from datetime import UTC, datetime
 from pathlib import Path
-from hashclient.audit import AuditLog, Event
+from hashclient.audit.log import AuditLog, Event
 from hashclient.errors import AuditError
 
 limits = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -17,8 +17,8 @@ from fixtures.client import Client, content, csv, numbers_in
 from fixtures.simulator import Simulator
 from hashclient.cli import main as command
 from hashclient.errors import ExitCode, LockedError
-from hashclient.index import open_index
 from hashclient.index import writer as index_writer
+from hashclient.index.reader import open_index
 from tests.support import Site, arguments, environment
 
 GENERATIONS = 24

@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 from pyrage import x25519
 
-from hashclient import audit
-from hashclient.audit import AuditLog, Event
-from hashclient.matches import Matches
+from hashclient.audit import log as audit_log
+from hashclient.audit.log import AuditLog, Event
+from hashclient.matches.store import Matches
 from tests.support import Result, call, csv_of, fast_directory, make_state, write_tree
 
 # What is interrupted between opening and closing a database leaves that to the end of the process,
@@ -136,7 +136,7 @@ class World:
         return iter(range(1, lines + 1, max(1, lines // count)))
 
     def logged(self, event: str) -> list[Any]:
-        return [record.data for record in audit.read(self.state / "audit", event=event)]
+        return [record.data for record in audit_log.read(self.state / "audit", event=event)]
 
     def check_told_once(self, result: Result, at: int) -> None:
         """Check that output, record and log agree, and none has anything twice."""

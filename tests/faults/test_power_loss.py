@@ -20,10 +20,10 @@ from fixtures.desk import A, Desk, desk_and_service
 from fixtures.quarantine import CONTENT, Ward
 from fixtures.reporting_service import Fault
 from fixtures.simulator import URL, Simulator
-from hashclient.audit import AuditLog, Event
+from hashclient.audit.log import AuditLog, Event
 from hashclient.core.kinds import MatchState
 from hashclient.core.match import Match
-from hashclient.index import MANIFEST_NAME
+from hashclient.index.reader import MANIFEST_NAME
 from hashclient.quarantine.place import PRIVATE_NAME
 from hashclient.trust.tuf import Trust
 from tests.attack_world import World

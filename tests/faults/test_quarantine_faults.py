@@ -20,15 +20,15 @@ import pytest
 
 from fixtures.crash import FailAt, Recorder, drop_capabilities, in_child, kill_at, watched
 from fixtures.quarantine import Ward
-from hashclient.audit import Event
+from hashclient.audit.log import Event
 from hashclient.core.kinds import MatchState
 from hashclient.core.match import Match
 from hashclient.errors import AuditError, HashclientError, StateError, UsageError
-from hashclient.matches import Matches
+from hashclient.index.blinding import Sealer
+from hashclient.matches.store import Matches
 from hashclient.quarantine import Stage, Taken, load_item, take
 from hashclient.quarantine.place import PRIVATE_NAME
 from hashclient.quarantine.streams import Digester, digest_all
-from hashclient.seal import Sealer
 from tests.support import fast_directory
 
 CONTENT = b"benign " * 20_000

@@ -18,7 +18,7 @@ import pytest
 from fixtures.crash import FailAt, in_child, kill_at, watched
 from fixtures.desk import A, B, Desk, desk_and_service
 from fixtures.reporting_service import Fault, ReportingService
-from hashclient.audit import verify as verify_audit
+from hashclient.audit.log import verify as verify_audit
 from hashclient.core.kinds import MatchState
 from hashclient.errors import (
     AuditError,

@@ -18,7 +18,7 @@ import pytest
 from fixtures.crash import FailAt, in_child, kill_at, watched
 from fixtures.desk import WHO, A, B, Desk, desk_and_service
 from fixtures.reporting_service import Fault
-from hashclient.audit import read
+from hashclient.audit.log import read
 from hashclient.core.kinds import MatchState
 from hashclient.core.match import Match
 from hashclient.errors import AuditError, HashclientError, StateError, UsageError

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from hashclient import audit
+from hashclient.audit import log
 from hashclient.core.algorithms import Algorithm
 from hashclient.pool import WORKER_DIED
 from hashclient.reading import SPARSE
@@ -363,7 +363,7 @@ def test_more_workers_than_there_is_room_for(state: Path, tmp_path: Path) -> Non
 
 
 def audit_events(state: Path) -> list[str]:
-    return [record.event for record in audit.read(state / "audit")]
+    return [record.event for record in log.read(state / "audit")]
 
 
 def test_a_scan_that_is_killed_leaves_no_workers(state: Path, tmp_path: Path) -> None:

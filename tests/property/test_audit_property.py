@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hashclient.audit import AuditLog, Event, checkpoint, read, verify
+from hashclient.audit.log import AuditLog, Event, checkpoint, read, verify
 from hashclient.errors import AuditError
 from hashclient.system.files import path_fields
 
@@ -173,7 +173,7 @@ WRITER = """
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from hashclient.audit import AuditLog, Event
+from hashclient.audit.log import AuditLog, Event
 
 directory, name, *sizes = sys.argv[1:]
 log = AuditLog(Path(directory), clock=lambda: datetime(2026, 1, 31, tzinfo=UTC))

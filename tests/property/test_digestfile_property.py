@@ -10,11 +10,11 @@ from unittest import mock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hashclient import digestfile
 from hashclient.core.algorithms import Algorithm
-from hashclient.digestfile import read_digests
 from hashclient.errors import UsageError
-from hashclient.hashlist import NO_SIZE
+from hashclient.lists.importers import digestfile
+from hashclient.lists.importers.digestfile import read_digests
+from hashclient.lists.wire import NO_SIZE
 
 Row = tuple[bytes | None, int | None, dict[Algorithm, bytes]]
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from hashclient.core.algorithms import Algorithm, mask_of
 from hashclient.errors import VerificationError
-from hashclient.hashlist import (
+from hashclient.lists.wire import (
     FORMAT,
     NO_SIZE,
     ListIndex,

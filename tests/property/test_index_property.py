@@ -16,11 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hashclient.core.algorithms import Algorithm, mask_of
-from hashclient.hashlist import NO_SIZE, AddBatch, checksum_of, entry_hashes
-from hashclient.index import MANIFEST_FORMAT, Index, Manifest, coverage, open_index, runwriter
+from hashclient.index import coverage, runwriter
 from hashclient.index import writer as index_writer
+from hashclient.index.blinding import Sealer
+from hashclient.index.reader import MANIFEST_FORMAT, Index, Manifest, open_index
 from hashclient.index.writer import IndexWriter, sweep, write_manifest
-from hashclient.seal import Sealer
+from hashclient.lists.wire import NO_SIZE, AddBatch, checksum_of, entry_hashes
 
 SEALER = Sealer(bytes(32))
 TIME = datetime(2024, 1, 1, tzinfo=UTC)

@@ -16,8 +16,8 @@ from hashclient.core.algorithms import Algorithm, mask_of
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.core.verdict import Summary
-from hashclient.digestfile import read_digests
-from hashclient.lists import OpenLists, open_lists
+from hashclient.index.open_lists import OpenLists, open_lists
+from hashclient.lists.importers.digestfile import read_digests
 from hashclient.lookup import lookup
 from hashclient.scan import Progress, scan
 from hashclient.walk import WalkOptions

@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from hashclient.audit import AuditLog, Event, Record, checkpoint, read, verify
 from hashclient.audit import file as audit_file
+from hashclient.audit.log import AuditLog, Event, Record, checkpoint, read, verify
 from hashclient.audit.record import (
     MAX_LINE_BYTES,
     NO_HASH,

@@ -13,9 +13,9 @@ import pytest
 from tuf.api.metadata import TargetFile
 
 from hashclient import build
-from hashclient.hashlist import ListIndex, Segment
+from hashclient.index.blinding import Sealer
 from hashclient.knowngood import PoisonGuard
-from hashclient.seal import Sealer
+from hashclient.lists.wire import ListIndex, Segment
 from hashclient.trust.tuf import Trust
 
 

@@ -14,14 +14,14 @@ import pytest
 
 from hashclient import check as module
 from hashclient import inventory, reading
-from hashclient import judge as judging
 from hashclient.check import DEFER_BYTES, TASK_BYTES, Checker, TaskResult
 from hashclient.config import Config, Settings
 from hashclient.core import digests as core_digests
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Hit, Outcome
-from hashclient.lists import OpenLists, open_lists
+from hashclient.index import matcher as judging
+from hashclient.index.open_lists import OpenLists, open_lists
 from hashclient.reading import ATTEMPTS, CHANGED, ENDLESS, SPARSE
 from hashclient.scan import Memory
 from hashclient.walk import Group

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hashclient import digestfile
-from hashclient.digestfile import DigestBatch, digests_of_arguments, read_digests
 from hashclient.errors import UsageError
-from hashclient.hashlist import NO_SIZE
+from hashclient.lists.importers import digestfile
+from hashclient.lists.importers.digestfile import DigestBatch, digests_of_arguments, read_digests
+from hashclient.lists.wire import NO_SIZE
 
 MD5 = hashlib.md5(b"benign").hexdigest()
 SHA1 = hashlib.sha1(b"benign").hexdigest()

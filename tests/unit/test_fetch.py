@@ -23,7 +23,7 @@ from fixtures.client import Client, csv, digests_of
 from fixtures.crash import Recorder, watched
 from fixtures.simulator import Simulator, status
 from hashclient import build
-from hashclient.audit import AuditLog
+from hashclient.audit.log import AuditLog
 from hashclient.cli.progress import Received
 from hashclient.config import OAuthConfig, ProviderConfig
 from hashclient.core.algorithms import Algorithm
@@ -35,12 +35,13 @@ from hashclient.errors import (
     VerificationError,
 )
 from hashclient.fetch import Fetched, Fetcher
-from hashclient.hashlist import add_schema, encode_segment, parse_index
-from hashclient.index import open_index, verify_runs, writer
+from hashclient.index import writer
+from hashclient.index.blinding import load_sealer
+from hashclient.index.reader import open_index, verify_runs
 from hashclient.index.run import DamagedError, Run
+from hashclient.lists.wire import add_schema, encode_segment, parse_index
 from hashclient.net.access import OAuth
 from hashclient.net.settings import access_of
-from hashclient.seal import load_sealer
 from hashclient.system.files import writer_lock
 
 ALL = range(40)

@@ -122,7 +122,7 @@ def test_what_is_on_record_is_a_state_as_of_when_it_was_seen() -> None:
     outcome = Outcome(Kind.MATCH, "a", 5, hits=(HIT,), recorded=RECORDED)
     (event,) = events(outcome, command="matches")
     assert event["event"]["kind"] == "state"
-    assert event["event"]["dataset"] == "hashclient.matches"
+    assert event["event"]["dataset"] == "hashclient.matches.store"
     assert event["@timestamp"] == RECORDED.last_seen.isoformat()
 
 

@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hashclient import hashlist
 from hashclient.core.algorithms import Algorithm
 from hashclient.errors import VerificationError
-from hashclient.hashlist import (
+from hashclient.lists import wire
+from hashclient.lists.wire import (
     FORMAT,
     NO_SIZE,
     AddBatch,
@@ -120,7 +120,7 @@ def test_an_index_that_withdraws_more_than_it_adds_is_refused() -> None:
 
 def test_an_index_over_its_size_is_not_even_decoded() -> None:
     with pytest.raises(VerificationError, match="too large"):
-        parse_index(b"\xff" * (hashlist.MAX_INDEX_BYTES + 1), "baseline")
+        parse_index(b"\xff" * (wire.MAX_INDEX_BYTES + 1), "baseline")
 
 
 def test_names_of_targets() -> None:
@@ -208,7 +208,7 @@ def test_other_writers_may_order_columns_and_leave_out_logical_types() -> None:
 
 def test_a_segment_comes_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [{"entry_id": f"e-{n}", "md5": bytes([n]) * 16, "category": "c"} for n in range(10)]
-    monkeypatch.setattr(hashlist, "BATCH_ROWS", 4)
+    monkeypatch.setattr(wire, "BATCH_ROWS", 4)
     data = encode_segment(table_of(rows))
     batches = list(parse_add_segment(data, Segment("s", "add", 10, 1, 1)))
     assert [len(b.ids) for b in batches] == [4, 4, 2]

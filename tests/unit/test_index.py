@@ -15,10 +15,11 @@ import pytest
 from fixtures.client import Client, content, csv, digests_of
 from fixtures.prefixtable import Table, table_of
 from fixtures.simulator import Simulator
-from hashclient import index as index_module
 from hashclient.core.algorithms import Algorithm
 from hashclient.errors import StateError
-from hashclient.index import (
+from hashclient.index import reader as index_module
+from hashclient.index.blinding import load_sealer
+from hashclient.index.reader import (
     CLOCK_TOLERANCE,
     Index,
     Manifest,
@@ -32,7 +33,6 @@ from hashclient.index import (
     state_of,
 )
 from hashclient.index.run import RUN_MAGIC, DamagedError, Run, aligned, mask_set
-from hashclient.seal import load_sealer
 
 NUMBERS = range(12)
 

@@ -14,7 +14,21 @@ import pytest
 
 from hashclient.core.algorithms import Algorithm
 from hashclient.errors import StateError, VerificationError
-from hashclient.hashlist import (
+from hashclient.index import runwriter
+from hashclient.index import writer as index_writer
+from hashclient.index.blinding import Sealer
+from hashclient.index.reader import (
+    MANIFEST_FORMAT,
+    Index,
+    Manifest,
+    RunSet,
+    load_manifest,
+    open_manifest,
+    verify_runs,
+)
+from hashclient.index.run import DamagedError, Run
+from hashclient.index.writer import InconsistentError, IndexWriter, sweep
+from hashclient.lists.wire import (
     NO_SIZE,
     AddBatch,
     Strings,
@@ -22,20 +36,6 @@ from hashclient.hashlist import (
     checksum_of,
     entry_hashes,
 )
-from hashclient.index import (
-    MANIFEST_FORMAT,
-    Index,
-    Manifest,
-    RunSet,
-    load_manifest,
-    open_manifest,
-    runwriter,
-    verify_runs,
-)
-from hashclient.index import writer as index_writer
-from hashclient.index.run import DamagedError, Run
-from hashclient.index.writer import InconsistentError, IndexWriter, sweep
-from hashclient.seal import Sealer
 
 SEALER = Sealer(bytes(32))
 TIME = datetime(2024, 1, 1, tzinfo=UTC)

@@ -10,12 +10,12 @@ import pytest
 
 from fixtures.client import Client
 from fixtures.simulator import Simulator
-from hashclient import judge as module
 from hashclient.core.algorithms import Algorithm, mask_of
 from hashclient.core.digests import CHEAPEST_COVER, COST_S_PER_GB
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Hit
-from hashclient.judge import Judge, verdict
+from hashclient.index import matcher as module
+from hashclient.index.matcher import Judge, verdict
 
 MD5, SHA1, SHA256 = Algorithm
 

@@ -17,12 +17,12 @@ from fixtures.client import digests_of
 from hashclient import knowngood
 from hashclient.core.algorithms import Algorithm
 from hashclient.errors import ExitCode, HashclientError, VerificationError
-from hashclient.hashlist import NO_SIZE, AddBatch
-from hashclient.index import RunSet
+from hashclient.index.blinding import Sealer
+from hashclient.index.reader import RunSet
 from hashclient.index.run import DamagedError, Run
 from hashclient.index.writer import IndexWriter
 from hashclient.knowngood import FOLDER, SOURCES_NAME, Inspection, open_guard, verify_guard
-from hashclient.seal import Sealer
+from hashclient.lists.wire import NO_SIZE, AddBatch
 
 SEALER = Sealer(bytes(32))
 EMPTY = {a: hashlib.new(a.label).digest() for a in Algorithm}

@@ -11,9 +11,9 @@ import pytest
 
 from fixtures.client import Client, csv
 from fixtures.simulator import Simulator
-from hashclient import lists
 from hashclient.errors import StateError
-from hashclient.lists import TARGETS_NAME, delegated_lists, expected_lists, open_lists
+from hashclient.index import open_lists as index_open_lists
+from hashclient.index.open_lists import TARGETS_NAME, delegated_lists, expected_lists, open_lists
 
 
 @pytest.fixture
@@ -83,9 +83,9 @@ def test_what_is_no_json(tmp_path: Path, data: bytes) -> None:
 
 def test_it_is_bounded(targets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     size = targets.stat().st_size
-    monkeypatch.setattr(lists, "MAX_TARGETS_BYTES", size)
+    monkeypatch.setattr(index_open_lists, "MAX_TARGETS_BYTES", size)
     assert len(delegated_lists(targets) or ()) == 2
-    monkeypatch.setattr(lists, "MAX_TARGETS_BYTES", size - 1)
+    monkeypatch.setattr(index_open_lists, "MAX_TARGETS_BYTES", size - 1)
     with pytest.raises(StateError, match=f"cannot read metadata.* longer than {size - 1:,} b"):
         delegated_lists(targets)
 

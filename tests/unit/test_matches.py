@@ -20,8 +20,8 @@ from hashclient.core.kinds import Kind, MatchState
 from hashclient.core.match import LISTED_AGAIN, REPORT_PREPARED, REPORT_WANTED, Step
 from hashclient.core.model import Hit, Outcome, Recorded
 from hashclient.errors import StateError, UsageError
-from hashclient.matches import Matches
-from hashclient.matchstore import DATABASE_NAME
+from hashclient.matches.store import Matches
+from hashclient.matches.tables import DATABASE_NAME
 from hashclient.system import files
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)

@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from hashclient.audit.record import Record
 from hashclient.core.kinds import MatchState
 from hashclient.errors import ExitCode
-from hashclient.index import Manifest, RunRef
+from hashclient.index.reader import Manifest, RunRef
 from hashclient.metrics import render
 from hashclient.status import AuditStatus, ListStatus, QuarantineStatus, ReportsStatus, Status
 

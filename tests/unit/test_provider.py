@@ -26,7 +26,7 @@ from hashclient.errors import (
     StateError,
     UsageError,
 )
-from hashclient.hashlist import (
+from hashclient.lists.wire import (
     AddBatch,
     ListIndex,
     checksum_of,

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from fixtures.client import Client, csv
 from fixtures.simulator import Simulator
 from hashclient.errors import UsageError
-from hashclient.hashlist import MAX_SEGMENTS, Segment
+from hashclient.lists.wire import MAX_SEGMENTS, Segment
 from hashclient.provider import UNREFERENCED_S, Repository
 from hashclient.provider.consolidate import KEEP_NEWEST, RATIO, ranges_to_join
 

@@ -21,12 +21,12 @@ from hashclient.errors import (
     StateError,
     UsageError,
 )
-from hashclient.matchstore import DATABASE_NAME
+from hashclient.index.blinding import Sealer
+from hashclient.matches.tables import DATABASE_NAME
 from hashclient.quarantine import give, streams
 from hashclient.quarantine.agefile import parse_recipients, seal
 from hashclient.quarantine.place import PRIVATE_NAME
 from hashclient.quarantine.room import Room
-from hashclient.seal import Sealer
 from tests.support import open_files
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from fixtures.crash import watched
 from fixtures.quarantine import CONTENT, Ward
-from hashclient.audit import read
+from hashclient.audit.log import read
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import MatchState
 from hashclient.errors import (
@@ -26,11 +26,11 @@ from hashclient.errors import (
     StateError,
     UsageError,
 )
-from hashclient.matchstore import DATABASE_NAME
+from hashclient.index.blinding import Sealer
+from hashclient.matches.tables import DATABASE_NAME
 from hashclient.quarantine import Quarantine, Stage, agefile, origin, room, sealing, streams
 from hashclient.quarantine.place import NEW_NAME, PRIVATE_NAME, open_place
 from hashclient.quarantine.tombstone import has_tombstone, remove_tombstone
-from hashclient.seal import Sealer
 from hashclient.system.files import writer_lock
 
 

@@ -21,7 +21,7 @@ from hashclient.config import Config, Settings
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.digests import LONGER, SHORTER
 from hashclient.core.kinds import Kind
-from hashclient.lists import open_lists
+from hashclient.index.open_lists import open_lists
 from hashclient.reading import (
     ATTEMPTS,
     CHANGED,

@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from hashclient import audit
-from hashclient.audit import AuditLog
+from hashclient.audit import log as audit_log
+from hashclient.audit.log import AuditLog
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Gap, Hit, ListState, MissingList, Outcome
 from hashclient.core.verdict import Summary
 from hashclient.errors import AuditError, ExitCode, StateError
-from hashclient.matches import Matches
-from hashclient.matchstore import DATABASE_NAME
+from hashclient.matches.store import Matches
+from hashclient.matches.tables import DATABASE_NAME
 from hashclient.record import RunRecord
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
@@ -52,7 +52,7 @@ class Run:
 
     def logged(self) -> list[tuple[str, dict[str, Any]]]:
         """Return events and data, without the log's own."""
-        found = audit.read(self.directory / "audit")
+        found = audit_log.read(self.directory / "audit")
         return [(r.event, dict(r.data)) for r in found if r.event != "genesis"]
 
     def remembered(self) -> list[str]:
@@ -126,7 +126,7 @@ def test_the_end_says_what_keeps_a_run_from_being_whole_and_what_it_rests_on(run
     assert (end["gaps"], end["gaps_accepted"]) == ([gap], False)
     assert (end["ruled_out_by_size"], end["known_unchanged"]) == (3, 4)
     assert (end["interrupted"], end["failed"], end["exit_code"]) == (True, 8, 11)
-    audit.verify(run.directory / "audit")
+    audit_log.verify(run.directory / "audit")
 
 
 def test_matches_are_remembered_and_conflicts_are_not(run: Run) -> None:
@@ -142,7 +142,7 @@ def test_matches_are_remembered_and_conflicts_are_not(run: Run) -> None:
 
 def test_each_match_in_the_log_can_be_handed_over_alone(run: Run) -> None:
     run.add(match("/srv/a"), match("/srv/b"))
-    assert all(r.sig is not None for r in audit.read(run.directory / "audit"))
+    assert all(r.sig is not None for r in audit_log.read(run.directory / "audit"))
 
 
 def test_no_digest_is_left_behind(run: Run) -> None:

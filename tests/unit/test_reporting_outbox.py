@@ -10,7 +10,7 @@ import pytest
 
 from fixtures.desk import WHO, Desk
 from fixtures.reporting_service import Fault, ReportingService
-from hashclient.audit import read
+from hashclient.audit.log import read
 from hashclient.core.kinds import MatchState
 from hashclient.errors import AuditError, ConfigError, LockedError, StateError, UsageError
 from hashclient.quarantine import evidence_path

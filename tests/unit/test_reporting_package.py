@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fixtures.desk import Desk
-from hashclient.audit import read
+from hashclient.audit.log import read
 from hashclient.errors import (
     AuthorisationError,
     ConfigError,

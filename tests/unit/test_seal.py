@@ -13,7 +13,14 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from hashclient.core.algorithms import Algorithm
 from hashclient.errors import ConfigError, StateError
-from hashclient.seal import KEY_BYTES, KEY_CREDENTIAL, KEY_ENV, KEY_FILE, Sealer, load_sealer
+from hashclient.index.blinding import (
+    KEY_BYTES,
+    KEY_CREDENTIAL,
+    KEY_ENV,
+    KEY_FILE,
+    Sealer,
+    load_sealer,
+)
 
 KEY = bytes(range(KEY_BYTES))
 OTHER = bytes(KEY_BYTES)

@@ -13,9 +13,9 @@ from hashclient.core.algorithms import Algorithm, mask_of
 from hashclient.core.digests import CHEAPEST_COVER
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Hit
-from hashclient.hashlist import NO_SIZE, Uint32, Uint64
-from hashclient.index import Index
-from hashclient.seal import Sealer
+from hashclient.index.blinding import Sealer
+from hashclient.index.reader import Index
+from hashclient.lists.wire import NO_SIZE, Uint32, Uint64
 
 #: Sizes whose plan is remembered; bounds the memory that a tree of many sizes takes.
 PLANS_KEPT = 1 << 16

@@ -32,7 +32,7 @@ from hashclient.core.match import (
     taken_back,
 )
 from hashclient.core.model import Hit, Outcome
-from hashclient.matchstore import MATCH, MatchStore, remembered, to_text
+from hashclient.matches.tables import MATCH, MatchStore, remembered, to_text
 
 _ADD_MATCH = "INSERT INTO match VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _ADD_HIT = """

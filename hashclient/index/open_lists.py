@@ -22,9 +22,16 @@ import msgspec
 from hashclient.config import Settings
 from hashclient.core.model import ListState, MissingList, is_name
 from hashclient.errors import StateError
-from hashclient.index import Index, check_key, list_folders, load_manifest, open_index, state_of
-from hashclient.judge import Judge
-from hashclient.seal import Sealer, load_sealer
+from hashclient.index.blinding import Sealer, load_sealer
+from hashclient.index.matcher import Judge
+from hashclient.index.reader import (
+    Index,
+    check_key,
+    list_folders,
+    load_manifest,
+    open_index,
+    state_of,
+)
 from hashclient.system.files import printable, read_regular, state_error
 
 #: Where python-tuf keeps the metadata that delegates the lists, and its own cap for that.

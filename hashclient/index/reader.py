@@ -1,0 +1,401 @@
+"""The sealed index of a list, for readers: open it, ask which digests matter, look tags up.
+
+An index is a manifest and a few immutable runs of sorted, memory-mapped arrays. A reader opens
+what the manifest names and never waits for a writer. `writer` makes runs and manifests.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from hashclient.core.algorithms import Algorithm
+from hashclient.core.model import Hit, ListState, is_name
+from hashclient.errors import StateError
+from hashclient.index.coverage import Sizes, count_missed, may_miss, sizes_missed
+from hashclient.index.prefixtable import NOTHING
+from hashclient.index.run import REBUILD_HINT, ROT_HINT, Count, DamagedError, Run, file_sha256
+from hashclient.lists.wire import Strings, Uint32, Uint64
+from hashclient.system.files import MAX_STATE_BYTES, printable, read_regular, state_error
+
+MANIFEST_NAME = "manifest.json"
+MANIFEST_FORMAT = "hashclient-index/1"
+#: How far the clock may be behind the last check before we say that it was set back.
+CLOCK_TOLERANCE = timedelta(minutes=5)
+
+
+#: What the disk may have garbled must not come in as a value that nobody expects.
+_Time = Annotated[datetime, msgspec.Meta(tz=True)]
+_RunName = Annotated[str, msgspec.Meta(pattern=r"^run-[0-9]{8,18}\Z")]
+_Checksum = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{16}\Z")]
+
+
+class RunRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A run as the manifest names it; `length` is the file's, in bytes.
+
+    `sha256` is that of the file, in hexadecimal; empty while a build is not finished.
+    """
+
+    name: _RunName
+    length: Count
+    entries: Count
+    sha256: str = ""
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One generation of one list, as it is on disk; replaced as a whole by one rename.
+
+    `expires` is the earliest expiry of the metadata that vouched for it. `index_hash` is the
+    signed hash of the `index.json` it was made from. `with_digest` counts live entries by
+    algorithm, `with_size` those with a size. `epoch` stands for the keys under which generations
+    are counted, see `Trust.epoch`.
+    """
+
+    format: str
+    list: str
+    provider: str
+    generation: Count
+    published_at: _Time
+    fetched_at: _Time
+    checked_at: _Time
+    expires: _Time
+    entries: Count
+    checksum: _Checksum
+    with_digest: dict[str, Count]
+    with_size: Count
+    key_id: str
+    index_hash: str
+    runs: tuple[RunRef, ...]
+    epoch: str = ""
+
+
+class Found(msgspec.Struct, frozen=True):
+    """Rows found by a lookup, as parallel arrays: query number, run number, row."""
+
+    queries: npt.NDArray[np.intp]
+    runs: npt.NDArray[np.intp]
+    rows: npt.NDArray[np.intp]
+
+
+class RunSet:
+    """Runs, oldest first, seen as one set of entries: what later ones withdraw is left out."""
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        """Join runs and what later runs say of older ones."""
+        self.runs = list(runs)
+        number = {run.name: i for i, run in enumerate(runs)}
+        dead: list[list[Uint32]] = [[] for _ in runs]
+        for run in runs:
+            for name, rows in run.dead_sections().items():
+                if name in number:
+                    dead[number[name]].append(rows)
+        self.dead = [np.sort(np.concatenate(rows)) if rows else _NO_ROWS for rows in dead]
+        for run, rows in zip(runs, self.dead, strict=True):
+            if len(rows) and int(rows[-1]) >= run.count:
+                raise run.damaged()
+        #: The distinct algorithm masks of the entries without a size, as a set of bits.
+        self.unsized_masks = 0
+        for run in runs:
+            self.unsized_masks |= run.unsized_masks
+
+        self._missed: dict[int, tuple[int, int]] = {}
+        self._sizes_missed: dict[int, Sizes] = {}
+
+    @property
+    def live_entries(self) -> int:
+        """How many entries are not withdrawn, by the counts of the runs alone."""
+        return sum(run.count for run in self.runs) - sum(len(rows) for rows in self.dead)
+
+    def masks_of_size(self, size: int | None) -> int:
+        """Return the set of algorithm masks that an input of `size` bytes could still match.
+
+        Bit m-1 stands for entries with algorithm mask m. Zero says that nothing can match, so
+        nothing need be read (DESIGN: an entry with a size rules out every other size). An unknown
+        size rules out nothing. Withdrawn entries may still count: that costs work, not truth.
+        """
+        masks = self.unsized_masks
+        for run in self.runs:
+            masks |= run.sized_masks if size is None else run.masks_of_size(size)
+        return masks
+
+    def may_miss(self, given: int) -> bool:
+        """Tell, without reading, whether an entry may have no digest of the mask `given`."""
+        return may_miss(self.runs, given)
+
+    def count_missed(self, given: int) -> tuple[int, int]:
+        """Count the live entries without a digest of the mask `given`: with a size, and without.
+
+        Digests of these algorithms cannot tell whether they are of such an entry.
+        """
+        if given not in self._missed:
+            self._missed[given] = count_missed(self.runs, self.dead, given)
+        return self._missed[given]
+
+    def sizes_missed(self, given: int) -> Sizes:
+        """Return the sizes of those with a size that `count_missed` counts; distinct, ascending."""
+        if given not in self._sizes_missed:
+            self._sizes_missed[given] = sizes_missed(self.runs, self.dead, given)
+        return self._sizes_missed[given]
+
+    def find(self, algorithm: Algorithm, tags: Uint64) -> Found:
+        """Look up (n, 2) tags; return every live row that has one of them."""
+        high = tags[:, 0]
+        parts: list[tuple[npt.NDArray[np.intp], ...]] = []
+        for number, run in enumerate(self.runs):
+            queries, positions = run.find(algorithm.label, high)
+            if not len(queries):
+                continue
+            low = run.section(f"{algorithm.label}.lo")
+            assert low is not None
+            equal = low[positions] == tags[queries, 1]
+            queries, found = queries[equal], run.rows_at(algorithm.label, positions[equal])
+            live = ~self._is_dead(number, found)
+            queries, found = queries[live], found[live]
+            parts.append((queries, np.full(len(queries), number, np.intp), found))
+        if not parts:
+            return Found(NOTHING, NOTHING, NOTHING)
+        return Found(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+    def find_ids(self, ids: Strings, hashes: Uint64) -> Found:
+        """Look up entry ids by their `entry_hashes`; return every live row that has one."""
+        parts: list[tuple[npt.NDArray[np.intp], ...]] = []
+        for number, run in enumerate(self.runs):
+            queries, positions = run.find("id", hashes)
+            if not len(queries):
+                continue
+            rows = run.rows_at("id", positions)
+            keep = (run.ids[rows] == ids[queries]) & ~self._is_dead(number, rows)
+            queries, rows = queries[keep], rows[keep]
+            parts.append((queries, np.full(len(queries), number, np.intp), rows))
+        if not parts:
+            return Found(NOTHING, NOTHING, NOTHING)
+        return Found(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+    def live_id_hashes(self) -> Uint64:
+        """Return the `entry_hashes` of all live entries, in order."""
+        parts = [np.zeros(0, np.uint64)]
+        for number, run in enumerate(self.runs):
+            hashes = run.section("id.hash")
+            if hashes is None:
+                continue  # it only withdraws
+            rows = run.rows_at("id", np.arange(len(hashes)))
+            parts.append(hashes[~self._is_dead(number, rows)].astype(np.uint64))
+        return np.sort(np.concatenate(parts))
+
+    def _is_dead(self, number: int, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
+        dead = self.dead[number]
+        if not len(dead):
+            return np.zeros(len(rows), np.bool_)
+        position = dead.searchsorted(rows)
+        position[position == len(dead)] = 0
+        is_dead: npt.NDArray[np.bool_] = dead[position] == rows
+        return is_dead
+
+
+class Index(RunSet):
+    """One list, open for lookups. Use it from one process; opening it again is cheap."""
+
+    def __init__(self, manifest: Manifest, runs: Sequence[Run]) -> None:
+        """Join the runs that `manifest` names."""
+        super().__init__(runs)
+        self.manifest = manifest
+
+    def hits(
+        self, found: dict[Algorithm, set[tuple[int, int]]], available: int, size: int | None
+    ) -> list[Hit]:
+        """Judge one input against every entry that one of its digests hit.
+
+        `found` has the (run, row) pairs by algorithm, `available` the mask of the algorithms
+        whose digests of the input are known, `size` the input's bytes if known. An entry of
+        another size is ruled out. A hit is complete when all digests that both have agree.
+        """
+        hits = []
+        for number, row in sorted(set().union(*found.values())):
+            run = self.runs[number]
+            entry_size = run.size_of(row)
+            if size is not None and entry_size is not None and entry_size != size:
+                continue
+            agreed = 0
+            for algorithm, rows in found.items():
+                if (number, row) in rows:
+                    agreed |= algorithm
+            try:
+                entry = bytes(run.ids[row]).decode("ascii")
+                category = run.category_names[run.categories[row]]
+            except (IndexError, UnicodeDecodeError) as error:
+                raise run.damaged() from error
+            hits.append(
+                Hit(
+                    list_name=self.manifest.list,
+                    entry=entry,
+                    category=category,
+                    generation=self.manifest.generation,
+                    algorithms=Algorithm.in_mask(agreed),
+                    complete=agreed == int(run.masks[row]) & available,
+                )
+            )
+        return hits
+
+
+_NO_ROWS: Uint32 = np.zeros(0, np.uint32)
+
+
+def load_manifest(directory: Path) -> Manifest | None:
+    """Read the manifest in a list's folder; None if there is none.
+
+    Raises:
+        StateError: it is damaged or cannot be read.
+    """
+    path = directory / MANIFEST_NAME
+    try:
+        manifest = msgspec.json.decode(read_regular(path, MAX_STATE_BYTES), type=Manifest)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno == errno.EIO:  # what the disk has lost, a fetch builds again
+            raise DamagedError(
+                f"cannot read manifest: {printable(path)}: {error.strerror}", hint=REBUILD_HINT
+            ) from error
+        raise state_error("cannot read", path, error) from error
+    except ValueError as error:
+        raise DamagedError(f"manifest is damaged: {printable(path)}", hint=REBUILD_HINT) from error
+    if manifest.format != MANIFEST_FORMAT:
+        raise DamagedError(
+            f"manifest has format {manifest.format!r}: {printable(path)}", hint=REBUILD_HINT
+        )
+    return manifest
+
+
+def open_index(directory: Path, *, verify: bool = False) -> Index | None:
+    """Open the index in a list's folder; None if the list was never fetched.
+
+    With `verify`, it is read to its end first, as `verify_runs` does.
+
+    A writer may switch generations and sweep the old runs between the reading of the manifest and
+    the opening of a run; then the new manifest is there, and reading it again succeeds.
+
+    Raises:
+        StateError: it is damaged, or belongs to no key.
+    """
+    for _ in range(8):
+        manifest = load_manifest(directory)
+        if manifest is None:
+            return None
+        try:
+            if verify:
+                verify_runs(directory, manifest.runs)
+            return open_manifest(directory, manifest)
+        except FileNotFoundError:
+            continue
+        except StateError as error:
+            if not isinstance(error.__cause__, FileNotFoundError):
+                raise
+    raise DamagedError(
+        f"the runs that the manifest names are missing: {printable(directory)}", hint=REBUILD_HINT
+    )
+
+
+def open_manifest(directory: Path, manifest: Manifest) -> Index:
+    """Open the runs that `manifest` names.
+
+    Raises:
+        FileNotFoundError: a run is gone.
+        StateError: a run is damaged or cannot be read, or they do not hold as many entries as the
+            manifest says.
+    """
+    runs = [Run(directory / ref.name, length=ref.length) for ref in manifest.runs]
+    index = Index(manifest, runs)
+    # A manifest that leaves a run out would make every file clean that only that run lists.
+    if index.live_entries != manifest.entries:
+        raise DamagedError(
+            f"index has {index.live_entries} entries, its manifest says {manifest.entries}:"
+            f" {printable(directory)}",
+            hint=REBUILD_HINT,
+        )
+    return index
+
+
+def verify_runs(directory: Path, runs: Sequence[RunRef]) -> None:
+    """Read every one of `runs` and compare its digest; 2 GB a second or so.
+
+    Finds what opening an index does not: bytes that have changed in place.
+
+    Raises:
+        DamagedError: one is not what the writer wrote.
+        StateError: one cannot be read.
+    """
+    for ref in runs:
+        path = directory / ref.name
+        if file_sha256(path) != ref.sha256:
+            raise DamagedError(f"index file is damaged: {printable(path)}", hint=ROT_HINT)
+
+
+def check_key(manifest: Manifest, key_id: str) -> None:
+    """Refuse an index that another key sealed: nothing would be found in it.
+
+    Raises:
+        StateError: it was.
+    """
+    if manifest.key_id != key_id:
+        raise StateError(
+            f"list {manifest.list} was sealed with another key",
+            hint="use the key that sealed it, or remove the list's folder and fetch again",
+        )
+
+
+def state_of(manifest: Manifest, now: datetime, grace: timedelta) -> ListState:
+    """Tell whether a list can be relied on at `now`, or still counts for `grace` after its expiry.
+
+    A clock that shows a time before the last check cannot tell what has expired: then no list
+    is fresh, nor in its grace.
+    """
+    clock_is_right = manifest.checked_at - CLOCK_TOLERANCE <= now
+    fresh = clock_is_right and now < manifest.expires
+    in_grace = clock_is_right and not fresh and now < manifest.expires + grace
+    return ListState(manifest.list, manifest.generation, manifest.expires, fresh, in_grace)
+
+
+def list_folders(lists_dir: Path) -> list[str]:
+    """Return the names of the folders that lists have, sorted, whatever is in them.
+
+    A link counts wherever it leads. What cannot be the name of a list is not ours.
+
+    Raises:
+        StateError: `lists_dir` cannot be read.
+    """
+    try:
+        # Not by a pattern: pathlib leaves out what it may not read, without a word.
+        with os.scandir(lists_dir) as entries:
+            found = [e.name for e in entries if is_name(e.name) and (e.is_symlink() or e.is_dir())]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise state_error("cannot read", lists_dir, error) from error
+    return sorted(found)
+
+
+def lists_on_disk(lists_dir: Path) -> list[str]:
+    """Return the names of the lists that have a manifest, as far as can be told, sorted.
+
+    Raises:
+        StateError: `lists_dir` cannot be read.
+    """
+    return [name for name in list_folders(lists_dir) if _may_exist(lists_dir / name)]
+
+
+def _may_exist(directory: Path) -> bool:
+    try:
+        (directory / MANIFEST_NAME).stat()
+    except FileNotFoundError:
+        return False
+    except OSError:  # who may not look cannot say that there is none
+        return True
+    return True

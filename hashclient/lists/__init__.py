@@ -1,0 +1,1 @@
+"""Hash lists: the wire format, and files of digests that are read into it."""

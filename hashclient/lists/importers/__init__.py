@@ -1,0 +1,1 @@
+"""Readers of files of digests and entries, one module a kind."""
