@@ -16,7 +16,7 @@ from hashclient.system.files import path_fields, printable
 
 if TYPE_CHECKING:
     from hashclient.core.match import Remembered
-    from hashclient.fetch import Fetched
+    from hashclient.fetch.fetcher import Fetched
 
 
 @click.command("fetch")
@@ -123,7 +123,7 @@ def fetch_lists(
         UsageError: a list in `only` is offered by none of them.
     """
     from hashclient.cli.progress import Received, fetch_progress
-    from hashclient.fetch import Fetcher
+    from hashclient.fetch.fetcher import Fetcher
     from hashclient.index.blinding import load_sealer
     from hashclient.index.reader import lists_on_disk
     from hashclient.net.client import Transport

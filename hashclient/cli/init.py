@@ -146,7 +146,7 @@ def command(
     """
     from hashclient.config import OAuthConfig, ProviderConfig
     from hashclient.errors import UsageError
-    from hashclient.setup import pin_provider
+    from hashclient.fetch.pinning import pin_provider
 
     oauth = None
     secret = oauth_secret_file or oauth_secret_env

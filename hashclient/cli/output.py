@@ -277,7 +277,7 @@ def _failed_report(
 def _failed_status(output_format: str, code: ExitCode, message: str) -> str:
     """Return what `status` says of itself when it could not find out anything."""
     if output_format == "prometheus":
-        from hashclient.metrics import render_failure
+        from hashclient.status.prometheus import render_failure
 
         return render_failure(int(code))
     if output_format == "json":

@@ -12,7 +12,7 @@ from hashclient.cli.app import App
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from hashclient.build import Progress as FetchProgress
+    from hashclient.fetch.build import Progress as FetchProgress
     from hashclient.scan import Progress as ScanProgress
 
 #: Seconds between two pictures of a scan.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from hashclient.audit.record import Record
     from hashclient.config import Settings
-    from hashclient.status import ListStatus, Status
+    from hashclient.status.status import ListStatus, Status
 
 
 @click.command("status")
@@ -61,7 +61,7 @@ def command(app: App, output_format: str, verify: bool, output: Path | None) -> 
     """
     import os
 
-    from hashclient.status import read_status
+    from hashclient.status.status import read_status
 
     settings = app.settings
     settings.providers()
@@ -76,7 +76,7 @@ def command(app: App, output_format: str, verify: bool, output: Path | None) -> 
 
 
 def _prometheus(_settings: Settings, status: Status, _now: datetime) -> str:
-    from hashclient.metrics import render
+    from hashclient.status.prometheus import render
 
     return render(status).rstrip("\n")
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from hashclient.core.algorithms import Algorithm
 from hashclient.errors import UsageError, VerificationError
-from hashclient.knowngood import rows_of_the_empty_file
+from hashclient.fetch.guard import rows_of_the_empty_file
 from hashclient.lists.importers.digestfile import DigestBatch, Int64
 from hashclient.lists.wire import (
     NO_SIZE,

@@ -32,7 +32,7 @@ from hashclient.config import (
 from hashclient.core.kinds import MatchState
 from hashclient.errors import ExitCode
 from hashclient.index.blinding import KEY_CREDENTIAL, KEY_ENV
-from hashclient.metrics import render
+from hashclient.status.prometheus import render
 from tests.docs.blocks import DOCS, marked_blocks, run_command, run_script, table_rows
 from tests.docs.commands import check_invocation, invocations
 from tests.support import Site, csv_of, write_tree

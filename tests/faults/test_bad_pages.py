@@ -22,7 +22,7 @@ import msgspec
 import pytest
 
 from fixtures.client import Client
-from hashclient.build import STAGING_NAME
+from hashclient.fetch.build import STAGING_NAME
 from hashclient.system.process import BAD_PAGE
 from tests.attack_world import ALL, NEW, World
 from tests.support import (

@@ -29,10 +29,10 @@ from fixtures.client import Client, content, csv
 from fixtures.crash import FailAt, Recorder, drop_capabilities, in_child, kill_at, watched
 from fixtures.hostile import Connection, HostileServer, Request, reply
 from fixtures.simulator import Simulator
-from hashclient import build
 from hashclient.cli import main as command
 from hashclient.config import provider_table
 from hashclient.errors import AuditError, ExitCode, HashclientError, StateError
+from hashclient.fetch import build
 from hashclient.index import runwriter, writer
 
 ALL = range(30)

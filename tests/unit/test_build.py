@@ -12,9 +12,9 @@ from typing import cast
 import pytest
 from tuf.api.metadata import TargetFile
 
-from hashclient import build
+from hashclient.fetch import build
+from hashclient.fetch.guard import PoisonGuard
 from hashclient.index.blinding import Sealer
-from hashclient.knowngood import PoisonGuard
 from hashclient.lists.wire import ListIndex, Segment
 from hashclient.trust.tuf import Trust
 

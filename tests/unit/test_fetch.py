@@ -22,7 +22,6 @@ import pytest
 from fixtures.client import Client, csv, digests_of
 from fixtures.crash import Recorder, watched
 from fixtures.simulator import Simulator, status
-from hashclient import build
 from hashclient.audit.log import AuditLog
 from hashclient.cli.progress import Received
 from hashclient.config import OAuthConfig, ProviderConfig
@@ -34,7 +33,8 @@ from hashclient.errors import (
     UnreachableError,
     VerificationError,
 )
-from hashclient.fetch import Fetched, Fetcher
+from hashclient.fetch import build
+from hashclient.fetch.fetcher import Fetched, Fetcher
 from hashclient.index import writer
 from hashclient.index.blinding import load_sealer
 from hashclient.index.reader import open_index, verify_runs

@@ -11,8 +11,14 @@ from hashclient.audit.record import Record
 from hashclient.core.kinds import MatchState
 from hashclient.errors import ExitCode
 from hashclient.index.reader import Manifest, RunRef
-from hashclient.metrics import render
-from hashclient.status import AuditStatus, ListStatus, QuarantineStatus, ReportsStatus, Status
+from hashclient.status.prometheus import render
+from hashclient.status.status import (
+    AuditStatus,
+    ListStatus,
+    QuarantineStatus,
+    ReportsStatus,
+    Status,
+)
 
 NOW = datetime(2026, 1, 31, 12, 0, 0, 250_000, tzinfo=UTC)
 ODD = 'a"b\\c\nd é'

@@ -119,7 +119,7 @@ def read_status(
     with status.part():
         # What no provider asks for any more is not used, and no fetch would mend it.
         if verify and any(p.known_good for p in settings.config.providers.values()):
-            from hashclient.knowngood import verify_guard  # brings the writer of indexes
+            from hashclient.fetch.guard import verify_guard  # brings the writer of indexes
 
             verify_guard(settings.state_dir)
     with status.part():

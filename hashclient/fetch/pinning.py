@@ -20,7 +20,7 @@ from hashclient.audit.log import AuditLog, Event
 from hashclient.config import ProviderConfig, Settings, parse_config, provider_table
 from hashclient.core.model import is_name
 from hashclient.errors import ConfigError, HashclientError, UsageError, VerificationError
-from hashclient.fetch import PINNED_ROOT_NAME
+from hashclient.fetch.fetcher import PINNED_ROOT_NAME
 from hashclient.net.client import Transport
 from hashclient.net.settings import access_of, limits_of
 from hashclient.system.files import (

@@ -19,6 +19,7 @@ import msgspec
 from tuf.api.metadata import TargetFile
 
 from hashclient.errors import StateError, VerificationError
+from hashclient.fetch.guard import Inspection, PoisonGuard
 from hashclient.index.blinding import Sealer
 from hashclient.index.reader import (
     MANIFEST_FORMAT,
@@ -30,7 +31,6 @@ from hashclient.index.reader import (
 )
 from hashclient.index.run import DamagedError
 from hashclient.index.writer import InconsistentError, IndexWriter, sweep
-from hashclient.knowngood import Inspection, PoisonGuard
 from hashclient.lists.wire import (
     MAX_LIST_BYTES,
     MAX_SEGMENT_BYTES,

@@ -15,7 +15,7 @@ import msgspec
 from hashclient import __version__
 from hashclient.audit.record import Record
 from hashclient.index.reader import Manifest
-from hashclient.status import ListStatus, Status
+from hashclient.status.status import ListStatus, Status
 
 _PREFIX = "hashclient_"
 _ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})

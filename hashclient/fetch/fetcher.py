@@ -23,7 +23,6 @@ import msgspec
 import numpy as np
 
 from hashclient.audit.log import AuditLog, Event
-from hashclient.build import Build, Progress, delta_of, tidy
 from hashclient.config import Settings
 from hashclient.core.match import Match, Remembered
 from hashclient.errors import (
@@ -33,6 +32,9 @@ from hashclient.errors import (
     StateError,
     VerificationError,
 )
+from hashclient.fetch.build import Build, Progress, delta_of, tidy
+from hashclient.fetch.guard import PoisonGuard, open_guard
+from hashclient.fetch.withdrawals import Reached, reach_back
 from hashclient.index.blinding import Sealer
 from hashclient.index.reader import (
     CLOCK_TOLERANCE,
@@ -46,7 +48,6 @@ from hashclient.index.reader import (
 )
 from hashclient.index.run import DamagedError
 from hashclient.index.writer import write_manifest
-from hashclient.knowngood import PoisonGuard, open_guard
 from hashclient.lists.wire import MAX_INDEX_BYTES, ListIndex, parse_index
 from hashclient.matches.store import Matches
 from hashclient.matches.tables import DATABASE_NAME
@@ -59,7 +60,6 @@ from hashclient.system.files import (
     sweep_temporary,
 )
 from hashclient.trust.tuf import Source, Trust
-from hashclient.withdrawals import Reached, reach_back
 
 PINNED_ROOT_NAME = "pinned-root.json"
 INDEX_FILE = "index.json"
