@@ -14,7 +14,7 @@ from hashclient.errors import ExitCode, StateError, UsageError
 from hashclient.system.files import is_there, log_path_fields, path_fields, printable
 
 if TYPE_CHECKING:
-    from hashclient.inventory import Inventory
+    from hashclient.scan.cache import Inventory
 
 #: How long what no scan has come across is kept by default.
 DEFAULT_DAYS = 90
@@ -107,7 +107,7 @@ def mounts(app: App, output_format: str) -> ExitCode:
     \b
       hashclient inventory mounts
     """
-    from hashclient.mounts import load
+    from hashclient.scan.sources.mounts import load
 
     records = load(app.settings.state_dir)
     if output_format == "json":
@@ -146,7 +146,7 @@ def forget(app: App, paths: tuple[str, ...], output_format: str) -> ExitCode:
       hashclient inventory forget /srv/share
     """
     from hashclient.audit.log import Event
-    from hashclient.mounts import below, forget_all, load
+    from hashclient.scan.sources.mounts import below, forget_all, load
 
     # As it was typed, and where that leads to today.
     roots = {kind(path) for path in paths for kind in (os.path.abspath, os.path.realpath)}
@@ -174,7 +174,7 @@ def _date(day: int) -> str:
 
 def _open(app: App, *, write: bool) -> Inventory:
     from hashclient.index.blinding import load_sealer
-    from hashclient.inventory import DATABASE_NAME, Inventory
+    from hashclient.scan.cache import DATABASE_NAME, Inventory
 
     settings = app.settings
     if not is_there(settings.state_dir / DATABASE_NAME):

@@ -68,7 +68,7 @@ def command(
     in `hashclient --help`.
     """
     from hashclient.core.verdict import Summary
-    from hashclient.lookup import lookup
+    from hashclient.scan.lookup import lookup
 
     if not digests and not sources:
         raise UsageError(

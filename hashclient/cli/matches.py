@@ -164,7 +164,7 @@ def _explain(detail: Mapping[str, Any]) -> str:
 
 
 def _document(match: Match, story: list[Step]) -> dict[str, Any]:
-    from hashclient.record import hit_fields
+    from hashclient.scan.recorder import hit_fields
 
     return {
         "id": match.id,

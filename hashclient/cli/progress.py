@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from hashclient.fetch.build import Progress as FetchProgress
-    from hashclient.scan import Progress as ScanProgress
+    from hashclient.scan.engine import Progress as ScanProgress
 
 #: Seconds between two pictures of a scan.
 INTERVAL_S = 0.1

@@ -337,7 +337,7 @@ def _unreported(outbox: Outbox, record: Matches, destination: str | None) -> lis
 
 def _prepare_wanted(app: App) -> list[HashclientError]:
     """Prepare what scans want reported and were killed before; return what kept it from that."""
-    from hashclient.respond import prepare_wanted
+    from hashclient.scan.actions import prepare_wanted
 
     made = prepare_wanted(app.settings, app.audit_log(), by=app.operator(), now=app.now)
     return [error for error in made if isinstance(error, HashclientError)]

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from hashclient.core.verdict import Summary
     from hashclient.formats import Formatter
     from hashclient.index.open_lists import OpenLists
-    from hashclient.record import RunRecord
-    from hashclient.respond import Responder
+    from hashclient.scan.actions import Responder
+    from hashclient.scan.recorder import RunRecord
 
 
 def report_options(*formats: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -115,7 +115,7 @@ def run_report(
         HashclientError: the run failed, and nothing that was found outranks that.
     """
     from hashclient.formats import Context, formatter
-    from hashclient.record import RunRecord
+    from hashclient.scan.recorder import RunRecord
 
     record = RunRecord(
         command,

@@ -106,9 +106,9 @@ def command(
     """
     from hashclient.cli.progress import scan_progress
     from hashclient.core.verdict import Summary
-    from hashclient.mounts import Mounts
-    from hashclient.scan import Memory, Progress, default_jobs, scan
-    from hashclient.walk import WalkOptions
+    from hashclient.scan.engine import Memory, Progress, default_jobs, scan
+    from hashclient.scan.sources.files import WalkOptions
+    from hashclient.scan.sources.mounts import Mounts
 
     failed = None
     if fetch_first:
@@ -145,7 +145,7 @@ def command(
     responder = None
     acts = not no_actions and (quarantine or bool(app.settings.config.policy))
     if acts or policy_check:
-        from hashclient.respond import Responder
+        from hashclient.scan.actions import Responder
 
         responder = Responder(
             app.settings,

@@ -19,10 +19,10 @@ import pytest
 from fixtures.client import Client, content, csv
 from fixtures.crash import in_child
 from fixtures.simulator import Simulator
-from hashclient import check, inventory
 from hashclient.core.algorithms import Algorithm
 from hashclient.errors import StateError
-from hashclient.inventory import DATABASE_NAME, Inventory
+from hashclient.scan import cache, checker
+from hashclient.scan.cache import DATABASE_NAME, Inventory
 from tests.support import (
     UNMEASURED,
     Result,
@@ -88,7 +88,7 @@ class World:
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     # Tests do not wait until what they wrote is old enough to be known.
-    monkeypatch.setattr(inventory, "FRESH_NS", 0)
+    monkeypatch.setattr(cache, "FRESH_NS", 0)
     return World(tmp_path)
 
 
@@ -256,7 +256,7 @@ def test_an_inode_that_is_used_again_is_seen(world: World) -> None:
 def test_a_file_that_has_just_changed_is_not_remembered(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inventory, "FRESH_NS", 3600 * 10**9)
+    monkeypatch.setattr(cache, "FRESH_NS", 3600 * 10**9)
     for _ in range(2):
         assert reads(world.scan())[0] == 12
     assert not world.database.exists()
@@ -266,16 +266,16 @@ def test_a_file_that_changes_after_it_was_read_is_not_remembered_as_it_was(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It changes between the reading and the noting, which goes by the status of the reading."""
-    original = inventory.records_of
+    original = cache.records_of
 
-    def change(statuses: Sequence[os.stat_result]) -> inventory.Records:
+    def change(statuses: Sequence[os.stat_result]) -> cache.Records:
         if statuses:
             world.path(1).write_bytes(content(0))
         return original(statuses)
 
-    monkeypatch.setattr(check, "records_of", change)
+    monkeypatch.setattr(checker, "records_of", change)
     assert matches(world.scan()) == {"f0"}
-    monkeypatch.setattr(check, "records_of", original)
+    monkeypatch.setattr(checker, "records_of", original)
     found = world.scan()
     assert (matches(found), reads(found)[0]) == ({"f0", "f1"}, 1)
 

@@ -217,7 +217,7 @@ def test_a_report_that_a_killed_scan_wanted_is_prepared_by_what_comes_next(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("hashclient.respond.prepare_wanted", killed)
+        patched.setattr("hashclient.scan.actions.prepare_wanted", killed)
         world.scan()
     assert world.reports() == []
     assert world.left() == {"clean"}
@@ -268,7 +268,7 @@ def test_what_is_wanted_for_a_destination_that_is_gone_keeps_no_other_back(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("hashclient.respond.prepare_wanted", killed)
+        patched.setattr("hashclient.scan.actions.prepare_wanted", killed)
         world.scan()
     # Renamed meanwhile; another file is found, which is for the new one.
     config = world.state / "config.toml"

@@ -20,7 +20,7 @@ from hashclient.config import Config, Settings
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.core.verdict import Summary
-from hashclient.scan import Progress
+from hashclient.scan.engine import Progress
 from tests.support import arguments, csv_of, environment, make_state
 
 LISTED = b"dummy content that is on the list"

@@ -14,7 +14,7 @@ from hashclient.core.algorithms import Algorithm
 from hashclient.core.model import Gap
 from hashclient.core.verdict import Summary
 from hashclient.errors import AuditError, StateError
-from hashclient.record import RunRecord
+from hashclient.scan.recorder import RunRecord
 from tests.docs.blocks import DOCS, table_rows
 
 pytestmark = pytest.mark.docs

@@ -51,7 +51,7 @@ directory = "{}"
 #: Where files are looked for, and outcomes recorded, acted on and written: modules, and functions
 #: of `cli.run`.
 MODULES = (
-    "hashclient/walk.py",
+    "hashclient/scan/sources/files.py",
     "record.py",
     "matches.py",
     "matchstore.py",
@@ -192,7 +192,9 @@ def test_what_was_counted_and_is_on_its_way_is_told_or_does_not_count(world: Wor
     codes = set()
     for at in range(1, 1_000):
         world.begin()
-        result, lines = world.scan(at, modules=("hashclient/scan.py",), functions=frozenset())
+        result, lines = world.scan(
+            at, modules=("hashclient/scan/engine.py",), functions=frozenset()
+        )
         if lines < at:
             break
         world.check_told_once(result, at)
@@ -222,7 +224,10 @@ def test_signals_right_after_a_match_is_logged(
 def test_a_second_signal_logs_nothing_twice_and_hides_no_match(world: World) -> None:
     """What is told then may be cut off; record, log and exit code are not."""
     codes = set()
-    watched = {"modules": ("hashclient/record.py",), "functions": frozenset({"flush", "_keep"})}
+    watched = {
+        "modules": ("hashclient/scan/recorder.py",),
+        "functions": frozenset({"flush", "_keep"}),
+    }
     world.begin()
     _, lines = world.scan(**watched)
     for number, at in enumerate(range(1, lines + 1, max(1, lines // 25))):

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from fixtures.faulty_fs import File, mounted, why_not
-from hashclient import inventory
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.digests import LONGER, SHORTER
+from hashclient.scan import cache
 from tests.support import Result, call, csv_of, make_state, write_tree
 
 #: More than a read of a FUSE server gives here, less than the buffer holds.
@@ -221,7 +221,7 @@ def test_what_a_stranger_says_of_a_file_does_not_make_it_known(
     expected: str,
 ) -> None:
     """The same device, inode, size and times, and other content: nothing was remembered."""
-    monkeypatch.setattr(inventory, "FRESH_NS", 0)
+    monkeypatch.setattr(cache, "FRESH_NS", 0)
     own = Path(shutil.copytree(unsized, tmp_path / "state"))
     devices = set()
     for user_id, content, kind in ((first, b"benign", "clean"), (then, b"listed", expected)):

@@ -18,9 +18,9 @@ import pytest
 
 from hashclient.audit import log
 from hashclient.core.algorithms import Algorithm
-from hashclient.pool import WORKER_DIED
-from hashclient.reading import SPARSE
-from hashclient.walk import TASK_NAMES
+from hashclient.scan.executors.processes import WORKER_DIED
+from hashclient.scan.reading import SPARSE
+from hashclient.scan.sources.files import TASK_NAMES
 from tests.support import (
     Result,
     arguments,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from hashclient.mounts import FILE_NAME
+from hashclient.scan.sources.mounts import FILE_NAME
 from tests.support import Result, call, csv_of, make_state, run, write_tree
 
 LISTED = b"listed"

@@ -18,9 +18,9 @@ from hashclient.core.model import Outcome
 from hashclient.core.verdict import Summary
 from hashclient.index.open_lists import OpenLists, open_lists
 from hashclient.lists.importers.digestfile import read_digests
-from hashclient.lookup import lookup
-from hashclient.scan import Progress, scan
-from hashclient.walk import WalkOptions
+from hashclient.scan.engine import Progress, scan
+from hashclient.scan.lookup import lookup
+from hashclient.scan.sources.files import WalkOptions
 from tests.support import fast_directory, make_state, run, write_tree
 
 #: Few contents of few sizes, so that files and entries meet; no entry may be of an empty file.

@@ -22,10 +22,11 @@ from hypothesis import strategies as st
 
 from fixtures.client import Client
 from fixtures.simulator import Simulator
-from hashclient import check, inventory
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
+from hashclient.scan import cache as scan_cache
+from hashclient.scan import checker
 
 #: What files may hold: several of each size, so that sizes alone decide little.
 CONTENTS = [b"", b"A", b"B", b"AAAAA", b"BBBBB", b"CCCCC"]
@@ -242,7 +243,7 @@ class World:
 def _no_margin() -> Iterator[None]:
     """Remember files at once; between scans, the tests wait for the next tick."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inventory, "FRESH_NS", 0)
+        patch.setattr(scan_cache, "FRESH_NS", 0)
         yield
 
 
@@ -324,7 +325,7 @@ def test_workers_change_no_verdict(files: list[tuple[str, bytes]], listed: list[
         let_time_pass(world.probe)
         with pytest.MonkeyPatch.context() as patch:
             # What is large is handed back, to be a task of its own.
-            patch.setattr(check, "DEFER_BYTES", 4)
+            patch.setattr(checker, "DEFER_BYTES", 4)
             one = world.scan(inventory=True, jobs=1)
             assert world.scan(inventory=True, jobs=2) == one
             assert world.scan(inventory=False, jobs=2) == one

@@ -12,9 +12,6 @@ from typing import Any
 
 import pytest
 
-from hashclient import check as module
-from hashclient import inventory, reading
-from hashclient.check import DEFER_BYTES, TASK_BYTES, Checker, TaskResult
 from hashclient.config import Config, Settings
 from hashclient.core import digests as core_digests
 from hashclient.core.algorithms import Algorithm
@@ -22,9 +19,12 @@ from hashclient.core.kinds import Kind
 from hashclient.core.model import Hit, Outcome
 from hashclient.index import matcher as judging
 from hashclient.index.open_lists import OpenLists, open_lists
-from hashclient.reading import ATTEMPTS, CHANGED, ENDLESS, SPARSE
-from hashclient.scan import Memory
-from hashclient.walk import Group
+from hashclient.scan import cache, reading
+from hashclient.scan import checker as module
+from hashclient.scan.checker import DEFER_BYTES, TASK_BYTES, Checker, TaskResult
+from hashclient.scan.engine import Memory
+from hashclient.scan.reading import ATTEMPTS, CHANGED, ENDLESS, SPARSE
+from hashclient.scan.sources.files import Group
 from tests.support import csv_of, digests_of, make_state, write_tree
 
 ALL = tuple(Algorithm)
@@ -428,7 +428,7 @@ def rests_on(result: TaskResult) -> tuple[int, int, int]:
 def test_each_file_is_counted_once_by_what_its_answer_rests_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep_clean: bool
 ) -> None:
-    monkeypatch.setattr(inventory, "FRESH_NS", 0)
+    monkeypatch.setattr(cache, "FRESH_NS", 0)
     _, sha1, _ = digests_of(b"disputed")
     rows = csv_of({"e-1": b"listed"}) + f"e-2,{'0' * 31}1,{sha1},,8,synthetic\n".encode()
     lists = lists_of(tmp_path, base=rows)

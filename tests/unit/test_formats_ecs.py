@@ -51,7 +51,7 @@ def test_a_match_is_an_alert_with_the_entry_as_its_rule() -> None:
         "message": "match: /srv/a.tar.gz: list baseline, entry e-1, category synthetic",
         "event": {
             "module": "hashclient",
-            "dataset": "hashclient.scan",
+            "dataset": "hashclient.scan.engine",
             "kind": "alert",
             "category": ["file"],
             "type": ["info"],

@@ -12,9 +12,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from hashclient import inventory
 from hashclient.errors import StateError
-from hashclient.inventory import (
+from hashclient.scan import cache
+from hashclient.scan.cache import (
     BLOCK_INODES,
     DAY_S,
     FRESH_COARSE_NS,
@@ -74,12 +74,12 @@ def path(tmp_path: Path) -> Path:
         files = [status(n) for n in range(inode, inode + 100)]
         opened.store([(7, known(*files, tag=inode + 1))])
     opened.close()
-    return tmp_path / inventory.DATABASE_NAME
+    return tmp_path / cache.DATABASE_NAME
 
 
 def set_day(monkeypatch: pytest.MonkeyPatch, day: int) -> None:
     clock = SimpleNamespace(time=lambda: day * DAY_S + 3600.0)
-    monkeypatch.setattr(inventory, "time", clock)
+    monkeypatch.setattr(cache, "time", clock)
 
 
 def test_what_was_stored_is_found_by_another_connection(tmp_path: Path, writer: Inventory) -> None:
@@ -91,7 +91,7 @@ def test_what_was_stored_is_found_by_another_connection(tmp_path: Path, writer: 
     assert masks(found) == [0, *[MD5 | SHA256] * 5, 0]
     assert found["tags"][1].tolist() == [[99, 0], [0, 0], [99, 2]]
     assert old == []
-    assert (tmp_path / inventory.DATABASE_NAME).stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / cache.DATABASE_NAME).stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_pruning_forgets_what_no_scan_has_seen(
 def test_many_rows_are_merged_some_at_a_time(
     writer: Inventory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inventory, "_BLOCKS_AT_ONCE", 2)
+    monkeypatch.setattr(cache, "_BLOCKS_AT_ONCE", 2)
     files = [status(n) for n in range(0, 7 * BLOCK_INODES, 50)]
     writer.store([(7, known(*files[::2])), (8, known(status(1, device=8)))])
     writer.store([(7, known(*files[1::2], mask=SHA1)), (7, known(*files[::3], mask=SHA256))])
@@ -319,7 +319,7 @@ def test_what_the_disk_has_garbled_is_never_taken_for_a_tag(path: Path) -> None:
 
 def test_a_write_that_fails_leaves_what_was_there(writer: Inventory, tmp_path: Path) -> None:
     writer.store([(7, known(status(1)))])
-    other = sqlite3.connect(tmp_path / inventory.DATABASE_NAME, isolation_level=None)
+    other = sqlite3.connect(tmp_path / cache.DATABASE_NAME, isolation_level=None)
     writer._db.execute("PRAGMA busy_timeout = 10")
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(StateError, match="locked"):

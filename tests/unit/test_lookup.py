@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from hashclient.errors import UsageError
-from hashclient.lookup import AHEAD, _ahead
+from hashclient.scan.lookup import AHEAD, _ahead
 
 
 def test_what_is_made_ahead_comes_in_order() -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from hashclient import mounts as module
 from hashclient.errors import StateError
-from hashclient.mounts import (
+from hashclient.scan.sources import mounts as module
+from hashclient.scan.sources.mounts import (
     FILE_NAME,
     MAX_RECORDS,
     Mount,

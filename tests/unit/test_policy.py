@@ -8,7 +8,7 @@ from hashclient.config import PolicyRule
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Action, Kind
 from hashclient.core.model import Hit, Outcome
-from hashclient.policy import actions_for
+from hashclient.scan.policy import actions_for
 
 QUARANTINE, REPORT = Action.QUARANTINE, Action.REPORT
 

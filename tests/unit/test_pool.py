@@ -12,12 +12,12 @@ from typing import cast
 
 import pytest
 
-from hashclient.check import TaskResult
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Hit, Outcome
 from hashclient.errors import StateError
-from hashclient.pool import (
+from hashclient.scan.checker import TaskResult
+from hashclient.scan.executors.processes import (
     MAX_AHEAD_BYTES,
     MAX_REPLACED,
     PROGRESS_BYTES,
@@ -26,7 +26,7 @@ from hashclient.pool import (
     MakeChecker,
     Pool,
 )
-from hashclient.walk import Group, Task
+from hashclient.scan.sources.files import Group, Task
 from tests.support import environment
 
 # The runner of the tests may have a thread; what is forked here does not rely on it.
@@ -186,8 +186,8 @@ def test_a_worker_that_dies_takes_its_own_files_with_it_and_no_others(jobs: int)
 
 
 RAISING = """
-from hashclient.pool import Pool
-from hashclient.walk import Group
+from hashclient.scan.executors.processes import Pool
+from hashclient.scan.sources.files import Group
 
 class Raising:
     def __init__(self, on_bytes): pass

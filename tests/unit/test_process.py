@@ -110,7 +110,7 @@ def test_nothing_happens_on_import() -> None:
     """A library leaves the process of its user as it is."""
     code = (
         "import resource, sys\n"
-        "import hashclient.system.process, hashclient.index.reader, hashclient.scan\n"
+        "import hashclient.system.process, hashclient.index.reader, hashclient.scan.engine\n"
         "status = open('/proc/self/status').read()\n"
         "print(status.split('SigCgt:')[1].split()[0], resource.getrlimit(resource.RLIMIT_CORE)[0])"
     )

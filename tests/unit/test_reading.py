@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 
 from fixtures.faulty_fs import File, mounted, why_not
-from hashclient import reading
-from hashclient.check import Checker
 from hashclient.config import Config, Settings
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.digests import LONGER, SHORTER
 from hashclient.core.kinds import Kind
 from hashclient.index.open_lists import open_lists
-from hashclient.reading import (
+from hashclient.scan import reading
+from hashclient.scan.checker import Checker
+from hashclient.scan.reading import (
     ATTEMPTS,
     CHANGED,
     CLAIMED_BYTES,
@@ -39,8 +39,8 @@ from hashclient.reading import (
     relied_size,
     same_content,
 )
+from hashclient.scan.sources.files import Group, reason_of
 from hashclient.system.filesystems import FULL, NONE, NONZERO, SizeTrust, trust_at
-from hashclient.walk import Group, reason_of
 from tests.support import csv_of, make_state, write_tree
 
 SHA1 = (Algorithm.SHA1,)

@@ -17,7 +17,7 @@ from hashclient.core.verdict import Summary
 from hashclient.errors import AuditError, ExitCode, StateError
 from hashclient.matches.store import Matches
 from hashclient.matches.tables import DATABASE_NAME
-from hashclient.record import RunRecord
+from hashclient.scan.recorder import RunRecord
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
 LISTS = (ListState("base", 3, NOW, fresh=True), ListState("old", 1, NOW, fresh=False))

@@ -17,7 +17,7 @@ from hashclient.core.match import Match
 from hashclient.core.model import Hit, ListState, Outcome
 from hashclient.errors import ConfigError, ExitCode
 from hashclient.quarantine import item_ids
-from hashclient.respond import Responder
+from hashclient.scan.actions import Responder
 
 REPORT = '[[policy]]\nactions = ["report"]\n'
 TAKE = '[[policy]]\nactions = ["quarantine"]\n'

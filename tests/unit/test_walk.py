@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from hashclient import walk as module
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
-from hashclient.walk import (
+from hashclient.scan.sources import files as module
+from hashclient.scan.sources.files import (
     OPEN_DEPTH,
     TASK_CHARS,
     TASK_NAMES,

@@ -36,6 +36,7 @@ from typing import Annotated, NamedTuple
 import msgspec
 
 from hashclient.errors import StateError
+from hashclient.scan.sources.files import join
 from hashclient.system.files import (
     MAX_STATE_BYTES,
     make_private_dir,
@@ -46,7 +47,6 @@ from hashclient.system.files import (
     write_atomic,
     writer_lock,
 )
-from hashclient.walk import join
 
 FILE_NAME = "mounts.json"
 LOCK_NAME = "mounts.lock"

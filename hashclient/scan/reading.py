@@ -19,8 +19,8 @@ from collections.abc import Callable
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.digests import LengthError, digest_fd, new_buffer
 from hashclient.core.kinds import Kind
+from hashclient.scan.sources.files import kind_of
 from hashclient.system.filesystems import FULL, NONZERO, SizeTrust, trust_at, trust_of
-from hashclient.walk import kind_of
 
 #: How often a file that changes while it is read is read again.
 ATTEMPTS = 3

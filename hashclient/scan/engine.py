@@ -13,17 +13,17 @@ from pathlib import Path
 
 import msgspec
 
-from hashclient.check import Checker, TaskResult
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.core.verdict import Summary
 from hashclient.errors import StateError
 from hashclient.index.open_lists import OpenLists
-from hashclient.inventory import DATABASE_NAME as INVENTORY_NAME
-from hashclient.inventory import Block, DamagedInventoryError, Inventory, remove_inventory
-from hashclient.mounts import Mounts
+from hashclient.scan.cache import DATABASE_NAME as INVENTORY_NAME
+from hashclient.scan.cache import Block, DamagedInventoryError, Inventory, remove_inventory
+from hashclient.scan.checker import Checker, TaskResult
+from hashclient.scan.sources.files import Task, WalkOptions, walk
+from hashclient.scan.sources.mounts import Mounts
 from hashclient.system.files import is_there
-from hashclient.walk import Task, WalkOptions, walk
 
 #: Bytes of records, or blocks in use, that wait before they are written to the inventory.
 LEARN_BYTES = 1 << 20
@@ -140,7 +140,9 @@ def _results(
         tasks += [[group] for group in result.deferred]
         yield result
     if tasks:
-        from hashclient.pool import Pool  # brings multiprocessing, which little work never needs
+        from hashclient.scan.executors.processes import (
+            Pool,  # brings multiprocessing, which little work never needs
+        )
 
         memory.close()
         with Pool(jobs, make_checker) as pool:

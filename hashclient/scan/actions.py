@@ -23,7 +23,7 @@ from hashclient.errors import ExitCode, HashclientError
 from hashclient.index.blinding import Sealer
 from hashclient.matches.store import Matches
 from hashclient.matches.tables import DATABASE_NAME
-from hashclient.policy import actions_for
+from hashclient.scan.policy import actions_for
 from hashclient.system.files import is_there
 
 if TYPE_CHECKING:

@@ -19,13 +19,13 @@ from multiprocessing.process import BaseProcess
 
 import msgspec
 
-from hashclient.check import Checker, TaskResult
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Hit, Outcome
 from hashclient.errors import ExitCode, StateError
+from hashclient.scan.checker import Checker, TaskResult
+from hashclient.scan.sources.files import Group, Task, join
 from hashclient.system.process import bad_page, end_at_bad_pages, forget_exit_codes, is_debugged
-from hashclient.walk import Group, Task, join
 
 #: Tasks that wait at a worker, so that it never waits for the parent.
 TASKS_AHEAD = 3

@@ -23,11 +23,11 @@ from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.errors import StateError
 from hashclient.index.matcher import Judge, Place, Plan, verdict
-from hashclient.inventory import RECORD, Block, Inventory, Records, are_settled, records_of
 from hashclient.lists.wire import Uint8
-from hashclient.reading import Deferred, Reader, RuledOut, SetAside, relied_size
+from hashclient.scan.cache import RECORD, Block, Inventory, Records, are_settled, records_of
+from hashclient.scan.reading import Deferred, Reader, RuledOut, SetAside, relied_size
+from hashclient.scan.sources.files import Group, Task, join, kind_of, open_directory, reason_of
 from hashclient.system.filesystems import FULL, NONE
-from hashclient.walk import Group, Task, join, kind_of, open_directory, reason_of
 
 #: In a task of several files, one of at least this size is handed back, to be a task of its own.
 DEFER_BYTES = 4 << 20

@@ -1,0 +1,1 @@
+"""From paths or digests to recorded outcomes: reading, matching, recording, acting."""

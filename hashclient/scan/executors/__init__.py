@@ -1,0 +1,1 @@
+"""What runs the checking of inputs."""
