@@ -28,7 +28,7 @@ from fixtures.simulator import Simulator
 from hashclient.cli import main as command
 from hashclient.core.algorithms import Algorithm
 from hashclient.errors import ExitCode
-from hashclient.provider import Repository
+from hashclient.provider.repository import Repository
 from hashclient.provider.server import open_server
 
 ROOT = Path(__file__).parents[1]

@@ -16,7 +16,7 @@ from hashclient.errors import ExitCode, UsageError
 from hashclient.system.files import printable
 
 if TYPE_CHECKING:
-    from hashclient.provider import Published, Repository, Status
+    from hashclient.provider.repository import Published, Repository, Status
 
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
 
@@ -78,7 +78,7 @@ def _warn_expiring(app: App, repository: Repository) -> bool:
 
 
 def _repository(app: App, directory: Path) -> Repository:
-    from hashclient.provider import Repository
+    from hashclient.provider.repository import Repository
 
     return Repository(directory, clock=app.now)
 

@@ -19,7 +19,7 @@ from hashclient.errors import ExitCode, StateError, UsageError
 if TYPE_CHECKING:
     from hashclient.index.blinding import Sealer
     from hashclient.matches.store import Matches
-    from hashclient.quarantine import Item, Quarantine
+    from hashclient.quarantine.vault import Item, Quarantine
 
 _ids = click.argument("match_ids", metavar="ID…", nargs=-1)
 
@@ -149,7 +149,7 @@ def restore(
     """
     from hashclient.cli.progress import bytes_progress
     from hashclient.core.kinds import MatchState
-    from hashclient.quarantine import item_ids, load_identities
+    from hashclient.quarantine.vault import item_ids, load_identities
 
     if not match_ids and not withdrawn:
         raise UsageError("nothing to restore", hint="give ids, or --withdrawn")
@@ -221,7 +221,7 @@ def purge(
     """
     from click.core import ParameterSource
 
-    from hashclient.quarantine import item_ids
+    from hashclient.quarantine.vault import item_ids
 
     by_default = ctx.get_parameter_source("reason") is ParameterSource.DEFAULT
     if force and (not match_ids or by_default):

@@ -18,14 +18,14 @@ from hashclient.system.files import path_fields, printable
 if TYPE_CHECKING:
     from hashclient.index.blinding import Sealer
     from hashclient.matches.store import Matches
-    from hashclient.quarantine import Item, Quarantine
+    from hashclient.quarantine.vault import Item, Quarantine
 
 
 def open_quarantine(
     app: App, sealer: Sealer | None, on_bytes: Callable[[int], None] = lambda _count: None
 ) -> Quarantine:
     """Return the quarantine of the state directory."""
-    from hashclient.quarantine import Quarantine
+    from hashclient.quarantine.vault import Quarantine
 
     return Quarantine(app.settings, app.audit_log(), sealer, now=app.now, on_bytes=on_bytes)
 
@@ -39,7 +39,7 @@ def list_items(app: App, output_format: str) -> ExitCode:
     \b
       hashclient quarantine list
     """
-    from hashclient.quarantine import item_ids, load_item
+    from hashclient.quarantine.vault import item_ids, load_item
 
     results = Results(app, output_format)
     directory = app.settings.quarantine_dir
@@ -65,7 +65,7 @@ def show(app: App, match_id: str, output_format: str) -> ExitCode:
     \b
       hashclient quarantine show 3kdz7wnq2m
     """
-    from hashclient.quarantine import evidence_path, load_item
+    from hashclient.quarantine.vault import evidence_path, load_item
 
     item = load_item(app.settings.quarantine_dir, match_id)
     with open_record(app) as record:
@@ -143,7 +143,7 @@ def keygen(app: App, output: Path, output_format: str) -> ExitCode:
       hashclient quarantine keygen --output officer.key
       hashclient quarantine keygen --output officer.key >> config.toml
     """
-    from hashclient.quarantine import write_identity
+    from hashclient.quarantine.vault import write_identity
 
     public = write_identity(output, app.now())
     config = f'[quarantine]\nrecipients = ["{public}"]'
@@ -161,7 +161,7 @@ def keygen(app: App, output: Path, output_format: str) -> ExitCode:
 
 def _document(item: Item, quarantine: Quarantine, record: Matches) -> dict[str, Any]:
     """Return what `list` and `show` tell of an item."""
-    from hashclient.quarantine.room import record as find_match
+    from hashclient.quarantine.store import record as find_match
 
     match = find_match(item.id, record)
     state = "unrecorded" if match is None else str(match.state)

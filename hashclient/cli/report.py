@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from hashclient.core.match import Match
     from hashclient.matches.store import Matches
     from hashclient.reporting import Outbox
+    from hashclient.reporting.destinations.cybertipline.api import Service
     from hashclient.reporting.sent import Sent
-    from hashclient.reporting.service import Service
     from hashclient.reporting.submit import Sender
 
 
@@ -256,8 +256,12 @@ def verify(
       hashclient report verify hashclient-report-r-3kdz7wnq2m
       hashclient report verify --identity key.txt package.tar.age
     """
-    from hashclient.quarantine.agefile import load_identities
-    from hashclient.reporting.verify import is_note, verify_package, verify_retraction
+    from hashclient.quarantine.age import load_identities
+    from hashclient.reporting.destinations.package.verify import (
+        is_note,
+        verify_package,
+        verify_retraction,
+    )
 
     if is_note(path):
         note = verify_retraction(path, public_key=public_key)
@@ -306,8 +310,8 @@ def _outbox(app: App) -> Outbox:
 def _sender(app: App, identity_paths: tuple[Path, ...]) -> Iterator[Sender]:
     from hashclient.cli.progress import bytes_progress
     from hashclient.index.blinding import load_sealer
-    from hashclient.quarantine.agefile import load_identities
-    from hashclient.reporting.service import Service
+    from hashclient.quarantine.age import load_identities
+    from hashclient.reporting.destinations.cybertipline.api import Service
     from hashclient.reporting.submit import Sender
 
     identities = [key for path in identity_paths for key in load_identities(path)]

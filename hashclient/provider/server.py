@@ -32,8 +32,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from hashclient.errors import UsageError
-from hashclient.provider import Repository
 from hashclient.provider.keys import PUBLIC_MODE, Clock
+from hashclient.provider.repository import Repository
 from hashclient.system.files import (
     MAX_TEXT_BYTES,
     make_private_dir,

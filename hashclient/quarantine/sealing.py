@@ -13,9 +13,9 @@ import msgspec
 
 from hashclient.core.algorithms import Algorithm
 from hashclient.errors import StateError
-from hashclient.quarantine import agefile
+from hashclient.quarantine import age
 from hashclient.quarantine.item import EVIDENCE_NAME, Item
-from hashclient.quarantine.room import Room
+from hashclient.quarantine.store import Room
 from hashclient.quarantine.streams import Digester, sha256_on_disk
 from hashclient.system.files import printable, write_all
 
@@ -40,7 +40,7 @@ def check_space(room: Room, size: int) -> None:
     """
     with room.errors("cannot write to the quarantine", room.directory):
         space = os.statvfs(room.directory)
-        if space.f_bavail * space.f_frsize < size + size // agefile.CHUNK_BYTES + _OVERHEAD_BYTES:
+        if space.f_bavail * space.f_frsize < size + size // age.CHUNK_BYTES + _OVERHEAD_BYTES:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
@@ -79,14 +79,14 @@ def seal(
     with room.errors("cannot write", path):
         out = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        agefile.seal(source, sink, recipients)
+        age.seal(source, sink, recipients)
         with room.errors("cannot write", path):
             os.fsync(out)
             found = sha256_on_disk(out)
-            header = agefile.parse_header(os.pread(out, agefile.MAX_HEADER_BYTES, 0))
+            header = age.parse_header(os.pread(out, age.MAX_HEADER_BYTES, 0))
     finally:
         os.close(out)
-    whole = written == agefile.sealed_bytes(header, plain.count)
+    whole = written == age.sealed_bytes(header, plain.count)
     if found != (sealed.hexdigest(), written) or not whole:
         raise StateError(
             f"the sealed copy does not read back as it was written: {printable(path)}",

@@ -7,7 +7,7 @@ import os
 from datetime import UTC, datetime
 
 from hashclient.quarantine.item import Item
-from hashclient.quarantine.place import (
+from hashclient.quarantine.safe_rename import (
     NEW_NAME,
     PRIVATE_NAME,
     Place,

@@ -15,6 +15,6 @@ Importing this loads nothing heavy: what seals, sends and validates is loaded wh
 from __future__ import annotations
 
 from hashclient.reporting.outbox import Outbox
-from hashclient.reporting.state import Report, State
+from hashclient.reporting.report import Report, State
 
 __all__ = ["Outbox", "Report", "State"]

@@ -24,10 +24,10 @@ from hashclient.core.digests import new_hash
 from hashclient.core.match import Match
 from hashclient.errors import HashclientError, StateError, UsageError
 from hashclient.index.blinding import Sealer
-from hashclient.quarantine.agefile import parse_recipients, seal, unseal
+from hashclient.quarantine.age import parse_recipients, seal, unseal
 from hashclient.quarantine.item import Item, evidence_path, load_item
+from hashclient.reporting.destinations.package.tarstream import Stream
 from hashclient.reporting.document import Evidence
-from hashclient.reporting.tarstream import Stream
 from hashclient.system.files import atomic_file, printable, state_error, write_all
 
 CHUNK_BYTES = 1 << 18

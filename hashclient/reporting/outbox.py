@@ -30,7 +30,7 @@ from hashclient.reporting.document import (
     parse_document,
 )
 from hashclient.reporting.evidence import sealed_evidence
-from hashclient.reporting.state import (
+from hashclient.reporting.report import (
     DOCUMENT_NAME,
     Decision,
     Report,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from hashclient.errors import HashclientError
-from hashclient.reporting.state import Report
+from hashclient.reporting.report import Report
 
 
 class Sent(msgspec.Struct, frozen=True):

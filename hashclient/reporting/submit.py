@@ -26,16 +26,16 @@ from hashclient.errors import (
 )
 from hashclient.index.blinding import Sealer
 from hashclient.matches.store import Matches
-from hashclient.reporting.confined import ConfinedSchema
 from hashclient.reporting.destination import Destination, find_destination, kind_of
-from hashclient.reporting.filing import Filing
-from hashclient.reporting.handover import HandOver
+from hashclient.reporting.destinations.cybertipline.api import Service
+from hashclient.reporting.destinations.cybertipline.filing import Filing
+from hashclient.reporting.destinations.cybertipline.plan import make_plan
+from hashclient.reporting.destinations.cybertipline.sandbox import ConfinedSchema
+from hashclient.reporting.destinations.cybertipline.xml import Validator
+from hashclient.reporting.destinations.package.handover import HandOver
 from hashclient.reporting.outbox import Outbox
-from hashclient.reporting.plan import make_plan
+from hashclient.reporting.report import Call, Problem, Remote, Report, State
 from hashclient.reporting.sent import Sent
-from hashclient.reporting.service import Service
-from hashclient.reporting.state import Call, Problem, Remote, Report, State
-from hashclient.reporting.xmlform import Validator
 from hashclient.system.files import sweep_temporary, write_atomic
 
 SCHEMA_NAME = "schema.xsd"

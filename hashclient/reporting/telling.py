@@ -21,7 +21,7 @@ from hashclient.core.match import (
 from hashclient.errors import UsageError
 from hashclient.matches.store import Matches
 from hashclient.reporting.custody import RETRACTED
-from hashclient.reporting.state import Report, State
+from hashclient.reporting.report import Report, State
 
 #: The event of the audit log when a report that was handed over counts no more.
 REOPENED = "matches-reopened"

@@ -27,7 +27,7 @@ from hashclient.scan.policy import actions_for
 from hashclient.system.files import is_there
 
 if TYPE_CHECKING:
-    from hashclient.quarantine import Quarantine
+    from hashclient.quarantine.vault import Quarantine
     from hashclient.reporting import Outbox, Report
 
 #: More matches than this become several reports.
@@ -60,7 +60,7 @@ class Responder:
         """
         rules = settings.config.policy
         if quarantine_all or any(Action.QUARANTINE in rule.actions for rule in rules):
-            from hashclient.quarantine.agefile import parse_recipients
+            from hashclient.quarantine.age import parse_recipients
 
             parse_recipients(settings.config.quarantine.recipients)
         self._settings = settings
@@ -191,7 +191,7 @@ class Responder:
 
     def _open_quarantine(self) -> Quarantine:
         # Most scans find nothing, and need none.
-        from hashclient.quarantine import Quarantine
+        from hashclient.quarantine.vault import Quarantine
 
         if self._quarantine is None:
             self._quarantine = Quarantine(self._settings, self._audit, self._sealer, now=self._now)

@@ -227,7 +227,7 @@ def _quarantine(settings: Settings) -> QuarantineStatus:
 
 
 def _reports(settings: Settings) -> ReportsStatus:
-    from hashclient.reporting.state import State, load_all
+    from hashclient.reporting.report import State, load_all
 
     reports = load_all(settings.reports_dir)
     counts = Counter(report.state for report in reports)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hashclient.provider import Repository
+from hashclient.provider.repository import Repository
 from tests.support import Result, Site, csv_of, run
 
 SECRET = "s3cret-7f3a9c"

@@ -22,7 +22,7 @@ from hashclient.cli.main import cli
 from hashclient.errors import (
     UsageError,
 )
-from hashclient.provider import Repository
+from hashclient.provider.repository import Repository
 from tests.support import call
 
 MD5 = hashlib.md5(b"benign").hexdigest()

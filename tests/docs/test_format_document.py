@@ -19,8 +19,8 @@ from hashclient.lists.wire import (
     entry_hashes,
     parse_index,
 )
-from hashclient.provider import Repository
 from hashclient.provider.keys import Validity
+from hashclient.provider.repository import Repository
 from tests.docs.blocks import DOCS
 
 pytestmark = pytest.mark.docs

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from hashclient.config import QuarantineConfig, parse_config
-from hashclient.quarantine import agefile, item, place, take
+from hashclient.quarantine import age, isolate, item, safe_rename
 from tests.docs.blocks import DOCS, marked_blocks, run_script, table_rows
 from tests.support import csv_of, make_state
 
@@ -40,12 +40,12 @@ def test_every_key_is_described(heading: str, struct: type[msgspec.Struct]) -> N
 def test_the_example_is_a_configuration() -> None:
     (text,) = marked_blocks(PAGE, "config")
     config = parse_config(text, frozenset(), "example").quarantine
-    assert agefile.parse_recipients(config.recipients)
+    assert age.parse_recipients(config.recipients)
     assert config.retention_days == 365
 
 
 def test_events_are_those_that_are_logged() -> None:
-    package = Path(take.__file__).parent
+    package = Path(isolate.__file__).parent
     code = "".join(path.read_text() for path in package.glob("*.py"))
     logged = set(re.findall(r'\.log\(\s*"([a-z-]+)"', code))
     assert set(keys("### Events in the audit log")) == logged
@@ -53,11 +53,11 @@ def test_events_are_those_that_are_logged() -> None:
 
 def test_every_outcome_is_in_the_table() -> None:
     said = " ".join(keys("## Outcomes"))
-    for words in take._REMOVALS.values():
+    for words in isolate._REMOVALS.values():
         assert words.partition(" {}")[0] in said
     for words in ("not there any more", "read-only file system", "permission denied"):
-        assert words in place._WORDS.values() and words in said
-    assert take._CHANGED in said
+        assert words in safe_rename._WORDS.values() and words in said
+    assert isolate._CHANGED in said
 
 
 def checked(match: re.Match[str]) -> str:

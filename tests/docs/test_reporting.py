@@ -11,14 +11,14 @@ from hashclient import reporting
 from hashclient.config import PackageDestination, ServiceDestination, parse_config
 from hashclient.errors import HashclientError
 from hashclient.reporting import State
-from hashclient.reporting.package import (
+from hashclient.reporting.destinations.cybertipline.api import Answer, check
+from hashclient.reporting.destinations.package.package import (
     CHECKPOINT_NAME,
     CUSTODY_NAME,
     DOCUMENT_NAME,
     README_NAME,
 )
-from hashclient.reporting.service import Answer, check
-from hashclient.reporting.state import Call
+from hashclient.reporting.report import Call
 from tests.docs.blocks import DOCS, marked_blocks, run_script, table_rows
 from tests.support import csv_of, make_state, write_tree
 

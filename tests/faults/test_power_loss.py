@@ -24,7 +24,7 @@ from hashclient.audit.log import AuditLog, Event
 from hashclient.core.kinds import MatchState
 from hashclient.core.match import Match
 from hashclient.index.reader import MANIFEST_NAME
-from hashclient.quarantine.place import PRIVATE_NAME
+from hashclient.quarantine.safe_rename import PRIVATE_NAME
 from hashclient.trust.tuf import Trust
 from tests.attack_world import World
 

@@ -26,9 +26,10 @@ from hashclient.core.match import Match
 from hashclient.errors import AuditError, HashclientError, StateError, UsageError
 from hashclient.index.blinding import Sealer
 from hashclient.matches.store import Matches
-from hashclient.quarantine import Stage, Taken, load_item, take
-from hashclient.quarantine.place import PRIVATE_NAME
+from hashclient.quarantine import isolate
+from hashclient.quarantine.safe_rename import PRIVATE_NAME
 from hashclient.quarantine.streams import Digester, digest_all
+from hashclient.quarantine.vault import Stage, Taken, load_item
 from tests.support import fast_directory
 
 CONTENT = b"benign " * 20_000
@@ -412,7 +413,7 @@ def test_what_is_touched_while_it_is_proven_again_is_not_taken_for_another(
         return digester
 
     with monkeypatch.context() as patch:
-        patch.setattr(take, "digest_all", and_touch)
+        patch.setattr(isolate, "digest_all", and_touch)
         taken = scene.ward.take(scene.match)
     assert (taken.taken, taken.sealed, taken.attention) == (False, True, True)
     assert taken.detail == "sealed, but still in place: changed while it was read"
@@ -748,7 +749,7 @@ def test_a_full_disk_keeps_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, foreseen: bool
 ) -> None:
     if not foreseen:  # as when somebody else fills it up meanwhile
-        monkeypatch.setattr(take, "check_space", lambda _room, _size: None)
+        monkeypatch.setattr(isolate, "check_space", lambda _room, _size: None)
     with mounted(tmp_path / "small", "-t", "tmpfs", "-o", "size=5m", "none") as small:
         scene = Scene(small)
         big = os.urandom(1 << 20)

@@ -17,7 +17,7 @@ from hashclient.core.kinds import MatchState
 from hashclient.core.match import Match
 from hashclient.errors import AuditError, ConfigError, ExitCode, StateError, UnreachableError
 from hashclient.reporting import Report, State
-from hashclient.reporting.state import Call
+from hashclient.reporting.report import Call
 from tests.support import fast_directory
 
 

@@ -32,8 +32,8 @@ from hashclient.errors import (
     VerificationError,
 )
 from hashclient.reporting import Report, State
-from hashclient.reporting.state import Call
-from hashclient.reporting.verify import verify_package
+from hashclient.reporting.destinations.package.verify import verify_package
+from hashclient.reporting.report import Call
 from tests.support import fast_directory
 
 CALLS = ("submit", "upload", "fileinfo", "finish")

@@ -22,9 +22,9 @@ from hashclient.audit.log import read
 from hashclient.core.kinds import MatchState
 from hashclient.core.match import Match
 from hashclient.errors import AuditError, HashclientError, StateError, UsageError
-from hashclient.quarantine.room import Room
+from hashclient.quarantine.store import Room
 from hashclient.reporting import Report, State
-from hashclient.reporting.verify import verify_package, verify_retraction
+from hashclient.reporting.destinations.package.verify import verify_package, verify_retraction
 from tests.support import call, fast_directory
 
 SECOND = '[report.to.second]\nkind = "package"\ndirectory = "{}"\n'

@@ -19,7 +19,6 @@ from securesystemslib.signer import CryptoSigner
 from tuf.api.exceptions import RepositoryError
 
 from fixtures.simulator import PlainClient, Simulator
-from hashclient import provider
 from hashclient.core.algorithms import Algorithm
 from hashclient.errors import (
     LockedError,
@@ -34,10 +33,11 @@ from hashclient.lists.wire import (
     parse_add_segment,
     parse_withdraw_segment,
 )
-from hashclient.provider import Repository
 from hashclient.provider import entries as provider_entries
 from hashclient.provider import keys as provider_keys
+from hashclient.provider import repository as provider_repository
 from hashclient.provider.keys import Keys, Validity
+from hashclient.provider.repository import Repository
 from hashclient.system import files as system_files
 from hashclient.system.files import writer_lock
 
@@ -221,7 +221,7 @@ def test_large_publications_are_cut_into_segments(
     simulator: Simulator, client: PlainClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(provider_entries, "SEGMENT_ENTRIES", 10)
-    monkeypatch.setattr(provider, "SEGMENT_ENTRIES", 10)
+    monkeypatch.setattr(provider_repository, "SEGMENT_ENTRIES", 10)
     sources = [(f"{n}", io.BytesIO(f"{MD5}\n".encode() * 12)) for n in range(2)]
     simulator.repository.publish("baseline", sources)
     simulator.repository.withdraw("baseline", [f"1-{n}" for n in range(1, 13)])
@@ -326,10 +326,10 @@ def test_a_list_does_not_outgrow_the_format(
     simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     simulator.publish(CSV)
-    monkeypatch.setattr(provider, "MAX_LIST_ENTRIES", 3)
+    monkeypatch.setattr(provider_repository, "MAX_LIST_ENTRIES", 3)
     with pytest.raises(UsageError, match="list baseline would have more than 3 entries"):
         simulator.publish(f"{MD5}\n".encode())
-    monkeypatch.setattr(provider, "MAX_SEGMENTS", 1)
+    monkeypatch.setattr(provider_repository, "MAX_SEGMENTS", 1)
     with pytest.raises(UsageError, match="list baseline would have more than 1 segments") as caught:
         simulator.withdraw("a-1")
     assert "hashclient provider consolidate" in (caught.value.hint or "")
@@ -603,7 +603,7 @@ def killed_before_write(number: int, monkeypatch: pytest.MonkeyPatch) -> Iterato
 
     with monkeypatch.context() as patch:
         patch.setattr(provider_keys, "write_atomic", write)
-        patch.setattr(provider, "write_atomic", write)
+        patch.setattr(provider_repository, "write_atomic", write)
         yield
 
 

@@ -17,8 +17,8 @@ from fixtures.client import Client, csv
 from fixtures.simulator import Simulator
 from hashclient.errors import UsageError
 from hashclient.lists.wire import MAX_SEGMENTS, Segment
-from hashclient.provider import UNREFERENCED_S, Repository
 from hashclient.provider.consolidate import KEEP_NEWEST, RATIO, ranges_to_join
+from hashclient.provider.repository import UNREFERENCED_S, Repository
 
 ALL = range(60)
 

@@ -21,7 +21,7 @@ from hashclient.errors import (
     StateError,
     UsageError,
 )
-from hashclient.provider import Repository
+from hashclient.provider.repository import Repository
 from hashclient.provider.server import CERTIFICATE_VALIDITY, Endpoint, open_server
 
 MD5 = hashlib.md5(b"benign").hexdigest()

@@ -19,7 +19,7 @@ from hashclient.errors import (
     StateError,
     UsageError,
 )
-from hashclient.quarantine.agefile import (
+from hashclient.quarantine.age import (
     load_identities,
     parse_header,
     parse_recipients,

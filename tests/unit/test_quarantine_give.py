@@ -23,10 +23,10 @@ from hashclient.errors import (
 )
 from hashclient.index.blinding import Sealer
 from hashclient.matches.tables import DATABASE_NAME
-from hashclient.quarantine import give, streams
-from hashclient.quarantine.agefile import parse_recipients, seal
-from hashclient.quarantine.place import PRIVATE_NAME
-from hashclient.quarantine.room import Room
+from hashclient.quarantine import restore, streams
+from hashclient.quarantine.age import parse_recipients, seal
+from hashclient.quarantine.safe_rename import PRIVATE_NAME
+from hashclient.quarantine.store import Room
 from tests.support import open_files
 
 
@@ -316,7 +316,7 @@ def test_what_is_restored_is_read_back(
         os.pwrite(fd, b"\0", 5)
         return streams.sha256_on_disk(fd)
 
-    monkeypatch.setattr(give, "sha256_on_disk", worn_out)
+    monkeypatch.setattr(restore, "sha256_on_disk", worn_out)
     with pytest.raises(StateError, match="does not read back"):
         ward.restore(match)
     assert list(file.parent.iterdir()) == []
@@ -403,7 +403,7 @@ def test_no_named_plain_text_is_left_behind(
         path = ward.evidence(match).parent / "item.json"
         path.write_text(path.read_text().replace(f'"size": {len(CONTENT)}', '"size": 1'))
     else:
-        monkeypatch.setattr(give, "sha256_on_disk", lambda _fd: ("", 0))
+        monkeypatch.setattr(restore, "sha256_on_disk", lambda _fd: ("", 0))
     with pytest.raises((StateError, AuthorisationError)):
         ward.restore(match, force=True, key=key)
     assert list(file.parent.iterdir()) == []

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from fixtures.crash import watched
-from hashclient.quarantine import place as places
-from hashclient.quarantine.place import (
+from hashclient.quarantine import safe_rename as places
+from hashclient.quarantine.safe_rename import (
     Place,
     Removal,
     move_aside,

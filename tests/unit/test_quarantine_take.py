@@ -28,9 +28,10 @@ from hashclient.errors import (
 )
 from hashclient.index.blinding import Sealer
 from hashclient.matches.tables import DATABASE_NAME
-from hashclient.quarantine import Quarantine, Stage, agefile, origin, room, sealing, streams
-from hashclient.quarantine.place import NEW_NAME, PRIVATE_NAME, open_place
+from hashclient.quarantine import age, attributes, sealing, store, streams
+from hashclient.quarantine.safe_rename import NEW_NAME, PRIVATE_NAME, open_place
 from hashclient.quarantine.tombstone import has_tombstone, remove_tombstone
+from hashclient.quarantine.vault import Quarantine, Stage
 from hashclient.system.files import writer_lock
 
 
@@ -356,7 +357,7 @@ def test_what_the_disk_has_no_room_for_is_not_begun(
 def test_acts_wait_for_each_other_and_not_for_ever(
     ward: Ward, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "LOCK_WAIT_S", 0.01)
+    monkeypatch.setattr(store, "LOCK_WAIT_S", 0.01)
     match = ward.match(file)
     ward.settings.quarantine_dir.mkdir(mode=0o700)
     with writer_lock(ward.settings.quarantine_dir / "lock"), pytest.raises(LockedError):
@@ -415,8 +416,8 @@ def test_a_copy_that_lacks_its_end_is_found_before_the_file_goes(
         for chunk in chunks[:-1]:
             sink(chunk)
 
-    seal = agefile.seal
-    monkeypatch.setattr(agefile, "seal", short)
+    seal = age.seal
+    monkeypatch.setattr(age, "seal", short)
     with pytest.raises(StateError, match="does not read back as it was written"):
         ward.take(match)
     assert file.read_bytes() == CONTENT
@@ -431,7 +432,7 @@ def test_attributes_beyond_measure_are_left_out(
             os.setxattr(file, f"user.{n}", b"x" * 50)
     except OSError:
         pytest.skip("this file system has no attributes")
-    monkeypatch.setattr(origin, "MAX_XATTR_BYTES", 4 * 56)
+    monkeypatch.setattr(attributes, "MAX_XATTR_BYTES", 4 * 56)
     match = ward.match(file)
     assert ward.take(match).taken
     assert len(ward.item(match).origin.xattrs) == 4

@@ -12,7 +12,7 @@ from fixtures.desk import WHO, Desk
 from fixtures.reporting_service import SCHEMA, ReportingService
 from hashclient.errors import ConfigError, VerificationError
 from hashclient.reporting import State
-from hashclient.reporting.confined import ConfinedSchema
+from hashclient.reporting.destinations.cybertipline.sandbox import ConfinedSchema
 from hashclient.reporting.submit import Sender
 
 PATTERN = b"""\

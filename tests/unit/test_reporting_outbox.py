@@ -13,8 +13,8 @@ from fixtures.reporting_service import Fault, ReportingService
 from hashclient.audit.log import read
 from hashclient.core.kinds import MatchState
 from hashclient.errors import AuditError, ConfigError, LockedError, StateError, UsageError
-from hashclient.quarantine import evidence_path
-from hashclient.quarantine.agefile import parse_recipients, seal
+from hashclient.quarantine.age import parse_recipients, seal
+from hashclient.quarantine.vault import evidence_path
 from hashclient.reporting import Report, State
 from hashclient.reporting.evidence import plain_source, source_in_place
 from hashclient.reporting.outbox import MAX_MATCHES

@@ -30,12 +30,12 @@ from hashclient.errors import (
     UsageError,
     VerificationError,
 )
-from hashclient.quarantine.agefile import load_identities, write_identity
+from hashclient.quarantine.age import load_identities, write_identity
 from hashclient.reporting import Report, State
 from hashclient.reporting import document as document_module
+from hashclient.reporting.destinations.package.package import Packager
+from hashclient.reporting.destinations.package.verify import verify_package, verify_retraction
 from hashclient.reporting.document import Document, encode_document, file_path, parse_document
-from hashclient.reporting.package import Packager
-from hashclient.reporting.verify import verify_package, verify_retraction
 from tests.support import call, environment
 
 ROOT = Path(__file__).parents[2]
@@ -289,7 +289,7 @@ def test_a_document_that_is_signed_and_means_two_things(
     match = desk.find("a", A)
     desk.quarantine(match)
     report = desk.prepare(match)
-    monkeypatch.setattr("hashclient.reporting.package.encode_document", odd)
+    monkeypatch.setattr("hashclient.reporting.destinations.package.package.encode_document", odd)
     assert desk.send(report).error is None
     with pytest.raises(VerificationError, match="not a report document"):
         verify_package(package_of(desk, report))

@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from fixtures.desk import Desk
 from fixtures.reporting_service import SCHEMA
 from hashclient.errors import ConfigError, UnreachableError, VerificationError
-from hashclient.reporting.document import Document
-from hashclient.reporting.xmlform import (
+from hashclient.reporting.destinations.cybertipline.xml import (
     Schema,
     file_element,
     parse_answer,
     report_element,
     to_bytes,
 )
+from hashclient.reporting.document import Document
 
 HEAD = b'<xs:schema xmlns:xs="http://www.w3.org/2001/XMLSchema">'
 NOWHERE = b"http://127.0.0.1:9/x"

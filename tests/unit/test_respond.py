@@ -16,7 +16,7 @@ from hashclient.core.kinds import MatchState
 from hashclient.core.match import Match
 from hashclient.core.model import Hit, ListState, Outcome
 from hashclient.errors import ConfigError, ExitCode
-from hashclient.quarantine import item_ids
+from hashclient.quarantine.vault import item_ids
 from hashclient.scan.actions import Responder
 
 REPORT = '[[policy]]\nactions = ["report"]\n'

@@ -18,11 +18,11 @@ from hashclient.core.kinds import MatchState
 from hashclient.core.match import Match
 from hashclient.errors import StateError, UsageError
 from hashclient.matches.store import Matches
-from hashclient.quarantine import agefile
+from hashclient.quarantine import age
+from hashclient.quarantine.attributes import read_origin
 from hashclient.quarantine.inuse import open_elsewhere
 from hashclient.quarantine.item import Item, ItemHit, Mark, Stage
-from hashclient.quarantine.origin import read_origin
-from hashclient.quarantine.place import (
+from hashclient.quarantine.safe_rename import (
     GONE,
     PRIVATE_NAME,
     Place,
@@ -34,8 +34,8 @@ from hashclient.quarantine.place import (
     reason_of,
     remove_exactly,
 )
-from hashclient.quarantine.room import Room
 from hashclient.quarantine.sealing import check_space, seal, verify_evidence
+from hashclient.quarantine.store import Room
 from hashclient.quarantine.streams import digest_all
 from hashclient.quarantine.tombstone import has_tombstone, put_tombstone, tombstone_text
 from hashclient.system.files import path_fields, printable
@@ -145,7 +145,7 @@ def _check(act: _Act, item: Item | None) -> list[Any]:
             f"match {match.id} was sealed with another key, so the file cannot be proven",
             hint="scan the file again",
         )
-    return agefile.parse_recipients(config.recipients if item is None else item.recipients)
+    return age.parse_recipients(config.recipients if item is None else item.recipients)
 
 
 def _seal(

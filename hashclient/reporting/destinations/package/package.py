@@ -19,13 +19,13 @@ import msgspec
 
 from hashclient.audit.log import AuditLog, checkpoint
 from hashclient.errors import StateError
-from hashclient.quarantine.agefile import parse_recipients, seal
-from hashclient.quarantine.place import rename_noreplace
+from hashclient.quarantine.age import parse_recipients, seal
+from hashclient.quarantine.safe_rename import rename_noreplace
 from hashclient.reporting.custody import bind
+from hashclient.reporting.destinations.package.tarstream import Member, Stream, write_tar
 from hashclient.reporting.document import Document, encode_document
 from hashclient.reporting.evidence import Proven, sealed_source
-from hashclient.reporting.state import Package
-from hashclient.reporting.tarstream import Member, Stream, write_tar
+from hashclient.reporting.report import Package
 from hashclient.system.files import TEMP_PREFIX, fsync_dir, printable, state_error
 
 README_NAME = "README.txt"

@@ -32,9 +32,7 @@ from hashclient.errors import (
     UsageError,
     VerificationError,
 )
-from hashclient.reporting.document import ReportedMatch
-from hashclient.reporting.plan import Plan
-from hashclient.reporting.service import (
+from hashclient.reporting.destinations.cybertipline.api import (
     ALREADY_FINISHED,
     ALREADY_RETRACTED,
     NO_SUCH_REPORT,
@@ -44,8 +42,15 @@ from hashclient.reporting.service import (
     Service,
     check,
 )
-from hashclient.reporting.state import Call, Remote, Report, Request, State
-from hashclient.reporting.xmlform import Validator, file_element, report_element, to_bytes
+from hashclient.reporting.destinations.cybertipline.plan import Plan
+from hashclient.reporting.destinations.cybertipline.xml import (
+    Validator,
+    file_element,
+    report_element,
+    to_bytes,
+)
+from hashclient.reporting.document import ReportedMatch
+from hashclient.reporting.report import Call, Remote, Report, Request, State
 
 #: A service that loses our report more often than this within one attempt has a fault.
 MAX_RESTARTS = 2

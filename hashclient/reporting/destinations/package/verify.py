@@ -26,16 +26,16 @@ from hashclient.reporting.custody import (
     verify_custody,
     verify_note,
 )
-from hashclient.reporting.document import Document, parse_document
-from hashclient.reporting.evidence import evidence_name, file_chunks, unsealed
-from hashclient.reporting.package import (
+from hashclient.reporting.destinations.package.package import (
     CHECKPOINT_NAME,
     CUSTODY_NAME,
     DOCUMENT_NAME,
     EVIDENCE_DIR,
     README_NAME,
 )
-from hashclient.reporting.tarstream import CHUNK_BYTES, Member, read_tar
+from hashclient.reporting.destinations.package.tarstream import CHUNK_BYTES, Member, read_tar
+from hashclient.reporting.document import Document, parse_document
+from hashclient.reporting.evidence import evidence_name, file_chunks, unsealed
 from hashclient.system.files import printable
 
 #: The files that come first, in this order, and how long each may be, in bytes.

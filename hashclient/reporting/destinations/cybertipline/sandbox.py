@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from typing import IO
 
 from hashclient.errors import ConfigError, HashclientError, VerificationError
-from hashclient.reporting.xmlform import Schema, unusable
+from hashclient.reporting.destinations.cybertipline.xml import Schema, unusable
 from hashclient.system.process import keep_memory_private
 
 #: How long reading the schema, or checking one document, may take: the real ones take a second.
@@ -37,7 +37,7 @@ _ERRORS: dict[str, type[HashclientError]] = {
 }
 _PROGRAM = (
     "import sys; sys.path[:] = sys.argv[1:];"
-    " from hashclient.reporting.confined import serve; serve()"
+    " from hashclient.reporting.destinations.cybertipline.sandbox import serve; serve()"
 )
 
 

@@ -19,10 +19,10 @@ import msgspec
 from hashclient.core.kinds import MatchState
 from hashclient.errors import StateError, UsageError
 from hashclient.matches.store import Matches
-from hashclient.quarantine import agefile
+from hashclient.quarantine import age
+from hashclient.quarantine.attributes import give_back, give_times_back
 from hashclient.quarantine.item import Item, Mark, Restoration
-from hashclient.quarantine.origin import give_back, give_times_back
-from hashclient.quarantine.place import (
+from hashclient.quarantine.safe_rename import (
     NEW_NAME,
     PRIVATE_NAME,
     Place,
@@ -32,7 +32,7 @@ from hashclient.quarantine.place import (
     reason_of,
     rename_noreplace,
 )
-from hashclient.quarantine.room import Room, record
+from hashclient.quarantine.store import Room, record
 from hashclient.quarantine.streams import Digester, sha256_on_disk
 from hashclient.quarantine.tombstone import has_tombstone, remove_tombstone
 from hashclient.system.files import log_path_fields, printable, state_error, write_all
@@ -220,7 +220,7 @@ def _decrypt(room: Room, item: Item, fd: int, place: Place, identities: Sequence
     with room.errors("cannot read", path):
         evidence = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        agefile.unseal(source, sink, identities)
+        age.unseal(source, sink, identities)
     finally:
         os.close(evidence)
     if (

@@ -16,12 +16,17 @@ from hashclient.config import PackageDestination
 from hashclient.index.blinding import Sealer
 from hashclient.matches.store import Matches
 from hashclient.reporting.custody import retraction_note
+from hashclient.reporting.destinations.package.package import (
+    Packager,
+    gather,
+    package_name,
+    remove_unfinished,
+)
 from hashclient.reporting.document import Document, Evidence
 from hashclient.reporting.evidence import find_item, seal_in_place
 from hashclient.reporting.outbox import Outbox
-from hashclient.reporting.package import Packager, gather, package_name, remove_unfinished
+from hashclient.reporting.report import Report, State
 from hashclient.reporting.sent import Sent
-from hashclient.reporting.state import Report, State
 from hashclient.system.files import make_private_dir, user_path, write_atomic
 
 SEALED_DIR = "sealed"

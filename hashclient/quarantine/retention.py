@@ -18,7 +18,7 @@ from hashclient.core.match import RECORDED_AGAIN, Match, MatchHit, standing_step
 from hashclient.errors import UsageError
 from hashclient.matches.store import Matches
 from hashclient.quarantine.item import Item, Mark, Stage, item_ids
-from hashclient.quarantine.room import Room, record
+from hashclient.quarantine.store import Room, record
 from hashclient.system.files import fsync_dir, printable
 
 _UNRECORDED = "not in the record of matches: `quarantine recover` records it again"

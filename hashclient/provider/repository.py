@@ -1,0 +1,494 @@
+"""A provider: makes and changes the repository of signed hash lists that clients fetch.
+
+One repository is one directory: `public/` goes behind a web server, `keys/` stays private and
+`root.json` is handed to clients out of band. Every list has a role and keys of its own; each
+change of a list is one new generation in new, immutable segments. Signing, and how a change
+becomes visible in one instant, is in `keys`; the wire format in `hashlist` and
+`docs/format.md`. One publication holds its encoded segments in memory: some 70 MB a million
+entries with three digests.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+import numpy as np
+from tuf.api.metadata import TOP_LEVEL_ROLE_NAMES, TargetFile
+
+from hashclient.core.model import is_name
+from hashclient.errors import LockedError, StateError, UsageError, VerificationError
+from hashclient.lists.importers.digestfile import read_digests
+from hashclient.lists.wire import (
+    FORMAT,
+    MAX_LIST_ENTRIES,
+    MAX_SEGMENT_BYTES,
+    MAX_SEGMENTS,
+    ListIndex,
+    Segment,
+    Uint64,
+    checksum_of,
+    encode_index,
+    entry_hashes,
+    is_entry_id,
+    parse_add_segment,
+    parse_index,
+    parse_withdraw_segment,
+    target_name,
+    withdraw_schema,
+)
+from hashclient.provider.consolidate import KEEP_NEWEST, join_ranges, ranges_to_join
+from hashclient.provider.entries import SEGMENT_ENTRIES, Entries, NewSegment, new_segment
+from hashclient.provider.keys import PUBLIC_MODE, Clock, Keys, KeyStore, Roles, Validity
+from hashclient.system.files import (
+    make_public_dir,
+    printable,
+    read_regular,
+    state_error,
+    sweep_temporary,
+    write_atomic,
+    writer_lock,
+)
+
+#: How long a file stays that a list does not name any more, in seconds: longer than any fetch.
+UNREFERENCED_S = 86_400
+
+#: What a repository's directory holds.
+_OWN_NAMES = {"public", "keys", "lock", "root.json"}
+
+_ONE_KEY = Keys()
+_DEFAULT_VALIDITY = Validity()
+
+
+class Published(msgspec.Struct, frozen=True):
+    """What a change made: `changed` entries were added or withdrawn, `live` are now listed."""
+
+    list_name: str
+    generation: int
+    changed: int
+    live: int
+
+
+class Consolidated(msgspec.Struct, frozen=True):
+    """What a consolidation made: a list's number of segments before and after."""
+
+    list_name: str
+    generation: int
+    before: int
+    after: int
+
+
+class RoleStatus(msgspec.Struct, frozen=True):
+    """One role: the version that is published, until when it is valid, and its keys."""
+
+    name: str
+    version: int
+    expires: datetime
+    keys: int
+    threshold: int
+
+
+class ListStatus(msgspec.Struct, frozen=True):
+    """One list as it is published."""
+
+    name: str
+    generation: int
+    published_at: datetime
+    live: int
+    segments: int
+
+
+class Status(msgspec.Struct, frozen=True):
+    """All that is published; `root_sha256` lets a client's operator check the root they got."""
+
+    root_sha256: str
+    roles: tuple[RoleStatus, ...]
+    lists: tuple[ListStatus, ...]
+
+
+class Renewed(msgspec.Struct, frozen=True):
+    """Roles that were signed anew, and roles that are due but whose keys are not here."""
+
+    signed: tuple[str, ...]
+    skipped: tuple[str, ...]
+
+
+class Repository:
+    """The repository in one directory. Each method that writes holds the lock for its time."""
+
+    def __init__(
+        self, directory: Path, *, clock: Clock, validity: Validity = _DEFAULT_VALIDITY
+    ) -> None:
+        """Name a repository; `create` makes it, the other methods find out whether it is there."""
+        self.directory = directory
+        self.public = directory / "public"
+        self.root_file = directory / "root.json"
+        self._clock = clock
+        self._validity = validity
+        self._metadata = self.public / "metadata"
+        self._targets = self.public / "targets"
+        self._keys = KeyStore(directory / "keys")
+
+    def create(self, *, root_keys: Keys = _ONE_KEY) -> None:
+        """Make the repository: keys, roles, no list.
+
+        Raises:
+            UsageError: the directory holds a repository, or something else.
+            StateError: it cannot be written.
+        """
+        try:
+            make_public_dir(self.directory)
+            # What a killed `create` left may be there.
+            present = {path.name for path in self.directory.iterdir()} - _OWN_NAMES
+            if not present:
+                make_public_dir(self._metadata)
+        except OSError as error:
+            raise state_error("cannot make repository", self.directory, error) from error
+        if present:
+            raise UsageError(
+                f"directory is not empty: {printable(self.directory)}"
+                f" (there is {printable(min(present))})",
+                hint="a repository has a directory of its own",
+            )
+        with self._locked():
+            if (self._metadata / "timestamp.json").exists():
+                raise UsageError(
+                    f"already a repository: {printable(self.directory)}",
+                    hint="`hashclient provider publish` adds a list to it",
+                )
+            Roles.create(self._metadata, self._keys, self._clock, self._validity, root_keys)
+
+    def publish(
+        self,
+        list_name: str,
+        sources: Iterable[tuple[str, BinaryIO]],
+        *,
+        list_keys: Keys = _ONE_KEY,
+        on_doubt: Callable[[str], None] = lambda _: None,
+    ) -> Published:
+        """Add the entries of `sources`, files of digests with their names, as a new generation.
+
+        The first publication of a list makes its role, with `list_keys`. An entry without an id
+        gets `<generation>-<number>`, one without a category `uncategorised`. `on_doubt` hears of
+        what keeps no rule from being published, but clients from taking it.
+
+        Raises:
+            UsageError: an entry breaks a rule of the format, or its id is on the list; nothing
+                was written.
+            StateError: there is no repository, a key is missing, or a file cannot be written;
+                the old state is still published.
+        """
+        _check_list_name(list_name)
+        self.require()
+        with self._locked():
+            roles = self._load()
+            current = self._current(roles, list_name)
+            live = self._live_hashes(roles, current)
+            entries = Entries(current.generation + 1)
+            for name, stream in sources:
+                for batch in read_digests(stream, name):
+                    entries.add(batch, name)
+            entries.finish()
+            if not entries.segments:
+                raise UsageError(
+                    "no entries to publish", hint="give files that hold at least one digest"
+                )
+            hashes = entries.hashes()
+            entries.check_unique(hashes, live)
+            if (doubts := entries.doubts()) is not None:
+                on_doubt(doubts)
+            if list_name not in roles.lists:
+                roles.add_list(list_name, list_keys)
+                changed = {"targets", list_name}
+            else:
+                changed = {list_name}
+            index = self._next_index(current, entries.segments, entries.rows, checksum_of(hashes))
+            self._write(roles, index, entries.segments, changed)
+            return Published(list_name, index.generation, entries.rows, index.entries)
+
+    def withdraw(self, list_name: str, entry_ids: Sequence[str]) -> Published:
+        """Take entries off a list, as a new generation.
+
+        Raises:
+            UsageError: there is no such list, an id is not on it or is given twice.
+            StateError: as `publish`.
+        """
+        import pyarrow as pa
+
+        self.require()
+        with self._locked():
+            roles = self._load()
+            if list_name not in roles.lists:
+                raise _no_such_list(roles, list_name)
+            current = self._current(roles, list_name)
+            if not entry_ids:
+                raise UsageError("no entries to withdraw")
+            if wrong := [i for i in entry_ids if not is_entry_id(i)]:
+                position = list(entry_ids).index(wrong[0]) + 1
+                raise UsageError(f"not an entry id: number {position} of those given")
+            entry_id, times = Counter(entry_ids).most_common(1)[0]
+            if times > 1:
+                raise UsageError(f"entry id is given twice: {entry_id}")
+            hashes = entry_hashes(np.array([i.encode() for i in entry_ids]))
+            unknown = ~np.isin(hashes, self._live_hashes(roles, current))
+            if unknown.any():
+                raise UsageError(
+                    f"entry is not on list {list_name}: {entry_ids[int(np.argmax(unknown))]}",
+                    hint="it may be withdrawn already; nothing was changed",
+                )
+            generation = current.generation + 1
+            table = pa.table([pa.array(entry_ids, pa.string())], schema=withdraw_schema())
+            segments = [
+                new_segment(generation, "withdraw", number, table.slice(start, SEGMENT_ENTRIES))
+                for number, start in enumerate(range(0, len(entry_ids), SEGMENT_ENTRIES))
+            ]
+            index = self._next_index(current, segments, -len(entry_ids), -checksum_of(hashes))
+            self._write(roles, index, segments, {list_name})
+            return Published(list_name, generation, len(entry_ids), index.entries)
+
+    def consolidate(self, list_name: str, *, keep_newest: int = KEEP_NEWEST) -> Consolidated:
+        """Join small segments of a list into larger ones; generation and entries stay.
+
+        The `keep_newest` generations are left as they are. Files that no segment is in any more
+        stay for clients in the middle of a fetch, until the next consolidation a day later.
+
+        Raises:
+            UsageError: there is no such list.
+            StateError: as `publish`.
+        """
+        self.require()
+        with self._locked():
+            roles = self._load()
+            if list_name not in roles.lists:
+                raise _no_such_list(roles, list_name)
+            current = self._current(roles, list_name)
+            targets = roles.lists[list_name].signed.targets
+
+            def read(segment: Segment) -> bytes:
+                return self._read(self._target_path(targets[target_name(list_name, segment.name)]))
+
+            self._remove_unreferenced(roles, list_name)
+            joined = ranges_to_join(current.segments, current.generation, keep_newest)
+            replaced = [segment for segments in joined for segment in segments]
+            if not replaced:
+                count = len(current.segments)
+                return Consolidated(list_name, current.generation, count, count)
+            new = join_ranges(joined, read)
+            start = current.segments.index(replaced[0])
+            segments = (
+                *current.segments[:start],
+                *(n.segment for n in new),
+                *current.segments[start + len(replaced) :],
+            )
+            for segment in replaced:
+                del targets[target_name(list_name, segment.name)]
+            index = msgspec.structs.replace(current, segments=segments)
+            self._write(roles, index, new, {list_name})
+            return Consolidated(list_name, current.generation, len(current.segments), len(segments))
+
+    def _remove_unreferenced(self, roles: Roles, list_name: str) -> None:
+        """Remove files of a list that have not been part of it for `UNREFERENCED_S`."""
+        targets = roles.lists[list_name].signed.targets.values()
+        keep = {self._target_path(target) for target in targets}
+        limit = self._clock().timestamp() - UNREFERENCED_S
+        try:
+            for path in (self._targets / "lists" / list_name).iterdir():
+                if path not in keep and path.stat().st_mtime < limit:
+                    path.unlink()
+        except OSError as error:
+            raise state_error("cannot tidy", self._targets, error) from error
+
+    def rotate(self, role: str, wanted: Keys | None = None) -> None:
+        """Replace the keys of `role`: root, targets, snapshot, timestamp or a list.
+
+        Clients follow by themselves. The old keys are removed; as many new ones are made, with
+        the same threshold, unless others are `wanted`.
+
+        Raises:
+            UsageError: there is no such role.
+            StateError: as `publish`.
+        """
+        self.require()
+        with self._locked():
+            roles = self._load()
+            if role not in roles.names():
+                raise UsageError(
+                    f"no such role: {printable(role)}", hint=f"roles: {', '.join(roles.names())}"
+                )
+            roles.rotate(role, wanted)
+
+    def renew(self) -> Renewed:
+        """Sign the timestamp anew, and whatever is past half of its validity, or expired.
+
+        Raises:
+            StateError: as `publish`.
+        """
+        self.require()
+        with self._locked():
+            signed, skipped = self._load().renew()
+            return Renewed(tuple(signed), tuple(skipped))
+
+    def expiring(self) -> list[tuple[str, datetime]]:
+        """Return the roles that expire soon or have expired, with the time.
+
+        Raises:
+            StateError: as `status`.
+        """
+        return self._load().expiring()
+
+    def status(self) -> Status:
+        """Return what is published.
+
+        Raises:
+            StateError: there is no repository, or it is corrupt.
+        """
+        roles = self._load()
+        role_states = []
+        for name in roles.names():
+            signed, (keyids, threshold) = roles.metadata(name).signed, roles.key_policy(name)
+            role_states.append(
+                RoleStatus(name, signed.version, signed.expires, len(keyids), threshold)
+            )
+        indexes = [self._current(roles, name) for name in sorted(roles.lists)]
+        return Status(
+            hashlib.sha256(self._read(self.root_file)).hexdigest(),
+            tuple(role_states),
+            tuple(
+                ListStatus(i.list, i.generation, i.published_at, i.entries, len(i.segments))
+                for i in indexes
+            ),
+        )
+
+    def require(self) -> None:
+        """Check that there is a repository.
+
+        Raises:
+            StateError: there is none.
+        """
+        if not (self._metadata / "timestamp.json").exists():
+            raise StateError(
+                f"not a provider's repository: {printable(self.directory)}",
+                hint="`hashclient provider init` makes one",
+            )
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        try:
+            with writer_lock(self.directory / "lock"):
+                written = (self.directory, self._metadata, self._keys.directory)
+                for folder in (*written, *self._targets.glob("lists/*")):
+                    sweep_temporary(folder)
+                yield
+        except LockedError as error:
+            raise LockedError(
+                f"another process is changing {printable(self.directory)}",
+                hint="wait until it has finished",
+            ) from error
+
+    def _load(self) -> Roles:
+        self.require()
+        return Roles.load(self._metadata, self._keys, self._clock, self._validity)
+
+    @staticmethod
+    def _read(path: Path) -> bytes:
+        try:
+            return read_regular(path, MAX_SEGMENT_BYTES)
+        except OSError as error:
+            raise state_error("cannot read", path, error) from error
+
+    def _target_path(self, target: TargetFile) -> Path:
+        folder, _, name = target.path.rpartition("/")
+        return self._targets / folder / f"{target.hashes['sha256']}.{name}"
+
+    def _current(self, roles: Roles, list_name: str) -> ListIndex:
+        """Return the published index of a list; generation 0 stands for a new list."""
+        if list_name not in roles.lists:
+            return ListIndex(FORMAT, list_name, 0, self._clock(), 0, "0" * 16, ())
+        target = roles.lists[list_name].signed.targets[target_name(list_name, "index.json")]
+        try:
+            return parse_index(self._read(self._target_path(target)), list_name)
+        except VerificationError as error:
+            raise StateError(f"corrupt repository: {error.message}") from error
+
+    def _live_hashes(self, roles: Roles, index: ListIndex) -> Uint64:
+        """Return the sorted hashes of the ids of the entries that are listed.
+
+        The 64-bit hashes of the checksum stand for the ids. Two of 10 million ids share one in
+        one list of 300,000; the later of them is then refused, and has to be called otherwise.
+        """
+        added, withdrawn = [np.empty(0, np.uint64)], [np.empty(0, np.uint64)]
+        for segment in index.segments:
+            targets = roles.lists[index.list].signed.targets
+            data = self._read(self._target_path(targets[target_name(index.list, segment.name)]))
+            try:
+                if segment.kind == "add":
+                    added += [entry_hashes(b.ids) for b in parse_add_segment(data, segment)]
+                else:
+                    withdrawn += [entry_hashes(i) for i in parse_withdraw_segment(data, segment)]
+            except VerificationError as error:
+                raise StateError(f"corrupt repository: {error.message}") from error
+        values, counts = np.unique(np.concatenate(added), return_counts=True)
+        gone, gone_counts = np.unique(np.concatenate(withdrawn), return_counts=True)
+        counts[np.searchsorted(values, gone)] -= gone_counts
+        live: Uint64 = values[counts > 0]
+        return live
+
+    def _next_index(
+        self, current: ListIndex, new: Sequence[NewSegment], entries: int, checksum: int
+    ) -> ListIndex:
+        """Return the index after a change by `entries` entries and a sum of hashes `checksum`."""
+        segments = (*current.segments, *(n.segment for n in new))
+        if len(segments) > MAX_SEGMENTS:
+            raise UsageError(
+                f"list {current.list} would have more than {MAX_SEGMENTS} segments",
+                hint="`hashclient provider consolidate` joins small ones; run it once a day",
+            )
+        if sum(s.entries for s in segments if s.kind == "add") > MAX_LIST_ENTRIES:
+            raise UsageError(
+                f"list {current.list} would have more than {MAX_LIST_ENTRIES} entries, withdrawn"
+                " ones included",
+                hint="`hashclient provider consolidate` drops what was added and withdrawn again",
+            )
+        return ListIndex(
+            FORMAT,
+            current.list,
+            current.generation + 1,
+            self._clock().replace(microsecond=0),
+            current.entries + entries,
+            f"{(int(current.checksum, 16) + checksum) % 2**64:016x}",
+            segments,
+        )
+
+    def _write(
+        self, roles: Roles, index: ListIndex, new: Sequence[NewSegment], changed: set[str]
+    ) -> None:
+        """Write the files of a generation, then the metadata that publishes it."""
+        files = {n.segment.name: n.data for n in new} | {"index.json": encode_index(index)}
+        for name, data in files.items():
+            target = TargetFile.from_data(target_name(index.list, name), data, ["sha256"])
+            roles.lists[index.list].signed.targets[target.path] = target
+            path = self._target_path(target)
+            make_public_dir(path.parent)
+            write_atomic(path, data, mode=PUBLIC_MODE)
+        roles.commit(changed)
+
+
+def _no_such_list(roles: Roles, name: str) -> UsageError:
+    return UsageError(
+        f"no such list: {printable(name)}", hint=f"lists: {', '.join(roles.lists) or 'none yet'}"
+    )
+
+
+def _check_list_name(name: str) -> None:
+    if not is_name(name) or name in TOP_LEVEL_ROLE_NAMES:
+        raise UsageError(
+            f"not a name for a list: {printable(name)}",
+            hint="lower-case letters, digits, `.`, `_` and `-`, at most 64; not the name of a"
+            " role such as `targets`",
+        )

@@ -1,0 +1,180 @@
+"""The quarantine: files that matched, sealed to somebody else's key and taken away.
+
+`Quarantine` is what the rest of the program uses. Its acts serialise on a lock of their own, so a
+scan can take files away while others fetch. What it holds is described by `item`, one folder a
+match under the match's id:
+
+* `Quarantine(settings, audit, sealer, now=…)`
+* `.take(match, matches, by=…, reason=…) -> Taken`: seal the file and remove it from its place.
+* `.restore(id, identities, matches, by=…, reason=…, to=…, force=…) -> Restored`: put it back.
+* `.hold(id, matches, by=…, reason=…)` and `.release(…)`: forbid and allow that it goes.
+* `.due(id, matches)` and `.purge(id, matches, by=…, reason=…, …)`: destroy what is due.
+* `.verify(matches)`: check everything that is here.
+* `item_ids(directory)`, `load_item(directory, id) -> Item` and `evidence_path(directory, id)`: what
+  is here, for lists and reports; `directory` is `Settings.quarantine_dir`.
+
+Nothing here ever opens a sealed copy without an identity that the caller gives, and nothing here
+shows or writes content but `restore`, to the place it is told. Removal is not secure erasure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from hashclient.audit.log import AuditLog
+from hashclient.config import Settings
+from hashclient.core.match import Match
+from hashclient.index.blinding import Sealer
+from hashclient.matches.store import Matches
+from hashclient.quarantine import isolate, restore, retention, verify
+from hashclient.quarantine.age import load_identities, write_identity
+from hashclient.quarantine.isolate import Taken
+from hashclient.quarantine.item import Item, Mark, Stage, evidence_path, item_ids, load_item
+from hashclient.quarantine.restore import Restored
+from hashclient.quarantine.retention import Due, Purged
+from hashclient.quarantine.store import Room
+from hashclient.quarantine.verify import Finding
+
+__all__ = [
+    "Due",
+    "Finding",
+    "Item",
+    "Mark",
+    "Purged",
+    "Quarantine",
+    "Restored",
+    "Stage",
+    "Taken",
+    "evidence_path",
+    "item_ids",
+    "load_identities",
+    "load_item",
+    "write_identity",
+]
+
+
+class Quarantine:
+    """The quarantine of one state directory; nothing is made or read before the first act."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        audit: AuditLog,
+        sealer: Sealer | None,
+        *,
+        now: Callable[[], datetime],
+        on_bytes: Callable[[int], None] = lambda _count: None,
+    ) -> None:
+        """Without `sealer` nothing can be taken.
+
+        `on_bytes` hears of the bytes that were sealed, opened or checked, as they are.
+        """
+        self._room = Room(settings, audit, sealer, now, on_bytes)
+
+    def take(self, match: Match, matches: Matches, *, by: str, reason: str) -> Taken:
+        """Seal the file of a match and remove it from its place; also finish what was interrupted.
+
+        Raises:
+            UsageError: the match is withdrawn, or its story has ended.
+            ConfigError: there are no recipients to seal to, or one is not usable.
+            StateError: the sealed copy cannot be written, or what proves the file is missing; the
+                file is in place. Or the record cannot be written; the next act goes on there.
+            AuditError: the audit log cannot be written; nothing was removed since.
+        """
+        return isolate.take(self._room, match.id, matches, Mark.of(by, reason, self._room.now()))
+
+    def restore(
+        self,
+        match_id: str,
+        identities: Sequence[Any],
+        matches: Matches,
+        *,
+        by: str,
+        reason: str,
+        to: Path | None = None,
+        force: bool = False,
+    ) -> Restored:
+        """Open a sealed copy, put the file back where it was or at `to`, and drop the copy.
+
+        `identities` come from `load_identities`. With `force`, also what is not withdrawn.
+
+        Raises:
+            UsageError: there is no such item, it is on hold or not withdrawn, or the place is taken
+                or cannot be written to.
+            AuthorisationError: none of the identities opens it.
+            StateError: the sealed copy is damaged, or what is restored cannot be written.
+            AuditError: the audit log cannot be written; the copy is kept.
+        """
+        mark = Mark.of(by, reason, self._room.now())
+        return restore.restore(
+            self._room, match_id, identities, matches, mark, to=to, allow_standing=force
+        )
+
+    def hold(self, match_id: str, matches: Matches, *, by: str, reason: str) -> Item:
+        """Forbid that an item is destroyed or given back; return what it is now.
+
+        Raises:
+            UsageError: there is no such item.
+            StateError, AuditError: it cannot be written.
+        """
+        return retention.hold(self._room, match_id, matches, Mark.of(by, reason, self._room.now()))
+
+    def release(self, match_id: str, matches: Matches, *, by: str, reason: str) -> Item:
+        """End a hold; return what the item is now.
+
+        Raises:
+            UsageError: there is no such item, or it is not on hold.
+            StateError, AuditError: it cannot be written.
+        """
+        return retention.release(
+            self._room, match_id, matches, Mark.of(by, reason, self._room.now())
+        )
+
+    def recover(self, matches: Matches, *, by: str) -> Iterator[Item]:
+        """Record again what is here and not in the record of matches, which was lost; yield it.
+
+        Raises:
+            StateError: an item is damaged, or the record cannot be written.
+            AuditError: the audit log cannot be written.
+        """
+        reason = "the record of matches was lost"
+        yield from retention.recover(self._room, matches, Mark(by, reason, self._room.now()))
+
+    def due(self, match_id: str, matches: Matches) -> Due:
+        """Tell when an item may be destroyed, or why it may not.
+
+        Raises:
+            UsageError: there is no such item.
+            StateError: it cannot be read.
+        """
+        return retention.due(self._room, self._room.load(match_id), matches)
+
+    def purge(
+        self,
+        match_id: str,
+        matches: Matches,
+        *,
+        by: str,
+        reason: str,
+        force: bool = False,
+        dry_run: bool = False,
+    ) -> Purged:
+        """Destroy one item if it is due, or with `force` unless it is on hold.
+
+        Raises:
+            UsageError: there is no such item.
+            StateError, AuditError: it cannot be written; whatever is left is dealt with next time.
+        """
+        mark = Mark.of(by, reason, self._room.now())
+        return retention.purge(self._room, match_id, matches, mark, force=force, dry_run=dry_run)
+
+    def verify(self, matches: Matches) -> Iterator[Finding]:
+        """Check every item and everything else in the quarantine; yield a finding for each.
+
+        Raises:
+            StateError: the quarantine or the record of matches cannot be read at all.
+        """
+        return verify.verify(self._room, matches)

@@ -1,0 +1,1 @@
+"""What a report is handed over to."""

@@ -1,0 +1,1 @@
+"""Reports to a service of the CyberTipline kind."""
