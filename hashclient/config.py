@@ -20,7 +20,8 @@ import msgspec
 from hashclient.core.kinds import Action
 from hashclient.core.model import is_name
 from hashclient.errors import ConfigError
-from hashclient.system.files import MAX_TEXT_BYTES, excerpt, printable, read_regular, user_path
+from hashclient.system.files import MAX_TEXT_BYTES, read_regular, user_path
+from hashclient.system.text import excerpt, printable
 
 CONFIG_NAME = "config.toml"
 #: Ten years: more is a mistake, and no date to reckon with.

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 from hashclient.audit.record import MAX_LINE_BYTES, Record, broken, parse_record
 from hashclient.errors import AuditError, ConfigError, StateError
 from hashclient.system import files
+from hashclient.system.secrets import read_secret
+from hashclient.system.text import printable
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -70,10 +72,10 @@ def open_log(directory: Path, *, required: bool = False) -> Iterator[Log]:
                 fcntl.flock(stream.fileno(), fcntl.LOCK_UN)
             had_log = required or (directory / PUBLIC_KEY_NAME).exists()
         if size == 0 and had_log:
-            raise AuditError(f"the audit log is gone: {files.printable(path)}", hint=HINT_GONE)
+            raise AuditError(f"the audit log is gone: {printable(path)}", hint=HINT_GONE)
         if size == 0:
             raise StateError(
-                f"no audit log yet: {files.printable(path)}",
+                f"no audit log yet: {printable(path)}",
                 hint="it starts with the first fetch or scan; or check --state-dir",
             )
         with audit_errors("cannot read the audit log", path):
@@ -184,7 +186,7 @@ def load_key(path: Path) -> Ed25519PrivateKey:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     try:
-        key = serialization.load_pem_private_key(files.read_secret(path, "audit key"), None)
+        key = serialization.load_pem_private_key(read_secret(path, "audit key"), None)
     except (ValueError, TypeError) as error:
         raise _not_a_key(path) from error
     if not isinstance(key, Ed25519PrivateKey):
@@ -215,7 +217,7 @@ def load_public_key(directory: Path) -> bytes | None:
 
 
 def _not_a_key(path: Path) -> AuditError:
-    return AuditError(f"not an Ed25519 key in PEM: {files.printable(path)}", hint=HINT_GONE)
+    return AuditError(f"not an Ed25519 key in PEM: {printable(path)}", hint=HINT_GONE)
 
 
 @contextlib.contextmanager

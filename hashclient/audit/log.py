@@ -59,6 +59,7 @@ from hashclient.audit.record import (
 from hashclient.errors import AuditError
 from hashclient.system import files
 from hashclient.system.files import write_all
+from hashclient.system.text import printable
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -176,12 +177,12 @@ class AuditLog:
         path = self._directory / KEY_NAME
         # key.pub comes after a genesis record that is on the disk: where it is, there was a log.
         if log_is_new and (self._directory / PUBLIC_KEY_NAME).exists():
-            where = files.printable(self._directory / LOG_NAME)
+            where = printable(self._directory / LOG_NAME)
             raise AuditError(f"the audit log is gone, but not its key: {where}", hint=HINT_GONE)
         if path.exists():
             return load_key(path)
         if not log_is_new:
-            where = files.printable(path)
+            where = printable(path)
             raise AuditError(f"the key of the audit log is gone: {where}", hint=HINT_GONE)
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -283,7 +284,7 @@ def checkpoint(directory: Path) -> bytes:
     with audit_errors("cannot read the key of the audit log", path):
         key = load_key(path)
     if key.public_key().public_bytes_raw().hex() != report.public_key:
-        where = files.printable(path)
+        where = printable(path)
         raise AuditError(f"not the key of this audit log: {where}", hint=HINT_GONE)
     identity = Identity(report.log_id, report.public_key)
     head = Checkpoint(identity, report.seq, report.hash, format_time(report.last_time))

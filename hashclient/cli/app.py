@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hashclient.cli.output import Output
-from hashclient.system.files import printable
+from hashclient.system.text import printable
 
 if TYPE_CHECKING:
     from hashclient.audit.log import AuditLog

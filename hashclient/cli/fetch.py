@@ -12,7 +12,7 @@ import click
 from hashclient.cli.app import App, format_option, pass_app
 from hashclient.core.kinds import MatchState
 from hashclient.errors import ExitCode, HashclientError, UsageError
-from hashclient.system.files import path_fields, printable
+from hashclient.system.text import path_fields, printable
 
 if TYPE_CHECKING:
     from hashclient.core.match import Remembered

@@ -9,7 +9,8 @@ import click
 
 from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.errors import ExitCode
-from hashclient.system.files import printable, user_path
+from hashclient.system.files import user_path
+from hashclient.system.text import printable
 
 _file = existing_path(dir_okay=False)
 

@@ -11,7 +11,8 @@ import click
 
 from hashclient.cli.app import App, format_option, pass_app
 from hashclient.errors import ExitCode, StateError, UsageError
-from hashclient.system.files import is_there, log_path_fields, path_fields, printable
+from hashclient.system.files import is_there
+from hashclient.system.text import log_path_fields, path_fields, printable
 
 if TYPE_CHECKING:
     from hashclient.scan.cache import Inventory

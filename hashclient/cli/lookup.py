@@ -12,7 +12,7 @@ import click
 from hashclient.cli.app import App, existing_path, pass_app
 from hashclient.cli.run import load_lists, report_options, run_report
 from hashclient.errors import ExitCode, UsageError
-from hashclient.system.files import printable
+from hashclient.system.text import printable
 
 if TYPE_CHECKING:
     from hashclient.lists.importers.digestfile import DigestBatch

@@ -22,7 +22,8 @@ from hashclient.cli.output import Output, OutputError
 from hashclient.cli.signals import ignore_signals
 from hashclient.cli.streams import open_streams
 from hashclient.errors import ConfigError, ExitCode, HashclientError, out_of_memory
-from hashclient.system.files import printable, user_path
+from hashclient.system.files import user_path
+from hashclient.system.text import printable
 
 if TYPE_CHECKING:
     from pathlib import Path

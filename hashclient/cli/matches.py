@@ -14,7 +14,7 @@ from hashclient.cli.run import FORMAT_HELP, output_option
 from hashclient.core.kinds import MatchState
 from hashclient.errors import ExitCode, UsageError
 from hashclient.formats import FORMATS
-from hashclient.system.files import path_fields, printable
+from hashclient.system.text import path_fields, printable
 
 if TYPE_CHECKING:
     from hashclient.core.match import Match, Step

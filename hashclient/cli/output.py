@@ -26,7 +26,7 @@ from typing import TextIO
 import click
 
 from hashclient.errors import ExitCode, LockedError, StateError, UsageError
-from hashclient.system.files import printable
+from hashclient.system.text import printable
 
 #: Commands whose `--output` is emptied first, and those whose `--output` is replaced in one step.
 _EMPTIED = frozenset({"scan", "lookup", "matches"})

@@ -13,7 +13,7 @@ import click
 
 from hashclient.cli.app import App, Terminated, existing_path, format_option, pass_app
 from hashclient.errors import ExitCode, UsageError
-from hashclient.system.files import printable
+from hashclient.system.text import printable
 
 if TYPE_CHECKING:
     from hashclient.provider.repository import Published, Repository, Status

@@ -13,7 +13,7 @@ from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.cli.matches import open_record
 from hashclient.cli.results import Results
 from hashclient.errors import ExitCode
-from hashclient.system.files import path_fields, printable
+from hashclient.system.text import path_fields, printable
 
 if TYPE_CHECKING:
     from hashclient.index.blinding import Sealer

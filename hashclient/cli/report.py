@@ -16,7 +16,7 @@ from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.cli.matches import open_record
 from hashclient.cli.reportview import count_of, note_of, report_document, show_report
 from hashclient.errors import ExitCode, HashclientError, LockedError, StateError, UsageError
-from hashclient.system.files import printable
+from hashclient.system.text import printable
 
 if TYPE_CHECKING:
     from hashclient.config import ServiceDestination

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from hashclient.cli.app import App
-from hashclient.system.files import printable
+from hashclient.system.text import printable
 
 if TYPE_CHECKING:
     from hashclient.reporting import Report

@@ -9,7 +9,7 @@ from typing import Any
 
 from hashclient.cli.app import App
 from hashclient.errors import AuditError, ConfigError, ExitCode, HashclientError, LockedError
-from hashclient.system.files import path_fields, printable
+from hashclient.system.text import path_fields, printable
 
 #: What stops a command, since it would happen with every other item, too.
 _FATAL = (AuditError, ConfigError, LockedError)

@@ -12,7 +12,7 @@ import click
 from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.cli.output import replace
 from hashclient.errors import ExitCode
-from hashclient.system.files import path_fields, printable
+from hashclient.system.text import path_fields, printable
 
 if TYPE_CHECKING:
     from datetime import datetime, timedelta

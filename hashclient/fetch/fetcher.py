@@ -55,10 +55,10 @@ from hashclient.system.files import (
     MAX_STATE_BYTES,
     is_there,
     make_private_dir,
-    printable,
     read_regular,
     sweep_temporary,
 )
+from hashclient.system.text import printable
 from hashclient.trust.tuf import Source, Trust
 
 PINNED_ROOT_NAME = "pinned-root.json"

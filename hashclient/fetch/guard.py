@@ -21,31 +21,28 @@ import msgspec
 import numpy as np
 
 from hashclient.core.algorithms import Algorithm
-from hashclient.core.digests import new_hash
 from hashclient.errors import ConfigError, VerificationError
 from hashclient.index.blinding import Sealer
 from hashclient.index.reader import RunRef, RunSet, verify_runs
 from hashclient.index.run import DamagedError, Run
 from hashclient.index.writer import IndexWriter, sweep
+from hashclient.lists.empty_file import EMPTY_DIGESTS, rows_of_the_empty_file
 from hashclient.lists.importers.digestfile import DigestBatch, read_digests
-from hashclient.lists.wire import NO_SIZE, AddBatch, Uint8, Uint32, Uint64
+from hashclient.lists.importers.nsrl import SQLITE_MAGIC, read_nsrl
+from hashclient.lists.wire import NO_SIZE, AddBatch, Uint64
 from hashclient.system.files import (
     MAX_STATE_BYTES,
     make_private_dir,
-    printable,
     read_regular,
     user_path,
     write_atomic,
 )
+from hashclient.system.text import printable
 
 FOLDER = "known-good"
 SOURCES_NAME = "sources.json"
-SQLITE_MAGIC = b"SQLite format 3\0"
 #: How many entry ids a message names.
 NAMED = 5
-_ROWS = 1 << 16
-
-EMPTY_DIGESTS = {a: new_hash(a).digest() for a in Algorithm}
 
 
 class _Sources(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -131,20 +128,6 @@ def _entries_with(index: RunSet, tags: Mapping[Algorithm, Uint64]) -> list[str]:
         for run, row in zip(found.runs, found.rows, strict=True):
             ids.add(bytes(index.runs[run].ids[row]).decode("ascii"))
     return sorted(ids)
-
-
-def rows_of_the_empty_file(digests: Mapping[Algorithm, tuple[Uint8, Uint32]]) -> Uint32:
-    """Return the rows that have a digest of the empty file, ascending.
-
-    `digests` are those of a batch: (m, digest_bytes) and their (m,) rows, by algorithm.
-    """
-    found = [np.zeros(0, np.uint32)]
-    for algorithm, (values, rows) in digests.items():
-        empty = np.frombuffer(EMPTY_DIGESTS[algorithm], np.uint8)
-        # Comparing the first byte alone spares most of the rest.
-        suspects = np.flatnonzero(values[:, 0] == empty[0])
-        found.append(rows[suspects[(values[suspects] == empty).all(axis=1)]])
-    return np.unique(np.concatenate(found))
 
 
 def _named(ids: Sequence[str]) -> str:
@@ -255,7 +238,7 @@ def _read(path: Path) -> Iterator[DigestBatch]:
     try:
         db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
         try:
-            yield from _read_nsrl(db.execute("SELECT sha256, sha1, md5 FROM FILE"))
+            yield from read_nsrl(db.execute("SELECT sha256, sha1, md5 FROM FILE"))
         finally:
             db.close()
     except (sqlite3.Error, ValueError, TypeError, MemoryError) as error:
@@ -263,21 +246,3 @@ def _read(path: Path) -> Iterator[DigestBatch]:
             f"known_good database is not in the NSRL's RDSv3 format: {shown}: {error}",
             hint="it needs a table or view FILE with columns sha256, sha1 and md5 in hexadecimal",
         ) from error
-
-
-def _read_nsrl(cursor: sqlite3.Cursor) -> Iterator[DigestBatch]:
-    """Read the table FILE of RDSv3; the empty file is on it and is left to its own rule."""
-    order = (Algorithm.SHA256, Algorithm.SHA1, Algorithm.MD5)
-    while rows := cursor.fetchmany(_ROWS):
-        digests: dict[Algorithm, tuple[Uint8, Uint32]] = {}
-        for column, algorithm in enumerate(order):
-            numbers = [n for n, row in enumerate(rows) if row[column]]
-            hexes = [rows[n][column] for n in numbers]
-            if any(len(digits) != 2 * algorithm.digest_bytes for digits in hexes):
-                raise ValueError("a digest of the wrong length")
-            raw = bytes.fromhex("".join(hexes))
-            values = np.frombuffer(raw, np.uint8).reshape(-1, algorithm.digest_bytes)
-            digests[algorithm] = (values, np.array(numbers, np.uint32))
-        nothing: list[str | None] = [None] * len(rows)
-        lines = np.arange(len(rows), dtype=np.int64)
-        yield DigestBatch(len(rows), nothing, lines, digests, np.full(len(rows), NO_SIZE))

@@ -27,11 +27,11 @@ from hashclient.system.files import (
     MAX_TEXT_BYTES,
     make_private_dir,
     make_public_dir,
-    printable,
     read_regular,
     write_atomic,
     writer_lock,
 )
+from hashclient.system.text import printable
 from hashclient.trust.tuf import Trust
 
 #: python-tuf's own cap for a root.

@@ -22,7 +22,7 @@ from hashclient.index.matcher import Judge
 from hashclient.index.reader import Index
 from hashclient.lists.wire import entry_hashes
 from hashclient.matches.store import Matches
-from hashclient.system.files import log_path_fields
+from hashclient.system.text import log_path_fields
 
 #: Records that go to the audit log at a time.
 AUDIT_BATCH = 512

@@ -31,7 +31,7 @@ from hashclient.formats.fields import (
     rests_on,
     words,
 )
-from hashclient.system.files import printable
+from hashclient.system.text import printable
 
 if TYPE_CHECKING:
     from hashclient.formats import Context

@@ -26,7 +26,7 @@ from hashclient.formats.fields import (
     summary_fields,
     words,
 )
-from hashclient.system.files import path_fields, printable
+from hashclient.system.text import path_fields, printable
 
 if TYPE_CHECKING:
     from hashclient.formats import Context

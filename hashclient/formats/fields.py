@@ -13,7 +13,7 @@ from hashclient.core.kinds import Kind
 from hashclient.core.model import Acted, Gap, Hit, MissingList, Outcome, Recorded
 from hashclient.core.verdict import Summary
 from hashclient.errors import ExitCode
-from hashclient.system.files import path_fields, printable
+from hashclient.system.text import path_fields, printable
 
 
 def file_fields(outcome: Outcome) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from hashclient.core.model import Hit, ListState, MissingList, Outcome
 from hashclient.formats.fields import done_word
 from hashclient.formats.markup import Markup, element, joined
 from hashclient.formats.text import human_bytes
-from hashclient.system.files import printable
+from hashclient.system.text import printable
 
 #: Bars of one chart; what is left is summed up in one more.
 MAX_BARS = 8

@@ -23,11 +23,11 @@ from hashclient.system.files import (
     MAX_TEXT_BYTES,
     is_there,
     make_private_dir,
-    printable,
     read_regular,
-    read_secret,
     write_atomic,
 )
+from hashclient.system.secrets import read_secret
+from hashclient.system.text import printable
 
 KEY_BYTES = 32
 KEY_ENV = "HASHCLIENT_SEAL_KEY"

@@ -32,7 +32,8 @@ from hashclient.index.reader import (
     open_index,
     state_of,
 )
-from hashclient.system.files import printable, read_regular, state_error
+from hashclient.system.files import read_regular, state_error
+from hashclient.system.text import printable
 
 #: Where python-tuf keeps the metadata that delegates the lists, and its own cap for that.
 TARGETS_NAME = "targets.json"

@@ -24,7 +24,8 @@ from hashclient.index.coverage import Sizes, count_missed, may_miss, sizes_misse
 from hashclient.index.prefixtable import NOTHING
 from hashclient.index.run import REBUILD_HINT, ROT_HINT, Count, DamagedError, Run, file_sha256
 from hashclient.lists.wire import Strings, Uint32, Uint64
-from hashclient.system.files import MAX_STATE_BYTES, printable, read_regular, state_error
+from hashclient.system.files import MAX_STATE_BYTES, read_regular, state_error
+from hashclient.system.text import printable
 
 MANIFEST_NAME = "manifest.json"
 MANIFEST_FORMAT = "hashclient-index/1"

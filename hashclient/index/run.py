@@ -32,7 +32,8 @@ from hashclient.core.algorithms import Algorithm
 from hashclient.errors import StateError
 from hashclient.index.prefixtable import NOTHING, Rows, find, table_lengths
 from hashclient.lists.wire import Strings, Uint8, Uint32, Uint64
-from hashclient.system.files import printable, state_error
+from hashclient.system.files import state_error
+from hashclient.system.text import printable
 
 RUN_MAGIC = b"hcrun\x00\x02\n"
 ALIGNMENT = 64

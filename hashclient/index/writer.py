@@ -28,7 +28,8 @@ from hashclient.index.runwriter import (
     write_run,
 )
 from hashclient.lists.wire import NO_SIZE, AddBatch, Strings, Uint8, checksum_of, entry_hashes
-from hashclient.system.files import printable, sweep_temporary, write_atomic
+from hashclient.system.files import sweep_temporary, write_atomic
+from hashclient.system.text import printable
 
 #: Rows that are sealed in memory before they become a run; about 100 bytes each while building.
 RUN_ROWS = 2_000_000

@@ -19,9 +19,9 @@ import numpy.typing as npt
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.model import is_name
 from hashclient.errors import VerificationError
-from hashclient.system.files import excerpt
 from hashclient.system.memory import memory_cap
 from hashclient.system.strictjson import parse_json
+from hashclient.system.text import excerpt
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -19,7 +19,8 @@ from hashclient.core.kinds import MatchState
 from hashclient.core.match import Match, MatchHit, Remembered
 from hashclient.core.model import Hit
 from hashclient.errors import StateError, UsageError
-from hashclient.system.files import open_database, printable
+from hashclient.system.sqlite import open_database
+from hashclient.system.text import printable
 
 DATABASE_NAME = "matches.db"
 

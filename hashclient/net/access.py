@@ -22,7 +22,9 @@ from urllib.parse import unquote
 import msgspec
 
 from hashclient.errors import ConfigError, VerificationError
-from hashclient.system.files import printable, read_regular, read_secret
+from hashclient.system.files import read_regular
+from hashclient.system.secrets import read_secret
+from hashclient.system.text import printable
 
 #: As the address of a proxy: the one that HTTPS_PROXY or ALL_PROXY names, but for NO_PROXY.
 FROM_ENVIRONMENT = "environment"

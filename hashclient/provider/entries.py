@@ -15,7 +15,7 @@ import numpy as np
 
 from hashclient.core.algorithms import Algorithm
 from hashclient.errors import UsageError, VerificationError
-from hashclient.fetch.guard import rows_of_the_empty_file
+from hashclient.lists.empty_file import rows_of_the_empty_file
 from hashclient.lists.importers.digestfile import DigestBatch, Int64
 from hashclient.lists.wire import (
     NO_SIZE,
@@ -29,7 +29,7 @@ from hashclient.lists.wire import (
     is_entry_id,
     parse_add_segment,
 )
-from hashclient.system.files import printable
+from hashclient.system.text import printable
 
 if TYPE_CHECKING:
     import pyarrow as pa

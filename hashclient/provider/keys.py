@@ -38,12 +38,12 @@ from hashclient.errors import ConfigError, StateError, UsageError
 from hashclient.system.files import (
     MAX_STATE_BYTES,
     make_private_dir,
-    printable,
     read_regular,
-    read_secret,
     state_error,
     write_atomic,
 )
+from hashclient.system.secrets import read_secret
+from hashclient.system.text import printable
 
 Clock = Callable[[], datetime]
 

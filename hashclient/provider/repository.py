@@ -48,13 +48,13 @@ from hashclient.provider.entries import SEGMENT_ENTRIES, Entries, NewSegment, ne
 from hashclient.provider.keys import PUBLIC_MODE, Clock, Keys, KeyStore, Roles, Validity
 from hashclient.system.files import (
     make_public_dir,
-    printable,
     read_regular,
     state_error,
     sweep_temporary,
     write_atomic,
     writer_lock,
 )
+from hashclient.system.text import printable
 
 #: How long a file stays that a list does not name any more, in seconds: longer than any fetch.
 UNREFERENCED_S = 86_400

@@ -34,14 +34,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from hashclient.errors import UsageError
 from hashclient.provider.keys import PUBLIC_MODE, Clock
 from hashclient.provider.repository import Repository
-from hashclient.system.files import (
-    MAX_TEXT_BYTES,
-    make_private_dir,
-    printable,
-    read_regular,
-    read_secret,
-    write_atomic,
-)
+from hashclient.system.files import MAX_TEXT_BYTES, make_private_dir, read_regular, write_atomic
+from hashclient.system.secrets import read_secret
+from hashclient.system.text import printable
 
 CERTIFICATE_VALIDITY = timedelta(days=365)
 #: A certificate that would run out while the server is in use is made anew at its start.

@@ -18,7 +18,9 @@ from typing import Any
 import msgspec
 
 from hashclient.errors import AuthorisationError, ConfigError, StateError, UsageError
-from hashclient.system.files import excerpt, fsync_dir, printable, read_secret
+from hashclient.system.files import fsync_dir
+from hashclient.system.secrets import read_secret
+from hashclient.system.text import excerpt, printable
 
 #: The age format: the payload begins with a nonce, and each chunk of plain text gets an end.
 CHUNK_BYTES = 1 << 16

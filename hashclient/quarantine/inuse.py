@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from hashclient.system.files import printable
+from hashclient.system.text import printable
 
 #: Said where the kernel knows of somebody, and `/proc` does not.
 UNSEEN = "a program that is not to be seen from here"

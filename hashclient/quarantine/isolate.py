@@ -38,7 +38,7 @@ from hashclient.quarantine.sealing import check_space, seal, verify_evidence
 from hashclient.quarantine.store import Room
 from hashclient.quarantine.streams import digest_all
 from hashclient.quarantine.tombstone import has_tombstone, put_tombstone, tombstone_text
-from hashclient.system.files import path_fields, printable
+from hashclient.system.text import path_fields, printable
 
 #: Of the processes that hold a file open, so many are named.
 _MOST_NAMED = 5

@@ -24,6 +24,7 @@ from hashclient.core.match import ID_LENGTH
 from hashclient.core.model import Hit
 from hashclient.errors import StateError, UsageError
 from hashclient.system import files
+from hashclient.system.text import excerpt, printable
 
 FORMAT = "hashclient-quarantine-item/1"
 EVIDENCE_NAME = "evidence.age"
@@ -156,7 +157,7 @@ def folder_path(directory: Path, match_id: str) -> Path:
     """
     if not _ID.fullmatch(match_id):
         raise UsageError(
-            f"not an id: {files.printable(match_id)}",
+            f"not an id: {printable(match_id)}",
             hint="`hashclient quarantine list` shows them",
         )
     return directory / match_id
@@ -225,10 +226,10 @@ def parse_item(data: bytes, match_id: str, path: Path) -> Item:
         for value in (item.path_b64 or "", *item.origin.xattrs.values()):
             base64.b64decode(value, validate=True)
     except (ValueError, KeyError, RecursionError, binascii.Error) as error:
-        raise _damaged(path, files.excerpt(error)) from error
+        raise _damaged(path, excerpt(error)) from error
     if item.format != FORMAT:
         raise StateError(
-            f"unknown format of {files.printable(path)}: {files.excerpt(item.format)}",
+            f"unknown format of {printable(path)}: {excerpt(item.format)}",
             hint="another version of hashclient wrote it",
         )
     if item.id != match_id:
@@ -251,6 +252,6 @@ def encode_item(item: Item) -> bytes:
 
 def _damaged(path: Path, why: str) -> StateError:
     return StateError(
-        f"damaged: {files.printable(path)}: {why}",
+        f"damaged: {printable(path)}: {why}",
         hint="docs/quarantine.md says how to open a sealed copy by hand",
     )

@@ -35,7 +35,8 @@ from hashclient.quarantine.safe_rename import (
 from hashclient.quarantine.store import Room, record
 from hashclient.quarantine.streams import Digester, sha256_on_disk
 from hashclient.quarantine.tombstone import has_tombstone, remove_tombstone
-from hashclient.system.files import log_path_fields, printable, state_error, write_all
+from hashclient.system.files import state_error, write_all
+from hashclient.system.text import log_path_fields, printable
 
 #: What a file that was restored has in common with one that is restored again.
 _SAME = ("st_size", "st_mode", "st_uid", "st_gid", "st_mtime_ns")

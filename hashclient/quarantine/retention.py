@@ -19,7 +19,8 @@ from hashclient.errors import UsageError
 from hashclient.matches.store import Matches
 from hashclient.quarantine.item import Item, Mark, Stage, item_ids
 from hashclient.quarantine.store import Room, record
-from hashclient.system.files import fsync_dir, printable
+from hashclient.system.files import fsync_dir
+from hashclient.system.text import printable
 
 _UNRECORDED = "not in the record of matches: `quarantine recover` records it again"
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import msgspec
 
-from hashclient.system.files import printable
+from hashclient.system.text import printable
 
 #: The name that a file has for the moment between being moved aside and being unlinked.
 PRIVATE_NAME = ".hashclient-{}"

@@ -17,7 +17,8 @@ from hashclient.quarantine import age
 from hashclient.quarantine.item import EVIDENCE_NAME, Item
 from hashclient.quarantine.store import Room
 from hashclient.quarantine.streams import Digester, sha256_on_disk
-from hashclient.system.files import printable, write_all
+from hashclient.system.files import write_all
+from hashclient.system.text import printable
 
 #: What a sealed copy takes besides its content: headers, and the document with it.
 _OVERHEAD_BYTES = 1 << 20

@@ -33,6 +33,7 @@ from hashclient.quarantine.item import (
     load_item,
 )
 from hashclient.system import files
+from hashclient.system.text import log_path_fields
 
 LOCK_NAME = "lock"
 #: How long an act waits for another. One that seals a very large file takes longer.
@@ -197,7 +198,7 @@ class Room:
         """
         fields = {
             "id": item.id,
-            **files.log_path_fields(item.file),
+            **log_path_fields(item.file),
             "by": mark.by,
             "reason": mark.reason,
         }

@@ -21,6 +21,7 @@ from hashclient.quarantine.safe_rename import PRIVATE_NAME, open_place, reason_o
 from hashclient.quarantine.store import LOCK_NAME, Room, record
 from hashclient.quarantine.streams import sha256_on_disk
 from hashclient.system import files
+from hashclient.system.text import printable
 
 #: States of a match whose file is in quarantine, if it is not in its place.
 _KEPT = (
@@ -69,7 +70,7 @@ def verify(room: Room, matches: Matches) -> Iterator[Finding]:
         with room.errors("cannot read the quarantine", room.directory):
             names = sorted(set(os.listdir(room.directory)) - known)  # noqa: PTH208
         for name in names:
-            shown = files.printable(name)
+            shown = printable(name)
             if name.startswith(files.TEMP_PREFIX):
                 detail = "left by a killed command, or being written; the next act removes it"
                 yield Finding(shown, ok=True, detail=detail)
@@ -107,7 +108,7 @@ def _check_files(room: Room, item: Item) -> str | None:
     try:
         for path in (folder, folder / ITEM_NAME, evidence):  # 2
             if stat.S_IMODE(path.lstat().st_mode) & _NOT_FOR_OTHERS:
-                return f"others can read it: chmod go= {files.printable(path)}"
+                return f"others can read it: chmod go= {printable(path)}"
         fd = os.open(evidence, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             sha256, length = sha256_on_disk(fd, room.on_bytes)  # 3
@@ -151,7 +152,7 @@ def _unfinished(item: Item, matches: Matches) -> str | None:
                 if status is not None:
                     same = status.st_ino == item.origin.inode
                     what = "the file" if same else "something else"
-                    found.append(f"{what} is at {files.printable(there.path)}")
+                    found.append(f"{what} is at {printable(there.path)}")
     except OSError as error:
         found.append(f"its place cannot be looked at: {reason_of(error)}")
     where = "; ".join(found) or "nothing is at its place"

@@ -6,7 +6,7 @@ from typing import Literal
 
 from hashclient.config import PackageDestination, ReportConfig, ServiceDestination
 from hashclient.errors import ConfigError, UsageError
-from hashclient.system.files import printable
+from hashclient.system.text import printable
 
 Destination = PackageDestination | ServiceDestination
 

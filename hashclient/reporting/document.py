@@ -19,9 +19,9 @@ from hashclient import __version__
 from hashclient.config import ReportConfig
 from hashclient.core.match import Match, MatchHit, Step
 from hashclient.errors import VerificationError
-from hashclient.system.files import path_fields
 from hashclient.system.memory import memory_cap
 from hashclient.system.strictjson import parse_json
+from hashclient.system.text import path_fields
 
 FORMAT: Literal["hashclient-report/1"] = "hashclient-report/1"
 

@@ -28,7 +28,8 @@ from hashclient.quarantine.age import parse_recipients, seal, unseal
 from hashclient.quarantine.item import Item, evidence_path, load_item
 from hashclient.reporting.destinations.package.tarstream import Stream
 from hashclient.reporting.document import Evidence
-from hashclient.system.files import atomic_file, printable, state_error, write_all
+from hashclient.system.files import atomic_file, state_error, write_all
+from hashclient.system.text import printable
 
 CHUNK_BYTES = 1 << 18
 

@@ -48,12 +48,12 @@ from hashclient.system.files import (
     fsync_dir,
     is_there,
     make_private_dir,
-    printable,
     read_regular,
     state_error,
     write_atomic,
     writer_lock,
 )
+from hashclient.system.text import printable
 
 #: A record of the audit log names all matches of a report, and has to stay below its limit.
 MAX_MATCHES = 10_000

@@ -19,13 +19,8 @@ import msgspec
 
 from hashclient.core.match import new_id
 from hashclient.errors import StateError, UsageError
-from hashclient.system.files import (
-    MAX_STATE_BYTES,
-    printable,
-    read_regular,
-    state_error,
-    write_atomic,
-)
+from hashclient.system.files import MAX_STATE_BYTES, read_regular, state_error, write_atomic
+from hashclient.system.text import printable
 
 RECORD_NAME = "report.json"
 DOCUMENT_NAME = "document.json"

@@ -27,7 +27,9 @@ import numpy as np
 import numpy.typing as npt
 
 from hashclient.errors import StateError
-from hashclient.system.files import open_database, printable, state_error
+from hashclient.system.files import state_error
+from hashclient.system.sqlite import open_database
+from hashclient.system.text import printable
 
 DATABASE_NAME = "inventory.db"
 #: Inodes whose records share a row; a power of two.

@@ -20,7 +20,7 @@ from hashclient.core.verdict import Summary
 from hashclient.errors import AuditError, StateError
 from hashclient.formats.fields import gap_fields
 from hashclient.matches.store import Matches
-from hashclient.system.files import log_path_fields
+from hashclient.system.text import log_path_fields
 
 
 class RunRecord:

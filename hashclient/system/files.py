@@ -1,4 +1,4 @@
-"""Files that are whole after a crash, the writers' lock, and secrets with safe permissions.
+"""Files that are whole after a crash, and the writers' lock.
 
 Every write of state goes through `write_atomic`: temporary file, fsync, rename, fsync of the
 directory. A kill at any instant leaves the old file or the new one. Leftover temporary files
@@ -7,7 +7,6 @@ start with `TEMP_PREFIX` and are swept by the next writer.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import errno
 import fcntl
@@ -16,12 +15,10 @@ import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Literal
+from typing import IO
 
 from hashclient.errors import ConfigError, LockedError, StateError
-
-if TYPE_CHECKING:
-    import sqlite3
+from hashclient.system.text import printable
 
 TEMP_PREFIX = ".tmp-"
 #: The device /dev/null, on any Linux.
@@ -31,14 +28,8 @@ _PIECE_BYTES = 1 << 16
 MAX_TEXT_BYTES = 1 << 20
 #: And longest file of our own state.
 MAX_STATE_BYTES = 1 << 28
-#: How long a writer of a database waits for another; their transactions take milliseconds.
-BUSY_TIMEOUT_S = 10.0
 #: Between two looks at a lock that somebody else holds.
 LOCK_POLL_S = 0.05
-#: What a log repeats of a path. The system's calls take 4,096 bytes, trees can be deeper.
-MAX_LOGGED_PATH_CHARS = 1 << 14
-#: What a message repeats of a text that somebody else wrote.
-MAX_EXCERPT_CHARS = 200
 
 
 def fsync_dir(path: Path) -> None:
@@ -124,19 +115,19 @@ def read_regular(path: Path, max_bytes: int) -> bytes:
     Raises:
         OSError: it cannot be read, is no regular file, or is longer.
     """
-    with _open_at_once(path) as stream:
+    with open_at_once(path) as stream:
         status = os.fstat(stream.fileno())
         if stat.S_ISCHR(status.st_mode) and status.st_rdev == _DEV_NULL:
             return b""
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
-        data = _read_bounded(stream, status.st_size, max_bytes)
+        data = read_bounded(stream, status.st_size, max_bytes)
     if len(data) > max_bytes:
         raise OSError(errno.EFBIG, f"longer than {max_bytes:,} bytes", os.fspath(path))
     return data
 
 
-def _read_bounded(stream: IO[bytes], size: int, max_bytes: int) -> bytes:
+def read_bounded(stream: IO[bytes], size: int, max_bytes: int) -> bytes:
     """Read a file of `size` bytes to its end, or beyond `max_bytes`.
 
     A file may have more than its size says, and memory for more than there is would be taken at
@@ -148,7 +139,7 @@ def _read_bounded(stream: IO[bytes], size: int, max_bytes: int) -> bytes:
     return data
 
 
-def _open_at_once(path: Path) -> IO[bytes]:
+def open_at_once(path: Path) -> IO[bytes]:
     """Open a file for reading without waiting: for whoever writes to a pipe, say."""
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     return os.fdopen(os.open(path, flags), "rb")
@@ -198,22 +189,6 @@ def sweep_temporary(directory: Path) -> None:
             leftover.unlink()
 
 
-def open_database(path: Path, mode: Literal["ro", "rw", "rwc"]) -> sqlite3.Connection:
-    """Open an SQLite file whose transactions the caller begins and ends; `rwc` makes it, private.
-
-    Raises:
-        OSError, sqlite3.Error: it cannot be opened.
-    """
-    import sqlite3  # most commands need none
-
-    if mode == "rwc":
-        make_private_dir(path.parent)
-        # SQLite makes files with the umask; this one is for its owner only.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    uri = f"{path.absolute().as_uri()}?mode={mode}"
-    return sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None)
-
-
 @contextlib.contextmanager
 def writer_lock(path: Path, *, wait_s: float = 0.0) -> Iterator[None]:
     """Hold the exclusive lock file `path`; the kernel frees it on a kill.
@@ -246,36 +221,6 @@ def writer_lock(path: Path, *, wait_s: float = 0.0) -> Iterator[None]:
         os.close(fd)
 
 
-def read_secret(path: Path, what: str, *, forbidden: int = 0o077) -> bytes:
-    """Read a secret file that only its owner can read.
-
-    `what` names the secret in messages, for example `token file`; `forbidden` are the permission
-    bits that must be unset.
-
-    Raises:
-        ConfigError: it does not exist, cannot be read or others can read it.
-    """
-    try:
-        with _open_at_once(path) as stream:
-            status = os.fstat(stream.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise ConfigError(f"{what} is not a regular file: {printable(path)}")
-            if status.st_mode & forbidden:
-                raise ConfigError(
-                    f"{what} can be read by others: {printable(path)}",
-                    hint=f"chmod 600 {printable(path)}",
-                )
-            secret = _read_bounded(stream, status.st_size, MAX_TEXT_BYTES)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot read {what}: {printable(path)}: {error.strerror}",
-            hint="check the path and its permissions",
-        ) from error
-    if len(secret) > MAX_TEXT_BYTES:
-        raise ConfigError(f"{what} is longer than {MAX_TEXT_BYTES:,} bytes: {printable(path)}")
-    return secret
-
-
 def user_path(text: str) -> Path:
     """Return the path that a user wrote, which may begin with `~`.
 
@@ -306,54 +251,3 @@ def state_error(what: str, path: Path, error: OSError) -> StateError:
     return StateError(
         f"{what}: {printable(path)}: {error.strerror or error}", hint=hints.get(error.errno or 0)
     )
-
-
-def printable(path: str | os.PathLike[str]) -> str:
-    """Return `path` in a form that is safe on a terminal, whatever its bytes.
-
-    Control characters and bytes that are not UTF-8 are shown as `\\xNN`, backslashes doubled.
-    """
-    text = os.fspath(path)
-    if text.isprintable() and "\\" not in text:
-        return text
-    shown = []
-    for char in text:
-        if char == "\\":
-            shown.append("\\\\")
-        elif char.isprintable():
-            shown.append(char)
-        else:
-            # Bytes that were no UTF-8 come back as they were; text from elsewhere can hold other
-            # lone surrogates, which stand for no byte.
-            errors = "surrogateescape" if "\udc80" <= char <= "\udcff" else "surrogatepass"
-            shown.extend(f"\\x{byte:02x}" for byte in char.encode("utf-8", errors))
-    return "".join(shown)
-
-
-def path_fields(path: str) -> dict[str, str]:
-    """Return the fields that give `path` (decoded with surrogateescape) without loss, for JSON.
-
-    `path` is its text; `path_b64` holds its bytes when they are not UTF-8.
-    """
-    raw = os.fsencode(path)
-    try:
-        return {"path": raw.decode()}
-    except UnicodeDecodeError:
-        encoded = base64.b64encode(raw).decode()
-        return {"path": raw.decode(errors="replace"), "path_b64": encoded}
-
-
-def log_path_fields(path: str) -> dict[str, str]:
-    """Return the fields that give `path` where room is limited: of a very long one, its beginning.
-
-    Whoever can make files can make their paths as long as they like.
-    """
-    if len(path) <= MAX_LOGGED_PATH_CHARS:
-        return path_fields(path)
-    return {"path": os.fsencode(path[:MAX_LOGGED_PATH_CHARS]).decode(errors="replace") + "…"}
-
-
-def excerpt(text: object) -> str:
-    """Return the beginning of a foreign text, such as a library's message, safe on a terminal."""
-    whole = str(text)
-    return printable(whole[:MAX_EXCERPT_CHARS]) + ("…" if len(whole) > MAX_EXCERPT_CHARS else "")

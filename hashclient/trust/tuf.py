@@ -34,14 +34,13 @@ from hashclient.errors import (
 )
 from hashclient.system.files import (
     MAX_STATE_BYTES,
-    excerpt,
     fsync_dir,
     make_private_dir,
-    printable,
     read_regular,
     state_error,
 )
 from hashclient.system.strictjson import parse_json
+from hashclient.system.text import excerpt, printable
 
 #: No metadata is longer, whatever length is signed for it: it is held in memory and parsed there.
 #: python-tuf's own caps are below it, but count only where no length is signed.

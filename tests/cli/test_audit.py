@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hashclient.audit.log import AuditLog, Event, checkpoint, verify
-from hashclient.system.files import path_fields
+from hashclient.system.text import path_fields
 from tests.support import Result, call
 
 START = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)

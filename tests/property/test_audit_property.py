@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from hashclient.audit.log import AuditLog, Event, checkpoint, read, verify
 from hashclient.errors import AuditError
-from hashclient.system.files import path_fields
+from hashclient.system.text import path_fields
 
 ROOT = Path(__file__).parents[2]
 START = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)

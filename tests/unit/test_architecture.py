@@ -1,122 +1,64 @@
 """The architecture as a table: imports go down only, and some things stay in their place.
 
-The table is the one of `docs/architecture.md`. A new module gets a line here first.
+`docs/architecture.md` says what each room is for.
 """
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from graphlib import TopologicalSorter
-from itertools import combinations
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
 
-#: From the bottom up. A module imports from the layers below its own, and from nothing else. A
-#: package stands for all of its modules, which may import each other, but not in a circle.
-LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"__init__", "errors"}),
-    frozenset({"fsio", "algorithms", "kinds", "memory", "model", "process", "strictjson"}),
-    frozenset(
-        {
-            "config",
-            "digestfile",
-            "filesystems",
-            "formats",
-            "hashing",
-            "hashlist",
-            "match",
-            "policy",
-            "seal",
-            "summary",
-            "walk",
-        }
-    ),
-    frozenset({"access", "connect", "transport", "trust"}),
-    frozenset({"audit"}),
-    frozenset(
-        {
-            "check",
-            "gaps",
-            "index",
-            "inventory",
-            "judge",
-            "knowngood",
-            "lists",
-            "matches",
-            "matchstore",
-            "mounts",
-            "pool",
-            "reading",
-        }
-    ),
-    frozenset({"provider", "quarantine", "reporting"}),
-    frozenset(
-        {
-            "build",
-            "fetch",
-            "lookup",
-            "metrics",
-            "record",
-            "respond",
-            "scan",
-            "setup",
-            "status",
-            "withdrawals",
-        }
-    ),
-    frozenset({"__main__", "cli"}),
-)
-
-#: The exceptions, within one layer: a module may import those that stand after it in a chain.
-CHAINS: tuple[tuple[str, ...], ...] = (
-    ("__main__", "cli"),
-    ("digestfile", "hashlist"),
-    ("model", "kinds"),
-    ("model", "algorithms"),
-    ("formats", "summary"),
-    ("policy", "config"),
-    ("reporting", "quarantine"),
-    ("knowngood", "index"),
-    ("matches", "matchstore"),
-    ("pool", "check", "inventory"),
-    ("pool", "check", "reading"),
-    ("pool", "check", "judge", "index"),
-    ("lists", "judge", "index"),
-    ("gaps", "index"),
-    ("lookup", "scan", "fetch"),
-    ("fetch", "build"),
-    ("fetch", "withdrawals"),
-    ("setup", "fetch", "build"),
-    ("metrics", "status", "scan", "fetch"),
-    ("trust", "transport", "access"),
-    ("connect", "transport", "access"),
-)
+#: Each room of the house, from the bottom up, and the rooms that it uses besides `EVERYWHERE`. A
+#: room is a package, or a module of the root. What is listed is used, and nothing else is.
+EVERYWHERE = "errors system core"
+USES: Mapping[str, str] = {
+    "errors": "",
+    "system": "",
+    "core": "",
+    "config": "",
+    "formats": "__init__",
+    "audit": "",
+    "matches": "",
+    "lists": "",
+    "net": "__init__ config",
+    "trust": "",
+    "provider": "lists",
+    "index": "config lists",
+    "quarantine": "audit config index matches",
+    "reporting": "__init__ audit config index matches net quarantine",
+    "fetch": "audit config index lists matches net trust",
+    "scan": "audit config formats index lists matches quarantine reporting",
+    "status": "__init__ audit config fetch index matches quarantine reporting",
+    "cli": "__init__ audit config fetch formats index lists matches net provider quarantine"
+    " reporting scan status",
+    "__init__": "",
+    "__main__": "cli",
+}
+TOP = {"cli", "__main__"}
 
 #: What only the top layer may do: it alone talks to a terminal, draws and exits.
 TOP_ONLY_MODULES = frozenset({"click", "rich"})
 TOP_ONLY_CALLS = frozenset({"print", "input", "exit", "quit", "sys.exit", "os._exit"})
 
 #: The exception: where nothing can be raised, since what failed is an access to memory.
-EXITS = frozenset({("process", "os._exit")})
+EXITS = frozenset({("hashclient.system.process", "os._exit")})
 
 #: Formats that run code when they are read.
 BANNED_MODULES = frozenset({"pickle", "cPickle", "dill", "joblib", "marshal", "shelve"})
-
-LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-TOP = len(LAYERS) - 1
-WITHIN_A_LAYER = frozenset(pair for chain in CHAINS for pair in combinations(chain, 2))
 
 
 def dotted(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-def unit(module: str) -> str:
-    """Return the line of the table that a dotted module name falls under."""
+def room(module: str) -> str:
+    """Return the room that a dotted module name lies in."""
     return [*module.split("."), "__init__"][1]
 
 
@@ -132,65 +74,50 @@ def imports(tree: ast.AST, importer: str) -> Iterator[tuple[str, int]]:
                 yield f"{node.module}.{alias.name}", node.lineno
 
 
-def is_allowed(importer: str, imported: str) -> bool:
-    """Tell whether one line of the table may import from another."""
-    return (
-        importer == imported
-        or LEVEL.get(imported, TOP) < LEVEL[importer]
-        or (importer, imported) in WITHIN_A_LAYER
-    )
-
-
 def called_name(call: ast.Call) -> str:
     return ast.unparse(call.func)
 
 
 FILES = sorted((ROOT / "hashclient").rglob("*.py"))
+MODULES = {dotted(path): path for path in FILES}
 each_file = pytest.mark.parametrize("path", FILES, ids=dotted)
 
 
-def test_the_table_names_each_module_once() -> None:
-    assert sum(len(names) for names in LAYERS) == len(LEVEL)
+def modules_imported(path: Path) -> Iterator[str]:
+    """Yield the modules of the project that one imports."""
+    for name, _ in imports(ast.parse(path.read_bytes()), dotted(path)):
+        found = name if name in MODULES else name.rpartition(".")[0]
+        if found in MODULES and found != dotted(path):
+            yield found
 
 
-def test_the_chains_stay_in_their_layer_and_close_no_circle() -> None:
-    order: TopologicalSorter[str] = TopologicalSorter()
-    for importer, imported in WITHIN_A_LAYER:
-        assert LEVEL[importer] == LEVEL[imported]
-        order.add(importer, imported)
-    order.prepare()  # raises CycleError
+def test_each_room_uses_the_rooms_below_it_that_it_says() -> None:
+    everywhere = set(EVERYWHERE.split())
+    used: dict[str, set[str]] = {room(module): set() for module in MODULES}
+    for module, path in MODULES.items():
+        used[room(module)] |= {room(name) for name in modules_imported(path)} - {room(module)}
+    assert {name: rooms - everywhere for name, rooms in used.items()} == {
+        name: set(rooms.split()) for name, rooms in USES.items()
+    }
+    for name in everywhere:
+        assert used[name] <= {"errors"}
+    TopologicalSorter(used).prepare()  # raises CycleError
 
 
-@each_file
-def test_imports_go_down_only(path: Path) -> None:
-    module = dotted(path)
-    importer = unit(module)
-    assert importer in LEVEL, f"{module} is not in the table of layers"
-    wrong = []
-    for name, line in imports(ast.parse(path.read_bytes()), module):
-        if name.split(".")[0] != "hashclient":
-            continue
-        # `from hashclient import __version__` names a value of the root, not a module.
-        imported = unit(name) if unit(name) in LEVEL or name.count(".") > 1 else "__init__"
-        if not is_allowed(importer, imported):
-            wrong.append(f"{module}:{line} imports {name}")
-    assert not wrong, "\n".join(wrong)
+def test_a_package_keeps_nothing_but_words_and_names_in_its_init() -> None:
+    for path in FILES:
+        if path.name == "__init__.py" and path.parent.name not in {"hashclient", "formats"}:
+            kinds = {type(node) for node in ast.parse(path.read_bytes()).body}
+            assert kinds <= {ast.Expr, ast.ImportFrom, ast.Assign}, dotted(path)
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
-    modules = {dotted(path): path for path in FILES}
-    order: TopologicalSorter[str] = TopologicalSorter()
-    for module, path in modules.items():
-        for name, _ in imports(ast.parse(path.read_bytes()), module):
-            imported = name if name in modules else name.rpartition(".")[0]
-            if imported in modules and imported != module:
-                order.add(module, imported)
-    order.prepare()  # raises CycleError
+    TopologicalSorter({m: set(modules_imported(p)) for m, p in MODULES.items()}).prepare()
 
 
 @each_file
 def test_only_the_command_line_prints_and_exits(path: Path) -> None:
-    if LEVEL.get(unit(dotted(path))) == TOP:
+    if room(dotted(path)) in TOP:
         return
     tree = ast.parse(path.read_bytes())
     wrong = [
@@ -203,7 +130,7 @@ def test_only_the_command_line_prints_and_exits(path: Path) -> None:
         for node in ast.walk(tree)
         if isinstance(node, ast.Call)
         and called_name(node) in TOP_ONLY_CALLS
-        and (unit(dotted(path)), called_name(node)) not in EXITS
+        and (dotted(path), called_name(node)) not in EXITS
     ]
     assert not wrong, "\n".join(wrong)
 

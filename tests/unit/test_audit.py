@@ -31,7 +31,7 @@ from hashclient.audit.record import (
     parse_record,
 )
 from hashclient.errors import AuditError, HashclientError, StateError
-from hashclient.system.files import path_fields
+from hashclient.system.text import path_fields
 
 START = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
 

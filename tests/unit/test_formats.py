@@ -18,7 +18,7 @@ from hashclient.errors import ExitCode
 from hashclient.formats import FORMATS, Context, formatter
 from hashclient.formats.jsonl import JsonlFormatter
 from hashclient.formats.text import TextFormatter, human_bytes
-from hashclient.system.files import path_fields
+from hashclient.system.text import path_fields
 from tests.contract.readers import JSONL
 
 MATCH = Hit("baseline", "e-1", "synthetic", 3, (Algorithm.MD5, Algorithm.SHA1), complete=True)

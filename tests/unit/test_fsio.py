@@ -13,21 +13,19 @@ from fixtures.crash import Recorder, watched
 from hashclient.errors import ConfigError, LockedError, StateError
 from hashclient.system import files as system_files
 from hashclient.system.files import (
-    MAX_EXCERPT_CHARS,
     MAX_TEXT_BYTES,
     TEMP_PREFIX,
     atomic_file,
-    excerpt,
     make_private_dir,
     make_public_dir,
-    printable,
     read_regular,
-    read_secret,
     state_error,
     sweep_temporary,
     write_atomic,
     writer_lock,
 )
+from hashclient.system.secrets import read_secret
+from hashclient.system.text import MAX_EXCERPT_CHARS, excerpt, printable
 from tests.support import open_files
 
 

@@ -16,12 +16,12 @@ import pytest
 from fixtures.client import digests_of
 from hashclient.core.algorithms import Algorithm
 from hashclient.errors import ExitCode, HashclientError, VerificationError
-from hashclient.fetch import guard as fetch_guard
 from hashclient.fetch.guard import FOLDER, SOURCES_NAME, Inspection, open_guard, verify_guard
 from hashclient.index.blinding import Sealer
 from hashclient.index.reader import RunSet
 from hashclient.index.run import DamagedError, Run
 from hashclient.index.writer import IndexWriter
+from hashclient.lists.importers import nsrl as nsrl_importer
 from hashclient.lists.wire import NO_SIZE, AddBatch
 
 SEALER = Sealer(bytes(32))
@@ -303,7 +303,7 @@ def test_rot_in_the_index_is_found_and_mended(tmp_path: Path) -> None:
 
 
 def test_a_large_file_is_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch_guard, "_ROWS", 7)
+    monkeypatch.setattr(nsrl_importer, "ROWS", 7)
     path, state = nsrl(tmp_path / "good", *range(40)), tmp_path / "state"
     found = [n for n in range(60) if refused(state, [path], digests_of(n)) is not None]
     assert found == list(range(40))
@@ -330,7 +330,7 @@ def _broken(path: Path, how: str) -> None:
         nsrl(path, *range(300))
         os.truncate(path, 9000)
     elif how == "only the magic of one":
-        path.write_bytes(fetch_guard.SQLITE_MAGIC + bytes(100))
+        path.write_bytes(nsrl_importer.SQLITE_MAGIC + bytes(100))
     elif how == "another table":
         _database(path, "CREATE TABLE METADATA (sha256)")
     elif how == "a digest that is too short":

@@ -22,7 +22,7 @@ from hashclient.core.model import Hit, Outcome, Recorded
 from hashclient.errors import StateError, UsageError
 from hashclient.matches.store import Matches
 from hashclient.matches.tables import DATABASE_NAME
-from hashclient.system import files
+from hashclient.system import sqlite
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 LATER = NOW + timedelta(days=1)
@@ -389,7 +389,7 @@ def test_one_that_stays_locked_is_an_error(tmp_path: Path, monkeypatch: pytest.M
     Matches(tmp_path).__exit__()
     other = sqlite3.connect(tmp_path / DATABASE_NAME, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
-    monkeypatch.setattr(files, "BUSY_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_S", 0.01)
     with pytest.raises(StateError, match="locked"):
         Matches(tmp_path)
     other.close()

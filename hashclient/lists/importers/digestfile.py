@@ -27,7 +27,7 @@ import numpy.typing as npt
 from hashclient.core.algorithms import Algorithm
 from hashclient.errors import UsageError
 from hashclient.lists.wire import NO_SIZE, Uint8, Uint32, Uint64
-from hashclient.system.files import printable
+from hashclient.system.text import printable
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -40,13 +40,12 @@ from hashclient.scan.sources.files import join
 from hashclient.system.files import (
     MAX_STATE_BYTES,
     make_private_dir,
-    path_fields,
-    printable,
     read_regular,
     state_error,
     write_atomic,
     writer_lock,
 )
+from hashclient.system.text import path_fields, printable
 
 FILE_NAME = "mounts.json"
 LOCK_NAME = "mounts.lock"

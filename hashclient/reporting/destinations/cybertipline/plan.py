@@ -24,7 +24,7 @@ from hashclient.reporting.evidence import (
     plain_source,
     sealed_source,
 )
-from hashclient.system.files import printable
+from hashclient.system.text import printable
 
 
 class Plan(msgspec.Struct, frozen=True):

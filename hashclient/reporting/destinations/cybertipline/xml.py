@@ -20,7 +20,7 @@ from xml.parsers import expat
 
 from hashclient.errors import ConfigError, UnreachableError, VerificationError
 from hashclient.reporting.document import Document, ReportedMatch, file_path
-from hashclient.system.files import excerpt, printable
+from hashclient.system.text import excerpt, printable
 
 if TYPE_CHECKING:
     import xmlschema

@@ -26,7 +26,8 @@ from hashclient.reporting.destinations.package.tarstream import Member, Stream, 
 from hashclient.reporting.document import Document, encode_document
 from hashclient.reporting.evidence import Proven, sealed_source
 from hashclient.reporting.report import Package
-from hashclient.system.files import TEMP_PREFIX, fsync_dir, printable, state_error
+from hashclient.system.files import TEMP_PREFIX, fsync_dir, state_error
+from hashclient.system.text import printable
 
 README_NAME = "README.txt"
 DOCUMENT_NAME = "document.json"

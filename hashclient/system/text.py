@@ -1,0 +1,64 @@
+"""Text for people and records: paths whatever their bytes, and short pieces of what others sent."""
+
+from __future__ import annotations
+
+import base64
+import os
+
+#: What a log repeats of a path. The system's calls take 4,096 bytes, trees can be deeper.
+MAX_LOGGED_PATH_CHARS = 1 << 14
+
+
+#: What a message repeats of a text that somebody else wrote.
+MAX_EXCERPT_CHARS = 200
+
+
+def printable(path: str | os.PathLike[str]) -> str:
+    """Return `path` in a form that is safe on a terminal, whatever its bytes.
+
+    Control characters and bytes that are not UTF-8 are shown as `\\xNN`, backslashes doubled.
+    """
+    text = os.fspath(path)
+    if text.isprintable() and "\\" not in text:
+        return text
+    shown = []
+    for char in text:
+        if char == "\\":
+            shown.append("\\\\")
+        elif char.isprintable():
+            shown.append(char)
+        else:
+            # Bytes that were no UTF-8 come back as they were; text from elsewhere can hold other
+            # lone surrogates, which stand for no byte.
+            errors = "surrogateescape" if "\udc80" <= char <= "\udcff" else "surrogatepass"
+            shown.extend(f"\\x{byte:02x}" for byte in char.encode("utf-8", errors))
+    return "".join(shown)
+
+
+def path_fields(path: str) -> dict[str, str]:
+    """Return the fields that give `path` (decoded with surrogateescape) without loss, for JSON.
+
+    `path` is its text; `path_b64` holds its bytes when they are not UTF-8.
+    """
+    raw = os.fsencode(path)
+    try:
+        return {"path": raw.decode()}
+    except UnicodeDecodeError:
+        encoded = base64.b64encode(raw).decode()
+        return {"path": raw.decode(errors="replace"), "path_b64": encoded}
+
+
+def log_path_fields(path: str) -> dict[str, str]:
+    """Return the fields that give `path` where room is limited: of a very long one, its beginning.
+
+    Whoever can make files can make their paths as long as they like.
+    """
+    if len(path) <= MAX_LOGGED_PATH_CHARS:
+        return path_fields(path)
+    return {"path": os.fsencode(path[:MAX_LOGGED_PATH_CHARS]).decode(errors="replace") + "…"}
+
+
+def excerpt(text: object) -> str:
+    """Return the beginning of a foreign text, such as a library's message, safe on a terminal."""
+    whole = str(text)
+    return printable(whole[:MAX_EXCERPT_CHARS]) + ("…" if len(whole) > MAX_EXCERPT_CHARS else "")
