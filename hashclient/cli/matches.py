@@ -13,7 +13,7 @@ from hashclient.cli.app import App, format_option, pass_app
 from hashclient.cli.run import FORMAT_HELP, output_option
 from hashclient.core.kinds import MatchState
 from hashclient.errors import ExitCode, UsageError
-from hashclient.formats import FORMATS
+from hashclient.formats.interface import FORMATS
 from hashclient.system.text import path_fields, printable
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def command(
     """
     if ctx.invoked_subcommand is not None:
         return None
-    from hashclient.formats import Context, formatter
+    from hashclient.formats.interface import Context, formatter
 
     app = ctx.ensure_object(App)
     written = formatter(output_format, Context("matches", app.now()))

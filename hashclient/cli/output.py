@@ -260,7 +260,7 @@ def _failed_report(
 ) -> str:
     """Return what the report of a command is that failed before it had anything to tell."""
     from hashclient.core.verdict import Summary
-    from hashclient.formats import FORMATS, Context, formatter
+    from hashclient.formats.interface import FORMATS, Context, formatter
 
     summary = Summary(())
     if code in (ExitCode.INTERRUPTED, ExitCode.TERMINATED):

@@ -32,7 +32,7 @@ FORMAT_HELP = "How the report is written; docs/formats.md describes each format.
 if TYPE_CHECKING:
     from hashclient.core.model import Outcome
     from hashclient.core.verdict import Summary
-    from hashclient.formats import Formatter
+    from hashclient.formats.interface import Formatter
     from hashclient.index.open_lists import OpenLists
     from hashclient.scan.actions import Responder
     from hashclient.scan.recorder import RunRecord
@@ -114,7 +114,7 @@ def run_report(
     Raises:
         HashclientError: the run failed, and nothing that was found outranks that.
     """
-    from hashclient.formats import Context, formatter
+    from hashclient.formats.interface import Context, formatter
     from hashclient.scan.recorder import RunRecord
 
     record = RunRecord(

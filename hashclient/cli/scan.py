@@ -9,7 +9,7 @@ import click
 from hashclient.cli.app import App, pass_app
 from hashclient.cli.run import load_lists, report_options, run_report
 from hashclient.errors import ExitCode
-from hashclient.formats import FORMATS
+from hashclient.formats.interface import FORMATS
 from hashclient.system.text import printable
 
 #: Whether it is there and can be read, the walk says: of each PATH by itself, as an outcome.

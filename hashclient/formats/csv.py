@@ -34,7 +34,7 @@ from hashclient.formats.fields import (
 from hashclient.system.text import printable
 
 if TYPE_CHECKING:
-    from hashclient.formats import Context
+    from hashclient.formats.interface import Context
 
 #: What a row says of the file, then of the entry, then of what was done; digests come last.
 COLUMNS = (

@@ -29,7 +29,7 @@ from hashclient.formats.fields import (
 from hashclient.system.text import path_fields, printable
 
 if TYPE_CHECKING:
-    from hashclient.formats import Context
+    from hashclient.formats.interface import Context
 
 ECS_VERSION = "9.4.0"
 

@@ -33,7 +33,7 @@ from hashclient.formats.markup import Markup, element
 from hashclient.formats.text import human_bytes
 
 if TYPE_CHECKING:
-    from hashclient.formats import Context
+    from hashclient.formats.interface import Context
 
 #: Rows of the table. A browser takes a second for so many, and the page has a few megabytes.
 MAX_ROWS = 10_000
@@ -243,7 +243,7 @@ def _document(title: str, content: Iterator[Markup]) -> str:
 
 
 def _resource(name: str) -> str:
-    return resources.files("hashclient.formats").joinpath(name).read_text("utf-8")
+    return resources.files("hashclient.formats.interface").joinpath(name).read_text("utf-8")
 
 
 def _source(text: str) -> str:

@@ -16,7 +16,7 @@ from hashclient.formats.fields import (
 )
 
 if TYPE_CHECKING:
-    from hashclient.formats import Context
+    from hashclient.formats.interface import Context
 
 
 class JsonlFormatter:

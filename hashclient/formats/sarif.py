@@ -34,7 +34,7 @@ from hashclient.formats.fields import (
 )
 
 if TYPE_CHECKING:
-    from hashclient.formats import Context
+    from hashclient.formats.interface import Context
 
 SCHEMA = (
     "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"

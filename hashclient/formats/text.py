@@ -22,7 +22,7 @@ from hashclient.formats.fields import (
 from hashclient.system.text import printable
 
 if TYPE_CHECKING:
-    from hashclient.formats import Context
+    from hashclient.formats.interface import Context
 
 
 class TextFormatter:

@@ -21,8 +21,8 @@ from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Action, Kind, MatchState
 from hashclient.core.model import Acted, Hit, ListState, Outcome, Recorded
 from hashclient.core.verdict import Summary
-from hashclient.formats import Context
 from hashclient.formats.html import HtmlFormatter
+from hashclient.formats.interface import Context
 from tests.contract.test_formats import AWFUL_PATHS
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hashclient.errors import ExitCode
-from hashclient.formats import FORMATS
+from hashclient.formats.interface import FORMATS
 from tests.contract.test_formats import TABLE
 from tests.support import call, csv_of, make_state, write_tree
 

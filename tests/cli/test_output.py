@@ -22,7 +22,7 @@ from hashclient import config
 from hashclient.cli import main as command
 from hashclient.cli.app import Terminated
 from hashclient.errors import ExitCode
-from hashclient.formats import FORMATS
+from hashclient.formats.interface import FORMATS
 from tests.contract.readers import Report
 from tests.contract.test_formats import TABLE
 from tests.support import (

@@ -23,7 +23,7 @@ from hashclient.core.kinds import Action, Kind, MatchState
 from hashclient.core.model import Acted, Gap, Hit, ListState, MissingList, Outcome, Recorded
 from hashclient.core.verdict import Summary
 from hashclient.errors import ExitCode
-from hashclient.formats import FORMATS, Context, formatter
+from hashclient.formats.interface import FORMATS, Context, formatter
 from tests.contract.readers import (
     JSONL_SCHEMA,
     Fields,

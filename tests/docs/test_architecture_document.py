@@ -8,17 +8,22 @@ import tomllib
 import pytest
 
 from tests.docs.blocks import DOCS, ROOT, table_rows
-from tests.unit.test_architecture import LAYERS
+from tests.unit.test_architecture import MODULES, USES, room
 
 pytestmark = pytest.mark.docs
 
 ARCHITECTURE = DOCS / "architecture.md"
 
 
-def test_the_layers_are_those_that_are_enforced() -> None:
-    rows = table_rows(ARCHITECTURE, "## Modules and layers")
-    documented = [frozenset(re.findall(r"`(\w+)`:", row[1])) for row in rows]
-    assert documented == list(LAYERS)
+def test_each_room_is_in_the_document_and_so_is_each_module_of_it() -> None:
+    rows = table_rows(ARCHITECTURE, "## Rooms")
+    documented = {name: row[1] for row in rows for name in re.findall(r"`(\w+)`", row[0])}
+    assert set(documented) == set(USES)
+    for module in MODULES:
+        place = room(module)
+        if place not in {"cli", "formats", "reporting"} and not module.endswith(f".{place}"):
+            parts = module.split(".")[2:]
+            assert all(re.search(rf"\b{part}\b", documented[place]) for part in parts[:1]), module
 
 
 def test_every_dependency_has_a_reason() -> None:

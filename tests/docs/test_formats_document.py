@@ -14,9 +14,9 @@ from hashclient.core.kinds import Action, Kind, MatchState
 from hashclient.core.model import Acted, Gap, Hit, ListState, MissingList, Outcome, Recorded
 from hashclient.core.verdict import Summary
 from hashclient.errors import ExitCode
-from hashclient.formats import FORMATS, Context, formatter
 from hashclient.formats.csv import COLUMNS, DIGEST_COLUMNS
 from hashclient.formats.html import MAX_FOLDERS, MAX_ROWS
+from hashclient.formats.interface import FORMATS, Context, formatter
 from hashclient.formats.sarif import MAX_NOTIFICATIONS, MAX_RESULTS
 from tests.docs.blocks import DOCS, marked_blocks, table_rows
 

@@ -13,8 +13,8 @@ import pytest
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Action, Kind, MatchState
 from hashclient.core.model import Acted, Hit, Outcome, Recorded
-from hashclient.formats import Context
 from hashclient.formats.csv import CsvFormatter
+from hashclient.formats.interface import Context
 
 NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 MATCH = Hit("baseline", "e-1", "synthetic", 3, (Algorithm.MD5, Algorithm.SHA1), complete=True)

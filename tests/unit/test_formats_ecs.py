@@ -14,8 +14,8 @@ from hashclient.core.kinds import Action, Kind, MatchState
 from hashclient.core.model import Acted, Gap, Hit, ListState, MissingList, Outcome, Recorded
 from hashclient.core.verdict import Summary
 from hashclient.errors import ExitCode
-from hashclient.formats import Context
 from hashclient.formats.ecs import ECS_VERSION, EcsFormatter
+from hashclient.formats.interface import Context
 from tests.contract.readers import DATA, check_ecs
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

@@ -17,9 +17,10 @@ from hashclient.core.kinds import Action, Kind, MatchState
 from hashclient.core.model import Acted, Hit, ListState, MissingList, Outcome, Recorded
 from hashclient.core.verdict import Summary
 from hashclient.errors import ExitCode
-from hashclient.formats import Context, html
+from hashclient.formats import html
 from hashclient.formats.html import ELSEWHERE, HtmlFormatter
 from hashclient.formats.htmltable import MAX_BARS
+from hashclient.formats.interface import Context
 from hashclient.formats.markup import Markup, element, joined
 from tests.contract.readers import content, parse_html, read_html
 

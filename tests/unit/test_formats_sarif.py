@@ -13,7 +13,8 @@ from hashclient.core.kinds import Action, Kind, MatchState
 from hashclient.core.model import Acted, Hit, ListState, MissingList, Outcome, Recorded
 from hashclient.core.verdict import Summary
 from hashclient.errors import ExitCode
-from hashclient.formats import Context, sarif
+from hashclient.formats import sarif
+from hashclient.formats.interface import Context
 from hashclient.formats.sarif import SarifFormatter, uri_of
 from tests.contract.readers import read_sarif
 
