@@ -25,8 +25,8 @@ from hashclient.hashlist import Uint8
 from hashclient.inventory import RECORD, Block, Inventory, Records, are_settled, records_of
 from hashclient.judge import Judge, Place, Plan, verdict
 from hashclient.model import Algorithm, Kind, Outcome, mask_of
-from hashclient.reading import Deferred, Reader, RuledOut, SetAside, relied_size
-from hashclient.walk import Group, Task, join, kind_of, open_directory, reason_of
+from hashclient.reading import Deferred, Reader, RuledOut, SetAside, no_file, relied_size
+from hashclient.walk import Group, Task, join, open_directory, reason_of
 
 #: In a task of several files, one of at least this size is handed back, to be a task of its own.
 DEFER_BYTES = 4 << 20
@@ -190,7 +190,7 @@ class Checker:
                     trust = self._reader.trust_at(name, fd, status.st_dev, follow=follow)
                     device, trusted = status.st_dev, trust is FULL
                 if not stat.S_ISREG(status.st_mode):
-                    raise SetAside(Kind.SKIPPED, kind_of(status.st_mode))
+                    raise no_file(status.st_mode)
             except (OSError, SetAside) as error:
                 self._set_aside(group, name, error, result)
                 continue

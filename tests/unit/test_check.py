@@ -19,7 +19,7 @@ from hashclient.check import DEFER_BYTES, TASK_BYTES, Checker, TaskResult
 from hashclient.config import Config, Settings
 from hashclient.lists import OpenLists, open_lists
 from hashclient.model import Algorithm, Hit, Kind, Outcome
-from hashclient.reading import ATTEMPTS, CHANGED, ENDLESS, SPARSE
+from hashclient.reading import ATTEMPTS, CHANGED, DIRECTORY, ENDLESS, SPARSE
 from hashclient.scan import Memory
 from hashclient.walk import Group
 from tests.support import csv_of, digests_of, make_state, write_tree
@@ -193,7 +193,7 @@ def test_what_cannot_be_opened_is_unread_and_the_others_are_not(tmp_path: Path) 
     assert kinds(result) == {
         "gone": (Kind.UNREAD, "no such file or directory"),
         "pipe": (Kind.SKIPPED, "named pipe"),
-        "dir": (Kind.SKIPPED, "directory"),
+        "dir": (Kind.UNREAD, DIRECTORY),
         "link": (Kind.UNREAD, "too many levels of symbolic links"),
         "a": (Kind.MATCH, None),
     }
@@ -204,8 +204,10 @@ def test_special_files_are_told_before_they_are_opened_when_sizes_matter(tmp_pat
     lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}))
     (tmp_path / "t").mkdir()
     os.mkfifo(tmp_path / "t" / "pipe")
+    (tmp_path / "t" / "dir").mkdir()
     (tmp_path / "t" / "link").symlink_to("nowhere")
-    assert kinds(check(lists, tmp_path / "t", "pipe", "link", "gone")) == {
+    assert kinds(check(lists, tmp_path / "t", "dir", "pipe", "link", "gone")) == {
+        "dir": (Kind.UNREAD, DIRECTORY),
         "pipe": (Kind.SKIPPED, "named pipe"),
         "link": (Kind.SKIPPED, "symbolic link"),
         "gone": (Kind.UNREAD, "no such file or directory"),
