@@ -6,10 +6,10 @@ unchanged. Both are sound only where the kernel vouches for the status. Files of
 have mounted. What is not known here is not relied on: that costs reading, and hides nothing.
 
 Times say less than sizes. An unchanged status tells an unchanged file only where each change sets
-ctime and nobody else can. FAT has none, FUSE what its program likes, an image of squashfs or iso9660
-whatever its maker chose; and a store through a shared map of tmpfs sets no time at all. The
-number of a device does not tell one file system from the next that gets it either: `identity_of`
-also asks what statfs(2) knows it by.
+ctime and nobody else can. FAT has none, FUSE what its program likes, an image of squashfs or of
+iso9660 whatever its maker chose; and on tmpfs, which writes nothing back, only the first store
+through a shared map sets it. The number of a device does not tell one file system from the next
+that gets it either: `identity_of` also asks what statfs(2) knows it by.
 
 Limits: a file system that root has laid upon another one (overlay, a loop device) is trusted for
 itself, and a server of NFS or SMB like a disk.

@@ -31,6 +31,7 @@ from tests.support import (
     csv_of,
     digests_of,
     environment,
+    remember_at_once,
     run,
     write_tree,
 )
@@ -88,7 +89,7 @@ class World:
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     # Tests do not wait until what they wrote is old enough to be known.
-    monkeypatch.setattr(inventory, "FRESH_NS", 0)
+    remember_at_once(monkeypatch, tmp_path)
     return World(tmp_path)
 
 

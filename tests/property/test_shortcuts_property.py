@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 
 from fixtures.client import Client
 from fixtures.simulator import Simulator
-from hashclient import check, inventory
+from hashclient import check
 from hashclient.model import Algorithm, Kind, Outcome
+from tests.support import remember_at_once
 
 #: What files may hold: several of each size, so that sizes alone decide little.
 CONTENTS = [b"", b"A", b"B", b"AAAAA", b"BBBBB", b"CCCCC"]
@@ -240,7 +241,7 @@ class World:
 def _no_margin() -> Iterator[None]:
     """Remember files at once; between scans, the tests wait for the next tick."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inventory, "FRESH_NS", 0)
+        remember_at_once(patch, Path(tempfile.gettempdir()))
         yield
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from hashclient import check as module
-from hashclient import hashing, inventory, reading
+from hashclient import hashing, reading
 from hashclient import judge as judging
 from hashclient.check import DEFER_BYTES, TASK_BYTES, Checker, TaskResult
 from hashclient.config import Config, Settings
@@ -22,7 +22,7 @@ from hashclient.model import Algorithm, Hit, Kind, Outcome
 from hashclient.reading import ATTEMPTS, CHANGED, DIRECTORY, ENDLESS, SPARSE
 from hashclient.scan import Memory
 from hashclient.walk import Group
-from tests.support import csv_of, digests_of, make_state, write_tree
+from tests.support import csv_of, digests_of, make_state, remember_at_once, write_tree
 
 ALL = tuple(Algorithm)
 
@@ -427,7 +427,7 @@ def rests_on(result: TaskResult) -> tuple[int, int, int]:
 def test_each_file_is_counted_once_by_what_its_answer_rests_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep_clean: bool
 ) -> None:
-    monkeypatch.setattr(inventory, "FRESH_NS", 0)
+    remember_at_once(monkeypatch, tmp_path)
     _, sha1, _ = digests_of(b"disputed")
     rows = csv_of({"e-1": b"listed"}) + f"e-2,{'0' * 31}1,{sha1},,8,synthetic\n".encode()
     lists = lists_of(tmp_path, base=rows)
