@@ -38,9 +38,9 @@ BLOCK_INODES = 256
 _BLOCK_BITS = 8
 #: Rows that are merged at a time: enough to make it cheap, few enough to bound the memory.
 _BLOCKS_AT_ONCE = 16
-#: A file that changed so shortly before it was read may change again unseen: within the same tick of
-#: the file system's clock, or by a store through a memory map into a page that the kernel has not
-#: written back since. It does that after 30 seconds, looking each 5, unless told otherwise.
+#: A file that changed so shortly before it was read may change again unseen: within the same tick
+#: of the file system's clock, or by a store through a memory map into a page that the kernel has
+#: not written back since. It does that after 30 seconds, looking each 5, unless told otherwise.
 FRESH_NS = 60_000_000_000
 #: Some file systems store seconds, and show a change as older than it is.
 FRESH_COARSE_NS = FRESH_NS + 2_000_000_000
