@@ -375,7 +375,7 @@ def test_scans_at_the_same_time_do_not_disturb_each_other(world: World) -> None:
         done = subprocess.run(
             [
                 *(sys.executable, "-c", REMEMBERS_AT_ONCE),
-                *arguments("--state-dir", world.state, *options, world.tree),
+                *map(str, ("--state-dir", world.state, *options, world.tree)),
             ],
             env=environment(),
             capture_output=True,
