@@ -23,8 +23,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from fixtures.client import Client
 from fixtures.simulator import Simulator
+from hashclient import filesystems, inventory
 from hashclient.cli import main as command
 from hashclient.core.algorithms import Algorithm
 from hashclient.errors import ExitCode
@@ -172,6 +175,18 @@ def edit_manifest(state: Path, list_name: str, **changes: str) -> None:
     manifest = json.loads(path.read_bytes())
     assert changes.keys() <= manifest.keys()
     path.write_text(json.dumps(manifest | changes))
+
+
+def remember_at_once(patch: pytest.MonkeyPatch, directory: Path) -> None:
+    """Let scans in this process remember files as soon as they are written, also if in memory.
+
+    Tests then wait for the next tick of the clock; where nothing ever is remembered matters to few.
+    """
+    patch.setattr(inventory, "FRESH_NS", 0)
+    fd = os.open(directory, os.O_RDONLY)
+    kinds = filesystems._KEEP_CTIME | {filesystems._kind_of(fd)}
+    os.close(fd)
+    patch.setattr(filesystems, "_KEEP_CTIME", kinds)
 
 
 def write_tree(directory: Path, files: Mapping[str, bytes]) -> Path:

@@ -1,14 +1,17 @@
 """The inventory: sealed tags of files already read, so that an unchanged file is not read again.
 
-A file is unchanged while device, inode, size, mtime and ctime are (no ordinary user can set ctime,
-so an edit with a restored mtime shows). A new generation is checked against the tags. Records are
-kept in SQLite by device and block of neighbouring inodes, since files of one directory mostly are
-neighbours: one row answers for up to `BLOCK_INODES` files. Only tags are kept, never digests; other
-than the lists, the inventory may be lost at any time and costs nothing but reading again. What the
-disk has garbled counts as lost: each row has a checksum.
+A file is unchanged while file system, inode, size, mtime and ctime are (no ordinary user can set
+ctime, so an edit with a restored mtime shows); `filesystems` knows where that holds, and the number
+that stands for a file system, which is the `device` here. A new generation is checked against the
+tags. Records are kept in SQLite by file system and block of neighbouring inodes, since files of one
+directory mostly are neighbours: one row answers for up to `BLOCK_INODES` files. Only tags are kept,
+never digests; other than the lists, the inventory may be lost at any time and costs nothing but
+reading again. What the disk has garbled counts as lost: each row has a checksum.
 
-Limits: a file system without ctime, and writes through a shared memory map that the kernel has not
-yet written back, can hide a change; `scan --no-inventory` reads everything.
+Limits: a store through a shared memory map sets the times of a file when the kernel makes the page
+writable, and once more only after it was written back: such a page that has waited for longer than
+`FRESH_NS` can hide a change, and so can an exchange of extents on xfs; `scan --no-inventory` reads
+everything.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import os
 import sqlite3
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +40,12 @@ BLOCK_INODES = 256
 _BLOCK_BITS = 8
 #: Rows that are merged at a time: enough to make it cheap, few enough to bound the memory.
 _BLOCKS_AT_ONCE = 16
-#: A file that changed so shortly before it was read may change again within the same tick of the
-#: file system's clock, unseen. Kernels tick at 100 Hz or faster; some file systems store seconds.
-FRESH_NS = 50_000_000
-FRESH_COARSE_NS = 2_000_000_000
+#: A file that changed so shortly before it was read may change again unseen: within the same tick
+#: of the file system's clock, or by a store through a memory map into a page that the kernel has
+#: not written back since. It does that after 30 seconds, looking each 5, unless told otherwise.
+FRESH_NS = 60_000_000_000
+#: Some file systems store seconds, and show a change as older than it is.
+FRESH_COARSE_NS = FRESH_NS + 2_000_000_000
 DAY_S = 86_400
 
 #: One file. `mask` has the algorithms whose tags are known; `tags` are two words for each of MD5,
@@ -58,7 +63,7 @@ RECORD = np.dtype(
 )
 
 Records = npt.NDArray[np.void]
-#: (device, block of inodes), as a row is named.
+#: (number of the file system, block of inodes), as a row is named.
 Block = tuple[int, int]
 
 _WORD = 2**64 - 1
@@ -138,10 +143,14 @@ class Inventory:
         """Close the connection."""
         self._db.close()
 
-    def find(self, statuses: Sequence[os.stat_result]) -> tuple[Records, list[Block]]:
+    def find(
+        self, statuses: Sequence[os.stat_result], identities: Mapping[int, int | None]
+    ) -> tuple[Records, list[Block]]:
         """Return the record of each file that is unchanged, and blocks not seen for a day.
 
-        Records are parallel to `statuses`; mask 0 says that a file is not known or has changed.
+        `identities` has for each `st_dev` the number of the file system that is there now, None
+        where nothing is remembered. Records are parallel to `statuses`; mask 0 says that a file is
+        not known or has changed.
 
         Raises:
             StateError: the database is damaged or busy for long.
@@ -157,14 +166,17 @@ class Inventory:
                 if len(devices) > 1
                 else slice(None)
             )
+            file_system = identities.get(device)
+            if file_system is None:
+                continue
             inodes = asked["ino"][mine]
             parts = []
             for block in np.unique(inodes >> np.uint64(_BLOCK_BITS)).tolist():
-                row = self._row(device, block)
+                row = self._row(file_system, block)
                 if row is not None:
                     parts.append(row[1])
                     if row[0] < today:
-                        old.append((device, block))
+                        old.append((file_system, block))
             if parts:
                 # Each row ascends by inode, and the blocks do.
                 stored = np.frombuffer(b"".join(parts), RECORD)

@@ -25,9 +25,9 @@ from hashclient.errors import StateError
 from hashclient.index.matcher import Judge, Place, Plan, verdict
 from hashclient.lists.wire import Uint8
 from hashclient.scan.cache import RECORD, Block, Inventory, Records, are_settled, records_of
-from hashclient.scan.reading import Deferred, Reader, RuledOut, SetAside, relied_size
-from hashclient.scan.sources.files import Group, Task, join, kind_of, open_directory, reason_of
-from hashclient.system.filesystems import FULL, NONE
+from hashclient.scan.reading import Deferred, Reader, RuledOut, SetAside, no_file, relied_size
+from hashclient.scan.sources.files import Group, Task, join, open_directory, reason_of
+from hashclient.system.filesystems import FULL, NONE, identity_at, identity_of
 
 #: In a task of several files, one of at least this size is handed back, to be a task of its own.
 DEFER_BYTES = 4 << 20
@@ -44,7 +44,7 @@ class TaskResult(msgspec.Struct):
 
     Each file is counted or told once: it was read, ruled out by its size, known unchanged from an
     earlier run, or it is an outcome that is skipped or unread. `learned` are records for the
-    inventory, by device; `seen` its blocks that are in use.
+    inventory, by file system; `seen` its blocks that are in use.
     """
 
     clean: int = 0
@@ -107,6 +107,8 @@ class Checker:
         self._learn = learn
         self._keep_clean = keep_clean
         self._reader = Reader(judge.plan, sparse=sparse, on_bytes=on_bytes, clock=clock)
+        #: By `st_dev`, for one task: by then it may be that of another file system.
+        self._identities: dict[int, int | None] = {}
         #: Without these two nothing is gained by looking at a file before it is opened.
         self._looks_first = inventory is not None or not judge.reads_everything
 
@@ -118,6 +120,7 @@ class Checker:
         result = TaskResult()
         started_ns = time.time_ns()
         self._reader.begin_task()
+        self._identities.clear()
         alone = not defer and sum(len(group.names) for group in task) == 1
         files: list[_File] = []
         for group in task:
@@ -146,6 +149,7 @@ class Checker:
             names = group.names
             if self._looks_first:
                 names = self._look(fd, group, result, files)
+            learn, identities = self._learn, self._identities
             flags = _FILE_FLAGS if group.follow else _FILE_FLAGS | os.O_NOFOLLOW
             reader, defer_bytes, known = self._reader, None if whole else DEFER_BYTES, len(files)
             for position, name in enumerate(names):
@@ -156,6 +160,8 @@ class Checker:
                     file_fd = os.open(name, flags, dir_fd=fd)
                     try:
                         plan, digests, length, status, reliable = reader.read(file_fd, defer_bytes)
+                        if learn and (device := status.st_dev) not in identities:
+                            identities[device] = identity_of(file_fd, device)
                     finally:
                         os.close(file_fd)
                 except Deferred:
@@ -189,8 +195,10 @@ class Checker:
                 if status.st_dev != device:
                     trust = self._reader.trust_at(name, fd, status.st_dev, follow=follow)
                     device, trusted = status.st_dev, trust is FULL
+                    if device not in self._identities:
+                        self._identities[device] = identity_at(name, fd, device, follow=follow)
                 if not stat.S_ISREG(status.st_mode):
-                    raise SetAside(Kind.SKIPPED, kind_of(status.st_mode))
+                    raise no_file(status.st_mode)
             except (OSError, SetAside) as error:
                 self._set_aside(group, name, error, result)
                 continue
@@ -223,7 +231,7 @@ class Checker:
         if self._inventory is None or not names:
             return names
         try:
-            records, old = self._inventory.find(statuses)
+            records, old = self._inventory.find(statuses, self._identities)
         except StateError:
             # It is damaged or busy for long. Reading every file is right, only slower.
             self._inventory = None
@@ -345,13 +353,16 @@ class Checker:
             if file.digests and file.reliable:
                 by_device.setdefault(file.status.st_dev, []).append(number)
         for device, numbers in by_device.items():
+            file_system = self._identities.get(device)
+            if file_system is None:
+                continue
             records = records_of([files[n].status for n in numbers])
             rows = np.array(numbers)
             for column in ("tags", "mask"):
                 records[column] = tags[column].take(rows, axis=0)
             settled = records.take(np.flatnonzero(are_settled(records, started_ns)))
             if len(settled):
-                result.learned.append((device, settled.tobytes()))
+                result.learned.append((file_system, settled.tobytes()))
 
     def _set_aside(
         self, group: Group, name: str, error: OSError | SetAside, result: TaskResult

@@ -37,6 +37,7 @@ UNSIZED_S = 60.0
 
 CHANGED = "changed while being read"
 SPARSE = "sparse: more than 99 % of it is hole; --sparse reads it"
+DIRECTORY = "is a directory, and was listed as a file"
 ENDLESS = "goes on for too long, and has no size that can be relied on"
 
 
@@ -50,6 +51,16 @@ class SetAside(Exception):  # noqa: N818 - no error, but an outcome
     def __init__(self, kind: Kind, reason: str) -> None:
         super().__init__(reason)
         self.kind = kind
+
+
+def no_file(mode: int) -> SetAside:
+    """Return how something ends that was listed as a file and is none, by its `st_mode`.
+
+    Nobody has asked for a directory to be skipped, and what is in it was not listed.
+    """
+    if stat.S_ISDIR(mode):
+        return SetAside(Kind.UNREAD, DIRECTORY)
+    return SetAside(Kind.SKIPPED, kind_of(mode))
 
 
 class RuledOut(Exception):  # noqa: N818 - no error, but an outcome
@@ -164,7 +175,7 @@ class Reader:
         """
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
-            raise SetAside(Kind.SKIPPED, kind_of(status.st_mode))
+            raise no_file(status.st_mode)
         device = status.st_dev
         trust = self._trusts.get(device)
         if trust is None:

@@ -5,6 +5,12 @@ unchanged. Both are sound only where the kernel vouches for the status. Files of
 0 or 4,096 whatever they hold, and what FUSE says comes from a program, which an ordinary user may
 have mounted. What is not known here is not relied on: that costs reading, and hides nothing.
 
+Times say less than sizes. An unchanged status tells an unchanged file only where each change sets
+ctime and nobody else can. FAT has none, FUSE what its program likes, an image of squashfs or of
+iso9660 whatever its maker chose; and on tmpfs, which writes nothing back, only the first store
+through a shared map sets it. The number of a device does not tell one file system from the next
+that gets it either: `identity_of` also asks what statfs(2) knows it by.
+
 Limits: a file system that root has laid upon another one (overlay, a loop device) is trusted for
 itself, and a server of NFS or SMB like a disk.
 """
@@ -14,10 +20,14 @@ from __future__ import annotations
 import enum
 import errno
 import functools
+import hashlib
 import os
 from array import array
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
+
+_T = TypeVar("_T")
 
 
 class SizeTrust(enum.Enum):
@@ -72,6 +82,60 @@ _TRUSTED = frozenset(
     }
 )
 
+#: File systems on which each change of a file sets ctime, in the kernel or at a server. Not
+#: bcachefs: its snapshots share the numbers of device and inode.
+_KEEP_CTIME = frozenset(
+    {
+        0xEF53,  # ext2, ext3, ext4
+        0x58465342,  # xfs
+        0xF2F52010,  # f2fs
+        0x9123683E,  # btrfs
+        0x2FC12FC1,  # zfs
+        0x3153464A,  # jfs
+        0x52654973,  # reiserfs
+        0x3434,  # nilfs2
+        0x7366746E,  # ntfs3
+        0x01161970,  # gfs2
+        0x7461636F,  # ocfs2
+        0x24051905,  # ubifs
+        0x794C7630,  # overlay
+        0x61756673,  # aufs
+        0xF15F,  # ecryptfs
+        0x6969,  # nfs
+        0x517B,  # smb
+        0xFF534D42,  # cifs
+        0xFE534D42,  # smb2 and later
+        0x00C36400,  # ceph
+        0x0BD00BD0,  # lustre
+        0x47504653,  # gpfs
+        0x19830326,  # beegfs
+    }
+)
+
+
+def identity_of(fd: int, device: int) -> int | None:
+    """Return a number for the file system of an open file, under which its files are remembered.
+
+    It has 63 bits, and is made of `device`, its `st_dev`, and the number that statfs(2) gives: that
+    of a device is given again to what is mounted next, and to the next snapshot of btrfs. None
+    where an unchanged status does not tell an unchanged file.
+    """
+    try:
+        if _kind_of(fd) not in _KEEP_CTIME:
+            return None
+        words = b"%d %d" % (device, os.fstatvfs(fd).f_fsid)
+    except OSError:
+        return None
+    return int.from_bytes(hashlib.sha256(words).digest()[:8], "big") >> 1
+
+
+def identity_at(name: str, directory_fd: int, device: int, *, follow: bool) -> int | None:
+    """Return the same for a file in an open directory, whose `st_dev` just was `device`."""
+    try:
+        return _ask_at(identity_of, name, directory_fd, device, follow, None)
+    except OSError:
+        return None
+
 
 def trust_of(fd: int, device: int) -> SizeTrust:
     """Tell how far the file system of an open file is trusted; `device` is its `st_dev`."""
@@ -122,13 +186,24 @@ def trust_at(name: str, directory_fd: int, device: int, *, follow: bool) -> Size
 
     By now it may be another one: one of another device is not trusted.
     """
+    return _ask_at(trust_of, name, directory_fd, device, follow, NONE)
+
+
+def _ask_at(
+    ask: Callable[[int, int], _T],
+    name: str,
+    directory_fd: int,
+    device: int,
+    follow: bool,  # noqa: FBT001 - passed on
+    otherwise: _T,
+) -> _T:
     if os.fstat(directory_fd).st_dev == device:
-        return trust_of(directory_fd, device)
+        return ask(directory_fd, device)
     # Something is mounted on the file itself, or it is overlay's.
     flags = os.O_PATH | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
     fd = os.open(name, flags, dir_fd=directory_fd)
     try:
-        return trust_of(fd, device) if os.fstat(fd).st_dev == device else NONE
+        return ask(fd, device) if os.fstat(fd).st_dev == device else otherwise
     finally:
         os.close(fd)
 

@@ -9,6 +9,7 @@ import shutil
 import signal
 import sqlite3
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -31,11 +32,19 @@ from tests.support import (
     csv_of,
     digests_of,
     environment,
+    remember_at_once,
     run,
     write_tree,
 )
 
 SHA1_ONLY = (Algorithm.SHA1,)
+#: The command in a process of its own, as it is with files that are old enough to be known.
+REMEMBERS_AT_ONCE = """
+from hashclient import inventory
+inventory.FRESH_NS = 0
+import runpy
+runpy.run_module("hashclient", run_name="__main__")
+"""
 FILES = {f"d{n % 3}/f{n}": content(n) for n in range(12)}
 
 
@@ -89,6 +98,7 @@ class World:
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     # Tests do not wait until what they wrote is old enough to be known.
     monkeypatch.setattr(cache, "FRESH_NS", 0)
+    remember_at_once(monkeypatch, tmp_path)
     return World(tmp_path)
 
 
@@ -362,9 +372,18 @@ def test_scans_at_the_same_time_do_not_disturb_each_other(world: World) -> None:
     results: list[Result] = []
 
     def one() -> None:
-        results.append(
-            run("--state-dir", world.state, "scan", "--format", "jsonl", "--jobs", "2", world.tree)
+        options = ("scan", "--format", "jsonl", "--jobs", "2")
+        done = subprocess.run(
+            [
+                *(sys.executable, "-c", REMEMBERS_AT_ONCE),
+                *map(str, ("--state-dir", world.state, *options, world.tree)),
+            ],
+            env=environment(),
+            capture_output=True,
+            text=True,
+            check=False,
         )
+        results.append(Result(done.returncode, done.stdout, done.stderr))
 
     for _ in range(2):
         threads = [threading.Thread(target=one) for _ in range(4)]

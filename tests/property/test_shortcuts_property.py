@@ -27,6 +27,9 @@ from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.scan import cache as scan_cache
 from hashclient.scan import checker
+from hashclient import check
+from hashclient.model import Algorithm, Kind, Outcome
+from tests.support import remember_at_once
 
 #: What files may hold: several of each size, so that sizes alone decide little.
 CONTENTS = [b"", b"A", b"B", b"AAAAA", b"BBBBB", b"CCCCC"]
@@ -244,6 +247,7 @@ def _no_margin() -> Iterator[None]:
     """Remember files at once; between scans, the tests wait for the next tick."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scan_cache, "FRESH_NS", 0)
+        remember_at_once(patch, Path(tempfile.gettempdir()))
         yield
 
 

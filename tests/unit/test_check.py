@@ -26,6 +26,17 @@ from hashclient.scan.engine import Memory
 from hashclient.scan.reading import ATTEMPTS, CHANGED, ENDLESS, SPARSE
 from hashclient.scan.sources.files import Group
 from tests.support import csv_of, digests_of, make_state, write_tree
+from hashclient import check as module
+from hashclient import hashing, reading
+from hashclient import judge as judging
+from hashclient.check import DEFER_BYTES, TASK_BYTES, Checker, TaskResult
+from hashclient.config import Config, Settings
+from hashclient.lists import OpenLists, open_lists
+from hashclient.model import Algorithm, Hit, Kind, Outcome
+from hashclient.reading import ATTEMPTS, CHANGED, DIRECTORY, ENDLESS, SPARSE
+from hashclient.scan import Memory
+from hashclient.walk import Group
+from tests.support import csv_of, digests_of, make_state, remember_at_once, write_tree
 
 ALL = tuple(Algorithm)
 
@@ -196,7 +207,7 @@ def test_what_cannot_be_opened_is_unread_and_the_others_are_not(tmp_path: Path) 
     assert kinds(result) == {
         "gone": (Kind.UNREAD, "no such file or directory"),
         "pipe": (Kind.SKIPPED, "named pipe"),
-        "dir": (Kind.SKIPPED, "directory"),
+        "dir": (Kind.UNREAD, DIRECTORY),
         "link": (Kind.UNREAD, "too many levels of symbolic links"),
         "a": (Kind.MATCH, None),
     }
@@ -207,8 +218,10 @@ def test_special_files_are_told_before_they_are_opened_when_sizes_matter(tmp_pat
     lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}))
     (tmp_path / "t").mkdir()
     os.mkfifo(tmp_path / "t" / "pipe")
+    (tmp_path / "t" / "dir").mkdir()
     (tmp_path / "t" / "link").symlink_to("nowhere")
-    assert kinds(check(lists, tmp_path / "t", "pipe", "link", "gone")) == {
+    assert kinds(check(lists, tmp_path / "t", "dir", "pipe", "link", "gone")) == {
+        "dir": (Kind.UNREAD, DIRECTORY),
         "pipe": (Kind.SKIPPED, "named pipe"),
         "link": (Kind.SKIPPED, "symbolic link"),
         "gone": (Kind.UNREAD, "no such file or directory"),
@@ -429,6 +442,7 @@ def test_each_file_is_counted_once_by_what_its_answer_rests_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep_clean: bool
 ) -> None:
     monkeypatch.setattr(cache, "FRESH_NS", 0)
+    remember_at_once(monkeypatch, tmp_path)
     _, sha1, _ = digests_of(b"disputed")
     rows = csv_of({"e-1": b"listed"}) + f"e-2,{'0' * 31}1,{sha1},,8,synthetic\n".encode()
     lists = lists_of(tmp_path, base=rows)

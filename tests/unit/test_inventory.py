@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -59,6 +59,13 @@ def masks(found: Records) -> list[int]:
     return masks
 
 
+def find(
+    opened: Inventory, statuses: Sequence[os.stat_result]
+) -> tuple[Records, list[tuple[int, int]]]:
+    """Ask where the number of each device stands for its file system."""
+    return opened.find(statuses, {s.st_dev: s.st_dev for s in statuses})
+
+
 @pytest.fixture
 def writer(tmp_path: Path) -> Iterator[Inventory]:
     opened = Inventory(tmp_path, KEY, write=True)
@@ -86,7 +93,7 @@ def test_what_was_stored_is_found_by_another_connection(tmp_path: Path, writer: 
     files = [status(n) for n in (1, 2, BLOCK_INODES, 3 * BLOCK_INODES + 5, 2**50)]
     writer.store([(7, known(*files, mask=MD5 | SHA256, tag=99))])
     reader = Inventory(tmp_path, KEY)
-    found, old = reader.find([status(3), *reversed(files), status(2**51)])
+    found, old = find(reader, [status(3), *reversed(files), status(2**51)])
     reader.close()
     assert masks(found) == [0, *[MD5 | SHA256] * 5, 0]
     assert found["tags"][1].tolist() == [[99, 0], [0, 0], [99, 2]]
@@ -101,20 +108,20 @@ def test_a_file_is_known_only_while_nothing_of_it_changes(
     writer: Inventory, change: dict[str, int]
 ) -> None:
     writer.store([(7, known(status(1), status(2)))])
-    assert masks(writer.find([status(1, **change), status(2)])[0]) == [0, MD5]
+    assert masks(find(writer, [status(1, **change), status(2)])[0]) == [0, MD5]
 
 
 def test_files_of_several_devices_may_share_inodes(writer: Inventory) -> None:
     batches = [(d, known(status(1, device=d), tag=d)) for d in (7, 8, 2**40)]
     writer.store(batches)
-    found, _ = writer.find([status(1, device=d) for d in (2**40, 9, 7, 8)])
+    found, _ = find(writer, [status(1, device=d) for d in (2**40, 9, 7, 8)])
     assert masks(found) == [MD5, 0, MD5, MD5]
     assert found["tags"][:, 0, 0].tolist() == [2**40, 0, 7, 8]
 
 
 def test_nothing_is_known_of_no_files(writer: Inventory) -> None:
     writer.store([])
-    found, old = writer.find([])
+    found, old = find(writer, [])
     assert (len(found), old, writer.stats().files) == (0, [], 0)
 
 
@@ -122,7 +129,7 @@ def test_tags_of_the_same_content_are_joined_and_of_another_are_not(writer: Inve
     writer.store([(7, known(status(1), status(2), mask=MD5, tag=1))])
     changed = status(2, mtime=7)
     writer.store([(7, known(status(1), changed, mask=SHA256, tag=2))])
-    found, _ = writer.find([status(1), changed, status(2)])
+    found, _ = find(writer, [status(1), changed, status(2)])
     assert masks(found) == [MD5 | SHA256, SHA256, 0]
     assert found["tags"][0].tolist() == [[1, 0], [0, 0], [2, 2]]
     assert writer.stats().files == 2
@@ -130,7 +137,7 @@ def test_tags_of_the_same_content_are_joined_and_of_another_are_not(writer: Inve
 
 def test_of_two_records_of_an_inode_the_last_counts(writer: Inventory) -> None:
     writer.store([(7, known(status(1), tag=1)), (7, known(status(1, size=3), tag=2))])
-    assert masks(writer.find([status(1), status(1, size=3)])[0]) == [0, MD5]
+    assert masks(find(writer, [status(1), status(1, size=3)])[0]) == [0, MD5]
 
 
 def test_records_stay_sorted_whatever_the_order_of_storing(writer: Inventory) -> None:
@@ -138,7 +145,16 @@ def test_records_stay_sorted_whatever_the_order_of_storing(writer: Inventory) ->
     random.Random(0).shuffle(inodes)
     for start in range(0, len(inodes), 10):
         writer.store([(7, known(*(status(n) for n in inodes[start : start + 10])))])
-    assert masks(writer.find([status(n) for n in inodes])[0]) == [MD5] * len(inodes)
+    assert masks(find(writer, [status(n) for n in inodes])[0]) == [MD5] * len(inodes)
+
+
+def test_nothing_is_known_of_a_file_system_that_has_no_number(writer: Inventory) -> None:
+    """Nor by the number of its device: that may be another one's number now."""
+    files = [status(1, device=7), status(1, device=8)]
+    writer.store([(7, known(files[0])), (8, known(files[1])), (9, known(files[1], tag=3))])
+    assert masks(writer.find(files, {7: None, 8: 9})[0]) == [0, MD5]
+    assert writer.find(files, {8: 9})[0]["tags"][1, 0].tolist() == [3, 0]
+    assert masks(writer.find(files, {})[0]) == [0, 0]
 
 
 @pytest.mark.parametrize("ns", [-1, -(2**63), 2**63, 13_569_465_600 * SECOND_NS, 2**64 - 1])
@@ -146,7 +162,7 @@ def test_any_time_that_a_file_can_have_can_be_noted(writer: Inventory, ns: int) 
     """The year 2400 is beyond 63 bits of nanoseconds, and anybody can set it."""
     moved = status(1, mtime=ns)
     writer.store([(7, known(moved))])
-    assert masks(writer.find([moved, status(1, mtime=ns + 1)])[0]) == [MD5, 0]
+    assert masks(find(writer, [moved, status(1, mtime=ns + 1)])[0]) == [MD5, 0]
 
 
 @pytest.mark.parametrize(
@@ -157,8 +173,8 @@ def test_any_time_that_a_file_can_have_can_be_noted(writer: Inventory, ns: int) 
         # On a file system that stores seconds, more may happen within the same one.
         (0, SECOND_NS, SECOND_NS + FRESH_COARSE_NS, False),
         (0, SECOND_NS, SECOND_NS + FRESH_COARSE_NS + 1, True),
-        (9 * SECOND_NS, 1, 2 * SECOND_NS, False),
-        (9 * SECOND_NS, 1, 10 * SECOND_NS, True),
+        (9 * SECOND_NS, 1, 9 * SECOND_NS + FRESH_NS, False),
+        (9 * SECOND_NS, 1, 9 * SECOND_NS + FRESH_NS + 1, True),
     ],
 )
 def test_a_file_is_settled_only_when_its_last_change_is_past(
@@ -173,11 +189,11 @@ def test_blocks_not_seen_for_a_day_are_named_and_noted(
 ) -> None:
     set_day(monkeypatch, 100)
     writer.store([(7, known(status(1), status(BLOCK_INODES)))])
-    assert writer.find([status(1)])[1] == []
+    assert find(writer, [status(1)])[1] == []
     set_day(monkeypatch, 101)
-    assert writer.find([status(1)])[1] == [(7, 0)]
+    assert find(writer, [status(1)])[1] == [(7, 0)]
     writer.store([], [(7, 0)])
-    assert writer.find([status(1)])[1] == []
+    assert find(writer, [status(1)])[1] == []
     assert writer.stats().oldest_seen_day == 100
 
 
@@ -190,7 +206,7 @@ def test_pruning_forgets_what_no_scan_has_seen(
     writer.store([], [(7, 1)])
     assert writer.prune(30) == 0
     assert writer.prune(29) == 2
-    assert masks(writer.find([status(1), status(BLOCK_INODES)])[0]) == [0, MD5]
+    assert masks(find(writer, [status(1), status(BLOCK_INODES)])[0]) == [0, MD5]
     assert writer.prune(0) == 0
     set_day(monkeypatch, 131)
     assert writer.prune(0) == 1
@@ -204,7 +220,7 @@ def test_many_rows_are_merged_some_at_a_time(
     files = [status(n) for n in range(0, 7 * BLOCK_INODES, 50)]
     writer.store([(7, known(*files[::2])), (8, known(status(1, device=8)))])
     writer.store([(7, known(*files[1::2], mask=SHA1)), (7, known(*files[::3], mask=SHA256))])
-    found = masks(writer.find([*files, status(1, device=8)])[0])
+    found = masks(find(writer, [*files, status(1, device=8)])[0])
     expected = [
         (MD5 if n % 2 == 0 else SHA1) | (SHA256 if n % 3 == 0 else 0) for n in range(len(files))
     ]
@@ -258,7 +274,7 @@ def _use(directory: Path) -> None:
     for write in (False, True):
         opened = Inventory(directory, KEY, write=write)
         try:
-            opened.find(files)
+            find(opened, files)
             if write:
                 opened.store([(7, known(*files))])
         finally:
@@ -280,7 +296,7 @@ def test_a_row_counts_only_where_it_belongs(path: Path) -> None:
         assert db.execute("UPDATE block SET device = 8 WHERE block = 0").rowcount == 1
     db.close()
     opened = Inventory(path.parent, KEY)
-    assert masks(opened.find([status(1, device=8), status(BLOCK_INODES)])[0]) == [0, MD5]
+    assert masks(find(opened, [status(1, device=8), status(BLOCK_INODES)])[0]) == [0, MD5]
     opened.close()
 
 
@@ -304,7 +320,7 @@ def test_what_the_disk_has_garbled_is_never_taken_for_a_tag(path: Path) -> None:
             damaged += 1
             continue
         try:
-            found, _ = opened.find(files)
+            found, _ = find(opened, files)
         except StateError:
             damaged += 1
             continue
@@ -327,4 +343,4 @@ def test_a_write_that_fails_leaves_what_was_there(writer: Inventory, tmp_path: P
     other.execute("ROLLBACK")
     other.close()
     writer.store([(7, known(status(3)))])
-    assert masks(writer.find([status(n) for n in (1, 2, 3)])[0]) == [MD5, 0, MD5]
+    assert masks(find(writer, [status(n) for n in (1, 2, 3)])[0]) == [MD5, 0, MD5]

@@ -145,7 +145,7 @@ def walk(
             continue
         if stat.S_ISDIR(status.st_mode):
             tree = path.rstrip("/") or "/"
-            for item in _Tree(options, status.st_dev, places).walk(tree):
+            for item in _Tree(options, places).walk(tree):
                 if isinstance(item, Outcome):
                     yield item
                 elif (task := tasks.add(item)) is not None:
@@ -209,8 +209,10 @@ class _Frame(msgspec.Struct):
 def _entries(fd: int) -> Iterator[tuple[str, int]]:
     """Yield the names in a directory and their types, as in `st_mode`.
 
-    What has no type that can be found out, since it has vanished, say, passes for a file: whoever
-    opens it sees why.
+    The type that a directory has for a name is believed where it leads to a look at what has that
+    name: whoever opens it sees what it is. What is to be passed over is looked at first, since a
+    disk that somebody has prepared may call a file a link. What has no type that can be found out,
+    since it has vanished, say, passes for a file.
     """
     with os.scandir(fd) as entries:
         for entry in entries:
@@ -219,8 +221,6 @@ def _entries(fd: int) -> Iterator[tuple[str, int]]:
                 if not entry.is_file(follow_symlinks=False):
                     if entry.is_dir(follow_symlinks=False):
                         mode = stat.S_IFDIR
-                    elif entry.is_symlink():
-                        mode = stat.S_IFLNK
                     else:
                         mode = stat.S_IFMT(entry.stat(follow_symlinks=False).st_mode)
             except OSError:
@@ -231,9 +231,10 @@ def _entries(fd: int) -> Iterator[tuple[str, int]]:
 class _Tree:
     """The walk of one tree, depth first."""
 
-    def __init__(self, options: WalkOptions, device: int, places: Places | None) -> None:
+    def __init__(self, options: WalkOptions, places: Places | None) -> None:
         self._options = options
-        self._device = device
+        #: That of the tree's own directory, once it is open.
+        self._device: int | None = None
         self._places = places
         #: Directories that are looked at when they are entered: they are mount points, or were.
         self._watched: frozenset[str] = frozenset()
@@ -355,6 +356,9 @@ class _Tree:
         except OSError as error:
             os.close(fd)
             return Outcome(Kind.UNREAD, path, reason=reason_of(error))
+        if self._device is None:
+            # Not before it is open: only that makes an automount come.
+            self._device = status.st_dev
         if self._options.one_file_system and status.st_dev != self._device:
             os.close(fd)
             return Outcome(Kind.SKIPPED, path, reason=OTHER_FILE_SYSTEM)

@@ -65,6 +65,7 @@ _PSEUDO = frozenset(
         *("securityfs", "selinuxfs", "sysfs", "tracefs"),
     }
 )
+UNTOLD = "cannot tell which file system this is: /proc cannot be read"
 _BY_UUID = "/dev/disk/by-uuid"
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 _Hash = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
@@ -200,7 +201,8 @@ class Mounts:
         """
         now = self._record_of(fd)
         if now is None:
-            return None
+            # Nothing to compare with, or no way to compare: only then may something be missed.
+            return UNTOLD if self._records and not _can_tell(fd) else None
         path = now.real_path
         before = self._records.get(path)
         if before is not None:
@@ -329,6 +331,17 @@ def _real_path(fd: int) -> str | None:
         return path if path.startswith("/") and os.fstat(fd).st_nlink else None
     except OSError:
         return None
+
+
+def _can_tell(fd: int) -> bool:
+    """Tell whether proc says where an open directory is, and what is mounted."""
+    try:
+        os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115 - any bytes
+        for name in (f"fdinfo/{fd}", "mountinfo"):
+            Path("/proc/self", name).read_bytes()
+    except OSError:
+        return False
+    return True
 
 
 def _is_empty(fd: int) -> bool:

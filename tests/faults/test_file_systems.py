@@ -1,0 +1,322 @@
+"""What real file systems can be made to say: types, times and numbers that hide a listed file.
+
+Disks that somebody has prepared, snapshots, shared maps, automounts. Only root can mount; each test
+takes away what it mounted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import mmap
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from hashclient import inventory
+from hashclient.model import Algorithm
+from hashclient.mounts import UNTOLD
+from hashclient.reading import DIRECTORY
+from tests.support import Result, call, csv_of, environment, make_state, write_tree
+
+LISTED = b"listed"
+BENIGN = b"benign"
+#: Types of a file, as a directory has them (`DT_REG` and so on are other numbers on ext4).
+REGULAR, FOLDER, PIPE, LINK, UNKNOWN = 1, 2, 5, 7, 0
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+needs_mounts = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A state whose entry has no size, so that every file is read."""
+    rows = csv_of({"e-1": LISTED}, algorithms=(Algorithm.SHA1,), sized=False)
+    return make_state(tmp_path_factory.mktemp("site"), {"base": rows})
+
+
+@pytest.fixture
+def state(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(inventory, "FRESH_NS", 0)
+    monkeypatch.setattr(inventory, "FRESH_COARSE_NS", 0)
+    return Path(shutil.copytree(template, tmp_path / "state"))
+
+
+def scan(state: Path, *args: object) -> Result:
+    return call("--state-dir", state, "scan", "--format", "jsonl", "--all", "--jobs", "1", *args)
+
+
+def found(result: Result) -> dict[str, str]:
+    """Return how each input ended, by its name: its kind, or the reason why it is not checked."""
+    return {Path(line["path"]).name: line.get("reason", line["type"]) for line in result.lines[:-1]}
+
+
+def tool(*command: object) -> None:
+    """Run a tool that makes a file system; skip where there is none."""
+    if shutil.which(str(command[0])) is None:
+        pytest.skip(f"no {command[0]}")
+    subprocess.run([str(part) for part in command], check=True, capture_output=True)
+
+
+@contextlib.contextmanager
+def mounted(*args: object) -> Iterator[Path]:
+    """Mount by mount(8), whose last argument is the place; unmount in the end."""
+    where = Path(str(args[-1]))
+    where.mkdir(exist_ok=True)
+    done = subprocess.run(["mount", *map(str, args)], capture_output=True, check=False)
+    if done.returncode:
+        pytest.skip(f"cannot mount: {done.stderr.decode().strip()}")
+    try:
+        yield where
+    finally:
+        subprocess.run(["umount", "--lazy", where], check=True)
+
+
+def ext4(image: Path, source: Path, types: Mapping[str, tuple[int, int]]) -> Path:
+    """Make an image of ext4 whose directory has other types for some names: (of old, new)."""
+    with image.open("wb") as stream:
+        stream.truncate(16 << 20)
+    tool("mkfs.ext4", "-q", "-O", "^metadata_csum", "-d", source, image)
+    raw = bytearray(image.read_bytes())
+    for name, (old, new) in types.items():
+        entry = bytes([len(name), old]) + name.encode()
+        assert raw.count(entry) == 1
+        raw[raw.find(entry) + 1] = new
+    image.write_bytes(raw)
+    return image
+
+
+# What a directory says of its names.
+
+
+@needs_mounts
+@pytest.mark.parametrize("options", [[], ["--follow-symlinks"]])
+def test_a_disk_that_calls_a_file_something_else_hides_nothing(
+    state: Path, tmp_path: Path, options: list[str]
+) -> None:
+    files = {"file-link": LISTED, "file-pipe": LISTED, "file-none": LISTED, "file-folder": LISTED}
+    files |= {"folder-link/a": LISTED, "folder-pipe/b": LISTED, "folder-file/c": LISTED}
+    types = {
+        "file-link": (REGULAR, LINK),
+        "file-pipe": (REGULAR, PIPE),
+        "file-none": (REGULAR, UNKNOWN),
+        "file-folder": (REGULAR, FOLDER),
+        "folder-link": (FOLDER, LINK),
+        "folder-pipe": (FOLDER, PIPE),
+        "folder-file": (FOLDER, REGULAR),
+    }
+    image = ext4(tmp_path / "image", write_tree(tmp_path / "source", files), types)
+    with mounted("-o", "loop,ro", image, tmp_path / "m") as tree:
+        assert (tree / "file-link").read_bytes() == LISTED
+        result = scan(state, *options, tree)
+    matches = dict.fromkeys(("file-link", "file-pipe", "file-none", "a", "b"), "match")
+    unread = {"file-folder": "not a directory", "folder-file": DIRECTORY}
+    assert found(result) == matches | unread
+    assert result.code == 11
+
+
+@needs_mounts
+def test_a_folder_that_is_called_a_file_is_not_passed_over(state: Path, tmp_path: Path) -> None:
+    """Alone, so that nothing else decides: neither is what is in it clean."""
+    source = write_tree(tmp_path / "source", {"d/c": LISTED, "beside": BENIGN})
+    image = ext4(tmp_path / "image", source, {"d": (FOLDER, REGULAR)})
+    with mounted("-o", "loop,ro", image, tmp_path / "m") as tree:
+        for options in ([], ["--no-inventory"]):
+            result = scan(state, *options, tree)
+            assert found(result) == {"d": DIRECTORY, "beside": "clean"}
+            assert result.code == 3
+
+
+# Automounts.
+
+
+@contextlib.contextmanager
+def automount(where: Path, files: Mapping[str, bytes]) -> Iterator[None]:
+    """Mount autofs at `where`, and a file system with `files` once somebody asks for it."""
+    reading, writing = os.pipe()
+    daemon = os.fork()
+    if daemon == 0:
+        try:
+            # Whoever is of the group of the daemon asks for nothing: it has one of its own.
+            os.setpgid(0, 0)
+            options = f"fd={writing},pgrp={os.getpid()},minproto=5,maxproto=5,direct"
+            number = _libc.mount(b"auto", os.fsencode(where), b"autofs", 0, options.encode())
+            os.close(writing)
+            if number != 0:
+                os._exit(1)
+            top = os.open(where, os.O_RDONLY)
+            while True:
+                packet = os.read(reading, 4096)
+                if not packet:
+                    os._exit(0)
+                (token,) = struct.unpack_from("=I", packet, 8)
+                subprocess.run(["mount", "-t", "tmpfs", "share", where], check=True)
+                write_tree(where, files)
+                fcntl.ioctl(top, 0x9360, token)  # AUTOFS_IOC_READY
+        finally:
+            os._exit(2)
+    os.close(writing)
+    os.close(reading)
+    try:
+        deadline = time.monotonic() + 10
+        while b" - autofs auto " not in Path("/proc/self/mountinfo").read_bytes():
+            if os.waitpid(daemon, os.WNOHANG)[0] or time.monotonic() > deadline:
+                daemon = 0
+                pytest.skip("no autofs here")
+            time.sleep(0.01)
+        yield
+    finally:
+        while where.stat().st_dev != where.parent.stat().st_dev:
+            if subprocess.run(["umount", "--lazy", where], check=False).returncode:
+                break
+        if daemon:
+            os.kill(daemon, 9)
+            os.waitpid(daemon, 0)
+
+
+@needs_mounts
+def test_an_automount_that_is_given_is_not_another_file_system(state: Path, tmp_path: Path) -> None:
+    """It comes when it is opened: only then is it known which file system was meant."""
+    share = tmp_path / "share"
+    share.mkdir()
+    write_tree(tmp_path / "other", {"beside": BENIGN})
+    with automount(share, {"f": LISTED}):
+        result = scan(state, "--one-file-system", share, tmp_path / "other")
+    assert found(result) == {"f": "match", "beside": "clean"}
+    assert result.code == 10
+
+
+# What is remembered of files.
+
+
+def settle() -> None:
+    """Wait until what was written is older than what comes."""
+    time.sleep(0.02)
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="no file system in memory")
+def test_a_store_through_a_map_of_memory_is_seen(state: Path) -> None:
+    """Files in memory are never written back: no store sets their times, however late it comes."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
+        path = Path(name, "f")
+        path.write_bytes(BENIGN)
+        with path.open("r+b") as stream, mmap.mmap(stream.fileno(), len(BENIGN)) as stored:
+            # The first store sets them, as it brings the page; it stays from then on.
+            stored[:] = BENIGN
+            before = path.stat()
+            settle()
+            assert scan(state, name).code == 0
+            stored[:] = LISTED
+            assert path.stat().st_ctime_ns == before.st_ctime_ns
+            assert scan(state, name).code == 10
+
+
+@needs_mounts
+def test_another_disk_of_the_same_number_is_not_known(state: Path, tmp_path: Path) -> None:
+    """Made by a tool that sets all times, as reproducible images are: each status is the same."""
+    where, statuses = tmp_path / "m", []
+    done = subprocess.run(["losetup", "--find"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip("no loop device here")
+    device = done.stdout.strip()
+    for content, code in ((BENIGN, 0), (LISTED, 10)):
+        source = write_tree(tmp_path / content.decode(), {"f": content})
+        image = ext4(tmp_path / "image", source, {})
+        for field in ("mtime", "ctime"):
+            tool("debugfs", "-w", "-R", f"set_inode_field f {field} @1500000000", image)
+            tool("debugfs", "-w", "-R", f"set_inode_field f {field}_extra 0", image)
+        with mounted("-o", f"loop={device},ro", image, where):
+            status = (where / "f").stat()
+            statuses.append((status.st_dev, status.st_ino, status.st_ctime_ns))
+            result = scan(state, where)
+        assert (result.code, result.summary["known_unchanged"]) == (code, 0)
+    assert len(set(statuses)) == 1
+
+
+def snapshot(source: Path, directory: Path, name: str) -> None:
+    """Make a snapshot of a subvolume of btrfs, without waiting for a process to start."""
+    source_fd, directory_fd = (os.open(path, os.O_RDONLY) for path in (source, directory))
+    try:
+        request = struct.pack("=qQQ4Q", source_fd, 0, 0, 0, 0, 0, 0) + name.encode()
+        fcntl.ioctl(directory_fd, 0x50009417, bytearray(request.ljust(4096, b"\0")))
+    finally:
+        os.close(source_fd)
+        os.close(directory_fd)
+
+
+@needs_mounts
+def test_a_snapshot_that_takes_the_place_of_another_is_not_known(
+    state: Path, tmp_path: Path
+) -> None:
+    """Whoever may write makes two within one tick of the clock, and has one follow the other."""
+    image = tmp_path / "image"
+    with image.open("wb") as stream:
+        stream.truncate(128 << 20)
+    tool("mkfs.btrfs", "-q", image)
+    with mounted("-o", "loop", image, tmp_path / "m") as top:
+        tool("btrfs", "subvolume", "create", top / "sub")
+        now, name = top / "now", top / "sub/f"
+        for attempt in range(50):
+            with name.open("wb", buffering=0) as stream:
+                stream.write(BENIGN)
+                snapshot(top / "sub", top, f"old-{attempt}")
+                stream.seek(0)
+                stream.write(LISTED)
+            old = top / f"old-{attempt}"
+            if (old / "f").stat().st_ctime_ns == name.stat().st_ctime_ns:
+                break
+        else:
+            pytest.skip("no two changes within one tick")
+        assert (old / "f").read_bytes() == BENIGN
+        snapshot(top / "sub", top, "kept")
+        old.rename(now)
+        before = (now / "f").stat()
+        settle()
+        assert scan(state, now).code == 0
+        tool("btrfs", "subvolume", "delete", now)
+        snapshot(top / "kept", top, "now")
+        after = (now / "f").stat()
+        assert (after.st_ino, after.st_ctime_ns) == (before.st_ino, before.st_ctime_ns)
+        assert scan(state, now).code == 10
+        if after.st_dev != before.st_dev:
+            pytest.skip("the number of the device was not given again")
+
+
+# Which file systems were here.
+
+
+@needs_mounts
+def test_without_proc_a_share_that_is_not_mounted_is_not_clean(state: Path, tmp_path: Path) -> None:
+    """What is remembered cannot be compared: nobody knows whether the share is here."""
+    beside = write_tree(tmp_path / "other", {"beside": BENIGN})
+    share = tmp_path / "share"
+    command = ["--state-dir", state, "scan", "--format", "jsonl", "--all", share, beside]
+    with mounted("-t", "tmpfs", "share", share):
+        write_tree(share, {"f": BENIGN})
+        assert call(*command).code == 0
+    assert call(*command).code == 3
+    done = subprocess.run(
+        [
+            *("unshare", "--mount", "sh", "-c", 'umount -l /proc && exec "$@"', "sh"),
+            *(sys.executable, "-m", "hashclient", *map(str, command)),
+        ],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    if "umount" in done.stderr or "unshare" in done.stderr:
+        pytest.skip(f"proc cannot be taken away: {done.stderr.strip()}")
+    assert done.returncode == 3, done.stderr
+    assert done.stdout.count(UNTOLD) == 2
