@@ -17,6 +17,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import select
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO
@@ -121,7 +122,7 @@ def _line_chunks(stream: BinaryIO, name: str) -> Numbered:
     line, tail, held = 1, b"", b""
     while True:
         try:
-            block = stream.read(CHUNK_BYTES)
+            block = _read_block(stream)
         except OSError as error:
             raise UsageError(f"cannot read {printable(name)}: {error.strerror}") from error
         if not block:
@@ -142,6 +143,20 @@ def _line_chunks(stream: BinaryIO, name: str) -> Numbered:
             raise _bad(name, line, f"a line of more than {MAX_LINE_BYTES} bytes")
     if tail:
         yield line, tail + b"\n"
+
+
+def _read_block(stream: BinaryIO) -> bytes:
+    """Read the next bytes; none are the end.
+
+    A pipe that somebody else has set not to block, which holds for all who share it, gives None
+    where there is nothing yet. That is not its end: what is still to come has to be asked about.
+    """
+    block: bytes | None
+    while (block := stream.read(CHUNK_BYTES)) is None:
+        poll = select.poll()
+        poll.register(stream, select.POLLIN)
+        poll.poll()
+    return block
 
 
 #: How UTF-16 and UTF-32 begin, if they say so. If they do not, every second character is a NUL.
