@@ -151,12 +151,13 @@ def _read_block(stream: BinaryIO) -> bytes:
     A pipe that somebody else has set not to block, which holds for all who share it, gives None
     where there is nothing yet. That is not its end: what is still to come has to be asked about.
     """
-    block: bytes | None
-    while (block := stream.read(CHUNK_BYTES)) is None:
+    while True:
+        block: bytes | None = stream.read(CHUNK_BYTES)
+        if block is not None:
+            return block
         poll = select.poll()
         poll.register(stream, select.POLLIN)
         poll.poll()
-    return block
 
 
 #: How UTF-16 and UTF-32 begin, if they say so. If they do not, every second character is a NUL.

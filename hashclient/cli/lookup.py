@@ -133,7 +133,7 @@ def _content(source: str) -> Iterator[tuple[str, DigestBatch]]:
         return
     name = printable(source)
     try:
-        stream = Path(source).open("rb")
+        stream = Path(source).open("rb")  # noqa: SIM115 - it is closed below
     except OSError as error:
         raise UsageError(f"cannot read {name}: {error.strerror}", hint="check the path") from error
     with stream:
