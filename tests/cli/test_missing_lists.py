@@ -101,6 +101,16 @@ def remove_run(folder: Path) -> None:
     path.unlink()
 
 
+def put_a_pipe_for_a_run(folder: Path) -> None:
+    remove_run(folder)
+    os.mkfifo(folder / "run-00000001")
+
+
+def put_a_device_for_a_run(folder: Path) -> None:
+    remove_run(folder)
+    (folder / "run-00000001").symlink_to("/dev/zero")
+
+
 def seal_with_another_key(folder: Path) -> None:
     edit_manifest(folder.parent.parent, folder.name, key_id="0" * 16)
 
@@ -128,6 +138,8 @@ def take_the_other_ones_place(folder: Path) -> None:
         (damage_manifest, "manifest is damaged"),
         (cut_run, "index file has"),
         (remove_run, "are missing"),
+        (put_a_pipe_for_a_run, "not a regular file"),
+        (put_a_device_for_a_run, "not a regular file"),
         (seal_with_another_key, "sealed with another key"),
         (put_a_file_there, "Not a directory"),
         (dangling_link, "no manifest"),
