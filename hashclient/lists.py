@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -30,8 +30,10 @@ from hashclient.judge import Judge
 from hashclient.model import ListState, MissingList, is_name
 from hashclient.seal import Sealer, load_sealer
 
-#: Where python-tuf keeps the metadata that delegates the lists, and its own cap for that.
+#: Where python-tuf keeps the metadata that delegates the lists, and that which expires first; and
+#: its own cap for the former.
 TARGETS_NAME = "targets.json"
+TIMESTAMP_NAME = "timestamp.json"
 MAX_TARGETS_BYTES = 5_000_000
 
 #: What is said of a list without a folder.
@@ -71,6 +73,15 @@ class _Signed(msgspec.Struct, frozen=True):
 
 class _Targets(msgspec.Struct, frozen=True):
     signed: _Signed
+
+
+class _SignedTimestamp(msgspec.Struct, frozen=True):
+    type: Literal["timestamp"] = msgspec.field(name="_type")
+    expires: Annotated[datetime, msgspec.Meta(tz=True)]
+
+
+class _Timestamp(msgspec.Struct, frozen=True):
+    signed: _SignedTimestamp
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +212,9 @@ def expected_lists(settings: Settings, *, verify: bool = False) -> list[Expected
         for entry in _open(settings.lists_dir / name, name, providers, verify=verify)
     ]
     here = {entry.provider for entry in named}
+    for entry in named:
+        if entry.index is not None:
+            _bound_expiry(settings, entry.index)
     for provider in _unconfigured(settings, here):
         try:
             names = delegated_lists(settings.metadata_dir(provider) / TARGETS_NAME)
@@ -253,6 +267,25 @@ def delegated_lists(path: Path) -> tuple[str, ...] | None:
     if not all(map(is_name, names)):
         raise damaged
     return names
+
+
+def _bound_expiry(settings: Settings, index: Index) -> None:
+    """Let a list be fresh for no longer than its provider's last verified metadata.
+
+    What vouches for a list is never later than that when its manifest is written. A manifest that
+    says so was garbled by the disk, or a provider has taken to shorter terms since.
+    """
+    manifest = index.manifest
+    if not is_name(manifest.provider):
+        return
+    path = settings.metadata_dir(manifest.provider) / TIMESTAMP_NAME
+    try:
+        data = read_regular(path, MAX_TARGETS_BYTES)
+        until = msgspec.json.decode(data, type=_Timestamp).signed.expires
+    except (OSError, ValueError, RecursionError):
+        return  # a fetch gets it again; what the manifest says is all there is
+    if until < manifest.expires:
+        index.manifest = msgspec.structs.replace(manifest, expires=until)
 
 
 def _of_provider(provider: str, problem: str, hint: str) -> ExpectedList:
