@@ -56,6 +56,7 @@ from hashclient.index import (
 from hashclient.index.run import DamagedError
 from hashclient.index.writer import write_manifest
 from hashclient.knowngood import PoisonGuard, open_guard
+from hashclient.lists import OFFERS_NOTHING_HINT
 from hashclient.match import Match, Remembered
 from hashclient.matches import Matches
 from hashclient.matchstore import DATABASE_NAME
@@ -160,12 +161,16 @@ class Fetcher:
             self._refuse_clock_set_back()
             trust.refresh()
             offered = trust.lists()
+            # A list that we have and that is not offered any more is refused, not forgotten.
+            ours = {m.list for m in self._manifests() if m.provider == self._provider}
+            known = ours.union(offered, config.lists or ())
+            if not known:
+                raise StateError(
+                    f"provider {self._provider}: it offers no list", hint=OFFERS_NOTHING_HINT
+                )
         except HashclientError as error:
             self._log_refusal(None, error)
             raise
-        # A list that we have and that is not offered any more is refused, not forgotten.
-        ours = {m.list for m in self._manifests() if m.provider == self._provider}
-        known = ours.union(offered, config.lists or ())
         for name in sorted(known & only if only else config.lists or known):
             try:
                 if name not in offered:

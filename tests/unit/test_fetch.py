@@ -249,6 +249,18 @@ def test_only_the_lists_of_the_configuration(tmp_path: Path, simulator: Simulato
     assert "it offers: baseline, other" in (caught.value.hint or "")
 
 
+def test_a_provider_that_offers_nothing_to_fetch(tmp_path: Path) -> None:
+    """Where there is nothing, nothing is up to date; no scan would end in 0 either."""
+    simulator = Simulator(tmp_path / "empty")
+    client = Client(tmp_path / "state", simulator, simulator.root)
+    with pytest.raises(StateError, match="provider main: it offers no list"):
+        client.fetch()
+    assert events(client)[-1]["event"] == "refused"
+    simulator.publish(csv(ALL))
+    (fetched,) = client.fetch()
+    assert fetched.entries == len(ALL)
+
+
 def test_a_list_of_another_provider_is_left_alone(client: Client) -> None:
     client.fetch()
     path = folder(client) / "manifest.json"
