@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hashclient.cli.app import App, existing_path, pass_app
+from hashclient.cli.app import App, pass_app
 from hashclient.cli.run import load_lists, report_options, run_report
 from hashclient.errors import ExitCode, UsageError
 from hashclient.system.text import printable
@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     "sources",
     metavar="FILE|-",
     multiple=True,
-    # One that cannot be read must not keep the others from being looked up.
-    type=existing_path(allow_dash=True, readable=False),
+    # One that cannot be read must not keep the others from being looked up. Kept as it was typed:
+    # a Path makes `-`, which is stdin, of `./-`, which is a file.
+    type=click.Path(allow_dash=True, readable=False),
     help="Read digests from FILE, or from stdin. Can be given several times.",
 )
 @click.option(
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 def command(
     app: App,
     digests: tuple[str, ...],
-    sources: tuple[Path, ...],
+    sources: tuple[str, ...],
     accept_gaps: bool,
     output_format: str,
     output: Path | None,
@@ -87,7 +88,7 @@ def command(
         output=output,
         show_digests=show_digests,
         show_all=show_all,
-        arguments=[f"{len(digests)} digests", *(str(source) for source in sources)],
+        arguments=[f"{len(digests)} digests", *sources],
     )
     if summary.gaps and not accept_gaps:
         app.say(
@@ -98,7 +99,7 @@ def command(
 
 
 def _batches(
-    app: App, digests: tuple[str, ...], sources: tuple[Path, ...]
+    app: App, digests: tuple[str, ...], sources: tuple[str, ...]
 ) -> Iterator[tuple[str, DigestBatch]]:
     """Yield the digests of every source.
 
@@ -123,16 +124,16 @@ def _arguments(digests: tuple[str, ...]) -> Iterator[tuple[str, DigestBatch]]:
     yield "argument", digests_of_arguments(digests)
 
 
-def _content(source: Path) -> Iterator[tuple[str, DigestBatch]]:
+def _content(source: str) -> Iterator[tuple[str, DigestBatch]]:
     from hashclient.lists.importers.digestfile import read_digests
 
-    if str(source) == "-":
+    if source == "-":
         for batch in read_digests(sys.stdin.buffer, "stdin"):
             yield "stdin", batch
         return
     name = printable(source)
     try:
-        stream = source.open("rb")
+        stream = Path(source).open("rb")  # noqa: SIM115 - it is closed below
     except OSError as error:
         raise UsageError(f"cannot read {name}: {error.strerror}", hint="check the path") from error
     with stream:

@@ -131,6 +131,8 @@ def command(
         on_failure=lambda error: app.warn(error.message, error.hint),
         on_change=lambda path: app.say(f"another file system than before: {printable(path)}"),
     )
+    if mounts.unknown is not None:
+        summary.fail(mounts.unknown)
     outcomes = scan(
         paths,
         lists,

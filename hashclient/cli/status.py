@@ -86,8 +86,8 @@ def _text(settings: Settings, status: Status, now: datetime) -> str:
 
 
 def _lines(settings: Settings, status: Status, now: datetime) -> Iterator[str]:
-    for name, provider in sorted(settings.config.providers.items()):
-        yield f"provider {name}  {provider.url}"
+    for name, url in _providers(settings, status):
+        yield f"provider {name}  {url or 'not configured'}"
         if (problem := status.providers.get(name)) is not None:
             yield f"  state       {problem}"
     for entry in status.lists:
@@ -112,6 +112,16 @@ def _lines(settings: Settings, status: Status, now: datetime) -> Iterator[str]:
     for match in status.withdrawn:
         where = "" if match.in_place else ", which was taken away"
         yield f"  {printable(match.path)}  [{match.id}]  {match.list_name} {match.entry}{where}"
+
+
+def _providers(settings: Settings, status: Status) -> list[tuple[str, str | None]]:
+    """Return the providers by name, with their addresses.
+
+    One without an address is not configured, and there is something wrong with it.
+    """
+    unconfigured = dict.fromkeys(status.providers)
+    configured = {name: provider.url for name, provider in settings.config.providers.items()}
+    return sorted((unconfigured | configured).items())
 
 
 def _list_lines(status: ListStatus, now: datetime) -> list[str]:
@@ -173,11 +183,11 @@ def _json(settings: Settings, status: Status, now: datetime) -> str:
         "providers": [
             {
                 "name": name,
-                "url": provider.url,
+                "url": url,
                 "fetched": name not in status.providers,
                 "problem": status.providers.get(name),
             }
-            for name, provider in sorted(settings.config.providers.items())
+            for name, url in _providers(settings, status)
         ],
         "lists": [_list_document(entry, now) for entry in status.lists],
         "matches": status.matches,

@@ -28,6 +28,7 @@ from hashclient.index.reader import (
     RunRef,
     load_manifest,
     open_manifest,
+    verify_runs,
 )
 from hashclient.index.run import DamagedError
 from hashclient.index.writer import InconsistentError, IndexWriter, sweep
@@ -202,16 +203,22 @@ class Build(msgspec.Struct, frozen=True):
         tell()
 
     def _load_staging(self) -> _Staging | None:
-        """Return how far a killed build of this same generation came, if it can be used."""
+        """Return how far a killed build of this same generation came, if it can be used.
+
+        Its runs have lain on the disk since. What has changed there would be merged, or named by
+        the manifest, under a digest that is right.
+        """
         staging = _read_staging(self.directory)
         if staging is None:
             return None
         partial = staging.partial
+        if (partial.index_hash, partial.key_id) != (self.index_hash, self.sealer.key_id):
+            return None
         try:
+            # Verified first: it reads without a map, where a bad block is an error, no signal.
+            verify_runs(self.directory, partial.runs)
             open_manifest(self.directory, partial)
         except (OSError, StateError):
-            return None
-        if (partial.index_hash, partial.key_id) != (self.index_hash, self.sealer.key_id):
             return None
         return staging
 

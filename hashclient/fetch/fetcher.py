@@ -58,6 +58,7 @@ from hashclient.system.files import (
     read_regular,
     sweep_temporary,
 )
+from hashclient.index.open_lists import OFFERS_NOTHING_HINT
 from hashclient.system.text import printable
 from hashclient.trust.tuf import Source, Trust
 
@@ -157,12 +158,16 @@ class Fetcher:
             self._refuse_clock_set_back()
             trust.refresh()
             offered = trust.lists()
+            # A list that we have and that is not offered any more is refused, not forgotten.
+            ours = {m.list for m in self._manifests() if m.provider == self._provider}
+            known = ours.union(offered, config.lists or ())
+            if not known:
+                raise StateError(
+                    f"provider {self._provider}: it offers no list", hint=OFFERS_NOTHING_HINT
+                )
         except HashclientError as error:
             self._log_refusal(None, error)
             raise
-        # A list that we have and that is not offered any more is refused, not forgotten.
-        ours = {m.list for m in self._manifests() if m.provider == self._provider}
-        known = ours.union(offered, config.lists or ())
         for name in sorted(known & only if only else config.lists or known):
             try:
                 if name not in offered:

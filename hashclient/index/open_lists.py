@@ -1,9 +1,11 @@
 """Which lists should be here, and which of them can be used: the one place for that rule.
 
 What should be here is, of each provider, what `lists` in its configuration names or, where that is
-not set, what the provider's last verified metadata delegates; and every folder below `lists/`. A
-list that should be here and cannot be used is missing. Scans and lookups go on with the others and
-say so; `status` shows it.
+not set, what the provider's last verified metadata delegates; and every folder below `lists/`. The
+configuration may be another one than the lists were fetched with, so a provider counts without it,
+too, as long as it has a folder below `trust/` or a list that is here. A list that should be here
+and cannot be used is missing. Scans and lookups go on with the others and say so; `status` shows
+it.
 
 The metadata is read as python-tuf has left it. It was verified when it was written, so nothing is
 verified here, and the modules that could are not loaded.
@@ -12,10 +14,10 @@ verified here, and the modules that could are not loaded.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -35,9 +37,14 @@ from hashclient.index.reader import (
 from hashclient.system.files import read_regular, state_error
 from hashclient.system.text import printable
 
-#: Where python-tuf keeps the metadata that delegates the lists, and its own cap for that.
+#: Where python-tuf keeps the metadata that delegates the lists, and that which expires first; and
+#: its own cap for the former.
 TARGETS_NAME = "targets.json"
+TIMESTAMP_NAME = "timestamp.json"
 MAX_TARGETS_BYTES = 5_000_000
+
+#: What is said of a list without a folder.
+NEVER = "has never been fetched"
 
 FETCH_HINT = (
     "run `hashclient fetch`; to give a list up, name the others in `lists = […]` of its provider's"
@@ -51,6 +58,10 @@ SHARED_HINT = (
 )
 METADATA_HINT = (
     "run `hashclient fetch`, or name the lists in `lists = […]` of the provider's configuration"
+)
+UNCONFIGURED_HINT = (
+    "its provider is not in the configuration that was read: name the right one with --config; to"
+    " give the provider up, remove its folder in trust/ and those of its lists in lists/"
 )
 
 
@@ -69,6 +80,15 @@ class _Signed(msgspec.Struct, frozen=True):
 
 class _Targets(msgspec.Struct, frozen=True):
     signed: _Signed
+
+
+class _SignedTimestamp(msgspec.Struct, frozen=True):
+    type: Literal["timestamp"] = msgspec.field(name="_type")
+    expires: Annotated[datetime, msgspec.Meta(tz=True)]
+
+
+class _Timestamp(msgspec.Struct, frozen=True):
+    signed: _SignedTimestamp
 
 
 class ExpectedList(msgspec.Struct, frozen=True):
@@ -197,6 +217,21 @@ def expected_lists(settings: Settings, *, verify: bool = False) -> list[Expected
         for entry in _open(settings.lists_dir / name, name, providers, verify=verify)
     ]
     here = {entry.provider for entry in named}
+    for entry in named:
+        if entry.index is not None:
+            _bound_expiry(settings, entry.index)
+    for provider in _unconfigured(settings, here):
+        try:
+            names = delegated_lists(settings.metadata_dir(provider) / TARGETS_NAME)
+        except StateError as error:
+            short = f"what it offers is not known: {error.message}"
+            error.hint = UNCONFIGURED_HINT
+            doubtful.append(ExpectedList(None, provider, error=error, short=short))
+            continue
+        for name in sorted(set(names or ()) - wanted.keys()):
+            wanted[name] = [provider]
+            named.append(_of_list(name, provider, NEVER, "never fetched", UNCONFIGURED_HINT))
+    named.sort(key=lambda entry: entry.name or "")
     for provider in bare:
         if provider in here:
             problem = "its metadata is not here, so what it offers is not known"
@@ -241,13 +276,54 @@ def delegated_lists(path: Path) -> tuple[str, ...] | None:
     return names
 
 
+def _bound_expiry(settings: Settings, index: Index) -> None:
+    """Let a list be fresh for no longer than its provider's last verified metadata.
+
+    What vouches for a list is never later than that when its manifest is written. A manifest that
+    says so was garbled by the disk, or a provider has taken to shorter terms since.
+    """
+    manifest = index.manifest
+    if not is_name(manifest.provider):
+        return
+    path = settings.metadata_dir(manifest.provider) / TIMESTAMP_NAME
+    try:
+        data = read_regular(path, MAX_TARGETS_BYTES)
+        until = msgspec.json.decode(data, type=_Timestamp).signed.expires
+    except (OSError, ValueError, RecursionError):
+        return  # a fetch gets it again; what the manifest says is all there is
+    if until < manifest.expires:
+        index.manifest = msgspec.structs.replace(manifest, expires=until)
+
+
 def _of_provider(provider: str, problem: str, hint: str) -> ExpectedList:
     error = StateError(f"provider {provider}: {problem}", hint=hint)
     return ExpectedList(None, provider, error=error, short=problem)
 
 
-def _of_list(name: str, provider: str | None, message: str, short: str) -> ExpectedList:
-    error = StateError(f"list {name} {message}", hint=FETCH_HINT)
+def _unconfigured(settings: Settings, here: Collection[str | None]) -> list[str]:
+    """Return the providers that the configuration does not name, and that nobody has given up.
+
+    `here` are those of which a list is here.
+
+    Raises:
+        StateError: the folder of those that are trusted cannot be read.
+    """
+    found = {provider or "" for provider in here}
+    trusted = settings.state_dir / "trust"
+    try:
+        found.update(path.name for path in trusted.iterdir())
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise state_error("cannot read", trusted, error) from error
+    # What is no name is no provider: the disk may have garbled it.
+    return sorted(filter(is_name, found - settings.config.providers.keys()))
+
+
+def _of_list(
+    name: str, provider: str | None, message: str, short: str, hint: str = FETCH_HINT
+) -> ExpectedList:
+    error = StateError(f"list {name} {message}", hint=hint)
     return ExpectedList(name, provider, error=error, short=short)
 
 
@@ -274,7 +350,7 @@ def _open(
         return
     if index is None:
         there = os.path.lexists(directory)
-        message = "is not here: its folder has no manifest" if there else "has never been fetched"
+        message = "is not here: its folder has no manifest" if there else NEVER
         short = "its folder has no manifest" if there else "never fetched"
         for provider in providers or (None,):
             yield _of_list(name, provider, message, short)

@@ -42,7 +42,7 @@ _Checksum = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{16}\Z")]
 class RunRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A run as the manifest names it; `length` is the file's, in bytes.
 
-    `sha256` is that of the file, in hexadecimal; empty while a build is not finished.
+    `sha256` is that of the file, in hexadecimal; without it, nobody relies on the run.
     """
 
     name: _RunName

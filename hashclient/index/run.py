@@ -21,6 +21,7 @@ import hashlib
 import mmap
 import os
 import re
+import stat
 from pathlib import Path
 from typing import Annotated
 
@@ -98,7 +99,7 @@ class Run:
         """
         self.name = path.name
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            fd = _open(path)
             try:
                 actual = os.fstat(fd).st_size
                 if actual < 16 or (length is not None and actual != length):
@@ -243,10 +244,24 @@ def file_sha256(path: Path) -> str:
         StateError: it cannot be read.
     """
     try:
-        with path.open("rb") as stream:
+        with os.fdopen(_open(path), "rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise _unreadable(path, error) from error
+
+
+def _open(path: Path) -> int:
+    """Open a file of ours; a pipe in its place would keep us waiting, and a device has no end.
+
+    Raises:
+        OSError: it cannot be opened.
+        DamagedError: it is something else than a regular file.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        return fd
+    os.close(fd)
+    raise DamagedError(f"index file is not a regular file: {printable(path)}", hint=REBUILD_HINT)
 
 
 def _unreadable(path: Path, error: OSError) -> StateError:

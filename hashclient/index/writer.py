@@ -55,6 +55,8 @@ class IndexWriter:
         self._runs: list[Run] = list(base.runs) if base else []
         #: Finished runs, of which the digest is known.
         self._finished = {r.name: r for r in base.manifest.runs if r.sha256} if base else {}
+        #: Runs of our own that were given out; what a merge reads was written a moment ago.
+        self._written: dict[str, RunRef] = {}
         self._next_number = _next_run_number(directory)
         self._pending: list[SealedBatch] = []
         self._pending_rows = 0
@@ -183,18 +185,24 @@ class IndexWriter:
                 f" {printable(self._directory)}",
                 hint=ROT_HINT,
             )
-        return tuple(
-            self._finished.get(ref.name)
-            or msgspec.structs.replace(ref, sha256=file_sha256(self._directory / ref.name))
-            for ref in self.run_refs()
-        )
+        return self.run_refs()
 
     def run_refs(self) -> tuple[RunRef, ...]:
-        """Return the runs written so far, for a manifest that is not final."""
-        return tuple(
-            RunRef(run.name, (self._directory / run.name).stat().st_size, run.count)
-            for run in self._runs
-        )
+        """Return the runs that there are now, also for a manifest that is not final.
+
+        Each with the digest that it had when it was first asked for, here or by whoever wrote it:
+        who goes on from them sees what has changed since.
+
+        Raises:
+            StateError: one cannot be read.
+        """
+        for run in self._runs:
+            if run.name not in self._finished and run.name not in self._written:
+                path = self._directory / run.name
+                ref = RunRef(run.name, path.stat().st_size, run.count, file_sha256(path))
+                self._written[run.name] = ref
+        known = self._written | self._finished
+        return tuple(known[run.name] for run in self._runs)
 
     def _merge_start(self) -> int:
         """Return the first run that does not outweigh those after it; all from there on merge.

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import array
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
+import subprocess
+import termios
 from pathlib import Path
 
 import jsonschema
@@ -14,6 +19,21 @@ from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Kind
 from hashclient.lists.importers import digestfile
 from tests.support import ROOT, Result, call, csv_of, digests_of, edit_manifest, make_state, run
+from hashclient import digestfile
+from hashclient.model import Algorithm, Kind
+from tests.support import (
+    ROOT,
+    Result,
+    arguments,
+    call,
+    csv_of,
+    digests_of,
+    edit_manifest,
+    environment,
+    make_state,
+    run,
+    wait_until,
+)
 
 LISTED = b"listed one"
 MD5, SHA1, SHA256 = digests_of(LISTED)
@@ -70,6 +90,50 @@ def test_the_real_command_and_its_input(state: Path) -> None:
     closed = run(*command, preexec=lambda: os.close(0))
     assert closed.code == 2
     assert "cannot read stdin" in closed.err
+
+
+def test_a_pipe_that_gives_nothing_yet_is_not_at_its_end(state: Path) -> None:
+    """Whoever shares a pipe may set it not to block; what comes later is looked up all the same."""
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    command = arguments("--state-dir", state, "lookup", "--format", "jsonl", "--from", "-")
+    with subprocess.Popen(
+        command, stdin=reading, stdout=subprocess.PIPE, env=environment(), text=True
+    ) as process:
+        os.close(reading)
+        os.write(writing, f"{CLEAN[0]}\n".encode())
+        # It has taken that, and looks for more.
+        wait_until(lambda: pending(writing) == 0, process.pid)
+        wait_until(lambda: is_asleep(process.pid) or process.poll() is not None, process.pid)
+        with contextlib.suppress(BrokenPipeError):
+            os.write(writing, f"{MD5}\n".encode())
+        os.close(writing)
+        out, _ = process.communicate(timeout=30)
+    assert Result(process.returncode, out, "").summary["inputs"] == 2
+    assert process.returncode == 10
+
+
+def pending(pipe: int) -> int:
+    """Return how many bytes of a pipe nobody has read."""
+    count = array.array("i", [0])
+    fcntl.ioctl(pipe, termios.FIONREAD, count)
+    return count[0]
+
+
+def is_asleep(pid: int) -> bool:
+    """Tell whether all threads of a process wait for something."""
+    states = []
+    for task in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with contextlib.suppress(OSError):  # ended meanwhile
+            states.append(task.read_text().rpartition(")")[2].split()[0])
+    return set(states) == {"S"}
+
+
+def test_a_file_called_dash_is_not_stdin(state: Path, tmp_path: Path) -> None:
+    (tmp_path / "-").write_text(f"{MD5}\n")
+    command = ["--state-dir", state, "lookup", CLEAN[0], "--from", "./-"]
+    assert run(*command, cwd=tmp_path, stdin=b"").code == 10
+    assert run(*command[:-1], "-", cwd=tmp_path, stdin=b"").code == 0
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,8 @@ from hashclient.errors import UnreachableError
 from tests.support import Result, call, csv_of, digests_of, edit_manifest, run, write_tree
 
 CONFIG = '[providers.main]\nurl = "https://lists.example.org"\nroot_sha256 = "00"\n'
+SECOND = '[providers.second]\nurl = "https://other.example.org"\nroot_sha256 = "00"\n'
+SECOND_GIVES_BASE = SECOND + 'lists = ["base"]\n'
 IN_BASE, IN_OTHER = b"listed in base", b"listed in other"
 CLEAN = digests_of(b"listed nowhere")[2]
 
@@ -99,6 +101,16 @@ def remove_run(folder: Path) -> None:
     path.unlink()
 
 
+def put_a_pipe_for_a_run(folder: Path) -> None:
+    remove_run(folder)
+    os.mkfifo(folder / "run-00000001")
+
+
+def put_a_device_for_a_run(folder: Path) -> None:
+    remove_run(folder)
+    (folder / "run-00000001").symlink_to("/dev/zero")
+
+
 def seal_with_another_key(folder: Path) -> None:
     edit_manifest(folder.parent.parent, folder.name, key_id="0" * 16)
 
@@ -126,6 +138,8 @@ def take_the_other_ones_place(folder: Path) -> None:
         (damage_manifest, "manifest is damaged"),
         (cut_run, "index file has"),
         (remove_run, "are missing"),
+        (put_a_pipe_for_a_run, "not a regular file"),
+        (put_a_device_for_a_run, "not a regular file"),
         (seal_with_another_key, "sealed with another key"),
         (put_a_file_there, "Not a directory"),
         (dangling_link, "no manifest"),
@@ -215,6 +229,47 @@ def test_a_list_is_given_up_in_the_configuration(state: Path, tmp_path: Path) ->
     assert [result.code for result in ask(state, tmp_path).values()] == [0, 10, 0, 10, 0]
 
 
+@pytest.mark.parametrize("configuration", [None, "", SECOND_GIVES_BASE])
+def test_another_configuration_than_it_was_fetched_with(
+    state: Path, tmp_path: Path, configuration: str | None
+) -> None:
+    """A list is not forgotten since the configuration is gone, or does not name its provider."""
+    if configuration is None:
+        (state / "config.toml").unlink()
+    else:
+        (state / "config.toml").write_text(configuration)
+    whole = {way: result for way, result in ask(state, tmp_path).items() if way != "status"}
+    # Without a configuration, what is here and whole is used as ever.
+    ours = configuration != SECOND_GIVES_BASE
+    assert [result.code for result in whole.values()] == ([0, 10, 0, 10] if ours else [8, 11] * 2)
+    remove_folder(state / "lists" / "other")
+    asked = {way: result for way, result in ask(state, tmp_path).items() if way != "status"}
+    assert_missing(asked, "other", "list other has never been fetched")
+    assert "--config" in asked["scan clean"].err
+
+
+@pytest.mark.parametrize("configuration", [None, CONFIG])
+def test_who_is_trusted_and_not_configured_counts_until_given_up(
+    state: Path, tmp_path: Path, configuration: str | None
+) -> None:
+    if configuration is None:
+        (state / "config.toml").unlink()
+    path = state / "trust/second/metadata/targets.json"
+    shutil.copytree(state / "trust" / "main", state / "trust" / "second")
+    path.write_bytes(path.read_bytes().replace(b'"other"', b'"third"'))
+    ways = [way for way in CODES if configuration or way != "status"]
+
+    def asked() -> dict[str, Result]:
+        return {way: result for way, result in ask(state, tmp_path).items() if way in ways}
+
+    assert_missing(asked(), "third", "never (been )?fetched")
+    path.write_bytes(b"{")
+    assert_missing(asked(), "provider second", "is damaged")
+    # As after `init`, and no `fetch`.
+    shutil.rmtree(path.parent)
+    assert [result.code for result in asked().values()] == [0, 10, 0, 10, 0][: len(ways)]
+
+
 METADATA = "trust/main/metadata"
 
 
@@ -262,9 +317,6 @@ def test_metadata_that_may_not_be_read(state: Path, tmp_path: Path) -> None:
     finally:
         (state / METADATA).chmod(0o700)
     assert_missing(asked, "provider main", "Permission denied")
-
-
-SECOND = '[providers.second]\nurl = "https://other.example.org"\nroot_sha256 = "00"\n'
 
 
 def test_a_provider_of_which_nothing_was_ever_fetched(state: Path, tmp_path: Path) -> None:

@@ -589,3 +589,27 @@ def test_a_path_that_cannot_be_read_hides_no_other(state: Path, tmp_path: Path) 
         assert text.code == code
         assert len([line for line in text.out.splitlines() if line.startswith("unread ")]) == 8
     (tree / "dir").chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    "content", [b"{", b"", b'{"format": "hashclient-mounts/2", "mounts": []}', None]
+)
+def test_a_scan_that_does_not_know_what_was_mounted_is_not_whole(
+    own_state: Path, clean: Path, listed: Path, content: bytes | None
+) -> None:
+    """It cannot miss a share that is not mounted, and an empty directory proves nothing."""
+    assert scan(own_state, clean).code == 0
+    path = own_state / "mounts.json"
+    if content is None:
+        path.unlink()
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    asked = scan_jsonl(own_state, clean)
+    assert (asked.code, asked.summary["clean"]) == (8, 3)
+    assert "mounts.json" in asked.err
+    # What is damaged is made anew; what another version has written is not touched.
+    again = content in {b"{", b""}
+    assert scan(own_state, clean).code == (0 if again else 8)
+    path.write_bytes(b"{") if again else None
+    assert scan(own_state, listed).code == 11

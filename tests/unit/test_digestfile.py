@@ -53,6 +53,28 @@ def test_the_last_line_needs_no_end() -> None:
     assert rows(MD5.encode()) == [(1, None, {"md5": MD5}, None)]
 
 
+def test_a_file_that_is_cut_short_while_it_is_read_is_refused(tmp_path: Path) -> None:
+    """What stood behind the cut was never looked up, though no line is broken."""
+    path = tmp_path / "digests"
+    line = f"{SHA256}\n".encode()
+    path.write_bytes(line * 40_000)
+    with path.open("rb") as stream:
+        batches = read_digests(stream, "digests")
+        first = next(batches)
+        os.truncate(path, 30_000 * len(line))
+        with pytest.raises(UsageError, match=r"digests ended 650,000 bytes before its size"):
+            list(batches)
+    assert 0 < first.count < 30_000
+    # From where it stands on, and to where it has grown meanwhile.
+    with path.open("rb") as stream:
+        stream.seek(20_000 * len(line))
+        batches = read_digests(stream, "digests")
+        first = next(batches)
+        with path.open("ab") as more:
+            more.write(line * 10_000)
+        assert first.count + sum(batch.count for batch in batches) == 20_000
+
+
 def test_comments_blank_lines_and_a_byte_order_mark_are_passed_over() -> None:
     content = f"\ufeff# made today\n\n{MD5}\n  \r\n# more\n{SHA256}  \n"
     assert rows(content.encode()) == [

@@ -250,6 +250,18 @@ def test_only_the_lists_of_the_configuration(tmp_path: Path, simulator: Simulato
     assert "it offers: baseline, other" in (caught.value.hint or "")
 
 
+def test_a_provider_that_offers_nothing_to_fetch(tmp_path: Path) -> None:
+    """Where there is nothing, nothing is up to date; no scan would end in 0 either."""
+    simulator = Simulator(tmp_path / "empty")
+    client = Client(tmp_path / "state", simulator, simulator.root)
+    with pytest.raises(StateError, match="provider main: it offers no list"):
+        client.fetch()
+    assert events(client)[-1]["event"] == "refused"
+    simulator.publish(csv(ALL))
+    (fetched,) = client.fetch()
+    assert fetched.entries == len(ALL)
+
+
 def test_a_list_of_another_provider_is_left_alone(client: Client) -> None:
     client.fetch()
     path = folder(client) / "manifest.json"
@@ -433,10 +445,13 @@ def test_a_build_that_cannot_go_on_starts_again(
 
 
 def test_nobody_goes_on_from_a_build_that_is_damaged(
-    client: Client, simulator: Simulator, small_runs: None
+    client: Client, simulator: Simulator, small_runs: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows that are none show when runs are merged; what was begun is not used again then."""
     break_off(client, simulator)
+    # The disk fails after what was begun has been found sound.
+    monkeypatch.setattr(build, "verify_runs", lambda *_: None)
+    monkeypatch.setattr(writer, "verify_runs", lambda *_: None)
     path = min(folder(client).glob("run-*"))
     rows = Run(path).section("md5.row")
     assert rows is not None
@@ -450,6 +465,54 @@ def test_nobody_goes_on_from_a_build_that_is_damaged(
     client.fetch()
     assert client.numbers(ALL) == set(range(30))
     assert client.leftovers() == set()
+
+
+def rot_tags(run: Path) -> None:
+    """Change half of every tag in a run, as a disk may: the run still opens, and finds nothing."""
+    data = run.read_bytes()
+    sections = [Run(run).section(f"{algorithm.label}.lo") for algorithm in Algorithm]
+    for tags in sections:
+        assert tags is not None
+        data = data.replace(tags.tobytes(), bytes(byte ^ 0x55 for byte in tags.tobytes()))
+    assert data != run.read_bytes()
+    run.write_bytes(data)
+
+
+def test_what_rots_while_a_build_is_broken_off_is_not_gone_on_from(
+    client: Client, simulator: Simulator, small_runs: None
+) -> None:
+    """Else what it lists would be clean, under a digest of the run that is right."""
+    break_off(client, simulator)
+    rot_tags(min(folder(client).glob("run-*")))
+    client.fetch()
+    assert len(segments_asked_for(simulator)) == 3
+    assert client.numbers(ALL) == set(range(30))
+    manifest = client.manifest()
+    assert manifest is not None
+    verify_runs(folder(client), manifest.runs)
+    assert client.leftovers() == set()
+
+
+def test_what_had_rotted_before_an_update_broke_off_is_not_taken_for_sound(
+    client: Client, simulator: Simulator, small_runs: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who goes on from a note knows what the runs below it were when they were written."""
+    monkeypatch.setattr(build, "DELTA_UNNOTED_S", 0.0)
+    client.fetch()
+    (run,) = folder(client).glob("run-*")
+    rot_tags(run)
+    simulator.publish(csv(range(30, 35)))
+    simulator.publish(csv(range(35, 60)))
+    simulator.faults["*g000005*"] = status(500)
+    with pytest.raises(UnreachableError):
+        client.fetch()
+    assert (folder(client) / "staging.json").exists()
+    simulator.faults.clear()
+    client.fetch()
+    assert client.numbers(range(60)) == set(range(60))
+    manifest = client.manifest()
+    assert manifest is not None
+    verify_runs(folder(client), manifest.runs)
 
 
 def test_nothing_is_noted_of_a_build_that_has_seen_poison(

@@ -14,6 +14,8 @@ from fixtures.simulator import Simulator
 from hashclient.errors import StateError
 from hashclient.index import open_lists as index_open_lists
 from hashclient.index.open_lists import TARGETS_NAME, delegated_lists, expected_lists, open_lists
+from hashclient.lists import TARGETS_NAME, delegated_lists, expected_lists, open_lists
+from tests.support import edit_manifest
 
 
 @pytest.fixture
@@ -110,3 +112,36 @@ def test_every_sentence_says_what_it_is_about(client: Client, targets: Path) -> 
     assert [m.problem for m in opened.missing] == [text.split(": ", 1)[1] for text in texts]
     assert all("hashclient fetch" in entry.hint for entry in opened.unusable)
     assert [index.manifest.list for index in opened.indexes] == ["b"]
+
+
+@pytest.mark.parametrize("expires", ["3026-01-01T00:00:00Z", None])
+def test_no_list_is_fresh_for_longer_than_what_vouches_for_it(
+    client: Client, expires: str | None
+) -> None:
+    """One bit of a manifest that changes on the disk makes a year of 2026 one of 3026."""
+    before = client.manifest("a")
+    assert before is not None
+    if expires is not None:
+        edit_manifest(client.settings.state_dir, "a", expires=expires)
+    (state, _) = client.open().states
+    assert (state.name, state.fresh, state.expires) == ("a", True, before.expires)
+    client.now = before.expires
+    (state, _) = client.open().states
+    assert state.stale
+
+
+@pytest.mark.parametrize(
+    "damage", [b"{", b"[" * 100_000, b'{"signed": {"_type": "timestamp"}}', None]
+)
+def test_without_a_timestamp_a_manifest_is_taken_by_its_word(
+    client: Client, damage: bytes | None
+) -> None:
+    before = client.manifest("a")
+    assert before is not None
+    path = client.settings.metadata_dir("main") / "timestamp.json"
+    path.unlink()
+    if damage is not None:
+        path.write_bytes(damage)
+    assert not client.open().stale
+    client.now = before.expires
+    assert client.open().stale

@@ -7,9 +7,9 @@ digest means, and whether an entry's id or category is allowed, is left to the c
 
 Nothing is dropped but blank lines and comments. A line ends in LF, CRLF or CR. Refused are NUL,
 whatever else may be meant to end a line (VT, FF, NEL, U+2028 and the like), and a second row on a
-line: they would become part of a file's name, and what follows would never be asked about. A line
-has at most `MAX_LINE_BYTES` and no CSV cell holds a line break. Messages name file and line, never
-what stands there.
+line: they would become part of a file's name, and what follows would never be asked about. So is a
+file that ends before its size. A line has at most `MAX_LINE_BYTES` and no CSV cell holds a line
+break. Messages name file and line, never what stands there.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import select
+import stat
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -118,13 +120,15 @@ def _bad(name: str, line: int, what: str) -> UsageError:
 def _line_chunks(stream: BinaryIO, name: str) -> Numbered:
     """Yield whole lines, many at a time, each ending in LF alone, with their first line number."""
     line, tail, held = 1, b"", b""
+    missing = _bytes_ahead(stream)
     while True:
         try:
-            block = stream.read(CHUNK_BYTES)
+            block = _read_block(stream)
         except OSError as error:
             raise UsageError(f"cannot read {printable(name)}: {error.strerror}") from error
         if not block:
             break
+        missing -= len(block)
         block, held = held + block, b""
         if b"\r" in block:
             if block.endswith(b"\r"):
@@ -139,8 +143,37 @@ def _line_chunks(stream: BinaryIO, name: str) -> Numbered:
         tail += block[end:]
         if len(tail) > MAX_LINE_BYTES:
             raise _bad(name, line, f"a line of more than {MAX_LINE_BYTES} bytes")
+    if missing > 0:
+        raise UsageError(
+            f"{printable(name)} ended {missing:,} bytes before its size",
+            hint="something has cut it short while it was read; ask again when it is whole",
+        )
     if tail:
         yield line, tail + b"\n"
+
+
+def _bytes_ahead(stream: BinaryIO) -> int:
+    """Return how many bytes a regular file still has, by its size; none of anything else."""
+    try:
+        status = os.fstat(stream.fileno())
+        return status.st_size - stream.tell() if stat.S_ISREG(status.st_mode) else 0
+    except OSError:  # it has no descriptor, or cannot say where it is
+        return 0
+
+
+def _read_block(stream: BinaryIO) -> bytes:
+    """Read the next bytes; none are the end.
+
+    A pipe that somebody else has set not to block, which holds for all who share it, gives None
+    where there is nothing yet. That is not its end: what is still to come has to be asked about.
+    """
+    while True:
+        block: bytes | None = stream.read(CHUNK_BYTES)
+        if block is not None:
+            return block
+        poll = select.poll()
+        poll.register(stream, select.POLLIN)
+        poll.poll()
 
 
 #: How UTF-16 and UTF-32 begin, if they say so. If they do not, every second character is a NUL.

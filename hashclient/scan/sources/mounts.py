@@ -143,7 +143,8 @@ def _unescaped(raw: bytes) -> bytes:
 class Mounts:
     """What is remembered, and what one scan sees of it. It serves as `walk.Places`.
 
-    Trouble with it is told once and never keeps a scan from its work.
+    Trouble with it is told once and never keeps a scan from its work; but that it is not known what
+    was scanned before keeps it from being whole.
     """
 
     def __init__(
@@ -170,11 +171,14 @@ class Mounts:
         #: The mount points that there are and the directories that are remembered, ascending.
         self._watched: list[str] = []
         self._uuids: dict[bytes, list[bytes]] = {}
+        #: Why it is not known what was scanned before, if it is not: then nothing can be missed.
+        self.unknown: StateError | None = None
         #: Whether something that was scanned before is missed.
         self.is_missing = False
         try:
             self._records = _load(state_dir)
         except StateError as error:
+            self.unknown = error
             on_failure(error)
 
     def watched(self, path: str, fd: int) -> frozenset[str]:
@@ -401,7 +405,8 @@ def _load(state_dir: Path) -> dict[str, Record]:
     except ValueError as error:
         raise DamagedMountsError(
             f"what is remembered of mounted file systems is damaged: {printable(path)}",
-            hint="this scan remembers them again; it cannot miss one that is not mounted",
+            hint="this scan remembers them again, and cannot miss one that is not mounted: see to"
+            " it that all are, and scan again",
         ) from error
     if document.format != FORMAT:
         raise StateError(
