@@ -83,7 +83,8 @@ class Matches(MatchStore):
             return [self._record(outcome, key_id, now) for outcome in outcomes]
 
     def _record(self, outcome: Outcome, key_id: str, now: datetime) -> Match:
-        path = os.path.abspath(outcome.path)  # noqa: PTH100 - links stay
+        # One file has one path: that of `//srv` would stay what it is, where others are made plain.
+        path = "/" + os.path.abspath(outcome.path).lstrip("/")  # noqa: PTH100 - links stay
         hits = [hit for hit in outcome.hits if hit.complete]
         known = self._known(path, hits, key_id, outcome.tags)
         tags = [outcome.tags.get(a) for a in Algorithm]

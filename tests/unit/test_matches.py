@@ -419,3 +419,10 @@ def test_damage_of_any_kind_is_an_error_of_ours(tmp_path: Path) -> None:
         except StateError:
             refused += 1
     assert refused and read
+
+
+@pytest.mark.parametrize("path", ["//srv/a", "///srv//a", "//srv/b/../a"])
+def test_a_file_has_one_record_however_its_path_is_written(record: Matches, path: str) -> None:
+    [plain] = record.record([match("/srv/a", hit("e-1"))], KEY, NOW)
+    [again] = record.record([match(path, hit("e-1"))], KEY, LATER)
+    assert (again.id, again.path) == (plain.id, "/srv/a")
