@@ -83,6 +83,14 @@ class Place:
         """Return the inode of the directory."""
         return os.fstat(self.fd).st_ino
 
+    def identity(self) -> tuple[int, int]:
+        """Return the device and the inode of the directory.
+
+        The inode alone says little: the directories at the top of two disks have the same.
+        """
+        status = os.fstat(self.fd)
+        return status.st_dev, status.st_ino
+
     def sync(self) -> None:
         """Make changes of names durable.
 
@@ -183,7 +191,14 @@ def open_file(place: Place) -> Iterator[tuple[int, os.stat_result]]:
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), place.path)
         if not stat.S_ISREG(mode):
             raise OSError(errno.EISDIR, "not a regular file", place.path)
-        fd = os.open(f"/proc/self/fd/{known}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fd = os.open(f"/proc/self/fd/{known}", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            # It is there. What its file system says here, or a system without /proc, must not be
+            # taken for another answer to what is at the place.
+            if error.errno not in (errno.ENOENT, errno.ELOOP, errno.EISDIR):
+                raise
+            raise OSError(errno.EIO, "it cannot be opened", place.path) from error
     finally:
         os.close(known)
     try:
