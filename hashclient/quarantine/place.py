@@ -29,6 +29,7 @@ NEW_NAME = ".hashclient-{}.new"
 
 #: Of Linux's fs.h; Python names neither.
 _RENAME_NOREPLACE = 1
+_RENAME_EXCHANGE = 2
 _FS_IOC_GETFLAGS = 0x80086601
 _FS_IMMUTABLE_FL = 0x10
 _FS_APPEND_FL = 0x20
@@ -319,8 +320,23 @@ def rename_noreplace(directory: int, source: str, target: str) -> None:
         os.unlink(source, dir_fd=directory)
 
 
-def renameat2(directory: int, source: str, target: str) -> None:
-    """Call the system's renameat2 with RENAME_NOREPLACE.
+def exchange(directory: int, name: str, other: str) -> bool:
+    """Exchange two names in one step; False where the file system cannot do that.
+
+    Raises:
+        OSError: they cannot be exchanged.
+    """
+    try:
+        renameat2(directory, name, other, _RENAME_EXCHANGE)
+    except OSError as error:
+        if error.errno not in _CANNOT:
+            raise
+        return False
+    return True
+
+
+def renameat2(directory: int, source: str, target: str, flags: int = _RENAME_NOREPLACE) -> None:
+    """Call the system's renameat2, with RENAME_NOREPLACE unless `flags` say otherwise.
 
     Raises:
         OSError: it failed; EINVAL or ENOSYS where that cannot be done.
@@ -330,7 +346,7 @@ def renameat2(directory: int, source: str, target: str) -> None:
     if function is None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
     names = os.fsencode(source), os.fsencode(target)
-    if function(directory, names[0], directory, names[1], _RENAME_NOREPLACE) != 0:
+    if function(directory, names[0], directory, names[1], flags) != 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
 

@@ -195,9 +195,8 @@ def _seal(
             tombstone=tombstone_text(config.tombstone, match.id, act.mark.time),
             hold=None if replaced is None else replaced.hold,
         )
-        if replaced is not None:  # the file is in its place: it is open, and was proven just now
-            room.drop(match.id)
-        room.admit(folder, item)  # 7
+        # One that is replaced may go: the file is in its place, is open, and was proven just now.
+        room.admit(folder, item, replaces=replaced is not None)  # 7
     _log_sealed(act, item)  # 8
     return item
 

@@ -649,6 +649,57 @@ def test_a_copy_under_a_lost_seal_key_is_made_anew(tmp_path: Path) -> None:
     assert after.key_id != before.key_id and after.hold == before.hold is not None
 
 
+@pytest.mark.parametrize("how", ["kill", "full"])
+def test_a_copy_that_is_made_anew_is_there_at_any_instant_and_on_hold(
+    tmp_path: Path, how: str
+) -> None:
+    number = 0
+    while True:
+        number += 1
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        scene = Scene(directory)
+        fail_removal(scene)
+        scene.ward.hold(scene.match)
+        scene.ward.sealer = Sealer(b"\1" * 32)
+        scene.ward.match(scene.file)
+        if how == "kill":
+
+            def act(scene: Scene = scene, number: int = number) -> None:
+                with watched(kill_at(number)):
+                    scene.ward.take(scene.match)
+
+            ended = in_child(act) == 0
+        else:
+            failing = FailAt(number, errno.ENOSPC)
+            with contextlib.suppress(StateError, AuditError), watched(failing):
+                scene.ward.take(scene.match)
+            ended = not failing.fired
+        assert scene.is_sealed()
+        assert scene.ward.item(scene.match).hold is not None
+        assert scene.ward.take(scene.match).taken
+        scene.check_taken()
+        assert scene.ward.item(scene.match).hold is not None
+        assert not [name for name in scene.ward.names() if name.startswith(".")]
+        if ended:
+            break
+    assert number > 10
+
+
+def test_a_copy_is_made_anew_where_names_cannot_be_exchanged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = Scene(tmp_path)
+    fail_removal(scene)
+    scene.ward.hold(scene.match)
+    scene.ward.sealer = Sealer(b"\1" * 32)
+    scene.ward.match(scene.file)
+    monkeypatch.setattr("hashclient.quarantine.room.exchange", lambda *_: False)
+    assert scene.ward.take(scene.match).detail == "quarantined"
+    scene.check_taken()
+    assert scene.ward.item(scene.match).hold is not None
+
+
 def test_a_copy_under_a_lost_seal_key_stays_where_its_file_is_gone(tmp_path: Path) -> None:
     scene = Scene(tmp_path)
     fail_removal(scene)
