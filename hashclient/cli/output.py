@@ -6,7 +6,8 @@ with 0 yesterday. So FILE is looked for before anything else can fail, and empti
 is written into it, in the format that was asked for. `status` replaces its file in one step, since
 its readers come at any time: a status that fails replaces it, too, by one that says so.
 
-Two runs never write to one file. An input is never emptied: that would be its way past the lists.
+Two runs never write to one file; a lock of somebody who may only read it is no run. An input is
+never emptied: that would be its way past the lists.
 
 Limits: what is killed at once (SIGKILL) leaves an empty file, or the old one of `status`, whose
 time tells. An output or a format that config.toml names is not known while that file is broken.
@@ -247,12 +248,43 @@ def _lock(fd: int, path: Path) -> None:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
+        if not _may_be_of_a_run(os.fstat(fd)):
+            return
         raise LockedError(
             f"another run is writing to the output {printable(path)}",
             hint="wait until it has finished, or choose another --output",
         ) from error
     except OSError:
         return  # a file system without locks
+
+
+def _may_be_of_a_run(status: os.stat_result) -> bool:
+    """Tell whether those who hold locks on a file may write to it, as far as /proc tells.
+
+    Whoever can read a file can lock it, and must not keep an old report in it by that.
+    """
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return True
+    device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    writers = {0, os.getuid(), os.geteuid(), status.st_uid}
+    try:
+        with open("/proc/locks", encoding="ascii") as locks:  # noqa: PTH123 - no path of ours
+            lines = [line.split() for line in locks]
+        holders = [words[4] for words in lines if words[1] == "FLOCK" and words[5] == device]
+        return not holders or any(_real_uid(pid) in writers for pid in holders)
+    except (OSError, ValueError, IndexError):
+        return True
+
+
+def _real_uid(pid: str) -> int | None:
+    """Return the user who has started a process, whatever it has become since; None if it ended."""
+    try:
+        # Not who owns this: it is root where memory is private.
+        with open(f"/proc/{int(pid)}/status", encoding="utf-8", errors="replace") as lines:  # noqa: PTH123
+            found = [line.split()[1] for line in lines if line.startswith("Uid:")]
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return int(found[0])
 
 
 def _failed_report(

@@ -89,7 +89,11 @@ def add(
         quarantine = open_quarantine(app, _sealer(app), on_bytes)
         chosen = list(match_ids)
         if take_all:
-            open_ones = (m.id for m in record.find() if m.in_place and not m.ended)
+            # Also where an act was killed after the record had it that the file is gone.
+            sealed = quarantine.unfinished()
+            open_ones = (
+                m.id for m in record.find() if not m.ended and (m.in_place or m.id in sealed)
+            )
             chosen += [match_id for match_id in open_ones if match_id not in match_ids]
         results = Results(app, output_format, chosen)
         for match_id in chosen:

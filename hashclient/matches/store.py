@@ -85,7 +85,8 @@ class Matches(MatchStore):
             return [self._record(outcome, key_id, now) for outcome in outcomes]
 
     def _record(self, outcome: Outcome, key_id: str, now: datetime) -> Match:
-        path = os.path.abspath(outcome.path)  # noqa: PTH100 - links stay
+        # One file has one path: that of `//srv` would stay what it is, where others are made plain.
+        path = "/" + os.path.abspath(outcome.path).lstrip("/")  # noqa: PTH100 - links stay
         hits = [hit for hit in outcome.hits if hit.complete]
         known = self._known(path, hits, key_id, outcome.tags)
         tags = [outcome.tags.get(a) for a in Algorithm]
@@ -180,7 +181,7 @@ class Matches(MatchStore):
 
     def _story(self, match_id: str) -> list[Step]:
         return [
-            Step(datetime.fromisoformat(time), event, json.loads(detail))
+            Step(datetime.fromisoformat(time), event, _parse_detail(detail))
             for time, event, detail in self._db.execute(_STORY, (match_id,))
         ]
 
@@ -281,7 +282,8 @@ class Matches(MatchStore):
             values = (REPORT_WANTED, json.dumps(PROGRESS), REPORT_PREPARED)
             found: dict[str, list[Match]] = {}
             for match_id, detail in self._db.execute(_REPORT_WANTED, values).fetchall():
-                found.setdefault(json.loads(detail)["to"], []).append(self._get(match_id))
+                destination = str(_parse_detail(detail).get("to"))
+                found.setdefault(destination, []).append(self._get(match_id))
             return found
 
     def standing(self, list_name: str) -> list[str]:
@@ -368,3 +370,15 @@ class Matches(MatchStore):
             rows = self._db.execute("SELECT state, count(*) FROM match GROUP BY state").fetchall()
             found = {MatchState(state): count for state, count in rows}
         return {state: found.get(state, 0) for state in MatchState}
+
+
+def _parse_detail(text: str) -> dict[str, Any]:
+    """Return what a step says.
+
+    Raises:
+        ValueError: it is no JSON object.
+    """
+    detail = json.loads(text)
+    if not isinstance(detail, dict):
+        raise ValueError("a step of a story is no JSON object")
+    return detail

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -191,9 +192,8 @@ def _seal(
             tombstone=tombstone_text(config.tombstone, match.id, act.mark.time),
             hold=None if replaced is None else replaced.hold,
         )
-        if replaced is not None:  # the file is in its place: it is open, and was proven just now
-            room.drop(match.id)
-        room.admit(folder, item)  # 7
+        # One that is replaced may go: the file is in its place, is open, and was proven just now.
+        room.admit(folder, item, replaces=replaced is not None)  # 7
     _log_sealed(act, item)  # 8
     return item
 
@@ -224,30 +224,49 @@ def _resume(act: _Act, item: Item, place: Place) -> Taken:
     if hidden.status() is not None and not put_back(hidden, place.name):
         # That act was killed while the name was aside, and somebody has taken it since. Or this is
         # somebody's who wants to be in the way.
-        with _prove(act, item, hidden) as proof:
-            if proof is None:
+        with _prove(act, item, hidden) as found:
+            if not found.is_proven:
                 is_stranded = True
             else:
                 os.unlink(hidden.name, dir_fd=hidden.fd)
                 place.try_sync()
-    with _prove(act, item, place) as proof:
-        if proof is not None:
-            return _remove(act, item, *proof, place)
+    with _prove(act, item, place) as found:
+        if found.is_proven and found.status is not None:
+            return _remove(act, item, found.fd, found.status, place)
     if is_stranded:
         return _left(act, item, _REMOVALS[Removal.STRANDED].format(printable(hidden.path)))
-    if place.status() is None:
-        if place.directory_inode() != item.origin.directory_inode:
+    now = place.status()
+    if now is None:
+        if place.identity() != (item.origin.device, item.origin.directory_inode):
             return _left(act, item, "its directory is another one now: is something not mounted?")
         return _finish(act, item, place, [])
+    if stat.S_ISREG(now.st_mode) and not found.is_of(now):
+        # Whoever moves the file away for a moment must not have it taken for gone.
+        return _left(act, item, "what is at its path is being exchanged just now")
     if has_tombstone(place, item):
         return _finish(act, item, None, [])
     item = msgspec.structs.replace(item, tombstone=None)
     return _finish(act, item, None, ["something else is at its path now, and was left alone"])
 
 
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """The regular file at a place, open as `fd`, and whether it is the one that was sealed.
+
+    Where there is none, `fd` and `status` mean nothing.
+    """
+
+    is_proven: bool = False
+    fd: int = -1
+    status: os.stat_result | None = None
+
+    def is_of(self, status: os.stat_result) -> bool:
+        return self.status is not None and os.path.samestat(self.status, status)
+
+
 @contextlib.contextmanager
-def _prove(act: _Act, item: Item, place: Place) -> Iterator[tuple[int, os.stat_result] | None]:
-    """Open what is at a place; yield it and its status if it is the file that was sealed.
+def _prove(act: _Act, item: Item, place: Place) -> Iterator[_Found]:
+    """Open what is at a place; yield whether it is the file that was sealed.
 
     Raises:
         OSError: it cannot be read, or somebody has changed it meanwhile: nobody knows what it is.
@@ -258,7 +277,7 @@ def _prove(act: _Act, item: Item, place: Place) -> Iterator[tuple[int, os.stat_r
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ELOOP, errno.EISDIR):
                 raise
-            yield None
+            yield _Found()
             return
         tags = item.tags_by_algorithm()
         digester = digest_all(fd, tags, item.size)
@@ -266,7 +285,7 @@ def _prove(act: _Act, item: Item, place: Place) -> Iterator[tuple[int, os.stat_r
         if not is_unchanged(before, after):
             raise OSError(errno.EAGAIN, "changed while it was read", place.path)
         proven = digester.count == item.size and act.room.proves(digester.digests(), tags)
-        yield (fd, after) if proven else None
+        yield _Found(proven, fd, after)
 
 
 def _remove(act: _Act, item: Item, fd: int, status: os.stat_result, place: Place) -> Taken:

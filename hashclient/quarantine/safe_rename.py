@@ -30,6 +30,7 @@ NEW_NAME = ".hashclient-{}.new"
 
 #: Of Linux's fs.h; Python names neither.
 _RENAME_NOREPLACE = 1
+_RENAME_EXCHANGE = 2
 _FS_IOC_GETFLAGS = 0x80086601
 _FS_IMMUTABLE_FL = 0x10
 _FS_APPEND_FL = 0x20
@@ -82,6 +83,14 @@ class Place(msgspec.Struct, frozen=True):
     def directory_inode(self) -> int:
         """Return the inode of the directory."""
         return os.fstat(self.fd).st_ino
+
+    def identity(self) -> tuple[int, int]:
+        """Return the device and the inode of the directory.
+
+        The inode alone says little: the directories at the top of two disks have the same.
+        """
+        status = os.fstat(self.fd)
+        return status.st_dev, status.st_ino
 
     def sync(self) -> None:
         """Make changes of names durable.
@@ -183,7 +192,14 @@ def open_file(place: Place) -> Iterator[tuple[int, os.stat_result]]:
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), place.path)
         if not stat.S_ISREG(mode):
             raise OSError(errno.EISDIR, "not a regular file", place.path)
-        fd = os.open(f"/proc/self/fd/{known}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fd = os.open(f"/proc/self/fd/{known}", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            # It is there. What its file system says here, or a system without /proc, must not be
+            # taken for another answer to what is at the place.
+            if error.errno not in (errno.ENOENT, errno.ELOOP, errno.EISDIR):
+                raise
+            raise OSError(errno.EIO, "it cannot be opened", place.path) from error
     finally:
         os.close(known)
     try:
@@ -304,8 +320,23 @@ def rename_noreplace(directory: int, source: str, target: str) -> None:
         os.unlink(source, dir_fd=directory)
 
 
-def renameat2(directory: int, source: str, target: str) -> None:
-    """Call the system's renameat2 with RENAME_NOREPLACE.
+def exchange(directory: int, name: str, other: str) -> bool:
+    """Exchange two names in one step; False where the file system cannot do that.
+
+    Raises:
+        OSError: they cannot be exchanged.
+    """
+    try:
+        renameat2(directory, name, other, _RENAME_EXCHANGE)
+    except OSError as error:
+        if error.errno not in _CANNOT:
+            raise
+        return False
+    return True
+
+
+def renameat2(directory: int, source: str, target: str, flags: int = _RENAME_NOREPLACE) -> None:
+    """Call the system's renameat2, with RENAME_NOREPLACE unless `flags` say otherwise.
 
     Raises:
         OSError: it failed; EINVAL or ENOSYS where that cannot be done.
@@ -315,7 +346,7 @@ def renameat2(directory: int, source: str, target: str) -> None:
     if function is None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
     names = os.fsencode(source), os.fsencode(target)
-    if function(directory, names[0], directory, names[1], _RENAME_NOREPLACE) != 0:
+    if function(directory, names[0], directory, names[1], flags) != 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
 

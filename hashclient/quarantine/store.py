@@ -32,6 +32,7 @@ from hashclient.quarantine.item import (
     folder_path,
     load_item,
 )
+from hashclient.quarantine.safe_rename import exchange
 from hashclient.system import files
 from hashclient.system.text import log_path_fields
 
@@ -166,16 +167,29 @@ class Room:
         finally:
             remove_folder(folder)
 
-    def admit(self, folder: Path, item: Item) -> None:
+    def admit(self, folder: Path, item: Item, *, replaces: bool = False) -> None:
         """Write the document into a new folder and give it the item's id, durably.
+
+        With `replaces` it takes the place of the item that has the id, which stays if that fails.
 
         Raises:
             StateError: it cannot be written.
         """
         files.write_atomic(folder / ITEM_NAME, encode_item(item))
         with self.errors("cannot write to the quarantine", self.directory):
-            folder.rename(self.folder(item.id))
+            if not replaces or not self._exchange(folder, item.id):
+                if replaces:
+                    self.drop(item.id)
+                folder.rename(self.folder(item.id))
             files.fsync_dir(self.directory)
+
+    def _exchange(self, folder: Path, match_id: str) -> bool:
+        """Give a folder the name of an item, and that one the name of the folder, in one step."""
+        fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            return exchange(fd, folder.name, self.folder(match_id).name)
+        finally:
+            os.close(fd)
 
     def drop(self, match_id: str) -> None:
         """Remove the folder of an item: all of it is gone for everybody at once, or nothing.

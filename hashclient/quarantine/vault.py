@@ -6,6 +6,7 @@ match under the match's id:
 
 * `Quarantine(settings, audit, sealer, now=…)`
 * `.take(match, matches, by=…, reason=…) -> Taken`: seal the file and remove it from its place.
+* `.unfinished() -> frozenset[str]`: ids of what was sealed, and not yet noted as taken.
 * `.restore(id, identities, matches, by=…, reason=…, to=…, force=…) -> Restored`: put it back.
 * `.hold(id, matches, by=…, reason=…)` and `.release(…)`: forbid and allow that it goes.
 * `.due(id, matches)` and `.purge(id, matches, by=…, reason=…, …)`: destroy what is due.
@@ -19,6 +20,7 @@ shows or writes content but `restore`, to the place it is told. Removal is not s
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -27,6 +29,7 @@ from typing import Any
 from hashclient.audit.log import AuditLog
 from hashclient.config import Settings
 from hashclient.core.match import Match
+from hashclient.errors import StateError, UsageError
 from hashclient.index.blinding import Sealer
 from hashclient.matches.store import Matches
 from hashclient.quarantine import isolate, restore, retention, verify
@@ -85,6 +88,20 @@ class Quarantine:
             AuditError: the audit log cannot be written; nothing was removed since.
         """
         return isolate.take(self._room, match.id, matches, Mark.of(by, reason, self._room.now()))
+
+    def unfinished(self) -> frozenset[str]:
+        """Return the ids of items whose taking was not finished; what is damaged is left out.
+
+        Raises:
+            StateError: the quarantine cannot be read at all.
+        """
+        found = []
+        for match_id in item_ids(self._room.directory):
+            with contextlib.suppress(UsageError, StateError):
+                item = self._room.load(match_id)
+                if item.stage is Stage.SEALED and item.restored is None:
+                    found.append(match_id)
+        return frozenset(found)
 
     def restore(
         self,

@@ -20,7 +20,10 @@ from hashclient.core.verdict import Summary
 from hashclient.errors import AuditError, StateError
 from hashclient.formats.fields import gap_fields
 from hashclient.matches.store import Matches
-from hashclient.system.text import log_path_fields
+from hashclient.system.text import MAX_LOGGED_PATH_CHARS, log_path_fields
+
+#: What the log repeats of all arguments of a run; together with the rest they are one of its lines.
+MAX_LOGGED_ARGUMENTS_CHARS = 1 << 16
 
 
 class RunRecord:
@@ -56,7 +59,11 @@ class RunRecord:
             {"list": s.name, "generation": s.generation, "fresh": s.fresh}
             for s in self._summary.lists
         ]
-        data = {"arguments": list(arguments), "lists": lists, "missing": _missing(self._summary)}
+        data = {
+            **_argument_fields(arguments),
+            "lists": lists,
+            "missing": _missing(self._summary),
+        }
         self._log([Event(f"{self._command}-start", data)])
 
     def keep(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
@@ -136,6 +143,22 @@ def _data(outcome: Outcome) -> dict[str, Any]:
         "size": outcome.size,
         "hits": [hit_fields(hit) for hit in outcome.hits],
     }
+
+
+def _argument_fields(arguments: Sequence[str]) -> dict[str, Any]:
+    """Return the fields that give `arguments` where room is limited: the first, and how many more.
+
+    A shell makes arguments of the names in a directory, and whoever can make files there can make
+    more of them than a line of the log holds. They must not keep what matches out of it.
+    """
+    room, kept = MAX_LOGGED_ARGUMENTS_CHARS, list[str]()
+    for argument in arguments:
+        room -= min(len(argument), MAX_LOGGED_PATH_CHARS) + 1
+        if room < 0:
+            return {"arguments": kept, "arguments_omitted": len(arguments) - len(kept)}
+        cut = len(argument) > MAX_LOGGED_PATH_CHARS
+        kept.append(argument[:MAX_LOGGED_PATH_CHARS] + "…" if cut else argument)
+    return {"arguments": kept}
 
 
 def _missing(summary: Summary) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -417,6 +418,56 @@ def test_of_two_runs_one_writes(state: Path, tmp_path: Path, report: Path) -> No
     assert read(report, "text").exit_code == 10
     assert call(*words, "0" * 32).code == 0
     assert TABLE["text"].read(report.read_text()).exit_code == 0
+
+
+@contextlib.contextmanager
+def locked_by_a_stranger(path: Path, *, shared: bool, orphaned: bool) -> Iterator[None]:
+    """Hold a lock on a file as another account that may only read it."""
+    code = f"""
+import fcntl, os, sys
+fd = os.open(sys.argv[1], os.O_RDONLY)
+fcntl.flock(fd, fcntl.{"LOCK_SH" if shared else "LOCK_EX"})
+if {orphaned} and os.fork():
+    os._exit(0)
+print(os.getpid(), flush=True)
+sys.stdin.read()
+"""
+    nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+    with subprocess.Popen(
+        [*nobody, sys.executable, "-I", "-S", "-c", code, path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None
+        assert process.stdout.readline().strip().isdigit()
+        if orphaned:
+            process.wait(timeout=60)
+        yield
+        process.stdin.close()
+        process.stdout.read()  # the end of whoever holds it
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another account")
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("orphaned", [False, True])
+def test_who_may_only_read_a_report_keeps_no_old_one_in_it(
+    state: Path, files: Path, shared: bool, orphaned: bool
+) -> None:
+    with tempfile.TemporaryDirectory() as directory:  # one that others may enter
+        Path(directory).chmod(0o755)
+        report = Path(directory) / "report.txt"
+        report.write_text(YESTERDAY)
+        report.chmod(0o644)
+        words = ("--state-dir", state, "scan", "--output", report, files)
+        with locked_by_a_stranger(report, shared=shared, orphaned=orphaned):
+            assert call(*words).code == ExitCode.MATCH
+            assert read(report, "text").exit_code == ExitCode.MATCH
+            report.chmod(0o666)  # who may write to it may be a run
+            refused = call(*words)
+            assert refused.code == ExitCode.STATE
+            assert "another run is writing to the output" in refused.err
+        report.chmod(0o644)
+        assert call(*words).code == ExitCode.MATCH
 
 
 # `status`, whose file is replaced in one step.

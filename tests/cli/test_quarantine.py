@@ -15,6 +15,9 @@ import pytest
 from hashclient.core.kinds import MatchState
 from hashclient.errors import ExitCode
 from hashclient.matches.store import Matches
+from hashclient.errors import ExitCode, StateError
+from hashclient.matches import Matches
+from hashclient.model import MatchState
 from tests.support import Result, bytes_path, call, csv_of, make_state, run, write_tree
 
 FILES = {"a/one.bin": b"benign one", "a/two.bin": b"benign two", "b/three.bin": b"benign three"}
@@ -207,6 +210,32 @@ def test_a_path_that_is_too_long_for_the_log_keeps_nothing_out_of_it(desk: Desk)
         assert len(desk.items("list")) == 4
     finally:
         subprocess.run(["rm", "-rf", desk.share / name], check=True)
+
+
+def test_taking_all_finishes_what_a_kill_left_between_the_record_and_the_item(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = desk.scan()
+
+    def stop(*_: object, **__: object) -> None:
+        raise StateError("as a kill does")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hashclient.quarantine.room.Room.save", stop)
+        assert desk.call("add", ids["one.bin"]).code == ExitCode.STATE
+    damaged = desk.state / "quarantine" / ids["two.bin"] / "item.json"
+    assert desk.call("verify").code == ExitCode.INCOMPLETE
+    assert desk.call("add", ids["two.bin"]).code == ExitCode.OK
+    damaged.write_text("{}")
+    done = desk.call("add", "--all")
+    assert done.code == ExitCode.OK
+    assert {line.split("  ")[0] for line in done.out.splitlines()} == {
+        ids["one.bin"],
+        ids["three.bin"],
+    }
+    findings = desk.call("verify")
+    assert f"{ids['one.bin']}  whole" in findings.out
+    assert desk.call("add", "--all").out == ""
 
 
 def test_purging(desk: Desk) -> None:

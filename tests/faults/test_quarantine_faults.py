@@ -28,6 +28,12 @@ from hashclient.index.blinding import Sealer
 from hashclient.matches.store import Matches
 from hashclient.quarantine import isolate
 from hashclient.quarantine.safe_rename import PRIVATE_NAME
+from hashclient.match import Match
+from hashclient.matches import Matches
+from hashclient.model import MatchState
+from hashclient.quarantine import Stage, Taken, load_item, take
+from hashclient.quarantine.place import PRIVATE_NAME, Place
+from hashclient.quarantine.place import open_file as real_open_file
 from hashclient.quarantine.streams import Digester, digest_all
 from hashclient.quarantine.vault import Stage, Taken, load_item
 from tests.support import fast_directory
@@ -277,6 +283,94 @@ def test_a_directory_that_is_another_one_settles_nothing(tmp_path: Path) -> None
     assert not taken.taken and "is something not mounted?" in taken.detail
     scene.share.rmdir()
     (tmp_path / "unmounted").rename(scene.share)
+    assert scene.ward.take(scene.match).taken
+    scene.check_taken()
+
+
+@root_only
+def test_another_disk_in_the_place_of_the_one_with_the_file_settles_nothing(
+    tmp_path: Path,
+) -> None:
+    """The directories at the top of two file systems of one kind have the same inode."""
+    scene = Scene(tmp_path)
+    disk = tmp_path / "disk"
+    file = disk / "file.bin"
+    with mounted(disk, "-t", "tmpfs", "-o", "size=4m", "none"):
+        file.write_bytes(CONTENT)
+        match = scene.ward.match(file, entry="e-2")
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        taken = scene.ward.take(match)
+        assert (taken.taken, taken.sealed) == (False, True)
+        with mounted(disk, "-t", "tmpfs", "-o", "size=4m", "none"):
+            taken = scene.ward.take(match)
+            assert not taken.taken and taken.attention
+            assert "is something not mounted?" in taken.detail
+        assert scene.ward.get(match).in_place and file.exists()
+        subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
+        assert scene.ward.take(match).detail == "quarantined"
+        assert not file.exists()
+
+
+@pytest.mark.parametrize("code", [errno.ENOENT, errno.ELOOP, errno.EISDIR])
+def test_what_is_there_and_does_not_open_is_not_taken_for_gone(tmp_path: Path, code: int) -> None:
+    """A file system may say anything then; and where /proc is not mounted, nothing opens."""
+    scene = Scene(tmp_path)
+    assert not fail_removal(scene).taken
+    real_open = os.open
+
+    def open_(name: str | Path, flags: int, *args: int, **kwargs: int) -> int:
+        if str(name).startswith("/proc/self/fd/"):
+            raise OSError(code, os.strerror(code))
+        return real_open(name, flags, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "open", open_)
+        taken = scene.ward.take(scene.match)
+    assert (taken.taken, taken.attention) == (False, True)
+    assert taken.detail == "sealed, but still in place: it cannot be opened"
+    assert scene.file.exists() and scene.ward.get(scene.match).in_place
+    assert scene.ward.take(scene.match).taken
+    scene.check_taken()
+
+
+@pytest.mark.parametrize("other", ["nothing", "file", "link", "directory"])
+def test_a_file_that_is_away_for_a_moment_is_not_taken_for_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    """Somebody moves it away while an act goes on looks, and back before it has decided."""
+    scene = Scene(tmp_path)
+    assert not fail_removal(scene).taken
+    aside = tmp_path / "aside"
+
+    @contextlib.contextmanager
+    def open_file(place: Place) -> Iterator[tuple[int, os.stat_result]]:
+        if place.name != scene.file.name:
+            with real_open_file(place) as opened:
+                yield opened
+            return
+        scene.file.rename(aside)
+        if other == "file":
+            scene.file.write_bytes(b"other")
+        elif other == "link":
+            scene.file.symlink_to("nowhere")
+        elif other == "directory":
+            scene.file.mkdir()
+        try:
+            with real_open_file(place) as opened:
+                yield opened
+        finally:
+            if other == "directory":
+                scene.file.rmdir()
+            else:
+                scene.file.unlink(missing_ok=True)
+            aside.rename(scene.file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hashclient.quarantine.take.open_file", open_file)
+        taken = scene.ward.take(scene.match)
+    assert (taken.taken, taken.attention) == (False, True)
+    assert "is being exchanged just now" in taken.detail
+    assert scene.ward.get(scene.match).in_place
     assert scene.ward.take(scene.match).taken
     scene.check_taken()
 
@@ -559,6 +653,57 @@ def test_a_copy_under_a_lost_seal_key_is_made_anew(tmp_path: Path) -> None:
     scene.check_taken()
     after = scene.ward.item(scene.match)
     assert after.key_id != before.key_id and after.hold == before.hold is not None
+
+
+@pytest.mark.parametrize("how", ["kill", "full"])
+def test_a_copy_that_is_made_anew_is_there_at_any_instant_and_on_hold(
+    tmp_path: Path, how: str
+) -> None:
+    number = 0
+    while True:
+        number += 1
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        scene = Scene(directory)
+        fail_removal(scene)
+        scene.ward.hold(scene.match)
+        scene.ward.sealer = Sealer(b"\1" * 32)
+        scene.ward.match(scene.file)
+        if how == "kill":
+
+            def act(scene: Scene = scene, number: int = number) -> None:
+                with watched(kill_at(number)):
+                    scene.ward.take(scene.match)
+
+            ended = in_child(act) == 0
+        else:
+            failing = FailAt(number, errno.ENOSPC)
+            with contextlib.suppress(StateError, AuditError), watched(failing):
+                scene.ward.take(scene.match)
+            ended = not failing.fired
+        assert scene.is_sealed()
+        assert scene.ward.item(scene.match).hold is not None
+        assert scene.ward.take(scene.match).taken
+        scene.check_taken()
+        assert scene.ward.item(scene.match).hold is not None
+        assert not [name for name in scene.ward.names() if name.startswith(".")]
+        if ended:
+            break
+    assert number > 10
+
+
+def test_a_copy_is_made_anew_where_names_cannot_be_exchanged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = Scene(tmp_path)
+    fail_removal(scene)
+    scene.ward.hold(scene.match)
+    scene.ward.sealer = Sealer(b"\1" * 32)
+    scene.ward.match(scene.file)
+    monkeypatch.setattr("hashclient.quarantine.room.exchange", lambda *_: False)
+    assert scene.ward.take(scene.match).detail == "quarantined"
+    scene.check_taken()
+    assert scene.ward.item(scene.match).hold is not None
 
 
 def test_a_copy_under_a_lost_seal_key_stays_where_its_file_is_gone(tmp_path: Path) -> None:

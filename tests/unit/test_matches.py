@@ -421,3 +421,25 @@ def test_damage_of_any_kind_is_an_error_of_ours(tmp_path: Path) -> None:
         except StateError:
             refused += 1
     assert refused and read
+
+
+@pytest.mark.parametrize("path", ["//srv/a", "///srv//a", "//srv/b/../a"])
+def test_a_file_has_one_record_however_its_path_is_written(record: Matches, path: str) -> None:
+    [plain] = record.record([match("/srv/a", hit("e-1"))], KEY, NOW)
+    [again] = record.record([match(path, hit("e-1"))], KEY, LATER)
+    assert (again.id, again.path) == (plain.id, "/srv/a")
+
+
+@pytest.mark.parametrize("detail", ["[]", "null", "7", '"to"', "{", ""])
+def test_a_story_that_is_damaged_is_said(record: Matches, tmp_path: Path, detail: str) -> None:
+    [found] = record.record([match("/srv/a", hit("e-1"))], KEY, NOW)
+    record.want_report(found.id, "police", NOW)
+    with sqlite3.connect(tmp_path / DATABASE_NAME) as damaged:
+        damaged.execute("UPDATE step SET detail = ?", (detail,))
+    damaged.close()
+    with pytest.raises(StateError, match="cannot use the record of matches"):
+        record.story(found.id)
+    with pytest.raises(StateError, match="cannot use the record of matches"):
+        record.want_report(found.id, "police", NOW)
+    with pytest.raises(StateError, match="cannot use the record of matches"):
+        record.wanting_report()

@@ -213,3 +213,28 @@ def test_the_first_of_two_failures_counts(run: Run) -> None:
     run.record.end()
     assert [type(error) for error in run.failures] == [AuditError, StateError]
     assert run.summary.failed is ExitCode.AUDIT
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [f"/srv/{'n' * 200}-{n}" for n in range(9_000)],
+        ["\udcff" * 120_000] * 15,
+        ["\1" * 4_000] * 400,
+        ["\U0001f600" * 20_000] * 6,
+    ],
+    ids=["many", "bytes", "controls", "planes"],
+)
+def test_arguments_beyond_measure_keep_no_match_out_of_the_log(
+    run: Run, arguments: list[str]
+) -> None:
+    run.record.start(arguments)
+    run.add(match("/srv/a"))
+    run.record.end()
+    assert run.failures == []
+    assert [event for event, _ in run.logged()] == ["scan-start", "match", "scan-end"]
+    start = run.logged()[0][1]
+    assert len(start["arguments"]) + start["arguments_omitted"] == len(arguments)
+    assert start["arguments"]
+    assert run.summary.exit_code is ExitCode.MATCH_ATTENTION  # of LISTS, one is stale
+    assert run.summary.failed is None
