@@ -27,12 +27,13 @@ import pytest
 
 from fixtures.client import Client
 from fixtures.simulator import Simulator
-from hashclient import filesystems, inventory
 from hashclient.cli import main as command
 from hashclient.core.algorithms import Algorithm
 from hashclient.errors import ExitCode
 from hashclient.provider.repository import Repository
 from hashclient.provider.server import open_server
+from hashclient.scan import cache
+from hashclient.system import filesystems
 
 ROOT = Path(__file__).parents[1]
 ALL_ALGORITHMS = tuple(Algorithm)
@@ -182,7 +183,7 @@ def remember_at_once(patch: pytest.MonkeyPatch, directory: Path) -> None:
 
     Tests then wait for the next tick of the clock; where nothing ever is remembered matters to few.
     """
-    patch.setattr(inventory, "FRESH_NS", 0)
+    patch.setattr(cache, "FRESH_NS", 0)
     fd = os.open(directory, os.O_RDONLY)
     kinds = filesystems._KEEP_CTIME | {filesystems._kind_of(fd)}
     os.close(fd)

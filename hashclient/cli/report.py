@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from hashclient.config import ServiceDestination
     from hashclient.core.match import Match
     from hashclient.matches.store import Matches
-    from hashclient.reporting import Outbox
     from hashclient.reporting.destinations.cybertipline.api import Service
+    from hashclient.reporting.outbox import Outbox
     from hashclient.reporting.sent import Sent
     from hashclient.reporting.submit import Sender
 
@@ -301,7 +301,7 @@ def verify(
 
 
 def _outbox(app: App) -> Outbox:
-    from hashclient.reporting import Outbox
+    from hashclient.reporting.outbox import Outbox
 
     return Outbox(app.settings, app.audit_log(), now=app.now)
 

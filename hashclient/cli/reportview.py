@@ -9,7 +9,7 @@ from hashclient.cli.app import App
 from hashclient.system.text import printable
 
 if TYPE_CHECKING:
-    from hashclient.reporting import Report
+    from hashclient.reporting.report import Report
 
 
 def show_report(app: App, report: Report, output_format: str) -> None:

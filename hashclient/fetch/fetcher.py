@@ -36,6 +36,7 @@ from hashclient.fetch.build import Build, Progress, delta_of, tidy
 from hashclient.fetch.guard import PoisonGuard, open_guard
 from hashclient.fetch.withdrawals import Reached, reach_back
 from hashclient.index.blinding import Sealer
+from hashclient.index.open_lists import OFFERS_NOTHING_HINT
 from hashclient.index.reader import (
     CLOCK_TOLERANCE,
     Index,
@@ -58,7 +59,6 @@ from hashclient.system.files import (
     read_regular,
     sweep_temporary,
 )
-from hashclient.index.open_lists import OFFERS_NOTHING_HINT
 from hashclient.system.text import printable
 from hashclient.trust.tuf import Source, Trust
 

@@ -249,8 +249,7 @@ def _resume(act: _Act, item: Item, place: Place) -> Taken:
     return _finish(act, item, None, ["something else is at its path now, and was left alone"])
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
+class _Found(msgspec.Struct, frozen=True):
     """The regular file at a place, open as `fd`, and whether it is the one that was sealed.
 
     Where there is none, `fd` and `status` mean nothing.

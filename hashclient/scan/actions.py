@@ -28,7 +28,8 @@ from hashclient.system.files import is_there
 
 if TYPE_CHECKING:
     from hashclient.quarantine.vault import Quarantine
-    from hashclient.reporting import Outbox, Report
+    from hashclient.reporting.outbox import Outbox
+    from hashclient.reporting.report import Report
 
 #: More matches than this become several reports.
 REPORT_MATCHES = 1000
@@ -214,7 +215,7 @@ def prepare_wanted(
     """
     if not is_there(settings.state_dir / DATABASE_NAME):
         return
-    from hashclient.reporting import Outbox
+    from hashclient.reporting.outbox import Outbox
 
     outbox = Outbox(settings, audit, now=now)
     try:

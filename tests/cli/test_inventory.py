@@ -40,8 +40,8 @@ from tests.support import (
 SHA1_ONLY = (Algorithm.SHA1,)
 #: The command in a process of its own, as it is with files that are old enough to be known.
 REMEMBERS_AT_ONCE = """
-from hashclient import inventory
-inventory.FRESH_NS = 0
+from hashclient.scan import cache
+cache.FRESH_NS = 0
 import runpy
 runpy.run_module("hashclient", run_name="__main__")
 """

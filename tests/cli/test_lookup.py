@@ -18,9 +18,6 @@ import pytest
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Kind
 from hashclient.lists.importers import digestfile
-from tests.support import ROOT, Result, call, csv_of, digests_of, edit_manifest, make_state, run
-from hashclient import digestfile
-from hashclient.model import Algorithm, Kind
 from tests.support import (
     ROOT,
     Result,

@@ -228,7 +228,8 @@ def test_a_start_imports_only_what_the_command_needs(
 
 PRIVATE = """
 import atexit, ctypes, os, resource, sys
-from hashclient import check, walk
+from hashclient.scan import checker
+from hashclient.scan.sources import files
 from hashclient.cli.main import main
 
 report, *argv = sys.argv[1:]
@@ -240,14 +241,14 @@ def note(what):
     with open(report, "a") as stream:
         print(what, *resource.getrlimit(resource.RLIMIT_CORE), dumpable, bus, file=stream)
 
-walk.TASK_NAMES = 1
-checking = check.Checker.check
+files.TASK_NAMES = 1
+checking = checker.Checker.check
 
 def check_and_note(self, task, **options):
     note("worker")
     return checking(self, task, **options)
 
-check.Checker.check = check_and_note
+checker.Checker.check = check_and_note
 atexit.register(note, "front-end")
 main(argv)
 """

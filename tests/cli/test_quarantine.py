@@ -13,11 +13,8 @@ from typing import Any
 import pytest
 
 from hashclient.core.kinds import MatchState
-from hashclient.errors import ExitCode
-from hashclient.matches.store import Matches
 from hashclient.errors import ExitCode, StateError
-from hashclient.matches import Matches
-from hashclient.model import MatchState
+from hashclient.matches.store import Matches
 from tests.support import Result, bytes_path, call, csv_of, make_state, run, write_tree
 
 FILES = {"a/one.bin": b"benign one", "a/two.bin": b"benign two", "b/three.bin": b"benign three"}
@@ -221,7 +218,7 @@ def test_taking_all_finishes_what_a_kill_left_between_the_record_and_the_item(
         raise StateError("as a kill does")
 
     with monkeypatch.context() as patch:
-        patch.setattr("hashclient.quarantine.room.Room.save", stop)
+        patch.setattr("hashclient.quarantine.store.Room.save", stop)
         assert desk.call("add", ids["one.bin"]).code == ExitCode.STATE
     damaged = desk.state / "quarantine" / ids["two.bin"] / "item.json"
     assert desk.call("verify").code == ExitCode.INCOMPLETE

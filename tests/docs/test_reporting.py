@@ -10,7 +10,6 @@ import pytest
 from hashclient import reporting
 from hashclient.config import PackageDestination, ServiceDestination, parse_config
 from hashclient.errors import HashclientError
-from hashclient.reporting import State
 from hashclient.reporting.destinations.cybertipline.api import Answer, check
 from hashclient.reporting.destinations.package.package import (
     CHECKPOINT_NAME,
@@ -18,7 +17,7 @@ from hashclient.reporting.destinations.package.package import (
     DOCUMENT_NAME,
     README_NAME,
 )
-from hashclient.reporting.report import Call
+from hashclient.reporting.report import Call, State
 from tests.docs.blocks import DOCS, marked_blocks, run_script, table_rows
 from tests.support import csv_of, make_state, write_tree
 

@@ -44,12 +44,14 @@ ENTRIES = {f"e-{n}": b"%d" % n for n in range(3_000)} | {"e-x": LISTED}
 #: Runs the command with the index cut short when `cut` says so.
 HOOKED = """
 import os, sys
-from hashclient import check, judge, walk
+from hashclient.index import matcher
+from hashclient.scan import checker
+from hashclient.scan.sources import files
 from hashclient.cli.main import main
 
-walk.TASK_NAMES = 1
+files.TASK_NAMES = 1
 run, when, *argv = sys.argv[1:]
-checking, looking, lookups = check.Checker.check, judge.Judge.hits_by_row, []
+checking, looking, lookups = checker.Checker.check, matcher.Judge.hits_by_row, []
 
 def check_and_cut(self, task, **options):
     if when == "task" and any("cut" in group.names for group in task):
@@ -64,8 +66,8 @@ def look_up_and_cut(self, columns, sizes):
         raise MemoryError
     return looking(self, columns, sizes)
 
-check.Checker.check = check_and_cut
-judge.Judge.hits_by_row = look_up_and_cut
+checker.Checker.check = check_and_cut
+matcher.Judge.hits_by_row = look_up_and_cut
 main(argv)
 """
 

@@ -22,10 +22,10 @@ from pathlib import Path
 
 import pytest
 
-from hashclient import inventory
-from hashclient.model import Algorithm
-from hashclient.mounts import UNTOLD
-from hashclient.reading import DIRECTORY
+from hashclient.core.algorithms import Algorithm
+from hashclient.scan import cache
+from hashclient.scan.reading import DIRECTORY
+from hashclient.scan.sources.mounts import UNTOLD
 from tests.support import Result, call, csv_of, environment, make_state, write_tree
 
 LISTED = b"listed"
@@ -47,8 +47,8 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def state(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(inventory, "FRESH_NS", 0)
-    monkeypatch.setattr(inventory, "FRESH_COARSE_NS", 0)
+    monkeypatch.setattr(cache, "FRESH_NS", 0)
+    monkeypatch.setattr(cache, "FRESH_COARSE_NS", 0)
     return Path(shutil.copytree(template, tmp_path / "state"))
 
 

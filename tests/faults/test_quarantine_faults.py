@@ -27,13 +27,8 @@ from hashclient.errors import AuditError, HashclientError, StateError, UsageErro
 from hashclient.index.blinding import Sealer
 from hashclient.matches.store import Matches
 from hashclient.quarantine import isolate
-from hashclient.quarantine.safe_rename import PRIVATE_NAME
-from hashclient.match import Match
-from hashclient.matches import Matches
-from hashclient.model import MatchState
-from hashclient.quarantine import Stage, Taken, load_item, take
-from hashclient.quarantine.place import PRIVATE_NAME, Place
-from hashclient.quarantine.place import open_file as real_open_file
+from hashclient.quarantine.safe_rename import PRIVATE_NAME, Place
+from hashclient.quarantine.safe_rename import open_file as real_open_file
 from hashclient.quarantine.streams import Digester, digest_all
 from hashclient.quarantine.vault import Stage, Taken, load_item
 from tests.support import fast_directory
@@ -366,7 +361,7 @@ def test_a_file_that_is_away_for_a_moment_is_not_taken_for_gone(
             aside.rename(scene.file)
 
     with monkeypatch.context() as patch:
-        patch.setattr("hashclient.quarantine.take.open_file", open_file)
+        patch.setattr("hashclient.quarantine.isolate.open_file", open_file)
         taken = scene.ward.take(scene.match)
     assert (taken.taken, taken.attention) == (False, True)
     assert "is being exchanged just now" in taken.detail
@@ -700,7 +695,7 @@ def test_a_copy_is_made_anew_where_names_cannot_be_exchanged(
     scene.ward.hold(scene.match)
     scene.ward.sealer = Sealer(b"\1" * 32)
     scene.ward.match(scene.file)
-    monkeypatch.setattr("hashclient.quarantine.room.exchange", lambda *_: False)
+    monkeypatch.setattr("hashclient.quarantine.store.exchange", lambda *_: False)
     assert scene.ward.take(scene.match).detail == "quarantined"
     scene.check_taken()
     assert scene.ward.item(scene.match).hold is not None

@@ -16,8 +16,7 @@ from hashclient.config import PackageDestination
 from hashclient.core.kinds import MatchState
 from hashclient.core.match import Match
 from hashclient.errors import AuditError, ConfigError, ExitCode, StateError, UnreachableError
-from hashclient.reporting import Report, State
-from hashclient.reporting.report import Call
+from hashclient.reporting.report import Call, Report, State
 from tests.support import fast_directory
 
 

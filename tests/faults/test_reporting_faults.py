@@ -31,9 +31,8 @@ from hashclient.errors import (
     UsageError,
     VerificationError,
 )
-from hashclient.reporting import Report, State
 from hashclient.reporting.destinations.package.verify import verify_package
-from hashclient.reporting.report import Call
+from hashclient.reporting.report import Call, Report, State
 from tests.support import fast_directory
 
 CALLS = ("submit", "upload", "fileinfo", "finish")

@@ -23,8 +23,8 @@ from hashclient.core.kinds import MatchState
 from hashclient.core.match import Match
 from hashclient.errors import AuditError, HashclientError, StateError, UsageError
 from hashclient.quarantine.store import Room
-from hashclient.reporting import Report, State
 from hashclient.reporting.destinations.package.verify import verify_package, verify_retraction
+from hashclient.reporting.report import Report, State
 from tests.support import call, fast_directory
 
 SECOND = '[report.to.second]\nkind = "package"\ndirectory = "{}"\n'

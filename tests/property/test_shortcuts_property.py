@@ -27,8 +27,6 @@ from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.scan import cache as scan_cache
 from hashclient.scan import checker
-from hashclient import check
-from hashclient.model import Algorithm, Kind, Outcome
 from tests.support import remember_at_once
 
 #: What files may hold: several of each size, so that sizes alone decide little.

@@ -23,19 +23,8 @@ from hashclient.scan import cache, reading
 from hashclient.scan import checker as module
 from hashclient.scan.checker import DEFER_BYTES, TASK_BYTES, Checker, TaskResult
 from hashclient.scan.engine import Memory
-from hashclient.scan.reading import ATTEMPTS, CHANGED, ENDLESS, SPARSE
+from hashclient.scan.reading import ATTEMPTS, CHANGED, DIRECTORY, ENDLESS, SPARSE
 from hashclient.scan.sources.files import Group
-from tests.support import csv_of, digests_of, make_state, write_tree
-from hashclient import check as module
-from hashclient import hashing, reading
-from hashclient import judge as judging
-from hashclient.check import DEFER_BYTES, TASK_BYTES, Checker, TaskResult
-from hashclient.config import Config, Settings
-from hashclient.lists import OpenLists, open_lists
-from hashclient.model import Algorithm, Hit, Kind, Outcome
-from hashclient.reading import ATTEMPTS, CHANGED, DIRECTORY, ENDLESS, SPARSE
-from hashclient.scan import Memory
-from hashclient.walk import Group
 from tests.support import csv_of, digests_of, make_state, remember_at_once, write_tree
 
 ALL = tuple(Algorithm)

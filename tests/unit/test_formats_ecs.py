@@ -51,7 +51,7 @@ def test_a_match_is_an_alert_with_the_entry_as_its_rule() -> None:
         "message": "match: /srv/a.tar.gz: list baseline, entry e-1, category synthetic",
         "event": {
             "module": "hashclient",
-            "dataset": "hashclient.scan.engine",
+            "dataset": "hashclient.scan",
             "kind": "alert",
             "category": ["file"],
             "type": ["info"],
@@ -122,7 +122,7 @@ def test_what_is_on_record_is_a_state_as_of_when_it_was_seen() -> None:
     outcome = Outcome(Kind.MATCH, "a", 5, hits=(HIT,), recorded=RECORDED)
     (event,) = events(outcome, command="matches")
     assert event["event"]["kind"] == "state"
-    assert event["event"]["dataset"] == "hashclient.matches.store"
+    assert event["event"]["dataset"] == "hashclient.matches"
     assert event["@timestamp"] == RECORDED.last_seen.isoformat()
 
 

@@ -14,7 +14,6 @@ from fixtures.simulator import Simulator
 from hashclient.errors import StateError
 from hashclient.index import open_lists as index_open_lists
 from hashclient.index.open_lists import TARGETS_NAME, delegated_lists, expected_lists, open_lists
-from hashclient.lists import TARGETS_NAME, delegated_lists, expected_lists, open_lists
 from tests.support import edit_manifest
 
 

@@ -11,8 +11,8 @@ import pytest
 from fixtures.desk import WHO, Desk
 from fixtures.reporting_service import SCHEMA, ReportingService
 from hashclient.errors import ConfigError, VerificationError
-from hashclient.reporting import State
 from hashclient.reporting.destinations.cybertipline.sandbox import ConfinedSchema
+from hashclient.reporting.report import State
 from hashclient.reporting.submit import Sender
 
 PATTERN = b"""\

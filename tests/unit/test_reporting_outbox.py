@@ -15,9 +15,9 @@ from hashclient.core.kinds import MatchState
 from hashclient.errors import AuditError, ConfigError, LockedError, StateError, UsageError
 from hashclient.quarantine.age import parse_recipients, seal
 from hashclient.quarantine.vault import evidence_path
-from hashclient.reporting import Report, State
 from hashclient.reporting.evidence import plain_source, source_in_place
 from hashclient.reporting.outbox import MAX_MATCHES
+from hashclient.reporting.report import Report, State
 from hashclient.reporting.submit import Sender
 from hashclient.system.files import writer_lock
 from tests.support import open_files

@@ -31,11 +31,11 @@ from hashclient.errors import (
     VerificationError,
 )
 from hashclient.quarantine.age import load_identities, write_identity
-from hashclient.reporting import Report, State
 from hashclient.reporting import document as document_module
 from hashclient.reporting.destinations.package.package import Packager
 from hashclient.reporting.destinations.package.verify import verify_package, verify_retraction
 from hashclient.reporting.document import Document, encode_document, file_path, parse_document
+from hashclient.reporting.report import Report, State
 from tests.support import call, environment
 
 ROOT = Path(__file__).parents[2]
