@@ -6,6 +6,7 @@ of a run through `pass_app`.
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Callable
@@ -15,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hashclient.cli.output import Output
-from hashclient.system.text import printable
 
 if TYPE_CHECKING:
     from hashclient.audit.log import AuditLog
     from hashclient.config import Settings
+    from hashclient.session import Session
 
 
 class Terminated(BaseException):
@@ -52,30 +53,29 @@ class App:
             self._settings = self._load_settings()
         return self._settings
 
+    @functools.cached_property
+    def session(self) -> Session:
+        """The use of the state directory that this run is.
+
+        Raises:
+            ConfigError: the configuration is wrong.
+        """
+        from hashclient.session import Session
+
+        return Session(self.settings, now=self.now)
+
     @staticmethod
     def now() -> datetime:
         """The clock that commands hand to the core."""
         return datetime.now(UTC)
 
-    @staticmethod
-    def operator() -> str:
-        """Return who runs this, for the audit log: the user, and who became that user by sudo."""
-        import pwd
-
-        uid = os.getuid()
-        try:
-            name = pwd.getpwuid(uid).pw_name
-        except KeyError:
-            name = f"uid {uid}"
-        # What sudo says is as good as the rights of who calls us: root can say anything.
-        sudo = os.environ.get("SUDO_USER")
-        return f"{name} (sudo: {printable(sudo)})" if sudo and uid == 0 else name
+    def operator(self) -> str:
+        """Return who runs this, for the audit log."""
+        return self.session.operator
 
     def audit_log(self) -> AuditLog:
         """Return the audit log of the state directory."""
-        from hashclient.audit.log import AuditLog
-
-        return AuditLog(self.settings.audit_dir, clock=self.now)
+        return self.session.audit
 
     def out(self, text: str) -> None:
         """Print one line of data to stdout.

@@ -10,7 +10,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import itertools
-import os
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,9 +75,7 @@ def load_lists(app: App) -> OpenLists:
     Raises:
         StateError: none can be used.
     """
-    from hashclient.index.open_lists import open_lists
-
-    lists = open_lists(app.settings, os.environ, app.now())
+    lists = app.session.open_lists()
     for entry in lists.unusable:
         app.warn(entry.text, entry.hint)
     for state in lists.states:

@@ -30,13 +30,14 @@ USES: Mapping[str, str] = {
     "trust": "",
     "provider": "lists",
     "index": "config lists",
+    "session": "audit config index",
     "quarantine": "audit config index matches",
     "reporting": "__init__ audit config index matches net quarantine",
     "fetch": "audit config index lists matches net trust",
     "scan": "audit config formats index lists matches quarantine reporting",
     "status": "__init__ audit config fetch index matches quarantine reporting",
     "cli": "__init__ audit config fetch formats index lists matches net provider quarantine"
-    " reporting scan status",
+    " reporting scan session status",
     "__init__": "",
     "__main__": "cli",
 }

@@ -1,0 +1,93 @@
+"""What belongs together in one use of a state directory: settings, clock, operator, log and key.
+
+A front end makes one `Session` and hands it on; whoever acts takes from it what used to be passed
+one by one. Nothing is read or made before it is asked for.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from hashclient.config import Settings
+from hashclient.system.text import printable
+
+if TYPE_CHECKING:
+    from hashclient.audit.log import AuditLog
+    from hashclient.index.blinding import Sealer
+    from hashclient.index.open_lists import OpenLists
+
+
+def utc_now() -> datetime:
+    """Return the time; the clock of a session that is given none."""
+    return datetime.now(UTC)
+
+
+def current_operator() -> str:
+    """Return who runs this, for the audit log: the user, and who became that user by sudo."""
+    import pwd
+
+    uid = os.getuid()
+    try:
+        name = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        name = f"uid {uid}"
+    # What sudo says is as good as the rights of who calls us: root can say anything.
+    sudo = os.environ.get("SUDO_USER")
+    return f"{name} (sudo: {printable(sudo)})" if sudo and uid == 0 else name
+
+
+class Session:
+    """One use of a state directory. `now` gives the time in UTC."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        now: Callable[[], datetime] = utc_now,
+        operator: str | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        """Act for `operator`, by default who runs this process, with the process's `environ`."""
+        self.settings = settings
+        self.now = now
+        self.environ = os.environ if environ is None else environ
+        self._operator = operator
+
+    @functools.cached_property
+    def operator(self) -> str:
+        """Who acts, in the words of the audit log."""
+        return self._operator or current_operator()
+
+    @functools.cached_property
+    def audit(self) -> AuditLog:
+        """The audit log of the state directory."""
+        from hashclient.audit.log import AuditLog
+
+        return AuditLog(self.settings.audit_dir, clock=self.now)
+
+    def sealer(self, *, create: bool = False) -> Sealer:
+        """Return the sealer under this machine's key; with `create`, the key is made if need be.
+
+        Raises:
+            ConfigError: the key is missing or malformed.
+            StateError: it cannot be read or written.
+        """
+        from hashclient.index.blinding import load_sealer
+
+        settings = self.settings
+        return load_sealer(settings.state_dir, settings.seal_key_file, self.environ, create=create)
+
+    def open_lists(self) -> OpenLists:
+        """Open the lists that should be here, as they are now.
+
+        Raises:
+            StateError: none can be used.
+            ConfigError: the seal key is missing or malformed.
+        """
+        from hashclient.index.open_lists import open_lists
+
+        return open_lists(self.settings, self.environ, self.now())
