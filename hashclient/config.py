@@ -21,6 +21,7 @@ from hashclient.core.kinds import Action
 from hashclient.core.model import is_name
 from hashclient.errors import ConfigError
 from hashclient.system.files import MAX_TEXT_BYTES, read_regular, user_path
+from hashclient.system.layout import Layout
 from hashclient.system.text import excerpt, printable
 
 CONFIG_NAME = "config.toml"
@@ -184,40 +185,9 @@ class Settings(msgspec.Struct, frozen=True):
     config: Config
 
     @property
-    def audit_dir(self) -> Path:
-        """The directory of the audit log."""
-        return self.state_dir / "audit"
-
-    @property
-    def lists_dir(self) -> Path:
-        """The directory of the sealed indexes, one folder a list."""
-        return self.state_dir / "lists"
-
-    @property
-    def lock_path(self) -> Path:
-        """The writers' lock of the state directory."""
-        return self.state_dir / "lock"
-
-    @property
-    def quarantine_dir(self) -> Path:
-        """The directory of sealed files that were taken away."""
-        return self.state_dir / "quarantine"
-
-    @property
-    def reports_dir(self) -> Path:
-        """The directory of reports: those that wait, and those that were sent."""
-        return self.state_dir / "reports"
-
-    def trust_dir(self, provider: str) -> Path:
-        """Return the directory of what is trusted of `provider`: the pinned root, and metadata."""
-        return self.state_dir / "trust" / provider
-
-    def metadata_dir(self, provider: str) -> Path:
-        """Return the directory of the verified metadata of `provider`.
-
-        It is apart from the pinned root, for a file in there may have the name of any role.
-        """
-        return self.trust_dir(provider) / "metadata"
+    def layout(self) -> Layout:
+        """Every path below the state directory."""
+        return Layout(self.state_dir)
 
     def provider(self, name: str) -> ProviderConfig:
         """Return the configuration of provider `name`.

@@ -67,7 +67,7 @@ class Session:
         """The audit log of the state directory."""
         from hashclient.audit.log import AuditLog
 
-        return AuditLog(self.settings.audit_dir, clock=self.now)
+        return AuditLog(self.settings.layout.audit, clock=self.now)
 
     def sealer(self, *, create: bool = False) -> Sealer:
         """Return the sealer under this machine's key; with `create`, the key is made if need be.

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 from hashclient.audit.record import MAX_LINE_BYTES, Record, broken, parse_record
 from hashclient.errors import AuditError, ConfigError, StateError
 from hashclient.system import files
+from hashclient.system.layout import AUDIT_PUBLIC_KEY_NAME, LOG_NAME
 from hashclient.system.secrets import read_secret
 from hashclient.system.text import printable
 
@@ -25,10 +26,6 @@ if TYPE_CHECKING:
 
 #: An append holds the lock for milliseconds; whoever waits this long waits for a stuck process.
 LOCK_WAIT_S = 5.0
-
-LOG_NAME = "log.jsonl"
-KEY_NAME = "key.pem"
-PUBLIC_KEY_NAME = "key.pub"
 
 HINT_GONE = "restore it, or move the whole audit directory away to start a new log"
 
@@ -70,7 +67,7 @@ def open_log(directory: Path, *, required: bool = False) -> Iterator[Log]:
                 lock(stream.fileno(), fcntl.LOCK_SH, LOCK_WAIT_S)
                 size = os.fstat(stream.fileno()).st_size
                 fcntl.flock(stream.fileno(), fcntl.LOCK_UN)
-            had_log = required or (directory / PUBLIC_KEY_NAME).exists()
+            had_log = required or (directory / AUDIT_PUBLIC_KEY_NAME).exists()
         if size == 0 and had_log:
             raise AuditError(f"the audit log is gone: {printable(path)}", hint=HINT_GONE)
         if size == 0:
@@ -204,7 +201,7 @@ def load_public_key(directory: Path) -> bytes | None:
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-    path = directory / PUBLIC_KEY_NAME
+    path = directory / AUDIT_PUBLIC_KEY_NAME
     try:
         key = serialization.load_pem_public_key(files.read_regular(path, files.MAX_TEXT_BYTES))
     except FileNotFoundError:

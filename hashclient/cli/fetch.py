@@ -136,12 +136,12 @@ def fetch_lists(
     make_private_dir(settings.state_dir)
     worst: HashclientError | None = None
     unknown = set(only)
-    with writer_lock(settings.lock_path), fetch_progress(app) as progress:
+    with writer_lock(settings.layout.lock), fetch_progress(app) as progress:
         sealer = load_sealer(
             settings.state_dir,
             settings.seal_key_file,
             os.environ,
-            create=not lists_on_disk(settings.lists_dir),
+            create=not lists_on_disk(settings.layout.lists),
         )
         audit = app.audit_log()
         for name in names:

@@ -41,9 +41,9 @@ from hashclient.lists.wire import (
     parse_withdraw_segment,
 )
 from hashclient.system.files import MAX_STATE_BYTES, read_regular, write_atomic
+from hashclient.system.layout import STAGING_NAME
 from hashclient.trust.tuf import Trust
 
-STAGING_NAME = "staging.json"
 #: Segments that are downloaded at a time, and the bytes they may have in memory together.
 AT_ONCE = 3
 AHEAD_BYTES = 256 << 20

@@ -25,9 +25,9 @@ from hashclient.index.prefixtable import NOTHING
 from hashclient.index.run import REBUILD_HINT, ROT_HINT, Count, DamagedError, Run, file_sha256
 from hashclient.lists.wire import Strings, Uint32, Uint64
 from hashclient.system.files import MAX_STATE_BYTES, read_regular, state_error
+from hashclient.system.layout import MANIFEST_NAME
 from hashclient.system.text import printable
 
-MANIFEST_NAME = "manifest.json"
 MANIFEST_FORMAT = "hashclient-index/1"
 #: How far the clock may be behind the last check before we say that it was set back.
 CLOCK_TOLERANCE = timedelta(minutes=5)

@@ -19,10 +19,9 @@ from hashclient.core.kinds import MatchState
 from hashclient.core.match import Match, MatchHit, Remembered
 from hashclient.core.model import Hit
 from hashclient.errors import StateError, UsageError
+from hashclient.system.layout import Layout
 from hashclient.system.sqlite import open_database
 from hashclient.system.text import printable
-
-DATABASE_NAME = "matches.db"
 
 _SCHEMA = """
 CREATE TABLE match (
@@ -85,7 +84,7 @@ class MatchStore:
         Raises:
             StateError: it cannot be opened, or another version wrote it.
         """
-        self._path = state_dir / DATABASE_NAME
+        self._path = Layout(state_dir).matches
         with self._errors():
             self._db = self._open(create=create)
             try:

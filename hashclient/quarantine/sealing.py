@@ -14,10 +14,11 @@ import msgspec
 from hashclient.core.algorithms import Algorithm
 from hashclient.errors import StateError
 from hashclient.quarantine import age
-from hashclient.quarantine.item import EVIDENCE_NAME, Item
+from hashclient.quarantine.item import Item
 from hashclient.quarantine.store import Room
 from hashclient.quarantine.streams import Digester, sha256_on_disk
 from hashclient.system.files import write_all
+from hashclient.system.layout import EVIDENCE_NAME
 from hashclient.system.text import printable
 
 #: What a sealed copy takes besides its content: headers, and the document with it.

@@ -23,7 +23,6 @@ from hashclient.errors import UsageError
 from hashclient.index.blinding import Sealer
 from hashclient.matches.store import Matches
 from hashclient.quarantine.item import (
-    ITEM_NAME,
     Item,
     Mark,
     Restoration,
@@ -34,9 +33,9 @@ from hashclient.quarantine.item import (
 )
 from hashclient.quarantine.safe_rename import exchange
 from hashclient.system import files
+from hashclient.system.layout import ITEM_NAME, ROOM_LOCK_NAME
 from hashclient.system.text import log_path_fields
 
-LOCK_NAME = "lock"
 #: How long an act waits for another. One that seals a very large file takes longer.
 LOCK_WAIT_S = 60.0
 
@@ -54,7 +53,7 @@ class Room:
     ) -> None:
         """Nothing is made before the first act."""
         self.settings = settings
-        self.directory = settings.quarantine_dir
+        self.directory = settings.layout.quarantine
         self.audit = audit
         self.sealer = sealer
         self.now = now
@@ -70,7 +69,7 @@ class Room:
             StateError: it cannot be made.
         """
         files.make_private_dir(self.directory)
-        with files.writer_lock(self.directory / LOCK_NAME, wait_s=LOCK_WAIT_S):
+        with files.writer_lock(self.directory / ROOM_LOCK_NAME, wait_s=LOCK_WAIT_S):
             if not self._swept:
                 with self.errors("cannot read the quarantine", self.directory):
                     names = os.listdir(self.directory)  # noqa: PTH208 - names

@@ -31,7 +31,6 @@ from hashclient.reporting.document import (
 )
 from hashclient.reporting.evidence import sealed_evidence
 from hashclient.reporting.report import (
-    DOCUMENT_NAME,
     Decision,
     Report,
     State,
@@ -53,6 +52,7 @@ from hashclient.system.files import (
     write_atomic,
     writer_lock,
 )
+from hashclient.system.layout import DOCUMENT_NAME, PREPARE_LOCK_NAME, ROOM_LOCK_NAME
 from hashclient.system.text import printable
 
 #: A record of the audit log names all matches of a report, and has to stay below its limit.
@@ -72,7 +72,7 @@ class Outbox:
 
     def folder(self, report_id: str) -> Path:
         """Return the folder of a report."""
-        return self.settings.reports_dir / report_id
+        return self.settings.layout.reports / report_id
 
     def ids(self) -> list[str]:
         """Return the ids of all reports.
@@ -80,7 +80,7 @@ class Outbox:
         Raises:
             StateError: the directory cannot be read.
         """
-        return report_ids(self.settings.reports_dir)
+        return report_ids(self.settings.layout.reports)
 
     def get(self, report_id: str) -> Report:
         """Return one report.
@@ -89,7 +89,7 @@ class Outbox:
             UsageError: there is none with this id.
             StateError: it cannot be read, or is damaged.
         """
-        return load(self.settings.reports_dir, report_id)
+        return load(self.settings.layout.reports, report_id)
 
     def reports(self) -> Iterator[Report]:
         """Yield all reports, the oldest first.
@@ -97,7 +97,7 @@ class Outbox:
         Raises:
             StateError: one cannot be read, or is damaged.
         """
-        yield from load_all(self.settings.reports_dir)
+        yield from load_all(self.settings.layout.reports)
 
     def prepare(
         self,
@@ -192,7 +192,7 @@ class Outbox:
         Raises:
             AuditError, StateError: they cannot be told.
         """
-        if is_there(self.settings.reports_dir):
+        if is_there(self.settings.layout.reports):
             with self._preparing():
                 self._settle_new(record)
 
@@ -230,7 +230,7 @@ class Outbox:
                 )
 
     def _write_new(self, report: Report, record: Matches) -> None:
-        directory = self.settings.reports_dir
+        directory = self.settings.layout.reports
         temporary = directory / f"{TEMP_PREFIX}{report.id}"
         try:
             # What was in the middle of being made when it was killed was never known to anybody.
@@ -258,7 +258,7 @@ class Outbox:
         Raises:
             StateError: it cannot be written, or what is in quarantine cannot be read.
         """
-        sealed = sealed_evidence(self.settings.quarantine_dir, report.matches)
+        sealed = sealed_evidence(self.settings.layout.quarantine, report.matches)
         document = make_document(
             report.id,
             self.now(),
@@ -275,7 +275,7 @@ class Outbox:
         from hashclient.index.reader import load_manifest
 
         try:
-            manifest = load_manifest(self.settings.lists_dir / list_name)
+            manifest = load_manifest(self.settings.layout.lists / list_name)
         except StateError:
             return None
         return None if manifest is None else manifest.provider
@@ -304,7 +304,7 @@ class Outbox:
 
     @contextlib.contextmanager
     def _preparing(self) -> Iterator[None]:
-        lock = make_private_dir(self.settings.reports_dir) / "prepare.lock"
+        lock = make_private_dir(self.settings.layout.reports) / PREPARE_LOCK_NAME
         with writer_lock(lock, wait_s=PREPARE_WAIT_S):
             yield
 
@@ -315,7 +315,7 @@ class Outbox:
         Raises:
             LockedError: another command holds it.
         """
-        lock = make_private_dir(self.settings.reports_dir) / "lock"
+        lock = make_private_dir(self.settings.layout.reports) / ROOM_LOCK_NAME
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(writer_lock(lock))

@@ -37,8 +37,7 @@ from hashclient.reporting.outbox import Outbox
 from hashclient.reporting.report import Call, Problem, Remote, Report, State
 from hashclient.reporting.sent import Sent
 from hashclient.system.files import sweep_temporary, write_atomic
-
-SCHEMA_NAME = "schema.xsd"
+from hashclient.system.layout import SCHEMA_NAME
 
 #: Who takes a report back of which nothing is left, in the audit log.
 NOBODY = "hashclient"
@@ -243,7 +242,7 @@ class Sender:
         plan, waiting = make_plan(
             document,
             destination,
-            self._outbox.settings.quarantine_dir,
+            self._outbox.settings.layout.quarantine,
             self._record,
             self._load_sealer,
             self._identities,

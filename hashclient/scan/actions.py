@@ -22,7 +22,6 @@ from hashclient.core.model import Acted, ListState, Outcome, Recorded
 from hashclient.errors import ExitCode, HashclientError
 from hashclient.index.blinding import Sealer
 from hashclient.matches.store import Matches
-from hashclient.matches.tables import DATABASE_NAME
 from hashclient.scan.policy import actions_for
 from hashclient.system.files import is_there
 
@@ -213,7 +212,7 @@ def prepare_wanted(
 
     What cannot be prepared stays wanted, and yields the error; it keeps no other back.
     """
-    if not is_there(settings.state_dir / DATABASE_NAME):
+    if not is_there(settings.layout.matches):
         return
     from hashclient.reporting.outbox import Outbox
 

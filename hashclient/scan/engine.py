@@ -18,12 +18,12 @@ from hashclient.core.model import Outcome
 from hashclient.core.verdict import Summary
 from hashclient.errors import StateError
 from hashclient.index.open_lists import OpenLists
-from hashclient.scan.cache import DATABASE_NAME as INVENTORY_NAME
 from hashclient.scan.cache import Block, DamagedInventoryError, Inventory, remove_inventory
 from hashclient.scan.checker import Checker, TaskResult
 from hashclient.scan.sources.files import Task, WalkOptions, walk
 from hashclient.scan.sources.mounts import Mounts
 from hashclient.system.files import is_there
+from hashclient.system.layout import Layout
 
 #: Bytes of records, or blocks in use, that wait before they are written to the inventory.
 LEARN_BYTES = 1 << 20
@@ -186,7 +186,7 @@ class Memory:
         if self._writer is not None:
             return None  # this is a late worker; SQLite is not made for being forked
         try:
-            if not is_there(self._state_dir / INVENTORY_NAME):
+            if not is_there(Layout(self._state_dir).inventory):
                 return None
             reader = Inventory(self._state_dir, self._key_id)
         except StateError:

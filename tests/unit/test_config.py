@@ -47,12 +47,12 @@ def test_a_state_directory_holds_its_own_configuration(tmp_path: Path) -> None:
     assert settings.config_path == tmp_path / "config.toml"
     assert settings.state_dir == tmp_path
     assert settings.provider("main").url == "https://lists.example.org"
-    assert (settings.audit_dir, settings.lists_dir, settings.lock_path) == (
+    assert (settings.layout.audit, settings.layout.lists, settings.layout.lock) == (
         tmp_path / "audit",
         tmp_path / "lists",
         tmp_path / "lock",
     )
-    assert settings.trust_dir("main") == tmp_path / "trust" / "main"
+    assert settings.layout.provider("main") == tmp_path / "trust" / "main"
 
 
 def test_the_configuration_may_name_state_and_key(tmp_path: Path) -> None:

@@ -28,8 +28,7 @@ from hashclient.reporting.outbox import Outbox
 from hashclient.reporting.report import Report, State
 from hashclient.reporting.sent import Sent
 from hashclient.system.files import make_private_dir, user_path, write_atomic
-
-SEALED_DIR = "sealed"
+from hashclient.system.layout import SEALED_DIR
 
 
 class HandOver:
@@ -61,7 +60,7 @@ class HandOver:
         settings = self._outbox.settings
         folder = self._outbox.folder(report.id)
         packager = Packager(
-            self._directory, self._recipients, settings.audit_dir, self._outbox.audit
+            self._directory, self._recipients, settings.layout.audit, self._outbox.audit
         )
         notes: list[str] = []
         if report.package is None or not packager.is_there(report.package):
@@ -70,7 +69,7 @@ class HandOver:
                 document = self._outbox.write_document(folder, report, self._record, sealed)
             else:
                 document = self._outbox.document(report)
-            content = gather(document, (settings.quarantine_dir, folder / SEALED_DIR))
+            content = gather(document, (settings.layout.quarantine, folder / SEALED_DIR))
             notes += _cannot_open(document, self._recipients)
             data = {"report": report.id, "to": report.destination, "by": self._by}
             with packager.made(content, data) as package:
@@ -99,7 +98,7 @@ class HandOver:
         sealer = self._load_sealer()
         sealed = {}
         for match_id in report.matches:
-            if find_item(settings.quarantine_dir, match_id) is not None:
+            if find_item(settings.layout.quarantine, match_id) is not None:
                 continue
             match = self._record.get(match_id)
             path = directory / f"{match_id}.age"
@@ -124,7 +123,7 @@ class HandOver:
             report = self._outbox.retracted(report, self._record)
         if not self.lacks_note(report):
             return Sent(report, "retracted")
-        note = retraction_note(self._outbox.settings.audit_dir, report.id)
+        note = retraction_note(self._outbox.settings.layout.audit, report.id)
         write_atomic(self._directory / _note_name(report), note)
         return Sent(report, f"retracted: a signed note is beside it: {_note_name(report)}")
 
