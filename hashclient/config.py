@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -37,6 +37,11 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "min_rate_kib_s": (0.05, 1_000_000),
     "attempts": (1, 20),
 }
+
+
+#: Keys that are called otherwise now, and work on: the old key by its place in the file (`*` stands
+#: for any name), and the new one, in the same table.
+RENAMED: Mapping[tuple[str, ...], str] = {}
 
 
 class OAuthConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -155,7 +160,8 @@ class ReportConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Config(msgspec.Struct, frozen=True):
     """The content of `config.toml`.
 
-    `commands` holds the tables named after commands, unchecked.
+    `commands` holds the tables named after commands, unchecked; `notes` what should be changed in
+    the file.
     """
 
     state_dir: str | None = None
@@ -165,6 +171,7 @@ class Config(msgspec.Struct, frozen=True):
     quarantine: QuarantineConfig = QuarantineConfig()
     report: ReportConfig = ReportConfig()
     commands: dict[str, dict[str, Any]] = {}
+    notes: tuple[str, ...] = ()
 
 
 class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -307,6 +314,11 @@ def parse_config(text: str, command_names: frozenset[str], where: str) -> Config
     """
     try:
         document = tomllib.loads(text)
+        notes = [
+            note
+            for place, name in RENAMED.items()
+            for note in _rename(document, place, name, f"configuration {where}")
+        ]
         commands = {
             name: document.pop(name)
             for name in sorted(command_names & document.keys())
@@ -338,7 +350,26 @@ def parse_config(text: str, command_names: frozenset[str], where: str) -> Config
         known.quarantine,
         known.report,
         commands,
+        tuple(notes),
     )
+
+
+def _rename(table: Any, place: Sequence[str], name: str, where: str) -> Iterator[str]:
+    """Call a key by its new `name` wherever it stands; yield what to tell of each."""
+    if not isinstance(table, dict):
+        return
+    key, *below = place
+    if not below and key in table:
+        if name in table:
+            raise ConfigError(
+                f"{where}: {printable(key)!r} is called {name!r} now, and both are there",
+                hint="remove the former",
+            )
+        table[name] = table.pop(key)
+        yield f"{where}: {printable(key)!r} is called {name!r} now"
+    elif below:
+        for inner in list(table) if key == "*" else [key]:
+            yield from _rename(table.get(inner), below, name, where)
 
 
 def _check_ranges(table: msgspec.Struct, where: str, owner: str) -> None:

@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 from hashclient.audit.record import MAX_LINE_BYTES, Record, broken, parse_record
 from hashclient.errors import AuditError, ConfigError, StateError
@@ -35,7 +35,7 @@ _CHUNK_BYTES = 1 << 16
 class Log(NamedTuple):
     """An open log as it was when nobody wrote to it: `end` is where its last whole line ends."""
 
-    stream: BinaryIO
+    stream: IO[bytes]
     end: int
     torn_bytes: int
 
@@ -63,7 +63,8 @@ def open_log(directory: Path, *, required: bool = False) -> Iterator[Log]:
         size = 0
         with audit_errors("cannot read the audit log", path):
             with contextlib.suppress(FileNotFoundError):
-                stream = stack.enter_context(path.open("rb"))
+                stream = stack.enter_context(files.open_at_once(path))
+                files.refuse_irregular(path)
                 lock(stream.fileno(), fcntl.LOCK_SH, LOCK_WAIT_S)
                 size = os.fstat(stream.fileno()).st_size
                 fcntl.flock(stream.fileno(), fcntl.LOCK_UN)

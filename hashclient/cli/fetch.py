@@ -126,17 +126,16 @@ def fetch_lists(
     from hashclient.fetch.fetcher import Fetcher
     from hashclient.index.blinding import load_sealer
     from hashclient.index.reader import lists_on_disk
+    from hashclient.migrations.migrate import writing
     from hashclient.net.client import Transport
     from hashclient.net.settings import access_of, limits_of
-    from hashclient.system.files import make_private_dir, writer_lock
 
     settings = app.settings
     names = [provider] if provider else sorted(settings.providers())
     accesses = {name: access_of(settings.provider(name)) for name in names}
-    make_private_dir(settings.state_dir)
     worst: HashclientError | None = None
     unknown = set(only)
-    with writer_lock(settings.layout.lock), fetch_progress(app) as progress:
+    with writing(settings.layout), fetch_progress(app) as progress:
         sealer = load_sealer(
             settings.state_dir,
             settings.seal_key_file,

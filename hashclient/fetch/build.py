@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 from tuf.api.metadata import TargetFile
@@ -69,6 +70,7 @@ class _Staging(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     segments: int
     fresh: bool
     partial: Manifest
+    format: Literal["hashclient-staging/1"] = "hashclient-staging/1"
 
 
 class Build(msgspec.Struct, frozen=True):

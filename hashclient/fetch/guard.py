@@ -16,6 +16,7 @@ import sqlite3
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -50,6 +51,7 @@ class _Sources(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     files: tuple[tuple[str, int, int, int], ...]  # path, size, mtime and ctime in ns
     key_id: str
     runs: tuple[RunRef, ...]
+    format: Literal["hashclient-known-good/1"] = "hashclient-known-good/1"
 
 
 class PoisonGuard:

@@ -19,8 +19,12 @@ if TYPE_CHECKING:
     from hashclient.formats.interface import Context
 
 
+#: The version of the schema, in every line: another one where a field goes or means another thing.
+SCHEMA = 1
+
+
 class JsonlFormatter:
-    """Writes outcomes and summary as lines of ASCII JSON, `type` first."""
+    """Writes outcomes and summary as lines of ASCII JSON, `type` and `schema` first."""
 
     def __init__(self, context: Context) -> None:
         """Write what `context` asks for."""
@@ -31,7 +35,11 @@ class JsonlFormatter:
 
     def outcome(self, outcome: Outcome) -> str:
         """Return one outcome as a line."""
-        document: dict[str, Any] = {"type": str(outcome.kind), **file_fields(outcome)}
+        document: dict[str, Any] = {
+            "type": str(outcome.kind),
+            "schema": SCHEMA,
+            **file_fields(outcome),
+        }
         if outcome.hits:
             document.update(hit_fields(outcome.hits[0]))
         if len(outcome.hits) > 1:
@@ -48,4 +56,4 @@ class JsonlFormatter:
         """Return the summary as a line."""
         if summary is None:
             return None
-        return json.dumps({"type": "summary", **summary_fields(summary)})
+        return json.dumps({"type": "summary", "schema": SCHEMA, **summary_fields(summary)})

@@ -19,9 +19,11 @@ from hashclient.core.kinds import MatchState
 from hashclient.core.match import Match, MatchHit, Remembered
 from hashclient.core.model import Hit
 from hashclient.errors import StateError, UsageError
+from hashclient.system.files import refuse_irregular
 from hashclient.system.layout import Layout
 from hashclient.system.sqlite import open_database
 from hashclient.system.text import printable
+from hashclient.system.versions import newer
 
 _SCHEMA = """
 CREATE TABLE match (
@@ -98,12 +100,15 @@ class MatchStore:
                 raise
         if version != _VERSION:
             self._db.close()
+            if version > _VERSION:
+                raise newer(self._path)
             raise StateError(
                 f"record of matches has version {version}: {printable(self._path)}",
                 hint="another version of hashclient wrote it; move it away to begin a new one",
             )
 
     def _open(self, *, create: bool) -> sqlite3.Connection:
+        refuse_irregular(self._path)
         if not create and (not self._path.exists() or self._path.stat().st_size == 0):
             return sqlite3.connect(":memory:", isolation_level=None)
         # Also a reader may have to take back what a killed writer had begun.

@@ -127,6 +127,17 @@ def read_regular(path: Path, max_bytes: int) -> bytes:
     return data
 
 
+def refuse_irregular(path: Path) -> None:
+    """Refuse what is at `path` if it is something else than a file: a pipe holds up its readers.
+
+    Raises:
+        OSError: it is no regular file, or cannot be looked at. That there is nothing is no error.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+
+
 def read_bounded(stream: IO[bytes], size: int, max_bytes: int) -> bytes:
     """Read a file of `size` bytes to its end, or beyond `max_bytes`.
 

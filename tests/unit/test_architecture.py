@@ -29,15 +29,16 @@ USES: Mapping[str, str] = {
     "net": "__init__ config",
     "trust": "",
     "provider": "lists",
+    "migrations": "__init__",
     "index": "config lists",
-    "session": "audit config index",
+    "session": "audit config index migrations",
     "quarantine": "audit config index matches",
     "reporting": "__init__ audit config index matches net quarantine",
-    "fetch": "audit config index lists matches net trust",
+    "fetch": "audit config index lists matches migrations net trust",
     "scan": "audit config formats index lists matches quarantine reporting",
     "status": "__init__ audit config fetch index matches quarantine reporting",
-    "cli": "__init__ audit config fetch formats index lists matches net provider quarantine"
-    " reporting scan session status",
+    "cli": "__init__ audit config fetch formats index lists matches migrations net provider"
+    " quarantine reporting scan session status",
     "__init__": "",
     "__main__": "cli",
 }
