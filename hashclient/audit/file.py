@@ -7,16 +7,14 @@ the file holds. Errors of the system leave as AuditError.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 from hashclient.audit.record import MAX_LINE_BYTES, Record, broken, parse_record
 from hashclient.errors import AuditError, ConfigError, StateError
-from hashclient.system import files
+from hashclient.system import files, locks
 from hashclient.system.layout import AUDIT_PUBLIC_KEY_NAME, LOG_NAME
 from hashclient.system.secrets import read_secret
 from hashclient.system.text import printable
@@ -65,9 +63,9 @@ def open_log(directory: Path, *, required: bool = False) -> Iterator[Log]:
             with contextlib.suppress(FileNotFoundError):
                 stream = stack.enter_context(files.open_at_once(path))
                 files.refuse_irregular(path)
-                lock(stream.fileno(), fcntl.LOCK_SH, LOCK_WAIT_S)
+                lock(stream.fileno(), LOCK_WAIT_S, shared=True)
                 size = os.fstat(stream.fileno()).st_size
-                fcntl.flock(stream.fileno(), fcntl.LOCK_UN)
+                locks.release(stream.fileno())
             had_log = required or (directory / AUDIT_PUBLIC_KEY_NAME).exists()
         if size == 0 and had_log:
             raise AuditError(f"the audit log is gone: {printable(path)}", hint=HINT_GONE)
@@ -151,27 +149,18 @@ def read_tail(fd: int, size: int) -> Tail:
     return Tail(None, None, 0, torn_bytes)
 
 
-def lock(fd: int, mode: int, wait_s: float) -> None:
+def lock(fd: int, wait_s: float, *, shared: bool = False) -> None:
     """Lock the log, waiting up to `wait_s` for others; closing `fd` frees it.
 
     Raises:
         AuditError: it stayed locked.
+        OSError: it cannot be locked.
     """
-    deadline = time.monotonic() + wait_s
-    pause_s = 0.001
-    while True:
-        try:
-            fcntl.flock(fd, mode | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            if time.monotonic() >= deadline:
-                raise AuditError(
-                    f"the audit log stayed locked by another process for {wait_s:g} s",
-                    hint="look for a stopped hashclient, or one on a very slow disk",
-                ) from error
-        else:
-            return
-        time.sleep(pause_s)
-        pause_s = min(2 * pause_s, 0.02)
+    if not locks.acquire(fd, shared=shared, wait_s=wait_s):
+        raise AuditError(
+            f"the audit log stayed locked by another process for {wait_s:g} s",
+            hint="look for a stopped hashclient, or one on a very slow disk",
+        )
 
 
 def load_key(path: Path) -> Ed25519PrivateKey:

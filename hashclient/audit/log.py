@@ -11,7 +11,6 @@ duty: never a digest of a list, never a credential.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import itertools
 import os
 import secrets
@@ -129,7 +128,7 @@ class AuditLog:
             flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             fd = os.open(path, flags, 0o600)
             try:
-                lock(fd, fcntl.LOCK_EX, self._lock_wait_s)
+                lock(fd, self._lock_wait_s)
                 self._append_locked(fd, bodies, durable=durable, sign_each=sign_each)
             finally:
                 os.close(fd)

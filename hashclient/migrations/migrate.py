@@ -26,9 +26,9 @@ from hashclient.system.files import (
     open_at_once,
     state_error,
     write_atomic,
-    writer_lock,
 )
 from hashclient.system.layout import Layout
+from hashclient.system.locks import writer_lock
 from hashclient.system.sqlite import copy_database
 from hashclient.system.text import printable
 

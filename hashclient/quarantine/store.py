@@ -34,6 +34,7 @@ from hashclient.quarantine.item import (
 from hashclient.quarantine.safe_rename import exchange
 from hashclient.system import files
 from hashclient.system.layout import ITEM_NAME, ROOM_LOCK_NAME
+from hashclient.system.locks import writer_lock
 from hashclient.system.text import log_path_fields
 
 #: How long an act waits for another. One that seals a very large file takes longer.
@@ -69,7 +70,7 @@ class Room:
             StateError: it cannot be made.
         """
         files.make_private_dir(self.directory)
-        with files.writer_lock(self.directory / ROOM_LOCK_NAME, wait_s=LOCK_WAIT_S):
+        with writer_lock(self.directory / ROOM_LOCK_NAME, wait_s=LOCK_WAIT_S):
             if not self._swept:
                 with self.errors("cannot read the quarantine", self.directory):
                     names = os.listdir(self.directory)  # noqa: PTH208 - names

@@ -19,7 +19,7 @@ from types import MappingProxyType
 from hashclient.audit.log import AuditLog
 from hashclient.config import Settings
 from hashclient.core.match import Match
-from hashclient.errors import ConfigError, LockedError, StateError, UsageError, VerificationError
+from hashclient.errors import ConfigError, StateError, UsageError, VerificationError
 from hashclient.matches.store import Matches
 from hashclient.reporting.destination import Destination, find_destination, kind_of
 from hashclient.reporting.document import (
@@ -50,9 +50,9 @@ from hashclient.system.files import (
     read_regular,
     state_error,
     write_atomic,
-    writer_lock,
 )
 from hashclient.system.layout import DOCUMENT_NAME, PREPARE_LOCK_NAME, ROOM_LOCK_NAME
+from hashclient.system.locks import writer_lock
 from hashclient.system.text import printable
 
 #: A record of the audit log names all matches of a report, and has to stay below its limit.
@@ -316,14 +316,8 @@ class Outbox:
             LockedError: another command holds it.
         """
         lock = make_private_dir(self.settings.layout.reports) / ROOM_LOCK_NAME
-        with contextlib.ExitStack() as stack:
-            try:
-                stack.enter_context(writer_lock(lock))
-            except LockedError as error:
-                raise LockedError(
-                    "another command is working on reports",
-                    hint="wait until it has finished; what waits is sent by it, or by the next",
-                ) from error
+        hint = "wait until it has finished; what waits is sent by it, or by the next"
+        with writer_lock(lock, busy="another command is working on reports", hint=hint):
             yield
 
     def acknowledge(self, report_id: str, reference: str, record: Matches, *, by: str) -> Report:

@@ -42,7 +42,7 @@ from hashclient.index.run import DamagedError, Run
 from hashclient.lists.wire import add_schema, encode_segment, parse_index
 from hashclient.net.access import OAuth
 from hashclient.net.settings import access_of
-from hashclient.system.files import writer_lock
+from hashclient.system.locks import writer_lock
 
 ALL = range(40)
 DAY = timedelta(days=1)

@@ -214,8 +214,10 @@ def test_paths_in_json_lose_nothing() -> None:
         ),
         (
             Outcome(Kind.CLEAN, "a", 1, digests={Algorithm.SHA1: b"\1" * 20}),
-            '{"type": "clean", "schema": 1, "path": "a", "size": 1,'
-            f' "digests": {{"sha1": "{"01" * 20}"}}}}',
+            (
+                '{"type": "clean", "schema": 1, "path": "a", "size": 1,'
+                f' "digests": {{"sha1": "{"01" * 20}"}}}}'
+            ),
         ),
         (
             Outcome(Kind.MATCH, "a", 5, None, (MATCH, CONFLICT), recorded=RECORDED, acted=(ACTED,)),

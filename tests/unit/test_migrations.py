@@ -27,8 +27,8 @@ from hashclient.reporting import document, report
 from hashclient.scan import cache
 from hashclient.scan.sources import mounts
 from hashclient.session import Session
-from hashclient.system.files import writer_lock
 from hashclient.system.layout import Layout
+from hashclient.system.locks import writer_lock
 from hashclient.system.versions import is_newer
 
 ROOT = Path(__file__).parents[2]

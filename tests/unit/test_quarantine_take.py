@@ -31,8 +31,8 @@ from hashclient.quarantine import age, attributes, sealing, store, streams
 from hashclient.quarantine.safe_rename import NEW_NAME, PRIVATE_NAME, open_place
 from hashclient.quarantine.tombstone import has_tombstone, remove_tombstone
 from hashclient.quarantine.vault import Quarantine, Stage
-from hashclient.system.files import writer_lock
 from hashclient.system.layout import MATCHES_NAME as DATABASE_NAME
+from hashclient.system.locks import writer_lock
 
 
 def test_a_file_is_sealed_and_removed(ward: Ward, file: Path) -> None:

@@ -19,7 +19,7 @@ from hashclient.reporting.evidence import plain_source, source_in_place
 from hashclient.reporting.outbox import MAX_MATCHES
 from hashclient.reporting.report import Report, State
 from hashclient.reporting.submit import Sender
-from hashclient.system.files import writer_lock
+from hashclient.system.locks import writer_lock
 from tests.support import open_files
 
 SECOND = '[report.to.second]\nkind = "package"\ndirectory = "/nowhere"\n'
