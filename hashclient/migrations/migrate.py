@@ -20,10 +20,12 @@ import msgspec
 from hashclient.errors import HashclientError, StateError
 from hashclient.migrations.version import Version, read_version, refuse_newer, write_version
 from hashclient.system.files import (
+    MAX_STATE_BYTES,
     atomic_file,
     fsync_dir,
     make_private_dir,
     open_at_once,
+    read_regular,
     state_error,
     write_atomic,
 )
@@ -76,6 +78,11 @@ class _Backup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     version: int
     kept: tuple[str, ...]
     absent: tuple[str, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All of them."""
+        return self.kept + self.absent
 
 
 @contextlib.contextmanager
@@ -164,7 +171,9 @@ def _restore(layout: Layout, backup: _Backup) -> None:
 def _read_backup(layout: Layout) -> _Backup | None:
     path = layout.backup / _LIST_NAME
     try:
-        return msgspec.json.decode(path.read_bytes(), type=_Backup)
+        backup = msgspec.json.decode(read_regular(path, MAX_STATE_BYTES), type=_Backup)
+        if any(name.startswith("/") or ".." in name.split("/") for name in backup.names):
+            raise ValueError("a path that leads elsewhere")
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -174,6 +183,7 @@ def _read_backup(layout: Layout) -> _Backup | None:
             f"the backup of an unfinished migration is damaged: {printable(path)}",
             hint="restore the state directory from a backup of your own",
         ) from error
+    return backup
 
 
 def _discard_backup(layout: Layout) -> None:

@@ -68,7 +68,7 @@ def variables() -> set[str]:
         (
             "### At the top",
             Config,
-            {"providers", "policy", "quarantine", "report", "commands"},
+            {"providers", "policy", "quarantine", "report", "commands", "notes"},
         ),
         ("### `[providers.NAME]`", ProviderConfig, set()),
         ("### `[providers.NAME.oauth]`", OAuthConfig, set()),

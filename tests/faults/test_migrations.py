@@ -271,10 +271,18 @@ def test_the_release_before_takes_back_what_was_begun(
     check_all(layout)
 
 
-def test_a_damaged_backup_is_not_put_back(tmp_path: Path, later: None) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        '{"version": 2, "kept": ["../matches.db"], "absent": []}',
+        '{"version": 2, "kept": [], "absent": ["/tmp/x"]}',
+    ],
+)
+def test_a_damaged_backup_is_not_put_back(tmp_path: Path, later: None, text: str) -> None:
     layout = unpacked(tmp_path / "state")
     fail_in_the_middle(layout)
-    (layout.backup / "files.json").write_text("{")
+    (layout.backup / "files.json").write_text(text)
     for _ in range(2):
         with pytest.raises(StateError, match="backup of an unfinished migration is damaged"):
             check_state(layout)
