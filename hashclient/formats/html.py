@@ -243,7 +243,7 @@ def _document(title: str, content: Iterator[Markup]) -> str:
 
 
 def _resource(name: str) -> str:
-    return resources.files("hashclient.formats.interface").joinpath(name).read_text("utf-8")
+    return resources.files("hashclient.formats").joinpath(name).read_text("utf-8")
 
 
 def _source(text: str) -> str:
