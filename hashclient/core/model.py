@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import datetime
+from typing import Any
 
 import msgspec
 
@@ -29,6 +30,8 @@ class Hit(msgspec.Struct, frozen=True):
 
     `algorithms` are those whose digests agree. `complete` is True when every digest that both
     the entry and the input have agrees: a match; otherwise the digests of the entry disagree.
+    `withdrawn_*` are None while the provider stands by the entry: always in what a run finds, and
+    in what is on record until a later generation withdraws the entry.
     """
 
     list_name: str
@@ -37,6 +40,38 @@ class Hit(msgspec.Struct, frozen=True):
     generation: int
     algorithms: tuple[Algorithm, ...]
     complete: bool
+    withdrawn_generation: int | None = None
+    withdrawn_at: datetime | None = None
+
+    @property
+    def stands(self) -> bool:
+        """Whether the provider has not withdrawn the entry since."""
+        return self.withdrawn_generation is None
+
+
+#: The fields of a hit that are written of it everywhere: which entry was hit, and by what.
+ENTRY_FIELDS = ("list", "entry", "category", "generation", "algorithms")
+#: And those of the audit log, which has complete and partial hits side by side.
+LOGGED_FIELDS = (*ENTRY_FIELDS, "complete")
+
+
+def hit_fields(hit: Hit, names: tuple[str, ...] = ENTRY_FIELDS) -> dict[str, Any]:
+    """Return the fields of `hit` called `names`, in this order, as JSON values; never a digest.
+
+    This is the only place that renders a hit. What differs from use to use is which fields are
+    written: `ENTRY_FIELDS` where all hits are complete, `LOGGED_FIELDS` where they need not be, and
+    with `withdrawn_generation` where the hit is one on record.
+    """
+    fields = {
+        "list": hit.list_name,
+        "entry": hit.entry,
+        "category": hit.category,
+        "generation": hit.generation,
+        "algorithms": [a.label for a in hit.algorithms],
+        "complete": hit.complete,
+        "withdrawn_generation": hit.withdrawn_generation,
+    }
+    return {name: fields[name] for name in names}
 
 
 class Recorded(msgspec.Struct, frozen=True):

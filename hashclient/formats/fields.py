@@ -10,7 +10,17 @@ from __future__ import annotations
 from typing import Any
 
 from hashclient.core.kinds import Kind
-from hashclient.core.model import Acted, Gap, Hit, MissingList, Outcome, Recorded
+from hashclient.core.model import (
+    ENTRY_FIELDS,
+    LOGGED_FIELDS,
+    Acted,
+    Gap,
+    Hit,
+    MissingList,
+    Outcome,
+    Recorded,
+    hit_fields,
+)
 from hashclient.core.verdict import Summary
 from hashclient.errors import ExitCode
 from hashclient.system.text import path_fields, printable
@@ -35,16 +45,9 @@ def record_fields(recorded: Recorded) -> dict[str, Any]:
     }
 
 
-def hit_fields(hit: Hit) -> dict[str, Any]:
+def entry_fields(hit: Hit) -> dict[str, Any]:
     """Return which entry was hit; `complete` is there only where some of its digests disagree."""
-    fields: dict[str, Any] = {
-        "list": hit.list_name,
-        "entry": hit.entry,
-        "category": hit.category,
-        "generation": hit.generation,
-        "algorithms": [a.label for a in hit.algorithms],
-    }
-    return fields if hit.complete else {**fields, "complete": False}
+    return hit_fields(hit, ENTRY_FIELDS if hit.complete else LOGGED_FIELDS)
 
 
 def digest_fields(outcome: Outcome) -> dict[str, str]:

@@ -10,8 +10,8 @@ from hashclient.core.verdict import Summary
 from hashclient.formats.fields import (
     action_fields,
     digest_fields,
+    entry_fields,
     file_fields,
-    hit_fields,
     summary_fields,
 )
 
@@ -33,9 +33,9 @@ class JsonlFormatter:
         """Return one outcome as a line."""
         document: dict[str, Any] = {"type": str(outcome.kind), **file_fields(outcome)}
         if outcome.hits:
-            document.update(hit_fields(outcome.hits[0]))
+            document.update(entry_fields(outcome.hits[0]))
         if len(outcome.hits) > 1:
-            document["more"] = [hit_fields(hit) for hit in outcome.hits[1:]]
+            document["more"] = [entry_fields(hit) for hit in outcome.hits[1:]]
         if outcome.acted:
             document["actions"] = [action_fields(acted) for acted in outcome.acted]
         if outcome.reason is not None:

@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 from hashclient import __version__
 from hashclient.core.kinds import Kind, MatchState
-from hashclient.core.model import Hit, Outcome
+from hashclient.core.model import Hit, Outcome, hit_fields
 from hashclient.core.verdict import Summary
 from hashclient.formats.fields import (
     action_fields,
@@ -26,7 +26,6 @@ from hashclient.formats.fields import (
     failure_text,
     file_fields,
     gap_text,
-    hit_fields,
     interrupted_text,
     missing_text,
     summary_fields,
@@ -151,7 +150,7 @@ class SarifFormatter:
         quiet = outcome.recorded is not None and outcome.recorded.state in _QUIET
         properties = {
             **file_fields(outcome),
-            "hits": [{"complete": True, **hit_fields(h)} for h in outcome.hits],
+            "hits": [{"complete": h.complete, **hit_fields(h)} for h in outcome.hits],
             "actions": [action_fields(acted) for acted in outcome.acted],
         }
         if outcome.reason is not None:

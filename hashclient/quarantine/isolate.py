@@ -186,7 +186,7 @@ def _seal(
             evidence_bytes=sealed.evidence_bytes,
             recipients=config.recipients,
             taken=act.mark,
-            hits=tuple(ItemHit.of(hit.hit) for hit in match.hits),
+            hits=tuple(ItemHit.of(hit) for hit in match.hits),
             tags={a.label: tag.hex() for a, tag in match.tags.items()},
             key_id=match.key_id,
             tombstone=tombstone_text(config.tombstone, match.id, act.mark.time),

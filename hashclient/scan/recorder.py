@@ -15,7 +15,7 @@ import msgspec
 
 from hashclient.audit.log import AuditLog, Event
 from hashclient.core.kinds import Kind
-from hashclient.core.model import Hit, Outcome
+from hashclient.core.model import LOGGED_FIELDS, Outcome, hit_fields
 from hashclient.core.verdict import Summary
 from hashclient.errors import AuditError, StateError
 from hashclient.formats.fields import gap_fields
@@ -141,7 +141,7 @@ def _data(outcome: Outcome) -> dict[str, Any]:
         **data,
         **log_path_fields(outcome.origin or outcome.path),
         "size": outcome.size,
-        "hits": [hit_fields(hit) for hit in outcome.hits],
+        "hits": [hit_fields(hit, LOGGED_FIELDS) for hit in outcome.hits],
     }
 
 
@@ -163,15 +163,3 @@ def _argument_fields(arguments: Sequence[str]) -> dict[str, Any]:
 
 def _missing(summary: Summary) -> list[dict[str, Any]]:
     return [{"list": m.name, "provider": m.provider, "problem": m.problem} for m in summary.missing]
-
-
-def hit_fields(hit: Hit) -> dict[str, Any]:
-    """Return what records and reports say of one entry that was hit; no digest is in it."""
-    return {
-        "list": hit.list_name,
-        "entry": hit.entry,
-        "category": hit.category,
-        "generation": hit.generation,
-        "algorithms": [a.label for a in hit.algorithms],
-        "complete": hit.complete,
-    }

@@ -167,7 +167,7 @@ def test_what_is_settled_stays_so(
 def test_what_is_withdrawn_and_listed_again_goes_on_without_the_report(
     desk: Desk, match: Match, acknowledged: Report
 ) -> None:
-    hit = match.hits[0].hit
+    hit = match.hits[0]
     with desk.record() as record:
         record.withdraw(hit.list_name, [hit.entry], 4, desk.now())
     desk.retract(acknowledged)

@@ -209,7 +209,7 @@ def test_what_is_here_is_recorded_again(kept: tuple[Ward, Match]) -> None:
     assert item.id == match.id
     assert (found.path, found.size, found.tags) == (match.path, match.size, match.tags)
     assert (found.state, found.in_place) == (MatchState.QUARANTINED, False)
-    assert [h.hit for h in found.hits] == [h.hit for h in match.hits]
+    assert found.hits == match.hits
     assert [(s.event, s.detail) for s in story] == [("recorded-again", {"by": "me"})]
     assert ward.events()[-1] == "recorded-again"
 

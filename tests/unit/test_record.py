@@ -57,7 +57,7 @@ class Run:
 
     def remembered(self) -> list[str]:
         with Matches(self.directory) as matches:
-            return [m.path for m in matches.of_entries("base", matches.standing("base"))]
+            return [m.path for m, _ in matches.of_entries("base", matches.standing("base"))]
 
 
 @pytest.fixture

@@ -89,7 +89,7 @@ def test_what_is_withdrawn_before_it_is_sent_is_left_out(desk: Desk) -> None:
     first, second = desk.find("a", b"x"), desk.find("b", b"y")
     report = desk.prepare(first, second)
     with desk.record() as record:
-        record.withdraw("baseline", [first.hits[0].hit.entry], 4, desk.now())
+        record.withdraw("baseline", [first.hits[0].entry], 4, desk.now())
     sent = desk.send(report)
     assert (sent.report.matches, sent.report.left_out) == ((second.id,), (first.id,))
     assert desk.get(first).state is MatchState.WITHDRAWN
