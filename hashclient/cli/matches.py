@@ -57,7 +57,7 @@ def command(
     written = formatter(output_format, Context("matches", app.now()))
     with open_record(app) as record:
         # All before the first is written: while it is read, no scan can write to it.
-        found = [written.outcome(m.outcome()) for m in record.find([MatchState(s) for s in states])]
+        found = [written.outcome(m.handled()) for m in record.find([MatchState(s) for s in states])]
     with app.output.open(output, app.out) as write:
         for text in (written.begin(), *found, written.end(None)):
             if text is not None:

@@ -14,7 +14,7 @@ import msgspec
 
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Kind, MatchState
-from hashclient.core.model import Hit, Outcome, Recorded
+from hashclient.core.model import Handled, Hit, MatchRef, Outcome
 
 #: Letters and digits that no two look alike and that spell no word; 27^10 ids are enough for ever.
 _ID_ALPHABET = "bcdfghjkmnpqrstvwxz23456789"
@@ -81,13 +81,13 @@ class Match(msgspec.Struct, frozen=True):
         return None if stands else MatchState.WITHDRAWN
 
     @property
-    def recorded(self) -> Recorded:
-        """What formats say of the record."""
-        return Recorded(self.id, self.state, self.first_seen, self.last_seen, self.in_place)
+    def ref(self) -> MatchRef:
+        """What is said of the record beside an outcome."""
+        return MatchRef(self.id, self.state, self.first_seen, self.last_seen, self.in_place)
 
-    def outcome(self) -> Outcome:
-        """Return the match as a scan's outcome, with every entry that it ever matched."""
-        return Outcome(Kind.MATCH, self.path, self.size, hits=self.hits, recorded=self.recorded)
+    def handled(self) -> Handled:
+        """Return the match as a scan gives it, with every entry that it ever matched."""
+        return Handled(Outcome(Kind.MATCH, self.path, self.size, hits=self.hits), self.ref)
 
 
 class Step(msgspec.Struct, frozen=True):

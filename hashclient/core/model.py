@@ -74,7 +74,7 @@ def hit_fields(hit: Hit, names: tuple[str, ...] = ENTRY_FIELDS) -> dict[str, Any
     return {name: fields[name] for name in names}
 
 
-class Recorded(msgspec.Struct, frozen=True):
+class MatchRef(msgspec.Struct, frozen=True):
     """What the record of matches says of one outcome: its id there, and its story so far.
 
     `in_place` is False once the file was taken away from where it was found.
@@ -100,13 +100,13 @@ class Acted(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What became of one input.
+    """What was found of one input. What is recorded and done comes after: `Recorded`, `Handled`.
 
     `path` is decoded with surrogateescape, so `os.fsencode` gives back its bytes. `size` is in
     bytes, None where it is not known. `digests` holds what was computed and is shown only when
     the user asks for it; `tags` are the sealed ones of what matched, 16 bytes each, and are never
     shown. `origin` says where an input without a path came from, for logs, which never hold a
-    digest. `recorded` and `acted` are added to matches once they are recorded and acted on.
+    digest.
     """
 
     kind: Kind
@@ -117,7 +117,26 @@ class Outcome(msgspec.Struct, frozen=True):
     digests: Mapping[Algorithm, bytes] = msgspec.field(default_factory=dict)
     origin: str | None = None
     tags: Mapping[Algorithm, bytes] = msgspec.field(default_factory=dict)
-    recorded: Recorded | None = None
+
+
+class Recorded(msgspec.Struct, frozen=True):
+    """An outcome that is recorded and logged as far as it has to be.
+
+    `record` is None for what is no match, has no file, or could not be recorded.
+    """
+
+    outcome: Outcome
+    record: MatchRef | None = None
+
+
+class Handled(msgspec.Struct, frozen=True):
+    """An outcome after all that is done about it: what may be shown.
+
+    `record` is as in `Recorded`, as the actions have left it; `acted` is what became of these.
+    """
+
+    outcome: Outcome
+    record: MatchRef | None = None
     acted: tuple[Acted, ...] = ()
 
 

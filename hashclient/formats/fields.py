@@ -15,10 +15,11 @@ from hashclient.core.model import (
     LOGGED_FIELDS,
     Acted,
     Gap,
+    Handled,
     Hit,
+    MatchRef,
     MissingList,
     Outcome,
-    Recorded,
     hit_fields,
 )
 from hashclient.core.verdict import Summary
@@ -26,22 +27,23 @@ from hashclient.errors import ExitCode
 from hashclient.system.text import path_fields, printable
 
 
-def file_fields(outcome: Outcome) -> dict[str, Any]:
+def file_fields(handled: Handled) -> dict[str, Any]:
     """Return which file an outcome is of, and what the record of matches says of it."""
+    outcome = handled.outcome
     fields: dict[str, Any] = {**path_fields(outcome.path), "size": outcome.size}
-    if outcome.recorded is not None:
-        fields.update(record_fields(outcome.recorded))
+    if handled.record is not None:
+        fields.update(record_fields(handled.record))
     return fields
 
 
-def record_fields(recorded: Recorded) -> dict[str, Any]:
+def record_fields(record: MatchRef) -> dict[str, Any]:
     """Return the id of a match, and its story so far."""
     return {
-        "id": recorded.id,
-        "state": str(recorded.state),
-        "in_place": recorded.in_place,
-        "first_seen": recorded.first_seen.isoformat(),
-        "last_seen": recorded.last_seen.isoformat(),
+        "id": record.id,
+        "state": str(record.state),
+        "in_place": record.in_place,
+        "first_seen": record.first_seen.isoformat(),
+        "last_seen": record.last_seen.isoformat(),
     }
 
 

@@ -18,7 +18,7 @@ import msgspec
 from hashclient.audit.log import AuditLog
 from hashclient.config import Settings
 from hashclient.core.kinds import Action, Kind, MatchState
-from hashclient.core.model import Acted, ListState, Outcome, Recorded
+from hashclient.core.model import Acted, Handled, ListState, MatchRef, Outcome, Recorded
 from hashclient.errors import ExitCode, HashclientError
 from hashclient.index.blinding import Sealer
 from hashclient.matches.store import Matches
@@ -78,38 +78,39 @@ class Responder:
         #: Why something that was to be done was not, if anything was: of the worst failure.
         self.failed: ExitCode | None = None
 
-    def respond(self, outcome: Outcome, *, ended: bool = False) -> Outcome:
+    def respond(self, recorded: Recorded, *, ended: bool = False) -> Handled:
         """Do what is to be done about one outcome and return it with what became of that.
 
         When the run is `ended`, nothing is taken away any more.
         """
+        outcome, record = recorded.outcome, recorded.record
         policy = actions_for(outcome, self._settings.config.policy)
         reason = "policy" if Action.QUARANTINE in policy else "scan --quarantine"
         wanted = self._wanted(outcome)
         # That a report is wanted is noted before the file has gone, for no scan finds it again.
         acted = {
-            action: self._act(outcome, action, reason, ended=ended)
+            action: self._act(recorded, action, reason, ended=ended)
             for action in (Action.REPORT, Action.QUARANTINE)
             if action in wanted
         }
         if self._only_tell and outcome.kind is Kind.MATCH and not acted:
-            return msgspec.structs.replace(outcome, reason="would only be recorded")
+            only = msgspec.structs.replace(outcome, reason="would only be recorded")
+            return Handled(only, record)
         in_order = tuple(acted[action] for action in Action if action in acted)
-        recorded = outcome.recorded
-        if recorded is not None and any(a.done for a in in_order):
+        if record is not None and any(a.done for a in in_order):
             with contextlib.suppress(HashclientError), Matches(self._settings.state_dir) as matches:
-                recorded = matches.get(recorded.id).recorded
-        return msgspec.structs.replace(outcome, recorded=recorded, acted=in_order)
+                record = matches.get(record.id).ref
+        return Handled(outcome, record, in_order)
 
-    def want_reports(self, outcomes: Iterable[Outcome]) -> None:
+    def want_reports(self, found: Iterable[Recorded]) -> None:
         """Note of many outcomes at once that reports are wanted: the disk is waited for once.
 
         What cannot be noted is tried again, and told, with each outcome.
         """
         ids = [
-            outcome.recorded.id
-            for outcome in outcomes
-            if outcome.recorded is not None and Action.REPORT in self._wanted(outcome)
+            recorded.record.id
+            for recorded in found
+            if recorded.record is not None and Action.REPORT in self._wanted(recorded.outcome)
         ]
         if not ids or self._only_tell:
             return
@@ -132,25 +133,26 @@ class Responder:
         hits = tuple(h for h in outcome.hits if h.complete and h.list_name in self._usable)
         return Action.QUARANTINE in self._wanted(msgspec.structs.replace(outcome, hits=hits))
 
-    def _act(self, outcome: Outcome, action: Action, reason: str, *, ended: bool) -> Acted:
+    def _act(self, recorded: Recorded, action: Action, reason: str, *, ended: bool) -> Acted:
+        outcome, record = recorded.outcome, recorded.record
         if action is Action.QUARANTINE and not self._may_take(outcome):
             return self._not_done(action, "not quarantined: its list is stale", ExitCode.STALE)
         if self._only_tell:
             to = f" to {self._destination}" if action is Action.REPORT else ""
             return Acted(action, done=None, detail=f"would be {_PARTICIPLES[action]}{to}")
-        if outcome.recorded is None:
+        if record is None:
             detail = f"not {_PARTICIPLES[action]}: it could not be recorded"
             return self._not_done(action, detail, ExitCode.STATE)
         if ended and action is Action.QUARANTINE:
             detail = "not quarantined: the scan was ended"
-            if outcome.recorded.id == self._taking:
+            if record.id == self._taking:
                 detail = f"interrupted: `hashclient quarantine add {self._taking}` finishes it"
             return Acted(action, done=False, detail=detail)
         try:
             with Matches(self._settings.state_dir) as matches:
                 if action is Action.REPORT:
-                    return Acted(action, done=True, detail=self._report(outcome.recorded, matches))
-                match = matches.get(outcome.recorded.id)
+                    return Acted(action, done=True, detail=self._report(record, matches))
+                match = matches.get(record.id)
                 self._taking = match.id
                 taken = self._open_quarantine().take(match, matches, by=self._by, reason=reason)
         except HashclientError as error:
@@ -160,12 +162,12 @@ class Responder:
             self._note(ExitCode.INCOMPLETE)
         return Acted(action, done=taken.taken, detail=taken.detail)
 
-    def _report(self, recorded: Recorded, matches: Matches) -> str:
+    def _report(self, record: MatchRef, matches: Matches) -> str:
         """Note that a report is wanted and say so, or that there is one."""
-        if matches.want_report(recorded.id, self._destination, self._now()):
+        if matches.want_report(record.id, self._destination, self._now()):
             return f"to be reported to {self._destination}"
-        told = recorded.state in (MatchState.REPORTED, MatchState.ACKNOWLEDGED)
-        return f"{recorded.state} already" if told else "in a report already"
+        told = record.state in (MatchState.REPORTED, MatchState.ACKNOWLEDGED)
+        return f"{record.state} already" if told else "in a report already"
 
     def end(self) -> Iterator[Report]:
         """Prepare the reports that are wanted, also those of runs that were killed.

@@ -18,7 +18,7 @@ from fixtures.crash import in_child
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Kind, MatchState
 from hashclient.core.match import LISTED_AGAIN, REPORT_PREPARED, REPORT_WANTED, Step
-from hashclient.core.model import Hit, Outcome, Recorded
+from hashclient.core.model import Hit, MatchRef, Outcome
 from hashclient.errors import StateError, UsageError
 from hashclient.matches.store import Matches
 from hashclient.matches.tables import DATABASE_NAME
@@ -273,10 +273,11 @@ def test_an_unknown_id_is_a_mistake_of_usage(record: Matches) -> None:
 
 def test_a_record_is_an_outcome_for_formats(record: Matches) -> None:
     (made,) = record.record([match("/a", hit("e-1"), hit("e-0", complete=False))], KEY, NOW)
-    outcome = made.outcome()
+    handled = made.handled()
+    outcome = handled.outcome
     assert (outcome.kind, outcome.path, outcome.size) == (Kind.MATCH, "/a", 4)
     assert outcome.hits == (hit("e-1"),)
-    assert outcome.recorded == Recorded(made.id, MatchState.FOUND, NOW, NOW)
+    assert handled.record == MatchRef(made.id, MatchState.FOUND, NOW, NOW)
     assert not outcome.tags and not outcome.digests
 
 
