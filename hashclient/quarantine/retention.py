@@ -138,7 +138,7 @@ def due(room: Room, item: Item, matches: Matches) -> Due:
     times = [step.time for step in story if step.event == MatchState.ACKNOWLEDGED]
     if match.state is not MatchState.ACKNOWLEDGED or not times:
         return Due(is_due=False, at=None, why="kept until a report of it is acknowledged")
-    days = room.settings.config.quarantine.retention_days
+    days = room.config.retention_days
     if days is None:
         why = "no retention_days in [quarantine] of the configuration"
         return Due(is_due=False, at=None, why=why)

@@ -9,21 +9,18 @@ is noted in the record of matches first, so that a scan that is killed loses non
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import datetime
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from hashclient.audit.log import AuditLog
-from hashclient.config import Settings
 from hashclient.core.kinds import Action, Kind, MatchState
 from hashclient.core.model import Acted, Handled, ListState, MatchRef, Outcome, Recorded
 from hashclient.errors import ExitCode, HashclientError
-from hashclient.index.blinding import Sealer
 from hashclient.matches.store import Matches
 from hashclient.matches.tables import DATABASE_NAME
 from hashclient.scan.policy import actions_for
+from hashclient.session import Session
 from hashclient.system.files import is_there
 
 if TYPE_CHECKING:
@@ -40,17 +37,13 @@ class Responder:
 
     def __init__(
         self,
-        settings: Settings,
-        audit: AuditLog,
-        sealer: Sealer,
+        session: Session,
         lists: Sequence[ListState],
         *,
-        by: str,
-        now: Callable[[], datetime],
         quarantine_all: bool = False,
         only_tell: bool = False,
     ) -> None:
-        """Act on behalf of `by`.
+        """Act in `session`, for what `lists` say.
 
         `quarantine_all` takes every match away, whatever the policy says. With `only_tell`, nothing
         is done, and outcomes say what would be.
@@ -59,19 +52,17 @@ class Responder:
             ConfigError: files are to be taken away, and the recipients to seal them to are missing
                 or not usable: better known now than at the first match.
         """
+        settings = session.settings
         rules = settings.config.policy
         if quarantine_all or any(Action.QUARANTINE in rule.actions for rule in rules):
             from hashclient.quarantine.age import parse_recipients
 
             parse_recipients(settings.config.quarantine.recipients)
+        self._session = session
         self._settings = settings
-        self._audit = audit
-        self._now = now
-        self._by = by
         self._quarantine_all = quarantine_all
         self._only_tell = only_tell
         self._usable = {state.name for state in lists if not state.stale}
-        self._sealer = sealer
         self._quarantine: Quarantine | None = None
         #: The match whose file was taken away last, or is being taken.
         self._taking: str | None = None
@@ -120,7 +111,7 @@ class Responder:
             matches.batch(),
         ):
             for match_id in ids:
-                matches.want_report(match_id, self._destination, self._now())
+                matches.want_report(match_id, self._destination, self._session.now())
 
     def _wanted(self, outcome: Outcome) -> set[Action]:
         wanted = set(actions_for(outcome, self._settings.config.policy))
@@ -154,7 +145,7 @@ class Responder:
                     return Acted(action, done=True, detail=self._report(record, matches))
                 match = matches.get(record.id)
                 self._taking = match.id
-                taken = self._open_quarantine().take(match, matches, by=self._by, reason=reason)
+                taken = self._open_quarantine().take(match, matches, reason=reason)
         except HashclientError as error:
             detail = f"not {_PARTICIPLES[action]}: {error.message}"
             return self._not_done(action, detail, error.exit_code)
@@ -164,7 +155,7 @@ class Responder:
 
     def _report(self, record: MatchRef, matches: Matches) -> str:
         """Note that a report is wanted and say so, or that there is one."""
-        if matches.want_report(record.id, self._destination, self._now()):
+        if matches.want_report(record.id, self._destination, self._session.now()):
             return f"to be reported to {self._destination}"
         told = record.state in (MatchState.REPORTED, MatchState.ACKNOWLEDGED)
         return f"{record.state} already" if told else "in a report already"
@@ -178,7 +169,7 @@ class Responder:
         if self._only_tell:
             return
         failures = []
-        for made in prepare_wanted(self._settings, self._audit, by=self._by, now=self._now):
+        for made in prepare_wanted(self._session):
             if isinstance(made, HashclientError):
                 failures.append(made)
             else:
@@ -197,7 +188,7 @@ class Responder:
         from hashclient.quarantine.vault import Quarantine
 
         if self._quarantine is None:
-            self._quarantine = Quarantine(self._settings, self._audit, self._sealer, now=self._now)
+            self._quarantine = Quarantine(self._session)
         return self._quarantine
 
     def _not_done(self, action: Action, detail: str, code: ExitCode) -> Acted:
@@ -208,31 +199,30 @@ class Responder:
         self.failed = max(code, self.failed or code)
 
 
-def prepare_wanted(
-    settings: Settings, audit: AuditLog, *, by: str, now: Callable[[], datetime]
-) -> Iterator[Report | HashclientError]:
+def prepare_wanted(session: Session) -> Iterator[Report | HashclientError]:
     """Prepare the reports that scans want and that were not prepared yet, and yield them.
 
     What cannot be prepared stays wanted, and yields the error; it keeps no other back.
     """
+    settings = session.settings
     if not is_there(settings.state_dir / DATABASE_NAME):
         return
     from hashclient.reporting.outbox import Outbox
 
-    outbox = Outbox(settings, audit, now=now)
+    outbox = Outbox(session)
     try:
         with Matches(settings.state_dir) as matches:
             for destination in sorted(matches.wanting_report()):
-                yield from _prepare_wanted(outbox, matches, destination, by)
+                yield from _prepare_wanted(outbox, matches, destination)
     except HashclientError as error:
         yield error
 
 
 def _prepare_wanted(
-    outbox: Outbox, matches: Matches, destination: str, by: str
+    outbox: Outbox, matches: Matches, destination: str
 ) -> Iterator[Report | HashclientError]:
     try:
-        while report := outbox.prepare_wanted(destination, matches, by=by, most=REPORT_MATCHES):
+        while report := outbox.prepare_wanted(destination, matches, most=REPORT_MATCHES):
             yield report
     except HashclientError as error:
         yield error

@@ -33,9 +33,7 @@ def responder(
         ListState(name, 3, desk.now() + timedelta(days=1), fresh=name not in stale)
         for name in ("baseline", "other")
     ]
-    return Responder(
-        settings, desk.audit, desk.sealer(), lists, by="tester", now=desk.now, **options
-    )
+    return Responder(desk.session_of("tester", settings), lists, **options)
 
 
 def recorded(match: Match, *more: Hit, hits: tuple[Hit, ...] = ()) -> Recorded:
