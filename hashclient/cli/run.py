@@ -20,7 +20,7 @@ from hashclient.cli.app import App, Terminated, existing_path, format_option
 from hashclient.cli.output import OutputError
 from hashclient.cli.signals import Signals
 from hashclient.core.kinds import Kind, MatchState
-from hashclient.core.model import Handled, Recorded
+from hashclient.core.model import Handled, Outcome, Recorded
 from hashclient.errors import ExitCode, HashclientError, out_of_memory
 from hashclient.system.process import exit_code_at_bad_pages
 
@@ -30,11 +30,11 @@ BATCH = 512
 FORMAT_HELP = "How the report is written; docs/formats.md describes each format."
 
 if TYPE_CHECKING:
-    from hashclient.core.model import Outcome
     from hashclient.core.verdict import Summary
     from hashclient.formats.interface import Formatter
     from hashclient.index.open_lists import OpenLists
     from hashclient.scan.actions import Responder
+    from hashclient.scan.engine import Progress
     from hashclient.scan.recorder import RunRecord
 
 
@@ -92,7 +92,7 @@ def load_lists(app: App) -> OpenLists:
 def run_report(
     app: App,
     command: str,
-    outcomes: Generator[Outcome | None],
+    outcomes: Generator[Outcome | Progress],
     summary: Summary,
     key_id: str,
     *,
@@ -165,7 +165,7 @@ def run_report(
 
 
 def _gather(
-    outcomes: Generator[Outcome | None],
+    outcomes: Generator[Outcome | Progress],
     told: _Telling,
     summary: Summary,
     tick: Callable[[], None],
@@ -177,7 +177,7 @@ def _gather(
         with contextlib.closing(outcomes):
             # They are at work while the start is logged. Nothing is told before it is, and what
             # came first is not lost if a signal comes meanwhile.
-            first: list[Outcome | None] = []
+            first: list[Outcome | Progress] = []
             try:
                 first += itertools.islice(outcomes, 1)
             finally:
@@ -235,18 +235,19 @@ class _Telling:
         #: Whether something matched about which nothing was done yet.
         self.is_open = False
 
-    def start(self, arguments: list[str], first: list[Outcome | None]) -> None:
+    def start(self, arguments: list[str], first: list[Outcome | Progress]) -> None:
         """Log that the run starts; `first` is what was found meanwhile."""
         with self._signals.barred():
             self._record.start(arguments)
-            self._waiting += filter(None, first)
+            self._waiting += [item for item in first if isinstance(item, Outcome)]
 
-    def add(self, outcome: Outcome | None) -> None:
-        """Take an outcome; None says that it is time to tell what there is."""
-        if outcome is not None:
-            self._waiting.append(outcome)
-        if outcome is None or len(self._waiting) >= BATCH:
-            self.flush()
+    def add(self, item: Outcome | Progress) -> None:
+        """Take an outcome; progress says that it is time to tell what there is."""
+        if isinstance(item, Outcome):
+            self._waiting.append(item)
+            if len(self._waiting) < BATCH:
+                return
+        self.flush()
 
     def flush(self) -> None:
         """Tell all that there is."""

@@ -85,7 +85,7 @@ def test_a_scan_finds_what_brute_force_finds(
                 jobs=1,
                 keep_clean=True,
             )
-            if outcome is not None
+            if isinstance(outcome, Outcome)
         ]
         assert sorted(o.path for o in outcomes) == sorted(paths)
         assert summary.inputs == len(paths)
