@@ -15,7 +15,7 @@ from hashclient.errors import ExitCode, UsageError
 from hashclient.system.text import printable
 
 if TYPE_CHECKING:
-    from hashclient.lists.importers.digestfile import DigestBatch
+    from hashclient.lists.importers.interface import DigestBatch
 
 
 @click.command("lookup")
@@ -119,13 +119,13 @@ def _batches(
 
 
 def _arguments(digests: tuple[str, ...]) -> Iterator[tuple[str, DigestBatch]]:
-    from hashclient.lists.importers.digestfile import digests_of_arguments
+    from hashclient.lists.importers.arguments import digests_of_arguments
 
     yield "argument", digests_of_arguments(digests)
 
 
 def _content(source: str) -> Iterator[tuple[str, DigestBatch]]:
-    from hashclient.lists.importers.digestfile import read_digests
+    from hashclient.lists.importers.registry import read_digests
 
     if source == "-":
         for batch in read_digests(sys.stdin.buffer, "stdin"):
