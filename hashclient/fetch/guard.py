@@ -4,7 +4,8 @@ A list decides what is reported and removed, so a mistake or a forgery in it doe
 generation is refused when it adds the digest of the empty file, or one on the operator's own list
 of known good files (whatever `lists.importers` reads), unless it is withdrawn again on the way: a
 provider can mend its mistake by that. Known good digests are sealed into an index of their own,
-built once and again when a file changes, so that a check costs as much as the change. Messages name entry ids, never digests.
+built once and again when a file changes, so that a check costs as much as the change. Messages
+name entry ids, never digests.
 """
 
 from __future__ import annotations

@@ -86,24 +86,31 @@ class ImportFile:
         return UsageError(f"{self.name}:{line}: {what}", hint=FORMATS_HINT)
 
     def _read(self) -> bytes:
-        """Read the next bytes; none are the end.
-
-        A pipe that somebody else has set not to block, which holds for all who share it, gives
-        None where there is nothing yet. That is not its end: what is still to come has to be asked
-        about.
-        """
+        """Read the next bytes; none are the end."""
         if self._ended:  # a terminal would go on after its end
             return b""
         try:
-            while (block := self.stream.read(CHUNK_BYTES)) is None:
-                poll = select.poll()
-                poll.register(self.stream, select.POLLIN)
-                poll.poll()
+            block = self._read_block()
         except OSError as error:
             raise UsageError(f"cannot read {self.name}: {error.strerror}") from error
         self._missing -= len(block)
         self._ended = not block
         return block
+
+    def _read_block(self) -> bytes:
+        """Wait for bytes of the stream.
+
+        A pipe that somebody else has set not to block, which holds for all who share it, gives
+        None where there is nothing yet. That is not its end: what is still to come has to be asked
+        about.
+        """
+        while True:
+            block: bytes | None = self.stream.read(CHUNK_BYTES)
+            if block is not None:
+                return block
+            poll = select.poll()
+            poll.register(self.stream, select.POLLIN)
+            poll.poll()
 
 
 def _bytes_ahead(stream: BinaryIO) -> int:

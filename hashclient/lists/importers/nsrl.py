@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from hashclient.lists.importers.importfile import MAX_LINE_BYTES, ImportFile
 from hashclient.lists.importers.interface import DigestBatch
 from hashclient.lists.importers.rows import HEX, from_hex
 from hashclient.lists.wire import NO_SIZE, Uint8, Uint32
+from hashclient.system.text import printable
 
 if TYPE_CHECKING:
     import sqlite3
@@ -48,9 +50,9 @@ class Nsrl:
                     first += len(some)
             finally:
                 db.close()
-        except (sqlite3.Error, MemoryError) as error:
+        except (sqlite3.Error, ValueError, MemoryError) as error:
             raise UsageError(
-                f"{file.name}: not a database in the NSRL's RDSv3 format: {error}",
+                f"{file.name}: not a database in the NSRL's RDSv3 format: {printable(str(error))}",
                 hint="it needs a table or view FILE with columns sha256, sha1 and md5 in"
                 " hexadecimal",
             ) from error
@@ -62,17 +64,17 @@ def _open(file: ImportFile) -> sqlite3.Connection:
 
     try:
         descriptor = file.stream.fileno()
-        is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
-    except OSError:
-        is_file = False
-    if not is_file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file")
+    except OSError as error:
         raise UsageError(
             f"{file.name}: a database cannot be read from a pipe", hint="give the file itself"
-        )
+        ) from error
     # A batch may be asked for, and the last one dropped, by different threads; never at once.
     uri = f"file:/proc/self/fd/{descriptor}?mode=ro"
     db = sqlite3.connect(uri, uri=True, check_same_thread=False)
     db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_LINE_BYTES)
+    db.text_factory = bytes  # what is no UTF-8 would be quoted by the error
     # A view of a stranger's database calls no function that could do harm.
     db.execute("PRAGMA trusted_schema = OFF")
     return db
@@ -87,8 +89,8 @@ def _batch(rows: list[Any], first: int, file: ImportFile) -> DigestBatch:
         cells = [rows[n][column] for n in numbers]
         try:
             if any(len(cell) != 2 * algorithm.digest_bytes for cell in cells):
-                raise ValueError
-            values = from_hex("".join(cells).encode("ascii"), algorithm.digest_bytes)
+                raise ValueError("a digest of the wrong length")
+            values = from_hex(b"".join(cells), algorithm.digest_bytes)
         except (ValueError, TypeError):
             wrong = next(n for n in numbers if not _is_digest(rows[n][column], algorithm))
             raise file.bad(first + wrong, f"not a {algorithm.label} digest") from None
@@ -103,6 +105,6 @@ def _batch(rows: list[Any], first: int, file: ImportFile) -> DigestBatch:
 
 
 def _is_digest(cell: object, algorithm: Algorithm) -> bool:
-    if not isinstance(cell, str) or len(cell) != 2 * algorithm.digest_bytes:
+    if not isinstance(cell, bytes) or len(cell) != 2 * algorithm.digest_bytes:
         return False
-    return HEX.fullmatch(cell.encode("utf-8", "replace")) is not None
+    return HEX.fullmatch(cell) is not None

@@ -29,7 +29,7 @@ _ROW = re.compile(
 _MARKS = ("  ", " *", ")=", ") =", ",")
 
 
-def from_hex(digits: bytes | Uint8, width: int) -> Uint8:
+def from_hex(digits: bytes, width: int) -> Uint8:
     """Decode hexadecimal digits, end to end, to (n, `width`) bytes.
 
     Raises:

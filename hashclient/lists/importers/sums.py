@@ -63,7 +63,7 @@ def _bare_batch(first: int, chunk: bytes) -> DigestBatch | None:
     if (table[:, width] != ord("\n")).any():
         return None
     try:
-        digests = from_hex(np.ascontiguousarray(table[:, :width]), algorithm.digest_bytes)
+        digests = from_hex(table[:, :width].tobytes(), algorithm.digest_bytes)
     except ValueError:
         return None
     rows = np.arange(count, dtype=np.uint32)
