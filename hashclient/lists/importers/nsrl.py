@@ -59,7 +59,7 @@ class Nsrl:
 
 
 def _open(file: ImportFile) -> sqlite3.Connection:
-    """Open the database that `file` is, whatever has its name by now."""
+    """Open the database that `file` is; if another has its name by now, none is opened."""
     import sqlite3
 
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from hashclient.lists.importers.clamav import ClamAv
 from hashclient.lists.importers.csv import Csv
 from hashclient.lists.importers.hashdeep import Hashdeep
 from hashclient.lists.importers.importfile import ImportFile
@@ -15,8 +16,8 @@ from hashclient.lists.importers.interface import DigestBatch, Importer
 from hashclient.lists.importers.nsrl import Nsrl
 from hashclient.lists.importers.sums import Sums
 
-#: Asked in this order: `abc,md5` in place of a name makes no CSV of a sum file.
-IMPORTERS: tuple[Importer, ...] = (Nsrl(), Hashdeep(), Sums(), Csv())
+#: Asked in this order. A sum file comes before CSV: one of its names may be `md5,sha1`.
+IMPORTERS: tuple[Importer, ...] = (Nsrl(), Hashdeep(), ClamAv(), Sums(), Csv())
 
 
 def read_digests(stream: BinaryIO, name: str) -> Iterator[DigestBatch]:
