@@ -33,10 +33,11 @@ USES: Mapping[str, str] = {
     "session": "audit config index",
     "quarantine": "audit index matches session",
     "reporting": "__init__ audit config index matches net quarantine session",
-    "fetch": "audit config index lists matches net trust",
+    "fetch": "audit config index lists matches net session trust",
     "scan": "audit config formats index lists matches quarantine reporting session",
     "status": "__init__ audit config fetch index matches quarantine reporting",
-    "cli": "__init__ audit config fetch formats index lists matches net provider quarantine"
+    "client": "config fetch index scan session status",
+    "cli": "__init__ audit client config fetch formats index matches provider quarantine"
     " reporting scan session status",
     "__init__": "",
     "__main__": "cli",
