@@ -7,61 +7,25 @@ logged and acted upon. `docs/api.md` shows how it is used.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from hashclient.errors import UsageError
-from hashclient.scan.run import FrontEnd, Run
 from hashclient.session import Session
 
 if TYPE_CHECKING:
-    from hashclient.core.model import Outcome
     from hashclient.errors import HashclientError
     from hashclient.fetch.build import Progress as FetchProgress
     from hashclient.fetch.fetcher import Fetched
     from hashclient.index.open_lists import OpenLists
-    from hashclient.scan.actions import Responder
-    from hashclient.scan.engine import Progress
-    from hashclient.scan.recorder import RunRecord
-    from hashclient.scan.sources.mounts import Mounts
+    from hashclient.scan.run import FrontEnd, Run, Scan
     from hashclient.status.status import Status
 
-__all__ = ["Client", "Scan"]
+__all__ = ["Client"]
 
 #: Tables of config.toml that hold defaults of commands, which are no matter of a program.
 COMMAND_TABLES = frozenset({"init", "fetch", "status", "scan", "lookup"})
-
-
-class Scan(Run):
-    """The outcomes of one scan: see `Run`. `progress` shows how far it has come."""
-
-    def __init__(
-        self,
-        outcomes: Generator[Outcome | Progress],
-        recorder: RunRecord,
-        progress: Progress,
-        mounts: Mounts,
-        *,
-        arguments: Sequence[str],
-        actions: Responder | None,
-        front: FrontEnd,
-    ) -> None:
-        super().__init__(
-            outcomes,
-            recorder,
-            progress.summary,
-            arguments=arguments,
-            actions=actions,
-            front=front,
-        )
-        self.progress = progress
-        self._mounts = mounts
-
-    @property
-    def is_mount_missing(self) -> bool:
-        """Whether a file system was missed that an earlier scan had seen; final in the end."""
-        return self._mounts.is_missing
 
 
 class Client:
@@ -145,6 +109,7 @@ class Client:
         from hashclient.core.verdict import Summary
         from hashclient.scan.engine import Memory, Progress, default_jobs, scan
         from hashclient.scan.recorder import RunRecord
+        from hashclient.scan.run import FrontEnd, Scan
         from hashclient.scan.sources.files import WalkOptions
         from hashclient.scan.sources.mounts import Mounts
 
@@ -219,6 +184,7 @@ class Client:
         from hashclient.core.verdict import Summary
         from hashclient.scan.lookup import batches_of, lookup
         from hashclient.scan.recorder import RunRecord
+        from hashclient.scan.run import FrontEnd, Run
 
         if not digests and not files:
             raise UsageError("nothing to look up", hint="give digests, or a file of them")

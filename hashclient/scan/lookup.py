@@ -24,9 +24,7 @@ from hashclient.errors import UsageError
 from hashclient.index.gaps import Gaps
 from hashclient.index.matcher import verdict
 from hashclient.index.open_lists import OpenLists
-from hashclient.lists.importers.arguments import digests_of_arguments
 from hashclient.lists.importers.interface import DigestBatch
-from hashclient.lists.importers.registry import read_digests
 from hashclient.lists.wire import NO_SIZE
 from hashclient.system.text import printable
 
@@ -136,9 +134,11 @@ def batches_of(
     for name in ([None] if digests else []) + list(files):
         try:
             if name is None:
+                from hashclient.lists.importers.arguments import digests_of_arguments
+
                 yield "argument", digests_of_arguments(digests)
             elif name == "-" and stdin is not None:
-                yield from (("stdin", batch) for batch in read_digests(stdin, "stdin"))
+                yield from _read(stdin, "stdin")
             else:
                 yield from _content(name)
         except UsageError as error:
@@ -156,8 +156,15 @@ def _content(path: str) -> Iterator[tuple[str, DigestBatch]]:
     except OSError as error:
         raise UsageError(f"cannot read {name}: {error.strerror}", hint="check the path") from error
     with stream:
-        for batch in read_digests(stream, name):
-            yield name, batch
+        yield from _read(stream, name)
+
+
+def _read(stream: BinaryIO, name: str) -> Iterator[tuple[str, DigestBatch]]:
+    # Brings all kinds of files; most lookups are of arguments.
+    from hashclient.lists.importers.registry import read_digests
+
+    for batch in read_digests(stream, name):
+        yield name, batch
 
 
 def _outcome(source: str, batch: DigestBatch, row: int, hits: tuple[Hit, ...]) -> Outcome:

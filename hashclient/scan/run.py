@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from hashclient.reporting.report import Report
     from hashclient.scan.actions import Responder
     from hashclient.scan.engine import Progress
+    from hashclient.scan.sources.mounts import Mounts
 
 #: Outcomes are recorded in batches, at the latest when so many are waiting.
 BATCH = 512
@@ -290,3 +291,34 @@ class Run(Iterator[Handled]):
         """Return the exit code of what ended the run early; one that nobody names counts as ^C."""
         codes = (code for kind, code in self._stops.items() if isinstance(error, kind))
         return next(codes, ExitCode.INTERRUPTED)
+
+
+class Scan(Run):
+    """The outcomes of one scan: see `Run`. `progress` shows how far it has come."""
+
+    def __init__(
+        self,
+        outcomes: Generator[Outcome | Progress],
+        recorder: RunRecord,
+        progress: Progress,
+        mounts: Mounts,
+        *,
+        arguments: Sequence[str],
+        actions: Responder | None,
+        front: FrontEnd,
+    ) -> None:
+        super().__init__(
+            outcomes,
+            recorder,
+            progress.summary,
+            arguments=arguments,
+            actions=actions,
+            front=front,
+        )
+        self.progress = progress
+        self._mounts = mounts
+
+    @property
+    def is_mount_missing(self) -> bool:
+        """Whether a file system was missed that an earlier scan had seen; final in the end."""
+        return self._mounts.is_missing
