@@ -24,7 +24,8 @@ from hashclient.core.model import Outcome
 from hashclient.errors import StateError
 from hashclient.index.matcher import Judge, Place, Plan, verdict
 from hashclient.lists.wire import Uint8
-from hashclient.scan.cache import RECORD, Block, Inventory, Records, are_settled, records_of
+from hashclient.scan.cache import RECORD, Inventory, Records, are_settled, records_of
+from hashclient.scan.executors.interface import Result
 from hashclient.scan.reading import Deferred, Reader, RuledOut, SetAside, no_file, relied_size
 from hashclient.scan.sources.files import Group, Task, join, open_directory, reason_of
 from hashclient.system.filesystems import FULL, NONE, identity_at, identity_of
@@ -37,25 +38,6 @@ TASK_BYTES = 64 << 20
 _FILE_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 #: The place of an algorithm's tag in a record of the inventory.
 _SLOT = {algorithm: number for number, algorithm in enumerate(Algorithm)}
-
-
-class TaskResult(msgspec.Struct):
-    """What a task came to: counts of the usual, outcomes of the rest, and work handed back.
-
-    Each file is counted or told once: it was read, ruled out by its size, known unchanged from an
-    earlier run, or it is an outcome that is skipped or unread. `learned` are records for the
-    inventory, by file system; `seen` its blocks that are in use.
-    """
-
-    clean: int = 0
-    files_read: int = 0
-    bytes_read: int = 0
-    ruled_out_by_size: int = 0
-    known_unchanged: int = 0
-    outcomes: list[Outcome] = msgspec.field(default_factory=list)
-    deferred: Task = msgspec.field(default_factory=list)
-    learned: list[tuple[int, bytes]] = msgspec.field(default_factory=list)
-    seen: list[Block] = msgspec.field(default_factory=list)
 
 
 class _File(msgspec.Struct, gc=False):
@@ -112,12 +94,12 @@ class Checker:
         #: Without these two nothing is gained by looking at a file before it is opened.
         self._looks_first = inventory is not None or not judge.reads_everything
 
-    def check(self, task: Task, *, defer: bool = False) -> TaskResult:
+    def check(self, task: Task, *, defer: bool = False) -> Result:
         """Check every file of a task; each ends in an outcome, a count or `deferred`.
 
         A file that has the task to itself is checked whatever its size, unless `defer` is set.
         """
-        result = TaskResult()
+        result = Result()
         started_ns = time.time_ns()
         self._reader.begin_task()
         self._identities.clear()
@@ -136,7 +118,7 @@ class Checker:
         return result
 
     def _check_group(
-        self, group: Group, result: TaskResult, files: list[_File], *, whole: bool
+        self, group: Group, result: Result, files: list[_File], *, whole: bool
     ) -> None:
         """Work through the names of one directory."""
         try:
@@ -179,7 +161,7 @@ class Checker:
         finally:
             os.close(fd)
 
-    def _look(self, fd: int, group: Group, result: TaskResult, files: list[_File]) -> list[str]:
+    def _look(self, fd: int, group: Group, result: Result, files: list[_File]) -> list[str]:
         """Settle what needs no reading; return the names of the rest."""
         names: list[str] = []
         statuses: list[os.stat_result] = []
@@ -224,7 +206,7 @@ class Checker:
         names: list[str],
         statuses: list[os.stat_result],
         plans: list[Plan],
-        result: TaskResult,
+        result: Result,
         files: list[_File],
     ) -> list[str]:
         """Settle what the inventory knows unchanged; return the names of the rest."""
@@ -284,7 +266,7 @@ class Checker:
             records["mask"][rows] = mask_of(plan)
         return records
 
-    def _judge_files(self, files: list[_File], records: Records, result: TaskResult) -> None:
+    def _judge_files(self, files: list[_File], records: Records, result: Result) -> None:
         """Look all tags of a task up together, then judge the few files that hit."""
         places = self._places(records, records["mask"])
         shown = range(len(files)) if self._keep_clean else sorted(places)
@@ -302,7 +284,7 @@ class Checker:
                 result.outcomes.append(outcome)
 
     def _judge_hit(
-        self, file: _File, record: np.void, places: list[Place], result: TaskResult
+        self, file: _File, record: np.void, places: list[Place], result: Result
     ) -> Outcome:
         """Compute what the entries that were hit have besides, note it in `record`, and judge."""
         missing = self._judge.wanted(places) & ~int(record["mask"])
@@ -346,7 +328,7 @@ class Checker:
         file.digests += digests
         return digests
 
-    def _note(self, files: list[_File], tags: Records, started_ns: int, result: TaskResult) -> None:
+    def _note(self, files: list[_File], tags: Records, started_ns: int, result: Result) -> None:
         """Put records of what was read since `started_ns` into the result, for the inventory."""
         by_device: dict[int, list[int]] = {}
         for number, file in enumerate(files):
@@ -365,7 +347,7 @@ class Checker:
                 result.learned.append((file_system, settled.tobytes()))
 
     def _set_aside(
-        self, group: Group, name: str, error: OSError | SetAside, result: TaskResult
+        self, group: Group, name: str, error: OSError | SetAside, result: Result
     ) -> None:
         result.outcomes.append(_outcome(join(group.directory, name), error))
 
@@ -374,7 +356,7 @@ class Checker:
         group: Group,
         name: str,
         size: int,
-        result: TaskResult,
+        result: Result,
         digests: dict[Algorithm, bytes] | None = None,
     ) -> None:
         path = join(group.directory, name)

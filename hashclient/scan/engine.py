@@ -20,7 +20,16 @@ from hashclient.errors import StateError
 from hashclient.index.open_lists import OpenLists
 from hashclient.scan.cache import DATABASE_NAME as INVENTORY_NAME
 from hashclient.scan.cache import Block, DamagedInventoryError, Inventory, remove_inventory
-from hashclient.scan.checker import Checker, TaskResult
+from hashclient.scan.checker import Checker
+from hashclient.scan.executors.inline import Inline
+from hashclient.scan.executors.interface import (
+    Advance,
+    Executor,
+    MakeChecker,
+    OnBytes,
+    Result,
+    single_tasks,
+)
 from hashclient.scan.sources.files import Task, WalkOptions, walk
 from hashclient.scan.sources.mounts import Mounts
 from hashclient.system.files import is_there
@@ -32,10 +41,6 @@ LEARN_BLOCKS = 10_000
 TICK_S = 0.2
 #: And how many times as long as such a look takes, if it takes long: a twentieth of the time.
 TICK_SHARE = 20
-
-
-#: Makes a checker, in the process that uses it.
-MakeChecker = Callable[[Callable[[int], None] | None], Checker]
 
 
 class Progress(msgspec.Struct):
@@ -61,14 +66,16 @@ def scan(
     sparse: bool = False,
     memory: Memory | None = None,
     mounts: Mounts | None = None,
-) -> Generator[Outcome | None]:
-    """Check files and trees; yield outcomes as they are found, None when only time has passed.
+    executor: Executor | None = None,
+) -> Generator[Outcome | Progress]:
+    """Check files and trees; yield outcomes as they are found, `progress` when time has passed.
 
     Clean files are yielded with `keep_clean` and counted always. Large files that are nearly all
     hole are read with `sparse` only. With `memory`, files that are known unchanged are not read;
     with `mounts`, directories are missed on which no file system is mounted any more. The summary
     in `progress` is kept up to date and holds what was found so far when the iteration is ended
-    early.
+    early. What runs the checking is
+    `executor`, by default this process for a little and `jobs` others for more.
 
     Raises:
         StateError: worker processes keep dying.
@@ -78,7 +85,7 @@ def scan(
     memory = memory or Memory()
     judge = lists.judge()
 
-    def make_checker(on_bytes: Callable[[int], None] | None = None) -> Checker:
+    def make_checker(on_bytes: OnBytes | None = None) -> Checker:
         return Checker(
             judge,
             inventory=memory.open(),
@@ -89,9 +96,14 @@ def scan(
         )
 
     try:
-        for item in _results(walk(paths, options, mounts), make_checker, jobs, memory):
-            if isinstance(item, int):
-                progress.bytes_ahead += item
+        work = walk(paths, options, mounts)
+        if executor is None:
+            results = _results(work, make_checker, jobs, memory)
+        else:
+            results = executor.run(work, make_checker)
+        for item in results:
+            if isinstance(item, Advance):
+                progress.bytes_ahead += item.bytes_ahead
             elif isinstance(item, Outcome):
                 summary.add(item)
                 yield item
@@ -111,7 +123,7 @@ def scan(
             now = time.monotonic()
             summary.elapsed_s = now - started
             if now >= due:
-                yield None
+                yield progress
                 # What was found is written now; workers must not wait for a slow disk too often.
                 ended = time.monotonic()
                 due = ended + max(TICK_S, TICK_SHARE * (ended - now))
@@ -125,7 +137,8 @@ def scan(
 
 def _results(
     items: Iterator[Task | Outcome], make_checker: MakeChecker, jobs: int, memory: Memory
-) -> Iterator[TaskResult | Outcome | int]:
+) -> Iterator[Result | Outcome | Advance]:
+    """Run a single task in this process, and more than that, and large files, in others."""
     tasks: list[Task] = []
     for item in items:
         if isinstance(item, Outcome):
@@ -135,18 +148,17 @@ def _results(
         if len(tasks) == 2:
             break
     if len(tasks) == 1:
-        # Little work is done sooner than processes are started; large files are handed back.
-        result = make_checker(None).check(tasks.pop(), defer=True)
-        tasks += [[group] for group in result.deferred]
-        yield result
+        for result in Inline(hand_back=True).run(iter([tasks.pop()]), make_checker):
+            if isinstance(result, Result):
+                tasks += single_tasks(result.deferred)
+            yield result
     if tasks:
-        from hashclient.scan.executors.processes import (
-            Pool,  # brings multiprocessing, which little work never needs
-        )
+        # It brings multiprocessing, which little work never needs.
+        from hashclient.scan.executors.processes import Processes
 
         memory.close()
-        with Pool(jobs, make_checker) as pool:
-            yield from pool.run(itertools.chain(tasks, items), TICK_S)
+        work = itertools.chain(tasks, items)
+        yield from Processes(jobs, TICK_S).run(work, make_checker)
 
 
 class Memory:
@@ -194,7 +206,7 @@ class Memory:
         self._readers.append(reader)
         return reader
 
-    def learn(self, result: TaskResult) -> None:
+    def learn(self, result: Result) -> None:
         """Take note of what a task has learned."""
         self._learned += result.learned
         self._seen.update(result.seen)

@@ -8,10 +8,10 @@ entry agrees with is clean only if its digests could have told: `gaps` finds tho
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from queue import SimpleQueue
 from threading import Semaphore, Thread
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import msgspec
 import numpy as np
@@ -20,11 +20,13 @@ from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Hit, Outcome
 from hashclient.core.verdict import Summary
+from hashclient.errors import UsageError
 from hashclient.index.gaps import Gaps
 from hashclient.index.matcher import verdict
 from hashclient.index.open_lists import OpenLists
-from hashclient.lists.importers.digestfile import DigestBatch
+from hashclient.lists.importers.interface import DigestBatch
 from hashclient.lists.wire import NO_SIZE
+from hashclient.system.text import printable
 
 #: Batches that are read ahead of the one that is judged.
 AHEAD = 2
@@ -112,6 +114,57 @@ def _ahead(items: Iterator[_T]) -> Generator[_T]:
     finally:
         wanted = False
         room.release()
+
+
+def batches_of(
+    digests: Sequence[str],
+    files: Sequence[str],
+    stdin: BinaryIO | None,
+    on_failure: Callable[[UsageError], None],
+) -> Iterator[tuple[str, DigestBatch]]:
+    """Yield `digests`, in hexadecimal, and those in `files`, with the name of where they are from.
+
+    `-` among the files is `stdin`, if there is one.
+
+    Raises:
+        UsageError: one cannot be read to its end; after all others. `on_failure` is called with
+            the errors besides it.
+    """
+    errors: list[UsageError] = []
+    for name in ([None] if digests else []) + list(files):
+        try:
+            if name is None:
+                from hashclient.lists.importers.arguments import digests_of_arguments
+
+                yield "argument", digests_of_arguments(digests)
+            elif name == "-" and stdin is not None:
+                yield from _read(stdin, "stdin")
+            else:
+                yield from _content(name)
+        except UsageError as error:
+            errors.append(error)
+    for other in errors[1:]:
+        on_failure(other)
+    if errors:
+        raise errors[0]
+
+
+def _content(path: str) -> Iterator[tuple[str, DigestBatch]]:
+    name = printable(path)
+    try:
+        stream = open(path, "rb")  # noqa: SIM115, PTH123 - closed below; any bytes, as they came
+    except OSError as error:
+        raise UsageError(f"cannot read {name}: {error.strerror}", hint="check the path") from error
+    with stream:
+        yield from _read(stream, name)
+
+
+def _read(stream: BinaryIO, name: str) -> Iterator[tuple[str, DigestBatch]]:
+    # Brings all kinds of files; most lookups are of arguments.
+    from hashclient.lists.importers.registry import read_digests
+
+    for batch in read_digests(stream, name):
+        yield name, batch
 
 
 def _outcome(source: str, batch: DigestBatch, row: int, hits: tuple[Hit, ...]) -> Outcome:

@@ -21,8 +21,9 @@ from hashclient.index import matcher as judging
 from hashclient.index.open_lists import OpenLists, open_lists
 from hashclient.scan import cache, reading
 from hashclient.scan import checker as module
-from hashclient.scan.checker import DEFER_BYTES, TASK_BYTES, Checker, TaskResult
+from hashclient.scan.checker import DEFER_BYTES, TASK_BYTES, Checker
 from hashclient.scan.engine import Memory
+from hashclient.scan.executors.interface import Result
 from hashclient.scan.reading import ATTEMPTS, CHANGED, DIRECTORY, ENDLESS, SPARSE
 from hashclient.scan.sources.files import Group
 from tests.support import csv_of, digests_of, make_state, remember_at_once, write_tree
@@ -40,13 +41,11 @@ def checker(lists: OpenLists, **kwargs: Any) -> Checker:
     return Checker(lists.judge(), **kwargs)
 
 
-def check(
-    lists: OpenLists, tree: Path, *names: str, follow: bool = False, **kwargs: Any
-) -> TaskResult:
+def check(lists: OpenLists, tree: Path, *names: str, follow: bool = False, **kwargs: Any) -> Result:
     return checker(lists, **kwargs).check([Group(str(tree), list(names), follow)])
 
 
-def kinds(result: TaskResult) -> dict[str, tuple[Kind, str | None]]:
+def kinds(result: Result) -> dict[str, tuple[Kind, str | None]]:
     return {Path(o.path).name: (o.kind, o.reason) for o in result.outcomes}
 
 
@@ -422,7 +421,7 @@ def test_a_file_of_proc_that_takes_too_long_is_unread(tmp_path: Path) -> None:
 # What an answer rests on.
 
 
-def rests_on(result: TaskResult) -> tuple[int, int, int]:
+def rests_on(result: Result) -> tuple[int, int, int]:
     return result.files_read, result.ruled_out_by_size, result.known_unchanged
 
 

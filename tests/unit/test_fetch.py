@@ -23,7 +23,6 @@ from fixtures.client import Client, csv, digests_of
 from fixtures.crash import Recorder, watched
 from fixtures.simulator import Simulator, status
 from hashclient.audit.log import AuditLog
-from hashclient.cli.progress import Received
 from hashclient.config import OAuthConfig, ProviderConfig
 from hashclient.core.algorithms import Algorithm
 from hashclient.errors import (
@@ -35,6 +34,7 @@ from hashclient.errors import (
 )
 from hashclient.fetch import build
 from hashclient.fetch.fetcher import Fetched, Fetcher
+from hashclient.fetch.providers import Received
 from hashclient.index import writer
 from hashclient.index.blinding import load_sealer
 from hashclient.index.reader import open_index, verify_runs
