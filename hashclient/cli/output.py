@@ -37,6 +37,7 @@ _ENDLESS = frozenset({"matches"})
 #: The parameters that name what is read: of all commands, and of some.
 _INPUTS_OF_ALL = ("config_path", "seal_key_file")
 _INPUTS = ("paths", "sources")
+_SINGLE_INPUTS = ("files_from",)
 
 
 class OutputError(StateError):
@@ -92,6 +93,7 @@ class Output:
             self._path = path
         elif path != self._path:
             inputs = [str(word) for key in _INPUTS for word in found.params.get(key) or ()]
+            inputs += [word for key in _SINGLE_INPUTS if (word := found.params.get(key))]
             inputs += [word for key in _INPUTS_OF_ALL if (word := context.params.get(key))]
             self._empty(path, [*inputs, *found.args])
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
 
 from hashclient.cli.app import App, pass_app
 from hashclient.cli.run import load_lists, report_options, run_report
-from hashclient.errors import ExitCode
+from hashclient.errors import ExitCode, UsageError
 from hashclient.formats.interface import FORMATS
 from hashclient.system.text import printable
 
@@ -17,7 +18,21 @@ _path = click.Path(readable=False)
 
 
 @click.command("scan")
-@click.argument("paths", metavar="PATH…", nargs=-1, required=True, type=_path)
+@click.argument("paths", metavar="[PATH…]", nargs=-1, type=_path)
+@click.option(
+    "--files-from",
+    metavar="FILE|-",
+    # Kept as it was typed: a Path makes `-`, which is stdin, of `./-`, which is a file.
+    type=click.Path(allow_dash=True, readable=False),
+    help="Check the files whose names are in FILE, or come from stdin, one a line. A directory"
+    " among them is unread.",
+)
+@click.option(
+    "-0",
+    "--null",
+    is_flag=True,
+    help="The names of --files-from are separated by NUL, as `find -print0` writes them.",
+)
 @report_options(*FORMATS)
 @click.option(
     "--jobs",
@@ -71,6 +86,8 @@ _path = click.Path(readable=False)
 def command(
     app: App,
     paths: tuple[str, ...],
+    files_from: str | None,
+    null: bool,
     output_format: str,
     output: Path | None,
     show_all: bool,
@@ -99,6 +116,7 @@ def command(
       hashclient scan --policy-check /srv/files
       hashclient scan --quarantine /srv/files
       hashclient scan --format jsonl --output report.jsonl /srv/files
+      find /srv -newer stamp -type f -print0 | hashclient scan --files-from - -0
       hashclient scan --exclude '*.iso' --exclude '/srv/cache/*' /srv
 
     Exit codes: 0 nothing found, 10 match, 11 match and something needs attention, 3 something
@@ -107,9 +125,18 @@ def command(
     from hashclient.cli.progress import scan_progress
     from hashclient.core.verdict import Summary
     from hashclient.scan.engine import Memory, Progress, default_jobs, scan
-    from hashclient.scan.sources.files import WalkOptions
+    from hashclient.scan.sources.files import Trees, WalkOptions
+    from hashclient.scan.sources.interface import Source
     from hashclient.scan.sources.mounts import Mounts
+    from hashclient.scan.sources.several import Several
 
+    if not paths and files_from is None:
+        raise UsageError(
+            "nothing to check", hint="give a PATH, or a file of names with --files-from"
+        )
+    if null and files_from is None:
+        raise UsageError("--null is about the names of --files-from", hint="give both")
+    names_fd = None if files_from is None else _open(files_from)
     failed = None
     if fetch_first:
         from hashclient.cli.fetch import fetch_and_tell
@@ -133,16 +160,19 @@ def command(
     )
     if mounts.unknown is not None:
         summary.fail(mounts.unknown)
+    sources: list[Source] = [Trees(paths, options, mounts)]
+    if names_fd is not None:
+        from hashclient.scan.sources.names import Names
+
+        sources.append(Names(names_fd, str(files_from), null=null, exclude=exclude))
     outcomes = scan(
-        paths,
+        Several(sources),
         lists,
-        options,
         progress,
         jobs=jobs or default_jobs(),
         keep_clean=show_all,
         sparse=sparse,
         memory=memory,
-        mounts=mounts,
     )
     responder = None
     acts = not no_actions and (quarantine or bool(app.settings.config.policy))
@@ -172,8 +202,24 @@ def command(
             show_all=show_all,
             tick=tick,
             responder=responder,
-            arguments=list(paths),
+            arguments=[*paths, *([] if files_from is None else [f"--files-from {files_from}"])],
         )
     if mounts.is_missing:
         app.say("next: mount what is missing; `hashclient inventory forget PATH` if it is given up")
     return code
+
+
+def _open(name: str) -> int:
+    """Open a file of names; `-` is stdin.
+
+    Raises:
+        UsageError: it cannot be opened.
+    """
+    if name == "-":
+        return 0
+    try:
+        return os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise UsageError(
+            f"cannot read {printable(name)}: {error.strerror}", hint="check the path"
+        ) from error

@@ -27,7 +27,8 @@ from hashclient.lists.wire import Uint8
 from hashclient.scan.cache import RECORD, Inventory, Records, are_settled, records_of
 from hashclient.scan.executors.interface import Result
 from hashclient.scan.reading import Deferred, Reader, RuledOut, SetAside, no_file, relied_size
-from hashclient.scan.sources.files import Group, Task, join, open_directory, reason_of
+from hashclient.scan.sources.files import join, open_directory, reason_of
+from hashclient.scan.sources.interface import Group, Task
 from hashclient.system.filesystems import FULL, NONE, identity_at, identity_of
 
 #: In a task of several files, one of at least this size is handed back, to be a task of its own.

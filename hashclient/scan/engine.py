@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import msgspec
@@ -30,8 +30,7 @@ from hashclient.scan.executors.interface import (
     Result,
     single_tasks,
 )
-from hashclient.scan.sources.files import Task, WalkOptions, walk
-from hashclient.scan.sources.mounts import Mounts
+from hashclient.scan.sources.interface import Source, Task
 from hashclient.system.files import is_there
 
 #: Bytes of records, or blocks in use, that wait before they are written to the inventory.
@@ -56,26 +55,23 @@ def default_jobs() -> int:
 
 
 def scan(
-    paths: Sequence[str],
+    source: Source,
     lists: OpenLists,
-    options: WalkOptions,
     progress: Progress,
     *,
     jobs: int,
     keep_clean: bool = False,
     sparse: bool = False,
     memory: Memory | None = None,
-    mounts: Mounts | None = None,
     executor: Executor | None = None,
 ) -> Generator[Outcome | Progress]:
-    """Check files and trees; yield outcomes as they are found, `progress` when time has passed.
+    """Check what `source` lists; yield outcomes as they are found, `progress` when time has passed.
 
     Clean files are yielded with `keep_clean` and counted always. Large files that are nearly all
-    hole are read with `sparse` only. With `memory`, files that are known unchanged are not read;
-    with `mounts`, directories are missed on which no file system is mounted any more. The summary
-    in `progress` is kept up to date and holds what was found so far when the iteration is ended
-    early. What runs the checking is
-    `executor`, by default this process for a little and `jobs` others for more.
+    hole are read with `sparse` only. With `memory`, files that are known unchanged are not read.
+    The summary in `progress` is kept up to date and holds what was found so far when the iteration
+    is ended early. What runs the checking is `executor`, by default this process for a little and
+    `jobs` others for more.
 
     Raises:
         StateError: worker processes keep dying.
@@ -96,7 +92,7 @@ def scan(
         )
 
     try:
-        work = walk(paths, options, mounts)
+        work = source.batches()
         if executor is None:
             results = _results(work, make_checker, jobs, memory)
         else:
@@ -130,8 +126,7 @@ def scan(
     finally:
         memory.flush()
         memory.close()
-        if mounts is not None:
-            mounts.save()
+        source.close()
         summary.elapsed_s = time.monotonic() - started
 
 

@@ -25,7 +25,7 @@ from hashclient.scan.checker import DEFER_BYTES, TASK_BYTES, Checker
 from hashclient.scan.engine import Memory
 from hashclient.scan.executors.interface import Result
 from hashclient.scan.reading import ATTEMPTS, CHANGED, DIRECTORY, ENDLESS, SPARSE
-from hashclient.scan.sources.files import Group
+from hashclient.scan.sources.interface import Group
 from tests.support import csv_of, digests_of, make_state, remember_at_once, write_tree
 
 ALL = tuple(Algorithm)
