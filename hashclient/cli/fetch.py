@@ -15,7 +15,7 @@ from hashclient.errors import ExitCode, HashclientError, UsageError
 from hashclient.system.text import path_fields, printable
 
 if TYPE_CHECKING:
-    from hashclient.core.match import Remembered
+    from hashclient.core.match import Match
     from hashclient.fetch.fetcher import Fetched
 
 
@@ -218,13 +218,13 @@ def _show_affected(app: App, fetched: Fetched) -> None:
     if not fetched.affected:
         return
     app.out(f"withdrawn entries of list {fetched.list_name} had matched these paths:")
-    for match in fetched.affected:
-        app.out(f"  {printable(match.path)}  [{match.id}]  {match.entry}{_what_now(match)}")
-    if any(m.state is MatchState.WITHDRAWN and not m.in_place for m in fetched.affected):
+    for match, hit in fetched.affected:
+        app.out(f"  {printable(match.path)}  [{match.id}]  {hit.entry}{_what_now(match)}")
+    if any(m.state is MatchState.WITHDRAWN and not m.in_place for m, _ in fetched.affected):
         app.say("next: `hashclient quarantine restore --withdrawn` puts back what was taken away")
 
 
-def _what_now(match: Remembered) -> str:
+def _what_now(match: Match) -> str:
     from hashclient.core.match import SETTLED
 
     if match.state in SETTLED:
@@ -261,11 +261,11 @@ def _document(fetched: Fetched) -> dict[str, Any]:
             {
                 **path_fields(match.path),
                 "id": match.id,
-                "entry": match.entry,
+                "entry": hit.entry,
                 "in_place": match.in_place,
                 "state": str(match.state),
             }
-            for match in fetched.affected
+            for match, hit in fetched.affected
         ]
     if fetched.listed_again:
         document["listed_again"] = [

@@ -15,7 +15,7 @@ from hashclient.errors import ExitCode, UsageError
 from hashclient.system.text import printable
 
 if TYPE_CHECKING:
-    from hashclient.lists.importers.digestfile import DigestBatch
+    from hashclient.lists.importers.interface import DigestBatch
 
 
 @click.command("lookup")
@@ -51,8 +51,9 @@ def command(
     """Check digests that were computed elsewhere.
 
     A DIGEST is an MD5, SHA-1 or SHA-256 in hexadecimal. A file may hold bare digests, the output
-    of md5sum, sha1sum or sha256sum (GNU or BSD style), of hashdeep, or CSV with a header; in
-    UTF-8, with lines that end in LF, CRLF or CR. Whatever is not understood is refused.
+    of md5sum, sha1sum or sha256sum (GNU or BSD style), of hashdeep, CSV with a header, or ClamAV
+    signatures (.hdb, .hsb); in UTF-8, with lines that end in LF, CRLF or CR; or it is the NSRL
+    database (RDSv3). Whatever is not understood is refused.
     Outcomes and exit codes are those of `scan`; a row with several digests has to agree in all.
 
     A list can only be asked by digests that its entries have: `status` says which these are. An
@@ -119,13 +120,13 @@ def _batches(
 
 
 def _arguments(digests: tuple[str, ...]) -> Iterator[tuple[str, DigestBatch]]:
-    from hashclient.lists.importers.digestfile import digests_of_arguments
+    from hashclient.lists.importers.arguments import digests_of_arguments
 
     yield "argument", digests_of_arguments(digests)
 
 
 def _content(source: str) -> Iterator[tuple[str, DigestBatch]]:
-    from hashclient.lists.importers.digestfile import read_digests
+    from hashclient.lists.importers.registry import read_digests
 
     if source == "-":
         for batch in read_digests(sys.stdin.buffer, "stdin"):

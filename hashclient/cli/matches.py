@@ -57,7 +57,7 @@ def command(
     written = formatter(output_format, Context("matches", app.now()))
     with open_record(app) as record:
         # All before the first is written: while it is read, no scan can write to it.
-        found = [written.outcome(m.outcome()) for m in record.find([MatchState(s) for s in states])]
+        found = [written.outcome(m.handled()) for m in record.find([MatchState(s) for s in states])]
     with app.output.open(output, app.out) as write:
         for text in (written.begin(), *found, written.end(None)):
             if text is not None:
@@ -91,9 +91,8 @@ def show(app: App, match_id: str, output_format: str) -> ExitCode:
     app.out(f"  first seen  {match.first_seen:%Y-%m-%d %H:%M:%S} UTC")
     app.out(f"  last seen   {match.last_seen:%Y-%m-%d %H:%M:%S} UTC")
     for hit in match.hits:
-        entry = hit.hit
-        line = f"{entry.list_name} {entry.entry} ({entry.category}; generation {entry.generation})"
-        if hit.withdrawn_generation is not None:
+        line = f"{hit.list_name} {hit.entry} ({hit.category}; generation {hit.generation})"
+        if not hit.stands:
             line += f", withdrawn in generation {hit.withdrawn_generation}"
         app.out(f"  entry       {line}")
     app.out("story")
@@ -164,7 +163,7 @@ def _explain(detail: Mapping[str, Any]) -> str:
 
 
 def _document(match: Match, story: list[Step]) -> dict[str, Any]:
-    from hashclient.scan.recorder import hit_fields
+    from hashclient.core.model import LOGGED_FIELDS, hit_fields
 
     return {
         "id": match.id,
@@ -175,8 +174,7 @@ def _document(match: Match, story: list[Step]) -> dict[str, Any]:
         "first_seen": match.first_seen.isoformat(),
         "last_seen": match.last_seen.isoformat(),
         "entries": [
-            {**hit_fields(hit.hit), "withdrawn_generation": hit.withdrawn_generation}
-            for hit in match.hits
+            hit_fields(hit, (*LOGGED_FIELDS, "withdrawn_generation")) for hit in match.hits
         ],
         "story": [
             {"time": step.time.isoformat(), "event": step.event, **step.detail} for step in story

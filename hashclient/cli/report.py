@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -89,7 +88,6 @@ def prepare(
             matches,
             record,
             destination,
-            by=app.operator(),
             again=again,
             seal_evidence=seal_evidence,
         )
@@ -196,7 +194,7 @@ def acknowledge(app: App, report_id: str, reference: str, output_format: str) ->
       hashclient report acknowledge r-3kdz7wnq2m --reference 'case 4711/26'
     """
     with open_record(app) as record:
-        report = _outbox(app).acknowledge(report_id, reference, record, by=app.operator())
+        report = _outbox(app).acknowledge(report_id, reference, record)
     if output_format == "json":
         app.out(json.dumps(report_document(report)))
     else:
@@ -303,19 +301,17 @@ def verify(
 def _outbox(app: App) -> Outbox:
     from hashclient.reporting.outbox import Outbox
 
-    return Outbox(app.settings, app.audit_log(), now=app.now)
+    return Outbox(app.session)
 
 
 @contextlib.contextmanager
 def _sender(app: App, identity_paths: tuple[Path, ...]) -> Iterator[Sender]:
     from hashclient.cli.progress import bytes_progress
-    from hashclient.index.blinding import load_sealer
     from hashclient.quarantine.age import load_identities
     from hashclient.reporting.destinations.cybertipline.api import Service
     from hashclient.reporting.submit import Sender
 
     identities = [key for path in identity_paths for key in load_identities(path)]
-    settings = app.settings
     with open_record(app) as record, bytes_progress(app, "sent") as on_bytes:
 
         def connect(destination: ServiceDestination) -> Service:
@@ -324,8 +320,6 @@ def _sender(app: App, identity_paths: tuple[Path, ...]) -> Iterator[Sender]:
         yield Sender(
             _outbox(app),
             record,
-            by=app.operator(),
-            load_sealer=lambda: load_sealer(settings.state_dir, settings.seal_key_file, os.environ),
             identities=identities,
             connect=connect,
         )
@@ -343,8 +337,7 @@ def _prepare_wanted(app: App) -> list[HashclientError]:
     """Prepare what scans want reported and were killed before; return what kept it from that."""
     from hashclient.scan.actions import prepare_wanted
 
-    made = prepare_wanted(app.settings, app.audit_log(), by=app.operator(), now=app.now)
-    return [error for error in made if isinstance(error, HashclientError)]
+    return [error for error in prepare_wanted(app.session) if isinstance(error, HashclientError)]
 
 
 def _due(sender: Sender) -> Iterator[Sent | HashclientError]:

@@ -20,7 +20,7 @@ from hashclient.cli.app import App, Terminated, existing_path, format_option
 from hashclient.cli.output import OutputError
 from hashclient.cli.signals import Signals
 from hashclient.core.kinds import Kind, MatchState
-from hashclient.core.model import Outcome
+from hashclient.core.model import Handled, Outcome, Recorded
 from hashclient.errors import ExitCode, HashclientError, out_of_memory
 from hashclient.system.process import exit_code_at_bad_pages
 
@@ -225,7 +225,7 @@ class _Telling:
         self._responder = responder
         self._signals = signals
         self._show_all = show_all
-        self._ready: collections.deque[Outcome] = collections.deque()
+        self._ready: collections.deque[Recorded] = collections.deque()
         self._found: collections.Counter[Kind] = collections.Counter()
         self._begun = False
         #: Writes one line; set once the output is open.
@@ -256,12 +256,15 @@ class _Telling:
             if self._responder is not None:
                 self._responder.want_reports(self._ready)
             while self._ready and self._responder is None:
-                self._tell(self._ready.popleft())
+                recorded = self._ready.popleft()
+                self._tell(Handled(recorded.outcome, recorded.record))
         while self._ready and self._responder is not None:
             ended = self._summary.stopped is not None
-            self._ready[0] = self._responder.respond(self._ready[0], ended=ended)
+            handled = self._responder.respond(self._ready[0], ended=ended)
+            self._ready[0] = Recorded(self._ready[0].outcome, handled.record)
             with self._signals.held():
-                self._tell(self._ready.popleft())
+                self._ready.popleft()
+                self._tell(handled)
 
     def settle(self) -> None:
         """Count as matches and conflicts what was told as such, and no more.
@@ -287,7 +290,7 @@ class _Telling:
     def _keep(self) -> None:
         with self._signals.barred():
             kept = self._record.keep(self._waiting)
-            self._found.update(outcome.kind for outcome in kept)
+            self._found.update(recorded.outcome.kind for recorded in kept)
             self._ready.extend(kept)
             self._waiting.clear()
 
@@ -299,12 +302,12 @@ class _Telling:
         if text is not None:
             self.write(text)
 
-    def _tell(self, outcome: Outcome) -> None:
-        recorded = outcome.recorded
-        if recorded is not None and recorded.state is MatchState.FOUND and not outcome.acted:
+    def _tell(self, handled: Handled) -> None:
+        record = handled.record
+        if record is not None and record.state is MatchState.FOUND and not handled.acted:
             self.is_open = True
-        if self._show_all or outcome.kind is not Kind.CLEAN:
-            self.put(self._written.outcome(outcome))
+        if self._show_all or handled.outcome.kind is not Kind.CLEAN:
+            self.put(self._written.outcome(handled))
 
 
 def _finish(app: App, responder: Responder, summary: Summary) -> None:

@@ -180,12 +180,8 @@ def command(
         from hashclient.scan.actions import Responder
 
         responder = Responder(
-            app.settings,
-            app.audit_log(),
-            lists.sealer,
+            app.session,
             lists.states,
-            by=app.operator(),
-            now=app.now,
             quarantine_all=quarantine,
             only_tell=policy_check,
         )

@@ -24,7 +24,8 @@ import numpy as np
 
 from hashclient.audit.log import AuditLog, Event
 from hashclient.config import Settings
-from hashclient.core.match import Match, Remembered
+from hashclient.core.match import Match
+from hashclient.core.model import Hit
 from hashclient.errors import (
     ConfigError,
     HashclientError,
@@ -71,7 +72,7 @@ class Fetched(msgspec.Struct, frozen=True):
 
     `before` is the generation that was here, None for a first fetch. `added` and `withdrawn`
     count entries, and are None when the list had to be built anew over an older generation.
-    `affected` are paths that matched entries which are withdrawn now, and `listed_again` what was
+    `affected` are matches with a hit of an entry that is withdrawn now, and `listed_again` what was
     taken away for an entry that was withdrawn and is back; `problem` says why these could not be
     found out. `error` says why the list was left as it was.
     """
@@ -84,7 +85,7 @@ class Fetched(msgspec.Struct, frozen=True):
     withdrawn: int | None = None
     entries: int | None = None
     expires: datetime | None = None
-    affected: tuple[Remembered, ...] = ()
+    affected: tuple[tuple[Match, Hit], ...] = ()
     listed_again: tuple[Match, ...] = ()
     problem: StateError | None = None
     error: HashclientError | None = None

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import MatchState
-from hashclient.core.match import Match, MatchHit, Remembered
+from hashclient.core.match import Match
 from hashclient.core.model import Hit
 from hashclient.errors import StateError, UsageError
 from hashclient.system.sqlite import open_database
@@ -197,29 +197,17 @@ class MatchStore:
             ) from error
 
 
-def _hit(row: tuple[str, str, str, int, int, int | None, str | None]) -> MatchHit:
+def _hit(row: tuple[str, str, str, int, int, int | None, str | None]) -> Hit:
     list_name, entry, category, mask, generation, withdrawn, at = row
-    algorithms = Algorithm.in_mask(mask)
-    hit = Hit(list_name, entry, category, generation, algorithms, complete=True)
-    return MatchHit(hit, withdrawn, None if at is None else datetime.fromisoformat(at))
-
-
-def remembered(
-    row: tuple[str, bytes, str, int, str, str, str, str, int | None, str | None],
-) -> Remembered:
-    """Return a row of an affected match as a value."""
-    match_id, path, state, in_place, list_name, entry, first, last, generation, at = row
-    return Remembered(
-        match_id,
-        os.fsdecode(path),
-        MatchState(state),
-        bool(in_place),
+    return Hit(
         list_name,
         entry,
-        datetime.fromisoformat(first),
-        datetime.fromisoformat(last),
+        category,
         generation,
-        None if at is None else datetime.fromisoformat(at),
+        Algorithm.in_mask(mask),
+        complete=True,
+        withdrawn_generation=withdrawn,
+        withdrawn_at=None if at is None else datetime.fromisoformat(at),
     )
 
 

@@ -24,7 +24,7 @@ from tuf.api.metadata import TOP_LEVEL_ROLE_NAMES, TargetFile
 
 from hashclient.core.model import is_name
 from hashclient.errors import LockedError, StateError, UsageError, VerificationError
-from hashclient.lists.importers.digestfile import read_digests
+from hashclient.lists.importers.registry import read_digests
 from hashclient.lists.wire import (
     FORMAT,
     MAX_LIST_ENTRIES,

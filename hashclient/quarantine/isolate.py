@@ -127,9 +127,14 @@ def _not_sealed(why: str) -> Taken:
 
 def _check(act: _Act, item: Item | None) -> list[Any]:
     """Refuse what is not to be taken (step 1), and return the recipients."""
-    match, config = act.match, act.room.settings.config.quarantine
-    if act.room.sealer is None:
-        raise StateError("without the seal key it cannot be proven which file matched")
+    match = act.match
+    try:
+        act.room.sealer  # noqa: B018 - read now: it may be missing
+    except StateError as error:
+        raise StateError(
+            f"without the seal key it cannot be proven which file matched: {error.message}",
+            hint=error.hint,
+        ) from error
     if match.ended is MatchState.WITHDRAWN:
         raise UsageError(
             f"match {match.id} is withdrawn: the provider does not stand by its entry any more",
@@ -146,7 +151,7 @@ def _check(act: _Act, item: Item | None) -> list[Any]:
             f"match {match.id} was sealed with another key, so the file cannot be proven",
             hint="scan the file again",
         )
-    return age.parse_recipients(config.recipients if item is None else item.recipients)
+    return age.parse_recipients(act.room.config.recipients if item is None else item.recipients)
 
 
 def _seal(
@@ -173,7 +178,7 @@ def _seal(
             or not room.proves(sealed.digests, match.tags)
         ):
             return _not_sealed(_CHANGED)
-        config = room.settings.config.quarantine
+        config = room.config
         where = path_fields(match.path)
         item = Item(
             id=match.id,
@@ -186,7 +191,7 @@ def _seal(
             evidence_bytes=sealed.evidence_bytes,
             recipients=config.recipients,
             taken=act.mark,
-            hits=tuple(ItemHit.of(hit.hit) for hit in match.hits),
+            hits=tuple(ItemHit.of(hit) for hit in match.hits),
             tags={a.label: tag.hex() for a, tag in match.tags.items()},
             key_id=match.key_id,
             tombstone=tombstone_text(config.tombstone, match.id, act.mark.time),

@@ -21,7 +21,7 @@ import msgspec
 
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.match import ID_LENGTH
-from hashclient.core.model import Hit
+from hashclient.core.model import Hit, hit_fields
 from hashclient.errors import StateError, UsageError
 from hashclient.system import files
 from hashclient.system.text import excerpt, printable
@@ -72,7 +72,7 @@ class Restoration(Mark, frozen=True, forbid_unknown_fields=True):
 
 
 class ItemHit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An entry that the file matched."""
+    """An entry that the file matched: a `Hit` as `item.json` has it, and back."""
 
     list: str
     entry: str
@@ -83,8 +83,7 @@ class ItemHit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @classmethod
     def of(cls, hit: Hit) -> ItemHit:
         """Return the form of `hit` that is kept."""
-        labels = tuple(a.label for a in hit.algorithms)
-        return cls(hit.list_name, hit.entry, hit.category, hit.generation, labels)
+        return msgspec.convert(hit_fields(hit), cls)
 
     def value(self) -> Hit:
         """Return the hit that was kept."""

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 import msgspec
 
 from hashclient.core.kinds import MatchState
-from hashclient.core.match import RECORDED_AGAIN, Match, MatchHit, standing_steps
+from hashclient.core.match import RECORDED_AGAIN, Match, standing_steps
 from hashclient.errors import UsageError
 from hashclient.matches.store import Matches
 from hashclient.quarantine.item import Item, Mark, Stage, item_ids
@@ -92,7 +92,7 @@ def _match_of(item: Item) -> Match:
         tags=item.tags_by_algorithm(),
         first_seen=item.taken.time,
         last_seen=item.taken.time,
-        hits=tuple(MatchHit(hit.value()) for hit in item.hits),
+        hits=tuple(hit.value() for hit in item.hits),
     )
 
 
@@ -138,7 +138,7 @@ def due(room: Room, item: Item, matches: Matches) -> Due:
     times = [step.time for step in story if step.event == MatchState.ACKNOWLEDGED]
     if match.state is not MatchState.ACKNOWLEDGED or not times:
         return Due(is_due=False, at=None, why="kept until a report of it is acknowledged")
-    days = room.settings.config.quarantine.retention_days
+    days = room.config.retention_days
     if days is None:
         why = "no retention_days in [quarantine] of the configuration"
         return Due(is_due=False, at=None, why=why)

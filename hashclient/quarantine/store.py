@@ -7,19 +7,18 @@ name, which the next act removes; a folder under an id is complete.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from hashclient.audit.log import AuditLog, Event
-from hashclient.config import Settings
+from hashclient.audit.log import Event
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import MatchState
 from hashclient.core.match import Match
-from hashclient.errors import UsageError
+from hashclient.errors import StateError, UsageError
 from hashclient.index.blinding import Sealer
 from hashclient.matches.store import Matches
 from hashclient.quarantine.item import (
@@ -33,6 +32,7 @@ from hashclient.quarantine.item import (
     load_item,
 )
 from hashclient.quarantine.safe_rename import exchange
+from hashclient.session import Session
 from hashclient.system import files
 from hashclient.system.text import log_path_fields
 
@@ -46,20 +46,29 @@ class Room:
 
     def __init__(
         self,
-        settings: Settings,
-        audit: AuditLog,
-        sealer: Sealer | None,
-        now: Callable[[], datetime],
+        session: Session,
         on_bytes: Callable[[int], None],
     ) -> None:
-        """Nothing is made before the first act."""
-        self.settings = settings
-        self.directory = settings.quarantine_dir
-        self.audit = audit
-        self.sealer = sealer
-        self.now = now
+        """Nothing is made or read before the first act."""
+        self.session = session
+        self.config = session.settings.config.quarantine
+        self.directory = session.settings.quarantine_dir
+        self.now = session.now
         self.on_bytes = on_bytes
         self._swept = False
+
+    @functools.cached_property
+    def sealer(self) -> Sealer:
+        """What compares digests with tags; only some acts need it.
+
+        Raises:
+            StateError, ConfigError: the key is missing or malformed.
+        """
+        return self.session.sealer()
+
+    def mark(self, reason: str) -> Mark:
+        """Return who acts, and when, for this `reason`."""
+        return Mark.of(self.session.operator, reason, self.now())
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -216,16 +225,21 @@ class Room:
             "by": mark.by,
             "reason": mark.reason,
         }
-        self.audit.append([Event(event, fields | data)], durable=True)
+        self.session.audit.append([Event(event, fields | data)], durable=True)
 
     def proves(self, digests: Mapping[Algorithm, bytes], tags: Mapping[Algorithm, bytes]) -> bool:
         """Tell whether digests, sealed, are the tags of what matched: all, and at least one."""
-        assert self.sealer is not None, "callers have compared the ids of the keys"
         return self.sealer.proves(digests, tags)
 
     def can_prove(self, key_id: str) -> bool:
-        """Tell whether tags that were sealed under the key `key_id` can be compared with."""
-        return self.sealer is not None and self.sealer.key_id == key_id
+        """Tell whether tags that were sealed under the key `key_id` can be compared with.
+
+        Raises:
+            ConfigError: the key that the configuration names is missing or malformed.
+        """
+        with contextlib.suppress(StateError):
+            return self.sealer.key_id == key_id
+        return False
 
 
 def remove_folder(folder: Path) -> None:

@@ -17,7 +17,8 @@ import msgspec
 
 from hashclient import __version__
 from hashclient.config import ReportConfig
-from hashclient.core.match import Match, MatchHit, Step
+from hashclient.core.match import Match, Step
+from hashclient.core.model import ENTRY_FIELDS, Hit, hit_fields
 from hashclient.errors import VerificationError
 from hashclient.system.memory import memory_cap
 from hashclient.system.strictjson import parse_json
@@ -163,24 +164,9 @@ def _reported(
     )
 
 
-def _entry(matched: MatchHit, provider_of: Callable[[str], str | None]) -> Entry:
-    hit = matched.hit
-    return Entry(
-        hit.list_name,
-        hit.entry,
-        hit.category,
-        hit.generation,
-        tuple(_LABELS[algorithm.label] for algorithm in hit.algorithms),
-        provider_of(hit.list_name),
-        matched.withdrawn_generation,
-    )
-
-
-_LABELS: Mapping[str, Literal["md5", "sha1", "sha256"]] = {
-    "md5": "md5",
-    "sha1": "sha1",
-    "sha256": "sha256",
-}
+def _entry(hit: Hit, provider_of: Callable[[str], str | None]) -> Entry:
+    fields = hit_fields(hit, (*ENTRY_FIELDS, "withdrawn_generation"))
+    return msgspec.convert({**fields, "provider": provider_of(hit.list_name)}, Entry)
 
 
 def encode_document(document: Document) -> bytes:

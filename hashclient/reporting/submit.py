@@ -24,7 +24,6 @@ from hashclient.errors import (
     StateError,
     UsageError,
 )
-from hashclient.index.blinding import Sealer
 from hashclient.matches.store import Matches
 from hashclient.reporting.destination import Destination, find_destination, kind_of
 from hashclient.reporting.destinations.cybertipline.api import Service
@@ -52,21 +51,17 @@ class Sender:
         outbox: Outbox,
         record: Matches,
         *,
-        by: str,
-        load_sealer: Callable[[], Sealer],
         identities: Sequence[Any] = (),
         connect: Callable[[ServiceDestination], Service] = Service,
         read_schema: Callable[[bytes], AbstractContextManager[Validator]] = ConfinedSchema,
     ) -> None:
         """`record` is the open record of matches; `identities` open what is in quarantine.
 
-        `load_sealer` is called if a plain file has to be proven, `read_schema` for the schema that
-        a service serves.
+        `read_schema` is called with the schema that a service serves.
         """
         self._outbox = outbox
         self._record = record
-        self._by = by
-        self._load_sealer = load_sealer
+        self._session = outbox.session
         self._identities = identities
         self._connect = connect
         self._read_schema = read_schema
@@ -137,7 +132,7 @@ class Sender:
             report = self._take_up(report_id)
             handed_over = report.state in (State.SUBMITTED, State.ACKNOWLEDGED)
             if report.state is State.RETRACTED:
-                destination = self._outbox.settings.config.report.to.get(report.destination)
+                destination = self._session.settings.config.report.to.get(report.destination)
                 if isinstance(destination, PackageDestination):
                     hand_over = self._hand_over(destination)
                     if hand_over.lacks_note(report):
@@ -149,8 +144,8 @@ class Sender:
                     hint="what is finished cannot be changed; contact the recipient",
                 )
             if handed_over:  # 1
-                self._outbox.reopen(report, self._record, by=self._by, reason=reason)
-            report = self._outbox.decide_retraction(report, by=self._by, reason=reason)  # 2
+                self._outbox.reopen(report, self._record, reason=reason)
+            report = self._outbox.decide_retraction(report, reason=reason)  # 2
             return self._send(report)  # 3
 
     def _take_up(self, report_id: str) -> Report:
@@ -166,13 +161,15 @@ class Sender:
             ExitCode.INCOMPLETE,
             ExitCode.UNAUTHORISED,
         )
-        return report.is_due(self._outbox.now()) or (waits and bool(self._identities))
+        return report.is_due(self._session.now()) or (waits and bool(self._identities))
 
     def _forget(self, report: Report) -> Report:
         remote = report.remote
         past = remote.past if remote.report_id is None else (*remote.past, remote.report_id)
         changed = report.replace(remote=Remote(past=past, requests=remote.requests))
-        return self._outbox.save(changed.noted(self._outbox.now(), "begun-anew", by=self._by))
+        return self._outbox.save(
+            changed.noted(self._session.now(), "begun-anew", by=self._session.operator)
+        )
 
     def _send(self, report: Report) -> Sent:
         """Make one attempt, and note what became of it."""
@@ -205,9 +202,7 @@ class Sender:
         return self._file(report, destination)
 
     def _hand_over(self, destination: PackageDestination) -> HandOver:
-        return HandOver(
-            self._outbox, self._record, destination, by=self._by, load_sealer=self._load_sealer
-        )
+        return HandOver(self._outbox, self._record, destination)
 
     def _destination(self, report: Report) -> Destination:
         """Return where a report goes.
@@ -215,7 +210,7 @@ class Sender:
         Raises:
             UsageError, ConfigError: it is not configured any more, or is something else now.
         """
-        config = self._outbox.settings.config.report
+        config = self._session.settings.config.report
         _, destination = find_destination(config, report.destination)
         if kind_of(destination) != report.kind:
             raise ConfigError(
@@ -243,9 +238,9 @@ class Sender:
         plan, waiting = make_plan(
             document,
             destination,
-            self._outbox.settings.quarantine_dir,
+            self._session.settings.quarantine_dir,
             self._record,
-            self._load_sealer,
+            self._session.sealer,
             self._identities,
         )
         if waiting:
@@ -284,12 +279,14 @@ class Sender:
             report = self._retract_there(report, destination)
         message = f"{'1 file is' if count == 1 else f'{count} files are'} sealed in quarantine"
         hint = f"`hashclient report submit {report.id} --identity FILE` with the officer's key"
-        problem = Problem(self._outbox.now(), message, hint, int(ExitCode.INCOMPLETE))
+        problem = Problem(self._session.now(), message, hint, int(ExitCode.INCOMPLETE))
         report = self._outbox.save(report.failed(problem, person=True))
         return Sent(report, f"waits: {message}", notes=(hint,))
 
     def _filing(self, service: Service, report: Report) -> Filing:
-        return Filing(service, report, self._outbox.save, self._outbox.now, by=self._by)
+        return Filing(
+            service, report, self._outbox.save, self._session.now, by=self._session.operator
+        )
 
     def _retract_there(self, report: Report, destination: ServiceDestination) -> Report:
         """Retract what a service has open of a report, which is not taken back by that."""
@@ -299,7 +296,7 @@ class Sender:
     def _take_back(self, report: Report) -> Sent:
         # What nobody knows of needs no destination, but what a kill has left there is removed.
         untouched = report.is_untouched
-        known = self._outbox.settings.config.report.to.get(report.destination)
+        known = self._session.settings.config.report.to.get(report.destination)
         destination = known if untouched else self._destination(report)
         if isinstance(destination, PackageDestination):
             return self._hand_over(destination).take_back(report)
@@ -327,7 +324,7 @@ class Sender:
     ) -> Report:
         """Note an attempt that failed, upon what it has left in the journal."""
         report = self._outbox.get(report_id)
-        problem = Problem(self._outbox.now(), error.message, error.hint, int(error.exit_code))
+        problem = Problem(self._session.now(), error.message, error.hint, int(error.exit_code))
         person = isinstance(error, UsageError | AuthorisationError)
         changed = report.failed(problem, person=person, retry_after_s=retry_after_s)
         with contextlib.suppress(StateError):  # the error that is told is the first one
@@ -338,5 +335,5 @@ class Sender:
         return changed
 
     def _log(self, event: str, report: Report, **more: Any) -> None:
-        data = {"report": report.id, "to": report.destination, "by": self._by, **more}
-        self._outbox.audit.append([Event(event, data)], durable=True)
+        data = {"report": report.id, "to": report.destination, "by": self._session.operator, **more}
+        self._session.audit.append([Event(event, data)], durable=True)

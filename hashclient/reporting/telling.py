@@ -7,10 +7,9 @@ by the next command. The log may then say the same twice, the story of a match d
 from __future__ import annotations
 
 import contextlib
-from datetime import datetime
 from typing import Any
 
-from hashclient.audit.log import AuditLog, Event
+from hashclient.audit.log import Event
 from hashclient.core.kinds import MatchState
 from hashclient.core.match import (
     REPORT_PREPARED,
@@ -22,6 +21,7 @@ from hashclient.errors import UsageError
 from hashclient.matches.store import Matches
 from hashclient.reporting.custody import RETRACTED
 from hashclient.reporting.report import Report, State
+from hashclient.session import Session
 
 #: The event of the audit log when a report that was handed over counts no more.
 REOPENED = "matches-reopened"
@@ -52,18 +52,19 @@ def untold(report: Report) -> list[State]:
     return states
 
 
-def tell(report: Report, state: State, audit: AuditLog, record: Matches, now: datetime) -> None:
+def tell(session: Session, report: Report, state: State, record: Matches) -> None:
     """Tell of one state: first the log, durably, then the story of each match.
 
     Raises:
         AuditError, StateError: it cannot be told.
     """
     event, step = _TOLD[state]
+    now = session.now()
     detail = _detail(report, state)
     logged = {**detail, "matches": list(report.matches)}
     if state in (State.SUBMITTED, State.ACKNOWLEDGED) and report.remote.requests:
         logged["requests"] = [request.id for request in report.remote.requests]
-    audit.append([Event(event, logged)], durable=True)
+    session.audit.append([Event(event, logged)], durable=True)
     with record.batch():
         for match_id in report.matches:
             # A record of matches that was begun anew does not know of old ones.
@@ -83,9 +84,7 @@ def tell(report: Report, state: State, audit: AuditLog, record: Matches, now: da
                     record.note(match_id, step, now, detail)
 
 
-def reopen(
-    report: Report, audit: AuditLog, record: Matches, now: datetime, *, by: str, reason: str
-) -> None:
+def reopen(session: Session, report: Report, record: Matches, *, reason: str) -> None:
     """Let a report that was handed over count no more, before anything is done to take it back.
 
     The matches are open again then, and what is in quarantine of them is not due for destruction.
@@ -101,8 +100,14 @@ def reopen(
                 matches.append(match_id)
     if not matches:
         return
-    detail = {"report": report.id, "to": report.destination, "by": by, "reason": reason}
-    audit.append([Event(REOPENED, {**detail, "matches": matches})], durable=True)
+    detail = {
+        "report": report.id,
+        "to": report.destination,
+        "by": session.operator,
+        "reason": reason,
+    }
+    now = session.now()
+    session.audit.append([Event(REOPENED, {**detail, "matches": matches})], durable=True)
     with record.batch():
         for match_id in matches:
             record.take_back(match_id, REPORT_RETRACTING, now, detail)

@@ -23,7 +23,7 @@ from hashclient.core.verdict import Summary
 from hashclient.index.gaps import Gaps
 from hashclient.index.matcher import verdict
 from hashclient.index.open_lists import OpenLists
-from hashclient.lists.importers.digestfile import DigestBatch
+from hashclient.lists.importers.interface import DigestBatch
 from hashclient.lists.wire import NO_SIZE
 
 #: Batches that are read ahead of the one that is judged.

@@ -17,7 +17,7 @@ from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.core.verdict import Summary
 from hashclient.index.open_lists import OpenLists, open_lists
-from hashclient.lists.importers.digestfile import read_digests
+from hashclient.lists.importers.registry import read_digests
 from hashclient.scan.engine import Progress, scan
 from hashclient.scan.lookup import lookup
 from hashclient.scan.sources.files import Trees, WalkOptions

@@ -31,10 +31,10 @@ USES: Mapping[str, str] = {
     "provider": "lists",
     "index": "config lists",
     "session": "audit config index",
-    "quarantine": "audit config index matches",
-    "reporting": "__init__ audit config index matches net quarantine",
+    "quarantine": "audit index matches session",
+    "reporting": "__init__ audit config index matches net quarantine session",
     "fetch": "audit config index lists matches net trust",
-    "scan": "audit config formats index lists matches quarantine reporting",
+    "scan": "audit config formats index lists matches quarantine reporting session",
     "status": "__init__ audit config fetch index matches quarantine reporting",
     "cli": "__init__ audit config fetch formats index lists matches net provider quarantine"
     " reporting scan session status",

@@ -32,6 +32,7 @@ from hashclient.quarantine import age, attributes, sealing, store, streams
 from hashclient.quarantine.safe_rename import NEW_NAME, PRIVATE_NAME, open_place
 from hashclient.quarantine.tombstone import has_tombstone, remove_tombstone
 from hashclient.quarantine.vault import Quarantine, Stage
+from hashclient.session import Session
 from hashclient.system.files import writer_lock
 
 
@@ -175,11 +176,9 @@ def test_a_file_of_another_size_is_not_even_read(ward: Ward, file: Path) -> None
     with file.open("ab") as stream:
         stream.write(b"more")
     seen: list[int] = []
-    quarantine = Quarantine(
-        ward.settings, ward.audit, ward.sealer, now=lambda: ward.now, on_bytes=seen.append
-    )
+    quarantine = ward.open(on_bytes=seen.append)
     with ward.record() as record:
-        taken = quarantine.take(match, record, by="alice", reason="test")
+        taken = quarantine.take(match, record, reason="test")
     assert "changed" in taken.detail and seen == []
 
 
@@ -199,11 +198,9 @@ def test_a_growing_file_ends(ward: Ward, file: Path) -> None:
         with file.open("ab") as stream:
             stream.write(b"x" * 70_000)
 
-    quarantine = Quarantine(
-        ward.settings, ward.audit, ward.sealer, now=lambda: ward.now, on_bytes=grow
-    )
+    quarantine = ward.open(on_bytes=grow)
     with ward.record() as record:
-        taken = quarantine.take(match, record, by="alice", reason="test")
+        taken = quarantine.take(match, record, reason="test")
     assert "changed" in taken.detail
     assert file.stat().st_size < 100 * len(CONTENT)
 
@@ -214,11 +211,9 @@ def test_a_file_that_is_touched_while_it_is_read_is_not_sealed(
 ) -> None:
     match = ward.match(file)
     file.chmod(0o640)
-    quarantine = Quarantine(
-        ward.settings, ward.audit, ward.sealer, now=lambda: ward.now, on_bytes=lambda _: touch(file)
-    )
+    quarantine = ward.open(on_bytes=lambda _: touch(file))
     with ward.record() as record:
-        taken = quarantine.take(match, record, by="alice", reason="test")
+        taken = quarantine.take(match, record, reason="test")
     assert not taken.sealed and "changed" in taken.detail
     assert file.exists() and ward.names() == set()
 
@@ -333,10 +328,10 @@ def test_a_file_that_cannot_be_proven_is_refused(ward: Ward, file: Path) -> None
     ward.sealer = Sealer(bytes(32))
     with pytest.raises(StateError, match="sealed with another key"):
         ward.take(match)
+    (ward.state / "seal.key").unlink()
+    without = Session(ward.settings, now=lambda: ward.now, environ={})
     with ward.record() as record, pytest.raises(StateError, match="without the seal key"):
-        Quarantine(ward.settings, ward.audit, None, now=lambda: ward.now).take(
-            match, record, by="alice", reason="test"
-        )
+        Quarantine(without).take(match, record, reason="test")
     assert file.exists() and ward.names() == set()
 
 

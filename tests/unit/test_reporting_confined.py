@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.desk import WHO, Desk
+from fixtures.desk import Desk
 from fixtures.reporting_service import SCHEMA, ReportingService
 from hashclient.errors import ConfigError, VerificationError
 from hashclient.reporting.destinations.cybertipline.sandbox import ConfinedSchema
@@ -81,9 +81,7 @@ def test_a_hostile_schema_keeps_no_other_report_back(tmp_path: Path) -> None:
         first = desk.prepare(desk.find("a", b"x"), to="hotline")
         second = desk.prepare(desk.find("b", b"y"))
         with desk.record() as record:
-            sender = Sender(
-                desk.outbox, record, by=WHO, load_sealer=desk.sealer, read_schema=impatient
-            )
+            sender = Sender(desk.outbox, record, read_schema=impatient)
             sent = {s.report.id: s for s in sender.send_due()}
     assert isinstance(sent[first.id].error, VerificationError)
     assert sent[second.id].report.state is State.SUBMITTED

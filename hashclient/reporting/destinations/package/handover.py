@@ -9,11 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from hashclient.config import PackageDestination
-from hashclient.index.blinding import Sealer
 from hashclient.matches.store import Matches
 from hashclient.reporting.custody import retraction_note
 from hashclient.reporting.destinations.package.package import (
@@ -40,17 +39,13 @@ class HandOver:
         outbox: Outbox,
         record: Matches,
         destination: PackageDestination,
-        *,
-        by: str,
-        load_sealer: Callable[[], Sealer],
     ) -> None:
-        """`load_sealer` is called if a file that is still in place has to be proven."""
+        """Nothing is done yet."""
         self._outbox = outbox
+        self._session = outbox.session
         self._record = record
         self._directory = user_path(destination.directory)
         self._recipients = destination.recipients
-        self._by = by
-        self._load_sealer = load_sealer
 
     def send(self, report: Report) -> Sent:
         """Make the package of a report and put it there, unless it is there already.
@@ -58,10 +53,10 @@ class HandOver:
         Raises:
             HashclientError: it cannot be made; nothing is there then.
         """
-        settings = self._outbox.settings
+        settings = self._session.settings
         folder = self._outbox.folder(report.id)
         packager = Packager(
-            self._directory, self._recipients, settings.audit_dir, self._outbox.audit
+            self._directory, self._recipients, settings.audit_dir, self._session.audit
         )
         notes: list[str] = []
         if report.package is None or not packager.is_there(report.package):
@@ -72,15 +67,15 @@ class HandOver:
                 document = self._outbox.document(report)
             content = gather(document, (settings.quarantine_dir, folder / SEALED_DIR))
             notes += _cannot_open(document, self._recipients)
-            data = {"report": report.id, "to": report.destination, "by": self._by}
+            data = {"report": report.id, "to": report.destination, "by": self._session.operator}
             with packager.made(content, data) as package:
                 report = self._outbox.save(report.replace(state=State.SUBMITTING, package=package))
         done = report.replace(state=State.SUBMITTED, next_attempt=None, problem=None)
         done = done.noted(
-            self._outbox.now(),
+            self._session.now(),
             "submitted",
             package=package_name(report.id, self._recipients),
-            by=self._by,
+            by=self._session.operator,
         )
         done = self._outbox.settle(self._outbox.save(done), self._record)
         _remove_sealed(folder)
@@ -92,11 +87,11 @@ class HandOver:
         """Seal what is not in quarantine, if that was asked for, into the folder of the report."""
         if not report.seal_evidence:
             return {}
-        settings = self._outbox.settings
+        settings = self._session.settings
         configured = settings.config.quarantine.recipients
         recipients = tuple(dict.fromkeys((*configured, *self._recipients)))
         directory = make_private_dir(self._outbox.folder(report.id) / SEALED_DIR)
-        sealer = self._load_sealer()
+        sealer = self._session.sealer()
         sealed = {}
         for match_id in report.matches:
             if find_item(settings.quarantine_dir, match_id) is not None:
@@ -124,7 +119,7 @@ class HandOver:
             report = self._outbox.retracted(report, self._record)
         if not self.lacks_note(report):
             return Sent(report, "retracted")
-        note = retraction_note(self._outbox.settings.audit_dir, report.id)
+        note = retraction_note(self._session.settings.audit_dir, report.id)
         write_atomic(self._directory / _note_name(report), note)
         return Sent(report, f"retracted: a signed note is beside it: {_note_name(report)}")
 
