@@ -238,7 +238,9 @@ def _cannot_open(path: Path, error: OSError | ValueError) -> UsageError:
 def _refuse_inputs(path: Path, status: os.stat_result, inputs: Sequence[str]) -> None:
     for word in inputs:
         with contextlib.suppress(OSError, ValueError):
-            if os.path.samestat(os.stat(word), status):  # noqa: PTH116 - any bytes, as they came
+            # `-` is stdin; and any bytes, as they came.
+            found = os.fstat(0) if word == "-" else os.stat(word)  # noqa: PTH116
+            if os.path.samestat(found, status):
                 raise UsageError(
                     f"the output {printable(path)} is an input as well",
                     hint="choose another --output; nothing was written to it",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,6 +13,9 @@ from hashclient.cli.run import load_lists, report_options, run_report
 from hashclient.errors import ExitCode, UsageError
 from hashclient.formats.interface import FORMATS
 from hashclient.system.text import printable
+
+if TYPE_CHECKING:
+    from hashclient.scan.sources.stream import Stream
 
 #: Whether it is there and can be read, the walk says: of each PATH by itself, as an outcome.
 _path = click.Path(readable=False)
@@ -32,6 +36,11 @@ _path = click.Path(readable=False)
     "--null",
     is_flag=True,
     help="The names of --files-from are separated by NUL, as `find -print0` writes them.",
+)
+@click.option(
+    "--stdin-name",
+    metavar="NAME",
+    help="What to call the input that comes from stdin, where PATH is `-`. [default: -]",
 )
 @report_options(*FORMATS)
 @click.option(
@@ -88,6 +97,7 @@ def command(
     paths: tuple[str, ...],
     files_from: str | None,
     null: bool,
+    stdin_name: str | None,
     output_format: str,
     output: Path | None,
     show_all: bool,
@@ -111,12 +121,15 @@ def command(
     moved, unless the policy in config.toml or --quarantine says so. Each match is remembered under
     an id: `hashclient matches` lists them.
 
+    A PATH of `-` is what comes from stdin, as one input without a file; `./-` is a file.
+
     \b
       hashclient scan /srv/files
       hashclient scan --policy-check /srv/files
       hashclient scan --quarantine /srv/files
       hashclient scan --format jsonl --output report.jsonl /srv/files
       find /srv -newer stamp -type f -print0 | hashclient scan --files-from - -0
+      curl -s https://example.org/file | hashclient scan --stdin-name file -
       hashclient scan --exclude '*.iso' --exclude '/srv/cache/*' /srv
 
     Exit codes: 0 nothing found, 10 match, 11 match and something needs attention, 3 something
@@ -132,8 +145,10 @@ def command(
 
     if not paths and files_from is None:
         raise UsageError(
-            "nothing to check", hint="give a PATH, or a file of names with --files-from"
+            "missing argument: nothing to check",
+            hint="give a PATH, `-` for stdin, or a file of names with --files-from",
         )
+    stream = _stream(paths, files_from, stdin_name, quarantine=quarantine)
     if null and files_from is None:
         raise UsageError("--null is about the names of --files-from", hint="give both")
     names_fd = None if files_from is None else _open(files_from)
@@ -160,7 +175,7 @@ def command(
     )
     if mounts.unknown is not None:
         summary.fail(mounts.unknown)
-    sources: list[Source] = [Trees(paths, options, mounts)]
+    sources: list[Source] = [Trees([path for path in paths if path != "-"], options, mounts)]
     if names_fd is not None:
         from hashclient.scan.sources.names import Names
 
@@ -173,6 +188,7 @@ def command(
         keep_clean=show_all,
         sparse=sparse,
         memory=memory,
+        stream=stream,
     )
     responder = None
     acts = not no_actions and (quarantine or bool(app.settings.config.policy))
@@ -203,6 +219,35 @@ def command(
     if mounts.is_missing:
         app.say("next: mount what is missing; `hashclient inventory forget PATH` if it is given up")
     return code
+
+
+def _stream(
+    paths: tuple[str, ...], files_from: str | None, name: str | None, *, quarantine: bool
+) -> Stream | None:
+    """Return what stands for stdin, if it is one of `paths`.
+
+    Raises:
+        UsageError: it cannot be read as is asked for.
+    """
+    count = paths.count("-")
+    if not count:
+        if name is not None:
+            raise UsageError("--stdin-name is about the PATH `-`", hint="give both")
+        return None
+    if count > 1 or files_from == "-":
+        raise UsageError(
+            "stdin can only be read once", hint="a file that is called `-` is given as `./-`"
+        )
+    if quarantine:
+        raise UsageError(
+            "what comes from stdin has no file to take away",
+            hint="leave out --quarantine, or give the file as PATH; `./-` is a file",
+        )
+    if name == "":
+        raise UsageError("--stdin-name is empty", hint="give a name, or leave it out")
+    from hashclient.scan.sources.stream import Stream
+
+    return Stream(0, name or "-")
 
 
 def _open(name: str) -> int:

@@ -139,6 +139,11 @@ def source_in_place(match: Match, sealer: Sealer) -> Iterator[Proven]:
     Raises:
         StateError: it is not the file that matched, not there, or cannot be proven.
     """
+    if match.is_stream:
+        raise StateError(
+            f"match {match.id} came as a stream: there is no file",
+            hint="look for it where the stream came from",
+        )
     if match.key_id != sealer.key_id:
         raise StateError(
             f"match {match.id} was sealed with another key, so its file cannot be proven",

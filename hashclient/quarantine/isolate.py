@@ -133,6 +133,11 @@ def _not_sealed(why: str) -> Taken:
 def _check(act: _Act, item: Item | None) -> list[Any]:
     """Refuse what is not to be taken (step 1), and return the recipients."""
     match = act.match
+    if match.is_stream:
+        raise UsageError(
+            f"match {match.id} came as a stream: there is no file to take away",
+            hint="look for it where it came from; `hashclient matches close` ends its story",
+        )
     try:
         act.room.sealer  # noqa: B018 - read now: it may be missing
     except StateError as error:

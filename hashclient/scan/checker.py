@@ -20,13 +20,21 @@ import numpy as np
 
 from hashclient.core.algorithms import Algorithm, mask_of
 from hashclient.core.kinds import Kind
-from hashclient.core.model import Outcome
+from hashclient.core.model import Hit, Outcome
 from hashclient.errors import StateError
 from hashclient.index.matcher import Judge, Place, Plan, verdict
 from hashclient.lists.wire import Uint8
 from hashclient.scan.cache import RECORD, Inventory, Records, are_settled, records_of
 from hashclient.scan.executors.interface import Result
-from hashclient.scan.reading import Deferred, Reader, RuledOut, SetAside, no_file, relied_size
+from hashclient.scan.reading import (
+    Deferred,
+    Reader,
+    RuledOut,
+    SetAside,
+    StreamDigester,
+    no_file,
+    relied_size,
+)
 from hashclient.scan.sources.files import join, open_directory, reason_of
 from hashclient.scan.sources.interface import Group, Task
 from hashclient.system.filesystems import FULL, NONE, identity_at, identity_of
@@ -116,6 +124,39 @@ class Checker:
         result.bytes_read = self._reader.bytes_read
         if self._learn:
             self._note(files, records, started_ns, result)
+        return result
+
+    def stream_digester(self) -> StreamDigester:
+        """Return what a stream of unknown length is pushed into, for `check_stream`."""
+        return StreamDigester(self._judge.plan(None))
+
+    def check_stream(self, name: str, stream: StreamDigester) -> Result:
+        """Judge a stream that has been read to its end; `name` is what it is called."""
+        digests = stream.finish()
+        length = stream.length
+        tags = self._judge.seal(digests)
+        places = [
+            place
+            for algorithm, words in tags.items()
+            for found in self._judge.find(algorithm, words.reshape(1, 2)).values()
+            for place in found
+        ]
+        hits: tuple[Hit, ...] = ()
+        if places:
+            missing = self._judge.wanted(places) & ~mask_of(digests)
+            more = stream.more(Algorithm.in_mask(missing))
+            digests |= more
+            tags |= self._judge.seal(more)
+            hits = self._judge.hits(tags, length)
+        result = Result(files_read=1, bytes_read=length)
+        kind = verdict(hits)
+        result.clean = int(kind is Kind.CLEAN)
+        if kind is not Kind.CLEAN or self._keep_clean:
+            kept = {a: words.tobytes() for a, words in tags.items()} if hits else {}
+            outcome = Outcome(
+                kind, name, length, hits=hits, digests=digests, tags=kept, is_stream=True
+            )
+            result.outcomes.append(outcome)
         return result
 
     def _check_group(

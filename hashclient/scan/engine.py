@@ -31,6 +31,7 @@ from hashclient.scan.executors.interface import (
     single_tasks,
 )
 from hashclient.scan.sources.interface import Source, Task
+from hashclient.scan.sources.stream import Stream
 from hashclient.system.files import is_there
 
 #: Bytes of records, or blocks in use, that wait before they are written to the inventory.
@@ -64,6 +65,7 @@ def scan(
     sparse: bool = False,
     memory: Memory | None = None,
     executor: Executor | None = None,
+    stream: Stream | None = None,
 ) -> Generator[Outcome | Progress]:
     """Check what `source` lists; yield outcomes as they are found, `progress` when time has passed.
 
@@ -71,7 +73,8 @@ def scan(
     hole are read with `sparse` only. With `memory`, files that are known unchanged are not read.
     The summary in `progress` is kept up to date and holds what was found so far when the iteration
     is ended early. What runs the checking is `executor`, by default this process for a little and
-    `jobs` others for more.
+    `jobs` others for more; a `stream` comes
+    first, and is read here.
 
     Raises:
         StateError: worker processes keep dying.
@@ -97,6 +100,9 @@ def scan(
             results = _results(work, make_checker, jobs, memory)
         else:
             results = executor.run(work, make_checker)
+        if stream is not None:
+            checker = Checker(judge, keep_clean=keep_clean)
+            results = itertools.chain(stream.check(checker), results)
         for item in results:
             if isinstance(item, Advance):
                 progress.bytes_ahead += item.bytes_ahead
