@@ -137,7 +137,9 @@ def command(
     """
     from hashclient.cli.progress import scan_progress
     from hashclient.core.verdict import Summary
-    from hashclient.scan.engine import Memory, Progress, default_jobs, scan
+    from hashclient.scan.cache import InventoryPlace
+    from hashclient.scan.engine import Progress, default_jobs, scan
+    from hashclient.scan.memory import Memory
     from hashclient.scan.sources.files import Trees, WalkOptions
     from hashclient.scan.sources.interface import Source
     from hashclient.scan.sources.mounts import Mounts
@@ -162,8 +164,7 @@ def command(
     progress = Progress(summary)
     options = WalkOptions(exclude, one_file_system, follow_symlinks)
     memory = Memory(
-        app.settings.state_dir,
-        lists.sealer.key_id,
+        InventoryPlace(app.settings.state_dir, lists.sealer.key_id),
         # The inventory knows tags, not digests: to show these, files are read.
         use=not no_inventory and not show_digests,
         on_failure=lambda error: app.warn(error.message, error.hint),
