@@ -35,9 +35,14 @@ from hashclient.quarantine.safe_rename import (
     reason_of,
     remove_exactly,
 )
-from hashclient.quarantine.sealing import check_space, seal, verify_evidence
+from hashclient.quarantine.sealing import (
+    check_space,
+    digest_all,
+    is_what_matched,
+    seal,
+    verify_evidence,
+)
 from hashclient.quarantine.store import Room
-from hashclient.quarantine.streams import digest_all
 from hashclient.quarantine.tombstone import has_tombstone, put_tombstone, tombstone_text
 from hashclient.system.text import path_fields, printable
 
@@ -128,6 +133,11 @@ def _not_sealed(why: str) -> Taken:
 def _check(act: _Act, item: Item | None) -> list[Any]:
     """Refuse what is not to be taken (step 1), and return the recipients."""
     match = act.match
+    if match.is_stream:
+        raise UsageError(
+            f"match {match.id} came as a stream: there is no file to take away",
+            hint="look for it where it came from; `hashclient matches close` ends its story",
+        )
     try:
         act.room.sealer  # noqa: B018 - read now: it may be missing
     except StateError as error:
@@ -171,11 +181,9 @@ def _seal(
         return _not_sealed(_CHANGED)
     check_space(room, before.st_size)
     with room.new_folder() as folder:
-        sealed = seal(room, fd, before.st_size, match.tags, folder, recipients)  # 4, 6
-        if (  # 5
-            sealed.size != before.st_size
-            or not is_unchanged(before, os.fstat(fd))
-            or not room.proves(sealed.digests, match.tags)
+        read, sealed = seal(room, fd, before.st_size, match.tags, folder, recipients)  # 4, 6
+        if not is_unchanged(before, os.fstat(fd)) or not is_what_matched(  # 5
+            read, before.st_size, match.tags, room.sealer
         ):
             return _not_sealed(_CHANGED)
         config = room.config
@@ -187,8 +195,8 @@ def _seal(
             path_b64=where.get("path_b64"),
             size=before.st_size,
             origin=read_origin(fd, before, place.directory_inode()),
-            evidence_sha256=sealed.evidence_sha256,
-            evidence_bytes=sealed.evidence_bytes,
+            evidence_sha256=sealed.sha256,
+            evidence_bytes=sealed.length,
             recipients=config.recipients,
             taken=act.mark,
             hits=tuple(ItemHit.of(hit) for hit in match.hits),
@@ -288,7 +296,7 @@ def _prove(act: _Act, item: Item, place: Place) -> Iterator[_Found]:
         after = os.fstat(fd)
         if not is_unchanged(before, after):
             raise OSError(errno.EAGAIN, "changed while it was read", place.path)
-        proven = digester.count == item.size and act.room.proves(digester.digests(), tags)
+        proven = is_what_matched(digester, item.size, tags, act.room.sealer)
         yield _Found(proven, fd, after)
 
 

@@ -10,12 +10,11 @@ import contextlib
 import functools
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from hashclient.audit.log import Event
-from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import MatchState
 from hashclient.core.match import Match
 from hashclient.errors import StateError, UsageError
@@ -226,10 +225,6 @@ class Room:
             "reason": mark.reason,
         }
         self.session.audit.append([Event(event, fields | data)], durable=True)
-
-    def proves(self, digests: Mapping[Algorithm, bytes], tags: Mapping[Algorithm, bytes]) -> bool:
-        """Tell whether digests, sealed, are the tags of what matched: all, and at least one."""
-        return self.sealer.proves(digests, tags)
 
     def can_prove(self, key_id: str) -> bool:
         """Tell whether tags that were sealed under the key `key_id` can be compared with.

@@ -18,8 +18,8 @@ from hashclient.matches.store import Matches
 from hashclient.quarantine import age
 from hashclient.quarantine.item import EVIDENCE_NAME, ITEM_NAME, Item, Stage, item_ids
 from hashclient.quarantine.safe_rename import PRIVATE_NAME, open_place, reason_of
+from hashclient.quarantine.sealing import sha256_on_disk
 from hashclient.quarantine.store import LOCK_NAME, Room, record
-from hashclient.quarantine.streams import sha256_on_disk
 from hashclient.system import files
 from hashclient.system.text import printable
 

@@ -128,6 +128,9 @@ class Responder:
         outcome, record = recorded.outcome, recorded.record
         if action is Action.QUARANTINE and not self._may_take(outcome):
             return self._not_done(action, "not quarantined: its list is stale", ExitCode.STALE)
+        if action is Action.QUARANTINE and outcome.is_stream:
+            detail = "not quarantined: it came as a stream, and there is no file"
+            return self._not_done(action, detail, ExitCode.INCOMPLETE)
         if self._only_tell:
             to = f" to {self._destination}" if action is Action.REPORT else ""
             return Acted(action, done=None, detail=f"would be {_PARTICIPLES[action]}{to}")

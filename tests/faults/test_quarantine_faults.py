@@ -29,7 +29,7 @@ from hashclient.matches.store import Matches
 from hashclient.quarantine import isolate
 from hashclient.quarantine.safe_rename import PRIVATE_NAME, Place
 from hashclient.quarantine.safe_rename import open_file as real_open_file
-from hashclient.quarantine.streams import Digester, digest_all
+from hashclient.quarantine.sealing import Digester, digest_all
 from hashclient.quarantine.vault import Stage, Taken, load_item
 from tests.support import fast_directory
 

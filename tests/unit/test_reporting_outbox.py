@@ -14,8 +14,8 @@ from hashclient.audit.log import read
 from hashclient.core.kinds import MatchState
 from hashclient.errors import AuditError, ConfigError, LockedError, StateError, UsageError
 from hashclient.quarantine.age import parse_recipients, seal
+from hashclient.quarantine.evidence import plain_source, source_in_place
 from hashclient.quarantine.vault import evidence_path
-from hashclient.reporting.evidence import plain_source, source_in_place
 from hashclient.reporting.outbox import MAX_MATCHES, Outbox
 from hashclient.reporting.report import Report, State
 from hashclient.reporting.submit import Sender

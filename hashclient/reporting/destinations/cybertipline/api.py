@@ -35,8 +35,8 @@ from hashclient.net.errors import (
 )
 from hashclient.net.exchange import Download
 from hashclient.net.settings import access_of_service, limits_of
+from hashclient.quarantine.evidence import Proven
 from hashclient.reporting.destinations.cybertipline.xml import parse_answer
-from hashclient.reporting.evidence import Proven
 
 MAX_ANSWER_BYTES = 1 << 20
 MAX_SCHEMA_BYTES = 4 << 20

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from hashclient.config import PackageDestination
 from hashclient.matches.store import Matches
+from hashclient.quarantine.evidence import find_item
 from hashclient.reporting.custody import retraction_note
 from hashclient.reporting.destinations.package.package import (
     Packager,
@@ -22,7 +23,7 @@ from hashclient.reporting.destinations.package.package import (
     remove_unfinished,
 )
 from hashclient.reporting.document import Document, Evidence
-from hashclient.reporting.evidence import find_item, seal_in_place
+from hashclient.reporting.evidence import seal_in_place
 from hashclient.reporting.outbox import Outbox
 from hashclient.reporting.report import Report, State
 from hashclient.reporting.sent import Sent

@@ -20,6 +20,7 @@ import msgspec
 
 from hashclient.audit.record import Record
 from hashclient.errors import StateError, UsageError, VerificationError
+from hashclient.quarantine.evidence import file_chunks, unsealed
 from hashclient.reporting.custody import (
     Custody,
     verify_checkpoint,
@@ -35,7 +36,7 @@ from hashclient.reporting.destinations.package.package import (
 )
 from hashclient.reporting.destinations.package.tarstream import CHUNK_BYTES, Member, read_tar
 from hashclient.reporting.document import Document, parse_document
-from hashclient.reporting.evidence import evidence_name, file_chunks, unsealed
+from hashclient.reporting.evidence import evidence_name
 from hashclient.system.text import printable
 
 #: The files that come first, in this order, and how long each may be, in bytes.
