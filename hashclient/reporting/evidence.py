@@ -12,7 +12,6 @@ import contextlib
 import hashlib
 import os
 import stat
-import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from hashclient.quarantine.age import parse_recipients, seal, unseal
 from hashclient.quarantine.item import Item, evidence_path, load_item
 from hashclient.reporting.destinations.package.tarstream import Stream
 from hashclient.reporting.document import Evidence
+from hashclient.system.background import start_thread
 from hashclient.system.files import atomic_file, state_error, write_all
 from hashclient.system.text import printable
 
@@ -311,8 +311,12 @@ def unsealed(sealed: Iterator[bytes], identities: Sequence[Any]) -> Generator[by
         finally:
             os.close(sink)
 
-    thread = threading.Thread(target=work, name="hashclient-unseal", daemon=True)
-    thread.start()
+    try:
+        thread = start_thread(work, "unseal")
+    except StateError:
+        os.close(source)
+        os.close(sink)
+        raise
     try:
         while chunk := os.read(source, CHUNK_BYTES):
             yield chunk
