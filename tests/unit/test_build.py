@@ -40,7 +40,7 @@ def test_segments_in_memory_are_bounded_in_number_and_bytes(
             return b""
 
     class Signed:
-        download = None
+        def download(self) -> None: ...
 
         def target(self, _list: str, name: str) -> TargetFile:
             return TargetFile(megabytes << 20, {"sha256": "0" * 64}, name)
