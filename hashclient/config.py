@@ -29,6 +29,11 @@ MAX_GRACE_HOURS = 87_600
 #: A hundred years, for the same reason.
 MAX_RETENTION_DAYS = 36_500
 
+#: How patient the network is where nothing else is said; `net.deadline` has what they mean.
+TIMEOUT_S = 30.0
+MIN_RATE_KIB_S = 16.0
+ATTEMPTS = 4
+
 #: What the numbers of a provider may be, both ends included.
 _RANGES: Mapping[str, tuple[float, float]] = {
     "grace_hours": (0, MAX_GRACE_HOURS),
@@ -76,9 +81,9 @@ class ProviderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, om
     grace_hours: float = 0.0
     known_good: tuple[str, ...] = ()
     max_churn: float | None = None
-    timeout_s: float = 30.0
-    min_rate_kib_s: float = 16.0
-    attempts: int = 4
+    timeout_s: float = TIMEOUT_S
+    min_rate_kib_s: float = MIN_RATE_KIB_S
+    attempts: int = ATTEMPTS
 
 
 class PolicyRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -130,9 +135,9 @@ class ServiceDestination(
     proxy: str | None = None
     proxy_basic_file: str | None = None
     allow_http: bool = False
-    timeout_s: float = 30.0
-    min_rate_kib_s: float = 16.0
-    attempts: int = 4
+    timeout_s: float = TIMEOUT_S
+    min_rate_kib_s: float = MIN_RATE_KIB_S
+    attempts: int = ATTEMPTS
 
 
 class ReportConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -21,6 +21,7 @@ from typing import Any
 import httpcore
 import msgspec
 
+from hashclient.config import ATTEMPTS, MIN_RATE_KIB_S, TIMEOUT_S
 from hashclient.system.background import Task
 
 # Family, kind, protocol, canonical name, address: as `socket.getaddrinfo` returns them.
@@ -37,10 +38,10 @@ class Limits(msgspec.Struct, frozen=True):
     jitter), and all waits together stay below `retry_total_s`.
     """
 
-    base_s: float = 30.0
+    base_s: float = TIMEOUT_S
     stall_s: float = 20.0
-    min_rate: float = 16 * 1024
-    attempts: int = 4
+    min_rate: float = MIN_RATE_KIB_S * 1024
+    attempts: int = ATTEMPTS
     backoff_s: float = 0.5
     backoff_max_s: float = 20.0
     retry_total_s: float = 120.0
