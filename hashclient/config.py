@@ -19,6 +19,7 @@ import msgspec
 
 from hashclient.core.kinds import Action
 from hashclient.core.model import is_name
+from hashclient.core.patience import ATTEMPTS, MIN_RATE_KIB_S, TIMEOUT_S
 from hashclient.errors import ConfigError
 from hashclient.system.files import MAX_TEXT_BYTES, read_regular, user_path
 from hashclient.system.text import excerpt, printable
@@ -28,11 +29,6 @@ CONFIG_NAME = "config.toml"
 MAX_GRACE_HOURS = 87_600
 #: A hundred years, for the same reason.
 MAX_RETENTION_DAYS = 36_500
-
-#: How patient the network is where nothing else is said; `net.deadline` has what they mean.
-TIMEOUT_S = 30.0
-MIN_RATE_KIB_S = 16.0
-ATTEMPTS = 4
 
 #: What the numbers of a provider may be, both ends included.
 _RANGES: Mapping[str, tuple[float, float]] = {

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from hashclient.cli.app import App, existing_path, format_option, pass_app
-from hashclient.config import ATTEMPTS, TIMEOUT_S
+from hashclient.core.patience import ATTEMPTS, TIMEOUT_S
 from hashclient.errors import ExitCode
 from hashclient.system.files import user_path
 from hashclient.system.text import printable
