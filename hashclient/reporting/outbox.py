@@ -18,7 +18,7 @@ from types import MappingProxyType
 from hashclient.core.match import Match
 from hashclient.errors import ConfigError, LockedError, StateError, UsageError, VerificationError
 from hashclient.matches.store import Matches
-from hashclient.reporting.destination import Destination, find_destination, kind_of
+from hashclient.reporting.destinations.registry import Table, find_destination, kind_of
 from hashclient.reporting.document import (
     Document,
     Evidence,
@@ -165,7 +165,7 @@ class Outbox:
     def _new_report(
         self,
         name: str,
-        destination: Destination,
+        table: Table,
         matches: Iterable[str],
         *,
         seal_evidence: bool = False,
@@ -173,7 +173,7 @@ class Outbox:
         return Report(
             id=new_report_id(),
             destination=name,
-            kind=kind_of(destination),
+            kind=kind_of(table),
             created=self.now(),
             by=self.session.operator,
             matches=tuple(matches),
