@@ -20,6 +20,7 @@ from hashclient.core.match import Match
 from hashclient.errors import StateError, UsageError
 from hashclient.index.blinding import Sealer
 from hashclient.matches.store import Matches
+from hashclient.quarantine.isolators.interface import Isolator
 from hashclient.quarantine.item import (
     ITEM_NAME,
     Item,
@@ -47,8 +48,10 @@ class Room:
         self,
         session: Session,
         on_bytes: Callable[[int], None],
+        isolator: Isolator,
     ) -> None:
         """Nothing is made or read before the first act."""
+        self.isolator = isolator
         self.session = session
         self.config = session.settings.config.quarantine
         self.directory = session.settings.quarantine_dir
