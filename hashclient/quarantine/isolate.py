@@ -214,12 +214,12 @@ def _resume(act: _Act, item: Item, spot: Spot) -> Taken:
     with hold_if_there(spot) as held:
         if held is not None and _is_proven(act, item, held):
             return _remove(act, item, held, spot)
-        if stranded is not None:
-            return _left(act, item, stranded)
-        try:
-            sight = spot.look(item, held)
-        except UnclearError as error:
-            return _left(act, item, str(error))
+    if stranded is not None:
+        return _left(act, item, stranded)
+    try:
+        sight = spot.look(item, held)
+    except UnclearError as error:
+        return _left(act, item, str(error))
     if sight is Sight.NOTHING:
         return _finish(act, item, spot, ())
     if sight is Sight.TOMBSTONE:

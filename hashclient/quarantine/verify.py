@@ -19,7 +19,7 @@ from hashclient.quarantine import age
 from hashclient.quarantine.item import EVIDENCE_NAME, ITEM_NAME, Item, Stage, item_ids
 from hashclient.quarantine.safe_rename import reason_of
 from hashclient.quarantine.sealing import sha256_on_disk
-from hashclient.quarantine.store import LOCK_NAME, Room, record
+from hashclient.quarantine.store import LOCK_NAME, Room
 from hashclient.system import files
 from hashclient.system.text import printable
 
@@ -137,7 +137,7 @@ def _check_files(room: Room, item: Item) -> str | None:
 
 def _unfinished(room: Room, item: Item, matches: Matches) -> str | None:
     """Return what is still to be done about an item, and where its file is, if anything is."""
-    match = record(item.id, matches)
+    match = matches.look_up(item.id)
     if item.restored is not None:
         return "restored, but not dropped: `hashclient quarantine purge` finishes that"
     if match is not None and match.state is MatchState.PURGED:

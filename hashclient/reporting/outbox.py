@@ -38,7 +38,7 @@ from hashclient.reporting.report import (
     report_ids,
     save,
 )
-from hashclient.reporting.telling import is_reopened, reopen, tell, untold
+from hashclient.reporting.settling import is_reopened, reopen, settle, unsettled
 from hashclient.session import Session
 from hashclient.system.files import (
     MAX_STATE_BYTES,
@@ -392,7 +392,7 @@ class Outbox:
         Raises:
             AuditError, StateError: they cannot be told; the next command that sends tries again.
         """
-        for state in untold(report):
-            tell(self.session, report, state, record)
+        for state in unsettled(report):
+            settle(self.session, report, state, record)
             report = self.save(report.replace(settled=state))
         return report
