@@ -158,9 +158,7 @@ def keygen(app: App, output: Path, output_format: str) -> ExitCode:
 
 def _document(item: Item, quarantine: Quarantine, record: Matches) -> dict[str, Any]:
     """Return what `list` and `show` tell of an item."""
-    from hashclient.quarantine.store import record as find_match
-
-    match = find_match(item.id, record)
+    match = record.look_up(item.id)
     state = "unrecorded" if match is None else str(match.state)
     due = quarantine.due(item.id, record)
     return {

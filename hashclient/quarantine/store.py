@@ -16,10 +16,10 @@ from typing import Any
 
 from hashclient.audit.log import Event
 from hashclient.core.kinds import MatchState
-from hashclient.core.match import Match
-from hashclient.errors import StateError, UsageError
+from hashclient.errors import StateError
 from hashclient.index.blinding import Sealer
 from hashclient.matches.store import Matches
+from hashclient.quarantine.isolators.interface import Isolator
 from hashclient.quarantine.item import (
     ITEM_NAME,
     Item,
@@ -47,8 +47,10 @@ class Room:
         self,
         session: Session,
         on_bytes: Callable[[int], None],
+        isolator: Isolator,
     ) -> None:
         """Nothing is made or read before the first act."""
+        self.isolator = isolator
         self.session = session
         self.config = session.settings.config.quarantine
         self.directory = session.settings.quarantine_dir
@@ -136,7 +138,7 @@ class Room:
         Raises:
             StateError: it cannot be written.
         """
-        match = record(item.id, matches)
+        match = matches.look_up(item.id)
         # What is in its place may have been found again since, which is another story.
         if match is not None and (
             match.state is MatchState.WITHDRAWN
@@ -244,15 +246,3 @@ def remove_folder(folder: Path) -> None:
             with contextlib.suppress(OSError):
                 (folder / name).unlink()
         folder.rmdir()
-
-
-def record(match_id: str, matches: Matches) -> Match | None:
-    """Return the record of a match, or None where it is lost.
-
-    Raises:
-        StateError: it cannot be read.
-    """
-    try:
-        return matches.get(match_id)
-    except UsageError:
-        return None

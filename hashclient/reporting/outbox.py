@@ -18,7 +18,7 @@ from types import MappingProxyType
 from hashclient.core.match import Match
 from hashclient.errors import ConfigError, LockedError, StateError, UsageError, VerificationError
 from hashclient.matches.store import Matches
-from hashclient.reporting.destination import Destination, find_destination, kind_of
+from hashclient.reporting.destinations.registry import Table, find_destination, kind_of
 from hashclient.reporting.document import (
     Document,
     Evidence,
@@ -38,7 +38,7 @@ from hashclient.reporting.report import (
     report_ids,
     save,
 )
-from hashclient.reporting.telling import is_reopened, reopen, tell, untold
+from hashclient.reporting.settling import is_reopened, reopen, settle, unsettled
 from hashclient.session import Session
 from hashclient.system.files import (
     MAX_STATE_BYTES,
@@ -165,7 +165,7 @@ class Outbox:
     def _new_report(
         self,
         name: str,
-        destination: Destination,
+        table: Table,
         matches: Iterable[str],
         *,
         seal_evidence: bool = False,
@@ -173,7 +173,7 @@ class Outbox:
         return Report(
             id=new_report_id(),
             destination=name,
-            kind=kind_of(destination),
+            kind=kind_of(table),
             created=self.now(),
             by=self.session.operator,
             matches=tuple(matches),
@@ -392,7 +392,7 @@ class Outbox:
         Raises:
             AuditError, StateError: they cannot be told; the next command that sends tries again.
         """
-        for state in untold(report):
-            tell(self.session, report, state, record)
+        for state in unsettled(report):
+            settle(self.session, report, state, record)
             report = self.save(report.replace(settled=state))
         return report
