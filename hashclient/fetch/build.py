@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 from tuf.api.metadata import TargetFile
@@ -42,9 +43,9 @@ from hashclient.lists.wire import (
 )
 from hashclient.system.background import Task
 from hashclient.system.files import MAX_STATE_BYTES, read_regular, write_atomic
+from hashclient.system.layout import STAGING_NAME
 from hashclient.trust.tuf import Trust
 
-STAGING_NAME = "staging.json"
 #: Segments that are downloaded at a time, and the bytes they may have in memory together.
 AT_ONCE = 3
 AHEAD_BYTES = 256 << 20
@@ -70,6 +71,7 @@ class _Staging(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     segments: int
     fresh: bool
     partial: Manifest
+    format: Literal["hashclient-staging/1"] = "hashclient-staging/1"
 
 
 class Build(msgspec.Struct, frozen=True):

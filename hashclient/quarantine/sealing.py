@@ -20,9 +20,10 @@ from hashclient.errors import StateError
 from hashclient.index.blinding import Sealer
 from hashclient.quarantine import age
 from hashclient.quarantine.isolators.interface import Held
-from hashclient.quarantine.item import EVIDENCE_NAME, Item
+from hashclient.quarantine.item import Item
 from hashclient.quarantine.store import Room
 from hashclient.system.files import write_all
+from hashclient.system.layout import EVIDENCE_NAME
 from hashclient.system.text import printable
 
 #: What a sealed copy takes besides its content: headers, and the document with it.

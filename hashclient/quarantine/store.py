@@ -21,7 +21,6 @@ from hashclient.index.blinding import Sealer
 from hashclient.matches.store import Matches
 from hashclient.quarantine.isolators.interface import Isolator
 from hashclient.quarantine.item import (
-    ITEM_NAME,
     Item,
     Mark,
     Restoration,
@@ -33,9 +32,10 @@ from hashclient.quarantine.item import (
 from hashclient.quarantine.safe_rename import exchange
 from hashclient.session import Session
 from hashclient.system import files
+from hashclient.system.layout import ITEM_NAME, ROOM_LOCK_NAME
+from hashclient.system.locks import writer_lock
 from hashclient.system.text import log_path_fields
 
-LOCK_NAME = "lock"
 #: How long an act waits for another. One that seals a very large file takes longer.
 LOCK_WAIT_S = 60.0
 
@@ -53,7 +53,7 @@ class Room:
         self.isolator = isolator
         self.session = session
         self.config = session.settings.config.quarantine
-        self.directory = session.settings.quarantine_dir
+        self.directory = session.settings.layout.quarantine
         self.now = session.now
         self.on_bytes = on_bytes
         self._swept = False
@@ -80,7 +80,7 @@ class Room:
             StateError: it cannot be made.
         """
         files.make_private_dir(self.directory)
-        with files.writer_lock(self.directory / LOCK_NAME, wait_s=LOCK_WAIT_S):
+        with writer_lock(self.directory / ROOM_LOCK_NAME, wait_s=LOCK_WAIT_S):
             if not self._swept:
                 with self.errors("cannot read the quarantine", self.directory):
                     names = os.listdir(self.directory)  # noqa: PTH208 - names

@@ -21,10 +21,9 @@ from hashclient.core.match import new_id
 from hashclient.errors import HashclientError, StateError, UsageError
 from hashclient.reporting.destinations.registry import KINDS
 from hashclient.system.files import MAX_STATE_BYTES, read_regular, state_error, write_atomic
+from hashclient.system.layout import RECORD_NAME
 from hashclient.system.text import printable
 
-RECORD_NAME = "report.json"
-DOCUMENT_NAME = "document.json"
 ID_PREFIX = "r-"
 ID_PATTERN = re.compile(r"r-[a-z0-9]{10}")
 

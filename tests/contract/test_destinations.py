@@ -214,7 +214,7 @@ def test_a_kill_at_any_entry_of_the_journal_hands_over_no_second_one(
         report = side.desk.prepare(match, to=side.name, again=True)
     else:
         raise AssertionError("it does not come to an end")
-    verify_audit(side.desk.settings.audit_dir)
+    verify_audit(side.desk.settings.layout.audit)
 
 
 @pytest.mark.parametrize("after", [False, True])

@@ -68,7 +68,7 @@ class Scene:
         if self.match.id not in self.ward.names():
             return False
         assert self.ward.opened(self.match) == CONTENT
-        load_item(self.ward.settings.quarantine_dir, self.match.id)
+        load_item(self.ward.settings.layout.quarantine, self.match.id)
         return True
 
     def check_safe(self) -> None:
@@ -131,7 +131,7 @@ def test_what_is_watched_is_what_happens(tmp_path: Path) -> None:
     # What the sealed copy rests on is on the disk before the file goes.
     gone = recorder.calls.index(("unlink", scene.private.name))
     synced = [str(path) for name, path in recorder.calls[:gone] if name == "fsync"]
-    quarantine = str(scene.ward.settings.quarantine_dir)
+    quarantine = str(scene.ward.settings.layout.quarantine)
     assert any(path.endswith("evidence.age") for path in synced)
     assert synced.count(quarantine) == 1
 

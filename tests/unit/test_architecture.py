@@ -29,6 +29,7 @@ USES: Mapping[str, str] = {
     "net": "__init__ config",
     "trust": "",
     "provider": "lists",
+    "migrations": "__init__",
     "index": "config lists",
     "session": "audit config index",
     "quarantine": "audit index matches session",
@@ -39,6 +40,14 @@ USES: Mapping[str, str] = {
     "client": "config fetch index scan session status",
     "cli": "__init__ audit client config fetch formats index matches provider quarantine"
     " reporting scan session status",
+    "session": "audit config index migrations",
+    "quarantine": "audit config index matches",
+    "reporting": "__init__ audit config index matches net quarantine",
+    "fetch": "audit config index lists matches migrations net trust",
+    "scan": "audit config formats index lists matches quarantine reporting",
+    "status": "__init__ audit config fetch index matches quarantine reporting",
+    "cli": "__init__ audit config fetch formats index lists matches migrations net provider"
+    " quarantine reporting scan session status",
     "__init__": "",
     "__main__": "cli",
 }

@@ -67,7 +67,7 @@ class CyberTipline:
         plan, waiting = make_plan(
             document,
             self._table,
-            self._session.settings.quarantine_dir,
+            self._session.settings.layout.quarantine,
             self._work.record,
             self._session.sealer,
             self._work.identities,

@@ -26,8 +26,7 @@ from hashclient.reporting.document import Document, Evidence
 from hashclient.reporting.evidence import seal_in_place
 from hashclient.reporting.report import Report, Sent, State
 from hashclient.system.files import make_private_dir, user_path, write_atomic
-
-SEALED_DIR = "sealed"
+from hashclient.system.layout import SEALED_DIR
 
 
 class HandOver:
@@ -54,7 +53,7 @@ class HandOver:
         settings = self._session.settings
         folder = self._outbox.folder(report.id)
         packager = Packager(
-            self._directory, self._recipients, settings.audit_dir, self._session.audit
+            self._directory, self._recipients, settings.layout.audit, self._session.audit
         )
         notes: list[str] = []
         if report.package is None or not packager.is_there(report.package):
@@ -63,7 +62,7 @@ class HandOver:
                 document = self._outbox.write_document(folder, report, self._record, sealed)
             else:
                 document = self._outbox.document(report)
-            content = gather(document, (settings.quarantine_dir, folder / SEALED_DIR))
+            content = gather(document, (settings.layout.quarantine, folder / SEALED_DIR))
             notes += _cannot_open(document, self._recipients)
             data = {"report": report.id, "to": report.destination, "by": self._session.operator}
             with packager.made(content, data) as package:
@@ -92,7 +91,7 @@ class HandOver:
         sealer = self._session.sealer()
         sealed = {}
         for match_id in report.matches:
-            if find_item(settings.quarantine_dir, match_id) is not None:
+            if find_item(settings.layout.quarantine, match_id) is not None:
                 continue
             match = self._record.get(match_id)
             path = directory / f"{match_id}.age"
@@ -117,7 +116,7 @@ class HandOver:
             report = self._outbox.retracted(report, self._record)
         if self.is_taken_back(report):
             return Sent(report, "retracted")
-        note = retraction_note(self._session.settings.audit_dir, report.id)
+        note = retraction_note(self._session.settings.layout.audit, report.id)
         write_atomic(self._directory / _note_name(report), note)
         return Sent(report, f"retracted: a signed note is beside it: {_note_name(report)}")
 
