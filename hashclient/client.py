@@ -98,7 +98,8 @@ class Client:
         asks for is done about each match, and with `quarantine` every match is taken away besides;
         with `only_tell` nothing is done, and outcomes say what would be. Without `inventory` every
         file is read, also those that are known unchanged; without `learn` the inventory is neither
-        asked nor written to. `jobs` is the number of worker processes.
+        asked nor written to. `jobs` is the number of worker processes, by default one a processor;
+        with 0 all is done in this process, which is slower and forks nothing.
         `lists` are those to compare with, by default those that should be here.
 
         Raises:
@@ -108,6 +109,7 @@ class Client:
         """
         from hashclient.core.verdict import Summary
         from hashclient.scan.engine import Memory, Progress, default_jobs, scan
+        from hashclient.scan.executors.inline import Inline
         from hashclient.scan.recorder import RunRecord
         from hashclient.scan.run import FrontEnd, Scan
         from hashclient.scan.sources.files import WalkOptions
@@ -137,6 +139,7 @@ class Client:
             WalkOptions(tuple(exclude), one_file_system, follow_symlinks),
             progress,
             jobs=jobs or default_jobs(),
+            executor=Inline() if jobs == 0 else None,
             keep_clean=show_clean,
             sparse=sparse,
             memory=memory,
