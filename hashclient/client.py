@@ -104,7 +104,8 @@ class Client:
         asks for is done about each match, and with `quarantine` every match is taken away besides;
         with `only_tell` nothing is done, and outcomes say what would be. Without `inventory` every
         file is read, also those that are known unchanged; without `learn` the inventory is neither
-        asked nor written to. `jobs` is the number of worker processes.
+        asked nor written to. `jobs` is the number of worker processes, by default one a processor;
+        with 0 all is done in this process, which is slower and forks nothing.
         `lists` are those to compare with, by default those that should be here.
 
         Raises:
@@ -115,6 +116,7 @@ class Client:
         from hashclient.core.verdict import Summary
         from hashclient.scan.cache import InventoryPlace
         from hashclient.scan.engine import Progress, default_jobs, scan
+        from hashclient.scan.executors.inline import Inline
         from hashclient.scan.memory import Memory
         from hashclient.scan.recorder import RunRecord
         from hashclient.scan.run import FrontEnd, Scan
@@ -148,6 +150,7 @@ class Client:
             lists,
             progress,
             jobs=jobs or default_jobs(),
+            executor=Inline() if jobs == 0 else None,
             keep_clean=show_clean,
             sparse=sparse,
             memory=memory,
