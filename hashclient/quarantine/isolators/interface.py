@@ -106,7 +106,7 @@ class Spot(Protocol):
         ...
 
     def look(self, item: Item, seen: Held | None) -> Sight:
-        """Tell what is there instead of what was sealed; `seen` was held just before, and is not that.
+        """Tell what is there instead of what was sealed; `seen`, held just before, is not that.
 
         Raises:
             UnclearError: that may be another place, or something is being exchanged.
