@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -124,7 +123,6 @@ def fetch_lists(
     """
     from hashclient.cli.progress import Received, fetch_progress
     from hashclient.fetch.fetcher import Fetcher
-    from hashclient.index.blinding import load_sealer
     from hashclient.index.reader import lists_on_disk
     from hashclient.net.client import Transport
     from hashclient.net.settings import access_of, limits_of
@@ -137,24 +135,15 @@ def fetch_lists(
     worst: HashclientError | None = None
     unknown = set(only)
     with writer_lock(settings.lock_path), fetch_progress(app) as progress:
-        sealer = load_sealer(
-            settings.state_dir,
-            settings.seal_key_file,
-            os.environ,
-            create=not lists_on_disk(settings.lists_dir),
-        )
-        audit = app.audit_log()
+        app.session.sealer(create=not lists_on_disk(settings.lists_dir))
         for name in names:
             try:
                 limits, received = limits_of(settings.provider(name)), Received()
                 with Transport(accesses[name], limits=limits, on_bytes=received.add) as transport:
                     fetcher = Fetcher(
-                        settings,
+                        app.session,
                         name,
                         transport,
-                        sealer,
-                        audit,
-                        now=app.now,
                         progress=progress,
                         received=received.count,
                         accept_churn=accept_churn,

@@ -33,7 +33,7 @@ USES: Mapping[str, str] = {
     "session": "audit config index",
     "quarantine": "audit config index matches",
     "reporting": "__init__ audit config index matches net quarantine",
-    "fetch": "audit config index lists matches net trust",
+    "fetch": "audit config index lists matches net session trust",
     "scan": "audit config formats index lists matches quarantine reporting",
     "status": "__init__ audit config fetch index matches quarantine reporting",
     "cli": "__init__ audit config fetch formats index lists matches net provider quarantine"
