@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from hashclient.fetch.fetcher import Fetched
     from hashclient.index.open_lists import OpenLists
     from hashclient.scan.run import FrontEnd, Run, Scan
+    from hashclient.scan.sources.interface import Source
+    from hashclient.scan.sources.stream import Stream
     from hashclient.status.status import Status
 
 __all__ = ["Client"]
@@ -78,6 +80,8 @@ class Client:
     def scan(
         self,
         *paths: str | os.PathLike[str],
+        sources: Sequence[Source] = (),
+        stream: Stream | None = None,
         exclude: Collection[str] = (),
         one_file_system: bool = False,
         follow_symlinks: bool = False,
@@ -94,6 +98,8 @@ class Client:
     ) -> Scan:
         """Check files and trees; return the run, which does its work while it is iterated over.
 
+        `paths` are files and trees, which the options are about; what `sources` list comes after
+        them, and `stream`, which is read once, before them.
         Clean files are counted, and given out with `show_clean` only. With `act`, what the policy
         asks for is done about each match, and with `quarantine` every match is taken away besides;
         with `only_tell` nothing is done, and outcomes say what would be. Without `inventory` every
@@ -103,19 +109,22 @@ class Client:
         `lists` are those to compare with, by default those that should be here.
 
         Raises:
-            UsageError: there are no `paths`.
+            UsageError: there is nothing to check.
             StateError: no list can be used.
             ConfigError: the seal key or, where files are to be taken away, a recipient is wrong.
         """
         from hashclient.core.verdict import Summary
-        from hashclient.scan.engine import Memory, Progress, default_jobs, scan
+        from hashclient.scan.cache import InventoryPlace
+        from hashclient.scan.engine import Progress, default_jobs, scan
         from hashclient.scan.executors.inline import Inline
+        from hashclient.scan.memory import Memory
         from hashclient.scan.recorder import RunRecord
         from hashclient.scan.run import FrontEnd, Scan
-        from hashclient.scan.sources.files import WalkOptions
+        from hashclient.scan.sources.files import Trees, WalkOptions
         from hashclient.scan.sources.mounts import Mounts
+        from hashclient.scan.sources.several import Several
 
-        if not paths:
+        if not paths and not sources and stream is None:
             raise UsageError("nothing to scan", hint="give a path")
         front = front or FrontEnd()
         observer = front.observer
@@ -132,18 +141,20 @@ class Client:
             summary.fail(mounts.unknown)
         memory = Memory()
         if learn:
-            memory = Memory(state_dir, key_id, use=inventory, on_failure=observer.failed)
+            place = InventoryPlace(state_dir, key_id)
+            memory = Memory(place, use=inventory, on_failure=observer.failed)
+        options = WalkOptions(tuple(exclude), one_file_system, follow_symlinks)
+        source = Several([Trees(names, options, mounts), *sources])
         outcomes = scan(
-            names,
+            source,
             lists,
-            WalkOptions(tuple(exclude), one_file_system, follow_symlinks),
             progress,
             jobs=jobs or default_jobs(),
             executor=Inline() if jobs == 0 else None,
             keep_clean=show_clean,
             sparse=sparse,
             memory=memory,
-            mounts=mounts,
+            stream=stream,
         )
         responder = None
         if only_tell or (act and (quarantine or session.settings.config.policy)):
@@ -158,7 +169,10 @@ class Client:
             recorder,
             progress,
             mounts,
-            arguments=names,
+            arguments=[
+                *([] if stream is None else ["-"]),
+                *source.arguments,
+            ],
             actions=responder,
             front=front,
         )

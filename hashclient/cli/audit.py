@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
-import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +12,7 @@ import click
 from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.cli.output import output_error
 from hashclient.errors import UsageError
-from hashclient.system.text import printable
+from hashclient.system.text import path_of, printable
 
 if TYPE_CHECKING:
     from hashclient.audit.log import Record, Report
@@ -83,7 +80,7 @@ def show(
 
     if limit is None and output_format == "text":
         limit = DEFAULT_LIMIT
-    directory = app.settings.audit_dir
+    directory = app.settings.layout.audit
     record = None
     for record in read(directory, event=events or None, since=since, limit=limit):
         app.out(_text(record) if output_format == "text" else record.line.decode())
@@ -112,7 +109,7 @@ def verify(app: App, checkpoint_path: Path | None, output_format: str) -> None:
     from hashclient.audit.log import verify as verify_log
 
     checkpoint = None if checkpoint_path is None else _read_checkpoint(checkpoint_path)
-    report = verify_log(app.settings.audit_dir, checkpoint)
+    report = verify_log(app.settings.layout.audit, checkpoint)
     values = _report_values(report)
     if output_format == "json":
         app.out(json.dumps({**values, "checkpoint": checkpoint is not None}))
@@ -148,7 +145,7 @@ def checkpoint(app: App, output: Path) -> None:
     """
     from hashclient.audit.log import checkpoint as make_checkpoint
 
-    document = make_checkpoint(app.settings.audit_dir)
+    document = make_checkpoint(app.settings.layout.audit)
     if str(output) == "-":
         app.out(document.decode().rstrip("\n"))
         return
@@ -195,8 +192,8 @@ def _text(record: Record) -> str:
 def _path(encoded: str, text: Any) -> Any:
     """Return the path that `path_fields` encoded, or `text` if this is something else."""
     try:
-        return os.fsdecode(base64.b64decode(encoded, validate=True))
-    except (binascii.Error, ValueError):
+        return path_of("", encoded)
+    except ValueError:
         return text
 
 

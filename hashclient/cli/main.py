@@ -237,8 +237,9 @@ def cli(
 
     def load() -> Settings:
         from hashclient.config import resolve_settings
+        from hashclient.migrations.check import check_state
 
-        return resolve_settings(
+        settings = resolve_settings(
             state_dir=_path(state_dir),
             config_path=_path(config_path),
             seal_key_file=_path(seal_key_file),
@@ -247,8 +248,12 @@ def cli(
             # `init` makes the file.
             config_must_exist=ctx.invoked_subcommand != "init",
         )
+        for note in settings.config.notes:
+            app.warn(note, hint="it works on; change it when you can")
+        check_state(settings.layout)
+        return settings
 
-    ctx.obj = App(load, -1 if quiet else verbose, process.output)
+    ctx.obj = app = App(load, -1 if quiet else verbose, process.output)
     # Help, and what takes nothing from config.toml, has to work with a broken one.
     if name not in WITHOUT_DEFAULTS and {"-h", "--help"}.isdisjoint(words):
         ctx.default_map = _command_defaults(ctx.obj, name, command)

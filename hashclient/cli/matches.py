@@ -86,6 +86,9 @@ def show(app: App, match_id: str, output_format: str) -> ExitCode:
     size = "unknown" if match.size is None else f"{match.size:,} bytes"
     place = "as far as is known" if match.in_place else "not any more"
     app.out(f"  path        {printable(match.path)}")
+    if match.is_stream:
+        app.out("  file        none: it came as a stream")
+        app.out(f"  seen        {match.times_seen or 1:,} times")
     app.out(f"  size        {size}")
     app.out(f"  in place    {place}")
     app.out(f"  first seen  {match.first_seen:%Y-%m-%d %H:%M:%S} UTC")
@@ -171,6 +174,7 @@ def _document(match: Match, story: list[Step]) -> dict[str, Any]:
         **path_fields(match.path),
         "size": match.size,
         "in_place": match.in_place,
+        **({"times_seen": match.times_seen} if match.is_stream else {}),
         "first_seen": match.first_seen.isoformat(),
         "last_seen": match.last_seen.isoformat(),
         "entries": [

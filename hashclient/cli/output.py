@@ -16,7 +16,6 @@ time tells. An output or a format that config.toml names is not known while that
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +26,7 @@ from typing import TextIO
 import click
 
 from hashclient.errors import ExitCode, LockedError, StateError, UsageError
+from hashclient.system.locks import acquire
 from hashclient.system.text import printable
 
 #: Commands whose `--output` is emptied first, and those whose `--output` is replaced in one step.
@@ -37,6 +37,7 @@ _ENDLESS = frozenset({"matches"})
 #: The parameters that name what is read: of all commands, and of some.
 _INPUTS_OF_ALL = ("config_path", "seal_key_file")
 _INPUTS = ("paths", "sources")
+_SINGLE_INPUTS = ("files_from",)
 
 
 class OutputError(StateError):
@@ -92,6 +93,7 @@ class Output:
             self._path = path
         elif path != self._path:
             inputs = [str(word) for key in _INPUTS for word in found.params.get(key) or ()]
+            inputs += [word for key in _SINGLE_INPUTS if (word := found.params.get(key))]
             inputs += [word for key in _INPUTS_OF_ALL if (word := context.params.get(key))]
             self._empty(path, [*inputs, *found.args])
 
@@ -236,7 +238,9 @@ def _cannot_open(path: Path, error: OSError | ValueError) -> UsageError:
 def _refuse_inputs(path: Path, status: os.stat_result, inputs: Sequence[str]) -> None:
     for word in inputs:
         with contextlib.suppress(OSError, ValueError):
-            if os.path.samestat(os.stat(word), status):  # noqa: PTH116 - any bytes, as they came
+            # `-` is stdin; and any bytes, as they came.
+            found = os.fstat(0) if word == "-" else os.stat(word)  # noqa: PTH116
+            if os.path.samestat(found, status):
                 raise UsageError(
                     f"the output {printable(path)} is an input as well",
                     hint="choose another --output; nothing was written to it",
@@ -246,16 +250,14 @@ def _refuse_inputs(path: Path, status: os.stat_result, inputs: Sequence[str]) ->
 def _lock(fd: int, path: Path) -> None:
     """Keep other runs from writing to the same file until this process ends."""
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        if not _may_be_of_a_run(os.fstat(fd)):
-            return
+        locked = acquire(fd)
+    except OSError:
+        return  # a file system without locks
+    if not locked and _may_be_of_a_run(os.fstat(fd)):
         raise LockedError(
             f"another run is writing to the output {printable(path)}",
             hint="wait until it has finished, or choose another --output",
-        ) from error
-    except OSError:
-        return  # a file system without locks
+        )
 
 
 def _may_be_of_a_run(status: os.stat_result) -> bool:

@@ -2,21 +2,47 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from hashclient.cli.app import App, pass_app
 from hashclient.cli.options import report_options
-from hashclient.errors import ExitCode
+from hashclient.errors import ExitCode, UsageError
 from hashclient.formats.interface import FORMATS
+from hashclient.system.text import printable
+
+if TYPE_CHECKING:
+    from hashclient.scan.sources.interface import Source
+    from hashclient.scan.sources.stream import Stream
 
 #: Whether it is there and can be read, the walk says: of each PATH by itself, as an outcome.
 _path = click.Path(readable=False)
 
 
 @click.command("scan")
-@click.argument("paths", metavar="PATH…", nargs=-1, required=True, type=_path)
+@click.argument("paths", metavar="[PATH…]", nargs=-1, type=_path)
+@click.option(
+    "--files-from",
+    metavar="FILE|-",
+    # Kept as it was typed: a Path makes `-`, which is stdin, of `./-`, which is a file.
+    type=click.Path(allow_dash=True, readable=False),
+    help="Check the files whose names are in FILE, or come from stdin, one a line. A directory"
+    " among them is unread.",
+)
+@click.option(
+    "-0",
+    "--null",
+    is_flag=True,
+    help="The names of --files-from are separated by NUL, as `find -print0` writes them.",
+)
+@click.option(
+    "--stdin-name",
+    metavar="NAME",
+    help="What to call the input that comes from stdin, where PATH is `-`. [default: -]",
+)
 @report_options(*FORMATS)
 @click.option(
     "--jobs",
@@ -70,6 +96,9 @@ _path = click.Path(readable=False)
 def command(
     app: App,
     paths: tuple[str, ...],
+    files_from: str | None,
+    null: bool,
+    stdin_name: str | None,
     output_format: str,
     output: Path | None,
     show_all: bool,
@@ -93,11 +122,15 @@ def command(
     moved, unless the policy in config.toml or --quarantine says so. Each match is remembered under
     an id: `hashclient matches` lists them.
 
+    A PATH of `-` is what comes from stdin, as one input without a file; `./-` is a file.
+
     \b
       hashclient scan /srv/files
       hashclient scan --policy-check /srv/files
       hashclient scan --quarantine /srv/files
       hashclient scan --format jsonl --output report.jsonl /srv/files
+      find /srv -newer stamp -type f -print0 | hashclient scan --files-from - -0
+      curl -s https://example.org/file | hashclient scan --stdin-name file -
       hashclient scan --exclude '*.iso' --exclude '/srv/cache/*' /srv
 
     Exit codes: 0 nothing found, 10 match, 11 match and something needs attention, 3 something
@@ -107,6 +140,15 @@ def command(
     from hashclient.cli.run import Report, load_lists
     from hashclient.client import Client
 
+    if not paths and files_from is None:
+        raise UsageError(
+            "missing argument: nothing to check",
+            hint="give a PATH, `-` for stdin, or a file of names with --files-from",
+        )
+    stream = _stream(paths, files_from, stdin_name, quarantine=quarantine)
+    if null and files_from is None:
+        raise UsageError("--null is about the names of --files-from", hint="give both")
+    names_fd = None if files_from is None else _open(files_from)
     failed = None
     if fetch_first:
         from hashclient.cli.fetch import fetch_and_tell
@@ -115,8 +157,15 @@ def command(
     report = Report(
         app, "scan", output_format, output, show_digests=show_digests, show_all=show_all
     )
+    sources: list[Source] = []
+    if names_fd is not None:
+        from hashclient.scan.sources.names import Names
+
+        sources.append(Names(names_fd, str(files_from), null=null, exclude=exclude))
     run = Client(app.session).scan(
-        *paths,
+        *(path for path in paths if path != "-"),
+        sources=sources,
+        stream=stream,
         exclude=exclude,
         one_file_system=one_file_system,
         follow_symlinks=follow_symlinks,
@@ -138,3 +187,48 @@ def command(
     if run.is_mount_missing:
         app.say("next: mount what is missing; `hashclient inventory forget PATH` if it is given up")
     return code
+
+
+def _stream(
+    paths: tuple[str, ...], files_from: str | None, name: str | None, *, quarantine: bool
+) -> Stream | None:
+    """Return what stands for stdin, if it is one of `paths`.
+
+    Raises:
+        UsageError: it cannot be read as is asked for.
+    """
+    count = paths.count("-")
+    if not count:
+        if name is not None:
+            raise UsageError("--stdin-name is about the PATH `-`", hint="give both")
+        return None
+    if count > 1 or files_from == "-":
+        raise UsageError(
+            "stdin can only be read once", hint="a file that is called `-` is given as `./-`"
+        )
+    if quarantine:
+        raise UsageError(
+            "what comes from stdin has no file to take away",
+            hint="leave out --quarantine, or give the file as PATH; `./-` is a file",
+        )
+    if name == "":
+        raise UsageError("--stdin-name is empty", hint="give a name, or leave it out")
+    from hashclient.scan.sources.stream import Stream
+
+    return Stream(0, name or "-")
+
+
+def _open(name: str) -> int:
+    """Open a file of names; `-` is stdin.
+
+    Raises:
+        UsageError: it cannot be opened.
+    """
+    if name == "-":
+        return 0
+    try:
+        return os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise UsageError(
+            f"cannot read {printable(name)}: {error.strerror}", hint="check the path"
+        ) from error

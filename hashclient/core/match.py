@@ -43,12 +43,17 @@ PROGRESS = (
 SETTLED = frozenset({MatchState.RESTORED, MatchState.PURGED, MatchState.CLOSED})
 
 
+#: How the path begins on record of what came as a stream; that of a file begins with a slash.
+STREAM_PREFIX = "stdin:"
+
+
 class Match(msgspec.Struct, frozen=True):
     """One file that matched. Times are in UTC.
 
     `in_place` tells whether it is where it was found, as far as this program has done anything
     about it. `tags` are 16 bytes each, sealed under the key `key_id`. `hits` are all complete, and
-    hold what was withdrawn as well.
+    hold what was withdrawn as well. What came as a stream has no file: its `path` is its name after
+    `STREAM_PREFIX`, and `times_seen` is how often it has come; None for a file.
     """
 
     id: str
@@ -61,6 +66,12 @@ class Match(msgspec.Struct, frozen=True):
     first_seen: datetime
     last_seen: datetime
     hits: tuple[Hit, ...]
+    times_seen: int | None = None
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether it came as a stream, so that there is no file to do anything about."""
+        return self.path.startswith(STREAM_PREFIX)
 
     @property
     def standing(self) -> tuple[Hit, ...]:

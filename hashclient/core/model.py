@@ -106,7 +106,7 @@ class Outcome(msgspec.Struct, frozen=True):
     bytes, None where it is not known. `digests` holds what was computed and is shown only when
     the user asks for it; `tags` are the sealed ones of what matched, 16 bytes each, and are never
     shown. `origin` says where an input without a path came from, for logs, which never hold a
-    digest.
+    digest. With `is_stream`, `path` is what a stream is called: there is no file.
     """
 
     kind: Kind
@@ -117,6 +117,7 @@ class Outcome(msgspec.Struct, frozen=True):
     digests: Mapping[Algorithm, bytes] = msgspec.field(default_factory=dict)
     origin: str | None = None
     tags: Mapping[Algorithm, bytes] = msgspec.field(default_factory=dict)
+    is_stream: bool = False
 
 
 class Recorded(msgspec.Struct, frozen=True):

@@ -52,7 +52,6 @@ from hashclient.index.run import DamagedError
 from hashclient.index.writer import write_manifest
 from hashclient.lists.wire import MAX_INDEX_BYTES, ListIndex, parse_index
 from hashclient.matches.store import Matches
-from hashclient.matches.tables import DATABASE_NAME
 from hashclient.system.files import (
     MAX_STATE_BYTES,
     is_there,
@@ -63,7 +62,6 @@ from hashclient.system.files import (
 from hashclient.system.text import printable
 from hashclient.trust.tuf import Source, Trust
 
-PINNED_ROOT_NAME = "pinned-root.json"
 INDEX_FILE = "index.json"
 
 
@@ -152,7 +150,7 @@ class Fetcher:
         sweep_temporary(self._settings.state_dir)
         try:
             pinned = load_pinned_root(self._settings, self._provider)
-            directory = self._settings.metadata_dir(self._provider)
+            directory = self._settings.layout.metadata(self._provider)
             trust = Trust(
                 directory, config.url, self._source, pinned, name=self._provider, now=self._now()
             )
@@ -203,13 +201,13 @@ class Fetcher:
         Raises:
             StateError: one may not be read: what it would forbid is not known.
         """
-        for name in list_folders(self._settings.lists_dir):
+        for name in list_folders(self._settings.layout.lists):
             with contextlib.suppress(DamagedError):
-                if (manifest := load_manifest(self._settings.lists_dir / name)) is not None:
+                if (manifest := load_manifest(self._settings.layout.lists / name)) is not None:
                     yield manifest
 
     def _fetch_list(self, trust: Trust, name: str) -> Fetched:
-        directory = make_private_dir(self._settings.lists_dir / name)
+        directory = make_private_dir(self._settings.layout.lists / name)
         here, base = self._open_base(directory)
         # 1
         info = trust.target(name, INDEX_FILE)
@@ -308,7 +306,7 @@ class Fetcher:
 
     def _reach_back(self, directory: Path, manifest: Manifest) -> Reached:
         """Note what the list says of earlier matches."""
-        if not is_there(self._settings.state_dir / DATABASE_NAME):
+        if not is_there(self._settings.layout.matches):
             return Reached()
         with Matches(self._settings.state_dir) as matches:
             index = open_manifest(directory, manifest)
@@ -418,7 +416,7 @@ def load_pinned_root(settings: Settings, provider: str) -> bytes:
     Raises:
         StateError: it is missing or not the one that the configuration names.
     """
-    path = settings.trust_dir(provider) / PINNED_ROOT_NAME
+    path = settings.layout.pinned_root(provider)
     again = f"remove provider {provider} from the configuration and run `hashclient init` again"
     try:
         root = read_regular(path, MAX_STATE_BYTES)

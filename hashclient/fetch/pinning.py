@@ -20,7 +20,7 @@ from hashclient.audit.log import AuditLog, Event
 from hashclient.config import ProviderConfig, Settings, parse_config, provider_table
 from hashclient.core.model import is_name
 from hashclient.errors import ConfigError, HashclientError, UsageError, VerificationError
-from hashclient.fetch.fetcher import PINNED_ROOT_NAME
+from hashclient.migrations.migrate import writing
 from hashclient.net.client import Transport
 from hashclient.net.settings import access_of, limits_of
 from hashclient.system.files import (
@@ -29,8 +29,8 @@ from hashclient.system.files import (
     make_public_dir,
     read_regular,
     write_atomic,
-    writer_lock,
 )
+from hashclient.system.layout import PINNED_ROOT_NAME
 from hashclient.system.text import printable
 from hashclient.trust.tuf import Trust
 
@@ -72,11 +72,11 @@ def pin_provider(
     table = provider_table(name, provider)
     # What could not be read again must not be written.
     parse_config(table, frozenset(), printable(settings.config_path))
-    make_private_dir(settings.state_dir)
-    with writer_lock(settings.lock_path), _new_trust_dir(settings.trust_dir(name)) as directory:
+    layout = settings.layout
+    with writing(layout), _new_trust_dir(layout.provider(name)) as directory:
         # 3
         with Transport(access, limits=limits_of(provider)) as transport:
-            metadata = settings.metadata_dir(name)
+            metadata = layout.metadata(name)
             try:
                 trust = Trust(metadata, provider.url, transport, root, name=name, now=now)
             except VerificationError as error:

@@ -13,10 +13,11 @@ from hashclient.errors import HashclientError, UsageError
 from hashclient.fetch.build import Progress
 from hashclient.fetch.fetcher import Fetched, Fetcher
 from hashclient.index.reader import lists_on_disk
+from hashclient.migrations.migrate import writing
 from hashclient.net.client import Transport
 from hashclient.net.settings import access_of, limits_of
 from hashclient.session import Session
-from hashclient.system.files import make_private_dir, writer_lock
+from hashclient.system.files import make_private_dir
 from hashclient.system.text import printable
 from hashclient.trust.tuf import Source
 
@@ -46,8 +47,8 @@ def fetch_all(
     make_private_dir(settings.state_dir)
     worst: HashclientError | None = None
     unknown = set(only)
-    with writer_lock(settings.lock_path):
-        session.sealer(create=not lists_on_disk(settings.lists_dir))
+    with writing(settings.layout):
+        session.sealer(create=not lists_on_disk(settings.layout.lists))
         for name in names:
             try:
                 received = Received()

@@ -17,7 +17,7 @@ import numpy as np
 from hashclient.core.algorithms import Algorithm
 from hashclient.errors import VerificationError
 from hashclient.index.blinding import Sealer
-from hashclient.index.reader import MANIFEST_NAME, Index, Manifest, RunRef, RunSet, verify_runs
+from hashclient.index.reader import Index, Manifest, RunRef, RunSet, verify_runs
 from hashclient.index.run import ROT_HINT, DamagedError, Run, file_sha256
 from hashclient.index.runwriter import (
     BatchColumns,
@@ -29,6 +29,7 @@ from hashclient.index.runwriter import (
 )
 from hashclient.lists.wire import NO_SIZE, AddBatch, Strings, Uint8, checksum_of, entry_hashes
 from hashclient.system.files import sweep_temporary, write_atomic
+from hashclient.system.layout import MANIFEST_NAME
 from hashclient.system.text import printable
 
 #: Rows that are sealed in memory before they become a run; about 100 bytes each while building.

@@ -24,6 +24,7 @@ from hashclient.core.match import (
     REPORT_PREPARED,
     REPORT_WANTED,
     SETTLED,
+    STREAM_PREFIX,
     Match,
     Step,
     new_id,
@@ -31,7 +32,8 @@ from hashclient.core.match import (
     taken_back,
 )
 from hashclient.core.model import Hit, Outcome, hit_fields
-from hashclient.matches.tables import MATCH, MatchStore, to_text
+from hashclient.errors import UsageError
+from hashclient.matches.tables import MATCH, SEEN_AGAIN, STREAMS, MatchStore, to_text
 
 _ADD_MATCH = "INSERT INTO match VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _ADD_HIT = """
@@ -81,8 +83,11 @@ class Matches(MatchStore):
             return [self._record(outcome, key_id, now) for outcome in outcomes]
 
     def _record(self, outcome: Outcome, key_id: str, now: datetime) -> Match:
-        # One file has one path: that of `//srv` would stay what it is, where others are made plain.
-        path = "/" + os.path.abspath(outcome.path).lstrip("/")  # noqa: PTH100 - links stay
+        if outcome.is_stream:
+            path = STREAM_PREFIX + outcome.path
+        else:
+            # One file has one path: `//srv` would stay what it is, where others are made plain.
+            path = "/" + os.path.abspath(outcome.path).lstrip("/")  # noqa: PTH100 - links stay
         hits = [hit for hit in outcome.hits if hit.complete]
         known = self._known(path, hits, key_id, outcome.tags)
         tags = [outcome.tags.get(a) for a in Algorithm]
@@ -101,6 +106,9 @@ class Matches(MatchStore):
                 (outcome.size, key_id, *tags, time, match_id),
             )
         self._add_hits(match_id, hits)
+        if outcome.is_stream:
+            self._db.execute(STREAMS)
+            self._db.execute(SEEN_AGAIN, (match_id,))
         if known is None:
             self._step(match_id, MatchState.FOUND, now, {})
         elif known.state not in PROGRESS:
@@ -153,6 +161,17 @@ class Matches(MatchStore):
         """
         with self._errors():
             return self._get(match_id)
+
+    def look_up(self, match_id: str) -> Match | None:
+        """Return the match with this id, or None where there is none, as when the record was lost.
+
+        Raises:
+            StateError: it cannot be read.
+        """
+        try:
+            return self.get(match_id)
+        except UsageError:
+            return None
 
     def find(self, states: Collection[MatchState] = ()) -> Iterator[Match]:
         """Yield the matches in any of `states`, or all, in the order they were first found.

@@ -16,13 +16,14 @@ from typing import Any, Self
 
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import MatchState
-from hashclient.core.match import Match
+from hashclient.core.match import STREAM_PREFIX, Match
 from hashclient.core.model import Hit
 from hashclient.errors import StateError, UsageError
+from hashclient.system.files import refuse_irregular
+from hashclient.system.layout import Layout
 from hashclient.system.sqlite import open_database
 from hashclient.system.text import printable
-
-DATABASE_NAME = "matches.db"
+from hashclient.system.versions import newer
 
 _SCHEMA = """
 CREATE TABLE match (
@@ -62,6 +63,17 @@ CREATE INDEX step_by_match ON step (match);
 CREATE INDEX step_by_event ON step (event, match);
 """
 _VERSION = 2
+#: Made when the first stream matches. A version that does not know it passes over it, so it needs
+#: no new number.
+STREAMS = """
+CREATE TABLE IF NOT EXISTS stream (
+    match TEXT PRIMARY KEY REFERENCES match (id),
+    times_seen INTEGER NOT NULL
+) STRICT, WITHOUT ROWID
+"""
+SEEN_AGAIN = """
+INSERT INTO stream VALUES (?, 1) ON CONFLICT (match) DO UPDATE SET times_seen = times_seen + 1
+"""
 
 #: What `MatchStore.matches` reads; conditions and order follow.
 MATCH = (
@@ -72,6 +84,8 @@ _HITS = (
     "SELECT list, entry, category, algorithms, generation, withdrawn_generation, withdrawn_at"
     " FROM hit WHERE match = ? ORDER BY list, entry"
 )
+_TIMES_SEEN = "SELECT times_seen FROM stream WHERE match = ?"
+_STREAM_PREFIX = STREAM_PREFIX.encode()
 
 
 class MatchStore:
@@ -85,7 +99,7 @@ class MatchStore:
         Raises:
             StateError: it cannot be opened, or another version wrote it.
         """
-        self._path = state_dir / DATABASE_NAME
+        self._path = Layout(state_dir).matches
         with self._errors():
             self._db = self._open(create=create)
             try:
@@ -99,12 +113,15 @@ class MatchStore:
                 raise
         if version != _VERSION:
             self._db.close()
+            if version > _VERSION:
+                raise newer(self._path)
             raise StateError(
                 f"record of matches has version {version}: {printable(self._path)}",
                 hint="another version of hashclient wrote it; move it away to begin a new one",
             )
 
     def _open(self, *, create: bool) -> sqlite3.Connection:
+        refuse_irregular(self._path)
         if not create and (not self._path.exists() or self._path.stat().st_size == 0):
             return sqlite3.connect(":memory:", isolation_level=None)
         # Also a reader may have to take back what a killed writer had begun.
@@ -149,7 +166,18 @@ class MatchStore:
                 datetime.fromisoformat(first),
                 datetime.fromisoformat(last),
                 tuple(_hit(row) for row in self._db.execute(_HITS, (match_id,)).fetchall()),
+                self._times_seen(match_id) if path.startswith(_STREAM_PREFIX) else None,
             )
+
+    def _times_seen(self, match_id: str) -> int:
+        """Return how often a stream has matched; what was taken over from a report says once."""
+        try:
+            row = self._db.execute(_TIMES_SEEN, (match_id,)).fetchone()
+        except sqlite3.OperationalError as error:
+            if "no such table" not in str(error):
+                raise
+            row = None
+        return 1 if row is None else int(row[0])
 
     def _set_state(self, match_id: str, state: MatchState) -> None:
         self._db.execute("UPDATE match SET state = ? WHERE id = ?", (state, match_id))

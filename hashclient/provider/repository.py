@@ -23,7 +23,7 @@ import numpy as np
 from tuf.api.metadata import TOP_LEVEL_ROLE_NAMES, TargetFile
 
 from hashclient.core.model import is_name
-from hashclient.errors import LockedError, StateError, UsageError, VerificationError
+from hashclient.errors import StateError, UsageError, VerificationError
 from hashclient.lists.importers.registry import read_digests
 from hashclient.lists.wire import (
     FORMAT,
@@ -52,8 +52,8 @@ from hashclient.system.files import (
     state_error,
     sweep_temporary,
     write_atomic,
-    writer_lock,
 )
+from hashclient.system.locks import writer_lock
 from hashclient.system.text import printable
 
 #: How long a file stays that a list does not name any more, in seconds: longer than any fetch.
@@ -379,17 +379,12 @@ class Repository:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        try:
-            with writer_lock(self.directory / "lock"):
-                written = (self.directory, self._metadata, self._keys.directory)
-                for folder in (*written, *self._targets.glob("lists/*")):
-                    sweep_temporary(folder)
-                yield
-        except LockedError as error:
-            raise LockedError(
-                f"another process is changing {printable(self.directory)}",
-                hint="wait until it has finished",
-            ) from error
+        busy = f"another process is changing {printable(self.directory)}"
+        with writer_lock(self.directory / "lock", busy=busy, hint="wait until it has finished"):
+            written = (self.directory, self._metadata, self._keys.directory)
+            for folder in (*written, *self._targets.glob("lists/*")):
+                sweep_temporary(folder)
+            yield
 
     def _load(self) -> Roles:
         self.require()

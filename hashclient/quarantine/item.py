@@ -24,11 +24,10 @@ from hashclient.core.match import ID_LENGTH
 from hashclient.core.model import Hit, hit_fields
 from hashclient.errors import StateError, UsageError
 from hashclient.system import files
-from hashclient.system.text import excerpt, printable
+from hashclient.system.layout import EVIDENCE_NAME, ITEM_NAME
+from hashclient.system.text import excerpt, path_of, printable
 
 FORMAT = "hashclient-quarantine-item/1"
-EVIDENCE_NAME = "evidence.age"
-ITEM_NAME = "item.json"
 #: Extended attributes may take some megabytes; nothing else in the document is large.
 MAX_ITEM_BYTES = 1 << 25
 
@@ -139,9 +138,7 @@ class Item(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     @property
     def file(self) -> str:
         """Where the file was, decoded with surrogateescape."""
-        if self.path_b64 is None:
-            return self.path
-        return os.fsdecode(base64.b64decode(self.path_b64))
+        return path_of(self.path, self.path_b64)
 
     def tags_by_algorithm(self) -> dict[Algorithm, bytes]:
         """Return the sealed tags as a match has them."""
@@ -222,7 +219,8 @@ def parse_item(data: bytes, match_id: str, path: Path) -> Item:
         item.tags_by_algorithm()
         for hit in item.hits:
             hit.value()
-        for value in (item.path_b64 or "", *item.origin.xattrs.values()):
+        is_path = _is_whole_path(item.file)
+        for value in item.origin.xattrs.values():
             base64.b64decode(value, validate=True)
     except (ValueError, KeyError, RecursionError, binascii.Error) as error:
         raise _damaged(path, excerpt(error)) from error
@@ -233,7 +231,7 @@ def parse_item(data: bytes, match_id: str, path: Path) -> Item:
         )
     if item.id != match_id:
         raise _damaged(path, "it is of another item")
-    if not _is_whole_path(item.file) or any("\0" in name for name in item.origin.xattrs):
+    if not is_path or any("\0" in name for name in item.origin.xattrs):
         raise _damaged(path, "no file can have this name")
     return item
 

@@ -7,8 +7,6 @@ reads those of others, strictly. Everything else that is sent anywhere is made f
 
 from __future__ import annotations
 
-import base64
-import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -22,7 +20,7 @@ from hashclient.core.model import ENTRY_FIELDS, Hit, hit_fields
 from hashclient.errors import VerificationError
 from hashclient.system.memory import memory_cap
 from hashclient.system.strictjson import parse_json
-from hashclient.system.text import path_fields
+from hashclient.system.text import path_fields, path_of
 
 FORMAT: Literal["hashclient-report/1"] = "hashclient-report/1"
 
@@ -184,7 +182,7 @@ def parse_document(text: bytes) -> Document:
         with memory_cap(MAX_PARSING_BYTES):
             document = msgspec.convert(parse_json(text), Document)
         for match in document.matches:
-            base64.b64decode(match.path_b64 or "", validate=True)
+            file_path(match)
         return document
     except MemoryError as error:
         raise VerificationError("the report document asks for too much memory") from error
@@ -194,6 +192,4 @@ def parse_document(text: bytes) -> Document:
 
 def file_path(match: ReportedMatch) -> str:
     """Return the path of a file, decoded with surrogateescape."""
-    if match.path_b64 is None:
-        return match.path
-    return os.fsdecode(base64.b64decode(match.path_b64))
+    return path_of(match.path, match.path_b64)

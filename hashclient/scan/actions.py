@@ -18,7 +18,6 @@ from hashclient.core.kinds import Action, Kind, MatchState
 from hashclient.core.model import Acted, Handled, ListState, MatchRef, Outcome, Recorded
 from hashclient.errors import ExitCode, HashclientError
 from hashclient.matches.store import Matches
-from hashclient.matches.tables import DATABASE_NAME
 from hashclient.scan.policy import actions_for
 from hashclient.session import Session
 from hashclient.system.files import is_there
@@ -128,6 +127,9 @@ class Responder:
         outcome, record = recorded.outcome, recorded.record
         if action is Action.QUARANTINE and not self._may_take(outcome):
             return self._not_done(action, "not quarantined: its list is stale", ExitCode.STALE)
+        if action is Action.QUARANTINE and outcome.is_stream:
+            detail = "not quarantined: it came as a stream, and there is no file"
+            return self._not_done(action, detail, ExitCode.INCOMPLETE)
         if self._only_tell:
             to = f" to {self._destination}" if action is Action.REPORT else ""
             return Acted(action, done=None, detail=f"would be {_PARTICIPLES[action]}{to}")
@@ -205,7 +207,7 @@ def prepare_wanted(session: Session) -> Iterator[Report | HashclientError]:
     What cannot be prepared stays wanted, and yields the error; it keeps no other back.
     """
     settings = session.settings
-    if not is_there(settings.state_dir / DATABASE_NAME):
+    if not is_there(settings.layout.matches):
         return
     from hashclient.reporting.outbox import Outbox
 

@@ -30,11 +30,11 @@ import numpy as np
 import numpy.typing as npt
 
 from hashclient.errors import StateError
-from hashclient.system.files import state_error
+from hashclient.system.files import is_there, state_error
+from hashclient.system.layout import INVENTORY_NAME, Layout
 from hashclient.system.sqlite import open_database
 from hashclient.system.text import printable
 
-DATABASE_NAME = "inventory.db"
 #: Inodes whose records share a row; a power of two.
 BLOCK_INODES = 256
 _BLOCK_BITS = 8
@@ -108,7 +108,7 @@ class Inventory:
         Raises:
             StateError: it cannot be opened, is damaged, or (for reading) was sealed otherwise.
         """
-        self._path = state_dir / DATABASE_NAME
+        self._path = Layout(state_dir).inventory
         with self._errors():
             self._db = open_database(self._path, "rwc" if write else "ro")
             try:
@@ -296,6 +296,29 @@ class Inventory:
             ) from error
 
 
+class InventoryPlace:
+    """The inventory of one state directory, whose tags are made under one key."""
+
+    def __init__(self, state_dir: Path, key_id: str) -> None:
+        """Nothing is opened yet."""
+        self._state_dir = state_dir
+        self._key_id = key_id
+
+    def reader(self) -> Inventory | None:
+        """Open it for reading; None if there is none."""
+        if not is_there(Layout(self._state_dir).inventory):
+            return None
+        return Inventory(self._state_dir, self._key_id)
+
+    def writer(self) -> Inventory:
+        """Open it for writing, or make it."""
+        return Inventory(self._state_dir, self._key_id, write=True)
+
+    def remove(self) -> None:
+        """Remove it."""
+        remove_inventory(self._state_dir)
+
+
 def remove_inventory(state_dir: Path) -> None:
     """Remove the inventory.
 
@@ -304,7 +327,7 @@ def remove_inventory(state_dir: Path) -> None:
     """
     # The file itself last: what is left of a journal must not be applied to another database.
     for suffix in ("-wal", "-shm", ""):
-        path = state_dir / f"{DATABASE_NAME}{suffix}"
+        path = state_dir / f"{INVENTORY_NAME}{suffix}"
         try:
             path.unlink(missing_ok=True)
         except OSError as error:

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from queue import SimpleQueue
-from threading import Semaphore, Thread
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO
 
 import msgspec
 import numpy as np
@@ -26,12 +24,11 @@ from hashclient.index.matcher import verdict
 from hashclient.index.open_lists import OpenLists
 from hashclient.lists.importers.interface import DigestBatch
 from hashclient.lists.wire import NO_SIZE
+from hashclient.system.background import ahead
 from hashclient.system.text import printable
 
 #: Batches that are read ahead of the one that is judged.
 AHEAD = 2
-
-_T = TypeVar("_T")
 
 
 def lookup(
@@ -50,13 +47,14 @@ def lookup(
 
     Raises:
         UsageError: the batches' reader refuses its input.
+        StateError: the system has no room for the thread that reads.
     """
     judge = lists.judge()
     gaps = Gaps(lists.indexes)
     started = time.monotonic()
 
     try:
-        for source, batch in _ahead(iter(batches)):
+        for source, batch in ahead(iter(batches), AHEAD):
             columns = {}
             for algorithm, (digests, rows) in batch.digests.items():
                 columns[algorithm] = lists.sealer.tags(algorithm, digests), rows
@@ -81,39 +79,6 @@ def lookup(
     finally:
         summary.gaps = gaps.found()
         summary.elapsed_s = time.monotonic() - started
-
-
-def _ahead(items: Iterator[_T]) -> Generator[_T]:
-    """Yield items that a thread makes some ahead; what it raises is raised after them.
-
-    Reading and judging are done nearly all by libraries that let other threads run.
-    """
-    ready: SimpleQueue[tuple[_T] | BaseException | None] = SimpleQueue()
-    room = Semaphore(AHEAD)
-    wanted = True
-
-    def make() -> None:
-        try:
-            for item in items:
-                ready.put((item,))
-                room.acquire()
-                if not wanted:
-                    return
-            ready.put(None)
-        except BaseException as error:  # noqa: BLE001 - it is raised where the item would be
-            ready.put(error)
-
-    # A daemon: Ctrl-C must not wait for a pipe that gives nothing.
-    Thread(target=make, daemon=True).start()
-    try:
-        while (got := ready.get()) is not None:
-            if isinstance(got, BaseException):
-                raise got
-            room.release()
-            yield got[0]
-    finally:
-        wanted = False
-        room.release()
 
 
 def batches_of(

@@ -23,7 +23,8 @@ from fixtures.simulator import Simulator
 from hashclient.core.algorithms import Algorithm
 from hashclient.errors import HashclientError
 from hashclient.scan import cache, checker
-from hashclient.scan.cache import DATABASE_NAME, Inventory
+from hashclient.scan.cache import Inventory
+from hashclient.system.layout import INVENTORY_NAME as DATABASE_NAME
 from tests.support import (
     UNMEASURED,
     Result,

@@ -18,9 +18,8 @@ from hashclient.audit import log
 from hashclient.cli import fetch as fetch_command
 from hashclient.config import provider_table
 from hashclient.core.algorithms import Algorithm
-from hashclient.index import reader
 from hashclient.matches.store import Matches
-from hashclient.matches.tables import DATABASE_NAME
+from hashclient.system.layout import MATCHES_NAME as DATABASE_NAME
 from tests.support import Result, bytes_path, call, run, write_tree
 
 LISTED = range(6)
@@ -225,7 +224,7 @@ def test_all_paths_of_an_entry_are_affected_and_no_other_entry(world: World) -> 
 def test_a_list_that_is_built_anew_reaches_back_too(world: World) -> None:
     world.scan()
     world.simulator.withdraw("e-1", "e-2")
-    manifest = world.state / "lists" / "baseline" / reader.MANIFEST_NAME
+    manifest = world.state / "lists" / "baseline" / "manifest.json"
     manifest.write_text("{}")
     assert world.affected() == [("f1", "e-1"), ("f2", "e-2")]
 

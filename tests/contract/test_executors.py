@@ -21,7 +21,8 @@ from hashclient.scan.engine import Progress, scan
 from hashclient.scan.executors.inline import Inline
 from hashclient.scan.executors.interface import Advance, Executor, MakeChecker, OnBytes, Result
 from hashclient.scan.executors.processes import Processes
-from hashclient.scan.sources.files import Group, Task, WalkOptions
+from hashclient.scan.sources.files import Trees, WalkOptions
+from hashclient.scan.sources.interface import Group, Task
 from tests.support import csv_of, fast_directory, make_state, write_tree
 
 # The runner of the tests may have a thread; what is forked here does not rely on it.
@@ -182,9 +183,8 @@ trees = st.dictionaries(st.tuples(names, names, names), contents, max_size=25)
 def scanned(tree: Path, lists: OpenLists, executor: Executor) -> tuple[list[Outcome], Summary]:
     summary = Summary(lists.states)
     found = scan(
-        [str(tree)],
+        Trees([str(tree)], WalkOptions()),
         lists,
-        WalkOptions(),
         Progress(summary),
         jobs=1,
         keep_clean=True,

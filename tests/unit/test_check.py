@@ -21,11 +21,12 @@ from hashclient.index import matcher as judging
 from hashclient.index.open_lists import OpenLists, open_lists
 from hashclient.scan import cache, reading
 from hashclient.scan import checker as module
+from hashclient.scan.cache import InventoryPlace
 from hashclient.scan.checker import DEFER_BYTES, TASK_BYTES, Checker
-from hashclient.scan.engine import Memory
 from hashclient.scan.executors.interface import Result
+from hashclient.scan.memory import Memory
 from hashclient.scan.reading import ATTEMPTS, CHANGED, DIRECTORY, ENDLESS, SPARSE
-from hashclient.scan.sources.files import Group
+from hashclient.scan.sources.interface import Group
 from tests.support import csv_of, digests_of, make_state, remember_at_once, write_tree
 
 ALL = tuple(Algorithm)
@@ -438,13 +439,11 @@ def test_each_file_is_counted_once_by_what_its_answer_rests_on(
     tree = write_tree(tmp_path / "t", files)
     (tree / "link").symlink_to("match")
     names = [*files, "link", "gone"]
-    memory = Memory(tmp_path / "state", lists.sealer.key_id)
+    memory = Memory(InventoryPlace(tmp_path / "state", lists.sealer.key_id))
     for expected in ((3, 1, 0), (0, 1, 3)):
         while time.time_ns() <= max((tree / name).stat().st_ctime_ns for name in files):
             pass
-        result = check(
-            lists, tree, *names, keep_clean=keep_clean, inventory=memory.open(), learn=True
-        )
+        result = check(lists, tree, *names, keep_clean=keep_clean, cache=memory.open(), learn=True)
         assert rests_on(result) == expected
         assert result.clean == 2
         assert {name: kind for name, (kind, _) in kinds(result).items() if kind != "clean"} == {

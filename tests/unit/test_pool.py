@@ -25,7 +25,7 @@ from hashclient.scan.executors.processes import (
     WORKER_DIED,
     Pool,
 )
-from hashclient.scan.sources.files import Group, Task
+from hashclient.scan.sources.interface import Group, Task
 from tests.support import environment
 
 # The runner of the tests may have a thread; what is forked here does not rely on it.
@@ -183,7 +183,7 @@ def test_a_worker_that_dies_takes_its_own_files_with_it_and_no_others(jobs: int)
 
 RAISING = """
 from hashclient.scan.executors.processes import Pool
-from hashclient.scan.sources.files import Group
+from hashclient.scan.sources.interface import Group
 
 class Raising:
     def __init__(self, on_bytes): pass

@@ -39,7 +39,7 @@ from hashclient.provider import repository as provider_repository
 from hashclient.provider.keys import Keys, Validity
 from hashclient.provider.repository import Repository
 from hashclient.system import files as system_files
-from hashclient.system.files import writer_lock
+from hashclient.system.locks import writer_lock
 
 MD5 = hashlib.md5(b"benign").hexdigest()
 SHA1 = hashlib.sha1(b"benign").hexdigest()

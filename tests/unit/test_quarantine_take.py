@@ -27,13 +27,13 @@ from hashclient.errors import (
     UsageError,
 )
 from hashclient.index.blinding import Sealer
-from hashclient.matches.tables import DATABASE_NAME
-from hashclient.quarantine import age, attributes, sealing, store, streams
+from hashclient.quarantine import age, attributes, sealing, store
 from hashclient.quarantine.safe_rename import NEW_NAME, PRIVATE_NAME, open_place
 from hashclient.quarantine.tombstone import has_tombstone, remove_tombstone
 from hashclient.quarantine.vault import Quarantine, Stage
 from hashclient.session import Session
-from hashclient.system.files import writer_lock
+from hashclient.system.layout import MATCHES_NAME as DATABASE_NAME
+from hashclient.system.locks import writer_lock
 
 
 def test_a_file_is_sealed_and_removed(ward: Ward, file: Path) -> None:
@@ -64,7 +64,7 @@ def test_nothing_but_the_owner_can_read_any_of_it(ward: Ward, file: Path) -> Non
         ward.take(match)
     finally:
         os.umask(0o022)
-    for path in ward.settings.quarantine_dir.rglob("*"):
+    for path in ward.settings.layout.quarantine.rglob("*"):
         assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600), path
 
 
@@ -81,7 +81,7 @@ def test_no_digest_is_written_down(ward: Ward, file: Path) -> None:
 def test_the_log_says_who_why_and_what(ward: Ward, file: Path) -> None:
     match = ward.match(file)
     ward.take(match)
-    sealed, done = list(read(ward.settings.audit_dir))[1:]
+    sealed, done = list(read(ward.settings.layout.audit))[1:]
     for record in (sealed, done):
         assert record.sig is not None
         assert (record.data["by"], record.data["reason"]) == ("alice", "test")
@@ -354,8 +354,8 @@ def test_acts_wait_for_each_other_and_not_for_ever(
 ) -> None:
     monkeypatch.setattr(store, "LOCK_WAIT_S", 0.01)
     match = ward.match(file)
-    ward.settings.quarantine_dir.mkdir(mode=0o700)
-    with writer_lock(ward.settings.quarantine_dir / "lock"), pytest.raises(LockedError):
+    ward.settings.layout.quarantine.mkdir(mode=0o700)
+    with writer_lock(ward.settings.layout.quarantine / "lock"), pytest.raises(LockedError):
         ward.take(match)
     assert ward.take(match).taken
 
@@ -364,9 +364,9 @@ def test_an_act_goes_on_when_the_other_has_ended(
     ward: Ward, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     match = ward.match(file)
-    ward.settings.quarantine_dir.mkdir(mode=0o700)
+    ward.settings.layout.quarantine.mkdir(mode=0o700)
     with contextlib.ExitStack() as other:
-        other.enter_context(writer_lock(ward.settings.quarantine_dir / "lock"))
+        other.enter_context(writer_lock(ward.settings.layout.quarantine / "lock"))
         pauses: list[float] = []
 
         def end_the_other(seconds: float) -> None:
@@ -383,7 +383,7 @@ def test_what_is_written_is_read_back(
 ) -> None:
     """A disk that takes what it does not keep: the last byte is another one when it is read."""
     match = ward.match(file)
-    real = streams.sha256_on_disk
+    real = sealing.sha256_on_disk
 
     def worn_out(fd: int) -> tuple[str, int]:
         size = os.fstat(fd).st_size
@@ -413,7 +413,7 @@ def test_a_copy_that_lacks_its_end_is_found_before_the_file_goes(
 
     seal = age.seal
     monkeypatch.setattr(age, "seal", short)
-    with pytest.raises(StateError, match="does not read back as it was written"):
+    with pytest.raises(StateError, match="lacks its end"):
         ward.take(match)
     assert file.read_bytes() == CONTENT
     assert ward.names() == set()
@@ -456,9 +456,9 @@ def test_a_path_of_any_length_is_taken_and_logged(ward: Ward, tmp_path: Path) ->
 
 
 def test_what_a_kill_left_is_swept(ward: Ward, file: Path) -> None:
-    leftover = ward.settings.quarantine_dir / ".tmp-abc"
+    leftover = ward.settings.layout.quarantine / ".tmp-abc"
     leftover.mkdir(parents=True, mode=0o700)
-    ward.settings.quarantine_dir.chmod(0o700)
+    ward.settings.layout.quarantine.chmod(0o700)
     (leftover / "evidence.age").write_bytes(b"half")
     assert "the next act removes it" in ward.verify()[".tmp-abc"].detail
     match = ward.match(file)

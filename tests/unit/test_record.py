@@ -16,9 +16,9 @@ from hashclient.core.model import Gap, Hit, ListState, MissingList, Outcome, Rec
 from hashclient.core.verdict import Summary
 from hashclient.errors import AuditError, ExitCode, StateError
 from hashclient.matches.store import Matches
-from hashclient.matches.tables import DATABASE_NAME
 from hashclient.scan.recorder import RunRecord
 from hashclient.session import Session
+from hashclient.system.layout import MATCHES_NAME as DATABASE_NAME
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
 LISTS = (ListState("base", 3, NOW, fresh=True), ListState("old", 1, NOW, fresh=False))

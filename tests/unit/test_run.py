@@ -18,11 +18,11 @@ from hashclient.core.model import Handled, Hit, Outcome
 from hashclient.core.verdict import Summary
 from hashclient.errors import AuditError, ExitCode, HashclientError, StateError
 from hashclient.matches.store import Matches
-from hashclient.matches.tables import DATABASE_NAME
 from hashclient.scan.engine import Progress
 from hashclient.scan.recorder import RunRecord
 from hashclient.scan.run import FrontEnd, Observer, Run
 from hashclient.session import Session
+from hashclient.system.layout import MATCHES_NAME
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
 HIT = Hit("base", "e-1", "synthetic", 3, (Algorithm.MD5,), complete=True)
@@ -144,7 +144,7 @@ def test_what_is_given_out_is_on_record_and_in_the_log(world: World) -> None:
 def test_nothing_is_done_before_it_is_asked_for(world: World) -> None:
     world.run([match("/a")]).close()
     assert not (world.directory / "audit").exists()
-    assert not (world.directory / DATABASE_NAME).exists()
+    assert not (world.directory / MATCHES_NAME).exists()
 
 
 def test_leaving_early_records_what_was_found_and_says_so(world: World) -> None:
@@ -221,7 +221,7 @@ def test_giving_up_counts_what_failed(world: World, when: str) -> None:
 
 
 def test_a_failure_to_record_is_told_and_counts_and_the_run_goes_on(world: World) -> None:
-    (world.directory / DATABASE_NAME).mkdir()
+    (world.directory / MATCHES_NAME).mkdir()
     watching = Watching()
     run = world.run([match("/a"), None, match("/b")], observer=watching)
     assert [handled.record for handled in run] == [None, None]

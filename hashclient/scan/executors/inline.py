@@ -12,7 +12,7 @@ from hashclient.scan.executors.interface import (
     Result,
     single_tasks,
 )
-from hashclient.scan.sources.files import Task
+from hashclient.scan.sources.interface import Task
 
 
 class Inline:

@@ -15,7 +15,7 @@ import msgspec
 
 from hashclient.core.model import Outcome
 from hashclient.scan.cache import Block
-from hashclient.scan.sources.files import Task
+from hashclient.scan.sources.interface import Task
 
 #: Bytes of large files that were read since the last call.
 OnBytes = Callable[[int], None]

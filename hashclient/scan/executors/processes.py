@@ -29,7 +29,8 @@ from hashclient.scan.executors.interface import (
     Result,
     single_tasks,
 )
-from hashclient.scan.sources.files import Group, Task, join
+from hashclient.scan.sources.files import join
+from hashclient.scan.sources.interface import Group, Task
 from hashclient.system.process import bad_page, end_at_bad_pages, forget_exit_codes, is_debugged
 
 #: Tasks that wait at a worker, so that it never waits for the parent.

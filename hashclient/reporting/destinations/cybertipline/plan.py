@@ -15,15 +15,9 @@ from hashclient.config import ServiceDestination
 from hashclient.errors import StateError
 from hashclient.index.blinding import Sealer
 from hashclient.matches.store import Matches
+from hashclient.quarantine.evidence import Proven, find_item, plain_source, sealed_source
 from hashclient.quarantine.item import evidence_path
 from hashclient.reporting.document import Document, ReportedMatch, file_path
-from hashclient.reporting.evidence import (
-    Proven,
-    evidence_of,
-    find_item,
-    plain_source,
-    sealed_source,
-)
 from hashclient.system.text import printable
 
 
@@ -86,7 +80,8 @@ def make_plan(
         item = find_item(quarantine_dir, match.id)
         if item is None:
             raise StateError(f"sealed copy is missing: match {match.id}")
-        yield sealed_source(evidence_path(quarantine_dir, match.id), evidence_of(item))
+        path = evidence_path(quarantine_dir, match.id)
+        yield sealed_source(path, item.evidence_sha256, item.evidence_bytes)
 
     upload_order = tuple(upload)
     plan = Plan(document, destination.incident_type, upload_order, sealed_to, open_evidence)

@@ -19,12 +19,13 @@ import msgspec
 
 from hashclient.audit.log import AuditLog, checkpoint
 from hashclient.errors import StateError
-from hashclient.quarantine.age import parse_recipients, seal
+from hashclient.quarantine.age import Chunks, parse_recipients
+from hashclient.quarantine.evidence import Proven, sealed_source
 from hashclient.quarantine.safe_rename import rename_noreplace
+from hashclient.quarantine.sealing import seal_stream
 from hashclient.reporting.custody import bind
-from hashclient.reporting.destinations.package.tarstream import Member, Stream, write_tar
+from hashclient.reporting.destinations.package.tarstream import Member, write_tar
 from hashclient.reporting.document import Document, encode_document
-from hashclient.reporting.evidence import Proven, sealed_source
 from hashclient.reporting.report import Package
 from hashclient.system.files import TEMP_PREFIX, fsync_dir, state_error
 from hashclient.system.text import printable
@@ -90,7 +91,8 @@ def gather(document: Document, places: Sequence[Path]) -> Content:
                 f"sealed copy is missing: match {match.id}",
                 hint="`hashclient quarantine verify` checks all of them",
             )
-        evidence[match.evidence.name] = sealed_source(found[0], match.evidence)
+        known = match.evidence
+        evidence[known.name] = sealed_source(found[0], known.sha256, known.length)
     return Content(document, evidence)
 
 
@@ -199,13 +201,7 @@ class Packager:
             os.close(fd)
 
     def _write_archive(self, path: Path, files: Mapping[str, bytes], content: Content) -> str:
-        computed = hashlib.sha256()
         with _new_file(path) as write:
-
-            def sink(data: bytes) -> None:
-                computed.update(data)
-                write(data)
-
             members = [
                 *(Member(n, len(text), iter((text,))) for n, text in files.items()),
                 *(
@@ -213,8 +209,8 @@ class Packager:
                     for n, proven in content.evidence.items()
                 ),
             ]
-            seal(Stream(write_tar(members)).read, sink, parse_recipients(self._recipients))
-        return computed.hexdigest()
+            keys = parse_recipients(self._recipients)
+            return seal_stream(Chunks(write_tar(members)).read, write, keys).sha256
 
     @staticmethod
     def _write_directory(path: Path, files: Mapping[str, bytes], content: Content) -> None:
