@@ -19,6 +19,9 @@ _MODULES = {
     "hashclient.core.match": ("Match",),
     "hashclient.core.verdict": ("Summary",),
     "hashclient.scan.run": ("FrontEnd", "Guard", "Observer", "Run", "Scan"),
+    "hashclient.scan.sources.interface": ("Source",),
+    "hashclient.scan.sources.names": ("Names",),
+    "hashclient.scan.sources.stream": ("Stream",),
     "hashclient.fetch.fetcher": ("Fetched",),
     "hashclient.status.status": ("Status",),
     "hashclient.errors": (
@@ -62,6 +65,9 @@ if TYPE_CHECKING:
     )
     from hashclient.fetch.fetcher import Fetched
     from hashclient.scan.run import FrontEnd, Guard, Observer, Run, Scan
+    from hashclient.scan.sources.interface import Source
+    from hashclient.scan.sources.names import Names
+    from hashclient.scan.sources.stream import Stream
     from hashclient.session import Session
     from hashclient.status.status import Status
 
@@ -88,15 +94,18 @@ __all__ = [
     "MatchRef",
     "MatchState",
     "MissingList",
+    "Names",
     "Observer",
     "Outcome",
     "Run",
     "Scan",
     "Session",
     "Settings",
+    "Source",
     "StaleError",
     "StateError",
     "Status",
+    "Stream",
     "Summary",
     "UnreachableError",
     "UsageError",

@@ -291,16 +291,16 @@ def test_a_path_that_is_not_utf8_is_told_by_its_bytes(world: World) -> None:
 
 def test_thousands_of_matches_are_withdrawn_and_logged(world: World) -> None:
     with Matches(world.state) as record:
-        found = world.client.scan(world.tree / "f1", inventory=False)[0]
-        (match,) = found.values()
-        times = [type(match)(match.kind, f"/x/{n:05d}", 6, hits=match.hits) for n in range(3000)]
+        ((path, match),) = world.client.scan(world.tree / "f1", inventory=False)[0].items()
+        paths = [path, *(f"/x/{n:05d}" for n in range(3000))]
+        times = [type(match)(match.kind, path, 6, hits=match.hits) for path in paths[1:]]
         record.record(times, "key", datetime.now(UTC))
     world.simulator.withdraw("e-1")
     (fetched,) = world.client.fetch()
-    assert [m.path for m, _ in fetched.affected] == [f"/x/{n:05d}" for n in range(3000)]
-    assert [line["path"] for line in world.logged()] == [f"/x/{n:05d}" for n in range(3000)]
+    assert [m.path for m, _ in fetched.affected] == paths
+    assert [line["path"] for line in world.logged()] == paths
     log.verify(world.state / "audit")
-    assert len(world.status()) == 3000
+    assert len(world.status()) == len(paths)
 
 
 def test_lookups_are_not_remembered(world: World) -> None:

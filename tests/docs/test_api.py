@@ -22,6 +22,8 @@ def test_the_example_runs_as_it_stands(tmp_path: Path) -> None:
     listed = b"a file that is listed"
     tree = write_tree(tmp_path / "tree", {"a": listed, "b": b"another"})
     (tmp_path / "sums.txt").write_text(f"{'0' * 32}  some file\n")
+    (tmp_path / "upload").write_bytes(listed)
+    (tmp_path / "names").write_text(f"{tree}/b\n")
     script = "".join(marked_blocks(API, "api"))
     with Site(tmp_path) as site:
         site.publish(csv_of({"e-1": listed}))
@@ -44,12 +46,13 @@ def test_the_example_runs_as_it_stands(tmp_path: Path) -> None:
         "on record: True",
         "verdict: match",
         "read: 1 of 2",
+        "match: upload 4711",
+        "clean: b",
         "looked up: d41d8cd98f00b204e9800998ecf8427e clean",
         "looked up: some file clean",
         "list baseline can be used: True",
     ]
-    (match,) = again.lines
-    assert match["path"] == f"{tree}/a"
+    assert [line["path"] for line in again.lines] == [f"{tree}/a", "stdin:upload 4711"]
 
 
 def test_the_table_names_all_that_is_public() -> None:
