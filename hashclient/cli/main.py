@@ -217,7 +217,7 @@ and those of a command in config.toml; flags outrank the environment, which outr
     metavar="FILE",
     help="The key that seals lists at rest, when it is kept outside the state directory.",
 )
-@click.option("-v", "--verbose", count=True, help="Say more on stderr.")
+@click.option("-v", "--verbose", count=True, help="Say more on stderr; -vv: in detail.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing on stderr but errors and warnings.")
 @click.version_option(__version__, prog_name="hashclient", message="%(prog)s %(version)s")
 @click.pass_context
@@ -255,6 +255,11 @@ def cli(
         return settings
 
     ctx.obj = app = App(load, -1 if quiet else verbose, process.output)
+    if app.verbosity > 0:
+        from hashclient.cli.verbose import show_log
+
+        end = show_log(app.debug, details=app.verbosity > 1, process=os.getpid())
+        ctx.call_on_close(end)
     # Help, and what takes nothing from config.toml, has to work with a broken one.
     if name not in WITHOUT_DEFAULTS and {"-h", "--help"}.isdisjoint(words):
         ctx.default_map = _command_defaults(ctx.obj, name, command)

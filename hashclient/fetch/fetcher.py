@@ -59,8 +59,11 @@ from hashclient.system.files import (
     read_regular,
     sweep_temporary,
 )
+from hashclient.system.log import Log
 from hashclient.system.text import printable
 from hashclient.trust.tuf import Source, Trust
+
+_log = Log("fetch")
 
 INDEX_FILE = "index.json"
 
@@ -158,6 +161,7 @@ class Fetcher:
             self._refuse_clock_set_back()
             trust.refresh()
             offered = trust.lists()
+            _log.info("provider %s: metadata is verified, lists: %d", self._provider, len(offered))
             # A list that we have and that is not offered any more is refused, not forgotten.
             ours = {m.list for m in self._manifests() if m.provider == self._provider}
             known = ours.union(offered, config.lists or ())
