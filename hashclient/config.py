@@ -19,6 +19,7 @@ import msgspec
 
 from hashclient.core.kinds import Action
 from hashclient.core.model import is_name
+from hashclient.core.patience import ATTEMPTS, MIN_RATE_KIB_S, TIMEOUT_S
 from hashclient.errors import ConfigError
 from hashclient.system.files import MAX_TEXT_BYTES, read_regular, user_path
 from hashclient.system.layout import Layout
@@ -82,9 +83,9 @@ class ProviderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, om
     grace_hours: float = 0.0
     known_good: tuple[str, ...] = ()
     max_churn: float | None = None
-    timeout_s: float = 30.0
-    min_rate_kib_s: float = 16.0
-    attempts: int = 4
+    timeout_s: float = TIMEOUT_S
+    min_rate_kib_s: float = MIN_RATE_KIB_S
+    attempts: int = ATTEMPTS
 
 
 class PolicyRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -136,9 +137,9 @@ class ServiceDestination(
     proxy: str | None = None
     proxy_basic_file: str | None = None
     allow_http: bool = False
-    timeout_s: float = 30.0
-    min_rate_kib_s: float = 16.0
-    attempts: int = 4
+    timeout_s: float = TIMEOUT_S
+    min_rate_kib_s: float = MIN_RATE_KIB_S
+    attempts: int = ATTEMPTS
 
 
 class ReportConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

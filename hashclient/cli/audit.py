@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
-import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +12,7 @@ import click
 from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.cli.output import output_error
 from hashclient.errors import UsageError
-from hashclient.system.text import printable
+from hashclient.system.text import path_of, printable
 
 if TYPE_CHECKING:
     from hashclient.audit.log import Record, Report
@@ -195,8 +192,8 @@ def _text(record: Record) -> str:
 def _path(encoded: str, text: Any) -> Any:
     """Return the path that `path_fields` encoded, or `text` if this is something else."""
     try:
-        return os.fsdecode(base64.b64decode(encoded, validate=True))
-    except (binascii.Error, ValueError):
+        return path_of("", encoded)
+    except ValueError:
         return text
 
 

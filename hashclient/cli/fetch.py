@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +10,11 @@ import click
 
 from hashclient.cli.app import App, format_option, pass_app
 from hashclient.core.kinds import MatchState
-from hashclient.errors import ExitCode, HashclientError, UsageError
+from hashclient.errors import ExitCode, HashclientError
 from hashclient.system.text import path_fields, printable
 
 if TYPE_CHECKING:
-    from hashclient.core.match import Remembered
+    from hashclient.core.match import Match
     from hashclient.fetch.fetcher import Fetched
 
 
@@ -118,65 +117,19 @@ def fetch_lists(
     """Yield what becomes of every list of one provider or of all.
 
     Raises:
-        HashclientError: as `Fetcher.fetch`; with several providers, the error of the highest exit
-            code is raised after the others were tried.
-        UsageError: a list in `only` is offered by none of them.
+        HashclientError: as `Client.fetch`.
     """
-    from hashclient.cli.progress import Received, fetch_progress
-    from hashclient.fetch.fetcher import Fetcher
-    from hashclient.index.blinding import load_sealer
-    from hashclient.index.reader import lists_on_disk
-    from hashclient.migrations.migrate import writing
-    from hashclient.net.client import Transport
-    from hashclient.net.settings import access_of, limits_of
+    from hashclient.cli.progress import fetch_progress
+    from hashclient.client import Client
 
-    settings = app.settings
-    names = [provider] if provider else sorted(settings.providers())
-    accesses = {name: access_of(settings.provider(name)) for name in names}
-    worst: HashclientError | None = None
-    unknown = set(only)
-    with writing(settings.layout), fetch_progress(app) as progress:
-        sealer = load_sealer(
-            settings.state_dir,
-            settings.seal_key_file,
-            os.environ,
-            create=not lists_on_disk(settings.layout.lists),
-        )
-        audit = app.audit_log()
-        for name in names:
-            try:
-                limits, received = limits_of(settings.provider(name)), Received()
-                with Transport(accesses[name], limits=limits, on_bytes=received.add) as transport:
-                    fetcher = Fetcher(
-                        settings,
-                        name,
-                        transport,
-                        sealer,
-                        audit,
-                        now=app.now,
-                        progress=progress,
-                        received=received.count,
-                        accept_churn=accept_churn,
-                        rebuild=rebuild,
-                    )
-                    for fetched in fetcher.fetch(only):
-                        unknown.discard(fetched.list_name)
-                        yield fetched
-            except HashclientError as error:
-                if len(names) == 1:
-                    raise
-                # The worst is raised when the others were tried; each is told once.
-                if worst is None:
-                    worst = error
-                else:
-                    lesser, worst = sorted((worst, error), key=lambda e: e.exit_code)
-                    app.warn(lesser.message, lesser.hint)
-    if worst is not None:
-        raise worst
-    if unknown:
-        raise UsageError(
-            f"no list to fetch is called {printable(min(unknown))}",
-            hint="`hashclient fetch` without --list names all that are offered",
+    with fetch_progress(app) as progress:
+        yield from Client(app.session).fetch(
+            *only,
+            provider=provider,
+            rebuild=rebuild,
+            accept_churn=accept_churn,
+            progress=progress,
+            on_failure=lambda error: app.warn(error.message, error.hint),
         )
 
 
@@ -217,13 +170,13 @@ def _show_affected(app: App, fetched: Fetched) -> None:
     if not fetched.affected:
         return
     app.out(f"withdrawn entries of list {fetched.list_name} had matched these paths:")
-    for match in fetched.affected:
-        app.out(f"  {printable(match.path)}  [{match.id}]  {match.entry}{_what_now(match)}")
-    if any(m.state is MatchState.WITHDRAWN and not m.in_place for m in fetched.affected):
+    for match, hit in fetched.affected:
+        app.out(f"  {printable(match.path)}  [{match.id}]  {hit.entry}{_what_now(match)}")
+    if any(m.state is MatchState.WITHDRAWN and not m.in_place for m, _ in fetched.affected):
         app.say("next: `hashclient quarantine restore --withdrawn` puts back what was taken away")
 
 
-def _what_now(match: Remembered) -> str:
+def _what_now(match: Match) -> str:
     from hashclient.core.match import SETTLED
 
     if match.state in SETTLED:
@@ -260,11 +213,11 @@ def _document(fetched: Fetched) -> dict[str, Any]:
             {
                 **path_fields(match.path),
                 "id": match.id,
-                "entry": match.entry,
+                "entry": hit.entry,
                 "in_place": match.in_place,
                 "state": str(match.state),
             }
-            for match in fetched.affected
+            for match, hit in fetched.affected
         ]
     if fetched.listed_again:
         document["listed_again"] = [

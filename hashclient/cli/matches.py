@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hashclient.cli.app import App, format_option, pass_app
-from hashclient.cli.run import FORMAT_HELP, output_option
+from hashclient.cli.options import FORMAT_HELP, output_option
 from hashclient.core.kinds import MatchState
 from hashclient.errors import ExitCode, UsageError
 from hashclient.formats.interface import FORMATS
@@ -57,7 +57,7 @@ def command(
     written = formatter(output_format, Context("matches", app.now()))
     with open_record(app) as record:
         # All before the first is written: while it is read, no scan can write to it.
-        found = [written.outcome(m.outcome()) for m in record.find([MatchState(s) for s in states])]
+        found = [written.outcome(m.handled()) for m in record.find([MatchState(s) for s in states])]
     with app.output.open(output, app.out) as write:
         for text in (written.begin(), *found, written.end(None)):
             if text is not None:
@@ -86,14 +86,16 @@ def show(app: App, match_id: str, output_format: str) -> ExitCode:
     size = "unknown" if match.size is None else f"{match.size:,} bytes"
     place = "as far as is known" if match.in_place else "not any more"
     app.out(f"  path        {printable(match.path)}")
+    if match.is_stream:
+        app.out("  file        none: it came as a stream")
+        app.out(f"  seen        {match.times_seen or 1:,} times")
     app.out(f"  size        {size}")
     app.out(f"  in place    {place}")
     app.out(f"  first seen  {match.first_seen:%Y-%m-%d %H:%M:%S} UTC")
     app.out(f"  last seen   {match.last_seen:%Y-%m-%d %H:%M:%S} UTC")
     for hit in match.hits:
-        entry = hit.hit
-        line = f"{entry.list_name} {entry.entry} ({entry.category}; generation {entry.generation})"
-        if hit.withdrawn_generation is not None:
+        line = f"{hit.list_name} {hit.entry} ({hit.category}; generation {hit.generation})"
+        if not hit.stands:
             line += f", withdrawn in generation {hit.withdrawn_generation}"
         app.out(f"  entry       {line}")
     app.out("story")
@@ -164,7 +166,7 @@ def _explain(detail: Mapping[str, Any]) -> str:
 
 
 def _document(match: Match, story: list[Step]) -> dict[str, Any]:
-    from hashclient.scan.recorder import hit_fields
+    from hashclient.core.model import LOGGED_FIELDS, hit_fields
 
     return {
         "id": match.id,
@@ -172,11 +174,11 @@ def _document(match: Match, story: list[Step]) -> dict[str, Any]:
         **path_fields(match.path),
         "size": match.size,
         "in_place": match.in_place,
+        **({"times_seen": match.times_seen} if match.is_stream else {}),
         "first_seen": match.first_seen.isoformat(),
         "last_seen": match.last_seen.isoformat(),
         "entries": [
-            {**hit_fields(hit.hit), "withdrawn_generation": hit.withdrawn_generation}
-            for hit in match.hits
+            hit_fields(hit, (*LOGGED_FIELDS, "withdrawn_generation")) for hit in match.hits
         ],
         "story": [
             {"time": step.time.isoformat(), "event": step.event, **step.detail} for step in story

@@ -37,6 +37,7 @@ _ENDLESS = frozenset({"matches"})
 #: The parameters that name what is read: of all commands, and of some.
 _INPUTS_OF_ALL = ("config_path", "seal_key_file")
 _INPUTS = ("paths", "sources")
+_SINGLE_INPUTS = ("files_from",)
 
 
 class OutputError(StateError):
@@ -92,6 +93,7 @@ class Output:
             self._path = path
         elif path != self._path:
             inputs = [str(word) for key in _INPUTS for word in found.params.get(key) or ()]
+            inputs += [word for key in _SINGLE_INPUTS if (word := found.params.get(key))]
             inputs += [word for key in _INPUTS_OF_ALL if (word := context.params.get(key))]
             self._empty(path, [*inputs, *found.args])
 
@@ -236,7 +238,9 @@ def _cannot_open(path: Path, error: OSError | ValueError) -> UsageError:
 def _refuse_inputs(path: Path, status: os.stat_result, inputs: Sequence[str]) -> None:
     for word in inputs:
         with contextlib.suppress(OSError, ValueError):
-            if os.path.samestat(os.stat(word), status):  # noqa: PTH116 - any bytes, as they came
+            # `-` is stdin; and any bytes, as they came.
+            found = os.fstat(0) if word == "-" else os.stat(word)  # noqa: PTH116
+            if os.path.samestat(found, status):
                 raise UsageError(
                     f"the output {printable(path)} is an input as well",
                     hint="choose another --output; nothing was written to it",

@@ -130,9 +130,10 @@ def publish(
     """Add the entries of FILE... to a list, as its next generation.
 
     A FILE is CSV with a header (entry_id, md5, sha1, sha256, size, category, added; one digest
-    column at least), output of md5sum, sha1sum, sha256sum or hashdeep, or one digest a line; `-`
-    is standard input. An entry without an id gets one, an entry without a category is
-    `uncategorised`. All is checked first: with one bad line, nothing is published.
+    column at least), output of md5sum, sha1sum, sha256sum or hashdeep, ClamAV signatures (.hdb,
+    .hsb), the NSRL database (RDSv3), or one digest a line; `-` is standard input. An entry without
+    an id gets one, an entry without a category is `uncategorised`. All is checked first: with one
+    bad line, nothing is published.
 
     The first publication makes the list and its keys.
 

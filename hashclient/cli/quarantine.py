@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +12,9 @@ from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.cli.matches import open_record
 from hashclient.cli.quarantine_show import keygen, list_items, open_quarantine, show, verify
 from hashclient.cli.results import Results
-from hashclient.errors import ExitCode, StateError, UsageError
+from hashclient.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from hashclient.index.blinding import Sealer
     from hashclient.matches.store import Matches
     from hashclient.quarantine.vault import Item, Quarantine
 
@@ -86,7 +83,7 @@ def add(
     from hashclient.cli.progress import bytes_progress
 
     with open_record(app) as record, bytes_progress(app, "sealed") as on_bytes:
-        quarantine = open_quarantine(app, _sealer(app), on_bytes)
+        quarantine = open_quarantine(app, on_bytes)
         chosen = list(match_ids)
         if take_all:
             # Also where an act was killed after the record had it that the file is gone.
@@ -99,7 +96,7 @@ def add(
         for match_id in chosen:
             with results.item(match_id):
                 match = record.get(match_id)
-                taken = quarantine.take(match, record, by=app.operator(), reason=reason)
+                taken = quarantine.take(match, record, reason=reason)
                 results.put(
                     match_id,
                     taken.detail,
@@ -161,10 +158,7 @@ def restore(
         raise UsageError("--to is for one item")
     identities = load_identities(identity_file)
     with open_record(app) as record, bytes_progress(app, "opened") as on_bytes:
-        sealer = None
-        with contextlib.suppress(StateError):  # the copy proves itself, if not as well
-            sealer = _sealer(app)
-        quarantine = open_quarantine(app, sealer, on_bytes)
+        quarantine = open_quarantine(app, on_bytes)
         chosen = list(match_ids)
         if withdrawn:
             here = set(item_ids(app.settings.layout.quarantine)) - set(chosen)
@@ -176,7 +170,6 @@ def restore(
                     match_id,
                     identities,
                     record,
-                    by=app.operator(),
                     reason=reason,
                     to=to,
                     force=force,
@@ -233,13 +226,12 @@ def purge(
     chosen = list(match_ids) or item_ids(app.settings.layout.quarantine)
     results = Results(app, output_format, match_ids)
     with open_record(app) as record:
-        quarantine = open_quarantine(app, None)
+        quarantine = open_quarantine(app)
         for match_id in chosen:
             with results.item(match_id):
                 purged = quarantine.purge(
                     match_id,
                     record,
-                    by=app.operator(),
                     reason=reason,
                     force=force,
                     dry_run=dry_run,
@@ -271,7 +263,7 @@ def recover(app: App, output_format: str) -> ExitCode:
 
     results = Results(app, output_format)
     with Matches(app.settings.state_dir) as record:
-        for item in open_quarantine(app, None).recover(record, by=app.operator()):
+        for item in open_quarantine(app).recover(record):
             results.put(item.id, "recorded again", path=item.file, done=True)
     return results.end("the record of matches knows all that is in quarantine")
 
@@ -289,7 +281,7 @@ def hold(app: App, match_ids: tuple[str, ...], reason: str, output_format: str) 
     """
 
     def act(quarantine: Quarantine, match_id: str, record: Matches) -> Item:
-        return quarantine.hold(match_id, record, by=app.operator(), reason=reason)
+        return quarantine.hold(match_id, record, reason=reason)
 
     return _mark(app, match_ids, output_format, "on hold", act)
 
@@ -307,7 +299,7 @@ def release(app: App, match_ids: tuple[str, ...], reason: str, output_format: st
     """
 
     def act(quarantine: Quarantine, match_id: str, record: Matches) -> Item:
-        return quarantine.release(match_id, record, by=app.operator(), reason=reason)
+        return quarantine.release(match_id, record, reason=reason)
 
     return _mark(app, match_ids, output_format, "released", act)
 
@@ -323,18 +315,12 @@ def _mark(
         raise UsageError("no item is given", hint="`hashclient quarantine list` shows them")
     results = Results(app, output_format, match_ids)
     with open_record(app) as record:
-        quarantine = open_quarantine(app, None)
+        quarantine = open_quarantine(app)
         for match_id in match_ids:
             with results.item(match_id):
                 item = act(quarantine, match_id, record)
                 results.put(match_id, detail, path=item.file, done=True)
     return results.end("")
-
-
-def _sealer(app: App) -> Sealer:
-    from hashclient.index.blinding import load_sealer
-
-    return load_sealer(app.settings.state_dir, app.settings.seal_key_file, os.environ)
 
 
 for _command in (list_items, show, verify, keygen):

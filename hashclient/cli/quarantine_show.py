@@ -16,18 +16,15 @@ from hashclient.errors import ExitCode
 from hashclient.system.text import path_fields, printable
 
 if TYPE_CHECKING:
-    from hashclient.index.blinding import Sealer
     from hashclient.matches.store import Matches
     from hashclient.quarantine.vault import Item, Quarantine
 
 
-def open_quarantine(
-    app: App, sealer: Sealer | None, on_bytes: Callable[[int], None] = lambda _count: None
-) -> Quarantine:
+def open_quarantine(app: App, on_bytes: Callable[[int], None] = lambda _count: None) -> Quarantine:
     """Return the quarantine of the state directory."""
     from hashclient.quarantine.vault import Quarantine
 
-    return Quarantine(app.settings, app.audit_log(), sealer, now=app.now, on_bytes=on_bytes)
+    return Quarantine(app.session, on_bytes=on_bytes)
 
 
 @click.command("list")
@@ -44,7 +41,7 @@ def list_items(app: App, output_format: str) -> ExitCode:
     results = Results(app, output_format)
     directory = app.settings.layout.quarantine
     with open_record(app) as record:
-        quarantine = open_quarantine(app, None)
+        quarantine = open_quarantine(app)
         for match_id in item_ids(directory):
             with results.item(match_id):
                 item = load_item(directory, match_id)
@@ -69,7 +66,7 @@ def show(app: App, match_id: str, output_format: str) -> ExitCode:
 
     item = load_item(app.settings.layout.quarantine, match_id)
     with open_record(app) as record:
-        document = _document(item, open_quarantine(app, None), record)
+        document = _document(item, open_quarantine(app), record)
     evidence = evidence_path(app.settings.layout.quarantine, match_id)
     if output_format == "json":
         app.out(json.dumps({**document, "evidence": str(evidence)}))
@@ -115,7 +112,7 @@ def verify(app: App, output_format: str) -> ExitCode:
 
     results = Results(app, output_format)
     with open_record(app) as record, bytes_progress(app, "checked") as on_bytes:
-        for found in open_quarantine(app, None, on_bytes).verify(record):
+        for found in open_quarantine(app, on_bytes).verify(record):
             if not found.ok:
                 results.count(ExitCode.STATE)
             results.put(found.name, found.detail, done=found.ok, attention=found.attention)
@@ -161,9 +158,7 @@ def keygen(app: App, output: Path, output_format: str) -> ExitCode:
 
 def _document(item: Item, quarantine: Quarantine, record: Matches) -> dict[str, Any]:
     """Return what `list` and `show` tell of an item."""
-    from hashclient.quarantine.store import record as find_match
-
-    match = find_match(item.id, record)
+    match = record.look_up(item.id)
     state = "unrecorded" if match is None else str(match.state)
     due = quarantine.due(item.id, record)
     return {

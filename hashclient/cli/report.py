@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,12 +18,10 @@ from hashclient.errors import ExitCode, HashclientError, LockedError, StateError
 from hashclient.system.text import printable
 
 if TYPE_CHECKING:
-    from hashclient.config import ServiceDestination
     from hashclient.core.match import Match
     from hashclient.matches.store import Matches
-    from hashclient.reporting.destinations.cybertipline.api import Service
     from hashclient.reporting.outbox import Outbox
-    from hashclient.reporting.sent import Sent
+    from hashclient.reporting.report import Sent
     from hashclient.reporting.submit import Sender
 
 
@@ -89,7 +86,6 @@ def prepare(
             matches,
             record,
             destination,
-            by=app.operator(),
             again=again,
             seal_evidence=seal_evidence,
         )
@@ -196,7 +192,7 @@ def acknowledge(app: App, report_id: str, reference: str, output_format: str) ->
       hashclient report acknowledge r-3kdz7wnq2m --reference 'case 4711/26'
     """
     with open_record(app) as record:
-        report = _outbox(app).acknowledge(report_id, reference, record, by=app.operator())
+        report = _outbox(app).acknowledge(report_id, reference, record)
     if output_format == "json":
         app.out(json.dumps(report_document(report)))
     else:
@@ -257,42 +253,15 @@ def verify(
       hashclient report verify --identity key.txt package.tar.age
     """
     from hashclient.quarantine.age import load_identities
-    from hashclient.reporting.destinations.package.verify import (
-        is_note,
-        verify_package,
-        verify_retraction,
-    )
+    from hashclient.reporting.destinations.registry import verify as verify_handed_over
 
-    if is_note(path):
-        note = verify_retraction(path, public_key=public_key)
-        result = {
-            "retracted": note.report_id,
-            "time": note.record.time.isoformat(),
-            "reason": note.record.data.get("reason"),
-            "public_key": note.public_key,
-        }
-        title = "the note of retraction verifies"
-    else:
-        identities = [key for p in identity_paths for key in load_identities(p)]
-        found = verify_package(path, identities=identities, public_key=public_key)
-        document = found.document
-        result = {
-            "report": document.report,
-            "created": document.created.isoformat(),
-            "organisation": document.reporter.organisation,
-            "contact": document.reporter.contact,
-            "matches": len(document.matches),
-            "evidence": found.evidence,
-            "packaged": found.custody.last.time.isoformat(),
-            "custody_records": found.custody.records,
-            "public_key": found.public_key,
-        }
-        title = "the package verifies"
+    identities = [key for p in identity_paths for key in load_identities(p)]
+    found = verify_handed_over(path, identities=identities, public_key=public_key)
     if output_format == "json":
-        app.out(json.dumps({**result, "public_key_compared": public_key is not None}))
+        app.out(json.dumps({**found.facts, "public_key_compared": public_key is not None}))
         return ExitCode.OK
-    app.out(title)
-    for name, value in result.items():
+    app.out(found.title)
+    for name, value in found.facts.items():
         if value is not None:
             app.out(f"  {name.replace('_', ' '):<16} {printable(str(value))}")
     if public_key is None:
@@ -303,36 +272,22 @@ def verify(
 def _outbox(app: App) -> Outbox:
     from hashclient.reporting.outbox import Outbox
 
-    return Outbox(app.settings, app.audit_log(), now=app.now)
+    return Outbox(app.session)
 
 
 @contextlib.contextmanager
 def _sender(app: App, identity_paths: tuple[Path, ...]) -> Iterator[Sender]:
     from hashclient.cli.progress import bytes_progress
-    from hashclient.index.blinding import load_sealer
     from hashclient.quarantine.age import load_identities
-    from hashclient.reporting.destinations.cybertipline.api import Service
     from hashclient.reporting.submit import Sender
 
     identities = [key for path in identity_paths for key in load_identities(path)]
-    settings = app.settings
     with open_record(app) as record, bytes_progress(app, "sent") as on_bytes:
-
-        def connect(destination: ServiceDestination) -> Service:
-            return Service(destination, on_bytes=on_bytes)
-
-        yield Sender(
-            _outbox(app),
-            record,
-            by=app.operator(),
-            load_sealer=lambda: load_sealer(settings.state_dir, settings.seal_key_file, os.environ),
-            identities=identities,
-            connect=connect,
-        )
+        yield Sender(_outbox(app), record, identities=identities, on_bytes=on_bytes)
 
 
 def _unreported(outbox: Outbox, record: Matches, destination: str | None) -> list[Match]:
-    from hashclient.reporting.destination import find_destination
+    from hashclient.reporting.destinations.registry import find_destination
 
     name, _ = find_destination(outbox.settings.config.report, destination)
     known = outbox.reported(name)
@@ -343,8 +298,7 @@ def _prepare_wanted(app: App) -> list[HashclientError]:
     """Prepare what scans want reported and were killed before; return what kept it from that."""
     from hashclient.scan.actions import prepare_wanted
 
-    made = prepare_wanted(app.settings, app.audit_log(), by=app.operator(), now=app.now)
-    return [error for error in made if isinstance(error, HashclientError)]
+    return [error for error in prepare_wanted(app.session) if isinstance(error, HashclientError)]
 
 
 def _due(sender: Sender) -> Iterator[Sent | HashclientError]:

@@ -2,22 +2,47 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from hashclient.cli.app import App, pass_app
-from hashclient.cli.run import load_lists, report_options, run_report
-from hashclient.errors import ExitCode
+from hashclient.cli.options import report_options
+from hashclient.errors import ExitCode, UsageError
 from hashclient.formats.interface import FORMATS
 from hashclient.system.text import printable
+
+if TYPE_CHECKING:
+    from hashclient.scan.sources.interface import Source
+    from hashclient.scan.sources.stream import Stream
 
 #: Whether it is there and can be read, the walk says: of each PATH by itself, as an outcome.
 _path = click.Path(readable=False)
 
 
 @click.command("scan")
-@click.argument("paths", metavar="PATH…", nargs=-1, required=True, type=_path)
+@click.argument("paths", metavar="[PATH…]", nargs=-1, type=_path)
+@click.option(
+    "--files-from",
+    metavar="FILE|-",
+    # Kept as it was typed: a Path makes `-`, which is stdin, of `./-`, which is a file.
+    type=click.Path(allow_dash=True, readable=False),
+    help="Check the files whose names are in FILE, or come from stdin, one a line. A directory"
+    " among them is unread.",
+)
+@click.option(
+    "-0",
+    "--null",
+    is_flag=True,
+    help="The names of --files-from are separated by NUL, as `find -print0` writes them.",
+)
+@click.option(
+    "--stdin-name",
+    metavar="NAME",
+    help="What to call the input that comes from stdin, where PATH is `-`. [default: -]",
+)
 @report_options(*FORMATS)
 @click.option(
     "--jobs",
@@ -71,6 +96,9 @@ _path = click.Path(readable=False)
 def command(
     app: App,
     paths: tuple[str, ...],
+    files_from: str | None,
+    null: bool,
+    stdin_name: str | None,
     output_format: str,
     output: Path | None,
     show_all: bool,
@@ -94,86 +122,113 @@ def command(
     moved, unless the policy in config.toml or --quarantine says so. Each match is remembered under
     an id: `hashclient matches` lists them.
 
+    A PATH of `-` is what comes from stdin, as one input without a file; `./-` is a file.
+
     \b
       hashclient scan /srv/files
       hashclient scan --policy-check /srv/files
       hashclient scan --quarantine /srv/files
       hashclient scan --format jsonl --output report.jsonl /srv/files
+      find /srv -newer stamp -type f -print0 | hashclient scan --files-from - -0
+      curl -s https://example.org/file | hashclient scan --stdin-name file -
       hashclient scan --exclude '*.iso' --exclude '/srv/cache/*' /srv
 
     Exit codes: 0 nothing found, 10 match, 11 match and something needs attention, 3 something
     was unread or there was nothing to check, 7 stale list; all are in `hashclient --help`.
     """
     from hashclient.cli.progress import scan_progress
-    from hashclient.core.verdict import Summary
-    from hashclient.scan.engine import Memory, Progress, default_jobs, scan
-    from hashclient.scan.sources.files import WalkOptions
-    from hashclient.scan.sources.mounts import Mounts
+    from hashclient.cli.run import Report, load_lists
+    from hashclient.client import Client
 
+    if not paths and files_from is None:
+        raise UsageError(
+            "missing argument: nothing to check",
+            hint="give a PATH, `-` for stdin, or a file of names with --files-from",
+        )
+    stream = _stream(paths, files_from, stdin_name, quarantine=quarantine)
+    if null and files_from is None:
+        raise UsageError("--null is about the names of --files-from", hint="give both")
+    names_fd = None if files_from is None else _open(files_from)
     failed = None
     if fetch_first:
         from hashclient.cli.fetch import fetch_and_tell
 
         failed = fetch_and_tell(app)
-    lists = load_lists(app)
-    summary = Summary(lists.states, missing=lists.missing, failed=failed)
-    progress = Progress(summary)
-    options = WalkOptions(exclude, one_file_system, follow_symlinks)
-    memory = Memory(
-        app.settings.state_dir,
-        lists.sealer.key_id,
-        # The inventory knows tags, not digests: to show these, files are read.
-        use=not no_inventory and not show_digests,
-        on_failure=lambda error: app.warn(error.message, error.hint),
+    report = Report(
+        app, "scan", output_format, output, show_digests=show_digests, show_all=show_all
     )
-    mounts = Mounts(
-        app.settings.state_dir,
-        on_failure=lambda error: app.warn(error.message, error.hint),
-        on_change=lambda path: app.say(f"another file system than before: {printable(path)}"),
-    )
-    if mounts.unknown is not None:
-        summary.fail(mounts.unknown)
-    outcomes = scan(
-        paths,
-        lists,
-        options,
-        progress,
-        jobs=jobs or default_jobs(),
-        keep_clean=show_all,
-        sparse=sparse,
-        memory=memory,
-        mounts=mounts,
-    )
-    responder = None
-    acts = not no_actions and (quarantine or bool(app.settings.config.policy))
-    if acts or policy_check:
-        from hashclient.scan.actions import Responder
+    sources: list[Source] = []
+    if names_fd is not None:
+        from hashclient.scan.sources.names import Names
 
-        responder = Responder(
-            app.settings,
-            app.audit_log(),
-            lists.sealer,
-            lists.states,
-            by=app.operator(),
-            now=app.now,
-            quarantine_all=quarantine,
-            only_tell=policy_check,
-        )
-    with scan_progress(app, progress) as tick:
-        code = run_report(
-            app,
-            "scan",
-            outcomes,
-            summary,
-            lists.sealer.key_id,
-            output_format=output_format,
-            output=output,
-            show_digests=show_digests,
-            show_all=show_all,
-            tick=tick,
-            responder=responder,
-            arguments=list(paths),
-        )
-    if mounts.is_missing:
+        sources.append(Names(names_fd, str(files_from), null=null, exclude=exclude))
+    run = Client(app.session).scan(
+        *(path for path in paths if path != "-"),
+        sources=sources,
+        stream=stream,
+        exclude=exclude,
+        one_file_system=one_file_system,
+        follow_symlinks=follow_symlinks,
+        sparse=sparse,
+        jobs=jobs,
+        # The inventory knows tags, not digests: to show these, files are read.
+        inventory=not no_inventory and not show_digests,
+        show_clean=show_all,
+        act=not no_actions,
+        quarantine=quarantine,
+        only_tell=policy_check,
+        lists=load_lists(app),
+        front=report.front,
+    )
+    if failed is not None:
+        run.summary.failed, run.summary.failure = failed, None
+    with scan_progress(app, run.progress) as report.tick:
+        code = report.write(run)
+    if run.is_mount_missing:
         app.say("next: mount what is missing; `hashclient inventory forget PATH` if it is given up")
     return code
+
+
+def _stream(
+    paths: tuple[str, ...], files_from: str | None, name: str | None, *, quarantine: bool
+) -> Stream | None:
+    """Return what stands for stdin, if it is one of `paths`.
+
+    Raises:
+        UsageError: it cannot be read as is asked for.
+    """
+    count = paths.count("-")
+    if not count:
+        if name is not None:
+            raise UsageError("--stdin-name is about the PATH `-`", hint="give both")
+        return None
+    if count > 1 or files_from == "-":
+        raise UsageError(
+            "stdin can only be read once", hint="a file that is called `-` is given as `./-`"
+        )
+    if quarantine:
+        raise UsageError(
+            "what comes from stdin has no file to take away",
+            hint="leave out --quarantine, or give the file as PATH; `./-` is a file",
+        )
+    if name == "":
+        raise UsageError("--stdin-name is empty", hint="give a name, or leave it out")
+    from hashclient.scan.sources.stream import Stream
+
+    return Stream(0, name or "-")
+
+
+def _open(name: str) -> int:
+    """Open a file of names; `-` is stdin.
+
+    Raises:
+        UsageError: it cannot be opened.
+    """
+    if name == "-":
+        return 0
+    try:
+        return os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise UsageError(
+            f"cannot read {printable(name)}: {error.strerror}", hint="check the path"
+        ) from error

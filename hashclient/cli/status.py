@@ -109,9 +109,9 @@ def _lines(settings: Settings, status: Status, now: datetime) -> Iterator[str]:
         yield f"problem       {problem}"
     if status.withdrawn:
         yield "entries withdrawn since they matched these paths:"
-    for match in status.withdrawn:
+    for match, hit in status.withdrawn:
         where = "" if match.in_place else ", which was taken away"
-        yield f"  {printable(match.path)}  [{match.id}]  {match.list_name} {match.entry}{where}"
+        yield f"  {printable(match.path)}  [{match.id}]  {hit.list_name} {hit.entry}{where}"
 
 
 def _providers(settings: Settings, status: Status) -> list[tuple[str, str | None]]:
@@ -195,13 +195,13 @@ def _json(settings: Settings, status: Status, now: datetime) -> str:
             {
                 "id": match.id,
                 **path_fields(match.path),
-                "list": match.list_name,
-                "entry": match.entry,
+                "list": hit.list_name,
+                "entry": hit.entry,
                 "in_place": match.in_place,
                 "last_seen": match.last_seen.isoformat(),
-                "withdrawn_generation": match.withdrawn_generation,
+                "withdrawn_generation": hit.withdrawn_generation,
             }
-            for match in status.withdrawn
+            for match, hit in status.withdrawn
         ],
     }
     kept, reports, scan = status.quarantine, status.reports, _last_scan(status)

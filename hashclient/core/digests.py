@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from hashclient.core.algorithms import Algorithm
@@ -41,6 +41,32 @@ class LengthError(OSError):
 def new_hash(algorithm: Algorithm) -> _Hash:
     """Return a hashlib object; MD5 and SHA-1 are asked for as identifiers, not as security."""
     return hashlib.new(algorithm.label, usedforsecurity=False)
+
+
+class Digester:
+    """Digests of bytes that are pushed into it, chunk by chunk; `length` is how many there were."""
+
+    def __init__(self, algorithms: Iterable[Algorithm]) -> None:
+        """Compute `algorithms`."""
+        self._hashes = {a: new_hash(a) for a in algorithms}
+        self.length = 0
+
+    def update(self, chunk: memoryview) -> None:
+        """Take the next bytes."""
+        for computed in self._hashes.values():
+            computed.update(chunk)
+        self.length += len(chunk)
+
+    def add(self, algorithms: Iterable[Algorithm], so_far: bytearray | bytes) -> None:
+        """Compute more algorithms from here on; `so_far` are all bytes that there were."""
+        for algorithm in algorithms:
+            if algorithm not in self._hashes:
+                self._hashes[algorithm] = new_hash(algorithm)
+                self._hashes[algorithm].update(so_far)
+
+    def finish(self) -> dict[Algorithm, bytes]:
+        """Return the digests of what there was."""
+        return {a: computed.digest() for a, computed in self._hashes.items()}
 
 
 def new_buffer() -> memoryview:
@@ -76,22 +102,18 @@ def digest_fd(
         data = buffer[:count]
         digests = [_CONSTRUCTORS[a](data, usedforsecurity=False).digest() for a in algorithms]
         return digests, count
-    hashes = [new_hash(a) for a in algorithms]
-    total = 0
+    digester = Digester(algorithms)
     while count:
-        chunk = buffer[:count]
-        for h in hashes:
-            h.update(chunk)
-        total += count
+        digester.update(buffer[:count])
         if on_bytes is not None:
             on_bytes(count)
-        if size is not None and total > size:
+        if size is not None and digester.length > size:
             # It is being written to: there may be no end as long as that goes on.
-            raise LengthError(total, size)
+            raise LengthError(digester.length, size)
         count = os.readv(fd, [buffer])
-    if size is not None and total != size:
-        raise LengthError(total, size)
-    return [h.digest() for h in hashes], total
+    if size is not None and digester.length != size:
+        raise LengthError(digester.length, size)
+    return list(digester.finish().values()), digester.length
 
 
 _CONSTRUCTORS = {

@@ -14,7 +14,7 @@ import msgspec
 
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Kind, MatchState
-from hashclient.core.model import Hit, Outcome, Recorded
+from hashclient.core.model import Handled, Hit, MatchRef, Outcome
 
 #: Letters and digits that no two look alike and that spell no word; 27^10 ids are enough for ever.
 _ID_ALPHABET = "bcdfghjkmnpqrstvwxz23456789"
@@ -43,19 +43,17 @@ PROGRESS = (
 SETTLED = frozenset({MatchState.RESTORED, MatchState.PURGED, MatchState.CLOSED})
 
 
-class MatchHit(msgspec.Struct, frozen=True):
-    """One entry that a file matched; `withdrawn_*` are None while the provider stands by it."""
-
-    hit: Hit
-    withdrawn_generation: int | None = None
-    withdrawn_at: datetime | None = None
+#: How the path begins on record of what came as a stream; that of a file begins with a slash.
+STREAM_PREFIX = "stdin:"
 
 
 class Match(msgspec.Struct, frozen=True):
     """One file that matched. Times are in UTC.
 
     `in_place` tells whether it is where it was found, as far as this program has done anything
-    about it. `tags` are 16 bytes each, sealed under the key `key_id`.
+    about it. `tags` are 16 bytes each, sealed under the key `key_id`. `hits` are all complete, and
+    hold what was withdrawn as well. What came as a stream has no file: its `path` is its name after
+    `STREAM_PREFIX`, and `times_seen` is how often it has come; None for a file.
     """
 
     id: str
@@ -67,12 +65,23 @@ class Match(msgspec.Struct, frozen=True):
     tags: Mapping[Algorithm, bytes]
     first_seen: datetime
     last_seen: datetime
-    hits: tuple[MatchHit, ...]
+    hits: tuple[Hit, ...]
+    times_seen: int | None = None
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether it came as a stream, so that there is no file to do anything about."""
+        return self.path.startswith(STREAM_PREFIX)
 
     @property
     def standing(self) -> tuple[Hit, ...]:
         """The entries that have not been withdrawn since."""
-        return tuple(h.hit for h in self.hits if h.withdrawn_generation is None)
+        return tuple(hit for hit in self.hits if hit.stands)
+
+    @property
+    def by_entry(self) -> dict[tuple[str, str], Hit]:
+        """The hits by the names of their list and entry."""
+        return {(hit.list_name, hit.entry): hit for hit in self.hits}
 
     @property
     def ended(self) -> MatchState | None:
@@ -83,14 +92,13 @@ class Match(msgspec.Struct, frozen=True):
         return None if stands else MatchState.WITHDRAWN
 
     @property
-    def recorded(self) -> Recorded:
-        """What formats say of the record."""
-        return Recorded(self.id, self.state, self.first_seen, self.last_seen, self.in_place)
+    def ref(self) -> MatchRef:
+        """What is said of the record beside an outcome."""
+        return MatchRef(self.id, self.state, self.first_seen, self.last_seen, self.in_place)
 
-    def outcome(self) -> Outcome:
-        """Return the match as a scan's outcome, with every entry that it ever matched."""
-        hits = tuple(h.hit for h in self.hits)
-        return Outcome(Kind.MATCH, self.path, self.size, hits=hits, recorded=self.recorded)
+    def handled(self) -> Handled:
+        """Return the match as a scan gives it, with every entry that it ever matched."""
+        return Handled(Outcome(Kind.MATCH, self.path, self.size, hits=self.hits), self.ref)
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -102,24 +110,6 @@ class Step(msgspec.Struct, frozen=True):
     time: datetime
     event: str
     detail: Mapping[str, Any]
-
-
-class Remembered(msgspec.Struct, frozen=True):
-    """One path that matched one entry; times are in UTC. `withdrawn_*` are None while it stands.
-
-    `in_place` tells whether the file is where it was found, or was taken away.
-    """
-
-    id: str
-    path: str
-    state: MatchState
-    in_place: bool
-    list_name: str
-    entry: str
-    first_seen: datetime
-    last_seen: datetime
-    withdrawn_generation: int | None
-    withdrawn_at: datetime | None
 
 
 def taken_back(story: Sequence[Step]) -> frozenset[str]:

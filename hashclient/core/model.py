@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import datetime
+from typing import Any
 
 import msgspec
 
@@ -29,6 +30,8 @@ class Hit(msgspec.Struct, frozen=True):
 
     `algorithms` are those whose digests agree. `complete` is True when every digest that both
     the entry and the input have agrees: a match; otherwise the digests of the entry disagree.
+    `withdrawn_*` are None while the provider stands by the entry: always in what a run finds, and
+    in what is on record until a later generation withdraws the entry.
     """
 
     list_name: str
@@ -37,9 +40,41 @@ class Hit(msgspec.Struct, frozen=True):
     generation: int
     algorithms: tuple[Algorithm, ...]
     complete: bool
+    withdrawn_generation: int | None = None
+    withdrawn_at: datetime | None = None
+
+    @property
+    def stands(self) -> bool:
+        """Whether the provider has not withdrawn the entry since."""
+        return self.withdrawn_generation is None
 
 
-class Recorded(msgspec.Struct, frozen=True):
+#: The fields of a hit that are written of it everywhere: which entry was hit, and by what.
+ENTRY_FIELDS = ("list", "entry", "category", "generation", "algorithms")
+#: And those of the audit log, which has complete and partial hits side by side.
+LOGGED_FIELDS = (*ENTRY_FIELDS, "complete")
+
+
+def hit_fields(hit: Hit, names: tuple[str, ...] = ENTRY_FIELDS) -> dict[str, Any]:
+    """Return the fields of `hit` called `names`, in this order, as JSON values; never a digest.
+
+    This is the only place that renders a hit. What differs from use to use is which fields are
+    written: `ENTRY_FIELDS` where all hits are complete, `LOGGED_FIELDS` where they need not be, and
+    with `withdrawn_generation` where the hit is one on record.
+    """
+    fields = {
+        "list": hit.list_name,
+        "entry": hit.entry,
+        "category": hit.category,
+        "generation": hit.generation,
+        "algorithms": [a.label for a in hit.algorithms],
+        "complete": hit.complete,
+        "withdrawn_generation": hit.withdrawn_generation,
+    }
+    return {name: fields[name] for name in names}
+
+
+class MatchRef(msgspec.Struct, frozen=True):
     """What the record of matches says of one outcome: its id there, and its story so far.
 
     `in_place` is False once the file was taken away from where it was found.
@@ -65,13 +100,13 @@ class Acted(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What became of one input.
+    """What was found of one input. What is recorded and done comes after: `Recorded`, `Handled`.
 
     `path` is decoded with surrogateescape, so `os.fsencode` gives back its bytes. `size` is in
     bytes, None where it is not known. `digests` holds what was computed and is shown only when
     the user asks for it; `tags` are the sealed ones of what matched, 16 bytes each, and are never
     shown. `origin` says where an input without a path came from, for logs, which never hold a
-    digest. `recorded` and `acted` are added to matches once they are recorded and acted on.
+    digest. With `is_stream`, `path` is what a stream is called: there is no file.
     """
 
     kind: Kind
@@ -82,7 +117,27 @@ class Outcome(msgspec.Struct, frozen=True):
     digests: Mapping[Algorithm, bytes] = msgspec.field(default_factory=dict)
     origin: str | None = None
     tags: Mapping[Algorithm, bytes] = msgspec.field(default_factory=dict)
-    recorded: Recorded | None = None
+    is_stream: bool = False
+
+
+class Recorded(msgspec.Struct, frozen=True):
+    """An outcome that is recorded and logged as far as it has to be.
+
+    `record` is None for what is no match, has no file, or could not be recorded.
+    """
+
+    outcome: Outcome
+    record: MatchRef | None = None
+
+
+class Handled(msgspec.Struct, frozen=True):
+    """An outcome after all that is done about it: what may be shown.
+
+    `record` is as in `Recorded`, as the actions have left it; `acted` is what became of these.
+    """
+
+    outcome: Outcome
+    record: MatchRef | None = None
     acted: tuple[Acted, ...] = ()
 
 

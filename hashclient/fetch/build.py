@@ -8,7 +8,7 @@ over; `fetch` does, when the build has been found right.
 from __future__ import annotations
 
 import contextlib
-import threading
+import functools
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -41,6 +41,7 @@ from hashclient.lists.wire import (
     parse_add_segment,
     parse_withdraw_segment,
 )
+from hashclient.system.background import Task
 from hashclient.system.files import MAX_STATE_BYTES, read_regular, write_atomic
 from hashclient.system.layout import STAGING_NAME
 from hashclient.system.log import Log
@@ -197,16 +198,19 @@ class Build(msgspec.Struct, frozen=True):
             self.progress(index.list, min(total, max(done, self.received() - before)), total)
 
         waiting = deque(zip(segments, infos, strict=True))
-        running: deque[tuple[Segment, TargetFile, _Download]] = deque()
+        running: deque[tuple[Segment, TargetFile, Task[bytes]]] = deque()
         while waiting or running:
             ahead = sum(info.length for _, info, _ in running)
             while waiting and len(running) < AT_ONCE and (ahead < AHEAD_BYTES or not running):
                 segment, info = waiting.popleft()
-                running.append((segment, info, _Download(self.trust, info)))
+                work = functools.partial(self.trust.download, info, MAX_SEGMENT_BYTES)
+                running.append((segment, info, Task(work, info.path)))
                 ahead += info.length
             tell()
             segment, info, download = running.popleft()
-            yield segment, download.result(tell)
+            while not download.wait(TELL_S):
+                tell()
+            yield segment, download.result()
             done += info.length
         tell()
 
@@ -251,34 +255,6 @@ class Build(msgspec.Struct, frozen=True):
             runs=runs,
             epoch=self.epoch,
         )
-
-
-class _Download:
-    """A segment that is being downloaded in the background."""
-
-    def __init__(self, trust: Trust, info: TargetFile) -> None:
-        self._trust = trust
-        self._info = info
-        self._data = b""
-        self._error: BaseException | None = None
-        # Of its own and a daemon: Ctrl-C must not wait for a server.
-        self._thread = threading.Thread(target=self._run, name=info.path, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self._data = self._trust.download(self._info, MAX_SEGMENT_BYTES)
-        except BaseException as error:  # noqa: BLE001 - it is raised again where it is waited for
-            self._error = error
-
-    def result(self, meanwhile: Callable[[], None]) -> bytes:
-        """Wait for it, return its bytes or raise what went wrong; call `meanwhile` on the way."""
-        while self._thread.is_alive():
-            self._thread.join(TELL_S)
-            meanwhile()
-        if self._error is not None:
-            raise self._error
-        return self._data
 
 
 def _apply(writer: IndexWriter, inspection: Inspection, segment: Segment, data: bytes) -> None:

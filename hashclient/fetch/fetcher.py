@@ -22,9 +22,10 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from hashclient.audit.log import AuditLog, Event
+from hashclient.audit.log import Event
 from hashclient.config import Settings
-from hashclient.core.match import Match, Remembered
+from hashclient.core.match import Match
+from hashclient.core.model import Hit
 from hashclient.errors import (
     ConfigError,
     HashclientError,
@@ -35,7 +36,6 @@ from hashclient.errors import (
 from hashclient.fetch.build import Build, Progress, delta_of, tidy
 from hashclient.fetch.guard import PoisonGuard, open_guard
 from hashclient.fetch.withdrawals import Reached, reach_back
-from hashclient.index.blinding import Sealer
 from hashclient.index.open_lists import OFFERS_NOTHING_HINT
 from hashclient.index.reader import (
     CLOCK_TOLERANCE,
@@ -51,6 +51,7 @@ from hashclient.index.run import DamagedError
 from hashclient.index.writer import write_manifest
 from hashclient.lists.wire import MAX_INDEX_BYTES, ListIndex, parse_index
 from hashclient.matches.store import Matches
+from hashclient.session import Session
 from hashclient.system.files import (
     MAX_STATE_BYTES,
     is_there,
@@ -72,7 +73,7 @@ class Fetched(msgspec.Struct, frozen=True):
 
     `before` is the generation that was here, None for a first fetch. `added` and `withdrawn`
     count entries, and are None when the list had to be built anew over an older generation.
-    `affected` are paths that matched entries which are withdrawn now, and `listed_again` what was
+    `affected` are matches with a hit of an entry that is withdrawn now, and `listed_again` what was
     taken away for an entry that was withdrawn and is back; `problem` says why these could not be
     found out. `error` says why the list was left as it was.
     """
@@ -85,7 +86,7 @@ class Fetched(msgspec.Struct, frozen=True):
     withdrawn: int | None = None
     entries: int | None = None
     expires: datetime | None = None
-    affected: tuple[Remembered, ...] = ()
+    affected: tuple[tuple[Match, Hit], ...] = ()
     listed_again: tuple[Match, ...] = ()
     problem: StateError | None = None
     error: HashclientError | None = None
@@ -101,32 +102,33 @@ class Fetcher:
 
     def __init__(
         self,
-        settings: Settings,
+        session: Session,
         provider: str,
         source: Source,
-        sealer: Sealer,
-        audit: AuditLog,
         *,
-        now: Callable[[], datetime],
         progress: Progress | None = None,
         received: Callable[[], int] = lambda: 0,
         accept_churn: bool = False,
         rebuild: bool = False,
     ) -> None:
-        """Bind what a fetch needs; nothing is read or sent yet.
+        """Bind what a fetch needs; nothing but the key is read yet, and it has to be there.
 
         `progress` hears of segments, and of parts of them if `received` counts what `source` gets.
         `accept_churn` lets pass what the provider's `max_churn` would refuse. `rebuild` builds
         lists from their first segment even where what is here looks sound; of that, only the
         manifest is read.
+
+        Raises:
+            ConfigError: the key is missing or malformed.
+            StateError: it cannot be read.
         """
         self._provider = provider
-        self._sealer = sealer
-        self._now = now
+        self._sealer = session.sealer()
+        self._now = session.now
         self._progress = progress or (lambda *_: None)
         self._received = received
-        self._settings = settings
-        self._audit = audit
+        self._settings = session.settings
+        self._audit = session.audit
         self._source = source
         self._accept_churn = accept_churn
         self._rebuild = rebuild

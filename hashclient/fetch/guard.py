@@ -2,17 +2,16 @@
 
 A list decides what is reported and removed, so a mistake or a forgery in it does real harm. A
 generation is refused when it adds the digest of the empty file, or one on the operator's own list
-of known good files (a sum file, hashdeep, CSV, or the NSRL's RDSv3 database), unless it is
-withdrawn again on the way: a provider can mend its mistake by that. Known good digests
-are sealed into an index of their own, built once and again when a file changes, so that a check
-costs as much as the change. Messages name entry ids, never digests.
+of known good files (whatever `lists.importers` reads), unless it is withdrawn again on the way: a
+provider can mend its mistake by that. Known good digests are sealed into an index of their own,
+built once and again when a file changes, so that a check costs as much as the change. Messages
+name entry ids, never digests.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import sqlite3
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,14 +21,14 @@ import msgspec
 import numpy as np
 
 from hashclient.core.algorithms import Algorithm
-from hashclient.errors import ConfigError, VerificationError
+from hashclient.errors import ConfigError, UsageError, VerificationError
 from hashclient.index.blinding import Sealer
 from hashclient.index.reader import RunRef, RunSet, verify_runs
 from hashclient.index.run import DamagedError, Run
 from hashclient.index.writer import IndexWriter, sweep
 from hashclient.lists.empty_file import EMPTY_DIGESTS, rows_of_the_empty_file
-from hashclient.lists.importers.digestfile import DigestBatch, read_digests
-from hashclient.lists.importers.nsrl import SQLITE_MAGIC, read_nsrl
+from hashclient.lists.importers.interface import DigestBatch
+from hashclient.lists.importers.registry import read_digests
 from hashclient.lists.wire import NO_SIZE, AddBatch, Uint64
 from hashclient.system.files import (
     MAX_STATE_BYTES,
@@ -227,23 +226,12 @@ def _entries(batch: DigestBatch, first: int) -> AddBatch:
 
 
 def _read(path: Path) -> Iterator[DigestBatch]:
-    shown = printable(path)
     try:
         with path.open("rb") as stream:
-            if stream.read(len(SQLITE_MAGIC)) != SQLITE_MAGIC:
-                stream.seek(0)
-                yield from read_digests(stream, shown)
-                return
+            yield from read_digests(stream, str(path))
     except OSError as error:
-        raise ConfigError(f"cannot read known_good file: {shown}: {error.strerror}") from error
-    try:
-        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
-        try:
-            yield from read_nsrl(db.execute("SELECT sha256, sha1, md5 FROM FILE"))
-        finally:
-            db.close()
-    except (sqlite3.Error, ValueError, TypeError, MemoryError) as error:
         raise ConfigError(
-            f"known_good database is not in the NSRL's RDSv3 format: {shown}: {error}",
-            hint="it needs a table or view FILE with columns sha256, sha1 and md5 in hexadecimal",
+            f"cannot read known_good file: {printable(path)}: {error.strerror}"
         ) from error
+    except UsageError as error:
+        raise ConfigError(f"known_good file: {error.message}", hint=error.hint) from error

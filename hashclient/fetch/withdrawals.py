@@ -15,8 +15,8 @@ import numpy as np
 
 from hashclient.audit.log import AuditLog, Event
 from hashclient.core.kinds import MatchState
-from hashclient.core.match import LISTED_AGAIN, Match, Remembered
-from hashclient.core.model import Hit
+from hashclient.core.match import LISTED_AGAIN, Match
+from hashclient.core.model import Hit, hit_fields
 from hashclient.index.blinding import Sealer
 from hashclient.index.matcher import Judge
 from hashclient.index.reader import Index
@@ -31,11 +31,11 @@ AUDIT_BATCH = 512
 class Reached(msgspec.Struct, frozen=True):
     """What became of earlier matches.
 
-    `withdrawn` are paths that matched entries which are withdrawn now, with the state that this
-    leaves them in. `listed_again` were withdrawn and taken away, and are on the list after all.
+    `withdrawn` are matches as this leaves them, each with a hit of an entry that is withdrawn now.
+    `listed_again` were withdrawn and taken away, and are on the list after all.
     """
 
-    withdrawn: tuple[Remembered, ...] = ()
+    withdrawn: tuple[tuple[Match, Hit], ...] = ()
     listed_again: tuple[Match, ...] = ()
 
 
@@ -50,11 +50,18 @@ def reach_back(
     withdrawn = _withdraw(index, matches, audit, now)
     listed_again = tuple(_list_again(index, sealer, matches, audit, now))
     # Another entry may stand for it, or its story may have ended.
-    left = tuple(msgspec.structs.replace(m, state=matches.get(m.id).state) for m in withdrawn)
-    return Reached(left, listed_again)
+    left = {match_id: matches.get(match_id) for match_id in {match.id for match, _ in withdrawn}}
+    hits = {match_id: match.by_entry for match_id, match in left.items()}
+    affected = [
+        (left[match.id], hits[match.id].get((hit.list_name, hit.entry), hit))
+        for match, hit in withdrawn
+    ]
+    return Reached(tuple(affected), listed_again)
 
 
-def _withdraw(index: Index, matches: Matches, audit: AuditLog, now: datetime) -> list[Remembered]:
+def _withdraw(
+    index: Index, matches: Matches, audit: AuditLog, now: datetime
+) -> list[tuple[Match, Hit]]:
     name, generation = index.manifest.list, index.manifest.generation
     standing = matches.standing(name)
     if not standing:
@@ -70,13 +77,13 @@ def _withdraw(index: Index, matches: Matches, audit: AuditLog, now: datetime) ->
                 "withdrawn",
                 {
                     "list": name,
-                    "entry": match.entry,
+                    "entry": hit.entry,
                     "generation": generation,
                     "id": match.id,
                     **log_path_fields(match.path),
                 },
             )
-            for match in affected
+            for match, hit in affected
         ],
     )
     matches.withdraw(name, gone, generation, now)
@@ -104,9 +111,7 @@ def _list_again(
 
 
 def _listed_again(match: Match, hits: Sequence[Hit]) -> Event:
-    entries = [
-        {"list": hit.list_name, "entry": hit.entry, "generation": hit.generation} for hit in hits
-    ]
+    entries = [hit_fields(hit, ("list", "entry", "generation")) for hit in hits]
     data = {"id": match.id, **log_path_fields(match.path), "entries": entries}
     return Event(LISTED_AGAIN, data)
 

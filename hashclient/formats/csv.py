@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Action
-from hashclient.core.model import Hit, Outcome
+from hashclient.core.model import Handled, Hit
 from hashclient.core.verdict import Summary
 from hashclient.formats.fields import (
     done_word,
@@ -66,10 +66,10 @@ class CsvFormatter:
         """Return the header."""
         return _row(self._columns)
 
-    def outcome(self, outcome: Outcome) -> str:
+    def outcome(self, handled: Handled) -> str:
         """Return the rows of one outcome."""
-        file = _file_cells(outcome)
-        rows = [{**file, **_hit_cells(hit)} for hit in outcome.hits] or [file]
+        file = _file_cells(handled)
+        rows = [{**file, **_hit_cells(hit)} for hit in handled.outcome.hits] or [file]
         return self._rows(rows)
 
     def end(self, summary: Summary | None) -> str | None:
@@ -86,7 +86,8 @@ def text_cell(text: str) -> str:
     return f"'{shown}" if _FORMULA.match(shown) else shown
 
 
-def _file_cells(outcome: Outcome) -> dict[str, str]:
+def _file_cells(handled: Handled) -> dict[str, str]:
+    outcome, record = handled.outcome, handled.record
     path = text_cell(printable(outcome.path))
     exact = "" if path == outcome.path else base64.b64encode(os.fsencode(outcome.path)).decode()
     cells = {
@@ -95,12 +96,12 @@ def _file_cells(outcome: Outcome) -> dict[str, str]:
         "path_b64": text_cell(exact),  # it can begin with a plus
         "size": "" if outcome.size is None else str(outcome.size),
         "reason": text_cell(words(outcome.reason or "")),
-        **{str(acted.action): done_word(acted) for acted in outcome.acted},
-        "actions": text_cell(words("; ".join(acted.detail for acted in outcome.acted))),
+        **{str(acted.action): done_word(acted) for acted in handled.acted},
+        "actions": text_cell(words("; ".join(acted.detail for acted in handled.acted))),
     }
-    if outcome.recorded is not None:
-        cells.update(record_fields(outcome.recorded))
-        cells["in_place"] = "yes" if outcome.recorded.in_place else "no"
+    if record is not None:
+        cells.update(record_fields(record))
+        cells["in_place"] = "yes" if record.in_place else "no"
     return cells | {a.label: digest.hex() for a, digest in outcome.digests.items()}
 
 

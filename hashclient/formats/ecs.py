@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from hashclient.core.kinds import Kind
-from hashclient.core.model import Gap, Hit, ListState, MissingList, Outcome
+from hashclient.core.model import Gap, Handled, Hit, ListState, MissingList, Outcome
 from hashclient.core.verdict import Summary
 from hashclient.formats.fields import (
     digest_fields,
@@ -54,9 +54,10 @@ class EcsFormatter:
     def begin(self) -> None:
         """Begin with the first event."""
 
-    def outcome(self, outcome: Outcome) -> str:
+    def outcome(self, handled: Handled) -> str:
         """Return the events of one outcome."""
-        return "\n".join(json.dumps(self._file(outcome, hit)) for hit in outcome.hits or [None])
+        hits = handled.outcome.hits or [None]
+        return "\n".join(json.dumps(self._file(handled, hit)) for hit in hits)
 
     def end(self, summary: Summary | None) -> str | None:
         """Return the events of the lists and of the run."""
@@ -79,8 +80,9 @@ class EcsFormatter:
             "event": {"module": "hashclient", "dataset": dataset, **event},
         }
 
-    def _file(self, outcome: Outcome, hit: Hit | None) -> dict[str, Any]:
-        kind, recorded = outcome.kind, outcome.recorded
+    def _file(self, handled: Handled, hit: Hit | None) -> dict[str, Any]:
+        outcome, record = handled.outcome, handled.record
+        kind = outcome.kind
         about: dict[str, Any] = {
             "kind": "alert" if kind in (Kind.MATCH, Kind.CONFLICT) else "event",
             "category": ["file"],
@@ -97,15 +99,15 @@ class EcsFormatter:
             about["reason"] = outcome.reason
         time = self._context.now
         labels = {k: v for k, v in path_fields(outcome.path).items() if k != "path"}
-        if recorded is not None:
-            time = recorded.last_seen
-            about["start"] = recorded.first_seen.isoformat()
-            about["end"] = recorded.last_seen.isoformat()
-            labels |= {"match_id": recorded.id, "match_state": str(recorded.state)}
-            labels["match_in_place"] = "yes" if recorded.in_place else "no"
-        labels |= {str(acted.action): done_word(acted) for acted in outcome.acted}
-        if outcome.acted:
-            labels["actions"] = "; ".join(acted.detail for acted in outcome.acted)
+        if record is not None:
+            time = record.last_seen
+            about["start"] = record.first_seen.isoformat()
+            about["end"] = record.last_seen.isoformat()
+            labels |= {"match_id": record.id, "match_state": str(record.state)}
+            labels["match_in_place"] = "yes" if record.in_place else "no"
+        labels |= {str(acted.action): done_word(acted) for acted in handled.acted}
+        if handled.acted:
+            labels["actions"] = "; ".join(acted.detail for acted in handled.acted)
         message = f"{kind}: {printable(outcome.path)}"
         if hit is not None:
             labels["algorithms"] = " ".join(a.label for a in hit.algorithms)

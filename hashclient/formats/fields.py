@@ -10,41 +10,46 @@ from __future__ import annotations
 from typing import Any
 
 from hashclient.core.kinds import Kind
-from hashclient.core.model import Acted, Gap, Hit, MissingList, Outcome, Recorded
+from hashclient.core.model import (
+    ENTRY_FIELDS,
+    LOGGED_FIELDS,
+    Acted,
+    Gap,
+    Handled,
+    Hit,
+    MatchRef,
+    MissingList,
+    Outcome,
+    hit_fields,
+)
 from hashclient.core.verdict import Summary
 from hashclient.errors import ExitCode
 from hashclient.system.text import path_fields, printable
 
 
-def file_fields(outcome: Outcome) -> dict[str, Any]:
+def file_fields(handled: Handled) -> dict[str, Any]:
     """Return which file an outcome is of, and what the record of matches says of it."""
+    outcome = handled.outcome
     fields: dict[str, Any] = {**path_fields(outcome.path), "size": outcome.size}
-    if outcome.recorded is not None:
-        fields.update(record_fields(outcome.recorded))
+    if handled.record is not None:
+        fields.update(record_fields(handled.record))
     return fields
 
 
-def record_fields(recorded: Recorded) -> dict[str, Any]:
+def record_fields(record: MatchRef) -> dict[str, Any]:
     """Return the id of a match, and its story so far."""
     return {
-        "id": recorded.id,
-        "state": str(recorded.state),
-        "in_place": recorded.in_place,
-        "first_seen": recorded.first_seen.isoformat(),
-        "last_seen": recorded.last_seen.isoformat(),
+        "id": record.id,
+        "state": str(record.state),
+        "in_place": record.in_place,
+        "first_seen": record.first_seen.isoformat(),
+        "last_seen": record.last_seen.isoformat(),
     }
 
 
-def hit_fields(hit: Hit) -> dict[str, Any]:
+def entry_fields(hit: Hit) -> dict[str, Any]:
     """Return which entry was hit; `complete` is there only where some of its digests disagree."""
-    fields: dict[str, Any] = {
-        "list": hit.list_name,
-        "entry": hit.entry,
-        "category": hit.category,
-        "generation": hit.generation,
-        "algorithms": [a.label for a in hit.algorithms],
-    }
-    return fields if hit.complete else {**fields, "complete": False}
+    return hit_fields(hit, ENTRY_FIELDS if hit.complete else LOGGED_FIELDS)
 
 
 def digest_fields(outcome: Outcome) -> dict[str, str]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from hashclient import __version__
 from hashclient.core.kinds import Kind, MatchState
-from hashclient.core.model import Outcome
+from hashclient.core.model import Handled
 from hashclient.core.verdict import Summary
 from hashclient.errors import ExitCode
 from hashclient.formats.fields import (
@@ -56,7 +56,7 @@ class HtmlFormatter:
     def __init__(self, context: Context) -> None:
         """Write what `context` asks for, but no digests."""
         self._context = context
-        self._rows: dict[Kind, list[Outcome]] = {kind: [] for kind in ORDER}
+        self._rows: dict[Kind, list[Handled]] = {kind: [] for kind in ORDER}
         self._found: Counter[Kind] = Counter()
         self._states: Counter[MatchState] = Counter()
         self._lists: Counter[str] = Counter()
@@ -67,15 +67,16 @@ class HtmlFormatter:
     def begin(self) -> None:
         """Begin with nothing: what comes first on the page is known last."""
 
-    def outcome(self, outcome: Outcome) -> None:
+    def outcome(self, handled: Handled) -> None:
         """Count one outcome, and keep it while there is room."""
+        outcome = handled.outcome
         kind = outcome.kind
         self._found[kind] += 1
         if len(self._rows[kind]) < MAX_ROWS:
-            self._rows[kind].append(outcome)
-        if outcome.recorded is not None:
-            self._states[outcome.recorded.state] += 1
-        self._actions_failed += sum(acted.done is False for acted in outcome.acted)
+            self._rows[kind].append(handled)
+        if handled.record is not None:
+            self._states[handled.record.state] += 1
+        self._actions_failed += sum(acted.done is False for acted in handled.acted)
         if kind is Kind.MATCH:
             self._lists.update({hit.list_name for hit in outcome.hits})
             self._categories.update({hit.category for hit in outcome.hits})
@@ -180,9 +181,9 @@ class HtmlFormatter:
         return {"list": self._lists, "category": self._categories, "folder": self._folders}
 
     def _files(self) -> Markup:
-        rows: list[Outcome] = []
+        rows: list[Handled] = []
         for kind in ORDER:
-            found = sorted(self._rows[kind], key=lambda outcome: outcome.path)
+            found = sorted(self._rows[kind], key=lambda handled: handled.outcome.path)
             rows += found[: MAX_ROWS - len(rows)]
         if not rows:
             return _section("Files", element("p", "There is nothing to list."))
@@ -243,7 +244,7 @@ def _document(title: str, content: Iterator[Markup]) -> str:
 
 
 def _resource(name: str) -> str:
-    return resources.files("hashclient.formats.interface").joinpath(name).read_text("utf-8")
+    return resources.files("hashclient.formats").joinpath(name).read_text("utf-8")
 
 
 def _source(text: str) -> str:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from hashclient.core.kinds import Kind
-from hashclient.core.model import Hit, ListState, MissingList, Outcome
+from hashclient.core.model import Handled, Hit, ListState, MissingList
 from hashclient.formats.fields import done_word
 from hashclient.formats.markup import Markup, element, joined
 from hashclient.formats.text import human_bytes
@@ -94,12 +94,12 @@ def _bar(share: float) -> Markup:
     return element("svg", rect, aria_hidden="true", focusable="false", height="10", width="100%")
 
 
-def files_table(outcomes: Sequence[Outcome]) -> Markup:
+def files_table(found: Sequence[Handled]) -> Markup:
     """Return the table of files, with the controls that the script makes work."""
-    kinds = Counter(str(o.kind) for o in outcomes)
-    states = Counter(str(o.recorded.state) for o in outcomes if o.recorded is not None)
+    kinds = Counter(str(h.outcome.kind) for h in found)
+    states = Counter(str(h.record.state) for h in found if h.record is not None)
     head = _head("Outcome", "File", "Size", "Entry", "Record", numeric={"Size"})
-    body = element("tbody", *(joined(Markup("\n"), _row(outcome)) for outcome in outcomes))
+    body = element("tbody", *(joined(Markup("\n"), _row(handled)) for handled in found))
     return joined(
         _controls(kinds, states),
         element("table", head, body, id="files-table", aria_labelledby="files"),
@@ -128,8 +128,9 @@ def _pager() -> Markup:
     return element("nav", previous, where, following, id="pager", aria_label="Pages", hidden=True)
 
 
-def _row(outcome: Outcome) -> Markup:
-    kind, recorded = str(outcome.kind), outcome.recorded
+def _row(handled: Handled) -> Markup:
+    outcome, ref = handled.outcome, handled.record
+    kind = str(outcome.kind)
     file = [_path(outcome.path, class_="path")]
     if outcome.reason is not None:
         file.append(_note(outcome.reason))
@@ -137,16 +138,15 @@ def _row(outcome: Outcome) -> Markup:
     if outcome.size is not None:
         size = element("data", human_bytes(outcome.size), value=str(outcome.size))
     record = []
-    if recorded is not None:
-        record.append(joined(f"{recorded.state} ", element("code", recorded.id)))
+    if ref is not None:
+        record.append(joined(f"{ref.state} ", element("code", ref.id)))
         first, last = (
-            element("time", f"{time:%Y-%m-%d}")
-            for time in (recorded.first_seen, recorded.last_seen)
+            element("time", f"{time:%Y-%m-%d}") for time in (ref.first_seen, ref.last_seen)
         )
-        if not recorded.in_place:
+        if not ref.in_place:
             record.append(_note("taken away"))
         record.append(_note("seen ", first, *(() if first == last else (" to ", last))))
-    for acted in outcome.acted:
+    for acted in handled.acted:
         attributes = {f"data_{acted.action}": done_word(acted)}
         record.append(element("div", acted.detail, class_="note", **attributes))
     rank = str(ORDER.index(outcome.kind))
@@ -158,7 +158,7 @@ def _row(outcome: Outcome) -> Markup:
         element("td", *(_entry(hit) for hit in outcome.hits)),
         element("td", *record),
         data_outcome=kind,
-        data_state=None if recorded is None else str(recorded.state),
+        data_state=None if ref is None else str(ref.state),
     )
 
 

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from hashclient.core.model import Outcome
+    from hashclient.core.model import Handled
     from hashclient.core.verdict import Summary
 
 
@@ -33,7 +33,7 @@ class Formatter(Protocol):
     def begin(self) -> str | None:
         """Return what comes before the first outcome."""
 
-    def outcome(self, outcome: Outcome) -> str | None:
+    def outcome(self, handled: Handled) -> str | None:
         """Return what is written of one outcome when it is found; the rest comes with `end`."""
 
     def end(self, summary: Summary | None) -> str | None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from hashclient.core.model import Outcome
+from hashclient.core.model import Handled
 from hashclient.core.verdict import Summary
 from hashclient.formats.fields import (
     action_fields,
     digest_fields,
+    entry_fields,
     file_fields,
-    hit_fields,
     summary_fields,
 )
 
@@ -33,19 +33,20 @@ class JsonlFormatter:
     def begin(self) -> None:
         """Begin with the first outcome."""
 
-    def outcome(self, outcome: Outcome) -> str:
+    def outcome(self, handled: Handled) -> str:
         """Return one outcome as a line."""
+        outcome = handled.outcome
         document: dict[str, Any] = {
             "type": str(outcome.kind),
             "schema": SCHEMA,
-            **file_fields(outcome),
+            **file_fields(handled),
         }
         if outcome.hits:
-            document.update(hit_fields(outcome.hits[0]))
+            document.update(entry_fields(outcome.hits[0]))
         if len(outcome.hits) > 1:
-            document["more"] = [hit_fields(hit) for hit in outcome.hits[1:]]
-        if outcome.acted:
-            document["actions"] = [action_fields(acted) for acted in outcome.acted]
+            document["more"] = [entry_fields(hit) for hit in outcome.hits[1:]]
+        if handled.acted:
+            document["actions"] = [action_fields(acted) for acted in handled.acted]
         if outcome.reason is not None:
             document["reason"] = outcome.reason
         if self._show_digests and outcome.digests:

@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 from hashclient import __version__
 from hashclient.core.kinds import Kind, MatchState
-from hashclient.core.model import Hit, Outcome
+from hashclient.core.model import Handled, Hit, hit_fields
 from hashclient.core.verdict import Summary
 from hashclient.formats.fields import (
     action_fields,
@@ -26,7 +26,6 @@ from hashclient.formats.fields import (
     failure_text,
     file_fields,
     gap_text,
-    hit_fields,
     interrupted_text,
     missing_text,
     summary_fields,
@@ -98,7 +97,7 @@ class SarifFormatter:
         self._rules: dict[str, tuple[int, dict[str, Any]]] = {}
         self._results = 0
         #: Conflicts wait, so that none takes the place of a match.
-        self._conflicts: list[Outcome] = []
+        self._conflicts: list[Handled] = []
         self._notifications: list[dict[str, Any]] = []
         self._left_out: Counter[Kind] = Counter()
 
@@ -106,22 +105,23 @@ class SarifFormatter:
         """Return the document up to its results."""
         return f'{{"$schema": "{SCHEMA}", "version": "2.1.0", "runs": [{{"results": ['
 
-    def outcome(self, outcome: Outcome) -> str | None:
+    def outcome(self, handled: Handled) -> str | None:
         """Return a match as a result; keep what else comes for the end."""
-        if outcome.kind is Kind.MATCH and self._results < MAX_RESULTS:
-            return self._result(outcome)
-        if outcome.kind is Kind.CONFLICT and len(self._conflicts) < MAX_RESULTS:
-            self._conflicts.append(outcome)
-        elif outcome.kind in (Kind.UNREAD, Kind.SKIPPED):
-            self._unchecked(outcome)
-        elif outcome.kind is not Kind.CLEAN:
-            self._left_out[outcome.kind] += 1
+        kind = handled.outcome.kind
+        if kind is Kind.MATCH and self._results < MAX_RESULTS:
+            return self._result(handled)
+        if kind is Kind.CONFLICT and len(self._conflicts) < MAX_RESULTS:
+            self._conflicts.append(handled)
+        elif kind in (Kind.UNREAD, Kind.SKIPPED):
+            self._unchecked(handled)
+        elif kind is not Kind.CLEAN:
+            self._left_out[kind] += 1
         return None
 
     def end(self, summary: Summary | None) -> str:
         """Return the conflicts, then all that is said of the run as a whole."""
         room = MAX_RESULTS - self._results
-        parts = [self._result(outcome) for outcome in self._conflicts[:room]]
+        parts = [self._result(handled) for handled in self._conflicts[:room]]
         self._left_out[Kind.CONFLICT] += len(self._conflicts[room:])
         driver = {
             "name": "hashclient",
@@ -139,20 +139,22 @@ class SarifFormatter:
         }
         if summary is not None:
             run["properties"] = summary_fields(summary)
-        return "\n".join([*parts, f"], {json.dumps(run)[1:-1]}}}]}}"])
+        members = [f'"{name}": {json.dumps(value)}' for name, value in run.items()]
+        return "\n".join([*parts, f"], {', '.join(members)}}}]}}"])
 
-    def _result(self, outcome: Outcome) -> str:
+    def _result(self, handled: Handled) -> str:
+        outcome, record = handled.outcome, handled.record
         hit = outcome.hits[0]
         is_match = outcome.kind is Kind.MATCH
         rule = f"{hit.list_name}/{hit.category}" + ("" if is_match else "/conflict")
         index, _ = self._rules.setdefault(
             rule, (len(self._rules), _rule(rule, hit, is_match=is_match))
         )
-        quiet = outcome.recorded is not None and outcome.recorded.state in _QUIET
+        quiet = record is not None and record.state in _QUIET
         properties = {
-            **file_fields(outcome),
-            "hits": [{"complete": True, **hit_fields(h)} for h in outcome.hits],
-            "actions": [action_fields(acted) for acted in outcome.acted],
+            **file_fields(handled),
+            "hits": [{"complete": h.complete, **hit_fields(h)} for h in outcome.hits],
+            "actions": [action_fields(acted) for acted in handled.acted],
         }
         if outcome.reason is not None:
             properties["reason"] = outcome.reason
@@ -162,7 +164,7 @@ class SarifFormatter:
             "ruleId": rule,
             "ruleIndex": index,
             "level": "note" if quiet else "error" if is_match else "warning",
-            "message": {"text": _message(outcome)},
+            "message": {"text": _message(handled)},
             # Code hosts want a line, also of a file that has none.
             "locations": [_location(outcome.path, region={"startLine": 1})],
             # The same for the same entry on any machine and in any run, and no digest.
@@ -172,14 +174,15 @@ class SarifFormatter:
         self._results += 1
         return f"{',' if self._results > 1 else ''}{json.dumps(result)}"
 
-    def _unchecked(self, outcome: Outcome) -> None:
+    def _unchecked(self, handled: Handled) -> None:
+        outcome = handled.outcome
         if len(self._notifications) >= MAX_NOTIFICATIONS:
             self._left_out[outcome.kind] += 1
             return
         reason = outcome.reason or "no reason is known"
         notification = _notification(str(outcome.kind), _plain(reason))
         notification["locations"] = [_location(outcome.path)]
-        notification["properties"] = {**file_fields(outcome), "reason": outcome.reason}
+        notification["properties"] = {**file_fields(handled), "reason": outcome.reason}
         self._notifications.append(notification)
 
     def _invocation(self, summary: Summary | None) -> dict[str, Any]:
@@ -239,7 +242,8 @@ def _plain(text: str) -> str:
     return "".join("_" if char in "{}[]" else char for char in words(text))
 
 
-def _message(outcome: Outcome) -> str:
+def _message(handled: Handled) -> str:
+    outcome, record = handled.outcome, handled.record
     hits = []
     for hit in outcome.hits:
         agreed = ", ".join(a.label for a in hit.algorithms)
@@ -251,8 +255,8 @@ def _message(outcome: Outcome) -> str:
     if outcome.reason is not None:
         reason = _plain(outcome.reason)
         text += f" {reason[:1].upper()}{reason[1:]}."
-    if outcome.recorded is not None:
-        text += f" Recorded as {outcome.recorded.id}, {outcome.recorded.state}."
+    if record is not None:
+        text += f" Recorded as {record.id}, {record.state}."
     return text
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from hashclient.core.kinds import Kind
-from hashclient.core.model import Outcome
+from hashclient.core.model import Handled
 from hashclient.core.verdict import Summary
 from hashclient.formats.fields import (
     failure_text,
@@ -37,14 +37,14 @@ class TextFormatter:
     def begin(self) -> None:
         """Begin with the first outcome."""
 
-    def outcome(self, outcome: Outcome) -> str:
+    def outcome(self, handled: Handled) -> str:
         """Return one outcome as a line: kind, path, and why."""
-        recorded = outcome.recorded
-        word = str(outcome.kind) if self._of_run or recorded is None else str(recorded.state)
+        outcome, record = handled.outcome, handled.record
+        word = str(outcome.kind) if self._of_run or record is None else str(record.state)
         line = f"{word:<{8 if self._of_run else 12}}  {printable(outcome.path)}"
-        if recorded is not None:
-            place = "" if self._of_run or recorded.in_place else ", taken away"
-            line += f"  [{recorded.id}{place}]"
+        if record is not None:
+            place = "" if self._of_run or record.in_place else ", taken away"
+            line += f"  [{record.id}{place}]"
         if outcome.hits:
             whys = []
             for hit in outcome.hits:
@@ -54,7 +54,7 @@ class TextFormatter:
                     verb += ", others do not"
                 whys.append(f"{hit.list_name} {hit.entry} ({hit.category}; {agreed} {verb})")
             line += "  " + "; ".join(whys)
-        for acted in outcome.acted:
+        for acted in handled.acted:
             line += f"  -> {words(acted.detail)}"
         if outcome.reason is not None:
             line += f"  {words(outcome.reason)}"

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from hashclient.core.algorithms import Algorithm, mask_of
 from hashclient.core.model import Gap
 from hashclient.index.reader import Index
-from hashclient.lists.importers.digestfile import DigestBatch
+from hashclient.lists.importers.interface import DigestBatch
 from hashclient.lists.wire import NO_SIZE, Uint8
 
 Flags = npt.NDArray[np.bool_]

@@ -24,15 +24,16 @@ from hashclient.core.match import (
     REPORT_PREPARED,
     REPORT_WANTED,
     SETTLED,
+    STREAM_PREFIX,
     Match,
-    Remembered,
     Step,
     new_id,
     progress_of,
     taken_back,
 )
-from hashclient.core.model import Hit, Outcome
-from hashclient.matches.tables import MATCH, MatchStore, remembered, to_text
+from hashclient.core.model import Hit, Outcome, hit_fields
+from hashclient.errors import UsageError
+from hashclient.matches.tables import MATCH, SEEN_AGAIN, STREAMS, MatchStore, to_text
 
 _ADD_MATCH = "INSERT INTO match VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _ADD_HIT = """
@@ -41,10 +42,7 @@ ON CONFLICT (list, entry, match) DO UPDATE SET
     category = excluded.category, algorithms = excluded.algorithms,
     generation = excluded.generation, withdrawn_generation = NULL, withdrawn_at = NULL
 """
-_AFFECTED = (
-    "SELECT m.id, m.path, m.state, m.in_place, h.list, h.entry, m.first_seen, m.last_seen,"
-    " h.withdrawn_generation, h.withdrawn_at FROM hit h JOIN match m ON m.id = h.match WHERE "
-)
+_AFFECTED = "SELECT m.id, h.list, h.entry FROM hit h JOIN match m ON m.id = h.match WHERE "
 _OF_ENTRIES = (
     "h.list = ? AND h.withdrawn_generation IS NULL"
     " AND h.entry IN (SELECT value FROM json_each(?)) ORDER BY m.path, h.entry"
@@ -85,8 +83,11 @@ class Matches(MatchStore):
             return [self._record(outcome, key_id, now) for outcome in outcomes]
 
     def _record(self, outcome: Outcome, key_id: str, now: datetime) -> Match:
-        # One file has one path: that of `//srv` would stay what it is, where others are made plain.
-        path = "/" + os.path.abspath(outcome.path).lstrip("/")  # noqa: PTH100 - links stay
+        if outcome.is_stream:
+            path = STREAM_PREFIX + outcome.path
+        else:
+            # One file has one path: `//srv` would stay what it is, where others are made plain.
+            path = "/" + os.path.abspath(outcome.path).lstrip("/")  # noqa: PTH100 - links stay
         hits = [hit for hit in outcome.hits if hit.complete]
         known = self._known(path, hits, key_id, outcome.tags)
         tags = [outcome.tags.get(a) for a in Algorithm]
@@ -105,6 +106,9 @@ class Matches(MatchStore):
                 (outcome.size, key_id, *tags, time, match_id),
             )
         self._add_hits(match_id, hits)
+        if outcome.is_stream:
+            self._db.execute(STREAMS)
+            self._db.execute(SEEN_AGAIN, (match_id,))
         if known is None:
             self._step(match_id, MatchState.FOUND, now, {})
         elif known.state not in PROGRESS:
@@ -141,7 +145,7 @@ class Matches(MatchStore):
         entries = {(hit.list_name, hit.entry) for hit in hits}
         where = " WHERE path = ? AND in_place = 1 ORDER BY last_seen DESC, id"
         for match in self._matches(MATCH + where, (os.fsencode(path),)):
-            if not entries.isdisjoint((h.hit.list_name, h.hit.entry) for h in match.hits):
+            if not entries.isdisjoint((hit.list_name, hit.entry) for hit in match.hits):
                 return match
             common = match.tags.keys() & tags.keys() if match.key_id == key_id else set()
             if common and all(match.tags[a] == tags[a] for a in common):
@@ -157,6 +161,17 @@ class Matches(MatchStore):
         """
         with self._errors():
             return self._get(match_id)
+
+    def look_up(self, match_id: str) -> Match | None:
+        """Return the match with this id, or None where there is none, as when the record was lost.
+
+        Raises:
+            StateError: it cannot be read.
+        """
+        try:
+            return self.get(match_id)
+        except UsageError:
+            return None
 
     def find(self, states: Collection[MatchState] = ()) -> Iterator[Match]:
         """Yield the matches in any of `states`, or all, in the order they were first found.
@@ -296,16 +311,14 @@ class Matches(MatchStore):
         with self._errors():
             return [entry for (entry,) in self._db.execute(query, (list_name,))]
 
-    def of_entries(self, list_name: str, entries: Sequence[str]) -> list[Remembered]:
-        """Return the standing matches of `entries`, by path.
+    def of_entries(self, list_name: str, entries: Sequence[str]) -> list[tuple[Match, Hit]]:
+        """Return the standing matches of `entries` by path, each with its hit of such an entry.
 
         Raises:
             StateError: it cannot be read.
         """
         with self._errors():
-            values = (list_name, json.dumps(entries))
-            rows = self._db.execute(_AFFECTED + _OF_ENTRIES, values).fetchall()
-            return [remembered(row) for row in rows]
+            return self._affected(_OF_ENTRIES, (list_name, json.dumps(entries)))
 
     def withdraw(
         self, list_name: str, entries: Sequence[str], generation: int, now: datetime
@@ -341,7 +354,7 @@ class Matches(MatchStore):
             if match.state is not MatchState.WITHDRAWN:  # restored meanwhile
                 return match
             self._add_hits(match_id, hits)
-            entries = [{"list": hit.list_name, "entry": hit.entry} for hit in hits]
+            entries = [hit_fields(hit, ("list", "entry")) for hit in hits]
             self._step(match_id, LISTED_AGAIN, now, {"entries": entries})
             self._set_state(match_id, self._progress(match))
             return self._get(match_id)
@@ -350,15 +363,28 @@ class Matches(MatchStore):
         """Return how far a match has come since it was last found."""
         return progress_of(self._story(match.id), in_place=match.in_place)
 
-    def withdrawn(self) -> list[Remembered]:
-        """Return the matches that are withdrawn and not settled, one for each entry, by path.
+    def withdrawn(self) -> list[tuple[Match, Hit]]:
+        """Return the matches that are withdrawn and not settled by path, with each hit of theirs.
 
         Raises:
             StateError: it cannot be read.
         """
         with self._errors():
-            rows = self._db.execute(_AFFECTED + _WITHDRAWN).fetchall()
-            return [remembered(row) for row in rows]
+            return self._affected(_WITHDRAWN, ())
+
+    def _affected(self, where: str, values: tuple[Any, ...]) -> list[tuple[Match, Hit]]:
+        known: dict[str, tuple[Match, Mapping[tuple[str, str], Hit]]] = {}
+        found = []
+        for match_id, list_name, entry in self._db.execute(_AFFECTED + where, values).fetchall():
+            if match_id not in known:
+                for match in self._matches(MATCH + " WHERE id = ?", (match_id,)):
+                    known[match_id] = match, match.by_entry
+            try:
+                match, hits = known[match_id]
+                found.append((match, hits[list_name, entry]))
+            except KeyError as error:
+                raise ValueError("its tables do not agree") from error
+        return found
 
     def counts(self) -> dict[MatchState, int]:
         """Return how many matches there are in each state.

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import MatchState
-from hashclient.core.match import Match, MatchHit, Remembered
+from hashclient.core.match import STREAM_PREFIX, Match
 from hashclient.core.model import Hit
 from hashclient.errors import StateError, UsageError
 from hashclient.system.files import refuse_irregular
@@ -63,6 +63,17 @@ CREATE INDEX step_by_match ON step (match);
 CREATE INDEX step_by_event ON step (event, match);
 """
 _VERSION = 2
+#: Made when the first stream matches. A version that does not know it passes over it, so it needs
+#: no new number.
+STREAMS = """
+CREATE TABLE IF NOT EXISTS stream (
+    match TEXT PRIMARY KEY REFERENCES match (id),
+    times_seen INTEGER NOT NULL
+) STRICT, WITHOUT ROWID
+"""
+SEEN_AGAIN = """
+INSERT INTO stream VALUES (?, 1) ON CONFLICT (match) DO UPDATE SET times_seen = times_seen + 1
+"""
 
 #: What `MatchStore.matches` reads; conditions and order follow.
 MATCH = (
@@ -73,6 +84,8 @@ _HITS = (
     "SELECT list, entry, category, algorithms, generation, withdrawn_generation, withdrawn_at"
     " FROM hit WHERE match = ? ORDER BY list, entry"
 )
+_TIMES_SEEN = "SELECT times_seen FROM stream WHERE match = ?"
+_STREAM_PREFIX = STREAM_PREFIX.encode()
 
 
 class MatchStore:
@@ -153,7 +166,18 @@ class MatchStore:
                 datetime.fromisoformat(first),
                 datetime.fromisoformat(last),
                 tuple(_hit(row) for row in self._db.execute(_HITS, (match_id,)).fetchall()),
+                self._times_seen(match_id) if path.startswith(_STREAM_PREFIX) else None,
             )
+
+    def _times_seen(self, match_id: str) -> int:
+        """Return how often a stream has matched; what was taken over from a report says once."""
+        try:
+            row = self._db.execute(_TIMES_SEEN, (match_id,)).fetchone()
+        except sqlite3.OperationalError as error:
+            if "no such table" not in str(error):
+                raise
+            row = None
+        return 1 if row is None else int(row[0])
 
     def _set_state(self, match_id: str, state: MatchState) -> None:
         self._db.execute("UPDATE match SET state = ? WHERE id = ?", (state, match_id))
@@ -201,29 +225,17 @@ class MatchStore:
             ) from error
 
 
-def _hit(row: tuple[str, str, str, int, int, int | None, str | None]) -> MatchHit:
+def _hit(row: tuple[str, str, str, int, int, int | None, str | None]) -> Hit:
     list_name, entry, category, mask, generation, withdrawn, at = row
-    algorithms = Algorithm.in_mask(mask)
-    hit = Hit(list_name, entry, category, generation, algorithms, complete=True)
-    return MatchHit(hit, withdrawn, None if at is None else datetime.fromisoformat(at))
-
-
-def remembered(
-    row: tuple[str, bytes, str, int, str, str, str, str, int | None, str | None],
-) -> Remembered:
-    """Return a row of an affected match as a value."""
-    match_id, path, state, in_place, list_name, entry, first, last, generation, at = row
-    return Remembered(
-        match_id,
-        os.fsdecode(path),
-        MatchState(state),
-        bool(in_place),
+    return Hit(
         list_name,
         entry,
-        datetime.fromisoformat(first),
-        datetime.fromisoformat(last),
+        category,
         generation,
-        None if at is None else datetime.fromisoformat(at),
+        Algorithm.in_mask(mask),
+        complete=True,
+        withdrawn_generation=withdrawn,
+        withdrawn_at=None if at is None else datetime.fromisoformat(at),
     )
 
 

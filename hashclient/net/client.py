@@ -72,7 +72,10 @@ class Transport:
         Raises:
             ConfigError: a secret or certificate cannot be used, or SOCKS is not installed.
         """
-        self._base = parse_endpoint(access.url, "provider URL", allow_http=access.allow_http)
+        self._peer = access.peer
+        self._base = parse_endpoint(
+            access.url, f"{access.peer.name} URL", allow_http=access.allow_http
+        )
         self._limits = Limits() if limits is None else limits
         self._monotonic = monotonic
         self._now = now
@@ -93,6 +96,7 @@ class Transport:
             now,
             self._proxy,
             secrets.proxy_user,
+            access.peer,
         )
         self._authorization = secrets.authorization
         self._token_channel: Channel | None = None
@@ -111,6 +115,7 @@ class Transport:
             self._now,
             self._proxy,
             secrets.proxy_user,
+            access.peer,
         )
 
         def post(place: Endpoint, headers: dict[str, str], form: bytes, into: Download) -> bytes:
@@ -158,7 +163,7 @@ class Transport:
     def _get(self, url: str, max_bytes: int, expected_bytes: int | None) -> bytes:
         # 1. Nothing is sent to an address that is not the provider's.
         endpoint = self._base.locate(url)
-        download = Download(endpoint.url, max_bytes, expected_bytes, self._on_bytes)
+        download = Download(endpoint.url, max_bytes, expected_bytes, self._on_bytes, self._peer)
         # 2. A token that we got ourselves may have been revoked early: it is renewed once.
         if self._tokens is None:
             return self._fetch(endpoint, download, self._authorization)

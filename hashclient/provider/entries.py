@@ -16,7 +16,7 @@ import numpy as np
 from hashclient.core.algorithms import Algorithm
 from hashclient.errors import UsageError, VerificationError
 from hashclient.lists.empty_file import rows_of_the_empty_file
-from hashclient.lists.importers.digestfile import DigestBatch, Int64
+from hashclient.lists.importers.interface import DigestBatch, Int64
 from hashclient.lists.wire import (
     NO_SIZE,
     Segment,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -137,6 +137,25 @@ def load_identities(path: Path) -> list[Any]:
     if not identities:
         raise ConfigError(f"identity file holds no key: {where}", hint=HINT_KEYGEN)
     return identities
+
+
+class Chunks:
+    """Bytes that come in chunks of any size, taken in pieces of the reader's choice."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        """Nothing is taken yet."""
+        self._chunks = chunks
+        self._rest = b""
+
+    def read(self, size: int) -> bytes:
+        """Return up to `size` bytes; none at the end."""
+        while not self._rest:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                return b""
+            self._rest = chunk
+        piece, self._rest = self._rest[:size], self._rest[size:]
+        return piece
 
 
 class _Streams:

@@ -21,11 +21,11 @@ import msgspec
 
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.match import ID_LENGTH
-from hashclient.core.model import Hit
+from hashclient.core.model import Hit, hit_fields
 from hashclient.errors import StateError, UsageError
 from hashclient.system import files
 from hashclient.system.layout import EVIDENCE_NAME, ITEM_NAME
-from hashclient.system.text import excerpt, printable
+from hashclient.system.text import excerpt, path_of, printable
 
 FORMAT = "hashclient-quarantine-item/1"
 #: Extended attributes may take some megabytes; nothing else in the document is large.
@@ -71,7 +71,7 @@ class Restoration(Mark, frozen=True, forbid_unknown_fields=True):
 
 
 class ItemHit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An entry that the file matched."""
+    """An entry that the file matched: a `Hit` as `item.json` has it, and back."""
 
     list: str
     entry: str
@@ -82,8 +82,7 @@ class ItemHit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @classmethod
     def of(cls, hit: Hit) -> ItemHit:
         """Return the form of `hit` that is kept."""
-        labels = tuple(a.label for a in hit.algorithms)
-        return cls(hit.list_name, hit.entry, hit.category, hit.generation, labels)
+        return msgspec.convert(hit_fields(hit), cls)
 
     def value(self) -> Hit:
         """Return the hit that was kept."""
@@ -139,9 +138,7 @@ class Item(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     @property
     def file(self) -> str:
         """Where the file was, decoded with surrogateescape."""
-        if self.path_b64 is None:
-            return self.path
-        return os.fsdecode(base64.b64decode(self.path_b64))
+        return path_of(self.path, self.path_b64)
 
     def tags_by_algorithm(self) -> dict[Algorithm, bytes]:
         """Return the sealed tags as a match has them."""
@@ -222,7 +219,8 @@ def parse_item(data: bytes, match_id: str, path: Path) -> Item:
         item.tags_by_algorithm()
         for hit in item.hits:
             hit.value()
-        for value in (item.path_b64 or "", *item.origin.xattrs.values()):
+        is_path = _is_whole_path(item.file)
+        for value in item.origin.xattrs.values():
             base64.b64decode(value, validate=True)
     except (ValueError, KeyError, RecursionError, binascii.Error) as error:
         raise _damaged(path, excerpt(error)) from error
@@ -233,7 +231,7 @@ def parse_item(data: bytes, match_id: str, path: Path) -> Item:
         )
     if item.id != match_id:
         raise _damaged(path, "it is of another item")
-    if not _is_whole_path(item.file) or any("\0" in name for name in item.origin.xattrs):
+    if not is_path or any("\0" in name for name in item.origin.xattrs):
         raise _damaged(path, "no file can have this name")
     return item
 

@@ -32,8 +32,8 @@ from hashclient.quarantine.safe_rename import (
     reason_of,
     rename_noreplace,
 )
-from hashclient.quarantine.store import Room, record
-from hashclient.quarantine.streams import Digester, sha256_on_disk
+from hashclient.quarantine.sealing import Digester, is_what_matched, sha256_on_disk
+from hashclient.quarantine.store import Room
 from hashclient.quarantine.tombstone import has_tombstone, remove_tombstone
 from hashclient.system.files import state_error, write_all
 from hashclient.system.text import log_path_fields, printable
@@ -106,7 +106,7 @@ def _check(item: Item, matches: Matches, *, allow_standing: bool) -> None:
             f"{item.id} is on hold, by {printable(item.hold.by)}: {printable(item.hold.reason)}",
             hint="restoring drops the sealed copy; `hashclient quarantine release` ends the hold",
         )
-    match = record(item.id, matches)
+    match = matches.look_up(item.id)
     if allow_standing or (match is not None and match.state is MatchState.WITHDRAWN):
         return
     state = "not in the record" if match is None else str(match.state)
@@ -227,7 +227,7 @@ def _decrypt(room: Room, item: Item, fd: int, place: Place, identities: Sequence
     if (
         sealed.hexdigest() != item.evidence_sha256
         or proofs.count != item.size
-        or (tags and not room.proves(proofs.digests(), tags))
+        or (tags and not is_what_matched(proofs, item.size, tags, room.sealer))
     ):
         raise StateError(
             f"the sealed copy is not what was sealed: {printable(path)}",

@@ -7,21 +7,19 @@ name, which the next act removes; a folder under an id is complete.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from datetime import datetime
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from hashclient.audit.log import AuditLog, Event
-from hashclient.config import Settings
-from hashclient.core.algorithms import Algorithm
+from hashclient.audit.log import Event
 from hashclient.core.kinds import MatchState
-from hashclient.core.match import Match
-from hashclient.errors import UsageError
+from hashclient.errors import StateError
 from hashclient.index.blinding import Sealer
 from hashclient.matches.store import Matches
+from hashclient.quarantine.isolators.interface import Isolator
 from hashclient.quarantine.item import (
     Item,
     Mark,
@@ -32,6 +30,7 @@ from hashclient.quarantine.item import (
     load_item,
 )
 from hashclient.quarantine.safe_rename import exchange
+from hashclient.session import Session
 from hashclient.system import files
 from hashclient.system.layout import ITEM_NAME, ROOM_LOCK_NAME
 from hashclient.system.locks import writer_lock
@@ -46,20 +45,31 @@ class Room:
 
     def __init__(
         self,
-        settings: Settings,
-        audit: AuditLog,
-        sealer: Sealer | None,
-        now: Callable[[], datetime],
+        session: Session,
         on_bytes: Callable[[int], None],
+        isolator: Isolator,
     ) -> None:
-        """Nothing is made before the first act."""
-        self.settings = settings
-        self.directory = settings.layout.quarantine
-        self.audit = audit
-        self.sealer = sealer
-        self.now = now
+        """Nothing is made or read before the first act."""
+        self.isolator = isolator
+        self.session = session
+        self.config = session.settings.config.quarantine
+        self.directory = session.settings.layout.quarantine
+        self.now = session.now
         self.on_bytes = on_bytes
         self._swept = False
+
+    @functools.cached_property
+    def sealer(self) -> Sealer:
+        """What compares digests with tags; only some acts need it.
+
+        Raises:
+            StateError, ConfigError: the key is missing or malformed.
+        """
+        return self.session.sealer()
+
+    def mark(self, reason: str) -> Mark:
+        """Return who acts, and when, for this `reason`."""
+        return Mark.of(self.session.operator, reason, self.now())
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -128,7 +138,7 @@ class Room:
         Raises:
             StateError: it cannot be written.
         """
-        match = record(item.id, matches)
+        match = matches.look_up(item.id)
         # What is in its place may have been found again since, which is another story.
         if match is not None and (
             match.state is MatchState.WITHDRAWN
@@ -216,16 +226,17 @@ class Room:
             "by": mark.by,
             "reason": mark.reason,
         }
-        self.audit.append([Event(event, fields | data)], durable=True)
-
-    def proves(self, digests: Mapping[Algorithm, bytes], tags: Mapping[Algorithm, bytes]) -> bool:
-        """Tell whether digests, sealed, are the tags of what matched: all, and at least one."""
-        assert self.sealer is not None, "callers have compared the ids of the keys"
-        return self.sealer.proves(digests, tags)
+        self.session.audit.append([Event(event, fields | data)], durable=True)
 
     def can_prove(self, key_id: str) -> bool:
-        """Tell whether tags that were sealed under the key `key_id` can be compared with."""
-        return self.sealer is not None and self.sealer.key_id == key_id
+        """Tell whether tags that were sealed under the key `key_id` can be compared with.
+
+        Raises:
+            ConfigError: the key that the configuration names is missing or malformed.
+        """
+        with contextlib.suppress(StateError):
+            return self.sealer.key_id == key_id
+        return False
 
 
 def remove_folder(folder: Path) -> None:
@@ -235,15 +246,3 @@ def remove_folder(folder: Path) -> None:
             with contextlib.suppress(OSError):
                 (folder / name).unlink()
         folder.rmdir()
-
-
-def record(match_id: str, matches: Matches) -> Match | None:
-    """Return the record of a match, or None where it is lost.
-
-    Raises:
-        StateError: it cannot be read.
-    """
-    try:
-        return matches.get(match_id)
-    except UsageError:
-        return None

@@ -4,12 +4,12 @@
 scan can take files away while others fetch. What it holds is described by `item`, one folder a
 match under the match's id:
 
-* `Quarantine(settings, audit, sealer, now=…)`
-* `.take(match, matches, by=…, reason=…) -> Taken`: seal the file and remove it from its place.
+* `Quarantine(session)`
+* `.take(match, matches, reason=…) -> Taken`: seal the file and remove it from its place.
 * `.unfinished() -> frozenset[str]`: ids of what was sealed, and not yet noted as taken.
-* `.restore(id, identities, matches, by=…, reason=…, to=…, force=…) -> Restored`: put it back.
-* `.hold(id, matches, by=…, reason=…)` and `.release(…)`: forbid and allow that it goes.
-* `.due(id, matches)` and `.purge(id, matches, by=…, reason=…, …)`: destroy what is due.
+* `.restore(id, identities, matches, reason=…, to=…, force=…) -> Restored`: put it back.
+* `.hold(id, matches, reason=…)` and `.release(…)`: forbid and allow that it goes.
+* `.due(id, matches)` and `.purge(id, matches, reason=…, …)`: destroy what is due.
 * `.verify(matches)`: check everything that is here.
 * `item_ids(directory)`, `load_item(directory, id) -> Item` and `evidence_path(directory, id)`: what
   is here, for lists and reports; `directory` is `Settings.quarantine_dir`.
@@ -22,24 +22,23 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from hashclient.audit.log import AuditLog
-from hashclient.config import Settings
 from hashclient.core.match import Match
 from hashclient.errors import StateError, UsageError
-from hashclient.index.blinding import Sealer
 from hashclient.matches.store import Matches
 from hashclient.quarantine import isolate, restore, retention, verify
 from hashclient.quarantine.age import load_identities, write_identity
 from hashclient.quarantine.isolate import Taken
+from hashclient.quarantine.isolators.files import Files
+from hashclient.quarantine.isolators.interface import Isolator
 from hashclient.quarantine.item import Item, Mark, Stage, evidence_path, item_ids, load_item
 from hashclient.quarantine.restore import Restored
 from hashclient.quarantine.retention import Due, Purged
 from hashclient.quarantine.store import Room
 from hashclient.quarantine.verify import Finding
+from hashclient.session import Session
 
 __all__ = [
     "Due",
@@ -64,20 +63,18 @@ class Quarantine:
 
     def __init__(
         self,
-        settings: Settings,
-        audit: AuditLog,
-        sealer: Sealer | None,
+        session: Session,
         *,
-        now: Callable[[], datetime],
         on_bytes: Callable[[int], None] = lambda _count: None,
+        isolator: Isolator | None = None,
     ) -> None:
-        """Without `sealer` nothing can be taken.
+        """`on_bytes` is called with how many bytes were sealed, opened or checked, as they are.
 
-        `on_bytes` hears of the bytes that were sealed, opened or checked, as they are.
+        `isolator` is for the kind of places that matches are in; files unless it is given.
         """
-        self._room = Room(settings, audit, sealer, now, on_bytes)
+        self._room = Room(session, on_bytes, isolator or Files())
 
-    def take(self, match: Match, matches: Matches, *, by: str, reason: str) -> Taken:
+    def take(self, match: Match, matches: Matches, *, reason: str) -> Taken:
         """Seal the file of a match and remove it from its place; also finish what was interrupted.
 
         Raises:
@@ -87,7 +84,7 @@ class Quarantine:
                 file is in place. Or the record cannot be written; the next act goes on there.
             AuditError: the audit log cannot be written; nothing was removed since.
         """
-        return isolate.take(self._room, match.id, matches, Mark.of(by, reason, self._room.now()))
+        return isolate.take(self._room, match.id, matches, self._room.mark(reason))
 
     def unfinished(self) -> frozenset[str]:
         """Return the ids of items whose taking was not finished; what is damaged is left out.
@@ -109,7 +106,6 @@ class Quarantine:
         identities: Sequence[Any],
         matches: Matches,
         *,
-        by: str,
         reason: str,
         to: Path | None = None,
         force: bool = False,
@@ -125,32 +121,30 @@ class Quarantine:
             StateError: the sealed copy is damaged, or what is restored cannot be written.
             AuditError: the audit log cannot be written; the copy is kept.
         """
-        mark = Mark.of(by, reason, self._room.now())
+        mark = self._room.mark(reason)
         return restore.restore(
             self._room, match_id, identities, matches, mark, to=to, allow_standing=force
         )
 
-    def hold(self, match_id: str, matches: Matches, *, by: str, reason: str) -> Item:
+    def hold(self, match_id: str, matches: Matches, *, reason: str) -> Item:
         """Forbid that an item is destroyed or given back; return what it is now.
 
         Raises:
             UsageError: there is no such item.
             StateError, AuditError: it cannot be written.
         """
-        return retention.hold(self._room, match_id, matches, Mark.of(by, reason, self._room.now()))
+        return retention.hold(self._room, match_id, matches, self._room.mark(reason))
 
-    def release(self, match_id: str, matches: Matches, *, by: str, reason: str) -> Item:
+    def release(self, match_id: str, matches: Matches, *, reason: str) -> Item:
         """End a hold; return what the item is now.
 
         Raises:
             UsageError: there is no such item, or it is not on hold.
             StateError, AuditError: it cannot be written.
         """
-        return retention.release(
-            self._room, match_id, matches, Mark.of(by, reason, self._room.now())
-        )
+        return retention.release(self._room, match_id, matches, self._room.mark(reason))
 
-    def recover(self, matches: Matches, *, by: str) -> Iterator[Item]:
+    def recover(self, matches: Matches) -> Iterator[Item]:
         """Record again what is here and not in the record of matches, which was lost; yield it.
 
         Raises:
@@ -158,7 +152,7 @@ class Quarantine:
             AuditError: the audit log cannot be written.
         """
         reason = "the record of matches was lost"
-        yield from retention.recover(self._room, matches, Mark(by, reason, self._room.now()))
+        yield from retention.recover(self._room, matches, self._room.mark(reason))
 
     def due(self, match_id: str, matches: Matches) -> Due:
         """Tell when an item may be destroyed, or why it may not.
@@ -174,7 +168,6 @@ class Quarantine:
         match_id: str,
         matches: Matches,
         *,
-        by: str,
         reason: str,
         force: bool = False,
         dry_run: bool = False,
@@ -185,7 +178,7 @@ class Quarantine:
             UsageError: there is no such item.
             StateError, AuditError: it cannot be written; whatever is left is dealt with next time.
         """
-        mark = Mark.of(by, reason, self._room.now())
+        mark = self._room.mark(reason)
         return retention.purge(self._room, match_id, matches, mark, force=force, dry_run=dry_run)
 
     def verify(self, matches: Matches) -> Iterator[Finding]:

@@ -7,8 +7,6 @@ reads those of others, strictly. Everything else that is sent anywhere is made f
 
 from __future__ import annotations
 
-import base64
-import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -17,11 +15,12 @@ import msgspec
 
 from hashclient import __version__
 from hashclient.config import ReportConfig
-from hashclient.core.match import Match, MatchHit, Step
+from hashclient.core.match import Match, Step
+from hashclient.core.model import ENTRY_FIELDS, Hit, hit_fields
 from hashclient.errors import VerificationError
 from hashclient.system.memory import memory_cap
 from hashclient.system.strictjson import parse_json
-from hashclient.system.text import path_fields
+from hashclient.system.text import path_fields, path_of
 
 FORMAT: Literal["hashclient-report/1"] = "hashclient-report/1"
 
@@ -163,24 +162,9 @@ def _reported(
     )
 
 
-def _entry(matched: MatchHit, provider_of: Callable[[str], str | None]) -> Entry:
-    hit = matched.hit
-    return Entry(
-        hit.list_name,
-        hit.entry,
-        hit.category,
-        hit.generation,
-        tuple(_LABELS[algorithm.label] for algorithm in hit.algorithms),
-        provider_of(hit.list_name),
-        matched.withdrawn_generation,
-    )
-
-
-_LABELS: Mapping[str, Literal["md5", "sha1", "sha256"]] = {
-    "md5": "md5",
-    "sha1": "sha1",
-    "sha256": "sha256",
-}
+def _entry(hit: Hit, provider_of: Callable[[str], str | None]) -> Entry:
+    fields = hit_fields(hit, (*ENTRY_FIELDS, "withdrawn_generation"))
+    return msgspec.convert({**fields, "provider": provider_of(hit.list_name)}, Entry)
 
 
 def encode_document(document: Document) -> bytes:
@@ -198,7 +182,7 @@ def parse_document(text: bytes) -> Document:
         with memory_cap(MAX_PARSING_BYTES):
             document = msgspec.convert(parse_json(text), Document)
         for match in document.matches:
-            base64.b64decode(match.path_b64 or "", validate=True)
+            file_path(match)
         return document
     except MemoryError as error:
         raise VerificationError("the report document asks for too much memory") from error
@@ -208,6 +192,4 @@ def parse_document(text: bytes) -> Document:
 
 def file_path(match: ReportedMatch) -> str:
     """Return the path of a file, decoded with surrogateescape."""
-    if match.path_b64 is None:
-        return match.path
-    return os.fsdecode(base64.b64decode(match.path_b64))
+    return path_of(match.path, match.path_b64)

@@ -1,79 +1,20 @@
-"""Evidence: the sealed or plain bytes of a reported file, proven to be those that matched.
-
-A source can be read more than once. It is read to its end and proven before the first byte of it
-goes anywhere, so that nobody can have another file sent by putting it in place of the one that
-matched; and again while it is sent. Plain bytes of a sealed file exist in memory only, and only
-where an identity is given. Nothing here writes but `seal_in_place`, which writes sealed bytes.
-"""
+"""What a document says of the evidence: the sealed copies in quarantine, and those made for it."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import os
-import stat
-import threading
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import msgspec
-
-from hashclient.core.algorithms import Algorithm
-from hashclient.core.digests import new_hash
 from hashclient.core.match import Match
-from hashclient.errors import HashclientError, StateError, UsageError
+from hashclient.errors import StateError
 from hashclient.index.blinding import Sealer
-from hashclient.quarantine.age import parse_recipients, seal, unseal
-from hashclient.quarantine.item import Item, evidence_path, load_item
-from hashclient.reporting.destinations.package.tarstream import Stream
+from hashclient.quarantine.age import Chunks, parse_recipients
+from hashclient.quarantine.evidence import find_item, source_in_place
+from hashclient.quarantine.item import Item
+from hashclient.quarantine.sealing import seal_stream
 from hashclient.reporting.document import Evidence
-from hashclient.system.files import atomic_file, state_error, write_all
-from hashclient.system.text import printable
-
-CHUNK_BYTES = 1 << 18
-
-
-class Source(msgspec.Struct, frozen=True):
-    """Where bytes come from: what it is for people, its length, and a way to read it anew."""
-
-    name: str
-    size: int
-    read: Callable[[], Iterator[bytes]]
-
-
-class Proven(msgspec.Struct, frozen=True):
-    """A source whose content is known: its digests, and how many bytes it has."""
-
-    source: Source
-    digests: Mapping[Algorithm, bytes]
-
-    @property
-    def size(self) -> int:
-        """Length in bytes."""
-        return self.source.size
-
-    def chunks(self) -> Iterator[bytes]:
-        """Yield the content again.
-
-        Raises:
-            StateError: it is not the same any more; the last bytes were not given then.
-        """
-        computed = hashlib.sha256()
-        left = self.size
-        held = b""
-        for chunk in self.source.read():
-            if held:
-                yield held
-            computed.update(chunk)
-            left -= len(chunk)
-            if left < 0:
-                break
-            held = chunk
-        if left or computed.digest() != self.digests[Algorithm.SHA256]:
-            raise _changed(self.source.name)
-        if held:
-            yield held
+from hashclient.system.files import atomic_file
 
 
 def sealed_evidence(quarantine_dir: Path, ids: Sequence[str]) -> dict[str, Evidence]:
@@ -102,79 +43,6 @@ def evidence_name(match_id: str) -> str:
     return f"evidence/{match_id}.age"
 
 
-def find_item(quarantine_dir: Path, match_id: str) -> Item | None:
-    """Return what is in quarantine of a match, if anything is.
-
-    Raises:
-        StateError: it cannot be read, or is damaged.
-    """
-    try:
-        return load_item(quarantine_dir, match_id)
-    except UsageError:
-        return None
-
-
-def sealed_source(path: Path, expected: Evidence) -> Proven:
-    """Return the sealed copy at `path`, proven to be what is `expected`.
-
-    Raises:
-        StateError: it is not.
-    """
-    proven = prove(Source(printable(path), expected.length, lambda: file_chunks(path)))
-    if proven.digests[Algorithm.SHA256].hex() != expected.sha256:
-        raise StateError(
-            f"sealed copy is damaged: {printable(path)}",
-            hint="`hashclient quarantine verify` checks all of them",
-        )
-    return proven
-
-
-@contextlib.contextmanager
-def plain_source(
-    match: Match, quarantine_dir: Path, identities: Sequence[Any], sealer: Sealer
-) -> Iterator[Proven]:
-    """Give the file of a match, from where it was found or else out of quarantine, proven.
-
-    Raises:
-        StateError: it is not the file that matched, or not there.
-        AuthorisationError: none of `identities` opens the sealed copy.
-    """
-    item = find_item(quarantine_dir, match.id)
-    if match.in_place and (item is None or not identities):
-        with source_in_place(match, sealer) as proven:
-            yield proven
-        return
-    if item is None:
-        raise StateError(f"neither in place nor in quarantine: {printable(match.path)}")
-    path = evidence_path(quarantine_dir, match.id)
-    opened = prove(
-        Source(printable(path), item.size, lambda: unsealed(file_chunks(path), identities))
-    )
-    # Under another key than the file matched under, tags prove nothing; but what is in quarantine
-    # was proven when it was sealed.
-    if match.key_id == sealer.key_id:
-        _check_tags(opened, match, sealer)
-    yield opened
-
-
-@contextlib.contextmanager
-def source_in_place(match: Match, sealer: Sealer) -> Iterator[Proven]:
-    """Give the file of a match from where it was found, proven.
-
-    Raises:
-        StateError: it is not the file that matched, not there, or cannot be proven.
-    """
-    if match.key_id != sealer.key_id:
-        raise StateError(
-            f"match {match.id} was sealed with another key, so its file cannot be proven",
-            hint="scan it again",
-        )
-    with _in_place(match.path) as source:
-        proven = prove(source)
-        _check_tags(proven, match, sealer)
-        yield proven
-
-
 def seal_in_place(
     match: Match, path: Path, recipients: Sequence[str], sealer: Sealer
 ) -> Evidence | str:
@@ -187,139 +55,12 @@ def seal_in_place(
         ConfigError: one of `recipients` is not a public key.
     """
     keys = parse_recipients(recipients)
-    computed = hashlib.sha256()
-    length = 0
     with contextlib.ExitStack() as stack:
         try:
             proven = stack.enter_context(source_in_place(match, sealer))
         except StateError as error:
             return error.message
         stream = stack.enter_context(atomic_file(path))
-
-        def sink(data: bytes) -> None:
-            nonlocal length
-            computed.update(data)
-            length += len(data)
-            stream.write(data)
-
-        seal(Stream(proven.chunks()).read, sink, keys)
-    return Evidence(evidence_name(match.id), computed.hexdigest(), length, tuple(recipients))
-
-
-def prove(source: Source) -> Proven:
-    """Read a source to its end and return it with its digests.
-
-    Raises:
-        StateError: it cannot be read, or has another length than it should.
-    """
-    hashes = {algorithm: new_hash(algorithm) for algorithm in Algorithm}
-    size = 0
-    for chunk in source.read():
-        size += len(chunk)
-        if size > source.size:
-            raise _changed(source.name)
-        for computed in hashes.values():
-            computed.update(chunk)
-    if size != source.size:
-        raise _changed(source.name)
-    return Proven(source, {algorithm: h.digest() for algorithm, h in hashes.items()})
-
-
-def _check_tags(proven: Proven, match: Match, sealer: Sealer) -> None:
-    if not match.tags:
-        raise StateError(f"nothing is known to prove the file by: {proven.source.name}")
-    if not sealer.proves(proven.digests, match.tags):
-        raise _changed(proven.source.name)
-
-
-def _changed(name: str) -> StateError:
-    return StateError(
-        f"not the file that matched any more: {name}",
-        hint="scan it again; `hashclient matches close` settles what is gone",
-    )
-
-
-@contextlib.contextmanager
-def _in_place(path: str) -> Iterator[Source]:
-    """Give the regular file at `path`, which is no link itself.
-
-    It is opened once: what is sent is what was proven, whatever is at the path by then.
-    """
-    shown = printable(path)
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-    try:
-        fd = os.open(path, flags)
-    except OSError as error:
-        raise _unreadable(shown, error) from error
-    try:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise _changed(shown)
-
-        def read() -> Iterator[bytes]:
-            at = 0
-            try:
-                while chunk := os.pread(fd, CHUNK_BYTES, at):
-                    at += len(chunk)
-                    yield chunk
-            except OSError as error:
-                raise _unreadable(shown, error) from error
-
-        yield Source(shown, status.st_size, read)
-    finally:
-        os.close(fd)
-
-
-def _unreadable(shown: str, error: OSError) -> StateError:
-    return StateError(
-        f"cannot read {shown}: {error.strerror or error}",
-        hint="scan it again; `hashclient matches close` settles what is gone",
-    )
-
-
-def file_chunks(path: Path) -> Generator[bytes]:
-    """Yield the content of a file.
-
-    Raises:
-        StateError: it cannot be read.
-    """
-    try:
-        with path.open("rb", buffering=0) as stream:
-            while chunk := stream.read(CHUNK_BYTES):
-                yield chunk
-    except OSError as error:
-        raise state_error("cannot read", path, error) from error
-
-
-def unsealed(sealed: Iterator[bytes], identities: Sequence[Any]) -> Generator[bytes]:
-    """Yield the plain bytes of an age file that is given in chunks.
-
-    Raises:
-        AuthorisationError: none of `identities` opens it.
-        StateError: it is damaged.
-        HashclientError: what reading `sealed` raised.
-    """
-    # pyrage pushes, the caller pulls: each needs a thread of its own.
-    source, sink = os.pipe()
-    failures: list[HashclientError | OSError] = []
-
-    def work() -> None:
-        try:
-            unseal(Stream(sealed).read, lambda data: write_all(sink, data), identities)
-        except (HashclientError, OSError) as error:
-            failures.append(error)
-        finally:
-            os.close(sink)
-
-    thread = threading.Thread(target=work, name="hashclient-unseal", daemon=True)
-    thread.start()
-    try:
-        while chunk := os.read(source, CHUNK_BYTES):
-            yield chunk
-        thread.join()
-        if failures:
-            raise failures[0]
-    finally:
-        # Whoever still writes into the pipe then fails and ends.
-        os.close(source)
-        thread.join()
+        written = seal_stream(Chunks(proven.chunks()).read, stream.write, keys)
+    name = evidence_name(match.id)
+    return Evidence(name, written.sha256, written.length, tuple(recipients))

@@ -11,17 +11,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import shutil
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from hashclient.audit.log import AuditLog
-from hashclient.config import Settings
 from hashclient.core.match import Match
 from hashclient.errors import ConfigError, StateError, UsageError, VerificationError
 from hashclient.matches.store import Matches
-from hashclient.reporting.destination import Destination, find_destination, kind_of
+from hashclient.reporting.destinations.registry import Table, find_destination, kind_of
 from hashclient.reporting.document import (
     Document,
     Evidence,
@@ -40,7 +37,8 @@ from hashclient.reporting.report import (
     report_ids,
     save,
 )
-from hashclient.reporting.telling import is_reopened, reopen, tell, untold
+from hashclient.reporting.settling import is_reopened, reopen, settle, unsettled
+from hashclient.session import Session
 from hashclient.system.files import (
     MAX_STATE_BYTES,
     TEMP_PREFIX,
@@ -64,11 +62,11 @@ PREPARE_WAIT_S = 120.0
 class Outbox:
     """The reports of one state directory."""
 
-    def __init__(self, settings: Settings, audit: AuditLog, *, now: Callable[[], datetime]) -> None:
+    def __init__(self, session: Session) -> None:
         """Nothing is read or made yet."""
-        self.settings = settings
-        self.audit = audit
-        self.now = now
+        self.session = session
+        self.settings = session.settings
+        self.now = session.now
 
     def folder(self, report_id: str) -> Path:
         """Return the folder of a report."""
@@ -105,7 +103,6 @@ class Outbox:
         record: Matches,
         destination: str | None,
         *,
-        by: str,
         again: bool = False,
         seal_evidence: bool = False,
     ) -> Report:
@@ -130,7 +127,7 @@ class Outbox:
         for match in chosen.values():
             if match.ended:
                 raise UsageError(f"match {match.id} is not to be reported: it is {match.ended}")
-        report = self._new_report(name, where, chosen, by, seal_evidence=seal_evidence)
+        report = self._new_report(name, where, chosen, seal_evidence=seal_evidence)
         with self._preparing():
             self._settle_new(record)
             if not again:
@@ -138,9 +135,7 @@ class Outbox:
             self._write_new(report, record)
             return self.settle(report, record)
 
-    def prepare_wanted(
-        self, destination: str, record: Matches, *, by: str, most: int
-    ) -> Report | None:
+    def prepare_wanted(self, destination: str, record: Matches, *, most: int) -> Report | None:
         """Make a report of up to `most` matches that scans want reported there, if there are any.
 
         Raises:
@@ -163,25 +158,24 @@ class Outbox:
                     " to another",
                 )
             name, where = find_destination(self.settings.config.report, destination)
-            report = self._new_report(name, where, chosen, by)
+            report = self._new_report(name, where, chosen)
             self._write_new(report, record)
             return self.settle(report, record)
 
     def _new_report(
         self,
         name: str,
-        destination: Destination,
+        table: Table,
         matches: Iterable[str],
-        by: str,
         *,
         seal_evidence: bool = False,
     ) -> Report:
         return Report(
             id=new_report_id(),
             destination=name,
-            kind=kind_of(destination),
+            kind=kind_of(table),
             created=self.now(),
-            by=by,
+            by=self.session.operator,
             matches=tuple(matches),
             seal_evidence=seal_evidence,
         )
@@ -320,7 +314,7 @@ class Outbox:
         with writer_lock(lock, busy="another command is working on reports", hint=hint):
             yield
 
-    def acknowledge(self, report_id: str, reference: str, record: Matches, *, by: str) -> Report:
+    def acknowledge(self, report_id: str, reference: str, record: Matches) -> Report:
         """Note that the recipient of a package has confirmed it under `reference`.
 
         Raises:
@@ -341,22 +335,27 @@ class Outbox:
                     hint="`hashclient report retract` finishes that",
                 )
             changed = report.replace(state=State.ACKNOWLEDGED, reference=reference, problem=None)
-            noted = changed.noted(self.now(), "acknowledged", reference=reference, by=by)
+            noted = changed.noted(
+                self.now(), "acknowledged", reference=reference, by=self.session.operator
+            )
             return self.settle(self.save(noted), record)
 
-    def reopen(self, report: Report, record: Matches, *, by: str, reason: str) -> None:
+    def reopen(self, report: Report, record: Matches, *, reason: str) -> None:
         """Let a report that was handed over count no more; it is about to be taken back.
 
         Raises:
             AuditError, StateError: that cannot be noted; nothing is done then.
         """
-        reopen(report, self.audit, record, self.now(), by=by, reason=reason)
+        reopen(self.session, report, record, reason=reason)
 
-    def decide_retraction(self, report: Report, *, by: str, reason: str) -> Report:
-        """Note, before anything is done about it, that a person wants a report taken back."""
+    def decide_retraction(self, report: Report, *, reason: str, by: str | None = None) -> Report:
+        """Note, before anything is done about it, that a report is to be taken back.
+
+        `by` is who wants that, if not the operator.
+        """
         if report.retraction is not None:
             return report
-        decision = Decision(self.now(), by, reason)
+        decision = Decision(self.now(), by or self.session.operator, reason)
         return self.save(report.replace(retraction=decision, next_attempt=None))
 
     def retracted(self, report: Report, record: Matches) -> Report:
@@ -387,7 +386,7 @@ class Outbox:
         Raises:
             AuditError, StateError: they cannot be told; the next command that sends tries again.
         """
-        for state in untold(report):
-            tell(report, state, self.audit, record, self.now())
+        for state in unsettled(report):
+            settle(self.session, report, state, record)
             report = self.save(report.replace(settled=state))
         return report

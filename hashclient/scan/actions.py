@@ -9,20 +9,17 @@ is noted in the record of matches first, so that a scan that is killed loses non
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import datetime
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from hashclient.audit.log import AuditLog
-from hashclient.config import Settings
 from hashclient.core.kinds import Action, Kind, MatchState
-from hashclient.core.model import Acted, ListState, Outcome, Recorded
+from hashclient.core.model import Acted, Handled, ListState, MatchRef, Outcome, Recorded
 from hashclient.errors import ExitCode, HashclientError
-from hashclient.index.blinding import Sealer
 from hashclient.matches.store import Matches
 from hashclient.scan.policy import actions_for
+from hashclient.session import Session
 from hashclient.system.files import is_there
 
 if TYPE_CHECKING:
@@ -39,17 +36,13 @@ class Responder:
 
     def __init__(
         self,
-        settings: Settings,
-        audit: AuditLog,
-        sealer: Sealer,
+        session: Session,
         lists: Sequence[ListState],
         *,
-        by: str,
-        now: Callable[[], datetime],
         quarantine_all: bool = False,
         only_tell: bool = False,
     ) -> None:
-        """Act on behalf of `by`.
+        """Act in `session`, for what `lists` say.
 
         `quarantine_all` takes every match away, whatever the policy says. With `only_tell`, nothing
         is done, and outcomes say what would be.
@@ -58,57 +51,56 @@ class Responder:
             ConfigError: files are to be taken away, and the recipients to seal them to are missing
                 or not usable: better known now than at the first match.
         """
+        settings = session.settings
         rules = settings.config.policy
         if quarantine_all or any(Action.QUARANTINE in rule.actions for rule in rules):
             from hashclient.quarantine.age import parse_recipients
 
             parse_recipients(settings.config.quarantine.recipients)
+        self._session = session
         self._settings = settings
-        self._audit = audit
-        self._now = now
-        self._by = by
         self._quarantine_all = quarantine_all
         self._only_tell = only_tell
         self._usable = {state.name for state in lists if not state.stale}
-        self._sealer = sealer
         self._quarantine: Quarantine | None = None
         #: The match whose file was taken away last, or is being taken.
         self._taking: str | None = None
         #: Why something that was to be done was not, if anything was: of the worst failure.
         self.failed: ExitCode | None = None
 
-    def respond(self, outcome: Outcome, *, ended: bool = False) -> Outcome:
+    def respond(self, recorded: Recorded, *, ended: bool = False) -> Handled:
         """Do what is to be done about one outcome and return it with what became of that.
 
         When the run is `ended`, nothing is taken away any more.
         """
+        outcome, record = recorded.outcome, recorded.record
         policy = actions_for(outcome, self._settings.config.policy)
         reason = "policy" if Action.QUARANTINE in policy else "scan --quarantine"
         wanted = self._wanted(outcome)
         # That a report is wanted is noted before the file has gone, for no scan finds it again.
         acted = {
-            action: self._act(outcome, action, reason, ended=ended)
+            action: self._act(recorded, action, reason, ended=ended)
             for action in (Action.REPORT, Action.QUARANTINE)
             if action in wanted
         }
         if self._only_tell and outcome.kind is Kind.MATCH and not acted:
-            return msgspec.structs.replace(outcome, reason="would only be recorded")
+            only = msgspec.structs.replace(outcome, reason="would only be recorded")
+            return Handled(only, record)
         in_order = tuple(acted[action] for action in Action if action in acted)
-        recorded = outcome.recorded
-        if recorded is not None and any(a.done for a in in_order):
+        if record is not None and any(a.done for a in in_order):
             with contextlib.suppress(HashclientError), Matches(self._settings.state_dir) as matches:
-                recorded = matches.get(recorded.id).recorded
-        return msgspec.structs.replace(outcome, recorded=recorded, acted=in_order)
+                record = matches.get(record.id).ref
+        return Handled(outcome, record, in_order)
 
-    def want_reports(self, outcomes: Iterable[Outcome]) -> None:
+    def want_reports(self, found: Iterable[Recorded]) -> None:
         """Note of many outcomes at once that reports are wanted: the disk is waited for once.
 
         What cannot be noted is tried again, and told, with each outcome.
         """
         ids = [
-            outcome.recorded.id
-            for outcome in outcomes
-            if outcome.recorded is not None and Action.REPORT in self._wanted(outcome)
+            recorded.record.id
+            for recorded in found
+            if recorded.record is not None and Action.REPORT in self._wanted(recorded.outcome)
         ]
         if not ids or self._only_tell:
             return
@@ -118,7 +110,7 @@ class Responder:
             matches.batch(),
         ):
             for match_id in ids:
-                matches.want_report(match_id, self._destination, self._now())
+                matches.want_report(match_id, self._destination, self._session.now())
 
     def _wanted(self, outcome: Outcome) -> set[Action]:
         wanted = set(actions_for(outcome, self._settings.config.policy))
@@ -131,27 +123,31 @@ class Responder:
         hits = tuple(h for h in outcome.hits if h.complete and h.list_name in self._usable)
         return Action.QUARANTINE in self._wanted(msgspec.structs.replace(outcome, hits=hits))
 
-    def _act(self, outcome: Outcome, action: Action, reason: str, *, ended: bool) -> Acted:
+    def _act(self, recorded: Recorded, action: Action, reason: str, *, ended: bool) -> Acted:
+        outcome, record = recorded.outcome, recorded.record
         if action is Action.QUARANTINE and not self._may_take(outcome):
             return self._not_done(action, "not quarantined: its list is stale", ExitCode.STALE)
+        if action is Action.QUARANTINE and outcome.is_stream:
+            detail = "not quarantined: it came as a stream, and there is no file"
+            return self._not_done(action, detail, ExitCode.INCOMPLETE)
         if self._only_tell:
             to = f" to {self._destination}" if action is Action.REPORT else ""
             return Acted(action, done=None, detail=f"would be {_PARTICIPLES[action]}{to}")
-        if outcome.recorded is None:
+        if record is None:
             detail = f"not {_PARTICIPLES[action]}: it could not be recorded"
             return self._not_done(action, detail, ExitCode.STATE)
         if ended and action is Action.QUARANTINE:
             detail = "not quarantined: the scan was ended"
-            if outcome.recorded.id == self._taking:
+            if record.id == self._taking:
                 detail = f"interrupted: `hashclient quarantine add {self._taking}` finishes it"
             return Acted(action, done=False, detail=detail)
         try:
             with Matches(self._settings.state_dir) as matches:
                 if action is Action.REPORT:
-                    return Acted(action, done=True, detail=self._report(outcome.recorded, matches))
-                match = matches.get(outcome.recorded.id)
+                    return Acted(action, done=True, detail=self._report(record, matches))
+                match = matches.get(record.id)
                 self._taking = match.id
-                taken = self._open_quarantine().take(match, matches, by=self._by, reason=reason)
+                taken = self._open_quarantine().take(match, matches, reason=reason)
         except HashclientError as error:
             detail = f"not {_PARTICIPLES[action]}: {error.message}"
             return self._not_done(action, detail, error.exit_code)
@@ -159,12 +155,12 @@ class Responder:
             self._note(ExitCode.INCOMPLETE)
         return Acted(action, done=taken.taken, detail=taken.detail)
 
-    def _report(self, recorded: Recorded, matches: Matches) -> str:
+    def _report(self, record: MatchRef, matches: Matches) -> str:
         """Note that a report is wanted and say so, or that there is one."""
-        if matches.want_report(recorded.id, self._destination, self._now()):
+        if matches.want_report(record.id, self._destination, self._session.now()):
             return f"to be reported to {self._destination}"
-        told = recorded.state in (MatchState.REPORTED, MatchState.ACKNOWLEDGED)
-        return f"{recorded.state} already" if told else "in a report already"
+        told = record.state in (MatchState.REPORTED, MatchState.ACKNOWLEDGED)
+        return f"{record.state} already" if told else "in a report already"
 
     def end(self) -> Iterator[Report]:
         """Prepare the reports that are wanted, also those of runs that were killed.
@@ -175,7 +171,7 @@ class Responder:
         if self._only_tell:
             return
         failures = []
-        for made in prepare_wanted(self._settings, self._audit, by=self._by, now=self._now):
+        for made in prepare_wanted(self._session):
             if isinstance(made, HashclientError):
                 failures.append(made)
             else:
@@ -194,7 +190,7 @@ class Responder:
         from hashclient.quarantine.vault import Quarantine
 
         if self._quarantine is None:
-            self._quarantine = Quarantine(self._settings, self._audit, self._sealer, now=self._now)
+            self._quarantine = Quarantine(self._session)
         return self._quarantine
 
     def _not_done(self, action: Action, detail: str, code: ExitCode) -> Acted:
@@ -205,31 +201,30 @@ class Responder:
         self.failed = max(code, self.failed or code)
 
 
-def prepare_wanted(
-    settings: Settings, audit: AuditLog, *, by: str, now: Callable[[], datetime]
-) -> Iterator[Report | HashclientError]:
+def prepare_wanted(session: Session) -> Iterator[Report | HashclientError]:
     """Prepare the reports that scans want and that were not prepared yet, and yield them.
 
     What cannot be prepared stays wanted, and yields the error; it keeps no other back.
     """
+    settings = session.settings
     if not is_there(settings.layout.matches):
         return
     from hashclient.reporting.outbox import Outbox
 
-    outbox = Outbox(settings, audit, now=now)
+    outbox = Outbox(session)
     try:
         with Matches(settings.state_dir) as matches:
             for destination in sorted(matches.wanting_report()):
-                yield from _prepare_wanted(outbox, matches, destination, by)
+                yield from _prepare_wanted(outbox, matches, destination)
     except HashclientError as error:
         yield error
 
 
 def _prepare_wanted(
-    outbox: Outbox, matches: Matches, destination: str, by: str
+    outbox: Outbox, matches: Matches, destination: str
 ) -> Iterator[Report | HashclientError]:
     try:
-        while report := outbox.prepare_wanted(destination, matches, by=by, most=REPORT_MATCHES):
+        while report := outbox.prepare_wanted(destination, matches, most=REPORT_MATCHES):
             yield report
     except HashclientError as error:
         yield error

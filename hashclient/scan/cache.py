@@ -30,7 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hashclient.errors import StateError
-from hashclient.system.files import state_error
+from hashclient.system.files import is_there, state_error
 from hashclient.system.layout import INVENTORY_NAME, Layout
 from hashclient.system.sqlite import open_database
 from hashclient.system.text import printable
@@ -294,6 +294,29 @@ class Inventory:
                 f"cannot use the inventory: {printable(self._path)}: {error}",
                 hint="it may be removed at any time; a scan then reads every file again",
             ) from error
+
+
+class InventoryPlace:
+    """The inventory of one state directory, whose tags are made under one key."""
+
+    def __init__(self, state_dir: Path, key_id: str) -> None:
+        """Nothing is opened yet."""
+        self._state_dir = state_dir
+        self._key_id = key_id
+
+    def reader(self) -> Inventory | None:
+        """Open it for reading; None if there is none."""
+        if not is_there(Layout(self._state_dir).inventory):
+            return None
+        return Inventory(self._state_dir, self._key_id)
+
+    def writer(self) -> Inventory:
+        """Open it for writing, or make it."""
+        return Inventory(self._state_dir, self._key_id, write=True)
+
+    def remove(self) -> None:
+        """Remove it."""
+        remove_inventory(self._state_dir)
 
 
 def remove_inventory(state_dir: Path) -> None:

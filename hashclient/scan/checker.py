@@ -1,7 +1,7 @@
 """Checking files: what to compute, computing it in one read, and what becomes of each file.
 
 A `Checker` works through tasks of names. For each file, 1 its size says which digests could still
-matter, and if none could it is not even opened; 2 if the inventory knows it unchanged, its tags are
+matter, and if none could it is not even opened; 2 if the cache knows it unchanged, its tags are
 there already; 3 otherwise the cheapest digests that cover the entries left are computed in one
 read; 4 the tags of a task are looked up together; 5 where one hits, the entry's other digests are
 computed too: all must agree. Steps 1 and 2 are for files only whose size and times can be relied
@@ -20,13 +20,24 @@ import numpy as np
 
 from hashclient.core.algorithms import Algorithm, mask_of
 from hashclient.core.kinds import Kind
-from hashclient.core.model import Outcome
+from hashclient.core.model import Hit, Outcome
 from hashclient.errors import StateError
 from hashclient.index.matcher import Judge, Place, Plan, verdict
 from hashclient.lists.wire import Uint8
-from hashclient.scan.cache import RECORD, Block, Inventory, Records, are_settled, records_of
-from hashclient.scan.reading import Deferred, Reader, RuledOut, SetAside, no_file, relied_size
-from hashclient.scan.sources.files import Group, Task, join, open_directory, reason_of
+from hashclient.scan.cache import RECORD, Records, are_settled, records_of
+from hashclient.scan.executors.interface import Result
+from hashclient.scan.memory import Cache
+from hashclient.scan.reading import (
+    Deferred,
+    Reader,
+    RuledOut,
+    SetAside,
+    StreamDigester,
+    no_file,
+    relied_size,
+)
+from hashclient.scan.sources.files import join, open_directory, reason_of
+from hashclient.scan.sources.interface import Group, Task
 from hashclient.system.filesystems import FULL, NONE, identity_at, identity_of
 
 #: In a task of several files, one of at least this size is handed back, to be a task of its own.
@@ -35,34 +46,15 @@ DEFER_BYTES = 4 << 20
 TASK_BYTES = 64 << 20
 
 _FILE_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
-#: The place of an algorithm's tag in a record of the inventory.
+#: The place of an algorithm's tag in a record of the cache.
 _SLOT = {algorithm: number for number, algorithm in enumerate(Algorithm)}
-
-
-class TaskResult(msgspec.Struct):
-    """What a task came to: counts of the usual, outcomes of the rest, and work handed back.
-
-    Each file is counted or told once: it was read, ruled out by its size, known unchanged from an
-    earlier run, or it is an outcome that is skipped or unread. `learned` are records for the
-    inventory, by file system; `seen` its blocks that are in use.
-    """
-
-    clean: int = 0
-    files_read: int = 0
-    bytes_read: int = 0
-    ruled_out_by_size: int = 0
-    known_unchanged: int = 0
-    outcomes: list[Outcome] = msgspec.field(default_factory=list)
-    deferred: Task = msgspec.field(default_factory=list)
-    learned: list[tuple[int, bytes]] = msgspec.field(default_factory=list)
-    seen: list[Block] = msgspec.field(default_factory=list)
 
 
 class _File(msgspec.Struct, gc=False):
     """A file to be judged: where, what it was, its length in bytes, and its digests so far.
 
     `digests` are those of `plan` that were computed in this run: none, if it was not read. What the
-    inventory knows of a file is in `record`. `reliable` says whether its size and times are.
+    cache knows of a file is in `record`. `reliable` says whether its size and times are.
     """
 
     group: Group
@@ -89,7 +81,7 @@ class Checker:
         self,
         judge: Judge,
         *,
-        inventory: Inventory | None = None,
+        cache: Cache | None = None,
         learn: bool = False,
         keep_clean: bool = False,
         sparse: bool = False,
@@ -98,26 +90,26 @@ class Checker:
     ) -> None:
         """Check with `judge`.
 
-        What `inventory` knows is not read again; with `learn`, results hold records for one.
+        What `cache` knows is not read again; with `learn`, results hold records for one.
         `keep_clean` reports clean files one by one as well. `sparse`, `on_bytes` and `clock` are
         those of a `Reader`.
         """
         self._judge = judge
-        self._inventory = inventory
+        self._cache = cache
         self._learn = learn
         self._keep_clean = keep_clean
         self._reader = Reader(judge.plan, sparse=sparse, on_bytes=on_bytes, clock=clock)
         #: By `st_dev`, for one task: by then it may be that of another file system.
         self._identities: dict[int, int | None] = {}
         #: Without these two nothing is gained by looking at a file before it is opened.
-        self._looks_first = inventory is not None or not judge.reads_everything
+        self._looks_first = cache is not None or not judge.reads_everything
 
-    def check(self, task: Task, *, defer: bool = False) -> TaskResult:
+    def check(self, task: Task, *, defer: bool = False) -> Result:
         """Check every file of a task; each ends in an outcome, a count or `deferred`.
 
         A file that has the task to itself is checked whatever its size, unless `defer` is set.
         """
-        result = TaskResult()
+        result = Result()
         started_ns = time.time_ns()
         self._reader.begin_task()
         self._identities.clear()
@@ -135,8 +127,41 @@ class Checker:
             self._note(files, records, started_ns, result)
         return result
 
+    def stream_digester(self) -> StreamDigester:
+        """Return what a stream of unknown length is pushed into, for `check_stream`."""
+        return StreamDigester(self._judge.plan(None))
+
+    def check_stream(self, name: str, stream: StreamDigester) -> Result:
+        """Judge a stream that has been read to its end; `name` is what it is called."""
+        digests = stream.finish()
+        length = stream.length
+        tags = self._judge.seal(digests)
+        places = [
+            place
+            for algorithm, words in tags.items()
+            for found in self._judge.find(algorithm, words.reshape(1, 2)).values()
+            for place in found
+        ]
+        hits: tuple[Hit, ...] = ()
+        if places:
+            missing = self._judge.wanted(places) & ~mask_of(digests)
+            more = stream.more(Algorithm.in_mask(missing))
+            digests |= more
+            tags |= self._judge.seal(more)
+            hits = self._judge.hits(tags, length)
+        result = Result(files_read=1, bytes_read=length)
+        kind = verdict(hits)
+        result.clean = int(kind is Kind.CLEAN)
+        if kind is not Kind.CLEAN or self._keep_clean:
+            kept = {a: words.tobytes() for a, words in tags.items()} if hits else {}
+            outcome = Outcome(
+                kind, name, length, hits=hits, digests=digests, tags=kept, is_stream=True
+            )
+            result.outcomes.append(outcome)
+        return result
+
     def _check_group(
-        self, group: Group, result: TaskResult, files: list[_File], *, whole: bool
+        self, group: Group, result: Result, files: list[_File], *, whole: bool
     ) -> None:
         """Work through the names of one directory."""
         try:
@@ -179,7 +204,7 @@ class Checker:
         finally:
             os.close(fd)
 
-    def _look(self, fd: int, group: Group, result: TaskResult, files: list[_File]) -> list[str]:
+    def _look(self, fd: int, group: Group, result: Result, files: list[_File]) -> list[str]:
         """Settle what needs no reading; return the names of the rest."""
         names: list[str] = []
         statuses: list[os.stat_result] = []
@@ -224,17 +249,17 @@ class Checker:
         names: list[str],
         statuses: list[os.stat_result],
         plans: list[Plan],
-        result: TaskResult,
+        result: Result,
         files: list[_File],
     ) -> list[str]:
-        """Settle what the inventory knows unchanged; return the names of the rest."""
-        if self._inventory is None or not names:
+        """Settle what the cache knows unchanged; return the names of the rest."""
+        if self._cache is None or not names:
             return names
         try:
-            records, old = self._inventory.find(statuses, self._identities)
+            records, old = self._cache.find(statuses, self._identities)
         except StateError:
             # It is damaged or busy for long. Reading every file is right, only slower.
-            self._inventory = None
+            self._cache = None
             return names
         result.seen += old
         masks = {plan: mask_of(plan) for plan in set(plans)}
@@ -284,7 +309,7 @@ class Checker:
             records["mask"][rows] = mask_of(plan)
         return records
 
-    def _judge_files(self, files: list[_File], records: Records, result: TaskResult) -> None:
+    def _judge_files(self, files: list[_File], records: Records, result: Result) -> None:
         """Look all tags of a task up together, then judge the few files that hit."""
         places = self._places(records, records["mask"])
         shown = range(len(files)) if self._keep_clean else sorted(places)
@@ -302,7 +327,7 @@ class Checker:
                 result.outcomes.append(outcome)
 
     def _judge_hit(
-        self, file: _File, record: np.void, places: list[Place], result: TaskResult
+        self, file: _File, record: np.void, places: list[Place], result: Result
     ) -> Outcome:
         """Compute what the entries that were hit have besides, note it in `record`, and judge."""
         missing = self._judge.wanted(places) & ~int(record["mask"])
@@ -346,8 +371,8 @@ class Checker:
         file.digests += digests
         return digests
 
-    def _note(self, files: list[_File], tags: Records, started_ns: int, result: TaskResult) -> None:
-        """Put records of what was read since `started_ns` into the result, for the inventory."""
+    def _note(self, files: list[_File], tags: Records, started_ns: int, result: Result) -> None:
+        """Put records of what was read since `started_ns` into the result, for the cache."""
         by_device: dict[int, list[int]] = {}
         for number, file in enumerate(files):
             if file.digests and file.reliable:
@@ -365,7 +390,7 @@ class Checker:
                 result.learned.append((file_system, settled.tobytes()))
 
     def _set_aside(
-        self, group: Group, name: str, error: OSError | SetAside, result: TaskResult
+        self, group: Group, name: str, error: OSError | SetAside, result: Result
     ) -> None:
         result.outcomes.append(_outcome(join(group.directory, name), error))
 
@@ -374,7 +399,7 @@ class Checker:
         group: Group,
         name: str,
         size: int,
-        result: TaskResult,
+        result: Result,
         digests: dict[Algorithm, bytes] | None = None,
     ) -> None:
         path = join(group.directory, name)

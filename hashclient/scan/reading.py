@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 
 from hashclient.core.algorithms import Algorithm
-from hashclient.core.digests import LengthError, digest_fd, new_buffer
+from hashclient.core.digests import Digester, LengthError, digest_fd, new_buffer
 from hashclient.core.kinds import Kind
 from hashclient.scan.sources.files import kind_of
 from hashclient.system.filesystems import FULL, NONZERO, SizeTrust, trust_at, trust_of
@@ -34,6 +34,9 @@ SPARSE_SHARE = 100
 UNSIZED_BYTES = 1 << 26
 CLAIMED_BYTES = 1 << 30
 UNSIZED_S = 60.0
+
+#: So much of a stream is kept, so that it need not be digested in every way it could match.
+KEPT_BYTES = 1 << 20
 
 CHANGED = "changed while being read"
 SPARSE = "sparse: more than 99 % of it is hole; --sparse reads it"
@@ -103,6 +106,44 @@ def same_content(one: os.stat_result, other: os.stat_result) -> bool:
         and one.st_ino == other.st_ino
         and one.st_dev == other.st_dev
     )
+
+
+class StreamDigester:
+    """Digests of a stream, whose length nobody knows before its end and which comes only once.
+
+    What is worth computing is computed as it comes. Up to `KEPT_BYTES` are kept, so that of a short
+    stream that hits the rest can be computed; of a longer one all algorithms are.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        """Compute `plan` to begin with."""
+        self._digester = Digester(plan)
+        self._kept: bytearray | None = bytearray()
+
+    @property
+    def length(self) -> int:
+        """How many bytes there were."""
+        return self._digester.length
+
+    def update(self, chunk: memoryview) -> None:
+        """Take the next bytes."""
+        if self._kept is not None:
+            if len(self._kept) + len(chunk) > KEPT_BYTES:
+                self._digester.add(Algorithm, self._kept)
+                self._kept = None
+            else:
+                self._kept += chunk
+        self._digester.update(chunk)
+
+    def finish(self) -> dict[Algorithm, bytes]:
+        """Return the digests of what has come."""
+        return self._digester.finish()
+
+    def more(self, plan: Plan) -> dict[Algorithm, bytes]:
+        """Return further digests, after `finish`: of a stream that was kept."""
+        if self._kept is not None:
+            self._digester.add(plan, self._kept)
+        return {a: digest for a, digest in self._digester.finish().items() if a in plan}
 
 
 class Reader:

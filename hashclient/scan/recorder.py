@@ -7,19 +7,16 @@ exit code, and the run goes on.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import datetime
-from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from hashclient.audit.log import AuditLog, Event
+from hashclient.audit.log import Event
 from hashclient.core.kinds import Kind
-from hashclient.core.model import Hit, Outcome
+from hashclient.core.model import LOGGED_FIELDS, Outcome, Recorded, hit_fields
 from hashclient.core.verdict import Summary
 from hashclient.errors import AuditError, StateError
 from hashclient.formats.fields import gap_fields
 from hashclient.matches.store import Matches
+from hashclient.session import Session
 from hashclient.system.log import Log
 from hashclient.system.text import MAX_LOGGED_PATH_CHARS, log_path_fields
 
@@ -34,25 +31,21 @@ class RunRecord:
 
     def __init__(
         self,
+        session: Session,
         command: str,
         summary: Summary,
-        audit: AuditLog,
-        state_dir: Path,
         key_id: str,
         *,
-        now: Callable[[], datetime],
         on_failure: Callable[[AuditError | StateError], None],
     ) -> None:
-        """`command` is `scan` or `lookup`; `on_failure` hears once of what cannot be written.
+        """`command` is `scan` or `lookup`; `on_failure` is called once for what cannot be written.
 
         The tags of outcomes are sealed under the key `key_id`.
         """
+        self._session = session
         self._command = command
         self._summary = summary
-        self._audit = audit
-        self._state_dir = state_dir
         self._key_id = key_id
-        self._now = now
         self._on_failure = on_failure
         self._audit_failed = self._matches_failed = self._ended = False
 
@@ -69,7 +62,7 @@ class RunRecord:
         }
         self._log([Event(f"{self._command}-start", data)])
 
-    def keep(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
+    def keep(self, outcomes: Sequence[Outcome]) -> list[Recorded]:
         """Remember and log what matches among `outcomes`; return all, with their records.
 
         What a lookup finds has no file to remember. A kill between the record and the log leaves a
@@ -77,11 +70,13 @@ class RunRecord:
         """
         kept = self._remember(outcomes)
         events = [
-            Event(str(o.kind), _data(o)) for o in kept if o.kind in (Kind.MATCH, Kind.CONFLICT)
+            Event(str(k.outcome.kind), _data(k))
+            for k in kept
+            if k.outcome.kind in (Kind.MATCH, Kind.CONFLICT)
         ]
         if events:
             # A report hands single records over, so each is signed; it may only hold recorded ones.
-            reportable = any(o.recorded is not None for o in kept)
+            reportable = any(k.record is not None for k in kept)
             self._log(events, durable=True, sign_each=reportable)
         return kept
 
@@ -112,26 +107,27 @@ class RunRecord:
         if self._audit_failed:
             return
         try:
-            self._audit.append(events, durable=durable, sign_each=sign_each)
+            self._session.audit.append(events, durable=durable, sign_each=sign_each)
         except AuditError as error:
             self._audit_failed = True
             self._failed(error)
 
-    def _remember(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
-        kept = list(outcomes)
-        places = [n for n, o in enumerate(kept) if o.kind is Kind.MATCH and o.origin is None]
+    def _remember(self, outcomes: Sequence[Outcome]) -> list[Recorded]:
+        kept = [Recorded(outcome) for outcome in outcomes]
+        places = [n for n, o in enumerate(outcomes) if o.kind is Kind.MATCH and o.origin is None]
         if self._matches_failed or not places:
             return kept
         try:
-            with Matches(self._state_dir) as matches:
-                found = matches.record([kept[n] for n in places], self._key_id, self._now())
+            now = self._session.now()
+            with Matches(self._session.settings.state_dir) as matches:
+                found = matches.record([outcomes[n] for n in places], self._key_id, now)
         except StateError as error:
             self._matches_failed = True
             self._failed(error)
             return kept
         _log.info("recorded %d matches", len(found))
         for n, match in zip(places, found, strict=True):
-            kept[n] = msgspec.structs.replace(kept[n], recorded=match.recorded)
+            kept[n] = Recorded(outcomes[n], match.ref)
         return kept
 
     def _failed(self, error: AuditError | StateError) -> None:
@@ -139,13 +135,14 @@ class RunRecord:
         self._on_failure(error)
 
 
-def _data(outcome: Outcome) -> dict[str, Any]:
-    data: dict[str, Any] = {} if outcome.recorded is None else {"id": outcome.recorded.id}
+def _data(recorded: Recorded) -> dict[str, Any]:
+    outcome, record = recorded.outcome, recorded.record
+    data: dict[str, Any] = {} if record is None else {"id": record.id}
     return {
         **data,
         **log_path_fields(outcome.origin or outcome.path),
         "size": outcome.size,
-        "hits": [hit_fields(hit) for hit in outcome.hits],
+        "hits": [hit_fields(hit, LOGGED_FIELDS) for hit in outcome.hits],
     }
 
 
@@ -167,15 +164,3 @@ def _argument_fields(arguments: Sequence[str]) -> dict[str, Any]:
 
 def _missing(summary: Summary) -> list[dict[str, Any]]:
     return [{"list": m.name, "provider": m.provider, "problem": m.problem} for m in summary.missing]
-
-
-def hit_fields(hit: Hit) -> dict[str, Any]:
-    """Return what records and reports say of one entry that was hit; no digest is in it."""
-    return {
-        "list": hit.list_name,
-        "entry": hit.entry,
-        "category": hit.category,
-        "generation": hit.generation,
-        "algorithms": [a.label for a in hit.algorithms],
-        "complete": hit.complete,
-    }

@@ -16,7 +16,8 @@ from hashclient.audit.log import Record, read
 from hashclient.config import Settings
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import MatchState
-from hashclient.core.match import Remembered
+from hashclient.core.match import Match
+from hashclient.core.model import Hit
 from hashclient.errors import AuditError, ConfigError, ExitCode, HashclientError, StateError
 from hashclient.index.blinding import Sealer, load_sealer
 from hashclient.index.open_lists import ExpectedList, expected_lists, with_key
@@ -83,7 +84,7 @@ class Status(msgspec.Struct):
     providers: Mapping[str, str]
     exit_code: ExitCode
     matches: Mapping[MatchState, int] | None = None
-    withdrawn: list[Remembered] = msgspec.field(default_factory=list)
+    withdrawn: list[tuple[Match, Hit]] = msgspec.field(default_factory=list)
     quarantine: QuarantineStatus | None = None
     reports: ReportsStatus | None = None
     audit: AuditStatus | None = None

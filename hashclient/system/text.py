@@ -48,6 +48,17 @@ def path_fields(path: str) -> dict[str, str]:
         return {"path": raw.decode(errors="replace"), "path_b64": encoded}
 
 
+def path_of(path: str, path_b64: str | None) -> str:
+    """Return the path that `path_fields` gave as these two, decoded with surrogateescape.
+
+    Raises:
+        ValueError: `path_b64` is not base64.
+    """
+    if path_b64 is None:
+        return path
+    return os.fsdecode(base64.b64decode(path_b64, validate=True))
+
+
 def log_path_fields(path: str) -> dict[str, str]:
     """Return the fields that give `path` where room is limited: of a very long one, its beginning.
 

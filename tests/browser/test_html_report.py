@@ -19,11 +19,12 @@ import pytest
 
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Action, Kind, MatchState
-from hashclient.core.model import Acted, Hit, ListState, Outcome, Recorded
+from hashclient.core.model import Acted, Handled, Hit, ListState, MatchRef
 from hashclient.core.verdict import Summary
 from hashclient.formats.html import HtmlFormatter
 from hashclient.formats.interface import Context
 from tests.contract.test_formats import AWFUL_PATHS
+from tests.outcomes import handled
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -63,36 +64,36 @@ def hits(name: str = "synthetic") -> tuple[Hit, ...]:
     return (Hit("baseline", "e-1", name, 3, (Algorithm.MD5,), complete=True),)
 
 
-def mixed() -> list[Outcome]:
+def mixed() -> list[Handled]:
     """Return outcomes of all kinds, of states and sizes that sort in their own way."""
     failed = (Acted(Action.QUARANTINE, done=False, detail="not quarantined: the disk is full"),)
     found = [
-        Outcome(
+        handled(
             Kind.MATCH,
             f"/srv/{n % 3}/file{n}",
             10 ** (n % 7),
             hits=hits(),
-            recorded=Recorded(f"{n:010}", list(MatchState)[n % 3], NOW, NOW),
+            record=MatchRef(f"{n:010}", list(MatchState)[n % 3], NOW, NOW),
             acted=failed if n == 4 else (),
         )
         for n in range(12)
     ]
-    found += [Outcome(Kind.CONFLICT, "/srv/conflict", 5, hits=hits())]
-    found += [Outcome(Kind.UNREAD, f"/srv/unread{n}", reason="gone") for n in range(3)]
-    return [*found, Outcome(Kind.SKIPPED, "/srv/pipe", reason="named pipe")]
+    found += [handled(Kind.CONFLICT, "/srv/conflict", 5, hits=hits())]
+    found += [handled(Kind.UNREAD, f"/srv/unread{n}", reason="gone") for n in range(3)]
+    return [*found, handled(Kind.SKIPPED, "/srv/pipe", reason="named pipe")]
 
 
-def awful() -> list[Outcome]:
+def awful() -> list[Handled]:
     found = []
     for raw in AWFUL_PATHS:
         words = os.fsdecode(raw)
-        found.append(Outcome(Kind.UNREAD, words, reason=words))
+        found.append(handled(Kind.UNREAD, words, reason=words))
         acted = (Acted(Action.REPORT, done=False, detail=words),)
-        found.append(Outcome(Kind.MATCH, words, 5, hits=hits(), acted=acted))
+        found.append(handled(Kind.MATCH, words, 5, hits=hits(), acted=acted))
     return found
 
 
-def write(path: Path, found: list[Outcome]) -> Path:
+def write(path: Path, found: list[Handled]) -> Path:
     written = HtmlFormatter(Context("scan", NOW))
     states = (
         ListState("baseline", 3, NOW, fresh=True),
@@ -102,7 +103,7 @@ def write(path: Path, found: list[Outcome]) -> Path:
     summary = Summary(states)
     for outcome in found:
         written.outcome(outcome)
-        summary.add(outcome)
+        summary.add(outcome.outcome)
     path.write_text(written.end(summary), encoding="utf-8")
     return path
 
@@ -165,19 +166,19 @@ def test_columns_sort_both_ways(opened: Opened) -> None:
     opened.sort("Size")
     assert opened.column(3)[0] == "1.0 MB"
     assert opened.column(3)[-4:] == [""] * 4
-    opened.sort("Outcome")
+    opened.sort("Handled")
     assert opened.column(1)[0] == "match"
-    opened.sort("Outcome")
+    opened.sort("Handled")
     assert opened.column(1)[0] == "skipped"
 
 
 def test_a_filter_shows_what_fits_and_says_so(opened: Opened) -> None:
     page = opened.page
     assert opened.said() == "17 in the table"
-    page.get_by_label("Outcome").select_option("unread")
+    page.get_by_label("Handled").select_option("unread")
     assert opened.column(1) == ["unread"] * 3
     assert opened.said() == "3 of 17 in the table"
-    page.get_by_label("Outcome").select_option("")
+    page.get_by_label("Handled").select_option("")
     page.get_by_label("State").select_option("quarantined")
     assert all(text.startswith("quarantined") for text in opened.column(5))
     page.get_by_label("State").select_option("")
@@ -200,7 +201,7 @@ def test_all_works_from_the_keyboard(opened: Opened) -> None:
         "filter-text",
         "filter-outcome",
         "filter-state",
-        *("Outcome", "File", "Size", "Entry", "Record"),
+        *("Handled", "File", "Size", "Entry", "Record"),
     ]
     page.keyboard.press("Enter")
     assert page.locator("#files-table th").nth(4).get_attribute("aria-sort") == "ascending"
@@ -242,7 +243,7 @@ def test_the_policy_stops_what_would_be_added(opened: Opened) -> None:
 
 
 def test_thousands_of_rows_come_in_pages_and_stay_quick(browser: Browser, tmp_path: Path) -> None:
-    found = [Outcome(Kind.MATCH, f"/srv/{n:05}", n, hits=hits()) for n in range(ROWS)]
+    found = [handled(Kind.MATCH, f"/srv/{n:05}", n, hits=hits()) for n in range(ROWS)]
     opened = Opened(browser, write(tmp_path / "large.html", found))
     page = opened.page
     assert len(opened.column(1)) == PAGE_ROWS
@@ -274,7 +275,7 @@ def test_thousands_of_rows_come_in_pages_and_stay_quick(browser: Browser, tmp_pa
 def test_print_has_every_row_that_is_wanted_and_no_control(
     browser: Browser, tmp_path: Path
 ) -> None:
-    found = [Outcome(Kind.MATCH, f"/srv/{n:05}", n, hits=hits()) for n in range(PAGE_ROWS * 2 + 1)]
+    found = [handled(Kind.MATCH, f"/srv/{n:05}", n, hits=hits()) for n in range(PAGE_ROWS * 2 + 1)]
     opened = Opened(browser, write(tmp_path / "print.html", found))
     page = opened.page
     page.emulate_media(media="print")
@@ -291,7 +292,7 @@ def test_print_has_every_row_that_is_wanted_and_no_control(
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (360, "dark")])
 @pytest.mark.parametrize("found", [mixed(), awful()], ids=["mixed", "awful"])
 def test_the_page_is_accessible(
-    browser: Browser, tmp_path: Path, found: list[Outcome], width: int, scheme: str
+    browser: Browser, tmp_path: Path, found: list[Handled], width: int, scheme: str
 ) -> None:
     if importlib.util.find_spec("axe_playwright_python") is None:
         pytest.skip("needs axe-playwright-python")

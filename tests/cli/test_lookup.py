@@ -17,7 +17,7 @@ import pytest
 
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Kind
-from hashclient.lists.importers import digestfile
+from hashclient.lists.importers import importfile
 from tests.support import (
     ROOT,
     Result,
@@ -289,7 +289,7 @@ def test_an_argument_that_is_none_hides_no_file(state: Path, tmp_path: Path) -> 
 def test_long_files_are_judged_while_they_are_read(
     state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(digestfile, "CHUNK_BYTES", 100)
+    monkeypatch.setattr(importfile, "CHUNK_BYTES", 100)
     path = tmp_path / "long"
     clean = [hashlib.sha1(b"%d" % n, usedforsecurity=False).hexdigest() for n in range(500)]
     rows = list(clean)

@@ -81,7 +81,7 @@ def test_the_same_tree_gives_the_same_wheel(wheel: Path, tmp_path: Path) -> None
 def test_man_finds_the_pages(prefix: Path) -> None:
     variables = {"MANPATH": str(prefix / "share" / "man"), "MANPAGER": "cat", "MANWIDTH": "80"}
     text = tool("man", "hashclient-scan", **variables, LC_ALL="C.UTF-8")
-    assert "hashclient scan [OPTIONS] PATH…" in text
+    assert "hashclient scan [OPTIONS] [PATH…]" in text
     assert "--one-file-system" in text
 
 

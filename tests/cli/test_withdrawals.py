@@ -71,7 +71,7 @@ class World:
     def affected(self) -> list[tuple[str, str]]:
         """Fetch, and return which matches are withdrawn now."""
         (fetched,) = self.client.fetch()
-        return [(Path(match.path).name, match.entry) for match in fetched.affected]
+        return [(Path(match.path).name, hit.entry) for match, hit in fetched.affected]
 
     def logged(self) -> list[dict[str, Any]]:
         records = log.read(self.state / "audit")
@@ -198,7 +198,7 @@ def test_an_entry_under_another_name_is_no_withdrawal_for_what_was_taken_away(
     world.simulator.publish(csv([1]).replace(b"e-1", b"renamed"))
     (fetched,) = world.client.fetch()
     assert [m.id for m in fetched.listed_again] == [ids["f1"]]
-    assert [m.state for m in fetched.affected] == ["quarantined"]
+    assert [m.state for m, _ in fetched.affected] == ["quarantined"]
     assert world.states(ids) == {"f1": "quarantined"}
 
 
@@ -244,7 +244,7 @@ def test_a_consolidated_segment_that_straddles_our_generation_reaches_back(world
     world.simulator.edit_index(change)
     (fetched,) = world.client.fetch()
     assert (fetched.added, fetched.entries) == (None, 5)
-    assert [match.entry for match in fetched.affected] == ["e-1"]
+    assert [hit.entry for _, hit in fetched.affected] == ["e-1"]
     assert names(world.status()) == [("f1", "e-1")]
 
 
@@ -268,7 +268,7 @@ def test_a_fetch_that_dies_after_the_switch_is_made_up_for(
     # Nothing is new, and still it is told.
     (fetched,) = world.client.fetch()
     assert not fetched.changed
-    assert [match.entry for match in fetched.affected] == ["e-1"]
+    assert [hit.entry for _, hit in fetched.affected] == ["e-1"]
     assert len(world.logged()) == (1 if step == "log" else 2)
     assert names(world.status()) == [("f1", "e-1")]
 
@@ -279,7 +279,7 @@ def test_a_path_that_is_not_utf8_is_told_by_its_bytes(world: World) -> None:
     world.scan()
     world.simulator.withdraw("e-1")
     (fetched,) = world.client.fetch()
-    assert {os.fsencode(match.path) for match in fetched.affected} == {
+    assert {os.fsencode(match.path) for match, _ in fetched.affected} == {
         raw,
         os.fsencode(world.tree / "f1"),
     }
@@ -291,16 +291,16 @@ def test_a_path_that_is_not_utf8_is_told_by_its_bytes(world: World) -> None:
 
 def test_thousands_of_matches_are_withdrawn_and_logged(world: World) -> None:
     with Matches(world.state) as record:
-        found = world.client.scan(world.tree / "f1", inventory=False)[0]
-        (match,) = found.values()
-        times = [type(match)(match.kind, f"/x/{n:05d}", 6, hits=match.hits) for n in range(3000)]
+        ((path, match),) = world.client.scan(world.tree / "f1", inventory=False)[0].items()
+        paths = [path, *(f"/x/{n:05d}" for n in range(3000))]
+        times = [type(match)(match.kind, path, 6, hits=match.hits) for path in paths[1:]]
         record.record(times, "key", datetime.now(UTC))
     world.simulator.withdraw("e-1")
     (fetched,) = world.client.fetch()
-    assert [m.path for m in fetched.affected] == [f"/x/{n:05d}" for n in range(3000)]
-    assert [line["path"] for line in world.logged()] == [f"/x/{n:05d}" for n in range(3000)]
+    assert [m.path for m, _ in fetched.affected] == paths
+    assert [line["path"] for line in world.logged()] == paths
     log.verify(world.state / "audit")
-    assert len(world.status()) == 3000
+    assert len(world.status()) == len(paths)
 
 
 def test_lookups_are_not_remembered(world: World) -> None:
@@ -315,7 +315,7 @@ def test_withdrawn_entries_of_one_list_leave_those_of_others(world: World) -> No
     world.scan()
     world.simulator.withdraw("e-1", list_name="other")
     results = {f.list_name: f.affected for f in world.client.fetch()}
-    assert [m.list_name for m in results["other"]] == ["other"] and not results["baseline"]
+    assert [hit.list_name for _, hit in results["other"]] == ["other"] and not results["baseline"]
     # It stands on one list still, so there is nothing to undo.
     assert world.status() == []
     world.simulator.withdraw("e-1")

@@ -22,7 +22,7 @@ from typing import Any
 import jsonschema
 
 from hashclient.core.kinds import Action, Kind
-from hashclient.core.model import Outcome
+from hashclient.core.model import Handled
 from hashclient.core.verdict import Summary
 from hashclient.errors import ExitCode
 from hashclient.formats.csv import COLUMNS, DIGEST_COLUMNS
@@ -65,9 +65,9 @@ class Report:
     run: Run | None = None
 
 
-def expected(outcome: Outcome) -> Fields:
+def expected(handled: Handled) -> Fields:
     """Return what is to be read of an outcome, as a reader would."""
-    recorded = outcome.recorded
+    outcome, recorded = handled.outcome, handled.record
     return {
         "kind": str(outcome.kind),
         "path": os.fsencode(outcome.path),
@@ -87,7 +87,7 @@ def expected(outcome: Outcome) -> Fields:
             }
             for hit in outcome.hits
         ],
-        "actions": [(str(a.action), done_word(a), a.detail) for a in outcome.acted],
+        "actions": [(str(a.action), done_word(a), a.detail) for a in handled.acted],
     }
 
 

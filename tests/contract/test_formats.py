@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Action, Kind, MatchState
-from hashclient.core.model import Acted, Gap, Hit, ListState, MissingList, Outcome, Recorded
+from hashclient.core.model import Acted, Gap, Handled, Hit, ListState, MatchRef, MissingList
 from hashclient.core.verdict import Summary
 from hashclient.errors import ExitCode
 from hashclient.formats.interface import FORMATS, Context, formatter
@@ -38,6 +38,7 @@ from tests.contract.readers import (
     read_sarif,
     read_text,
 )
+from tests.outcomes import handled
 from tests.support import ROOT
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -75,7 +76,7 @@ HITS = (
     Hit("baseline", "e-1", "synthetic", 3, (Algorithm.MD5, Algorithm.SHA256), complete=True),
     Hit("local", "E:2", "other", 2**53 - 1, (Algorithm.SHA1,), complete=False),
 )
-RECORDED = Recorded("bcdfghjkmn", MatchState.FOUND, NOW.replace(year=2025), NOW)
+RECORDED = MatchRef("bcdfghjkmn", MatchState.FOUND, NOW.replace(year=2025), NOW)
 TAKEN = msgspec.structs.replace(RECORDED, state=MatchState.QUARANTINED, in_place=False)
 ACTED = (
     Acted(Action.QUARANTINE, done=True, detail="quarantined for 2 recipients"),
@@ -113,19 +114,19 @@ TABLE = {
 }
 
 
-def outcomes(path: str) -> list[Outcome]:
+def outcomes(path: str) -> list[Handled]:
     planned = (Acted(Action.REPORT, done=None, detail="would be reported to police"),)
     return [
-        Outcome(Kind.CLEAN, path, 0, digests=DIGESTS),
-        Outcome(Kind.CLEAN, path, None),
-        Outcome(Kind.MATCH, path, 5, hits=HITS[:1], digests=DIGESTS),
-        Outcome(Kind.MATCH, path, 2**63 - 1, hits=HITS, recorded=RECORDED, acted=ACTED),
-        Outcome(Kind.MATCH, path, 6, hits=HITS[:1], recorded=RECORDED, acted=planned),
-        Outcome(Kind.MATCH, path, 8, hits=HITS[:1], recorded=TAKEN),
-        Outcome(Kind.MATCH, path, 7, "would only be recorded", HITS[:1], recorded=RECORDED),
-        Outcome(Kind.CONFLICT, path, None, hits=HITS[1:], digests=DIGESTS, origin="sums:7"),
-        Outcome(Kind.SKIPPED, path, reason="named pipe"),
-        Outcome(Kind.UNREAD, path, reason="permission denied"),
+        handled(Kind.CLEAN, path, 0, digests=DIGESTS),
+        handled(Kind.CLEAN, path, None),
+        handled(Kind.MATCH, path, 5, hits=HITS[:1], digests=DIGESTS),
+        handled(Kind.MATCH, path, 2**63 - 1, hits=HITS, record=RECORDED, acted=ACTED),
+        handled(Kind.MATCH, path, 6, hits=HITS[:1], record=RECORDED, acted=planned),
+        handled(Kind.MATCH, path, 8, hits=HITS[:1], record=TAKEN),
+        handled(Kind.MATCH, path, 7, "would only be recorded", HITS[:1], record=RECORDED),
+        handled(Kind.CONFLICT, path, None, hits=HITS[1:], digests=DIGESTS, origin="sums:7"),
+        handled(Kind.SKIPPED, path, reason="named pipe"),
+        handled(Kind.UNREAD, path, reason="permission denied"),
     ]
 
 
@@ -147,7 +148,7 @@ def summaries() -> list[Summary]:
     full = Summary(states, stopped=ExitCode.INTERRUPTED, missing=missing, gaps=gaps)
     full.failed, full.failure = ExitCode.AUDIT, "cannot write the audit log: /srv/x: disk full"
     for outcome in outcomes("x"):
-        full.add(outcome)
+        full.add(outcome.outcome)
     full.counts[Kind.CLEAN] = 2**40
     full.files_read, full.bytes_read, full.elapsed_s = 12_345, 2**60, 1e6
     full.ruled_out_by_size, full.known_unchanged = 1_234_567, 2**40
@@ -167,7 +168,7 @@ def summaries() -> list[Summary]:
 
 def write(
     name: str,
-    found: Iterable[Outcome],
+    found: Iterable[Handled],
     summary: Summary | None = None,
     *,
     command: str = "scan",
@@ -220,7 +221,7 @@ def test_nothing_is_lost(name: str, form: Format, raw: bytes, show_digests: bool
 def test_a_path_of_any_bytes_comes_back(name: str, form: Format) -> None:
     @given(st.binary(max_size=40).filter(lambda raw: name != "text" or b" " not in raw))
     def comes_back(raw: bytes) -> None:
-        found = [Outcome(Kind.UNREAD, os.fsdecode(raw), reason="gone")]
+        found = [handled(Kind.UNREAD, os.fsdecode(raw), reason="gone")]
         (file,) = form.read(write(name, found, summaries()[0])).files
         assert file["path"] == raw
 
@@ -230,7 +231,7 @@ def test_a_path_of_any_bytes_comes_back(name: str, form: Format) -> None:
 def test_different_paths_give_different_reports(name: str) -> None:
     paths = {*AWFUL_PATHS, b"\xfe", b"\\xfe", b"\\\\xfe", "\ufffd".encode(), b"a\\x3b=1"}
     reports = {
-        write(name, [Outcome(Kind.UNREAD, os.fsdecode(raw), reason="gone")]) for raw in paths
+        write(name, [handled(Kind.UNREAD, os.fsdecode(raw), reason="gone")]) for raw in paths
     }
     assert len(reports) == len(paths)
 
@@ -269,12 +270,12 @@ def test_what_keeps_a_run_from_being_whole_and_what_it_rests_on_is_in_every_form
 def test_a_run_with_a_match_that_was_interrupted_does_not_look_complete(
     name: str, form: Format, stopped: ExitCode
 ) -> None:
-    found = [o for o in outcomes("path") if o.kind is Kind.MATCH]
+    found = [o for o in outcomes("path") if o.outcome.kind is Kind.MATCH]
     texts = []
     for ended in (None, stopped):
         summary = Summary(summaries()[3].lists, stopped=ended)
         for outcome in found:
-            summary.add(outcome)
+            summary.add(outcome.outcome)
         texts.append(write(name, found, summary))
     complete, early = (form.read(text) for text in texts)
     assert complete.run is not None and early.run is not None
@@ -317,7 +318,7 @@ def test_a_command_that_failed_says_so_and_nothing_else(
 
 
 def test_a_report_without_a_summary_says_nothing_of_a_run(name: str, form: Format) -> None:
-    found = [o for o in outcomes("path") if o.recorded is not None]
+    found = [o for o in outcomes("path") if o.record is not None]
     for some in (found, []):
         report = form.read(write(name, some, None, command="matches"))
         assert told(report.files, form) == told([expected(o) for o in some], form)
@@ -329,7 +330,7 @@ def test_what_was_found_before_an_interrupt_is_a_whole_report(name: str, form: F
     for stop in range(len(found) + 1):
         summary = Summary((), stopped=ExitCode.INTERRUPTED)
         for outcome in found[:stop]:
-            summary.add(outcome)
+            summary.add(outcome.outcome)
         report = form.read(write(name, found[:stop], summary))
         assert told(report.files, form) == told([expected(o) for o in found[:stop]], form)
 
@@ -339,8 +340,8 @@ def test_words_of_others_stay_words(name: str, form: Format) -> None:
         words = os.fsdecode(raw)
         acted = (Acted(Action.REPORT, done=False, detail=words),)
         found = [
-            Outcome(Kind.UNREAD, "path", reason=words or "-"),
-            Outcome(Kind.MATCH, "path", 5, hits=HITS[:1], recorded=RECORDED, acted=acted),
+            handled(Kind.UNREAD, "path", reason=words or "-"),
+            handled(Kind.MATCH, "path", 5, hits=HITS[:1], record=RECORDED, acted=acted),
         ]
         text = write(name, found, summaries()[0])
         if name != "text":
@@ -355,14 +356,14 @@ def test_formats_of_lines_write_a_line_when_it_is_found(name: str, form: Format)
         for outcome in outcomes("path"):
             text = written.outcome(outcome)
             assert text is not None
-            several = len(outcome.hits) if name in ("csv", "ecs") else 1
+            several = len(outcome.outcome.hits) if name in ("csv", "ecs") else 1
             assert text.count("\n") + 1 == max(1, several)
 
 
 def test_every_state_of_a_match_can_be_told(name: str, form: Format) -> None:
     for state in MatchState:
         recorded = msgspec.structs.replace(RECORDED, state=state)
-        found = [Outcome(Kind.MATCH, "path", 5, hits=HITS[:1], recorded=recorded)]
+        found = [handled(Kind.MATCH, "path", 5, hits=HITS[:1], record=recorded)]
         text = write(name, found, None, command="matches")
         assert str(state) in text
         if "state" not in form.without:

@@ -11,7 +11,7 @@ import pytest
 
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Action, Kind, MatchState
-from hashclient.core.model import Acted, Gap, Hit, ListState, MissingList, Outcome, Recorded
+from hashclient.core.model import Acted, Gap, Hit, ListState, MatchRef, MissingList
 from hashclient.core.verdict import Summary
 from hashclient.errors import ExitCode
 from hashclient.formats.csv import COLUMNS, DIGEST_COLUMNS
@@ -19,6 +19,7 @@ from hashclient.formats.html import MAX_FOLDERS, MAX_ROWS
 from hashclient.formats.interface import FORMATS, Context, formatter
 from hashclient.formats.sarif import MAX_NOTIFICATIONS, MAX_RESULTS
 from tests.docs.blocks import DOCS, marked_blocks, table_rows
+from tests.outcomes import handled
 
 pytestmark = pytest.mark.docs
 
@@ -26,15 +27,15 @@ DOCUMENT = DOCS / "formats.md"
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 HIT = Hit("baseline", "e-1", "synthetic", 3, (Algorithm.MD5, Algorithm.SHA256), complete=True)
 FOUND = (
-    Outcome(
+    handled(
         Kind.MATCH,
         "/srv/files/a.txt",
         34,
         hits=(HIT,),
-        recorded=Recorded("3kdz7wnq2m", MatchState.QUARANTINED, NOW, NOW, in_place=False),
+        record=MatchRef("3kdz7wnq2m", MatchState.QUARANTINED, NOW, NOW, in_place=False),
         acted=(Acted(Action.QUARANTINE, done=True, detail="quarantined"),),
     ),
-    Outcome(Kind.UNREAD, "/srv/files/b.txt", reason="permission denied"),
+    handled(Kind.UNREAD, "/srv/files/b.txt", reason="permission denied"),
 )
 
 
@@ -44,7 +45,7 @@ def written(name: str) -> str:
     made = formatter(name, Context("scan", NOW))
     parts = [made.begin()]
     for outcome in FOUND:
-        summary.add(outcome)
+        summary.add(outcome.outcome)
         parts.append(made.outcome(outcome))
     parts.append(made.end(summary))
     return "".join(f"{part}\n" for part in parts if part is not None)

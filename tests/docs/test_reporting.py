@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hashclient import reporting
+from hashclient import quarantine, reporting
 from hashclient.config import PackageDestination, ServiceDestination, parse_config
 from hashclient.errors import HashclientError
 from hashclient.reporting.destinations.cybertipline.api import Answer, check
@@ -70,7 +70,9 @@ def test_files_of_a_package() -> None:
 
 def test_events_are_those_that_are_logged() -> None:
     package = Path(reporting.__file__).parent
-    code = "".join(path.read_text() for path in package.glob("*.py"))
+    code = "".join(path.read_text() for path in package.rglob("*.py"))
+    packages = [Path(package.__file__ or "").parent for package in (quarantine, reporting)]
+    code = "".join(path.read_text() for package in packages for path in package.rglob("*.py"))
     logged = set(re.findall(r'"((?:report|matches)-[a-z]+)"', code))
     documented = {
         e for row in table_rows(PAGE, "## Using it") for e in re.findall(r"`(.+?)`", row[0])
@@ -95,7 +97,9 @@ def test_codes_lead_to_the_exit_codes_that_are_said() -> None:
 
 def test_messages_are_those_that_are_said() -> None:
     package = Path(reporting.__file__).parent
-    code = "".join(path.read_text() for path in package.glob("*.py"))
+    code = "".join(path.read_text() for path in package.rglob("*.py"))
+    packages = [Path(package.__file__ or "").parent for package in (quarantine, reporting)]
+    code = "".join(path.read_text() for package in packages for path in package.rglob("*.py"))
     for row in table_rows(PAGE, "## When something fails"):
         for message in row[0].split(", "):
             first, _, last = message.partition(" … ")

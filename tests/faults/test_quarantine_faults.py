@@ -27,9 +27,10 @@ from hashclient.errors import AuditError, HashclientError, StateError, UsageErro
 from hashclient.index.blinding import Sealer
 from hashclient.matches.store import Matches
 from hashclient.quarantine import isolate
+from hashclient.quarantine.isolators.files import HeldFile
 from hashclient.quarantine.safe_rename import PRIVATE_NAME, Place
 from hashclient.quarantine.safe_rename import open_file as real_open_file
-from hashclient.quarantine.streams import Digester, digest_all
+from hashclient.quarantine.sealing import Digester, digest_all
 from hashclient.quarantine.vault import Stage, Taken, load_item
 from tests.support import fast_directory
 
@@ -361,7 +362,7 @@ def test_a_file_that_is_away_for_a_moment_is_not_taken_for_gone(
             aside.rename(scene.file)
 
     with monkeypatch.context() as patch:
-        patch.setattr("hashclient.quarantine.isolate.open_file", open_file)
+        patch.setattr("hashclient.quarantine.isolators.files.open_file", open_file)
         taken = scene.ward.take(scene.match)
     assert (taken.taken, taken.attention) == (False, True)
     assert "is being exchanged just now" in taken.detail
@@ -495,9 +496,9 @@ def test_what_is_touched_while_it_is_proven_again_is_not_taken_for_another(
         scene.file.rename(there)
         scene.file.write_bytes(b"a third")
 
-    def and_touch(fd: int, *args: Any) -> Digester:
-        digester = digest_all(fd, *args)
-        if os.fstat(fd).st_ino == there.stat().st_ino:
+    def and_touch(held: HeldFile, *args: Any) -> Digester:
+        digester = digest_all(held, *args)
+        if os.fstat(held.fd).st_ino == there.stat().st_ino:
             os.utime(there)
         return digester
 

@@ -49,7 +49,7 @@ def report(desk: Desk, matches: list[Match]) -> Report:
 def change(desk: Desk, match: Match, state: MatchState) -> None:
     with desk.record() as record:
         if state is MatchState.WITHDRAWN:
-            hit = match.hits[0].hit
+            hit = match.hits[0]
             record.withdraw(hit.list_name, [hit.entry], hit.generation + 1, desk.now())
         else:
             record.change(match.id, state, desk.now(), {})

@@ -504,7 +504,7 @@ def test_a_file_swapped_after_it_was_proven_is_not_sent(
     desk: Desk, service: ReportingService, report: Report, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was opened and proven is sent, whatever is at its path by then."""
-    from hashclient.reporting import evidence
+    from hashclient.quarantine import evidence
 
     original = evidence._check_tags
 

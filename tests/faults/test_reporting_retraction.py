@@ -144,7 +144,7 @@ def test_a_file_that_is_reported_elsewhere_only_is_not_due(
 def test_a_hold_outranks_a_retraction_and_ends_in_nothing_due(
     desk: Desk, match: Match, acknowledged: Report
 ) -> None:
-    marks = {"by": WHO, "reason": "order"}
+    marks = {"reason": "order"}
     with desk.record() as record:
         desk.room().hold(match.id, record, **marks)
     desk.retract(acknowledged)
@@ -167,7 +167,7 @@ def test_what_is_settled_stays_so(
 def test_what_is_withdrawn_and_listed_again_goes_on_without_the_report(
     desk: Desk, match: Match, acknowledged: Report
 ) -> None:
-    hit = match.hits[0].hit
+    hit = match.hits[0]
     with desk.record() as record:
         record.withdraw(hit.list_name, [hit.entry], 4, desk.now())
     desk.retract(acknowledged)
@@ -194,7 +194,7 @@ def test_a_record_that_was_lost_tells_what_is_in_quarantine(
 ) -> None:
     (desk.settings.state_dir / "matches.db").unlink()
     with desk.record() as record:
-        list(desk.room().recover(record, by=WHO))
+        list(desk.room().recover(record))
     desk.retract(acknowledged)
     assert desk.get(match).state is MatchState.QUARANTINED and kept(desk, match)
 
@@ -206,7 +206,7 @@ def test_a_report_that_a_policy_wanted_is_wanted_again_when_the_file_is_found_ag
 
     def wanted() -> Report | None:
         with desk.record() as record:
-            return desk.outbox.prepare_wanted("police", record, by=WHO, most=9)
+            return desk.outbox.prepare_wanted("police", record, most=9)
 
     def found() -> bool:
         assert desk.find("a", A).id == match.id
@@ -351,7 +351,7 @@ def test_an_acknowledgement_is_not_told_of_a_report_that_is_being_taken_back(
     with mock.patch.object(desk.outbox, "settle", lambda report, _record: report):
         report = desk.acknowledge(report)
     with desk.record() as record:
-        desk.outbox.reopen(report, record, by=WHO, reason="killed after this")
+        desk.outbox.reopen(report, record, reason="killed after this")
     assert desk.send_due() == []
     desk.wait(days=400)
     assert desk.outbox.get(report.id).settled is State.ACKNOWLEDGED
@@ -362,10 +362,10 @@ def test_a_report_that_is_being_taken_back_is_not_acknowledged(desk: Desk, match
     report = desk.prepare(match)
     desk.send(report)
     with desk.record() as record:
-        desk.outbox.reopen(report, record, by=WHO, reason="killed after this")
+        desk.outbox.reopen(report, record, reason="killed after this")
     with pytest.raises(UsageError, match="is being retracted"):
         desk.acknowledge(report)
-    report = desk.outbox.decide_retraction(desk.outbox.get(report.id), by=WHO, reason="and this")
+    report = desk.outbox.decide_retraction(desk.outbox.get(report.id), reason="and this")
     with pytest.raises(UsageError, match="is being retracted"):
         desk.acknowledge(report)
     (sent,) = desk.send_due()

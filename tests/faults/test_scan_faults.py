@@ -20,7 +20,7 @@ from hashclient.audit import log
 from hashclient.core.algorithms import Algorithm
 from hashclient.scan.executors.processes import WORKER_DIED
 from hashclient.scan.reading import SPARSE
-from hashclient.scan.sources.files import TASK_NAMES
+from hashclient.scan.sources.interface import TASK_NAMES
 from tests.support import (
     Result,
     arguments,

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from hashclient.core.algorithms import Algorithm
 from hashclient.errors import UsageError
-from hashclient.lists.importers import digestfile
-from hashclient.lists.importers.digestfile import read_digests
+from hashclient.lists.importers import importfile
+from hashclient.lists.importers.registry import read_digests
 from hashclient.lists.wire import NO_SIZE
 
 Row = tuple[bytes | None, int | None, dict[Algorithm, bytes]]
@@ -37,7 +37,7 @@ def hexed(value: bytes, upper: bool) -> bytes:
 
 def read(content: bytes, chunk: int) -> list[Row]:
     found: list[Row] = []
-    with mock.patch.object(digestfile, "CHUNK_BYTES", chunk):
+    with mock.patch.object(importfile, "CHUNK_BYTES", chunk):
         for batch in read_digests(io.BytesIO(content), "it"):
             by_row: list[dict[Algorithm, bytes]] = [{} for _ in range(batch.count)]
             for algorithm, (values, at) in batch.digests.items():

@@ -17,10 +17,10 @@ from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.core.verdict import Summary
 from hashclient.index.open_lists import OpenLists, open_lists
-from hashclient.lists.importers.digestfile import read_digests
+from hashclient.lists.importers.registry import read_digests
 from hashclient.scan.engine import Progress, scan
 from hashclient.scan.lookup import lookup
-from hashclient.scan.sources.files import WalkOptions
+from hashclient.scan.sources.files import Trees, WalkOptions
 from tests.support import fast_directory, make_state, run, write_tree
 
 #: Few contents of few sizes, so that files and entries meet; no entry may be of an empty file.
@@ -78,14 +78,13 @@ def test_a_scan_finds_what_brute_force_finds(
         outcomes = [
             outcome
             for outcome in scan(
-                [str(tree)],
+                Trees([str(tree)], WalkOptions()),
                 with_lists,
-                WalkOptions(),
                 Progress(summary),
                 jobs=1,
                 keep_clean=True,
             )
-            if outcome is not None
+            if isinstance(outcome, Outcome)
         ]
         assert sorted(o.path for o in outcomes) == sorted(paths)
         assert summary.inputs == len(paths)

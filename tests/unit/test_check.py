@@ -21,10 +21,12 @@ from hashclient.index import matcher as judging
 from hashclient.index.open_lists import OpenLists, open_lists
 from hashclient.scan import cache, reading
 from hashclient.scan import checker as module
-from hashclient.scan.checker import DEFER_BYTES, TASK_BYTES, Checker, TaskResult
-from hashclient.scan.engine import Memory
+from hashclient.scan.cache import InventoryPlace
+from hashclient.scan.checker import DEFER_BYTES, TASK_BYTES, Checker
+from hashclient.scan.executors.interface import Result
+from hashclient.scan.memory import Memory
 from hashclient.scan.reading import ATTEMPTS, CHANGED, DIRECTORY, ENDLESS, SPARSE
-from hashclient.scan.sources.files import Group
+from hashclient.scan.sources.interface import Group
 from tests.support import csv_of, digests_of, make_state, remember_at_once, write_tree
 
 ALL = tuple(Algorithm)
@@ -40,13 +42,11 @@ def checker(lists: OpenLists, **kwargs: Any) -> Checker:
     return Checker(lists.judge(), **kwargs)
 
 
-def check(
-    lists: OpenLists, tree: Path, *names: str, follow: bool = False, **kwargs: Any
-) -> TaskResult:
+def check(lists: OpenLists, tree: Path, *names: str, follow: bool = False, **kwargs: Any) -> Result:
     return checker(lists, **kwargs).check([Group(str(tree), list(names), follow)])
 
 
-def kinds(result: TaskResult) -> dict[str, tuple[Kind, str | None]]:
+def kinds(result: Result) -> dict[str, tuple[Kind, str | None]]:
     return {Path(o.path).name: (o.kind, o.reason) for o in result.outcomes}
 
 
@@ -422,7 +422,7 @@ def test_a_file_of_proc_that_takes_too_long_is_unread(tmp_path: Path) -> None:
 # What an answer rests on.
 
 
-def rests_on(result: TaskResult) -> tuple[int, int, int]:
+def rests_on(result: Result) -> tuple[int, int, int]:
     return result.files_read, result.ruled_out_by_size, result.known_unchanged
 
 
@@ -439,13 +439,11 @@ def test_each_file_is_counted_once_by_what_its_answer_rests_on(
     tree = write_tree(tmp_path / "t", files)
     (tree / "link").symlink_to("match")
     names = [*files, "link", "gone"]
-    memory = Memory(tmp_path / "state", lists.sealer.key_id)
+    memory = Memory(InventoryPlace(tmp_path / "state", lists.sealer.key_id))
     for expected in ((3, 1, 0), (0, 1, 3)):
         while time.time_ns() <= max((tree / name).stat().st_ctime_ns for name in files):
             pass
-        result = check(
-            lists, tree, *names, keep_clean=keep_clean, inventory=memory.open(), learn=True
-        )
+        result = check(lists, tree, *names, keep_clean=keep_clean, cache=memory.open(), learn=True)
         assert rests_on(result) == expected
         assert result.clean == 2
         assert {name: kind for name, (kind, _) in kinds(result).items() if kind != "clean"} == {

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from hashclient.errors import UsageError
-from hashclient.lists.importers import digestfile
-from hashclient.lists.importers.digestfile import DigestBatch, digests_of_arguments, read_digests
+from hashclient.lists.importers import importfile
+from hashclient.lists.importers.arguments import digests_of_arguments
+from hashclient.lists.importers.interface import DigestBatch
+from hashclient.lists.importers.registry import read_digests
 from hashclient.lists.wire import NO_SIZE
 
 MD5 = hashlib.md5(b"benign").hexdigest()
@@ -239,9 +241,9 @@ def test_a_bad_line_of_a_sum_file_is_named(content: str, line: int, what: str) -
 @pytest.mark.parametrize(
     "content",
     [
-        b"x" * (digestfile.MAX_LINE_BYTES + 1) + b"\n" + MD5.encode(),
-        b"x" * (digestfile.MAX_LINE_BYTES + 1),
-        b"md5\n" + b"a" * (digestfile.MAX_LINE_BYTES + 1) + b"\n",
+        b"x" * (importfile.MAX_LINE_BYTES + 1) + b"\n" + MD5.encode(),
+        b"x" * (importfile.MAX_LINE_BYTES + 1),
+        b"md5\n" + b"a" * (importfile.MAX_LINE_BYTES + 1) + b"\n",
     ],
 )
 def test_a_line_that_does_not_end_is_refused(content: bytes) -> None:
@@ -281,9 +283,9 @@ class Endless(io.RawIOBase):
         return True
 
     def read(self, size: int = -1, /) -> bytes:
-        assert 0 < size <= digestfile.CHUNK_BYTES
+        assert 0 < size <= importfile.CHUNK_BYTES
         self.given += size
-        assert self.given < 8 * digestfile.CHUNK_BYTES, "read on and on"
+        assert self.given < 8 * importfile.CHUNK_BYTES, "read on and on"
         data = (self._rest + self._byte * size)[:size]
         self._rest = self._rest[size:]
         return data
@@ -296,11 +298,11 @@ def test_a_line_that_never_ends_is_refused_within_bounds(start: str, byte: bytes
     stream = Endless(start.encode(), byte)
     with pytest.raises(UsageError, match="a line of more than 65536 bytes"):
         list(read_digests(stream, "list.txt"))  # type: ignore[arg-type]  # it has what is used
-    assert stream.given <= 2 * digestfile.CHUNK_BYTES
+    assert stream.given <= 2 * importfile.CHUNK_BYTES
 
 
 def test_batches_are_bounded_and_lines_numbered_through(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(digestfile, "CHUNK_BYTES", 1000)
+    monkeypatch.setattr(importfile, "CHUNK_BYTES", 1000)
     content = (MD5.encode() + b"\n") * 500 + SHA1.encode() + b"  last\n"
     batches = read(content)
     assert max(batch.count for batch in batches) <= 1000 // 33 + 1
@@ -309,7 +311,7 @@ def test_batches_are_bounded_and_lines_numbered_through(monkeypatch: pytest.Monk
 
 
 def test_csv_lines_are_numbered_through_over_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(digestfile, "CHUNK_BYTES", 700)
+    monkeypatch.setattr(importfile, "CHUNK_BYTES", 700)
     content = "md5,size\n" + f"{MD5},1\n\n" * 100 + f"{MD5},x\n"
     with pytest.raises(UsageError, match=r"^list\.txt:202: not a size"):
         read(content.encode())
@@ -352,7 +354,7 @@ def test_each_of_the_usual_ends_ends_a_line(lines: list[str], head: str, end: st
 def test_an_end_of_two_characters_may_fall_between_two_blocks(
     monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    monkeypatch.setattr(digestfile, "CHUNK_BYTES", size)
+    monkeypatch.setattr(importfile, "CHUNK_BYTES", size)
     content = f"{MD5}\r\n\r{SHA1}  a\r\r\n\n{MD5} *b\r"
     assert [(line, name) for line, name, *_ in rows(content.encode())] == [
         (1, None),

@@ -12,7 +12,7 @@ import pytest
 
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Action, Kind, MatchState
-from hashclient.core.model import Acted, Gap, Hit, ListState, MissingList, Outcome, Recorded
+from hashclient.core.model import Acted, Gap, Handled, Hit, ListState, MatchRef, MissingList
 from hashclient.core.verdict import Summary
 from hashclient.errors import ExitCode
 from hashclient.formats.interface import FORMATS, Context, formatter
@@ -20,11 +20,12 @@ from hashclient.formats.jsonl import JsonlFormatter
 from hashclient.formats.text import TextFormatter, human_bytes
 from hashclient.system.text import path_fields
 from tests.contract.readers import JSONL
+from tests.outcomes import handled
 
 MATCH = Hit("baseline", "e-1", "synthetic", 3, (Algorithm.MD5, Algorithm.SHA1), complete=True)
 CONFLICT = Hit("local", "e-2", "other", 1, (Algorithm.SHA256,), complete=False)
 THEN = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
-RECORDED = Recorded("3kdz7wnq2m", MatchState.REPORTED, THEN, THEN + timedelta(days=1))
+RECORDED = MatchRef("3kdz7wnq2m", MatchState.REPORTED, THEN, THEN + timedelta(days=1))
 ACTED = Acted(Action.QUARANTINE, done=False, detail="not quarantined: its list is stale")
 SCAN = Context("scan", THEN)
 WITH_DIGESTS = Context("scan", THEN, show_digests=True)
@@ -40,49 +41,49 @@ def test_every_format_can_be_made_and_no_other() -> None:
 @pytest.mark.parametrize(
     ("outcome", "line"),
     [
-        (Outcome(Kind.CLEAN, "a/b", 7), "clean     a/b"),
+        (handled(Kind.CLEAN, "a/b", 7), "clean     a/b"),
         (
-            Outcome(Kind.MATCH, "a\nb", 7, hits=(MATCH,)),
+            handled(Kind.MATCH, "a\nb", 7, hits=(MATCH,)),
             "match     a\\x0ab  baseline e-1 (synthetic; md5, sha1 agree)",
         ),
         (
-            Outcome(Kind.CONFLICT, "a", 7, hits=(CONFLICT,)),
+            handled(Kind.CONFLICT, "a", 7, hits=(CONFLICT,)),
             "conflict  a  local e-2 (other; sha256 agrees, others do not)",
         ),
         (
-            Outcome(Kind.MATCH, "a", 7, hits=(MATCH, CONFLICT), recorded=RECORDED),
+            handled(Kind.MATCH, "a", 7, hits=(MATCH, CONFLICT), record=RECORDED),
             (
                 "match     a  [3kdz7wnq2m]  baseline e-1 (synthetic; md5, sha1 agree);"
                 " local e-2 (other; sha256 agrees, others do not)"
             ),
         ),
         (
-            Outcome(Kind.MATCH, "a", 7, hits=(MATCH,), acted=(ACTED,)),
+            handled(Kind.MATCH, "a", 7, hits=(MATCH,), acted=(ACTED,)),
             (
                 "match     a  baseline e-1 (synthetic; md5, sha1 agree)"
                 "  -> not quarantined: its list is stale"
             ),
         ),
         (
-            Outcome(Kind.MATCH, "a", 7, reason="would only be recorded", hits=(MATCH,)),
+            handled(Kind.MATCH, "a", 7, reason="would only be recorded", hits=(MATCH,)),
             "match     a  baseline e-1 (synthetic; md5, sha1 agree)  would only be recorded",
         ),
-        (Outcome(Kind.SKIPPED, "a", reason="named pipe"), "skipped   a  named pipe"),
-        (Outcome(Kind.UNREAD, "a", reason="gone\r"), "unread    a  gone\\x0d"),
+        (handled(Kind.SKIPPED, "a", reason="named pipe"), "skipped   a  named pipe"),
+        (handled(Kind.UNREAD, "a", reason="gone\r"), "unread    a  gone\\x0d"),
     ],
 )
-def test_lines_for_people(outcome: Outcome, line: str) -> None:
+def test_lines_for_people(outcome: Handled, line: str) -> None:
     assert TextFormatter(SCAN).outcome(outcome) == line
 
 
 def test_what_is_on_record_begins_with_its_state() -> None:
-    outcome = Outcome(Kind.MATCH, "a", 7, hits=(MATCH,), recorded=RECORDED)
+    outcome = handled(Kind.MATCH, "a", 7, hits=(MATCH,), record=RECORDED)
     line = TextFormatter(Context("matches", THEN)).outcome(outcome)
     assert line == "reported      a  [3kdz7wnq2m]  baseline e-1 (synthetic; md5, sha1 agree)"
 
 
 def test_digests_for_people_come_last() -> None:
-    outcome = Outcome(Kind.CLEAN, "a", 1, digests={Algorithm.SHA1: b"\x01", Algorithm.MD5: b"\x02"})
+    outcome = handled(Kind.CLEAN, "a", 1, digests={Algorithm.SHA1: b"\x01", Algorithm.MD5: b"\x02"})
     assert TextFormatter(WITH_DIGESTS).outcome(outcome) == "clean     a  md5=02  sha1=01"
 
 
@@ -209,18 +210,18 @@ def test_paths_in_json_lose_nothing() -> None:
     ("outcome", "line"),
     [
         (
-            Outcome(Kind.UNREAD, "a", reason="gone"),
+            handled(Kind.UNREAD, "a", reason="gone"),
             '{"type": "unread", "schema": 1, "path": "a", "size": null, "reason": "gone"}',
         ),
         (
-            Outcome(Kind.CLEAN, "a", 1, digests={Algorithm.SHA1: b"\1" * 20}),
+            handled(Kind.CLEAN, "a", 1, digests={Algorithm.SHA1: b"\1" * 20}),
             (
                 '{"type": "clean", "schema": 1, "path": "a", "size": 1,'
                 f' "digests": {{"sha1": "{"01" * 20}"}}}}'
             ),
         ),
         (
-            Outcome(Kind.MATCH, "a", 5, None, (MATCH, CONFLICT), recorded=RECORDED, acted=(ACTED,)),
+            handled(Kind.MATCH, "a", 5, None, (MATCH, CONFLICT), record=RECORDED, acted=(ACTED,)),
             (
                 '{"type": "match", "schema": 1, "path": "a", "size": 5, "id": "3kdz7wnq2m",'
                 ' "state": "reported", "in_place": true, "first_seen": "2026-01-02T03:04:00+00:00",'
@@ -234,7 +235,7 @@ def test_paths_in_json_lose_nothing() -> None:
         ),
     ],
 )
-def test_lines_for_scripts(outcome: Outcome, line: str) -> None:
+def test_lines_for_scripts(outcome: Handled, line: str) -> None:
     assert JsonlFormatter(WITH_DIGESTS).outcome(outcome) == line
 
 
@@ -259,7 +260,7 @@ def test_lines_for_scripts(outcome: Outcome, line: str) -> None:
     ],
 )
 def test_the_schema_refuses_what_no_line_may_be(change: dict[str, Any]) -> None:
-    outcome = Outcome(Kind.MATCH, "p", 5, hits=(MATCH,), recorded=RECORDED)
+    outcome = handled(Kind.MATCH, "p", 5, hits=(MATCH,), record=RECORDED)
     line = json.loads(JsonlFormatter(SCAN).outcome(outcome))
     JSONL.validate(line)
     with pytest.raises(jsonschema.ValidationError):

@@ -12,21 +12,22 @@ import pytest
 
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Action, Kind, MatchState
-from hashclient.core.model import Acted, Hit, Outcome, Recorded
+from hashclient.core.model import Acted, Handled, Hit, MatchRef
 from hashclient.formats.csv import CsvFormatter
 from hashclient.formats.interface import Context
+from tests.outcomes import handled
 
 NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 MATCH = Hit("baseline", "e-1", "synthetic", 3, (Algorithm.MD5, Algorithm.SHA1), complete=True)
 OTHER = Hit("local", "-2", "other", 1, (Algorithm.SHA256,), complete=False)
-RECORDED = Recorded("3kdz7wnq2m", MatchState.FOUND, NOW, NOW)
+RECORDED = MatchRef("3kdz7wnq2m", MatchState.FOUND, NOW, NOW)
 HEADER = (
     "kind,path,path_b64,size,reason,id,state,in_place,first_seen,last_seen,list,entry,category,"
     "generation,algorithms,complete,quarantine,report,actions"
 )
 
 
-def rows(outcome: Outcome, *, show_digests: bool = False) -> list[dict[str, str]]:
+def rows(outcome: Handled, *, show_digests: bool = False) -> list[dict[str, str]]:
     written = CsvFormatter(Context("scan", NOW, show_digests))
     text = f"{written.begin()}\n{written.outcome(outcome)}\n"
     return list(csv.DictReader(io.StringIO(text), strict=True))
@@ -45,7 +46,7 @@ def test_a_row_is_an_entry_that_was_hit() -> None:
         Acted(Action.QUARANTINE, done=True, detail="quarantined"),
         Acted(Action.REPORT, done=None, detail="would be reported to police, soon"),
     )
-    outcome = Outcome(Kind.MATCH, "a,b", 5, hits=(MATCH, OTHER), recorded=RECORDED, acted=acted)
+    outcome = handled(Kind.MATCH, "a,b", 5, hits=(MATCH, OTHER), record=RECORDED, acted=acted)
     seen = "2026-01-02T03:04:00+00:00"
     file = f'match,"a,b",,5,,3kdz7wnq2m,found,yes,{seen},{seen}'
     done = 'yes,planned,"quarantined; would be reported to police, soon"'
@@ -56,7 +57,7 @@ def test_a_row_is_an_entry_that_was_hit() -> None:
 
 
 def test_an_outcome_without_an_entry_is_a_row() -> None:
-    (row,) = rows(Outcome(Kind.UNREAD, "a", reason="gone"))
+    (row,) = rows(handled(Kind.UNREAD, "a", reason="gone"))
     assert {name: cell for name, cell in row.items() if cell} == {
         "kind": "unread",
         "path": "a",
@@ -66,7 +67,7 @@ def test_an_outcome_without_an_entry_is_a_row() -> None:
 
 def test_digests_have_their_own_columns() -> None:
     digests = {Algorithm.SHA1: b"\1" * 20}
-    (row,) = rows(Outcome(Kind.CLEAN, "a", 1, digests=digests), show_digests=True)
+    (row,) = rows(handled(Kind.CLEAN, "a", 1, digests=digests), show_digests=True)
     assert (row["md5"], row["sha1"], row["sha256"]) == ("", "01" * 20, "")
 
 
@@ -88,7 +89,7 @@ def test_digests_have_their_own_columns() -> None:
     ],
 )
 def test_a_path_that_had_to_change_is_there_in_base64_too(path: bytes, cell: str) -> None:
-    (row,) = rows(Outcome(Kind.UNREAD, os.fsdecode(path), reason="=gone"))
+    (row,) = rows(handled(Kind.UNREAD, os.fsdecode(path), reason="=gone"))
     assert row["path"] == cell
     assert base64.b64decode(row["path_b64"].removeprefix("'")) == path
     assert not row["path_b64"].startswith("+")
@@ -97,5 +98,5 @@ def test_a_path_that_had_to_change_is_there_in_base64_too(path: bytes, cell: str
 
 @pytest.mark.parametrize("path", ["a", "a;b", "a=b;c", "'=1", "a b", 'a"b', "grün"])
 def test_a_path_that_did_not_stands_alone(path: str) -> None:
-    (row,) = rows(Outcome(Kind.UNREAD, path, reason="gone"))
+    (row,) = rows(handled(Kind.UNREAD, path, reason="gone"))
     assert (row["path"], row["path_b64"]) == (path, "")

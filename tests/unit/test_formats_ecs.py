@@ -11,21 +11,22 @@ import pytest
 
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Action, Kind, MatchState
-from hashclient.core.model import Acted, Gap, Hit, ListState, MissingList, Outcome, Recorded
+from hashclient.core.model import Acted, Gap, Handled, Hit, ListState, MatchRef, MissingList
 from hashclient.core.verdict import Summary
 from hashclient.errors import ExitCode
 from hashclient.formats.ecs import ECS_VERSION, EcsFormatter
 from hashclient.formats.interface import Context
 from tests.contract.readers import DATA, check_ecs
+from tests.outcomes import handled
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 HIT = Hit("baseline", "e-1", "synthetic", 3, (Algorithm.MD5, Algorithm.SHA1), complete=True)
 OTHER = Hit("local", "e-2", "other", 1, (Algorithm.SHA256,), complete=False)
-RECORDED = Recorded("3kdz7wnq2m", MatchState.QUARANTINED, NOW - timedelta(days=1), NOW)
+RECORDED = MatchRef("3kdz7wnq2m", MatchState.QUARANTINED, NOW - timedelta(days=1), NOW)
 
 
 def events(
-    outcome: Outcome, *, command: str = "scan", show_digests: bool = False
+    outcome: Handled, *, command: str = "scan", show_digests: bool = False
 ) -> list[dict[str, Any]]:
     text = EcsFormatter(Context(command, NOW, show_digests)).outcome(outcome)
     found = [json.loads(line) for line in text.split("\n")]
@@ -41,8 +42,8 @@ def test_the_version_is_that_of_the_table() -> None:
 def test_a_match_is_an_alert_with_the_entry_as_its_rule() -> None:
     acted = (Acted(Action.QUARANTINE, done=True, detail="quarantined"),)
     digests = {Algorithm.MD5: b"\1" * 16}
-    outcome = Outcome(
-        Kind.MATCH, "/srv/a.tar.gz", 5, None, (HIT,), digests, recorded=RECORDED, acted=acted
+    outcome = handled(
+        Kind.MATCH, "/srv/a.tar.gz", 5, None, (HIT,), digests=digests, record=RECORDED, acted=acted
     )
     (event,) = events(outcome)
     assert event == {
@@ -91,7 +92,7 @@ def test_a_match_is_an_alert_with_the_entry_as_its_rule() -> None:
 
 
 def test_every_hit_is_an_event() -> None:
-    one, other = events(Outcome(Kind.MATCH, "a", 5, hits=(HIT, OTHER)))
+    one, other = events(handled(Kind.MATCH, "a", 5, hits=(HIT, OTHER)))
     assert (one["rule"]["id"], other["rule"]["id"]) == ("e-1", "e-2")
     assert (one["labels"]["complete"], other["labels"]["complete"]) == ("yes", "no")
     assert one["file"] == other["file"] == {"path": "a", "name": "a", "size": 5}
@@ -109,7 +110,7 @@ def test_every_hit_is_an_event() -> None:
 )
 def test_kinds(kind: Kind, event_kind: str, outcome: str | None, severity: int | None) -> None:
     hits = (HIT,) if kind in (Kind.MATCH, Kind.CONFLICT) else ()
-    (event,) = events(Outcome(kind, "a", None, "why", hits))
+    (event,) = events(handled(kind, "a", None, "why", hits))
     about = event["event"]
     assert about["kind"] == event_kind
     assert about.get("outcome") == outcome
@@ -119,7 +120,7 @@ def test_kinds(kind: Kind, event_kind: str, outcome: str | None, severity: int |
 
 
 def test_what_is_on_record_is_a_state_as_of_when_it_was_seen() -> None:
-    outcome = Outcome(Kind.MATCH, "a", 5, hits=(HIT,), recorded=RECORDED)
+    outcome = handled(Kind.MATCH, "a", 5, hits=(HIT,), record=RECORDED)
     (event,) = events(outcome, command="matches")
     assert event["event"]["kind"] == "state"
     assert event["event"]["dataset"] == "hashclient.matches"
@@ -127,7 +128,7 @@ def test_what_is_on_record_is_a_state_as_of_when_it_was_seen() -> None:
 
 
 def test_a_path_that_is_not_utf_8_has_its_bytes_in_a_label() -> None:
-    (event,) = events(Outcome(Kind.UNREAD, os.fsdecode(b"d/\xff.x"), reason="gone"))
+    (event,) = events(handled(Kind.UNREAD, os.fsdecode(b"d/\xff.x"), reason="gone"))
     assert event["file"] == {
         "path": "d/\ufffd.x",
         "name": "\ufffd.x",

@@ -14,7 +14,7 @@ import pytest
 
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Action, Kind, MatchState
-from hashclient.core.model import Acted, Hit, ListState, MissingList, Outcome, Recorded
+from hashclient.core.model import Acted, Handled, Hit, ListState, MatchRef, MissingList
 from hashclient.core.verdict import Summary
 from hashclient.errors import ExitCode
 from hashclient.formats import html
@@ -23,26 +23,27 @@ from hashclient.formats.htmltable import MAX_BARS
 from hashclient.formats.interface import Context
 from hashclient.formats.markup import Markup, element, joined
 from tests.contract.readers import content, parse_html, read_html
+from tests.outcomes import handled
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 FRESH = (ListState("baseline", 3, NOW, fresh=True),)
 MISSING = (MissingList("other", "main", "never fetched"), MissingList(None, "second", "nothing"))
 
 
-def match(path: str, *places: str) -> Outcome:
+def match(path: str, *places: str) -> Handled:
     """Return a match of entries at `places`, each a list and a category."""
     named = (place.split("/") for place in places or ("baseline/synthetic",))
     hits = (Hit(where, "e-1", name, 3, (Algorithm.MD5,), complete=True) for where, name in named)
-    return Outcome(Kind.MATCH, path, 5, hits=tuple(hits))
+    return handled(Kind.MATCH, path, 5, hits=tuple(hits))
 
 
 def page(
-    found: Iterable[Outcome], summary: Summary | None = None, command: str = "scan"
+    found: Iterable[Handled], summary: Summary | None = None, command: str = "scan"
 ) -> ET.Element:
     return parse_html(source(found, summary, command))
 
 
-def source(found: Iterable[Outcome], summary: Summary | None = None, command: str = "scan") -> str:
+def source(found: Iterable[Handled], summary: Summary | None = None, command: str = "scan") -> str:
     written = HtmlFormatter(Context(command, NOW))
     for outcome in found:
         written.outcome(outcome)
@@ -129,9 +130,10 @@ def test_the_verdict_comes_first_in_words(summary: Summary, title: str, tone: st
 
 
 def test_what_is_on_record_is_no_verdict() -> None:
-    recorded = Recorded("3kdz7wnq2m", MatchState.REPORTED, NOW - timedelta(days=3), NOW)
+    recorded = MatchRef("3kdz7wnq2m", MatchState.REPORTED, NOW - timedelta(days=3), NOW)
     found = [
-        Outcome(Kind.MATCH, path, 5, hits=match(path).hits, recorded=recorded) for path in "ab"
+        handled(Kind.MATCH, path, 5, hits=match(path).outcome.hits, record=recorded)
+        for path in "ab"
     ]
     tree = page(found, command="matches")
     assert heading(tree) == "2 matches on record"
@@ -152,7 +154,7 @@ def test_all_that_needs_attention_is_said_above() -> None:
     summary = summary_of(Kind.MATCH, Kind.CONFLICT, Kind.UNREAD, Kind.UNREAD, lists=lists)
     summary.stopped, summary.failed = ExitCode.INTERRUPTED, ExitCode.AUDIT
     failed = Acted(Action.QUARANTINE, done=False, detail="not quarantined: the disk is full")
-    found = [Outcome(Kind.MATCH, "a", 5, hits=match("a").hits, acted=(failed,))]
+    found = [handled(Kind.MATCH, "a", 5, hits=match("a").outcome.hits, acted=(failed,))]
     attention = section(page(found, summary), "needs-attention")
     assert attention is not None
     assert [content(item) for item in attention.iter("li")] == [
@@ -195,7 +197,7 @@ def test_charts_count_files_by_list_category_and_folder() -> None:
         match("/srv/a/1", "baseline/one", "baseline/two", "local/two"),
         match("/srv/a/2", "baseline/one"),
         match("b", "local/two"),
-        Outcome(Kind.CONFLICT, "/srv/c/1", 5, hits=match("x").hits),
+        handled(Kind.CONFLICT, "/srv/c/1", 5, hits=match("x").outcome.hits),
     ]
     tree = page(found, summary_of(Kind.MATCH))
     assert chart(tree, "list") == [("baseline", 2), ("local", 2)]
@@ -216,13 +218,13 @@ def test_a_chart_sums_up_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_table_has_matches_first_and_each_kind_by_path() -> None:
     found = [
-        Outcome(Kind.UNREAD, "b", reason="gone"),
+        handled(Kind.UNREAD, "b", reason="gone"),
         match("z"),
-        Outcome(Kind.CLEAN, "a", 1),
-        Outcome(Kind.UNREAD, "a", reason="gone"),
+        handled(Kind.CLEAN, "a", 1),
+        handled(Kind.UNREAD, "a", reason="gone"),
         match("y"),
-        Outcome(Kind.SKIPPED, "c", reason="named pipe"),
-        Outcome(Kind.CONFLICT, "d", 5, hits=match("d").hits),
+        handled(Kind.SKIPPED, "c", reason="named pipe"),
+        handled(Kind.CONFLICT, "d", 5, hits=match("d").outcome.hits),
     ]
     files = read_html(source(found, summary_of(Kind.MATCH))).files
     assert [(file["kind"], file["path"]) for file in files] == [
@@ -238,9 +240,9 @@ def test_the_table_has_matches_first_and_each_kind_by_path() -> None:
 
 def test_the_table_is_capped_the_counts_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(html, "MAX_ROWS", 3)
-    found = [Outcome(Kind.UNREAD, f"u{n}", reason="gone") for n in range(5)]
+    found = [handled(Kind.UNREAD, f"u{n}", reason="gone") for n in range(5)]
     found += [match(f"m{n}") for n in range(2)]
-    summary = summary_of(*(outcome.kind for outcome in found))
+    summary = summary_of(*(found_one.outcome.kind for found_one in found))
     text = source(found, summary)
     report = read_html(text)
     assert [file["path"] for file in report.files] == [b"m0", b"m1", b"u0"]
@@ -255,10 +257,12 @@ def test_the_filters_offer_what_is_there() -> None:
         return [content(o) for o in tree.iterfind(f".//select[@id='filter-{name}']/option")]
 
     recorded = [
-        Outcome(Kind.MATCH, "a", 5, hits=match("a").hits, recorded=Recorded("x" * 10, s, NOW, NOW))
+        handled(
+            Kind.MATCH, "a", 5, hits=match("a").outcome.hits, record=MatchRef("x" * 10, s, NOW, NOW)
+        )
         for s in (MatchState.FOUND, MatchState.FOUND, MatchState.QUARANTINED)
     ]
-    tree = page([*recorded, Outcome(Kind.UNREAD, "b", reason="gone")], summary_of(Kind.MATCH))
+    tree = page([*recorded, handled(Kind.UNREAD, "b", reason="gone")], summary_of(Kind.MATCH))
     assert options(tree, "outcome") == ["all", "match (3)", "unread (1)"]
     assert options(tree, "state") == ["all", "found (2)", "quarantined (1)"]
     tree = page([match("a")], summary_of(Kind.MATCH))

@@ -10,31 +10,32 @@ import pytest
 
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Action, Kind, MatchState
-from hashclient.core.model import Acted, Hit, ListState, MissingList, Outcome, Recorded
+from hashclient.core.model import Acted, Handled, Hit, ListState, MatchRef, MissingList
 from hashclient.core.verdict import Summary
 from hashclient.errors import ExitCode
 from hashclient.formats import sarif
 from hashclient.formats.interface import Context
 from hashclient.formats.sarif import SarifFormatter, uri_of
 from tests.contract.readers import read_sarif
+from tests.outcomes import handled
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 HIT = Hit("baseline", "e-1", "synthetic", 3, (Algorithm.MD5, Algorithm.SHA1), complete=True)
 OTHER = Hit("baseline", "e-2", "other", 3, (Algorithm.SHA256,), complete=True)
 PARTLY = Hit("baseline", "e-3", "synthetic", 3, (Algorithm.SHA256,), complete=False)
-RECORDED = Recorded("3kdz7wnq2m", MatchState.FOUND, NOW, NOW)
+RECORDED = MatchRef("3kdz7wnq2m", MatchState.FOUND, NOW, NOW)
 
 
-def match(path: str = "a", hit: Hit = HIT, **more: Any) -> Outcome:
-    return Outcome(Kind.MATCH, path, 5, hits=(hit,), **more)
+def match(path: str = "a", hit: Hit = HIT, **more: Any) -> Handled:
+    return handled(Kind.MATCH, path, 5, hits=(hit,), **more)
 
 
-def conflict(path: str = "a") -> Outcome:
-    return Outcome(Kind.CONFLICT, path, 5, hits=(PARTLY,))
+def conflict(path: str = "a") -> Handled:
+    return handled(Kind.CONFLICT, path, 5, hits=(PARTLY,))
 
 
 def run_of(
-    *found: Outcome, summary: Summary | None = None, show_digests: bool = False
+    *found: Handled, summary: Summary | None = None, show_digests: bool = False
 ) -> dict[str, Any]:
     written = SarifFormatter(Context("scan", NOW, show_digests))
     parts = [written.begin(), *(written.outcome(outcome) for outcome in found)]
@@ -57,7 +58,7 @@ def notifications(run: dict[str, Any]) -> list[tuple[str, str]]:
 def test_a_result_says_what_was_found_where_and_no_digest() -> None:
     acted = (Acted(Action.QUARANTINE, done=True, detail="quarantined"),)
     digests = {Algorithm.MD5: b"\1" * 16}
-    run = run_of(match("b/ü.txt", recorded=RECORDED, acted=acted, digests=digests))
+    run = run_of(match("b/ü.txt", record=RECORDED, acted=acted, digests=digests))
     assert run["results"] == [
         {
             "ruleId": "baseline/synthetic",
@@ -129,9 +130,9 @@ def test_there_is_one_rule_for_a_list_and_category_and_one_for_its_conflicts() -
 
 @pytest.mark.parametrize("state", MatchState)
 def test_a_match_that_asks_for_nothing_any_more_is_a_note(state: MatchState) -> None:
-    recorded = Recorded("3kdz7wnq2m", state, NOW, NOW)
+    recorded = MatchRef("3kdz7wnq2m", state, NOW, NOW)
     is_over = state in ("withdrawn", "restored", "purged", "closed")
-    assert levels(run_of(match(recorded=recorded))) == [
+    assert levels(run_of(match(record=recorded))) == [
         ("baseline/synthetic", "note" if is_over else "error")
     ]
 
@@ -139,12 +140,12 @@ def test_a_match_that_asks_for_nothing_any_more_is_a_note(state: MatchState) -> 
 def test_what_was_not_checked_is_a_notification_and_what_is_clean_is_counted() -> None:
     summary = Summary(())
     found = [
-        Outcome(Kind.UNREAD, "a", reason="permission {denied} [0]"),
-        Outcome(Kind.SKIPPED, "b", reason="named pipe"),
-        Outcome(Kind.CLEAN, "c", 1),
+        handled(Kind.UNREAD, "a", reason="permission {denied} [0]"),
+        handled(Kind.SKIPPED, "b", reason="named pipe"),
+        handled(Kind.CLEAN, "c", 1),
     ]
     for outcome in found:
-        summary.add(outcome)
+        summary.add(outcome.outcome)
     run = run_of(*found, summary=summary)
     assert run["results"] == []
     # Braces and brackets would be placeholders and links.
@@ -198,7 +199,7 @@ def test_no_conflict_takes_the_place_of_a_match(monkeypatch: pytest.MonkeyPatch)
 def test_what_is_left_out_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sarif, "MAX_RESULTS", 1)
     monkeypatch.setattr(sarif, "MAX_NOTIFICATIONS", 1)
-    unread = [Outcome(Kind.UNREAD, f"u{n}", reason="gone") for n in range(3)]
+    unread = [handled(Kind.UNREAD, f"u{n}", reason="gone") for n in range(3)]
     run = run_of(match(), *unread, match(), match(), conflict())
     assert len(run["results"]) == 1
     assert notifications(run) == [

@@ -18,7 +18,7 @@ from fixtures.crash import in_child
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Kind, MatchState
 from hashclient.core.match import LISTED_AGAIN, REPORT_PREPARED, REPORT_WANTED, Step
-from hashclient.core.model import Hit, Outcome, Recorded
+from hashclient.core.model import Hit, MatchRef, Outcome
 from hashclient.errors import StateError, UsageError
 from hashclient.matches.store import Matches
 from hashclient.system import sqlite
@@ -46,7 +46,7 @@ def record(tmp_path: Path) -> Iterator[Matches]:
 
 
 def paths(record: Matches, *entries: str, list_name: str = "base") -> list[str]:
-    return [found.path for found in record.of_entries(list_name, entries)]
+    return [found.path for found, _ in record.of_entries(list_name, entries)]
 
 
 def test_only_complete_hits_are_remembered_by_list_and_entry(record: Matches) -> None:
@@ -65,9 +65,9 @@ def test_finding_it_again_renews_it(record: Matches) -> None:
     zone = timezone(timedelta(hours=9))
     record.record([match("/a", hit("e-1"))], KEY, NOW)
     record.record([match("/a", hit("e-1", generation=5))], KEY, LATER.astimezone(zone))
-    (found,) = record.of_entries("base", ["e-1"])
+    ((found, listed),) = record.of_entries("base", ["e-1"])
     assert (found.first_seen, found.last_seen) == (NOW, LATER)
-    assert (found.withdrawn_at, found.withdrawn_generation) == (None, None)
+    assert (listed.withdrawn_at, listed.withdrawn_generation) == (None, None)
 
 
 def test_a_withdrawal_stands_until_the_entry_matches_again(record: Matches) -> None:
@@ -75,17 +75,17 @@ def test_a_withdrawal_stands_until_the_entry_matches_again(record: Matches) -> N
     record.withdraw("base", ["e-1"], 7, LATER)
     assert record.standing("base") == []
     found = record.withdrawn()
-    assert [(f.path, f.entry) for f in found] == [("/a", "e-1"), ("/b", "e-1")]
-    assert {(f.withdrawn_generation, f.withdrawn_at) for f in found} == {(7, LATER)}
-    assert {f.state for f in found} == {MatchState.WITHDRAWN}
+    assert [(f.path, h.entry) for f, h in found] == [("/a", "e-1"), ("/b", "e-1")]
+    assert {(h.withdrawn_generation, h.withdrawn_at) for _, h in found} == {(7, LATER)}
+    assert {f.state for f, _ in found} == {MatchState.WITHDRAWN}
     assert paths(record, "e-1") == []
     # A later withdrawal does not change when it was.
     record.withdraw("base", ["e-1"], 8, LATER + timedelta(days=1))
-    assert {f.withdrawn_generation for f in record.withdrawn()} == {7}
+    assert {h.withdrawn_generation for _, h in record.withdrawn()} == {7}
     (again,) = record.record([match("/a", hit("e-1", generation=9))], KEY, LATER)
     assert again.state is MatchState.FOUND
     assert [step.event for step in record.story(again.id)] == ["found", "withdrawn", "found"]
-    assert [f.path for f in record.withdrawn()] == ["/b"]
+    assert [f.path for f, _ in record.withdrawn()] == ["/b"]
     assert paths(record, "e-1") == ["/a"]
 
 
@@ -99,7 +99,7 @@ def test_a_match_is_withdrawn_when_none_of_its_entries_is_left(record: Matches) 
     assert [h.withdrawn_generation for h in found.hits] == [7, None]
     record.withdraw("base", ["e-2"], 8, LATER)
     assert record.get(found.id).state is MatchState.WITHDRAWN
-    assert [f.withdrawn_generation for f in record.withdrawn()] == [7, 8]
+    assert [h.withdrawn_generation for _, h in record.withdrawn()] == [7, 8]
 
 
 def test_what_is_listed_again_goes_on_where_it_was(record: Matches) -> None:
@@ -144,7 +144,7 @@ def test_the_same_file_is_the_same_record(record: Matches) -> None:
     assert record.record([by_tags], KEY, LATER)[0].id == made.id == by_entry.id
     found = record.get(made.id)
     assert found.tags == {Algorithm.MD5: b"m" * 16, Algorithm.SHA1: b"s" * 16}
-    assert [(h.hit.list_name, h.hit.entry) for h in found.hits] == [
+    assert [(h.list_name, h.entry) for h in found.hits] == [
         ("base", "e-1"),
         ("other", "e-5"),
     ]
@@ -273,10 +273,11 @@ def test_an_unknown_id_is_a_mistake_of_usage(record: Matches) -> None:
 
 def test_a_record_is_an_outcome_for_formats(record: Matches) -> None:
     (made,) = record.record([match("/a", hit("e-1"), hit("e-0", complete=False))], KEY, NOW)
-    outcome = made.outcome()
+    handled = made.handled()
+    outcome = handled.outcome
     assert (outcome.kind, outcome.path, outcome.size) == (Kind.MATCH, "/a", 4)
     assert outcome.hits == (hit("e-1"),)
-    assert outcome.recorded == Recorded(made.id, MatchState.FOUND, NOW, NOW)
+    assert handled.record == MatchRef(made.id, MatchState.FOUND, NOW, NOW)
     assert not outcome.tags and not outcome.digests
 
 
@@ -295,7 +296,7 @@ def test_thousands_are_no_burden(record: Matches) -> None:
     assert len(gone) == 5000
     assert len(record.of_entries("base", gone)) == 5000
     record.withdraw("base", gone, 2, NOW)
-    assert [f.path for f in record.withdrawn()] == [f"/{n:05d}" for n in range(5000)]
+    assert [f.path for f, _ in record.withdrawn()] == [f"/{n:05d}" for n in range(5000)]
 
 
 def test_no_digest_and_nothing_for_others_is_in_the_file(tmp_path: Path) -> None:

@@ -16,24 +16,22 @@ from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Hit, Outcome
 from hashclient.errors import StateError
-from hashclient.scan.checker import TaskResult
+from hashclient.scan.executors.interface import Advance, MakeChecker, OnBytes, Result
 from hashclient.scan.executors.processes import (
     MAX_AHEAD_BYTES,
     MAX_REPLACED,
     PROGRESS_BYTES,
     TASKS_AHEAD,
     WORKER_DIED,
-    MakeChecker,
     Pool,
 )
-from hashclient.scan.sources.files import Group, Task
+from hashclient.scan.sources.interface import Group, Task
 from tests.support import environment
 
 # The runner of the tests may have a thread; what is forked here does not rely on it.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
 
-OnBytes = Callable[[int], None]
-Check = Callable[[Task, OnBytes], TaskResult]
+Check = Callable[[Task, OnBytes], Result]
 
 
 def maker(check: Check) -> MakeChecker:
@@ -43,7 +41,7 @@ def maker(check: Check) -> MakeChecker:
         def __init__(self, on_bytes: OnBytes) -> None:
             self.on_bytes = on_bytes
 
-        def check(self, task: Task) -> TaskResult:
+        def check(self, task: Task) -> Result:
             return check(task, self.on_bytes)
 
     return cast("MakeChecker", Fake)
@@ -57,13 +55,13 @@ def paths(items: Task) -> list[str]:
     return [f"{group.directory}/{name}" for group in items for name in group.names]
 
 
-def all_clean(items: Task, _: OnBytes) -> TaskResult:
-    return TaskResult(outcomes=[Outcome(Kind.CLEAN, path) for path in paths(items)])
+def all_clean(items: Task, _: OnBytes) -> Result:
+    return Result(outcomes=[Outcome(Kind.CLEAN, path) for path in paths(items)])
 
 
 def run(
     jobs: int, check: Check, tasks: Iterable[Task | Outcome]
-) -> list[TaskResult | Outcome | int]:
+) -> list[Result | Outcome | Advance]:
     with Pool(jobs, maker(check)) as pool:
         pids = [worker.process.pid for worker in pool._workers]
         results = list(pool.run(iter(tasks), 0.05))
@@ -74,10 +72,10 @@ def run(
     return results
 
 
-def outcomes(results: list[TaskResult | Outcome | int]) -> dict[str, tuple[Kind, str | None]]:
+def outcomes(results: list[Result | Outcome | Advance]) -> dict[str, tuple[Kind, str | None]]:
     found: dict[str, tuple[Kind, str | None]] = {}
     for result in results:
-        for outcome in result.outcomes if isinstance(result, TaskResult) else ():
+        for outcome in result.outcomes if isinstance(result, Result) else ():
             assert outcome.path not in found
             found[outcome.path] = (outcome.kind, outcome.reason)
     return found
@@ -102,7 +100,7 @@ def test_outcomes_among_the_tasks_come_as_they_are() -> None:
 def test_everything_survives_the_way_there_and_back() -> None:
     odd = os.fsdecode(b"\xff\n\x00"[:2])
     hit = Hit("list", "e-1", "c", 7, (Algorithm.MD5, Algorithm.SHA256), complete=False)
-    sent = TaskResult(
+    sent = Result(
         clean=3,
         files_read=2,
         bytes_read=2**40,
@@ -116,36 +114,34 @@ def test_everything_survives_the_way_there_and_back() -> None:
         seen=[(2, 3)],
     )
 
-    def check(items: Task, _: OnBytes) -> TaskResult:
+    def check(items: Task, _: OnBytes) -> Result:
         assert items == [Group(odd, ["", odd, "c"], follow=True), Group("", ["x"], follow=False)]
         return sent
 
     given: Task = [Group(odd, ["", odd, "c"], follow=True), Group("", ["x"], follow=False)]
-    assert run(1, check, [given]) == [0, sent]
+    assert run(1, check, [given]) == [Advance(), sent]
 
 
 def test_deferred_work_is_done_by_whoever_is_free() -> None:
-    def check(items: Task, on_bytes: OnBytes) -> TaskResult:
+    def check(items: Task, on_bytes: OnBytes) -> Result:
         if len(paths(items)) == 1:
             return all_clean(items, on_bytes)
-        return TaskResult(
-            deferred=[Group(g.directory, [n], g.follow) for g in items for n in g.names]
-        )
+        return Result(deferred=[Group(g.directory, [n], g.follow) for g in items for n in g.names])
 
     tasks = [task("a", "b", "c"), task("d", "e", directory="f")]
     results = run(2, check, tasks)
     assert set(outcomes(results)) == {path for t in tasks for path in paths(t)}
-    assert all(not r.deferred for r in results if isinstance(r, TaskResult))
+    assert all(not r.deferred for r in results if isinstance(r, Result))
 
 
 def test_a_large_file_never_waits_behind_another(tmp_path: Path) -> None:
     """While one worker is at a large file, others do the rest."""
     names = ["a", "b", "c", "d", "e", "f"]
 
-    def check(items: Task, on_bytes: OnBytes) -> TaskResult:
+    def check(items: Task, on_bytes: OnBytes) -> Result:
         name, *others = items[0].names
         if others:
-            return TaskResult(deferred=[items[0]._replace(names=[n]) for n in items[0].names])
+            return Result(deferred=[items[0]._replace(names=[n]) for n in items[0].names])
         if name != "a":
             (tmp_path / name).touch()
             return all_clean(items, on_bytes)
@@ -153,26 +149,26 @@ def test_a_large_file_never_waits_behind_another(tmp_path: Path) -> None:
             if len(list(tmp_path.iterdir())) == len(names) - 1:
                 return all_clean(items, on_bytes)
             signal.sigtimedwait([], 0.01)
-        return TaskResult(outcomes=[Outcome(Kind.UNREAD, "d/a", reason="others waited for it")])
+        return Result(outcomes=[Outcome(Kind.UNREAD, "d/a", reason="others waited for it")])
 
     assert {kind for kind, _ in outcomes(run(2, check, [task(*names)])).values()} == {Kind.CLEAN}
 
 
 def test_progress_in_large_files_is_told_and_time_passes() -> None:
-    def check(items: Task, on_bytes: OnBytes) -> TaskResult:
+    def check(items: Task, on_bytes: OnBytes) -> Result:
         for _ in range(4):
             on_bytes(PROGRESS_BYTES // 2)
         signal.sigtimedwait([], 0.2)  # long enough for a tick of the parent
         return all_clean(items, on_bytes)
 
-    numbers = [r for r in run(1, check, [task("a")]) if isinstance(r, int)]
-    assert sum(numbers) == 2 * PROGRESS_BYTES
-    assert 0 in numbers
+    advances = [r for r in run(1, check, [task("a")]) if isinstance(r, Advance)]
+    assert sum(a.bytes_ahead for a in advances) == 2 * PROGRESS_BYTES
+    assert Advance() in advances
 
 
 @pytest.mark.parametrize("jobs", [1, 2, 4])
 def test_a_worker_that_dies_takes_its_own_files_with_it_and_no_others(jobs: int) -> None:
-    def check(items: Task, on_bytes: OnBytes) -> TaskResult:
+    def check(items: Task, on_bytes: OnBytes) -> Result:
         if "d/5" in paths(items):
             os.kill(os.getpid(), signal.SIGKILL)
         return all_clean(items, on_bytes)
@@ -187,7 +183,7 @@ def test_a_worker_that_dies_takes_its_own_files_with_it_and_no_others(jobs: int)
 
 RAISING = """
 from hashclient.scan.executors.processes import Pool
-from hashclient.scan.sources.files import Group
+from hashclient.scan.sources.interface import Group
 
 class Raising:
     def __init__(self, on_bytes): pass
@@ -216,7 +212,7 @@ def test_a_worker_that_raises_is_a_worker_that_dies() -> None:
 
 
 def test_a_worker_that_dies_in_the_middle_of_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
-    def check(items: Task, on_bytes: OnBytes) -> TaskResult:
+    def check(items: Task, on_bytes: OnBytes) -> Result:
         # The length of a message, and less than was announced.
         for fd in range(3, 64):
             try:
@@ -225,14 +221,14 @@ def test_a_worker_that_dies_in_the_middle_of_a_message(monkeypatch: pytest.Monke
             except OSError:
                 continue
         os.kill(os.getpid(), signal.SIGKILL)
-        return TaskResult()
+        return Result()
 
     found = outcomes(run(1, check, [task("a")]))
     assert found == {"d/a": (Kind.UNREAD, WORKER_DIED)}
 
 
 def test_workers_that_keep_dying_end_the_run() -> None:
-    def check(items: Task, on_bytes: OnBytes) -> TaskResult:
+    def check(items: Task, on_bytes: OnBytes) -> Result:
         os._exit(9)
 
     with pytest.raises(StateError, match="keep dying") as caught:
@@ -251,7 +247,7 @@ def test_a_worker_that_cannot_read_an_index_ends_the_run(jobs: int) -> None:
     """By its handler or by the signal itself, after what others have found, and unreplaced."""
     for end in (lambda: os._exit(8), lambda: os.kill(os.getpid(), signal.SIGBUS)):
 
-        def check(items: Task, on_bytes: OnBytes, end: Callable[[], None] = end) -> TaskResult:
+        def check(items: Task, on_bytes: OnBytes, end: Callable[[], None] = end) -> Result:
             if "d/5" in paths(items):
                 signal.signal(signal.SIGBUS, signal.SIG_DFL)
                 end()
@@ -269,7 +265,7 @@ def test_a_worker_that_cannot_read_an_index_ends_the_run(jobs: int) -> None:
 
 
 def test_an_index_that_is_damaged_ends_the_run_with_its_error() -> None:
-    def check(items: Task, on_bytes: OnBytes) -> TaskResult:
+    def check(items: Task, on_bytes: OnBytes) -> Result:
         if "d/5" in paths(items):
             raise StateError("index file is damaged: run-1", hint="run it")
         return all_clean(items, on_bytes)
@@ -294,14 +290,14 @@ def test_long_tasks_with_long_results_do_not_wait_for_each_other(jobs: int) -> N
 
 
 def test_an_early_end_ends_the_workers() -> None:
-    def check(items: Task, on_bytes: OnBytes) -> TaskResult:
+    def check(items: Task, on_bytes: OnBytes) -> Result:
         signal.pause()
-        return TaskResult()
+        return Result()
 
     with Pool(3, maker(check)) as pool:
         processes = [worker.process for worker in pool._workers]
         results = pool.run(iter([task("a"), task("b"), task("c")]), 0.01)
-        assert next(results) == 0
+        assert next(results) == Advance()
     assert [process.exitcode for process in processes] == [-signal.SIGTERM] * 3
 
 
@@ -325,11 +321,11 @@ def test_the_walk_goes_no_further_than_the_workers_need() -> None:
 def test_a_signal_for_the_group_is_the_parents_business() -> None:
     """Workers pass over Ctrl-C; they end when they are told to, at any time."""
 
-    def check(items: Task, on_bytes: OnBytes) -> TaskResult:
+    def check(items: Task, on_bytes: OnBytes) -> Result:
         os.kill(os.getpid(), signal.SIGINT)
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
         kind = Kind.CLEAN if not blocked else Kind.CONFLICT
-        return TaskResult(outcomes=[Outcome(kind, path) for path in paths(items)])
+        return Result(outcomes=[Outcome(kind, path) for path in paths(items)])
 
     found = outcomes(run(1, check, [task("a")]))
     assert found == {"d/a": (Kind.CLEAN, None)}

@@ -22,7 +22,7 @@ from hashclient.errors import (
     UsageError,
 )
 from hashclient.index.blinding import Sealer
-from hashclient.quarantine import restore, streams
+from hashclient.quarantine import restore, sealing
 from hashclient.quarantine.age import parse_recipients, seal
 from hashclient.quarantine.safe_rename import PRIVATE_NAME
 from hashclient.quarantine.store import Room
@@ -314,7 +314,7 @@ def test_what_is_restored_is_read_back(
 
     def worn_out(fd: int) -> tuple[str, int]:
         os.pwrite(fd, b"\0", 5)
-        return streams.sha256_on_disk(fd)
+        return sealing.sha256_on_disk(fd)
 
     monkeypatch.setattr(restore, "sha256_on_disk", worn_out)
     with pytest.raises(StateError, match="does not read back"):

@@ -137,7 +137,7 @@ def _busy(name: str, argument: object, match_id: str) -> None:
 def test_what_is_not_there_cannot_be_kept(ward: Ward) -> None:
     with ward.record() as record:
         quarantine = ward.open()
-        marks: dict[str, Any] = {"by": "x", "reason": "y"}
+        marks: dict[str, Any] = {"reason": "y"}
         for act in (
             lambda: quarantine.hold("bbbbbbbbbb", record, **marks),
             lambda: quarantine.release("bbbbbbbbbb", record, **marks),
@@ -153,7 +153,7 @@ def test_what_is_not_there_cannot_be_kept(ward: Ward) -> None:
 def test_a_reason_of_any_bytes_is_written_down(ward: Ward, file: Path) -> None:
     match = ward.match(file)
     with ward.record() as record:
-        ward.open().take(match, record, by="alice", reason=os.fsdecode(b"caf\xe9"))
+        ward.open().take(match, record, reason=os.fsdecode(b"caf\xe9"))
     assert ward.item(match).taken.reason == "caf?"
 
 
@@ -197,19 +197,19 @@ def test_what_was_given_back_and_found_again_stays_found(
 def test_what_is_here_is_recorded_again(kept: tuple[Ward, Match]) -> None:
     ward, match = kept
     with ward.record() as record:
-        assert list(ward.open().recover(record, by="me")) == []
+        assert list(ward.open("me").recover(record)) == []
     (ward.state / "matches.db").unlink()
     assert due(ward, match)[1].startswith("not in the record of matches: `quarantine recover`")
     ward.now += timedelta(days=1)
     with ward.record() as record:
-        (item,) = ward.open().recover(record, by="me")
-        assert list(ward.open().recover(record, by="me")) == []
+        (item,) = ward.open("me").recover(record)
+        assert list(ward.open("me").recover(record)) == []
         found = record.get(match.id)
         story = record.story(match.id)
     assert item.id == match.id
     assert (found.path, found.size, found.tags) == (match.path, match.size, match.tags)
     assert (found.state, found.in_place) == (MatchState.QUARANTINED, False)
-    assert [h.hit for h in found.hits] == [h.hit for h in match.hits]
+    assert found.hits == match.hits
     assert [(s.event, s.detail) for s in story] == [("recorded-again", {"by": "me"})]
     assert ward.events()[-1] == "recorded-again"
 
@@ -218,7 +218,7 @@ def test_a_withdrawal_reaches_what_was_recorded_again(kept: tuple[Ward, Match]) 
     ward, match = kept
     (ward.state / "matches.db").unlink()
     with ward.record() as record:
-        list(ward.open().recover(record, by="me"))
+        list(ward.open("me").recover(record))
         assert record.standing(LIST) == ["e-1"]
         record.withdraw(LIST, ["e-1"], 2, ward.now)
     ward.restore(match)
@@ -233,7 +233,7 @@ def test_nothing_is_recorded_that_cannot_be_logged(kept: tuple[Ward, Match]) -> 
     ward.settings.layout.audit.rmdir()
     ward.settings.layout.audit.touch()
     with ward.record() as record, pytest.raises(AuditError):
-        list(ward.open().recover(record, by="me"))
+        list(ward.open("me").recover(record))
     with ward.record() as record, pytest.raises(UsageError):
         record.get(match.id)
 
@@ -249,6 +249,6 @@ def test_a_file_that_was_sealed_and_not_removed_is_in_place_still(
     (folder / "item.json").write_text(json.dumps(document | {"stage": "sealed"}))
     (ward.state / "matches.db").unlink()
     with ward.record() as record:
-        list(ward.open().recover(record, by="me"))
+        list(ward.open("me").recover(record))
         found = record.get(match.id)
     assert (found.state, found.in_place) == (MatchState.FOUND, True)

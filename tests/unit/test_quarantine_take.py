@@ -27,10 +27,11 @@ from hashclient.errors import (
     UsageError,
 )
 from hashclient.index.blinding import Sealer
-from hashclient.quarantine import age, attributes, sealing, store, streams
+from hashclient.quarantine import age, attributes, sealing, store
 from hashclient.quarantine.safe_rename import NEW_NAME, PRIVATE_NAME, open_place
 from hashclient.quarantine.tombstone import has_tombstone, remove_tombstone
 from hashclient.quarantine.vault import Quarantine, Stage
+from hashclient.session import Session
 from hashclient.system.layout import MATCHES_NAME as DATABASE_NAME
 from hashclient.system.locks import writer_lock
 
@@ -175,11 +176,9 @@ def test_a_file_of_another_size_is_not_even_read(ward: Ward, file: Path) -> None
     with file.open("ab") as stream:
         stream.write(b"more")
     seen: list[int] = []
-    quarantine = Quarantine(
-        ward.settings, ward.audit, ward.sealer, now=lambda: ward.now, on_bytes=seen.append
-    )
+    quarantine = ward.open(on_bytes=seen.append)
     with ward.record() as record:
-        taken = quarantine.take(match, record, by="alice", reason="test")
+        taken = quarantine.take(match, record, reason="test")
     assert "changed" in taken.detail and seen == []
 
 
@@ -199,11 +198,9 @@ def test_a_growing_file_ends(ward: Ward, file: Path) -> None:
         with file.open("ab") as stream:
             stream.write(b"x" * 70_000)
 
-    quarantine = Quarantine(
-        ward.settings, ward.audit, ward.sealer, now=lambda: ward.now, on_bytes=grow
-    )
+    quarantine = ward.open(on_bytes=grow)
     with ward.record() as record:
-        taken = quarantine.take(match, record, by="alice", reason="test")
+        taken = quarantine.take(match, record, reason="test")
     assert "changed" in taken.detail
     assert file.stat().st_size < 100 * len(CONTENT)
 
@@ -214,11 +211,9 @@ def test_a_file_that_is_touched_while_it_is_read_is_not_sealed(
 ) -> None:
     match = ward.match(file)
     file.chmod(0o640)
-    quarantine = Quarantine(
-        ward.settings, ward.audit, ward.sealer, now=lambda: ward.now, on_bytes=lambda _: touch(file)
-    )
+    quarantine = ward.open(on_bytes=lambda _: touch(file))
     with ward.record() as record:
-        taken = quarantine.take(match, record, by="alice", reason="test")
+        taken = quarantine.take(match, record, reason="test")
     assert not taken.sealed and "changed" in taken.detail
     assert file.exists() and ward.names() == set()
 
@@ -333,10 +328,10 @@ def test_a_file_that_cannot_be_proven_is_refused(ward: Ward, file: Path) -> None
     ward.sealer = Sealer(bytes(32))
     with pytest.raises(StateError, match="sealed with another key"):
         ward.take(match)
+    (ward.state / "seal.key").unlink()
+    without = Session(ward.settings, now=lambda: ward.now, environ={})
     with ward.record() as record, pytest.raises(StateError, match="without the seal key"):
-        Quarantine(ward.settings, ward.audit, None, now=lambda: ward.now).take(
-            match, record, by="alice", reason="test"
-        )
+        Quarantine(without).take(match, record, reason="test")
     assert file.exists() and ward.names() == set()
 
 
@@ -388,7 +383,7 @@ def test_what_is_written_is_read_back(
 ) -> None:
     """A disk that takes what it does not keep: the last byte is another one when it is read."""
     match = ward.match(file)
-    real = streams.sha256_on_disk
+    real = sealing.sha256_on_disk
 
     def worn_out(fd: int) -> tuple[str, int]:
         size = os.fstat(fd).st_size
@@ -418,7 +413,7 @@ def test_a_copy_that_lacks_its_end_is_found_before_the_file_goes(
 
     seal = age.seal
     monkeypatch.setattr(age, "seal", short)
-    with pytest.raises(StateError, match="does not read back as it was written"):
+    with pytest.raises(StateError, match="lacks its end"):
         ward.take(match)
     assert file.read_bytes() == CONTENT
     assert ward.names() == set()
@@ -549,3 +544,43 @@ def test_a_tombstone_is_not_written_into_what_somebody_has_planted(
     assert taken.detail == "quarantined; the tombstone could not be left: file exists"
     assert victim.read_bytes() == b"somebody's" and name.read_bytes() == b"somebody's"
     assert not file.exists() and ward.opened(match) == CONTENT
+
+
+def test_of_two_runs_at_once_the_second_settles_its_record(ward: Ward, file: Path) -> None:
+    """It has found the file before the first one took it, and records it afterwards."""
+    first = ward.match(file)
+    kept = file.with_name("kept")
+    kept.write_bytes(CONTENT)
+    assert ward.take(first).taken
+    second = ward.match(kept, at=str(file))
+    assert second.id != first.id and second.in_place
+    taken = ward.take(second)
+    assert (taken.taken, taken.sealed, taken.attention) == (True, True, False)
+    assert taken.detail == f"in quarantine already, as match {first.id}"
+    now = ward.get(second)
+    assert (now.state, now.in_place) == (MatchState.CLOSED, False)
+    assert ward.last_event()["event"] == "closed"
+    assert ward.names() == {first.id}
+    assert {f.detail for f in ward.verify().values()} == {"whole"}
+
+
+def test_another_file_that_is_gone_is_not_settled_by_what_was_taken(ward: Ward, file: Path) -> None:
+    first = ward.match(file)
+    assert ward.take(first).taken
+    other = file.with_name("other")
+    other.write_bytes(b"something else")
+    second = ward.match(other, at=str(file))
+    taken = ward.take(second)
+    assert (taken.taken, taken.sealed) == (False, False)
+    assert taken.detail == "not quarantined: not there any more"
+    assert ward.get(second).in_place
+
+
+def test_what_was_given_back_since_settles_nothing(ward: Ward, file: Path) -> None:
+    first = ward.match(file)
+    ward.take(first)
+    ward.withdraw()
+    ward.restore(first, to=file.with_name("back"))
+    second = ward.match(file.with_name("back"), entry="e-2", at=str(file))
+    assert not ward.take(second).taken
+    assert ward.get(second).in_place

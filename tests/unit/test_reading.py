@@ -39,7 +39,8 @@ from hashclient.scan.reading import (
     relied_size,
     same_content,
 )
-from hashclient.scan.sources.files import Group, reason_of
+from hashclient.scan.sources.files import reason_of
+from hashclient.scan.sources.interface import Group
 from hashclient.system.filesystems import FULL, NONE, NONZERO, SizeTrust, trust_at
 from tests.support import csv_of, make_state, write_tree
 

@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 
 from hashclient.audit import log as audit_log
-from hashclient.audit.log import AuditLog
+from hashclient.config import Config, Settings
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Kind
-from hashclient.core.model import Gap, Hit, ListState, MissingList, Outcome
+from hashclient.core.model import Gap, Hit, ListState, MissingList, Outcome, Recorded
 from hashclient.core.verdict import Summary
 from hashclient.errors import AuditError, ExitCode, StateError
 from hashclient.matches.store import Matches
 from hashclient.scan.recorder import RunRecord
+from hashclient.session import Session
 from hashclient.system.layout import MATCHES_NAME as DATABASE_NAME
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
@@ -33,16 +34,11 @@ class Run:
         self.directory = directory
         self.summary = Summary(LISTS)
         self.failures: list[AuditError | StateError] = []
-        self.kept: list[Outcome] = []
-        log = AuditLog(directory / "audit", clock=lambda: NOW)
+        self.kept: list[Recorded] = []
+        settings = Settings(directory, directory / "config.toml", None, Config())
+        session = Session(settings, now=lambda: NOW)
         self.record = RunRecord(
-            command,
-            self.summary,
-            log,
-            directory,
-            "key",
-            now=lambda: NOW,
-            on_failure=self.failures.append,
+            session, command, self.summary, "key", on_failure=self.failures.append
         )
 
     def add(self, *outcomes: Outcome) -> None:
@@ -57,7 +53,7 @@ class Run:
 
     def remembered(self) -> list[str]:
         with Matches(self.directory) as matches:
-            return [m.path for m in matches.of_entries("base", matches.standing("base"))]
+            return [m.path for m, _ in matches.of_entries("base", matches.standing("base"))]
 
 
 @pytest.fixture
@@ -133,11 +129,11 @@ def test_matches_are_remembered_and_conflicts_are_not(run: Run) -> None:
     run.add(Outcome(Kind.CONFLICT, "/srv/d", 16, hits=(PARTIAL,)), match("/srv/a"))
     assert run.remembered() == ["/srv/a"]
     conflict, found = run.kept
-    assert conflict.recorded is None
-    assert found.recorded is not None
+    assert conflict.record is None
+    assert found.record is not None
     with Matches(run.directory) as matches:
-        assert matches.get(found.recorded.id).recorded == found.recorded
-    assert [data.get("id") for _, data in run.logged()] == [None, found.recorded.id]
+        assert matches.get(found.record.id).ref == found.record
+    assert [data.get("id") for _, data in run.logged()] == [None, found.record.id]
 
 
 def test_each_match_in_the_log_can_be_handed_over_alone(run: Run) -> None:
@@ -167,8 +163,8 @@ def test_a_lookup_has_no_path_to_remember(tmp_path: Path) -> None:
 def test_what_is_kept_is_written_and_returned_in_order(run: Run) -> None:
     given = [match("/srv/1"), Outcome(Kind.CLEAN, "/srv/2"), match("/srv/3")]
     run.add(*given)
-    assert [o.path for o in run.kept] == ["/srv/1", "/srv/2", "/srv/3"]
-    assert [o.recorded is None for o in run.kept] == [False, True, False]
+    assert [k.outcome.path for k in run.kept] == ["/srv/1", "/srv/2", "/srv/3"]
+    assert [k.record is None for k in run.kept] == [False, True, False]
     assert len(run.remembered()) == 2 and len(run.logged()) == 2
     run.add()
     run.record.end()
@@ -195,7 +191,7 @@ def test_a_record_that_cannot_be_written_is_told_once_and_counts(
     run.record.start([])
     run.add(match("/srv/a"))
     run.add(match("/srv/b"))
-    assert run.kept[0].recorded is None
+    assert run.kept[0].record is None
     run.record.end()
     assert [type(error) for error in run.failures] == [StateError]
     assert run.summary.failed is ExitCode.STATE

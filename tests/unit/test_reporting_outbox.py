@@ -14,9 +14,9 @@ from hashclient.audit.log import read
 from hashclient.core.kinds import MatchState
 from hashclient.errors import AuditError, ConfigError, LockedError, StateError, UsageError
 from hashclient.quarantine.age import parse_recipients, seal
+from hashclient.quarantine.evidence import plain_source, source_in_place
 from hashclient.quarantine.vault import evidence_path
-from hashclient.reporting.evidence import plain_source, source_in_place
-from hashclient.reporting.outbox import MAX_MATCHES
+from hashclient.reporting.outbox import MAX_MATCHES, Outbox
 from hashclient.reporting.report import Report, State
 from hashclient.reporting.submit import Sender
 from hashclient.system.locks import writer_lock
@@ -89,7 +89,7 @@ def test_what_is_withdrawn_before_it_is_sent_is_left_out(desk: Desk) -> None:
     first, second = desk.find("a", b"x"), desk.find("b", b"y")
     report = desk.prepare(first, second)
     with desk.record() as record:
-        record.withdraw("baseline", [first.hits[0].hit.entry], 4, desk.now())
+        record.withdraw("baseline", [first.hits[0].entry], 4, desk.now())
     sent = desk.send(report)
     assert (sent.report.matches, sent.report.left_out) == ((second.id,), (first.id,))
     assert desk.get(first).state is MatchState.WITHDRAWN
@@ -110,7 +110,7 @@ def test_a_report_of_which_nothing_is_left_is_dropped(desk: Desk) -> None:
 def test_numbers_of_matches(desk: Desk) -> None:
     match = desk.find("a", b"x")
     with desk.record() as record, pytest.raises(UsageError, match="not of 0"):
-        desk.outbox.prepare([], record, "police", by="x")
+        desk.outbox.prepare([], record, "police")
     assert desk.prepare(match, match).matches == (match.id,)
     assert MAX_MATCHES * 13 < 1 << 20  # a record of the audit log holds that many ids
 
@@ -122,7 +122,7 @@ def test_destinations(tmp_path: Path) -> None:
         desk.prepare(match, to="nobody")
     assert "hotline, police" in (caught.value.hint or "")
     with desk.record() as record, pytest.raises(UsageError, match="to whom"):
-        desk.outbox.prepare([match], record, None, by="x")
+        desk.outbox.prepare([match], record, None)
     desk.prepare(match, to="hotline")
 
 
@@ -238,7 +238,7 @@ def test_a_record_of_matches_that_was_begun_anew(desk: Desk) -> None:
     for path in desk.settings.state_dir.glob("matches.db*"):
         path.unlink()
     with desk.record() as record:
-        done = desk.outbox.acknowledge(report.id, "case", record, by="x")
+        done = desk.outbox.acknowledge(report.id, "case", record)
     assert done.settled is State.ACKNOWLEDGED
 
 
@@ -275,8 +275,8 @@ def test_each_act_is_told_of_who_did_it(desk: Desk) -> None:
     match = desk.find("a", b"x")
     report = desk.prepare(match)
     with desk.record() as record:
-        Sender(desk.outbox, record, by="second", load_sealer=desk.sealer).send(report.id)
-        desk.outbox.acknowledge(report.id, "case", record, by="third")
+        Sender(Outbox(desk.session_of("second")), record).send(report.id)
+        Outbox(desk.session_of("third")).acknowledge(report.id, "case", record)
         told = {step.event: step.detail.get("by") for step in record.story(match.id)}
     logged = {r.event: r.data.get("by") for r in read(desk.settings.layout.audit)}
     assert [told[e] for e in ("report-prepared", "reported", "acknowledged")] == [
@@ -337,7 +337,7 @@ def test_what_scans_want_is_prepared_once(desk: Desk) -> None:
             record.want_report(match.id, "police", desk.now())
 
         def prepare(to: str = "police") -> Report | None:
-            return desk.outbox.prepare_wanted(to, record, by=WHO, most=2)
+            return desk.outbox.prepare_wanted(to, record, most=2)
 
         made = [prepare(), prepare()]
         assert [len(r.matches) for r in made if r is not None] == [2, 1]
@@ -359,11 +359,11 @@ def test_what_is_in_a_report_that_the_record_does_not_know_is_not_reported_twice
             with monkeypatch.context() as patch:
                 patch.setattr(desk.outbox, "settle", killed)
                 with pytest.raises(KeyboardInterrupt):
-                    desk.outbox.prepare_wanted("police", record, by=WHO, most=2)
+                    desk.outbox.prepare_wanted("police", record, most=2)
         else:
-            assert desk.outbox.prepare_wanted("police", record, by=WHO, most=2) is not None
+            assert desk.outbox.prepare_wanted("police", record, most=2) is not None
             record._db.execute("DELETE FROM step WHERE event = 'report-prepared'")
-        assert desk.outbox.prepare_wanted("police", record, by=WHO, most=2) is None
+        assert desk.outbox.prepare_wanted("police", record, most=2) is None
     (report,) = desk.outbox.reports()
     assert report.settled is State.PREPARED
     assert report.matches == (match.id,)
@@ -375,10 +375,10 @@ def test_what_scans_want_is_for_nobody_else(desk: Desk) -> None:
         record.want_report(match.id, "second", desk.now())
         second = desk.settings.config.report.to.pop("second")
         with pytest.raises(ConfigError, match="1 matches reported to second, which is not"):
-            desk.outbox.prepare_wanted("second", record, by=WHO, most=2)
+            desk.outbox.prepare_wanted("second", record, most=2)
         assert list(desk.outbox.reports()) == []
         desk.settings.config.report.to["second"] = second
-        report = desk.outbox.prepare_wanted("second", record, by=WHO, most=2)
+        report = desk.outbox.prepare_wanted("second", record, most=2)
     assert report is not None and report.matches == (match.id,)
 
 
@@ -390,7 +390,7 @@ def test_only_what_was_handed_over_is_acknowledged_and_once(desk: Desk) -> None:
 
     def acknowledge(some: Report) -> Report:
         with desk.record() as record:
-            return desk.outbox.acknowledge(some.id, "ref-1", record, by=WHO)
+            return desk.outbox.acknowledge(some.id, "ref-1", record)
 
     for unsent in (report, dropped):
         with pytest.raises(UsageError, match=r"is (prepared|retracted)"):
@@ -531,6 +531,7 @@ def test_other_keys_prove_nothing(tmp_path: Path) -> None:
         desk = Desk(tmp_path, f"[report.to.hotline]\n{service.table()}")
         report: Report = desk.prepare(desk.find("a", b"x"), to="hotline")
         (desk.settings.state_dir / "seal.key").unlink()
+        desk.sealer()  # makes another
         sent = desk.send(report)
         assert sent.error is not None and "another key" in sent.error.message
         assert service.states() == ["retracted"]

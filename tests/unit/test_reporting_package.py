@@ -681,9 +681,9 @@ def test_a_package_is_acknowledged_and_retracted(tmp_path: Path) -> None:
     report = desk.prepare(match)
     with desk.record() as record:
         with pytest.raises(UsageError, match="prepared"):
-            desk.outbox.acknowledge(report.id, "case 1", record, by="somebody")
+            desk.outbox.acknowledge(report.id, "case 1", record)
         desk.send(report)
-        done = desk.outbox.acknowledge(report.id, "case 1", record, by="somebody")
+        done = desk.outbox.acknowledge(report.id, "case 1", record)
     assert done.reference == "case 1"
     assert desk.story(match) == ["found", "report-prepared", "reported", "acknowledged"]
     sent = desk.retract(report, "the entry was wrong")

@@ -14,7 +14,7 @@ from hashclient.config import Settings, parse_config
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import MatchState
 from hashclient.core.match import Match
-from hashclient.core.model import Hit, ListState, Outcome
+from hashclient.core.model import Hit, ListState, Recorded
 from hashclient.errors import ConfigError, ExitCode
 from hashclient.quarantine.vault import item_ids
 from hashclient.scan.actions import Responder
@@ -33,15 +33,18 @@ def responder(
         ListState(name, 3, desk.now() + timedelta(days=1), fresh=name not in stale)
         for name in ("baseline", "other")
     ]
-    return Responder(
-        settings, desk.audit, desk.sealer(), lists, by="tester", now=desk.now, **options
-    )
+    return Responder(desk.session_of("tester", settings), lists, **options)
 
 
-def outcome_of(match: Match, *more: Hit) -> Outcome:
-    """Return the match as a scan has it when it has recorded it."""
-    found = match.outcome()
-    return msgspec.structs.replace(found, hits=(*found.hits, *more), tags=match.tags)
+def recorded(match: Match, *more: Hit, hits: tuple[Hit, ...] = ()) -> Recorded:
+    """Return the match as a scan has it when it has recorded it, with `hits` instead of its own."""
+    found = match.handled().outcome
+    hits = (*(hits or found.hits), *more)
+    return Recorded(msgspec.structs.replace(found, hits=hits, tags=match.tags), match.ref)
+
+
+def unrecorded(match: Match, *more: Hit) -> Recorded:
+    return Recorded(recorded(match, *more).outcome)
 
 
 def hit(list_name: str, category: str = "synthetic", *, complete: bool = True) -> Hit:
@@ -62,18 +65,17 @@ def desk(tmp_path: Path) -> Desk:
 def test_reports_are_noted_of_what_the_policy_reports_and_of_nothing_else(desk: Desk) -> None:
     one, other = desk.find("a", A), desk.find("b", B)
     rule = '[[policy]]\ncategory = "apart"\nactions = []\n' + REPORT
-    apart = msgspec.structs.replace(other.outcome(), hits=(hit("baseline", "apart"),))
-    unrecorded = msgspec.structs.replace(outcome_of(one), recorded=None)
-    responder(desk, rule).want_reports([unrecorded, outcome_of(one), apart])
+    apart = recorded(other, hits=(hit("baseline", "apart"),))
+    responder(desk, rule).want_reports([unrecorded(one), recorded(one), apart])
     assert wanted(desk) == {one.id}
 
 
 def test_what_is_only_told_leaves_nothing_behind(desk: Desk) -> None:
     match = desk.find("a", A)
-    outcome = outcome_of(match)
+    found = recorded(match)
     teller = responder(desk, '[[policy]]\nactions = ["quarantine", "report"]\n', only_tell=True)
-    teller.want_reports([outcome])
-    told = teller.respond(outcome)
+    teller.want_reports([found])
+    told = teller.respond(found)
     assert [(a.action, a.done) for a in told.acted] == [("quarantine", None), ("report", None)]
     assert list(teller.end()) == []
     assert wanted(desk) == set()
@@ -99,13 +101,13 @@ def test_an_entry_that_agrees_in_part_takes_nothing_away(desk: Desk, is_policy: 
     acting = responder(
         desk, TAKE if is_policy else "", stale=("baseline",), quarantine_all=not is_policy
     )
-    told = acting.respond(outcome_of(match, hit("other", complete=False)))
+    told = acting.respond(recorded(match, hit("other", complete=False)))
     assert [(a.done, a.detail) for a in told.acted] == [
         (False, "not quarantined: its list is stale")
     ]
     assert acting.failed is ExitCode.STALE
     assert Path(match.path).read_bytes() == A
-    taken = acting.respond(outcome_of(match, hit("other")))
+    taken = acting.respond(recorded(match, hit("other")))
     assert [a.done for a in taken.acted] == [True]
     assert not Path(match.path).exists()
 
@@ -113,7 +115,7 @@ def test_an_entry_that_agrees_in_part_takes_nothing_away(desk: Desk, is_policy: 
 def test_after_the_end_reports_are_still_noted_and_nothing_is_taken(desk: Desk) -> None:
     match = desk.find("a", A)
     acting = responder(desk, '[[policy]]\nactions = ["quarantine", "report"]\n')
-    told = acting.respond(outcome_of(match), ended=True)
+    told = acting.respond(recorded(match), ended=True)
     assert [(a.action, a.done) for a in told.acted] == [("quarantine", False), ("report", True)]
     assert wanted(desk) == {match.id}
     assert Path(match.path).read_bytes() == A
@@ -130,14 +132,14 @@ def test_that_a_report_is_wanted_is_noted_before_the_file_goes(
 
     monkeypatch.setattr(acting, "_open_quarantine", killed)
     with pytest.raises(KeyboardInterrupt):
-        acting.respond(outcome_of(match))
+        acting.respond(recorded(match))
     assert wanted(desk) == {match.id}
 
 
 def test_what_could_not_be_recorded_is_not_acted_on(desk: Desk) -> None:
     match = desk.find("a", A)
     acting = responder(desk, '[[policy]]\nactions = ["quarantine", "report"]\n')
-    told = acting.respond(msgspec.structs.replace(outcome_of(match), recorded=None))
+    told = acting.respond(unrecorded(match))
     assert [a.done for a in told.acted] == [False, False]
     assert acting.failed is ExitCode.STATE
     assert Path(match.path).read_bytes() == A and wanted(desk) == set()
@@ -146,8 +148,8 @@ def test_what_could_not_be_recorded_is_not_acted_on(desk: Desk) -> None:
 def test_the_worst_failure_counts_whatever_comes_later(desk: Desk) -> None:
     match, other = desk.find("a", A), desk.find("b", B)
     acting = responder(desk, TAKE, stale=("baseline",))
-    acting.respond(msgspec.structs.replace(outcome_of(match, hit("other")), recorded=None))
-    acting.respond(outcome_of(other))
+    acting.respond(unrecorded(match, hit("other")))
+    acting.respond(recorded(other))
     assert acting.failed is max(ExitCode.STATE, ExitCode.STALE)
 
 

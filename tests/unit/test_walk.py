@@ -20,9 +20,6 @@ from hashclient.core.model import Outcome
 from hashclient.scan.sources import files as module
 from hashclient.scan.sources.files import (
     OPEN_DEPTH,
-    TASK_CHARS,
-    TASK_NAMES,
-    Task,
     WalkOptions,
     compile_excludes,
     join,
@@ -31,6 +28,7 @@ from hashclient.scan.sources.files import (
     reason_of,
     walk,
 )
+from hashclient.scan.sources.interface import TASK_CHARS, TASK_NAMES, Task
 from tests.support import fast_directory, make_deep_tree, open_files, write_tree
 
 DEPTH = 5_000
@@ -448,6 +446,9 @@ class FakePlaces:
         path = str(Path(f"/proc/self/fd/{fd}").readlink())
         self.shown.append((path, given))
         return "not mounted" if path == self._objected else None
+
+    def save(self) -> None:
+        raise AssertionError("a walk saves nothing")
 
 
 def test_only_trees_and_what_is_watched_are_looked_at(tmp_path: Path) -> None:

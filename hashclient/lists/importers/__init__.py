@@ -1,1 +1,1 @@
-"""Readers of files of digests and entries, one module a kind."""
+"""Files of digests as people have them, one module a kind; `registry` picks the one to read."""

@@ -13,7 +13,7 @@ import multiprocessing
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
@@ -23,8 +23,14 @@ from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Hit, Outcome
 from hashclient.errors import ExitCode, StateError
-from hashclient.scan.checker import Checker, TaskResult
-from hashclient.scan.sources.files import Group, Task, join
+from hashclient.scan.executors.interface import (
+    Advance,
+    MakeChecker,
+    Result,
+    single_tasks,
+)
+from hashclient.scan.sources.files import join
+from hashclient.scan.sources.interface import Group, Task
 from hashclient.system.log import Log
 from hashclient.system.process import bad_page, end_at_bad_pages, forget_exit_codes, is_debugged
 
@@ -90,7 +96,7 @@ def _unpack_task(groups: list[_WireGroup]) -> Task:
     ]
 
 
-def _pack_result(result: TaskResult) -> _WireResult:
+def _pack_result(result: Result) -> _WireResult:
     outcomes = [
         _WireOutcome(
             str(o.kind),
@@ -119,7 +125,7 @@ def _pack_result(result: TaskResult) -> _WireResult:
     )
 
 
-def _unpack_result(wire: _WireResult) -> TaskResult:
+def _unpack_result(wire: _WireResult) -> Result:
     outcomes = [
         Outcome(
             Kind(o.kind),
@@ -135,7 +141,7 @@ def _unpack_result(wire: _WireResult) -> TaskResult:
         )
         for o in wire.outcomes
     ]
-    return TaskResult(
+    return Result(
         wire.clean,
         wire.files_read,
         wire.bytes_read,
@@ -146,10 +152,6 @@ def _unpack_result(wire: _WireResult) -> TaskResult:
         wire.learned,
         wire.seen,
     )
-
-
-#: Makes a worker's checker; the argument is called with the bytes read of large files.
-MakeChecker = Callable[[Callable[[int], None]], Checker]
 
 
 def _work(connection: Connection, parent_ends: list[Connection], make: MakeChecker) -> None:
@@ -166,6 +168,7 @@ def _work(connection: Connection, parent_ends: list[Connection], make: MakeCheck
     for end in parent_ends:
         end.close()
     # What was inherited lives as long as the worker: looking through it again and again is in vain.
+    # Measured with two workers and 40,000 small files: 587 ms of CPU time in all instead of 599.
     gc.freeze()
     unsaid = 0
 
@@ -195,6 +198,22 @@ class _Worker(msgspec.Struct):
     process: BaseProcess
     connection: Connection
     tasks: deque[Task] = msgspec.field(default_factory=deque)
+
+
+class Processes:
+    """Runs batches in processes of their own, which end with the run."""
+
+    def __init__(self, jobs: int, tick_s: float) -> None:
+        """Run `jobs` at a time, and tell that time has passed every `tick_s` seconds."""
+        self._jobs = jobs
+        self._tick_s = tick_s
+
+    def run(
+        self, work: Iterator[Task | Outcome], make_checker: MakeChecker
+    ) -> Iterator[Result | Outcome | Advance]:
+        """Yield what `work` comes to, as it comes; see `Executor`."""
+        with Pool(self._jobs, make_checker) as pool:
+            yield from pool.run(work, self._tick_s)
 
 
 class Pool:
@@ -255,11 +274,11 @@ class Pool:
 
     def run(
         self, tasks: Iterator[Task | Outcome], tick_s: float
-    ) -> Iterator[TaskResult | Outcome | int]:
+    ) -> Iterator[Result | Outcome | Advance]:
         """Yield what `tasks` come to, as it comes, and outcomes among them as they are.
 
-        Numbers are bytes read of large files since the last one, for a progress display; a zero
-        comes first, when all workers are at it, and then at least every `tick_s` seconds.
+        An `Advance` comes first, when all workers are at it, and then at least every `tick_s`
+        seconds.
 
         Raises:
             StateError: workers keep dying, or one cannot read an index.
@@ -286,10 +305,10 @@ class Pool:
                 return
             if not begun:
                 begun = True
-                yield 0
+                yield Advance()
             ready = wait(list(busy), tick_s)
             if not ready:
-                yield 0
+                yield Advance()
             dead: list[_Worker] = []
             failure: StateError | None = None
             for connection in ready:
@@ -301,9 +320,9 @@ class Pool:
                 if isinstance(message, StateError):
                     failure = message
                     continue
-                if isinstance(message, TaskResult):
+                if isinstance(message, Result):
                     # A large file is a task of its own, and so is the rest of a directory.
-                    waiting.extend(_single_tasks(message.deferred))
+                    waiting.extend(single_tasks(message.deferred))
                     message.deferred = []
                 yield message
             # What others have found comes before what ends the run.
@@ -328,21 +347,21 @@ class Pool:
         return True
 
     @staticmethod
-    def _receive(worker: _Worker) -> TaskResult | StateError | int | None:
+    def _receive(worker: _Worker) -> Result | StateError | Advance | None:
         """Return what a worker says, None if it has died; the error is that of an index."""
         try:
             message = _decode_message(worker.connection.recv_bytes())
         except (EOFError, OSError):  # perhaps in the middle of a message
             return None
         if isinstance(message, int):
-            return message
+            return Advance(message)
         if isinstance(message, str):
             text, _, hint = message.partition("\n")
             return StateError(text, hint=hint or None)
         worker.tasks.popleft()
         return _unpack_result(message)
 
-    def _bury(self, worker: _Worker) -> TaskResult:
+    def _bury(self, worker: _Worker) -> Result:
         """Replace a dead worker and return its files as unread.
 
         Raises:
@@ -361,7 +380,7 @@ class Pool:
                 hint="the machine may be out of memory; try fewer --jobs",
             )
         self._start()
-        return TaskResult(
+        return Result(
             outcomes=[
                 Outcome(Kind.UNREAD, join(group.directory, name), reason=WORKER_DIED)
                 for task in worker.tasks
@@ -369,8 +388,3 @@ class Pool:
                 for name in group.names
             ]
         )
-
-
-def _single_tasks(deferred: Task) -> Iterator[Task]:
-    for group in deferred:
-        yield [group]

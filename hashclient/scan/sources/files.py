@@ -14,17 +14,14 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import msgspec
 
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
+from hashclient.scan.sources.interface import TASK_NAMES, Group, Task, TaskBuilder
 
-#: Names in a task: enough to make handing it over cheap, few enough to share work evenly.
-TASK_NAMES = 512
-#: Length of the directories in a task, in characters: deep trees have long ones.
-TASK_CHARS = 1 << 14
 #: Directories held open at a time; what is left of those further up is read to its end.
 OPEN_DEPTH = 32
 #: Longest path given to the kernel in one call; PATH_MAX is 4096 bytes, its end included.
@@ -40,18 +37,6 @@ _NOWHERE = {
 }
 
 _DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NONBLOCK
-
-
-class Group(NamedTuple):
-    """Names of regular files in one directory; `follow` says whether a name may be a link."""
-
-    directory: str
-    names: list[str]
-    follow: bool
-
-
-#: What is handed to a worker at a time.
-Task = list[Group]
 
 
 class WalkOptions(msgspec.Struct, frozen=True):
@@ -126,6 +111,36 @@ class Places(Protocol):
         """Note an open directory, `given` or met; return why it is not what was scanned before."""
         ...
 
+    def save(self) -> None:
+        """Keep what was noted for the next time."""
+        ...
+
+
+class Trees:
+    """The files at paths and below them: the source of a scan that is given PATHs."""
+
+    def __init__(
+        self, paths: Sequence[str], options: WalkOptions, places: Places | None = None
+    ) -> None:
+        """List what is at `paths`; with `places`, what is not what it was before is unread."""
+        self._paths = paths
+        self._options = options
+        self._places = places
+
+    @property
+    def arguments(self) -> Sequence[str]:
+        """The paths."""
+        return self._paths
+
+    def batches(self) -> Iterator[Task | Outcome]:
+        """Yield what is found; see `walk`."""
+        return walk(self._paths, self._options, self._places)
+
+    def close(self) -> None:
+        """Save what `places` have noted, as far as the walk has come."""
+        if self._places is not None:
+            self._places.save()
+
 
 def walk(
     paths: Sequence[str], options: WalkOptions, places: Places | None = None
@@ -136,7 +151,7 @@ def walk(
     between now and their being opened they may change or vanish. What is not what it was before, as
     `places` knows, is unread, and what is in it now is listed all the same.
     """
-    tasks = _TaskBuilder()
+    tasks = TaskBuilder()
     for path in paths:
         try:
             status = os.stat(path)  # noqa: PTH116 - a path may be any bytes
@@ -173,24 +188,6 @@ def kind_of(mode: int) -> str:
         if test(mode):
             return name
     return "not a regular file"
-
-
-class _TaskBuilder:
-    """Joins groups of small directories into tasks of a useful size."""
-
-    def __init__(self) -> None:
-        self.groups: Task = []
-        self._names = 0
-        self._chars = 0
-
-    def add(self, group: Group) -> Task | None:
-        self.groups.append(group)
-        self._names += len(group.names)
-        self._chars += len(group.directory)
-        if self._names < TASK_NAMES and self._chars < TASK_CHARS:
-            return None
-        full, self.groups, self._names, self._chars = self.groups, [], 0, 0
-        return full
 
 
 class _Frame(msgspec.Struct):

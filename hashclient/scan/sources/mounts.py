@@ -22,7 +22,6 @@ that only links lead to are not missed, and neither is a mounted file.
 
 from __future__ import annotations
 
-import base64
 import bisect
 import contextlib
 import hashlib
@@ -46,7 +45,7 @@ from hashclient.system.files import (
 )
 from hashclient.system.layout import Layout
 from hashclient.system.locks import writer_lock
-from hashclient.system.text import path_fields, printable
+from hashclient.system.text import path_fields, path_of, printable
 
 FORMAT = "hashclient-mounts/1"
 #: As many directories are kept; of more, those that are no mount points go first, then the oldest.
@@ -98,9 +97,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     @property
     def real_path(self) -> str:
         """The path, decoded with surrogateescape."""
-        if self.path_b64 is None:
-            return self.path
-        return os.fsdecode(base64.b64decode(self.path_b64, validate=True))
+        return path_of(self.path, self.path_b64)
 
     @property
     def point(self) -> str:

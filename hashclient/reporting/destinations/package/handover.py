@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from hashclient.config import PackageDestination
-from hashclient.index.blinding import Sealer
-from hashclient.matches.store import Matches
+from hashclient.quarantine.evidence import find_item
 from hashclient.reporting.custody import retraction_note
+from hashclient.reporting.destinations.interface import Work
 from hashclient.reporting.destinations.package.package import (
     Packager,
     gather,
@@ -23,10 +23,8 @@ from hashclient.reporting.destinations.package.package import (
     remove_unfinished,
 )
 from hashclient.reporting.document import Document, Evidence
-from hashclient.reporting.evidence import find_item, seal_in_place
-from hashclient.reporting.outbox import Outbox
-from hashclient.reporting.report import Report, State
-from hashclient.reporting.sent import Sent
+from hashclient.reporting.evidence import seal_in_place
+from hashclient.reporting.report import Report, Sent, State
 from hashclient.system.files import make_private_dir, user_path, write_atomic
 from hashclient.system.layout import SEALED_DIR
 
@@ -34,22 +32,17 @@ from hashclient.system.layout import SEALED_DIR
 class HandOver:
     """Puts packages into one directory. The outbox's lock is held."""
 
-    def __init__(
-        self,
-        outbox: Outbox,
-        record: Matches,
-        destination: PackageDestination,
-        *,
-        by: str,
-        load_sealer: Callable[[], Sealer],
-    ) -> None:
-        """`load_sealer` is called if a file that is still in place has to be proven."""
-        self._outbox = outbox
-        self._record = record
-        self._directory = user_path(destination.directory)
-        self._recipients = destination.recipients
-        self._by = by
-        self._load_sealer = load_sealer
+    def __init__(self, work: Work, table: PackageDestination) -> None:
+        """Nothing is done yet."""
+        self._outbox = work.outbox
+        self._session = work.session
+        self._record = work.record
+        self._directory = user_path(table.directory)
+        self._recipients = table.recipients
+
+    def renew(self, report: Report) -> Report:
+        """Leave a package that is begun as it is: it is finished as the journal says."""
+        return report
 
     def send(self, report: Report) -> Sent:
         """Make the package of a report and put it there, unless it is there already.
@@ -57,11 +50,9 @@ class HandOver:
         Raises:
             HashclientError: it cannot be made; nothing is there then.
         """
-        settings = self._outbox.settings
+        settings = self._session.settings
         folder = self._outbox.folder(report.id)
-        packager = Packager(
-            self._directory, self._recipients, settings.layout.audit, self._outbox.audit
-        )
+        packager = Packager(self._directory, self._recipients, self._session)
         notes: list[str] = []
         if report.package is None or not packager.is_there(report.package):
             if report.is_untouched:
@@ -71,15 +62,15 @@ class HandOver:
                 document = self._outbox.document(report)
             content = gather(document, (settings.layout.quarantine, folder / SEALED_DIR))
             notes += _cannot_open(document, self._recipients)
-            data = {"report": report.id, "to": report.destination, "by": self._by}
+            data = {"report": report.id, "to": report.destination, "by": self._session.operator}
             with packager.made(content, data) as package:
                 report = self._outbox.save(report.replace(state=State.SUBMITTING, package=package))
         done = report.replace(state=State.SUBMITTED, next_attempt=None, problem=None)
         done = done.noted(
-            self._outbox.now(),
+            self._session.now(),
             "submitted",
             package=package_name(report.id, self._recipients),
-            by=self._by,
+            by=self._session.operator,
         )
         done = self._outbox.settle(self._outbox.save(done), self._record)
         _remove_sealed(folder)
@@ -91,11 +82,11 @@ class HandOver:
         """Seal what is not in quarantine, if that was asked for, into the folder of the report."""
         if not report.seal_evidence:
             return {}
-        settings = self._outbox.settings
+        settings = self._session.settings
         configured = settings.config.quarantine.recipients
         recipients = tuple(dict.fromkeys((*configured, *self._recipients)))
         directory = make_private_dir(self._outbox.folder(report.id) / SEALED_DIR)
-        sealer = self._load_sealer()
+        sealer = self._session.sealer()
         sealed = {}
         for match_id in report.matches:
             if find_item(settings.layout.quarantine, match_id) is not None:
@@ -121,18 +112,18 @@ class HandOver:
         _remove_sealed(self._outbox.folder(report.id))
         if report.state is not State.RETRACTED:
             report = self._outbox.retracted(report, self._record)
-        if not self.lacks_note(report):
+        if self.is_taken_back(report):
             return Sent(report, "retracted")
-        note = retraction_note(self._outbox.settings.layout.audit, report.id)
+        note = retraction_note(self._session.settings.layout.audit, report.id)
         write_atomic(self._directory / _note_name(report), note)
         return Sent(report, f"retracted: a signed note is beside it: {_note_name(report)}")
 
-    def lacks_note(self, report: Report) -> bool:
-        """Tell whether a retracted package is still where it was put, and no note beside it."""
+    def is_taken_back(self, report: Report) -> bool:
+        """Tell whether a retracted package is not where it was put, or has a note beside it."""
         if report.package is None:
-            return False
+            return True
         there = os.path.lexists(self._directory / report.package.name)
-        return there and not os.path.lexists(self._directory / _note_name(report))
+        return not there or os.path.lexists(self._directory / _note_name(report))
 
 
 def _remove_sealed(folder: Path) -> None:

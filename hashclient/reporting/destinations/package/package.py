@@ -17,15 +17,17 @@ from pathlib import Path
 
 import msgspec
 
-from hashclient.audit.log import AuditLog, checkpoint
+from hashclient.audit.log import checkpoint
 from hashclient.errors import StateError
-from hashclient.quarantine.age import parse_recipients, seal
+from hashclient.quarantine.age import Chunks, parse_recipients
+from hashclient.quarantine.evidence import Proven, sealed_source
 from hashclient.quarantine.safe_rename import rename_noreplace
+from hashclient.quarantine.sealing import seal_stream
 from hashclient.reporting.custody import bind
-from hashclient.reporting.destinations.package.tarstream import Member, Stream, write_tar
+from hashclient.reporting.destinations.package.tarstream import Member, write_tar
 from hashclient.reporting.document import Document, encode_document
-from hashclient.reporting.evidence import Proven, sealed_source
 from hashclient.reporting.report import Package
+from hashclient.session import Session
 from hashclient.system.files import TEMP_PREFIX, fsync_dir, state_error
 from hashclient.system.text import printable
 
@@ -90,7 +92,8 @@ def gather(document: Document, places: Sequence[Path]) -> Content:
                 f"sealed copy is missing: match {match.id}",
                 hint="`hashclient quarantine verify` checks all of them",
             )
-        evidence[match.evidence.name] = sealed_source(found[0], match.evidence)
+        known = match.evidence
+        evidence[known.name] = sealed_source(found[0], known.sha256, known.length)
     return Content(document, evidence)
 
 
@@ -104,14 +107,11 @@ def remove_unfinished(directory: Path, report_id: str) -> None:
 class Packager:
     """Makes one package in one directory."""
 
-    def __init__(
-        self, directory: Path, recipients: Sequence[str], audit_dir: Path, audit: AuditLog
-    ) -> None:
+    def __init__(self, directory: Path, recipients: Sequence[str], session: Session) -> None:
         """Nothing is made yet."""
         self._directory = directory
         self._recipients = recipients
-        self._audit_dir = audit_dir
-        self._audit = audit
+        self._session = session
 
     def is_there(self, package: Package) -> bool:
         """Tell whether a package that was about to be put there, is there.
@@ -166,8 +166,8 @@ class Packager:
             if evidence is not None:
                 hashes[evidence.name] = evidence.sha256
         ids = {report_id, *(match.id for match in content.document.matches)}
-        files[CUSTODY_NAME] = bind(self._audit_dir, self._audit, ids, data, hashes)  # 2
-        files[CHECKPOINT_NAME] = checkpoint(self._audit_dir)
+        files[CUSTODY_NAME] = bind(self._session, ids, data, hashes)  # 2
+        files[CHECKPOINT_NAME] = checkpoint(self._session.settings.layout.audit)
         try:
             _remove(temporary)
             try:
@@ -199,13 +199,7 @@ class Packager:
             os.close(fd)
 
     def _write_archive(self, path: Path, files: Mapping[str, bytes], content: Content) -> str:
-        computed = hashlib.sha256()
         with _new_file(path) as write:
-
-            def sink(data: bytes) -> None:
-                computed.update(data)
-                write(data)
-
             members = [
                 *(Member(n, len(text), iter((text,))) for n, text in files.items()),
                 *(
@@ -213,8 +207,8 @@ class Packager:
                     for n, proven in content.evidence.items()
                 ),
             ]
-            seal(Stream(write_tar(members)).read, sink, parse_recipients(self._recipients))
-        return computed.hexdigest()
+            keys = parse_recipients(self._recipients)
+            return seal_stream(Chunks(write_tar(members)).read, write, keys).sha256
 
     @staticmethod
     def _write_directory(path: Path, files: Mapping[str, bytes], content: Content) -> None:

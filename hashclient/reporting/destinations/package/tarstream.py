@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from hashclient.errors import VerificationError
+from hashclient.quarantine.age import Chunks
 
 BLOCK_BYTES = tarfile.BLOCKSIZE
 #: A reader takes pieces of this size.
@@ -42,7 +43,7 @@ def read_tar(chunks: Iterator[bytes]) -> Iterator[Member]:
     Raises:
         VerificationError: it is not such an archive, or cut short.
     """
-    stream = Stream(chunks)
+    stream = _Stream(chunks)
     while True:
         block = stream.exactly(BLOCK_BYTES)
         if not any(block):
@@ -73,23 +74,8 @@ def _parse(block: bytes) -> tuple[str, int]:
     raise VerificationError("archive: a header that is not as this program writes them")
 
 
-class Stream:
-    """Bytes that come in chunks of any size, taken in pieces of the reader's choice."""
-
-    def __init__(self, chunks: Iterator[bytes]) -> None:
-        """Nothing is taken yet."""
-        self._chunks = chunks
-        self._rest = b""
-
-    def read(self, size: int) -> bytes:
-        """Return up to `size` bytes; none at the end."""
-        while not self._rest:
-            chunk = next(self._chunks, None)
-            if chunk is None:
-                return b""
-            self._rest = chunk
-        piece, self._rest = self._rest[:size], self._rest[size:]
-        return piece
+class _Stream(Chunks):
+    """The bytes of an archive."""
 
     def pieces(self, size: int) -> Iterator[bytes]:
         """Yield the next `size` bytes.

@@ -1,16 +1,15 @@
-"""Telling the audit log and the record of matches what states a report has come to.
+"""Settling a state of a report: it is written into the audit log and into the record of matches.
 
-A report on disk comes first, so a kill may leave one of which the others do not know; it is told of
-by the next command. The log may then say the same twice, the story of a match does not.
+The report on disk comes first, so a kill may leave one of which the others do not know; the next
+command settles it. The log may then say the same twice, the story of a match does not.
 """
 
 from __future__ import annotations
 
 import contextlib
-from datetime import datetime
 from typing import Any
 
-from hashclient.audit.log import AuditLog, Event
+from hashclient.audit.log import Event
 from hashclient.core.kinds import MatchState
 from hashclient.core.match import (
     REPORT_PREPARED,
@@ -22,11 +21,12 @@ from hashclient.errors import UsageError
 from hashclient.matches.store import Matches
 from hashclient.reporting.custody import RETRACTED
 from hashclient.reporting.report import Report, State
+from hashclient.session import Session
 
 #: The event of the audit log when a report that was handed over counts no more.
 REOPENED = "matches-reopened"
 #: By state: the event of the audit log, and the step in the story of a match.
-_TOLD: dict[State, tuple[str, str]] = {
+_WRITTEN: dict[State, tuple[str, str]] = {
     State.PREPARED: ("report-prepared", REPORT_PREPARED),
     State.SUBMITTED: ("report-submitted", str(MatchState.REPORTED)),
     State.ACKNOWLEDGED: ("report-acknowledged", str(MatchState.ACKNOWLEDGED)),
@@ -39,8 +39,8 @@ _LEADS_TO = {
 }
 
 
-def untold(report: Report) -> list[State]:
-    """Return the states that a report has come to and that were not told yet, in order."""
+def unsettled(report: Report) -> list[State]:
+    """Return the states that a report has come to and that are not settled, in order."""
     states = []
     if report.settled is None:
         states.append(State.PREPARED)
@@ -52,18 +52,19 @@ def untold(report: Report) -> list[State]:
     return states
 
 
-def tell(report: Report, state: State, audit: AuditLog, record: Matches, now: datetime) -> None:
-    """Tell of one state: first the log, durably, then the story of each match.
+def settle(session: Session, report: Report, state: State, record: Matches) -> None:
+    """Settle one state: first the log, durably, then the story of each match.
 
     Raises:
-        AuditError, StateError: it cannot be told.
+        AuditError, StateError: it cannot be written.
     """
-    event, step = _TOLD[state]
+    event, step = _WRITTEN[state]
+    now = session.now()
     detail = _detail(report, state)
     logged = {**detail, "matches": list(report.matches)}
     if state in (State.SUBMITTED, State.ACKNOWLEDGED) and report.remote.requests:
         logged["requests"] = [request.id for request in report.remote.requests]
-    audit.append([Event(event, logged)], durable=True)
+    session.audit.append([Event(event, logged)], durable=True)
     with record.batch():
         for match_id in report.matches:
             # A record of matches that was begun anew does not know of old ones.
@@ -83,9 +84,7 @@ def tell(report: Report, state: State, audit: AuditLog, record: Matches, now: da
                     record.note(match_id, step, now, detail)
 
 
-def reopen(
-    report: Report, audit: AuditLog, record: Matches, now: datetime, *, by: str, reason: str
-) -> None:
+def reopen(session: Session, report: Report, record: Matches, *, reason: str) -> None:
     """Let a report that was handed over count no more, before anything is done to take it back.
 
     The matches are open again then, and what is in quarantine of them is not due for destruction.
@@ -101,8 +100,14 @@ def reopen(
                 matches.append(match_id)
     if not matches:
         return
-    detail = {"report": report.id, "to": report.destination, "by": by, "reason": reason}
-    audit.append([Event(REOPENED, {**detail, "matches": matches})], durable=True)
+    detail = {
+        "report": report.id,
+        "to": report.destination,
+        "by": session.operator,
+        "reason": reason,
+    }
+    now = session.now()
+    session.audit.append([Event(REOPENED, {**detail, "matches": matches})], durable=True)
     with record.batch():
         for match_id in matches:
             record.take_back(match_id, REPORT_RETRACTING, now, detail)

@@ -1,0 +1,53 @@
+"""ClamAV's signatures of whole files: `.hdb` and `.hsb`, and `.fp` and `.sfp`, which are like them.
+
+A line is `digest:size:name`, with one or two levels of ClamAV behind it; the size is `*` where it
+is not known. The length of the digest says its algorithm. Nothing is skipped for its level: what a
+level says is which ClamAV can read the line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from hashclient.lists.importers.importfile import ImportFile
+from hashclient.lists.importers.interface import DigestBatch
+from hashclient.lists.importers.lines import chunks_of_lines, lines_of
+from hashclient.lists.importers.rows import BY_HEX_DIGITS, Rows
+from hashclient.lists.wire import NO_SIZE
+
+_FIRST = re.compile(rb"[0-9A-Fa-f]{16,}:")
+_LINE = re.compile(
+    rb"(?P<hex>[0-9A-Fa-f]+):(?:(?P<size>[0-9]{1,18})|\*):(?P<name>[^:\s]+)(?::[0-9]+){0,2}[ \t]*"
+)
+
+
+class ClamAv:
+    """Reads signatures of whole files; their names are the rows' names."""
+
+    name = "ClamAV"
+
+    def sniff(self, head: bytes) -> bool:
+        """Say whether a first line begins as a signature of a whole file does."""
+        return _FIRST.match(head) is not None
+
+    def read(self, file: ImportFile) -> Iterator[DigestBatch]:
+        """Read the file in batches; see `Importer`."""
+        for first, chunk in chunks_of_lines(file):
+            rows = Rows()
+            for line, content in lines_of(first, chunk, file):
+                _add_line(rows, file, line, content)
+            if rows.names:
+                yield rows.batch()
+
+
+def _add_line(rows: Rows, file: ImportFile, line: int, content: bytes) -> None:
+    match = _LINE.fullmatch(content)
+    if match is None:
+        raise file.bad(line, "not a ClamAV signature of a file (digest:size:name)")
+    algorithm = BY_HEX_DIGITS.get(len(match["hex"]))
+    if algorithm is None:
+        raise file.bad(line, f"no digest has {len(match['hex'])} hexadecimal digits")
+    size = match["size"]
+    rows.add(line, match["name"], int(NO_SIZE) if size is None else int(size))
+    rows.add_hex(algorithm, match["hex"])

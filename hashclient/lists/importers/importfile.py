@@ -1,0 +1,122 @@
+"""A file that is imported: its first line, its bytes to the last, and how messages name a line.
+
+The beginning is looked at before it is known who reads the rest, and a pipe cannot be read twice;
+so the file keeps what it has read. One that ends before its size is refused: no line need be
+broken where it was cut.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import stat
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from hashclient.errors import UsageError
+from hashclient.system.text import printable
+
+#: Bytes read at a time: 32k rows of the shortest digest, and the memory that a batch takes.
+CHUNK_BYTES = 1 << 20
+#: Blank lines and comments in front of the first row take less.
+HEAD_BYTES = 1 << 20
+MAX_LINE_BYTES = 64 << 10
+
+FORMATS_HINT = (
+    "accepted are: one digest (MD5, SHA-1 or SHA-256 in hex) a line; md5sum, sha1sum or sha256sum"
+    " output; hashdeep output; CSV with a header of entry_id, md5, sha1, sha256, size, category,"
+    " added; ClamAV signatures (.hdb, .hsb); these in UTF-8, with lines that end in LF, CRLF or CR;"
+    " and the NSRL database (RDSv3)"
+)
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_FIRST_LINE = re.compile(
+    rb"(?:\xef\xbb\xbf)?(?:[ \t\x0b\x0c]*+(?:#[^\r\n]*+)?[\r\n])*+(?P<line>[^\r\n]*+)"
+)
+
+
+class ImportFile:
+    """A file that is imported, from where its stream stands."""
+
+    def __init__(self, stream: BinaryIO, name: str) -> None:
+        """Import `stream`; `name` is what messages call it."""
+        self.stream = stream
+        self.name = printable(name)
+        self._missing = _bytes_ahead(stream)
+        self._begun = b""
+        self._ended = False
+
+    def head(self) -> bytes:
+        """Return the first line that is neither blank nor a comment, without its end.
+
+        Of a line that is too long, its beginning; b"" if the first `HEAD_BYTES` have none.
+
+        Raises:
+            UsageError: reading fails.
+        """
+        while True:
+            found = _FIRST_LINE.match(self._begun + b"\n" if self._ended else self._begun)
+            assert found is not None  # it matches anything
+            line: bytes = found["line"]
+            is_whole = self._ended or found.end() < len(self._begun)
+            if is_whole or len(line) > MAX_LINE_BYTES or len(self._begun) >= HEAD_BYTES:
+                return line
+            self._begun += self._read()
+
+    def blocks(self) -> Iterator[bytes]:
+        """Yield the bytes of the file, at least one at a time; called once.
+
+        Raises:
+            UsageError: reading fails, or the file ends before its size.
+        """
+        begun, self._begun = self._begun, b""
+        if begun:
+            yield begun
+        while block := self._read():
+            yield block
+        if self._missing > 0:
+            raise UsageError(
+                f"{self.name} ended {self._missing:,} bytes before its size",
+                hint="something has cut it short while it was read; ask again when it is whole",
+            )
+
+    def bad(self, line: int, what: str) -> UsageError:
+        """Return the error for a line: `what` is wrong with it, without what stands there."""
+        return UsageError(f"{self.name}:{line}: {what}", hint=FORMATS_HINT)
+
+    def _read(self) -> bytes:
+        """Read the next bytes; none are the end."""
+        if self._ended:  # a terminal would go on after its end
+            return b""
+        try:
+            block = self._read_block()
+        except OSError as error:
+            raise UsageError(f"cannot read {self.name}: {error.strerror}") from error
+        self._missing -= len(block)
+        self._ended = not block
+        return block
+
+    def _read_block(self) -> bytes:
+        """Wait for bytes of the stream.
+
+        A pipe that somebody else has set not to block, which holds for all who share it, gives
+        None where there is nothing yet. That is not its end: what is still to come has to be asked
+        about.
+        """
+        while True:
+            block: bytes | None = self.stream.read(CHUNK_BYTES)
+            if block is not None:
+                return block
+            poll = select.poll()
+            poll.register(self.stream, select.POLLIN)
+            poll.poll()
+
+
+def _bytes_ahead(stream: BinaryIO) -> int:
+    """Return how many bytes a regular file still has, by its size; none of anything else."""
+    try:
+        status = os.fstat(stream.fileno())
+        return status.st_size - stream.tell() if stat.S_ISREG(status.st_mode) else 0
+    except OSError:  # it has no descriptor, or cannot say where it is
+        return 0

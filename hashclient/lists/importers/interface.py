@@ -1,0 +1,69 @@
+"""What an importer is: it knows one kind of file by its beginning, and reads it in batches.
+
+`registry` has those that there are and picks one; publishing, looking up and lists of known good
+files all read through it. What a digest means, and whether an entry's id or category is allowed,
+is left to the callers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from hashclient.core.algorithms import Algorithm
+from hashclient.lists.wire import Uint8, Uint32, Uint64
+
+if TYPE_CHECKING:
+    from hashclient.lists.importers.importfile import ImportFile
+
+Int64 = npt.NDArray[np.int64]
+
+
+class DigestBatch(msgspec.Struct, frozen=True, eq=False):
+    """Some rows of a file of digests, by column; every row has at least one digest.
+
+    `names` are what the file calls its rows (decoded with surrogateescape): file names in a sum
+    file, signatures in one of ClamAV; None where there is none. `lines` (count,) are line numbers
+    from 1, in a database those of rows. `digests[a]` is a pair: the digests of algorithm `a` as
+    (m, digest_bytes) and the (m,) rows they belong to, ascending. `sizes` (count,) are in bytes or
+    `NO_SIZE`. The last three are None unless a CSV has the column; `added` is (count,)
+    datetime64[ms] in UTC, NaT for an empty cell.
+    """
+
+    count: int
+    names: list[str | None]
+    lines: Int64
+    digests: dict[Algorithm, tuple[Uint8, Uint32]]
+    sizes: Uint64
+    entry_ids: list[str | None] | None = None
+    categories: list[str | None] | None = None
+    added: npt.NDArray[np.datetime64] | None = None
+
+
+class Importer(Protocol):
+    """Reads one kind of file. Every implementation passes `tests/contract/test_importers.py`."""
+
+    @property
+    def name(self) -> str:
+        """What the kind is called, as `FORMATS_HINT` calls it."""
+
+    def sniff(self, head: bytes) -> bool:
+        """Say whether a file is of this kind, by its first line.
+
+        `head` is the first line that is neither blank nor a comment, without its end and without
+        a byte order mark; of a longer one, 64 KiB at least.
+        """
+
+    def read(self, file: ImportFile) -> Iterator[DigestBatch]:
+        """Read the file in batches, in memory that does not grow with it.
+
+        A file without rows gives no batch.
+
+        Raises:
+            UsageError: something is not understood, named by its line or row and never quoted;
+                or reading fails.
+        """

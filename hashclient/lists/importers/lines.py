@@ -1,0 +1,128 @@
+"""The lines of a text file of digests, whoever reads them.
+
+Nothing is dropped but blank lines and comments. A line ends in LF, CRLF or CR. Refused are NUL and
+whatever else may be meant to end a line (VT, FF, NEL, U+2028 and the like): it would become part
+of a file's name, and what follows would never be asked about. A line has at most `MAX_LINE_BYTES`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import numpy as np
+
+from hashclient.lists.importers.importfile import BYTE_ORDER_MARK, MAX_LINE_BYTES, ImportFile
+
+Numbered = Iterator[tuple[int, bytes]]
+
+#: How UTF-16 and UTF-32 begin, if they say so. If they do not, every second character is a NUL.
+_OTHER_ENCODINGS = (b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")
+#: What has no place in a line of text: NUL, and whatever else ends a line for somebody.
+_CONTROLS = b"\0\x0b\x0c\x1c\x1d\x1e"
+_SEPARATORS = re.compile(rb"[\0\x0b\x0c\x1c-\x1e]|\xc2\x85|\xe2\x80[\xa8\xa9]|\x85")
+#: How a row begins that has no column in front of its digest but a size.
+_ROW_START = re.compile(
+    rb"[ \t]*(?:\\?(?:[0-9A-Fa-f]{32}|(?:MD5|SHA1|SHA256)[ ]?\()|[0-9]{1,18},[0-9A-Fa-f]{32}|%%%%)"
+)
+
+
+def chunks_of_lines(file: ImportFile) -> Numbered:
+    """Yield whole lines, many at a time, from the first that is neither blank nor a comment.
+
+    Each ends in LF alone; each chunk comes with the number of its first line. All but what stands
+    before the first row is still to be passed to `refuse_separators`.
+
+    Raises:
+        UsageError: a line is too long, the file is UTF-16 or UTF-32, or reading fails.
+    """
+    has_begun = False
+    for line, chunk in _whole_lines(file):
+        if line == 1:
+            if chunk.startswith(_OTHER_ENCODINGS):
+                raise file.bad(1, "not UTF-8 but UTF-16 or UTF-32")
+            chunk = chunk.removeprefix(BYTE_ORDER_MARK)
+        if has_begun:
+            yield line, chunk
+            continue
+        content, first = _first_content(chunk, line)
+        refuse_separators(chunk.removesuffix(content), line, file)
+        if content:
+            has_begun = True
+            yield first, content
+
+
+def _whole_lines(file: ImportFile) -> Numbered:
+    line, tail, held = 1, b"", b""
+    for read in file.blocks():
+        block, held = held + read, b""
+        if b"\r" in block:
+            if block.endswith(b"\r"):
+                block, held = block[:-1], b"\r"  # the LF may be still to come
+            block = block.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        end = block.rfind(b"\n") + 1
+        if end:
+            chunk = b"".join([tail, memoryview(block)[:end]])
+            yield line, chunk
+            line += int(np.count_nonzero(np.frombuffer(chunk, np.uint8) == ord("\n")))
+            tail = b""
+        tail += block[end:]
+        if len(tail) > MAX_LINE_BYTES:
+            raise file.bad(line, f"a line of more than {MAX_LINE_BYTES} bytes")
+    if tail:
+        yield line, tail + b"\n"
+
+
+def lines_of(first: int, chunk: bytes, file: ImportFile) -> Numbered:
+    """Yield lines one by one, without their ends; blank ones and comments are left out.
+
+    Raises:
+        UsageError: a line is too long, or holds what may be meant to end it.
+    """
+    refuse_separators(chunk, first, file)
+    # The chunk ends in a newline, so the last part is empty and drops out here.
+    for line, content in enumerate(chunk.split(b"\n"), first):
+        if len(content) > MAX_LINE_BYTES:
+            raise file.bad(line, f"a line of more than {MAX_LINE_BYTES} bytes")
+        if content.strip() and not content.startswith(b"#"):
+            yield line, content
+
+
+def refuse_separators(chunk: bytes, first: int, file: ImportFile) -> None:
+    """Refuse whatever in whole lines somebody may take for the end of a line.
+
+    Raises:
+        UsageError: there is some.
+    """
+    if chunk.isascii() and len(chunk.translate(None, _CONTROLS)) == len(chunk):
+        return
+    for found in _SEPARATORS.finditer(chunk):
+        if found[0] == b"\x85":
+            # A byte of a letter, or the end of a line in ISO 8859-1: then a row follows.
+            start, end = chunk.rfind(b"\n", 0, found.start()) + 1, chunk.find(b"\n", found.end())
+            if _is_utf8(chunk[start:end]) or not _ROW_START.match(chunk, found.end(), end):
+                continue
+        line = first + chunk.count(b"\n", 0, found.start())
+        shown = found[0].decode("latin-1" if len(found[0]) == 1 else "utf-8")
+        what = f"the character U+{ord(shown):04X} within a line, which may be meant to end it"
+        raise file.bad(line, what)
+
+
+def _is_utf8(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _first_content(chunk: bytes, line: int) -> tuple[bytes, int]:
+    """Drop blank lines and comments from the front; return the rest and its line number."""
+    start = 0
+    while start < len(chunk):
+        end = chunk.find(b"\n", start) + 1
+        content = chunk[start:end].strip()
+        if content and not content.startswith(b"#"):
+            break
+        start, line = end, line + 1
+    return chunk[start:], line

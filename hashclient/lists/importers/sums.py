@@ -1,0 +1,92 @@
+"""Bare digests, and what md5sum, sha1sum, sha256sum, BSD's md5 and openssl write.
+
+Bare digests come in millions of rows, and are decoded by the column; the others line by line. A
+second row on a line is refused: it would become part of a file's name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import numpy as np
+
+from hashclient.lists.importers.importfile import ImportFile
+from hashclient.lists.importers.interface import DigestBatch
+from hashclient.lists.importers.lines import chunks_of_lines, lines_of
+from hashclient.lists.importers.rows import BY_HEX_DIGITS, Rows, from_hex
+from hashclient.lists.wire import NO_SIZE
+
+#: A bare digest, or a line of md5sum; or a line of `md5sum --tag`, of BSD's md5 or of openssl.
+_SUM_LINE = re.compile(
+    rb"(?P<escape>\\?)(?:"
+    rb"(?P<hex>[0-9A-Fa-f]+)(?:[ ][ *](?P<name>.+)|[ \t]*)"
+    rb"|(?P<tag>MD5|SHA1|SHA256)[ ]?\((?P<tag_name>.+)\)[ ]?=[ ]?(?P<tag_hex>[0-9A-Fa-f]+)"
+    rb")",
+    re.DOTALL,
+)
+_ESCAPE = re.compile(rb"\\(.?)", re.DOTALL)
+_ESCAPED = {b"\\": b"\\", b"n": b"\n", b"r": b"\r"}
+
+
+class Sums:
+    """Reads bare digests and sum files, whose kinds of lines may be mixed."""
+
+    name = "md5sum"
+
+    def sniff(self, head: bytes) -> bool:
+        """Say whether a first line is a digest, or one of a sum file."""
+        return _SUM_LINE.fullmatch(head) is not None
+
+    def read(self, file: ImportFile) -> Iterator[DigestBatch]:
+        """Read the file in batches; see `Importer`."""
+        for first, chunk in chunks_of_lines(file):
+            batch = _bare_batch(first, chunk)
+            if batch is None:
+                rows = Rows()
+                for line, content in lines_of(first, chunk, file):
+                    _add_sum_line(rows, file, line, content)
+                rows.refuse_rows_in_names(file)
+                batch = rows.batch()
+            if batch.count:
+                yield batch
+
+
+def _bare_batch(first: int, chunk: bytes) -> DigestBatch | None:
+    """Decode a chunk whose lines are digests of one length, or return None if they are not."""
+    stride = chunk.find(b"\n") + 1
+    algorithm = BY_HEX_DIGITS.get(stride - 1)
+    if algorithm is None or len(chunk) % stride:
+        return None
+    count, width = len(chunk) // stride, 2 * algorithm.digest_bytes
+    table = np.frombuffer(chunk, np.uint8).reshape(count, stride)
+    if (table[:, width] != ord("\n")).any():
+        return None
+    try:
+        digests = from_hex(table[:, :width].tobytes(), algorithm.digest_bytes)
+    except ValueError:
+        return None
+    rows = np.arange(count, dtype=np.uint32)
+    lines = np.arange(first, first + count, dtype=np.int64)
+    sizes = np.full(count, NO_SIZE)
+    return DigestBatch(count, [None] * count, lines, {algorithm: (digests, rows)}, sizes)
+
+
+def _add_sum_line(rows: Rows, file: ImportFile, line: int, content: bytes) -> None:
+    match = _SUM_LINE.fullmatch(content)
+    if match is None:
+        raise file.bad(line, "not a line of a file of digests")
+    digits = match["hex"] or match["tag_hex"]
+    algorithm = BY_HEX_DIGITS.get(len(digits))
+    if algorithm is None:
+        raise file.bad(line, f"no digest has {len(digits)} hexadecimal digits")
+    if match["tag"] and match["tag"] != algorithm.name.encode():
+        raise file.bad(line, "the digest does not have the length of its algorithm")
+    file_name: bytes | None = match["name"] or match["tag_name"]
+    if match["escape"]:
+        try:
+            file_name = _ESCAPE.sub(lambda found: _ESCAPED[found[1]], file_name or b"")
+        except KeyError:
+            raise file.bad(line, "an unknown escape in the file name") from None
+    rows.add(line, file_name)
+    rows.add_hex(algorithm, digits)

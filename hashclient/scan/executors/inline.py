@@ -1,0 +1,47 @@
+"""Checking in this very process: little work is done sooner than processes are started."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+from hashclient.core.model import Outcome
+from hashclient.scan.executors.interface import (
+    Advance,
+    MakeChecker,
+    Result,
+    single_tasks,
+)
+from hashclient.scan.sources.interface import Task
+
+
+class Inline:
+    """Runs batches one after the other.
+
+    No batch is lost here without this process: what a checker raises ends the run. Signals come
+    between the reads of a file, as anywhere.
+    """
+
+    def __init__(self, *, hand_back: bool = False) -> None:
+        """With `hand_back`, results keep what they defer: somebody else goes on with it."""
+        self._hand_back = hand_back
+
+    def run(
+        self, work: Iterator[Task | Outcome], make_checker: MakeChecker
+    ) -> Iterator[Result | Outcome | Advance]:
+        """Yield what `work` comes to, in its order; see `Executor`."""
+        checker = None
+        waiting: deque[Task] = deque()
+        while True:
+            item = waiting.popleft() if waiting else next(work, None)
+            if item is None:
+                return
+            if isinstance(item, Outcome):
+                yield item
+                continue
+            checker = checker or make_checker(None)
+            result = checker.check(item, defer=self._hand_back)
+            if not self._hand_back:
+                waiting.extend(single_tasks(result.deferred))
+                result.deferred = []
+            yield result

@@ -1,0 +1,84 @@
+"""What runs the checking of batches: in this process, or in others beside it.
+
+An executor is given batches and outcomes, and what makes a checker in the process that uses it. Its
+contract, which `tests/contract/test_executors.py` holds each one to: every batch ends exactly once;
+of a batch that is lost, every file is unread; an outcome among the batches comes as it is; and what
+a checker raises as a `StateError` ends the run, after what was found before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import msgspec
+
+from hashclient.core.model import Outcome
+from hashclient.scan.cache import Block
+from hashclient.scan.sources.interface import Task
+
+#: Bytes of large files that were read since the last call.
+OnBytes = Callable[[int], None]
+
+
+class Result(msgspec.Struct):
+    """What a task came to: counts of the usual, outcomes of the rest, and work handed back.
+
+    Each file is counted or told once: it was read, ruled out by its size, known unchanged from an
+    earlier run, or it is an outcome that is skipped or unread. `learned` are records for the
+    inventory, by file system; `seen` its blocks that are in use.
+    """
+
+    clean: int = 0
+    files_read: int = 0
+    bytes_read: int = 0
+    ruled_out_by_size: int = 0
+    known_unchanged: int = 0
+    outcomes: list[Outcome] = msgspec.field(default_factory=list)
+    deferred: Task = msgspec.field(default_factory=list)
+    learned: list[tuple[int, bytes]] = msgspec.field(default_factory=list)
+    seen: list[Block] = msgspec.field(default_factory=list)
+
+
+class Advance(msgspec.Struct, frozen=True):
+    """Time has passed, and `bytes_ahead` of files were read whose result is still to come."""
+
+    bytes_ahead: int = 0
+
+
+class Checks(Protocol):
+    """Checks the files of a task; `Checker` is the one there is."""
+
+    def check(self, task: Task, *, defer: bool = False) -> Result:
+        """Check a task; with `defer`, large files are handed back however few there are.
+
+        Raises:
+            StateError: an index cannot be read.
+        """
+        ...
+
+
+#: Makes a checker, in the process that uses it.
+MakeChecker = Callable[[OnBytes | None], Checks]
+
+
+class Executor(Protocol):
+    """Runs batches."""
+
+    def run(
+        self, work: Iterator[Task | Outcome], make_checker: MakeChecker
+    ) -> Iterator[Result | Outcome | Advance]:
+        """Yield what `work` comes to, as it comes, and outcomes among it as they are.
+
+        `work` is read no further than is needed to keep busy, which keeps memory flat.
+
+        Raises:
+            StateError: an index cannot be read, or checkers keep dying.
+        """
+        ...
+
+
+def single_tasks(deferred: Task) -> Iterator[Task]:
+    """Yield what was handed back as tasks: a large file is one of its own."""
+    for group in deferred:
+        yield [group]

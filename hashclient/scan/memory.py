@@ -1,0 +1,162 @@
+"""What a scan remembers from one run to the next: the interface of the cache, and its use.
+
+A cache is asked in each process that checks files, and written to only in the one that hands work
+out. Its contract, which `tests/contract/test_caches.py` holds each one to: a file is known only
+while all that tells of a change is what it was; what was not stored is not known; a record that is
+stored later replaces an earlier one, and adds to it if the content is the same; and losing any of
+it costs nothing but reading again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from hashclient.errors import StateError
+from hashclient.scan.cache import Block, DamagedInventoryError, Records
+from hashclient.scan.executors.interface import Result
+
+#: Bytes of records, or blocks in use, that wait before they are written to the cache.
+LEARN_BYTES = 1 << 20
+LEARN_BLOCKS = 10_000
+
+
+class Cache(Protocol):
+    """What is known of files, by file system and status; `Inventory` is the one on disk."""
+
+    def find(
+        self, statuses: Sequence[os.stat_result], identities: Mapping[int, int | None]
+    ) -> tuple[Records, list[Block]]:
+        """Return the record of each file, of mask 0 where it is not known, and blocks in use.
+
+        `identities` has for each `st_dev` the number of its file system, None where nothing is
+        remembered.
+
+        Raises:
+            StateError: it cannot be asked.
+        """
+        ...
+
+    def store(self, batches: Sequence[tuple[int, bytes]], seen: Sequence[Block] = ()) -> None:
+        """Add records, given by file system as bytes of `RECORD`, and note blocks in use.
+
+        Raises:
+            StateError: it cannot be written.
+        """
+        ...
+
+    def close(self) -> None:
+        """Close what is open."""
+        ...
+
+
+class Place(Protocol):
+    """Where a cache is."""
+
+    def reader(self) -> Cache | None:
+        """Open the cache to ask it; None if there is none.
+
+        Raises:
+            StateError: it cannot be opened.
+        """
+        ...
+
+    def writer(self) -> Cache:
+        """Open the cache to store in it, and make it if there is none.
+
+        Raises:
+            StateError: it cannot be opened; if it is a `DamagedInventoryError`, removing it helps.
+        """
+        ...
+
+    def remove(self) -> None:
+        """Remove the cache.
+
+        Raises:
+            StateError: it cannot be removed.
+        """
+        ...
+
+
+class Memory:
+    """What a scan remembers of files from one run to the next; without a place for it, nothing.
+
+    Trouble with it is told once and never keeps a scan from its work: it is a cache.
+    """
+
+    def __init__(
+        self,
+        place: Place | None = None,
+        *,
+        use: bool = True,
+        on_failure: Callable[[StateError], None] = lambda _: None,
+    ) -> None:
+        """Remember at `place`; with `use` unset, files are read all the same."""
+        self._place = place
+        self._use = use
+        self._on_failure = on_failure
+        self._readers: list[Cache] = []
+        self._writer: Cache | None = None
+        self._learned: list[tuple[int, bytes]] = []
+        self._seen: set[Block] = set()
+        self._waiting_bytes = 0
+
+    @property
+    def learns(self) -> bool:
+        """Whether results should say what was learned."""
+        return self._place is not None
+
+    def open(self) -> Cache | None:
+        """Open what is remembered, in the process that will ask it; None if there is nothing."""
+        if self._place is None or not self._use:
+            return None
+        if self._writer is not None:
+            return None  # this is a late worker; SQLite is not made for being forked
+        try:
+            reader = self._place.reader()
+        except StateError:
+            return None  # the writer will make it again, or tell why it cannot
+        if reader is not None:
+            self._readers.append(reader)
+        return reader
+
+    def learn(self, result: Result) -> None:
+        """Take note of what a task has learned, in the process that hands work out."""
+        self._learned += result.learned
+        self._seen.update(result.seen)
+        self._waiting_bytes += sum(len(raw) for _, raw in result.learned)
+        if self._waiting_bytes >= LEARN_BYTES or len(self._seen) >= LEARN_BLOCKS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write down what was learned."""
+        if self._place is None or not (self._learned or self._seen):
+            return
+        try:
+            try:
+                self._write(self._place)
+            except DamagedInventoryError as error:
+                self._on_failure(error)
+                self.close()
+                self._place.remove()
+                self._write(self._place)
+        except StateError as error:
+            self._place = None
+            self._on_failure(error)
+        self._learned, self._seen, self._waiting_bytes = [], set(), 0
+
+    def _write(self, place: Place) -> None:
+        if self._writer is None:
+            # Only now: a connection must not be carried into workers by a fork.
+            self._writer = place.writer()
+        self._writer.store(self._learned, sorted(self._seen))
+
+    def close(self) -> None:
+        """Close what is open; it may be used again."""
+        for reader in self._readers:
+            reader.close()
+        self._readers.clear()
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None

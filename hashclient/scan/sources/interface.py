@@ -1,0 +1,69 @@
+"""Where the inputs of a scan come from.
+
+A source runs in the process that hands work out, and it lists: it names inputs, in batches, and
+never looks at one or opens it; whoever checks a batch does. Its contract, which
+`tests/contract/test_sources.py` holds each one to: every input is named once or is an outcome; what
+cannot be listed is unread; a batch is of a useful size; and memory does not grow with the number of
+inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+from hashclient.core.model import Outcome
+
+#: Names in a task: enough to make handing it over cheap, few enough to share work evenly.
+TASK_NAMES = 512
+#: Length of the directories in a task, in characters: deep trees have long ones.
+TASK_CHARS = 1 << 14
+
+
+class Group(NamedTuple):
+    """Names of regular files in one directory; `follow` says whether a name may be a link."""
+
+    directory: str
+    names: list[str]
+    follow: bool
+
+
+#: What is handed to a worker at a time.
+Task = list[Group]
+
+
+class Source(Protocol):
+    """Lists inputs. `arguments` are what was asked for, as the audit log says it."""
+
+    @property
+    def arguments(self) -> Sequence[str]:
+        """What was asked for."""
+        ...
+
+    def batches(self) -> Iterator[Task | Outcome]:
+        """Yield tasks of about `TASK_NAMES` names, and outcomes of what was skipped or unread."""
+        ...
+
+    def close(self) -> None:
+        """Note what is to be known the next time; called once, when the scan has ended."""
+        ...
+
+
+class TaskBuilder:
+    """Joins small groups into tasks of a useful size."""
+
+    def __init__(self) -> None:
+        #: What was added since the last full task.
+        self.groups: Task = []
+        self._names = 0
+        self._chars = 0
+
+    def add(self, group: Group) -> Task | None:
+        """Add a group; return the task if it is full now, and begin the next."""
+        self.groups.append(group)
+        self._names += len(group.names)
+        self._chars += len(group.directory)
+        if self._names < TASK_NAMES and self._chars < TASK_CHARS:
+            return None
+        full, self.groups, self._names, self._chars = self.groups, [], 0, 0
+        return full

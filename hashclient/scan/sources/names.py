@@ -1,0 +1,140 @@
+"""Names of files that another program has listed: one a line, or separated by NUL.
+
+A name is taken byte for byte and is relative to the current directory. It is a file that somebody
+has named, as an argument is: a link is followed. It is not looked at here. A directory is unread,
+never walked: `find` lists what is in it as well, and each file would be checked once a level.
+
+A line ends in LF. Whatever else stands in it belongs to the name, so that a list made elsewhere
+leads to files that are not there, which are unread, and never to other files. A CR at the end may
+belong to a name or to a line, and a NUL to neither: such a line is unread as well. Empty names name
+nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+
+from hashclient.core.kinds import Kind
+from hashclient.core.model import Outcome
+from hashclient.scan.sources.files import compile_excludes, reason_of
+from hashclient.scan.sources.interface import TASK_NAMES, Group, Task, TaskBuilder
+from hashclient.system.descriptors import read_some
+
+#: Bytes read at a time.
+CHUNK_BYTES = 1 << 18
+#: Longest name: paths below deep directories are longer than the 4096 bytes of one system call.
+MAX_NAME_BYTES = 1 << 16
+#: What is shown of a longer one.
+_SHOWN_BYTES = 256
+
+NUL_IN_LINE = "holds NUL: if the names are separated by NUL, give --null"
+CR_AT_END = "ends in CR, of the line or of the name: separate names by NUL, and give --null"
+TOO_LONG = f"a name of more than {MAX_NAME_BYTES} bytes"
+DIRECTORY = "names a directory: give it as PATH"
+CUT_SHORT = "ended before its size: it was cut short while it was read, and names may be missing"
+
+
+class Names:
+    """The files whose names are read from an open descriptor."""
+
+    def __init__(
+        self, fd: int, name: str, *, null: bool = False, exclude: tuple[str, ...] = ()
+    ) -> None:
+        """Read from `fd`, of which outcomes speak as `name`; it stays the caller's.
+
+        With `null`, names are separated by NUL. Names that match one of `exclude` are skipped.
+        """
+        self._fd = fd
+        self._name = name
+        self._null = null
+        self._excluded = compile_excludes(exclude) if exclude else None
+
+    @property
+    def arguments(self) -> list[str]:
+        """Where the names come from."""
+        return [f"--files-from {self._name}"]
+
+    def batches(self) -> Iterator[Task | Outcome]:
+        """Yield what is named; see `Source`. A list that fails on the way is itself unread."""
+        tasks = TaskBuilder()
+        names: list[str] = []
+        current: str | None = None
+        for raw in self._raw_names():
+            if isinstance(raw, Outcome):
+                yield raw
+                continue
+            path = os.fsdecode(raw)
+            refused = self._refused(raw, path)
+            if refused is not None:
+                yield refused
+                continue
+            directory, name = os.path.split(path)
+            if directory != current or len(names) >= TASK_NAMES:
+                if names and (task := tasks.add(self._group(current, names))) is not None:
+                    yield task
+                current, names = directory, []
+            names.append(name)
+        if names:
+            tasks.add(self._group(current, names))
+        if tasks.groups:
+            yield tasks.groups
+
+    @staticmethod
+    def _group(directory: str | None, names: list[str]) -> Group:
+        return Group(directory or "", names, follow=True)
+
+    def _refused(self, raw: bytes, path: str) -> Outcome | None:
+        """Return how a name ends that is not to be opened."""
+        if len(raw) > MAX_NAME_BYTES:
+            return Outcome(Kind.UNREAD, os.fsdecode(raw[:_SHOWN_BYTES]) + "…", reason=TOO_LONG)
+        if b"\0" in raw:
+            return Outcome(Kind.UNREAD, path.replace("\0", "␀"), reason=NUL_IN_LINE)
+        if not self._null and raw.endswith(b"\r"):
+            return Outcome(Kind.UNREAD, path, reason=CR_AT_END)
+        if raw.endswith(b"/"):
+            return Outcome(Kind.UNREAD, path, reason=DIRECTORY)
+        if self._excluded is not None and self._excluded(*os.path.split(path)):
+            return Outcome(Kind.SKIPPED, path, reason="excluded")
+        return None
+
+    def _raw_names(self) -> Iterator[bytes | Outcome]:
+        """Yield each name that is not empty; of one that is too long, its beginning."""
+        separator = b"\0" if self._null else b"\n"
+        tail, missing, too_long = b"", 0, False
+        try:
+            missing = _bytes_ahead(self._fd)
+            while block := read_some(self._fd, CHUNK_BYTES):
+                missing -= len(block)
+                *whole, rest = block.split(separator)
+                if whole:
+                    whole[0] = tail + whole[0]
+                    if too_long:
+                        del whole[0]
+                    tail, too_long = b"", False
+                    yield from filter(None, whole)
+                if not too_long:
+                    tail += rest
+                    if len(tail) > MAX_NAME_BYTES:
+                        yield tail
+                        tail, too_long = b"", True
+        except OSError as error:
+            reason = f"list of names: {reason_of(error)}"
+            yield Outcome(Kind.UNREAD, self._name, reason=reason)
+            return
+        if tail:
+            yield tail
+        if missing > 0:
+            yield Outcome(Kind.UNREAD, self._name, reason=f"list of names: {CUT_SHORT}")
+
+    def close(self) -> None:
+        """Keep nothing: names are given anew each time."""
+
+
+def _bytes_ahead(fd: int) -> int:
+    """Return how many bytes a regular file still has, by its size; none of anything else."""
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        return 0
+    return max(0, status.st_size - os.lseek(fd, 0, os.SEEK_CUR))

@@ -1,0 +1,43 @@
+"""A stream as one input: standard input, say, which has no path and comes only once.
+
+It is read in the process that hands work out, since it cannot be handed out in batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hashclient.core.digests import new_buffer
+from hashclient.core.kinds import Kind
+from hashclient.core.model import Outcome
+from hashclient.scan.checker import Checker
+from hashclient.scan.executors.interface import Advance, Result
+from hashclient.scan.sources.files import reason_of
+from hashclient.system.descriptors import read_into
+
+
+class Stream:
+    """What an open descriptor gives until its end, reported as `name`; it may be nothing."""
+
+    def __init__(self, fd: int, name: str) -> None:
+        """Read `fd`, which stays the caller's."""
+        self._fd = fd
+        self._name = name
+
+    def check(self, checker: Checker) -> Iterator[Advance | Result]:
+        """Read it and yield how that goes on, and what it came to.
+
+        A stream that cannot be read to its end is unread.
+        """
+        yield Advance()  # before anything is waited for
+        digester = checker.stream_digester()
+        buffer = new_buffer()
+        try:
+            while count := read_into(self._fd, buffer):
+                digester.update(buffer[:count])
+                yield Advance(count)
+        except OSError as error:
+            outcome = Outcome(Kind.UNREAD, self._name, reason=reason_of(error), is_stream=True)
+            yield Result(bytes_read=digester.length, outcomes=[outcome])
+            return
+        yield checker.check_stream(self._name, digester)

@@ -1,0 +1,42 @@
+"""Reading open descriptors that may be pipes: what is not there yet is waited for.
+
+A pipe that somebody else has set not to block, which holds for all who share it, says "not now"
+where there is nothing yet. That is not its end.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+
+
+def read_some(fd: int, count: int) -> bytes:
+    """Return the next bytes, `count` at most; none are the end.
+
+    Raises:
+        OSError: reading failed.
+    """
+    while True:
+        try:
+            return os.read(fd, count)
+        except BlockingIOError:
+            _wait(fd)
+
+
+def read_into(fd: int, buffer: memoryview) -> int:
+    """Read the next bytes into `buffer` and return how many; 0 is the end.
+
+    Raises:
+        OSError: reading failed.
+    """
+    while True:
+        try:
+            return os.readv(fd, [buffer])
+        except BlockingIOError:
+            _wait(fd)
+
+
+def _wait(fd: int) -> None:
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    poll.poll()

@@ -1,0 +1,236 @@
+"""What every cache promises: a file is known only while nothing about it has changed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hashclient.config import Config, Settings
+from hashclient.core.kinds import Kind
+from hashclient.core.model import Outcome
+from hashclient.core.verdict import Summary
+from hashclient.index.open_lists import open_lists
+from hashclient.scan.cache import RECORD, Block, InventoryPlace, Records, records_of
+from hashclient.scan.engine import Progress, scan
+from hashclient.scan.executors.inline import Inline
+from hashclient.scan.memory import Cache, Memory, Place
+from hashclient.scan.sources.files import Trees, WalkOptions
+from tests.support import csv_of, make_state, remember_at_once, write_tree
+
+KEY = "0123456789abcdef"
+FILE_SYSTEM = 42
+
+
+class Known:
+    """A cache in the memory of one process: a record for each inode."""
+
+    def __init__(self) -> None:
+        self.records: dict[tuple[int, int], Records] = {}
+
+    def find(
+        self, statuses: Sequence[os.stat_result], identities: Mapping[int, int | None]
+    ) -> tuple[Records, list[Block]]:
+        found = np.zeros(len(statuses), RECORD)
+        for row, (status, asked) in enumerate(zip(statuses, records_of(statuses), strict=True)):
+            file_system = identities.get(status.st_dev)
+            record = self.records.get((file_system or 0, status.st_ino))
+            if file_system is not None and record is not None and same(record, asked):
+                found[row] = record
+        return found, []
+
+    def store(self, batches: Sequence[tuple[int, bytes]], seen: Sequence[Block] = ()) -> None:
+        assert not seen
+        for file_system, raw in batches:
+            for record in np.frombuffer(raw, RECORD).copy():
+                old = self.records.get((file_system, int(record["ino"])))
+                if old is not None and same(old, record):
+                    for number in range(3):
+                        if old["mask"] & ~record["mask"] & (1 << number):
+                            record["tags"][number] = old["tags"][number]
+                    record["mask"] |= old["mask"]
+                self.records[file_system, int(record["ino"])] = record
+
+    def close(self) -> None:
+        pass
+
+
+def same(one: Records, other: Records) -> bool:
+    return all(one[name] == other[name] for name in ("ino", "size", "mtime", "ctime"))
+
+
+class KnownPlace:
+    """A place for a cache that ends with the process."""
+
+    def __init__(self, _: Path) -> None:
+        self._cache: Known | None = None
+
+    def reader(self) -> Cache | None:
+        return self._cache
+
+    def writer(self) -> Cache:
+        self._cache = self._cache or Known()
+        return self._cache
+
+    def remove(self) -> None:
+        self._cache = None
+
+
+PLACES: dict[str, Callable[[Path], Place]] = {
+    "inventory": lambda directory: InventoryPlace(directory, KEY),
+    "in memory": KnownPlace,
+}
+each_place = pytest.mark.parametrize("make", PLACES.values(), ids=PLACES.keys())
+
+
+@pytest.fixture
+def status(tmp_path: Path) -> os.stat_result:
+    (tmp_path / "f").write_bytes(b"content")
+    return (tmp_path / "f").stat()
+
+
+def record_of(status: os.stat_result, mask: int, tag: int) -> bytes:
+    records = records_of([status])
+    records["mask"] = mask
+    for number in range(3):
+        if mask >> number & 1:
+            records["tags"][0, number] = (tag, number)
+    return records.tobytes()
+
+
+def changed(status: os.stat_result, **changes: int) -> os.stat_result:
+    """Return a status with other numbers; times are in nanoseconds."""
+    names = ("st_mode", "st_ino", "st_dev", "st_nlink", "st_uid", "st_gid", "st_size")
+    values = [changes.get(name, getattr(status, name)) for name in names]
+    times = [changes.get(f"st_{t}_ns", getattr(status, f"st_{t}_ns")) for t in ("mtime", "ctime")]
+    nanoseconds = (times[0], times[0], times[1])
+    seconds = tuple(t // 10**9 for t in nanoseconds)
+    return os.stat_result((*values, *seconds, *(float(s) for s in seconds), *nanoseconds))
+
+
+def ask(
+    place: Place, status: os.stat_result, file_system: int | None = FILE_SYSTEM
+) -> tuple[int, list[tuple[int, int]]]:
+    """Return the mask of what is known of a file, and its tags."""
+    cache = place.reader()
+    if cache is None:
+        return 0, []
+    try:
+        records, _ = cache.find([status], {status.st_dev: file_system})
+    finally:
+        cache.close()
+    mask = int(records[0]["mask"])
+    tags = [tuple(records[0]["tags"][n].tolist()) for n in range(3) if mask >> n & 1]
+    return mask, tags
+
+
+def put(place: Place, status: os.stat_result, mask: int, tag: int) -> None:
+    cache = place.writer()
+    cache.store([(FILE_SYSTEM, record_of(status, mask, tag))])
+    cache.close()
+
+
+@each_place
+def test_what_was_not_stored_is_not_known(
+    make: Callable[[Path], Place], tmp_path: Path, status: os.stat_result
+) -> None:
+    place = make(tmp_path)
+    assert ask(place, status) == (0, [])
+    put(place, changed(status, st_ino=status.st_ino + 1), 1, 5)
+    assert ask(place, status) == (0, [])
+
+
+@each_place
+def test_a_file_is_known_while_nothing_about_it_has_changed(
+    make: Callable[[Path], Place], tmp_path: Path, status: os.stat_result
+) -> None:
+    place = make(tmp_path)
+    put(place, status, 5, 9)
+    assert ask(place, status) == (5, [(9, 0), (9, 2)])
+    for name in ("st_ino", "st_size", "st_mtime_ns", "st_ctime_ns"):
+        assert ask(place, changed(status, **{name: getattr(status, name) + 1})) == (0, [])
+    assert ask(place, status, None) == (0, [])
+    assert ask(place, status, FILE_SYSTEM + 1) == (0, [])
+    assert ask(place, changed(status, st_dev=status.st_dev + 1)) == (5, [(9, 0), (9, 2)])
+
+
+@each_place
+def test_a_later_record_replaces_an_earlier_one_or_adds_to_it(
+    make: Callable[[Path], Place], tmp_path: Path, status: os.stat_result
+) -> None:
+    place = make(tmp_path)
+    put(place, status, 1, 9)
+    put(place, status, 2, 8)
+    assert ask(place, status) == (3, [(9, 0), (8, 1)])
+    later = changed(status, st_mtime_ns=status.st_mtime_ns + 1)
+    put(place, later, 4, 7)
+    assert ask(place, later) == (4, [(7, 2)])
+    assert ask(place, status) == (0, [])
+
+
+@each_place
+def test_answers_are_in_the_order_of_the_questions(
+    make: Callable[[Path], Place], tmp_path: Path, status: os.stat_result
+) -> None:
+    place = make(tmp_path)
+    inodes = [7, 3, 900, 5, 100_000]
+    asked = [changed(status, st_ino=inode) for inode in inodes]
+    for number, one in enumerate(asked):
+        if number != 2:
+            put(place, one, 1, number)
+    cache = place.reader()
+    assert cache is not None
+    records, _ = cache.find(asked, {status.st_dev: FILE_SYSTEM})
+    cache.close()
+    assert records["mask"].tolist() == [1, 1, 0, 1, 1]
+    assert [int(r["tags"][0][0]) for r in records if r["mask"]] == [0, 1, 3, 4]
+
+
+@each_place
+def test_what_is_removed_is_not_known(
+    make: Callable[[Path], Place], tmp_path: Path, status: os.stat_result
+) -> None:
+    place = make(tmp_path)
+    put(place, status, 1, 9)
+    place.remove()
+    assert ask(place, status) == (0, [])
+    put(place, status, 2, 9)
+    assert ask(place, status) == (2, [(9, 1)])
+
+
+@each_place
+def test_a_scan_does_not_read_again_what_it_knows(
+    make: Callable[[Path], Place], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {f"{n % 3}/{n}": b"content %02d" % n for n in range(40)}
+    tree = write_tree(tmp_path / "t", files)
+    state = make_state(tmp_path, {"base": csv_of({"e-7": files["1/7"]})})
+    lists = open_lists(Settings(state, state / "c", None, Config()), {}, datetime.now(UTC))
+    remember_at_once(monkeypatch, tmp_path)
+    place = make(state)
+
+    def scanned() -> tuple[dict[str, Kind], int, int]:
+        summary = Summary(lists.states)
+        source = Trees([str(tree)], WalkOptions())
+        found = scan(
+            source,
+            lists,
+            Progress(summary),
+            jobs=1,
+            keep_clean=True,
+            memory=Memory(place),
+            executor=Inline(),
+        )
+        kinds = {o.path: o.kind for o in found if isinstance(o, Outcome)}
+        return kinds, summary.files_read, summary.known_unchanged
+
+    first, second = scanned(), scanned()
+    assert first[0] == second[0]
+    assert first[0][f"{tree}/1/7"] is Kind.MATCH
+    assert (first[1:], second[1:]) == ((40, 0), (0, 40))
+    (tree / "2" / "8").write_bytes(b"CONTENT 08")
+    assert scanned()[1:] == (1, 39)

@@ -1,0 +1,209 @@
+"""What every executor promises: each batch ends exactly once, and nothing that is lost is clean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import cast
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hashclient.config import Config, Settings
+from hashclient.core.kinds import Kind
+from hashclient.core.model import Outcome
+from hashclient.core.verdict import Summary
+from hashclient.errors import StateError
+from hashclient.index.open_lists import OpenLists, open_lists
+from hashclient.scan.engine import Progress, scan
+from hashclient.scan.executors.inline import Inline
+from hashclient.scan.executors.interface import Advance, Executor, MakeChecker, OnBytes, Result
+from hashclient.scan.executors.processes import Processes
+from hashclient.scan.sources.files import Trees, WalkOptions
+from hashclient.scan.sources.interface import Group, Task
+from tests.support import csv_of, fast_directory, make_state, write_tree
+
+# The runner of the tests may have a thread; what is forked here does not rely on it.
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
+
+Make = Callable[[], Executor]
+MAKERS: dict[str, Make] = {
+    "inline": Inline,
+    "processes-1": lambda: Processes(1, 0.05),
+    "processes-3": lambda: Processes(3, 0.05),
+}
+each_executor = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS.keys())
+
+
+def maker(check: Callable[[Task], Result]) -> MakeChecker:
+    """Return what makes a checker of a function."""
+
+    class Fake:
+        def __init__(self, _: OnBytes | None) -> None:
+            pass
+
+        def check(self, task: Task, *, defer: bool = False) -> Result:
+            assert not defer
+            return check(task)
+
+    return cast("MakeChecker", Fake)
+
+
+def task(*names: str, directory: str = "d") -> Task:
+    return [Group(directory, list(names), follow=False)]
+
+
+def paths(items: Task) -> list[str]:
+    return [f"{group.directory}/{name}" for group in items for name in group.names]
+
+
+def all_clean(items: Task) -> Result:
+    return Result(outcomes=[Outcome(Kind.CLEAN, path) for path in paths(items)])
+
+
+def told(results: Iterable[Result | Outcome | Advance]) -> list[Outcome]:
+    """Return all outcomes of a run, of batches and among them."""
+    found: list[Outcome] = []
+    for result in results:
+        if isinstance(result, Outcome):
+            found.append(result)
+        elif isinstance(result, Result):
+            assert not result.deferred
+            found += result.outcomes
+    return found
+
+
+@each_executor
+@pytest.mark.parametrize("count", [0, 1, 2, 60])
+def test_every_batch_ends_exactly_once(make: Make, count: int) -> None:
+    tasks = [task(f"{n}a", f"{n}b") for n in range(count)]
+    found = told(make().run(iter(tasks), maker(all_clean)))
+    assert sorted(o.path for o in found) == sorted(path for t in tasks for path in paths(t))
+
+
+@each_executor
+def test_outcomes_among_the_batches_come_as_they_are(make: Make) -> None:
+    skipped = [Outcome(Kind.SKIPPED, str(n), reason="pipe") for n in range(5)]
+    items = [item for n in range(5) for item in (skipped[n], task(str(n)))]
+    found = told(make().run(iter(items), maker(all_clean)))
+    assert [o for o in found if o.kind is Kind.SKIPPED] == skipped
+    assert len(found) == 10
+
+
+@each_executor
+def test_what_is_handed_back_is_checked_by_itself(make: Make) -> None:
+    def check(items: Task) -> Result:
+        if len(paths(items)) == 1:
+            return all_clean(items)
+        handed_back = [Group(g.directory, [n], g.follow) for g in items for n in g.names]
+        return Result(clean=7, deferred=handed_back)
+
+    tasks = [task("a", "b", "c"), task("d", "e", directory="f")]
+    found = told(make().run(iter(tasks), maker(check)))
+    assert sorted(o.path for o in found) == ["d/a", "d/b", "d/c", "f/d", "f/e"]
+
+
+@each_executor
+def test_an_index_that_is_damaged_ends_the_run_with_its_error(make: Make) -> None:
+    def check(items: Task) -> Result:
+        if "d/5" in paths(items):
+            raise StateError("index file is damaged: run-1", hint="run it")
+        return all_clean(items)
+
+    found: list[Outcome] = []
+
+    def collect() -> None:
+        for result in make().run(iter([task(str(n)) for n in range(50)]), maker(check)):
+            found.extend(told([result]))
+
+    with pytest.raises(StateError) as caught:
+        collect()
+    assert (caught.value.message, caught.value.hint) == ("index file is damaged: run-1", "run it")
+    assert "d/5" not in {o.path for o in found}
+
+
+@each_executor
+def test_of_a_batch_that_is_lost_every_file_is_unread(make: Make) -> None:
+    """Where the machinery is this process itself, the error ends the run: it is never clean."""
+
+    def check(items: Task) -> Result:
+        if "d/5a" in paths(items):
+            raise ValueError("a bug")
+        return all_clean(items)
+
+    tasks = [task(f"{n}a", f"{n}b") for n in range(20)]
+    found: dict[str, Kind] = {}
+    ended = False
+    try:
+        for outcome in told_one_by_one(make().run(iter(tasks), maker(check))):
+            assert outcome.path not in found
+            found[outcome.path] = outcome.kind
+    except ValueError:
+        ended = True
+    lost = {"d/5a", "d/5b"}
+    if ended:
+        assert not lost & found.keys()
+    else:
+        assert found.keys() == {path for t in tasks for path in paths(t)}
+        assert {found[path] for path in lost} == {Kind.UNREAD}
+    assert ended == (make is Inline)
+
+
+def told_one_by_one(results: Iterable[Result | Outcome | Advance]) -> Iterator[Outcome]:
+    for result in results:
+        yield from told([result])
+
+
+@each_executor
+def test_work_is_read_no_further_than_is_needed(make: Make) -> None:
+    taken = 0
+
+    def endless() -> Iterator[Task | Outcome]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield task(str(taken))
+
+    results = make().run(endless(), maker(all_clean))
+    for done in range(1, 100):
+        next(results)
+        assert taken <= done + 12
+
+
+LISTED = {f"e-{n}": f"content {n}".encode() for n in range(6)}
+names = st.sampled_from(["a", "b", "c", "d\ne", "\udcff", "ü"])
+contents = st.one_of(
+    st.sampled_from([*LISTED.values(), b"", b"content 99", b"other"]), st.binary(max_size=12)
+)
+trees = st.dictionaries(st.tuples(names, names, names), contents, max_size=25)
+
+
+def scanned(tree: Path, lists: OpenLists, executor: Executor) -> tuple[list[Outcome], Summary]:
+    summary = Summary(lists.states)
+    found = scan(
+        Trees([str(tree)], WalkOptions()),
+        lists,
+        Progress(summary),
+        jobs=1,
+        keep_clean=True,
+        executor=executor,
+    )
+    outcomes = sorted((o for o in found if isinstance(o, Outcome)), key=lambda o: o.path)
+    summary.elapsed_s = 0.0
+    return outcomes, summary
+
+
+@settings(max_examples=12)
+@given(trees)
+def test_all_executors_find_the_same_on_any_tree(files: dict[tuple[str, str, str], bytes]) -> None:
+    with fast_directory() as directory:
+        tree = write_tree(directory / "t", {"/".join(p): content for p, content in files.items()})
+        (tree / "link").symlink_to("nowhere")
+        state = make_state(directory, {"base": csv_of(LISTED)})
+        lists = open_lists(Settings(state, state / "c", None, Config()), {}, datetime.now(UTC))
+        expected = scanned(tree, lists, Inline())
+        assert len(expected[0]) == expected[1].inputs == len(files) + 1
+        for make in MAKERS.values():
+            assert scanned(tree, lists, make()) == expected

@@ -1,0 +1,384 @@
+"""What every importer promises, whatever kind of file it reads."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import sqlite3
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from hashclient.core.algorithms import Algorithm
+from hashclient.errors import UsageError
+from hashclient.fetch.guard import Inspection, open_guard
+from hashclient.index.blinding import Sealer
+from hashclient.lists.importers import importfile
+from hashclient.lists.importers.clamav import ClamAv
+from hashclient.lists.importers.csv import Csv
+from hashclient.lists.importers.hashdeep import Hashdeep
+from hashclient.lists.importers.importfile import ImportFile
+from hashclient.lists.importers.interface import DigestBatch, Importer
+from hashclient.lists.importers.nsrl import SQLITE_MAGIC, Nsrl
+from hashclient.lists.importers.registry import IMPORTERS, read_digests
+from hashclient.lists.importers.sums import Sums
+from hashclient.lists.wire import NO_SIZE, parse_add_segment, parse_index
+from hashclient.provider.repository import Repository
+from tests.support import call, csv_of, make_state
+
+#: A row as a test gives it: its digest, and its size.
+Row = tuple[str, int]
+CONTENTS = [b"benign" + b"." * n for n in range(4)]
+ROWS: list[Row] = [(hashlib.md5(data).hexdigest(), len(data)) for data in CONTENTS]
+Make = Callable[[Path, Sequence[Row]], Path]
+
+
+def text(path: Path, content: str) -> Path:
+    path.write_bytes(content.encode())
+    return path
+
+
+def bare(path: Path, rows: Sequence[Row]) -> Path:
+    return text(path, "".join(f"{digest}\n" for digest, _ in rows))
+
+
+def sums(path: Path, rows: Sequence[Row]) -> Path:
+    return text(path, "".join(f"{digest}  name {size}\n" for digest, size in rows))
+
+
+def hashdeep(path: Path, rows: Sequence[Row]) -> Path:
+    head = "%%%% HASHDEEP-1.0\n%%%% size,md5,filename\n## here\n"
+    return text(path, head + "".join(f"{size},{digest},/a,b\n" for digest, size in rows))
+
+
+def csv(path: Path, rows: Sequence[Row]) -> Path:
+    return text(path, "md5,size\n" + "".join(f"{digest},{size}\n" for digest, size in rows))
+
+
+def clamav(path: Path, rows: Sequence[Row]) -> Path:
+    return text(path, "".join(f"{digest}:{size}:Dummy.Test-{size}\n" for digest, size in rows))
+
+
+def nsrl(path: Path, rows: Sequence[Row]) -> Path:
+    path.unlink(missing_ok=True)
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA page_size = 512")
+        db.execute("CREATE TABLE FILE (sha256 VARCHAR, sha1 VARCHAR, md5 VARCHAR)")
+        db.executemany("INSERT INTO FILE VALUES ('', NULL, ?)", [(row[0],) for row in rows])
+    db.close()
+    return path
+
+
+#: Each importer with files that it reads, by what they are called.
+SAMPLES: dict[str, tuple[Importer, Make]] = {
+    "bare": (Sums(), bare),
+    "sums": (Sums(), sums),
+    "hashdeep": (Hashdeep(), hashdeep),
+    "csv": (Csv(), csv),
+    "clamav": (ClamAv(), clamav),
+    "nsrl": (Nsrl(), nsrl),
+}
+TEXTS = [name for name in SAMPLES if name != "nsrl"]
+SIZED = {"hashdeep", "csv", "clamav"}
+each = pytest.mark.parametrize("kind", SAMPLES)
+each_text = pytest.mark.parametrize("kind", TEXTS)
+
+
+def rows_of(batches: Sequence[DigestBatch]) -> list[Row]:
+    """Return the digest and size of each row, and check what a batch promises."""
+    found = []
+    for batch in batches:
+        by_row: list[set[str]] = [set() for _ in range(batch.count)]
+        for algorithm, (values, rows) in batch.digests.items():
+            assert values.shape == (len(rows), algorithm.digest_bytes)
+            assert (rows[1:] > rows[:-1]).all()
+            for value, row in zip(values, rows, strict=True):
+                by_row[row].add(value.tobytes().hex())
+        assert len(batch.names) == len(batch.lines) == len(batch.sizes) == batch.count > 0
+        for digests, size in zip(by_row, batch.sizes, strict=True):
+            (digest,) = digests
+            found.append((digest, -1 if size == NO_SIZE else int(size)))
+    return found
+
+
+def read(path: Path) -> list[DigestBatch]:
+    with path.open("rb") as stream:
+        return list(read_digests(stream, path.name))
+
+
+def expected(kind: str, rows: Sequence[Row]) -> list[Row]:
+    return [(digest, size if kind in SIZED else -1) for digest, size in rows]
+
+
+def test_each_importer_there_is_has_a_sample() -> None:
+    assert {type(i) for i, _ in SAMPLES.values()} == {type(i) for i in IMPORTERS}
+    for importer in IMPORTERS:
+        assert importer.name in importfile.FORMATS_HINT
+
+
+@each
+def test_every_row_is_read_with_its_line(kind: str, tmp_path: Path) -> None:
+    importer, make = SAMPLES[kind]
+    path = make(tmp_path / "file", ROWS)
+    batches = read(path)
+    assert rows_of(batches) == expected(kind, ROWS)
+    lines = [int(line) for batch in batches for line in batch.lines]
+    first = {"hashdeep": 4, "csv": 2}.get(kind, 1)
+    assert lines == list(range(first, first + len(ROWS)))
+    with path.open("rb") as stream:
+        assert rows_of(list(importer.read(ImportFile(stream, "it")))) == expected(kind, ROWS)
+
+
+@each
+def test_no_other_importer_takes_its_files(kind: str, tmp_path: Path) -> None:
+    wanted, make = SAMPLES[kind]
+    with make(tmp_path / "file", ROWS).open("rb") as stream:
+        head = ImportFile(stream, "it").head()
+    assert [type(i) for i in IMPORTERS if i.sniff(head)] == [type(wanted)]
+
+
+@each
+def test_upper_case_is_the_same(kind: str, tmp_path: Path) -> None:
+    rows = [(digest.upper(), size) for digest, size in ROWS]
+    assert rows_of(read(SAMPLES[kind][1](tmp_path / "file", rows))) == expected(kind, ROWS)
+
+
+@each_text
+@pytest.mark.parametrize("end", ["\r", "\r\n", "\r\r\n", "\n\n"], ids=ascii)
+@pytest.mark.parametrize("front", ["", "\ufeff", "# note\n\n", "\ufeff \n# md5,sha1\n"], ids=ascii)
+def test_any_usual_end_of_lines_and_front(
+    kind: str, end: str, front: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = SAMPLES[kind][1](tmp_path / "file", ROWS)
+    content = (front + path.read_text()).replace("\n", end).encode()
+    for data in (content, content.removesuffix(end.encode())):
+        path.write_bytes(data)
+        assert rows_of(read(path)) == expected(kind, ROWS)
+    monkeypatch.setattr(importfile, "CHUNK_BYTES", 7)
+    assert rows_of(read(path)) == expected(kind, ROWS)
+
+
+@each
+def test_a_file_of_nothing_has_no_rows(kind: str, tmp_path: Path) -> None:
+    assert read(SAMPLES[kind][1](tmp_path / "file", [])) == []
+    assert read(text(tmp_path / "empty", "")) == []
+
+
+class Endless(io.RawIOBase):
+    """A stream that repeats some bytes for ever; it fails the test that reads too much of it."""
+
+    def __init__(self, start: bytes, again: bytes) -> None:
+        """Begin with `start`."""
+        self._rest = start
+        self._again = again
+        self.given = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1, /) -> bytes:
+        assert 0 < size <= importfile.CHUNK_BYTES
+        self.given += size
+        assert self.given < 8 * importfile.CHUNK_BYTES, "read on and on"
+        data = (self._rest + self._again * size)[:size]
+        self._rest = self._rest[size:]
+        return data
+
+
+@each_text
+@pytest.mark.parametrize("byte", [b"a", b"\0", b"#", b":", b","], ids=ascii)
+def test_a_line_without_end_takes_bounded_memory(kind: str, byte: bytes, tmp_path: Path) -> None:
+    content = SAMPLES[kind][1](tmp_path / "file", ROWS).read_bytes()
+    for start in (content, content[:-1]):
+        stream = Endless(start, byte)
+        with pytest.raises(UsageError, match="a line of more than 65536 bytes"):
+            list(read_digests(stream, "it"))  # type: ignore[arg-type]  # it has what is used
+        assert stream.given <= 2 * importfile.CHUNK_BYTES
+
+
+@each_text
+def test_a_file_without_end_is_read_in_batches(kind: str, tmp_path: Path) -> None:
+    content = SAMPLES[kind][1](tmp_path / "file", ROWS).read_bytes()
+    stream = Endless(content, content[content.rindex(b"\n", 0, -1) + 1 :])
+    batch = next(read_digests(stream, "it"))  # type: ignore[arg-type]  # it has what is used
+    assert len(ROWS) < batch.count < 40_000
+    assert stream.given <= 2 * importfile.CHUNK_BYTES
+
+
+def test_a_cell_of_a_database_takes_bounded_memory(tmp_path: Path) -> None:
+    path = nsrl(tmp_path / "file", ROWS)
+    with sqlite3.connect(path) as db:
+        db.execute("INSERT INTO FILE VALUES (?, '', '')", ("a" * 100_000,))
+    db.close()
+    with pytest.raises(UsageError, match=r"file: not a database in the NSRL's .* too big"):
+        read(path)
+
+
+@each
+def test_a_file_that_is_cut_while_it_is_read_is_refused(kind: str, tmp_path: Path) -> None:
+    path = SAMPLES[kind][1](tmp_path / "file", ROWS * 40_000)
+    with path.open("rb") as stream:
+        batches = read_digests(stream, "it")
+        next(batches)
+        # In the middle of what is still to come, at the end of a line.
+        content = path.read_bytes()
+        os.truncate(path, content.rfind(b"\n", 0, len(content) // 2) + 1)
+        with pytest.raises(UsageError, match=r"it ended .* bytes before its size|it: not a datab"):
+            list(batches)
+
+
+@each_text
+@pytest.mark.parametrize("between", ["\0", "\x0b", "\x85", "\u2028"], ids=ascii)
+def test_what_may_end_a_line_for_somebody_is_refused(
+    kind: str, between: str, tmp_path: Path
+) -> None:
+    path = SAMPLES[kind][1](tmp_path / "file", ROWS)
+    lines = path.read_text().split("\n")
+    line = len(lines) - 2
+    text(path, "\n".join([*lines[: line - 1], between.join(lines[line - 1 : line + 1]), ""]))
+    with pytest.raises(UsageError, match=rf"^file:{line}: ") as caught:
+        read(path)
+    assert not any(digest[:10] in caught.value.message for digest, _ in ROWS)
+
+
+@each_text
+def test_rows_that_were_joined_by_a_space_are_refused(kind: str, tmp_path: Path) -> None:
+    path = SAMPLES[kind][1](tmp_path / "file", ROWS)
+    lines = path.read_text().split("\n")
+    line = len(lines) - 2
+    text(path, "\n".join([*lines[: line - 1], " ".join(lines[line - 1 : line + 1]), ""]))
+    with pytest.raises(UsageError, match=rf"^file:{line}: "):
+        read(path)
+
+
+@each
+@pytest.mark.parametrize(
+    "wrong", ["ab" * 15, "ab" * 17, "a" * 31, "ab" * 64, "zz" * 16, "\u0661" * 32], ids=ascii
+)
+@pytest.mark.parametrize("row", [0, 2])
+def test_a_digest_that_is_none_is_named_by_its_line(
+    kind: str, wrong: str, row: int, tmp_path: Path
+) -> None:
+    rows = [*ROWS[:row], (wrong, 9), *ROWS[row:]]
+    line = row + {"hashdeep": 4, "csv": 2}.get(kind, 1)
+    with pytest.raises(UsageError, match=rf"^file:{line}: ") as caught:
+        read(SAMPLES[kind][1](tmp_path / "file", rows))
+    assert wrong not in caught.value.message
+    assert not any(digest[:10] in caught.value.message for digest, _ in ROWS)
+
+
+@each
+def test_names_in_messages_are_printable(kind: str, tmp_path: Path) -> None:
+    with (
+        SAMPLES[kind][1](tmp_path / "file", [("xyz", 1)]).open("rb") as stream,
+        pytest.raises(UsageError, match=r"^a\\x1b\[2J:"),
+    ):
+        list(read_digests(stream, "a\x1b[2J"))
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    lists = {"base": csv_of({"e-1": CONTENTS[1], "e-9": b"other"})}
+    return make_state(tmp_path_factory.mktemp("site"), lists)
+
+
+@each
+def test_publishing_looking_up_and_known_good_lists_read_the_same(
+    kind: str, state: Path, tmp_path: Path
+) -> None:
+    path = SAMPLES[kind][1](tmp_path / "file", ROWS)
+    wanted = sorted(digest for digest, _ in ROWS)
+
+    repository = Repository(tmp_path / "repo", clock=lambda: datetime.now(UTC))
+    repository.create()
+    with path.open("rb") as stream:
+        repository.publish("dummies", [("file", stream)])
+    folder = repository.directory / "public" / "targets" / "lists" / "dummies"
+    (index_path,) = folder.glob("*.index.json")
+    (segment_path,) = folder.glob("*.parquet")
+    index = parse_index(index_path.read_bytes(), "dummies")
+    (published,) = parse_add_segment(segment_path.read_bytes(), index.segments[0])
+    assert sorted(d.tobytes().hex() for d in published.digests[Algorithm.MD5][0]) == wanted
+
+    guard = open_guard(tmp_path / "state", [str(path)], Sealer(bytes(32)))
+    assert len(guard.known_good_in(published)[Algorithm.MD5]) == len(ROWS)
+    inspection = Inspection(guard)
+    inspection.add(published)
+    assert not inspection.is_clean
+
+    found = call(
+        "--state-dir", state, "lookup", "--format", "jsonl", "--show-digests", "--all",
+        "--from", path,
+    )  # fmt: skip
+    kinds = {line["digests"]["md5"]: line["type"] for line in found.lines if "digests" in line}
+    assert kinds == {digest: "match" if n == 1 else "clean" for n, (digest, _) in enumerate(ROWS)}
+
+
+# ClamAV, what it alone has
+
+
+def clam(*lines: str) -> list[DigestBatch]:
+    return list(
+        read_digests(io.BytesIO("".join(f"{line}\n" for line in lines).encode()), "list.hdb")
+    )
+
+
+def test_clamav_has_sizes_names_levels_and_comments() -> None:
+    digests = {a: hashlib.new(a.label, b"benign") for a in Algorithm}
+    (batch,) = clam(
+        "# made up",
+        f"{digests[Algorithm.MD5].hexdigest()}:6:Dummy.A-1",
+        "",
+        f"{digests[Algorithm.SHA1].hexdigest()}:*:Dummy.B_2/x:73",
+        f"{digests[Algorithm.SHA256].hexdigest()}:999999999999999999:Dummy:73:255",
+    )
+    assert batch.names == ["Dummy.A-1", "Dummy.B_2/x", "Dummy"]
+    assert batch.lines.tolist() == [2, 4, 5]
+    assert batch.sizes.tolist() == [6, int(NO_SIZE), 10**18 - 1]
+    for row, (algorithm, digest) in enumerate(digests.items()):
+        values, rows = batch.digests[algorithm]
+        assert (values.tobytes(), rows.tolist()) == (digest.digest(), [row])
+
+
+MD5 = ROWS[0][0]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(f"{MD5}:6", f"{MD5}::Name", f"{MD5}:6:", f"{MD5}:-6:Name", f"{MD5}:6:Name:x"),
+        *(f"{MD5}:6:Name:1:2:3", f"{MD5}:6:two words", f"{MD5}:{10**18}:Name", f"{MD5}:**:Name"),
+        *(f" {MD5}:6:Name", f"{MD5} :6:Name", f"{MD5}", f"{MD5}  name", f"6:{MD5}:Section"),
+        *(f"{MD5}:6:Name{MD5}:6:Name", "%%%% HASHDEEP-1.0", "md5,size"),
+    ],
+)
+def test_an_odd_line_of_clamav_is_refused_with_its_number(line: str) -> None:
+    with pytest.raises(UsageError, match=r"^list\.hdb:3: not a ClamAV signature") as caught:
+        clam(f"{MD5}:6:Name", "# x", line, f"{MD5}:6:Name")
+    assert MD5[:10] not in caught.value.message
+
+
+# The NSRL's database, what it alone has
+
+
+def test_a_database_is_no_pipe() -> None:
+    with pytest.raises(UsageError, match="it: a database cannot be read from a pipe") as caught:
+        list(read_digests(io.BytesIO(SQLITE_MAGIC + bytes(100)), "it"))
+    assert caught.value.hint == "give the file itself"
+
+
+def test_a_row_of_a_database_without_a_digest_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"^file:2: a row without a digest"):
+        read(nsrl(tmp_path / "file", [ROWS[0], ("", 1)]))
+
+
+def test_another_database_in_its_place_is_not_read(tmp_path: Path) -> None:
+    path = nsrl(tmp_path / "file", ROWS)
+    with path.open("rb") as stream:
+        batches = read_digests(stream, "it")
+        nsrl(tmp_path / "other", ROWS[:1]).rename(path)
+        with pytest.raises(UsageError, match=r"it: not a database .*: unable to open"):
+            list(batches)

@@ -1,0 +1,201 @@
+"""What every source promises: each input is named once, in batches, and never looked at."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hashclient.core.kinds import Kind
+from hashclient.core.model import Outcome
+from hashclient.scan.sources import names as module
+from hashclient.scan.sources.files import Trees, WalkOptions, join
+from hashclient.scan.sources.interface import TASK_NAMES, Source, Task
+from hashclient.scan.sources.names import MAX_NAME_BYTES, Names
+from hashclient.scan.sources.several import Several
+from tests.support import environment, open_files, write_tree
+
+Make = Callable[[list[str]], Source]
+
+
+OPENED: list[int] = []
+
+
+def opened(data: bytes) -> int:
+    """Return a descriptor that gives `data`."""
+    fd = os.memfd_create("names")
+    os.write(fd, data)
+    os.lseek(fd, 0, os.SEEK_SET)
+    OPENED.append(fd)
+    return fd
+
+
+@pytest.fixture(autouse=True)
+def _close() -> Iterator[None]:
+    """Close what a test has opened: a source leaves it to its caller."""
+    yield
+    while OPENED:
+        os.close(OPENED.pop())
+
+
+def _names(paths: list[str], *, null: bool) -> Source:
+    end = b"\0" if null else b"\n"
+    return Names(opened(b"".join(os.fsencode(p) + end for p in paths)), "names", null=null)
+
+
+MAKERS: dict[str, Make] = {
+    "trees": lambda paths: Trees(paths, WalkOptions()),
+    "names": lambda paths: _names(paths, null=False),
+    "names-null": lambda paths: _names(paths, null=True),
+    "several": lambda paths: Several(
+        [Trees(paths[::2], WalkOptions()), _names(paths[1::2], null=True)]
+    ),
+}
+each_source = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS.keys())
+
+
+def named(items: Iterator[Task | Outcome]) -> tuple[list[str], list[Outcome]]:
+    files: list[str] = []
+    outcomes: list[Outcome] = []
+    for item in items:
+        if isinstance(item, Outcome):
+            outcomes.append(item)
+        else:
+            files += [join(group.directory, name) for group in item for name in group.names]
+    return files, outcomes
+
+
+@each_source
+def test_each_input_is_named_once_in_batches_of_a_useful_size(make: Make, tmp_path: Path) -> None:
+    names = [f"{n % 7}/{n}" for n in range(3 * TASK_NAMES)] + ["a b", "ü", "\udcff", "x\\y"]
+    tree = write_tree(tmp_path / "t", dict.fromkeys(names, b""))
+    paths = [f"{tree}/{name}" for name in names]
+    source = make(paths)
+    batches = list(source.batches())
+    source.close()
+    files, outcomes = named(iter(batches))
+    assert (sorted(files), outcomes) == (sorted(paths), [])
+    sizes = [sum(len(g.names) for g in b) for b in batches if not isinstance(b, Outcome)]
+    assert max(sizes) < 2 * TASK_NAMES
+    assert len(sizes) <= 10
+
+
+@each_source
+def test_listing_goes_no_further_than_it_is_asked_to(make: Make, tmp_path: Path) -> None:
+    """And whoever gives up in the middle leaves nothing open."""
+    tree = write_tree(tmp_path / "t", {f"{n}": b"" for n in range(3 * TASK_NAMES)})
+    source = make([f"{tree}/{n}" for n in range(3 * TASK_NAMES)])
+    before = open_files()
+    items = source.batches()
+    assert not isinstance(next(items), Outcome)
+    del items
+    assert open_files() == before
+
+
+def of(data: bytes, *, null: bool = False, exclude: tuple[str, ...] = ()) -> Names:
+    return Names(opened(data), "-", null=null, exclude=exclude)
+
+
+def reasons(outcomes: list[Outcome]) -> dict[str, tuple[Kind, str | None]]:
+    return {o.path: (o.kind, o.reason) for o in outcomes}
+
+
+def test_names_are_taken_byte_for_byte() -> None:
+    files, outcomes = named(of(b"a\n./b\n/c/d\n\n e \n#f\n\xff\xfe\nlast").batches())
+    assert files == ["a", "./b", "/c/d", " e ", "#f", "\udcff\udcfe", "last"]
+    assert outcomes == []
+    files, outcomes = named(of(b"a\nb\0c\r\0\0d", null=True).batches())
+    assert (files, outcomes) == (["a\nb", "c\r", "d"], [])
+
+
+def test_a_name_that_may_mean_two_files_is_unread() -> None:
+    long = b"x" * (MAX_NAME_BYTES + 1)
+    files, outcomes = named(of(b"a\r\nb\0c\n" + long + b"\nd/\ne\n", exclude=("e",)).batches())
+    assert files == []
+    assert reasons(outcomes) == {
+        "a\r": (Kind.UNREAD, module.CR_AT_END),
+        "b␀c": (Kind.UNREAD, module.NUL_IN_LINE),
+        "x" * 256 + "…": (Kind.UNREAD, module.TOO_LONG),
+        "d/": (Kind.UNREAD, module.DIRECTORY),
+        "e": (Kind.SKIPPED, "excluded"),
+    }
+
+
+def test_of_a_name_without_end_only_the_beginning_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CHUNK_BYTES", 1000)
+    data = b"a\n" + b"x" * (5 * MAX_NAME_BYTES) + b"\nb\n" + b"y" * 999 + b"\nc"
+    files, outcomes = named(of(data).batches())
+    assert files == ["a", "b", "y" * 999, "c"]
+    assert [o.reason for o in outcomes] == [module.TOO_LONG]
+
+
+def test_a_list_that_fails_on_the_way_is_unread_and_hides_nothing(tmp_path: Path) -> None:
+    directory = os.open(tmp_path, os.O_RDONLY)
+    files, outcomes = named(Names(directory, "list").batches())
+    assert files == []
+    assert reasons(outcomes) == {"list": (Kind.UNREAD, "list of names: is a directory")}
+    listed = tmp_path / "list"
+    listed.write_bytes(b"a/1\n" * 200_000)
+    items = Names(os.open(listed, os.O_RDONLY), "list").batches()
+    next(items)
+    with listed.open("r+b") as stream:
+        stream.truncate(400_000)
+    files, outcomes = named(items)
+    assert reasons(outcomes) == {"list": (Kind.UNREAD, f"list of names: {module.CUT_SHORT}")}
+    assert len(files) >= 100_000 - 2 * TASK_NAMES
+
+
+def test_a_pipe_that_has_nothing_yet_is_not_at_its_end() -> None:
+    ours, theirs = os.pipe()
+    os.set_blocking(ours, False)
+    writer = subprocess.Popen(["sh", "-c", "sleep 0.2; echo late"], stdout=theirs)
+    os.close(theirs)
+    assert named(Names(ours, "-").batches()) == (["late"], [])
+    assert writer.wait() == 0
+
+
+name = st.binary(min_size=1, max_size=8).filter(lambda raw: b"\0" not in raw and raw[-1:] != b"/")
+
+
+@given(st.lists(name, max_size=30), st.integers(1, 9))
+def test_any_names_come_back_however_they_are_cut(listed: list[bytes], chunk: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "CHUNK_BYTES", chunk)
+        files, outcomes = named(of(b"\0".join(listed), null=True).batches())
+    expected = [join(*os.path.split(os.fsdecode(raw))) for raw in listed]
+    assert (files, outcomes) == (expected, [])
+
+
+FLAT = """
+import os, sys
+from hashclient.scan.sources.names import Names
+count = 0
+for item in Names(0, "-", null=True).batches():
+    count += sum(len(group.names) for group in item)
+print(count)
+"""
+
+
+def test_memory_does_not_grow_with_the_number_of_names() -> None:
+    """A million names, with no more room than to begin with."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_DATA, (64 << 20, 64 << 20))
+
+    done = subprocess.run(
+        [sys.executable, "-c", FLAT],
+        input=b"".join(b"a/directory/of/some/depth/%d\0" % n for n in range(1_000_000)),
+        env=environment(OPENBLAS_NUM_THREADS="1"),
+        capture_output=True,
+        preexec_fn=limit,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout == b"1000000\n"
