@@ -187,7 +187,7 @@ def command(
         timeout_s=timeout_s,
         attempts=attempts,
     )
-    offered = pin_provider(app.settings, name, provider, root_file, app.audit_log(), app.now())
+    offered = pin_provider(app.session, name, provider, root_file)
     if output_format == "json":
         document = {
             "provider": name,

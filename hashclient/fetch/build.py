@@ -44,7 +44,10 @@ from hashclient.lists.wire import (
 from hashclient.system.background import Task
 from hashclient.system.files import MAX_STATE_BYTES, read_regular, write_atomic
 from hashclient.system.layout import STAGING_NAME
+from hashclient.system.log import Log
 from hashclient.trust.tuf import Trust
+
+_log = Log("fetch")
 
 #: Segments that are downloaded at a time, and the bytes they may have in memory together.
 AT_ONCE = 3
@@ -159,6 +162,9 @@ class Build(msgspec.Struct, frozen=True):
         segments = self._download(index, index.segments[skip:])
         for number, (segment, data) in enumerate(segments, skip + 1):
             _apply(writer, inspection, segment, data)
+            _log.debug(
+                "list %s: segment %d of %d is built", index.list, number, len(index.segments)
+            )
             started = self.monotonic()
             worth_it = started >= due or (fresh and writer.is_flushed)
             # What was seen would be forgotten by whoever goes on from here.

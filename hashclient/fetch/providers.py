@@ -103,12 +103,9 @@ def fetch_from(
         HashclientError: as `Fetcher.fetch`.
     """
     fetcher = Fetcher(
-        session.settings,
+        session,
         name,
         source,
-        session.sealer(),
-        session.audit,
-        now=session.now,
         progress=progress,
         received=received,
         accept_churn=accept_churn,

@@ -36,7 +36,10 @@ from hashclient.index.reader import (
 )
 from hashclient.system.files import read_regular, state_error
 from hashclient.system.layout import TARGETS_NAME, TIMESTAMP_NAME
+from hashclient.system.log import Log
 from hashclient.system.text import printable
+
+_log = Log("lists")
 
 #: Where python-tuf keeps the metadata that delegates the lists, and that which expires first; and
 #: its own cap for the former.
@@ -169,6 +172,14 @@ def open_lists(settings: Settings, environ: Mapping[str, str], now: datetime) ->
         state_of(index.manifest, now, settings.grace(index.manifest.provider)) for index in indexes
     )
     unusable = tuple(entry for entry in expected if entry.error is not None)
+    for index, state in zip(indexes, states, strict=True):
+        _log.info(
+            "list %s: generation %d, %d entries in %d runs, fresh: %s",
+            *(state.name, state.generation, index.manifest.entries),
+            *(len(index.manifest.runs), state.fresh),
+        )
+    for entry in unusable:
+        _log.info("cannot be used: %s", entry.text)
     return OpenLists(indexes, states, sealer, unusable)
 
 

@@ -29,8 +29,11 @@ from hashclient.system.files import (
 )
 from hashclient.system.layout import Layout
 from hashclient.system.locks import writer_lock
+from hashclient.system.log import Log
 from hashclient.system.sqlite import copy_database
 from hashclient.system.text import printable
+
+_log = Log("state")
 
 _PIECE_BYTES = 1 << 20
 _DATABASE_SUFFIX = ".db"
@@ -100,6 +103,7 @@ def migrate(layout: Layout, steps: Sequence[Step]) -> None:
     _drop(layout.new_backup)
     backup = _read_backup(layout)
     if backup is not None and backup.version > version.number and version.migrating:
+        _log.info("taking back what was begun: %d files", len(backup.kept))
         _restore(layout, backup)
         version = msgspec.structs.replace(version, migrating=False)
         write_version(layout, version)
@@ -111,6 +115,7 @@ def migrate(layout: Layout, steps: Sequence[Step]) -> None:
 
 def _take(layout: Layout, step: Step, before: Version) -> Version:
     """Do one step and return the version after it."""
+    _log.info("bringing the state to version %d", step.version)
     files = sorted(set(step.files(layout)))
     if files:
         _back_up(layout, step, files)

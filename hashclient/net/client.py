@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib.util
 import random
+import re
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -33,10 +34,15 @@ from hashclient.net.deadline import BoundedBackend, Limits, Resolve
 from hashclient.net.errors import HttpStatusError, RefusedError, TransientError
 from hashclient.net.exchange import Channel, Download
 from hashclient.net.oauth import TokenSource
+from hashclient.system.log import Log
 
 __all__ = ["Access", "HttpStatusError", "Limits", "OAuth", "RefusedError", "Transport"]
 
 T = TypeVar("T")
+
+_log = Log("net")
+#: What TUF puts before the name of a target.
+_DIGEST_BEFORE = re.compile(r"^[0-9a-f]{32,128}\.")
 
 
 class Transport:
@@ -150,6 +156,11 @@ class Transport:
             AuthorisationError: the credential or the client certificate was refused;
                 `RefusedError` if by the status (401, 403, or 407 from a proxy).
         """
+        body = self._get(url, max_bytes, expected_bytes)
+        _log.debug("got %s: %d bytes", _name_in(url), len(body))
+        return body
+
+    def _get(self, url: str, max_bytes: int, expected_bytes: int | None) -> bytes:
         # 1. Nothing is sent to an address that is not the provider's.
         endpoint = self._base.locate(url)
         download = Download(endpoint.url, max_bytes, expected_bytes, self._on_bytes, self._peer)
@@ -211,8 +222,17 @@ class Transport:
                 failures += 1
                 if failures >= limits.attempts or waited + pause > limits.retry_total_s:
                     raise fault.error from fault.__cause__
+                _log.info(
+                    "attempt %d of %d has failed, the next is in %.1f s: %s",
+                    *(failures, limits.attempts, pause, fault.error.message),
+                )
             self._wait(pause)
             waited += pause
+
+
+def _name_in(url: str) -> str:
+    """Return the name of what is fetched, without the digest that TUF puts before it."""
+    return _DIGEST_BEFORE.sub("", url.partition("?")[0].rpartition("/")[2])
 
 
 def _require_socks() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from hashclient.audit.log import Event
 from hashclient.core.kinds import MatchState
 from hashclient.core.match import Match
 from hashclient.errors import StateError, UsageError
@@ -35,7 +36,10 @@ from hashclient.quarantine.sealing import (
 )
 from hashclient.quarantine.store import Room
 from hashclient.quarantine.tombstone import tombstone_text
-from hashclient.system.text import path_fields
+from hashclient.system.text import log_path_fields, path_fields
+
+#: States of a match whose file may be in quarantine.
+_KEPT = (MatchState.QUARANTINED, MatchState.REPORTED, MatchState.ACKNOWLEDGED)
 
 _CHANGED = "changed: it is not the file that matched any more"
 
@@ -104,10 +108,38 @@ def take(room: Room, match_id: str, matches: Matches, mark: Mark) -> Taken:
                     return _remove(act, sealed, held, spot)
         except OSError as error:
             item = room.find(match_id, matches)
-            if item is None:
-                return _not_sealed(reason_of(error))
             why = reason_of(error)
+            if item is None:
+                taken = _taken_as_another(act) if why == GONE else None
+                return taken or _not_sealed(why)
             return _left(act, item, why if why == GONE else f"still in place: {why}")
+
+
+def _taken_as_another(act: _Act) -> Taken | None:
+    """Settle a match whose file another run has found and taken away while this one looked at it.
+
+    Each of two runs at once has its own record then, since the file was not in its place any more
+    when the second one was made. The file is the same: path and tags are. Return None where nothing
+    in quarantine is that.
+    """
+    match = act.match
+    for known in act.matches.find(_KEPT):
+        if known.path != match.path or known.in_place or known.key_id != match.key_id:
+            continue
+        common = known.tags.keys() & match.tags.keys()
+        if not common or any(known.tags[a] != match.tags[a] for a in common):
+            continue
+        item = act.room.find(known.id, act.matches)
+        if item is None or item.stage is not Stage.REMOVED:
+            continue
+        reason = f"in quarantine already, as match {known.id}"
+        detail = {"by": act.mark.by, "reason": reason}
+        data = {"id": match.id, **log_path_fields(match.path), **detail}
+        act.room.session.audit.append([Event("closed", data)], durable=True)
+        now = act.room.now()
+        act.matches.change(match.id, MatchState.CLOSED, now, detail, in_place=False)
+        return Taken(taken=True, sealed=True, detail=reason)
+    return None
 
 
 def _not_sealed(why: str) -> Taken:

@@ -17,7 +17,10 @@ from hashclient.errors import AuditError, StateError
 from hashclient.formats.fields import gap_fields
 from hashclient.matches.store import Matches
 from hashclient.session import Session
+from hashclient.system.log import Log
 from hashclient.system.text import MAX_LOGGED_PATH_CHARS, log_path_fields
+
+_log = Log("scan")
 
 #: What the log repeats of all arguments of a run; together with the rest they are one of its lines.
 MAX_LOGGED_ARGUMENTS_CHARS = 1 << 16
@@ -122,6 +125,7 @@ class RunRecord:
             self._matches_failed = True
             self._failed(error)
             return kept
+        _log.info("recorded %d matches", len(found))
         for n, match in zip(places, found, strict=True):
             kept[n] = Recorded(outcomes[n], match.ref)
         return kept

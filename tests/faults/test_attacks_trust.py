@@ -31,7 +31,7 @@ from fixtures.simulator import Simulator
 from hashclient.errors import ExitCode, HashclientError
 from hashclient.index.run import DamagedError
 from hashclient.provider.keys import Keys
-from hashclient.trust.tuf import MAX_METADATA_BYTES
+from hashclient.trust.metadatadir import MAX_METADATA_BYTES
 from tests.attack_world import ALL, NEW, World, new_root_key, refused, roles_of
 
 

@@ -22,7 +22,6 @@ import pytest
 from fixtures.client import Client, csv, digests_of
 from fixtures.crash import Recorder, watched
 from fixtures.simulator import Simulator, status
-from hashclient.audit.log import AuditLog
 from hashclient.config import OAuthConfig, ProviderConfig
 from hashclient.core.algorithms import Algorithm
 from hashclient.errors import (
@@ -36,7 +35,6 @@ from hashclient.fetch import build
 from hashclient.fetch.fetcher import Fetched, Fetcher
 from hashclient.fetch.providers import Received
 from hashclient.index import writer
-from hashclient.index.blinding import load_sealer
 from hashclient.index.reader import open_index, verify_runs
 from hashclient.index.run import DamagedError, Run
 from hashclient.lists.wire import add_schema, encode_segment, parse_index
@@ -79,9 +77,7 @@ def all_results(client: Client, *only: str) -> list[Fetched]:
     """Fetch, and return what became of each list, refused ones too."""
     settings = client.settings
     with writer_lock(settings.layout.lock):
-        sealer = load_sealer(settings.state_dir, None, {})
-        audit = AuditLog(settings.layout.audit, clock=lambda: client.now)
-        fetcher = Fetcher(settings, "main", client.source, sealer, audit, now=lambda: client.now)
+        fetcher = Fetcher(client.session, "main", client.source)
         return list(fetcher.fetch(frozenset(only)))
 
 
@@ -162,15 +158,12 @@ def test_progress_is_told_in_bytes(client: Client, simulator: Simulator) -> None
     told: list[tuple[str, int, int]] = []
     settings = client.settings
     with writer_lock(settings.layout.lock):
-        sealer = load_sealer(settings.state_dir, None, {}, create=True)
-        audit = AuditLog(settings.layout.audit, clock=lambda: client.now)
+        session = client.session
+        session.sealer(create=True)
         fetcher = Fetcher(
-            settings,
+            session,
             "main",
             simulator,
-            sealer,
-            audit,
-            now=lambda: client.now,
             progress=lambda *now: told.append(now),
         )
         list(fetcher.fetch())
@@ -752,14 +745,12 @@ def test_progress_is_told_within_a_segment(client: Client, simulator: Simulator)
     simulator.faults["*.parquet"] = halfway
     settings = client.settings
     with writer_lock(settings.layout.lock):
-        sealer = load_sealer(settings.state_dir, None, {}, create=True)
+        session = client.session
+        session.sealer(create=True)
         fetcher = Fetcher(
-            settings,
+            session,
             "main",
             simulator,
-            sealer,
-            AuditLog(settings.layout.audit, clock=lambda: client.now),
-            now=lambda: client.now,
             progress=progress,
             received=received.count,
         )

@@ -544,3 +544,43 @@ def test_a_tombstone_is_not_written_into_what_somebody_has_planted(
     assert taken.detail == "quarantined; the tombstone could not be left: file exists"
     assert victim.read_bytes() == b"somebody's" and name.read_bytes() == b"somebody's"
     assert not file.exists() and ward.opened(match) == CONTENT
+
+
+def test_of_two_runs_at_once_the_second_settles_its_record(ward: Ward, file: Path) -> None:
+    """It has found the file before the first one took it, and records it afterwards."""
+    first = ward.match(file)
+    kept = file.with_name("kept")
+    kept.write_bytes(CONTENT)
+    assert ward.take(first).taken
+    second = ward.match(kept, at=str(file))
+    assert second.id != first.id and second.in_place
+    taken = ward.take(second)
+    assert (taken.taken, taken.sealed, taken.attention) == (True, True, False)
+    assert taken.detail == f"in quarantine already, as match {first.id}"
+    now = ward.get(second)
+    assert (now.state, now.in_place) == (MatchState.CLOSED, False)
+    assert ward.last_event()["event"] == "closed"
+    assert ward.names() == {first.id}
+    assert {f.detail for f in ward.verify().values()} == {"whole"}
+
+
+def test_another_file_that_is_gone_is_not_settled_by_what_was_taken(ward: Ward, file: Path) -> None:
+    first = ward.match(file)
+    assert ward.take(first).taken
+    other = file.with_name("other")
+    other.write_bytes(b"something else")
+    second = ward.match(other, at=str(file))
+    taken = ward.take(second)
+    assert (taken.taken, taken.sealed) == (False, False)
+    assert taken.detail == "not quarantined: not there any more"
+    assert ward.get(second).in_place
+
+
+def test_what_was_given_back_since_settles_nothing(ward: Ward, file: Path) -> None:
+    first = ward.match(file)
+    ward.take(first)
+    ward.withdraw()
+    ward.restore(first, to=file.with_name("back"))
+    second = ward.match(file.with_name("back"), entry="e-2", at=str(file))
+    assert not ward.take(second).taken
+    assert ward.get(second).in_place

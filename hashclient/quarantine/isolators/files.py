@@ -115,6 +115,10 @@ class FileSpot:
             return Removed(done=True, remains=("somebody else had removed it",))
         except OSError as error:
             return Removed(done=False, why=f"still in place: {reason_of(error, self.place)}")
+        if removal is Removal.CHANGED and self.place.status() is None:
+            if not os.fstat(file.fd).st_nlink:  # to lose its last name has changed it
+                return Removed(done=True, remains=("somebody else had removed it",))
+            return Removed(done=False, why="it was moved away meanwhile")
         if removal is not Removal.REMOVED:
             # It has a longer name where somebody had taken that one.
             aside = printable(self.place.at(private).path) + "*"

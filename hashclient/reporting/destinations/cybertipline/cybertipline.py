@@ -64,14 +64,7 @@ class CyberTipline:
             document = self._outbox.write_document(folder, report, self._work.record)
         else:
             document = self._outbox.document(report)
-        plan, waiting = make_plan(
-            document,
-            self._table,
-            self._session.settings.layout.quarantine,
-            self._work.record,
-            self._session.sealer,
-            self._work.identities,
-        )
+        plan, waiting = make_plan(document, self._table, self._work)
         if waiting:
             return self._wait_for_identity(report, len(waiting))
 
@@ -112,8 +105,7 @@ class CyberTipline:
         return Service(self._table, on_bytes=self._work.on_bytes)
 
     def _filing(self, service: Service, report: Report) -> Filing:
-        session = self._session
-        return Filing(service, report, self._outbox.save, session.now, by=session.operator)
+        return Filing(service, report, self._outbox)
 
     def _retract_there(self, report: Report) -> Report:
         """Retract what the service has open of a report, which is not taken back by that."""

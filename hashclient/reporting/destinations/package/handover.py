@@ -52,9 +52,7 @@ class HandOver:
         """
         settings = self._session.settings
         folder = self._outbox.folder(report.id)
-        packager = Packager(
-            self._directory, self._recipients, settings.layout.audit, self._session.audit
-        )
+        packager = Packager(self._directory, self._recipients, self._session)
         notes: list[str] = []
         if report.package is None or not packager.is_there(report.package):
             if report.is_untouched:
