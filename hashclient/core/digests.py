@@ -38,35 +38,37 @@ class LengthError(OSError):
         self.length = length
 
 
+_CONSTRUCTORS = {
+    Algorithm.MD5: hashlib.md5,
+    Algorithm.SHA1: hashlib.sha1,
+    Algorithm.SHA256: hashlib.sha256,
+}
+
+
 def new_hash(algorithm: Algorithm) -> _Hash:
     """Return a hashlib object; MD5 and SHA-1 are asked for as identifiers, not as security."""
-    return hashlib.new(algorithm.label, usedforsecurity=False)
+    return _CONSTRUCTORS[algorithm](usedforsecurity=False)
 
 
 class Digester:
     """Digests of bytes that are pushed into it, chunk by chunk; `length` is how many there were."""
 
+    __slots__ = ("_hashes", "length")
+
     def __init__(self, algorithms: Iterable[Algorithm]) -> None:
         """Compute `algorithms`."""
-        self._hashes = {a: new_hash(a) for a in algorithms}
+        self._hashes = [new_hash(a) for a in algorithms]
         self.length = 0
 
-    def update(self, chunk: memoryview) -> None:
+    def update(self, chunk: memoryview | bytearray) -> None:
         """Take the next bytes."""
-        for computed in self._hashes.values():
+        for computed in self._hashes:
             computed.update(chunk)
         self.length += len(chunk)
 
-    def add(self, algorithms: Iterable[Algorithm], so_far: bytearray | bytes) -> None:
-        """Compute more algorithms from here on; `so_far` are all bytes that there were."""
-        for algorithm in algorithms:
-            if algorithm not in self._hashes:
-                self._hashes[algorithm] = new_hash(algorithm)
-                self._hashes[algorithm].update(so_far)
-
-    def finish(self) -> dict[Algorithm, bytes]:
-        """Return the digests of what there was."""
-        return {a: computed.digest() for a, computed in self._hashes.items()}
+    def finish(self) -> list[bytes]:
+        """Return the digests of what there was, in the order of the algorithms."""
+        return [computed.digest() for computed in self._hashes]
 
 
 def new_buffer() -> memoryview:
@@ -113,14 +115,7 @@ def digest_fd(
         count = os.readv(fd, [buffer])
     if size is not None and digester.length != size:
         raise LengthError(digester.length, size)
-    return list(digester.finish().values()), digester.length
-
-
-_CONSTRUCTORS = {
-    Algorithm.MD5: hashlib.md5,
-    Algorithm.SHA1: hashlib.sha1,
-    Algorithm.SHA256: hashlib.sha256,
-}
+    return digester.finish(), digester.length
 
 
 def _cheapest_cover(masks: int) -> int:

@@ -117,33 +117,43 @@ class StreamDigester:
 
     def __init__(self, plan: Plan) -> None:
         """Compute `plan` to begin with."""
-        self._digester = Digester(plan)
+        self._parts = [(plan, Digester(plan))]
         self._kept: bytearray | None = bytearray()
-
-    @property
-    def length(self) -> int:
-        """How many bytes there were."""
-        return self._digester.length
+        self.length = 0
 
     def update(self, chunk: memoryview) -> None:
         """Take the next bytes."""
         if self._kept is not None:
             if len(self._kept) + len(chunk) > KEPT_BYTES:
-                self._digester.add(Algorithm, self._kept)
+                self._compute(tuple(Algorithm))
                 self._kept = None
             else:
                 self._kept += chunk
-        self._digester.update(chunk)
+        for _, digester in self._parts:
+            digester.update(chunk)
+        self.length += len(chunk)
 
     def finish(self) -> dict[Algorithm, bytes]:
         """Return the digests of what has come."""
-        return self._digester.finish()
+        return {
+            algorithm: digest
+            for plan, digester in self._parts
+            for algorithm, digest in zip(plan, digester.finish(), strict=True)
+        }
 
     def more(self, plan: Plan) -> dict[Algorithm, bytes]:
         """Return further digests, after `finish`: of a stream that was kept."""
-        if self._kept is not None:
-            self._digester.add(plan, self._kept)
-        return {a: digest for a, digest in self._digester.finish().items() if a in plan}
+        self._compute(plan)
+        return {a: digest for a, digest in self.finish().items() if a in plan}
+
+    def _compute(self, plan: Plan) -> None:
+        """Compute what is missing of `plan` too, from what was kept."""
+        known = {algorithm for part, _ in self._parts for algorithm in part}
+        missing = tuple(a for a in plan if a not in known)
+        if missing and self._kept is not None:
+            digester = Digester(missing)
+            digester.update(self._kept)
+            self._parts.append((missing, digester))
 
 
 class Reader:
