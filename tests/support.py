@@ -78,7 +78,7 @@ def checked(result: Result) -> Result:
     assert "hashclient: internal error" not in result.err, result.err
     assert result.code in set(ExitCode) - {ExitCode.BUG}, (result.code, result.err)
     if result.code in {2, 4, 5, 6, 8, 9} and not result.out:
-        assert result.err.startswith(("hashclient: ", "Usage: ")), result.err
+        assert result.err.startswith(("hashclient: ", "hashclient.", "Usage: ")), result.err
     return result
 
 
