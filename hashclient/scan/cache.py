@@ -31,7 +31,7 @@ import numpy.typing as npt
 
 from hashclient.errors import StateError
 from hashclient.system.files import is_there, state_error
-from hashclient.system.layout import INVENTORY_NAME, Layout
+from hashclient.system.layout import Layout
 from hashclient.system.sqlite import open_database
 from hashclient.system.text import printable
 
@@ -326,8 +326,9 @@ def remove_inventory(state_dir: Path) -> None:
         StateError: it cannot be removed.
     """
     # The file itself last: what is left of a journal must not be applied to another database.
+    inventory = Layout(state_dir).inventory
     for suffix in ("-wal", "-shm", ""):
-        path = state_dir / f"{INVENTORY_NAME}{suffix}"
+        path = inventory.with_name(inventory.name + suffix)
         try:
             path.unlink(missing_ok=True)
         except OSError as error:
