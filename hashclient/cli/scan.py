@@ -143,7 +143,7 @@ def command(
     if not paths and files_from is None:
         raise UsageError(
             "missing argument: nothing to check",
-            hint="give a PATH, `-` for stdin, or a file of names with --files-from",
+            hint="see `hashclient scan --help`: give a PATH, `-` for stdin, or --files-from",
         )
     stream = _stream(paths, files_from, stdin_name, quarantine=quarantine)
     if null and files_from is None:
