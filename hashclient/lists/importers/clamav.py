@@ -16,6 +16,7 @@ from hashclient.lists.importers.lines import chunks_of_lines, lines_of
 from hashclient.lists.importers.rows import BY_HEX_DIGITS, Rows
 from hashclient.lists.wire import NO_SIZE
 
+_NO_SIZE = int(NO_SIZE)
 _FIRST = re.compile(rb"[0-9A-Fa-f]{16,}:")
 _LINE = re.compile(
     rb"(?P<hex>[0-9A-Fa-f]+):(?:(?P<size>[0-9]{1,18})|\*):(?P<name>[^:\s]+)(?::[0-9]+){0,2}[ \t]*"
@@ -45,9 +46,9 @@ def _add_line(rows: Rows, file: ImportFile, line: int, content: bytes) -> None:
     match = _LINE.fullmatch(content)
     if match is None:
         raise file.bad(line, "not a ClamAV signature of a file (digest:size:name)")
-    algorithm = BY_HEX_DIGITS.get(len(match["hex"]))
+    digits, size, name = match.groups()
+    algorithm = BY_HEX_DIGITS.get(len(digits))
     if algorithm is None:
-        raise file.bad(line, f"no digest has {len(match['hex'])} hexadecimal digits")
-    size = match["size"]
-    rows.add(line, match["name"], int(NO_SIZE) if size is None else int(size))
-    rows.add_hex(algorithm, match["hex"])
+        raise file.bad(line, f"no digest has {len(digits)} hexadecimal digits")
+    rows.add(line, name, _NO_SIZE if size is None else int(size))
+    rows.add_hex(algorithm, digits)

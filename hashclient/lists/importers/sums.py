@@ -76,14 +76,15 @@ def _add_sum_line(rows: Rows, file: ImportFile, line: int, content: bytes) -> No
     match = _SUM_LINE.fullmatch(content)
     if match is None:
         raise file.bad(line, "not a line of a file of digests")
-    digits = match["hex"] or match["tag_hex"]
+    escape, bare, name, tag, tag_name, tag_hex = match.groups()
+    digits = bare or tag_hex
     algorithm = BY_HEX_DIGITS.get(len(digits))
     if algorithm is None:
         raise file.bad(line, f"no digest has {len(digits)} hexadecimal digits")
-    if match["tag"] and match["tag"] != algorithm.name.encode():
+    if tag and tag != algorithm.name.encode():
         raise file.bad(line, "the digest does not have the length of its algorithm")
-    file_name: bytes | None = match["name"] or match["tag_name"]
-    if match["escape"]:
+    file_name: bytes | None = name or tag_name
+    if escape:
         try:
             file_name = _ESCAPE.sub(lambda found: _ESCAPED[found[1]], file_name or b"")
         except KeyError:
