@@ -36,7 +36,7 @@ from hashclient.status.prometheus import render
 from tests.docs.blocks import DOCS, marked_blocks, run_command, run_script, table_rows
 from tests.docs.commands import check_invocation, invocations
 from tests.support import Site, csv_of, write_tree
-from tests.unit.test_metrics import full
+from tests.unit.test_prometheus import full
 
 pytestmark = pytest.mark.docs
 
