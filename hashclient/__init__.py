@@ -1,6 +1,130 @@
 """Check files against signed hash lists from an authorised provider.
 
-The package root holds nothing but the version, so that importing it costs nothing.
+What is named in `__all__` is the public API; `docs/api.md` shows how it is used. Each name is
+loaded when it is first asked for, so that importing the package costs nothing.
 """
 
 __version__ = "0.1.0"
+
+#: Where each public name is. What begins with an underscore, or is not named here, may change.
+_MODULES = {
+    "hashclient.client": ("Client",),
+    "hashclient.session": ("Session",),
+    "hashclient.config": ("Settings", "resolve_settings"),
+    "hashclient.core.algorithms": ("Algorithm",),
+    "hashclient.core.kinds": ("Action", "Kind", "MatchState"),
+    "hashclient.core.model": (
+        *("Acted", "Gap", "Handled", "Hit", "ListState", "MatchRef", "MissingList", "Outcome"),
+    ),
+    "hashclient.core.match": ("Match",),
+    "hashclient.core.verdict": ("Summary",),
+    "hashclient.scan.run": ("FrontEnd", "Guard", "Observer", "Run", "Scan"),
+    "hashclient.scan.sources.interface": ("Source",),
+    "hashclient.scan.sources.names": ("Names",),
+    "hashclient.scan.sources.stream": ("Stream",),
+    "hashclient.fetch.fetcher": ("Fetched",),
+    "hashclient.status.status": ("Status",),
+    "hashclient.errors": (
+        *("ExitCode", "HashclientError", "UsageError", "ConfigError", "UnreachableError"),
+        *("AuthorisationError", "VerificationError", "StaleError", "StateError", "LockedError"),
+        "AuditError",
+    ),
+}
+_PLACES = {name: module for module, names in _MODULES.items() for name in names}
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from hashclient.client import Client
+    from hashclient.config import Settings, resolve_settings
+    from hashclient.core.algorithms import Algorithm
+    from hashclient.core.kinds import Action, Kind, MatchState
+    from hashclient.core.match import Match
+    from hashclient.core.model import (
+        Acted,
+        Gap,
+        Handled,
+        Hit,
+        ListState,
+        MatchRef,
+        MissingList,
+        Outcome,
+    )
+    from hashclient.core.verdict import Summary
+    from hashclient.errors import (
+        AuditError,
+        AuthorisationError,
+        ConfigError,
+        ExitCode,
+        HashclientError,
+        LockedError,
+        StaleError,
+        StateError,
+        UnreachableError,
+        UsageError,
+        VerificationError,
+    )
+    from hashclient.fetch.fetcher import Fetched
+    from hashclient.scan.run import FrontEnd, Guard, Observer, Run, Scan
+    from hashclient.scan.sources.interface import Source
+    from hashclient.scan.sources.names import Names
+    from hashclient.scan.sources.stream import Stream
+    from hashclient.session import Session
+    from hashclient.status.status import Status
+
+__all__ = [
+    "Acted",
+    "Action",
+    "Algorithm",
+    "AuditError",
+    "AuthorisationError",
+    "Client",
+    "ConfigError",
+    "ExitCode",
+    "Fetched",
+    "FrontEnd",
+    "Gap",
+    "Guard",
+    "Handled",
+    "HashclientError",
+    "Hit",
+    "Kind",
+    "ListState",
+    "LockedError",
+    "Match",
+    "MatchRef",
+    "MatchState",
+    "MissingList",
+    "Names",
+    "Observer",
+    "Outcome",
+    "Run",
+    "Scan",
+    "Session",
+    "Settings",
+    "Source",
+    "StaleError",
+    "StateError",
+    "Status",
+    "Stream",
+    "Summary",
+    "UnreachableError",
+    "UsageError",
+    "VerificationError",
+    "__version__",
+    "resolve_settings",
+]
+
+
+if not TYPE_CHECKING:  # a checker knows the names from above, and should miss all others
+
+    def __getattr__(name: str) -> object:
+        """Load a public name."""
+        if name not in _PLACES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        import importlib
+
+        value = globals()[name] = getattr(importlib.import_module(_PLACES[name]), name)
+        return value
+
+    def __dir__() -> list[str]:
+        return __all__

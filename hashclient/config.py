@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -19,8 +19,10 @@ import msgspec
 
 from hashclient.core.kinds import Action
 from hashclient.core.model import is_name
+from hashclient.core.patience import ATTEMPTS, MIN_RATE_KIB_S, TIMEOUT_S
 from hashclient.errors import ConfigError
 from hashclient.system.files import MAX_TEXT_BYTES, read_regular, user_path
+from hashclient.system.layout import Layout
 from hashclient.system.text import excerpt, printable
 
 CONFIG_NAME = "config.toml"
@@ -36,6 +38,11 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "min_rate_kib_s": (0.05, 1_000_000),
     "attempts": (1, 20),
 }
+
+
+#: Keys that are called otherwise now, and work on: the old key by its place in the file (`*` stands
+#: for any name), and the new one, in the same table.
+RENAMED: Mapping[tuple[str, ...], str] = {}
 
 
 class OAuthConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -76,9 +83,9 @@ class ProviderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, om
     grace_hours: float = 0.0
     known_good: tuple[str, ...] = ()
     max_churn: float | None = None
-    timeout_s: float = 30.0
-    min_rate_kib_s: float = 16.0
-    attempts: int = 4
+    timeout_s: float = TIMEOUT_S
+    min_rate_kib_s: float = MIN_RATE_KIB_S
+    attempts: int = ATTEMPTS
 
 
 class PolicyRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -130,9 +137,9 @@ class ServiceDestination(
     proxy: str | None = None
     proxy_basic_file: str | None = None
     allow_http: bool = False
-    timeout_s: float = 30.0
-    min_rate_kib_s: float = 16.0
-    attempts: int = 4
+    timeout_s: float = TIMEOUT_S
+    min_rate_kib_s: float = MIN_RATE_KIB_S
+    attempts: int = ATTEMPTS
 
 
 class ReportConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -154,7 +161,8 @@ class ReportConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Config(msgspec.Struct, frozen=True):
     """The content of `config.toml`.
 
-    `commands` holds the tables named after commands, unchecked.
+    `commands` holds the tables named after commands, unchecked; `notes` what should be changed in
+    the file.
     """
 
     state_dir: str | None = None
@@ -164,6 +172,7 @@ class Config(msgspec.Struct, frozen=True):
     quarantine: QuarantineConfig = QuarantineConfig()
     report: ReportConfig = ReportConfig()
     commands: dict[str, dict[str, Any]] = {}
+    notes: tuple[str, ...] = ()
 
 
 class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -184,40 +193,9 @@ class Settings(msgspec.Struct, frozen=True):
     config: Config
 
     @property
-    def audit_dir(self) -> Path:
-        """The directory of the audit log."""
-        return self.state_dir / "audit"
-
-    @property
-    def lists_dir(self) -> Path:
-        """The directory of the sealed indexes, one folder a list."""
-        return self.state_dir / "lists"
-
-    @property
-    def lock_path(self) -> Path:
-        """The writers' lock of the state directory."""
-        return self.state_dir / "lock"
-
-    @property
-    def quarantine_dir(self) -> Path:
-        """The directory of sealed files that were taken away."""
-        return self.state_dir / "quarantine"
-
-    @property
-    def reports_dir(self) -> Path:
-        """The directory of reports: those that wait, and those that were sent."""
-        return self.state_dir / "reports"
-
-    def trust_dir(self, provider: str) -> Path:
-        """Return the directory of what is trusted of `provider`: the pinned root, and metadata."""
-        return self.state_dir / "trust" / provider
-
-    def metadata_dir(self, provider: str) -> Path:
-        """Return the directory of the verified metadata of `provider`.
-
-        It is apart from the pinned root, for a file in there may have the name of any role.
-        """
-        return self.trust_dir(provider) / "metadata"
+    def layout(self) -> Layout:
+        """Every path below the state directory."""
+        return Layout(self.state_dir)
 
     def provider(self, name: str) -> ProviderConfig:
         """Return the configuration of provider `name`.
@@ -337,6 +315,11 @@ def parse_config(text: str, command_names: frozenset[str], where: str) -> Config
     """
     try:
         document = tomllib.loads(text)
+        notes = [
+            note
+            for place, name in RENAMED.items()
+            for note in _rename(document, place, name, f"configuration {where}")
+        ]
         commands = {
             name: document.pop(name)
             for name in sorted(command_names & document.keys())
@@ -368,7 +351,26 @@ def parse_config(text: str, command_names: frozenset[str], where: str) -> Config
         known.quarantine,
         known.report,
         commands,
+        tuple(notes),
     )
+
+
+def _rename(table: Any, place: Sequence[str], name: str, where: str) -> Iterator[str]:
+    """Call a key by its new `name` wherever it stands; yield what to tell of each."""
+    if not isinstance(table, dict):
+        return
+    key, *below = place
+    if not below and key in table:
+        if name in table:
+            raise ConfigError(
+                f"{where}: {printable(key)!r} is called {name!r} now, and both are there",
+                hint="remove the former",
+            )
+        table[name] = table.pop(key)
+        yield f"{where}: {printable(key)!r} is called {name!r} now"
+    elif below:
+        for inner in list(table) if key == "*" else [key]:
+            yield from _rename(table.get(inner), below, name, where)
 
 
 def _check_ranges(table: msgspec.Struct, where: str, owner: str) -> None:

@@ -1,7 +1,7 @@
 """What belongs together in one use of a state directory: settings, clock, operator, log and key.
 
 A front end makes one `Session` and hands it on; whoever acts takes from it what used to be passed
-one by one. Nothing is read or made before it is asked for.
+one by one. Nothing but the version of the state is read or made before it is asked for.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from hashclient.config import Settings
+from hashclient.migrations.check import check_state
 from hashclient.system.text import printable
 
 if TYPE_CHECKING:
@@ -51,7 +52,12 @@ class Session:
         operator: str | None = None,
         environ: Mapping[str, str] | None = None,
     ) -> None:
-        """Act for `operator`, by default who runs this process, with the process's `environ`."""
+        """Act for `operator`, by default who runs this process, with the process's `environ`.
+
+        Raises:
+            StateError: the state directory is of a newer version, or cannot be brought to today's.
+        """
+        check_state(settings.layout)
         self.settings = settings
         self.now = now
         self.environ = os.environ if environ is None else environ
@@ -67,7 +73,7 @@ class Session:
         """The audit log of the state directory."""
         from hashclient.audit.log import AuditLog
 
-        return AuditLog(self.settings.audit_dir, clock=self.now)
+        return AuditLog(self.settings.layout.audit, clock=self.now)
 
     def sealer(self, *, create: bool = False) -> Sealer:
         """Return the sealer under this machine's key; with `create`, the key is made if need be.

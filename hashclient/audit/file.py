@@ -7,16 +7,15 @@ the file holds. Errors of the system leave as AuditError.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 from hashclient.audit.record import MAX_LINE_BYTES, Record, broken, parse_record
 from hashclient.errors import AuditError, ConfigError, StateError
-from hashclient.system import files
+from hashclient.system import files, locks
+from hashclient.system.layout import AUDIT_PUBLIC_KEY_NAME, LOG_NAME
 from hashclient.system.secrets import read_secret
 from hashclient.system.text import printable
 
@@ -26,10 +25,6 @@ if TYPE_CHECKING:
 #: An append holds the lock for milliseconds; whoever waits this long waits for a stuck process.
 LOCK_WAIT_S = 5.0
 
-LOG_NAME = "log.jsonl"
-KEY_NAME = "key.pem"
-PUBLIC_KEY_NAME = "key.pub"
-
 HINT_GONE = "restore it, or move the whole audit directory away to start a new log"
 
 _CHUNK_BYTES = 1 << 16
@@ -38,7 +33,7 @@ _CHUNK_BYTES = 1 << 16
 class Log(NamedTuple):
     """An open log as it was when nobody wrote to it: `end` is where its last whole line ends."""
 
-    stream: BinaryIO
+    stream: IO[bytes]
     end: int
     torn_bytes: int
 
@@ -66,11 +61,12 @@ def open_log(directory: Path, *, required: bool = False) -> Iterator[Log]:
         size = 0
         with audit_errors("cannot read the audit log", path):
             with contextlib.suppress(FileNotFoundError):
-                stream = stack.enter_context(path.open("rb"))
-                lock(stream.fileno(), fcntl.LOCK_SH, LOCK_WAIT_S)
+                stream = stack.enter_context(files.open_at_once(path))
+                files.refuse_irregular(path)
+                lock(stream.fileno(), LOCK_WAIT_S, shared=True)
                 size = os.fstat(stream.fileno()).st_size
-                fcntl.flock(stream.fileno(), fcntl.LOCK_UN)
-            had_log = required or (directory / PUBLIC_KEY_NAME).exists()
+                locks.release(stream.fileno())
+            had_log = required or (directory / AUDIT_PUBLIC_KEY_NAME).exists()
         if size == 0 and had_log:
             raise AuditError(f"the audit log is gone: {printable(path)}", hint=HINT_GONE)
         if size == 0:
@@ -153,27 +149,18 @@ def read_tail(fd: int, size: int) -> Tail:
     return Tail(None, None, 0, torn_bytes)
 
 
-def lock(fd: int, mode: int, wait_s: float) -> None:
+def lock(fd: int, wait_s: float, *, shared: bool = False) -> None:
     """Lock the log, waiting up to `wait_s` for others; closing `fd` frees it.
 
     Raises:
         AuditError: it stayed locked.
+        OSError: it cannot be locked.
     """
-    deadline = time.monotonic() + wait_s
-    pause_s = 0.001
-    while True:
-        try:
-            fcntl.flock(fd, mode | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            if time.monotonic() >= deadline:
-                raise AuditError(
-                    f"the audit log stayed locked by another process for {wait_s:g} s",
-                    hint="look for a stopped hashclient, or one on a very slow disk",
-                ) from error
-        else:
-            return
-        time.sleep(pause_s)
-        pause_s = min(2 * pause_s, 0.02)
+    if not locks.acquire(fd, shared=shared, wait_s=wait_s):
+        raise AuditError(
+            f"the audit log stayed locked by another process for {wait_s:g} s",
+            hint="look for a stopped hashclient, or one on a very slow disk",
+        )
 
 
 def load_key(path: Path) -> Ed25519PrivateKey:
@@ -204,7 +191,7 @@ def load_public_key(directory: Path) -> bytes | None:
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-    path = directory / PUBLIC_KEY_NAME
+    path = directory / AUDIT_PUBLIC_KEY_NAME
     try:
         key = serialization.load_pem_public_key(files.read_regular(path, files.MAX_TEXT_BYTES))
     except FileNotFoundError:

@@ -11,7 +11,6 @@ duty: never a digest of a list, never a credential.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import itertools
 import os
 import secrets
@@ -24,10 +23,7 @@ import msgspec
 
 from hashclient.audit.file import (
     HINT_GONE,
-    KEY_NAME,
     LOCK_WAIT_S,
-    LOG_NAME,
-    PUBLIC_KEY_NAME,
     audit_errors,
     load_key,
     load_public_key,
@@ -59,6 +55,7 @@ from hashclient.audit.record import (
 from hashclient.errors import AuditError
 from hashclient.system import files
 from hashclient.system.files import write_all
+from hashclient.system.layout import AUDIT_KEY_NAME, AUDIT_PUBLIC_KEY_NAME, LOG_NAME
 from hashclient.system.text import printable
 
 if TYPE_CHECKING:
@@ -131,7 +128,7 @@ class AuditLog:
             flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             fd = os.open(path, flags, 0o600)
             try:
-                lock(fd, fcntl.LOCK_EX, self._lock_wait_s)
+                lock(fd, self._lock_wait_s)
                 self._append_locked(fd, bodies, durable=durable, sign_each=sign_each)
             finally:
                 os.close(fd)
@@ -174,9 +171,9 @@ class AuditLog:
 
     def _key(self, *, log_is_new: bool) -> Ed25519PrivateKey:
         """Load the key, or make it for a new log. The lock is held."""
-        path = self._directory / KEY_NAME
+        path = self._directory / AUDIT_KEY_NAME
         # key.pub comes after a genesis record that is on the disk: where it is, there was a log.
-        if log_is_new and (self._directory / PUBLIC_KEY_NAME).exists():
+        if log_is_new and (self._directory / AUDIT_PUBLIC_KEY_NAME).exists():
             where = printable(self._directory / LOG_NAME)
             raise AuditError(f"the audit log is gone, but not its key: {where}", hint=HINT_GONE)
         if path.exists():
@@ -199,7 +196,7 @@ class AuditLog:
 
     def _publish(self, key: Ed25519PrivateKey, *, log_is_new: bool) -> None:
         """Write key.pub unless it is there, once the genesis record is on the disk."""
-        path = self._directory / PUBLIC_KEY_NAME
+        path = self._directory / AUDIT_PUBLIC_KEY_NAME
         if log_is_new:
             files.fsync_dir(self._directory)
         if not path.exists():
@@ -280,7 +277,7 @@ def checkpoint(directory: Path) -> bytes:
     with open_log(directory) as log:
         # A checkpoint of records that a power loss takes away would accuse an honest log.
         os.fsync(log.stream.fileno())
-    path = directory / KEY_NAME
+    path = directory / AUDIT_KEY_NAME
     with audit_errors("cannot read the key of the audit log", path):
         key = load_key(path)
     if key.public_key().public_bytes_raw().hex() != report.public_key:

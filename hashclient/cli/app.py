@@ -108,8 +108,8 @@ class App:
         click.echo(text, err=True)
 
     def progress_wanted(self) -> bool:
-        """Tell whether a progress bar on stderr would be seen by somebody."""
-        return self.verbosity >= 0 and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        """Tell whether a progress bar on stderr would be seen, and be in nobody's way."""
+        return self.verbosity == 0 and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
 
 pass_app = click.make_pass_decorator(App)

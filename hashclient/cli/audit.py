@@ -80,7 +80,7 @@ def show(
 
     if limit is None and output_format == "text":
         limit = DEFAULT_LIMIT
-    directory = app.settings.audit_dir
+    directory = app.settings.layout.audit
     record = None
     for record in read(directory, event=events or None, since=since, limit=limit):
         app.out(_text(record) if output_format == "text" else record.line.decode())
@@ -109,7 +109,7 @@ def verify(app: App, checkpoint_path: Path | None, output_format: str) -> None:
     from hashclient.audit.log import verify as verify_log
 
     checkpoint = None if checkpoint_path is None else _read_checkpoint(checkpoint_path)
-    report = verify_log(app.settings.audit_dir, checkpoint)
+    report = verify_log(app.settings.layout.audit, checkpoint)
     values = _report_values(report)
     if output_format == "json":
         app.out(json.dumps({**values, "checkpoint": checkpoint is not None}))
@@ -145,7 +145,7 @@ def checkpoint(app: App, output: Path) -> None:
     """
     from hashclient.audit.log import checkpoint as make_checkpoint
 
-    document = make_checkpoint(app.settings.audit_dir)
+    document = make_checkpoint(app.settings.layout.audit)
     if str(output) == "-":
         app.out(document.decode().rstrip("\n"))
         return

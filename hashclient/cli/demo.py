@@ -50,6 +50,18 @@ actions = ["quarantine", "report"]
 """
 
 
+#: The program that does what the commands do.
+_PROGRAM = """\
+import sys
+from hashclient import Client
+
+with Client("state").scan("files") as run:
+    for handled in run:
+        print(handled.outcome.kind, handled.outcome.path)
+sys.exit(run.exit_code)
+"""
+
+
 class _StepError(HashclientError):
     """A step ended otherwise than it has to."""
 
@@ -128,6 +140,10 @@ class _Demo:
         self._say("The same for a script, and for digests that were computed elsewhere")
         self._step("scan --format jsonl files", ExitCode.MATCH)
         self._step("lookup --from sums.txt", ExitCode.MATCH)
+        self._say("The same from a program, scan.py:")
+        (self._directory / "scan.py").write_text(_PROGRAM)
+        self._app.out(_PROGRAM.strip("\n"))
+        self._run("python scan.py", [sys.executable, "-P", "scan.py"], ExitCode.MATCH)
         self._report_and_remove()
         self._say("The provider withdraws an entry; what was taken away under it goes back")
         self._step("provider withdraw repo --list baseline d-2")
@@ -190,9 +206,12 @@ class _Demo:
 
     def _step(self, words: str, expected: ExitCode = ExitCode.OK) -> None:
         """Run one command, show it all, and insist on its exit code."""
-        self._app.out(f"$ hashclient {words}")
+        self._run(f"hashclient {words}", self._argv(words), expected)
+
+    def _run(self, shown: str, argv: list[str], expected: ExitCode) -> None:
+        self._app.out(f"$ {shown}")
         done = subprocess.run(
-            self._argv(words),
+            argv,
             cwd=self._directory,
             env=self._environ,
             stdin=subprocess.DEVNULL,

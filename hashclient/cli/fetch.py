@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ import click
 
 from hashclient.cli.app import App, format_option, pass_app
 from hashclient.core.kinds import MatchState
-from hashclient.errors import ExitCode, HashclientError, UsageError
+from hashclient.errors import ExitCode, HashclientError
 from hashclient.system.text import path_fields, printable
 
 if TYPE_CHECKING:
@@ -118,66 +117,19 @@ def fetch_lists(
     """Yield what becomes of every list of one provider or of all.
 
     Raises:
-        HashclientError: as `Fetcher.fetch`; with several providers, the error of the highest exit
-            code is raised after the others were tried.
-        UsageError: a list in `only` is offered by none of them.
+        HashclientError: as `Client.fetch`.
     """
-    from hashclient.cli.progress import Received, fetch_progress
-    from hashclient.fetch.fetcher import Fetcher
-    from hashclient.index.blinding import load_sealer
-    from hashclient.index.reader import lists_on_disk
-    from hashclient.net.client import Transport
-    from hashclient.net.settings import access_of, limits_of
-    from hashclient.system.files import make_private_dir, writer_lock
+    from hashclient.cli.progress import fetch_progress
+    from hashclient.client import Client
 
-    settings = app.settings
-    names = [provider] if provider else sorted(settings.providers())
-    accesses = {name: access_of(settings.provider(name)) for name in names}
-    make_private_dir(settings.state_dir)
-    worst: HashclientError | None = None
-    unknown = set(only)
-    with writer_lock(settings.lock_path), fetch_progress(app) as progress:
-        sealer = load_sealer(
-            settings.state_dir,
-            settings.seal_key_file,
-            os.environ,
-            create=not lists_on_disk(settings.lists_dir),
-        )
-        audit = app.audit_log()
-        for name in names:
-            try:
-                limits, received = limits_of(settings.provider(name)), Received()
-                with Transport(accesses[name], limits=limits, on_bytes=received.add) as transport:
-                    fetcher = Fetcher(
-                        settings,
-                        name,
-                        transport,
-                        sealer,
-                        audit,
-                        now=app.now,
-                        progress=progress,
-                        received=received.count,
-                        accept_churn=accept_churn,
-                        rebuild=rebuild,
-                    )
-                    for fetched in fetcher.fetch(only):
-                        unknown.discard(fetched.list_name)
-                        yield fetched
-            except HashclientError as error:
-                if len(names) == 1:
-                    raise
-                # The worst is raised when the others were tried; each is told once.
-                if worst is None:
-                    worst = error
-                else:
-                    lesser, worst = sorted((worst, error), key=lambda e: e.exit_code)
-                    app.warn(lesser.message, lesser.hint)
-    if worst is not None:
-        raise worst
-    if unknown:
-        raise UsageError(
-            f"no list to fetch is called {printable(min(unknown))}",
-            hint="`hashclient fetch` without --list names all that are offered",
+    with fetch_progress(app) as progress:
+        yield from Client(app.session).fetch(
+            *only,
+            provider=provider,
+            rebuild=rebuild,
+            accept_churn=accept_churn,
+            progress=progress,
+            on_failure=lambda error: app.warn(error.message, error.hint),
         )
 
 

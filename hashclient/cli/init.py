@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from hashclient.cli.app import App, existing_path, format_option, pass_app
+from hashclient.core.patience import ATTEMPTS, TIMEOUT_S
 from hashclient.errors import ExitCode
 from hashclient.system.files import user_path
 from hashclient.system.text import printable
@@ -86,7 +87,7 @@ _file = existing_path(dir_okay=False)
 @click.option(
     "--timeout-s",
     type=click.FloatRange(0.05, 3600),
-    default=30.0,
+    default=TIMEOUT_S,
     show_default=True,
     metavar="SECONDS",
     help="How long an answer may take to begin.",
@@ -94,7 +95,7 @@ _file = existing_path(dir_okay=False)
 @click.option(
     "--attempts",
     type=click.IntRange(1, 20),
-    default=4,
+    default=ATTEMPTS,
     show_default=True,
     metavar="N",
     help="How often to try when the network fails.",
@@ -186,7 +187,7 @@ def command(
         timeout_s=timeout_s,
         attempts=attempts,
     )
-    offered = pin_provider(app.settings, name, provider, root_file, app.audit_log(), app.now())
+    offered = pin_provider(app.session, name, provider, root_file)
     if output_format == "json":
         document = {
             "provider": name,

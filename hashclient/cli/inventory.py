@@ -175,10 +175,10 @@ def _date(day: int) -> str:
 
 def _open(app: App, *, write: bool) -> Inventory:
     from hashclient.index.blinding import load_sealer
-    from hashclient.scan.cache import DATABASE_NAME, Inventory
+    from hashclient.scan.cache import Inventory
 
     settings = app.settings
-    if not is_there(settings.state_dir / DATABASE_NAME):
+    if not is_there(settings.layout.inventory):
         raise StateError("there is no inventory yet", hint="the first `hashclient scan` makes it")
     sealer = load_sealer(settings.state_dir, settings.seal_key_file, os.environ)
     return Inventory(settings.state_dir, sealer.key_id, write=write)

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from hashclient.cli.app import App, pass_app
-from hashclient.cli.run import load_lists, report_options, run_report
+from hashclient.cli.options import report_options
 from hashclient.errors import ExitCode, UsageError
-from hashclient.system.text import printable
-
-if TYPE_CHECKING:
-    from hashclient.lists.importers.interface import DigestBatch
 
 
 @click.command("lookup")
@@ -69,74 +63,29 @@ def command(
     something that cannot be told or nothing to check, 7 stale list, 8 a list is missing; all are
     in `hashclient --help`.
     """
-    from hashclient.core.verdict import Summary
-    from hashclient.scan.lookup import lookup
+    from hashclient.cli.run import Report, load_lists
+    from hashclient.client import Client
 
     if not digests and not sources:
         raise UsageError(
             "nothing to look up", hint="give digests as arguments, or a file of them with --from"
         )
-    lists = load_lists(app)
-    summary = Summary(lists.states, missing=lists.missing, gaps_accepted=accept_gaps)
-    outcomes = lookup(_batches(app, digests, sources), lists, summary, keep_clean=show_all)
-    code = run_report(
-        app,
-        "lookup",
-        outcomes,
-        summary,
-        lists.sealer.key_id,
-        output_format=output_format,
-        output=output,
-        show_digests=show_digests,
-        show_all=show_all,
-        arguments=[f"{len(digests)} digests", *sources],
+    report = Report(
+        app, "lookup", output_format, output, show_digests=show_digests, show_all=show_all
     )
-    if summary.gaps and not accept_gaps:
+    run = Client(app.session).lookup(
+        *digests,
+        files=sources,
+        stdin=sys.stdin.buffer,
+        accept_gaps=accept_gaps,
+        show_clean=show_all,
+        lists=load_lists(app),
+        front=report.front,
+    )
+    code = report.write(run)
+    if run.summary.gaps and not accept_gaps:
         app.say(
             "hint: look up other digests of the same files too, or their sizes; --accept-gaps does"
             " without"
         )
     return code
-
-
-def _batches(
-    app: App, digests: tuple[str, ...], sources: tuple[str, ...]
-) -> Iterator[tuple[str, DigestBatch]]:
-    """Yield the digests of every source.
-
-    Raises:
-        UsageError: one cannot be read to its end; after all others, and those besides it are told.
-    """
-    errors: list[UsageError] = []
-    for source in ([None] if digests else []) + list(sources):
-        try:
-            yield from _arguments(digests) if source is None else _content(source)
-        except UsageError as error:
-            errors.append(error)
-    for other in errors[1:]:
-        app.warn(other.message, other.hint)
-    if errors:
-        raise errors[0]
-
-
-def _arguments(digests: tuple[str, ...]) -> Iterator[tuple[str, DigestBatch]]:
-    from hashclient.lists.importers.arguments import digests_of_arguments
-
-    yield "argument", digests_of_arguments(digests)
-
-
-def _content(source: str) -> Iterator[tuple[str, DigestBatch]]:
-    from hashclient.lists.importers.registry import read_digests
-
-    if source == "-":
-        for batch in read_digests(sys.stdin.buffer, "stdin"):
-            yield "stdin", batch
-        return
-    name = printable(source)
-    try:
-        stream = Path(source).open("rb")  # noqa: SIM115 - it is closed below
-    except OSError as error:
-        raise UsageError(f"cannot read {name}: {error.strerror}", hint="check the path") from error
-    with stream:
-        for batch in read_digests(stream, name):
-            yield name, batch

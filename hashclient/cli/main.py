@@ -38,7 +38,8 @@ WITHOUT_DEFAULTS = frozenset(
 )
 
 #: Objects that are made before a garbage collection looks for cycles among them: more than a start
-#: makes, almost all of which stay.
+#: makes, almost all of which stay. Measured in CPU time against Python's 700: a scan of one file
+#: 336 ms instead of 353, of 40,000 files 554 instead of 634.
 GC_THRESHOLD = 200_000
 
 #: Command name to module; each module has a click command called `command`. In order of use.
@@ -216,7 +217,7 @@ and those of a command in config.toml; flags outrank the environment, which outr
     metavar="FILE",
     help="The key that seals lists at rest, when it is kept outside the state directory.",
 )
-@click.option("-v", "--verbose", count=True, help="Say more on stderr.")
+@click.option("-v", "--verbose", count=True, help="Say more on stderr; -vv: in detail.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing on stderr but errors and warnings.")
 @click.version_option(__version__, prog_name="hashclient", message="%(prog)s %(version)s")
 @click.pass_context
@@ -237,8 +238,9 @@ def cli(
 
     def load() -> Settings:
         from hashclient.config import resolve_settings
+        from hashclient.migrations.check import check_state
 
-        return resolve_settings(
+        settings = resolve_settings(
             state_dir=_path(state_dir),
             config_path=_path(config_path),
             seal_key_file=_path(seal_key_file),
@@ -247,8 +249,17 @@ def cli(
             # `init` makes the file.
             config_must_exist=ctx.invoked_subcommand != "init",
         )
+        for note in settings.config.notes:
+            app.warn(note, hint="it works on; change it when you can")
+        check_state(settings.layout)
+        return settings
 
-    ctx.obj = App(load, -1 if quiet else verbose, process.output)
+    ctx.obj = app = App(load, -1 if quiet else verbose, process.output)
+    if app.verbosity > 0:
+        from hashclient.cli.verbose import show_log
+
+        end = show_log(app.debug, details=app.verbosity > 1, process=os.getpid())
+        ctx.call_on_close(end)
     # Help, and what takes nothing from config.toml, has to work with a broken one.
     if name not in WITHOUT_DEFAULTS and {"-h", "--help"}.isdisjoint(words):
         ctx.default_map = _command_defaults(ctx.obj, name, command)
@@ -294,7 +305,8 @@ def main(argv: list[str] | None = None) -> NoReturn:
         # The reader has gone; what was found is in the exit code already, or it is this.
         code = code or ExitCode.STATE
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    # The process ends: looking for garbage once more would take longer than all else that is left.
+    # The process ends: looking for garbage once more is in vain. Measured in CPU time: `--version`
+    # takes 87 ms instead of 100, a scan of one file 368 instead of 417.
     gc.freeze()
     sys.exit(int(code))
 

@@ -16,7 +16,6 @@ time tells. An output or a format that config.toml names is not known while that
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +26,7 @@ from typing import TextIO
 import click
 
 from hashclient.errors import ExitCode, LockedError, StateError, UsageError
+from hashclient.system.locks import acquire
 from hashclient.system.text import printable
 
 #: Commands whose `--output` is emptied first, and those whose `--output` is replaced in one step.
@@ -250,16 +250,14 @@ def _refuse_inputs(path: Path, status: os.stat_result, inputs: Sequence[str]) ->
 def _lock(fd: int, path: Path) -> None:
     """Keep other runs from writing to the same file until this process ends."""
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        if not _may_be_of_a_run(os.fstat(fd)):
-            return
+        locked = acquire(fd)
+    except OSError:
+        return  # a file system without locks
+    if not locked and _may_be_of_a_run(os.fstat(fd)):
         raise LockedError(
             f"another run is writing to the output {printable(path)}",
             hint="wait until it has finished, or choose another --output",
-        ) from error
-    except OSError:
-        return  # a file system without locks
+        )
 
 
 def _may_be_of_a_run(status: os.stat_result) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -17,23 +16,6 @@ if TYPE_CHECKING:
 
 #: Seconds between two pictures of a scan.
 INTERVAL_S = 0.1
-
-
-class Received:
-    """Counts the bytes that come, in several threads at a time."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._count = 0
-
-    def add(self, count: int) -> None:
-        """Count `count` bytes more, or less if they were dropped."""
-        with self._lock:
-            self._count += count
-
-    def count(self) -> int:
-        """Return how many have come."""
-        return self._count
 
 
 @contextlib.contextmanager

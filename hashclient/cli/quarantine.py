@@ -161,7 +161,7 @@ def restore(
         quarantine = open_quarantine(app, on_bytes)
         chosen = list(match_ids)
         if withdrawn:
-            here = set(item_ids(app.settings.quarantine_dir)) - set(chosen)
+            here = set(item_ids(app.settings.layout.quarantine)) - set(chosen)
             chosen += [m.id for m in record.find([MatchState.WITHDRAWN]) if m.id in here]
         results = Results(app, output_format, chosen)
         for match_id in chosen:
@@ -223,7 +223,7 @@ def purge(
     by_default = ctx.get_parameter_source("reason") is ParameterSource.DEFAULT
     if force and (not match_ids or by_default):
         raise UsageError("--force needs ids and a --reason")
-    chosen = list(match_ids) or item_ids(app.settings.quarantine_dir)
+    chosen = list(match_ids) or item_ids(app.settings.layout.quarantine)
     results = Results(app, output_format, match_ids)
     with open_record(app) as record:
         quarantine = open_quarantine(app)

@@ -39,7 +39,7 @@ def list_items(app: App, output_format: str) -> ExitCode:
     from hashclient.quarantine.vault import item_ids, load_item
 
     results = Results(app, output_format)
-    directory = app.settings.quarantine_dir
+    directory = app.settings.layout.quarantine
     with open_record(app) as record:
         quarantine = open_quarantine(app)
         for match_id in item_ids(directory):
@@ -64,10 +64,10 @@ def show(app: App, match_id: str, output_format: str) -> ExitCode:
     """
     from hashclient.quarantine.vault import evidence_path, load_item
 
-    item = load_item(app.settings.quarantine_dir, match_id)
+    item = load_item(app.settings.layout.quarantine, match_id)
     with open_record(app) as record:
         document = _document(item, open_quarantine(app), record)
-    evidence = evidence_path(app.settings.quarantine_dir, match_id)
+    evidence = evidence_path(app.settings.layout.quarantine, match_id)
     if output_format == "json":
         app.out(json.dumps({**document, "evidence": str(evidence)}))
         return ExitCode.OK
@@ -158,9 +158,7 @@ def keygen(app: App, output: Path, output_format: str) -> ExitCode:
 
 def _document(item: Item, quarantine: Quarantine, record: Matches) -> dict[str, Any]:
     """Return what `list` and `show` tell of an item."""
-    from hashclient.quarantine.store import record as find_match
-
-    match = find_match(item.id, record)
+    match = record.look_up(item.id)
     state = "unrecorded" if match is None else str(match.state)
     due = quarantine.due(item.id, record)
     return {

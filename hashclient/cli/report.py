@@ -18,12 +18,10 @@ from hashclient.errors import ExitCode, HashclientError, LockedError, StateError
 from hashclient.system.text import printable
 
 if TYPE_CHECKING:
-    from hashclient.config import ServiceDestination
     from hashclient.core.match import Match
     from hashclient.matches.store import Matches
-    from hashclient.reporting.destinations.cybertipline.api import Service
     from hashclient.reporting.outbox import Outbox
-    from hashclient.reporting.sent import Sent
+    from hashclient.reporting.report import Sent
     from hashclient.reporting.submit import Sender
 
 
@@ -255,42 +253,15 @@ def verify(
       hashclient report verify --identity key.txt package.tar.age
     """
     from hashclient.quarantine.age import load_identities
-    from hashclient.reporting.destinations.package.verify import (
-        is_note,
-        verify_package,
-        verify_retraction,
-    )
+    from hashclient.reporting.destinations.registry import verify as verify_handed_over
 
-    if is_note(path):
-        note = verify_retraction(path, public_key=public_key)
-        result = {
-            "retracted": note.report_id,
-            "time": note.record.time.isoformat(),
-            "reason": note.record.data.get("reason"),
-            "public_key": note.public_key,
-        }
-        title = "the note of retraction verifies"
-    else:
-        identities = [key for p in identity_paths for key in load_identities(p)]
-        found = verify_package(path, identities=identities, public_key=public_key)
-        document = found.document
-        result = {
-            "report": document.report,
-            "created": document.created.isoformat(),
-            "organisation": document.reporter.organisation,
-            "contact": document.reporter.contact,
-            "matches": len(document.matches),
-            "evidence": found.evidence,
-            "packaged": found.custody.last.time.isoformat(),
-            "custody_records": found.custody.records,
-            "public_key": found.public_key,
-        }
-        title = "the package verifies"
+    identities = [key for p in identity_paths for key in load_identities(p)]
+    found = verify_handed_over(path, identities=identities, public_key=public_key)
     if output_format == "json":
-        app.out(json.dumps({**result, "public_key_compared": public_key is not None}))
+        app.out(json.dumps({**found.facts, "public_key_compared": public_key is not None}))
         return ExitCode.OK
-    app.out(title)
-    for name, value in result.items():
+    app.out(found.title)
+    for name, value in found.facts.items():
         if value is not None:
             app.out(f"  {name.replace('_', ' '):<16} {printable(str(value))}")
     if public_key is None:
@@ -308,25 +279,15 @@ def _outbox(app: App) -> Outbox:
 def _sender(app: App, identity_paths: tuple[Path, ...]) -> Iterator[Sender]:
     from hashclient.cli.progress import bytes_progress
     from hashclient.quarantine.age import load_identities
-    from hashclient.reporting.destinations.cybertipline.api import Service
     from hashclient.reporting.submit import Sender
 
     identities = [key for path in identity_paths for key in load_identities(path)]
     with open_record(app) as record, bytes_progress(app, "sent") as on_bytes:
-
-        def connect(destination: ServiceDestination) -> Service:
-            return Service(destination, on_bytes=on_bytes)
-
-        yield Sender(
-            _outbox(app),
-            record,
-            identities=identities,
-            connect=connect,
-        )
+        yield Sender(_outbox(app), record, identities=identities, on_bytes=on_bytes)
 
 
 def _unreported(outbox: Outbox, record: Matches, destination: str | None) -> list[Match]:
-    from hashclient.reporting.destination import find_destination
+    from hashclient.reporting.destinations.registry import find_destination
 
     name, _ = find_destination(outbox.settings.config.report, destination)
     known = outbox.reported(name)

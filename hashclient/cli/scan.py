@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import click
 
 from hashclient.cli.app import App, pass_app
-from hashclient.cli.run import load_lists, report_options, run_report
+from hashclient.cli.options import report_options
 from hashclient.errors import ExitCode, UsageError
 from hashclient.formats.interface import FORMATS
 from hashclient.system.text import printable
 
 if TYPE_CHECKING:
+    from hashclient.scan.sources.interface import Source
     from hashclient.scan.sources.stream import Stream
 
 #: Whether it is there and can be read, the walk says: of each PATH by itself, as an outcome.
@@ -136,14 +137,8 @@ def command(
     was unread or there was nothing to check, 7 stale list; all are in `hashclient --help`.
     """
     from hashclient.cli.progress import scan_progress
-    from hashclient.core.verdict import Summary
-    from hashclient.scan.cache import InventoryPlace
-    from hashclient.scan.engine import Progress, default_jobs, scan
-    from hashclient.scan.memory import Memory
-    from hashclient.scan.sources.files import Trees, WalkOptions
-    from hashclient.scan.sources.interface import Source
-    from hashclient.scan.sources.mounts import Mounts
-    from hashclient.scan.sources.several import Several
+    from hashclient.cli.run import Report, load_lists
+    from hashclient.client import Client
 
     if not paths and files_from is None:
         raise UsageError(
@@ -159,65 +154,37 @@ def command(
         from hashclient.cli.fetch import fetch_and_tell
 
         failed = fetch_and_tell(app)
-    lists = load_lists(app)
-    summary = Summary(lists.states, missing=lists.missing, failed=failed)
-    progress = Progress(summary)
-    options = WalkOptions(exclude, one_file_system, follow_symlinks)
-    memory = Memory(
-        InventoryPlace(app.settings.state_dir, lists.sealer.key_id),
-        # The inventory knows tags, not digests: to show these, files are read.
-        use=not no_inventory and not show_digests,
-        on_failure=lambda error: app.warn(error.message, error.hint),
+    report = Report(
+        app, "scan", output_format, output, show_digests=show_digests, show_all=show_all
     )
-    mounts = Mounts(
-        app.settings.state_dir,
-        on_failure=lambda error: app.warn(error.message, error.hint),
-        on_change=lambda path: app.say(f"another file system than before: {printable(path)}"),
-    )
-    if mounts.unknown is not None:
-        summary.fail(mounts.unknown)
-    sources: list[Source] = [Trees([path for path in paths if path != "-"], options, mounts)]
+    sources: list[Source] = []
     if names_fd is not None:
         from hashclient.scan.sources.names import Names
 
         sources.append(Names(names_fd, str(files_from), null=null, exclude=exclude))
-    outcomes = scan(
-        Several(sources),
-        lists,
-        progress,
-        jobs=jobs or default_jobs(),
-        keep_clean=show_all,
-        sparse=sparse,
-        memory=memory,
+    run = Client(app.session).scan(
+        *(path for path in paths if path != "-"),
+        sources=sources,
         stream=stream,
+        exclude=exclude,
+        one_file_system=one_file_system,
+        follow_symlinks=follow_symlinks,
+        sparse=sparse,
+        jobs=jobs,
+        # The inventory knows tags, not digests: to show these, files are read.
+        inventory=not no_inventory and not show_digests,
+        show_clean=show_all,
+        act=not no_actions,
+        quarantine=quarantine,
+        only_tell=policy_check,
+        lists=load_lists(app),
+        front=report.front,
     )
-    responder = None
-    acts = not no_actions and (quarantine or bool(app.settings.config.policy))
-    if acts or policy_check:
-        from hashclient.scan.actions import Responder
-
-        responder = Responder(
-            app.session,
-            lists.states,
-            quarantine_all=quarantine,
-            only_tell=policy_check,
-        )
-    with scan_progress(app, progress) as tick:
-        code = run_report(
-            app,
-            "scan",
-            outcomes,
-            summary,
-            lists.sealer.key_id,
-            output_format=output_format,
-            output=output,
-            show_digests=show_digests,
-            show_all=show_all,
-            tick=tick,
-            responder=responder,
-            arguments=[*paths, *([] if files_from is None else [f"--files-from {files_from}"])],
-        )
-    if mounts.is_missing:
+    if failed is not None:
+        run.summary.failed, run.summary.failure = failed, None
+    with scan_progress(app, run.progress) as report.tick:
+        code = report.write(run)
+    if run.is_mount_missing:
         app.say("next: mount what is missing; `hashclient inventory forget PATH` if it is given up")
     return code
 

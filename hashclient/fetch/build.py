@@ -8,12 +8,13 @@ over; `fetch` does, when the build has been found right.
 from __future__ import annotations
 
 import contextlib
-import threading
+import functools
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 from tuf.api.metadata import TargetFile
@@ -40,10 +41,14 @@ from hashclient.lists.wire import (
     parse_add_segment,
     parse_withdraw_segment,
 )
+from hashclient.system.background import Task
 from hashclient.system.files import MAX_STATE_BYTES, read_regular, write_atomic
+from hashclient.system.layout import STAGING_NAME
+from hashclient.system.log import Log
 from hashclient.trust.tuf import Trust
 
-STAGING_NAME = "staging.json"
+_log = Log("fetch")
+
 #: Segments that are downloaded at a time, and the bytes they may have in memory together.
 AT_ONCE = 3
 AHEAD_BYTES = 256 << 20
@@ -69,6 +74,7 @@ class _Staging(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     segments: int
     fresh: bool
     partial: Manifest
+    format: Literal["hashclient-staging/1"] = "hashclient-staging/1"
 
 
 class Build(msgspec.Struct, frozen=True):
@@ -156,6 +162,9 @@ class Build(msgspec.Struct, frozen=True):
         segments = self._download(index, index.segments[skip:])
         for number, (segment, data) in enumerate(segments, skip + 1):
             _apply(writer, inspection, segment, data)
+            _log.debug(
+                "list %s: segment %d of %d is built", index.list, number, len(index.segments)
+            )
             started = self.monotonic()
             worth_it = started >= due or (fresh and writer.is_flushed)
             # What was seen would be forgotten by whoever goes on from here.
@@ -189,16 +198,19 @@ class Build(msgspec.Struct, frozen=True):
             self.progress(index.list, min(total, max(done, self.received() - before)), total)
 
         waiting = deque(zip(segments, infos, strict=True))
-        running: deque[tuple[Segment, TargetFile, _Download]] = deque()
+        running: deque[tuple[Segment, TargetFile, Task[bytes]]] = deque()
         while waiting or running:
             ahead = sum(info.length for _, info, _ in running)
             while waiting and len(running) < AT_ONCE and (ahead < AHEAD_BYTES or not running):
                 segment, info = waiting.popleft()
-                running.append((segment, info, _Download(self.trust, info)))
+                work = functools.partial(self.trust.download, info, MAX_SEGMENT_BYTES)
+                running.append((segment, info, Task(work, info.path)))
                 ahead += info.length
             tell()
             segment, info, download = running.popleft()
-            yield segment, download.result(tell)
+            while not download.wait(TELL_S):
+                tell()
+            yield segment, download.result()
             done += info.length
         tell()
 
@@ -243,34 +255,6 @@ class Build(msgspec.Struct, frozen=True):
             runs=runs,
             epoch=self.epoch,
         )
-
-
-class _Download:
-    """A segment that is being downloaded in the background."""
-
-    def __init__(self, trust: Trust, info: TargetFile) -> None:
-        self._trust = trust
-        self._info = info
-        self._data = b""
-        self._error: BaseException | None = None
-        # Of its own and a daemon: Ctrl-C must not wait for a server.
-        self._thread = threading.Thread(target=self._run, name=info.path, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self._data = self._trust.download(self._info, MAX_SEGMENT_BYTES)
-        except BaseException as error:  # noqa: BLE001 - it is raised again where it is waited for
-            self._error = error
-
-    def result(self, meanwhile: Callable[[], None]) -> bytes:
-        """Wait for it, return its bytes or raise what went wrong; call `meanwhile` on the way."""
-        while self._thread.is_alive():
-            self._thread.join(TELL_S)
-            meanwhile()
-        if self._error is not None:
-            raise self._error
-        return self._data
 
 
 def _apply(writer: IndexWriter, inspection: Inspection, segment: Segment, data: bytes) -> None:

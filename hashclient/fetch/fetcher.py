@@ -22,7 +22,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from hashclient.audit.log import AuditLog, Event
+from hashclient.audit.log import Event
 from hashclient.config import Settings
 from hashclient.core.match import Match
 from hashclient.core.model import Hit
@@ -36,7 +36,6 @@ from hashclient.errors import (
 from hashclient.fetch.build import Build, Progress, delta_of, tidy
 from hashclient.fetch.guard import PoisonGuard, open_guard
 from hashclient.fetch.withdrawals import Reached, reach_back
-from hashclient.index.blinding import Sealer
 from hashclient.index.open_lists import OFFERS_NOTHING_HINT
 from hashclient.index.reader import (
     CLOCK_TOLERANCE,
@@ -52,7 +51,7 @@ from hashclient.index.run import DamagedError
 from hashclient.index.writer import write_manifest
 from hashclient.lists.wire import MAX_INDEX_BYTES, ListIndex, parse_index
 from hashclient.matches.store import Matches
-from hashclient.matches.tables import DATABASE_NAME
+from hashclient.session import Session
 from hashclient.system.files import (
     MAX_STATE_BYTES,
     is_there,
@@ -60,10 +59,12 @@ from hashclient.system.files import (
     read_regular,
     sweep_temporary,
 )
+from hashclient.system.log import Log
 from hashclient.system.text import printable
 from hashclient.trust.tuf import Source, Trust
 
-PINNED_ROOT_NAME = "pinned-root.json"
+_log = Log("fetch")
+
 INDEX_FILE = "index.json"
 
 
@@ -101,32 +102,33 @@ class Fetcher:
 
     def __init__(
         self,
-        settings: Settings,
+        session: Session,
         provider: str,
         source: Source,
-        sealer: Sealer,
-        audit: AuditLog,
         *,
-        now: Callable[[], datetime],
         progress: Progress | None = None,
         received: Callable[[], int] = lambda: 0,
         accept_churn: bool = False,
         rebuild: bool = False,
     ) -> None:
-        """Bind what a fetch needs; nothing is read or sent yet.
+        """Bind what a fetch needs; nothing but the key is read yet, and it has to be there.
 
         `progress` hears of segments, and of parts of them if `received` counts what `source` gets.
         `accept_churn` lets pass what the provider's `max_churn` would refuse. `rebuild` builds
         lists from their first segment even where what is here looks sound; of that, only the
         manifest is read.
+
+        Raises:
+            ConfigError: the key is missing or malformed.
+            StateError: it cannot be read.
         """
         self._provider = provider
-        self._sealer = sealer
-        self._now = now
+        self._sealer = session.sealer()
+        self._now = session.now
         self._progress = progress or (lambda *_: None)
         self._received = received
-        self._settings = settings
-        self._audit = audit
+        self._settings = session.settings
+        self._audit = session.audit
         self._source = source
         self._accept_churn = accept_churn
         self._rebuild = rebuild
@@ -152,13 +154,14 @@ class Fetcher:
         sweep_temporary(self._settings.state_dir)
         try:
             pinned = load_pinned_root(self._settings, self._provider)
-            directory = self._settings.metadata_dir(self._provider)
+            directory = self._settings.layout.metadata(self._provider)
             trust = Trust(
                 directory, config.url, self._source, pinned, name=self._provider, now=self._now()
             )
             self._refuse_clock_set_back()
             trust.refresh()
             offered = trust.lists()
+            _log.info("provider %s: metadata is verified, lists: %d", self._provider, len(offered))
             # A list that we have and that is not offered any more is refused, not forgotten.
             ours = {m.list for m in self._manifests() if m.provider == self._provider}
             known = ours.union(offered, config.lists or ())
@@ -203,13 +206,13 @@ class Fetcher:
         Raises:
             StateError: one may not be read: what it would forbid is not known.
         """
-        for name in list_folders(self._settings.lists_dir):
+        for name in list_folders(self._settings.layout.lists):
             with contextlib.suppress(DamagedError):
-                if (manifest := load_manifest(self._settings.lists_dir / name)) is not None:
+                if (manifest := load_manifest(self._settings.layout.lists / name)) is not None:
                     yield manifest
 
     def _fetch_list(self, trust: Trust, name: str) -> Fetched:
-        directory = make_private_dir(self._settings.lists_dir / name)
+        directory = make_private_dir(self._settings.layout.lists / name)
         here, base = self._open_base(directory)
         # 1
         info = trust.target(name, INDEX_FILE)
@@ -308,7 +311,7 @@ class Fetcher:
 
     def _reach_back(self, directory: Path, manifest: Manifest) -> Reached:
         """Note what the list says of earlier matches."""
-        if not is_there(self._settings.state_dir / DATABASE_NAME):
+        if not is_there(self._settings.layout.matches):
             return Reached()
         with Matches(self._settings.state_dir) as matches:
             index = open_manifest(directory, manifest)
@@ -418,7 +421,7 @@ def load_pinned_root(settings: Settings, provider: str) -> bytes:
     Raises:
         StateError: it is missing or not the one that the configuration names.
     """
-    path = settings.trust_dir(provider) / PINNED_ROOT_NAME
+    path = settings.layout.pinned_root(provider)
     again = f"remove provider {provider} from the configuration and run `hashclient init` again"
     try:
         root = read_regular(path, MAX_STATE_BYTES)

@@ -15,6 +15,7 @@ import errno
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -36,10 +37,9 @@ from hashclient.system.files import (
     user_path,
     write_atomic,
 )
+from hashclient.system.layout import SOURCES_NAME, Layout
 from hashclient.system.text import printable
 
-FOLDER = "known-good"
-SOURCES_NAME = "sources.json"
 #: How many entry ids a message names.
 NAMED = 5
 
@@ -50,6 +50,7 @@ class _Sources(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     files: tuple[tuple[str, int, int, int], ...]  # path, size, mtime and ctime in ns
     key_id: str
     runs: tuple[RunRef, ...]
+    format: Literal["hashclient-known-good/1"] = "hashclient-known-good/1"
 
 
 class PoisonGuard:
@@ -149,7 +150,7 @@ def open_guard(
     if not files:
         return PoisonGuard(None, sealer)
     stamps = tuple(_stamp(user_path(name)) for name in files)
-    directory = make_private_dir(state_dir / FOLDER)
+    directory = make_private_dir(Layout(state_dir).known_good)
     sources = _load_sources(directory)
     if sources is not None and (sources.files, sources.key_id) == (stamps, sealer.key_id):
         # What is damaged or gone is built anew.
@@ -168,7 +169,7 @@ def verify_guard(state_dir: Path) -> None:
         DamagedError: it is not that any more.
         StateError: it cannot be read.
     """
-    directory = state_dir / FOLDER
+    directory = Layout(state_dir).known_good
     if (sources := _load_sources(directory)) is not None:
         verify_runs(directory, sources.runs)
 

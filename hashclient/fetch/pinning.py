@@ -11,26 +11,26 @@ import contextlib
 import hashlib
 import shutil
 from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
 
 import msgspec
 
-from hashclient.audit.log import AuditLog, Event
-from hashclient.config import ProviderConfig, Settings, parse_config, provider_table
+from hashclient.audit.log import Event
+from hashclient.config import ProviderConfig, parse_config, provider_table
 from hashclient.core.model import is_name
 from hashclient.errors import ConfigError, HashclientError, UsageError, VerificationError
-from hashclient.fetch.fetcher import PINNED_ROOT_NAME
+from hashclient.migrations.migrate import writing
 from hashclient.net.client import Transport
 from hashclient.net.settings import access_of, limits_of
+from hashclient.session import Session
 from hashclient.system.files import (
     MAX_TEXT_BYTES,
     make_private_dir,
     make_public_dir,
     read_regular,
     write_atomic,
-    writer_lock,
 )
+from hashclient.system.layout import PINNED_ROOT_NAME
 from hashclient.system.text import printable
 from hashclient.trust.tuf import Trust
 
@@ -40,12 +40,7 @@ ROOT_HINT = "the provider hands it out; get it by a way you trust"
 
 
 def pin_provider(
-    settings: Settings,
-    name: str,
-    provider: ProviderConfig,
-    root_file: Path,
-    audit: AuditLog,
-    now: datetime,
+    session: Session, name: str, provider: ProviderConfig, root_file: Path
 ) -> list[str]:
     """Pin `provider` under `name` with the root in `root_file`; return the lists it offers.
 
@@ -54,6 +49,7 @@ def pin_provider(
         UnreachableError, AuthorisationError, VerificationError, StaleError: the contact failed.
         StateError, LockedError, AuditError: the state directory cannot be written.
     """
+    settings = session.settings
     # 1
     if not is_name(name):
         raise UsageError(
@@ -72,13 +68,13 @@ def pin_provider(
     table = provider_table(name, provider)
     # What could not be read again must not be written.
     parse_config(table, frozenset(), printable(settings.config_path))
-    make_private_dir(settings.state_dir)
-    with writer_lock(settings.lock_path), _new_trust_dir(settings.trust_dir(name)) as directory:
+    layout = settings.layout
+    with writing(layout), _new_trust_dir(layout.provider(name)) as directory:
         # 3
         with Transport(access, limits=limits_of(provider)) as transport:
-            metadata = settings.metadata_dir(name)
+            metadata = layout.metadata(name)
             try:
-                trust = Trust(metadata, provider.url, transport, root, name=name, now=now)
+                trust = Trust(metadata, provider.url, transport, root, name=name, now=session.now())
             except VerificationError as error:
                 raise VerificationError(
                     f"not the root metadata of a provider: {printable(root_file)}", hint=ROOT_HINT
@@ -97,7 +93,7 @@ def pin_provider(
                 f"provider {name} does not offer list {missing[0]}",
                 hint=f"it offers: {', '.join(offered) or 'none'}",
             )
-        audit.append(
+        session.audit.append(
             [Event("init", {"provider": name, "url": provider.url, "root": provider.root_sha256})]
         )
         # 4

@@ -19,8 +19,12 @@ if TYPE_CHECKING:
     from hashclient.formats.interface import Context
 
 
+#: The version of the schema, in every line: another one where a field goes or means another thing.
+SCHEMA = 1
+
+
 class JsonlFormatter:
-    """Writes outcomes and summary as lines of ASCII JSON, `type` first."""
+    """Writes outcomes and summary as lines of ASCII JSON, `type` and `schema` first."""
 
     def __init__(self, context: Context) -> None:
         """Write what `context` asks for."""
@@ -32,7 +36,11 @@ class JsonlFormatter:
     def outcome(self, handled: Handled) -> str:
         """Return one outcome as a line."""
         outcome = handled.outcome
-        document: dict[str, Any] = {"type": str(outcome.kind), **file_fields(handled)}
+        document: dict[str, Any] = {
+            "type": str(outcome.kind),
+            "schema": SCHEMA,
+            **file_fields(handled),
+        }
         if outcome.hits:
             document.update(entry_fields(outcome.hits[0]))
         if len(outcome.hits) > 1:
@@ -49,4 +57,4 @@ class JsonlFormatter:
         """Return the summary as a line."""
         if summary is None:
             return None
-        return json.dumps({"type": "summary", **summary_fields(summary)})
+        return json.dumps({"type": "summary", "schema": SCHEMA, **summary_fields(summary)})

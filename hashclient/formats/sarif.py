@@ -139,7 +139,8 @@ class SarifFormatter:
         }
         if summary is not None:
             run["properties"] = summary_fields(summary)
-        return "\n".join([*parts, f"], {json.dumps(run)[1:-1]}}}]}}"])
+        members = [f'"{name}": {json.dumps(value)}' for name, value in run.items()]
+        return "\n".join([*parts, f"], {', '.join(members)}}}]}}"])
 
     def _result(self, handled: Handled) -> str:
         outcome, record = handled.outcome, handled.record

@@ -26,6 +26,7 @@ from hashclient.system.files import (
     read_regular,
     write_atomic,
 )
+from hashclient.system.layout import Layout
 from hashclient.system.secrets import read_secret
 from hashclient.system.text import printable
 
@@ -33,7 +34,6 @@ KEY_BYTES = 32
 KEY_ENV = "HASHCLIENT_SEAL_KEY"
 #: Name of the systemd credential: `LoadCredential=hashclient.seal-key:…`.
 KEY_CREDENTIAL = "hashclient.seal-key"
-KEY_FILE = "seal.key"
 
 Uint8 = npt.NDArray[np.uint8]
 Uint64 = npt.NDArray[np.uint64]
@@ -105,7 +105,7 @@ def load_sealer(
             raise ConfigError(f"cannot read systemd credential {KEY_CREDENTIAL}") from error
     if key_file is not None:
         return Sealer(_parse(read_secret(key_file, "seal key file"), printable(key_file)))
-    path = state_dir / KEY_FILE
+    path = Layout(state_dir).seal_key
     if not is_there(path):
         if not create:
             raise StateError(

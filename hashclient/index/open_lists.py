@@ -35,12 +35,14 @@ from hashclient.index.reader import (
     state_of,
 )
 from hashclient.system.files import read_regular, state_error
+from hashclient.system.layout import TARGETS_NAME, TIMESTAMP_NAME
+from hashclient.system.log import Log
 from hashclient.system.text import printable
+
+_log = Log("lists")
 
 #: Where python-tuf keeps the metadata that delegates the lists, and that which expires first; and
 #: its own cap for the former.
-TARGETS_NAME = "targets.json"
-TIMESTAMP_NAME = "timestamp.json"
 MAX_TARGETS_BYTES = 5_000_000
 
 #: What is said of a list without a folder.
@@ -170,6 +172,14 @@ def open_lists(settings: Settings, environ: Mapping[str, str], now: datetime) ->
         state_of(index.manifest, now, settings.grace(index.manifest.provider)) for index in indexes
     )
     unusable = tuple(entry for entry in expected if entry.error is not None)
+    for index, state in zip(indexes, states, strict=True):
+        _log.info(
+            "list %s: generation %d, %d entries in %d runs, fresh: %s",
+            *(state.name, state.generation, index.manifest.entries),
+            *(len(index.manifest.runs), state.fresh),
+        )
+    for entry in unusable:
+        _log.info("cannot be used: %s", entry.text)
     return OpenLists(indexes, states, sealer, unusable)
 
 
@@ -195,12 +205,14 @@ def expected_lists(settings: Settings, *, verify: bool = False) -> list[Expected
     Raises:
         StateError: the folder of all lists cannot be read.
     """
-    wanted: dict[str, list[str]] = {name: [] for name in list_folders(settings.lists_dir)}
+    wanted: dict[str, list[str]] = {name: [] for name in list_folders(settings.layout.lists)}
     doubtful: list[ExpectedList] = []
     bare: list[str] = []
     for provider, config in sorted(settings.config.providers.items()):
         try:
-            names = config.lists or delegated_lists(settings.metadata_dir(provider) / TARGETS_NAME)
+            names = config.lists or delegated_lists(
+                settings.layout.metadata(provider) / TARGETS_NAME
+            )
         except StateError as error:
             short = f"what it offers is not known: {error.message}"
             doubtful.append(ExpectedList(None, provider, error=error, short=short))
@@ -214,7 +226,7 @@ def expected_lists(settings: Settings, *, verify: bool = False) -> list[Expected
     named = [
         entry
         for name, providers in sorted(wanted.items())
-        for entry in _open(settings.lists_dir / name, name, providers, verify=verify)
+        for entry in _open(settings.layout.lists / name, name, providers, verify=verify)
     ]
     here = {entry.provider for entry in named}
     for entry in named:
@@ -222,7 +234,7 @@ def expected_lists(settings: Settings, *, verify: bool = False) -> list[Expected
             _bound_expiry(settings, entry.index)
     for provider in _unconfigured(settings, here):
         try:
-            names = delegated_lists(settings.metadata_dir(provider) / TARGETS_NAME)
+            names = _delegated_by(settings, provider)
         except StateError as error:
             short = f"what it offers is not known: {error.message}"
             error.hint = UNCONFIGURED_HINT
@@ -251,6 +263,10 @@ def with_key(entry: ExpectedList, key_id: str) -> ExpectedList:
                 entry, index=None, error=error, short="sealed with another key"
             )
     return entry
+
+
+def _delegated_by(settings: Settings, provider: str) -> tuple[str, ...] | None:
+    return delegated_lists(settings.layout.metadata(provider) / TARGETS_NAME)
 
 
 def delegated_lists(path: Path) -> tuple[str, ...] | None:
@@ -285,7 +301,7 @@ def _bound_expiry(settings: Settings, index: Index) -> None:
     manifest = index.manifest
     if not is_name(manifest.provider):
         return
-    path = settings.metadata_dir(manifest.provider) / TIMESTAMP_NAME
+    path = settings.layout.metadata(manifest.provider) / TIMESTAMP_NAME
     try:
         data = read_regular(path, MAX_TARGETS_BYTES)
         until = msgspec.json.decode(data, type=_Timestamp).signed.expires
@@ -309,7 +325,7 @@ def _unconfigured(settings: Settings, here: Collection[str | None]) -> list[str]
         StateError: the folder of those that are trusted cannot be read.
     """
     found = {provider or "" for provider in here}
-    trusted = settings.state_dir / "trust"
+    trusted = settings.layout.trust
     try:
         found.update(path.name for path in trusted.iterdir())
     except FileNotFoundError:

@@ -25,9 +25,10 @@ from hashclient.index.prefixtable import NOTHING
 from hashclient.index.run import REBUILD_HINT, ROT_HINT, Count, DamagedError, Run, file_sha256
 from hashclient.lists.wire import Strings, Uint32, Uint64
 from hashclient.system.files import MAX_STATE_BYTES, read_regular, state_error
+from hashclient.system.layout import MANIFEST_NAME
 from hashclient.system.text import printable
+from hashclient.system.versions import format_of, is_newer, newer
 
-MANIFEST_NAME = "manifest.json"
 MANIFEST_FORMAT = "hashclient-index/1"
 #: How far the clock may be behind the last check before we say that it was set back.
 CLOCK_TOLERANCE = timedelta(minutes=5)
@@ -257,7 +258,7 @@ def load_manifest(directory: Path) -> Manifest | None:
     """
     path = directory / MANIFEST_NAME
     try:
-        manifest = msgspec.json.decode(read_regular(path, MAX_STATE_BYTES), type=Manifest)
+        document = read_regular(path, MAX_STATE_BYTES)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -266,8 +267,14 @@ def load_manifest(directory: Path) -> Manifest | None:
                 f"cannot read manifest: {printable(path)}: {error.strerror}", hint=REBUILD_HINT
             ) from error
         raise state_error("cannot read", path, error) from error
+    try:
+        manifest = msgspec.json.decode(document, type=Manifest)
     except ValueError as error:
+        if is_newer(format_of(document), MANIFEST_FORMAT):
+            raise newer(path) from error
         raise DamagedError(f"manifest is damaged: {printable(path)}", hint=REBUILD_HINT) from error
+    if is_newer(manifest.format, MANIFEST_FORMAT):
+        raise newer(path)
     if manifest.format != MANIFEST_FORMAT:
         raise DamagedError(
             f"manifest has format {manifest.format!r}: {printable(path)}", hint=REBUILD_HINT

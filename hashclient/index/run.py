@@ -35,6 +35,7 @@ from hashclient.index.prefixtable import NOTHING, Rows, find, table_lengths
 from hashclient.lists.wire import Strings, Uint8, Uint32, Uint64
 from hashclient.system.files import state_error
 from hashclient.system.text import printable
+from hashclient.system.versions import newer
 
 RUN_MAGIC = b"hcrun\x00\x02\n"
 ALIGNMENT = 64
@@ -115,6 +116,8 @@ class Run:
             raise
         except OSError as error:
             raise _unreadable(path, error) from error
+        if head[:6] == RUN_MAGIC[:6] and head[6:7] > RUN_MAGIC[6:7] and head[7:8] == b"\n":
+            raise newer(path)
         if head[:8] != RUN_MAGIC and head[:6] == RUN_MAGIC[:6]:
             raise DamagedError(
                 f"index file is of another version: {printable(path)}", hint=REBUILD_HINT

@@ -17,7 +17,7 @@ import numpy as np
 from hashclient.core.algorithms import Algorithm
 from hashclient.errors import VerificationError
 from hashclient.index.blinding import Sealer
-from hashclient.index.reader import MANIFEST_NAME, Index, Manifest, RunRef, RunSet, verify_runs
+from hashclient.index.reader import Index, Manifest, RunRef, RunSet, verify_runs
 from hashclient.index.run import ROT_HINT, DamagedError, Run, file_sha256
 from hashclient.index.runwriter import (
     BatchColumns,
@@ -29,7 +29,11 @@ from hashclient.index.runwriter import (
 )
 from hashclient.lists.wire import NO_SIZE, AddBatch, Strings, Uint8, checksum_of, entry_hashes
 from hashclient.system.files import sweep_temporary, write_atomic
+from hashclient.system.layout import MANIFEST_NAME
+from hashclient.system.log import Log
 from hashclient.system.text import printable
+
+_log = Log("index")
 
 #: Rows that are sealed in memory before they become a run; about 100 bytes each while building.
 RUN_ROWS = 2_000_000
@@ -222,6 +226,7 @@ class IndexWriter:
         # What has rotted would come out under a digest that is right.
         finished = [self._finished[run.name] for run in merged if run.name in self._finished]
         verify_runs(self._directory, finished)
+        _log.info("merging %d runs of %d entries", len(merged), sum(run.count for run in merged))
         names = {run.name for run in merged}
         # What the merged runs withdraw among themselves is carried out now; the rest stays.
         dead: dict[str, list[Rows]] = {}

@@ -32,6 +32,7 @@ from hashclient.core.match import (
     taken_back,
 )
 from hashclient.core.model import Hit, Outcome, hit_fields
+from hashclient.errors import UsageError
 from hashclient.matches.tables import MATCH, SEEN_AGAIN, STREAMS, MatchStore, to_text
 
 _ADD_MATCH = "INSERT INTO match VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -160,6 +161,17 @@ class Matches(MatchStore):
         """
         with self._errors():
             return self._get(match_id)
+
+    def look_up(self, match_id: str) -> Match | None:
+        """Return the match with this id, or None where there is none, as when the record was lost.
+
+        Raises:
+            StateError: it cannot be read.
+        """
+        try:
+            return self.get(match_id)
+        except UsageError:
+            return None
 
     def find(self, states: Collection[MatchState] = ()) -> Iterator[Match]:
         """Yield the matches in any of `states`, or all, in the order they were first found.

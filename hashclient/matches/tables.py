@@ -19,10 +19,11 @@ from hashclient.core.kinds import MatchState
 from hashclient.core.match import STREAM_PREFIX, Match
 from hashclient.core.model import Hit
 from hashclient.errors import StateError, UsageError
+from hashclient.system.files import refuse_irregular
+from hashclient.system.layout import Layout
 from hashclient.system.sqlite import open_database
 from hashclient.system.text import printable
-
-DATABASE_NAME = "matches.db"
+from hashclient.system.versions import newer
 
 _SCHEMA = """
 CREATE TABLE match (
@@ -98,7 +99,7 @@ class MatchStore:
         Raises:
             StateError: it cannot be opened, or another version wrote it.
         """
-        self._path = state_dir / DATABASE_NAME
+        self._path = Layout(state_dir).matches
         with self._errors():
             self._db = self._open(create=create)
             try:
@@ -112,12 +113,15 @@ class MatchStore:
                 raise
         if version != _VERSION:
             self._db.close()
+            if version > _VERSION:
+                raise newer(self._path)
             raise StateError(
                 f"record of matches has version {version}: {printable(self._path)}",
                 hint="another version of hashclient wrote it; move it away to begin a new one",
             )
 
     def _open(self, *, create: bool) -> sqlite3.Connection:
+        refuse_irregular(self._path)
         if not create and (not self._path.exists() or self._path.stat().st_size == 0):
             return sqlite3.connect(":memory:", isolation_level=None)
         # Also a reader may have to take back what a killed writer had begun.

@@ -22,6 +22,7 @@ from urllib.parse import unquote
 import msgspec
 
 from hashclient.errors import ConfigError, VerificationError
+from hashclient.net.peer import PROVIDER, Peer
 from hashclient.system.files import read_regular
 from hashclient.system.secrets import read_secret
 from hashclient.system.text import printable
@@ -68,14 +69,14 @@ class OAuth(msgspec.Struct, frozen=True):
 
 
 class Access(msgspec.Struct, frozen=True):
-    """How to reach one provider; checked when made, without any I/O.
+    """How to reach one provider, or one reporting service; checked when made, without any I/O.
 
     At most one of `token_file`, `token_env`, `token_credential`, `basic_file` and `oauth` is set.
     `token_credential` is the name of a systemd credential, `basic_file` holds `user:password`.
     A client certificate can go with any of them; without `client_key` its file holds the key too.
     `ca` None means the system's trust store. `proxy` is an http:// or socks5:// address, or
     `FROM_ENVIRONMENT`; without that, proxies of the environment are not used. `allow_http`
-    accepts http://, for loopback only.
+    accepts http://, for loopback only. `peer` says how messages call the other side.
 
     Raises:
         ConfigError: the settings contradict each other, or an address is not acceptable.
@@ -93,10 +94,11 @@ class Access(msgspec.Struct, frozen=True):
     proxy: str | None = None
     proxy_basic_file: Path | None = None
     allow_http: bool = False
+    peer: Peer = PROVIDER
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant."""
-        base = parse_endpoint(self.url, "provider URL", allow_http=self.allow_http)
+        base = parse_endpoint(self.url, f"{self.peer.name} URL", allow_http=self.allow_http)
         kinds = {
             "token_file": self.token_file,
             "token_env": self.token_env,

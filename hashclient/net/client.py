@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib.util
 import random
+import re
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -33,10 +34,15 @@ from hashclient.net.deadline import BoundedBackend, Limits, Resolve
 from hashclient.net.errors import HttpStatusError, RefusedError, TransientError
 from hashclient.net.exchange import Channel, Download
 from hashclient.net.oauth import TokenSource
+from hashclient.system.log import Log
 
 __all__ = ["Access", "HttpStatusError", "Limits", "OAuth", "RefusedError", "Transport"]
 
 T = TypeVar("T")
+
+_log = Log("net")
+#: What TUF puts before the name of a target.
+_DIGEST_BEFORE = re.compile(r"^[0-9a-f]{32,128}\.")
 
 
 class Transport:
@@ -66,7 +72,10 @@ class Transport:
         Raises:
             ConfigError: a secret or certificate cannot be used, or SOCKS is not installed.
         """
-        self._base = parse_endpoint(access.url, "provider URL", allow_http=access.allow_http)
+        self._peer = access.peer
+        self._base = parse_endpoint(
+            access.url, f"{access.peer.name} URL", allow_http=access.allow_http
+        )
         self._limits = Limits() if limits is None else limits
         self._monotonic = monotonic
         self._now = now
@@ -87,6 +96,7 @@ class Transport:
             now,
             self._proxy,
             secrets.proxy_user,
+            access.peer,
         )
         self._authorization = secrets.authorization
         self._token_channel: Channel | None = None
@@ -105,6 +115,7 @@ class Transport:
             self._now,
             self._proxy,
             secrets.proxy_user,
+            access.peer,
         )
 
         def post(place: Endpoint, headers: dict[str, str], form: bytes, into: Download) -> bytes:
@@ -145,9 +156,14 @@ class Transport:
             AuthorisationError: the credential or the client certificate was refused;
                 `RefusedError` if by the status (401, 403, or 407 from a proxy).
         """
+        body = self._get(url, max_bytes, expected_bytes)
+        _log.debug("got %s: %d bytes", _name_in(url), len(body))
+        return body
+
+    def _get(self, url: str, max_bytes: int, expected_bytes: int | None) -> bytes:
         # 1. Nothing is sent to an address that is not the provider's.
         endpoint = self._base.locate(url)
-        download = Download(endpoint.url, max_bytes, expected_bytes, self._on_bytes)
+        download = Download(endpoint.url, max_bytes, expected_bytes, self._on_bytes, self._peer)
         # 2. A token that we got ourselves may have been revoked early: it is renewed once.
         if self._tokens is None:
             return self._fetch(endpoint, download, self._authorization)
@@ -206,8 +222,17 @@ class Transport:
                 failures += 1
                 if failures >= limits.attempts or waited + pause > limits.retry_total_s:
                     raise fault.error from fault.__cause__
+                _log.info(
+                    "attempt %d of %d has failed, the next is in %.1f s: %s",
+                    *(failures, limits.attempts, pause, fault.error.message),
+                )
             self._wait(pause)
             waited += pause
+
+
+def _name_in(url: str) -> str:
+    """Return the name of what is fetched, without the digest that TUF puts before it."""
+    return _DIGEST_BEFORE.sub("", url.partition("?")[0].rpartition("/")[2])
 
 
 def _require_socks() -> None:

@@ -21,6 +21,9 @@ from typing import Any
 import httpcore
 import msgspec
 
+from hashclient.core.patience import ATTEMPTS, MIN_RATE_KIB_S, TIMEOUT_S
+from hashclient.system.background import Task
+
 # Family, kind, protocol, canonical name, address: as `socket.getaddrinfo` returns them.
 Resolved = Sequence[tuple[int, int, int, str, Any]]
 Resolve = Callable[[str, int, int, int], Resolved]
@@ -35,10 +38,10 @@ class Limits(msgspec.Struct, frozen=True):
     jitter), and all waits together stay below `retry_total_s`.
     """
 
-    base_s: float = 30.0
+    base_s: float = TIMEOUT_S
     stall_s: float = 20.0
-    min_rate: float = 16 * 1024
-    attempts: int = 4
+    min_rate: float = MIN_RATE_KIB_S * 1024
+    attempts: int = ATTEMPTS
     backoff_s: float = 0.5
     backoff_max_s: float = 20.0
     retry_total_s: float = 120.0
@@ -132,22 +135,13 @@ class BoundedBackend(httpcore.NetworkBackend):
         raise httpcore.ConnectError(failure) from failure
 
     def _lookup(self, host: str, port: int, deadline: Deadline) -> Resolved:
-        outcome: list[Resolved | OSError | UnicodeError] = []
-
-        def look_up() -> None:
-            try:
-                outcome.append(self._resolve(host, port, 0, socket.SOCK_STREAM))
-            except (OSError, UnicodeError) as error:
-                outcome.append(error)
-
-        thread = threading.Thread(target=look_up, name="hashclient-lookup", daemon=True)
-        thread.start()
-        thread.join(deadline.left())
-        if not outcome:
+        task = Task(lambda: self._resolve(host, port, 0, socket.SOCK_STREAM), "lookup")
+        if not task.wait(deadline.left()):
             raise DeadlineExceededError
-        if isinstance(outcome[0], OSError | UnicodeError):
-            raise httpcore.ConnectError(outcome[0]) from outcome[0]
-        return outcome[0]
+        try:
+            return task.result()
+        except (OSError, UnicodeError) as error:
+            raise httpcore.ConnectError(error) from error
 
 
 def _connect(family: int, kind: int, protocol: int, address: Any, timeout: float) -> socket.socket:

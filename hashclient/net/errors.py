@@ -23,11 +23,10 @@ from hashclient.errors import (
     VerificationError,
 )
 from hashclient.net.deadline import DeadlineExceededError
+from hashclient.net.peer import Peer
 
-NETWORK_HINT = "check the network and the URL; hashclient keeps the last list"
 CREDENTIAL_HINT = "check the credential, and that it has not been revoked or expired"
-CLIENT_CERT_HINT = "check client_cert and client_key, and that the provider knows the certificate"
-SLOW_HINT = "try again later; hashclient keeps the last list"
+CLIENT_CERT_HINT = "check client_cert and client_key, and that the certificate is known there"
 TRANSIENT_STATUSES = frozenset({429, 500, 502, 503, 504})
 REFUSING_STATUSES = frozenset({401, 403, 407})
 
@@ -42,32 +41,29 @@ FOREIGN = (
     httpx.InvalidURL,
 )
 
-# OpenSSL's codes for why a server's certificate is refused (X509_V_ERR_*).
+# OpenSSL's codes for why a server's certificate is refused (X509_V_ERR_*), and what can be done.
 _CERTIFICATE_FAULTS = {
-    9: ("the provider's certificate is not yet valid", "check the clock of this machine"),
-    10: (
-        "the provider's certificate has expired",
-        "tell the provider, and check the clock of this machine",
-    ),
-    62: ("the provider's certificate is for another host name", "check the URL"),
-    64: ("the provider's certificate is for another address", "check the URL"),
+    9: ("is not yet valid", "check the clock of this machine"),
+    10: ("has expired", "tell its owner, and check the clock of this machine"),
+    62: ("is for another host name", "check the URL"),
+    64: ("is for another address", "check the URL"),
 } | dict.fromkeys(
     (2, 18, 19, 20, 21),
     (
-        "the provider's certificate comes from an unknown authority",
-        "if the provider has an authority of its own, name it with --ca, or `ca` in config.toml",
+        "comes from an unknown authority",
+        "if it has an authority of its own, name that with --ca, or `ca` in config.toml",
     ),
 )
 # The alerts (RFC 8446, 6.2) by which a server refuses a client certificate, or the lack of one.
 _CLIENT_CERT_ALERTS = {
-    "CERTIFICATE_REQUIRED": "the provider requires a client certificate",
-    "BAD_CERTIFICATE": "the provider refuses the client certificate",
-    "UNSUPPORTED_CERTIFICATE": "the provider refuses the client certificate",
-    "CERTIFICATE_REVOKED": "the provider says that the client certificate is revoked",
-    "CERTIFICATE_EXPIRED": "the provider says that the client certificate has expired",
-    "CERTIFICATE_UNKNOWN": "the provider refuses the client certificate",
-    "UNKNOWN_CA": "the provider does not know the authority of the client certificate",
-    "ACCESS_DENIED": "the provider refuses the client certificate",
+    "CERTIFICATE_REQUIRED": "requires a client certificate",
+    "BAD_CERTIFICATE": "refuses the client certificate",
+    "UNSUPPORTED_CERTIFICATE": "refuses the client certificate",
+    "CERTIFICATE_REVOKED": "says that the client certificate is revoked",
+    "CERTIFICATE_EXPIRED": "says that the client certificate has expired",
+    "CERTIFICATE_UNKNOWN": "refuses the client certificate",
+    "UNKNOWN_CA": "does not know the authority of the client certificate",
+    "ACCESS_DENIED": "refuses the client certificate",
 }
 _OLD_TLS_REASONS = frozenset(
     {"UNSUPPORTED_PROTOCOL", "TLSV1_ALERT_PROTOCOL_VERSION", "NO_PROTOCOLS_AVAILABLE"}
@@ -102,7 +98,14 @@ class TransientError(Exception):
         self.retry_after_s = retry_after_s
 
 
-def foreign_fault(error: Exception, origin: str, url: str) -> HashclientError | TransientError:
+def network_hint(peer: Peer) -> str:
+    """Return the hint of a failure that may lie in the network."""
+    return f"check the network and the URL; {peer.kept}"
+
+
+def foreign_fault(
+    peer: Peer, error: Exception, origin: str, url: str
+) -> HashclientError | TransientError:
     """Translate an exception that stopped an exchange with `origin`.
 
     It is one of `FOREIGN`, or comes from the optional SOCKS package.
@@ -110,36 +113,38 @@ def foreign_fault(error: Exception, origin: str, url: str) -> HashclientError | 
     # As an argument, because httpcore's pool raises again without the cause.
     cause = next((item for item in error.args if isinstance(item, Exception)), None)
     if isinstance(error, DeadlineExceededError):
-        return UnreachableError(f"provider is too slow: {url}: time is up", hint=SLOW_HINT)
+        return UnreachableError(
+            f"{peer.name} is too slow: {url}: time is up", hint=_slow_hint(peer)
+        )
     if not isinstance(error, FOREIGN):
         return UnreachableError(
             f"proxy does not connect to {origin}", hint="check that the proxy speaks SOCKS5"
         )
     if isinstance(error, httpcore.ProxyError):
-        return _proxy_fault(error, origin)
+        return _proxy_fault(peer, error, origin)
     if isinstance(error, httpx.InvalidURL):
         return VerificationError("address refused: not a URL")
     if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError):
-        return _tls_fault(cause, origin)
+        return _tls_fault(peer, cause, origin)
     if isinstance(cause, socket.gaierror | UnicodeError):
-        what = f"cannot find provider: {origin}: name lookup failed"
+        what = f"cannot find {peer.name}: {origin}: name lookup failed"
     elif isinstance(error, httpcore.ConnectError) and not isinstance(cause, ssl.SSLError):
-        what = f"provider does not answer: {origin}: {_reason(cause)}"
+        what = f"{peer.name} does not answer: {origin}: {_reason(cause)}"
     elif isinstance(error, httpcore.NetworkError):
         what = f"connection broke: {url}: {_reason(cause)}"
     elif isinstance(error, httpcore.TimeoutException):
-        what = f"provider has stopped sending: {url}"
+        what = f"{peer.name} has stopped sending: {url}"
     else:
         what = f"answer is cut short or breaks HTTP: {url}"
-    return TransientError(UnreachableError(what, hint=NETWORK_HINT))
+    return TransientError(UnreachableError(what, hint=network_hint(peer)))
 
 
 def status_fault(
-    status: int, url: str, retry_after_s: float | None = None
+    peer: Peer, status: int, url: str, retry_after_s: float | None = None
 ) -> HashclientError | TransientError:
     """Translate a `status` other than the one that was wanted."""
     if status in REFUSING_STATUSES:
-        who = "proxy" if status == 407 else "provider"
+        who = "proxy" if status == 407 else peer.name
         return RefusedError(
             f"{who} refuses the credential: {url}: {_status_text(status)}",
             status,
@@ -147,26 +152,31 @@ def status_fault(
         )
     if 300 <= status < 400:
         return HttpStatusError(
-            f"provider redirects, which is not followed: {url}: {_status_text(status)}",
+            f"{peer.name} redirects, which is not followed: {url}: {_status_text(status)}",
             status,
-            hint="ask the provider for its final URL",
+            hint=f"ask the {peer.name} for its final URL",
         )
     if status not in TRANSIENT_STATUSES:
         return HttpStatusError(
-            f"provider answers: {url}: {_status_text(status)}", status, hint=NETWORK_HINT
+            f"{peer.name} answers: {url}: {_status_text(status)}", status, hint=network_hint(peer)
         )
-    hint = SLOW_HINT
+    hint = _slow_hint(peer)
     if retry_after_s is not None:
-        hint = f"try again in {retry_after_s:.0f} s; hashclient keeps the last list"
+        hint = f"try again in {retry_after_s:.0f} s; {peer.kept}"
     error = HttpStatusError(
-        f"provider is busy or broken: {url}: {_status_text(status)}", status, hint=hint
+        f"{peer.name} is busy or broken: {url}: {_status_text(status)}", status, hint=hint
     )
     return TransientError(error, retry_after_s)
 
 
-def malformed(url: str, how: str) -> TransientError:
+def malformed(peer: Peer, url: str, how: str) -> TransientError:
     """Return the fault of an answer whose HTTP is wrong in the way `how` says."""
-    return TransientError(UnreachableError(f"answer breaks HTTP: {url}: {how}", hint=NETWORK_HINT))
+    what = f"answer breaks HTTP: {url}: {how}"
+    return TransientError(UnreachableError(what, hint=network_hint(peer)))
+
+
+def _slow_hint(peer: Peer) -> str:
+    return f"try again later; {peer.kept}"
 
 
 def parse_retry_after(value: str | None, now: float) -> float | None:
@@ -203,12 +213,14 @@ def _reason(cause: Exception | None) -> str:
     return "no answer"
 
 
-def _proxy_fault(error: httpcore.ProxyError, origin: str) -> HashclientError | TransientError:
+def _proxy_fault(
+    peer: Peer, error: httpcore.ProxyError, origin: str
+) -> HashclientError | TransientError:
     # httpcore says '407 Proxy Authentication Required', or a sentence for SOCKS.
     status = str(error)[:3]
     if status.isascii() and status.isdigit():
         if int(status) in TRANSIENT_STATUSES | {407}:
-            return status_fault(int(status), f"proxy to {origin}")
+            return status_fault(peer, int(status), f"proxy to {origin}")
         return UnreachableError(
             f"proxy does not connect to {origin}: {_status_text(int(status))}",
             hint="check the proxy's rules",
@@ -216,25 +228,26 @@ def _proxy_fault(error: httpcore.ProxyError, origin: str) -> HashclientError | T
     return UnreachableError(f"proxy does not connect to {origin}", hint="check the proxy")
 
 
-def _tls_fault(error: ssl.SSLError, origin: str) -> HashclientError:
+def _tls_fault(peer: Peer, error: ssl.SSLError, origin: str) -> HashclientError:
     if isinstance(error, ssl.SSLCertVerificationError):
         what, hint = _CERTIFICATE_FAULTS.get(
-            error.verify_code, ("the provider's certificate is not acceptable", NETWORK_HINT)
+            error.verify_code, ("is not acceptable", network_hint(peer))
         )
-        return UnreachableError(f"{what}: {origin}", hint=hint)
+        return UnreachableError(f"the {peer.name}'s certificate {what}: {origin}", hint=hint)
     reason = error.reason or ""
     alert = reason.partition("_ALERT_")[2]
     if alert in _CLIENT_CERT_ALERTS:
-        return AuthorisationError(f"{_CLIENT_CERT_ALERTS[alert]}: {origin}", hint=CLIENT_CERT_HINT)
+        what = f"the {peer.name} {_CLIENT_CERT_ALERTS[alert]}: {origin}"
+        return AuthorisationError(what, hint=CLIENT_CERT_HINT)
     if reason in _OLD_TLS_REASONS:
         return UnreachableError(
-            f"the provider's TLS is too old: {origin}", hint="TLS 1.2 or newer is required"
+            f"the {peer.name}'s TLS is too old: {origin}", hint="TLS 1.2 or newer is required"
         )
     if alert == "HANDSHAKE_FAILURE":
         return UnreachableError(
-            f"TLS refused by the provider: {origin}",
+            f"TLS refused by the {peer.name}: {origin}",
             hint="no common cipher, or a client certificate is required",
         )
     return UnreachableError(
-        f"no TLS with the provider: {origin}", hint="check that the URL's port speaks TLS"
+        f"no TLS with the {peer.name}: {origin}", hint="check that the URL's port speaks TLS"
     )

@@ -23,13 +23,14 @@ from hashclient.net.access import DEFAULT_PORTS, Endpoint
 from hashclient.net.deadline import BoundedBackend, Deadline, Limits
 from hashclient.net.errors import (
     FOREIGN,
-    NETWORK_HINT,
     TransientError,
     foreign_fault,
     malformed,
+    network_hint,
     parse_retry_after,
     status_fault,
 )
+from hashclient.net.peer import PROVIDER, Peer
 
 KEEPALIVE_S = 15.0
 MAX_LENGTH_DIGITS = 18
@@ -47,12 +48,14 @@ class Download:
         max_bytes: int,
         expected_bytes: int | None = None,
         on_bytes: Callable[[int], None] | None = None,
+        peer: Peer = PROVIDER,
     ) -> None:
         """Expect at most `max_bytes`, exactly `expected_bytes` if given.
 
         `on_bytes` is told how many bytes came, and a negative number when bytes are dropped.
         """
         self.url = url
+        self.peer = peer
         self._cap = max_bytes if expected_bytes is None else min(max_bytes, expected_bytes)
         self._expected = expected_bytes
         self._on_bytes = on_bytes
@@ -83,14 +86,15 @@ class Download:
         # 1. Only what was asked for: the whole, or the rest.
         if status == 416 and self._kept:
             self._drop()
-            raise malformed(self.url, "the rest is not available")
+            raise malformed(self.peer, self.url, "the rest is not available")
         if status != 200 and not (status == 206 and self._kept):
-            raise status_fault(status, self.url, parse_retry_after(headers.get("retry-after"), now))
+            retry_after_s = parse_retry_after(headers.get("retry-after"), now)
+            raise status_fault(self.peer, status, self.url, retry_after_s)
         # 2. Bytes as they are signed: nothing that expands.
         encoding = headers.get("content-encoding", "identity").strip().lower()
         if encoding != "identity":
             raise VerificationError(
-                f"provider sends a compressed body: {self.url}",
+                f"{self.peer.name} sends a compressed body: {self.url}",
                 hint="hash lists are served without Content-Encoding",
             )
         # 3. One framing.
@@ -130,7 +134,7 @@ class Download:
         if wanted is not None and len(self._kept) < wanted:
             self._resumable = False
             raise TransientError(
-                UnreachableError(f"answer is too short: {self.url}", hint=NETWORK_HINT)
+                UnreachableError(f"answer is too short: {self.url}", hint=network_hint(self.peer))
             )
         return bytes(self._kept)
 
@@ -139,10 +143,10 @@ class Download:
         if not lengths:
             return None
         if len(lengths) > 1 or "transfer-encoding" in headers:
-            raise malformed(self.url, "two framings of one body")
+            raise malformed(self.peer, self.url, "two framings of one body")
         digits = lengths[0].strip()
         if not digits.isascii() or not digits.isdigit() or len(digits) > MAX_LENGTH_DIGITS:
-            raise malformed(self.url, "unreadable Content-Length")
+            raise malformed(self.peer, self.url, "unreadable Content-Length")
         return int(digits)
 
     def _check_range(self, content_range: str, length: int | None) -> None:
@@ -156,7 +160,7 @@ class Download:
             or (total is not None and end + 1 != total)
         ):
             self._drop()
-            raise malformed(self.url, "not the range that was asked for")
+            raise malformed(self.peer, self.url, "not the range that was asked for")
         self._total = total
 
     def _note_resumable(self, headers: httpx.Headers) -> None:
@@ -174,7 +178,7 @@ class Download:
     def _too_long(self) -> VerificationError:
         return VerificationError(
             f"answer is longer than the {self._cap} bytes allowed: {self.url}",
-            hint="the provider's server sends something else than what was signed",
+            hint=f"the {self.peer.name}'s server sends something else than what was signed",
         )
 
 
@@ -190,12 +194,14 @@ class Channel:
         now: Callable[[], float],
         proxy: Endpoint | None = None,
         proxy_user: tuple[str, str] | None = None,
+        peer: Peer = PROVIDER,
     ) -> None:
         """Prepare the connections; none is opened yet."""
         self._backend = backend
         self._limits = limits
         self._monotonic = monotonic
         self._now = now
+        self._peer = peer
         self._foreign: tuple[type[Exception], ...] = FOREIGN
         if proxy is not None and proxy.scheme == "socks5":
             # httpcore lets the errors of this optional package through.
@@ -251,7 +257,7 @@ class Channel:
                     response.close()
             return download.finish()
         except self._foreign as error:
-            raise foreign_fault(error, endpoint.origin, endpoint.url) from error
+            raise foreign_fault(self._peer, error, endpoint.origin, endpoint.url) from error
 
     def close(self) -> None:
         """Close all connections."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from hashclient.config import ProviderConfig, ServiceDestination
 from hashclient.net.access import Access, OAuth
 from hashclient.net.client import Limits
+from hashclient.net.peer import REPORTING_SERVICE
 from hashclient.system.files import user_path
 
 
@@ -55,6 +56,7 @@ def access_of_service(service: ServiceDestination) -> Access:
         proxy=service.proxy,
         proxy_basic_file=_path(service.proxy_basic_file),
         allow_http=service.allow_http,
+        peer=REPORTING_SERVICE,
     )
 
 

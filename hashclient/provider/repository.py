@@ -3,9 +3,9 @@
 One repository is one directory: `public/` goes behind a web server, `keys/` stays private and
 `root.json` is handed to clients out of band. Every list has a role and keys of its own; each
 change of a list is one new generation in new, immutable segments. Signing, and how a change
-becomes visible in one instant, is in `keys`; the wire format in `hashlist` and
-`docs/format.md`. One publication holds its encoded segments in memory: some 70 MB a million
-entries with three digests.
+becomes visible in one instant, is in `keys`, the files of lists in `listfiles`; the wire format
+in `lists.wire` and `docs/format.md`. One publication holds its encoded segments in memory: some
+70 MB a million entries with three digests.
 """
 
 from __future__ import annotations
@@ -20,44 +20,30 @@ from typing import BinaryIO
 
 import msgspec
 import numpy as np
-from tuf.api.metadata import TOP_LEVEL_ROLE_NAMES, TargetFile
+from tuf.api.metadata import TOP_LEVEL_ROLE_NAMES
 
 from hashclient.core.model import is_name
-from hashclient.errors import LockedError, StateError, UsageError, VerificationError
+from hashclient.errors import StateError, UsageError
 from hashclient.lists.importers.registry import read_digests
 from hashclient.lists.wire import (
-    FORMAT,
-    MAX_LIST_ENTRIES,
-    MAX_SEGMENT_BYTES,
-    MAX_SEGMENTS,
-    ListIndex,
     Segment,
-    Uint64,
     checksum_of,
-    encode_index,
     entry_hashes,
     is_entry_id,
-    parse_add_segment,
-    parse_index,
-    parse_withdraw_segment,
     target_name,
     withdraw_schema,
 )
 from hashclient.provider.consolidate import KEEP_NEWEST, join_ranges, ranges_to_join
-from hashclient.provider.entries import SEGMENT_ENTRIES, Entries, NewSegment, new_segment
-from hashclient.provider.keys import PUBLIC_MODE, Clock, Keys, KeyStore, Roles, Validity
+from hashclient.provider.entries import SEGMENT_ENTRIES, Entries, new_segment
+from hashclient.provider.keys import Clock, Keys, KeyStore, Roles, Validity
+from hashclient.provider.listfiles import ListFiles, read_public
 from hashclient.system.files import (
     make_public_dir,
-    read_regular,
     state_error,
     sweep_temporary,
-    write_atomic,
-    writer_lock,
 )
+from hashclient.system.locks import writer_lock
 from hashclient.system.text import printable
-
-#: How long a file stays that a list does not name any more, in seconds: longer than any fetch.
-UNREFERENCED_S = 86_400
 
 #: What a repository's directory holds.
 _OWN_NAMES = {"public", "keys", "lock", "root.json"}
@@ -132,7 +118,7 @@ class Repository:
         self._clock = clock
         self._validity = validity
         self._metadata = self.public / "metadata"
-        self._targets = self.public / "targets"
+        self._files = ListFiles(self.public / "targets", clock)
         self._keys = KeyStore(directory / "keys")
 
     def create(self, *, root_keys: Keys = _ONE_KEY) -> None:
@@ -188,8 +174,8 @@ class Repository:
         self.require()
         with self._locked():
             roles = self._load()
-            current = self._current(roles, list_name)
-            live = self._live_hashes(roles, current)
+            current = self._files.current(roles, list_name)
+            live = self._files.live_hashes(roles, current)
             entries = Entries(current.generation + 1)
             for name, stream in sources:
                 for batch in read_digests(stream, name):
@@ -208,8 +194,10 @@ class Repository:
                 changed = {"targets", list_name}
             else:
                 changed = {list_name}
-            index = self._next_index(current, entries.segments, entries.rows, checksum_of(hashes))
-            self._write(roles, index, entries.segments, changed)
+            checksum = checksum_of(hashes)
+            index = self._files.next_index(current, entries.segments, entries.rows, checksum)
+            self._files.write(roles, index, entries.segments)
+            roles.commit(changed)
             return Published(list_name, index.generation, entries.rows, index.entries)
 
     def withdraw(self, list_name: str, entry_ids: Sequence[str]) -> Published:
@@ -226,7 +214,7 @@ class Repository:
             roles = self._load()
             if list_name not in roles.lists:
                 raise _no_such_list(roles, list_name)
-            current = self._current(roles, list_name)
+            current = self._files.current(roles, list_name)
             if not entry_ids:
                 raise UsageError("no entries to withdraw")
             if wrong := [i for i in entry_ids if not is_entry_id(i)]:
@@ -236,7 +224,7 @@ class Repository:
             if times > 1:
                 raise UsageError(f"entry id is given twice: {entry_id}")
             hashes = entry_hashes(np.array([i.encode() for i in entry_ids]))
-            unknown = ~np.isin(hashes, self._live_hashes(roles, current))
+            unknown = ~np.isin(hashes, self._files.live_hashes(roles, current))
             if unknown.any():
                 raise UsageError(
                     f"entry is not on list {list_name}: {entry_ids[int(np.argmax(unknown))]}",
@@ -248,8 +236,9 @@ class Repository:
                 new_segment(generation, "withdraw", number, table.slice(start, SEGMENT_ENTRIES))
                 for number, start in enumerate(range(0, len(entry_ids), SEGMENT_ENTRIES))
             ]
-            index = self._next_index(current, segments, -len(entry_ids), -checksum_of(hashes))
-            self._write(roles, index, segments, {list_name})
+            index = self._files.next_index(current, segments, -len(entry_ids), -checksum_of(hashes))
+            self._files.write(roles, index, segments)
+            roles.commit({list_name})
             return Published(list_name, generation, len(entry_ids), index.entries)
 
     def consolidate(self, list_name: str, *, keep_newest: int = KEEP_NEWEST) -> Consolidated:
@@ -267,13 +256,13 @@ class Repository:
             roles = self._load()
             if list_name not in roles.lists:
                 raise _no_such_list(roles, list_name)
-            current = self._current(roles, list_name)
+            current = self._files.current(roles, list_name)
             targets = roles.lists[list_name].signed.targets
 
             def read(segment: Segment) -> bytes:
-                return self._read(self._target_path(targets[target_name(list_name, segment.name)]))
+                return self._files.read_segment(roles, list_name, segment)
 
-            self._remove_unreferenced(roles, list_name)
+            self._files.remove_unreferenced(roles, list_name)
             joined = ranges_to_join(current.segments, current.generation, keep_newest)
             replaced = [segment for segments in joined for segment in segments]
             if not replaced:
@@ -289,20 +278,9 @@ class Repository:
             for segment in replaced:
                 del targets[target_name(list_name, segment.name)]
             index = msgspec.structs.replace(current, segments=segments)
-            self._write(roles, index, new, {list_name})
+            self._files.write(roles, index, new)
+            roles.commit({list_name})
             return Consolidated(list_name, current.generation, len(current.segments), len(segments))
-
-    def _remove_unreferenced(self, roles: Roles, list_name: str) -> None:
-        """Remove files of a list that have not been part of it for `UNREFERENCED_S`."""
-        targets = roles.lists[list_name].signed.targets.values()
-        keep = {self._target_path(target) for target in targets}
-        limit = self._clock().timestamp() - UNREFERENCED_S
-        try:
-            for path in (self._targets / "lists" / list_name).iterdir():
-                if path not in keep and path.stat().st_mtime < limit:
-                    path.unlink()
-        except OSError as error:
-            raise state_error("cannot tidy", self._targets, error) from error
 
     def rotate(self, role: str, wanted: Keys | None = None) -> None:
         """Replace the keys of `role`: root, targets, snapshot, timestamp or a list.
@@ -355,9 +333,9 @@ class Repository:
             role_states.append(
                 RoleStatus(name, signed.version, signed.expires, len(keyids), threshold)
             )
-        indexes = [self._current(roles, name) for name in sorted(roles.lists)]
+        indexes = [self._files.current(roles, name) for name in sorted(roles.lists)]
         return Status(
-            hashlib.sha256(self._read(self.root_file)).hexdigest(),
+            hashlib.sha256(read_public(self.root_file)).hexdigest(),
             tuple(role_states),
             tuple(
                 ListStatus(i.list, i.generation, i.published_at, i.entries, len(i.segments))
@@ -379,104 +357,16 @@ class Repository:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        try:
-            with writer_lock(self.directory / "lock"):
-                written = (self.directory, self._metadata, self._keys.directory)
-                for folder in (*written, *self._targets.glob("lists/*")):
-                    sweep_temporary(folder)
-                yield
-        except LockedError as error:
-            raise LockedError(
-                f"another process is changing {printable(self.directory)}",
-                hint="wait until it has finished",
-            ) from error
+        busy = f"another process is changing {printable(self.directory)}"
+        with writer_lock(self.directory / "lock", busy=busy, hint="wait until it has finished"):
+            written = (self.directory, self._metadata, self._keys.directory)
+            for folder in (*written, *self._files.directory.glob("lists/*")):
+                sweep_temporary(folder)
+            yield
 
     def _load(self) -> Roles:
         self.require()
         return Roles.load(self._metadata, self._keys, self._clock, self._validity)
-
-    @staticmethod
-    def _read(path: Path) -> bytes:
-        try:
-            return read_regular(path, MAX_SEGMENT_BYTES)
-        except OSError as error:
-            raise state_error("cannot read", path, error) from error
-
-    def _target_path(self, target: TargetFile) -> Path:
-        folder, _, name = target.path.rpartition("/")
-        return self._targets / folder / f"{target.hashes['sha256']}.{name}"
-
-    def _current(self, roles: Roles, list_name: str) -> ListIndex:
-        """Return the published index of a list; generation 0 stands for a new list."""
-        if list_name not in roles.lists:
-            return ListIndex(FORMAT, list_name, 0, self._clock(), 0, "0" * 16, ())
-        target = roles.lists[list_name].signed.targets[target_name(list_name, "index.json")]
-        try:
-            return parse_index(self._read(self._target_path(target)), list_name)
-        except VerificationError as error:
-            raise StateError(f"corrupt repository: {error.message}") from error
-
-    def _live_hashes(self, roles: Roles, index: ListIndex) -> Uint64:
-        """Return the sorted hashes of the ids of the entries that are listed.
-
-        The 64-bit hashes of the checksum stand for the ids. Two of 10 million ids share one in
-        one list of 300,000; the later of them is then refused, and has to be called otherwise.
-        """
-        added, withdrawn = [np.empty(0, np.uint64)], [np.empty(0, np.uint64)]
-        for segment in index.segments:
-            targets = roles.lists[index.list].signed.targets
-            data = self._read(self._target_path(targets[target_name(index.list, segment.name)]))
-            try:
-                if segment.kind == "add":
-                    added += [entry_hashes(b.ids) for b in parse_add_segment(data, segment)]
-                else:
-                    withdrawn += [entry_hashes(i) for i in parse_withdraw_segment(data, segment)]
-            except VerificationError as error:
-                raise StateError(f"corrupt repository: {error.message}") from error
-        values, counts = np.unique(np.concatenate(added), return_counts=True)
-        gone, gone_counts = np.unique(np.concatenate(withdrawn), return_counts=True)
-        counts[np.searchsorted(values, gone)] -= gone_counts
-        live: Uint64 = values[counts > 0]
-        return live
-
-    def _next_index(
-        self, current: ListIndex, new: Sequence[NewSegment], entries: int, checksum: int
-    ) -> ListIndex:
-        """Return the index after a change by `entries` entries and a sum of hashes `checksum`."""
-        segments = (*current.segments, *(n.segment for n in new))
-        if len(segments) > MAX_SEGMENTS:
-            raise UsageError(
-                f"list {current.list} would have more than {MAX_SEGMENTS} segments",
-                hint="`hashclient provider consolidate` joins small ones; run it once a day",
-            )
-        if sum(s.entries for s in segments if s.kind == "add") > MAX_LIST_ENTRIES:
-            raise UsageError(
-                f"list {current.list} would have more than {MAX_LIST_ENTRIES} entries, withdrawn"
-                " ones included",
-                hint="`hashclient provider consolidate` drops what was added and withdrawn again",
-            )
-        return ListIndex(
-            FORMAT,
-            current.list,
-            current.generation + 1,
-            self._clock().replace(microsecond=0),
-            current.entries + entries,
-            f"{(int(current.checksum, 16) + checksum) % 2**64:016x}",
-            segments,
-        )
-
-    def _write(
-        self, roles: Roles, index: ListIndex, new: Sequence[NewSegment], changed: set[str]
-    ) -> None:
-        """Write the files of a generation, then the metadata that publishes it."""
-        files = {n.segment.name: n.data for n in new} | {"index.json": encode_index(index)}
-        for name, data in files.items():
-            target = TargetFile.from_data(target_name(index.list, name), data, ["sha256"])
-            roles.lists[index.list].signed.targets[target.path] = target
-            path = self._target_path(target)
-            make_public_dir(path.parent)
-            write_atomic(path, data, mode=PUBLIC_MODE)
-        roles.commit(changed)
 
 
 def _no_such_list(roles: Roles, name: str) -> UsageError:

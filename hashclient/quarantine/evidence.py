@@ -12,7 +12,6 @@ import contextlib
 import hashlib
 import os
 import stat
-import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from hashclient.index.blinding import Sealer
 from hashclient.quarantine.age import Chunks, unseal
 from hashclient.quarantine.item import Item, evidence_path, load_item
 from hashclient.quarantine.sealing import Digester, is_what_matched
+from hashclient.system.background import start_thread
 from hashclient.system.files import state_error, write_all
 from hashclient.system.text import printable
 
@@ -257,8 +257,12 @@ def unsealed(sealed: Iterator[bytes], identities: Sequence[Any]) -> Generator[by
         finally:
             os.close(sink)
 
-    thread = threading.Thread(target=work, name="hashclient-unseal", daemon=True)
-    thread.start()
+    try:
+        thread = start_thread(work, "unseal")
+    except StateError:
+        os.close(source)
+        os.close(sink)
+        raise
     try:
         while chunk := os.read(source, CHUNK_BYTES):
             yield chunk

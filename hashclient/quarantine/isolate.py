@@ -6,35 +6,27 @@ that was interrupted is finished by the next one on it.
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import os
-import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
+from hashclient.audit.log import Event
 from hashclient.core.kinds import MatchState
 from hashclient.core.match import Match
 from hashclient.errors import StateError, UsageError
 from hashclient.matches.store import Matches
 from hashclient.quarantine import age
-from hashclient.quarantine.attributes import read_origin
-from hashclient.quarantine.inuse import open_elsewhere
-from hashclient.quarantine.item import Item, ItemHit, Mark, Stage
-from hashclient.quarantine.safe_rename import (
-    GONE,
-    PRIVATE_NAME,
-    Place,
-    Removal,
-    is_unchanged,
-    open_file,
-    open_place,
-    put_back,
-    reason_of,
-    remove_exactly,
+from hashclient.quarantine.isolators.interface import (
+    Held,
+    Sight,
+    Spot,
+    UnclearError,
+    hold_if_there,
 )
+from hashclient.quarantine.item import Item, ItemHit, Mark, Stage
+from hashclient.quarantine.safe_rename import GONE, reason_of
 from hashclient.quarantine.sealing import (
     check_space,
     digest_all,
@@ -43,11 +35,11 @@ from hashclient.quarantine.sealing import (
     verify_evidence,
 )
 from hashclient.quarantine.store import Room
-from hashclient.quarantine.tombstone import has_tombstone, put_tombstone, tombstone_text
-from hashclient.system.text import path_fields, printable
+from hashclient.quarantine.tombstone import tombstone_text
+from hashclient.system.text import log_path_fields, path_fields
 
-#: Of the processes that hold a file open, so many are named.
-_MOST_NAMED = 5
+#: States of a match whose file may be in quarantine.
+_KEPT = (MatchState.QUARANTINED, MatchState.REPORTED, MatchState.ACKNOWLEDGED)
 
 _CHANGED = "changed: it is not the file that matched any more"
 
@@ -72,10 +64,6 @@ class _Act(msgspec.Struct, frozen=True):
     match: Match
     matches: Matches
     mark: Mark
-
-    @property
-    def private(self) -> str:
-        return PRIVATE_NAME.format(self.match.id)
 
 
 def take(room: Room, match_id: str, matches: Matches, mark: Mark) -> Taken:
@@ -110,20 +98,48 @@ def take(room: Room, match_id: str, matches: Matches, mark: Mark) -> Taken:
         can_resume = item is not None and room.can_prove(item.key_id)
         recipients = _check(act, item if can_resume else None)  # 1
         try:
-            with open_place(match.path) as place:  # 2
+            with room.isolator.open(match.path) as spot:  # 2
                 if item is not None and can_resume:
-                    return _resume(act, item, place)
-                with open_file(place) as (fd, before):  # 3
-                    sealed = _seal(act, place, fd, before, recipients, item)
+                    return _resume(act, item, spot)
+                with spot.hold() as held:  # 3
+                    sealed = _seal(act, spot, held, recipients, item)
                     if isinstance(sealed, Taken):
                         return sealed
-                    return _remove(act, sealed, fd, before, place)
+                    return _remove(act, sealed, held, spot)
         except OSError as error:
             item = room.find(match_id, matches)
-            if item is None:
-                return _not_sealed(reason_of(error))
             why = reason_of(error)
+            if item is None:
+                taken = _taken_as_another(act) if why == GONE else None
+                return taken or _not_sealed(why)
             return _left(act, item, why if why == GONE else f"still in place: {why}")
+
+
+def _taken_as_another(act: _Act) -> Taken | None:
+    """Settle a match whose file another run has found and taken away while this one looked at it.
+
+    Each of two runs at once has its own record then, since the file was not in its place any more
+    when the second one was made. The file is the same: path and tags are. Return None where nothing
+    in quarantine is that.
+    """
+    match = act.match
+    for known in act.matches.find(_KEPT):
+        if known.path != match.path or known.in_place or known.key_id != match.key_id:
+            continue
+        common = known.tags.keys() & match.tags.keys()
+        if not common or any(known.tags[a] != match.tags[a] for a in common):
+            continue
+        item = act.room.find(known.id, act.matches)
+        if item is None or item.stage is not Stage.REMOVED:
+            continue
+        reason = f"in quarantine already, as match {known.id}"
+        detail = {"by": act.mark.by, "reason": reason}
+        data = {"id": match.id, **log_path_fields(match.path), **detail}
+        act.room.session.audit.append([Event("closed", data)], durable=True)
+        now = act.room.now()
+        act.matches.change(match.id, MatchState.CLOSED, now, detail, in_place=False)
+        return Taken(taken=True, sealed=True, detail=reason)
+    return None
 
 
 def _not_sealed(why: str) -> Taken:
@@ -166,9 +182,8 @@ def _check(act: _Act, item: Item | None) -> list[Any]:
 
 def _seal(
     act: _Act,
-    place: Place,
-    fd: int,
-    before: os.stat_result,
+    spot: Spot,
+    held: Held,
     recipients: Sequence[Any],
     replaced: Item | None,
 ) -> Item | Taken:
@@ -177,13 +192,13 @@ def _seal(
     It takes the place of `replaced`, if that is given.
     """
     room, match = act.room, act.match
-    if match.size not in (None, before.st_size):  # 3
+    if match.size not in (None, held.size):  # 3
         return _not_sealed(_CHANGED)
-    check_space(room, before.st_size)
+    check_space(room, held.size)
     with room.new_folder() as folder:
-        read, sealed = seal(room, fd, before.st_size, match.tags, folder, recipients)  # 4, 6
-        if not is_unchanged(before, os.fstat(fd)) or not is_what_matched(  # 5
-            read, before.st_size, match.tags, room.sealer
+        read, sealed = seal(room, held, match.tags, folder, recipients)  # 4, 6
+        if not held.is_unchanged() or not is_what_matched(  # 5
+            read, held.size, match.tags, room.sealer
         ):
             return _not_sealed(_CHANGED)
         config = room.config
@@ -193,8 +208,8 @@ def _seal(
             stage=Stage.SEALED,
             path=where["path"],
             path_b64=where.get("path_b64"),
-            size=before.st_size,
-            origin=read_origin(fd, before, place.directory_inode()),
+            size=held.size,
+            origin=spot.origin(held),
             evidence_sha256=sealed.sha256,
             evidence_bytes=sealed.length,
             recipients=config.recipients,
@@ -224,7 +239,7 @@ def _log_sealed(act: _Act, item: Item) -> None:
     )
 
 
-def _resume(act: _Act, item: Item, place: Place) -> Taken:
+def _resume(act: _Act, item: Item, spot: Spot) -> Taken:
     """Finish what an earlier act on the match has begun, after a look at what there is now.
 
     Raises:
@@ -232,109 +247,43 @@ def _resume(act: _Act, item: Item, place: Place) -> Taken:
     """
     verify_evidence(act.room, item)
     _log_sealed(act, item)  # 8
-    hidden = place.at(act.private)
-    is_stranded = False
-    if hidden.status() is not None and not put_back(hidden, place.name):
-        # That act was killed while the name was aside, and somebody has taken it since. Or this is
-        # somebody's who wants to be in the way.
-        with _prove(act, item, hidden) as found:
-            if not found.is_proven:
-                is_stranded = True
-            else:
-                os.unlink(hidden.name, dir_fd=hidden.fd)
-                place.try_sync()
-    with _prove(act, item, place) as found:
-        if found.is_proven and found.status is not None:
-            return _remove(act, item, found.fd, found.status, place)
-    if is_stranded:
-        return _left(act, item, _REMOVALS[Removal.STRANDED].format(printable(hidden.path)))
-    now = place.status()
-    if now is None:
-        if place.identity() != (item.origin.device, item.origin.directory_inode):
-            return _left(act, item, "its directory is another one now: is something not mounted?")
-        return _finish(act, item, place, [])
-    if stat.S_ISREG(now.st_mode) and not found.is_of(now):
-        # Whoever moves the file away for a moment must not have it taken for gone.
-        return _left(act, item, "what is at its path is being exchanged just now")
-    if has_tombstone(place, item):
-        return _finish(act, item, None, [])
+    stranded = spot.settle(item.id, lambda held: _is_proven(act, item, held))
+    with hold_if_there(spot) as held:
+        if held is not None and _is_proven(act, item, held):
+            return _remove(act, item, held, spot)
+    if stranded is not None:
+        return _left(act, item, stranded)
+    try:
+        sight = spot.look(item, held)
+    except UnclearError as error:
+        return _left(act, item, str(error))
+    if sight is Sight.NOTHING:
+        return _finish(act, item, spot, ())
+    if sight is Sight.TOMBSTONE:
+        return _finish(act, item, None, ())
     item = msgspec.structs.replace(item, tombstone=None)
-    return _finish(act, item, None, ["something else is at its path now, and was left alone"])
+    return _finish(act, item, None, ("something else is at its path now, and was left alone",))
 
 
-class _Found(msgspec.Struct, frozen=True):
-    """The regular file at a place, open as `fd`, and whether it is the one that was sealed.
-
-    Where there is none, `fd` and `status` mean nothing.
-    """
-
-    is_proven: bool = False
-    fd: int = -1
-    status: os.stat_result | None = None
-
-    def is_of(self, status: os.stat_result) -> bool:
-        return self.status is not None and os.path.samestat(self.status, status)
-
-
-@contextlib.contextmanager
-def _prove(act: _Act, item: Item, place: Place) -> Iterator[_Found]:
-    """Open what is at a place; yield whether it is the file that was sealed.
+def _is_proven(act: _Act, item: Item, held: Held) -> bool:
+    """Tell whether what is held is what was sealed.
 
     Raises:
         OSError: it cannot be read, or somebody has changed it meanwhile: nobody knows what it is.
     """
-    with contextlib.ExitStack() as stack:
-        try:
-            fd, before = stack.enter_context(open_file(place))
-        except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ELOOP, errno.EISDIR):
-                raise
-            yield _Found()
-            return
-        tags = item.tags_by_algorithm()
-        digester = digest_all(fd, tags, item.size)
-        after = os.fstat(fd)
-        if not is_unchanged(before, after):
-            raise OSError(errno.EAGAIN, "changed while it was read", place.path)
-        proven = is_what_matched(digester, item.size, tags, act.room.sealer)
-        yield _Found(proven, fd, after)
+    tags = item.tags_by_algorithm()
+    digester = digest_all(held, tags, item.size)
+    if not held.is_unchanged():
+        raise OSError(errno.EAGAIN, "changed while it was read", item.file)
+    return is_what_matched(digester, item.size, tags, act.room.sealer)
 
 
-def _remove(act: _Act, item: Item, fd: int, status: os.stat_result, place: Place) -> Taken:
-    """Remove the file that was sealed from its place (step 9), and go on to the end."""
-    try:
-        removal = remove_exactly(place, act.private, fd, status)
-    except FileNotFoundError:
-        if os.fstat(fd).st_nlink:
-            return _left(act, item, "it was moved away meanwhile")
-        return _finish(act, item, place, ["somebody else had removed it"])
-    except OSError as error:
-        return _left(act, item, f"still in place: {reason_of(error, place)}")
-    if removal is not Removal.REMOVED:
-        # It has a longer name where somebody had taken that one.
-        aside = printable(place.at(act.private).path) + "*"
-        return _left(act, item, _REMOVALS[removal].format(aside))
-    return _finish(act, item, place, _remains(fd))
-
-
-_REMOVALS = {
-    Removal.OTHER: "another file was put in its place meanwhile, and left alone",
-    Removal.CHANGED: "it was changed meanwhile, and is still in place",
-    Removal.STRANDED: "another file was put in its place meanwhile; that one is now {}",
-}
-
-
-def _remains(fd: int) -> list[str]:
-    """Return where the file open as `fd`, which has lost its name, still is."""
-    remains = []
-    if links := os.fstat(fd).st_nlink:
-        names = "other name of it remains" if links == 1 else "other names of it remain"
-        remains.append(f"{links} {names}")
-    if processes := open_elsewhere(fd):
-        named = ", ".join(processes[:_MOST_NAMED])
-        more = len(processes) - _MOST_NAMED
-        remains.append(f"still open in {named}" + (f" and {more} more" if more > 0 else ""))
-    return remains
+def _remove(act: _Act, item: Item, held: Held, spot: Spot) -> Taken:
+    """Remove what was sealed from its place (step 9), and go on to the end."""
+    removal = spot.remove(held, item.id)
+    if not removal.done:
+        return _left(act, item, removal.why)
+    return _finish(act, item, spot, removal.remains)
 
 
 def _left(act: _Act, item: Item, why: str) -> Taken:
@@ -343,16 +292,16 @@ def _left(act: _Act, item: Item, why: str) -> Taken:
     return Taken(taken=False, sealed=True, detail=f"sealed, but {why}", attention=True)
 
 
-def _finish(act: _Act, item: Item, place: Place | None, remains: list[str]) -> Taken:
-    """Leave the tombstone, if there is a `place` for it, and write down that the file is gone."""
-    if place is not None and (failure := put_tombstone(place, item)):  # 10
-        remains = [*remains, failure]
+def _finish(act: _Act, item: Item, spot: Spot | None, remains: tuple[str, ...]) -> Taken:
+    """Leave the tombstone, if there is a `spot` for it, and write down that the file is gone."""
+    if spot is not None and (failure := spot.leave_tombstone(item)):  # 10
+        remains = (*remains, failure)
     _record(act, item, remains)  # 11
     detail = "; ".join(["quarantined", *remains])
     return Taken(taken=True, sealed=True, detail=detail, attention=bool(remains))
 
 
-def _record(act: _Act, item: Item, remains: list[str]) -> None:
+def _record(act: _Act, item: Item, remains: Sequence[str]) -> None:
     """Write down that the file is gone.
 
     The document is the last, since what the next act does rests on it.
@@ -362,5 +311,5 @@ def _record(act: _Act, item: Item, remains: list[str]) -> None:
         detail = {"by": mark.by, "reason": mark.reason}
         now = act.room.now()
         act.matches.change(item.id, MatchState.QUARANTINED, now, detail, in_place=False)
-    act.room.log("quarantined", item, mark, remains=remains)
+    act.room.log("quarantined", item, mark, remains=list(remains))
     act.room.save(msgspec.structs.replace(item, stage=Stage.REMOVED))

@@ -24,11 +24,10 @@ from hashclient.core.match import ID_LENGTH
 from hashclient.core.model import Hit, hit_fields
 from hashclient.errors import StateError, UsageError
 from hashclient.system import files
+from hashclient.system.layout import EVIDENCE_NAME, ITEM_NAME
 from hashclient.system.text import excerpt, path_of, printable
 
 FORMAT = "hashclient-quarantine-item/1"
-EVIDENCE_NAME = "evidence.age"
-ITEM_NAME = "item.json"
 #: Extended attributes may take some megabytes; nothing else in the document is large.
 MAX_ITEM_BYTES = 1 << 25
 

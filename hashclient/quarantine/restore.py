@@ -33,7 +33,7 @@ from hashclient.quarantine.safe_rename import (
     rename_noreplace,
 )
 from hashclient.quarantine.sealing import Digester, is_what_matched, sha256_on_disk
-from hashclient.quarantine.store import Room, record
+from hashclient.quarantine.store import Room
 from hashclient.quarantine.tombstone import has_tombstone, remove_tombstone
 from hashclient.system.files import state_error, write_all
 from hashclient.system.text import log_path_fields, printable
@@ -106,7 +106,7 @@ def _check(item: Item, matches: Matches, *, allow_standing: bool) -> None:
             f"{item.id} is on hold, by {printable(item.hold.by)}: {printable(item.hold.reason)}",
             hint="restoring drops the sealed copy; `hashclient quarantine release` ends the hold",
         )
-    match = record(item.id, matches)
+    match = matches.look_up(item.id)
     if allow_standing or (match is not None and match.state is MatchState.WITHDRAWN):
         return
     state = "not in the record" if match is None else str(match.state)

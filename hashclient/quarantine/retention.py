@@ -18,7 +18,7 @@ from hashclient.core.match import RECORDED_AGAIN, Match, standing_steps
 from hashclient.errors import UsageError
 from hashclient.matches.store import Matches
 from hashclient.quarantine.item import Item, Mark, Stage, item_ids
-from hashclient.quarantine.store import Room, record
+from hashclient.quarantine.store import Room
 from hashclient.system.files import fsync_dir
 from hashclient.system.text import printable
 
@@ -72,7 +72,7 @@ def recover(room: Room, matches: Matches, mark: Mark) -> Iterator[Item]:
     for match_id in item_ids(room.directory):
         with room.locked():
             item = room.find(match_id, matches)
-            if item is None or record(item.id, matches) is not None:
+            if item is None or matches.look_up(item.id) is not None:
                 continue
             room.log(RECORDED_AGAIN, item, mark)
             matches.adopt(_match_of(item), mark.time, {"by": mark.by})
@@ -114,7 +114,7 @@ def release(room: Room, match_id: str, matches: Matches, mark: Mark) -> Item:
 
 
 def _note(room: Room, item: Item, event: str, mark: Mark, matches: Matches) -> None:
-    if record(item.id, matches) is not None:
+    if matches.look_up(item.id) is not None:
         matches.note(item.id, event, room.now(), {"by": mark.by, "reason": mark.reason})
 
 
@@ -124,7 +124,7 @@ def due(room: Room, item: Item, matches: Matches) -> Due:
     Raises:
         StateError: the record of matches cannot be read.
     """
-    match = record(item.id, matches)
+    match = matches.look_up(item.id)
     if item.restored is not None:
         why = "the file was restored, and its copy not dropped since that was interrupted"
         return Due(is_due=True, at=None, why=why)
@@ -196,7 +196,7 @@ def purge(
             state = due(room, item, matches)
             if not state.is_due and not force:
                 return Purged(item, done=False, detail=f"not purged: {state.why}")
-            match = record(match_id, matches)
+            match = matches.look_up(match_id)
             if match is not None and match.state is not MatchState.PURGED and not match.in_place:
                 detail = {"by": mark.by, "reason": mark.reason}
                 matches.change(match_id, MatchState.PURGED, room.now(), detail)

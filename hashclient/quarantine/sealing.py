@@ -19,9 +19,11 @@ from hashclient.core.digests import new_hash
 from hashclient.errors import StateError
 from hashclient.index.blinding import Sealer
 from hashclient.quarantine import age
-from hashclient.quarantine.item import EVIDENCE_NAME, Item
+from hashclient.quarantine.isolators.interface import Held
+from hashclient.quarantine.item import Item
 from hashclient.quarantine.store import Room
 from hashclient.system.files import write_all
+from hashclient.system.layout import EVIDENCE_NAME
 from hashclient.system.text import printable
 
 #: What a sealed copy takes besides its content: headers, and the document with it.
@@ -49,15 +51,15 @@ class Digester:
         return {a: h.digest() for a, h in self._hashes.items()}
 
 
-def digest_all(fd: int, algorithms: Iterable[Algorithm], limit: int) -> Digester:
-    """Read a file from its beginning, to one byte past `limit` at most.
+def digest_all(held: Held, algorithms: Iterable[Algorithm], limit: int) -> Digester:
+    """Read what is held from its beginning, to one byte past `limit` at most.
 
     Raises:
         OSError: it cannot be read.
     """
     digester = Digester(algorithms)
-    os.lseek(fd, 0, os.SEEK_SET)
-    while digester.count <= limit and (data := os.read(fd, READ_BYTES)):
+    held.rewind()
+    while digester.count <= limit and (data := held.read(READ_BYTES)):
         digester.update(data)
     return digester
 
@@ -144,15 +146,14 @@ def check_space(room: Room, size: int) -> None:
 
 def seal(
     room: Room,
-    fd: int,
-    size: int,
+    held: Held,
     algorithms: Iterable[Algorithm],
     folder: Path,
     recipients: Sequence[Any],
 ) -> tuple[Digester, Written]:
-    """Seal the file open as `fd`, of `size` bytes, into `folder`, durably.
+    """Seal what is `held` into `folder`, durably.
 
-    Return what digested the file, and what was written.
+    Return what digested it, and what was written.
 
     A file that grows is read to one byte past its size.
 
@@ -164,7 +165,7 @@ def seal(
     plain = Digester(algorithms)
 
     def source(count: int) -> bytes:
-        data = os.read(fd, min(count, size + 1 - plain.count))
+        data = held.read(min(count, held.size + 1 - plain.count))
         plain.update(data)
         room.on_bytes(len(data))
         return data

@@ -16,12 +16,11 @@ from typing import Any
 
 from hashclient.audit.log import Event
 from hashclient.core.kinds import MatchState
-from hashclient.core.match import Match
-from hashclient.errors import StateError, UsageError
+from hashclient.errors import StateError
 from hashclient.index.blinding import Sealer
 from hashclient.matches.store import Matches
+from hashclient.quarantine.isolators.interface import Isolator
 from hashclient.quarantine.item import (
-    ITEM_NAME,
     Item,
     Mark,
     Restoration,
@@ -33,9 +32,10 @@ from hashclient.quarantine.item import (
 from hashclient.quarantine.safe_rename import exchange
 from hashclient.session import Session
 from hashclient.system import files
+from hashclient.system.layout import ITEM_NAME, ROOM_LOCK_NAME
+from hashclient.system.locks import writer_lock
 from hashclient.system.text import log_path_fields
 
-LOCK_NAME = "lock"
 #: How long an act waits for another. One that seals a very large file takes longer.
 LOCK_WAIT_S = 60.0
 
@@ -47,11 +47,13 @@ class Room:
         self,
         session: Session,
         on_bytes: Callable[[int], None],
+        isolator: Isolator,
     ) -> None:
         """Nothing is made or read before the first act."""
+        self.isolator = isolator
         self.session = session
         self.config = session.settings.config.quarantine
-        self.directory = session.settings.quarantine_dir
+        self.directory = session.settings.layout.quarantine
         self.now = session.now
         self.on_bytes = on_bytes
         self._swept = False
@@ -78,7 +80,7 @@ class Room:
             StateError: it cannot be made.
         """
         files.make_private_dir(self.directory)
-        with files.writer_lock(self.directory / LOCK_NAME, wait_s=LOCK_WAIT_S):
+        with writer_lock(self.directory / ROOM_LOCK_NAME, wait_s=LOCK_WAIT_S):
             if not self._swept:
                 with self.errors("cannot read the quarantine", self.directory):
                     names = os.listdir(self.directory)  # noqa: PTH208 - names
@@ -136,7 +138,7 @@ class Room:
         Raises:
             StateError: it cannot be written.
         """
-        match = record(item.id, matches)
+        match = matches.look_up(item.id)
         # What is in its place may have been found again since, which is another story.
         if match is not None and (
             match.state is MatchState.WITHDRAWN
@@ -244,15 +246,3 @@ def remove_folder(folder: Path) -> None:
             with contextlib.suppress(OSError):
                 (folder / name).unlink()
         folder.rmdir()
-
-
-def record(match_id: str, matches: Matches) -> Match | None:
-    """Return the record of a match, or None where it is lost.
-
-    Raises:
-        StateError: it cannot be read.
-    """
-    try:
-        return matches.get(match_id)
-    except UsageError:
-        return None

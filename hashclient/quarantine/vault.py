@@ -31,6 +31,8 @@ from hashclient.matches.store import Matches
 from hashclient.quarantine import isolate, restore, retention, verify
 from hashclient.quarantine.age import load_identities, write_identity
 from hashclient.quarantine.isolate import Taken
+from hashclient.quarantine.isolators.files import Files
+from hashclient.quarantine.isolators.interface import Isolator
 from hashclient.quarantine.item import Item, Mark, Stage, evidence_path, item_ids, load_item
 from hashclient.quarantine.restore import Restored
 from hashclient.quarantine.retention import Due, Purged
@@ -64,9 +66,13 @@ class Quarantine:
         session: Session,
         *,
         on_bytes: Callable[[int], None] = lambda _count: None,
+        isolator: Isolator | None = None,
     ) -> None:
-        """`on_bytes` is called with how many bytes were sealed, opened or checked, as they are."""
-        self._room = Room(session, on_bytes)
+        """`on_bytes` is called with how many bytes were sealed, opened or checked, as they are.
+
+        `isolator` is for the kind of places that matches are in; files unless it is given.
+        """
+        self._room = Room(session, on_bytes, isolator or Files())
 
     def take(self, match: Match, matches: Matches, *, reason: str) -> Taken:
         """Seal the file of a match and remove it from its place; also finish what was interrupted.

@@ -16,11 +16,12 @@ from hashclient.core.kinds import MatchState
 from hashclient.errors import HashclientError, StateError, UsageError
 from hashclient.matches.store import Matches
 from hashclient.quarantine import age
-from hashclient.quarantine.item import EVIDENCE_NAME, ITEM_NAME, Item, Stage, item_ids
-from hashclient.quarantine.safe_rename import PRIVATE_NAME, open_place, reason_of
+from hashclient.quarantine.item import Item, Stage, item_ids
+from hashclient.quarantine.safe_rename import reason_of
 from hashclient.quarantine.sealing import sha256_on_disk
-from hashclient.quarantine.store import LOCK_NAME, Room, record
+from hashclient.quarantine.store import Room
 from hashclient.system import files
+from hashclient.system.layout import EVIDENCE_NAME, ITEM_NAME, ROOM_LOCK_NAME
 from hashclient.system.text import printable
 
 #: States of a match whose file is in quarantine, if it is not in its place.
@@ -65,7 +66,7 @@ def verify(room: Room, matches: Matches) -> Iterator[Finding]:
         finding = _check(room, match_id, matches)
         if finding is not None:
             yield finding
-    known = {LOCK_NAME, *ids}
+    known = {ROOM_LOCK_NAME, *ids}
     if room.directory.is_dir():
         with room.errors("cannot read the quarantine", room.directory):
             names = sorted(set(os.listdir(room.directory)) - known)  # noqa: PTH208
@@ -96,7 +97,7 @@ def _check(room: Room, match_id: str, matches: Matches) -> Finding | None:
             if not room.folder(match_id).exists()
             else Finding(match_id, ok=False, detail=detail)
         )
-    unfinished = _unfinished(item, matches)  # 5
+    unfinished = _unfinished(room, item, matches)  # 5
     if unfinished is not None:
         return Finding(match_id, ok=True, detail=unfinished, attention=True)
     return Finding(match_id, ok=True, detail="whole")
@@ -135,25 +136,14 @@ def _check_files(room: Room, item: Item) -> str | None:
     return None
 
 
-def _unfinished(item: Item, matches: Matches) -> str | None:
+def _unfinished(room: Room, item: Item, matches: Matches) -> str | None:
     """Return what is still to be done about an item, and where its file is, if anything is."""
-    match = record(item.id, matches)
+    match = matches.look_up(item.id)
     if item.restored is not None:
         return "restored, but not dropped: `hashclient quarantine purge` finishes that"
     if match is not None and match.state is MatchState.PURGED:
         return "purged, but not dropped: `hashclient quarantine purge` finishes that"
     if item.stage is Stage.REMOVED:
         return None
-    found = []
-    try:
-        with open_place(item.file) as place:
-            for there in (place, place.at(PRIVATE_NAME.format(item.id))):
-                status = there.status()
-                if status is not None:
-                    same = status.st_ino == item.origin.inode
-                    what = "the file" if same else "something else"
-                    found.append(f"{what} is at {printable(there.path)}")
-    except OSError as error:
-        found.append(f"its place cannot be looked at: {reason_of(error)}")
-    where = "; ".join(found) or "nothing is at its place"
+    where = "; ".join(room.isolator.whereabouts(item)) or "nothing is at its place"
     return f"sealed, not removed ({where}): `hashclient quarantine add {item.id}` finishes that"

@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from hashclient.audit.log import AuditLog, Event, read
+from hashclient.audit.log import Event, read
 from hashclient.audit.record import (
     GENESIS,
     Checkpoint,
@@ -29,6 +29,7 @@ from hashclient.audit.record import (
     verify_signature,
 )
 from hashclient.errors import AuditError, VerificationError
+from hashclient.session import Session
 from hashclient.system.strictjson import parse_json
 
 #: The event whose record binds a package, and the one that takes a report back.
@@ -76,8 +77,7 @@ def _names(value: Any, wanted: frozenset[str]) -> bool:
 
 
 def bind(
-    audit_dir: Path,
-    audit: AuditLog,
+    session: Session,
     ids: Collection[str],
     data: Mapping[str, Any],
     files: Mapping[str, str],
@@ -90,9 +90,10 @@ def bind(
     Raises:
         AuditError: the log is broken or cannot be written.
     """
+    audit_dir = session.settings.layout.audit
     before = b"".join(line + b"\n" for line in collect(audit_dir, ids))
     bound = {**data, "files": dict(files), "custody_sha256": hashlib.sha256(before).hexdigest()}
-    audit.append([Event(PACKAGED, bound)], durable=True)
+    session.audit.append([Event(PACKAGED, bound)], durable=True)
     for record in read(audit_dir, event=PACKAGED, limit=1):
         if record.data == bound:
             return before + record.line + b"\n"

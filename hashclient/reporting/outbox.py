@@ -16,9 +16,9 @@ from pathlib import Path
 from types import MappingProxyType
 
 from hashclient.core.match import Match
-from hashclient.errors import ConfigError, LockedError, StateError, UsageError, VerificationError
+from hashclient.errors import ConfigError, StateError, UsageError, VerificationError
 from hashclient.matches.store import Matches
-from hashclient.reporting.destination import Destination, find_destination, kind_of
+from hashclient.reporting.destinations.registry import Table, find_destination, kind_of
 from hashclient.reporting.document import (
     Document,
     Evidence,
@@ -28,7 +28,6 @@ from hashclient.reporting.document import (
 )
 from hashclient.reporting.evidence import sealed_evidence
 from hashclient.reporting.report import (
-    DOCUMENT_NAME,
     Decision,
     Report,
     State,
@@ -38,7 +37,7 @@ from hashclient.reporting.report import (
     report_ids,
     save,
 )
-from hashclient.reporting.telling import is_reopened, reopen, tell, untold
+from hashclient.reporting.settling import is_reopened, reopen, settle, unsettled
 from hashclient.session import Session
 from hashclient.system.files import (
     MAX_STATE_BYTES,
@@ -49,8 +48,9 @@ from hashclient.system.files import (
     read_regular,
     state_error,
     write_atomic,
-    writer_lock,
 )
+from hashclient.system.layout import DOCUMENT_NAME, PREPARE_LOCK_NAME, ROOM_LOCK_NAME
+from hashclient.system.locks import writer_lock
 from hashclient.system.text import printable
 
 #: A record of the audit log names all matches of a report, and has to stay below its limit.
@@ -70,7 +70,7 @@ class Outbox:
 
     def folder(self, report_id: str) -> Path:
         """Return the folder of a report."""
-        return self.settings.reports_dir / report_id
+        return self.settings.layout.reports / report_id
 
     def ids(self) -> list[str]:
         """Return the ids of all reports.
@@ -78,7 +78,7 @@ class Outbox:
         Raises:
             StateError: the directory cannot be read.
         """
-        return report_ids(self.settings.reports_dir)
+        return report_ids(self.settings.layout.reports)
 
     def get(self, report_id: str) -> Report:
         """Return one report.
@@ -87,7 +87,7 @@ class Outbox:
             UsageError: there is none with this id.
             StateError: it cannot be read, or is damaged.
         """
-        return load(self.settings.reports_dir, report_id)
+        return load(self.settings.layout.reports, report_id)
 
     def reports(self) -> Iterator[Report]:
         """Yield all reports, the oldest first.
@@ -95,7 +95,7 @@ class Outbox:
         Raises:
             StateError: one cannot be read, or is damaged.
         """
-        yield from load_all(self.settings.reports_dir)
+        yield from load_all(self.settings.layout.reports)
 
     def prepare(
         self,
@@ -165,7 +165,7 @@ class Outbox:
     def _new_report(
         self,
         name: str,
-        destination: Destination,
+        table: Table,
         matches: Iterable[str],
         *,
         seal_evidence: bool = False,
@@ -173,7 +173,7 @@ class Outbox:
         return Report(
             id=new_report_id(),
             destination=name,
-            kind=kind_of(destination),
+            kind=kind_of(table),
             created=self.now(),
             by=self.session.operator,
             matches=tuple(matches),
@@ -186,7 +186,7 @@ class Outbox:
         Raises:
             AuditError, StateError: they cannot be told.
         """
-        if is_there(self.settings.reports_dir):
+        if is_there(self.settings.layout.reports):
             with self._preparing():
                 self._settle_new(record)
 
@@ -224,7 +224,7 @@ class Outbox:
                 )
 
     def _write_new(self, report: Report, record: Matches) -> None:
-        directory = self.settings.reports_dir
+        directory = self.settings.layout.reports
         temporary = directory / f"{TEMP_PREFIX}{report.id}"
         try:
             # What was in the middle of being made when it was killed was never known to anybody.
@@ -252,7 +252,7 @@ class Outbox:
         Raises:
             StateError: it cannot be written, or what is in quarantine cannot be read.
         """
-        sealed = sealed_evidence(self.settings.quarantine_dir, report.matches)
+        sealed = sealed_evidence(self.settings.layout.quarantine, report.matches)
         document = make_document(
             report.id,
             self.now(),
@@ -269,7 +269,7 @@ class Outbox:
         from hashclient.index.reader import load_manifest
 
         try:
-            manifest = load_manifest(self.settings.lists_dir / list_name)
+            manifest = load_manifest(self.settings.layout.lists / list_name)
         except StateError:
             return None
         return None if manifest is None else manifest.provider
@@ -298,7 +298,7 @@ class Outbox:
 
     @contextlib.contextmanager
     def _preparing(self) -> Iterator[None]:
-        lock = make_private_dir(self.settings.reports_dir) / "prepare.lock"
+        lock = make_private_dir(self.settings.layout.reports) / PREPARE_LOCK_NAME
         with writer_lock(lock, wait_s=PREPARE_WAIT_S):
             yield
 
@@ -309,15 +309,9 @@ class Outbox:
         Raises:
             LockedError: another command holds it.
         """
-        lock = make_private_dir(self.settings.reports_dir) / "lock"
-        with contextlib.ExitStack() as stack:
-            try:
-                stack.enter_context(writer_lock(lock))
-            except LockedError as error:
-                raise LockedError(
-                    "another command is working on reports",
-                    hint="wait until it has finished; what waits is sent by it, or by the next",
-                ) from error
+        lock = make_private_dir(self.settings.layout.reports) / ROOM_LOCK_NAME
+        hint = "wait until it has finished; what waits is sent by it, or by the next"
+        with writer_lock(lock, busy="another command is working on reports", hint=hint):
             yield
 
     def acknowledge(self, report_id: str, reference: str, record: Matches) -> Report:
@@ -392,7 +386,7 @@ class Outbox:
         Raises:
             AuditError, StateError: they cannot be told; the next command that sends tries again.
         """
-        for state in untold(report):
-            tell(self.session, report, state, record)
+        for state in unsettled(report):
+            settle(self.session, report, state, record)
             report = self.save(report.replace(settled=state))
         return report

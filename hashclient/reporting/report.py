@@ -18,12 +18,12 @@ from typing import Any, Literal
 import msgspec
 
 from hashclient.core.match import new_id
-from hashclient.errors import StateError, UsageError
+from hashclient.errors import HashclientError, StateError, UsageError
+from hashclient.reporting.destinations.registry import KINDS
 from hashclient.system.files import MAX_STATE_BYTES, read_regular, state_error, write_atomic
+from hashclient.system.layout import RECORD_NAME
 from hashclient.system.text import printable
 
-RECORD_NAME = "report.json"
-DOCUMENT_NAME = "document.json"
 ID_PREFIX = "r-"
 ID_PATTERN = re.compile(r"r-[a-z0-9]{10}")
 
@@ -124,7 +124,7 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     format: Literal["hashclient-outbox/1"] = "hashclient-outbox/1"
     id: str
     destination: str
-    kind: Literal["package", "cybertipline"]
+    kind: str
     created: datetime
     by: str
     matches: tuple[str, ...]
@@ -150,10 +150,10 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     def is_retracting(self) -> bool:
         """Whether a person wants it taken back, and that is not done yet and can be done.
 
-        What a service has finished cannot be taken back.
+        Some kinds of destinations can take nothing back that was handed over.
         """
         handed_over = self.state in (State.SUBMITTED, State.ACKNOWLEDGED)
-        can_be = self.is_open or (handed_over and self.kind == "package")
+        can_be = self.is_open or (handed_over and KINDS[self.kind].takes_back)
         return self.retraction is not None and can_be
 
     @property
@@ -211,6 +211,25 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             next_attempt=problem.time + pause,
             problem=problem,
         )
+
+
+class Sent(msgspec.Struct, frozen=True):
+    """The report after an attempt to send it or to take it back, and what to tell people.
+
+    `error` is why it failed, `retry_after_s` how long the other side wants to be left alone then,
+    in seconds. `notes` are things that need a person's attention all the same.
+    """
+
+    report: Report
+    detail: str
+    error: HashclientError | None = None
+    notes: tuple[str, ...] = ()
+    retry_after_s: float | None = None
+
+    @classmethod
+    def not_done(cls, report: Report, error: HashclientError) -> Sent:
+        """Say that an attempt failed; it may be that only others could not be told of it."""
+        return cls(report, "not sent" if report.is_open else str(report.state), error)
 
 
 def new_report_id() -> str:
@@ -277,6 +296,8 @@ def load(reports_dir: Path, report_id: str) -> Report:
         raise state_error("cannot read report", path, error) from error
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise _damaged(path) from error
+    if report.kind not in KINDS:
+        raise _damaged(path)
     if report.id != report_id:
         raise StateError(f"record of another report: {printable(path)}")
     return report

@@ -1,4 +1,4 @@
-"""Sending what waits in the outbox: packages to directories, reports to services.
+"""Sending what waits in the outbox, each report to its destination.
 
 One attempt at a report at a time, under the outbox's lock. The audit log has to take the intent
 before anything is sent. An attempt that fails is noted with its error and the time of the next one;
@@ -8,12 +8,10 @@ the error of one report does not keep others from being sent.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from hashclient.audit.log import Event
-from hashclient.config import PackageDestination, ServiceDestination
 from hashclient.errors import (
     AuditError,
     AuthorisationError,
@@ -25,19 +23,17 @@ from hashclient.errors import (
     UsageError,
 )
 from hashclient.matches.store import Matches
-from hashclient.reporting.destination import Destination, find_destination, kind_of
-from hashclient.reporting.destinations.cybertipline.api import Service
-from hashclient.reporting.destinations.cybertipline.filing import Filing
-from hashclient.reporting.destinations.cybertipline.plan import make_plan
-from hashclient.reporting.destinations.cybertipline.sandbox import ConfinedSchema
-from hashclient.reporting.destinations.cybertipline.xml import Validator
-from hashclient.reporting.destinations.package.handover import HandOver
+from hashclient.reporting.destinations.interface import Destination, Factory, Work
+from hashclient.reporting.destinations.registry import (
+    KINDS,
+    Table,
+    find_destination,
+    kind_of,
+    load,
+)
 from hashclient.reporting.outbox import Outbox
-from hashclient.reporting.report import Call, Problem, Remote, Report, State
-from hashclient.reporting.sent import Sent
-from hashclient.system.files import sweep_temporary, write_atomic
-
-SCHEMA_NAME = "schema.xsd"
+from hashclient.reporting.report import Problem, Remote, Report, Sent, State
+from hashclient.system.files import sweep_temporary
 
 #: Who takes a report back of which nothing is left, in the audit log.
 NOBODY = "hashclient"
@@ -52,19 +48,20 @@ class Sender:
         record: Matches,
         *,
         identities: Sequence[Any] = (),
-        connect: Callable[[ServiceDestination], Service] = Service,
-        read_schema: Callable[[bytes], AbstractContextManager[Validator]] = ConfinedSchema,
+        on_bytes: Callable[[int], None] = lambda _count: None,
+        load: Callable[[str], Factory] = load,
     ) -> None:
         """`record` is the open record of matches; `identities` open what is in quarantine.
 
-        `read_schema` is called with the schema that a service serves.
+        `on_bytes` is called with how many bytes were sent, as they are; `load` gives what
+        implements a kind of destination.
         """
         self._outbox = outbox
         self._record = record
         self._session = outbox.session
         self._identities = identities
-        self._connect = connect
-        self._read_schema = read_schema
+        self._work = Work(outbox, record, identities, on_bytes)
+        self._load = load
 
     def send_due(self) -> Iterator[Sent]:
         """Send what is due, one by one; nothing is yielded where nothing is due.
@@ -132,13 +129,11 @@ class Sender:
             report = self._take_up(report_id)
             handed_over = report.state in (State.SUBMITTED, State.ACKNOWLEDGED)
             if report.state is State.RETRACTED:
-                destination = self._session.settings.config.report.to.get(report.destination)
-                if isinstance(destination, PackageDestination):
-                    hand_over = self._hand_over(destination)
-                    if hand_over.lacks_note(report):
-                        return hand_over.take_back(report)
+                table = self._tables.get(report.destination)
+                if table is not None and not (there := self._at(table)).is_taken_back(report):
+                    return there.take_back(report)
                 raise UsageError(f"report {report.id} is retracted already")
-            if handed_over and report.kind == "cybertipline":
+            if handed_over and not KINDS[report.kind].takes_back:
                 raise UsageError(
                     f"report {report.id} is finished at the service as {report.reference}",
                     hint="what is finished cannot be changed; contact the recipient",
@@ -177,7 +172,11 @@ class Sender:
             intent = "report-submitting" if report.retraction is None else "report-retracting"
             self._log(intent, report, attempt=report.attempts + 1)
             sweep_temporary(self._outbox.folder(report.id))
-            return self._attempt(report)
+            sent = self._attempt(report)
+            if sent.error is None:
+                return sent
+            failed = self._failed(report.id, sent.error, sent.retry_after_s)
+            return Sent.not_done(failed, sent.error)
         except AuditError as error:
             # Not the report's fault, and no reason to wait: it is sent once the log is mended.
             return Sent.not_done(self._outbox.get(report.id), error)
@@ -188,21 +187,14 @@ class Sender:
         if report.retraction is not None:
             return self._take_back(report)
         destination = self._destination(report)
-        if isinstance(destination, ServiceDestination) and self._has_changed(report):
-            # What is to be left out is in what is open there: that is taken back and begun anew.
-            report = self._retract_there(report, destination)
+        report = destination.renew(report)
         if report.is_untouched:
             report = self._outbox.leave_out_withdrawn(report, self._record)
             if not report.matches:
                 reason = "all matches were withdrawn or settled before it was sent"
                 decided = self._outbox.decide_retraction(report, by=NOBODY, reason=reason)
                 return Sent(self._outbox.retracted(decided, self._record), f"dropped: {reason}")
-        if isinstance(destination, PackageDestination):
-            return self._hand_over(destination).send(report)
-        return self._file(report, destination)
-
-    def _hand_over(self, destination: PackageDestination) -> HandOver:
-        return HandOver(self._outbox, self._record, destination)
+        return destination.send(report)
 
     def _destination(self, report: Report) -> Destination:
         """Return where a report goes.
@@ -210,114 +202,32 @@ class Sender:
         Raises:
             UsageError, ConfigError: it is not configured any more, or is something else now.
         """
-        config = self._session.settings.config.report
-        _, destination = find_destination(config, report.destination)
-        if kind_of(destination) != report.kind:
+        _, table = find_destination(self._session.settings.config.report, report.destination)
+        if kind_of(table) != report.kind:
             raise ConfigError(
                 f"destination {report.destination} was of the kind {report.kind},"
                 " and is another one now",
                 hint="configure it as it was, under this name; what was not sent can be retracted,"
                 " and prepared anew",
             )
+        return self._at(table)
+
+    def _at(self, table: Table) -> Destination:
+        destination: Destination = self._load(kind_of(table))(self._work, table)
         return destination
 
-    def _has_changed(self, report: Report) -> bool:
-        """Tell whether something of a report that is begun at a service is not to be reported."""
-        if report.is_untouched or report.remote.in_doubt is Call.FINISH:
-            return False
-        return any(self._record.get(i).ended for i in report.matches)
-
-    def _file(self, report: Report, destination: ServiceDestination) -> Sent:
-        if report.remote.in_doubt is Call.FINISH:
-            return self._at_service(report, destination, Filing.finish_again)
-        folder = self._outbox.folder(report.id)
-        if report.is_untouched:
-            document = self._outbox.write_document(folder, report, self._record)
-        else:
-            document = self._outbox.document(report)
-        plan, waiting = make_plan(
-            document,
-            destination,
-            self._session.settings.quarantine_dir,
-            self._record,
-            self._session.sealer,
-            self._identities,
-        )
-        if waiting:
-            return self._wait_for_identity(report, destination, len(waiting))
-
-        def file(filing: Filing) -> Report:
-            filing.service.status()
-            text = filing.service.schema()
-            write_atomic(folder / SCHEMA_NAME, text)
-            with self._read_schema(text) as schema:
-                return filing.file(plan, schema)
-
-        return self._at_service(report, destination, file)
-
-    def _at_service(
-        self, report: Report, destination: ServiceDestination, work: Callable[[Filing], Report]
-    ) -> Sent:
-        with self._connect(destination) as service:
-            filing = self._filing(service, report)
-            try:
-                report = work(filing)
-            except HashclientError as error:
-                return Sent.not_done(self._failed(report.id, error, service.retry_after_s), error)
-        report = self._outbox.settle(report, self._record)
-        notes = []
-        if filing.missing_there:
-            notes.append(f"the service does not name {filing.missing_there} of the files it got")
-        detail = f"finished: {report.destination} calls it {report.reference}"
-        return Sent(report, detail, notes=tuple(notes))
-
-    def _wait_for_identity(
-        self, report: Report, destination: ServiceDestination, count: int
-    ) -> Sent:
-        if report.remote.report_id is not None:
-            # What an attempt with an identity has left open does not stay so meanwhile.
-            report = self._retract_there(report, destination)
-        message = f"{'1 file is' if count == 1 else f'{count} files are'} sealed in quarantine"
-        hint = f"`hashclient report submit {report.id} --identity FILE` with the officer's key"
-        problem = Problem(self._session.now(), message, hint, int(ExitCode.INCOMPLETE))
-        report = self._outbox.save(report.failed(problem, person=True))
-        return Sent(report, f"waits: {message}", notes=(hint,))
-
-    def _filing(self, service: Service, report: Report) -> Filing:
-        return Filing(
-            service, report, self._outbox.save, self._session.now, by=self._session.operator
-        )
-
-    def _retract_there(self, report: Report, destination: ServiceDestination) -> Report:
-        """Retract what a service has open of a report, which is not taken back by that."""
-        with self._connect(destination) as service:
-            return self._filing(service, report).retract()
+    @property
+    def _tables(self) -> Mapping[str, Table]:
+        return self._session.settings.config.report.to
 
     def _take_back(self, report: Report) -> Sent:
         # What nobody knows of needs no destination, but what a kill has left there is removed.
-        untouched = report.is_untouched
-        known = self._session.settings.config.report.to.get(report.destination)
-        destination = known if untouched else self._destination(report)
-        if isinstance(destination, PackageDestination):
-            return self._hand_over(destination).take_back(report)
-        if untouched or destination is None:
+        if not report.is_untouched:
+            return self._destination(report).take_back(report)
+        table = self._tables.get(report.destination)
+        if table is None:
             return Sent(self._outbox.retracted(report, self._record), "retracted")
-        with self._connect(destination) as service:
-            filing = self._filing(service, report)
-            try:
-                report = filing.retract()
-            except UsageError:
-                # It is finished there: that is what has become of it.
-                self._outbox.settle(filing.report.replace(retraction=None), self._record)
-                raise
-        notes = []
-        if filing.unknown_there is not None:
-            notes.append(
-                f"the service does not know report {filing.unknown_there}, which may have been"
-                " finished: ask the recipient whether it has come"
-            )
-        done = self._outbox.retracted(report, self._record)
-        return Sent(done, "retracted", notes=tuple(notes))
+        return self._at(table).take_back(report)
 
     def _failed(
         self, report_id: str, error: HashclientError, retry_after_s: float | None = None

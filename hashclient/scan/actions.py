@@ -18,7 +18,6 @@ from hashclient.core.kinds import Action, Kind, MatchState
 from hashclient.core.model import Acted, Handled, ListState, MatchRef, Outcome, Recorded
 from hashclient.errors import ExitCode, HashclientError
 from hashclient.matches.store import Matches
-from hashclient.matches.tables import DATABASE_NAME
 from hashclient.scan.policy import actions_for
 from hashclient.session import Session
 from hashclient.system.files import is_there
@@ -208,7 +207,7 @@ def prepare_wanted(session: Session) -> Iterator[Report | HashclientError]:
     What cannot be prepared stays wanted, and yields the error; it keeps no other back.
     """
     settings = session.settings
-    if not is_there(settings.state_dir / DATABASE_NAME):
+    if not is_there(settings.layout.matches):
         return
     from hashclient.reporting.outbox import Outbox
 

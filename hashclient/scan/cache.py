@@ -31,10 +31,10 @@ import numpy.typing as npt
 
 from hashclient.errors import StateError
 from hashclient.system.files import is_there, state_error
+from hashclient.system.layout import INVENTORY_NAME, Layout
 from hashclient.system.sqlite import open_database
 from hashclient.system.text import printable
 
-DATABASE_NAME = "inventory.db"
 #: Inodes whose records share a row; a power of two.
 BLOCK_INODES = 256
 _BLOCK_BITS = 8
@@ -108,7 +108,7 @@ class Inventory:
         Raises:
             StateError: it cannot be opened, is damaged, or (for reading) was sealed otherwise.
         """
-        self._path = state_dir / DATABASE_NAME
+        self._path = Layout(state_dir).inventory
         with self._errors():
             self._db = open_database(self._path, "rwc" if write else "ro")
             try:
@@ -306,7 +306,7 @@ class InventoryPlace:
 
     def reader(self) -> Inventory | None:
         """Open it for reading; None if there is none."""
-        if not is_there(self._state_dir / DATABASE_NAME):
+        if not is_there(Layout(self._state_dir).inventory):
             return None
         return Inventory(self._state_dir, self._key_id)
 
@@ -327,7 +327,7 @@ def remove_inventory(state_dir: Path) -> None:
     """
     # The file itself last: what is left of a journal must not be applied to another database.
     for suffix in ("-wal", "-shm", ""):
-        path = state_dir / f"{DATABASE_NAME}{suffix}"
+        path = state_dir / f"{INVENTORY_NAME}{suffix}"
         try:
             path.unlink(missing_ok=True)
         except OSError as error:

@@ -8,10 +8,8 @@ entry agrees with is clean only if its digests could have told: `gaps` finds tho
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from queue import SimpleQueue
-from threading import Semaphore, Thread
-from typing import TypeVar
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from typing import BinaryIO
 
 import msgspec
 import numpy as np
@@ -20,16 +18,17 @@ from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Hit, Outcome
 from hashclient.core.verdict import Summary
+from hashclient.errors import UsageError
 from hashclient.index.gaps import Gaps
 from hashclient.index.matcher import verdict
 from hashclient.index.open_lists import OpenLists
 from hashclient.lists.importers.interface import DigestBatch
 from hashclient.lists.wire import NO_SIZE
+from hashclient.system.background import ahead
+from hashclient.system.text import printable
 
 #: Batches that are read ahead of the one that is judged.
 AHEAD = 2
-
-_T = TypeVar("_T")
 
 
 def lookup(
@@ -48,13 +47,14 @@ def lookup(
 
     Raises:
         UsageError: the batches' reader refuses its input.
+        StateError: the system has no room for the thread that reads.
     """
     judge = lists.judge()
     gaps = Gaps(lists.indexes)
     started = time.monotonic()
 
     try:
-        for source, batch in _ahead(iter(batches)):
+        for source, batch in ahead(iter(batches), AHEAD):
             columns = {}
             for algorithm, (digests, rows) in batch.digests.items():
                 columns[algorithm] = lists.sealer.tags(algorithm, digests), rows
@@ -81,37 +81,55 @@ def lookup(
         summary.elapsed_s = time.monotonic() - started
 
 
-def _ahead(items: Iterator[_T]) -> Generator[_T]:
-    """Yield items that a thread makes some ahead; what it raises is raised after them.
+def batches_of(
+    digests: Sequence[str],
+    files: Sequence[str],
+    stdin: BinaryIO | None,
+    on_failure: Callable[[UsageError], None],
+) -> Iterator[tuple[str, DigestBatch]]:
+    """Yield `digests`, in hexadecimal, and those in `files`, with the name of where they are from.
 
-    Reading and judging are done nearly all by libraries that let other threads run.
+    `-` among the files is `stdin`, if there is one.
+
+    Raises:
+        UsageError: one cannot be read to its end; after all others. `on_failure` is called with
+            the errors besides it.
     """
-    ready: SimpleQueue[tuple[_T] | BaseException | None] = SimpleQueue()
-    room = Semaphore(AHEAD)
-    wanted = True
-
-    def make() -> None:
+    errors: list[UsageError] = []
+    for name in ([None] if digests else []) + list(files):
         try:
-            for item in items:
-                ready.put((item,))
-                room.acquire()
-                if not wanted:
-                    return
-            ready.put(None)
-        except BaseException as error:  # noqa: BLE001 - it is raised where the item would be
-            ready.put(error)
+            if name is None:
+                from hashclient.lists.importers.arguments import digests_of_arguments
 
-    # A daemon: Ctrl-C must not wait for a pipe that gives nothing.
-    Thread(target=make, daemon=True).start()
+                yield "argument", digests_of_arguments(digests)
+            elif name == "-" and stdin is not None:
+                yield from _read(stdin, "stdin")
+            else:
+                yield from _content(name)
+        except UsageError as error:
+            errors.append(error)
+    for other in errors[1:]:
+        on_failure(other)
+    if errors:
+        raise errors[0]
+
+
+def _content(path: str) -> Iterator[tuple[str, DigestBatch]]:
+    name = printable(path)
     try:
-        while (got := ready.get()) is not None:
-            if isinstance(got, BaseException):
-                raise got
-            room.release()
-            yield got[0]
-    finally:
-        wanted = False
-        room.release()
+        stream = open(path, "rb")  # noqa: SIM115, PTH123 - closed below; any bytes, as they came
+    except OSError as error:
+        raise UsageError(f"cannot read {name}: {error.strerror}", hint="check the path") from error
+    with stream:
+        yield from _read(stream, name)
+
+
+def _read(stream: BinaryIO, name: str) -> Iterator[tuple[str, DigestBatch]]:
+    # Brings all kinds of files; most lookups are of arguments.
+    from hashclient.lists.importers.registry import read_digests
+
+    for batch in read_digests(stream, name):
+        yield name, batch
 
 
 def _outcome(source: str, batch: DigestBatch, row: int, hits: tuple[Hit, ...]) -> Outcome:

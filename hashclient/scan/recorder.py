@@ -7,18 +7,20 @@ exit code, and the run goes on.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import datetime
-from pathlib import Path
 from typing import Any
 
-from hashclient.audit.log import AuditLog, Event
+from hashclient.audit.log import Event
 from hashclient.core.kinds import Kind
 from hashclient.core.model import LOGGED_FIELDS, Outcome, Recorded, hit_fields
 from hashclient.core.verdict import Summary
 from hashclient.errors import AuditError, StateError
 from hashclient.formats.fields import gap_fields
 from hashclient.matches.store import Matches
+from hashclient.session import Session
+from hashclient.system.log import Log
 from hashclient.system.text import MAX_LOGGED_PATH_CHARS, log_path_fields
+
+_log = Log("scan")
 
 #: What the log repeats of all arguments of a run; together with the rest they are one of its lines.
 MAX_LOGGED_ARGUMENTS_CHARS = 1 << 16
@@ -29,25 +31,21 @@ class RunRecord:
 
     def __init__(
         self,
+        session: Session,
         command: str,
         summary: Summary,
-        audit: AuditLog,
-        state_dir: Path,
         key_id: str,
         *,
-        now: Callable[[], datetime],
         on_failure: Callable[[AuditError | StateError], None],
     ) -> None:
-        """`command` is `scan` or `lookup`; `on_failure` hears once of what cannot be written.
+        """`command` is `scan` or `lookup`; `on_failure` is called once for what cannot be written.
 
         The tags of outcomes are sealed under the key `key_id`.
         """
+        self._session = session
         self._command = command
         self._summary = summary
-        self._audit = audit
-        self._state_dir = state_dir
         self._key_id = key_id
-        self._now = now
         self._on_failure = on_failure
         self._audit_failed = self._matches_failed = self._ended = False
 
@@ -109,7 +107,7 @@ class RunRecord:
         if self._audit_failed:
             return
         try:
-            self._audit.append(events, durable=durable, sign_each=sign_each)
+            self._session.audit.append(events, durable=durable, sign_each=sign_each)
         except AuditError as error:
             self._audit_failed = True
             self._failed(error)
@@ -120,12 +118,14 @@ class RunRecord:
         if self._matches_failed or not places:
             return kept
         try:
-            with Matches(self._state_dir) as matches:
-                found = matches.record([outcomes[n] for n in places], self._key_id, self._now())
+            now = self._session.now()
+            with Matches(self._session.settings.state_dir) as matches:
+                found = matches.record([outcomes[n] for n in places], self._key_id, now)
         except StateError as error:
             self._matches_failed = True
             self._failed(error)
             return kept
+        _log.info("recorded %d matches", len(found))
         for n, match in zip(places, found, strict=True):
             kept[n] = Recorded(outcomes[n], match.ref)
         return kept

@@ -23,7 +23,6 @@ from hashclient.index.blinding import Sealer, load_sealer
 from hashclient.index.open_lists import ExpectedList, expected_lists, with_key
 from hashclient.index.reader import Index, Manifest, state_of
 from hashclient.matches.store import Matches
-from hashclient.matches.tables import DATABASE_NAME
 from hashclient.system.files import is_there, state_error
 
 
@@ -124,15 +123,15 @@ def read_status(
 
             verify_guard(settings.state_dir)
     with status.part():
-        if is_there(settings.state_dir / DATABASE_NAME):
+        if is_there(settings.layout.matches):
             with Matches(settings.state_dir, create=False) as matches:
                 status.matches = matches.counts()
                 status.withdrawn = matches.withdrawn()
     with status.part():
-        if is_there(settings.quarantine_dir):
+        if is_there(settings.layout.quarantine):
             status.quarantine = _quarantine(settings)
     with status.part():
-        if is_there(settings.reports_dir):
+        if is_there(settings.layout.reports):
             status.reports = _reports(settings)
     with status.part():
         status.audit = _audit(settings)
@@ -216,8 +215,8 @@ def _quarantine(settings: Settings) -> QuarantineStatus:
     from hashclient.quarantine.item import evidence_path, item_ids
 
     sizes = []
-    for match_id in item_ids(settings.quarantine_dir):
-        path = evidence_path(settings.quarantine_dir, match_id)
+    for match_id in item_ids(settings.layout.quarantine):
+        path = evidence_path(settings.layout.quarantine, match_id)
         try:
             sizes.append(path.stat().st_size)
         except FileNotFoundError:  # given back or destroyed meanwhile
@@ -230,7 +229,7 @@ def _quarantine(settings: Settings) -> QuarantineStatus:
 def _reports(settings: Settings) -> ReportsStatus:
     from hashclient.reporting.report import State, load_all
 
-    reports = load_all(settings.reports_dir)
+    reports = load_all(settings.layout.reports)
     counts = Counter(report.state for report in reports)
     waiting = [report.created for report in reports if report.is_open]
     return ReportsStatus({str(s): counts[s] for s in State}, min(waiting, default=None))
@@ -238,8 +237,8 @@ def _reports(settings: Settings) -> ReportsStatus:
 
 def _audit(settings: Settings) -> AuditStatus | None:
     try:
-        last = next(read(settings.audit_dir, limit=1), None)
-        last_scan = next(read(settings.audit_dir, event="scan-end", limit=1), None)
+        last = next(read(settings.layout.audit, limit=1), None)
+        last_scan = next(read(settings.layout.audit, event="scan-end", limit=1), None)
     except StateError:  # it has not begun
         return None
     return None if last is None else AuditStatus(last, last_scan)

@@ -1,4 +1,4 @@
-"""Files that are whole after a crash, and the writers' lock.
+"""Files that are whole after a crash.
 
 Every write of state goes through `write_atomic`: temporary file, fsync, rename, fsync of the
 directory. A kill at any instant leaves the old file or the new one. Leftover temporary files
@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import stat
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from hashclient.errors import ConfigError, LockedError, StateError
+from hashclient.errors import ConfigError, StateError
 from hashclient.system.text import printable
 
 TEMP_PREFIX = ".tmp-"
@@ -28,8 +26,6 @@ _PIECE_BYTES = 1 << 16
 MAX_TEXT_BYTES = 1 << 20
 #: And longest file of our own state.
 MAX_STATE_BYTES = 1 << 28
-#: Between two looks at a lock that somebody else holds.
-LOCK_POLL_S = 0.05
 
 
 def fsync_dir(path: Path) -> None:
@@ -127,6 +123,17 @@ def read_regular(path: Path, max_bytes: int) -> bytes:
     return data
 
 
+def refuse_irregular(path: Path) -> None:
+    """Refuse what is at `path` if it is something else than a file: a pipe holds up its readers.
+
+    Raises:
+        OSError: it is no regular file, or cannot be looked at. That there is nothing is no error.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+
+
 def read_bounded(stream: IO[bytes], size: int, max_bytes: int) -> bytes:
     """Read a file of `size` bytes to its end, or beyond `max_bytes`.
 
@@ -187,38 +194,6 @@ def sweep_temporary(directory: Path) -> None:
     for leftover in directory.glob(f"{TEMP_PREFIX}*"):
         with contextlib.suppress(OSError):
             leftover.unlink()
-
-
-@contextlib.contextmanager
-def writer_lock(path: Path, *, wait_s: float = 0.0) -> Iterator[None]:
-    """Hold the exclusive lock file `path`; the kernel frees it on a kill.
-
-    Raises:
-        LockedError: another process holds it, for longer than `wait_s`.
-        StateError: it cannot be opened.
-    """
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise state_error("cannot open lock", path, error) from error
-    try:
-        deadline = time.monotonic() + wait_s
-        while True:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError as error:
-                if error.errno != errno.EWOULDBLOCK:
-                    raise state_error("cannot lock", path, error) from error
-                if time.monotonic() >= deadline:
-                    raise LockedError(
-                        f"another hashclient is writing to this state: {printable(path.parent)}",
-                        hint="wait until it has finished, or use another --state-dir",
-                    ) from error
-            time.sleep(LOCK_POLL_S)
-        yield
-    finally:
-        os.close(fd)
 
 
 def user_path(text: str) -> Path:

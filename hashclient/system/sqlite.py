@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from hashclient.system.files import make_private_dir
+from hashclient.errors import StateError
+from hashclient.system.files import make_private_dir, refuse_irregular, state_error
+from hashclient.system.text import excerpt, printable
 
 if TYPE_CHECKING:
     import sqlite3
@@ -23,9 +26,32 @@ def open_database(path: Path, mode: Literal["ro", "rw", "rwc"]) -> sqlite3.Conne
     """
     import sqlite3  # most commands need none
 
+    # SQLite waits for whoever writes to a pipe, before it looks at what it has opened.
+    for suffix in ("", "-journal", "-wal", "-shm"):
+        refuse_irregular(path.with_name(path.name + suffix))
     if mode == "rwc":
         make_private_dir(path.parent)
         # SQLite makes files with the umask; this one is for its owner only.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     uri = f"{path.absolute().as_uri()}?mode={mode}"
     return sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None)
+
+
+def copy_database(source: Path, target: Path) -> None:
+    """Let `target` hold what `source` does, in one transaction; others may have either open.
+
+    Raises:
+        StateError: one of them cannot be opened, read or written.
+    """
+    import sqlite3
+
+    try:
+        with (
+            contextlib.closing(open_database(source, "rw")) as old,
+            contextlib.closing(open_database(target, "rwc")) as new,
+        ):
+            old.backup(new)
+    except OSError as error:
+        raise state_error("cannot copy", source, error) from error
+    except sqlite3.Error as error:
+        raise StateError(f"cannot copy: {printable(source)}: {excerpt(error)}") from error

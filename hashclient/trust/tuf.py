@@ -4,8 +4,8 @@ python-tuf decides what is trusted; this module gives it our transport and our s
 translates its errors, and adds the few rules that a provider of hash lists has to keep beyond TUF
 (`docs/format.md`): one delegated, terminating role a list, for that list's files only, and metadata
 that every JSON parser reads alike. What was verified stays in memory, since a list has as many
-targets as segments. The caller holds the writers' lock, since python-tuf is not safe across
-processes on one directory.
+targets as segments; its directory is in `metadatadir`. The caller holds the writers' lock, since
+python-tuf is not safe across processes on one directory.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import os
 import re
 from collections.abc import Iterator
 from datetime import datetime
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from tuf.api import exceptions as tuf_errors
-from tuf.api.metadata import TOP_LEVEL_ROLE_NAMES, Metadata, Root, Signed, TargetFile, Targets
+from tuf.api.metadata import TOP_LEVEL_ROLE_NAMES, Root, Signed, TargetFile, Targets
 from tuf.ngclient import FetcherInterface, Updater
 
 from hashclient.core.model import is_name
@@ -32,19 +31,11 @@ from hashclient.errors import (
     UnreachableError,
     VerificationError,
 )
-from hashclient.system.files import (
-    MAX_STATE_BYTES,
-    fsync_dir,
-    make_private_dir,
-    read_regular,
-    state_error,
-)
+from hashclient.system.files import state_error
 from hashclient.system.strictjson import parse_json
 from hashclient.system.text import excerpt, printable
+from hashclient.trust.metadatadir import MAX_METADATA_BYTES, MetadataDir
 
-#: No metadata is longer, whatever length is signed for it: it is held in memory and parsed there.
-#: python-tuf's own caps are below it, but count only where no length is signed.
-MAX_METADATA_BYTES = 8 << 20
 #: Bounds a file whose length nobody has announced.
 _MAX_UNANNOUNCED_BYTES = 64 << 20
 #: A signed hash becomes part of an address.
@@ -120,14 +111,11 @@ class Trust:
     ) -> None:
         """Prepare to refresh the metadata in `directory`, starting from the pinned root.
 
-        The directory belongs to python-tuf: a role's metadata has the role's name there.
-
         Raises:
             VerificationError: the pinned root is not a root.
             StateError: the directory is not writable.
         """
-        self._directory = make_private_dir(directory)
-        self._sweep()
+        self._directory = MetadataDir(directory)
         self._name = name
         self._now = now
         base = url.rstrip("/")
@@ -248,40 +236,17 @@ class Trust:
         return data
 
     def make_durable(self) -> None:
-        """Make the metadata survive a power loss; python-tuf renames but does not sync."""
-        try:
-            for folder in (self._directory, self._directory / "root_history"):
-                for path in folder.iterdir():
-                    if path.is_file() and not path.is_symlink():
-                        fd = os.open(path, os.O_RDONLY)
-                        try:
-                            os.fsync(fd)
-                        finally:
-                            os.close(fd)
-                fsync_dir(folder)
-        except OSError as error:
-            raise state_error("cannot sync", self._directory, error) from error
+        """Make what was loaded since `refresh` survive a power loss, too.
 
-    def _sweep(self) -> None:
-        """Remove what python-tuf is not to find: it fetches again what is not there.
-
-        That is temporary files of killed runs, which it names `tmp` and at random, and metadata
-        that would be refused if it came from the provider.
+        Raises:
+            StateError: that fails.
         """
-        for path in self._directory.glob("tmp*"):
-            if path.suffix != ".json":
-                with contextlib.suppress(OSError):
-                    path.unlink()
-        for folder in (self._directory, self._directory / "root_history"):
-            for path in folder.glob("*.json"):
-                with contextlib.suppress(OSError):
-                    if not _is_strict(path):
-                        path.unlink()
+        self._directory.make_durable()
 
     def _keep(self, role: str) -> Signed:
         """Read metadata back that python-tuf has verified and written a moment ago, and keep it."""
         with self._translated():
-            signed: Signed = Metadata.from_file(str(self._directory / f"{role}.json")).signed
+            signed = self._directory.read(role)
         self._verified[role] = signed
         return signed
 
@@ -311,7 +276,7 @@ class Trust:
                 hint="nothing was changed; tell the provider if it persists",
             ) from error
         except OSError as error:
-            raise state_error("cannot keep metadata in", self._directory, error) from error
+            raise state_error("cannot keep metadata in", self._directory.path, error) from error
         except (ValueError, TypeError, KeyError, RuntimeError) as error:
             raise VerificationError(
                 f"provider {self._name}: metadata is malformed: {excerpt(error)}"
@@ -323,7 +288,7 @@ class Trust:
             body = self._fetcher.last_body
             if "root" in str(error):
                 # A root is judged last, when the timestamp is here, and so is not the last body.
-                body = read_regular(self._directory / "root.json", MAX_STATE_BYTES)
+                body = self._directory.read_root()
             signed = parse_json(body)["signed"]
             expires = datetime.fromisoformat(signed["expires"])
             if expires <= self._now:
@@ -333,14 +298,3 @@ class Trust:
             f"provider {self._name}: {error}{since}",
             hint="the provider has to sign anew; if it has, check this machine's clock",
         )
-
-
-def _is_strict(path: Path) -> bool:
-    """Tell whether a file of the cache is metadata that the fetcher would let pass."""
-    if not path.is_file() or path.stat().st_size > MAX_METADATA_BYTES:
-        return False
-    try:
-        parse_json(path.read_bytes())
-    except ValueError:
-        return False
-    return True

@@ -22,7 +22,7 @@ def test_every_step_ends_as_expected(tmp_path: Path) -> None:
     assert "\nEvery step ended as expected.\n" in result.out
     ends = [int(code) for code in re.findall(r"^\[exit (\d+)\]$", result.out, re.MULTILINE)]
     assert {0, 4, 5, 6, 10} == set(ends)
-    assert len(ends) == result.out.count("\n$ hashclient ") - 1  # the server runs on beside it
+    assert len(ends) == result.out.count("\n$ ") - 1  # the server runs on beside it
     again = run("--state-dir", kept / "state", "scan", kept / "files")
     assert again.code == 0  # one is in quarantine, the other not on the list any more
 

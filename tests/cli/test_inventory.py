@@ -21,9 +21,10 @@ from fixtures.client import Client, content, csv
 from fixtures.crash import in_child
 from fixtures.simulator import Simulator
 from hashclient.core.algorithms import Algorithm
-from hashclient.errors import StateError
+from hashclient.errors import HashclientError
 from hashclient.scan import cache, checker
-from hashclient.scan.cache import DATABASE_NAME, Inventory
+from hashclient.scan.cache import Inventory
+from hashclient.system.layout import INVENTORY_NAME as DATABASE_NAME
 from tests.support import (
     UNMEASURED,
     Result,
@@ -361,7 +362,7 @@ def test_where_nothing_can_be_written_the_verdict_is_the_same(world: World) -> N
 
 
 def test_that_it_cannot_be_opened_is_said_once(world: World) -> None:
-    warnings: list[StateError] = []
+    warnings: list[HashclientError] = []
     world.database.mkdir()
     outcomes, summary = world.client.scan(world.tree, on_failure=warnings.append)
     assert len(outcomes) == 12 and summary.files_read == 12

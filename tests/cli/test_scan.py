@@ -115,6 +115,7 @@ def test_the_lines_for_scripts(state: Path, listed: Path) -> None:
     assert line.pop("first_seen") <= line.pop("last_seen")
     assert line == {
         "type": "match",
+        "schema": 1,
         "path": f"{listed}/b/bad",
         "size": len(LISTED["e-1"]),
         "list": "base",

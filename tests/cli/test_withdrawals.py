@@ -18,9 +18,8 @@ from hashclient.audit import log
 from hashclient.cli import fetch as fetch_command
 from hashclient.config import provider_table
 from hashclient.core.algorithms import Algorithm
-from hashclient.index import reader
 from hashclient.matches.store import Matches
-from hashclient.matches.tables import DATABASE_NAME
+from hashclient.system.layout import MATCHES_NAME as DATABASE_NAME
 from tests.support import Result, bytes_path, call, run, write_tree
 
 LISTED = range(6)
@@ -225,7 +224,7 @@ def test_all_paths_of_an_entry_are_affected_and_no_other_entry(world: World) -> 
 def test_a_list_that_is_built_anew_reaches_back_too(world: World) -> None:
     world.scan()
     world.simulator.withdraw("e-1", "e-2")
-    manifest = world.state / "lists" / "baseline" / reader.MANIFEST_NAME
+    manifest = world.state / "lists" / "baseline" / "manifest.json"
     manifest.write_text("{}")
     assert world.affected() == [("f1", "e-1"), ("f2", "e-2")]
 
@@ -292,16 +291,16 @@ def test_a_path_that_is_not_utf8_is_told_by_its_bytes(world: World) -> None:
 
 def test_thousands_of_matches_are_withdrawn_and_logged(world: World) -> None:
     with Matches(world.state) as record:
-        found = world.client.scan(world.tree / "f1", inventory=False)[0]
-        (match,) = found.values()
-        times = [type(match)(match.kind, f"/x/{n:05d}", 6, hits=match.hits) for n in range(3000)]
+        ((path, match),) = world.client.scan(world.tree / "f1", inventory=False)[0].items()
+        paths = [path, *(f"/x/{n:05d}" for n in range(3000))]
+        times = [type(match)(match.kind, path, 6, hits=match.hits) for path in paths[1:]]
         record.record(times, "key", datetime.now(UTC))
     world.simulator.withdraw("e-1")
     (fetched,) = world.client.fetch()
-    assert [m.path for m, _ in fetched.affected] == [f"/x/{n:05d}" for n in range(3000)]
-    assert [line["path"] for line in world.logged()] == [f"/x/{n:05d}" for n in range(3000)]
+    assert [m.path for m, _ in fetched.affected] == paths
+    assert [line["path"] for line in world.logged()] == paths
     log.verify(world.state / "audit")
-    assert len(world.status()) == 3000
+    assert len(world.status()) == len(paths)
 
 
 def test_lookups_are_not_remembered(world: World) -> None:

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from hashclient.audit import log as audit_log
-from hashclient.audit.log import AuditLog
+from hashclient.config import Config, Settings
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.model import Gap
 from hashclient.core.verdict import Summary
 from hashclient.errors import AuditError, StateError
 from hashclient.scan.recorder import RunRecord
+from hashclient.session import Session
 from tests.docs.blocks import DOCS, table_rows
 
 pytestmark = pytest.mark.docs
@@ -27,11 +28,11 @@ def test_the_keys_of_an_end_are_those_that_are_logged(tmp_path: Path) -> None:
         return datetime(2026, 1, 2, tzinfo=UTC)
 
     summary = Summary((), gaps=(Gap("baseline", (Algorithm.MD5,), 1, 2, 3),))
-    log = AuditLog(tmp_path, clock=now)
+    session = Session(Settings(tmp_path, tmp_path / "config.toml", None, Config()), now=now)
     failures: list[AuditError | StateError] = []
-    record = RunRecord("scan", summary, log, tmp_path, "key", now=now, on_failure=failures.append)
+    record = RunRecord(session, "scan", summary, "key", on_failure=failures.append)
     record.end()
     assert failures == []
-    (end,) = audit_log.read(tmp_path, event="scan-end")
+    (end,) = audit_log.read(tmp_path / "audit", event="scan-end")
     rows = table_rows(DOCUMENT, "## What a run leaves in it")
     assert {key for row in rows for key in re.findall(r"`(\w+)`", row[0])} == set(end.data)

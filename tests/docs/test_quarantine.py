@@ -11,6 +11,7 @@ import pytest
 
 from hashclient.config import QuarantineConfig, parse_config
 from hashclient.quarantine import age, isolate, item, safe_rename
+from hashclient.quarantine.isolators import files
 from tests.docs.blocks import DOCS, marked_blocks, run_script, table_rows
 from tests.support import csv_of, make_state
 
@@ -46,14 +47,14 @@ def test_the_example_is_a_configuration() -> None:
 
 def test_events_are_those_that_are_logged() -> None:
     package = Path(isolate.__file__).parent
-    code = "".join(path.read_text() for path in package.glob("*.py"))
+    code = "".join(path.read_text() for path in package.rglob("*.py"))
     logged = set(re.findall(r'\.log\(\s*"([a-z-]+)"', code))
     assert set(keys("### Events in the audit log")) == logged
 
 
 def test_every_outcome_is_in_the_table() -> None:
     said = " ".join(keys("## Outcomes"))
-    for words in isolate._REMOVALS.values():
+    for words in files.REMOVALS.values():
         assert words.partition(" {}")[0] in said
     for words in ("not there any more", "read-only file system", "permission denied"):
         assert words in safe_rename._WORDS.values() and words in said

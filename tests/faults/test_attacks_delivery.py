@@ -96,7 +96,7 @@ def test_next_root_that_fails_is_not_taken_for_missing(client: Client, world: Wo
 
 
 def cache_files(client: Client) -> list[Path]:
-    directory = client.settings.trust_dir("main")
+    directory = client.settings.layout.provider("main")
     return sorted(p for p in directory.rglob("*") if p.is_file() and p.name != "pinned-root.json")
 
 
@@ -119,7 +119,7 @@ def test_cached_root_of_a_thief_does_not_count(client: Client, world: World) -> 
     new_root_key(thief)(metadata.signed)
     metadata.signed.version = 2
     metadata.sign(thief)
-    folder = client.settings.trust_dir("main") / "metadata"
+    folder = client.settings.layout.provider("main") / "metadata"
     (folder / "root_history" / "2.root.json").write_bytes(metadata.to_bytes())
     (folder / "root.json").unlink()
     (folder / "root.json").symlink_to("root_history/2.root.json")
@@ -129,7 +129,7 @@ def test_cached_root_of_a_thief_does_not_count(client: Client, world: World) -> 
 
 
 def test_pinned_root_that_was_exchanged_is_refused(client: Client, world: World) -> None:
-    path = client.settings.trust_dir("main") / "pinned-root.json"
+    path = client.settings.layout.provider("main") / "pinned-root.json"
     path.write_bytes(path.read_bytes() + b" ")
     refused(client, ExitCode.STATE, "pinned root is not the one")
     path.unlink()

@@ -345,7 +345,7 @@ def test_list_that_never_adds_up(client: Client, world: World) -> None:
     simulator.edit_index(lambda document: document.update(checksum="0123456789abcdef"))
     refused(client, ExitCode.UNVERIFIED, "do not add up")
     # What it was built from is not kept: the next generation is a matter of its own.
-    assert not (client.settings.lists_dir / "baseline" / "staging.json").exists()
+    assert not (client.settings.layout.lists / "baseline" / "staging.json").exists()
 
 
 def test_bad_segment_after_good_ones_leaves_nothing(client: Client, simulator: Simulator) -> None:

@@ -31,7 +31,7 @@ from fixtures.simulator import Simulator
 from hashclient.errors import ExitCode, HashclientError
 from hashclient.index.run import DamagedError
 from hashclient.provider.keys import Keys
-from hashclient.trust.tuf import MAX_METADATA_BYTES
+from hashclient.trust.metadatadir import MAX_METADATA_BYTES
 from tests.attack_world import ALL, NEW, World, new_root_key, refused, roles_of
 
 
@@ -79,7 +79,7 @@ def test_damage_lets_no_older_generation_in(
     client: Client, simulator: Simulator, damage: str
 ) -> None:
     """Where the index cannot be opened, also by a newer version, the manifest still counts."""
-    (run,) = (client.settings.lists_dir / "baseline").glob("run-*")
+    (run,) = (client.settings.layout.lists / "baseline").glob("run-*")
     data = run.read_bytes()
     run.write_bytes(data[:6] + b"\1" + data[7:] if damage == "version" else data[:-1])
     if damage == "gone":
@@ -332,7 +332,7 @@ def test_a_pinned_root_with_a_key_twice(world: World, simulator: Simulator, tmp_
 
 def test_a_cache_with_a_key_twice_heals(client: Client, world: World) -> None:
     world.simulator.files = dict(world.served[3])
-    folder = client.settings.trust_dir("main") / "metadata"
+    folder = client.settings.layout.provider("main") / "metadata"
     for path in [*folder.glob("*.json"), *folder.glob("root_history/*.json")]:
         if not path.is_symlink():
             before = path.read_bytes()
@@ -420,7 +420,7 @@ def test_proper_rotation_is_followed_and_persists(tmp_path: Path, role: str) -> 
 
 
 def expected_root(client: Client) -> int:
-    history = client.settings.trust_dir("main") / "metadata" / "root_history"
+    history = client.settings.layout.provider("main") / "metadata" / "root_history"
     return max(int(path.name.split(".")[0]) for path in history.iterdir()) + 1
 
 
@@ -440,8 +440,8 @@ def test_list_vanishes_from_the_snapshot(client: Client, simulator: Simulator) -
 
 def test_list_of_another_provider_is_none_of_ours(client: Client, simulator: Simulator) -> None:
     """What vanishes at one provider says nothing of a list that came from another."""
-    folder = client.settings.lists_dir / "other"
-    shutil.copytree(client.settings.lists_dir / "baseline", folder)
+    folder = client.settings.layout.lists / "other"
+    shutil.copytree(client.settings.layout.lists / "baseline", folder)
     manifest = json.loads((folder / "manifest.json").read_bytes())
     manifest.update(list="other", provider="elsewhere")
     (folder / "manifest.json").write_text(json.dumps(manifest))

@@ -22,7 +22,7 @@ import msgspec
 import pytest
 
 from fixtures.client import Client
-from hashclient.fetch.build import STAGING_NAME
+from hashclient.system.layout import STAGING_NAME
 from hashclient.system.process import BAD_PAGE
 from tests.attack_world import ALL, NEW, World
 from tests.support import (
@@ -46,10 +46,10 @@ HOOKED = """
 import os, sys
 from hashclient.index import matcher
 from hashclient.scan import checker
-from hashclient.scan.sources import files
+from hashclient.scan.sources import files, interface
 from hashclient.cli.main import main
 
-files.TASK_NAMES = 1
+files.TASK_NAMES = interface.TASK_NAMES = 1
 run, when, *argv = sys.argv[1:]
 checking, looking, lookups = checker.Checker.check, matcher.Judge.hits_by_row, []
 
@@ -276,7 +276,7 @@ def test_a_bad_block_among_known_good_files_is_mended(disk: RottenDisk, tmp_path
 def test_a_rebuild_goes_on_from_nothing(world: World, client: Client) -> None:
     """What an unfinished build has left may be what cannot be read."""
     world.simulator.files = dict(world.served[3])
-    directory = client.settings.lists_dir / "baseline"
+    directory = client.settings.layout.lists / "baseline"
     manifest = client.manifest()
     assert manifest is not None
     index = world.simulator.files[world.simulator.target_path("index.json")]

@@ -114,7 +114,7 @@ def test_readers_see_whole_generations_while_many_are_fetched(
         finally:
             os._exit(code)
 
-    held = open_index(client.settings.lists_dir / "baseline")
+    held = open_index(client.settings.layout.lists / "baseline")
     assert held is not None
     seen: list[int] = []
     status: int | None = None

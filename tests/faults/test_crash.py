@@ -147,7 +147,7 @@ def test_every_file_of_a_list_is_synced_before_and_after_its_rename(step: Step) 
     client = step.client("recorded")
     with watched(recorder):
         client.fetch()
-    folder = str(client.settings.lists_dir / "baseline")
+    folder = str(client.settings.layout.lists / "baseline")
     calls = recorder.calls
     renames = [n for n, (name, a) in enumerate(calls) if name == "replace" and folder in str(a)]
     for number in renames:
@@ -262,7 +262,7 @@ def test_noted_update_that_does_not_add_up_is_built_anew(world: World, tmp_path:
     """A base that has drifted misleads whoever goes on from it, but once only."""
     step = Step(world, 3, 4, tmp_path)
     client = step.client("drifted")
-    path = client.settings.lists_dir / "baseline/manifest.json"
+    path = client.settings.layout.lists / "baseline/manifest.json"
     manifest = json.loads(path.read_bytes())
     path.write_text(json.dumps(manifest | {"checksum": "0" * 16}))
     (fetched,) = client.fetch()

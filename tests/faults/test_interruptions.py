@@ -24,9 +24,11 @@ from hashclient.audit.log import AuditLog, Event
 from hashclient.matches.store import Matches
 from tests.support import Result, call, csv_of, fast_directory, make_state, write_tree
 
-# What is interrupted between opening and closing a database leaves that to the end of the process,
-# which is at hand there, but not here. Python 3.13 tells.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed database:ResourceWarning")
+# What is interrupted between opening and closing a database or a directory leaves that to the end
+# of the process, which is at hand there, but not here. Python 3.13 tells of databases.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:unclosed database:ResourceWarning", "ignore:unclosed scandir iterator:ResourceWarning"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -49,17 +51,18 @@ directory = "{}"
 """
 
 #: Where files are looked for, and outcomes recorded, acted on and written: modules, and functions
-#: of `cli.run`.
+#: of the run and of what writes its report.
 MODULES = (
     "hashclient/scan/sources/files.py",
-    "record.py",
-    "matches.py",
-    "matchstore.py",
-    "respond.py",
+    "scan/recorder.py",
+    "matches/store.py",
+    "matches/tables.py",
+    "scan/actions.py",
     "formats/text.py",
-    "quarantine/take.py",
+    "quarantine/isolate.py",
 )
-FUNCTIONS = frozenset({"flush", "_tell", "put", "_finish"})
+FUNCTIONS = frozenset({"_flush", "_finish", "__next__", "_tell_all", "_tell", "_put"})
+RUNS = ("hashclient/scan/run.py", "hashclient/cli/run.py")
 
 
 class Interruption:
@@ -93,7 +96,7 @@ class Interruption:
     def trace(self, frame: FrameType, event: str, _arg: Any) -> Any:
         code = frame.f_code
         watched = code.co_filename.endswith(self.modules) or (
-            code.co_filename.endswith("cli/run.py") and code.co_name in self.functions
+            code.co_filename.endswith(RUNS) and code.co_name in self.functions
         )
         self.begun = self.begun or code.co_qualname == "walk"
         if not watched or not self.begun:
@@ -226,7 +229,7 @@ def test_a_second_signal_logs_nothing_twice_and_hides_no_match(world: World) -> 
     codes = set()
     watched = {
         "modules": ("hashclient/scan/recorder.py",),
-        "functions": frozenset({"flush", "_keep"}),
+        "functions": frozenset({"_flush", "_keep"}),
     }
     world.begin()
     _, lines = world.scan(**watched)

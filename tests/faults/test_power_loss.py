@@ -23,8 +23,8 @@ from fixtures.simulator import URL, Simulator
 from hashclient.audit.log import AuditLog, Event
 from hashclient.core.kinds import MatchState
 from hashclient.core.match import Match
-from hashclient.index.reader import MANIFEST_NAME
 from hashclient.quarantine.safe_rename import PRIVATE_NAME
+from hashclient.system.layout import MANIFEST_NAME
 from hashclient.trust.tuf import Trust
 from tests.attack_world import World
 
@@ -106,7 +106,7 @@ def test_a_generation_is_switched_to_and_logged_once_it_is_on_the_disk(
     assert {p for p in told if not p.startswith(late + "baseline")} == audit
     # In the end all of it is, and so are the directories that were made on the way.
     assert log.now() == set()
-    assert (client.settings.lists_dir / "baseline" / MANIFEST_NAME).exists()
+    assert (client.settings.layout.lists / "baseline" / MANIFEST_NAME).exists()
 
 
 def test_metadata_is_on_the_disk_once_it_is_trusted(world: World, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from hashclient.errors import AuditError, HashclientError, StateError, UsageErro
 from hashclient.index.blinding import Sealer
 from hashclient.matches.store import Matches
 from hashclient.quarantine import isolate
+from hashclient.quarantine.isolators.files import HeldFile
 from hashclient.quarantine.safe_rename import PRIVATE_NAME, Place
 from hashclient.quarantine.safe_rename import open_file as real_open_file
 from hashclient.quarantine.sealing import Digester, digest_all
@@ -67,7 +68,7 @@ class Scene:
         if self.match.id not in self.ward.names():
             return False
         assert self.ward.opened(self.match) == CONTENT
-        load_item(self.ward.settings.quarantine_dir, self.match.id)
+        load_item(self.ward.settings.layout.quarantine, self.match.id)
         return True
 
     def check_safe(self) -> None:
@@ -130,7 +131,7 @@ def test_what_is_watched_is_what_happens(tmp_path: Path) -> None:
     # What the sealed copy rests on is on the disk before the file goes.
     gone = recorder.calls.index(("unlink", scene.private.name))
     synced = [str(path) for name, path in recorder.calls[:gone] if name == "fsync"]
-    quarantine = str(scene.ward.settings.quarantine_dir)
+    quarantine = str(scene.ward.settings.layout.quarantine)
     assert any(path.endswith("evidence.age") for path in synced)
     assert synced.count(quarantine) == 1
 
@@ -361,7 +362,7 @@ def test_a_file_that_is_away_for_a_moment_is_not_taken_for_gone(
             aside.rename(scene.file)
 
     with monkeypatch.context() as patch:
-        patch.setattr("hashclient.quarantine.isolate.open_file", open_file)
+        patch.setattr("hashclient.quarantine.isolators.files.open_file", open_file)
         taken = scene.ward.take(scene.match)
     assert (taken.taken, taken.attention) == (False, True)
     assert "is being exchanged just now" in taken.detail
@@ -495,9 +496,9 @@ def test_what_is_touched_while_it_is_proven_again_is_not_taken_for_another(
         scene.file.rename(there)
         scene.file.write_bytes(b"a third")
 
-    def and_touch(fd: int, *args: Any) -> Digester:
-        digester = digest_all(fd, *args)
-        if os.fstat(fd).st_ino == there.stat().st_ino:
+    def and_touch(held: HeldFile, *args: Any) -> Digester:
+        digester = digest_all(held, *args)
+        if os.fstat(held.fd).st_ino == there.stat().st_ino:
             os.utime(there)
         return digester
 

@@ -196,7 +196,7 @@ def test_a_package_is_not_taken_back_at_a_service(
 def test_what_is_finished_is_not_called_unsent_since_the_log_broke(
     desk: Desk, service: ReportingService, report: Report
 ) -> None:
-    log = desk.settings.audit_dir / "log.jsonl"
+    log = desk.settings.layout.audit / "log.jsonl"
     kept: list[bytes] = []
 
     def break_log() -> None:

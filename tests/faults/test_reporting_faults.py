@@ -105,7 +105,7 @@ def check_one_finished(desk: Desk, service: ReportingService, report: Report) ->
     with desk.record() as record:
         for match_id in report.matches:
             assert record.get(match_id).state is MatchState.ACKNOWLEDGED
-    verify_audit(desk.settings.audit_dir)
+    verify_audit(desk.settings.layout.audit)
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -281,7 +281,7 @@ def test_preparing_killed_at_each_change_of_the_disk(desk: Desk) -> None:
         assert report.settled is State.PREPARED
         assert desk.story(match).count("report-prepared") == 1
         assert "report-prepared" in desk.events()
-        left = {p.name for p in desk.settings.reports_dir.iterdir()}
+        left = {p.name for p in desk.settings.layout.reports.iterdir()}
         assert left == {report.id, "prepare.lock"}
         if status == 0:
             break
@@ -384,7 +384,7 @@ def test_every_code_at_every_call(
     assert f"code {code}, request req-" in sent.error.message
     assert sent.report.state is state
     assert sent.report.problem is not None and sent.report.problem.message == sent.error.message
-    failed = json.loads((desk.settings.audit_dir / "log.jsonl").read_text().splitlines()[-1])
+    failed = json.loads((desk.settings.layout.audit / "log.jsonl").read_text().splitlines()[-1])
     assert failed["event"] == "report-failed"
     assert failed["data"]["requests"]
     # What is refused for good is not left open there.
@@ -572,7 +572,7 @@ def test_pauses_double_up_to_a_day(desk: Desk, service: ReportingService, report
 def test_a_broken_audit_log_stops_what_would_be_sent(
     desk: Desk, service: ReportingService, report: Report
 ) -> None:
-    log = desk.settings.audit_dir / "log.jsonl"
+    log = desk.settings.layout.audit / "log.jsonl"
     text = log.read_bytes()
     log.write_bytes(text[:-30] + b"x" + text[-29:])
     (sent,) = desk.send_due()

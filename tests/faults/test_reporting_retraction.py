@@ -60,7 +60,7 @@ def kept(desk: Desk, match: Match) -> bool:
     due = desk.due(match)
     purged = desk.purge(match)
     assert (due.is_due, due.why, purged.done) == (False, KEPT, False)
-    return (desk.settings.quarantine_dir / match.id / "evidence.age").exists()
+    return (desk.settings.layout.quarantine / match.id / "evidence.age").exists()
 
 
 def test_a_retraction_ends_retention(desk: Desk, match: Match, acknowledged: Report) -> None:
@@ -74,7 +74,7 @@ def test_a_retraction_ends_retention(desk: Desk, match: Match, acknowledged: Rep
         "report-retracting",
         "report-retracted",
     ]
-    (logged,) = read(desk.settings.audit_dir, event="matches-reopened")
+    (logged,) = read(desk.settings.layout.audit, event="matches-reopened")
     assert logged.data == {
         "report": acknowledged.id,
         "to": "police",
@@ -319,7 +319,7 @@ def test_a_disk_that_fails_at_each_change_while_a_report_is_taken_back(
 def test_without_the_log_nothing_is_taken_back(
     desk: Desk, match: Match, acknowledged: Report
 ) -> None:
-    log = desk.settings.audit_dir / "log.jsonl"
+    log = desk.settings.layout.audit / "log.jsonl"
     text = log.read_bytes()
     log.write_bytes(text[:-30] + b"x" + text[-29:])
     with pytest.raises(AuditError):
@@ -404,7 +404,7 @@ def test_what_is_taken_back_while_it_is_about_to_be_destroyed_stays(
     purged = desk.purge(match)
     assert (purged.done, purged.detail) == (False, f"not purged: {KEPT}")
     assert desk.get(match).state is MatchState.QUARANTINED
-    assert (desk.settings.quarantine_dir / match.id / "evidence.age").exists()
+    assert (desk.settings.layout.quarantine / match.id / "evidence.age").exists()
 
 
 def test_a_service_that_has_finished_a_report_keeps_it_acknowledged() -> None:

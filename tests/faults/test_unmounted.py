@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from hashclient.scan.sources.mounts import FILE_NAME
+from hashclient.system.layout import MOUNTS_NAME as FILE_NAME
 from tests.support import Result, call, csv_of, make_state, run, write_tree
 
 LISTED = b"listed"

@@ -21,23 +21,25 @@ USES: Mapping[str, str] = {
     "errors": "",
     "system": "",
     "core": "",
-    "config": "",
-    "formats": "__init__",
     "audit": "",
+    "migrations": "__init__",
+    "config": "",
     "matches": "",
+    "formats": "__init__",
     "lists": "",
-    "net": "__init__ config",
     "trust": "",
+    "net": "__init__ config",
     "provider": "lists",
     "index": "config lists",
-    "session": "audit config index",
+    "session": "audit config index migrations",
+    "fetch": "audit config index lists matches migrations net session trust",
     "quarantine": "audit index matches session",
     "reporting": "__init__ audit config index matches net quarantine session",
-    "fetch": "audit config index lists matches net trust",
     "scan": "audit config formats index lists matches quarantine reporting session",
     "status": "__init__ audit config fetch index matches quarantine reporting",
-    "cli": "__init__ audit config fetch formats index lists matches net provider quarantine"
-    " reporting scan session status",
+    "client": "config fetch index scan session status",
+    "cli": "__init__ audit client config fetch formats index matches migrations provider"
+    " quarantine reporting scan session status",
     "__init__": "",
     "__main__": "cli",
 }
@@ -85,7 +87,12 @@ each_file = pytest.mark.parametrize("path", FILES, ids=dotted)
 
 
 def modules_imported(path: Path) -> Iterator[str]:
-    """Yield the modules of the project that one imports."""
+    """Yield the modules of the project that one imports.
+
+    The package itself names what is public, and loads it when it is asked for: nothing here does.
+    """
+    if dotted(path) == "hashclient":
+        return
     for name, _ in imports(ast.parse(path.read_bytes()), dotted(path)):
         found = name if name in MODULES else name.rpartition(".")[0]
         if found in MODULES and found != dotted(path):

@@ -26,21 +26,26 @@ def test_segments_in_memory_are_bounded_in_number_and_bytes(
     held, seen = 0, []
 
     class Counted:
-        def __init__(self, _trust: object, _info: object) -> None:
+        def __init__(self, _work: object, _name: str) -> None:
             nonlocal held
             held += 1
             seen.append(held)
 
-        def result(self, _meanwhile: object) -> bytes:
+        def wait(self, _seconds: float) -> bool:
+            return True
+
+        def result(self) -> bytes:
             nonlocal held
             held -= 1
             return b""
 
     class Signed:
+        def download(self) -> None: ...
+
         def target(self, _list: str, name: str) -> TargetFile:
             return TargetFile(megabytes << 20, {"sha256": "0" * 64}, name)
 
-    monkeypatch.setattr(build, "_Download", Counted)
+    monkeypatch.setattr(build, "Task", Counted)
     segments = [Segment(f"s{n}", "add", 1, n, n) for n in range(1, 7)]
     index = ListIndex("", "baseline", 6, datetime.now(UTC), 6, "0" * 16, tuple(segments))
     work = build.Build(

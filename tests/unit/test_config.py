@@ -26,6 +26,7 @@ from hashclient.config import (
     resolve_settings,
 )
 from hashclient.errors import ConfigError
+from tests.support import call
 
 COMMANDS = frozenset({"scan", "fetch"})
 PROVIDER = '[providers.main]\nurl = "https://lists.example.org"\nroot_sha256 = "00"\n'
@@ -47,12 +48,12 @@ def test_a_state_directory_holds_its_own_configuration(tmp_path: Path) -> None:
     assert settings.config_path == tmp_path / "config.toml"
     assert settings.state_dir == tmp_path
     assert settings.provider("main").url == "https://lists.example.org"
-    assert (settings.audit_dir, settings.lists_dir, settings.lock_path) == (
+    assert (settings.layout.audit, settings.layout.lists, settings.layout.lock) == (
         tmp_path / "audit",
         tmp_path / "lists",
         tmp_path / "lock",
     )
-    assert settings.trust_dir("main") == tmp_path / "trust" / "main"
+    assert settings.layout.provider("main") == tmp_path / "trust" / "main"
 
 
 def test_the_configuration_may_name_state_and_key(tmp_path: Path) -> None:
@@ -331,3 +332,57 @@ def test_a_service_has_the_limits_of_a_provider(key: str, value: str) -> None:
     )
     with pytest.raises(ConfigError, match=f"{key} of destination centre"):
         parse_config(text, COMMANDS, "c.toml")
+
+
+@pytest.fixture
+def renamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let some keys have had other names before."""
+    before = {
+        ("state_directory",): "state_dir",
+        ("providers", "*", "address"): "url",
+        ("providers", "*", "oauth", "secret_file"): "client_secret_file",
+        ("scan", "workers"): "jobs",
+        ("quarantine", "keys"): "recipients",
+    }
+    monkeypatch.setattr("hashclient.config.RENAMED", before)
+
+
+def test_a_key_that_was_renamed_works_on_and_is_told(renamed: None) -> None:
+    text = (
+        'state_directory = "/s"\n[providers.main]\naddress = "https://example.org/"\n'
+        'root_sha256 = "00"\n[providers.main.oauth]\ntoken_url = "https://example.org/t"\n'
+        'client_id = "i"\nsecret_file = "/secret"\n[scan]\nworkers = 3\n'
+    )
+    config = parse_config(text, frozenset({"scan"}), "c.toml")
+    assert config.state_dir == "/s"
+    main = config.providers["main"]
+    assert main.url == "https://example.org/"
+    assert main.oauth is not None
+    assert main.oauth.client_secret_file == "/secret"
+    assert config.commands == {"scan": {"jobs": 3}}
+    assert config.notes == (
+        "configuration c.toml: 'state_directory' is called 'state_dir' now",
+        "configuration c.toml: 'address' is called 'url' now",
+        "configuration c.toml: 'secret_file' is called 'client_secret_file' now",
+        "configuration c.toml: 'workers' is called 'jobs' now",
+    )
+    assert parse_config('state_dir = "/s"\n', frozenset(), "c.toml").notes == ()
+
+
+def test_both_names_of_a_key_are_one_too_many(renamed: None) -> None:
+    with pytest.raises(ConfigError, match="'state_directory' is called 'state_dir' now, and both"):
+        parse_config('state_dir = "/s"\nstate_directory = "/t"\n', frozenset(), "c.toml")
+
+
+@pytest.mark.parametrize("text", ["providers = 1\n", "[providers]\nmain = 1\n", "scan = 1\n"])
+def test_what_is_no_table_holds_no_renamed_key(renamed: None, text: str) -> None:
+    with pytest.raises(ConfigError, match="is not valid"):
+        parse_config(text, frozenset({"scan"}), "c.toml")
+
+
+def test_a_command_tells_of_a_renamed_key_once(renamed: None, tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text("[scan]\nworkers = 3\n")
+    result = call("--state-dir", tmp_path, "scan", tmp_path)
+    assert result.err.count("'workers' is called 'jobs' now\nhint: it works on") == 1
+    quiet = call("-q", "--state-dir", tmp_path, "scan", tmp_path)
+    assert "is called 'jobs' now" in quiet.err

@@ -22,8 +22,6 @@ import pytest
 from fixtures.client import Client, csv, digests_of
 from fixtures.crash import Recorder, watched
 from fixtures.simulator import Simulator, status
-from hashclient.audit.log import AuditLog
-from hashclient.cli.progress import Received
 from hashclient.config import OAuthConfig, ProviderConfig
 from hashclient.core.algorithms import Algorithm
 from hashclient.errors import (
@@ -35,14 +33,14 @@ from hashclient.errors import (
 )
 from hashclient.fetch import build
 from hashclient.fetch.fetcher import Fetched, Fetcher
+from hashclient.fetch.providers import Received
 from hashclient.index import writer
-from hashclient.index.blinding import load_sealer
 from hashclient.index.reader import open_index, verify_runs
 from hashclient.index.run import DamagedError, Run
 from hashclient.lists.wire import add_schema, encode_segment, parse_index
 from hashclient.net.access import OAuth
 from hashclient.net.settings import access_of
-from hashclient.system.files import writer_lock
+from hashclient.system.locks import writer_lock
 
 ALL = range(40)
 DAY = timedelta(days=1)
@@ -62,11 +60,11 @@ def client(tmp_path: Path, simulator: Simulator) -> Client:
 
 
 def folder(client: Client, list_name: str = "baseline") -> Path:
-    return client.settings.lists_dir / list_name
+    return client.settings.layout.lists / list_name
 
 
 def events(client: Client) -> list[dict[str, Any]]:
-    lines = (client.settings.audit_dir / "log.jsonl").read_text().splitlines()
+    lines = (client.settings.layout.audit / "log.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
 
 
@@ -78,10 +76,8 @@ def segments_asked_for(simulator: Simulator) -> list[str]:
 def all_results(client: Client, *only: str) -> list[Fetched]:
     """Fetch, and return what became of each list, refused ones too."""
     settings = client.settings
-    with writer_lock(settings.lock_path):
-        sealer = load_sealer(settings.state_dir, None, {})
-        audit = AuditLog(settings.audit_dir, clock=lambda: client.now)
-        fetcher = Fetcher(settings, "main", client.source, sealer, audit, now=lambda: client.now)
+    with writer_lock(settings.layout.lock):
+        fetcher = Fetcher(client.session, "main", client.source)
         return list(fetcher.fetch(frozenset(only)))
 
 
@@ -139,10 +135,10 @@ def test_a_generation_its_metadata_and_its_record_are_synced(
         client.fetch()
     synced = {str(a): n for n, (name, a) in enumerate(recorder.calls) if name == "fsync"}
     switched = synced[str(folder(client))]
-    trust = client.settings.trust_dir("main") / "metadata"
+    trust = client.settings.layout.provider("main") / "metadata"
     # The list's own metadata is loaded after that of the top level is on the disk.
     assert synced[str(trust)] > synced[str(trust / "baseline.json")] > switched
-    log = client.settings.audit_dir / "log.jsonl"
+    log = client.settings.layout.audit / "log.jsonl"
     assert synced[str(log)] > switched
     (recorded,) = (n for n, call in enumerate(recorder.calls) if call == ("write", str(log)))
     assert recorded > switched
@@ -154,23 +150,20 @@ def test_a_refusal_is_on_the_disk_when_it_is_told(client: Client, simulator: Sim
     recorder = Recorder()
     with watched(recorder), pytest.raises(VerificationError):
         client.fetch()
-    log = str(client.settings.audit_dir / "log.jsonl")
+    log = str(client.settings.layout.audit / "log.jsonl")
     assert ("fsync", log) in recorder.calls
 
 
 def test_progress_is_told_in_bytes(client: Client, simulator: Simulator) -> None:
     told: list[tuple[str, int, int]] = []
     settings = client.settings
-    with writer_lock(settings.lock_path):
-        sealer = load_sealer(settings.state_dir, None, {}, create=True)
-        audit = AuditLog(settings.audit_dir, clock=lambda: client.now)
+    with writer_lock(settings.layout.lock):
+        session = client.session
+        session.sealer(create=True)
         fetcher = Fetcher(
-            settings,
+            session,
             "main",
             simulator,
-            sealer,
-            audit,
-            now=lambda: client.now,
             progress=lambda *now: told.append(now),
         )
         list(fetcher.fetch())
@@ -751,15 +744,13 @@ def test_progress_is_told_within_a_segment(client: Client, simulator: Simulator)
 
     simulator.faults["*.parquet"] = halfway
     settings = client.settings
-    with writer_lock(settings.lock_path):
-        sealer = load_sealer(settings.state_dir, None, {}, create=True)
+    with writer_lock(settings.layout.lock):
+        session = client.session
+        session.sealer(create=True)
         fetcher = Fetcher(
-            settings,
+            session,
             "main",
             simulator,
-            sealer,
-            AuditLog(settings.audit_dir, clock=lambda: client.now),
-            now=lambda: client.now,
             progress=progress,
             received=received.count,
         )

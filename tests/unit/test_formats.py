@@ -211,17 +211,20 @@ def test_paths_in_json_lose_nothing() -> None:
     [
         (
             handled(Kind.UNREAD, "a", reason="gone"),
-            '{"type": "unread", "path": "a", "size": null, "reason": "gone"}',
+            '{"type": "unread", "schema": 1, "path": "a", "size": null, "reason": "gone"}',
         ),
         (
             handled(Kind.CLEAN, "a", 1, digests={Algorithm.SHA1: b"\1" * 20}),
-            (f'{{"type": "clean", "path": "a", "size": 1, "digests": {{"sha1": "{"01" * 20}"}}}}'),
+            (
+                '{"type": "clean", "schema": 1, "path": "a", "size": 1,'
+                f' "digests": {{"sha1": "{"01" * 20}"}}}}'
+            ),
         ),
         (
             handled(Kind.MATCH, "a", 5, None, (MATCH, CONFLICT), record=RECORDED, acted=(ACTED,)),
             (
-                '{"type": "match", "path": "a", "size": 5, "id": "3kdz7wnq2m", "state": "reported",'
-                ' "in_place": true, "first_seen": "2026-01-02T03:04:00+00:00",'
+                '{"type": "match", "schema": 1, "path": "a", "size": 5, "id": "3kdz7wnq2m",'
+                ' "state": "reported", "in_place": true, "first_seen": "2026-01-02T03:04:00+00:00",'
                 ' "last_seen": "2026-01-03T03:04:00+00:00",'
                 ' "list": "baseline", "entry": "e-1", "category": "synthetic", "generation": 3,'
                 ' "algorithms": ["md5", "sha1"], "more": [{"list": "local", "entry": "e-2",'

@@ -50,7 +50,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Client:
 
 @pytest.fixture
 def directory(built: Client) -> Path:
-    return built.settings.lists_dir / "baseline"
+    return built.settings.layout.lists / "baseline"
 
 
 @pytest.fixture
@@ -207,7 +207,7 @@ def test_a_deep_header_is_damage(directory: Path, tmp_path: Path) -> None:
 
 
 def test_lists_are_found_by_their_manifests(built: Client, tmp_path: Path) -> None:
-    assert lists_on_disk(built.settings.lists_dir) == ["baseline"]
+    assert lists_on_disk(built.settings.layout.lists) == ["baseline"]
     assert lists_on_disk(tmp_path / "nowhere") == []
     (tmp_path / "half").mkdir()
     assert lists_on_disk(tmp_path) == []

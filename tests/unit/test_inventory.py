@@ -27,6 +27,7 @@ from hashclient.scan.cache import (
     records_of,
     remove_inventory,
 )
+from hashclient.system.layout import INVENTORY_NAME
 
 KEY = "0123456789abcdef"
 SECOND_NS = 1_000_000_000
@@ -81,7 +82,7 @@ def path(tmp_path: Path) -> Path:
         files = [status(n) for n in range(inode, inode + 100)]
         opened.store([(7, known(*files, tag=inode + 1))])
     opened.close()
-    return tmp_path / cache.DATABASE_NAME
+    return tmp_path / INVENTORY_NAME
 
 
 def set_day(monkeypatch: pytest.MonkeyPatch, day: int) -> None:
@@ -98,7 +99,7 @@ def test_what_was_stored_is_found_by_another_connection(tmp_path: Path, writer: 
     assert masks(found) == [0, *[MD5 | SHA256] * 5, 0]
     assert found["tags"][1].tolist() == [[99, 0], [0, 0], [99, 2]]
     assert old == []
-    assert (tmp_path / cache.DATABASE_NAME).stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / INVENTORY_NAME).stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize(
@@ -335,7 +336,7 @@ def test_what_the_disk_has_garbled_is_never_taken_for_a_tag(path: Path) -> None:
 
 def test_a_write_that_fails_leaves_what_was_there(writer: Inventory, tmp_path: Path) -> None:
     writer.store([(7, known(status(1)))])
-    other = sqlite3.connect(tmp_path / cache.DATABASE_NAME, isolation_level=None)
+    other = sqlite3.connect(tmp_path / INVENTORY_NAME, isolation_level=None)
     writer._db.execute("PRAGMA busy_timeout = 10")
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(StateError, match="locked"):

@@ -16,13 +16,14 @@ import pytest
 from fixtures.client import digests_of
 from hashclient.core.algorithms import Algorithm
 from hashclient.errors import ExitCode, HashclientError, VerificationError
-from hashclient.fetch.guard import FOLDER, SOURCES_NAME, Inspection, open_guard, verify_guard
+from hashclient.fetch.guard import Inspection, open_guard, verify_guard
 from hashclient.index.blinding import Sealer
 from hashclient.index.reader import RunSet
 from hashclient.index.run import DamagedError, Run
 from hashclient.index.writer import IndexWriter
 from hashclient.lists.importers import nsrl as nsrl_importer
 from hashclient.lists.wire import NO_SIZE, AddBatch
+from hashclient.system.layout import SOURCES_NAME
 
 SEALER = Sealer(bytes(32))
 EMPTY = {a: hashlib.new(a.label).digest() for a in Algorithm}
@@ -91,7 +92,7 @@ def test_the_empty_file_is_refused_by_any_of_its_digests(
 def test_a_digest_that_only_begins_like_that_of_the_empty_file_passes(tmp_path: Path) -> None:
     close = {a: digest[:-1] + bytes([digest[-1] ^ 1]) for a, digest in EMPTY.items()}
     assert refused(tmp_path, [], close, digests_of(1)) is None
-    assert not (tmp_path / FOLDER).exists()
+    assert not (tmp_path / "known-good").exists()
 
 
 def test_what_is_withdrawn_again_poisons_nothing(tmp_path: Path) -> None:
@@ -224,7 +225,7 @@ def test_files_of_known_good_digests_may_be_empty(tmp_path: Path) -> None:
 def test_no_digest_is_left_in_the_index(tmp_path: Path) -> None:
     state = tmp_path / "state"
     refused(state, [nsrl(tmp_path / "good", *range(20))], digests_of(50))
-    data = b"".join(path.read_bytes() for path in (state / FOLDER).iterdir())
+    data = b"".join(path.read_bytes() for path in (state / "known-good").iterdir())
     assert len(data) > 20 * 64
     for number in range(20):
         for digest in digests_of(number).values():
@@ -232,7 +233,7 @@ def test_no_digest_is_left_in_the_index(tmp_path: Path) -> None:
 
 
 def built(directory: Path) -> set[int]:
-    return {path.stat().st_ino for path in (directory / FOLDER).glob("run-*")}
+    return {path.stat().st_ino for path in (directory / "known-good").glob("run-*")}
 
 
 def test_the_index_is_built_again_only_when_something_changed(tmp_path: Path) -> None:
@@ -266,7 +267,7 @@ def test_another_key_builds_it_again(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_damaged_index_is_built_again(tmp_path: Path, damage: str) -> None:
     path, state = md5sum(tmp_path / "good", 1), tmp_path / "state"
     assert refused(state, [path], digests_of(1)) is not None
-    (run,) = (state / FOLDER).glob("run-*")
+    (run,) = (state / "known-good").glob("run-*")
     if damage == "garbled":
         run.write_bytes(os.urandom(run.stat().st_size))
     elif damage == "cut":
@@ -274,7 +275,7 @@ def test_a_damaged_index_is_built_again(tmp_path: Path, damage: str) -> None:
     elif damage == "removed":
         run.unlink()
     else:
-        (state / FOLDER / SOURCES_NAME).write_bytes(b'{"files": 1}')
+        (state / "known-good" / SOURCES_NAME).write_bytes(b'{"files": 1}')
     assert refused(state, [path], digests_of(1)) is not None
     assert refused(state, [path], digests_of(2)) is None
 
@@ -284,7 +285,7 @@ def test_rot_in_the_index_is_found_and_mended(tmp_path: Path) -> None:
     verify_guard(state)  # there is none yet
     assert refused(state, [path], digests_of(1)) is not None
     verify_guard(state)
-    (run,) = (state / FOLDER).glob("run-*")
+    (run,) = (state / "known-good").glob("run-*")
     data = run.read_bytes()
     bits = Run(run).section("md5.bits")
     assert bits is not None
@@ -295,7 +296,7 @@ def test_rot_in_the_index_is_found_and_mended(tmp_path: Path) -> None:
     assert refused(state, [path], digests_of(1)) is None
     open_guard(state, [str(path)], SEALER, verify=True)
     verify_guard(state)
-    for run in (state / FOLDER).glob("run-*"):
+    for run in (state / "known-good").glob("run-*"):
         run.unlink()
     open_guard(state, [str(path)], SEALER, verify=True)
     verify_guard(state)

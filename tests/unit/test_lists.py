@@ -13,7 +13,8 @@ from fixtures.client import Client, csv
 from fixtures.simulator import Simulator
 from hashclient.errors import StateError
 from hashclient.index import open_lists as index_open_lists
-from hashclient.index.open_lists import TARGETS_NAME, delegated_lists, expected_lists, open_lists
+from hashclient.index.open_lists import delegated_lists, expected_lists, open_lists
+from hashclient.system.layout import TARGETS_NAME
 from tests.support import edit_manifest
 
 
@@ -29,7 +30,7 @@ def client(tmp_path: Path) -> Client:
 
 @pytest.fixture
 def targets(client: Client) -> Path:
-    return client.settings.metadata_dir("main") / TARGETS_NAME
+    return client.settings.layout.metadata("main") / TARGETS_NAME
 
 
 def test_it_is_what_a_fetch_has_verified(client: Client, targets: Path) -> None:
@@ -100,7 +101,7 @@ def test_a_pipe_in_its_place_holds_nobody_up(tmp_path: Path) -> None:
 
 def test_every_sentence_says_what_it_is_about(client: Client, targets: Path) -> None:
     """On stderr they stand alone, in a summary beside the name."""
-    folder = client.settings.lists_dir / "a"
+    folder = client.settings.layout.lists / "a"
     (folder / "manifest.json").write_bytes(b"{")
     targets.unlink()
     opened = open_lists(client.settings, {}, client.now)
@@ -137,7 +138,7 @@ def test_without_a_timestamp_a_manifest_is_taken_by_its_word(
 ) -> None:
     before = client.manifest("a")
     assert before is not None
-    path = client.settings.metadata_dir("main") / "timestamp.json"
+    path = client.settings.layout.metadata("main") / "timestamp.json"
     path.unlink()
     if damage is not None:
         path.write_bytes(damage)

@@ -21,8 +21,8 @@ from hashclient.core.match import LISTED_AGAIN, REPORT_PREPARED, REPORT_WANTED, 
 from hashclient.core.model import Hit, MatchRef, Outcome
 from hashclient.errors import StateError, UsageError
 from hashclient.matches.store import Matches
-from hashclient.matches.tables import DATABASE_NAME
 from hashclient.system import sqlite
+from hashclient.system.layout import MATCHES_NAME as DATABASE_NAME
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 LATER = NOW + timedelta(days=1)

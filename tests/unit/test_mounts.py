@@ -14,7 +14,6 @@ import pytest
 from hashclient.errors import StateError
 from hashclient.scan.sources import mounts as module
 from hashclient.scan.sources.mounts import (
-    FILE_NAME,
     MAX_RECORDS,
     Mount,
     Mounts,
@@ -25,6 +24,7 @@ from hashclient.scan.sources.mounts import (
     load,
     parse_mountinfo,
 )
+from hashclient.system.layout import MOUNTS_NAME as FILE_NAME
 
 ONE, TWO, THREE = ("1" * 32, "2" * 32, "3" * 32)
 DAY = 86_400.0

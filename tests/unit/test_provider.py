@@ -35,11 +35,12 @@ from hashclient.lists.wire import (
 )
 from hashclient.provider import entries as provider_entries
 from hashclient.provider import keys as provider_keys
+from hashclient.provider import listfiles
 from hashclient.provider import repository as provider_repository
 from hashclient.provider.keys import Keys, Validity
 from hashclient.provider.repository import Repository
 from hashclient.system import files as system_files
-from hashclient.system.files import writer_lock
+from hashclient.system.locks import writer_lock
 
 MD5 = hashlib.md5(b"benign").hexdigest()
 SHA1 = hashlib.sha1(b"benign").hexdigest()
@@ -326,10 +327,10 @@ def test_a_list_does_not_outgrow_the_format(
     simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     simulator.publish(CSV)
-    monkeypatch.setattr(provider_repository, "MAX_LIST_ENTRIES", 3)
+    monkeypatch.setattr(listfiles, "MAX_LIST_ENTRIES", 3)
     with pytest.raises(UsageError, match="list baseline would have more than 3 entries"):
         simulator.publish(f"{MD5}\n".encode())
-    monkeypatch.setattr(provider_repository, "MAX_SEGMENTS", 1)
+    monkeypatch.setattr(listfiles, "MAX_SEGMENTS", 1)
     with pytest.raises(UsageError, match="list baseline would have more than 1 segments") as caught:
         simulator.withdraw("a-1")
     assert "hashclient provider consolidate" in (caught.value.hint or "")
@@ -603,7 +604,7 @@ def killed_before_write(number: int, monkeypatch: pytest.MonkeyPatch) -> Iterato
 
     with monkeypatch.context() as patch:
         patch.setattr(provider_keys, "write_atomic", write)
-        patch.setattr(provider_repository, "write_atomic", write)
+        patch.setattr(listfiles, "write_atomic", write)
         yield
 
 

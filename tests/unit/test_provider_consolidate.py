@@ -18,7 +18,8 @@ from fixtures.simulator import Simulator
 from hashclient.errors import UsageError
 from hashclient.lists.wire import MAX_SEGMENTS, Segment
 from hashclient.provider.consolidate import KEEP_NEWEST, RATIO, ranges_to_join
-from hashclient.provider.repository import UNREFERENCED_S, Repository
+from hashclient.provider.listfiles import UNREFERENCED_S
+from hashclient.provider.repository import Repository
 
 ALL = range(60)
 

@@ -22,11 +22,11 @@ from hashclient.errors import (
     UsageError,
 )
 from hashclient.index.blinding import Sealer
-from hashclient.matches.tables import DATABASE_NAME
 from hashclient.quarantine import restore, sealing
 from hashclient.quarantine.age import parse_recipients, seal
 from hashclient.quarantine.safe_rename import PRIVATE_NAME
 from hashclient.quarantine.store import Room
+from hashclient.system.layout import MATCHES_NAME as DATABASE_NAME
 from tests.support import open_files
 
 

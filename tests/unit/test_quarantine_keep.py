@@ -228,10 +228,10 @@ def test_a_withdrawal_reaches_what_was_recorded_again(kept: tuple[Ward, Match]) 
 def test_nothing_is_recorded_that_cannot_be_logged(kept: tuple[Ward, Match]) -> None:
     ward, match = kept
     (ward.state / "matches.db").unlink()
-    for path in ward.settings.audit_dir.iterdir():
+    for path in ward.settings.layout.audit.iterdir():
         path.unlink()
-    ward.settings.audit_dir.rmdir()
-    ward.settings.audit_dir.touch()
+    ward.settings.layout.audit.rmdir()
+    ward.settings.layout.audit.touch()
     with ward.record() as record, pytest.raises(AuditError):
         list(ward.open("me").recover(record))
     with ward.record() as record, pytest.raises(UsageError):
@@ -243,7 +243,7 @@ def test_a_file_that_was_sealed_and_not_removed_is_in_place_still(
 ) -> None:
     ward = Ward(tmp_path)
     match = ward.match(file)
-    folder = ward.settings.quarantine_dir / match.id
+    folder = ward.settings.layout.quarantine / match.id
     ward.take(match)
     document = json.loads((folder / "item.json").read_bytes())
     (folder / "item.json").write_text(json.dumps(document | {"stage": "sealed"}))

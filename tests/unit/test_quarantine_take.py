@@ -27,13 +27,13 @@ from hashclient.errors import (
     UsageError,
 )
 from hashclient.index.blinding import Sealer
-from hashclient.matches.tables import DATABASE_NAME
 from hashclient.quarantine import age, attributes, sealing, store
 from hashclient.quarantine.safe_rename import NEW_NAME, PRIVATE_NAME, open_place
 from hashclient.quarantine.tombstone import has_tombstone, remove_tombstone
 from hashclient.quarantine.vault import Quarantine, Stage
 from hashclient.session import Session
-from hashclient.system.files import writer_lock
+from hashclient.system.layout import MATCHES_NAME as DATABASE_NAME
+from hashclient.system.locks import writer_lock
 
 
 def test_a_file_is_sealed_and_removed(ward: Ward, file: Path) -> None:
@@ -64,7 +64,7 @@ def test_nothing_but_the_owner_can_read_any_of_it(ward: Ward, file: Path) -> Non
         ward.take(match)
     finally:
         os.umask(0o022)
-    for path in ward.settings.quarantine_dir.rglob("*"):
+    for path in ward.settings.layout.quarantine.rglob("*"):
         assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600), path
 
 
@@ -81,7 +81,7 @@ def test_no_digest_is_written_down(ward: Ward, file: Path) -> None:
 def test_the_log_says_who_why_and_what(ward: Ward, file: Path) -> None:
     match = ward.match(file)
     ward.take(match)
-    sealed, done = list(read(ward.settings.audit_dir))[1:]
+    sealed, done = list(read(ward.settings.layout.audit))[1:]
     for record in (sealed, done):
         assert record.sig is not None
         assert (record.data["by"], record.data["reason"]) == ("alice", "test")
@@ -354,8 +354,8 @@ def test_acts_wait_for_each_other_and_not_for_ever(
 ) -> None:
     monkeypatch.setattr(store, "LOCK_WAIT_S", 0.01)
     match = ward.match(file)
-    ward.settings.quarantine_dir.mkdir(mode=0o700)
-    with writer_lock(ward.settings.quarantine_dir / "lock"), pytest.raises(LockedError):
+    ward.settings.layout.quarantine.mkdir(mode=0o700)
+    with writer_lock(ward.settings.layout.quarantine / "lock"), pytest.raises(LockedError):
         ward.take(match)
     assert ward.take(match).taken
 
@@ -364,9 +364,9 @@ def test_an_act_goes_on_when_the_other_has_ended(
     ward: Ward, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     match = ward.match(file)
-    ward.settings.quarantine_dir.mkdir(mode=0o700)
+    ward.settings.layout.quarantine.mkdir(mode=0o700)
     with contextlib.ExitStack() as other:
-        other.enter_context(writer_lock(ward.settings.quarantine_dir / "lock"))
+        other.enter_context(writer_lock(ward.settings.layout.quarantine / "lock"))
         pauses: list[float] = []
 
         def end_the_other(seconds: float) -> None:
@@ -456,9 +456,9 @@ def test_a_path_of_any_length_is_taken_and_logged(ward: Ward, tmp_path: Path) ->
 
 
 def test_what_a_kill_left_is_swept(ward: Ward, file: Path) -> None:
-    leftover = ward.settings.quarantine_dir / ".tmp-abc"
+    leftover = ward.settings.layout.quarantine / ".tmp-abc"
     leftover.mkdir(parents=True, mode=0o700)
-    ward.settings.quarantine_dir.chmod(0o700)
+    ward.settings.layout.quarantine.chmod(0o700)
     (leftover / "evidence.age").write_bytes(b"half")
     assert "the next act removes it" in ward.verify()[".tmp-abc"].detail
     match = ward.match(file)
@@ -544,3 +544,43 @@ def test_a_tombstone_is_not_written_into_what_somebody_has_planted(
     assert taken.detail == "quarantined; the tombstone could not be left: file exists"
     assert victim.read_bytes() == b"somebody's" and name.read_bytes() == b"somebody's"
     assert not file.exists() and ward.opened(match) == CONTENT
+
+
+def test_of_two_runs_at_once_the_second_settles_its_record(ward: Ward, file: Path) -> None:
+    """It has found the file before the first one took it, and records it afterwards."""
+    first = ward.match(file)
+    kept = file.with_name("kept")
+    kept.write_bytes(CONTENT)
+    assert ward.take(first).taken
+    second = ward.match(kept, at=str(file))
+    assert second.id != first.id and second.in_place
+    taken = ward.take(second)
+    assert (taken.taken, taken.sealed, taken.attention) == (True, True, False)
+    assert taken.detail == f"in quarantine already, as match {first.id}"
+    now = ward.get(second)
+    assert (now.state, now.in_place) == (MatchState.CLOSED, False)
+    assert ward.last_event()["event"] == "closed"
+    assert ward.names() == {first.id}
+    assert {f.detail for f in ward.verify().values()} == {"whole"}
+
+
+def test_another_file_that_is_gone_is_not_settled_by_what_was_taken(ward: Ward, file: Path) -> None:
+    first = ward.match(file)
+    assert ward.take(first).taken
+    other = file.with_name("other")
+    other.write_bytes(b"something else")
+    second = ward.match(other, at=str(file))
+    taken = ward.take(second)
+    assert (taken.taken, taken.sealed) == (False, False)
+    assert taken.detail == "not quarantined: not there any more"
+    assert ward.get(second).in_place
+
+
+def test_what_was_given_back_since_settles_nothing(ward: Ward, file: Path) -> None:
+    first = ward.match(file)
+    ward.take(first)
+    ward.withdraw()
+    ward.restore(first, to=file.with_name("back"))
+    second = ward.match(file.with_name("back"), entry="e-2", at=str(file))
+    assert not ward.take(second).taken
+    assert ward.get(second).in_place

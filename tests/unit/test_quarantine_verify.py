@@ -58,13 +58,13 @@ def test_damage_is_found(ward: Ward, file: Path, spoil: Callable[[Path], None], 
 
 def test_what_does_not_belong_here_is_told(ward: Ward, file: Path) -> None:
     ward.take(ward.match(file))
-    (ward.settings.quarantine_dir / "notes.txt").write_text("mine")
+    (ward.settings.layout.quarantine / "notes.txt").write_text("mine")
     assert not ward.verify()["notes.txt"].ok
 
 
 def test_an_empty_quarantine_is_well(ward: Ward) -> None:
     assert ward.verify() == {}
-    assert not ward.settings.quarantine_dir.exists()
+    assert not ward.settings.layout.quarantine.exists()
 
 
 def test_a_match_whose_file_was_never_taken_is_not_missing(ward: Ward, file: Path) -> None:

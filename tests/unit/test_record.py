@@ -9,15 +9,16 @@ from typing import Any
 import pytest
 
 from hashclient.audit import log as audit_log
-from hashclient.audit.log import AuditLog
+from hashclient.config import Config, Settings
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Gap, Hit, ListState, MissingList, Outcome, Recorded
 from hashclient.core.verdict import Summary
 from hashclient.errors import AuditError, ExitCode, StateError
 from hashclient.matches.store import Matches
-from hashclient.matches.tables import DATABASE_NAME
 from hashclient.scan.recorder import RunRecord
+from hashclient.session import Session
+from hashclient.system.layout import MATCHES_NAME as DATABASE_NAME
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
 LISTS = (ListState("base", 3, NOW, fresh=True), ListState("old", 1, NOW, fresh=False))
@@ -34,15 +35,10 @@ class Run:
         self.summary = Summary(LISTS)
         self.failures: list[AuditError | StateError] = []
         self.kept: list[Recorded] = []
-        log = AuditLog(directory / "audit", clock=lambda: NOW)
+        settings = Settings(directory, directory / "config.toml", None, Config())
+        session = Session(settings, now=lambda: NOW)
         self.record = RunRecord(
-            command,
-            self.summary,
-            log,
-            directory,
-            "key",
-            now=lambda: NOW,
-            on_failure=self.failures.append,
+            session, command, self.summary, "key", on_failure=self.failures.append
         )
 
     def add(self, *outcomes: Outcome) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fixtures.desk import Desk
 from fixtures.reporting_service import SCHEMA, ReportingService
 from hashclient.errors import ConfigError, VerificationError
+from hashclient.reporting.destinations.cybertipline.cybertipline import CyberTipline
 from hashclient.reporting.destinations.cybertipline.sandbox import ConfinedSchema
+from hashclient.reporting.destinations.registry import load
 from hashclient.reporting.report import State
 from hashclient.reporting.submit import Sender
 
@@ -75,13 +79,18 @@ def test_a_hostile_schema_keeps_no_other_report_back(tmp_path: Path) -> None:
         schema.limit_s = 0.2
         return schema
 
+    def load_impatient(kind: str) -> Any:
+        if kind == "cybertipline":
+            return functools.partial(CyberTipline, read_schema=impatient)
+        return load(kind)
+
     with ReportingService(tmp_path) as service:
         service.schema = ENDLESS_FOR_REPORTS
         desk = Desk(tmp_path / "desk", f"[report.to.hotline]\n{service.table()}")
         first = desk.prepare(desk.find("a", b"x"), to="hotline")
         second = desk.prepare(desk.find("b", b"y"))
         with desk.record() as record:
-            sender = Sender(desk.outbox, record, read_schema=impatient)
+            sender = Sender(desk.outbox, record, load=load_impatient)
             sent = {s.report.id: s for s in sender.send_due()}
     assert isinstance(sent[first.id].error, VerificationError)
     assert sent[second.id].report.state is State.SUBMITTED

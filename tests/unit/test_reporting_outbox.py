@@ -19,7 +19,7 @@ from hashclient.quarantine.vault import evidence_path
 from hashclient.reporting.outbox import MAX_MATCHES, Outbox
 from hashclient.reporting.report import Report, State
 from hashclient.reporting.submit import Sender
-from hashclient.system.files import writer_lock
+from hashclient.system.locks import writer_lock
 from tests.support import open_files
 
 SECOND = '[report.to.second]\nkind = "package"\ndirectory = "/nowhere"\n'
@@ -143,7 +143,7 @@ def test_a_credential_that_is_missing_is_for_a_person(tmp_path: Path) -> None:
 
 def test_a_failing_audit_log_is_made_up_for(desk: Desk) -> None:
     match = desk.find("a", b"x")
-    log = desk.settings.audit_dir / "log.jsonl"
+    log = desk.settings.layout.audit / "log.jsonl"
     kept = log.read_bytes()
     log.write_bytes(kept[:-20] + (b"1" if kept[-20:-19] == b"0" else b"0") + kept[-19:])
     with pytest.raises(AuditError):
@@ -278,7 +278,7 @@ def test_each_act_is_told_of_who_did_it(desk: Desk) -> None:
         Sender(Outbox(desk.session_of("second")), record).send(report.id)
         Outbox(desk.session_of("third")).acknowledge(report.id, "case", record)
         told = {step.event: step.detail.get("by") for step in record.story(match.id)}
-    logged = {r.event: r.data.get("by") for r in read(desk.settings.audit_dir)}
+    logged = {r.event: r.data.get("by") for r in read(desk.settings.layout.audit)}
     assert [told[e] for e in ("report-prepared", "reported", "acknowledged")] == [
         WHO,
         "second",
@@ -318,8 +318,8 @@ def test_a_report_that_is_being_made_is_not_sent(
 def test_a_folder_without_a_record_is_damaged_and_keeps_no_other_back(desk: Desk) -> None:
     match = desk.find("a", b"x")
     report = desk.prepare(match)
-    (desk.settings.reports_dir / "r-bbbbbbbbbb").mkdir()
-    (desk.settings.reports_dir / "r-notes.txt").touch()
+    (desk.settings.layout.reports / "r-bbbbbbbbbb").mkdir()
+    (desk.settings.layout.reports / "r-notes.txt").touch()
     with pytest.raises(StateError, match="damaged"):
         desk.outbox.get("r-bbbbbbbbbb")
     with desk.sender() as sender:
@@ -421,7 +421,7 @@ def test_a_copy_of_something_else_in_quarantine_is_not_sent_in_the_clear(desk: D
     """Whoever can write there can seal to the officer, and describe it as it should be."""
     match = desk.find("a", b"what matched")
     desk.quarantine(match)
-    directory = desk.settings.quarantine_dir
+    directory = desk.settings.layout.quarantine
     other = io.BytesIO()
     seal(io.BytesIO(b"another one!").read, other.write, parse_recipients([desk.officer_public]))
     arguments = (desk.get(match), directory, desk.identities(), desk.sealer())
@@ -481,7 +481,7 @@ def test_sealed_evidence_is_uploaded_as_it_is(tmp_path: Path) -> None:
         desk.quarantine(first)
         assert desk.send(desk.prepare(first, second, to="hotline")).error is None
         (file,) = service.finished.files.values()
-        evidence = desk.settings.quarantine_dir / first.id / "evidence.age"
+        evidence = desk.settings.layout.quarantine / first.id / "evidence.age"
         assert file.data == evidence.read_bytes()
         assert file.details is not None and b"originalFileHash" not in file.details
         assert f"match {second.id}".encode() in service.finished.document
@@ -539,8 +539,8 @@ def test_other_keys_prove_nothing(tmp_path: Path) -> None:
 
 def test_a_second_command_waits_to_prepare_and_does_not_send(desk: Desk) -> None:
     match = desk.find("a", b"x")
-    desk.settings.reports_dir.mkdir(mode=0o700)
-    with writer_lock(desk.settings.reports_dir / "lock"):
+    desk.settings.layout.reports.mkdir(mode=0o700)
+    with writer_lock(desk.settings.layout.reports / "lock"):
         report = desk.prepare(match)
         with pytest.raises(StateError, match="another command is working on reports"):
             desk.send(report)

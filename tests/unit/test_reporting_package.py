@@ -148,7 +148,7 @@ def test_it_verifies_on_another_machine(desk: Desk, package: Path, tmp_path: Pat
         timeout=60,
     )
     result = json.loads(done.stdout)
-    genesis = next(read(desk.settings.audit_dir))
+    genesis = next(read(desk.settings.layout.audit))
     assert result["public_key"] == genesis.data["public_key"]
     assert (result["matches"], result["evidence"]) == (2, 1)
     assert {p.name for p in tmp_path.iterdir()} == {"elsewhere"}
@@ -618,7 +618,7 @@ def test_damaged_evidence_is_not_handed_over(tmp_path: Path) -> None:
     match = desk.find("a", A)
     desk.quarantine(match)
     report = desk.prepare(match)
-    evidence = desk.settings.quarantine_dir / match.id / "evidence.age"
+    evidence = desk.settings.layout.quarantine / match.id / "evidence.age"
     evidence.write_bytes(evidence.read_bytes()[:-1] + b"\0")
     sent = desk.send(report)
     assert isinstance(sent.error, StateError) and "damaged" in sent.error.message
@@ -767,7 +767,7 @@ def test_records_of_a_note_of_retraction_stand_in_their_order(tmp_path: Path) ->
     genesis, *others = document["records"]
     assert [record["event"] for record in others] == ["report-packaged", "report-retracted"]
     prepared = json.loads(
-        next(r.line for r in read(desk.settings.audit_dir) if r.event == "report-submitted")
+        next(r.line for r in read(desk.settings.layout.audit) if r.event == "report-submitted")
     )
     for records in (
         [genesis, others[1], others[0]],

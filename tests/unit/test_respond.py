@@ -80,7 +80,7 @@ def test_what_is_only_told_leaves_nothing_behind(desk: Desk) -> None:
     assert list(teller.end()) == []
     assert wanted(desk) == set()
     assert Path(match.path).read_bytes() == A
-    assert item_ids(desk.settings.quarantine_dir) == []
+    assert item_ids(desk.settings.layout.quarantine) == []
     assert desk.story(match) == ["found"]
 
 

@@ -17,10 +17,10 @@ from hashclient.index.blinding import (
     KEY_BYTES,
     KEY_CREDENTIAL,
     KEY_ENV,
-    KEY_FILE,
     Sealer,
     load_sealer,
 )
+from hashclient.system.layout import SEAL_KEY_NAME as KEY_FILE
 
 KEY = bytes(range(KEY_BYTES))
 OTHER = bytes(KEY_BYTES)

@@ -38,6 +38,7 @@ from hashclient.net.errors import (
     status_fault,
 )
 from hashclient.net.exchange import Download
+from hashclient.net.peer import PROVIDER
 from tests.support import open_files
 from tests.transports import BASE, LIMITS, SECRET, SecretFile, opened
 
@@ -459,9 +460,11 @@ def test_no_message_and_no_log_holds_a_credential(
 
 
 def test_unusual_failures_have_words_too() -> None:
-    fault = foreign_fault(httpx.InvalidURL("x"), "https://a.invalid", "https://a.invalid/x")
+    fault = foreign_fault(
+        PROVIDER, httpx.InvalidURL("x"), "https://a.invalid", "https://a.invalid/x"
+    )
     assert isinstance(fault, VerificationError)
-    fault = status_fault(799, "https://a.invalid/x")
+    fault = status_fault(PROVIDER, 799, "https://a.invalid/x")
     assert isinstance(fault, HttpStatusError) and fault.message.endswith(": 799")
 
 

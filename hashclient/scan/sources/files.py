@@ -127,6 +127,11 @@ class Trees:
         self._options = options
         self._places = places
 
+    @property
+    def arguments(self) -> Sequence[str]:
+        """The paths."""
+        return self._paths
+
     def batches(self) -> Iterator[Task | Outcome]:
         """Yield what is found; see `walk`."""
         return walk(self._paths, self._options, self._places)

@@ -9,7 +9,7 @@ inputs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from hashclient.core.model import Outcome
@@ -33,7 +33,12 @@ Task = list[Group]
 
 
 class Source(Protocol):
-    """Lists inputs."""
+    """Lists inputs. `arguments` are what was asked for, as the audit log says it."""
+
+    @property
+    def arguments(self) -> Sequence[str]:
+        """What was asked for."""
+        ...
 
     def batches(self) -> Iterator[Task | Outcome]:
         """Yield tasks of about `TASK_NAMES` names, and outcomes of what was skipped or unread."""

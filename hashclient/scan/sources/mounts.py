@@ -42,12 +42,11 @@ from hashclient.system.files import (
     read_regular,
     state_error,
     write_atomic,
-    writer_lock,
 )
+from hashclient.system.layout import Layout
+from hashclient.system.locks import writer_lock
 from hashclient.system.text import path_fields, path_of, printable
 
-FILE_NAME = "mounts.json"
-LOCK_NAME = "mounts.lock"
 FORMAT = "hashclient-mounts/1"
 #: As many directories are kept; of more, those that are no mount points go first, then the oldest.
 MAX_RECORDS = 4_096
@@ -388,7 +387,7 @@ def forget_all(state_dir: Path, paths: Iterable[str]) -> None:
 
 
 def _load(state_dir: Path) -> dict[str, Record]:
-    path = state_dir / FILE_NAME
+    path = Layout(state_dir).mounts
     try:
         document = msgspec.json.decode(read_regular(path, MAX_STATE_BYTES), type=_Document)
         records = {record.real_path: record for record in document.mounts}
@@ -419,12 +418,12 @@ def _store(state_dir: Path, records: dict[str, Record]) -> None:
         kept = sorted(kept, key=lambda r: (r.is_point, r.seen_day), reverse=True)[:MAX_RECORDS]
     document = _Document(FORMAT, sorted(kept, key=lambda record: record.path))
     write_atomic(
-        state_dir / FILE_NAME, msgspec.json.format(msgspec.json.encode(document), indent=1)
+        Layout(state_dir).mounts, msgspec.json.format(msgspec.json.encode(document), indent=1)
     )
 
 
 @contextlib.contextmanager
 def _locked(state_dir: Path) -> Iterator[None]:
     make_private_dir(state_dir)
-    with writer_lock(state_dir / LOCK_NAME, wait_s=LOCK_WAIT_S):
+    with writer_lock(Layout(state_dir).mounts_lock, wait_s=LOCK_WAIT_S):
         yield

@@ -51,6 +51,11 @@ class Names:
         self._null = null
         self._excluded = compile_excludes(exclude) if exclude else None
 
+    @property
+    def arguments(self) -> list[str]:
+        """Where the names come from."""
+        return [f"--files-from {self._name}"]
+
     def batches(self) -> Iterator[Task | Outcome]:
         """Yield what is named; see `Source`. A list that fails on the way is itself unread."""
         tasks = TaskBuilder()

@@ -14,6 +14,11 @@ class Several:
     def __init__(self, sources: Sequence[Source]) -> None:
         self._sources = sources
 
+    @property
+    def arguments(self) -> list[str]:
+        """What was asked of all sources."""
+        return [argument for source in self._sources for argument in source.arguments]
+
     def batches(self) -> Iterator[Task | Outcome]:
         """Yield the batches of all sources."""
         for source in self._sources:

@@ -34,6 +34,7 @@ from hashclient.net.errors import (
     status_fault,
 )
 from hashclient.net.exchange import Download
+from hashclient.net.peer import REPORTING_SERVICE
 from hashclient.net.settings import access_of_service, limits_of
 from hashclient.quarantine.evidence import Proven
 from hashclient.reporting.destinations.cybertipline.xml import parse_answer
@@ -95,10 +96,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/=+-]{1,100}", re.ASCII)
 _REMOTE_ID = re.compile(r"[A-Za-z0-9._-]{1,100}", re.ASCII)
 _MD5 = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
-_HINT = "the report waits in the outbox; `hashclient report submit` tries again"
-
-#: What ends hints of the transport that are about fetching.
-_LAST_LIST = "hashclient keeps the last list"
+_HINT = REPORTING_SERVICE.kept
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -116,7 +114,7 @@ class _Answered(Download):
     """An answer of a service, of which the body counts whatever the status is."""
 
     def __init__(self, url: str, max_bytes: int) -> None:
-        super().__init__(url, max_bytes)
+        super().__init__(url, max_bytes, peer=REPORTING_SERVICE)
         self.fault: HashclientError | TransientError | None = None
         self.request_id: str | None = None
         self.retry_after_s: float | None = None
@@ -126,7 +124,7 @@ class _Answered(Download):
         self.request_id = given if _REQUEST_ID.fullmatch(given) else None
         if status != 200:
             self.retry_after_s = parse_retry_after(headers.get("retry-after"), now)
-            self.fault = status_fault(status, self.url, self.retry_after_s)
+            self.fault = status_fault(self.peer, status, self.url, self.retry_after_s)
             if status < 400 or status in REFUSING_STATUSES:
                 raise self.fault
         return super().begin(200, headers, now)
@@ -294,17 +292,13 @@ class Service:
         )
 
     def _ours(self, error: HashclientError) -> HashclientError:
-        """Return an error of the transport in the words of reports.
+        """Return an error of the transport in a class of reports, with the request's id.
 
-        The transport speaks of a provider of lists; addresses stay as they are.
+        What breaks a rule of lists is no answer of such a service: a call that may have worked.
         """
-        what, colon, rest = error.message.partition(": http")
-        what = what.replace("provider", "reporting service")
-        hint = (error.hint or _LAST_LIST).replace("provider", "reporting service")
-        if _LAST_LIST in hint or isinstance(error, VerificationError):
-            hint = _HINT
-        kind = UnreachableError if isinstance(error, VerificationError) else type(error)
-        return _plain(kind)(self._named(f"{what}{colon}{rest}"), hint=hint)
+        if isinstance(error, VerificationError):
+            return UnreachableError(self._named(error.message), hint=_HINT)
+        return _plain(type(error))(self._named(error.message), hint=error.hint or _HINT)
 
     def _named(self, message: str) -> str:
         return message if self.request_id is None else f"{message} (request {self.request_id})"

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection
-from datetime import datetime
 
 import msgspec
 
@@ -50,6 +49,7 @@ from hashclient.reporting.destinations.cybertipline.xml import (
     to_bytes,
 )
 from hashclient.reporting.document import ReportedMatch
+from hashclient.reporting.outbox import Outbox
 from hashclient.reporting.report import Call, Remote, Report, Request, State
 
 #: A service that loses our report more often than this within one attempt has a fault.
@@ -69,16 +69,13 @@ class Filing:
         self,
         service: Service,
         report: Report,
-        save: Callable[[Report], Report],
-        now: Callable[[], datetime],
-        *,
-        by: str,
+        outbox: Outbox,
     ) -> None:
-        """`save` writes the journal, to the disk before it returns; `by` is who files."""
+        """The journal is what `outbox` saves, on the disk before the next call."""
         self.service = service
-        self._write = save
-        self._now = now
-        self._by = by
+        self._write = outbox.save
+        self._now = outbox.session.now
+        self._by = outbox.session.operator
         #: The report as it is in the journal.
         self.report = report
         #: How many uploaded files the service did not name when it finished the report.

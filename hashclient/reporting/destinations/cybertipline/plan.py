@@ -6,17 +6,14 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from hashclient.config import ServiceDestination
 from hashclient.errors import StateError
-from hashclient.index.blinding import Sealer
-from hashclient.matches.store import Matches
 from hashclient.quarantine.evidence import Proven, find_item, plain_source, sealed_source
 from hashclient.quarantine.item import evidence_path
+from hashclient.reporting.destinations.interface import Work
 from hashclient.reporting.document import Document, ReportedMatch, file_path
 from hashclient.system.text import printable
 
@@ -35,14 +32,7 @@ class Plan(msgspec.Struct, frozen=True):
     open_evidence: Callable[[ReportedMatch], AbstractContextManager[Proven]]
 
 
-def make_plan(
-    document: Document,
-    destination: ServiceDestination,
-    quarantine_dir: Path,
-    record: Matches,
-    load_sealer: Callable[[], Sealer],
-    identities: Sequence[Any],
-) -> tuple[Plan, list[str]]:
+def make_plan(document: Document, table: ServiceDestination, work: Work) -> tuple[Plan, list[str]]:
     """Return what is to be filed, and the matches whose evidence needs an identity first.
 
     Files that are neither in place nor in quarantine, and those that are not wanted, are reported
@@ -51,30 +41,32 @@ def make_plan(
     Raises:
         StateError: a file is not where it was found, though nobody has said why.
     """
+    record, quarantine_dir = work.record, work.session.settings.layout.quarantine
     upload, waiting = [], []
     sealed_to: dict[str, Sequence[str]] = {}
     for match in document.matches:
         item = find_item(quarantine_dir, match.id)
         # As it is now: it may have been taken away since the document was written.
         in_place = record.get(match.id).in_place
-        if destination.evidence == "sealed" and item is not None:
+        if table.evidence == "sealed" and item is not None:
             upload.append(match.id)
             sealed_to[match.id] = item.recipients
-        if destination.evidence == "file" and (in_place or item is not None):
+        if table.evidence == "file" and (in_place or item is not None):
             upload.append(match.id)
             if item is None and not os.path.lexists(file_path(match)):
                 raise StateError(
                     f"file is gone: {printable(file_path(match))}",
                     hint="scan it again; `hashclient matches close` settles what is gone",
                 )
-            if not in_place and not identities:
+            if not in_place and not work.identities:
                 waiting.append(match.id)
 
     @contextlib.contextmanager
     def open_evidence(match: ReportedMatch) -> Iterator[Proven]:
-        if destination.evidence == "file":
+        if table.evidence == "file":
             known = record.get(match.id)
-            with plain_source(known, quarantine_dir, identities, load_sealer()) as proven:
+            sealer = work.session.sealer()
+            with plain_source(known, quarantine_dir, work.identities, sealer) as proven:
                 yield proven
             return
         item = find_item(quarantine_dir, match.id)
@@ -84,5 +76,5 @@ def make_plan(
         yield sealed_source(path, item.evidence_sha256, item.evidence_bytes)
 
     upload_order = tuple(upload)
-    plan = Plan(document, destination.incident_type, upload_order, sealed_to, open_evidence)
+    plan = Plan(document, table.incident_type, upload_order, sealed_to, open_evidence)
     return plan, waiting

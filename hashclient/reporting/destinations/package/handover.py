@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hashclient.config import PackageDestination
-from hashclient.matches.store import Matches
 from hashclient.quarantine.evidence import find_item
 from hashclient.reporting.custody import retraction_note
+from hashclient.reporting.destinations.interface import Work
 from hashclient.reporting.destinations.package.package import (
     Packager,
     gather,
@@ -24,29 +24,25 @@ from hashclient.reporting.destinations.package.package import (
 )
 from hashclient.reporting.document import Document, Evidence
 from hashclient.reporting.evidence import seal_in_place
-from hashclient.reporting.outbox import Outbox
-from hashclient.reporting.report import Report, State
-from hashclient.reporting.sent import Sent
+from hashclient.reporting.report import Report, Sent, State
 from hashclient.system.files import make_private_dir, user_path, write_atomic
-
-SEALED_DIR = "sealed"
+from hashclient.system.layout import SEALED_DIR
 
 
 class HandOver:
     """Puts packages into one directory. The outbox's lock is held."""
 
-    def __init__(
-        self,
-        outbox: Outbox,
-        record: Matches,
-        destination: PackageDestination,
-    ) -> None:
+    def __init__(self, work: Work, table: PackageDestination) -> None:
         """Nothing is done yet."""
-        self._outbox = outbox
-        self._session = outbox.session
-        self._record = record
-        self._directory = user_path(destination.directory)
-        self._recipients = destination.recipients
+        self._outbox = work.outbox
+        self._session = work.session
+        self._record = work.record
+        self._directory = user_path(table.directory)
+        self._recipients = table.recipients
+
+    def renew(self, report: Report) -> Report:
+        """Leave a package that is begun as it is: it is finished as the journal says."""
+        return report
 
     def send(self, report: Report) -> Sent:
         """Make the package of a report and put it there, unless it is there already.
@@ -56,9 +52,7 @@ class HandOver:
         """
         settings = self._session.settings
         folder = self._outbox.folder(report.id)
-        packager = Packager(
-            self._directory, self._recipients, settings.audit_dir, self._session.audit
-        )
+        packager = Packager(self._directory, self._recipients, self._session)
         notes: list[str] = []
         if report.package is None or not packager.is_there(report.package):
             if report.is_untouched:
@@ -66,7 +60,7 @@ class HandOver:
                 document = self._outbox.write_document(folder, report, self._record, sealed)
             else:
                 document = self._outbox.document(report)
-            content = gather(document, (settings.quarantine_dir, folder / SEALED_DIR))
+            content = gather(document, (settings.layout.quarantine, folder / SEALED_DIR))
             notes += _cannot_open(document, self._recipients)
             data = {"report": report.id, "to": report.destination, "by": self._session.operator}
             with packager.made(content, data) as package:
@@ -95,7 +89,7 @@ class HandOver:
         sealer = self._session.sealer()
         sealed = {}
         for match_id in report.matches:
-            if find_item(settings.quarantine_dir, match_id) is not None:
+            if find_item(settings.layout.quarantine, match_id) is not None:
                 continue
             match = self._record.get(match_id)
             path = directory / f"{match_id}.age"
@@ -118,18 +112,18 @@ class HandOver:
         _remove_sealed(self._outbox.folder(report.id))
         if report.state is not State.RETRACTED:
             report = self._outbox.retracted(report, self._record)
-        if not self.lacks_note(report):
+        if self.is_taken_back(report):
             return Sent(report, "retracted")
-        note = retraction_note(self._session.settings.audit_dir, report.id)
+        note = retraction_note(self._session.settings.layout.audit, report.id)
         write_atomic(self._directory / _note_name(report), note)
         return Sent(report, f"retracted: a signed note is beside it: {_note_name(report)}")
 
-    def lacks_note(self, report: Report) -> bool:
-        """Tell whether a retracted package is still where it was put, and no note beside it."""
+    def is_taken_back(self, report: Report) -> bool:
+        """Tell whether a retracted package is not where it was put, or has a note beside it."""
         if report.package is None:
-            return False
+            return True
         there = os.path.lexists(self._directory / report.package.name)
-        return there and not os.path.lexists(self._directory / _note_name(report))
+        return not there or os.path.lexists(self._directory / _note_name(report))
 
 
 def _remove_sealed(folder: Path) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from hashclient.audit.log import AuditLog, checkpoint
+from hashclient.audit.log import checkpoint
 from hashclient.errors import StateError
 from hashclient.quarantine.age import Chunks, parse_recipients
 from hashclient.quarantine.evidence import Proven, sealed_source
@@ -27,6 +27,7 @@ from hashclient.reporting.custody import bind
 from hashclient.reporting.destinations.package.tarstream import Member, write_tar
 from hashclient.reporting.document import Document, encode_document
 from hashclient.reporting.report import Package
+from hashclient.session import Session
 from hashclient.system.files import TEMP_PREFIX, fsync_dir, state_error
 from hashclient.system.text import printable
 
@@ -106,14 +107,11 @@ def remove_unfinished(directory: Path, report_id: str) -> None:
 class Packager:
     """Makes one package in one directory."""
 
-    def __init__(
-        self, directory: Path, recipients: Sequence[str], audit_dir: Path, audit: AuditLog
-    ) -> None:
+    def __init__(self, directory: Path, recipients: Sequence[str], session: Session) -> None:
         """Nothing is made yet."""
         self._directory = directory
         self._recipients = recipients
-        self._audit_dir = audit_dir
-        self._audit = audit
+        self._session = session
 
     def is_there(self, package: Package) -> bool:
         """Tell whether a package that was about to be put there, is there.
@@ -168,8 +166,8 @@ class Packager:
             if evidence is not None:
                 hashes[evidence.name] = evidence.sha256
         ids = {report_id, *(match.id for match in content.document.matches)}
-        files[CUSTODY_NAME] = bind(self._audit_dir, self._audit, ids, data, hashes)  # 2
-        files[CHECKPOINT_NAME] = checkpoint(self._audit_dir)
+        files[CUSTODY_NAME] = bind(self._session, ids, data, hashes)  # 2
+        files[CHECKPOINT_NAME] = checkpoint(self._session.settings.layout.audit)
         try:
             _remove(temporary)
             try:

@@ -35,6 +35,7 @@ from hashclient.reporting.destinations.package.package import (
     README_NAME,
 )
 from hashclient.reporting.destinations.package.tarstream import CHUNK_BYTES, Member, read_tar
+from hashclient.reporting.destinations.registry import Verification
 from hashclient.reporting.document import Document, parse_document
 from hashclient.reporting.evidence import evidence_name
 from hashclient.system.text import printable
@@ -132,6 +133,37 @@ def verify_package(
         if wanted:
             raise VerificationError(f"evidence is missing: {min(wanted)}")
     return Verified(document, custody, len(hashes) - 2, key)
+
+
+def verify(path: Path, *, identities: Sequence[Any], public_key: str | None = None) -> Verification:
+    """Check a package, or a note that one is retracted; return what is to be known of it.
+
+    Raises:
+        UsageError, AuthorisationError, VerificationError: as `verify_package` says.
+    """
+    if is_note(path):
+        note = verify_retraction(path, public_key=public_key)
+        facts = {
+            "retracted": note.report_id,
+            "time": note.record.time.isoformat(),
+            "reason": note.record.data.get("reason"),
+            "public_key": note.public_key,
+        }
+        return Verification("the note of retraction verifies", facts)
+    found = verify_package(path, identities=identities, public_key=public_key)
+    document = found.document
+    facts = {
+        "report": document.report,
+        "created": document.created.isoformat(),
+        "organisation": document.reporter.organisation,
+        "contact": document.reporter.contact,
+        "matches": len(document.matches),
+        "evidence": found.evidence,
+        "packaged": found.custody.last.time.isoformat(),
+        "custody_records": found.custody.records,
+        "public_key": found.public_key,
+    }
+    return Verification("the package verifies", facts)
 
 
 def is_note(path: Path) -> bool:

@@ -1,7 +1,7 @@
-"""Telling the audit log and the record of matches what states a report has come to.
+"""Settling a state of a report: it is written into the audit log and into the record of matches.
 
-A report on disk comes first, so a kill may leave one of which the others do not know; it is told of
-by the next command. The log may then say the same twice, the story of a match does not.
+The report on disk comes first, so a kill may leave one of which the others do not know; the next
+command settles it. The log may then say the same twice, the story of a match does not.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from hashclient.session import Session
 #: The event of the audit log when a report that was handed over counts no more.
 REOPENED = "matches-reopened"
 #: By state: the event of the audit log, and the step in the story of a match.
-_TOLD: dict[State, tuple[str, str]] = {
+_WRITTEN: dict[State, tuple[str, str]] = {
     State.PREPARED: ("report-prepared", REPORT_PREPARED),
     State.SUBMITTED: ("report-submitted", str(MatchState.REPORTED)),
     State.ACKNOWLEDGED: ("report-acknowledged", str(MatchState.ACKNOWLEDGED)),
@@ -39,8 +39,8 @@ _LEADS_TO = {
 }
 
 
-def untold(report: Report) -> list[State]:
-    """Return the states that a report has come to and that were not told yet, in order."""
+def unsettled(report: Report) -> list[State]:
+    """Return the states that a report has come to and that are not settled, in order."""
     states = []
     if report.settled is None:
         states.append(State.PREPARED)
@@ -52,13 +52,13 @@ def untold(report: Report) -> list[State]:
     return states
 
 
-def tell(session: Session, report: Report, state: State, record: Matches) -> None:
-    """Tell of one state: first the log, durably, then the story of each match.
+def settle(session: Session, report: Report, state: State, record: Matches) -> None:
+    """Settle one state: first the log, durably, then the story of each match.
 
     Raises:
-        AuditError, StateError: it cannot be told.
+        AuditError, StateError: it cannot be written.
     """
-    event, step = _TOLD[state]
+    event, step = _WRITTEN[state]
     now = session.now()
     detail = _detail(report, state)
     logged = {**detail, "matches": list(report.matches)}

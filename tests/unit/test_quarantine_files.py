@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from hashclient.quarantine.inuse import UNSEEN, open_elsewhere
+from hashclient.quarantine.isolators.files import UNSEEN, open_elsewhere
 
 #: Maps the file that is its input, closes it, and waits.
 MAPPER = """

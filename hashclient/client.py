@@ -1,0 +1,245 @@
+"""`Client`: fetch, scan, look up, and ask for the state, from a program as from the command line.
+
+It talks to no terminal and handles no signals. What it yields is typed, and already recorded,
+logged and acted upon. `docs/api.md` shows how it is used.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from hashclient.errors import UsageError
+from hashclient.session import Session
+
+if TYPE_CHECKING:
+    from hashclient.errors import HashclientError
+    from hashclient.fetch.build import Progress as FetchProgress
+    from hashclient.fetch.fetcher import Fetched
+    from hashclient.index.open_lists import OpenLists
+    from hashclient.scan.run import FrontEnd, Run, Scan
+    from hashclient.scan.sources.interface import Source
+    from hashclient.scan.sources.stream import Stream
+    from hashclient.status.status import Status
+
+__all__ = ["Client"]
+
+#: Tables of config.toml that hold defaults of commands, which are no matter of a program.
+COMMAND_TABLES = frozenset({"init", "fetch", "status", "scan", "lookup"})
+
+
+class Client:
+    """One use of a state directory.
+
+    Several may be used at once, in one process or many: scans take no lock, and a fetch waits for
+    nobody but fails while another one runs.
+    """
+
+    def __init__(self, state: Session | str | os.PathLike[str]) -> None:
+        """Use a state directory with its own `config.toml`, as `--state-dir` does, or a session.
+
+        Raises:
+            ConfigError: the configuration is wrong.
+        """
+        self.session = state if isinstance(state, Session) else _session_of(Path(state))
+
+    def fetch(
+        self,
+        *only: str,
+        provider: str | None = None,
+        rebuild: bool = False,
+        accept_churn: bool = False,
+        progress: FetchProgress | None = None,
+        on_failure: Callable[[HashclientError], None] = lambda _: None,
+    ) -> Iterator[Fetched]:
+        """Fetch all lists, or those named in `only`; yield what became of each.
+
+        One that was refused stays as it was, and has an `error`. `rebuild` builds the lists again
+        from what is signed; `accept_churn` takes a change that the configured `max_churn` refuses.
+        `progress` is called with a list's name, and the bytes done and in all.
+
+        Raises:
+            HashclientError: a provider could not be fetched from; after all others were tried. Of
+                several failures the worst is raised; `on_failure` is called with the others.
+            UsageError: a list in `only` is offered by none of them.
+        """
+        from hashclient.fetch.providers import fetch_all
+
+        return fetch_all(
+            self.session,
+            only,
+            provider,
+            rebuild=rebuild,
+            accept_churn=accept_churn,
+            progress=progress,
+            on_failure=on_failure,
+        )
+
+    def scan(
+        self,
+        *paths: str | os.PathLike[str],
+        sources: Sequence[Source] = (),
+        stream: Stream | None = None,
+        exclude: Collection[str] = (),
+        one_file_system: bool = False,
+        follow_symlinks: bool = False,
+        sparse: bool = False,
+        jobs: int | None = None,
+        inventory: bool = True,
+        learn: bool = True,
+        show_clean: bool = False,
+        act: bool = True,
+        quarantine: bool = False,
+        only_tell: bool = False,
+        lists: OpenLists | None = None,
+        front: FrontEnd | None = None,
+    ) -> Scan:
+        """Check files and trees; return the run, which does its work while it is iterated over.
+
+        `paths` are files and trees, which the options are about; what `sources` list comes after
+        them, and `stream`, which is read once, before them.
+        Clean files are counted, and given out with `show_clean` only. With `act`, what the policy
+        asks for is done about each match, and with `quarantine` every match is taken away besides;
+        with `only_tell` nothing is done, and outcomes say what would be. Without `inventory` every
+        file is read, also those that are known unchanged; without `learn` the inventory is neither
+        asked nor written to. `jobs` is the number of worker processes, by default one a processor;
+        with 0 all is done in this process, which is slower and forks nothing.
+        `lists` are those to compare with, by default those that should be here.
+
+        Raises:
+            UsageError: there is nothing to check.
+            StateError: no list can be used.
+            ConfigError: the seal key or, where files are to be taken away, a recipient is wrong.
+        """
+        from hashclient.core.verdict import Summary
+        from hashclient.scan.cache import InventoryPlace
+        from hashclient.scan.engine import Progress, default_jobs, scan
+        from hashclient.scan.executors.inline import Inline
+        from hashclient.scan.memory import Memory
+        from hashclient.scan.recorder import RunRecord
+        from hashclient.scan.run import FrontEnd, Scan
+        from hashclient.scan.sources.files import Trees, WalkOptions
+        from hashclient.scan.sources.mounts import Mounts
+        from hashclient.scan.sources.several import Several
+
+        if not paths and not sources and stream is None:
+            raise UsageError("nothing to scan", hint="give a path")
+        front = front or FrontEnd()
+        observer = front.observer
+        session, names = self.session, [os.fspath(path) for path in paths]
+        state_dir = session.settings.state_dir
+        lists = lists or session.open_lists()
+        key_id = lists.sealer.key_id
+        summary = Summary(lists.states, missing=lists.missing)
+        progress = Progress(summary)
+        mounts = Mounts(
+            state_dir, on_failure=observer.failed, on_change=observer.file_system_changed
+        )
+        if mounts.unknown is not None:
+            summary.fail(mounts.unknown)
+        memory = Memory()
+        if learn:
+            place = InventoryPlace(state_dir, key_id)
+            memory = Memory(place, use=inventory, on_failure=observer.failed)
+        options = WalkOptions(tuple(exclude), one_file_system, follow_symlinks)
+        source = Several([Trees(names, options, mounts), *sources])
+        outcomes = scan(
+            source,
+            lists,
+            progress,
+            jobs=jobs or default_jobs(),
+            executor=Inline() if jobs == 0 else None,
+            keep_clean=show_clean,
+            sparse=sparse,
+            memory=memory,
+            stream=stream,
+        )
+        responder = None
+        if only_tell or (act and (quarantine or session.settings.config.policy)):
+            from hashclient.scan.actions import Responder
+
+            responder = Responder(
+                session, lists.states, quarantine_all=quarantine, only_tell=only_tell
+            )
+        recorder = RunRecord(session, "scan", summary, key_id, on_failure=observer.failed)
+        return Scan(
+            outcomes,
+            recorder,
+            progress,
+            mounts,
+            arguments=[
+                *([] if stream is None else ["-"]),
+                *source.arguments,
+            ],
+            actions=responder,
+            front=front,
+        )
+
+    def lookup(
+        self,
+        *digests: str,
+        files: Sequence[str | os.PathLike[str]] = (),
+        stdin: BinaryIO | None = None,
+        accept_gaps: bool = False,
+        show_clean: bool = False,
+        lists: OpenLists | None = None,
+        front: FrontEnd | None = None,
+    ) -> Run:
+        """Check digests, in hexadecimal, and those in `files`; return the run.
+
+        `-` among the files is `stdin`, if that is given. Inputs that nothing can be told of, for
+        want of digests of other kinds, are unread, or with `accept_gaps` clean. Clean inputs are
+        counted, and given out with `show_clean` only.
+
+        Raises:
+            UsageError: there is nothing to look up. What cannot be read is raised in the end.
+            StateError: no list can be used.
+            ConfigError: the seal key is missing or malformed.
+        """
+        from hashclient.core.verdict import Summary
+        from hashclient.scan.lookup import batches_of, lookup
+        from hashclient.scan.recorder import RunRecord
+        from hashclient.scan.run import FrontEnd, Run
+
+        if not digests and not files:
+            raise UsageError("nothing to look up", hint="give digests, or a file of them")
+        front = front or FrontEnd()
+        observer = front.observer
+        names = [os.fspath(path) for path in files]
+        lists = lists or self.session.open_lists()
+        summary = Summary(lists.states, missing=lists.missing, gaps_accepted=accept_gaps)
+        batches = batches_of(digests, names, stdin, observer.failed)
+        key_id = lists.sealer.key_id
+        return Run(
+            lookup(batches, lists, summary, keep_clean=show_clean),
+            RunRecord(self.session, "lookup", summary, key_id, on_failure=observer.failed),
+            summary,
+            arguments=[f"{len(digests)} digests", *names],
+            front=front,
+        )
+
+    def status(self, *, verify: bool = False) -> Status:
+        """Return everything that the state directory holds; nothing is fetched.
+
+        With `verify`, every byte of the indexes is read and compared with its digest.
+        """
+        from hashclient.status.status import read_status
+
+        session = self.session
+        return read_status(session.settings, session.environ, session.now(), verify=verify)
+
+
+def _session_of(state_dir: Path) -> Session:
+    from hashclient.config import resolve_settings
+
+    return Session(
+        resolve_settings(
+            state_dir=state_dir,
+            config_path=None,
+            seal_key_file=None,
+            command_names=COMMAND_TABLES,
+            environ=os.environ,
+        )
+    )

@@ -1,0 +1,7 @@
+"""How patient the network is if nothing else is said; `net.deadline` says what the numbers mean."""
+
+from __future__ import annotations
+
+TIMEOUT_S = 30.0
+MIN_RATE_KIB_S = 16.0
+ATTEMPTS = 4

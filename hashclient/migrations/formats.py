@@ -1,0 +1,71 @@
+"""The formats on disk, their versions, and how earlier versions of each are read.
+
+A table for people and for tests: `docs/operations.md` shows it, and a test holds it against the
+constants in the modules that write the files. Who changes a format raises its version and the
+state's, adds a `Step`, and keeps a state directory of the release before for the tests.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Format(NamedTuple):
+    """One format: its files below the state directory, today's version, and where that stands.
+
+    `before` says what becomes of files of earlier versions.
+    """
+
+    files: str
+    version: str
+    stands: str
+    before: str
+
+
+_AS_IT_IS = "there is none"
+_BUILT_AGAIN = "1, which no release wrote: `fetch` builds it again"
+
+FORMATS = (
+    Format(
+        "`state.json`",
+        "hashclient-state/1",
+        "`format`",
+        "0 is state without the file: the next `init` or `fetch` writes it",
+    ),
+    Format("`lists/*/manifest.json`", "hashclient-index/1", "`format`", _AS_IT_IS),
+    Format("`lists/*/run-*`, `known-good/run-*`", "2", "seventh byte, after `hcrun`", _BUILT_AGAIN),
+    Format(
+        "`lists/*/staging.json`",
+        "hashclient-staging/1",
+        "`format`",
+        "0.1.0 wrote no `format`: that is 1",
+    ),
+    Format(
+        "`known-good/sources.json`",
+        "hashclient-known-good/1",
+        "`format`",
+        "0.1.0 wrote no `format`: that is 1",
+    ),
+    Format("`trust/*/`", "1", "`spec_version`, of TUF", "python-tuf reads it"),
+    Format(
+        "`matches.db`", "2", "`PRAGMA user_version`", "1, which no release wrote: it is refused"
+    ),
+    Format(
+        "`inventory.db`",
+        "3",
+        "`PRAGMA user_version`",
+        "the next scan empties it, and reads every file again",
+    ),
+    Format("`mounts.json`", "hashclient-mounts/1", "`format`", _AS_IT_IS),
+    Format("`audit/log.jsonl`", "hashclient-audit/1", "`format` of the first record", _AS_IT_IS),
+    Format("`quarantine/*/item.json`", "hashclient-quarantine-item/1", "`format`", _AS_IT_IS),
+    Format("`quarantine/*/evidence.age`", "1", "first line, of age", "every age tool opens it"),
+    Format("`reports/*/report.json`", "hashclient-outbox/1", "`format`", _AS_IT_IS),
+    Format("`reports/*/document.json`", "hashclient-report/1", "`format`", _AS_IT_IS),
+    Format(
+        "`seal.key`, `audit/key.*`",
+        "1",
+        "nowhere: 64 hexadecimal digits; Ed25519 in PEM",
+        "they never change; a new kind of key would get a new name",
+    ),
+)

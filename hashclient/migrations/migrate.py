@@ -1,0 +1,216 @@
+"""Bringing state forward, one step a version, so that a kill at any instant loses nothing.
+
+A step changes files in place. Under the writers' lock, what it may change is copied first, into a
+folder that gets its name once it is complete. Then the version says that a migration has begun, the
+step is done, and the new version is written, which is the moment that it has succeeded; the backup
+goes last. Whoever finds a migration begun puts the backup back, and begins the step again.
+
+Databases are copied by SQLite, so also those that scans, which take no lock, are writing to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from hashclient.errors import HashclientError, StateError
+from hashclient.migrations.version import Version, read_version, refuse_newer, write_version
+from hashclient.system.files import (
+    atomic_file,
+    fsync_dir,
+    make_private_dir,
+    open_at_once,
+    state_error,
+    write_atomic,
+)
+from hashclient.system.layout import Layout
+from hashclient.system.locks import writer_lock
+from hashclient.system.log import Log
+from hashclient.system.sqlite import copy_database
+from hashclient.system.text import printable
+
+_log = Log("state")
+
+_PIECE_BYTES = 1 << 20
+_DATABASE_SUFFIX = ".db"
+_LIST_NAME = "files.json"
+
+
+class Step(msgspec.Struct, frozen=True):
+    """One step: the version of the state after it, and the lowest hashclient that reads that.
+
+    `files` gives what `change` may change or make. What it may not touch are the audit log, the
+    keys, and what is sealed. With `readable`, this hashclient reads the state before the step as
+    well as after it, so that commands that only read need not wait for it.
+    """
+
+    version: int
+    needs: str
+    files: Callable[[Layout], Iterable[Path]]
+    change: Callable[[Layout], None]
+    readable: bool = False
+
+
+def _nothing(_layout: Layout) -> tuple[Path, ...]:
+    return ()
+
+
+def _no_change(_layout: Layout) -> None:
+    pass
+
+
+#: The steps, in order; the number of the last one is `version.CURRENT`.
+STEPS: tuple[Step, ...] = (
+    # The state says which version it has. All else is as 0.1.0 wrote it.
+    Step(1, "0.1.0", _nothing, _no_change, readable=True),
+)
+
+
+class _Backup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is in a backup: of which step it is, the files there were, and those there were not."""
+
+    version: int
+    kept: tuple[str, ...]
+    absent: tuple[str, ...]
+
+
+@contextlib.contextmanager
+def writing(layout: Layout) -> Iterator[None]:
+    """Hold the writers' lock of a state directory that has today's version.
+
+    Raises:
+        LockedError: another process holds it.
+        StateError: the state is newer; or it cannot be brought forward.
+    """
+    make_private_dir(layout.root)
+    with writer_lock(layout.lock):
+        migrate(layout, STEPS)
+        yield
+
+
+def migrate(layout: Layout, steps: Sequence[Step]) -> None:
+    """Bring a state directory forward by those of `steps` that it lacks. The lock is held.
+
+    Raises:
+        StateError: it is newer; or it cannot be written to. What it was is in the backup then.
+    """
+    version = read_version(layout)
+    refuse_newer(layout, version, steps[-1].version)
+    _drop(layout.new_backup)
+    backup = _read_backup(layout)
+    if backup is not None and backup.version > version.number and version.migrating:
+        _log.info("taking back what was begun: %d files", len(backup.kept))
+        _restore(layout, backup)
+        version = msgspec.structs.replace(version, migrating=False)
+        write_version(layout, version)
+    _discard_backup(layout)
+    for step in steps:
+        if step.version > version.number:
+            version = _take(layout, step, version)
+
+
+def _take(layout: Layout, step: Step, before: Version) -> Version:
+    """Do one step and return the version after it."""
+    _log.info("bringing the state to version %d", step.version)
+    files = sorted(set(step.files(layout)))
+    if files:
+        _back_up(layout, step, files)
+        write_version(layout, msgspec.structs.replace(before, migrating=True))
+        try:
+            step.change(layout)
+        except HashclientError as error:
+            again = error.hint or "run the command again"
+            error.hint = f"{again}; what was there is kept in {printable(layout.backup)}"
+            raise
+    after = Version(step.version, step.needs)
+    write_version(layout, after)
+    _discard_backup(layout)
+    return after
+
+
+def _back_up(layout: Layout, step: Step, files: Sequence[Path]) -> None:
+    folder = layout.new_backup
+    kept, absent = [], []
+    for path in files:
+        name = path.relative_to(layout.root).as_posix()
+        if not path.exists():
+            absent.append(name)
+            continue
+        copy = folder / "files" / name
+        make_private_dir(copy.parent)
+        _copy(path, copy)
+        kept.append(name)
+    make_private_dir(folder)
+    document = msgspec.json.encode(_Backup(step.version, tuple(kept), tuple(absent)))
+    write_atomic(folder / _LIST_NAME, document)
+    _rename(folder, layout.backup)
+
+
+def _restore(layout: Layout, backup: _Backup) -> None:
+    for name in backup.kept:
+        _copy(layout.backup / "files" / name, layout.root / name)
+    for name in backup.absent:
+        path = layout.root / name
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise state_error("cannot remove", path, error) from error
+
+
+def _read_backup(layout: Layout) -> _Backup | None:
+    path = layout.backup / _LIST_NAME
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=_Backup)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise state_error("cannot read", path, error) from error
+    except ValueError as error:
+        raise StateError(
+            f"the backup of an unfinished migration is damaged: {printable(path)}",
+            hint="restore the state directory from a backup of your own",
+        ) from error
+
+
+def _discard_backup(layout: Layout) -> None:
+    """Remove the backup; it has lost its name before anything in it is gone."""
+    if layout.backup.exists():
+        _rename(layout.backup, layout.new_backup)
+        _drop(layout.new_backup)
+
+
+def _rename(source: Path, target: Path) -> None:
+    try:
+        source.rename(target)
+        fsync_dir(target.parent)
+    except OSError as error:
+        raise state_error("cannot rename", source, error) from error
+
+
+def _drop(folder: Path) -> None:
+    import shutil  # brings much, and most starts migrate nothing
+
+    try:
+        shutil.rmtree(folder)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise state_error("cannot remove", folder, error) from error
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file, or a database with all that was committed to it."""
+    if source.suffix == _DATABASE_SUFFIX:
+        copy_database(source, target)
+        return
+    try:
+        with open_at_once(source) as stream, atomic_file(target) as copy:
+            os.fchmod(copy.fileno(), os.fstat(stream.fileno()).st_mode & 0o777)
+            while piece := stream.read(_PIECE_BYTES):
+                copy.write(piece)
+    except OSError as error:
+        raise state_error("cannot copy", source, error) from error

@@ -1,0 +1,102 @@
+"""Which version a state directory has: `state.json`, which every command reads before all else.
+
+It says what form the whole has and which hashclient that needs, so that an older one can refuse it
+with the version to get. State without the file is of version 0: 0.1.0 wrote none at first.
+"""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from hashclient import __version__
+from hashclient.errors import StateError
+from hashclient.system.files import MAX_TEXT_BYTES, read_regular, state_error, write_atomic
+from hashclient.system.layout import Layout
+from hashclient.system.text import excerpt, printable
+
+FORMAT = "hashclient-state"
+_FORMAT = re.compile(rf"{FORMAT}/(0|[1-9][0-9]{{0,8}})", re.ASCII)
+
+
+#: Today's version, and the lowest that this hashclient reads without bringing it forward first: the
+#: steps of `migrate` say both, and are not loaded by who only looks.
+CURRENT = 1
+READABLE = 0
+
+
+class Version(msgspec.Struct, frozen=True):
+    """The version of a state directory, and the lowest hashclient that can read it.
+
+    With `migrating`, a migration to the next version has begun and has not succeeded yet.
+    """
+
+    number: int = 0
+    needs: str = ""
+    migrating: bool = False
+
+
+class _Document(msgspec.Struct, frozen=True):
+    """What is in the file; later versions may say more."""
+
+    format: str
+    needs: str
+    written_by: str
+    migrating: bool = False
+
+
+def read_version(layout: Layout) -> Version:
+    """Return the version of a state directory, which need not exist.
+
+    Raises:
+        StateError: the file cannot be read, or is damaged.
+    """
+    path = layout.state
+    try:
+        data = read_regular(path, MAX_TEXT_BYTES)
+    except (FileNotFoundError, NotADirectoryError):
+        return Version()
+    except OSError as error:
+        raise state_error("cannot read the version of the state", path, error) from error
+    try:
+        document = msgspec.json.decode(data, type=_Document)
+    except (ValueError, RecursionError) as error:
+        raise _damaged(layout) from error
+    format_ = _FORMAT.fullmatch(document.format)
+    if format_ is None:
+        raise _damaged(layout)
+    return Version(int(format_[1]), document.needs, document.migrating)
+
+
+def write_version(layout: Layout, version: Version) -> None:
+    """Write the version of a state directory, whole or not at all.
+
+    Raises:
+        StateError: it cannot be written.
+    """
+    document = _Document(
+        f"{FORMAT}/{version.number}", version.needs, __version__, version.migrating
+    )
+    write_atomic(layout.state, msgspec.json.format(msgspec.json.encode(document)) + b"\n")
+
+
+def refuse_newer(layout: Layout, version: Version, known: int) -> None:
+    """Refuse a state whose version is above `known`.
+
+    Raises:
+        StateError: it is; the message says which hashclient it needs.
+    """
+    if version.number > known:
+        raise StateError(
+            f"the state needs hashclient {excerpt(version.needs)} or later, this is {__version__}:"
+            f" {printable(layout.root)}",
+            hint="install that version, or use another --state-dir; nothing was changed",
+        )
+
+
+def _damaged(layout: Layout) -> StateError:
+    return StateError(
+        f"the version of the state is damaged: {printable(layout.state)}",
+        hint="restore the file from a backup",
+    )

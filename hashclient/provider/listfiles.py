@@ -1,0 +1,169 @@
+"""The files of the lists in a repository: an index and segments each, under their signed names.
+
+They are read and written here, and counted; who signs what, and when a change becomes visible, is
+in `keys`. Segments never change, and one that no list names any more stays for a while.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from tuf.api.metadata import TargetFile
+
+from hashclient.errors import StateError, UsageError, VerificationError
+from hashclient.lists.wire import (
+    FORMAT,
+    MAX_LIST_ENTRIES,
+    MAX_SEGMENT_BYTES,
+    MAX_SEGMENTS,
+    ListIndex,
+    Segment,
+    Uint64,
+    encode_index,
+    entry_hashes,
+    parse_add_segment,
+    parse_index,
+    parse_withdraw_segment,
+    target_name,
+)
+from hashclient.provider.entries import NewSegment
+from hashclient.provider.keys import PUBLIC_MODE, Clock, Roles
+from hashclient.system.files import make_public_dir, read_regular, state_error, write_atomic
+
+#: How long a file stays that a list does not name any more, in seconds: longer than any fetch.
+UNREFERENCED_S = 86_400
+
+
+class ListFiles:
+    """The files below `public/targets` of a repository; its lock is the caller's."""
+
+    def __init__(self, directory: Path, clock: Clock) -> None:
+        """Read and write below `directory`."""
+        self.directory = directory
+        self._clock = clock
+
+    def current(self, roles: Roles, list_name: str) -> ListIndex:
+        """Return the published index of a list; generation 0 stands for a new list.
+
+        Raises:
+            StateError: it is corrupt or cannot be read.
+        """
+        if list_name not in roles.lists:
+            return ListIndex(FORMAT, list_name, 0, self._clock(), 0, "0" * 16, ())
+        target = roles.lists[list_name].signed.targets[target_name(list_name, "index.json")]
+        try:
+            return parse_index(read_public(self._path(target)), list_name)
+        except VerificationError as error:
+            raise StateError(f"corrupt repository: {error.message}") from error
+
+    def read_segment(self, roles: Roles, list_name: str, segment: Segment) -> bytes:
+        """Return the bytes of a published segment.
+
+        Raises:
+            StateError: it cannot be read.
+        """
+        targets = roles.lists[list_name].signed.targets
+        return read_public(self._path(targets[target_name(list_name, segment.name)]))
+
+    def live_hashes(self, roles: Roles, index: ListIndex) -> Uint64:
+        """Return the sorted hashes of the ids of the entries that are listed.
+
+        The 64-bit hashes of the checksum stand for the ids. Two of 10 million ids share one in
+        one list of 300,000; the later of them is then refused, and has to be called otherwise.
+
+        Raises:
+            StateError: a segment is corrupt or cannot be read.
+        """
+        added, withdrawn = [np.empty(0, np.uint64)], [np.empty(0, np.uint64)]
+        for segment in index.segments:
+            data = self.read_segment(roles, index.list, segment)
+            try:
+                if segment.kind == "add":
+                    added += [entry_hashes(b.ids) for b in parse_add_segment(data, segment)]
+                else:
+                    withdrawn += [entry_hashes(i) for i in parse_withdraw_segment(data, segment)]
+            except VerificationError as error:
+                raise StateError(f"corrupt repository: {error.message}") from error
+        values, counts = np.unique(np.concatenate(added), return_counts=True)
+        gone, gone_counts = np.unique(np.concatenate(withdrawn), return_counts=True)
+        counts[np.searchsorted(values, gone)] -= gone_counts
+        live: Uint64 = values[counts > 0]
+        return live
+
+    def next_index(
+        self, current: ListIndex, new: Sequence[NewSegment], entries: int, checksum: int
+    ) -> ListIndex:
+        """Return the index after a change by `entries` entries and a sum of hashes `checksum`.
+
+        Raises:
+            UsageError: the list would be larger than the format allows.
+        """
+        segments = (*current.segments, *(n.segment for n in new))
+        if len(segments) > MAX_SEGMENTS:
+            raise UsageError(
+                f"list {current.list} would have more than {MAX_SEGMENTS} segments",
+                hint="`hashclient provider consolidate` joins small ones; run it once a day",
+            )
+        if sum(s.entries for s in segments if s.kind == "add") > MAX_LIST_ENTRIES:
+            raise UsageError(
+                f"list {current.list} would have more than {MAX_LIST_ENTRIES} entries, withdrawn"
+                " ones included",
+                hint="`hashclient provider consolidate` drops what was added and withdrawn again",
+            )
+        return ListIndex(
+            FORMAT,
+            current.list,
+            current.generation + 1,
+            self._clock().replace(microsecond=0),
+            current.entries + entries,
+            f"{(int(current.checksum, 16) + checksum) % 2**64:016x}",
+            segments,
+        )
+
+    def write(self, roles: Roles, index: ListIndex, new: Sequence[NewSegment]) -> None:
+        """Write the files of a generation, and name them in the role of the list.
+
+        Raises:
+            StateError: one cannot be written.
+        """
+        files = {n.segment.name: n.data for n in new} | {"index.json": encode_index(index)}
+        for name, data in files.items():
+            target = TargetFile.from_data(target_name(index.list, name), data, ["sha256"])
+            roles.lists[index.list].signed.targets[target.path] = target
+            path = self._path(target)
+            make_public_dir(path.parent)
+            write_atomic(path, data, mode=PUBLIC_MODE)
+
+    def remove_unreferenced(self, roles: Roles, list_name: str) -> None:
+        """Remove files of a list that have not been part of it for `UNREFERENCED_S`.
+
+        Raises:
+            StateError: that fails.
+        """
+        targets = roles.lists[list_name].signed.targets.values()
+        keep = {self._path(target) for target in targets}
+        limit = self._clock().timestamp() - UNREFERENCED_S
+        try:
+            for path in (self.directory / "lists" / list_name).iterdir():
+                if path not in keep and path.stat().st_mtime < limit:
+                    path.unlink()
+        except OSError as error:
+            raise state_error("cannot tidy", self.directory, error) from error
+
+    def _path(self, target: TargetFile) -> Path:
+        folder, _, name = target.path.rpartition("/")
+        return self.directory / folder / f"{target.hashes['sha256']}.{name}"
+
+
+def read_public(path: Path) -> bytes:
+    """Return the bytes of a published file.
+
+    Raises:
+        StateError: it cannot be read.
+    """
+    try:
+        return read_regular(path, MAX_SEGMENT_BYTES)
+    except OSError as error:
+        raise state_error("cannot read", path, error) from error

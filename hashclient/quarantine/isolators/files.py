@@ -1,0 +1,265 @@
+"""Files where they are: opened through no link, removed by a rename that shows a swap.
+
+`safe_rename` knows how names are moved. Who still has a file open that has just lost its name is
+found out here, too: they can still read it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from hashclient.quarantine.attributes import read_origin
+from hashclient.quarantine.isolators.interface import (
+    Held,
+    Removed,
+    Sight,
+    Spot,
+    UnclearError,
+    hold_if_there,
+)
+from hashclient.quarantine.item import Item, Origin
+from hashclient.quarantine.safe_rename import (
+    PRIVATE_NAME,
+    Place,
+    Removal,
+    is_unchanged,
+    open_file,
+    open_place,
+    put_back,
+    reason_of,
+    remove_exactly,
+)
+from hashclient.quarantine.tombstone import has_tombstone, put_tombstone
+from hashclient.system.text import printable
+
+#: Of the processes that hold a file open, so many are named.
+_MOST_NAMED = 5
+#: Said where the kernel knows of somebody, and `/proc` does not.
+UNSEEN = "a program that is not to be seen from here"
+
+#: How a removal ends that has removed nothing; `{}` is where something was moved aside to.
+REMOVALS = {
+    Removal.OTHER: "another file was put in its place meanwhile, and left alone",
+    Removal.CHANGED: "it was changed meanwhile, and is still in place",
+    Removal.STRANDED: "another file was put in its place meanwhile; that one is now {}",
+}
+
+
+class HeldFile:
+    """A regular file, open as `fd`, with the status that it had then."""
+
+    def __init__(self, place: Place, fd: int, status: os.stat_result) -> None:
+        """The caller closes `fd`."""
+        self.place = place
+        self.fd = fd
+        self.status = status
+
+    @property
+    def size(self) -> int:
+        """Its length in bytes when it was opened."""
+        return self.status.st_size
+
+    def read(self, count: int) -> bytes:
+        """Return up to `count` bytes; none at the end.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        return os.read(self.fd, count)
+
+    def rewind(self) -> None:
+        """Read from the beginning again."""
+        os.lseek(self.fd, 0, os.SEEK_SET)
+
+    def is_unchanged(self) -> bool:
+        """Tell whether its status is the same as when it was opened."""
+        return is_unchanged(self.status, os.fstat(self.fd))
+
+
+class FileSpot:
+    """A name in an open directory."""
+
+    def __init__(self, place: Place) -> None:
+        """The caller closes the directory."""
+        self.place = place
+
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[HeldFile]:
+        """Open the regular file that is there.
+
+        Raises:
+            OSError: it cannot be opened, or is none.
+        """
+        with open_file(self.place) as (fd, status):
+            yield HeldFile(self.place, fd, status)
+
+    def origin(self, held: Held) -> Origin:
+        """Return its attributes, and what tells later whether the place is the same."""
+        file = _file(held)
+        return read_origin(file.fd, file.status, self.place.directory_inode())
+
+    def remove(self, held: Held, match_id: str) -> Removed:
+        """Remove the name if it is still that of the file, as `remove_exactly` does it."""
+        file = _file(held)
+        private = PRIVATE_NAME.format(match_id)
+        try:
+            removal = remove_exactly(self.place, private, file.fd, file.status)
+        except FileNotFoundError:
+            if os.fstat(file.fd).st_nlink:
+                return Removed(done=False, why="it was moved away meanwhile")
+            return Removed(done=True, remains=("somebody else had removed it",))
+        except OSError as error:
+            return Removed(done=False, why=f"still in place: {reason_of(error, self.place)}")
+        if removal is Removal.CHANGED and self.place.status() is None:
+            if not os.fstat(file.fd).st_nlink:  # to lose its last name has changed it
+                return Removed(done=True, remains=("somebody else had removed it",))
+            return Removed(done=False, why="it was moved away meanwhile")
+        if removal is not Removal.REMOVED:
+            # It has a longer name where somebody had taken that one.
+            aside = printable(self.place.at(private).path) + "*"
+            return Removed(done=False, why=REMOVALS[removal].format(aside))
+        return Removed(done=True, remains=_remains(file.fd))
+
+    def settle(self, match_id: str, is_proven: Callable[[Held], bool]) -> str | None:
+        """Put back what a kill has left under the private name, or remove it if it may go.
+
+        Raises:
+            OSError: what there is cannot be found out.
+        """
+        place, hidden = self.place, self.place.at(PRIVATE_NAME.format(match_id))
+        if hidden.status() is None or put_back(hidden, place.name):
+            return None
+        # That act was killed while the name was aside, and somebody has taken it since. Or this is
+        # somebody's who wants to be in the way.
+        with hold_if_there(FileSpot(hidden)) as held:
+            if held is None or not is_proven(held):
+                return REMOVALS[Removal.STRANDED].format(printable(hidden.path))
+            os.unlink(hidden.name, dir_fd=hidden.fd)
+            place.try_sync()
+        return None
+
+    def look(self, item: Item, seen: Held | None) -> Sight:
+        """Tell what is at the path.
+
+        Raises:
+            UnclearError: the directory is another one, or files are being exchanged.
+            OSError: it cannot be found out.
+        """
+        now = self.place.status()
+        if now is None:
+            if self.place.identity() != (item.origin.device, item.origin.directory_inode):
+                raise UnclearError("its directory is another one now: is something not mounted?")
+            return Sight.NOTHING
+        is_seen = seen is not None and os.path.samestat(_file(seen).status, now)
+        if stat.S_ISREG(now.st_mode) and not is_seen:
+            # Whoever moves the file away for a moment must not have it taken for gone.
+            raise UnclearError("what is at its path is being exchanged just now")
+        return Sight.TOMBSTONE if has_tombstone(self.place, item) else Sight.OTHER
+
+    def leave_tombstone(self, item: Item) -> str | None:
+        """Leave the tombstone of an item, if it has one; return why that could not be, if so."""
+        return put_tombstone(self.place, item)
+
+
+class Files:
+    """Files of this machine, by their absolute paths."""
+
+    @contextlib.contextmanager
+    def open(self, locator: str) -> Iterator[Spot]:
+        """Open the directory of a path, through no link at any of its components.
+
+        Raises:
+            OSError: a component is a link, is missing or is not a directory.
+        """
+        with open_place(locator) as place:
+            yield FileSpot(place)
+
+    def whereabouts(self, item: Item) -> list[str]:
+        """Say what is at the path of an item, and under the name that a removal gives it."""
+        found = []
+        try:
+            with open_place(item.file) as place:
+                for there in (place, place.at(PRIVATE_NAME.format(item.id))):
+                    status = there.status()
+                    if status is not None:
+                        same = status.st_ino == item.origin.inode
+                        what = "the file" if same else "something else"
+                        found.append(f"{what} is at {printable(there.path)}")
+        except OSError as error:
+            found.append(f"its place cannot be looked at: {reason_of(error)}")
+        return found
+
+
+def _file(held: Held) -> HeldFile:
+    assert isinstance(held, HeldFile), "what a spot gets, it has held itself"
+    return held
+
+
+def _remains(fd: int) -> tuple[str, ...]:
+    """Return where the file open as `fd`, which has lost its name, still is."""
+    remains = []
+    if links := os.fstat(fd).st_nlink:
+        names = "other name of it remains" if links == 1 else "other names of it remain"
+        remains.append(f"{links} {names}")
+    if processes := open_elsewhere(fd):
+        named = ", ".join(processes[:_MOST_NAMED])
+        more = len(processes) - _MOST_NAMED
+        remains.append(f"still open in {named}" + (f" and {more} more" if more > 0 else ""))
+    return tuple(remains)
+
+
+def open_elsewhere(fd: int) -> list[str]:
+    """Return which other programs use the file open as `fd`, as `name (pid)`, or `UNSEEN`.
+
+    They can still read what has just lost its name. The kernel knows whether anybody has it open;
+    `/proc` knows who, as far as this process may see. What runs in another container, or on the
+    other side of a network file system, is not seen.
+    """
+    status = os.fstat(fd)
+    is_used = None if status.st_nlink else _is_used(fd)
+    if is_used is False:  # nearly always; a look at all processes takes milliseconds
+        return []
+    found = sorted(_holders(status))
+    return [UNSEEN] if is_used and not found else found
+
+
+def _is_used(fd: int) -> bool | None:
+    """Tell whether anybody else uses a file that has no name any more; None if that is not known.
+
+    If so, the kernel grants no lease. For a file that has a name we must not have one: whoever
+    opened it would have to wait, and we would get a signal.
+    """
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    except BlockingIOError:
+        return True
+    except OSError:  # not every file system has leases, and not everybody may have one
+        return None
+    fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    return False
+
+
+def _holders(status: os.stat_result) -> Iterator[str]:
+    for process in Path("/proc").glob("[0-9]*"):
+        if process.name == str(os.getpid()):
+            continue
+        with contextlib.suppress(OSError):  # it has ended, or is somebody else's
+            if _holds(process / "fd", status):
+                name = (process / "comm").read_text(errors="replace").strip()
+                yield f"{printable(name)} ({process.name})"
+
+
+def _holds(descriptors: Path, status: os.stat_result) -> bool:
+    for descriptor in descriptors.iterdir():
+        with contextlib.suppress(OSError):  # closed meanwhile
+            target = os.readlink(descriptor)  # noqa: PTH115 - any bytes, and fast
+            # Asking for its status may hang, where its server does: only if it may be the file.
+            may_be = target.startswith("/") and (status.st_nlink or target.endswith(" (deleted)"))
+            if may_be and os.path.samestat(descriptor.stat(), status):
+                return True
+    return False

@@ -1,0 +1,143 @@
+"""A service of the CyberTipline kind as a destination: what is done of a report, in one attempt.
+
+`filing` keeps the journal of what happens at the service, `plan` says what is uploaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from hashclient.config import ServiceDestination
+from hashclient.errors import ExitCode, HashclientError, UsageError
+from hashclient.reporting.destinations.cybertipline.api import Service
+from hashclient.reporting.destinations.cybertipline.filing import Filing
+from hashclient.reporting.destinations.cybertipline.plan import make_plan
+from hashclient.reporting.destinations.cybertipline.sandbox import ConfinedSchema
+from hashclient.reporting.destinations.cybertipline.xml import Validator
+from hashclient.reporting.destinations.interface import Work
+from hashclient.reporting.report import Call, Problem, Report, Sent
+from hashclient.system.files import write_atomic
+
+SCHEMA_NAME = "schema.xsd"
+
+
+class CyberTipline:
+    """Files reports with one service."""
+
+    def __init__(
+        self,
+        work: Work,
+        table: ServiceDestination,
+        *,
+        read_schema: Callable[[bytes], AbstractContextManager[Validator]] = ConfinedSchema,
+    ) -> None:
+        """`read_schema` is called with the schema that the service serves."""
+        self._work = work
+        self._outbox = work.outbox
+        self._session = work.session
+        self._table = table
+        self._read_schema = read_schema
+
+    def renew(self, report: Report) -> Report:
+        """Retract what is open there of a report of which a match has ended; it is begun again.
+
+        Raises:
+            HashclientError: it cannot be retracted now.
+        """
+        if report.is_untouched or report.remote.in_doubt is Call.FINISH:
+            return report
+        if any(self._work.record.get(i).ended for i in report.matches):
+            return self._retract_there(report)
+        return report
+
+    def send(self, report: Report) -> Sent:
+        """File a report, or go on with it, and finish it.
+
+        Raises:
+            HashclientError: it cannot even be begun.
+        """
+        if report.remote.in_doubt is Call.FINISH:
+            return self._file(report, Filing.finish_again)
+        folder = self._outbox.folder(report.id)
+        if report.is_untouched:
+            document = self._outbox.write_document(folder, report, self._work.record)
+        else:
+            document = self._outbox.document(report)
+        plan, waiting = make_plan(document, self._table, self._work)
+        if waiting:
+            return self._wait_for_identity(report, len(waiting))
+
+        def file(filing: Filing) -> Report:
+            filing.service.status()
+            text = filing.service.schema()
+            write_atomic(folder / SCHEMA_NAME, text)
+            with self._read_schema(text) as schema:
+                return filing.file(plan, schema)
+
+        return self._file(report, file)
+
+    def _file(self, report: Report, file: Callable[[Filing], Report]) -> Sent:
+        with self._connect() as service:
+            filing = self._filing(service, report)
+            try:
+                report = file(filing)
+            except HashclientError as error:
+                return Sent(report, "not sent", error=error, retry_after_s=service.retry_after_s)
+        report = self._outbox.settle(report, self._work.record)
+        notes = []
+        if filing.missing_there:
+            notes.append(f"the service does not name {filing.missing_there} of the files it got")
+        detail = f"finished: {report.destination} calls it {report.reference}"
+        return Sent(report, detail, notes=tuple(notes))
+
+    def _wait_for_identity(self, report: Report, count: int) -> Sent:
+        if report.remote.report_id is not None:
+            # What an attempt with an identity has left open does not stay so meanwhile.
+            report = self._retract_there(report)
+        message = f"{'1 file is' if count == 1 else f'{count} files are'} sealed in quarantine"
+        hint = f"`hashclient report submit {report.id} --identity FILE` with the officer's key"
+        problem = Problem(self._session.now(), message, hint, int(ExitCode.INCOMPLETE))
+        report = self._outbox.save(report.failed(problem, person=True))
+        return Sent(report, f"waits: {message}", notes=(hint,))
+
+    def _connect(self) -> Service:
+        return Service(self._table, on_bytes=self._work.on_bytes)
+
+    def _filing(self, service: Service, report: Report) -> Filing:
+        return Filing(service, report, self._outbox)
+
+    def _retract_there(self, report: Report) -> Report:
+        """Retract what the service has open of a report, which is not taken back by that."""
+        with self._connect() as service:
+            return self._filing(service, report).retract()
+
+    def take_back(self, report: Report) -> Sent:
+        """Retract a report at the service, if anything is open there.
+
+        Raises:
+            UsageError: it is finished there.
+            HashclientError: it cannot be retracted now.
+        """
+        record = self._work.record
+        if report.is_untouched:
+            return Sent(self._outbox.retracted(report, record), "retracted")
+        with self._connect() as service:
+            filing = self._filing(service, report)
+            try:
+                report = filing.retract()
+            except UsageError:
+                # It is finished there: that is what has become of it.
+                self._outbox.settle(filing.report.replace(retraction=None), record)
+                raise
+        notes = []
+        if filing.unknown_there is not None:
+            notes.append(
+                f"the service does not know report {filing.unknown_there}, which may have been"
+                " finished: ask the recipient whether it has come"
+            )
+        return Sent(self._outbox.retracted(report, record), "retracted", notes=tuple(notes))
+
+    def is_taken_back(self, report: Report) -> bool:
+        """Tell that nothing is left: what is retracted is not there any more."""
+        return True

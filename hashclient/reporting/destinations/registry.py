@@ -1,0 +1,117 @@
+"""The kinds of destinations that there are, and the destinations that the configuration has.
+
+What is said of a kind here is known without importing what implements it. A new kind is a table in
+`config`, an entry in `KINDS`, and a class as `interface` describes it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from hashclient.config import PackageDestination, ReportConfig, ServiceDestination
+from hashclient.errors import ConfigError, UsageError
+from hashclient.system.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+#: A destination as the configuration has it.
+Table = PackageDestination | ServiceDestination
+
+_HERE = "hashclient.reporting.destinations"
+
+
+class Kind(msgspec.Struct, frozen=True):
+    """What is known of a kind of destination.
+
+    `implementation` and `verifier` name a class and a function, as `module:name` below this
+    package; without a `verifier`, nothing is handed over that could be verified elsewhere.
+    `takes_back` says whether a report can be taken back once it was handed over, `needs_email`
+    whether the reporter's address is asked for.
+    """
+
+    implementation: str
+    takes_back: bool
+    needs_email: bool
+    verifier: str | None = None
+
+
+KINDS: Mapping[str, Kind] = {
+    "package": Kind(
+        "package.handover:HandOver",
+        takes_back=True,
+        needs_email=False,
+        verifier="package.verify:verify",
+    ),
+    "cybertipline": Kind(
+        "cybertipline.cybertipline:CyberTipline", takes_back=False, needs_email=True
+    ),
+}
+
+
+class Verification(msgspec.Struct, frozen=True):
+    """What was verified, in a sentence, and what is to be known of it: JSON values by name."""
+
+    title: str
+    facts: Mapping[str, Any]
+
+
+def kind_of(table: Table) -> str:
+    """Return the word for the kind of a destination."""
+    kind = type(table).__struct_config__.tag
+    assert isinstance(kind, str)
+    return kind
+
+
+def load(kind: str) -> Any:
+    """Import and return what implements the kind: a `Factory`, see `interface`."""
+    return _named(KINDS[kind].implementation)
+
+
+def verify(path: Path, *, identities: Sequence[Any], public_key: str | None) -> Verification:
+    """Verify what somebody has handed over, on any machine.
+
+    Raises:
+        UsageError: there is nothing that could be verified, or an identity is needed.
+        AuthorisationError: none of `identities` opens it.
+        VerificationError: it does not verify.
+    """
+    (verifier,) = (kind.verifier for kind in KINDS.values() if kind.verifier is not None)
+    found: Verification = _named(verifier)(path, identities=identities, public_key=public_key)
+    return found
+
+
+def _named(what: str) -> Any:
+    module, _, name = what.partition(":")
+    return getattr(importlib.import_module(f"{_HERE}.{module}"), name)
+
+
+def find_destination(config: ReportConfig, name: str | None) -> tuple[str, Table]:
+    """Return the destination called `name`, or the one that is meant without a name.
+
+    Raises:
+        UsageError, ConfigError: there is none, or it lacks something to report to it.
+    """
+    if not config.to:
+        raise ConfigError(
+            "no destination of reports is configured",
+            hint="config.toml needs a table [report.to.NAME]; docs/reporting.md has examples",
+        )
+    names = ", ".join(sorted(config.to))
+    name = config.destination() if name is None else name
+    if name is None:
+        raise UsageError("to whom is not said", hint=f"give --to one of: {names}")
+    if name not in config.to:
+        raise UsageError(f"no destination is called {printable(name)}", hint=f"there are: {names}")
+    table = config.to[name]
+    if KINDS[kind_of(table)].needs_email and not config.email:
+        raise ConfigError(
+            f"{name} wants to know who reports: email of [report] is not set",
+            hint="set organisation, contact and email in [report] of config.toml",
+        )
+    return name, table

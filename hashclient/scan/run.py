@@ -1,0 +1,324 @@
+"""One run from found to shown: every outcome is recorded, then acted upon, and only then given out.
+
+Whoever iterates over a `Run`, the command line or a program that uses the library, gets an outcome
+when its match is on record, in the log, and dealt with as the policy says. However a run ends, what
+was found until then is recorded and logged exactly once, and the log has its end.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import itertools
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Protocol, Self
+
+import msgspec
+
+from hashclient.core.kinds import Kind
+from hashclient.core.model import Handled, Outcome, Recorded
+from hashclient.core.verdict import Summary
+from hashclient.errors import ExitCode, HashclientError, out_of_memory
+from hashclient.scan.recorder import RunRecord
+
+if TYPE_CHECKING:
+    from hashclient.reporting.report import Report
+    from hashclient.scan.actions import Responder
+    from hashclient.scan.engine import Progress
+    from hashclient.scan.sources.mounts import Mounts
+
+#: Outcomes are recorded in batches, at the latest when so many are waiting.
+BATCH = 512
+
+
+class Guard(Protocol):
+    """Holds signals back while something is done that must not be torn apart."""
+
+    def held(self) -> AbstractContextManager[None]:
+        """Let the first signal wait until the end of the block; a second one comes through."""
+
+    def barred(self) -> AbstractContextManager[None]:
+        """Let all signals wait until the end of the block, which ends by itself and soon."""
+
+    def last(self) -> AbstractContextManager[None]:
+        """Drop the first signal in the block, and after it all: the run ends anyway."""
+
+
+class Unguarded:
+    """The guard of a program that does not handle signals by exceptions: it does nothing."""
+
+    def held(self) -> AbstractContextManager[None]:
+        """Do nothing."""
+        return contextlib.nullcontext()
+
+    barred = last = held
+
+
+class Observer:
+    """Is called with what happens in a run besides outcomes; this one ignores it all."""
+
+    def progressed(self) -> None:
+        """An outcome has come, or time has passed."""
+
+    def failed(self, error: HashclientError) -> None:
+        """Something besides the inputs failed, such as writing the log; the run goes on."""
+
+    def file_system_changed(self, path: str) -> None:
+        """Another file system than before is mounted at `path`."""
+
+    def prepared(self, report: Report) -> None:
+        """A report that the policy asks for is prepared."""
+
+    def ending(self, run: Run) -> None:
+        """All is recorded and logged, and the summary is complete; signals are still held back."""
+
+
+class FrontEnd(msgspec.Struct, frozen=True):
+    """How a run is tied to whoever shows it; by default to nobody.
+
+    `stops` are exceptions by which a signal ends the run early, with the exit codes that they stand
+    for: such a run comes to a regular end, so that `summary.stopped` alone says so. Any other
+    interruption goes on to the caller.
+    """
+
+    guard: Guard = msgspec.field(default_factory=Unguarded)
+    observer: Observer = msgspec.field(default_factory=Observer)
+    stops: Mapping[type[BaseException], ExitCode] = msgspec.field(default_factory=dict)
+
+
+class Run(Iterator[Handled]):
+    """The outcomes of one scan or lookup, each recorded and acted upon; then its summary.
+
+    It can be iterated over once. Use it as a context manager, or call `close`, to end it early.
+    """
+
+    def __init__(
+        self,
+        outcomes: Generator[Outcome | Progress],
+        recorder: RunRecord,
+        summary: Summary,
+        *,
+        arguments: Sequence[str] = (),
+        actions: Responder | None = None,
+        front: FrontEnd | None = None,
+    ) -> None:
+        """Handle `outcomes`, which keep `summary` up to date.
+
+        `arguments` are logged as those of the run.
+        """
+        front = front or FrontEnd()
+        self.summary = summary
+        #: What ended the stream of outcomes before its end, if anything did.
+        self.failure: HashclientError | None = None
+        self._outcomes = outcomes
+        self._recorder = recorder
+        self._arguments = arguments
+        self._actions = actions
+        self._guard, self._observer, self._stops = front.guard, front.observer, front.stops
+        #: What was found and is not recorded yet, and what is recorded and not given out yet.
+        self._waiting: list[Outcome] = []
+        self._ready: collections.deque[Recorded] = collections.deque()
+        self._found: collections.Counter[Kind] = collections.Counter()
+        self._is_over = False
+        self._cause: BaseException | None = None
+        self._results = self._handle()
+        self._next: list[Handled] = []
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """The verdict on what was found so far; final once all is iterated over."""
+        return self.summary.exit_code
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Handled:
+        """Return the next outcome.
+
+        Raises:
+            HashclientError: the run failed; after all that was found.
+        """
+        return self._next.pop() if self._next else next(self._results)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the run early, unless it is over: what was found is recorded and logged."""
+        self._results.close()
+
+    def interrupt(self, error: BaseException) -> None:
+        """Take an interruption that came while an outcome was dealt with as if it had come here.
+
+        What is left of a run that `stops` by it comes with the next iteration.
+
+        Raises:
+            BaseException: `error`, if the run was ending already or does not stop by it.
+        """
+        with contextlib.suppress(StopIteration):
+            self._next.append(self._results.throw(error))
+
+    def give_up(self, error: BaseException) -> None:
+        """End the run at once because of `error`; nothing more is given out.
+
+        What was found is recorded and logged, and counts.
+        """
+        self._cause = error
+        self._results.close()
+        self._give_up(error)
+
+    def _handle(self) -> Generator[Handled]:
+        ending: tuple[type[BaseException], ...]
+        ending = (KeyboardInterrupt, GeneratorExit, HashclientError, *self._stops)
+        try:
+            yield from self._gather()
+            # What ends the run anyway comes too late now.
+            with self._guard.last():
+                yield from self._flush()
+                self._settle()
+                self._finish()
+                with self._guard.barred():
+                    self._recorder.end()
+                self._observer.ending(self)
+                self._is_over = True
+        except ending as error:
+            # A second signal, while the end was told, or whoever iterates has had enough.
+            self._give_up(self._cause or error)
+            raise
+        if self.failure is not None:
+            raise self.failure
+
+    def _gather(self) -> Generator[Handled]:
+        """Give out outcomes as they come, until the last one, a signal or a failure."""
+        try:
+            # Whatever ends the loop, the workers end with it.
+            with contextlib.closing(self._outcomes):
+                # They are at work while the start is logged. Nothing is given out before it is, and
+                # what came first is not lost if a signal comes meanwhile.
+                first: list[Outcome | Progress] = []
+                try:
+                    first += itertools.islice(self._outcomes, 1)
+                finally:
+                    self._start(first)
+                for item in self._outcomes:
+                    if isinstance(item, Outcome):
+                        self._waiting.append(item)
+                    if len(self._waiting) >= BATCH or not isinstance(item, Outcome):
+                        yield from self._flush()
+                    self._observer.progressed()
+            yield from self._flush()
+        except tuple(self._stops) as error:
+            self.summary.stopped = self._code_of(error)
+        except (HashclientError, MemoryError) as error:
+            failure = out_of_memory() if isinstance(error, MemoryError) else error
+            self.failure = failure
+            self.summary.failed, self.summary.failure = failure.exit_code, failure.message
+
+    def _start(self, first: Sequence[Outcome | Progress]) -> None:
+        with self._guard.barred():
+            self._recorder.start(self._arguments)
+            self._waiting += (item for item in first if isinstance(item, Outcome))
+
+    def _flush(self) -> Generator[Handled]:
+        """Record what there is, act, and give it out.
+
+        Acting can take long and may be interrupted; then nothing is left out, only that no more is
+        done about it. Signals are held back while whoever iterates deals with an outcome.
+        """
+        with self._guard.held():
+            self._keep()
+            if self._actions is not None:
+                self._actions.want_reports(self._ready)
+            while self._ready and self._actions is None:
+                recorded = self._ready.popleft()
+                yield Handled(recorded.outcome, recorded.record)
+        while self._ready and self._actions is not None:
+            ended = self.summary.stopped is not None
+            handled = self._actions.respond(self._ready[0], ended=ended)
+            self._ready[0] = Recorded(self._ready[0].outcome, handled.record)
+            with self._guard.held():
+                self._ready.popleft()
+                yield handled
+
+    def _keep(self) -> None:
+        # A second signal, too, would have them recorded and logged again.
+        with self._guard.barred():
+            kept = self._recorder.keep(self._waiting)
+            self._found.update(recorded.outcome.kind for recorded in kept)
+            self._ready.extend(kept)
+            self._waiting.clear()
+
+    def _settle(self) -> None:
+        """Count as matches and conflicts what was recorded as such, and no more.
+
+        A signal may come when something was counted and is on its way to here.
+        """
+        if self.summary.stopped is not None:
+            for kind in (Kind.MATCH, Kind.CONFLICT):
+                self.summary.counts[kind] = self._found[kind]
+
+    def _finish(self) -> None:
+        """Prepare the reports that are wanted, and count what could not be done."""
+        if self._actions is None:
+            return
+        try:
+            for report in () if self.summary.stopped else self._actions.end():
+                self._observer.prepared(report)
+        except HashclientError as error:
+            self._observer.failed(error)
+            self.summary.fail(error)
+        self.summary.failed = self.summary.failed or self._actions.failed
+
+    def _give_up(self, error: BaseException) -> None:
+        if isinstance(error, HashclientError):
+            # Also what could not be written at the very end counts.
+            self.summary.failed, self.summary.failure = error.exit_code, error.message
+        if self._is_over:
+            return
+        self._is_over = True
+        if not isinstance(error, HashclientError):
+            self.summary.stopped = self.summary.stopped or self._code_of(error)
+        with self._guard.barred():
+            self._keep()
+            self._settle()
+            self._recorder.end()
+
+    def _code_of(self, error: BaseException) -> ExitCode:
+        """Return the exit code of what ended the run early; one that nobody names counts as ^C."""
+        codes = (code for kind, code in self._stops.items() if isinstance(error, kind))
+        return next(codes, ExitCode.INTERRUPTED)
+
+
+class Scan(Run):
+    """The outcomes of one scan: see `Run`. `progress` shows how far it has come."""
+
+    def __init__(
+        self,
+        outcomes: Generator[Outcome | Progress],
+        recorder: RunRecord,
+        progress: Progress,
+        mounts: Mounts,
+        *,
+        arguments: Sequence[str],
+        actions: Responder | None,
+        front: FrontEnd,
+    ) -> None:
+        super().__init__(
+            outcomes,
+            recorder,
+            progress.summary,
+            arguments=arguments,
+            actions=actions,
+            front=front,
+        )
+        self.progress = progress
+        self._mounts = mounts
+
+    @property
+    def is_mount_missing(self) -> bool:
+        """Whether a file system was missed that an earlier scan had seen; final in the end."""
+        return self._mounts.is_missing

@@ -1,0 +1,101 @@
+"""Work in a thread beside the one that waits for it.
+
+The threads are daemons: Ctrl-C must not wait for a pipe that gives nothing, nor for a server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from queue import SimpleQueue
+from threading import Semaphore, Thread
+from typing import Generic, TypeVar
+
+from hashclient.errors import StateError
+
+T = TypeVar("T")
+
+
+def start_thread(work: Callable[[], None], name: str) -> Thread:
+    """Run `work`, which raises nothing, in a thread of its own.
+
+    Raises:
+        StateError: the system has no room for one.
+    """
+    thread = Thread(target=work, name=f"hashclient-{name}", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError as error:  # "can't start new thread"
+        raise StateError(
+            "cannot start a thread",
+            hint="raise the limit of processes and threads (`ulimit -u`, `TasksMax=`) or of memory",
+        ) from error
+    return thread
+
+
+class Task(Generic[T]):
+    """One piece of work that has begun, and its result."""
+
+    def __init__(self, work: Callable[[], T], name: str) -> None:
+        """Begin `work`.
+
+        Raises:
+            StateError: the system has no room for a thread.
+        """
+        self._work = work
+        self._results: list[T] = []
+        self._error: BaseException | None = None
+        self._thread = start_thread(self._run, name)
+
+    def _run(self) -> None:
+        try:
+            self._results.append(self._work())
+        except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
+            self._error = error
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for at most so many seconds; return whether it is done."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def result(self) -> T:
+        """Wait for it to its end; return its result, or raise what it has raised."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._results[0]
+
+
+def ahead(items: Iterator[T], room: int) -> Generator[T]:
+    """Yield `items`, of which a thread makes up to `room` ahead of the one that is in use.
+
+    What making one raises is raised in its place. It pays where the time goes to libraries that
+    let other threads run.
+
+    Raises:
+        StateError: the system has no room for a thread.
+    """
+    ready: SimpleQueue[tuple[T] | BaseException | None] = SimpleQueue()
+    free = Semaphore(room)
+    wanted = True
+
+    def make() -> None:
+        try:
+            for item in items:
+                ready.put((item,))
+                free.acquire()
+                if not wanted:
+                    return
+            ready.put(None)
+        except BaseException as error:  # noqa: BLE001 - it is raised where the item would be
+            ready.put(error)
+
+    start_thread(make, "ahead")
+    try:
+        while (got := ready.get()) is not None:
+            if isinstance(got, BaseException):
+                raise got
+            free.release()
+            yield got[0]
+    finally:
+        wanted = False
+        free.release()

@@ -1,0 +1,190 @@
+"""Where everything is in a state directory: each path below it is named here and nowhere else.
+
+Whoever needs a path asks the `Layout` of the settings for it. `FILES` says what each file is for;
+a test holds the files of a real state against it, and `docs/operations.md` has it as a table.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from hashclient.system.files import TEMP_PREFIX
+
+STATE_NAME = "state.json"
+SEAL_KEY_NAME = "seal.key"
+MATCHES_NAME = "matches.db"
+INVENTORY_NAME = "inventory.db"
+MOUNTS_NAME = "mounts.json"
+#: In the folder of a list; the first of them in that of the known good files, too.
+MANIFEST_NAME = "manifest.json"
+STAGING_NAME = "staging.json"
+RUN_PREFIX = "run-"
+#: In the folder of the known good files.
+SOURCES_NAME = "sources.json"
+#: In the folder of a provider that is trusted, and in the folder of its metadata, as TUF names it.
+PINNED_ROOT_NAME = "pinned-root.json"
+TARGETS_NAME = "targets.json"
+TIMESTAMP_NAME = "timestamp.json"
+#: In the folder of the audit log.
+LOG_NAME = "log.jsonl"
+AUDIT_KEY_NAME = "key.pem"
+AUDIT_PUBLIC_KEY_NAME = "key.pub"
+#: In the folder of an item in quarantine.
+ITEM_NAME = "item.json"
+EVIDENCE_NAME = "evidence.age"
+#: In the folder of the quarantine or of all reports.
+ROOM_LOCK_NAME = "lock"
+PREPARE_LOCK_NAME = "prepare.lock"
+#: In the folder of a report.
+RECORD_NAME = "report.json"
+DOCUMENT_NAME = "document.json"
+SCHEMA_NAME = "schema.xsd"
+SEALED_DIR = "sealed"
+
+
+class Layout(msgspec.Struct, frozen=True):
+    """The paths below the state directory `root`. Nothing is read or made."""
+
+    root: Path
+
+    @property
+    def state(self) -> Path:
+        """The version of the whole, and which hashclient can read it."""
+        return self.root / STATE_NAME
+
+    @property
+    def backup(self) -> Path:
+        """What a migration that has not succeeded yet found."""
+        return self.root / "migration"
+
+    @property
+    def new_backup(self) -> Path:
+        """The same while it is being made or removed: nothing relies on it."""
+        return self.root / "migration.new"
+
+    @property
+    def lock(self) -> Path:
+        """The writers' lock."""
+        return self.root / "lock"
+
+    @property
+    def seal_key(self) -> Path:
+        """The key that seals digests, where no other is named."""
+        return self.root / SEAL_KEY_NAME
+
+    @property
+    def lists(self) -> Path:
+        """The sealed indexes, one folder a list."""
+        return self.root / "lists"
+
+    @property
+    def known_good(self) -> Path:
+        """The sealed index of known good files."""
+        return self.root / "known-good"
+
+    @property
+    def trust(self) -> Path:
+        """What is trusted, one folder a provider."""
+        return self.root / "trust"
+
+    def provider(self, name: str) -> Path:
+        """Return the folder of what is trusted of a provider: the pinned root, and metadata."""
+        return self.trust / name
+
+    def pinned_root(self, provider: str) -> Path:
+        """Return the root of trust that was pinned for a provider."""
+        return self.provider(provider) / PINNED_ROOT_NAME
+
+    def metadata(self, provider: str) -> Path:
+        """Return the folder of the verified metadata of a provider.
+
+        It is apart from the pinned root, for a file in there may have the name of any role.
+        """
+        return self.provider(provider) / "metadata"
+
+    @property
+    def matches(self) -> Path:
+        """The record of matches."""
+        return self.root / MATCHES_NAME
+
+    @property
+    def inventory(self) -> Path:
+        """What scans remember of files."""
+        return self.root / INVENTORY_NAME
+
+    @property
+    def mounts(self) -> Path:
+        """What scans remember of mounted file systems."""
+        return self.root / MOUNTS_NAME
+
+    @property
+    def mounts_lock(self) -> Path:
+        """The lock of whoever changes that."""
+        return self.root / "mounts.lock"
+
+    @property
+    def audit(self) -> Path:
+        """The audit log and its keys."""
+        return self.root / "audit"
+
+    @property
+    def quarantine(self) -> Path:
+        """The sealed files that were taken away, one folder an item."""
+        return self.root / "quarantine"
+
+    @property
+    def reports(self) -> Path:
+        """Reports: those that wait, and those that were sent, one folder each."""
+        return self.root / "reports"
+
+
+_NAME = r"[a-z0-9][a-z0-9._-]*"
+_ID = r"[a-z0-9]{10}"
+
+#: What each file is, by a pattern of its path below the state directory.
+FILES: Mapping[str, str] = {
+    r"config\.toml": "the configuration, where --state-dir was given and --config was not",
+    r"state\.json": "the version of the whole",
+    r"lock": "the writers' lock: fetch and init",
+    r"migration(\.new)?/.+": "backup of a migration that has not succeeded yet",
+    r"seal\.key": "the key that seals digests",
+    rf"lists/{_NAME}/manifest\.json": "the generation of a list that is here, and its runs",
+    rf"lists/{_NAME}/run-[0-9]+": "tags of a list, sorted",
+    rf"lists/{_NAME}/staging\.json": "what an interrupted fetch goes on with",
+    r"known-good/sources\.json": "the known good files that were read, and their runs",
+    r"known-good/run-[0-9]+": "tags of known good files, sorted",
+    rf"trust/{_NAME}/pinned-root\.json": "the root of trust that was pinned",
+    rf"trust/{_NAME}/metadata/.+": "the provider's verified metadata, as python-tuf keeps it",
+    r"audit/log\.jsonl": "the audit log",
+    r"audit/key\.(pem|pub)": "the key that signs it",
+    r"matches\.db(-journal)?": "the record of matches",
+    r"inventory\.db(-wal|-shm)?": "the inventory: what scans remember of files",
+    r"mounts\.json": "which file systems were mounted",
+    r"mounts\.lock": "the lock of whoever changes that",
+    r"quarantine/lock": "the lock of whoever changes the quarantine",
+    rf"quarantine/{_ID}/item\.json": "what is known of a file that was taken away",
+    rf"quarantine/{_ID}/evidence\.age": "that file, sealed",
+    r"reports/lock": "the lock of whoever changes a report",
+    r"reports/prepare\.lock": "the lock of whoever prepares one",
+    rf"reports/r-{_ID}/report\.json": "how far a report has come",
+    rf"reports/r-{_ID}/document\.json": "what is reported",
+    rf"reports/r-{_ID}/schema\.xsd": "the schema of the service that it goes to",
+    rf"reports/r-{_ID}/sealed/.+": "evidence that is not in quarantine, sealed for a package",
+}
+
+
+def purpose_of(path: str) -> str | None:
+    """Return what the file at `path` is for, relative to the state directory; None if unknown.
+
+    Unfinished files, whose writers were killed, count as known.
+    """
+    if any(part.startswith(TEMP_PREFIX) for part in path.split("/")):
+        return "unfinished: the next writer removes it"
+    for pattern, purpose in FILES.items():
+        if re.fullmatch(pattern, path):
+            return purpose
+    return None

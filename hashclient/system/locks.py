@@ -1,0 +1,82 @@
+"""Locks on files, between processes: the kernel frees them when a process ends, however it does."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from hashclient.errors import LockedError
+from hashclient.system.files import state_error
+from hashclient.system.text import printable
+
+#: Between two looks at a lock that somebody else holds: at first, and in the end.
+FIRST_PAUSE_S = 0.001
+LAST_PAUSE_S = 0.02
+
+
+def acquire(fd: int, *, shared: bool = False, wait_s: float = 0.0) -> bool:
+    """Lock an open file for this process alone or, with `shared`, for all that only read.
+
+    Return False if others have kept it locked for `wait_s`. Closing the file unlocks it.
+
+    Raises:
+        OSError: it cannot be locked; not every file system has locks.
+    """
+    deadline = time.monotonic() + wait_s
+    pause_s = FIRST_PAUSE_S
+    while True:
+        try:
+            fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+        else:
+            return True
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, LAST_PAUSE_S)
+
+
+def release(fd: int) -> None:
+    """Unlock an open file that stays open.
+
+    Raises:
+        OSError: it cannot be unlocked.
+    """
+    fcntl.flock(fd, fcntl.LOCK_UN)
+
+
+@contextlib.contextmanager
+def writer_lock(
+    path: Path, *, wait_s: float = 0.0, busy: str | None = None, hint: str | None = None
+) -> Iterator[None]:
+    """Hold the lock file `path`, which is made if need be, alone.
+
+    `busy` and `hint` are what to tell when another process holds it, in place of what fits a state
+    directory.
+
+    Raises:
+        LockedError: another process holds it, for longer than `wait_s`.
+        StateError: it cannot be opened or locked.
+    """
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise state_error("cannot open lock", path, error) from error
+    try:
+        try:
+            held = acquire(fd, wait_s=wait_s)
+        except OSError as error:
+            raise state_error("cannot lock", path, error) from error
+        if not held:
+            where = printable(path.parent)
+            raise LockedError(
+                busy or f"another hashclient is writing to this state: {where}",
+                hint=hint or "wait until it has finished, or use another --state-dir",
+            )
+        yield
+    finally:
+        os.close(fd)

@@ -1,0 +1,38 @@
+"""Formats with a version in their name, such as `hashclient-index/1`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from hashclient.errors import StateError
+from hashclient.system.text import printable
+
+
+def is_newer(format_: str, known: str) -> bool:
+    """Tell whether `format_` is a later version of the format `known`."""
+    name, _, version = format_.rpartition("/")
+    known_name, _, known_version = known.rpartition("/")
+    digits = version.isascii() and version.isdecimal() and len(version) <= len("999999999")
+    return name == known_name and digits and int(version) > int(known_version)
+
+
+def format_of(document: bytes) -> str:
+    """Return what a JSON object calls its `format`, whatever else is in it; nothing is no name."""
+    try:
+        return msgspec.json.decode(document, type=_Any).format
+    except (ValueError, RecursionError):
+        return ""
+
+
+class _Any(msgspec.Struct, frozen=True):
+    format: str = ""
+
+
+def newer(path: Path) -> StateError:
+    """Return the error that says that a later version of this program wrote a file."""
+    return StateError(
+        f"a newer hashclient has written it: {printable(path)}",
+        hint="use that version; nothing was changed",
+    )

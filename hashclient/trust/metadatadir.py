@@ -1,0 +1,102 @@
+"""The directory in which python-tuf keeps metadata: swept before it looks, synced after it wrote.
+
+A role's metadata has the role's name there, and earlier roots have a folder of their own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from tuf.api.metadata import Metadata, Signed
+
+from hashclient.system.files import (
+    MAX_STATE_BYTES,
+    fsync_dir,
+    make_private_dir,
+    read_regular,
+    state_error,
+)
+from hashclient.system.strictjson import parse_json
+
+#: No metadata is longer, whatever length is signed for it: it is held in memory and parsed there.
+#: python-tuf's own caps are below it, but count only where no length is signed.
+MAX_METADATA_BYTES = 8 << 20
+
+
+class MetadataDir:
+    """What python-tuf has written; it belongs to it, so nothing is changed here but removed."""
+
+    def __init__(self, path: Path) -> None:
+        """Make the directory, and remove what python-tuf is not to find there.
+
+        Raises:
+            StateError: it is not writable.
+        """
+        self.path = make_private_dir(path)
+        self._folders = (path, path / "root_history")
+        self._sweep()
+
+    def read(self, role: str) -> Signed:
+        """Return the metadata of a role, as python-tuf has verified and written it.
+
+        Raises:
+            OSError, RepositoryError: it cannot be read.
+        """
+        signed: Signed = Metadata.from_file(str(self.path / f"{role}.json")).signed
+        return signed
+
+    def read_root(self) -> bytes:
+        """Return the bytes of the newest root.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        return read_regular(self.path / "root.json", MAX_STATE_BYTES)
+
+    def make_durable(self) -> None:
+        """Make the metadata survive a power loss; python-tuf renames but does not sync.
+
+        Raises:
+            StateError: that fails.
+        """
+        try:
+            for folder in self._folders:
+                for path in folder.iterdir():
+                    if path.is_file() and not path.is_symlink():
+                        fd = os.open(path, os.O_RDONLY)
+                        try:
+                            os.fsync(fd)
+                        finally:
+                            os.close(fd)
+                fsync_dir(folder)
+        except OSError as error:
+            raise state_error("cannot sync", self.path, error) from error
+
+    def _sweep(self) -> None:
+        """Remove what python-tuf is not to find: it fetches again what is not there.
+
+        That is temporary files of killed runs, which it names `tmp` and at random, and metadata
+        that would be refused if it came from the provider.
+        """
+        for path in self.path.glob("tmp*"):
+            if path.suffix != ".json":
+                with contextlib.suppress(OSError):
+                    path.unlink()
+        for folder in self._folders:
+            for path in folder.glob("*.json"):
+                with contextlib.suppress(OSError):
+                    if not _is_strict(path):
+                        path.unlink()
+
+
+def _is_strict(path: Path) -> bool:
+    """Tell whether a file of the cache is metadata that the fetcher would let pass."""
+    if not path.is_file() or path.stat().st_size > MAX_METADATA_BYTES:
+        return False
+    try:
+        parse_json(path.read_bytes())
+    except ValueError:
+        return False
+    return True

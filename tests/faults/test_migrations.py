@@ -1,0 +1,325 @@
+"""A state directory that release 0.1.0 has left: it is brought forward, and everything in it works.
+
+Then the machinery by a step that really changes things, killed before each change of the disk, and
+with a disk that fails at each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import sqlite3
+import tarfile
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from fixtures.crash import Act, FailAt, in_child, kill_at, watched
+from fixtures.used_state import LISTED
+from hashclient.errors import StateError
+from hashclient.migrations import check, migrate, version
+from hashclient.migrations.check import check_state
+from hashclient.migrations.migrate import STEPS, Step, writing
+from hashclient.migrations.version import Version, read_version
+from hashclient.system.files import write_atomic
+from hashclient.system.layout import Layout, purpose_of
+from tests.support import Result, call, digests_of
+
+ARCHIVE = Path(__file__).parents[1] / "data" / "state-0.1.0.tar.xz"
+MOST = 200
+
+
+def unpacked(directory: Path) -> Layout:
+    """Unpack what 0.1.0 has left: `state`, and `officer.key`, which opens its quarantine."""
+    directory.mkdir(exist_ok=True)
+    with tarfile.open(ARCHIVE) as archive:
+        archive.extractall(directory, filter="tar")  # ours; that for data changes modes
+    return Layout(directory / "state")
+
+
+def on(layout: Layout, *args: object) -> Result:
+    return call("--state-dir", layout.root, *args)
+
+
+def check_all(layout: Layout) -> None:
+    """Check that everything in the state of 0.1.0 can be used, and that its log goes on."""
+    files = layout.root.parent / "files"
+    files.mkdir()
+    for name, data in LISTED.items():
+        (files / name).write_bytes(data)
+    (files / "clean.txt").write_bytes(b"nobody lists this")
+    logged = json.loads(on(layout, "audit", "verify", "--format", "json").out)["records"]
+    assert logged > 10
+
+    found = on(layout, "scan", "--format", "jsonl", files)
+    assert (found.code, found.err) == (10, "")
+    assert {Path(p).name: kind for p, kind in found.outcomes.items()} == {
+        **dict.fromkeys(LISTED, "match"),
+    }
+    assert found.summary["inputs"] == 3
+    assert on(layout, "lookup", *digests_of(LISTED["left.bin"])).code == 10
+    assert on(layout, "lookup", "0" * 64).code == 0
+    known = on(layout, "matches", "--format", "jsonl").lines
+    assert sorted(line["state"] for line in known) == ["found"] * 3 + ["quarantined"]
+
+    assert on(layout, "status").code == 0
+    assert on(layout, "inventory", "stats").code == 0
+    verified = on(layout, "quarantine", "verify")
+    assert verified.code == 0, verified
+    (item,) = json.loads(on(layout, "quarantine", "list", "--format", "json").out)["items"]
+    back = layout.root.parent / "back.bin"
+    officer = layout.root.parent / "officer.key"
+    how = ("--identity", officer, "--reason", "test", "--to", back, "--force")
+    restored = on(layout, "quarantine", "restore", item["id"], *how)
+    assert restored.code in {0, 3}, restored  # 3: an attribute that this disk does not keep
+    assert back.read_bytes() == LISTED["taken.bin"]
+    report = json.loads(on(layout, "report", "status", "--format", "json").out)
+    assert [entry["state"] for entry in report["reports"]] == ["prepared"]
+
+    log = json.loads(on(layout, "audit", "verify", "--format", "json").out)
+    assert log["records"] > logged
+    left = [p.relative_to(layout.root).as_posix() for p in layout.root.rglob("*") if p.is_file()]
+    assert [path for path in left if purpose_of(path) is None] == []
+
+
+def test_state_of_0_1_0_can_be_used_as_it_is(tmp_path: Path) -> None:
+    check_all(unpacked(tmp_path))
+
+
+def test_state_of_0_1_0_is_brought_forward_and_can_be_used(tmp_path: Path) -> None:
+    layout = unpacked(tmp_path)
+    with writing(layout):
+        assert read_version(layout) == Version(version.CURRENT, STEPS[-1].needs)
+    check_all(layout)
+
+
+def test_state_of_0_1_0_killed_at_each_change_while_it_is_brought_forward(tmp_path: Path) -> None:
+    layout = unpacked(tmp_path / "state")
+    before = contents(layout)
+    for number in range(1, MOST):
+        layout = unpacked(tmp_path / str(number))
+        ended = in_child(partial(taking, layout, kill_at(number)))
+        with writing(layout):
+            pass
+        assert read_version(layout).number == version.CURRENT
+        after = contents(layout)
+        assert {name: after[name] for name in before} == before
+        if ended == 0:
+            break
+    assert 2 < number < MOST
+    check_all(layout)
+
+
+def taking(layout: Layout, act: Act) -> None:
+    with watched(act), writing(layout):
+        pass
+
+
+def contents(layout: Layout) -> dict[str, bytes]:
+    """Return what a state directory holds; of a database, its rows: bytes may differ."""
+    found = {}
+    for path in sorted(layout.root.rglob("*")):
+        name = path.relative_to(layout.root).as_posix()
+        # A killed writer's unfinished files are swept by the next that writes to that folder.
+        if not path.is_file() or name.endswith(("-wal", "-shm", "-journal")) or "/.tmp-" in name:
+            continue
+        if path.suffix == ".db":
+            with contextlib.closing(sqlite3.connect(path)) as db:
+                pragma = db.execute("PRAGMA user_version").fetchone()
+                found[name] = repr([pragma, *db.iterdump()]).encode()
+        elif not path.name.startswith(".tmp-"):
+            found[name] = path.read_bytes()
+    return found
+
+
+def some_files(layout: Layout) -> Iterator[Path]:
+    yield layout.matches
+    yield from layout.reports.glob("r-*/report.json")
+    yield layout.root / "made.json"
+
+
+def change_some(layout: Layout) -> None:
+    """Change files of each kind, none of which would stand to be changed twice."""
+    for path in layout.reports.glob("r-*/report.json"):
+        document = json.loads(path.read_bytes())
+        assert "added" not in document
+        write_atomic(path, json.dumps(document | {"added": 1}).encode())
+    with contextlib.closing(sqlite3.connect(layout.matches, isolation_level=None)) as db:
+        db.execute("CREATE TABLE added (value)")
+        db.execute("UPDATE match SET state = state || '!'")
+        db.execute("PRAGMA user_version = 3")
+    assert not (layout.root / "made.json").exists()
+    write_atomic(layout.root / "made.json", b"{}")
+
+
+NEXT = version.CURRENT + 1
+TODAY = STEPS
+STEP = Step(NEXT, "9.9.9", some_files, change_some)
+
+
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this be a later release, whose state has one more version."""
+    monkeypatch.setattr(migrate, "STEPS", (*TODAY, STEP))
+    monkeypatch.setattr(check, "CURRENT", NEXT)
+    monkeypatch.setattr(check, "READABLE", NEXT)
+
+
+def go_on(layout: Layout, after: dict[str, bytes]) -> None:
+    """Check that any command goes on with what was begun, and that the next writer tidies up."""
+    check_state(layout)
+    now = contents(layout)
+    assert {name: now[name] for name in after} == after
+    with writing(layout):
+        pass
+    assert contents(layout) == after
+    assert not layout.backup.exists()
+    assert not layout.new_backup.exists()
+
+
+@pytest.fixture
+def before(tmp_path: Path) -> dict[str, bytes]:
+    return contents(unpacked(tmp_path / "before"))
+
+
+@pytest.fixture
+def after(tmp_path: Path, later: None) -> dict[str, bytes]:
+    layout = unpacked(tmp_path / "after")
+    check_state(layout)  # what every command does first
+    assert read_version(layout) == Version(NEXT, "9.9.9")
+    return contents(layout)
+
+
+def test_what_a_step_changes_and_leaves(before: dict[str, bytes], after: dict[str, bytes]) -> None:
+    changed = {name for name in after if after[name] != before.get(name)}
+    (report,) = (name for name in before if name.endswith("report.json"))
+    assert changed == {"matches.db", report, "made.json", "state.json"}
+    assert after.keys() == before.keys() | changed
+
+
+def test_a_kill_at_each_change_leaves_what_is_gone_on_with(
+    tmp_path: Path, after: dict[str, bytes]
+) -> None:
+    backups = 0
+    for number in range(1, MOST):
+        layout = unpacked(tmp_path / str(number))
+        ended = in_child(partial(taking, layout, kill_at(number)))
+        backups += layout.backup.exists()
+        go_on(layout, after)
+        if ended == 0:
+            break
+    assert 20 < number < MOST
+    assert backups > 5  # it was killed while it needed one
+
+
+def fail_in_the_middle(layout: Layout) -> StateError:
+    """Let a step fail when it has changed everything; return what is said of that."""
+
+    def change(layout: Layout) -> None:
+        change_some(layout)
+        raise StateError("the step has failed")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(migrate, "STEPS", (*TODAY, Step(NEXT, "9.9.9", some_files, change)))
+        with pytest.raises(StateError, match="the step has failed") as caught:
+            check_state(layout)
+    assert read_version(layout).migrating
+    return caught.value
+
+
+def test_a_kill_while_what_was_begun_is_taken_back(tmp_path: Path, after: dict[str, bytes]) -> None:
+    for number in range(1, MOST):
+        layout = unpacked(tmp_path / str(number))
+        fail_in_the_middle(layout)
+        ended = in_child(partial(taking, layout, kill_at(number)))
+        go_on(layout, after)
+        if ended == 0:
+            break
+    assert 20 < number < MOST
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+def test_a_disk_that_fails_at_each_change(
+    tmp_path: Path, after: dict[str, bytes], code: int
+) -> None:
+    for number in range(1, MOST):
+        layout = unpacked(tmp_path / str(number))
+        fail = FailAt(number, code)
+        with watched(fail), contextlib.suppress(StateError):
+            check_state(layout)
+        go_on(layout, after)
+        if not fail.fired:
+            break
+    assert 20 < number < MOST
+
+
+def test_the_release_before_takes_back_what_was_begun(
+    tmp_path: Path, before: dict[str, bytes], later: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = unpacked(tmp_path / "state")
+    error = fail_in_the_middle(layout)
+    assert f"what was there is kept in {layout.backup}" in (error.hint or "")
+    monkeypatch.undo()
+    check_state(layout)
+    assert read_version(layout).number == version.CURRENT
+    now = contents(layout)
+    now.pop("state.json")
+    assert now == before
+    check_all(layout)
+
+
+def test_a_damaged_backup_is_not_put_back(tmp_path: Path, later: None) -> None:
+    layout = unpacked(tmp_path / "state")
+    fail_in_the_middle(layout)
+    (layout.backup / "files.json").write_text("{")
+    for _ in range(2):
+        with pytest.raises(StateError, match="backup of an unfinished migration is damaged"):
+            check_state(layout)
+
+
+def test_every_command_refuses_a_newer_state_before_it_changes_anything(tmp_path: Path) -> None:
+    layout = unpacked(tmp_path / "state")
+    later = {"format": f"hashclient-state/{NEXT}", "needs": "9.9.9", "written_by": "9.9.9"}
+    layout.state.write_text(json.dumps(later))
+    before, names = contents(layout), {p.name for p in layout.root.iterdir()}
+    some, key, why = tmp_path / "some", layout.root.parent / "officer.key", ("--reason", "test")
+    some.mkdir()
+    for args in (
+        ("fetch",),
+        ("init", "https://127.0.0.1:1/", "--root", key, "--token-file", key),
+        ("status",),
+        ("scan", some),
+        ("lookup", "0" * 64),
+        ("matches",),
+        ("matches", "show", "bcdfghjkmn"),
+        ("matches", "close", "bcdfghjkmn", *why),
+        ("quarantine", "list"),
+        ("quarantine", "show", "bcdfghjkmn"),
+        ("quarantine", "verify"),
+        ("quarantine", "add", "bcdfghjkmn", *why),
+        ("quarantine", "hold", "bcdfghjkmn", *why),
+        ("quarantine", "release", "bcdfghjkmn", *why),
+        ("quarantine", "recover"),
+        ("quarantine", "restore", "bcdfghjkmn", "--identity", key, *why),
+        ("quarantine", "purge", "bcdfghjkmn", *why),
+        ("report", "prepare", "--all"),
+        ("report", "submit", "--all"),
+        ("report", "status"),
+        ("report", "acknowledge", "r-bcdfghjkmn", "--reference", "1"),
+        ("report", "retract", "r-bcdfghjkmn", *why),
+        ("inventory", "stats"),
+        ("inventory", "mounts"),
+        ("inventory", "prune"),
+        ("inventory", "forget", some),
+        ("audit", "show"),
+        ("audit", "verify"),
+        ("audit", "checkpoint"),
+    ):
+        result = on(layout, *args)
+        assert result.code == 8, (args, result)
+        assert "the state needs hashclient 9.9.9 or later" in result.err, (args, result)
+    assert contents(layout) == before
+    assert {p.name for p in layout.root.iterdir()} == names

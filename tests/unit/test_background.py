@@ -1,0 +1,94 @@
+"""Threads: what they make comes in order, and they end when nobody wants more."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from hashclient.errors import StateError, UsageError
+from hashclient.system import background
+from hashclient.system.background import Task, ahead
+
+ROOM = 2
+
+
+def test_what_is_made_ahead_comes_in_order() -> None:
+    assert list(ahead(iter(range(100)), ROOM)) == list(range(100))
+    assert list(ahead(map(str, ahead(iter(range(20)), ROOM)), ROOM)) == [str(n) for n in range(20)]
+    assert list(ahead(iter(()), ROOM)) == []
+
+
+def test_only_so_much_is_madeahead() -> None:
+    numbers = itertools.count()
+    made = ahead(numbers, ROOM)
+    assert [next(made) for _ in range(10)] == list(range(10))
+    made.close()
+    # Those that were taken, one for each that the room allows, and the one that found it full.
+    assert next(numbers) <= 10 + ROOM + 1
+
+
+def test_an_error_comes_after_what_was_made_before_it() -> None:
+    def failing() -> Iterator[int]:
+        yield from range(5)
+        raise UsageError("enough")
+
+    made = ahead(map(int, ahead(failing(), ROOM)), ROOM)
+    assert [next(made) for _ in range(5)] == list(range(5))
+    with pytest.raises(UsageError, match="enough"):
+        next(made)
+
+
+def test_nothing_goes_on_when_nobody_wants_more() -> None:
+    closed = threading.Event()
+
+    def endless() -> Iterator[int]:
+        try:
+            yield from itertools.count()
+        finally:
+            closed.set()
+
+    made = ahead(map(int, ahead(endless(), ROOM)), ROOM)
+    assert next(made) == 0
+    made.close()
+    del made
+    assert closed.wait(10)
+
+
+def test_a_task_gives_its_result_or_what_it_has_raised() -> None:
+    begun, free = threading.Event(), threading.Event()
+
+    def work() -> int:
+        begun.set()
+        assert free.wait(10)
+        return 7
+
+    task = Task(work, "test")
+    assert begun.wait(10) and not task.wait(0)
+    free.set()
+    assert task.wait(10)
+    assert (task.result(), task.result()) == (7, 7)
+
+    def failing() -> None:
+        raise UsageError("enough")
+
+    with pytest.raises(UsageError, match="enough"):
+        Task(failing, "test").result()
+
+
+class NoThread(threading.Thread):
+    """A thread for which the system has no room."""
+
+    def start(self) -> None:
+        raise RuntimeError("can't start new thread")
+
+
+def test_no_room_for_a_thread_is_an_error_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background, "Thread", NoThread)
+    with pytest.raises(StateError, match="cannot start a thread") as caught:
+        next(ahead(iter(range(3)), ROOM))
+    assert "ulimit -u" in (caught.value.hint or "")
+    with pytest.raises(StateError, match="cannot start a thread"):
+        Task(int, "test")

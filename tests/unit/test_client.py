@@ -1,0 +1,110 @@
+"""The client as programs use it: whole ways, without a command line."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import pytest
+
+from hashclient import Client, ConfigError, ExitCode, Kind, StateError, UsageError
+from hashclient.audit import log as audit_log
+from tests.support import Site, csv_of, digests_of, make_state, write_tree
+
+LISTED = b"a file that is listed"
+POLICY = '[[policy]]\nactions = ["report"]\n[report.to.police]\nkind = "package"\n'
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    return make_state(tmp_path / "site", {"base": csv_of({"e-1": LISTED})})
+
+
+def test_a_scan_in_this_process_forks_nothing(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forked() -> None:
+        raise AssertionError("a process was forked")
+
+    tree = write_tree(tmp_path / "t", {f"d{n}/f": LISTED for n in range(600)})
+    monkeypatch.setattr(os, "fork", forked)
+    with Client(state).scan(tree, jobs=0) as run:
+        assert sum(handled.record is not None for handled in run) == 600
+    assert run.exit_code is ExitCode.MATCH
+    assert run.progress.summary is run.summary and not run.is_mount_missing
+
+
+def test_the_state_directory_can_be_given_as_text_and_paths_too(
+    state: Path, tmp_path: Path
+) -> None:
+    write_tree(tmp_path, {"a": LISTED, "b": b"clean"})
+    run = Client(str(state)).scan(str(tmp_path / "a"), tmp_path / "b", show_clean=True)
+    assert {handled.outcome.kind for handled in run} == {Kind.MATCH, Kind.CLEAN}
+
+
+def test_only_telling_does_nothing(state: Path, tmp_path: Path) -> None:
+    with (state / "config.toml").open("a") as config:
+        config.write(f'{POLICY}directory = "{tmp_path}"\nrecipients = []\n')
+    write_tree(tmp_path, {"a": LISTED})
+    (told,) = Client(state).scan(tmp_path / "a", only_tell=True)
+    assert [acted.done for acted in told.acted] == [None]
+    (recorded,) = Client(state).scan(tmp_path / "a", act=False)
+    assert recorded.acted == ()
+
+
+def test_a_lookup_of_digests_files_and_a_stream(state: Path, tmp_path: Path) -> None:
+    sums = tmp_path / "sums"
+    sums.write_text(f"{digests_of(LISTED)[0]}  named\n")
+    stream = io.BytesIO(digests_of(b"other")[2].encode())
+    run = Client(state).lookup(
+        digests_of(LISTED)[2], files=[sums, "-"], stdin=stream, show_clean=True
+    )
+    kinds = [(handled.outcome.kind, handled.record) for handled in run]
+    assert kinds == [(Kind.MATCH, None), (Kind.MATCH, None), (Kind.CLEAN, None)]
+    (start,) = audit_log.read(state / "audit", event="lookup-start")
+    assert start.data["arguments"] == ["1 digests", str(sums), "-"]
+
+
+def test_a_file_that_cannot_be_looked_up_is_raised_after_the_others(
+    state: Path, tmp_path: Path
+) -> None:
+    run = Client(state).lookup(digests_of(LISTED)[2], files=[tmp_path / "gone"])
+    assert next(run).outcome.kind is Kind.MATCH
+    with pytest.raises(UsageError, match=r"cannot read .*gone"):
+        next(run)
+    assert run.exit_code is ExitCode.MATCH_ATTENTION
+
+
+def test_what_cannot_be_begun_is_an_error_at_once(state: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="nothing to scan"):
+        Client(state).scan()
+    with pytest.raises(UsageError, match="nothing to look up"):
+        Client(state).lookup()
+    with pytest.raises((StateError, ConfigError)):
+        Client(tmp_path / "empty").scan(tmp_path)
+    (state / "config.toml").write_text("nonsense = 1\n")
+    with pytest.raises(ConfigError, match="nonsense"):
+        Client(state)
+
+
+def test_a_fetch_says_what_became_of_each_list(tmp_path: Path) -> None:
+    drawn: list[tuple[str, int, int]] = []
+    with Site(tmp_path) as site:
+        site.publish(csv_of({"e-1": LISTED}))
+        site.publish(csv_of({"e-2": LISTED}), "other")
+        assert site.call(*site.init_arguments()).code == 0
+        client = Client(site.state)
+        (first,) = client.fetch("other", progress=lambda *now: drawn.append(now))
+        assert (first.list_name, first.generation, first.changed) == ("other", 1, True)
+        assert {name for name, _, _ in drawn} == {"other"}
+        found = {fetched.list_name: fetched.changed for fetched in client.fetch()}
+        assert found == {"baseline": True, "other": False}
+        with pytest.raises(UsageError, match="no list to fetch is called gone"):
+            list(client.fetch("gone"))
+    status = client.status(verify=True)
+    assert [(entry.name, entry.usable) for entry in status.lists] == [
+        ("baseline", True),
+        ("other", True),
+    ]
+    assert status.exit_code is ExitCode.OK

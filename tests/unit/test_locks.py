@@ -1,0 +1,82 @@
+"""Locks between processes: alone or shared, at once or after waiting, and told in fitting words."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hashclient.errors import LockedError
+from hashclient.system import locks
+from hashclient.system.locks import acquire, release, writer_lock
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Iterator[tuple[int, int]]:
+    """The same file, opened twice: locks are of the opening, not of the process."""
+    fds = [os.open(tmp_path / "lock", os.O_RDWR | os.O_CREAT, 0o600) for _ in range(2)]
+    yield fds[0], fds[1]
+    for fd in fds:
+        os.close(fd)
+
+
+@pytest.mark.parametrize(
+    ("first_shared", "second_shared", "both"),
+    [(False, False, False), (False, True, False), (True, False, False), (True, True, True)],
+)
+def test_who_locks_a_file_beside_whom(
+    two: tuple[int, int], first_shared: bool, second_shared: bool, both: bool
+) -> None:
+    first, second = two
+    assert acquire(first, shared=first_shared)
+    assert acquire(second, shared=second_shared) is both
+    release(first)
+    assert acquire(second, shared=second_shared)
+
+
+def test_who_waits_gets_it_once_it_is_free(two: tuple[int, int]) -> None:
+    first, second = two
+    assert acquire(first)
+    timer = threading.Timer(0.05, release, [first])
+    timer.start()
+    assert acquire(second, wait_s=30)
+    timer.join()
+
+
+def test_who_waits_in_vain_waits_no_longer(
+    two: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = two
+    assert acquire(first)
+    pauses: list[float] = []
+    now = 100.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        pauses.append(seconds)
+        now += seconds
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    assert not acquire(second, wait_s=1)
+    assert pauses[0] == locks.FIRST_PAUSE_S
+    assert max(pauses) == locks.LAST_PAUSE_S
+    assert 1 <= sum(pauses) < 1 + 2 * locks.LAST_PAUSE_S
+
+
+def test_what_is_told_fits_what_is_locked(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with writer_lock(path):
+        with pytest.raises(LockedError, match="writing to this state") as caught, writer_lock(path):
+            pass
+        assert caught.value.hint == "wait until it has finished, or use another --state-dir"
+        with (
+            pytest.raises(LockedError, match=r"^reports are busy$") as caught,
+            writer_lock(path, busy="reports are busy", hint="wait"),
+        ):
+            pass
+        assert caught.value.hint == "wait"

@@ -1,0 +1,175 @@
+"""State of every version: what it is, that a newer one is refused, and the table of formats."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from hashclient import __version__
+from hashclient.audit import record
+from hashclient.config import Config, Settings
+from hashclient.errors import LockedError, StateError
+from hashclient.fetch.build import _Staging
+from hashclient.fetch.guard import _Sources
+from hashclient.index import run
+from hashclient.index.reader import MANIFEST_FORMAT, load_manifest
+from hashclient.matches import tables
+from hashclient.migrations import version
+from hashclient.migrations.check import check_state
+from hashclient.migrations.formats import FORMATS
+from hashclient.migrations.migrate import STEPS, writing
+from hashclient.migrations.version import Version, read_version, write_version
+from hashclient.quarantine import item
+from hashclient.reporting import document, report
+from hashclient.scan import cache
+from hashclient.scan.sources import mounts
+from hashclient.session import Session
+from hashclient.system.layout import Layout
+from hashclient.system.locks import writer_lock
+from hashclient.system.versions import is_newer
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    return Layout(tmp_path / "state")
+
+
+def test_the_table_of_formats_says_what_the_modules_write() -> None:
+    versions = {entry.files: entry.version for entry in FORMATS}
+    assert versions == {
+        "`state.json`": f"{version.FORMAT}/{version.CURRENT}",
+        "`lists/*/manifest.json`": MANIFEST_FORMAT,
+        "`lists/*/run-*`, `known-good/run-*`": str(run.RUN_MAGIC[6]),
+        "`lists/*/staging.json`": _Staging.__struct_defaults__[-1],
+        "`known-good/sources.json`": _Sources.__struct_defaults__[-1],
+        "`trust/*/`": "1",
+        "`matches.db`": str(tables._VERSION),
+        "`inventory.db`": str(cache._VERSION),
+        "`mounts.json`": mounts.FORMAT,
+        "`audit/log.jsonl`": record.FORMAT,
+        "`quarantine/*/item.json`": item.FORMAT,
+        "`quarantine/*/evidence.age`": "1",
+        "`reports/*/report.json`": report.Report.__struct_defaults__[0],
+        "`reports/*/document.json`": document.FORMAT,
+        "`seal.key`, `audit/key.*`": "1",
+    }
+
+
+def test_the_document_shows_the_table() -> None:
+    text = (ROOT / "docs/operations.md").read_text()
+    for entry in FORMATS:
+        row = f"| {entry.files} | {entry.version} | {entry.stands} | {entry.before} |"
+        assert row in text, row
+
+
+def test_the_steps_lead_to_today_one_by_one() -> None:
+    assert [step.version for step in STEPS] == list(range(1, version.CURRENT + 1))
+    needed = [step.version for step in STEPS if not step.readable]
+    assert max(needed, default=0) == version.READABLE
+    # What a state needs is no later version than the one that writes it.
+    assert all(step.needs <= __version__ for step in STEPS)
+
+
+def test_a_state_that_is_not_there_is_left_so(layout: Layout) -> None:
+    check_state(layout)
+    assert read_version(layout) == Version()
+    assert not layout.root.exists()
+
+
+def test_state_without_a_version_is_0_until_somebody_writes(layout: Layout) -> None:
+    layout.root.mkdir()
+    check_state(layout)
+    assert list(layout.root.iterdir()) == []
+    with writing(layout):
+        assert read_version(layout) == Version(version.CURRENT, STEPS[-1].needs)
+    document = json.loads(layout.state.read_bytes())
+    assert document["format"] == f"hashclient-state/{version.CURRENT}"
+    assert (document["needs"], document["written_by"]) == ("0.1.0", __version__)
+    assert layout.state.stat().st_mode & 0o777 == 0o600
+    before = layout.state.stat()
+    with writing(layout):  # nothing to do, and nothing is done
+        assert layout.state.stat() == before
+
+
+def test_a_newer_state_is_refused_with_the_version_that_it_needs(layout: Layout) -> None:
+    layout.root.mkdir()
+    write_version(layout, Version(version.CURRENT + 1, "7.3.0"))
+    settings = Settings(layout.root, layout.root / "config.toml", None, Config())
+    for use in (lambda: check_state(layout), lambda: Session(settings), writing(layout).__enter__):
+        with pytest.raises(StateError, match=r"needs hashclient 7\.3\.0 or later") as caught:
+            use()
+        assert "nothing was changed" in (caught.value.hint or "")
+    assert {path.name for path in layout.root.iterdir()} <= {"state.json", "lock"}
+
+
+def test_a_version_may_say_more_than_is_known(layout: Layout) -> None:
+    layout.root.mkdir()
+    text = '{"format": "hashclient-state/1", "needs": "0.1.0", "written_by": "0.9", "more": [1]}'
+    layout.state.write_text(text)
+    assert read_version(layout) == Version(1, "0.1.0")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{", "[]", "{}", "null", '{"format": "hashclient-state/1"}', "[" * 100_000),
+        '{"format": "hashclient-state/x", "needs": "1", "written_by": "1"}',
+        '{"format": "hashclient-state/01", "needs": "1", "written_by": "1"}',
+        '{"format": "hashclient-index/1", "needs": "1", "written_by": "1"}',
+    ],
+)
+def test_a_damaged_version_is_an_error(layout: Layout, text: str) -> None:
+    layout.root.mkdir()
+    layout.state.write_text(text)
+    with pytest.raises(StateError, match="version of the state is damaged"):
+        check_state(layout)
+
+
+def test_a_pipe_in_place_of_the_version_holds_nobody_up(layout: Layout) -> None:
+    layout.root.mkdir()
+    os.mkfifo(layout.state)
+    with pytest.raises(StateError, match="not a regular file"):
+        check_state(layout)
+
+
+def test_a_version_that_may_not_be_read_is_an_error(layout: Layout) -> None:
+    layout.state.mkdir(parents=True)
+    with pytest.raises(StateError, match="cannot read the version"):
+        check_state(layout)
+
+
+def test_who_writes_holds_the_lock(layout: Layout) -> None:
+    with writing(layout), pytest.raises(LockedError), writer_lock(layout.lock):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("format_", "newer"),
+    [
+        *(("a/2", False), ("a/3", True), ("a/10", True), ("a/1", False), ("b/3", False)),
+        *(("a/", False), ("a", False), ("", False), ("a/3x", False), ("a/" + "9" * 5000, False)),
+    ],
+)
+def test_which_versions_are_newer(format_: str, newer: bool) -> None:
+    assert is_newer(format_, "a/2") is newer
+
+
+@pytest.mark.parametrize("text", ['{"format": "hashclient-index/2"}', '{"format":'])
+def test_a_newer_manifest_is_told_from_a_damaged_one(tmp_path: Path, text: str) -> None:
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(StateError) as caught:
+        load_manifest(tmp_path)
+    assert ("newer hashclient" in caught.value.message) is ("2" in text)
+    assert isinstance(caught.value, run.DamagedError) is ("2" not in text)
+
+
+def test_a_newer_record_of_matches_is_not_to_be_moved_away(tmp_path: Path) -> None:
+    with tables.MatchStore(tmp_path) as store:
+        store._db.execute(f"PRAGMA user_version = {tables._VERSION + 1}")
+    with pytest.raises(StateError, match="newer hashclient has written it"):
+        tables.MatchStore(tmp_path)

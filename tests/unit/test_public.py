@@ -1,0 +1,38 @@
+"""What the package names as public: it is there, it is lazy, and nothing else is."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import hashclient
+from hashclient.cli.main import COMMANDS, WITHOUT_DEFAULTS
+from hashclient.client import COMMAND_TABLES
+
+
+@pytest.mark.parametrize("name", hashclient.__all__)
+def test_every_public_name_is_there(name: str) -> None:
+    value = getattr(hashclient, name)
+    assert getattr(value, "__name__", name) == name
+    assert name in dir(hashclient)
+
+
+def test_nothing_else_is() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = hashclient.nonsense  # type: ignore[attr-defined]
+
+
+def test_importing_it_loads_nothing_else() -> None:
+    code = (
+        "import sys; before = set(sys.modules); import hashclient; print(set(sys.modules) - before)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout == "{'hashclient'}\n"
+
+
+def test_a_client_reads_past_the_defaults_of_commands() -> None:
+    assert frozenset(COMMANDS) - WITHOUT_DEFAULTS == COMMAND_TABLES

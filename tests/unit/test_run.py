@@ -1,0 +1,236 @@
+"""A run: recorded, acted upon, and only then given out, however it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hashclient.audit import log as audit_log
+from hashclient.config import Config, Settings
+from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Kind
+from hashclient.core.model import Handled, Hit, Outcome
+from hashclient.core.verdict import Summary
+from hashclient.errors import AuditError, ExitCode, HashclientError, StateError
+from hashclient.matches.store import Matches
+from hashclient.scan.engine import Progress
+from hashclient.scan.recorder import RunRecord
+from hashclient.scan.run import FrontEnd, Observer, Run
+from hashclient.session import Session
+from hashclient.system.layout import MATCHES_NAME
+
+NOW = datetime(2026, 5, 1, tzinfo=UTC)
+HIT = Hit("base", "e-1", "synthetic", 3, (Algorithm.MD5,), complete=True)
+TAGS = {Algorithm.MD5: bytes(16)}
+
+
+def match(path: str) -> Outcome:
+    return Outcome(Kind.MATCH, path, 4, hits=(HIT,), tags=TAGS)
+
+
+class Watching(Observer):
+    """Notes what it is called with."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.failures: list[HashclientError] = []
+
+    def progressed(self) -> None:
+        self.calls.append("progressed")
+
+    def failed(self, error: HashclientError) -> None:
+        self.failures.append(error)
+
+    def ending(self, run: Run) -> None:
+        self.calls.append(f"ending {int(run.exit_code)}")
+
+
+class Blocks:
+    """A guard that notes in which blocks something is."""
+
+    def __init__(self) -> None:
+        self.open: list[str] = []
+
+    @contextmanager
+    def _block(self, name: str) -> Iterator[None]:
+        self.open.append(name)
+        try:
+            yield
+        finally:
+            self.open.remove(name)
+
+    def held(self) -> AbstractContextManager[None]:
+        return self._block("held")
+
+    def barred(self) -> AbstractContextManager[None]:
+        return self._block("barred")
+
+    def last(self) -> AbstractContextManager[None]:
+        return self._block("last")
+
+
+class World:
+    """A state directory without lists, and what runs leave in it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        settings = Settings(directory, directory / "config.toml", None, Config())
+        self.session = Session(settings, now=lambda: NOW)
+        self.is_closed = False
+
+    def run(self, items: Sequence[Outcome | BaseException | None], **front: Any) -> Run:
+        """Return a run of outcomes; None is time that passes, and an exception is raised."""
+        summary = Summary(())
+        progress = Progress(summary)
+
+        def found() -> Generator[Outcome | Progress]:
+            try:
+                for item in items:
+                    if isinstance(item, BaseException):
+                        raise item
+                    if item is not None:
+                        summary.add(item)
+                    yield item or progress
+            finally:
+                self.is_closed = True
+
+        observer = front.get("observer", Observer())
+        recorder = RunRecord(self.session, "scan", summary, "key", on_failure=observer.failed)
+        return Run(found(), recorder, summary, arguments=["/srv"], front=FrontEnd(**front))
+
+    def logged(self) -> list[str]:
+        return [r.event for r in audit_log.read(self.directory / "audit") if r.event != "genesis"]
+
+    def end(self) -> Any:
+        (record,) = audit_log.read(self.directory / "audit", event="scan-end")
+        return record.data
+
+    def remembered(self) -> list[str]:
+        with Matches(self.directory, create=False) as matches:
+            return [found.path for found in matches.find()]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def paths(found: Sequence[Handled]) -> list[str]:
+    return [handled.outcome.path for handled in found]
+
+
+def test_what_is_given_out_is_on_record_and_in_the_log(world: World) -> None:
+    blocks, watching = Blocks(), Watching()
+    run = world.run([match("/a"), None, match("/b")], guard=blocks, observer=watching)
+    seen = []
+    for handled in run:
+        assert "held" in blocks.open and "barred" not in blocks.open
+        assert handled.record is not None
+        assert handled.outcome.path in world.remembered()
+        seen.append(handled)
+        assert world.logged().count("match") >= len(seen)
+    assert paths(seen) == ["/a", "/b"]
+    assert world.logged() == ["scan-start", "match", "match", "scan-end"]
+    assert (run.exit_code, world.end()["exit_code"]) == (ExitCode.MATCH, 10)
+    assert watching.calls == ["progressed", "progressed", "ending 10"]
+    assert world.is_closed and blocks.open == []
+
+
+def test_nothing_is_done_before_it_is_asked_for(world: World) -> None:
+    world.run([match("/a")]).close()
+    assert not (world.directory / "audit").exists()
+    assert not (world.directory / MATCHES_NAME).exists()
+
+
+def test_leaving_early_records_what_was_found_and_says_so(world: World) -> None:
+    with world.run([match("/a"), match("/b"), None, match("/c")]) as run:
+        assert next(run).outcome.path == "/a"
+    assert world.is_closed
+    assert world.remembered() == ["/a", "/b"]
+    assert world.logged() == ["scan-start", "match", "match", "scan-end"]
+    assert (world.end()["interrupted"], world.end()["match"]) == (True, 2)
+    assert run.summary.stopped is ExitCode.INTERRUPTED
+    assert run.exit_code is ExitCode.MATCH_ATTENTION
+    assert list(run) == []
+
+
+def test_an_interruption_that_nobody_named_goes_on_to_the_caller(world: World) -> None:
+    run = world.run([match("/a"), KeyboardInterrupt()])
+    with pytest.raises(KeyboardInterrupt):
+        list(run)
+    assert world.remembered() == ["/a"]
+    assert world.logged() == ["scan-start", "match", "scan-end"]
+    assert run.exit_code is ExitCode.MATCH_ATTENTION
+
+
+def test_a_stop_that_was_named_ends_the_run_regularly(world: World) -> None:
+    watching = Watching()
+    stops = {KeyboardInterrupt: ExitCode.TERMINATED}
+    run = world.run([match("/a"), KeyboardInterrupt()], observer=watching, stops=stops)
+    assert paths(list(run)) == ["/a"]
+    assert run.summary.stopped is ExitCode.TERMINATED
+    assert watching.calls == ["ending 11"]
+    assert world.end()["interrupted"] is True
+
+
+def test_an_interruption_of_the_caller_can_be_handed_on(world: World) -> None:
+    """The rest comes all the same, and nothing twice."""
+    stops = {KeyboardInterrupt: ExitCode.INTERRUPTED}
+    run = world.run([match("/a"), match("/b"), None, match("/c")], stops=stops)
+    assert next(run).outcome.path == "/a"
+    run.interrupt(KeyboardInterrupt())
+    assert paths(list(run)) == ["/b"]
+    assert world.logged() == ["scan-start", "match", "match", "scan-end"]
+    assert run.summary.stopped is ExitCode.INTERRUPTED
+
+
+def test_what_fails_the_run_is_raised_after_what_was_found(world: World) -> None:
+    failure = StateError("a worker has died")
+    run = world.run([match("/a"), match("/b"), failure])
+    found: list[Handled] = []
+    with pytest.raises(StateError, match="a worker has died"):
+        found.extend(run)  # what was found is there, though extending has failed
+    assert paths(found) == ["/a", "/b"]
+    assert run.failure is failure
+    assert (world.end()["failed"], world.end()["exit_code"]) == (8, 11)
+
+
+def test_memory_that_runs_out_is_a_failure_like_others(world: World) -> None:
+    run = world.run([Outcome(Kind.CLEAN, "/a"), MemoryError()])
+    with pytest.raises(StateError, match="not enough memory"):
+        list(run)
+    assert run.exit_code is ExitCode.STATE
+
+
+@pytest.mark.parametrize("when", ["first", "last"])
+def test_giving_up_counts_what_failed(world: World, when: str) -> None:
+    run = world.run([match("/a"), match("/b")])
+    left: Callable[[], Any] = (lambda: list(run)) if when == "last" else (lambda: next(run))
+    left()
+    run.give_up(AuditError("cannot write the output"))
+    assert run.summary.failure == "cannot write the output"
+    assert run.exit_code is ExitCode.MATCH_ATTENTION
+    assert world.remembered() == ["/a", "/b"]
+    assert world.logged().count("match") == 2 and world.logged().count("scan-end") == 1
+    assert list(run) == []
+
+
+def test_a_failure_to_record_is_told_and_counts_and_the_run_goes_on(world: World) -> None:
+    (world.directory / MATCHES_NAME).mkdir()
+    watching = Watching()
+    run = world.run([match("/a"), None, match("/b")], observer=watching)
+    assert [handled.record for handled in run] == [None, None]
+    assert [type(error) for error in watching.failures] == [StateError]
+    assert run.exit_code is ExitCode.MATCH_ATTENTION
+
+
+def test_where_nothing_was_found_there_is_nothing_clean(world: World) -> None:
+    run = world.run([])
+    assert list(run) == []
+    assert run.exit_code is ExitCode.INCOMPLETE
+    assert world.logged() == ["scan-start", "scan-end"]
