@@ -18,7 +18,7 @@ _MODULES = {
     ),
     "hashclient.core.match": ("Match",),
     "hashclient.core.verdict": ("Summary",),
-    "hashclient.scan.run": ("FrontEnd", "Guard", "Observer", "Run", "Scan"),
+    "hashclient.scan.pipeline": ("FrontEnd", "Guard", "Observer", "Run", "Scan"),
     "hashclient.scan.sources.interface": ("Source",),
     "hashclient.scan.sources.names": ("Names",),
     "hashclient.scan.sources.stream": ("Stream",),
@@ -64,7 +64,7 @@ if TYPE_CHECKING:
         VerificationError,
     )
     from hashclient.fetch.fetcher import Fetched
-    from hashclient.scan.run import FrontEnd, Guard, Observer, Run, Scan
+    from hashclient.scan.pipeline import FrontEnd, Guard, Observer, Run, Scan
     from hashclient.scan.sources.interface import Source
     from hashclient.scan.sources.names import Names
     from hashclient.scan.sources.stream import Stream

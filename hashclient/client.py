@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hashclient.fetch.build import Progress as FetchProgress
     from hashclient.fetch.fetcher import Fetched
     from hashclient.index.open_lists import OpenLists
-    from hashclient.scan.run import FrontEnd, Run, Scan
+    from hashclient.scan.pipeline import FrontEnd, Run, Scan
     from hashclient.scan.sources.interface import Source
     from hashclient.scan.sources.stream import Stream
     from hashclient.status.status import Status
@@ -118,8 +118,8 @@ class Client:
         from hashclient.scan.engine import Progress, default_jobs, scan
         from hashclient.scan.executors.inline import Inline
         from hashclient.scan.memory import Memory
+        from hashclient.scan.pipeline import FrontEnd, Scan
         from hashclient.scan.recorder import RunRecord
-        from hashclient.scan.run import FrontEnd, Scan
         from hashclient.scan.sources.files import Trees, WalkOptions
         from hashclient.scan.sources.mounts import Mounts
         from hashclient.scan.sources.several import Several
@@ -200,8 +200,8 @@ class Client:
         """
         from hashclient.core.verdict import Summary
         from hashclient.scan.lookup import batches_of, lookup
+        from hashclient.scan.pipeline import FrontEnd, Run
         from hashclient.scan.recorder import RunRecord
-        from hashclient.scan.run import FrontEnd, Run
 
         if not digests and not files:
             raise UsageError("nothing to look up", hint="give digests, or a file of them")

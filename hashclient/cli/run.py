@@ -1,8 +1,8 @@
 """What `scan` and `lookup` share: writing outcomes while they come.
 
-The library records, acts and counts (`scan/run`); here is what it does not know: the output, the
-terminal, and signals. However a run ends early, what was found so far is written, and the summary
-comes last and says so.
+The library records, acts and counts (`scan/pipeline`); here is what it does not know: the output,
+the terminal, and signals. However a run ends early, what was found so far is written, and the
+summary comes last and says so.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from hashclient.cli.output import OutputError
 from hashclient.cli.signals import Signals
 from hashclient.core.kinds import Kind, MatchState
 from hashclient.errors import ExitCode, HashclientError
-from hashclient.scan.run import FrontEnd, Observer, Run
+from hashclient.scan.pipeline import FrontEnd, Observer, Run
 from hashclient.system.process import exit_code_at_bad_pages
 from hashclient.system.text import printable
 

@@ -2,6 +2,9 @@
 
 A format is a `Formatter`; `FORMATS` names them all, and `formatter` makes one. None of them does
 I/O, knows a clock, shows content, or shows digests unless it is told to.
+
+To add one: a module here with a class, a row in `FORMATS`, a section of `docs/formats.md`, and a
+reader in `tests/contract/readers.py`.
 """
 
 from __future__ import annotations

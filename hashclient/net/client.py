@@ -3,8 +3,8 @@
 `Transport.get` returns a whole body or raises; it takes no trust decision, writes no file and
 keeps nothing. It sends a credential to the configured origin alone, follows no redirect, stores
 no cookie, and reads no proxy from the environment unless it is told to. What a request may look
-like is decided in `access`, what an answer may look like in `channel`, how long anything may take
-in `deadline`, and what each failure is called in `faults`. Bodies are held in memory, so
+like is decided in `access`, what an answer may look like in `exchange`, how long anything may take
+in `deadline`, and what each failure is called in `errors`. Bodies are held in memory, so
 `max_bytes` is a bound on memory too.
 """
 
@@ -20,7 +20,7 @@ from types import MappingProxyType, TracebackType
 from typing import TypeVar
 
 from hashclient.errors import ConfigError
-from hashclient.net.access import (
+from hashclient.net.credentials import (
     Access,
     Endpoint,
     OAuth,

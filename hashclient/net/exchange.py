@@ -3,7 +3,7 @@
 `Download` holds the rules and no I/O: which status, headers and lengths are acceptable, what is
 kept of an interrupted body and how it is resumed. `Channel` sends one request to one origin over
 httpx, under one deadline, and feeds the answer to a `Download`. Whether to try again is decided
-in `transport`.
+in `client`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import httpx
 
 from hashclient import __version__
 from hashclient.errors import UnreachableError, VerificationError
-from hashclient.net.access import DEFAULT_PORTS, Endpoint
+from hashclient.net.credentials import DEFAULT_PORTS, Endpoint
 from hashclient.net.deadline import BoundedBackend, Deadline, Limits
 from hashclient.net.errors import (
     FOREIGN,

@@ -13,7 +13,7 @@ from urllib.parse import quote, urlencode
 import msgspec
 
 from hashclient.errors import AuthorisationError, ConfigError
-from hashclient.net.access import Endpoint, OAuth, basic, bearer
+from hashclient.net.credentials import Endpoint, OAuth, basic, bearer
 from hashclient.net.errors import CREDENTIAL_HINT, HttpStatusError, RefusedError
 from hashclient.net.exchange import Download
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from hashclient.config import ProviderConfig, ServiceDestination
-from hashclient.net.access import Access, OAuth
 from hashclient.net.client import Limits
+from hashclient.net.credentials import Access, OAuth
 from hashclient.net.peer import REPORTING_SERVICE
 from hashclient.system.files import user_path
 

@@ -36,7 +36,8 @@ from hashclient.scan.reading import (
     no_file,
     relied_size,
 )
-from hashclient.scan.sources.files import join, open_directory, reason_of
+from hashclient.scan.reasons import reason_of
+from hashclient.scan.sources.files import join, open_directory
 from hashclient.scan.sources.interface import Group, Task
 from hashclient.system.filesystems import FULL, NONE, identity_at, identity_of
 

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.digests import Digester, LengthError, digest_fd, new_buffer
 from hashclient.core.kinds import Kind
+from hashclient.scan.reasons import CHANGED, ENDLESS, SPARSE
 from hashclient.scan.sources.files import kind_of
 from hashclient.system.filesystems import FULL, NONZERO, SizeTrust, trust_at, trust_of
 
@@ -38,10 +39,7 @@ UNSIZED_S = 60.0
 #: So much of a stream is kept, so that it need not be digested in every way it could match.
 KEPT_BYTES = 1 << 20
 
-CHANGED = "changed while being read"
-SPARSE = "sparse: more than 99 % of it is hole; --sparse reads it"
 DIRECTORY = "is a directory, and was listed as a file"
-ENDLESS = "goes on for too long, and has no size that can be relied on"
 
 
 #: Algorithms to compute.

@@ -62,7 +62,7 @@ MODULES = (
     "quarantine/isolate.py",
 )
 FUNCTIONS = frozenset({"_flush", "_finish", "__next__", "_tell_all", "_tell", "_put"})
-RUNS = ("hashclient/scan/run.py", "hashclient/cli/run.py")
+RUNS = ("hashclient/scan/pipeline.py", "hashclient/cli/run.py")
 
 
 class Interruption:

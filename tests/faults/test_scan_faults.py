@@ -18,8 +18,7 @@ import pytest
 
 from hashclient.audit import log
 from hashclient.core.algorithms import Algorithm
-from hashclient.scan.executors.processes import WORKER_DIED
-from hashclient.scan.reading import SPARSE
+from hashclient.scan.reasons import SPARSE, WORKER_DIED
 from hashclient.scan.sources.interface import TASK_NAMES
 from tests.support import (
     Result,

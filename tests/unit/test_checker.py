@@ -25,7 +25,8 @@ from hashclient.scan.cache import InventoryPlace
 from hashclient.scan.checker import DEFER_BYTES, TASK_BYTES, Checker
 from hashclient.scan.executors.interface import Result
 from hashclient.scan.memory import Memory
-from hashclient.scan.reading import ATTEMPTS, CHANGED, DIRECTORY, ENDLESS, SPARSE
+from hashclient.scan.reading import ATTEMPTS, DIRECTORY
+from hashclient.scan.reasons import CHANGED, ENDLESS, SPARSE
 from hashclient.scan.sources.interface import Group
 from tests.support import csv_of, digests_of, make_state, remember_at_once, write_tree
 

@@ -38,7 +38,7 @@ from hashclient.index import writer
 from hashclient.index.reader import open_index, verify_runs
 from hashclient.index.run import DamagedError, Run
 from hashclient.lists.wire import add_schema, encode_segment, parse_index
-from hashclient.net.access import OAuth
+from hashclient.net.credentials import OAuth
 from hashclient.net.settings import access_of
 from hashclient.system.locks import writer_lock
 

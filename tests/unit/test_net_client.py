@@ -24,12 +24,12 @@ from hashclient.errors import (
     VerificationError,
 )
 from hashclient.net import exchange
-from hashclient.net.access import (
+from hashclient.net.client import Access, HttpStatusError, Limits, Transport
+from hashclient.net.credentials import (
     Endpoint,
     load_secrets,
     parse_proxy,
 )
-from hashclient.net.client import Access, HttpStatusError, Limits, Transport
 from hashclient.net.deadline import BoundedBackend, Deadline, DeadlineExceededError
 from hashclient.net.errors import (
     TransientError,

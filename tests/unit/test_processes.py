@@ -22,9 +22,9 @@ from hashclient.scan.executors.processes import (
     MAX_REPLACED,
     PROGRESS_BYTES,
     TASKS_AHEAD,
-    WORKER_DIED,
     Pool,
 )
+from hashclient.scan.reasons import WORKER_DIED
 from hashclient.scan.sources.interface import Group, Task
 from tests.support import environment
 

@@ -24,10 +24,7 @@ from hashclient.scan import reading
 from hashclient.scan.checker import Checker
 from hashclient.scan.reading import (
     ATTEMPTS,
-    CHANGED,
     CLAIMED_BYTES,
-    ENDLESS,
-    SPARSE,
     SPARSE_BYTES,
     UNSIZED_BYTES,
     UNSIZED_S,
@@ -39,7 +36,7 @@ from hashclient.scan.reading import (
     relied_size,
     same_content,
 )
-from hashclient.scan.sources.files import reason_of
+from hashclient.scan.reasons import CHANGED, ENDLESS, SPARSE, reason_of
 from hashclient.scan.sources.interface import Group
 from hashclient.system.filesystems import FULL, NONE, NONZERO, SizeTrust, trust_at
 from tests.support import csv_of, make_state, write_tree

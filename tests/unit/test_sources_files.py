@@ -17,6 +17,7 @@ import pytest
 
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
+from hashclient.scan.reasons import reason_of
 from hashclient.scan.sources import files as module
 from hashclient.scan.sources.files import (
     OPEN_DEPTH,
@@ -25,7 +26,6 @@ from hashclient.scan.sources.files import (
     join,
     kind_of,
     open_directory,
-    reason_of,
     walk,
 )
 from hashclient.scan.sources.interface import TASK_CHARS, TASK_NAMES, Task

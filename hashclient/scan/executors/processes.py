@@ -29,6 +29,7 @@ from hashclient.scan.executors.interface import (
     Result,
     single_tasks,
 )
+from hashclient.scan.reasons import WORKER_DIED
 from hashclient.scan.sources.files import join
 from hashclient.scan.sources.interface import Group, Task
 from hashclient.system.log import Log
@@ -44,7 +45,6 @@ PROGRESS_BYTES = 32 << 20
 MAX_REPLACED = 16
 _log = Log("scan")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-WORKER_DIED = "the worker process that was checking it died"
 #: How a worker ends that cannot read an index: in its handler, or without one.
 _BAD_PAGE_CODES = (ExitCode.STATE, -signal.SIGBUS)
 

@@ -20,6 +20,7 @@ import msgspec
 
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
+from hashclient.scan.reasons import reason_of
 from hashclient.scan.sources.interface import TASK_NAMES, Group, Task, TaskBuilder
 
 #: Directories held open at a time; what is left of those further up is read to its end.
@@ -72,13 +73,6 @@ def join(directory: str, name: str) -> str:
     if not directory or directory.endswith("/"):
         return directory + name
     return f"{directory}/{name}"
-
-
-def reason_of(error: OSError) -> str:
-    """Return why an input was not read, in the words of the system."""
-    if error.errno in (errno.ENOENT, errno.ESTALE):
-        return "no such file or directory"
-    return (error.strerror or str(error)).lower()
 
 
 def compile_excludes(patterns: Sequence[str]) -> Callable[[str, str], bool]:

@@ -5,6 +5,9 @@ never looks at one or opens it; whoever checks a batch does. Its contract, which
 `tests/contract/test_sources.py` holds each one to: every input is named once or is an outcome; what
 cannot be listed is unread; a batch is of a useful size; and memory does not grow with the number of
 inputs.
+
+To add one: a module here with a class, a row in `tests/contract/test_sources.py`, and where it is
+asked for, in `cli/scan` or through `Client.scan(sources=…)`.
 """
 
 from __future__ import annotations

@@ -18,7 +18,8 @@ from collections.abc import Iterator
 
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
-from hashclient.scan.sources.files import compile_excludes, reason_of
+from hashclient.scan.reasons import reason_of
+from hashclient.scan.sources.files import compile_excludes
 from hashclient.scan.sources.interface import TASK_NAMES, Group, Task, TaskBuilder
 from hashclient.system.descriptors import read_some
 

@@ -12,7 +12,7 @@ from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.scan.checker import Checker
 from hashclient.scan.executors.interface import Advance, Result
-from hashclient.scan.sources.files import reason_of
+from hashclient.scan.reasons import reason_of
 from hashclient.system.descriptors import read_into
 
 

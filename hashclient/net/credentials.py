@@ -3,7 +3,7 @@
 `Access` is what the configuration says; nothing is read from disk or from the environment before
 `load_secrets` and `tls_context` are called. `Endpoint` holds the rules of addresses: which base
 address is acceptable at all, and which address lies below it. Everything here works before the
-first connection; sending bytes is left to `transport`. The module imports nothing heavy, so that
+first connection; sending bytes is left to `client`. The module imports nothing heavy, so that
 the configuration can use it.
 """
 

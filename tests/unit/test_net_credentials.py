@@ -19,16 +19,16 @@ from hashclient.errors import (
     ConfigError,
     VerificationError,
 )
-from hashclient.net.access import (
+from hashclient.net.client import (
+    Access,
+    OAuth,
+)
+from hashclient.net.credentials import (
     Secrets,
     is_loopback,
     load_secrets,
     parse_endpoint,
     tls_context,
-)
-from hashclient.net.client import (
-    Access,
-    OAuth,
 )
 from tests.transports import BASE, SECRET, SecretFile, complete_text
 

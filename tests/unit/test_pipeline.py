@@ -19,8 +19,8 @@ from hashclient.core.verdict import Summary
 from hashclient.errors import AuditError, ExitCode, HashclientError, StateError
 from hashclient.matches.store import Matches
 from hashclient.scan.engine import Progress
+from hashclient.scan.pipeline import FrontEnd, Observer, Run
 from hashclient.scan.recorder import RunRecord
-from hashclient.scan.run import FrontEnd, Observer, Run
 from hashclient.session import Session
 from hashclient.system.layout import MATCHES_NAME
 

@@ -1,0 +1,21 @@
+"""Why an input was not read, in words.
+
+What the system says is `reason_of`; what this program decides is named here, or beside the one
+place that decides it. `docs/exit-codes.md` has the table of them all.
+"""
+
+from __future__ import annotations
+
+import errno
+
+CHANGED = "changed while being read"
+SPARSE = "sparse: more than 99 % of it is hole; --sparse reads it"
+ENDLESS = "goes on for too long, and has no size that can be relied on"
+WORKER_DIED = "the worker process that was checking it died"
+
+
+def reason_of(error: OSError) -> str:
+    """Return why an input was not read, in the words of the system."""
+    if error.errno in (errno.ENOENT, errno.ESTALE):
+        return "no such file or directory"
+    return (error.strerror or str(error)).lower()
