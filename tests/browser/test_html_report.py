@@ -166,19 +166,19 @@ def test_columns_sort_both_ways(opened: Opened) -> None:
     opened.sort("Size")
     assert opened.column(3)[0] == "1.0 MB"
     assert opened.column(3)[-4:] == [""] * 4
-    opened.sort("Handled")
+    opened.sort("Outcome")
     assert opened.column(1)[0] == "match"
-    opened.sort("Handled")
+    opened.sort("Outcome")
     assert opened.column(1)[0] == "skipped"
 
 
 def test_a_filter_shows_what_fits_and_says_so(opened: Opened) -> None:
     page = opened.page
     assert opened.said() == "17 in the table"
-    page.get_by_label("Handled").select_option("unread")
+    page.get_by_label("Outcome").select_option("unread")
     assert opened.column(1) == ["unread"] * 3
     assert opened.said() == "3 of 17 in the table"
-    page.get_by_label("Handled").select_option("")
+    page.get_by_label("Outcome").select_option("")
     page.get_by_label("State").select_option("quarantined")
     assert all(text.startswith("quarantined") for text in opened.column(5))
     page.get_by_label("State").select_option("")
@@ -201,7 +201,7 @@ def test_all_works_from_the_keyboard(opened: Opened) -> None:
         "filter-text",
         "filter-outcome",
         "filter-state",
-        *("Handled", "File", "Size", "Entry", "Record"),
+        *("Outcome", "File", "Size", "Entry", "Record"),
     ]
     page.keyboard.press("Enter")
     assert page.locator("#files-table th").nth(4).get_attribute("aria-sort") == "ascending"
