@@ -27,6 +27,7 @@ from hashclient.lists.importers.registry import IMPORTERS, read_digests
 from hashclient.lists.importers.sums import Sums
 from hashclient.lists.wire import NO_SIZE, parse_add_segment, parse_index
 from hashclient.provider.repository import Repository
+from tests.streams import Endless
 from tests.support import call, csv_of, make_state
 
 #: A row as a test gives it: its digest, and its size.
@@ -165,27 +166,6 @@ def test_any_usual_end_of_lines_and_front(
 def test_a_file_of_nothing_has_no_rows(kind: str, tmp_path: Path) -> None:
     assert read(SAMPLES[kind][1](tmp_path / "file", [])) == []
     assert read(text(tmp_path / "empty", "")) == []
-
-
-class Endless(io.RawIOBase):
-    """A stream that repeats some bytes for ever; it fails the test that reads too much of it."""
-
-    def __init__(self, start: bytes, again: bytes) -> None:
-        """Begin with `start`."""
-        self._rest = start
-        self._again = again
-        self.given = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1, /) -> bytes:
-        assert 0 < size <= importfile.CHUNK_BYTES
-        self.given += size
-        assert self.given < 8 * importfile.CHUNK_BYTES, "read on and on"
-        data = (self._rest + self._again * size)[:size]
-        self._rest = self._rest[size:]
-        return data
 
 
 @each_text

@@ -17,6 +17,7 @@ from hashclient.lists.importers.arguments import digests_of_arguments
 from hashclient.lists.importers.interface import DigestBatch
 from hashclient.lists.importers.registry import read_digests
 from hashclient.lists.wire import NO_SIZE
+from tests.streams import Endless
 
 MD5 = hashlib.md5(b"benign").hexdigest()
 SHA1 = hashlib.sha1(b"benign").hexdigest()
@@ -268,27 +269,6 @@ def test_lines_that_end_differently_are_read_one_by_one() -> None:
         read(f"{MD5}\n{MD5[:-1]}\r\n{MD5}\n".encode())
     content = f"md5,size\n{MD5},1\r\n{MD5},2\n\r\n\n{MD5},3".encode()
     assert [(line, size) for line, _, _, size in rows(content)] == [(2, 1), (3, 2), (6, 3)]
-
-
-class Endless(io.RawIOBase):
-    """A stream that repeats a byte for ever; it fails the test that reads too much of it."""
-
-    def __init__(self, start: bytes, byte: bytes) -> None:
-        """Begin with `start`."""
-        self._rest = start
-        self._byte = byte
-        self.given = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1, /) -> bytes:
-        assert 0 < size <= importfile.CHUNK_BYTES
-        self.given += size
-        assert self.given < 8 * importfile.CHUNK_BYTES, "read on and on"
-        data = (self._rest + self._byte * size)[:size]
-        self._rest = self._rest[size:]
-        return data
 
 
 @pytest.mark.parametrize("start", ["", f"{MD5}\n", "md5,size\n", f"md5,size\n{MD5},1\n", HASHDEEP])
