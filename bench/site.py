@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ import numpy as np
 from bench.measure import HASHCLIENT, hashclient
 from fixtures.generate import make_list, make_tree
 from hashclient.core.algorithms import Algorithm
+from hashclient.scan.cache import FRESH_COARSE_NS
 
 LIST = "bench"
 #: Entries that are published at a time: bounds the disk and the memory that publishing takes.
@@ -32,6 +34,8 @@ def tree(work: Path, *, files: int, total_bytes: int) -> Path:
     path = work / f"tree-{files}-{total_bytes}"
     if not path.exists():
         make_tree(path, files=files, total_bytes=total_bytes, seed=files)
+        # Scans remember only what has not changed for so long.
+        time.sleep(FRESH_COARSE_NS / 1e9)
     return path
 
 
