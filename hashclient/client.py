@@ -99,14 +99,14 @@ class Client:
         """Check files and trees; return the run, which does its work while it is iterated over.
 
         `paths` are files and trees, which the options are about; what `sources` list comes after
-        them, and `stream`, which is read once, before them.
-        Clean files are counted, and given out with `show_clean` only. With `act`, what the policy
-        asks for is done about each match, and with `quarantine` every match is taken away besides;
-        with `only_tell` nothing is done, and outcomes say what would be. Without `inventory` every
-        file is read, also those that are known unchanged; without `learn` the inventory is neither
-        asked nor written to. `jobs` is the number of worker processes, by default one a processor;
-        with 0 all is done in this process, which is slower and forks nothing.
-        `lists` are those to compare with, by default those that should be here.
+        them, and `stream`, which is read once, before them. Clean files are counted, and given out
+        with `show_clean` only. With `act`, what the policy asks for is done about each match, and
+        with `quarantine` every match is taken away besides; with `only_tell` nothing is done, and
+        outcomes say what would be. Without `inventory` every file is read, also those that are
+        known unchanged; without `learn` the inventory is neither asked nor written to. `jobs` is
+        the number of worker processes, by default one a processor; with 0 all is done in this
+        process, which is slower and forks nothing. `lists` are those to compare with, by default
+        those that should be here.
 
         Raises:
             UsageError: there is nothing to check.
@@ -169,10 +169,7 @@ class Client:
             recorder,
             progress,
             mounts,
-            arguments=[
-                *([] if stream is None else ["-"]),
-                *source.arguments,
-            ],
+            arguments=[*([] if stream is None else ["-"]), *source.arguments],
             actions=responder,
             front=front,
         )

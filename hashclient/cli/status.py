@@ -59,14 +59,12 @@ def command(app: App, output_format: str, verify: bool, output: Path | None) -> 
     Exit codes: 7 a list is stale, 8 a list or something else is missing or damaged, 9 so is the
     audit log; all are in `hashclient --help`.
     """
-    import os
-
-    from hashclient.status.status import read_status
+    from hashclient.client import Client
 
     settings = app.settings
     settings.providers()
     now = app.now()
-    status = read_status(settings, os.environ, now, verify=verify)
+    status = Client(app.session).status(verify=verify)
     text = _RENDERERS[output_format](settings, status, now)
     if output is None:
         app.out(text)

@@ -66,8 +66,7 @@ def scan(
     hole are read with `sparse` only. With `memory`, files that are known unchanged are not read.
     The summary in `progress` is kept up to date and holds what was found so far when the iteration
     is ended early. What runs the checking is `executor`, by default this process for a little and
-    `jobs` others for more; a `stream` comes
-    first, and is read here.
+    `jobs` others for more; a `stream` comes first, and is read here.
 
     Raises:
         StateError: worker processes keep dying.
