@@ -13,7 +13,6 @@ import ssl
 import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
 from urllib.parse import quote
 
 from fixtures.client import content, csv
@@ -57,12 +56,7 @@ class HostileSite:
         """Return itself."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close the server."""
         self.server.close()
 

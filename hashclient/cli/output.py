@@ -239,7 +239,7 @@ def _refuse_inputs(path: Path, status: os.stat_result, inputs: Sequence[str]) ->
     for word in inputs:
         with contextlib.suppress(OSError, ValueError):
             # `-` is stdin; and any bytes, as they came.
-            found = os.fstat(0) if word == "-" else os.stat(word)  # noqa: PTH116
+            found = os.fstat(0) if word == "-" else os.stat(word)  # noqa: PTH116 - see above
             if os.path.samestat(found, status):
                 raise UsageError(
                     f"the output {printable(path)} is an input as well",
@@ -282,7 +282,8 @@ def _real_uid(pid: str) -> int | None:
     """Return the user who has started a process, whatever it has become since; None if it ended."""
     try:
         # Not who owns this: it is root where memory is private.
-        with open(f"/proc/{int(pid)}/status", encoding="utf-8", errors="replace") as lines:  # noqa: PTH123
+        status = Path(f"/proc/{int(pid)}/status")
+        with status.open(encoding="utf-8", errors="replace") as lines:
             found = [line.split()[1] for line in lines if line.startswith("Uid:")]
     except (FileNotFoundError, ProcessLookupError):
         return None

@@ -130,7 +130,7 @@ def command(
       hashclient scan --quarantine /srv/files
       hashclient scan --format jsonl --output report.jsonl /srv/files
       find /srv -newer stamp -type f -print0 | hashclient scan --files-from - -0
-      curl -s https://example.org/file | hashclient scan --stdin-name file -
+      zcat backup.gz | hashclient scan --stdin-name backup -
       hashclient scan --exclude '*.iso' --exclude '/srv/cache/*' /srv
 
     Exit codes: 0 nothing found, 10 match, 11 match and something needs attention, 3 something

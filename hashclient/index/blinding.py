@@ -67,7 +67,7 @@ class Sealer:
 
     def _encrypt(self, algorithm: Algorithm, blocks: bytes | memoryview) -> Uint64:
         # ECB is what is wanted here: one independent block a digest, equal in, equal out.
-        cipher = Cipher(algorithms.AES(self._subkeys[algorithm]), modes.ECB())  # noqa: S305
+        cipher = Cipher(algorithms.AES(self._subkeys[algorithm]), modes.ECB())  # noqa: S305 - see above
         return np.frombuffer(cipher.encryptor().update(blocks), "<u8").reshape(-1, 2)
 
 
