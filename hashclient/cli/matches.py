@@ -124,7 +124,7 @@ def close(
       hashclient matches close --withdrawn --reason 'nothing was done to them'
     """
     from hashclient.audit.log import Event
-    from hashclient.cli.results import Results
+    from hashclient.cli.items import Results
 
     if not match_ids and not withdrawn:
         raise UsageError("no match to close", hint="give ids, or --withdrawn")

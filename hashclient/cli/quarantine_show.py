@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hashclient.cli.app import App, existing_path, format_option, pass_app
+from hashclient.cli.items import Results
 from hashclient.cli.matches import open_record
-from hashclient.cli.results import Results
 from hashclient.errors import ExitCode
 from hashclient.system.text import path_fields, printable
 

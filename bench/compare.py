@@ -1,0 +1,319 @@
+"""Compare two commits: the same commands with the package of each, in pairs, in CPU seconds.
+
+    python -m bench.compare OLD [NEW] [--rows ROW…] [--pairs 9] [--scale 0.1] [--work DIR]
+
+Each commit is built and installed beside the other, and gets a state of its own from one
+repository. The commands run in turn, and each pair in the other order than the one before, so that
+a machine that slows down slows both. A row says the median of the ratios new / old and the
+interval that holds the true median in 96 of 100 cases (for nine pairs: the second smallest and the
+second largest ratio, by the binomial distribution). A row whose whole interval lies above 1.03 has
+become slower.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import math
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.site import Site, publish_delta, repository, served, tree, write_digests
+
+REPOSITORY = Path(__file__).parents[1]
+SLOWER = 1.03
+ALL = ("md5", "sha1", "sha256")
+
+Words = Sequence[str | Path]
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """The package of one commit, installed below `site`, and where it keeps its state."""
+
+    site: Path
+    state: Path
+
+    def cpu_seconds(self, words: Words, *, expect: int = 0, repeat: int = 1) -> float:
+        """Run a command with this package; return user and system seconds of all its processes.
+
+        Raises:
+            RuntimeError: it did not end with `expect`.
+        """
+        argv = [sys.executable, "-P", "-m", "hashclient", "--state-dir", str(self.state)]
+        argv += [str(word) for word in words]
+        environment = os.environ | {"PYTHONPATH": str(self.site)}
+        total = 0.0
+        for _ in range(repeat):
+            with tempfile.TemporaryFile() as errors:
+                process = subprocess.Popen(
+                    argv, env=environment, stdout=subprocess.DEVNULL, stderr=errors
+                )
+                _, status, used = os.wait4(process.pid, 0)
+                process.returncode = code = os.waitstatus_to_exitcode(status)
+                if code != expect:
+                    errors.seek(0)
+                    text = errors.read().decode(errors="replace")
+                    raise RuntimeError(f"{argv}: exit {code}, not {expect}\n{text}")
+            total += used.ru_utime + used.ru_stime
+        return total
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Two packages, what they work on, and how often."""
+
+    old: Build
+    new: Build
+    work: Path
+    scale: float
+    pairs: int
+
+    def count(self, full: int) -> int:
+        """Return a number of files or entries at this scale."""
+        return max(1000, int(full * self.scale))
+
+    @contextlib.contextmanager
+    def serving(self, root: Path, *, fetch: bool = True) -> Iterator[Site]:
+        """Serve a repository; both packages know its provider, and have its list where `fetch`."""
+        with served(root) as here:
+            for build in (self.old, self.new):
+                shutil.rmtree(build.state, ignore_errors=True)
+                shutil.copytree(here.state, build.state)
+                if fetch:
+                    build.cpu_seconds(["fetch"])
+            yield here
+
+    def row(
+        self,
+        name: str,
+        words: Words,
+        *,
+        expect: int = 0,
+        repeat: int = 1,
+        before: Callable[[Build], None] | None = None,
+    ) -> None:
+        """Time a command in pairs and print its row; `before` is run, untimed, before each."""
+
+        def one(build: Build) -> float:
+            if before is not None:
+                before(build)
+            return build.cpu_seconds(words, expect=expect, repeat=repeat)
+
+        one(self.old)
+        one(self.new)
+        olds, news = [], []
+        for turn in range(self.pairs):
+            for build in (self.old, self.new) if turn % 2 else (self.new, self.old):
+                (olds if build is self.old else news).append(one(build))
+        ratios = sorted(new / old for old, new in zip(olds, news, strict=True))
+        out = _outside(self.pairs)
+        low, high = ratios[out], ratios[-1 - out]
+        print(
+            f"{name:<34} {statistics.median(olds) / repeat:>9.3f} s"
+            f" {statistics.median(news) / repeat:>9.3f} s {statistics.median(ratios):>7.3f}"
+            f"  [{low:.3f}, {high:.3f}]{'  SLOWER' if low > SLOWER else ''}",
+            flush=True,
+        )
+
+
+def _outside(pairs: int) -> int:
+    """Return how many ratios may be left out at each end, so that 95 of 100 intervals hold."""
+    out = 0
+    while 2 * sum(math.comb(pairs, k) for k in range(out + 2)) / 2**pairs <= 0.05:
+        out += 1
+    return out
+
+
+def start(here: Pairs) -> None:
+    """Starting."""
+    here.row("start: --version", ["--version"], repeat=5)
+
+
+def one_file(here: Pairs) -> None:
+    """One small file against a large list."""
+    entries = here.count(10_000_000)
+    root = repository(here.work, "all", entries=entries, algorithms=ALL, sizes=True)
+    path = here.work / "one-file"
+    path.write_text("a dummy file\n")
+    with here.serving(root):
+        here.row(f"one file, {entries:,} entries", ["scan", path], repeat=3)
+
+
+def _scan(here: Pairs, algorithm: str) -> None:
+    files, total = here.count(200_000), here.count(4_000_000_000)
+    where = tree(here.work, files=files, total_bytes=total)
+    root = repository(
+        here.work,
+        algorithm,
+        entries=here.count(1_000_000),
+        algorithms=(algorithm,),
+        tree_dir=where,
+        share=0.001,
+    )
+    with here.serving(root):
+        words: Words = ["scan", "--no-inventory", where]
+        here.row(f"scan {files:,} files, {algorithm}", words, expect=10)
+
+
+def scan_sha256(here: Pairs) -> None:
+    """A full scan with a SHA-256 list."""
+    _scan(here, "sha256")
+
+
+def scan_md5(here: Pairs) -> None:
+    """A full scan with an MD5 list."""
+    _scan(here, "md5")
+
+
+def sizes_known(here: Pairs) -> None:
+    """A scan in which no size fits."""
+    files = here.count(1_000_000)
+    where = tree(here.work, files=files, total_bytes=files * 64)
+    root = repository(
+        here.work,
+        "sized",
+        entries=here.count(1_000_000),
+        algorithms=("sha256",),
+        sizes=True,
+        smallest=1 << 20,
+    )
+    with here.serving(root):
+        here.row(f"no size fits, {files:,} files", ["scan", where])
+
+
+def rescan(here: Pairs) -> None:
+    """A first scan, and one in which no file has changed."""
+    files = here.count(1_000_000)
+    where = tree(here.work, files=files, total_bytes=files * 64)
+    entries = here.count(1_000_000)
+    root = repository(here.work, "unsized", entries=entries, algorithms=("sha256",))
+
+    def forget(build: Build) -> None:
+        for path in build.state.glob("inventory*"):
+            path.unlink()
+
+    with here.serving(root):
+        here.row(f"first scan, {files:,} files", ["scan", where], before=forget)
+        here.row(f"nothing changed, {files:,} files", ["scan", where])
+
+
+def large_files(here: Pairs) -> None:
+    """A few large files."""
+    size = here.count(1 << 30)
+    where = here.work / f"large-{size}"
+    if not where.exists():
+        where.mkdir()
+        block = os.urandom(1 << 20)
+        for number in range(4):
+            (where / f"f{number}").write_bytes(block * (size >> 20))
+    root = repository(here.work, "sha256-large", entries=10_000, algorithms=("sha256",))
+    with here.serving(root):
+        words: Words = ["scan", "--no-inventory", where]
+        here.row(f"scan 4 files of {size >> 20} MiB", words)
+
+
+def fetch(here: Pairs) -> None:
+    """A first fetch, one with nothing new, and one of a small change."""
+    entries = here.count(10_000_000)
+    root = repository(here.work, "all", entries=entries, algorithms=ALL, sizes=True)
+
+    def forget(build: Build) -> None:
+        shutil.rmtree(build.state / "lists")
+
+    def put_back(build: Build) -> None:
+        shutil.rmtree(build.state)
+        shutil.copytree(build.state.with_suffix(".kept"), build.state)
+
+    with here.serving(root) as provider:
+        name = f"fetch {entries:,} entries"
+        here.row(name, ["fetch"], before=forget)
+        here.row(f"{name}: nothing new", ["fetch"], repeat=3)
+        for build in (here.old, here.new):
+            kept = build.state.with_suffix(".kept")
+            shutil.rmtree(kept, ignore_errors=True)
+            shutil.copytree(build.state, kept)
+        publish_delta(provider, entries=10_000)
+        here.row(f"fetch 10,000 new on {entries:,}", ["fetch"], before=put_back)
+
+
+def lookup(here: Pairs) -> None:
+    """Digests looked up in bulk."""
+    entries = here.count(10_000_000)
+    root = repository(here.work, "all", entries=entries, algorithms=ALL, sizes=True)
+    with here.serving(root) as provider:
+        asked = here.work / f"asked-{entries}.txt"
+        if not asked.exists():
+            write_digests(asked, provider.csv, "sha256", entries)
+        here.row(f"lookup of {entries:,} digests", ["lookup", "--from", asked], expect=10)
+
+
+ROWS: dict[str, Callable[[Pairs], None]] = {
+    "start": start,
+    "one-file": one_file,
+    "scan-sha256": scan_sha256,
+    "scan-md5": scan_md5,
+    "sizes-known": sizes_known,
+    "rescan": rescan,
+    "large-files": large_files,
+    "fetch": fetch,
+    "lookup": lookup,
+}
+
+
+def build(commit: str, work: Path) -> Build:
+    """Return the package of a commit of this repository, installed below `work`."""
+    git = ["git", "-C", str(REPOSITORY)]
+    name = subprocess.check_output([*git, "rev-parse", "--short", commit], text=True).strip()
+    here = work / f"build-{name}"
+    installed = Build(here / "site", here / "state")
+    if not (here / "complete").exists():
+        shutil.rmtree(here, ignore_errors=True)
+        source = here / "source"
+        source.mkdir(parents=True)
+        archive = here / "source.tar"
+        subprocess.run([*git, "archive", "-o", str(archive), commit], check=True)
+        shutil.unpack_archive(archive, source, filter="data")
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+        subprocess.run([*pip, "--target", str(installed.site), str(source)], check=True)
+        shutil.rmtree(source)
+        archive.unlink()
+        (here / "complete").touch()
+    return installed
+
+
+def main() -> None:
+    """Parse the command line, build, run, print."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.compare",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("old", metavar="OLD", help="a commit")
+    parser.add_argument("new", metavar="NEW", nargs="?", default="HEAD", help="default: HEAD")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW")
+    parser.add_argument("--pairs", type=int, default=9, help="default: 9")
+    parser.add_argument("--scale", type=float, default=0.1, help="1 is full size (default: 0.1)")
+    parser.add_argument("--work", type=Path, help="keep trees, lists and builds here")
+    options = parser.parse_args()
+    for name in [name for name in os.environ if name.startswith(("PYTHON", "OPENBLAS_"))]:
+        del os.environ[name]
+    with tempfile.TemporaryDirectory(prefix="hashclient-bench-") as folder:
+        work: Path = (options.work or Path(folder)).absolute()
+        work.mkdir(parents=True, exist_ok=True)
+        old, new = build(options.old, work), build(options.new, work)
+        pairs = Pairs(old, new, work, options.scale, options.pairs)
+        print(f"{'row':<34} {'old':>11} {'new':>11} {'new/old':>7}  interval", flush=True)
+        for name in options.rows:
+            ROWS[name](pairs)
+
+
+if __name__ == "__main__":
+    main()
