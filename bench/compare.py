@@ -109,7 +109,8 @@ class Pairs:
 
         one(self.old)
         one(self.new)
-        olds, news = [], []
+        olds: list[float] = []
+        news: list[float] = []
         for turn in range(self.pairs):
             for build in (self.old, self.new) if turn % 2 else (self.new, self.old):
                 (olds if build is self.old else news).append(one(build))
