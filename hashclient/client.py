@@ -221,10 +221,15 @@ class Client:
         """Return everything that the state directory holds; nothing is fetched.
 
         With `verify`, every byte of the indexes is read and compared with its digest.
+
+        Raises:
+            ConfigError: a rule of the policy is for a list that is not known.
         """
+        from hashclient.scan.policy import check_policy
         from hashclient.status.status import read_status
 
         session = self.session
+        check_policy(session.settings)
         return read_status(session.settings, session.environ, session.now(), verify=verify)
 
 
