@@ -167,6 +167,63 @@ def test_a_bug_is_told_without_its_insides_unless_asked(
     assert "Traceback" in capsys.readouterr().err
 
 
+#: The program, in which a signal comes while a module is loaded: the command line itself, a command,
+#: a library. It comes within `exec`, which Python takes for a reason to end itself by SIGINT.
+SIGNALLED = """
+import os, sys
+number, name = int(sys.argv[1]), sys.argv[2]
+class Finder:
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname == name:
+            exec(f"import os; os.kill(os.getpid(), {number})")
+sys.meta_path.insert(0, Finder())
+sys.argv[1:] = ["--state-dir", sys.argv[3], "fetch"]
+from hashclient.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize("name", ["hashclient.cli.main", "click", "hashclient.cli.fetch", "numpy"])
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
+)
+def test_a_signal_while_modules_are_loaded_ends_it_in_words(
+    tmp_path: Path, name: str, number: int, code: int, said: str
+) -> None:
+    (tmp_path / "config.toml").write_text(
+        '[providers.main]\nurl = "https://127.0.0.1:1"\nroot_sha256 = "00"\n'
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNALLED, str(int(number)), name, str(tmp_path)],
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (code, "")
+    assert done.stderr.strip() == f"hashclient: {said}"
+
+
+def test_what_is_ignored_in_the_background_stays_ignored(tmp_path: Path) -> None:
+    script = SIGNALLED.replace("import os, sys", "import os, sys, signal", 1).replace(
+        "number, name", "signal.signal(signal.SIGINT, signal.SIG_IGN)\nnumber, name", 1
+    )
+    for name in ("click", "hashclient.cli.fetch"):
+        done = subprocess.run(
+            [sys.executable, "-c", script, str(int(signal.SIGINT)), name, str(tmp_path)],
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 2 and "no provider is configured" in done.stderr
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_end_any_command(tmp_path: Path, number: signal.Signals, code: int) -> None:
     """Here one that waits for its input."""
