@@ -48,7 +48,7 @@ _path = click.Path(readable=False)
     "--jobs",
     type=click.IntRange(1, 256),
     metavar="N",
-    help="Worker processes. [default: as many as there are processors]",
+    help="Worker processes. [default: as many as there are processors, or as a quota is worth]",
 )
 @click.option(
     "--exclude",

@@ -29,6 +29,7 @@ from hashclient.scan.executors.interface import (
 from hashclient.scan.memory import Memory
 from hashclient.scan.sources.interface import Source, Task
 from hashclient.scan.sources.stream import Stream
+from hashclient.system.cgroups import usable_processors
 
 #: Seconds between two looks at the progress display, and at what is to be written meanwhile.
 TICK_S = 0.2
@@ -44,8 +45,8 @@ class Progress(msgspec.Struct):
 
 
 def default_jobs() -> int:
-    """Return the number of processors that this process may use."""
-    return len(os.sched_getaffinity(0))
+    """Return the number of processors that this process may use, and has the time of."""
+    return usable_processors(len(os.sched_getaffinity(0)))
 
 
 def scan(

@@ -167,7 +167,7 @@ def test_a_bug_is_told_without_its_insides_unless_asked(
     assert "Traceback" in capsys.readouterr().err
 
 
-#: The program, in which a signal comes while a module is loaded: the command line itself, a command,
+#: The program, in which a signal comes while a module is loaded: of the command line, a command,
 #: a library. It comes within `exec`, which Python takes for a reason to end itself by SIGINT.
 SIGNALLED = """
 import os, sys
