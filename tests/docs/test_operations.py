@@ -164,6 +164,8 @@ def test_every_metric_is_described_and_alerts_use_no_others() -> None:
     (group,) = YAML(typ="safe", pure=True).load(block)["groups"]
     used = [re.findall(r"hashclient_\w+", rule["expr"]) for rule in group["rules"]]
     assert {name for names in used for name in names} <= set(described)
+    # A machine that has no metrics at all fires no other.
+    assert "absent(hashclient_build_info)" in {rule["expr"] for rule in group["rules"]}
     states = {s for rule in group["rules"] for s in re.findall(r'state="(\w+)"', rule["expr"])}
     assert states <= set(MatchState)
 
