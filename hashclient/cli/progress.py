@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from hashclient.cli.app import App
+from hashclient.system.text import counted, printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
 
 #: Seconds between two pictures of a scan.
 INTERVAL_S = 0.1
+#: From when on the time that is left can be told: not from the first few files.
+MIN_SHARE = 0.01
+MIN_ELAPSED_S = 2.0
 
 
 @contextlib.contextmanager
@@ -46,44 +51,68 @@ def fetch_progress(app: App) -> Iterator[FetchProgress]:
 
 
 @contextlib.contextmanager
-def scan_progress(app: App, progress: ScanProgress) -> Iterator[Callable[[], None]]:
-    """Yield a function that draws how far a scan has come, or does nothing."""
+def scan_progress(
+    app: App, progress: ScanProgress, total: Callable[[], int | None] = lambda: None
+) -> Iterator[Callable[[], None]]:
+    """Yield a function that draws how far a scan has come, or does nothing.
+
+    `total` is how many inputs there are in all, None while that is not known.
+    """
     if not app.progress_wanted():
         yield lambda: None
         return
     import time
 
+    started = last = time.monotonic()
+    most = 0
+    with _screen(app) as draw:
+
+        def show() -> None:
+            nonlocal last, most
+            now = time.monotonic()
+            if now - last < INTERVAL_S:
+                return
+            last = now
+            # What is read a second time, since it has changed, was told before: never go back.
+            most = max(most, progress.summary.bytes_read + progress.bytes_ahead)
+            draw(_scan_line(progress, most, now - started, total()))
+
+        yield show
+
+
+def _scan_line(
+    progress: ScanProgress, read: int, elapsed_s: float, total: int | None
+) -> RenderableType:
+    """Return the picture of a scan that has `read` so many bytes of so many inputs in `total`."""
     from rich.text import Text
 
     from hashclient.core.kinds import Kind
     from hashclient.formats.text import human_bytes
 
-    started = last = time.monotonic()
     summary = progress.summary
-    with _screen(app) as draw:
+    matches = summary.counts[Kind.MATCH]
+    shown = Text(no_wrap=True, overflow="ellipsis")
+    if total:
+        # Files come and go: what is found beyond the count is no more than all.
+        share = min(1.0, summary.inputs / total)
+        shown.append(f"{math.floor(100 * share)} %, ")
+        if MIN_SHARE <= share < 1 and elapsed_s >= MIN_ELAPSED_S:
+            shown.append(f"{human_time(elapsed_s / share - elapsed_s)} left, ")
+    shown.append(f"{counted(summary.inputs, 'file')}, ")
+    shown.append(f"{matches:,} match", "bold red" if matches else "")
+    speed = human_bytes(read / elapsed_s)
+    shown.append(f", {summary.counts[Kind.UNREAD]:,} unread, {human_bytes(read)} ({speed}/s)")
+    if progress.path is not None:
+        shown.append(f"  {printable(progress.path)}")
+    return shown
 
-        def show() -> None:
-            nonlocal last
-            now = time.monotonic()
-            if now - last < INTERVAL_S:
-                return
-            last = now
-            elapsed = now - started
-            read = summary.bytes_read + progress.bytes_ahead
-            line = Text.assemble(
-                f"{summary.inputs:,} files, ",
-                (
-                    f"{summary.counts[Kind.MATCH]:,} match",
-                    "bold red" if summary.counts[Kind.MATCH] else "",
-                ),
-                f", {summary.counts[Kind.UNREAD]:,} unread, {human_bytes(read)}",
-                f"  ({summary.inputs / elapsed:,.0f} files/s, {human_bytes(read / elapsed)}/s)",
-                no_wrap=True,
-                overflow="ellipsis",
-            )
-            draw(line)
 
-        yield show
+def human_time(seconds: float) -> str:
+    """Return a time that is left, in the largest unit that gives two or more of it."""
+    for unit, length_s in (("days", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length_s:
+            return f"{seconds / length_s:,.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 @contextlib.contextmanager

@@ -38,10 +38,14 @@ TICK_SHARE = 20
 
 
 class Progress(msgspec.Struct):
-    """What a display may show while a scan runs; `bytes_ahead` are read but not yet counted."""
+    """What a display may show while a scan runs.
+
+    `bytes_ahead` are read but not yet counted; `path` is a large file that is being read.
+    """
 
     summary: Summary
     bytes_ahead: int = 0
+    path: str | None = None
 
 
 def default_jobs() -> int:
@@ -99,12 +103,16 @@ def scan(
         for item in results:
             if isinstance(item, Advance):
                 progress.bytes_ahead += item.bytes_ahead
+                progress.path = item.path or progress.path
             elif isinstance(item, Outcome):
                 summary.add(item)
                 yield item
             else:
                 memory.learn(item)
-                progress.bytes_ahead = 0
+                # Those of this result alone: others are still at theirs.
+                progress.bytes_ahead -= item.bytes_told
+                if item.bytes_told:
+                    progress.path = None
                 summary.files_read += item.files_read
                 summary.bytes_read += item.bytes_read
                 summary.ruled_out_by_size += item.ruled_out_by_size

@@ -198,6 +198,8 @@ class _Worker(msgspec.Struct):
     process: BaseProcess
     connection: Connection
     tasks: deque[Task] = msgspec.field(default_factory=deque)
+    #: Bytes of the first of them that it has told of.
+    bytes_told: int = 0
 
 
 class Processes:
@@ -354,12 +356,16 @@ class Pool:
         except (EOFError, OSError):  # perhaps in the middle of a message
             return None
         if isinstance(message, int):
-            return Advance(message)
+            worker.bytes_told += message
+            group = worker.tasks[0][0]  # a file that takes long has a task of its own
+            return Advance(message, join(group.directory, group.names[0]))
         if isinstance(message, str):
             text, _, hint = message.partition("\n")
             return StateError(text, hint=hint or None)
         worker.tasks.popleft()
-        return _unpack_result(message)
+        result = _unpack_result(message)
+        result.bytes_told, worker.bytes_told = worker.bytes_told, 0
+        return result
 
     def _bury(self, worker: _Worker) -> Result:
         """Replace a dead worker and return its files as unread.
@@ -386,5 +392,6 @@ class Pool:
                 for task in worker.tasks
                 for group in task
                 for name in group.names
-            ]
+            ],
+            bytes_told=worker.bytes_told,
         )

@@ -35,9 +35,11 @@ class Stream:
         try:
             while count := read_into(self._fd, buffer):
                 digester.update(buffer[:count])
-                yield Advance(count)
+                yield Advance(count, self._name)
         except OSError as error:
             outcome = Outcome(Kind.UNREAD, self._name, reason=reason_of(error), is_stream=True)
-            yield Result(bytes_read=digester.length, outcomes=[outcome])
+            yield Result(bytes_read=digester.length, outcomes=[outcome], bytes_told=digester.length)
             return
-        yield checker.check_stream(self._name, digester)
+        result = checker.check_stream(self._name, digester)
+        result.bytes_told = digester.length
+        yield result
