@@ -143,7 +143,7 @@ def test_what_is_told_never_goes_back_and_names_the_file(
 ) -> None:
     """Two large files at once, and one that ends before the other."""
     large, small = 300_000_000, 1_000
-    given = [
+    given: list[Advance | Result] = [
         Advance(),
         Advance(large, "a/big.iso"),
         Advance(large, "b/big.iso"),
@@ -238,7 +238,7 @@ def test_what_cannot_be_counted_has_no_share(
             assert total() is None
     # One that never comes to an end does not hold up the end of the scan.
     with monkeypatch.context() as patch:
-        patch.setattr(files, "walk", lambda *_: iter(lambda: signal.pause() or [], 0))
+        patch.setattr(files, "walk", lambda *_: iter(signal.pause, 0))
         with files_counted([str(tmp_path)], WalkOptions()) as total:
             assert total() is None
 
