@@ -18,6 +18,7 @@ from hashclient.scan.sources.files import WalkOptions
 
 #: Of the number that is sent in the end.
 _NUMBER_BYTES = 8
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextlib.contextmanager
@@ -31,16 +32,21 @@ def files_counted(paths: Sequence[str], options: WalkOptions) -> Iterator[Callab
         return
     ours, theirs = os.pipe()
     os.set_blocking(ours, False)
+    # A signal before the process has handlers of its own would run ours in it.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         pid = os.fork()  # before any worker or thread
+        if pid == 0:
+            _count(theirs, paths, options)
     except OSError:  # too many processes: then there is no share
+        pid = 0
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    os.close(theirs)
+    if not pid:
         os.close(ours)
-        os.close(theirs)
         yield lambda: None
         return
-    if pid == 0:
-        _count(theirs, paths, options)
-    os.close(theirs)
     total: int | None = None
 
     def ask() -> int | None:
@@ -65,8 +71,9 @@ def files_counted(paths: Sequence[str], options: WalkOptions) -> Iterator[Callab
 def _count(to: int, paths: Sequence[str], options: WalkOptions) -> NoReturn:
     """Count, and end this process, in which nothing else of ours may run."""
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         from hashclient.core.model import Outcome
         from hashclient.scan.sources.files import walk
 

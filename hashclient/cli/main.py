@@ -32,7 +32,7 @@ from hashclient.cli.signals import ignore_signals
 from hashclient.cli.streams import open_streams
 from hashclient.errors import ExitCode, HashclientError, out_of_memory
 from hashclient.system.files import user_path
-from hashclient.system.text import printable
+from hashclient.system.text import nearest, printable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -115,9 +115,20 @@ class _LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        if self.get_command(ctx, args[0]) is None and (meant := nearest(args[0], COMMANDS)):
+            ctx.fail(f"no such command {args[0]!r}; did you mean {meant!r}?")
         name, command, rest = super().resolve_command(ctx, args)
         ctx.meta[_CALLED] = name, command, list(rest)
         return name, command, rest
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            if error.ctx is None:  # click's parser does not know whose options it parses
+                name, command, _ = ctx.meta[_CALLED]
+                error.ctx = click.Context(command, parent=ctx, info_name=name)
+            raise
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Exit codes"):

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from hashclient.cli.app import App, existing_path, format_option, pass_app
-from hashclient.errors import ExitCode
+from hashclient.errors import ConfigError, ExitCode
 from hashclient.system.text import printable
 
 #: Stands for a key that is not made yet. It is nobody's, and is never written.
@@ -110,10 +110,18 @@ def _edited(app: App, *keys: str) -> tuple[str, str]:
     Raises:
         ConfigError: it cannot be read, or that has to be done by hand.
     """
+    from hashclient.client import COMMAND_TABLES
+    from hashclient.config import parse_config
     from hashclient.configfile.edit import read_config_text, with_recipient
 
     path = app.settings_to_edit().config_path
     before = after = read_config_text(path)
     for key in keys:
         after = with_recipient(after, key, printable(path))
+    config = parse_config(after, COMMAND_TABLES, printable(path), complete=False)
+    if not set(keys) <= set(config.quarantine.recipients):
+        raise ConfigError(
+            f"a table below [since] outranks `recipients` of configuration {printable(path)}",
+            hint="add the key there, by hand; nothing was changed",
+        )
     return before, after

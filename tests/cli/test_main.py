@@ -75,6 +75,21 @@ def test_a_command_that_needs_another_shows_its_help(path: list[str]) -> None:
     assert "Commands:" in result.err
 
 
+def test_a_mistyped_command_is_told_from_the_one_that_is_meant() -> None:
+    result = run("scn", "x")
+    assert result.code == 2
+    assert result.err == (
+        "hashclient: error: no such command 'scn'; did you mean 'scan'?\n"
+        "hint: see `hashclient --help`\n"
+    )
+
+
+def test_the_help_that_is_named_is_that_of_the_command() -> None:
+    result = run("fetch", "--list")
+    assert result.code == 2
+    assert result.err.endswith("requires an argument\nhint: see `hashclient fetch --help`\n")
+
+
 @pytest.mark.parametrize("args", [["frob"], ["--frob"], ["scan", "--frob", "."], ["status", "x"]])
 def test_what_does_not_exist(args: list[str]) -> None:
     result = run(*args)

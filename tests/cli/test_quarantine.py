@@ -365,6 +365,16 @@ def test_recipients_are_added_one_by_one(tmp_path: Path) -> None:
     assert call(*where, "list").code == 0
 
 
+def test_a_key_that_would_not_count_is_not_added(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    text = '[quarantine]\nrecipients = []\n[since."0.1".quarantine]\nrecipients = ["age1x"]\n'
+    config.write_text(text)
+    key = call("quarantine", "keygen", "--output", tmp_path / "a.key").out.strip()
+    result = call("--state-dir", tmp_path, "quarantine", "add-recipient", key)
+    assert result.code == 2 and "[since] outranks" in result.err
+    assert config.read_text() == text
+
+
 def test_a_key_is_made_only_where_the_configuration_can_be_written(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text("quarantine = { retention_days = 3 }\n")
