@@ -40,12 +40,17 @@ TICK_SHARE = 20
 class Progress(msgspec.Struct):
     """What a display may show while a scan runs.
 
-    `bytes_ahead` are read but not yet counted; `path` is a large file that is being read.
+    `reading` are the large files that are being read, and how many bytes of each were: these are
+    not in the summary yet.
     """
 
     summary: Summary
-    bytes_ahead: int = 0
-    path: str | None = None
+    reading: dict[str, int] = {}
+
+    @property
+    def bytes_ahead(self) -> int:
+        """How many bytes were read that are not counted yet."""
+        return sum(self.reading.values())
 
 
 def default_jobs() -> int:
@@ -102,17 +107,16 @@ def scan(
             results = itertools.chain(stream.check(checker), results)
         for item in results:
             if isinstance(item, Advance):
-                progress.bytes_ahead += item.bytes_ahead
-                progress.path = item.path or progress.path
+                if item.path is not None:
+                    told = progress.reading.get(item.path, 0)
+                    progress.reading[item.path] = told + item.bytes_ahead
             elif isinstance(item, Outcome):
                 summary.add(item)
                 yield item
             else:
                 memory.learn(item)
-                # Those of this result alone: others are still at theirs.
-                progress.bytes_ahead -= item.bytes_told
-                if item.bytes_told:
-                    progress.path = None
+                if item.told.path is not None:  # of this result alone: others are still at theirs
+                    progress.reading.pop(item.told.path, None)
                 summary.files_read += item.files_read
                 summary.bytes_read += item.bytes_read
                 summary.ruled_out_by_size += item.ruled_out_by_size

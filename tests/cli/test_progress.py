@@ -142,34 +142,57 @@ def test_what_is_told_never_goes_back_and_names_the_file(
     tmp_path: Path, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two large files at once, and one that ends before the other."""
-    large, small = 300_000_000, 1_000
+    part, small = 300_000_000, 1_000
+    first, second = str(tmp_path / "a.iso"), str(tmp_path / "b.iso")
+    for path, size in ((first, part), (second, 2 * part)):
+        Path(path).touch()
+        os.truncate(path, size)
     given: list[Advance | Result] = [
         Advance(),
-        Advance(large, "a/big.iso"),
-        Advance(large, "b/big.iso"),
+        Advance(part, first),
+        Advance(part, second),
         Result(clean=1, files_read=1, bytes_read=small),
-        Result(clean=1, files_read=1, bytes_read=large, bytes_told=large),
-        Advance(large, "b/big.iso"),
-        Result(clean=1, files_read=1, bytes_read=2 * large, bytes_told=2 * large),
+        Result(clean=1, files_read=1, bytes_read=part, told=Advance(part, first)),
+        Advance(part, second),
+        Result(clean=1, files_read=1, bytes_read=2 * part, told=Advance(2 * part, second)),
     ]
-    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("COLUMNS", "300")
     monkeypatch.setattr(engine, "TICK_S", -1.0)
     monkeypatch.setattr(engine, "TICK_SHARE", 0)
     progress = Progress(Summary(()))
-    lists = open_lists(
-        Settings(make_state(tmp_path, {"base": csv_of({"e": LISTED})}), tmp_path, None, Config()),
-        {},
-        datetime.now(UTC),
-    )
+    state = make_state(tmp_path, {"base": csv_of({"e": LISTED})})
+    lists = open_lists(Settings(state, tmp_path, None, Config()), {}, datetime.now(UTC))
     told = []
     with terminal, bars.scan_progress(app(tmp_path), progress) as tick:
         for _ in engine.scan(Several([]), lists, progress, jobs=1, executor=Given(given)):
             told.append(progress.summary.bytes_read + progress.bytes_ahead)
             tick()
-    assert told == sorted(told) and told[-1] == 3 * large + small
-    assert progress.bytes_ahead == 0 and progress.path is None
+    assert told == sorted(told) and told[-1] == 3 * part + small
+    assert progress.reading == {}
     shown = terminal.getvalue()
-    assert "a/big.iso" in shown and "b/big.iso" in shown
+    for picture in (f"  {first} 100 %", f"  {second} 50 %", f"  {second} 100 %"):
+        assert picture in shown
+
+
+def test_the_time_left_is_that_of_a_large_file_where_it_is_the_last(tmp_path: Path) -> None:
+    path = tmp_path / "big.iso"
+    path.touch()
+    os.truncate(path, 1_000)
+    reading = {str(path): 100, "-": 50}
+    large = bars._LargeFiles(reading)
+    large.look(10.0)
+    assert (large.shown, large.left_s) == (f"{path} 10 %", 0.0)
+    # 200 bytes in 4 seconds, and 700 are left.
+    reading[str(path)] = 300
+    large.look(14.0)
+    assert (large.shown, large.left_s) == (f"{path} 30 %", 14.0)
+    # One that has grown is read no further than its size was; a stream has none.
+    reading[str(path)] = 1_200
+    large.look(15.0)
+    assert (large.shown, large.left_s) == (f"{path} 100 %", 0.0)
+    del reading[str(path)]
+    large.look(16.0)
+    assert large.shown == "-"
 
 
 class Given:

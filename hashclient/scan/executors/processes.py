@@ -198,8 +198,8 @@ class _Worker(msgspec.Struct):
     process: BaseProcess
     connection: Connection
     tasks: deque[Task] = msgspec.field(default_factory=deque)
-    #: Bytes of the first of them that it has told of.
-    bytes_told: int = 0
+    #: How much of the first of them it has told of.
+    told: Advance = Advance()
 
 
 class Processes:
@@ -356,15 +356,16 @@ class Pool:
         except (EOFError, OSError):  # perhaps in the middle of a message
             return None
         if isinstance(message, int):
-            worker.bytes_told += message
             group = worker.tasks[0][0]  # a file that takes long has a task of its own
-            return Advance(message, join(group.directory, group.names[0]))
+            path = join(group.directory, group.names[0])
+            worker.told = Advance(worker.told.bytes_ahead + message, path)
+            return Advance(message, path)
         if isinstance(message, str):
             text, _, hint = message.partition("\n")
             return StateError(text, hint=hint or None)
         worker.tasks.popleft()
         result = _unpack_result(message)
-        result.bytes_told, worker.bytes_told = worker.bytes_told, 0
+        result.told, worker.told = worker.told, Advance()
         return result
 
     def _bury(self, worker: _Worker) -> Result:
@@ -393,5 +394,5 @@ class Pool:
                 for group in task
                 for name in group.names
             ],
-            bytes_told=worker.bytes_told,
+            told=worker.told,
         )
