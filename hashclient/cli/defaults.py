@@ -2,7 +2,8 @@
 
 What is misspelt there would be passed over in silence, and a machine would do something else than
 it was told: so a wrong key, a wrong type and a wrong value in a table are errors that name the key,
-and a variable that begins as ours do, and is none of them, is warned of.
+and a variable that is nearly one of ours is warned of. Others that begin as ours do may be anybody's:
+jobs of a CI keep the address of a provider in one, say.
 """
 
 from __future__ import annotations
@@ -59,8 +60,8 @@ def unknown_variables(
     top: click.Group,
     commands: Collection[str],
     load: Callable[[str], click.Command | None],
-) -> Iterator[tuple[str, str | None]]:
-    """Yield those of the environment's `names` that begin as ours do and are none of them.
+) -> Iterator[tuple[str, str]]:
+    """Yield those of the environment's `names` that are none of ours, but nearly one of them.
 
     Each comes with the name that may be meant. `load` returns a command of `top` by its name; none
     is loaded for a variable that belongs to another one.
@@ -83,7 +84,8 @@ def unknown_variables(
             # What they all begin with makes no two of them alike.
             words = [other.removeprefix(f"{ENV_PREFIX}_") for other in sorted(known | own)]
             meant = nearest(name.removeprefix(f"{ENV_PREFIX}_"), words)
-            yield name, meant and f"{ENV_PREFIX}_{meant}"
+            if meant is not None:
+                yield name, f"{ENV_PREFIX}_{meant}"
 
 
 def command_defaults(
@@ -166,10 +168,9 @@ def _not_valid(where: str, fault: Any) -> ConfigError:
 
 
 def tell_unknown_variables(
-    unknown: Iterable[tuple[str, str | None]], mentioned: Collection[str]
+    unknown: Iterable[tuple[str, str]], mentioned: Collection[str]
 ) -> Iterator[str]:
     """Yield a sentence for each unknown variable but those that are `mentioned` as a secret's."""
     for name, meant in unknown:
         if name not in mentioned:
-            advice = f"; did you mean {meant}?" if meant else ""
-            yield f"environment variable is not known: {printable(name)}{advice}"
+            yield f"environment variable is not known: {printable(name)}; did you mean {meant}?"
