@@ -2,8 +2,8 @@
 
 What is misspelt there would be passed over in silence, and a machine would do something else than
 it was told: so a wrong key, a wrong type and a wrong value in a table are errors that name the key,
-and a variable that is nearly one of ours is warned of. Others that begin as ours do may be anybody's:
-jobs of a CI keep the address of a provider in one, say.
+and a variable that is nearly one of ours is warned of. Others that begin as ours do may belong to
+anybody: jobs of a CI keep the address of a provider in one, say.
 """
 
 from __future__ import annotations
