@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
-from datetime import datetime
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import click
@@ -16,7 +16,7 @@ from hashclient.errors import ExitCode, UsageError
 from hashclient.system.text import printable
 
 if TYPE_CHECKING:
-    from hashclient.provider.repository import Published, Repository, Status
+    from hashclient.provider.repository import Published, Repository
 
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
 
@@ -133,7 +133,8 @@ def publish(
     column at least), output of md5sum, sha1sum, sha256sum or hashdeep, ClamAV signatures (.hdb,
     .hsb), the NSRL database (RDSv3), or one digest a line; `-` is standard input. An entry without
     an id gets one, an entry without a category is `uncategorised`. All is checked first: with one
-    bad line, nothing is published.
+    bad line, or a digest of the empty file, nothing is published. Entries whose digests are listed
+    before are published, and counted.
 
     The first publication makes the list and its keys.
 
@@ -143,15 +144,27 @@ def publish(
     """
     from hashclient.provider.keys import Keys
 
-    def on_doubt(text: str) -> None:
-        app.warn(text, "`hashclient provider withdraw` takes the entry off the list again")
-
     repository = _repository(app, directory)
-    done = repository.publish(
-        list_name, _sources(files), list_keys=Keys(keys, threshold), on_doubt=on_doubt
-    )
-    _show_change(app, done, "added", output_format)
+    done = repository.publish(list_name, _sources(files), list_keys=Keys(keys, threshold))
+    more = {
+        "listed_before": done.listed.count if done.listed else 0,
+        "repeated": done.repeated.count if done.repeated else 0,
+    }
+    _show_change(app, done, "added", output_format, more)
+    _warn_doubles(app, done)
     _warn_expiring(app, repository)
+
+
+def _warn_doubles(app: App, done: Published) -> None:
+    """Say how many of the entries that were added are of files that were listed before."""
+    for some, what in ((done.listed, "on the list before"), (done.repeated, "given twice")):
+        if some is not None:
+            app.warn(
+                f"{what}, by all their digests: {some.count:,} of {done.changed:,} entries,"
+                f" the first from {some.first}",
+                "they were published all the same; `hashclient provider withdraw` takes entries"
+                " off the list",
+            )
 
 
 def _sources(files: tuple[str, ...]) -> Iterator[tuple[str, BinaryIO]]:
@@ -231,13 +244,20 @@ def consolidate(
         )
 
 
-def _show_change(app: App, done: Published, what: str, output_format: str) -> None:
+def _show_change(
+    app: App,
+    done: Published,
+    what: str,
+    output_format: str,
+    more: Mapping[str, int] = MappingProxyType({}),
+) -> None:
     if output_format == "json":
         document = {
             "list": done.list_name,
             "generation": done.generation,
             what: done.changed,
             "live": done.live,
+            **more,
         }
         app.out(json.dumps(document))
     else:
@@ -335,67 +355,12 @@ def status(app: App, directory: Path, output_format: str) -> ExitCode:
 
     Exit codes: 0 all roles are valid, 7 one has expired; all are in `hashclient --help`.
     """
+    from hashclient.cli.providerview import status_json, status_text
+
     repository = _repository(app, directory)
     found = repository.status()
-    app.out(_status_json(found) if output_format == "json" else _status_text(found, app.now()))
+    app.out(status_json(found) if output_format == "json" else status_text(found, app.now()))
     return ExitCode.STALE if _warn_expiring(app, repository) else ExitCode.OK
-
-
-def _status_json(found: Status) -> str:
-    roles = [
-        {
-            "name": r.name,
-            "version": r.version,
-            "expires": r.expires.isoformat(),
-            "keys": r.keys,
-            "threshold": r.threshold,
-        }
-        for r in found.roles
-    ]
-    lists = [
-        {
-            "name": entry.name,
-            "generation": entry.generation,
-            "published_at": entry.published_at.isoformat(),
-            "live": entry.live,
-            "segments": entry.segments,
-        }
-        for entry in found.lists
-    ]
-    document = {"root_sha256": found.root_sha256, "roles": roles, "lists": lists}
-    return json.dumps(document, indent=2)
-
-
-def _status_text(found: Status, now: datetime) -> str:
-    rows = [["ROLE", "VERSION", "KEYS", "EXPIRES"]]
-    for role in found.roles:
-        expired = "  expired" if role.expires <= now else ""
-        keys = f"{role.threshold} of {role.keys}"
-        rows.append(
-            [role.name, str(role.version), keys, f"{role.expires:%Y-%m-%d %H:%M}Z{expired}"]
-        )
-    lists = [["LIST", "GENERATION", "LIVE", "SEGMENTS", "PUBLISHED"]]
-    lists += [
-        [
-            entry.name,
-            str(entry.generation),
-            str(entry.live),
-            str(entry.segments),
-            f"{entry.published_at:%Y-%m-%d %H:%M}Z",
-        ]
-        for entry in found.lists
-    ]
-    parts = [_aligned(rows), _aligned(lists) if found.lists else "no list yet"]
-    return "\n\n".join([*parts, f"root.json sha256 {found.root_sha256}"])
-
-
-def _aligned(rows: list[list[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = (
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        for row in rows
-    )
-    return "\n".join(line.rstrip() for line in lines)
 
 
 @command.command("serve")

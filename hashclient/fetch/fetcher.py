@@ -216,7 +216,7 @@ class Fetcher:
         here, base = self._open_base(directory)
         # 1
         info = trust.target(name, INDEX_FILE)
-        index_hash, expires, epoch = info.hashes["sha256"], trust.expires(name), trust.epoch()
+        index_hash, expires, epoch = trust.hash_of(info), trust.expires(name), trust.epoch()
         # 2
         if base is not None and base.manifest.index_hash == index_hash:
             same = msgspec.structs.replace(
@@ -362,6 +362,7 @@ class Fetcher:
             entries=manifest.entries,
             expires=manifest.expires,
         )
+        algorithm, _, digest = manifest.index_hash.rpartition(":")
         data = {
             "provider": self._provider,
             "list": manifest.list,
@@ -370,7 +371,8 @@ class Fetcher:
             "added": added,
             "withdrawn": withdrawn,
             "entries": manifest.entries,
-            "index_sha256": manifest.index_hash,
+            # Without an algorithm in front it is the SHA-256.
+            f"index_{algorithm or 'sha256'}": digest,
         }
         self._audit.append([Event("fetch", data)], durable=True)
         try:

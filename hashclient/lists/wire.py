@@ -19,13 +19,13 @@ import numpy.typing as npt
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.model import is_name
 from hashclient.errors import VerificationError
+from hashclient.lists.columns import check_columns
 from hashclient.system.memory import memory_cap
 from hashclient.system.strictjson import parse_json
 from hashclient.system.text import excerpt
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
 FORMAT = "hashclient-list/1"
 
@@ -277,7 +277,7 @@ def _read_batches(
             raise VerificationError(
                 f"{what} has {file.metadata.num_rows} rows, the index says {segment.entries}"
             )
-        _check_columns(file, schema, what)
+        check_columns(file.schema, schema, what)
         batches = file.iter_batches(BATCH_ROWS, use_threads=False)
         while True:
             with memory_cap(MAX_DECODING_BYTES):
@@ -297,27 +297,6 @@ def _read_batches(
         raise VerificationError(f"{what} is not a valid Parquet file: {excerpt(error)}") from error
     if rows != segment.entries:
         raise VerificationError(f"{what} has {rows} rows, the index says {segment.entries}")
-
-
-def _check_columns(file: pq.ParquetFile, schema: pa.Schema, what: str) -> None:
-    """Check the Parquet types, which every writer can set, rather than Arrow's."""
-    import pyarrow as pa
-
-    expected: dict[str, tuple[str, int | None]] = {}
-    for field in schema:
-        if pa.types.is_fixed_size_binary(field.type):
-            expected[field.name] = ("FIXED_LEN_BYTE_ARRAY", field.type.byte_width)
-        elif pa.types.is_string(field.type):
-            expected[field.name] = ("BYTE_ARRAY", None)
-        else:
-            expected[field.name] = ("INT64", None)
-    columns = [file.schema.column(i) for i in range(len(file.schema))]
-    found = {
-        c.path: (c.physical_type, c.length if c.physical_type.startswith("FIXED") else None)
-        for c in columns
-    }
-    if len(found) != len(columns) or found != expected:
-        raise VerificationError(f"{what} does not have the columns and types of the format")
 
 
 def _add_batch(batch: pa.RecordBatch, what: str) -> AddBatch:

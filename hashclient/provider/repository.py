@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -34,6 +34,7 @@ from hashclient.lists.wire import (
     withdraw_schema,
 )
 from hashclient.provider.consolidate import KEEP_NEWEST, join_ranges, ranges_to_join
+from hashclient.provider.doubles import Doubles, Int64
 from hashclient.provider.entries import SEGMENT_ENTRIES, Entries, new_segment
 from hashclient.provider.keys import Clock, Keys, KeyStore, Roles, Validity
 from hashclient.provider.listfiles import ListFiles, read_public
@@ -52,13 +53,26 @@ _ONE_KEY = Keys()
 _DEFAULT_VALIDITY = Validity()
 
 
+class Some(msgspec.Struct, frozen=True):
+    """Some of the entries that were given: how many, and the file and line of the first."""
+
+    count: int
+    first: str
+
+
 class Published(msgspec.Struct, frozen=True):
-    """What a change made: `changed` entries were added or withdrawn, `live` are now listed."""
+    """What a change made: `changed` entries were added or withdrawn, `live` are now listed.
+
+    Of those that were added, `listed` have no digest that was not on the list before, and
+    `repeated` none that was not among what was given before them.
+    """
 
     list_name: str
     generation: int
     changed: int
     live: int
+    listed: Some | None = None
+    repeated: Some | None = None
 
 
 class Consolidated(msgspec.Struct, frozen=True):
@@ -156,17 +170,16 @@ class Repository:
         sources: Iterable[tuple[str, BinaryIO]],
         *,
         list_keys: Keys = _ONE_KEY,
-        on_doubt: Callable[[str], None] = lambda _: None,
     ) -> Published:
         """Add the entries of `sources`, files of digests with their names, as a new generation.
 
         The first publication of a list makes its role, with `list_keys`. An entry without an id
-        gets `<generation>-<number>`, one without a category `uncategorised`. `on_doubt` hears of
-        what keeps no rule from being published, but clients from taking it.
+        gets `<generation>-<number>`, one without a category `uncategorised`. Doubles
+        are published, and counted.
 
         Raises:
-            UsageError: an entry breaks a rule of the format, or its id is on the list; nothing
-                was written.
+            UsageError: an entry breaks a rule of the format, has a digest of the empty file, or its
+                id is on the list; nothing was written.
             StateError: there is no repository, a key is missing, or a file cannot be written;
                 the old state is still published.
         """
@@ -175,7 +188,6 @@ class Repository:
         with self._locked():
             roles = self._load()
             current = self._files.current(roles, list_name)
-            live = self._files.live_hashes(roles, current)
             entries = Entries(current.generation + 1)
             for name, stream in sources:
                 for batch in read_digests(stream, name):
@@ -185,10 +197,11 @@ class Repository:
                 raise UsageError(
                     "no entries to publish", hint="give files that hold at least one digest"
                 )
+            doubles = Doubles(entries.digests, entries.rows)
+            live = self._files.live_hashes(roles, current, doubles)
             hashes = entries.hashes()
             entries.check_unique(hashes, live)
-            if (doubts := entries.doubts()) is not None:
-                on_doubt(doubts)
+            entries.check_categories(doubles.categories, list_name)
             if list_name not in roles.lists:
                 roles.add_list(list_name, list_keys)
                 changed = {"targets", list_name}
@@ -198,7 +211,14 @@ class Repository:
             index = self._files.next_index(current, entries.segments, entries.rows, checksum)
             self._files.write(roles, index, entries.segments)
             roles.commit(changed)
-            return Published(list_name, index.generation, entries.rows, index.entries)
+            return Published(
+                list_name,
+                index.generation,
+                entries.rows,
+                index.entries,
+                listed=_some(entries, doubles.listed()),
+                repeated=_some(entries, doubles.repeated()),
+            )
 
     def withdraw(self, list_name: str, entry_ids: Sequence[str]) -> Published:
         """Take entries off a list, as a new generation.
@@ -367,6 +387,10 @@ class Repository:
     def _load(self) -> Roles:
         self.require()
         return Roles.load(self._metadata, self._keys, self._clock, self._validity)
+
+
+def _some(entries: Entries, rows: Int64) -> Some | None:
+    return Some(len(rows), entries.where(int(rows[0]))) if len(rows) else None
 
 
 def _no_such_list(roles: Roles, name: str) -> UsageError:

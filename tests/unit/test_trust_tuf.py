@@ -311,18 +311,70 @@ def test_metadata_of_another_length_or_hash_is_refused(
         load()
 
 
-def test_a_repository_without_consistent_snapshots_is_read(
-    simulator: Simulator, opened: Opened
+@pytest.mark.parametrize("value", [False, None])
+def test_a_repository_without_consistent_snapshots_is_refused(
+    simulator: Simulator, opened: Opened, value: bool | None
 ) -> None:
-    simulator.edit("root", lambda root: setattr(root, "consistent_snapshot", False))
+    simulator.edit("root", lambda root: setattr(root, "consistent_snapshot", value))
     data = simulator.files.pop(simulator.target_path("index.json"))
     simulator.files[f"targets/{INDEX}"] = data
     paths = {role: simulator._path(role) for role in ("snapshot", "targets", "baseline")}
     for role, path in paths.items():
         simulator.files[f"metadata/{role}.json"] = simulator.files.pop(path)
+    with pytest.raises(VerificationError, match="does not say consistent_snapshot: true"):
+        opened().refresh()
+
+
+@pytest.mark.parametrize(
+    ("algorithms", "named_by"),
+    [
+        (("sha256",), "sha256"),
+        (("sha512",), "sha512"),
+        (("sha512", "sha256"), "sha256"),
+        (("md5", "sha3_256", "sha512"), "sha512"),
+    ],
+    ids=str,
+)
+def test_a_target_is_named_by_its_sha256_or_else_by_its_sha512(
+    simulator: Simulator, opened: Opened, algorithms: tuple[str, ...], named_by: str
+) -> None:
+    data = simulator.files[simulator.target_path("index.json")]
+    simulator.use_hashes(*algorithms, named_by=named_by)
     trust = opened()
     trust.refresh()
-    assert trust.download(trust.target("baseline", "index.json"), 1 << 20) == data
+    info = trust.target("baseline", "index.json")
+    assert trust.download(info, 1 << 20) == data
+    digest = hashlib.new(named_by, data).hexdigest()
+    assert trust.hash_of(info) == (digest if named_by == "sha256" else f"sha512:{digest}")
+    assert simulator.requests[-1] == f"targets/lists/baseline/{digest}.index.json"
+
+
+@pytest.mark.parametrize("wrong", ["sha256", "sha512", "sha1", "sha3_512"])
+def test_every_hash_that_is_signed_and_known_is_verified(
+    simulator: Simulator, opened: Opened, wrong: str
+) -> None:
+    digest = {"sha256": "0" * 64, "sha512": "0" * 128}.get(wrong, "0" * 40)
+    named_by = "sha512" if wrong != "sha512" else "sha256"
+    algorithms = [a for a in ("sha256", "sha512") if a != wrong]
+    simulator.use_hashes(*algorithms, named_by=named_by, also={wrong: digest})
+    path = simulator.target_path("index.json")
+    simulator.files[path] = next(
+        data for name, data in simulator.files.items() if name.endswith(".index.json")
+    )
+    trust = opened()
+    trust.refresh()
+    with pytest.raises(VerificationError, match=r"Observed hash .* does not match"):
+        trust.download(trust.target("baseline", "index.json"), 1 << 20)
+
+
+@pytest.mark.parametrize("unknown", ["shake_128", "blake9", "sha256 "])
+def test_a_hash_that_nobody_knows_is_passed_over(
+    simulator: Simulator, opened: Opened, unknown: str
+) -> None:
+    simulator.use_hashes("sha512", named_by="sha512", also={unknown: "00"})
+    trust = opened()
+    trust.refresh()
+    assert trust.download(trust.target("baseline", "index.json"), 1 << 20)
 
 
 def test_a_version_that_was_pushed_far_ahead_is_recovered_by_new_keys(
