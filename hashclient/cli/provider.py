@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -77,6 +78,17 @@ def _warn_expiring(app: App, repository: Repository) -> bool:
     return expired
 
 
+def _warn_closed(app: App, repository: Repository) -> None:
+    """Warn when a web server that has an account of its own cannot read what is published."""
+    if closed := repository.closed():
+        more = f" and {len(closed) - 1:,} more" if len(closed) > 1 else ""
+        public = shlex.quote(str(repository.public))
+        app.warn(
+            f"closed to a web server of another account: {printable(closed[0])}{more}",
+            f"chmod a+x {shlex.quote(str(repository.directory))}; chmod -R a+rX {public}",
+        )
+
+
 def _repository(app: App, directory: Path) -> Repository:
     from hashclient.provider.repository import Repository
 
@@ -109,6 +121,11 @@ def init(app: App, directory: Path, keys: int, threshold: int, output_format: st
     else:
         app.out(printable(repository.root_file))
     app.say("hand this file to clients by a way they trust; then `publish` a list")
+    app.say(
+        f"every account of this machine may read {printable(repository.public)}, as a web server"
+        " has to; keys/ is yours alone"
+    )
+    _warn_closed(app, repository)
 
 
 @command.command("publish")
@@ -348,7 +365,8 @@ def renew(app: App, directory: Path, output_format: str) -> None:
 def status(app: App, directory: Path, output_format: str) -> ExitCode:
     """Show the roles, until when each is valid, and the lists.
 
-    Warns of roles that expire soon: of those with less than a quarter of their time left.
+    Warns of roles that expire soon: of those with less than a quarter of their time left. Warns,
+    too, when REPO/public cannot be read by other accounts, that of a web server among them.
 
     \b
       hashclient provider status /srv/lists
@@ -360,6 +378,7 @@ def status(app: App, directory: Path, output_format: str) -> ExitCode:
     repository = _repository(app, directory)
     found = repository.status()
     app.out(status_json(found) if output_format == "json" else status_text(found, app.now()))
+    _warn_closed(app, repository)
     return ExitCode.STALE if _warn_expiring(app, repository) else ExitCode.OK
 
 

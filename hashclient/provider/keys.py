@@ -35,6 +35,7 @@ from tuf.api.metadata import (
 )
 
 from hashclient.errors import ConfigError, StateError, UsageError
+from hashclient.provider.public import PUBLIC_MODE
 from hashclient.system.files import (
     MAX_STATE_BYTES,
     make_private_dir,
@@ -46,9 +47,6 @@ from hashclient.system.secrets import read_secret
 from hashclient.system.text import printable
 
 Clock = Callable[[], datetime]
-
-#: Anybody may read what is published; a web server under another user has to.
-PUBLIC_MODE = 0o644
 
 
 class Validity(msgspec.Struct, frozen=True):

@@ -30,8 +30,9 @@ from hashclient.lists.wire import (
 )
 from hashclient.provider.doubles import Doubles
 from hashclient.provider.entries import NewSegment
-from hashclient.provider.keys import PUBLIC_MODE, Clock, Roles
-from hashclient.system.files import make_public_dir, read_regular, state_error, write_atomic
+from hashclient.provider.keys import Clock, Roles
+from hashclient.provider.public import PUBLIC_MODE, make_folder_below
+from hashclient.system.files import read_regular, state_error, write_atomic
 
 #: How long a file stays that a list does not name any more, in seconds: longer than any fetch.
 UNREFERENCED_S = 86_400
@@ -141,7 +142,7 @@ class ListFiles:
             target = TargetFile.from_data(target_name(index.list, name), data, ["sha256"])
             roles.lists[index.list].signed.targets[target.path] = target
             path = self._path(target)
-            make_public_dir(path.parent)
+            make_folder_below(self.directory.parent, path.parent)
             write_atomic(path, data, mode=PUBLIC_MODE)
 
     def remove_unreferenced(self, roles: Roles, list_name: str) -> None:

@@ -38,11 +38,13 @@ from hashclient.provider.doubles import Doubles, Int64
 from hashclient.provider.entries import SEGMENT_ENTRIES, Entries, new_segment
 from hashclient.provider.keys import Clock, Keys, KeyStore, Roles, Validity
 from hashclient.provider.listfiles import ListFiles, read_public
-from hashclient.system.files import (
-    make_public_dir,
-    state_error,
-    sweep_temporary,
+from hashclient.provider.public import (
+    closed_folders,
+    make_folder_below,
+    make_open_dir,
+    make_public_root,
 )
+from hashclient.system.files import state_error, sweep_temporary
 from hashclient.system.locks import writer_lock
 from hashclient.system.text import printable
 
@@ -143,11 +145,12 @@ class Repository:
             StateError: it cannot be written.
         """
         try:
-            make_public_dir(self.directory)
+            make_open_dir(self.directory)
             # What a killed `create` left may be there.
             present = {path.name for path in self.directory.iterdir()} - _OWN_NAMES
             if not present:
-                make_public_dir(self._metadata)
+                make_public_root(self.public)
+                make_folder_below(self.public, self._metadata)
         except OSError as error:
             raise state_error("cannot make repository", self.directory, error) from error
         if present:
@@ -362,6 +365,14 @@ class Repository:
                 for i in indexes
             ),
         )
+
+    def closed(self) -> list[Path]:
+        """Return the folders that keep a web server of another account from what is published.
+
+        Raises:
+            StateError: one cannot be looked at.
+        """
+        return list(closed_folders(self.directory, self.public))
 
     def require(self) -> None:
         """Check that there is a repository.
