@@ -17,7 +17,8 @@ from hashclient.errors import ExitCode, UsageError
 from hashclient.system.text import printable
 
 if TYPE_CHECKING:
-    from hashclient.provider.repository import Published, Repository
+    from hashclient.provider.repository import Repository
+    from hashclient.provider.results import Published
 
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
 
@@ -67,13 +68,14 @@ def _key_options(whose: str) -> Callable[[_Decorated], _Decorated]:
 def _warn_expiring(app: App, repository: Repository) -> bool:
     """Warn of roles that expire soon; tell whether one has expired."""
     expired = False
-    for role, at in repository.expiring():
+    renew = f"`hashclient provider renew {shlex.quote(str(repository.directory))}`"
+    for role, at, wanting in repository.expiring():
         left = at - app.now()
         expired = expired or left.total_seconds() <= 0
         when = "has expired" if left.total_seconds() <= 0 else f"expires in {left.days} day(s)"
         app.warn(
             f"role {role} {when}: {at:%Y-%m-%d %H:%M} UTC",
-            hint="put its keys into REPO/keys, if they are elsewhere, and run `provider renew`",
+            hint=f"run {renew}" if wanting is None else f"{wanting} and run {renew}",
         )
     return expired
 
@@ -354,7 +356,7 @@ def renew(app: App, directory: Path, output_format: str) -> None:
     if done.skipped:
         app.warn(
             f"due, but the keys are not here: {', '.join(done.skipped)}",
-            hint="put the keys back into REPO/keys and run `renew` again",
+            hint=f"{'; '.join(done.wanting)}; then run `renew` again",
         )
 
 

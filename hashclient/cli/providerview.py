@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hashclient.provider.repository import Status
+    from hashclient.provider.results import Status
 
 
 def status_json(found: Status) -> str:

@@ -9,6 +9,7 @@ by the old and the new keys. What a list holds is left to `provider`; locking, t
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -107,10 +108,12 @@ class KeyStore:
         found = self.present(role, keyids)
         if len(found) < threshold:
             paths = (self._path(role, keyid) for keyid in keyids)
-            missing = ", ".join(path.name for path in paths if not path.exists())
+            missing = [path.name for path in paths if not path.exists()]
+            enough = threshold - len(found)
+            choice = f"{enough} of " if enough < len(missing) else ""
             raise StateError(
                 f"role {role} needs {threshold} signing key(s), {len(found)} here",
-                hint=f"put back into {printable(self.directory)}: {missing}",
+                hint=f"put {choice}{', '.join(missing)} back into {printable(self.directory)}",
             )
         return found
 
@@ -137,6 +140,20 @@ class KeyStore:
         if public.keyid != keyid:
             raise StateError(f"not the key that its name says: {printable(path)}")
         return CryptoSigner(private, public)
+
+    def names(self) -> set[str]:
+        """Return the names of all key files."""
+        return {path.name for path in self.directory.glob("*.pem")}
+
+    def discard(self, names: Collection[str]) -> None:
+        """Remove key files, as far as that is possible."""
+        for name in names:
+            with contextlib.suppress(OSError):
+                (self.directory / name).unlink()
+
+    def name_of(self, role: str, keyid: str) -> str:
+        """Return the name of the file of a key."""
+        return self._path(role, keyid).name
 
     def retire(self, role: str, keep: Collection[str]) -> None:
         """Remove the keys of `role` that are not in `keep`."""
@@ -237,6 +254,31 @@ class Roles:
         """Return the key ids of `role` and its threshold."""
         described = self.delegations().get(role) or self.root.signed.roles[role]
         return described.keyids, described.threshold
+
+    def require_signers(self, roles: Collection[str]) -> None:
+        """Find out whether the keys of `roles` are here, before anything is written.
+
+        Raises:
+            StateError: too few are, or one is not usable.
+        """
+        for role in roles:
+            self.keys.signers(role, *self.key_policy(role))
+
+    def wanting(self, role: str) -> str | None:
+        """Return what has to be done so that `role` can be signed; None if its keys are here."""
+        try:
+            self.require_signers([role])
+        except StateError as error:
+            return error.hint or error.message
+        return None
+
+    def key_files(self) -> set[str]:
+        """Return the names of the key files that count for a role."""
+        return {
+            self.keys.name_of(role, keyid)
+            for role in self.names()
+            for keyid in self.key_policy(role)[0]
+        }
 
     def add_list(self, name: str, keys: Keys) -> None:
         """Give list `name` a role and keys of its own; `commit` has to follow."""
@@ -350,12 +392,8 @@ class Roles:
             for role in self.names()
             if self.metadata(role).signed.expires - now < self._validity.of(role) / 2
         ]
-        skipped = []
-        for role in set(due) - {"timestamp", "snapshot"}:
-            try:
-                self.keys.signers(role, *self.key_policy(role))
-            except StateError:
-                skipped.append(role)
+        elsewhere = set(due) - {"timestamp", "snapshot"}
+        skipped = [role for role in elsewhere if self.wanting(role) is not None]
         due = [role for role in due if role not in skipped]
         self.commit(due)
         if "root" in due:

@@ -433,9 +433,9 @@ def test_roles_that_expire_soon_are_told(simulator: Simulator) -> None:
     repository = simulator.repository
     assert repository.expiring() == []
     simulator.now += timedelta(days=6)
-    assert [role for role, _ in repository.expiring()] == ["timestamp"]
+    assert [role for role, *_ in repository.expiring()] == ["timestamp"]
     simulator.now += timedelta(days=20)
-    assert [role for role, _ in repository.expiring()] == ["snapshot", "timestamp"]
+    assert [role for role, *_ in repository.expiring()] == ["snapshot", "timestamp"]
     repository.renew()
     assert repository.expiring() == []
 

@@ -14,7 +14,7 @@ from fixtures.client import csv, digests_of
 from fixtures.simulator import Simulator
 from hashclient.core.algorithms import Algorithm
 from hashclient.provider import entries
-from hashclient.provider.repository import Published, Some
+from hashclient.provider.results import Published, Some
 
 
 @pytest.fixture
