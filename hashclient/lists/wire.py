@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -71,6 +71,7 @@ class Segment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ListIndex(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`index.json`: one generation of a list and the segments that make it up, in order.
 
+    `published_at` is in UTC, whatever zone was written; nothing is judged by it.
     `entries` counts the live entries, `checksum` is the sum of their `entry_hashes`, modulo 2**64,
     as 16 lower-case hexadecimal digits.
     """
@@ -134,7 +135,10 @@ def parse_index(data: bytes, list_name: str) -> ListIndex:
     if len(index.checksum) != 16 or set(index.checksum) - set("0123456789abcdef"):
         raise VerificationError(f"{what} has a malformed checksum")
     _check_segments(index, what)
-    return index
+    try:
+        return msgspec.structs.replace(index, published_at=index.published_at.astimezone(UTC))
+    except OverflowError as error:
+        raise VerificationError(f"{what} has a published_at out of range") from error
 
 
 def _check_segments(index: ListIndex, what: str) -> None:

@@ -36,6 +36,8 @@ from hashclient.system.strictjson import parse_json
 from hashclient.system.text import excerpt, printable
 from hashclient.trust.metadatadir import MAX_METADATA_BYTES, MetadataDir
 
+#: What is said of metadata that cannot be trusted, where nothing is known that fits better.
+METADATA_HINT = "nothing was changed; tell the provider if it persists"
 #: Bounds a file whose length nobody has announced.
 _MAX_UNANNOUNCED_BYTES = 64 << 20
 #: What a target may be signed by, the first that is there before its name in its address; one of
@@ -170,10 +172,14 @@ class Trust:
         """
         targets: Any = self._verified[Targets.type]
         if targets.targets:
-            raise VerificationError(f"provider {self._name}: the top-level role signs files")
+            raise VerificationError(
+                f"provider {self._name}: the top-level role signs files", hint=METADATA_HINT
+            )
         if targets.delegations is None or not targets.delegations.roles:
             if targets.delegations is not None and targets.delegations.succinct_roles:
-                raise VerificationError(f"provider {self._name}: hash bins are not supported")
+                raise VerificationError(
+                    f"provider {self._name}: hash bins are not supported", hint=METADATA_HINT
+                )
             return []
         for role in targets.delegations.roles.values():
             if (
@@ -183,7 +189,8 @@ class Trust:
             ):
                 raise VerificationError(
                     f"provider {self._name}: delegation {printable(role.name)!r} is not for the"
-                    " files of the list of its name alone"
+                    " files of the list of its name alone",
+                    hint=METADATA_HINT,
                 )
         return sorted(targets.delegations.roles)
 
@@ -302,13 +309,14 @@ class Trust:
         except (tuf_errors.RepositoryError, tuf_errors.DownloadError) as error:
             raise VerificationError(
                 f"provider {self._name}: {excerpt(error)}",
-                hint="nothing was changed; tell the provider if it persists",
+                hint=METADATA_HINT,
             ) from error
         except OSError as error:
             raise state_error("cannot keep metadata in", self._directory.path, error) from error
         except (ValueError, TypeError, KeyError, RuntimeError) as error:
             raise VerificationError(
-                f"provider {self._name}: metadata is malformed: {excerpt(error)}"
+                f"provider {self._name}: metadata is malformed: {excerpt(error)}",
+                hint=METADATA_HINT,
             ) from error
 
     def _stale(self, error: Exception) -> StaleError:

@@ -71,6 +71,15 @@ BAD_INDEXES: dict[str, tuple[MakeIndex, str]] = {
     "date as a number": (with_field(published_at=1700000000), "not valid"),
     "date as a word": (with_field(published_at="yesterday"), "not valid"),
     "date without a zone": (with_field(published_at="2024-01-01T00:00:00"), "without a time zone"),
+    "date before all others": (
+        with_field(published_at="0001-01-01T00:00:00+14:00"),
+        "published_at out of range",
+    ),
+    "date after all others": (
+        with_field(published_at="9999-12-31T23:59:59-12:00"),
+        "published_at out of range",
+    ),
+    "date with a leap second": (with_field(published_at="2016-12-31T23:59:60Z"), "not valid"),
     "segments as an object": (with_field(segments={}), "not valid"),
     "unknown key": (with_field(**{"\x1b[2Jextra": 1}), "unknown field"),
     "newer format": (with_field(format="hashclient-list/2"), "has format hashclient-list/2"),
