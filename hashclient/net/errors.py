@@ -23,7 +23,7 @@ from hashclient.errors import (
     VerificationError,
 )
 from hashclient.net.deadline import DeadlineExceededError
-from hashclient.net.peer import Peer
+from hashclient.net.peer import PROVIDER, Peer
 
 CREDENTIAL_HINT = "check the credential, and that it has not been revoked or expired"
 CLIENT_CERT_HINT = "check client_cert and client_key, and that the certificate is known there"
@@ -161,7 +161,9 @@ def status_fault(
             hint=f"ask the {peer.name} for its final URL",
         )
     if status not in TRANSIENT_STATUSES:
-        hint = f"{_STATUS_400_HINT}; {peer.kept}" if status == 400 else network_hint(peer)
+        hint = network_hint(peer)
+        if status == 400 and peer is PROVIDER:
+            hint = f"{_STATUS_400_HINT}; {peer.kept}"
         return HttpStatusError(
             f"{peer.name} answers: {url}: {_status_text(status)}", status, hint=hint
         )

@@ -87,6 +87,8 @@ class KeyStore:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        #: Names of the files that `generate` has written.
+        self.made: set[str] = set()
 
     def _path(self, role: str, keyid: str) -> Path:
         return self.directory / f"{role}-{keyid[:16]}.pem"
@@ -96,7 +98,9 @@ class KeyStore:
         make_private_dir(self.directory)
         signers = [CryptoSigner.generate_ed25519() for _ in range(count)]
         for signer in signers:
-            write_atomic(self._path(role, signer.public_key.keyid), signer.private_bytes)
+            path = self._path(role, signer.public_key.keyid)
+            self.made.add(path.name)
+            write_atomic(path, signer.private_bytes)
         return [signer.public_key for signer in signers]
 
     def signers(self, role: str, keyids: Sequence[str], threshold: int) -> list[Signer]:
@@ -140,10 +144,6 @@ class KeyStore:
         if public.keyid != keyid:
             raise StateError(f"not the key that its name says: {printable(path)}")
         return CryptoSigner(private, public)
-
-    def names(self) -> set[str]:
-        """Return the names of all key files."""
-        return {path.name for path in self.directory.glob("*.pem")}
 
     def discard(self, names: Collection[str]) -> None:
         """Remove key files, as far as that is possible."""

@@ -344,19 +344,19 @@ class Repository:
             written = (self.directory, self._metadata, self._keys.directory)
             for folder in (*written, *self._files.directory.glob("lists/*")):
                 sweep_temporary(folder)
-            keys = self._keys.names()
+            self._keys.made.clear()
             try:
                 yield
             except BaseException:
-                self._discard_keys(self._keys.names() - keys)
+                self._discard_keys()
                 raise
 
-    def _discard_keys(self, new: set[str]) -> None:
+    def _discard_keys(self) -> None:
         """Remove the keys that a failed command has made, but for those that are published.
 
         A disk may fail when a rename is done already; what clients see decides.
         """
-        if not new:
+        if not self._keys.made:
             return
         published: set[str] = set()
         if (self._metadata / "timestamp.json").exists():
@@ -364,7 +364,7 @@ class Repository:
                 published = self._load().key_files()
             except StateError:
                 return  # what is published is not known: a key too many does no harm
-        self._keys.discard(new - published)
+        self._keys.discard(self._keys.made - published)
 
     def _load(self) -> Roles:
         self.require()
