@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 SEGMENT_ENTRIES = 1_000_000
 DEFAULT_CATEGORY = "uncategorised"
 
+_CATEGORIES_HINT = "nothing was published; use fewer, and put what is finer into the entry ids"
+
 
 class NewSegment(msgspec.Struct, frozen=True):
     """A segment and its file."""
@@ -136,8 +138,9 @@ class Entries(msgspec.Struct):
                 (middle, high) if _is_valid(part.slice(low, middle - low)) else (low, middle)
             )
         # Too many categories are no single entry's fault.
-        where = "" if _is_valid(part.slice(low, 1)) else f"{self.where(first + low)}: "
-        return UsageError(f"{where}{error.message}", hint=error.hint)
+        if not _is_valid(part.slice(low, 1)):
+            return UsageError(f"{self.where(first + low)}: {error.message}", hint=error.hint)
+        return UsageError(error.message, hint=error.hint or _CATEGORIES_HINT)
 
     def where(self, row: int) -> str:
         """Return the file and the line that a row comes from."""
@@ -170,7 +173,7 @@ class Entries(msgspec.Struct):
             raise UsageError(
                 f"list {list_name} would have {count} categories, those of withdrawn entries"
                 f" included; clients take {MAX_CATEGORIES} at most",
-                hint="nothing was published; use fewer, and put what is finer into the entry ids",
+                hint=_CATEGORIES_HINT,
             )
 
     def _id(self, row: int) -> str:

@@ -87,6 +87,17 @@ BAD_INDEXES: dict[str, tuple[MakeIndex, str]] = {
     "checksum too short": (with_field(checksum="0" * 15), "malformed checksum"),
     "checksum not hexadecimal": (with_field(checksum="Z" * 16), "malformed checksum"),
     "count that is wrong": (with_field(entries=14), "14 live entries"),
+    "segment without a name": (
+        lambda d: json.dumps(
+            {**d, "segments": [{k: v for k, v in d["segments"][0].items() if k != "name"}]}
+        ).encode(),
+        "missing required field `name`",
+    ),
+    "segment with another key": (with_segment(more=1), "unknown field `more`"),
+    "generation missing": (
+        lambda d: json.dumps({k: v for k, v in d.items() if k != "generation"}).encode(),
+        "missing required field `generation`",
+    ),
     "unknown kind": (with_segment(kind="replace"), "not valid"),
     "segment of nothing": (with_segment(entries=0), "entry count 0"),
     "segment of less than nothing": (with_segment(entries=-1), "entry count -1"),

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from securesystemslib.signer import CryptoSigner, SSlibKey
 from tuf.api.exceptions import (
     DownloadError,
@@ -251,11 +252,37 @@ def test_a_provider_that_delegates_nothing_at_all_has_none(
     assert trust.lists() == []
 
 
-@pytest.mark.parametrize("kind", ["ed25519", "rsa", "ecdsa"])
-def test_all_usual_kinds_of_keys_are_accepted(
-    simulator: Simulator, opened: Opened, kind: str
+def _signer(kind: str, scheme: str) -> CryptoSigner:
+    """Make a key of a documented kind that signs by `scheme`."""
+    private: Any
+    if kind == "ed25519":
+        private = ed25519.Ed25519PrivateKey.generate()
+    elif kind == "rsa":
+        private = rsa.generate_private_key(65537, 2048)
+    else:
+        private = ec.generate_private_key({c.name: c() for c in _CURVES}[kind])
+    public = SSlibKey.from_crypto(private.public_key(), scheme=scheme)
+    return CryptoSigner(private, public)
+
+
+_CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "scheme"),
+    [
+        ("ed25519", "ed25519"),
+        ("secp256r1", "ecdsa-sha2-nistp256"),
+        ("secp384r1", "ecdsa-sha2-nistp384"),
+        ("secp521r1", "ecdsa-sha2-nistp521"),
+        *(("rsa", f"rsassa-pss-sha{bits}") for bits in (256, 384, 512)),
+        *(("rsa", f"rsa-pkcs1v15-sha{bits}") for bits in (256, 384, 512)),
+    ],
+)
+def test_every_documented_kind_of_keys_is_accepted(
+    simulator: Simulator, opened: Opened, kind: str, scheme: str
 ) -> None:
-    signer = getattr(CryptoSigner, f"generate_{kind}")()
+    signer = _signer(kind, scheme)
     simulator.edit("root", lambda root: root.add_key(signer.public_key, "timestamp"))
     simulator.edit("timestamp", signers=[signer])
     opened().refresh()
