@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from datetime import UTC, datetime
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from hashclient.errors import VerificationError
 from hashclient.lists.wire import (
+    NO_SIZE,
     AddBatch,
     Segment,
     add_schema,
@@ -19,6 +21,7 @@ from hashclient.lists.wire import (
     parse_add_segment,
     parse_withdraw_segment,
 )
+from tests.support import ROOT
 
 ROW: dict[str, Any] = {
     "entry_id": "e-1",
@@ -292,3 +295,33 @@ def test_an_encrypted_segment_is_refused() -> None:
 def test_what_our_own_provider_writes_has_the_types_of_the_format() -> None:
     table = pa.Table.from_pylist([ROW], add_schema())
     assert parse(encode_segment(table)).sizes.tolist() == [5]
+
+
+def written_by(writer: str, kind: str) -> bytes:
+    """Return a segment that another writer has written, by `tests/data/writers/write.py.txt`."""
+    return (ROOT / "tests" / "data" / "writers" / f"{writer}-{kind}.parquet").read_bytes()
+
+
+@pytest.mark.parametrize("writer", ["polars", "fastparquet"])
+def test_what_the_documented_writers_write_is_read(writer: str) -> None:
+    (batch,) = parse_add_segment(written_by(writer, "add"), Segment("s", "add", 2, 1, 1))
+    assert (batch.ids.tolist(), batch.categories) == ([b"e-1", b"e-2"], ("synthetic",))
+    assert (batch.masks.tolist(), batch.sizes.tolist()) == ([7, 1], [6, NO_SIZE])
+    for algorithm, (values, _) in batch.digests.items():
+        digest = hashlib.new(algorithm.label, b"benign").digest()
+        assert {bytes(value) for value in values} == {digest}
+
+
+def test_what_duckdb_writes_says_why_it_is_refused() -> None:
+    refuse(
+        written_by("duckdb", "add"),
+        "segment s: column md5 is BYTE_ARRAY (no logical type),"
+        " expected FIXED_LEN_BYTE_ARRAY(16) (no logical type)",
+    )
+
+
+@pytest.mark.parametrize("writer", ["polars", "fastparquet", "duckdb"])
+def test_every_documented_writer_can_withdraw(writer: str) -> None:
+    segment = Segment("s", "withdraw", 2, 1, 1)
+    (ids,) = parse_withdraw_segment(written_by(writer, "withdraw"), segment)
+    assert ids.tolist() == [b"e-1", b"e-2"]
