@@ -25,6 +25,7 @@ from hashclient.daemon.protocol import (
     Mark,
     Parser,
     Request,
+    Whole,
 )
 from hashclient.daemon.uploads import Upload
 
@@ -61,6 +62,7 @@ class Connection:
         self._awaiting: Request | None = None  # FILDES, before its descriptor has come
         self._out = bytearray()
         self._reading = self._writing = False
+        self._corked = False  # answers wait, since more may come of what was read
         self._ending = False  # nothing more is read; closed when all is answered
         self._drained = 0
         self._drain_until: float | None = None
@@ -105,14 +107,19 @@ class Connection:
             parser.chunk_left -= count
             upload.digester.update(buffer[:count])
             return
+        self._corked = True
         try:
             for event in parser.feed(buffer[:count]):
                 self._take(event)
                 if self.is_closed or self._ending:
-                    return
+                    break
         except BrokenError as error:
             self._broken(str(error))
+        self._corked = False
+        if self.is_closed:
             return
+        if self._out or self._ending:
+            self.writable()
         if parser.holds_bare:
             self._worker.later(BARE_S, self._bare)
 
@@ -132,7 +139,9 @@ class Connection:
 
     def _take(self, event: Event) -> None:
         """Do what one event asks for."""
-        if isinstance(event, Chunk):
+        if isinstance(event, Whole):
+            self._whole(event)
+        elif isinstance(event, Chunk):
             if self._upload is not None:
                 self._upload.digester.update(event.data)
         elif isinstance(event, Request):
@@ -143,6 +152,22 @@ class Connection:
                 self._worker.ended(upload)
         else:
             self._descriptor()
+
+    def _whole(self, event: Whole) -> None:
+        """Answer a stream that is there as a whole, at once if it is clean."""
+        prefix = b""
+        if self._in_session:
+            self._number += 1
+            prefix = b"%d: " % self._number
+        if self._worker.is_surely_clean(event.data):
+            self._out += prefix + self._worker.clean_answer + event.delimiter
+            self._ending = not self._in_session
+            return
+        form = (prefix, event.delimiter)
+        self._pending += 1
+        upload = self._worker.upload("stream", lambda found: self._told(form, found))
+        upload.digester.update(event.data)
+        self._worker.ended(upload)
 
     def _request(self, request: Request) -> None:
         command = request.command
@@ -195,7 +220,8 @@ class Connection:
             self._pending -= 1
             if not self._in_session or (self._ending and not self._pending):
                 self._ending = True
-        self.writable()
+        if not self._corked:
+            self.writable()
 
     def writable(self) -> None:
         """Write what there is to say, as far as there is room."""

@@ -6,6 +6,7 @@ is not, keeps an input that matches nothing from being called clean: nobody know
 
 from __future__ import annotations
 
+import copy
 import os
 import time
 from datetime import datetime
@@ -32,6 +33,8 @@ class InUse:
     def __init__(self, lists: OpenLists) -> None:
         self.lists = lists
         self.judge: Judge = lists.judge()
+        #: For the thread that reads streams.
+        self.may_be_listed = self.judge.screen()
         self.key_id = lists.sealer.key_id
         #: Of what is not whole: one word for clients.
         self.doubt: str | None = None
@@ -39,6 +42,12 @@ class InUse:
             self.doubt = "Missing"
         elif any(state.stale for state in lists.states):
             self.doubt = "Stale"
+
+    def doubted(self, word: str) -> InUse:
+        """Return the same, but not whole any more."""
+        other = copy.copy(self)
+        other.doubt = word
+        return other
 
     @property
     def states(self) -> tuple[ListState, ...]:
@@ -84,7 +93,7 @@ class Lists:
         except HashclientError as error:
             _log.info("lists cannot be opened again: %s", error.message)
             if self.now.doubt is None and self._expired(self._session.now()):
-                self.now.doubt = "Stale"
+                self.now = self.now.doubted("Stale")
             return False
         self._seen = seen
         return True

@@ -62,6 +62,13 @@ class Chunk(msgspec.Struct, frozen=True):
     data: memoryview
 
 
+class Whole(msgspec.Struct, frozen=True):
+    """INSTREAM and all of a stream of one chunk; its bytes are gone as those of a chunk are."""
+
+    data: memoryview
+    delimiter: bytes
+
+
 class Mark(enum.Enum):
     """What else may come."""
 
@@ -73,7 +80,13 @@ class BrokenError(Exception):
     """What came is no such protocol; nothing more can be read from there. The reply is the text."""
 
 
-Event = Request | Chunk | Mark
+Event = Request | Chunk | Whole | Mark
+
+#: How nearly every client begins a stream, by the first byte.
+_BEGINNINGS = {ord("z"): b"zINSTREAM\0", ord("n"): b"nINSTREAM\n"}
+_BEGINNING_BYTES = 10
+_DATA_AT = _BEGINNING_BYTES + _LENGTH_BYTES
+_NO_MORE = b"\0\0\0\0"
 
 
 class Parser:
@@ -130,9 +143,27 @@ class Parser:
                 self.wants_descriptor = False
                 events.append(Mark.DESCRIPTOR)
                 at += 1
+            elif not self._held and (whole := self._whole(data, at, end)) is not None:
+                events.append(whole)
+                at += _DATA_AT + len(whole.data) + _LENGTH_BYTES
             else:
                 at = self._command(data, at, events)
         return events
+
+    def _whole(self, data: memoryview, at: int, end: int) -> Whole | None:
+        """Return a stream of one chunk that is there from its command to its end, as most are."""
+        if end - at < _DATA_AT + _LENGTH_BYTES:
+            return None
+        first = data[at]
+        if bytes(data[at : at + _BEGINNING_BYTES]) != _BEGINNINGS.get(first):
+            return None
+        after = at + _DATA_AT + int.from_bytes(data[at + _BEGINNING_BYTES : at + _DATA_AT], "big")
+        if data[after : after + _LENGTH_BYTES] != _NO_MORE:
+            return None  # it has another chunk, or its end has not come; or it is empty
+        chunk = data[at + _DATA_AT : after]
+        if not chunk or (self._max is not None and len(chunk) > self._max):
+            return None
+        return Whole(chunk, _DELIMITERS[first])
 
     def bare(self) -> Request:
         """Return the command that was begun and is not followed by anything for a while."""

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from hashclient import __version__
-from hashclient.core.digests import CHUNK_BYTES
+from hashclient.core.digests import CHUNK_BYTES, digest_of
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.daemon.answers import OK, answer, unknown
@@ -92,6 +92,8 @@ class Worker:
         self._connections: set[Connection] = set()
         self._ended: list[Upload] = []
         self._stopping = False
+        self._clean_for: InUse | None = None
+        self._clean_answer = b""
         self.reload_all: Callable[[], None] = self.reload
         self.stop_all: Callable[[], None] = self.stop
 
@@ -210,8 +212,36 @@ class Worker:
         kept = KEPT_BYTES if len(self._connections) <= MANY else KEPT_BYTES_OF_MANY
         return Upload(self.lists, name, answered, time.monotonic(), kept)
 
+    def is_surely_clean(self, data: memoryview) -> bool:
+        """Tell of most streams that are there as a whole and match nothing; count those."""
+        lists = self.lists
+        may_be_listed = lists.may_be_listed
+        for algorithm in lists.judge.plan(len(data)):
+            if may_be_listed(algorithm, digest_of(algorithm, data)):
+                return False
+        self._count_clean(len(data))
+        return True
+
+    def _count_clean(self, length: int) -> None:
+        self.counts.add(Count.BYTES, length)
+        self.counts.timed(0.0)
+        self._count(None)
+
+    @property
+    def clean_answer(self) -> bytes:
+        """What is said of a stream that matches nothing."""
+        lists = self.lists
+        if lists is not self._clean_for:
+            self._clean_for = lists
+            self._clean_answer = f"stream: {self.answers(None)[0]}".encode()
+        return self._clean_answer
+
     def ended(self, upload: Upload) -> None:
-        """Take a stream that has come to its end; it is judged with others that have."""
+        """Take a stream that has come to its end; what may match is judged with others."""
+        if upload.is_surely_clean():
+            self._count_clean(upload.digester.length)
+            upload.answered(None)
+            return
         if not self._ended:
             self.loop.call_soon(self._judge)
         self._ended.append(upload)
