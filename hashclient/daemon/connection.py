@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 #: Answers of one session that may be missing before no more commands are read from it.
 MAX_PENDING = 64
+#: Bytes of answers that a client may leave unread before no more commands are read from it.
+MAX_OUT_BYTES = 1 << 20
 #: Descriptors that may come at once: FILDES has one, and is answered before the next is read.
 _MAX_DESCRIPTORS = 4
 _ANCILLARY_BYTES = socket.CMSG_SPACE(_MAX_DESCRIPTORS * array.array("i").itemsize)
@@ -108,13 +110,18 @@ class Connection:
             upload.digester.update(buffer[:count])
             return
         self._corked = True
+        broken = None
         try:
-            for event in parser.feed(buffer[:count]):
-                self._take(event)
-                if self.is_closed or self._ending:
-                    break
+            events = parser.feed(buffer[:count])
         except BrokenError as error:
-            self._broken(str(error))
+            events, broken = error.events, str(error)
+        for event in events:
+            self._take(event)
+            if self.is_closed or self._ending:
+                break
+        else:
+            if broken is not None:
+                self._broken(broken)
         self._corked = False
         if self.is_closed:
             return
@@ -221,7 +228,7 @@ class Connection:
             if not self._in_session or (self._ending and not self._pending):
                 self._ending = True
         if not self._corked:
-            self.writable()
+            self._worker.flush(self)
 
     def writable(self) -> None:
         """Write what there is to say, as far as there is room."""
@@ -238,7 +245,7 @@ class Connection:
             if not self._writing:
                 self._writing = True
                 self._worker.loop.add_writer(self._socket, self.writable)
-            self._stop_listening()
+            self._pause_if_busy()
             return
         if self._writing:
             self._writing = False
@@ -249,7 +256,7 @@ class Connection:
             self._pause_if_busy()
 
     def _pause_if_busy(self) -> None:
-        busy = self._pending >= MAX_PENDING or bool(self._out) or self._ending
+        busy = self._pending >= MAX_PENDING or len(self._out) > MAX_OUT_BYTES or self._ending
         # Outside of a session one command is all there is; its stream is still to be read.
         if not self._in_session and self._pending and not self._is_fed:
             busy = True

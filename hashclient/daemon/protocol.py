@@ -77,7 +77,14 @@ class Mark(enum.Enum):
 
 
 class BrokenError(Exception):
-    """What came is no such protocol; nothing more can be read from there. The reply is the text."""
+    """What came is no such protocol; nothing more can be read from there. The reply is the text.
+
+    `events` are those before it.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.events: list[Event] = []
 
 
 Event = Request | Chunk | Whole | Mark
@@ -130,6 +137,14 @@ class Parser:
             BrokenError: a command or a stream is too long.
         """
         events: list[Event] = []
+        try:
+            self._feed(data, events)
+        except BrokenError as error:
+            error.events = events
+            raise
+        return events
+
+    def _feed(self, data: memoryview, events: list[Event]) -> None:
         at, end = 0, len(data)
         while at < end:
             if self.chunk_left:
@@ -148,7 +163,6 @@ class Parser:
                 at += _DATA_AT + len(whole.data) + _LENGTH_BYTES
             else:
                 at = self._command(data, at, events)
-        return events
 
     def _whole(self, data: memoryview, at: int, end: int) -> Whole | None:
         """Return a stream of one chunk that is there from its command to its end, as most are."""

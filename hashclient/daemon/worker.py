@@ -92,6 +92,7 @@ class Worker:
         self._connections: set[Connection] = set()
         self._ended: list[Upload] = []
         self._stopping = False
+        self._corked: set[Connection] | None = None
         self._clean_for: InUse | None = None
         self._clean_answer = b""
         self.reload_all: Callable[[], None] = self.reload
@@ -255,11 +256,23 @@ class Worker:
         if found:
             self._ledger.add(found)
         counts, took = self.counts, time.monotonic() - started
+        self._corked = set()
         for upload, outcome in zip(uploads, outcomes, strict=True):
             counts.add(Count.BYTES, upload.digester.length)
             self._count(outcome)
             counts.timed(took)
             upload.answered(outcome)
+        # All that a client is told goes out at once.
+        corked, self._corked = self._corked, None
+        for connection in corked:
+            connection.writable()
+
+    def flush(self, connection: Connection) -> None:
+        """Write what a connection has to say, soon."""
+        if self._corked is None:
+            connection.writable()
+        else:
+            self._corked.add(connection)
 
     def _count(self, outcome: Outcome | None) -> None:
         if outcome is not None:
