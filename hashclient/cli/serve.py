@@ -5,30 +5,16 @@ from __future__ import annotations
 import json
 import re
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from hashclient.cli.app import App, format_option, pass_app
+from hashclient.cli.options import DURATION
 from hashclient.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-_DURATION = re.compile(r"(?P<number>[0-9]+)(?P<unit>[smhd]?)")
-
-
-class _Duration(click.ParamType[Any]):
-    """A length of time, such as `90`, `30m` or `1h`; the value is in seconds."""
-
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        found = _DURATION.fullmatch(str(value))
-        if found is None or not int(found["number"]):
-            self.fail(f"{value!r} is no length of time, such as 90, 30m or 1h", param, ctx)
-        return float(int(found["number"]) * _UNITS[found["unit"] or "s"])
 
 
 @click.command("serve")
@@ -83,7 +69,7 @@ class _Duration(click.ParamType[Any]):
     "--idle",
     "idle_s",
     metavar="TIME",
-    type=_Duration(),
+    type=DURATION,
     default="120",
     show_default=True,
     help="Close a connection on which nothing comes for so long.",
@@ -92,7 +78,7 @@ class _Duration(click.ParamType[Any]):
     "--stream-time",
     "stream_s",
     metavar="TIME",
-    type=_Duration(),
+    type=DURATION,
     default="1h",
     show_default=True,
     help="Longest time that one stream may take.",
@@ -103,7 +89,7 @@ class _Duration(click.ParamType[Any]):
 @click.option(
     "--fetch-every",
     metavar="TIME",
-    type=_Duration(),
+    type=DURATION,
     help="Run `fetch` every so often, such as 1h.",
 )
 @click.option("--no-actions", is_flag=True, help="Record matches only, whatever the policy says.")
