@@ -122,7 +122,6 @@ def command(
     \b
       hashclient serve --fetch-every 1h
       hashclient serve --bind 127.0.0.1:3310 --metrics 127.0.0.1:9310
-      clamdscan --config-file clamd.conf FILE        clamd.conf: LocalSocket or TCPSocket
 
     Exit codes: 0 it was stopped by SIGTERM or SIGINT, 2 an address is wrong, 8 no list can be used,
     or it cannot listen; all are in `hashclient --help`.

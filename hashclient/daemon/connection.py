@@ -12,7 +12,8 @@ import os
 import socket
 import time
 from collections import deque
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
 
 from hashclient.core.model import Outcome
 from hashclient.daemon.counts import Count
@@ -30,7 +31,13 @@ from hashclient.daemon.protocol import (
 from hashclient.daemon.uploads import Upload
 
 if TYPE_CHECKING:
-    from hashclient.daemon.worker import Worker
+    import asyncio
+
+    from hashclient.daemon.counts import Row
+    from hashclient.daemon.options import Options
+
+#: What a reply begins and ends with.
+Form = tuple[bytes, bytes]
 
 #: Answers of one session that may be missing before no more commands are read from it.
 MAX_PENDING = 64
@@ -47,10 +54,69 @@ DRAIN_S = 2.0
 DRAIN_BYTES = 16 << 20
 
 
+class Host(Protocol):
+    """Who has the connections: `Worker` is the one there is."""
+
+    options: Options
+    counts: Row
+    #: What every connection reads into; it is used up before the next one reads.
+    buffer: memoryview
+    loop: asyncio.AbstractEventLoop
+
+    @property
+    def clean_answer(self) -> bytes:
+        """What is said of a stream that matches nothing."""
+        ...
+
+    def later(self, seconds: float, do: Callable[[], None]) -> None:
+        """Call `do` after so many seconds."""
+        ...
+
+    def upload(self, name: str, answered: Callable[[Outcome | None], None]) -> Upload:
+        """Begin a stream."""
+        ...
+
+    def ended(self, upload: Upload) -> None:
+        """Take a stream that has come to its end."""
+        ...
+
+    def is_surely_clean(self, data: memoryview) -> bool:
+        """Tell of most streams that are there as a whole and match nothing; count those."""
+        ...
+
+    def answers(self, outcome: Outcome | None) -> list[str]:
+        """Return what is said of an input; None is a clean one."""
+        ...
+
+    def without_verdict(self, word: str, reason: str) -> list[str]:
+        """Return what is said of an input that was not read for a reason of the daemon's."""
+        ...
+
+    def say(self, command: Command | None, *, is_unix: bool) -> str:
+        """Return the answer to a command that is about the daemon itself."""
+        ...
+
+    def check_path(self, connection: Connection, command: Command, path: str, form: Form) -> None:
+        """Check what is at a path, and answer."""
+        ...
+
+    def check_descriptor(self, connection: Connection, fd: int, form: Form) -> None:
+        """Check the file that a descriptor is, and answer."""
+        ...
+
+    def flush(self, connection: Connection) -> None:
+        """Let a connection write what it has to say, soon."""
+        ...
+
+    def closed(self, connection: Connection) -> None:
+        """Take note that a connection is closed."""
+        ...
+
+
 class Connection:
     """A client that is connected."""
 
-    def __init__(self, worker: Worker, sock: socket.socket, *, is_unix: bool) -> None:
+    def __init__(self, worker: Host, sock: socket.socket, *, is_unix: bool) -> None:
         self._worker = worker
         self._socket = sock
         self._is_unix = is_unix
@@ -195,7 +261,7 @@ class Connection:
             self._pending += 1
             self._awaiting = request
             self._upload_form = form
-        elif command in OF_PATHS:
+        elif command is not None and command in OF_PATHS:
             self._pending += 1
             path = os.fsdecode(request.argument)
             self._worker.check_path(self, command, path, form)
@@ -205,7 +271,7 @@ class Connection:
             self.answer(form, [said])
         self._pause_if_busy()
 
-    def _told(self, form: tuple[bytes, bytes], found: Outcome | None) -> None:
+    def _told(self, form: Form, found: Outcome | None) -> None:
         self.answer(form, [f"stream: {text}" for text in self._worker.answers(found)])
 
     def _descriptor(self) -> None:
@@ -216,7 +282,7 @@ class Connection:
             return
         self._worker.check_descriptor(self, self._descriptors.popleft(), form)
 
-    def answer(self, form: tuple[bytes, bytes], lines: list[str], *, last: bool = True) -> None:
+    def answer(self, form: Form, lines: list[str], *, last: bool = True) -> None:
         """Send lines in answer to a command; with `last`, it is answered."""
         if self.is_closed:
             return

@@ -21,7 +21,7 @@ from hashclient.core.digests import CHUNK_BYTES, digest_of
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.daemon.answers import OK, answer, unknown
-from hashclient.daemon.connection import Connection
+from hashclient.daemon.connection import Connection, Form
 from hashclient.daemon.counts import Count, Row
 from hashclient.daemon.ledger import Ledger
 from hashclient.daemon.lists import InUse, Lists
@@ -55,8 +55,6 @@ _KINDS = {
     Kind.UNREAD: Count.UNREAD,
 }
 
-Form = tuple[bytes, bytes]
-
 
 class Worker:
     """Serves listening sockets until it is told to stop."""
@@ -79,7 +77,7 @@ class Worker:
         self.counts = counts
         #: What every connection reads into; it is used up before the next one reads.
         self.buffer = memoryview(bytearray(CHUNK_BYTES))
-        self.loop = asyncio.new_event_loop()
+        self.loop: asyncio.AbstractEventLoop = asyncio.new_event_loop()
         self._session = session
         self._arguments = arguments
         self._listeners = listeners
