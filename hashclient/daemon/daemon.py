@@ -38,7 +38,9 @@ from hashclient.system.process import forget_exit_codes
 _log = Log("daemon")
 
 BACKLOG = 1024
-#: A process that dies so soon after its start dies early; so many in a row, and the daemon ends.
+#: A process that is killed is started again so long after its last start at the soonest.
+RESTART_S = 0.2
+#: One that ends by itself so soon after its start ends early; so many in a row end the daemon.
 EARLY_S = 2.0
 MAX_EARLY_DEATHS = 16
 #: Seconds between two looks at what has to be done now and then.
@@ -235,24 +237,36 @@ class Daemon:
                 fetch_at = time.monotonic() + (self._fetch_every_s or 0)
                 self._begin_fetch()
             self._end_fetch()
-            ready = _wait(waited, WATCH_S)
+            dead = any(p.exitcode is not None for p, _ in self._processes.values())
+            ready = _wait(waited, RESTART_S if dead else WATCH_S)
             if exposition is not None and exposition.fileno() in ready:
                 exposition.answer()
 
     def _restart_dead(self, listeners: list[socket.socket], names: list[str]) -> None:
+        """Start again what has died; what cannot serve is given up after some attempts.
+
+        Raises:
+            StateError: processes keep ending by themselves, soon after their start.
+        """
         for row, (process, started) in list(self._processes.items()):
-            if process.exitcode is None or self._stopping:
+            code = process.exitcode
+            if code is None or self._stopping:
                 continue
-            _log.info("process %d has ended: %d", process.pid, process.exitcode)
-            if time.monotonic() < started + EARLY_S:
+            lived_s = time.monotonic() - started
+            if lived_s >= EARLY_S:
+                self._early_deaths = 0
+            elif code < 0:
+                # Killed, or by a bug in what it calls: not over and over at full speed.
+                if lived_s < RESTART_S:
+                    continue
+            else:
                 self._early_deaths += 1
                 if self._early_deaths > MAX_EARLY_DEATHS:
                     raise StateError(
-                        f"the processes of the daemon keep dying (exit code {process.exitcode})",
+                        f"the processes of the daemon keep ending (exit code {code})",
                         hint=_DEAD_HINT,
                     )
-            else:
-                self._early_deaths = 0
+            _log.info("process %d has ended: %d", process.pid, code)
             self._start(row, listeners, names)
 
     def _begin_fetch(self) -> None:

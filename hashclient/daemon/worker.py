@@ -79,6 +79,7 @@ class Worker:
         self.buffer = memoryview(bytearray(CHUNK_BYTES))
         self.loop: asyncio.AbstractEventLoop = asyncio.new_event_loop()
         self._session = session
+        self._parent = os.getppid()
         self._arguments = arguments
         self._listeners = listeners
         self._lists = Lists(session)
@@ -154,6 +155,8 @@ class Worker:
                     self._of_paths = None
 
     def _sweep(self) -> None:
+        if os.getppid() != self._parent:
+            self.stop()  # the daemon is gone: nobody would restart this, or could stop it
         now = time.monotonic()
         for connection in list(self._connections):
             if connection.stream_took(now) > self.options.stream_s:
