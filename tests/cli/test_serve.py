@@ -223,8 +223,10 @@ def test_a_second_daemon_at_the_same_socket_is_refused(daemon: Daemon, state: Pa
 
 def test_the_socket_of_a_killed_daemon_is_taken_over(state: Path, tmp_path: Path) -> None:
     with serving(state, tmp_path / "run") as daemon:
+        workers = daemon.workers()
         daemon.process.kill()
         daemon.process.wait(20)
+        wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), workers[0])
         assert Path(daemon.unix).exists()
     with serving(state, tmp_path / "run") as daemon:
         assert daemon.ask(b"zPING\0") == b"PONG\0"
