@@ -220,7 +220,8 @@ class Client:
     def status(self, *, verify: bool = False) -> Status:
         """Return everything that the state directory holds; nothing is fetched.
 
-        With `verify`, every byte of the indexes is read and compared with its digest.
+        With `verify`, every byte of the indexes is read and compared with its digest, and all of
+        the record of matches is read.
         """
         from hashclient.status.status import read_status
 
