@@ -2,10 +2,13 @@
 
 Opening an index does not read it, so bytes that change on the disk are seen by chance at best. Each
 fetch therefore compares some pieces with their digests, first those for which that is longest ago:
-of all pieces the share that the time since the last such comparison is of `ROUND`, so that in each
-`ROUND` all of them have their turn, however often lists are fetched. `checks.json` beside the
-manifest has the digests and the times. It says nothing that the runs could not say again: the roots
-in the manifest vouch for the digests, and without the file a run is read as a whole, once.
+of all pieces the share that the time since the last such comparison is of `ROUND`, and what is
+behind that. So in each `ROUND` all of them have their turn, however often lists are fetched, unless
+the time that a fetch takes for it (`LIMIT_S`) does not suffice; `status` says so then.
+
+`checks.json` beside the manifest has the digests and the times. It says nothing that the runs could
+not say again: the roots in the manifest vouch for the digests, and without the file a run is read
+as a whole, once.
 
 A run that is found to be something else than what was written is named in the manifest before
 anything else happens, and the list is damaged from then on.
@@ -138,7 +141,8 @@ def verify_due(
     # What was compared later than now was not: the clock was wrong then. So it is due.
     times[times > _seconds(now)] = _seconds(now - ROUND)
     elapsed = min(_since(datetime.fromtimestamp(at, UTC), now), ROUND)
-    due = -(-len(times) * elapsed // ROUND)
+    # Its share by the time that has passed, and whatever earlier fetches had no time for.
+    due = max(-(-len(times) * elapsed // ROUND), int((times <= _seconds(now - ROUND)).sum()))
     starts = np.cumsum([0, *counts])
     compared = 0
     with contextlib.ExitStack() as stack:

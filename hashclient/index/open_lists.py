@@ -139,9 +139,9 @@ class OpenLists(msgspec.Struct, frozen=True):
         """Whether any list is past its expiry."""
         return any(state.stale for state in self.states)
 
-    def judge(self) -> Judge:
-        """Return a judge over all lists that can be used."""
-        return Judge(self.indexes, self.sealer)
+    def judge(self, *, all_digests: bool = False) -> Judge:
+        """Return a judge over all lists that can be used; `all_digests` is as for `Judge`."""
+        return Judge(self.indexes, self.sealer, all_digests=all_digests)
 
 
 def open_lists(settings: Settings, environ: Mapping[str, str], now: datetime) -> OpenLists:
