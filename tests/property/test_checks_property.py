@@ -119,7 +119,7 @@ def test_any_byte_that_changes_is_found_within_a_round(
         raise AssertionError("it was never found")
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(RUNS, PAUSES, st.lists(st.integers(-10_000, 10_000), max_size=10))
 def test_what_is_sound_is_never_called_damaged(
     lengths: list[int], pauses: list[int], jumps: list[int]
