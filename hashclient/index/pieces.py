@@ -8,6 +8,7 @@ it, and verifying a piece as much as one of the piece.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from pathlib import Path
@@ -45,7 +46,7 @@ def digest_pieces(path: Path, *, whole: str = "", cold: bool = False) -> bytes:
     try:
         with os.fdopen(open_run(path), "rb", buffering=0) as stream:
             if cold:
-                os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                _drop(stream.fileno(), 0, 0)
             while count := _fill(stream.fileno(), buffer):
                 piece = buffer[:count]
                 digests.append(hashlib.sha256(piece).digest())
@@ -73,7 +74,7 @@ def verify_piece(fd: int, path: Path, number: int, length: int, digest: bytes) -
     offset = number * PIECE_BYTES
     count = min(PIECE_BYTES, length - offset)
     try:
-        os.posix_fadvise(fd, offset, count, os.POSIX_FADV_DONTNEED)
+        _drop(fd, offset, count)
         os.lseek(fd, offset, os.SEEK_SET)
         piece = memoryview(bytearray(count))
         if _fill(fd, piece) != count or hashlib.sha256(piece).digest() != digest:
@@ -85,6 +86,12 @@ def verify_piece(fd: int, path: Path, number: int, length: int, digest: bytes) -
 def damaged(path: Path) -> DamagedError:
     """Return the error that says that a run is not what was written."""
     return DamagedError(f"index file is damaged: {printable(path)}", hint=ROT_HINT)
+
+
+def _drop(fd: int, offset: int, count: int) -> None:
+    """Let the kernel forget what it has of a file in memory; with no `count`, up to the end."""
+    with contextlib.suppress(OSError):  # a file system may not know how
+        os.posix_fadvise(fd, offset, count, os.POSIX_FADV_DONTNEED)
 
 
 def _fill(fd: int, buffer: memoryview) -> int:

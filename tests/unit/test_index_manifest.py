@@ -192,6 +192,14 @@ def test_what_is_noted_of_an_unfinished_build_has_a_code(
         changed[position] ^= 1 << position % 8
         path.write_bytes(changed)
         assert build._read_staging(folder, sealer) is None
+    # Nor is there one in what 0.1.0 has noted.
+    old = {name: value for name, value in json.loads(data).items() if name != "mac"}
+    path.write_text(json.dumps(old | {"format": "hashclient-staging/1"}))
+    assert build._read_staging(folder, sealer) is None
+    simulator.faults.clear()
+    client.fetch()
+    assert client.numbers(ALL) == set(range(30))
+    assert client.leftovers() == set()
 
 
 # Version 1
