@@ -24,10 +24,10 @@ class Format(NamedTuple):
 
 _AS_IT_IS = "there is none"
 _UPGRADED = (
-    "1, which has no code: it is read, and the next `fetch` compares it with the runs and with what"
-    " is signed, and writes 2"
+    "1, which has no authentication code: it is read, and the next `fetch` compares it with the"
+    " runs and with what is signed, and writes 2"
 )
-_BEGUN_AGAIN = "1, which has no code: what was begun is begun again"
+_BEGUN_AGAIN = "1, which has no authentication code: what was begun is begun again"
 _READ_AGAIN = "1 has another digest of its runs: `fetch` builds it again"
 _BUILT_AGAIN = "1, which no release wrote: `fetch` builds it again"
 

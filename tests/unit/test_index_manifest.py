@@ -154,9 +154,7 @@ def test_who_does_not_have_the_key_changes_nothing(
     assert client.leftovers() == set()
 
 
-def test_a_manifest_of_another_list_or_an_older_one_needs_its_key(
-    client: Client, folder: Path, sealer: Sealer
-) -> None:
+def test_a_code_under_another_key_is_damage(client: Client, folder: Path, sealer: Sealer) -> None:
     manifest = load_manifest(folder, sealer)
     assert manifest is not None
     write_manifest(folder, manifest, Sealer(bytes(32)))
