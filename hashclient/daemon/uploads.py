@@ -22,9 +22,10 @@ class Upload:
     """One stream: what is known of it, and who is answered; `name` is what it is called.
 
     `answered` is called with the outcome once it is recorded, or None where it is clean.
+    `reserved_bytes` are what it may keep of itself.
     """
 
-    __slots__ = ("answered", "began", "digester", "lists", "name")
+    __slots__ = ("answered", "began", "digester", "lists", "name", "reserved_bytes")
 
     def __init__(
         self,
@@ -38,6 +39,7 @@ class Upload:
         self.name = name
         self.answered = answered
         self.began = began
+        self.reserved_bytes = kept_bytes
         self.digester = StreamDigester(lists.judge.plan(None), kept_bytes)
 
     def is_surely_clean(self) -> bool:
