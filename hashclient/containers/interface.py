@@ -32,6 +32,7 @@ class Why(enum.StrEnum):
     LIMIT = "limit"
     UNSUPPORTED = "unsupported"  # a method or a kind that nobody here reads
     MISSING = "missing"  # the library that reads it is not installed
+    FAILED = "failed"  # the process that opened it has ended, or cannot be started
 
 
 class NotReadError(Exception):
