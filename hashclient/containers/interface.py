@@ -80,7 +80,9 @@ class Member(msgspec.Struct, frozen=True):
     shown of members that no directory names. `size` is the claimed length in bytes, None where
     nothing is claimed. With `is_exact`, extraction cannot give another number of bytes: a size that
     no entry has then rules it out, and otherwise only as far as a claim does. `chunks` reads it,
-    once; of a container that is read as a stream, before the next member is asked for.
+    once; of a container that is read as a stream, before the next member is asked for. `kind` is
+    the name of the expander that opens the member however it begins, where its container says
+    what it is (a message in a message); empty where its bytes have to say so.
     """
 
     name: bytes
@@ -88,6 +90,7 @@ class Member(msgspec.Struct, frozen=True):
     is_exact: bool
     chunks: Callable[[], Iterator[bytes]]
     offset: int = 0
+    kind: str = ""
 
 
 class Unlisted(msgspec.Struct, frozen=True):
@@ -115,7 +118,7 @@ class Expander(Protocol):
         """Tell whether bytes that begin and end like this are such a container; cheap, and strict.
 
         An ordinary file that is none must not be taken for one; `tail` is empty where it was not
-        looked at.
+        looked at. Bytes can be of several kinds at once (a zip behind a tar): each is opened.
         """
         ...
 
