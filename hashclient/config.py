@@ -7,11 +7,11 @@ defaults for that command's options; the command line checks them, since it know
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +37,12 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "timeout_s": (0.05, 3600),
     "min_rate_kib_s": (0.05, 1_000_000),
     "attempts": (1, 20),
+    "depth": (1, 100),
+    "members": (1, 10_000_000),
+    "bytes_out": (1, 2**62),
+    "ratio": (1, 10_000_000),
+    "time_s": (1, 86_400),
+    "memory_mib": (64, 65_536),
 }
 
 
@@ -104,12 +110,14 @@ class QuarantineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `recipients` are age public keys; one of their owners is needed to open anything again.
     `tombstone` is the text of a file that is left in place of the one taken. `retention_days`
-    counts from the acknowledgement of the report; without it nothing is ever due.
+    counts from the acknowledgement of the report; without it nothing is ever due. Without
+    `isolate_containers`, a file is not taken away for what is in it.
     """
 
     recipients: tuple[str, ...] = ()
     tombstone: str | None = None
     retention_days: float | None = None
+    isolate_containers: bool = True
 
 
 class PackageDestination(
@@ -158,6 +166,35 @@ class ReportConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.default
 
 
+class ContainersConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How far containers are opened: bounds for one file and all that is in it.
+
+    `depth` counts containers in one another, `members` members, `bytes_out` the bytes that come out
+    and `ratio` these against the bytes of the file. `time_s` is how long it may take, `memory_mib`
+    what a process that opens containers may use. `sandbox` says what happens where the kernel lacks
+    what locks that process up: with `require`, no container is opened there.
+    """
+
+    depth: int = 32
+    members: int = 2_000_000
+    bytes_out: int = 1 << 42
+    ratio: int = 2_000
+    time_s: int = 3_600
+    memory_mib: int = 256
+    sandbox: Literal["auto", "require"] = "auto"
+
+
+class AcceptRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What may stay unread in a container: of a path, for a reason, until the end of a day in UTC.
+
+    `path` is a pattern as those of `--exclude`, for the whole path with the names of members.
+    """
+
+    path: str
+    reason: Literal["encrypted", "damaged", "limit"]
+    until: dt.date
+
+
 class Config(msgspec.Struct, frozen=True):
     """The content of `config.toml`.
 
@@ -171,8 +208,21 @@ class Config(msgspec.Struct, frozen=True):
     policy: tuple[PolicyRule, ...] = ()
     quarantine: QuarantineConfig = QuarantineConfig()
     report: ReportConfig = ReportConfig()
+    containers: ContainersConfig = ContainersConfig()
+    accept: tuple[AcceptRule, ...] = ()
     commands: dict[str, dict[str, Any]] = {}
     notes: tuple[str, ...] = ()
+
+
+class _Scan(msgspec.Struct, frozen=True):
+    """What the table of `scan` has besides defaults of options."""
+
+    containers: ContainersConfig = ContainersConfig()
+    accept: tuple[AcceptRule, ...] = ()
+
+
+class _Scans(msgspec.Struct, frozen=True):
+    scan: _Scan = _Scan()
 
 
 class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -211,10 +261,10 @@ class Settings(msgspec.Struct, frozen=True):
                 hint="run `hashclient init`, or choose one that `hashclient status` shows",
             ) from None
 
-    def grace(self, provider: str) -> timedelta:
+    def grace(self, provider: str) -> dt.timedelta:
         """Return how long past its expiry a list of `provider` still counts."""
         config = self.config.providers.get(provider)
-        return timedelta(hours=config.grace_hours if config else 0)
+        return dt.timedelta(hours=config.grace_hours if config else 0)
 
     def providers(self) -> dict[str, ProviderConfig]:
         """Return all providers by name.
@@ -325,6 +375,9 @@ def parse_config(text: str, command_names: frozenset[str], where: str) -> Config
             for name in sorted(command_names & document.keys())
             if isinstance(document[name], dict)
         }
+        table = commands.get("scan", {})
+        inner = {name: table.pop(name) for name in ("containers", "accept") if name in table}
+        scan = msgspec.convert({"scan": inner}, _Scans).scan
         known = msgspec.convert(document, _Document)
     except (ValueError, RecursionError) as error:
         raise ConfigError(
@@ -343,6 +396,7 @@ def parse_config(text: str, command_names: frozenset[str], where: str) -> Config
             if not is_name(list_name):
                 raise ConfigError(f"configuration {where}: {list_name!r} cannot name a list")
     _check_way_out(known, f"configuration {where}")
+    _check_ranges(scan.containers, f"configuration {where}", "scan.containers")
     return Config(
         known.state_dir,
         known.seal_key_file,
@@ -350,6 +404,8 @@ def parse_config(text: str, command_names: frozenset[str], where: str) -> Config
         known.policy,
         known.quarantine,
         known.report,
+        scan.containers,
+        scan.accept,
         commands,
         tuple(notes),
     )

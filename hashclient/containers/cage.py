@@ -1,9 +1,9 @@
 """The worker's side of the process that opens containers: it starts it, asks it, and replaces it.
 
-The process is started as a program of its own, never forked: what a worker has in memory, keys and
-lists among it, is none of its business. It gets a pair of sockets and nothing else. Whatever becomes
-of it, the file that it was at is unread and the worker goes on; what it says is believed of that
-file only, and only as far as it can be true.
+The process is started as a program of its own, never forked: what a worker has in memory, keys
+and lists among it, is none of its business. It gets a pair of sockets and nothing else. Whatever
+becomes of it, the file that it was at is unread and the worker goes on; what it says is believed of
+that file only, and only as far as it can be true.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Cage:
 
     def __init__(self, options: Options, masks_of: Callable[[Sequence[int | None]], bytes]) -> None:
         """`masks_of` returns the algorithms to compute for members of these sizes, as masks."""
-        self._options = options
+        self.options = options
         self._masks_of = masks_of
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: Channel | None = None
@@ -113,7 +113,7 @@ class Cage:
             NotReadError: it was not read to its end, since the process has died or takes too long;
                 what was found before counts.
         """
-        deadline = time.monotonic() + self._options.limits.time_s
+        deadline = time.monotonic() + self.options.limits.time_s
         channel = self._channel or self._start()
         done: Done | None = None
         try:
@@ -123,7 +123,7 @@ class Cage:
             self._vain_starts = 0
             return done.bytes_out
         except TimeoutError:
-            text = _LATE.format(self._options.limits.time_s)
+            text = _LATE.format(self.options.limits.time_s)
             raise NotReadError(Why.LIMIT, text) from None
         except (BrokenError, msgspec.MsgspecError) as error:
             why = self._how_it_ended(str(error))
@@ -138,7 +138,7 @@ class Cage:
     ) -> Done:
         """Take what the process says until the end of a job."""
         chains: dict[int, Chain] = {0: ()}
-        most = self._options.limits.members + 1
+        most = self.options.limits.members + 1
         rows = 0
         while True:
             channel.set_timeout(max(0.001, deadline - time.monotonic()))
@@ -152,7 +152,7 @@ class Cage:
                     if number in chains or len(chains) > most or len(name) > MAX_NAME_BYTES:
                         raise BrokenError("it makes no sense")
                     chains[number] = (*self._chain(chains, parent), name)
-                    if len(chains[number]) > self._options.limits.depth + 1:
+                    if len(chains[number]) > self.options.limits.depth + 1:
                         raise BrokenError("it makes no sense")
                 on_found([self._found(chains, row) for row in message.rows])
             elif isinstance(message, Ask):
@@ -217,7 +217,7 @@ class Cage:
                 self._process = _spawn(theirs)
             _log.debug("started process %d to open containers", self._process.pid)
             channel.set_timeout(START_S)
-            options = self._options
+            options = self.options
             channel.send(
                 Setup(options.limits, os.getpid(), options.verify_sizes, options.passwords)
             )

@@ -188,7 +188,7 @@ class Driver:
         return self._budget.bytes_out
 
     def run(self, open_data: Callable[[], Data]) -> None:
-        """Open a file, and hand its members on; `open_data` returns it, to be read from the start."""
+        """Open a file, and hand its members on; `open_data` returns it, from its beginning."""
         data = open_data()
         try:
             head = data.read_at(0, ISO_HEAD_BYTES)
@@ -236,7 +236,7 @@ class Driver:
             self._unread(container, name, error.why, error.detail)
         except MemoryError:
             self._unread(container, name, Why.LIMIT, self._memory_text())
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever an expander raises
             # Hostile bytes find the ways that nobody has thought of; here, they end as unread.
             self._unread(container, name, Why.DAMAGED, f"cannot be parsed: {type(error).__name__}")
 

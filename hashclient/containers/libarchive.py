@@ -128,20 +128,20 @@ class _Input:
         return self._position
 
 
-# Made now: what makes them may need memory that can be run, and there is none later.
-@_Read
 def _on_read(_: int, key: int, block: ctypes._Pointer[c_void_p]) -> int:
     return _OPEN[key].read(block)
 
 
-@_Skip
 def _on_skip(_: int, key: int, count: int) -> int:
     return _OPEN[key].skip(count)
 
 
-@_Seek
 def _on_seek(_: int, key: int, offset: int, whence: int) -> int:
     return _OPEN[key].seek(offset, whence)
+
+
+# Made now: what makes them may need memory that can be run, and there is none later.
+_READ, _SKIP, _SEEK = _Read(_on_read), _Skip(_on_skip), _Seek(_on_seek)
 
 
 class _Archive:
@@ -181,10 +181,10 @@ class _Archive:
             for password in passwords:
                 library.archive_read_add_passphrase(archive, password)
             library.archive_read_set_callback_data(archive, self._key)
-            library.archive_read_set_read_callback(archive, _on_read)
+            library.archive_read_set_read_callback(archive, _READ)
             if seeks:
-                library.archive_read_set_skip_callback(archive, _on_skip)
-                library.archive_read_set_seek_callback(archive, _on_seek)
+                library.archive_read_set_skip_callback(archive, _SKIP)
+                library.archive_read_set_seek_callback(archive, _SEEK)
             self._check(library.archive_read_open1(archive))
         except BaseException:
             self.close()
@@ -196,7 +196,7 @@ class _Archive:
 
     def next(self) -> tuple[int, int | None] | None:
         """Return the next entry and why it cannot be relied on, as a status; None at the end."""
-        entry = c_void_p()
+        entry, status = c_void_p(), _RETRY
         for _ in range(100):
             status = self._library.archive_read_next_header(self._archive, byref(entry))
             if status != _RETRY:

@@ -22,6 +22,7 @@ import msgspec
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
+_PR_GET_SECCOMP = 21
 _PR_SET_SECCOMP = 22
 _PR_SET_NO_NEW_PRIVS = 38
 _PR_CAP_AMBIENT = 47
@@ -142,6 +143,14 @@ class Locks(msgspec.Struct, frozen=True, array_like=True):
         parts = [] if self.landlock else ["Landlock"]
         parts += [] if self.seccomp else ["seccomp"]
         return " and ".join(parts)
+
+
+def kernel_locks() -> Locks:
+    """Return what of the sandbox this kernel has, as far as that can be told without using it."""
+    libc = _libc()
+    version = int(libc.syscall(_LANDLOCK_CREATE_RULESET, None, 0, _LANDLOCK_VERSION))
+    seccomp = platform.machine() in _CALLS and libc.prctl(_PR_GET_SECCOMP, 0, 0, 0, 0) >= 0
+    return Locks(max(0, version), bool(seccomp))
 
 
 def die_with_parent(parent: int) -> None:

@@ -17,8 +17,10 @@ class Summary(msgspec.Struct):
     """The counts of a run so far. Every input is counted under exactly one kind.
 
     An answer may rest on something else than reading: `ruled_out_by_size` inputs have a size that
-    no entry has, and `known_unchanged` ones were read by an earlier scan and are
-    unchanged since.
+    no entry has, `ruled_out_by_claim` ones claim such a size in a container that might be wrong
+    about it, and `known_unchanged` ones were read by an earlier scan and are unchanged since.
+    `members` of the inputs are in containers; `members_read` of these were read. They are not
+    looked for where `opens_containers` is False, which None says nothing about.
     """
 
     lists: tuple[ListState, ...]
@@ -27,6 +29,10 @@ class Summary(msgspec.Struct):
     bytes_read: int = 0
     ruled_out_by_size: int = 0
     known_unchanged: int = 0
+    ruled_out_by_claim: int = 0
+    members: int = 0
+    members_read: int = 0
+    opens_containers: bool | None = None
     #: Lists that should be here and could not be asked.
     missing: tuple[MissingList, ...] = ()
     #: What a lookup could not tell, for want of the digests that lists have. Its inputs are unread,

@@ -25,6 +25,7 @@ from hashclient.formats.fields import (
     done_word,
     failure_text,
     gap_text,
+    inside_text,
     interrupted_text,
     missing_text,
     record_fields,
@@ -43,6 +44,7 @@ COLUMNS = (
     *("list", "entry", "category", "generation", "algorithms", "complete"),
     *(str(action) for action in Action),
     "actions",
+    "container",
 )
 DIGEST_COLUMNS = tuple(a.label for a in Algorithm)
 
@@ -88,14 +90,15 @@ def text_cell(text: str) -> str:
 
 def _file_cells(handled: Handled) -> dict[str, str]:
     outcome, record = handled.outcome, handled.record
-    path = text_cell(printable(outcome.path))
-    exact = "" if path == outcome.path else base64.b64encode(os.fsencode(outcome.path)).decode()
+    path = text_cell(printable(outcome.place))
+    exact = "" if path == outcome.place else base64.b64encode(os.fsencode(outcome.place)).decode()
     cells = {
         "kind": str(outcome.kind),
         "path": path,
         "path_b64": text_cell(exact),  # it can begin with a plus
         "size": "" if outcome.size is None else str(outcome.size),
         "reason": text_cell(words(outcome.reason or "")),
+        "container": text_cell(printable(outcome.path)) if outcome.members else "",
         **{str(acted.action): done_word(acted) for acted in handled.acted},
         "actions": text_cell(words("; ".join(acted.detail for acted in handled.acted))),
     }
@@ -127,6 +130,8 @@ def _run_rows(summary: Summary) -> Iterator[dict[str, str]]:
             reason = f"list {state.name} expired {state.expires:%Y-%m-%d %H:%M} UTC{grace}"
             row = {"kind": "stale", "reason": reason, "list": text_cell(state.name)}
             yield row | {"generation": str(state.generation)}
+    if (text := inside_text(summary)) is not None:
+        yield {"kind": "members", "reason": text}
     for gap in summary.gaps:
         reason = text_cell(gap_text(gap, accepted=summary.gaps_accepted))
         labels = " ".join(a.label for a in gap.algorithms)

@@ -24,6 +24,7 @@ from hashclient.errors import ExitCode
 from hashclient.formats.fields import (
     failure_text,
     gap_text,
+    inside_text,
     interrupted_text,
     missing_text,
     rests_on,
@@ -175,6 +176,8 @@ class HtmlFormatter:
         )
         if text := rests_on(summary):
             read += f" Besides reading, the answer rests on this: {text}."
+        if inside := inside_text(summary):
+            read += f" {_capital(inside)}."
         return _section("What was checked", counts(shown), element("p", read, class_="fine"))
 
     def _charts(self) -> dict[str, Counter[str]]:
@@ -183,7 +186,7 @@ class HtmlFormatter:
     def _files(self) -> Markup:
         rows: list[Handled] = []
         for kind in ORDER:
-            found = sorted(self._rows[kind], key=lambda handled: handled.outcome.path)
+            found = sorted(self._rows[kind], key=lambda handled: handled.outcome.place)
             rows += found[: MAX_ROWS - len(rows)]
         if not rows:
             return _section("Files", element("p", "There is nothing to list."))

@@ -18,6 +18,7 @@ from typing import Any
 from hashclient.core.algorithms import Algorithm, mask_of
 from hashclient.core.kinds import MatchState
 from hashclient.core.match import (
+    IN_MEMBER,
     LISTED_AGAIN,
     PROGRESS,
     RECORDED_AGAIN,
@@ -34,6 +35,11 @@ from hashclient.core.match import (
 from hashclient.core.model import Hit, Outcome, hit_fields
 from hashclient.errors import UsageError
 from hashclient.matches.tables import MATCH, SEEN_AGAIN, STREAMS, MatchStore, to_text
+from hashclient.system.text import path_fields
+
+#: Members of one file whose names its story has, and how much of a name.
+MAX_MEMBERS_NOTED = 100
+MAX_NAME_CHARS = 1_000
 
 _ADD_MATCH = "INSERT INTO match VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _ADD_HIT = """
@@ -89,21 +95,25 @@ class Matches(MatchStore):
             # One file has one path: `//srv` would stay what it is, where others are made plain.
             path = "/" + os.path.abspath(outcome.path).lstrip("/")  # noqa: PTH100 - links stay
         hits = [hit for hit in outcome.hits if hit.complete]
-        known = self._known(path, hits, key_id, outcome.tags)
-        tags = [outcome.tags.get(a) for a in Algorithm]
+        # Of a member the file that it is in is what lies there.
+        size, known_tags = outcome.size, outcome.tags
+        if outcome.outer is not None:
+            size, known_tags = outcome.outer.size, outcome.outer.tags
+        known = self._known(path, hits, key_id, known_tags)
+        tags = [known_tags.get(a) for a in Algorithm]
         time = to_text(now)
         if known is None:
             match_id = new_id()
-            values = (match_id, os.fsencode(path), outcome.size, MatchState.FOUND, True, key_id)
+            values = (match_id, os.fsencode(path), size, MatchState.FOUND, True, key_id)
             self._db.execute(_ADD_MATCH, (*values, *tags, time, time))
         else:
             match_id = known.id
             if key_id == known.key_id:  # what an earlier run has computed stays known
-                tags = [outcome.tags.get(a, known.tags.get(a)) for a in Algorithm]
+                tags = [known_tags.get(a, known.tags.get(a)) for a in Algorithm]
             self._db.execute(
                 "UPDATE match SET size = ?, key_id = ?, md5 = ?, sha1 = ?, sha256 = ?,"
                 " last_seen = ? WHERE id = ?",
-                (outcome.size, key_id, *tags, time, match_id),
+                (size, key_id, *tags, time, match_id),
             )
         self._add_hits(match_id, hits)
         if outcome.is_stream:
@@ -114,7 +124,21 @@ class Matches(MatchStore):
         elif known.state not in PROGRESS:
             self._step(match_id, MatchState.FOUND, now, {"again": True})
             self._set_state(match_id, MatchState.FOUND)
+        if outcome.members:
+            self._note_member(match_id, outcome, hits, now)
         return self._get(match_id)
+
+    def _note_member(
+        self, match_id: str, outcome: Outcome, hits: Sequence[Hit], now: datetime
+    ) -> None:
+        """Note which member of a file matched, once, and of many only the first."""
+        names = [path_fields(name)["path"][:MAX_NAME_CHARS] for name in outcome.members]
+        entries = [hit_fields(hit, ("list", "entry")) for hit in hits]
+        noted = [s.detail for s in self._story(match_id) if s.event == IN_MEMBER]
+        if len(noted) < MAX_MEMBERS_NOTED and not any(
+            detail.get("members") == names and detail.get("entries") == entries for detail in noted
+        ):
+            self._step(match_id, IN_MEMBER, now, {"members": names, "entries": entries})
 
     def adopt(self, match: Match, now: datetime, detail: Mapping[str, Any]) -> bool:
         """Record a match that a record which was lost had; return False if its id is known.

@@ -62,6 +62,9 @@ RECORD = np.dtype(
     ]
 )
 
+#: A bit of `mask` besides those of algorithms: the file was looked at, and is no container.
+PLAIN = 8
+
 Records = npt.NDArray[np.void]
 #: (number of the file system, block of inodes), as a row is named.
 Block = tuple[int, int]
@@ -383,5 +386,7 @@ def _merge(old: Records, new: Records) -> Records:
         if len(adds):
             new["tags"][adds, number] = before["tags"][adds, number]
             new["mask"][adds] |= bit
+    looked_at = np.flatnonzero(same)
+    new["mask"][looked_at] |= before["mask"][looked_at] & np.uint8(PLAIN)
     merged = np.frombuffer(old.take(np.flatnonzero(kept)).tobytes() + new.tobytes(), RECORD)
     return merged.take(np.argsort(merged["ino"], kind="stable"))

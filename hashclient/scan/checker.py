@@ -5,11 +5,14 @@ matter, and if none could it is not even opened; 2 if the cache knows it unchang
 there already; 3 otherwise the cheapest digests that cover the entries left are computed in one
 read; 4 the tags of a task are looked up together; 5 where one hits, the entry's other digests are
 computed too: all must agree. Steps 1 and 2 are for files only whose size and times can be relied
-on. It knows nothing of processes; a worker has one and so has a test.
+on. With `Members`, each file is also looked at for being a container, unless the cache knows that
+it is none, and what is in it is checked besides. It knows nothing of processes; a worker has one
+and so has a test.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import time
@@ -24,8 +27,9 @@ from hashclient.core.model import Hit, Outcome
 from hashclient.errors import StateError
 from hashclient.index.matcher import Judge, Place, Plan, verdict
 from hashclient.lists.wire import Uint8
-from hashclient.scan.cache import RECORD, Records, are_settled, records_of
+from hashclient.scan.cache import PLAIN, RECORD, Records, are_settled, records_of
 from hashclient.scan.executors.interface import Result
+from hashclient.scan.members import Kept, Members
 from hashclient.scan.memory import Cache
 from hashclient.scan.reading import (
     Deferred,
@@ -35,6 +39,7 @@ from hashclient.scan.reading import (
     StreamDigester,
     no_file,
     relied_size,
+    same_content,
 )
 from hashclient.scan.reasons import reason_of
 from hashclient.scan.sources.files import join, open_directory
@@ -47,15 +52,28 @@ DEFER_BYTES = 4 << 20
 TASK_BYTES = 64 << 20
 
 _FILE_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+_ALL = mask_of(Algorithm)
 #: The place of an algorithm's tag in a record of the cache.
 _SLOT = {algorithm: number for number, algorithm in enumerate(Algorithm)}
+
+
+class _Look(msgspec.Struct, gc=False):
+    """A file that is settled itself, and is still to be looked at for being a container.
+
+    It is settled by the cache where it `is_known`, otherwise by its size.
+    """
+
+    name: str
+    status: os.stat_result
+    is_known: bool
 
 
 class _File(msgspec.Struct, gc=False):
     """A file to be judged: where, what it was, its length in bytes, and its digests so far.
 
     `digests` are those of `plan` that were computed in this run: none, if it was not read. What the
-    cache knows of a file is in `record`. `reliable` says whether its size and times are.
+    cache knows of a file is in `record`. `reliable` says whether its size and times are, and
+    `is_plain` that it was looked at and is no container.
     """
 
     group: Group
@@ -66,6 +84,7 @@ class _File(msgspec.Struct, gc=False):
     digests: list[bytes]
     reliable: bool
     record: np.void | None = None
+    is_plain: bool = False
 
     @property
     def path(self) -> str:
@@ -88,20 +107,31 @@ class Checker:
         sparse: bool = False,
         on_bytes: Callable[[int], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        members: Members | None = None,
     ) -> None:
         """Check with `judge`.
 
         What `cache` knows is not read again; with `learn`, results hold records for one.
         `keep_clean` reports clean files one by one as well. `sparse`, `on_bytes` and `clock` are
-        those of a `Reader`.
+        those of a `Reader`. `members` opens containers; without it, each file is one input.
         """
         self._judge = judge
         self._cache = cache
         self._learn = learn
         self._keep_clean = keep_clean
-        self._reader = Reader(judge.plan, sparse=sparse, on_bytes=on_bytes, clock=clock)
+        self._members = members
+        self._reader = Reader(
+            judge.plan,
+            sparse=sparse,
+            on_bytes=on_bytes,
+            clock=clock,
+            sniffs=members is not None,
+        )
         #: By `st_dev`, for one task: by then it may be that of another file system.
         self._identities: dict[int, int | None] = {}
+        #: Files of one task that are no containers, whatever else is known of them.
+        self._plain: list[os.stat_result] = []
+        self._bytes_before = 0
         #: Without these two nothing is gained by looking at a file before it is opened.
         self._looks_first = cache is not None or not judge.reads_everything
 
@@ -114,10 +144,12 @@ class Checker:
         started_ns = time.time_ns()
         self._reader.begin_task()
         self._identities.clear()
+        self._plain.clear()
         alone = not defer and sum(len(group.names) for group in task) == 1
         files: list[_File] = []
+        self._bytes_before = 0 if self._members is None else self._members.bytes_out
         for group in task:
-            if self._reader.bytes_read >= TASK_BYTES:
+            if self._is_enough():
                 result.deferred.append(group)
             else:
                 self._check_group(group, result, files, whole=alone)
@@ -132,8 +164,23 @@ class Checker:
         """Return what a stream of unknown length is pushed into, for `check_stream`."""
         return StreamDigester(self._judge.plan(None))
 
-    def check_stream(self, name: str, stream: StreamDigester) -> Result:
-        """Judge a stream that has been read to its end; `name` is what it is called."""
+    def stream_keeper(self) -> Kept | None:
+        """Return what keeps a stream that may be a container, for `check_stream`."""
+        return None if self._members is None else Kept(self._members.memory_bytes)
+
+    def check_stream(self, name: str, stream: StreamDigester, kept: Kept | None = None) -> Result:
+        """Judge a stream that has been read to its end; `name` is what it is called.
+
+        What is in it is checked besides, if it was `kept`.
+        """
+        result = self._judge_stream(name, stream)
+        if kept is not None and self._members is not None:
+            with contextlib.closing(kept):
+                self._members.open_kept(kept, name).add_to(result)
+        return result
+
+    def _judge_stream(self, name: str, stream: StreamDigester) -> Result:
+        """Judge a stream by its own digests."""
         digests = stream.finish()
         length = stream.length
         tags = self._judge.seal(digests)
@@ -174,12 +221,13 @@ class Checker:
         try:
             names = group.names
             if self._looks_first:
-                names = self._look(fd, group, result, files)
-            learn, identities = self._learn, self._identities
+                names, looks = self._look(fd, group, result, files)
+                names = self._look_inside(fd, group, looks, result, whole=whole) + names
+            learn, identities, members = self._learn, self._identities, self._members
             flags = _FILE_FLAGS if group.follow else _FILE_FLAGS | os.O_NOFOLLOW
             reader, defer_bytes, known = self._reader, None if whole else DEFER_BYTES, len(files)
             for position, name in enumerate(names):
-                if reader.bytes_read >= TASK_BYTES:
+                if self._is_enough():
                     result.deferred.append(group._replace(names=names[position:]))
                     break
                 try:
@@ -188,6 +236,9 @@ class Checker:
                         plan, digests, length, status, reliable = reader.read(file_fd, defer_bytes)
                         if learn and (device := status.st_dev) not in identities:
                             identities[device] = identity_of(file_fd, device)
+                        is_plain = members is None or not reader.may_be_container
+                        if members is not None and not is_plain:
+                            is_plain = self._open(file_fd, group, name, status, result)
                     finally:
                         os.close(file_fd)
                 except Deferred:
@@ -200,12 +251,85 @@ class Checker:
                 except (OSError, SetAside) as error:
                     self._set_aside(group, name, error, result)
                 else:
-                    files.append(_File(group, name, status, length, plan, digests, reliable))
+                    file = _File(group, name, status, length, plan, digests, reliable)
+                    file.is_plain = is_plain and members is not None
+                    files.append(file)
             result.files_read += len(files) - known
         finally:
             os.close(fd)
 
-    def _look(self, fd: int, group: Group, result: Result, files: list[_File]) -> list[str]:
+    def _is_enough(self) -> bool:
+        """Tell whether a task has taken so long that the rest is handed back."""
+        count = self._reader.bytes_read
+        if self._members is not None:
+            count += self._members.bytes_out - self._bytes_before
+        return count >= TASK_BYTES
+
+    def _open(
+        self, fd: int, group: Group, name: str, status: os.stat_result, result: Result
+    ) -> bool:
+        """Check what is in a file that may be a container; return whether it is none after all."""
+        assert self._members is not None
+        opened = self._members.open(
+            fd,
+            status.st_size,
+            join(group.directory, name),
+            lambda: same_content(status, os.fstat(fd)),
+        )
+        opened.add_to(result)
+        return not opened.is_container
+
+    def _look_inside(
+        self, fd: int, group: Group, looks: list[_Look], result: Result, *, whole: bool
+    ) -> list[str]:
+        """Look into files that are settled themselves; return the names of those that changed."""
+        changed: list[str] = []
+        reader = self._reader
+        flags = _FILE_FLAGS if group.follow else _FILE_FLAGS | os.O_NOFOLLOW
+        for position, look in enumerate(looks):
+            name = look.name
+            if self._is_enough():
+                rest = [other.name for other in looks[position:]]
+                result.deferred.append(group._replace(names=rest))
+                break
+            try:
+                file_fd = os.open(name, flags, dir_fd=fd)
+                try:
+                    status = reader.look(file_fd)
+                    if not same_content(status, look.status):
+                        changed.append(name)
+                        continue
+                    if reader.may_be_container:
+                        if not whole and status.st_size >= DEFER_BYTES:
+                            result.deferred.append(group._replace(names=[name]))
+                            continue
+                        if self._open(file_fd, group, name, status, result):
+                            self._plain.append(status)
+                    else:
+                        self._plain.append(status)
+                finally:
+                    os.close(file_fd)
+            except (OSError, SetAside) as error:
+                self._set_aside(group, name, error, result)
+                continue
+            self._settle(group, name, status.st_size, result, is_known=look.is_known)
+        return changed
+
+    def _settle(
+        self, group: Group, name: str, size: int, result: Result, *, is_known: bool
+    ) -> None:
+        """Count a file that is clean by what the cache knows, or by its size."""
+        result.clean += 1
+        if is_known:
+            result.known_unchanged += 1
+        else:
+            result.ruled_out_by_size += 1
+        if self._keep_clean:
+            self._tell_clean(group, name, size, result)
+
+    def _look(
+        self, fd: int, group: Group, result: Result, files: list[_File]
+    ) -> tuple[list[str], list[_Look]]:
         """Settle what needs no reading; return the names of the rest."""
         names: list[str] = []
         statuses: list[os.stat_result] = []
@@ -214,6 +338,7 @@ class Checker:
         ruled_out = 0
         # This loop is most of what a scan costs where sizes decide: what it calls is in reach.
         follow, plan_of, device, trusted = group.follow, self._judge.plan, -1, False
+        opens = self._members is not None
         trust = NONE
         for name in group.names:
             try:
@@ -230,7 +355,7 @@ class Checker:
                 continue
             size = status.st_size if trusted else relied_size(status, trust)
             plan = plan_of(size)
-            if not plan:
+            if not plan and not (opens and size is not None):
                 ruled_out += 1
                 if self._keep_clean:
                     self._tell_clean(group, name, status.st_size, result)
@@ -242,7 +367,8 @@ class Checker:
                 plans.append(plan)
         result.clean += ruled_out
         result.ruled_out_by_size += ruled_out
-        return self._look_up(group, names, statuses, plans, result, files) + unreliable
+        names, looks = self._look_up(group, names, statuses, plans, result, files)
+        return names + unreliable, looks
 
     def _look_up(
         self,
@@ -252,34 +378,56 @@ class Checker:
         plans: list[Plan],
         result: Result,
         files: list[_File],
-    ) -> list[str]:
-        """Settle what the cache knows unchanged; return the names of the rest."""
-        if self._cache is None or not names:
-            return names
-        try:
-            records, old = self._cache.find(statuses, self._identities)
-        except StateError:
-            # It is damaged or busy for long. Reading every file is right, only slower.
-            self._cache = None
-            return names
-        result.seen += old
+    ) -> tuple[list[str], list[_Look]]:
+        """Settle what the cache knows unchanged; return the names of the rest, and what to open."""
+        if not names:
+            return [], []
+        records = None
+        if self._cache is not None:
+            try:
+                records, old = self._cache.find(statuses, self._identities)
+                result.seen += old
+            except StateError:
+                # It is damaged or busy for long. Reading every file is right, only slower.
+                self._cache = None
+        if records is None:
+            looks = [
+                _Look(name, status, False)  # noqa: FBT003 - fields
+                for name, status, plan in zip(names, statuses, plans, strict=True)
+                if not plan
+            ]
+            return [name for name, plan in zip(names, plans, strict=True) if plan], looks
         masks = {plan: mask_of(plan) for plan in set(plans)}
         wanted = np.array([masks[plan] for plan in plans], np.uint8)
         known = (records["mask"] & wanted) == wanted
+        # Whether there is nothing to be found inside.
+        plain = records["mask"] & np.uint8(PLAIN) != 0
+        if self._members is None:
+            plain[:] = True
         hit = self._places(records, np.where(known, wanted, np.uint8(0)))
-        unchanged = 0
-        for row in np.flatnonzero(known).tolist():
-            name, status = names[row], statuses[row]
-            if row in hit:
-                size, record = status.st_size, records[row]
-                files.append(_File(group, name, status, size, (), [], True, record))  # noqa: FBT003 - fields
-                continue
-            unchanged += 1
-            if self._keep_clean:
-                self._tell_clean(group, name, status.st_size, result)
-        result.clean += unchanged
-        result.known_unchanged += unchanged
-        return [names[row] for row in np.flatnonzero(~known).tolist()]
+        # A container that hits is read as if nothing were known of it: that is rare.
+        known[[row for row in hit if not plain[row]]] = False
+        settled = known & plain
+        for row in hit:
+            if known[row]:
+                settled[row] = False
+                size, record = statuses[row].st_size, records[row]
+                files.append(
+                    _File(group, names[row], statuses[row], size, (), [], True, record)  # noqa: FBT003 - fields
+                )
+        by_size = int(np.count_nonzero(settled & (wanted == 0)))
+        total = int(np.count_nonzero(settled))
+        result.clean += total
+        result.ruled_out_by_size += by_size
+        result.known_unchanged += total - by_size
+        if self._keep_clean:
+            for row in np.flatnonzero(settled).tolist():
+                self._tell_clean(group, names[row], statuses[row].st_size, result)
+        looks = [
+            _Look(names[row], statuses[row], bool(wanted[row]))
+            for row in np.flatnonzero(known & ~plain).tolist()
+        ]
+        return [names[row] for row in np.flatnonzero(~known).tolist()], looks
 
     def _places(self, records: Records, masks: Uint8) -> dict[int, list[Place]]:
         """Look up, of each record, the tags in its mask; return what was found, by the row."""
@@ -346,7 +494,7 @@ class Checker:
             record["mask"] |= np.uint8(missing)
         elif not file.digests:
             result.known_unchanged += 1
-        tags = {a: record["tags"][_SLOT[a]] for a in Algorithm.in_mask(int(record["mask"]))}
+        tags = {a: record["tags"][_SLOT[a]] for a in Algorithm.in_mask(int(record["mask"]) & _ALL)}
         hits = self._judge.hits(tags, file.length)
         return Outcome(
             verdict(hits),
@@ -378,6 +526,7 @@ class Checker:
         for number, file in enumerate(files):
             if file.digests and file.reliable:
                 by_device.setdefault(file.status.st_dev, []).append(number)
+        self._note_plain(started_ns, result)
         for device, numbers in by_device.items():
             file_system = self._identities.get(device)
             if file_system is None:
@@ -386,9 +535,27 @@ class Checker:
             rows = np.array(numbers)
             for column in ("tags", "mask"):
                 records[column] = tags[column].take(rows, axis=0)
-            settled = records.take(np.flatnonzero(are_settled(records, started_ns)))
-            if len(settled):
-                result.learned.append((file_system, settled.tobytes()))
+            plain = np.array([PLAIN if files[n].is_plain else 0 for n in numbers], np.uint8)
+            records["mask"] |= plain
+            self._learn_records(file_system, records, started_ns, result)
+
+    def _note_plain(self, started_ns: int, result: Result) -> None:
+        """Put into the result which files are no containers, of which nothing else is new."""
+        by_device: dict[int, list[os.stat_result]] = {}
+        for status in self._plain:
+            by_device.setdefault(status.st_dev, []).append(status)
+        for device, statuses in by_device.items():
+            file_system = self._identities.get(device)
+            if file_system is not None:
+                records = records_of(statuses)
+                records["mask"] = PLAIN
+                self._learn_records(file_system, records, started_ns, result)
+
+    @staticmethod
+    def _learn_records(file_system: int, records: Records, started_ns: int, result: Result) -> None:
+        settled = records.take(np.flatnonzero(are_settled(records, started_ns)))
+        if len(settled):
+            result.learned.append((file_system, settled.tobytes()))
 
     def _set_aside(
         self, group: Group, name: str, error: OSError | SetAside, result: Result

@@ -16,6 +16,8 @@ import stat
 import time
 from collections.abc import Callable
 
+from hashclient.containers.interface import HEAD_BYTES, ISO_HEAD_BYTES, TAIL_BYTES
+from hashclient.containers.sniffing import has_end_of_zip, has_mark, may_front
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.digests import Digester, LengthError, digest_fd, new_buffer
 from hashclient.core.kinds import Kind
@@ -164,12 +166,14 @@ class Reader:
         sparse: bool = False,
         on_bytes: Callable[[int], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        sniffs: bool = False,
     ) -> None:
         """Read with a buffer of its own.
 
         `plan_of` returns the algorithms to compute for a file of a size, or of an unknown one. With
         `sparse`, files that are nearly all hole are read as well. `on_bytes` is called with the
-        length of each chunk of large files, `clock` gives seconds.
+        length of each chunk of large files, `clock` gives seconds. With `sniffs`, each file that is
+        read is looked at for the marks of containers.
         """
         self._plan_of = plan_of
         self._sparse = sparse
@@ -178,6 +182,11 @@ class Reader:
         self._buffer = new_buffer()
         self._trusts: dict[int, SizeTrust] = {}
         self.bytes_read = 0
+        #: Whether the file that was read last may be a container.
+        self.may_be_container = False
+        self._on_first = self._sniff if sniffs else None
+        self._first_bytes = 0
+        self._may_front = False
 
     def begin_task(self) -> None:
         """Count from zero, and ask of each file system again how far it is trusted.
@@ -239,9 +248,11 @@ class Reader:
             if defer_bytes is not None:
                 raise Deferred
         on_bytes = self._on_bytes if size is not None else self._bounded(status, defer_bytes)
-        capped = trust is FULL
+        capped, on_first = trust is FULL, self._on_first
         try:
-            digests, length = digest_fd(fd, plan, size, on_bytes, self._buffer, capped=capped)
+            digests, length = digest_fd(
+                fd, plan, size, on_bytes, self._buffer, capped=capped, on_first=on_first
+            )
         except LengthError as error:
             self.bytes_read += error.length
             return self._read_unsteady(fd, trust)
@@ -259,7 +270,44 @@ class Reader:
             after.st_ctime_ns,
         ):
             return self._read_unsteady(fd, trust)
+        if on_first is not None and (self._may_front or self._first_bytes < length):
+            self._sniff_again(fd, length)
         return plan, digests, length, after, size is not None
+
+    def look(self, fd: int) -> os.stat_result:
+        """Look at a file that was just opened for the marks of containers, and read no further.
+
+        Return its status; `may_be_container` says what was found.
+
+        Raises:
+            SetAside: it is no file.
+            OSError: it cannot be read.
+        """
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise no_file(status.st_mode)
+        wanted = ISO_HEAD_BYTES if status.st_size >= ISO_HEAD_BYTES else HEAD_BYTES
+        self._sniff(memoryview(os.pread(fd, wanted, 0)))
+        if self._may_front or self._first_bytes < min(status.st_size, wanted):
+            self._sniff_again(fd, status.st_size)
+        return status
+
+    def _sniff(self, first: memoryview) -> None:
+        """Look at the first bytes of a file."""
+        self.may_be_container = has_mark(first)
+        self._may_front = not self.may_be_container and may_front(first)
+        self._first_bytes = len(first)
+
+    def _sniff_again(self, fd: int, length: int) -> None:
+        """Look at what the first bytes did not show: a mark further behind, or at the end."""
+        if self._first_bytes < min(length, ISO_HEAD_BYTES):
+            # A disk image has its mark after 32 KiB; a slow file system gives less than was asked.
+            wanted = ISO_HEAD_BYTES if length >= ISO_HEAD_BYTES else HEAD_BYTES
+            if self._first_bytes < min(length, wanted):
+                self._sniff(memoryview(os.pread(fd, wanted, 0)))
+        if self._may_front:
+            begin = max(0, length - TAIL_BYTES)
+            self.may_be_container = has_end_of_zip(os.pread(fd, TAIL_BYTES, begin))
 
     def _read_unsteady(
         self, fd: int, trust: SizeTrust
@@ -272,10 +320,13 @@ class Reader:
             if size is not None:
                 self.refuse_sparse(before)
             on_bytes = self._on_bytes if size is not None else self._bounded(before)
+            on_first = self._on_first
             os.lseek(fd, 0, os.SEEK_SET)
             failure = None
             try:
-                digests, length = digest_fd(fd, plan, size, on_bytes, self._buffer, capped=capped)
+                digests, length = digest_fd(
+                    fd, plan, size, on_bytes, self._buffer, capped=capped, on_first=on_first
+                )
             except LengthError as error:
                 digests, length, failure = [], error.length, error.strerror
             self.bytes_read += length
@@ -285,6 +336,8 @@ class Reader:
             elif failure is not None:
                 reason = failure
             else:
+                if on_first is not None and (self._may_front or self._first_bytes < length):
+                    self._sniff_again(fd, length)
                 return plan, digests, length, after, size is not None
         raise SetAside(Kind.UNREAD, reason)
 

@@ -15,10 +15,10 @@ from hashclient.core.model import LOGGED_FIELDS, Outcome, Recorded, hit_fields
 from hashclient.core.verdict import Summary
 from hashclient.errors import AuditError, StateError
 from hashclient.formats.fields import gap_fields
-from hashclient.matches.store import Matches
+from hashclient.matches.store import MAX_NAME_CHARS, Matches
 from hashclient.session import Session
 from hashclient.system.log import Log
-from hashclient.system.text import MAX_LOGGED_PATH_CHARS, log_path_fields
+from hashclient.system.text import MAX_LOGGED_PATH_CHARS, log_path_fields, path_fields
 
 _log = Log("scan")
 
@@ -74,6 +74,11 @@ class RunRecord:
             for k in kept
             if k.outcome.kind in (Kind.MATCH, Kind.CONFLICT)
         ]
+        events += [
+            Event("accepted", {**_place_fields(o), "reason": o.reason})
+            for o in outcomes
+            if o.kind is Kind.ACCEPTED
+        ]
         if events:
             # A report hands single records over, so each is signed; it may only hold recorded ones.
             reportable = any(k.record is not None for k in kept)
@@ -91,6 +96,9 @@ class RunRecord:
             **{str(kind): summary.counts[kind] for kind in Kind},
             "ruled_out_by_size": summary.ruled_out_by_size,
             "known_unchanged": summary.known_unchanged,
+            "ruled_out_by_claim": summary.ruled_out_by_claim,
+            "members": summary.members,
+            "opens_containers": summary.opens_containers,
             "missing": _missing(summary),
             "interrupted": summary.stopped is not None,
             "failed": None if summary.failed is None else int(summary.failed),
@@ -141,9 +149,21 @@ def _data(recorded: Recorded) -> dict[str, Any]:
     return {
         **data,
         **log_path_fields(outcome.origin or outcome.path),
+        **_member_fields(outcome),
         "size": outcome.size,
         "hits": [hit_fields(hit, LOGGED_FIELDS) for hit in outcome.hits],
     }
+
+
+def _member_fields(outcome: Outcome) -> dict[str, Any]:
+    """Return the names of a member of a container, where room is limited."""
+    if not outcome.members:
+        return {}
+    return {"members": [path_fields(n)["path"][:MAX_NAME_CHARS] for n in outcome.members]}
+
+
+def _place_fields(outcome: Outcome) -> dict[str, Any]:
+    return {**log_path_fields(outcome.path), **_member_fields(outcome)}
 
 
 def _argument_fields(arguments: Sequence[str]) -> dict[str, Any]:

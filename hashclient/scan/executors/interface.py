@@ -25,7 +25,8 @@ class Result(msgspec.Struct):
     """What a task came to: counts of the usual, outcomes of the rest, and work handed back.
 
     Each file is counted or told once: it was read, ruled out by its size, known unchanged from an
-    earlier run, or it is an outcome that is skipped or unread. `learned` are records for the
+    earlier run, or it is an outcome that is skipped or unread. So is each of the `members` of
+    containers; `clean` and `outcomes` have them, too. `learned` are records for the
     inventory, by file system; `seen` its blocks that are in use.
     """
 
@@ -34,6 +35,9 @@ class Result(msgspec.Struct):
     bytes_read: int = 0
     ruled_out_by_size: int = 0
     known_unchanged: int = 0
+    ruled_out_by_claim: int = 0
+    members: int = 0
+    members_read: int = 0
     outcomes: list[Outcome] = msgspec.field(default_factory=list)
     deferred: Task = msgspec.field(default_factory=list)
     learned: list[tuple[int, bytes]] = msgspec.field(default_factory=list)

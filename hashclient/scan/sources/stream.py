@@ -30,14 +30,18 @@ class Stream:
         A stream that cannot be read to its end is unread.
         """
         yield Advance()  # before anything is waited for
-        digester = checker.stream_digester()
+        digester, kept = checker.stream_digester(), checker.stream_keeper()
         buffer = new_buffer()
         try:
             while count := read_into(self._fd, buffer):
                 digester.update(buffer[:count])
+                if kept is not None:
+                    kept.update(buffer[:count])
                 yield Advance(count)
         except OSError as error:
+            if kept is not None:
+                kept.close()
             outcome = Outcome(Kind.UNREAD, self._name, reason=reason_of(error), is_stream=True)
             yield Result(bytes_read=digester.length, outcomes=[outcome])
             return
-        yield checker.check_stream(self._name, digester)
+        yield checker.check_stream(self._name, digester, kept)
