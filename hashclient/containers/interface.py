@@ -1,8 +1,8 @@
-"""What a container is: bytes that hold members, listed and read without trust in what they claim.
+"""What a container is: bytes that hold members, read without trust in what they claim.
 
-An expander knows one kind of container. It lists members and gives their bytes; it computes nothing,
-judges nothing and opens no path. Whoever drives it recurses, digests and keeps the limits. Its
-contract, which `tests/contract/test_expanders.py` holds each one to: every member that any usual
+An expander knows one kind of container. It lists members and gives their bytes; it computes
+nothing, judges nothing and opens no path. Whoever drives it recurses, digests and keeps the limits.
+Its contract, which `tests/contract/test_expanders.py` holds each one to: every member that a usual
 program would extract is listed; what cannot be read to its end raises `NotReadError` there, and the
 members beside it are still read where that can be; and memory is bounded whatever the bytes are.
 
@@ -94,7 +94,7 @@ class Member(msgspec.Struct, frozen=True):
 
 
 class Unlisted(msgspec.Struct, frozen=True):
-    """A part of a container that holds a member, or may, and cannot be read: how it is called, and why."""
+    """A part of a container that holds a member, or may, and cannot be read: its name, and why."""
 
     name: bytes
     why: Why
