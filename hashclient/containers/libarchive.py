@@ -84,6 +84,12 @@ def _load() -> ctypes.CDLL | None:
 
 _LIBRARY = _load()
 
+
+def is_here() -> bool:
+    """Tell whether the library is installed."""
+    return _LIBRARY is not None
+
+
 #: What is read by callbacks just now, by the number that the library hands back.
 _OPEN: dict[int, _Input] = {}
 

@@ -1,14 +1,17 @@
 """Which expander reads what: each kind of container that there is, in the order they are asked.
 
-To add one: a module here with a class, and a row below.
+To add one: a module here with a class, and a row below. `sniffing` has to know its mark as well.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from hashclient.containers import libarchive
+from hashclient.containers.compressed import Bzip2, Gzip, Lzma, Xz, Zstd
 from hashclient.containers.interface import Expander
-from hashclient.containers.libarchive import expanders
+from hashclient.containers.tar import Tar
+from hashclient.containers.zip import Zip
 
 
 class Registry:
@@ -16,7 +19,17 @@ class Registry:
 
     def __init__(self, passwords: tuple[bytes, ...] = ()) -> None:
         """`passwords` are tried where something is encrypted."""
-        self._expanders: Sequence[Expander] = expanders(passwords)
+        zstd: list[Expander] = [] if libarchive.is_here() else [Zstd()]
+        self._expanders: Sequence[Expander] = [
+            Zip(),
+            Tar(),
+            Gzip(),
+            Bzip2(),
+            Xz(),
+            *zstd,
+            *libarchive.expanders(passwords),
+            Lzma(),  # it has no mark, and is found out by decoding
+        ]
 
     def named(self, kind: str) -> list[Expander]:
         """Return the expander of a kind, or none."""
@@ -27,4 +40,7 @@ class Registry:
 
         There are several where one file is two kinds of container: each is opened.
         """
-        return [expander for expander in self._expanders if expander.sniff(head, tail)]
+        found = [expander for expander in self._expanders if expander.sniff(head, tail)]
+        if len(found) > 1 and found[-1].name == "lzma":
+            found.pop()  # a guess, where something has a mark
+        return found

@@ -10,54 +10,85 @@ import re
 
 from hashclient.containers.interface import HEAD_BYTES, ISO_HEAD_BYTES, TAIL_BYTES
 
-_ISO_MARK_AT = 32_769
-_ISO_MARK = b"CD001"
+#: Bytes of the end of a zip archive that has no comment behind it.
+END_BYTES = 22
 _END_OF_ZIP = b"PK\x05\x06"
-_END_OF_ZIP_BYTES = 22
+_ISO_MARK_AT = 32_769
+_ISO_MARK_END = 32_774
+_LZMA_BYTES = 18
 
-#: Marks of containers at the very beginning.
+#: Marks of containers at the very beginning, and how mail begins: a line of mbox, or a field of a
+#: header.
 _MARKS = re.compile(
     rb"PK\x03\x04|PK\x05\x06|PK\x07\x08|PK00PK|\x1f[\x8b\x9d]|BZh|\xfd7zXZ\x00|\x28\xb5\x2f\xfd"
-    rb"|[\x50-\x5f]\x2a\x4d\x18|\x04\x22\x4d\x18|\x02\x21\x4c\x18|LZIP|\x5d\x00\x00"
-    rb"|7z\xbc\xaf\x27\x1c|Rar!\x1a\x07|RE~\^|MSCF|0707|!<arch>\n|\xed\xab\xee\xdb|xar!|WARC/"
-    rb"|Cr24|x\x9f\x3e\x22"
+    rb"|[\x50-\x5f]\x2a\x4d\x18|\x04\x22\x4d\x18|\x02\x21\x4c\x18|LZIP|7z\xbc\xaf\x27\x1c"
+    rb"|Rar!\x1a\x07|RE~\^|MSCF|0707|!<arch>\n|\xed\xab\xee\xdb|xar!|WARC/|Cr24|x\x9f\x3e\x22"
+    rb"|From |[A-Za-z][A-Za-z0-9-]{1,63}[ \t]*:|\xef\xbb\xbf|[\r\n]",
 )
-#: Of lha, behind two bytes of anything.
-_LHA = re.compile(rb"..-(?:lh[0-9a-zA-Z]|lz[0-9s]|pm[0-2s])-", re.DOTALL)
+#: The same of lha, behind two bytes of anything.
+_LHA = frozenset({b"-lh", b"-lz", b"-pm"})
 #: What may stand in front of a zip archive: programs, scripts, pictures, sound, films, documents.
 _FRONTS = re.compile(
     rb"MZ|\x7fELF|#!|\xca\xfe\xba\xbe|[\xce\xcf]\xfa\xed\xfe|\xfe\xed\xfa[\xce\xcf]|\xff\xd8\xff"
     rb"|\x89PNG|GIF8|BM|II\*\x00|MM\x00\*|RIFF|OggS|ID3|\xff[\xf2-\xfb]|fLaC|%PDF|\x1a\x45\xdf\xa3"
-    rb"|....ftyp|\x00\x00\x01[\xba\xb3]|FLV|FWS|CWS|\x30\x26\xb2\x75|8BPS|\xff\x0a|<(?:!DOC|html|svg|\?xml)",
+    rb"|\x00\x00\x01[\xba\xb3]|FLV|FWS|CWS|\x30\x26\xb2\x75|8BPS|\xff\x0a"
+    rb"|<(?:!DOC|html|svg|\?xml)",
     re.DOTALL,
 )
-#: How mail begins: a line of mbox, or a header field at the very beginning.
-_MAIL = re.compile(rb"From |[A-Za-z][A-Za-z0-9-]{1,63}[ \t]*:|\xef\xbb\xbf|[\r\n]")
-_TAR_NUMBER = re.compile(rb"[ \x00]*[0-7]+[ \x00]|\x80")
+#: What these two can begin with: most files are told apart by it.
+_MARK_BEGINS = frozenset(
+    b"P\x1fB\xfd\x28\x04\x02L7RM0!\xedxWCF\xef\r\n"
+    + bytes(range(0x50, 0x60))
+    + b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+)
+_FRONT_BEGINS = frozenset(b"M\x7f#\xca\xce\xcf\xfe\xff\x89GBIROf%\x1aFC\x30\x388<\x00")
+#: The first digit of the sum in a header of tar, and what ends it.
+_TAR_BEGINS = b" 01234567\x00\x80"
+_TAR_ENDS = b" \x00"
 
 
 def has_mark(head: bytes | memoryview) -> bool:
     """Tell whether a file that begins like this may be a container, as far as its head tells."""
     begin = bytes(head[:HEAD_BYTES])
-    if _MARKS.match(begin) or _LHA.match(begin) or _MAIL.match(begin):
+    if not begin:
+        return False
+    if (begin[0] in _MARK_BEGINS and _MARKS.match(begin)) or begin[2:5] in _LHA:
         return True
-    if len(begin) == HEAD_BYTES and (
-        begin[257:262] == b"ustar" or _TAR_NUMBER.match(begin, 148, 156)
-    ):
+    length = len(begin)
+    if length >= _LZMA_BYTES and not begin[13] and _may_be_lzma(begin):
         return True
-    return bytes(head[_ISO_MARK_AT : _ISO_MARK_AT + 5]) == _ISO_MARK
+    if length < HEAD_BYTES:
+        return False
+    if begin[148] in _TAR_BEGINS and (begin[155] in _TAR_ENDS or begin[154] in _TAR_ENDS):
+        return True
+    if begin[257:262] == b"ustar":
+        return True
+    return len(head) >= _ISO_MARK_END and head[_ISO_MARK_AT:_ISO_MARK_END] == b"CD001"
+
+
+def _may_be_lzma(begin: bytes) -> bool:
+    """Tell by its fields; the legacy .lzma has no mark, and a window as every program writes it."""
+    window = int.from_bytes(begin[1:5], "little")
+    lowest = window & -window
+    return begin[0] < 225 and window >= 4096 and window in (lowest, 3 * lowest, 0xFFFFFFFF)
 
 
 def may_front(head: bytes | memoryview) -> bool:
     """Tell whether a file that begins like this may have a zip archive behind it."""
-    return _FRONTS.match(bytes(head[:16])) is not None
+    if not head:
+        return False
+    # A film has its mark behind four bytes of anything.
+    return (head[0] in _FRONT_BEGINS and _FRONTS.match(head) is not None) or head[4:8] == b"ftyp"
+
+
+def ends_as_zip(end: bytes | memoryview) -> bool:
+    """Tell whether the last bytes are the end of a zip archive that has no comment behind it."""
+    return end[-END_BYTES : 4 - END_BYTES] == _END_OF_ZIP
 
 
 def has_end_of_zip(tail: bytes | memoryview) -> bool:
     """Tell whether a file that ends like this may be a zip archive, whatever it begins with."""
-    if bytes(tail[-_END_OF_ZIP_BYTES:][:4]) == _END_OF_ZIP:
-        return True
-    return bytes(tail[-TAIL_BYTES:]).find(_END_OF_ZIP) >= 0
+    return ends_as_zip(tail) or bytes(tail[-TAIL_BYTES:]).find(_END_OF_ZIP) >= 0
 
 
 def wants_more_head(size: int) -> bool:

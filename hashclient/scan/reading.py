@@ -17,7 +17,13 @@ import time
 from collections.abc import Callable
 
 from hashclient.containers.interface import HEAD_BYTES, ISO_HEAD_BYTES, TAIL_BYTES
-from hashclient.containers.sniffing import has_end_of_zip, has_mark, may_front
+from hashclient.containers.sniffing import (
+    END_BYTES,
+    ends_as_zip,
+    has_end_of_zip,
+    has_mark,
+    may_front,
+)
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.digests import Digester, LengthError, digest_fd, new_buffer
 from hashclient.core.kinds import Kind
@@ -287,14 +293,15 @@ class Reader:
         if not stat.S_ISREG(status.st_mode):
             raise no_file(status.st_mode)
         wanted = ISO_HEAD_BYTES if status.st_size >= ISO_HEAD_BYTES else HEAD_BYTES
-        self._sniff(memoryview(os.pread(fd, wanted, 0)))
-        if self._may_front or self._first_bytes < min(status.st_size, wanted):
+        first = memoryview(os.pread(fd, wanted, 0))
+        self._sniff(first)
+        if len(first) != status.st_size:
             self._sniff_again(fd, status.st_size)
         return status
 
     def _sniff(self, first: memoryview) -> None:
-        """Look at the first bytes of a file."""
-        self.may_be_container = has_mark(first)
+        """Look at the first bytes of a file, which mostly are all."""
+        self.may_be_container = has_mark(first) or ends_as_zip(first)
         self._may_front = not self.may_be_container and may_front(first)
         self._first_bytes = len(first)
 
@@ -305,9 +312,11 @@ class Reader:
             wanted = ISO_HEAD_BYTES if length >= ISO_HEAD_BYTES else HEAD_BYTES
             if self._first_bytes < min(length, wanted):
                 self._sniff(memoryview(os.pread(fd, wanted, 0)))
-        if self._may_front:
-            begin = max(0, length - TAIL_BYTES)
-            self.may_be_container = has_end_of_zip(os.pread(fd, TAIL_BYTES, begin))
+        if self.may_be_container:
+            return
+        count = TAIL_BYTES if self._may_front else END_BYTES
+        tail = os.pread(fd, count, max(0, length - count))
+        self.may_be_container = has_end_of_zip(tail)
 
     def _read_unsteady(
         self, fd: int, trust: SizeTrust
