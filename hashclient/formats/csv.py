@@ -130,8 +130,6 @@ def _run_rows(summary: Summary) -> Iterator[dict[str, str]]:
             reason = f"list {state.name} expired {state.expires:%Y-%m-%d %H:%M} UTC{grace}"
             row = {"kind": "stale", "reason": reason, "list": text_cell(state.name)}
             yield row | {"generation": str(state.generation)}
-    if (text := inside_text(summary)) is not None:
-        yield {"kind": "members", "reason": text}
     for gap in summary.gaps:
         reason = text_cell(gap_text(gap, accepted=summary.gaps_accepted))
         labels = " ".join(a.label for a in gap.algorithms)
@@ -143,7 +141,7 @@ def _run_rows(summary: Summary) -> Iterator[dict[str, str]]:
         yield {"kind": "failed", "reason": text_cell(words(text))}
     parts = [f"exit {int(summary.exit_code)}: {summary.exit_code.meaning}"]
     parts.append(f"{summary.inputs:,} {'input' if summary.inputs == 1 else 'inputs'}")
-    parts += filter(None, [rests_on(summary)])
+    parts += filter(None, [rests_on(summary), inside_text(summary)])
     yield {"kind": "summary", "reason": "; ".join(parts)}
 
 

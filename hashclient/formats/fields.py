@@ -103,14 +103,7 @@ def summary_fields(summary: Summary) -> dict[str, Any]:
         "bytes_read": summary.bytes_read,
         "ruled_out_by_size": summary.ruled_out_by_size,
         "known_unchanged": summary.known_unchanged,
-        "ruled_out_by_claim": summary.ruled_out_by_claim,
-        "members": summary.members,
-        "members_read": summary.members_read,
-        **(
-            {}
-            if summary.opens_containers is None
-            else {"opens_containers": summary.opens_containers}
-        ),
+        **_inside_fields(summary),
         "elapsed_s": round(summary.elapsed_s, 3),
         "lists": [
             {"name": s.name, "generation": s.generation, "fresh": s.fresh}
@@ -126,6 +119,18 @@ def summary_fields(summary: Summary) -> dict[str, Any]:
         **({} if summary.stopped is None else {"interrupted_by": signal_name(summary.stopped)}),
         **({} if summary.failed is None else {"failure": failure_text(summary)}),
         "exit_code": int(summary.exit_code),
+    }
+
+
+def _inside_fields(summary: Summary) -> dict[str, Any]:
+    """Return the counts of what is in containers, where that is a question."""
+    if summary.opens_containers is None:
+        return {}
+    return {
+        "opens_containers": summary.opens_containers,
+        "members": summary.members,
+        "members_read": summary.members_read,
+        "ruled_out_by_claim": summary.ruled_out_by_claim,
     }
 
 

@@ -73,7 +73,11 @@ class TextFormatter:
         return "\n".join(lines)
 
     def _work(self, summary: Summary) -> Iterator[str]:
-        counts = ", ".join(f"{summary.counts[kind]:,} {kind}" for kind in Kind)
+        counts = ", ".join(
+            f"{summary.counts[kind]:,} {kind}"
+            for kind in Kind
+            if kind is not Kind.ACCEPTED or summary.counts[kind]
+        )
         noun = "input" if summary.inputs == 1 else "inputs"
         yield f"{summary.inputs:,} {noun}: {counts}"
         if self._of_files:

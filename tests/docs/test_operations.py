@@ -19,7 +19,9 @@ from ruamel.yaml import YAML
 
 from hashclient.cli.main import COMMANDS, WITHOUT_DEFAULTS, cli
 from hashclient.config import (
+    AcceptRule,
     Config,
+    ContainersConfig,
     OAuthConfig,
     PackageDestination,
     PolicyRule,
@@ -68,12 +70,23 @@ def variables() -> set[str]:
         (
             "### At the top",
             Config,
-            {"providers", "policy", "quarantine", "report", "commands", "notes"},
+            {
+                "providers",
+                "policy",
+                "quarantine",
+                "report",
+                "containers",
+                "accept",
+                "commands",
+                "notes",
+            },
         ),
         ("### `[providers.NAME]`", ProviderConfig, set()),
         ("### `[providers.NAME.oauth]`", OAuthConfig, set()),
         ("### `[[policy]]`", PolicyRule, set()),
         ("### `[quarantine]`", QuarantineConfig, set()),
+        ("### `[scan.containers]`", ContainersConfig, set()),
+        ("### `[[scan.accept]]`", AcceptRule, set()),
         ("### `[report]`", ReportConfig, {"to"}),
         ('### `[report.to.NAME]` with `kind = "package"`', PackageDestination, set()),
         ('### `[report.to.NAME]` with `kind = "cybertipline"`', ServiceDestination, set()),
