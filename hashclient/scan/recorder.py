@@ -96,14 +96,17 @@ class RunRecord:
             **{str(kind): summary.counts[kind] for kind in Kind},
             "ruled_out_by_size": summary.ruled_out_by_size,
             "known_unchanged": summary.known_unchanged,
-            "ruled_out_by_claim": summary.ruled_out_by_claim,
-            "members": summary.members,
-            "opens_containers": summary.opens_containers,
             "missing": _missing(summary),
             "interrupted": summary.stopped is not None,
             "failed": None if summary.failed is None else int(summary.failed),
             "exit_code": int(summary.exit_code),
         }
+        if summary.opens_containers is not None:
+            data |= {
+                "opens_containers": summary.opens_containers,
+                "members": summary.members,
+                "ruled_out_by_claim": summary.ruled_out_by_claim,
+            }
         if summary.gaps:
             data |= {
                 "gaps": [gap_fields(gap) for gap in summary.gaps],
