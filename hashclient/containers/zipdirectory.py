@@ -27,6 +27,7 @@ ENTRY_BYTES = _ENTRY.size
 MAX16, MAX32 = 0xFFFF, 0xFFFFFFFF
 #: No honest archive has more than two; each may name millions of members.
 MAX_DIRECTORIES = 16
+_MAX_PARTS = 10_000
 #: The longest entry has 196,651 bytes.
 _WINDOW_BYTES = 256 << 10
 
@@ -92,10 +93,17 @@ def ends(data: Data) -> Iterator[End]:
 def _end(data: Data, position: int, record: bytes) -> End | None:
     if len(record) < _END.size:
         return None
-    disk, first_disk, _, count, size, offset, _ = _END.unpack(record)
+    disk, first_disk, here, count, size, offset, comment = _END.unpack(record)
     directories = _places(data, position, size, offset, count, MAX16 + 1)
     start = position
-    is_part = bool((disk or first_disk) and disk != MAX16)
+    # Four bytes can be the mark by chance: what says that it is a part has to make sense.
+    is_part = (
+        first_disk <= disk
+        and 0 < disk < _MAX_PARTS
+        and here <= count
+        and 0 < ENTRY_BYTES * count <= size
+        and position + _END.size + comment == data.size
+    )
     locator = data.read_at(position - _LOCATOR.size, _LOCATOR.size) if position >= 20 else b""
     if locator[:4] == _LOCATOR_MARK:
         start = position - _LOCATOR.size
@@ -107,7 +115,7 @@ def _end(data: Data, position: int, record: bytes) -> End | None:
             long = data.read_at(place, _END64.size)
             if long[:4] == _END64_MARK:
                 _, _, _, disk, first_disk, _, count, size, offset = _END64.unpack(long)
-                is_part |= bool(disk or first_disk)
+                is_part |= 0 < disk < _MAX_PARTS
                 directories += _places(data, place, size, offset, count, 1 << 64)
                 start = min(start, place) if place >= position - 4096 else start
     if not directories and not is_part:

@@ -68,6 +68,7 @@ class Search:
         self._window_at = 0
         self._tries = _MAX_TRIES
         self._bytes_to_try = _MAX_TRIED_BYTES
+        self._has_given_up = False
 
     def members(self, gaps: Iterable[tuple[int, int]]) -> Iterator[list[Member] | Unlisted]:
         """Yield what is found in `gaps`, which lie one behind the other."""
@@ -142,15 +143,14 @@ class Search:
             if error is not None:
                 yield Unlisted(found.name, error.why, error.detail)
                 return
-        elif found.method not in METHODS or not self._tries or self._bytes_to_try <= 0:
-            if self._tries and self._bytes_to_try <= 0:
-                self._tries = 0
-                yield Unlisted(b"", Why.LIMIT, "zip: too many marks of members in other bytes")
+        elif found.method not in METHODS or self._has_given_up:
             return
-        else:
-            self._tries -= 1
-            if not self._is_sound(found):
-                return
+        elif not self._tries or self._bytes_to_try <= 0:
+            self._has_given_up = True
+            yield Unlisted(b"", Why.LIMIT, "zip: too many marks of members in other bytes")
+            return
+        elif not self._is_sound(found):
+            return
         if found.packed == 0 and found.name.endswith(b"/"):
             return
         chunks = partial(_chunks, self, found)
@@ -160,13 +160,13 @@ class Search:
         """Tell whether the bytes behind a header decode to what it says."""
         if not found.packed and not found.flags & HAS_DESCRIPTOR:
             return False  # nothing is there, and nothing tells
+        self._tries -= 1
         try:
             for piece in _chunks(self, found):
                 self._bytes_to_try -= len(piece)
                 if self._bytes_to_try <= 0:
                     return False
         except NotReadError:
-            self._bytes_to_try -= LOCAL_BYTES
             return False
         return True
 
