@@ -17,8 +17,8 @@ class Summary(msgspec.Struct):
     """The counts of a run so far. Every input is counted under exactly one kind.
 
     An answer may rest on something else than reading: `ruled_out_by_size` inputs have a size that
-    no entry has, and `known_unchanged` ones were read by an earlier scan and are
-    unchanged since.
+    no entry has, and `known_unchanged` ones were read by an earlier scan and are unchanged since.
+    That is proven for all of these but the `believed_unchanged` ones.
     """
 
     lists: tuple[ListState, ...]
@@ -27,6 +27,7 @@ class Summary(msgspec.Struct):
     bytes_read: int = 0
     ruled_out_by_size: int = 0
     known_unchanged: int = 0
+    believed_unchanged: int = 0
     #: Lists that should be here and could not be asked.
     missing: tuple[MissingList, ...] = ()
     #: What a lookup could not tell, for want of the digests that lists have. Its inputs are unread,

@@ -84,6 +84,7 @@ def summary_fields(summary: Summary) -> dict[str, Any]:
         "bytes_read": summary.bytes_read,
         "ruled_out_by_size": summary.ruled_out_by_size,
         "known_unchanged": summary.known_unchanged,
+        "believed_unchanged": summary.believed_unchanged,
         "elapsed_s": round(summary.elapsed_s, 3),
         "lists": [
             {"name": s.name, "generation": s.generation, "fresh": s.fresh}
@@ -154,5 +155,6 @@ def rests_on(summary: Summary) -> str:
     parts = {
         "ruled out by size": summary.ruled_out_by_size,
         "known unchanged": summary.known_unchanged,
+        "of them believed unchanged": summary.believed_unchanged,
     }
     return ", ".join(f"{number:,} {what}" for what, number in parts.items() if number)

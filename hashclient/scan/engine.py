@@ -63,10 +63,10 @@ def scan(
     """Check what `source` lists; yield outcomes as they are found, `progress` when time has passed.
 
     Clean files are yielded with `keep_clean` and counted always. Large files that are nearly all
-    hole are read with `sparse` only. With `memory`, files that are known unchanged are not read.
-    The summary in `progress` is kept up to date and holds what was found so far when the iteration
-    is ended early. What runs the checking is `executor`, by default this process for a little and
-    `jobs` others for more; a `stream` comes first, and is read here.
+    hole are read with `sparse` only. With `memory`, files that are known or believed unchanged are
+    not read. The summary in `progress` is kept up to date and holds what was found so far when the
+    iteration is ended early. What runs the checking is `executor`, by default this process for a
+    little and `jobs` others for more; a `stream` comes first, and is read here.
 
     Raises:
         StateError: worker processes keep dying.
@@ -108,6 +108,7 @@ def scan(
                 summary.bytes_read += item.bytes_read
                 summary.ruled_out_by_size += item.ruled_out_by_size
                 summary.known_unchanged += item.known_unchanged
+                summary.believed_unchanged += item.believed_unchanged
                 summary.counts[Kind.CLEAN] += item.clean
                 for outcome in item.outcomes:
                     # Clean ones are in the count already, whether or not they are asked for.

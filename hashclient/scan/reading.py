@@ -22,6 +22,7 @@ from hashclient.core.kinds import Kind
 from hashclient.scan.reasons import CHANGED, ENDLESS, SPARSE
 from hashclient.scan.sources.files import kind_of
 from hashclient.system.filesystems import FULL, NONZERO, SizeTrust, trust_at, trust_of
+from hashclient.system.leases import is_unwritable
 
 #: How often a file that changes while it is read is read again.
 ATTEMPTS = 3
@@ -44,6 +45,9 @@ DIRECTORY = "is a directory, and was listed as a file"
 
 #: Algorithms to compute.
 Plan = tuple[Algorithm, ...]
+#: How a file was read: what was computed, the digests, the length, the status that was the same
+#: before and after, whether size and times can be relied on, and what `is_unwritable` said before.
+Read = tuple[Plan, list[bytes], int, os.stat_result, bool, bool | None]
 
 
 class SetAside(Exception):  # noqa: N818 - no error, but an outcome
@@ -162,17 +166,20 @@ class Reader:
         plan_of: Callable[[int | None], Plan],
         *,
         sparse: bool = False,
+        leases: bool = False,
         on_bytes: Callable[[int], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Read with a buffer of its own.
 
         `plan_of` returns the algorithms to compute for a file of a size, or of an unknown one. With
-        `sparse`, files that are nearly all hole are read as well. `on_bytes` is called with the
-        length of each chunk of large files, `clock` gives seconds.
+        `sparse`, files that are nearly all hole are read as well. With `leases`, the kernel is
+        asked about each whether anybody may change it unseen. `on_bytes` is called with the length
+        of each chunk of large files, `clock` gives seconds.
         """
         self._plan_of = plan_of
         self._sparse = sparse
+        self._leases = leases
         self._on_bytes = on_bytes
         self._clock = clock
         self._buffer = new_buffer()
@@ -207,14 +214,11 @@ class Reader:
         ):
             raise SetAside(Kind.UNREAD, SPARSE)
 
-    def read(
-        self, fd: int, defer_bytes: int | None = None
-    ) -> tuple[Plan, list[bytes], int, os.stat_result, bool]:
+    def read(self, fd: int, defer_bytes: int | None = None) -> Read:
         """Read a file that was just opened.
 
-        Return what was computed, the digests, the length, the status that was the same before and
-        after, and whether its size and times can be relied on. Where they can, the length is its
-        size; where not, no more is read than `bound_of` says.
+        Where its size and times can be relied on, the length is its size; where not, no more is
+        read than `bound_of` says.
 
         Raises:
             Deferred: it is not shorter than `defer_bytes`.
@@ -240,6 +244,8 @@ class Reader:
                 raise Deferred
         on_bytes = self._on_bytes if size is not None else self._bounded(status, defer_bytes)
         capped = trust is FULL
+        # Before the first byte is read: afterwards it would prove nothing.
+        unwritable = is_unwritable(fd) if self._leases and capped else None
         try:
             digests, length = digest_fd(fd, plan, size, on_bytes, self._buffer, capped=capped)
         except LengthError as error:
@@ -259,11 +265,9 @@ class Reader:
             after.st_ctime_ns,
         ):
             return self._read_unsteady(fd, trust)
-        return plan, digests, length, after, size is not None
+        return plan, digests, length, after, size is not None, unwritable
 
-    def _read_unsteady(
-        self, fd: int, trust: SizeTrust
-    ) -> tuple[Plan, list[bytes], int, os.stat_result, bool]:
+    def _read_unsteady(self, fd: int, trust: SizeTrust) -> Read:
         """Read a file again that changed. No size rules anything out then."""
         plan, reason, capped = self._plan_of(None), CHANGED, trust is FULL
         for _ in range(ATTEMPTS - 1):
@@ -273,6 +277,7 @@ class Reader:
                 self.refuse_sparse(before)
             on_bytes = self._on_bytes if size is not None else self._bounded(before)
             os.lseek(fd, 0, os.SEEK_SET)
+            unwritable = is_unwritable(fd) if self._leases and capped else None
             failure = None
             try:
                 digests, length = digest_fd(fd, plan, size, on_bytes, self._buffer, capped=capped)
@@ -285,7 +290,7 @@ class Reader:
             elif failure is not None:
                 reason = failure
             else:
-                return plan, digests, length, after, size is not None
+                return plan, digests, length, after, size is not None, unwritable
         raise SetAside(Kind.UNREAD, reason)
 
     def read_more(self, fd: int, plan: Plan, status: os.stat_result, length: int) -> list[bytes]:

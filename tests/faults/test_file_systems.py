@@ -47,8 +47,8 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def state(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(cache, "FRESH_NS", 0)
-    monkeypatch.setattr(cache, "FRESH_COARSE_NS", 0)
+    for name in ("FRESH_NS", "FRESH_PROVEN_NS", "COARSE_NS"):
+        monkeypatch.setattr(cache, name, 0)
     return Path(shutil.copytree(template, tmp_path / "state"))
 
 

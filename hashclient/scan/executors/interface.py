@@ -25,8 +25,9 @@ class Result(msgspec.Struct):
     """What a task came to: counts of the usual, outcomes of the rest, and work handed back.
 
     Each file is counted or told once: it was read, ruled out by its size, known unchanged from an
-    earlier run, or it is an outcome that is skipped or unread. `learned` are records for the
-    inventory, by file system; `seen` its blocks that are in use.
+    earlier run, or it is an outcome that is skipped or unread. Of those known unchanged,
+    `believed_unchanged` are without a proof. `learned` are records for the inventory, by file
+    system; `seen` its blocks that are in use.
     """
 
     clean: int = 0
@@ -34,6 +35,7 @@ class Result(msgspec.Struct):
     bytes_read: int = 0
     ruled_out_by_size: int = 0
     known_unchanged: int = 0
+    believed_unchanged: int = 0
     outcomes: list[Outcome] = msgspec.field(default_factory=list)
     deferred: Task = msgspec.field(default_factory=list)
     learned: list[tuple[int, bytes]] = msgspec.field(default_factory=list)

@@ -71,6 +71,7 @@ class _WireResult(msgspec.Struct, array_like=True):
     bytes_read: int
     ruled_out_by_size: int
     known_unchanged: int
+    believed_unchanged: int
     outcomes: list[_WireOutcome]
     deferred: list[_WireGroup]
     learned: list[tuple[int, bytes]]
@@ -118,6 +119,7 @@ def _pack_result(result: Result) -> _WireResult:
         result.bytes_read,
         result.ruled_out_by_size,
         result.known_unchanged,
+        result.believed_unchanged,
         outcomes,
         _pack_task(result.deferred),
         result.learned,
@@ -147,6 +149,7 @@ def _unpack_result(wire: _WireResult) -> Result:
         wire.bytes_read,
         wire.ruled_out_by_size,
         wire.known_unchanged,
+        wire.believed_unchanged,
         outcomes,
         _unpack_task(wire.deferred),
         wire.learned,
