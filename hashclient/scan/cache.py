@@ -59,6 +59,7 @@ COARSE_NS = 2_000_000_000
 #: For how many days a believed record answers, unless it is said otherwise.
 REREAD_DAYS = 14
 DAY_S = 86_400
+_LAST_DAY = 2**32 - 1
 
 #: (number of the file system, block of inodes), as a row is named.
 Block = tuple[int, int]
@@ -246,14 +247,15 @@ class Inventory:
         for name in RECORD_BEFORE.names or ():
             stored[name] = before[name]
         counts = [len(row[1]) // RECORD_BEFORE.itemsize for row in rows if row]
-        stored["read_day"] = np.repeat([max(1, row[0]) for row in rows if row], counts)
+        days = [min(max(1, row[0]), _LAST_DAY) for row in rows if row]
+        stored["read_day"] = np.repeat(np.array(days, np.uint32), counts)
         return np.where(found["ino"] == inodes, found, of_inodes(stored, inodes))
 
     def _row(self, device: int, block: int, query: str = _ROW) -> tuple[int, bytes] | None:
         """Return day and records of a row; one that is not as it was written counts as none."""
         with self._errors():
-            row: tuple[int, int, Any] | None = self._db.execute(query, (device, block)).fetchone()
-        if row is None or not isinstance(row[2], bytes):
+            row: tuple[Any, int, Any] | None = self._db.execute(query, (device, block)).fetchone()
+        if row is None or not isinstance(row[0], int) or not isinstance(row[2], bytes):
             return None
         if _checksum(device, block, row[2]) != row[1]:
             return None

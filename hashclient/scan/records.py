@@ -66,8 +66,10 @@ def _adds(old: Records, new: Records, day: int, reread_days: int) -> npt.NDArray
     is proven. Without one, the earlier tags are as old as they were: they add to others that are
     believed, until they are due, and to nothing that is proven since.
     """
-    believed = (old["read_day"] != 0) & (new["read_day"] != 0)
-    return (old["read_day"] == 0) | (believed & ~are_due(old, day, reread_days))
+    proven = old["read_day"] == 0
+    believed = ~proven & (new["read_day"] != 0)
+    adds: npt.NDArray[np.bool_] = proven | (believed & ~are_due(old, day, reread_days))
+    return adds
 
 
 def of_inodes(stored: Records, inodes: npt.NDArray[np.uint64]) -> Records:

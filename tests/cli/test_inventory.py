@@ -22,7 +22,7 @@ from fixtures.crash import in_child
 from fixtures.simulator import Simulator
 from hashclient.core.algorithms import Algorithm
 from hashclient.errors import HashclientError
-from hashclient.scan import cache, checker
+from hashclient.scan import cache, checker, records
 from hashclient.scan.cache import Inventory
 from hashclient.system.layout import INVENTORY_NAME as DATABASE_NAME
 from tests.support import (
@@ -276,9 +276,9 @@ def test_a_file_that_changes_after_it_was_read_is_not_remembered_as_it_was(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It changes between the reading and the noting, which goes by the status of the reading."""
-    original = cache.records_of
+    original = records.records_of
 
-    def change(statuses: Sequence[os.stat_result]) -> cache.Records:
+    def change(statuses: Sequence[os.stat_result]) -> records.Records:
         if statuses:
             world.path(1).write_bytes(content(0))
         return original(statuses)

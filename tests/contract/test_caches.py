@@ -57,8 +57,8 @@ class Known:
             for record in np.frombuffer(raw, RECORD).copy():
                 key = (file_system, int(record["ino"]))
                 old = [self.records[key]] if key in self.records else []
-                many = [np.array(one, RECORD) for one in (old, [record])]
-                self.records[key] = merged_records(*many, cache.today(), DAYS)[0]
+                before, new = (np.array(one, RECORD) for one in (old, [record]))
+                self.records[key] = merged_records(before, new, cache.today(), DAYS)[0]
 
     def close(self) -> None:
         pass
