@@ -107,10 +107,10 @@ class Client:
         with `show_clean` only. With `act`, what the policy asks for is done about each match, and
         with `quarantine` every match is taken away besides; with `only_tell` nothing is done, and
         outcomes say what would be. Without `inventory` every file is read, also those that are
-        known unchanged; without `learn` the inventory is neither asked nor written to. `jobs` is
-        the number of worker processes, by default one a processor; with 0 all is done in this
-        process, which is slower and forks nothing. With `members`, what is in archives and mail is
-        checked, too; `verify_sizes` reads also what claims a size that no entry has, and
+        known or believed unchanged; without `learn` the inventory is neither asked nor written to.
+        `jobs` is the number of worker processes, by default one a processor; with 0 all is done in
+        this process, which is slower and forks nothing. With `members`, what is in archives and
+        mail is checked, too; `verify_sizes` reads also what claims a size that no entry has, and
         `passwords` are tried where something is encrypted. `lists` are those to compare with, by
         default those that should be here.
 
@@ -148,7 +148,8 @@ class Client:
             summary.fail(mounts.unknown)
         memory = Memory()
         if learn:
-            place = InventoryPlace(state_dir, key_id)
+            reread_days = session.settings.config.inventory.reread_days
+            place = InventoryPlace(state_dir, key_id, reread_days)
             memory = Memory(place, use=inventory, on_failure=observer.failed)
         containers = (
             _containers(session, observer, passwords, verify_sizes=verify_sizes)

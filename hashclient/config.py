@@ -30,6 +30,8 @@ CONFIG_NAME = "config.toml"
 MAX_GRACE_HOURS = 87_600
 #: A hundred years, for the same reason.
 MAX_RETENTION_DAYS = 36_500
+#: As long as the inventory may believe what it cannot prove.
+MAX_REREAD_DAYS = 3_650
 
 #: What the numbers of a provider may be, both ends included.
 _RANGES: Mapping[str, tuple[float, float]] = {
@@ -120,6 +122,12 @@ class QuarantineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     isolate_containers: bool = True
 
 
+class InventoryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What scans remember of files: what is believed unchanged is read again in so many days."""
+
+    reread_days: int = 14
+
+
 class PackageDestination(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="package"
 ):
@@ -207,6 +215,7 @@ class Config(msgspec.Struct, frozen=True):
     providers: dict[str, ProviderConfig] = {}
     policy: tuple[PolicyRule, ...] = ()
     quarantine: QuarantineConfig = QuarantineConfig()
+    inventory: InventoryConfig = InventoryConfig()
     report: ReportConfig = ReportConfig()
     containers: ContainersConfig = ContainersConfig()
     accept: tuple[AcceptRule, ...] = ()
@@ -231,6 +240,7 @@ class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     providers: dict[str, ProviderConfig] = {}
     policy: tuple[PolicyRule, ...] = ()
     quarantine: QuarantineConfig = QuarantineConfig()
+    inventory: InventoryConfig = InventoryConfig()
     report: ReportConfig = ReportConfig()
 
 
@@ -403,6 +413,7 @@ def parse_config(text: str, command_names: frozenset[str], where: str) -> Config
         known.providers,
         known.policy,
         known.quarantine,
+        known.inventory,
         known.report,
         scan.containers,
         scan.accept,
@@ -445,6 +456,8 @@ def _check_way_out(known: _Document, where: str) -> None:
         raise ConfigError(
             f"{where}: retention_days of quarantine is not from 0 to {MAX_RETENTION_DAYS}"
         )
+    if not 0 <= known.inventory.reread_days <= MAX_REREAD_DAYS:
+        raise ConfigError(f"{where}: reread_days of inventory is not from 0 to {MAX_REREAD_DAYS}")
     if Action.QUARANTINE in actions and not known.quarantine.recipients:
         raise ConfigError(
             f"{where}: a policy asks for quarantine, but recipients of quarantine are not set",

@@ -103,6 +103,7 @@ def summary_fields(summary: Summary) -> dict[str, Any]:
         "bytes_read": summary.bytes_read,
         "ruled_out_by_size": summary.ruled_out_by_size,
         "known_unchanged": summary.known_unchanged,
+        "believed_unchanged": summary.believed_unchanged,
         **_inside_fields(summary),
         "elapsed_s": round(summary.elapsed_s, 3),
         "lists": [
@@ -199,5 +200,6 @@ def rests_on(summary: Summary) -> str:
         "ruled out by size": summary.ruled_out_by_size,
         "ruled out by a claimed size": summary.ruled_out_by_claim,
         "known unchanged": summary.known_unchanged,
+        "of them believed unchanged": summary.believed_unchanged,
     }
     return ", ".join(f"{number:,} {what}" for what, number in parts.items() if number)

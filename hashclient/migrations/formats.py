@@ -52,9 +52,9 @@ FORMATS = (
     ),
     Format(
         "`inventory.db`",
-        "3",
+        "4",
         "`PRAGMA user_version`",
-        "the next scan empties it, and reads every file again",
+        "3: the next scan goes on with it, as with what is believed; before that it is emptied",
     ),
     Format("`mounts.json`", "hashclient-mounts/1", "`format`", _AS_IT_IS),
     Format("`audit/log.jsonl`", "hashclient-audit/1", "`format` of the first record", _AS_IT_IS),

@@ -27,7 +27,7 @@ from hashclient.core.model import Hit, Outcome
 from hashclient.errors import StateError
 from hashclient.index.matcher import Judge, Place, Plan, verdict
 from hashclient.lists.wire import Uint8
-from hashclient.scan.cache import PLAIN, RECORD, Records, are_settled, records_of
+from hashclient.scan.cache import are_settled, today
 from hashclient.scan.executors.interface import Result
 from hashclient.scan.members import Kept, Members
 from hashclient.scan.memory import Cache
@@ -42,9 +42,12 @@ from hashclient.scan.reading import (
     same_content,
 )
 from hashclient.scan.reasons import reason_of
+from hashclient.scan.records import PLAIN, RECORD, Records, records_of
 from hashclient.scan.sources.files import join, open_directory
 from hashclient.scan.sources.interface import Group, Task
-from hashclient.system.filesystems import FULL, NONE, identity_at, identity_of
+from hashclient.system.filesystems import FULL, NONE
+from hashclient.system.identity import Identities, Identity
+from hashclient.system.leases import can_lease
 
 #: In a task of several files, one of at least this size is handed back, to be a task of its own.
 DEFER_BYTES = 4 << 20
@@ -52,6 +55,8 @@ DEFER_BYTES = 4 << 20
 TASK_BYTES = 64 << 20
 
 _FILE_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+#: CLOCK_REALTIME_COARSE, of linux/time.h, and the longest tick of it.
+_COARSE_CLOCK, TICK_NS = 5, 10_000_000
 _ALL = mask_of(Algorithm)
 #: The place of an algorithm's tag in a record of the cache.
 _SLOT = {algorithm: number for number, algorithm in enumerate(Algorithm)}
@@ -60,12 +65,13 @@ _SLOT = {algorithm: number for number, algorithm in enumerate(Algorithm)}
 class _Look(msgspec.Struct, gc=False):
     """A file that is settled itself, and is still to be looked at for being a container.
 
-    It is settled by the cache where it `is_known`, otherwise by its size.
+    It is settled by the cache where it `is_known`, or only `is_believed`, otherwise by its size.
     """
 
     name: str
     status: os.stat_result
-    is_known: bool
+    is_known: bool = False
+    is_believed: bool = False
 
 
 class _File(msgspec.Struct, gc=False):
@@ -73,7 +79,8 @@ class _File(msgspec.Struct, gc=False):
 
     `digests` are those of `plan` that were computed in this run: none, if it was not read. What the
     cache knows of a file is in `record`. `reliable` says whether its size and times are, and
-    `is_plain` that it was looked at and is no container.
+    `unwritable` whether nobody could write to it when it was read, None if that is not known.
+    `is_plain` says that it was looked at and is no container.
     """
 
     group: Group
@@ -83,6 +90,7 @@ class _File(msgspec.Struct, gc=False):
     plan: Plan
     digests: list[bytes]
     reliable: bool
+    unwritable: bool | None = None
     record: np.void | None = None
     is_plain: bool = False
 
@@ -120,17 +128,21 @@ class Checker:
         self._learn = learn
         self._keep_clean = keep_clean
         self._members = members
+        leases = learn and can_lease()
         self._reader = Reader(
             judge.plan,
             sparse=sparse,
+            leases=leases,
             on_bytes=on_bytes,
             clock=clock,
             sniffs=members is not None,
         )
+        self._file_systems = Identities()
         #: By `st_dev`, for one task: by then it may be that of another file system.
-        self._identities: dict[int, int | None] = {}
-        #: Files of one task that are no containers, whatever else is known of them.
-        self._plain: list[os.stat_result] = []
+        self._identities: dict[int, Identity | None] = {}
+        #: Files of one task that are no containers, whatever else is known of them, and whether
+        #: nobody could write to them.
+        self._plain: list[tuple[os.stat_result, bool | None]] = []
         self._bytes_before = 0
         #: Without these two nothing is gained by looking at a file before it is opened.
         self._looks_first = cache is not None or not judge.reads_everything
@@ -141,7 +153,8 @@ class Checker:
         A file that has the task to itself is checked whatever its size, unless `defer` is set.
         """
         result = Result()
-        started_ns = time.time_ns()
+        # The clock that gives files their times lags behind, by more than a tick if it is held up.
+        started_ns = min(time.time_ns(), time.clock_gettime_ns(_COARSE_CLOCK) + TICK_NS)
         self._reader.begin_task()
         self._identities.clear()
         self._plain.clear()
@@ -233,11 +246,12 @@ class Checker:
                 try:
                     file_fd = os.open(name, flags, dir_fd=fd)
                     try:
-                        plan, digests, length, status, reliable = reader.read(file_fd, defer_bytes)
+                        read = reader.read(file_fd, defer_bytes)
+                        status = read[3]
                         if learn and (device := status.st_dev) not in identities:
-                            identities[device] = identity_of(file_fd, device)
-                        is_plain = members is None or not reader.may_be_container
-                        if members is not None and not is_plain:
+                            identities[device] = self._file_systems.of(file_fd, device)
+                        is_plain = members is not None and not reader.may_be_container
+                        if reader.may_be_container:
                             is_plain = self._open(file_fd, group, name, status, result)
                     finally:
                         os.close(file_fd)
@@ -251,8 +265,9 @@ class Checker:
                 except (OSError, SetAside) as error:
                     self._set_aside(group, name, error, result)
                 else:
-                    file = _File(group, name, status, length, plan, digests, reliable)
-                    file.is_plain = is_plain and members is not None
+                    plan, digests, length, status, reliable, free = read
+                    file = _File(group, name, status, length, plan, digests, reliable, free)
+                    file.is_plain = is_plain
                     files.append(file)
             result.files_read += len(files) - known
         finally:
@@ -295,7 +310,7 @@ class Checker:
             try:
                 file_fd = os.open(name, flags, dir_fd=fd)
                 try:
-                    status = reader.look(file_fd)
+                    status, unwritable = reader.look(file_fd)
                     if not same_content(status, look.status):
                         changed.append(name)
                         continue
@@ -304,28 +319,27 @@ class Checker:
                             result.deferred.append(group._replace(names=[name]))
                             continue
                         if self._open(file_fd, group, name, status, result):
-                            self._plain.append(status)
+                            self._plain.append((status, unwritable))
                     else:
-                        self._plain.append(status)
+                        self._plain.append((status, unwritable))
                 finally:
                     os.close(file_fd)
             except (OSError, SetAside) as error:
                 self._set_aside(group, name, error, result)
                 continue
-            self._settle(group, name, status.st_size, result, is_known=look.is_known)
+            self._settle(group, look, result)
         return changed
 
-    def _settle(
-        self, group: Group, name: str, size: int, result: Result, *, is_known: bool
-    ) -> None:
+    def _settle(self, group: Group, look: _Look, result: Result) -> None:
         """Count a file that is clean by what the cache knows, or by its size."""
         result.clean += 1
-        if is_known:
+        if look.is_known:
             result.known_unchanged += 1
+            result.believed_unchanged += int(look.is_believed)
         else:
             result.ruled_out_by_size += 1
         if self._keep_clean:
-            self._tell_clean(group, name, size, result)
+            self._tell_clean(group, look.name, look.status.st_size, result)
 
     def _look(
         self, fd: int, group: Group, result: Result, files: list[_File]
@@ -347,7 +361,8 @@ class Checker:
                     trust = self._reader.trust_at(name, fd, status.st_dev, follow=follow)
                     device, trusted = status.st_dev, trust is FULL
                     if device not in self._identities:
-                        self._identities[device] = identity_at(name, fd, device, follow=follow)
+                        identity = self._file_systems.at(name, fd, device, follow=follow)
+                        self._identities[device] = identity
                 if not stat.S_ISREG(status.st_mode):
                     raise no_file(status.st_mode)
             except (OSError, SetAside) as error:
@@ -392,7 +407,7 @@ class Checker:
                 self._cache = None
         if records is None:
             looks = [
-                _Look(name, status, False)  # noqa: FBT003 - fields
+                _Look(name, status)
                 for name, status, plan in zip(names, statuses, plans, strict=True)
                 if not plan
             ]
@@ -413,18 +428,21 @@ class Checker:
                 settled[row] = False
                 size, record = statuses[row].st_size, records[row]
                 files.append(
-                    _File(group, names[row], statuses[row], size, (), [], True, record)  # noqa: FBT003 - fields
+                    _File(group, names[row], statuses[row], size, (), [], True, None, record)  # noqa: FBT003 - fields
                 )
-        by_size = int(np.count_nonzero(settled & (wanted == 0)))
+        believed = records["read_day"] != 0
+        is_read = wanted != 0
         total = int(np.count_nonzero(settled))
+        known_unchanged = int(np.count_nonzero(settled & is_read))
         result.clean += total
-        result.ruled_out_by_size += by_size
-        result.known_unchanged += total - by_size
+        result.ruled_out_by_size += total - known_unchanged
+        result.known_unchanged += known_unchanged
+        result.believed_unchanged += int(np.count_nonzero(settled & is_read & believed))
         if self._keep_clean:
             for row in np.flatnonzero(settled).tolist():
                 self._tell_clean(group, names[row], statuses[row].st_size, result)
         looks = [
-            _Look(names[row], statuses[row], bool(wanted[row]))
+            _Look(names[row], statuses[row], bool(is_read[row]), bool(believed[row]))
             for row in np.flatnonzero(known & ~plain).tolist()
         ]
         return [names[row] for row in np.flatnonzero(~known).tolist()], looks
@@ -494,6 +512,7 @@ class Checker:
             record["mask"] |= np.uint8(missing)
         elif not file.digests:
             result.known_unchanged += 1
+            result.believed_unchanged += int(record["read_day"] != 0)
         tags = {a: record["tags"][_SLOT[a]] for a in Algorithm.in_mask(int(record["mask"]) & _ALL)}
         hits = self._judge.hits(tags, file.length)
         return Outcome(
@@ -521,41 +540,62 @@ class Checker:
         return digests
 
     def _note(self, files: list[_File], tags: Records, started_ns: int, result: Result) -> None:
-        """Put records of what was read since `started_ns` into the result, for the cache."""
+        """Put records of what was read since `started_ns` into the result, for the cache.
+
+        What somebody had open for writing is none that a cache may know.
+        """
         by_device: dict[int, list[int]] = {}
+        day = today()
         for number, file in enumerate(files):
             if file.digests and file.reliable:
                 by_device.setdefault(file.status.st_dev, []).append(number)
         self._note_plain(started_ns, result)
         for device, numbers in by_device.items():
-            file_system = self._identities.get(device)
-            if file_system is None:
+            identity = self._identities.get(device)
+            if identity is None:
                 continue
+            if identity.is_local:
+                numbers = [n for n in numbers if files[n].unwritable is not False]
             records = records_of([files[n].status for n in numbers])
-            rows = np.array(numbers)
+            rows = np.array(numbers, np.intp)
             for column in ("tags", "mask"):
                 records[column] = tags[column].take(rows, axis=0)
             plain = np.array([PLAIN if files[n].is_plain else 0 for n in numbers], np.uint8)
             records["mask"] |= plain
-            self._learn_records(file_system, records, started_ns, result)
+            # What the cache knew and was read again in part rests on what it rested on before.
+            proven = 0 if identity.proves else day
+            records["read_day"] = [
+                (proven if file.unwritable else day)
+                if (old := file.record) is None
+                else old["read_day"]
+                for file in map(files.__getitem__, numbers)
+            ]
+            self._learn_records(identity, records, started_ns, result)
 
     def _note_plain(self, started_ns: int, result: Result) -> None:
         """Put into the result which files are no containers, of which nothing else is new."""
-        by_device: dict[int, list[os.stat_result]] = {}
-        for status in self._plain:
-            by_device.setdefault(status.st_dev, []).append(status)
-        for device, statuses in by_device.items():
-            file_system = self._identities.get(device)
-            if file_system is not None:
-                records = records_of(statuses)
-                records["mask"] = PLAIN
-                self._learn_records(file_system, records, started_ns, result)
+        by_device: dict[int, list[tuple[os.stat_result, bool | None]]] = {}
+        for status, unwritable in self._plain:
+            by_device.setdefault(status.st_dev, []).append((status, unwritable))
+        for device, looked_at in by_device.items():
+            identity = self._identities.get(device)
+            if identity is None:
+                continue
+            if identity.is_local:
+                looked_at = [one for one in looked_at if one[1] is not False]
+            records = records_of([status for status, _ in looked_at])
+            records["mask"] = PLAIN
+            proven, day = 0 if identity.proves else today(), today()
+            records["read_day"] = [proven if unwritable else day for _, unwritable in looked_at]
+            self._learn_records(identity, records, started_ns, result)
 
     @staticmethod
-    def _learn_records(file_system: int, records: Records, started_ns: int, result: Result) -> None:
+    def _learn_records(
+        identity: Identity, records: Records, started_ns: int, result: Result
+    ) -> None:
         settled = records.take(np.flatnonzero(are_settled(records, started_ns)))
         if len(settled):
-            result.learned.append((file_system, settled.tobytes()))
+            result.learned.append((identity.number, settled.tobytes()))
 
     def _set_aside(
         self, group: Group, name: str, error: OSError | SetAside, result: Result

@@ -67,12 +67,12 @@ def scan(
     """Check what `source` lists; yield outcomes as they are found, `progress` when time has passed.
 
     Clean files are yielded with `keep_clean` and counted always. Large files that are nearly all
-    hole are read with `sparse` only. With `memory`, files that are known unchanged are not read.
-    The summary in `progress` is kept up to date and holds what was found so far when the iteration
-    is ended early. What runs the checking is `executor`, by default this process for a little and
-    `jobs` others for more; a `stream` comes first, and is read here. What is in containers is
-    checked as `containers` says, and not at all without it; `accept` changes what an outcome is
-    taken for that something is accepted of.
+    hole are read with `sparse` only. With `memory`, files that are known or believed unchanged are
+    not read. The summary in `progress` is kept up to date and holds what was found so far when the
+    iteration is ended early. What runs the checking is `executor`, by default this process for a
+    little and `jobs` others for more; a `stream` comes first, and is read here. What is in
+    containers is checked as `containers` says, and not at all without it; `accept` changes what an
+    outcome is taken for that something is accepted of.
 
     Raises:
         StateError: worker processes keep dying.
@@ -131,6 +131,7 @@ def scan(
                 summary.bytes_read += item.bytes_read
                 summary.ruled_out_by_size += item.ruled_out_by_size
                 summary.known_unchanged += item.known_unchanged
+                summary.believed_unchanged += item.believed_unchanged
                 summary.ruled_out_by_claim += item.ruled_out_by_claim
                 summary.members += item.members
                 summary.members_read += item.members_read

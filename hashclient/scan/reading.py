@@ -30,6 +30,7 @@ from hashclient.core.kinds import Kind
 from hashclient.scan.reasons import CHANGED, ENDLESS, SPARSE
 from hashclient.scan.sources.files import kind_of
 from hashclient.system.filesystems import FULL, NONZERO, SizeTrust, trust_at, trust_of
+from hashclient.system.leases import is_unwritable
 
 #: How often a file that changes while it is read is read again.
 ATTEMPTS = 3
@@ -52,6 +53,9 @@ DIRECTORY = "is a directory, and was listed as a file"
 
 #: Algorithms to compute.
 Plan = tuple[Algorithm, ...]
+#: How a file was read: what was computed, the digests, the length, the status that was the same
+#: before and after, whether size and times can be relied on, and what `is_unwritable` said before.
+Read = tuple[Plan, list[bytes], int, os.stat_result, bool, bool | None]
 
 
 class SetAside(Exception):  # noqa: N818 - no error, but an outcome
@@ -170,6 +174,7 @@ class Reader:
         plan_of: Callable[[int | None], Plan],
         *,
         sparse: bool = False,
+        leases: bool = False,
         on_bytes: Callable[[int], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
         sniffs: bool = False,
@@ -177,12 +182,14 @@ class Reader:
         """Read with a buffer of its own.
 
         `plan_of` returns the algorithms to compute for a file of a size, or of an unknown one. With
-        `sparse`, files that are nearly all hole are read as well. `on_bytes` is called with the
-        length of each chunk of large files, `clock` gives seconds. With `sniffs`, each file that is
-        read is looked at for the marks of containers.
+        `sparse`, files that are nearly all hole are read as well. With `leases`, the kernel is
+        asked about each whether anybody may change it unseen. `on_bytes` is called with the length
+        of each chunk of large files, `clock` gives seconds. With `sniffs`, each file that is read
+        is looked at for the marks of containers.
         """
         self._plan_of = plan_of
         self._sparse = sparse
+        self._leases = leases
         self._on_bytes = on_bytes
         self._clock = clock
         self._buffer = new_buffer()
@@ -222,14 +229,11 @@ class Reader:
         ):
             raise SetAside(Kind.UNREAD, SPARSE)
 
-    def read(
-        self, fd: int, defer_bytes: int | None = None
-    ) -> tuple[Plan, list[bytes], int, os.stat_result, bool]:
+    def read(self, fd: int, defer_bytes: int | None = None) -> Read:
         """Read a file that was just opened.
 
-        Return what was computed, the digests, the length, the status that was the same before and
-        after, and whether its size and times can be relied on. Where they can, the length is its
-        size; where not, no more is read than `bound_of` says.
+        Where its size and times can be relied on, the length is its size; where not, no more is
+        read than `bound_of` says.
 
         Raises:
             Deferred: it is not shorter than `defer_bytes`.
@@ -255,6 +259,8 @@ class Reader:
                 raise Deferred
         on_bytes = self._on_bytes if size is not None else self._bounded(status, defer_bytes)
         capped, on_first = trust is FULL, self._on_first
+        # Before the first byte is read: afterwards it would prove nothing.
+        unwritable = is_unwritable(fd) if self._leases and capped else None
         try:
             digests, length = digest_fd(
                 fd, plan, size, on_bytes, self._buffer, capped=capped, on_first=on_first
@@ -278,12 +284,13 @@ class Reader:
             return self._read_unsteady(fd, trust)
         if on_first is not None and (self._may_front or self._first_bytes < length):
             self._sniff_again(fd, length)
-        return plan, digests, length, after, size is not None
+        return plan, digests, length, after, size is not None, unwritable
 
-    def look(self, fd: int) -> os.stat_result:
+    def look(self, fd: int) -> tuple[os.stat_result, bool | None]:
         """Look at a file that was just opened for the marks of containers, and read no further.
 
-        Return its status; `may_be_container` says what was found.
+        Return its status, and whether nobody could write to it, None if that is not known;
+        `may_be_container` says what was found.
 
         Raises:
             SetAside: it is no file.
@@ -292,12 +299,13 @@ class Reader:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             raise no_file(status.st_mode)
+        unwritable = is_unwritable(fd) if self._leases else None
         wanted = ISO_HEAD_BYTES if status.st_size >= ISO_HEAD_BYTES else HEAD_BYTES
         first = memoryview(os.pread(fd, wanted, 0))
         self._sniff(first)
         if len(first) != status.st_size:
             self._sniff_again(fd, status.st_size)
-        return status
+        return status, unwritable
 
     def _sniff(self, first: memoryview) -> None:
         """Look at the first bytes of a file, which mostly are all."""
@@ -318,9 +326,7 @@ class Reader:
         tail = os.pread(fd, count, max(0, length - count))
         self.may_be_container = has_end_of_zip(tail)
 
-    def _read_unsteady(
-        self, fd: int, trust: SizeTrust
-    ) -> tuple[Plan, list[bytes], int, os.stat_result, bool]:
+    def _read_unsteady(self, fd: int, trust: SizeTrust) -> Read:
         """Read a file again that changed. No size rules anything out then."""
         plan, reason, capped = self._plan_of(None), CHANGED, trust is FULL
         for _ in range(ATTEMPTS - 1):
@@ -331,6 +337,7 @@ class Reader:
             on_bytes = self._on_bytes if size is not None else self._bounded(before)
             on_first = self._on_first
             os.lseek(fd, 0, os.SEEK_SET)
+            unwritable = is_unwritable(fd) if self._leases and capped else None
             failure = None
             try:
                 digests, length = digest_fd(
@@ -347,7 +354,7 @@ class Reader:
             else:
                 if on_first is not None and (self._may_front or self._first_bytes < length):
                     self._sniff_again(fd, length)
-                return plan, digests, length, after, size is not None
+                return plan, digests, length, after, size is not None, unwritable
         raise SetAside(Kind.UNREAD, reason)
 
     def read_more(self, fd: int, plan: Plan, status: os.stat_result, length: int) -> list[bytes]:

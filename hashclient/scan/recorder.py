@@ -96,6 +96,7 @@ class RunRecord:
             **{str(kind): summary.counts[kind] for kind in Kind},
             "ruled_out_by_size": summary.ruled_out_by_size,
             "known_unchanged": summary.known_unchanged,
+            "believed_unchanged": summary.believed_unchanged,
             "missing": _missing(summary),
             "interrupted": summary.stopped is not None,
             "failed": None if summary.failed is None else int(summary.failed),

@@ -52,6 +52,7 @@ class Run:
     gaps_accepted: bool
     ruled_out_by_size: int
     known_unchanged: int
+    believed_unchanged: int
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,7 @@ def expected_run(summary: Summary) -> Run:
         gaps_accepted=bool(summary.gaps) and summary.gaps_accepted,
         ruled_out_by_size=summary.ruled_out_by_size,
         known_unchanged=summary.known_unchanged,
+        believed_unchanged=summary.believed_unchanged,
     )
 
 
@@ -144,10 +146,11 @@ def run_in_words(sentences: Iterable[str], rests_on: str) -> Run:
         accepted,
         rests.get("ruled out by size", 0),
         rests.get("known unchanged", 0),
+        rests.get("of them believed unchanged", 0),
     )
 
 
-_RESTS_ON = rf"{_NUMBER} (ruled out by size|known unchanged)"
+_RESTS_ON = rf"{_NUMBER} (ruled out by size|known unchanged|of them believed unchanged)"
 
 
 def run_in_fields(summary: Fields) -> Run:
@@ -161,6 +164,7 @@ def run_in_fields(summary: Fields) -> Run:
         bool(summary["gaps"]) and summary["gaps_accepted"],
         summary["ruled_out_by_size"],
         summary["known_unchanged"],
+        summary["believed_unchanged"],
     )
 
 
@@ -495,6 +499,7 @@ def read_ecs(text: str) -> Report:
         labels.get("gaps_accepted") == "yes",
         run["hashclient"]["ruled_out_by_size"],
         run["hashclient"]["known_unchanged"],
+        run["hashclient"]["believed_unchanged"],
     )
     return Report(files, counts, frozenset(lists), run["process"]["exit_code"], about)
 

@@ -156,6 +156,7 @@ def summaries() -> list[Summary]:
     full.counts[Kind.CLEAN] = 2**40
     full.files_read, full.bytes_read, full.elapsed_s = 12_345, 2**60, 1e6
     full.ruled_out_by_size, full.known_unchanged = 1_234_567, 2**40
+    full.believed_unchanged = 7_654_321
     full.opens_containers, full.members, full.members_read = True, 5, 4
     clean = Summary(states[:1])
     clean.counts[Kind.CLEAN] = 1

@@ -67,6 +67,7 @@ def test_what_keeps_a_run_from_being_whole_is_what_is_written() -> None:
         failure=failure,
         ruled_out_by_size=2,
         known_unchanged=1,
+        believed_unchanged=1,
     )
     summary.files_read, summary.bytes_read, summary.elapsed_s = 1, 34, 0.2
     text = formatter("text", Context("scan", NOW)).end(summary)

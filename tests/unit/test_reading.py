@@ -72,7 +72,8 @@ def read(
     reader = Reader(options.pop("plan_of", lambda _: SHA1), **options)
     with opened(path) as fd:
         reader._trusts[os.fstat(fd).st_dev] = trust
-        plan, digests, length, status, reliable = reader.read(fd, defer_bytes)
+        plan, digests, length, status, reliable, unwritable = reader.read(fd, defer_bytes)
+    assert unwritable is None
     assert reliable == (relied_size(status, trust) is not None)
     return plan, digests, length
 
@@ -386,3 +387,35 @@ def test_a_file_system_is_asked_once_a_task(
     for task in range(1, 3):
         assert checker.check(groups).files_read == 30
         assert asked == ["0"] * task
+
+
+def test_a_lease_is_asked_for_before_each_attempt_and_the_last_one_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Afterwards it proves nothing: whoever wrote meanwhile may be gone."""
+    path, told = tmp_path / "f", []
+    path.write_bytes(b"benign")
+
+    def is_unwritable(fd: int) -> bool:
+        assert os.lseek(fd, 0, os.SEEK_CUR) == 0
+        told.append(len(numbers))
+        return len(told) > 1
+
+    def change(number: int) -> None:
+        if number == 1:
+            path.write_bytes(b"longer than it was")
+
+    numbers = during_reads(monkeypatch, change)
+    monkeypatch.setattr(reading, "is_unwritable", is_unwritable)
+    for trust in (FULL, NONZERO, NONE):
+        told.clear()
+        numbers.clear()
+        path.write_bytes(b"benign")
+        reader = Reader(plan_of, leases=True)
+        with opened(path) as fd:
+            reader._trusts[os.fstat(fd).st_dev] = trust
+            *_, unwritable = reader.read(fd)
+        # Of a file whose times mean nothing it would prove nothing either.
+        assert unwritable is (True if trust is FULL else None)
+        assert told == ([0, told[-1]] if trust is FULL else [])
+        assert trust is not FULL or told[-1] >= 1

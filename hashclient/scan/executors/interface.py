@@ -26,8 +26,9 @@ class Result(msgspec.Struct):
 
     Each file is counted or told once: it was read, ruled out by its size, known unchanged from an
     earlier run, or it is an outcome that is skipped or unread. So is each of the `members` of
-    containers; `clean` and `outcomes` have them, too. `learned` are records for the
-    inventory, by file system; `seen` its blocks that are in use.
+    containers; `clean` and `outcomes` have them, too. Of those known unchanged,
+    `believed_unchanged` are without a proof. `learned` are records for the inventory, by file
+    system; `seen` its blocks that are in use.
     """
 
     clean: int = 0
@@ -35,6 +36,7 @@ class Result(msgspec.Struct):
     bytes_read: int = 0
     ruled_out_by_size: int = 0
     known_unchanged: int = 0
+    believed_unchanged: int = 0
     ruled_out_by_claim: int = 0
     members: int = 0
     members_read: int = 0

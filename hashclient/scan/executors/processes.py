@@ -74,6 +74,7 @@ class _WireResult(msgspec.Struct, array_like=True):
     bytes_read: int
     ruled_out_by_size: int
     known_unchanged: int
+    believed_unchanged: int
     ruled_out_by_claim: int
     members: int
     members_read: int
@@ -129,6 +130,7 @@ def _pack_result(result: Result) -> _WireResult:
         result.bytes_read,
         result.ruled_out_by_size,
         result.known_unchanged,
+        result.believed_unchanged,
         result.ruled_out_by_claim,
         result.members,
         result.members_read,
@@ -168,6 +170,7 @@ def _unpack_result(wire: _WireResult) -> Result:
         wire.bytes_read,
         wire.ruled_out_by_size,
         wire.known_unchanged,
+        wire.believed_unchanged,
         wire.ruled_out_by_claim,
         wire.members,
         wire.members_read,

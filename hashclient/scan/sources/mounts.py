@@ -26,11 +26,10 @@ import bisect
 import contextlib
 import hashlib
 import os
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import msgspec
 
@@ -45,6 +44,7 @@ from hashclient.system.files import (
 )
 from hashclient.system.layout import Layout
 from hashclient.system.locks import writer_lock
+from hashclient.system.mountinfo import Mount, mount_number, parse_mountinfo
 from hashclient.system.text import path_fields, path_of, printable
 
 FORMAT = "hashclient-mounts/1"
@@ -65,7 +65,6 @@ _PSEUDO = frozenset(
 )
 UNTOLD = "cannot tell which file system this is: /proc cannot be read"
 _BY_UUID = "/dev/disk/by-uuid"
-_OCTAL = re.compile(rb"\\([0-7]{3})")
 _Hash = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
 
 
@@ -108,32 +107,6 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     format: str
     mounts: list[Record]
-
-
-class Mount(NamedTuple):
-    """A line of /proc/self/mountinfo: where it is, which directory of what it shows, its type."""
-
-    point: str
-    root: bytes
-    kind: str
-    source: bytes
-
-
-def parse_mountinfo(text: bytes) -> dict[int, Mount]:
-    """Read what the kernel writes, as proc_pid_mountinfo(5) says, by the number of the mount."""
-    mounts = {}
-    for line in text.split(b"\n"):
-        left, _, right = line.partition(b" - ")
-        fields, more = left.split(b" "), right.split(b" ")
-        if len(fields) >= 6 and len(more) >= 2:
-            point, root, source = (_unescaped(raw) for raw in (fields[4], fields[3], more[1]))
-            kind = more[0].decode("ascii", "replace")
-            mounts[int(fields[0])] = Mount(os.fsdecode(point), root, kind, source)
-    return mounts
-
-
-def _unescaped(raw: bytes) -> bytes:
-    return _OCTAL.sub(lambda match: bytes([int(match[1], 8) & 0xFF]), raw)
 
 
 class Mounts:
@@ -272,13 +245,9 @@ class Mounts:
 
     def _mount_of(self, fd: int) -> Mount | None:
         """Return the mount that an open directory is on; None if that cannot be told."""
-        try:
-            text = Path(f"/proc/self/fdinfo/{fd}").read_bytes()
-        except OSError:
-            return None
-        found = re.search(rb"^mnt_id:\s*([0-9]+)$", text, re.MULTILINE)
+        number = mount_number(fd)
         self._read_mountinfo()
-        return self._mounts.get(int(found[1])) if found else None
+        return None if number is None else self._mounts.get(number)
 
     def _read_mountinfo(self) -> None:
         """Look again: mounts come and go while a scan runs, and their numbers are used again."""
