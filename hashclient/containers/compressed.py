@@ -185,7 +185,7 @@ class Lzma(_Compressed):
             begin = list(decoded(decoder, lambda: next(pieces, b""), needs_end=False))
         except NotReadError as error:
             return error.why is Why.LIMIT  # it is one, and needs too much memory
-        return bool(begin) or size == 0
+        return bool(begin) or decoder.eof
 
     def _decoder(self) -> Decoder:
         return decoding.lzma_alone()

@@ -68,9 +68,9 @@ def base64(pieces: Iterable[bytes]) -> Iterator[bytes]:
 def _is_base64(tail: bytes) -> bool:
     """Tell whether lines are base64 again, and not the words that a mailing list appends."""
     lines = tail.lstrip(b"=").split()
-    if len(tail) == _TAIL_BYTES:
-        lines = lines[:-1]
-    return bool(lines) and all(
+    if lines and len(tail) == _TAIL_BYTES:
+        lines[-1] = lines[-1][: len(lines[-1]) & ~3]  # the line is cut, not its end
+    return any(lines) and all(
         len(line) % 4 == 0 and not line.rstrip(b"=").translate(None, _ALPHABET) for line in lines
     )
 
@@ -157,17 +157,15 @@ class UuFinder:
 
     def _go_on(self, *, is_end: bool) -> bool:
         """Decode the lines of a file; return False where more is needed."""
-        assert self._lines is not None
-        lines = self._buffer[1:].split(b"\n")
-        self._buffer = b"\n" + lines.pop()
-        for number, line in enumerate(lines):
-            line = line.rstrip(b"\r")
-            error = self._line(line)
+        at = 1  # behind the end of the line before
+        while (end := self._buffer.find(b"\n", at)) >= 0:
+            error = self._line(self._buffer[at:end].rstrip(b"\r"))
             if error is not None:
-                rest = b"\n".join([b"", *lines[number + 1 :], self._buffer[1:]])
-                self._buffer = rest
+                self._buffer = self._buffer[end if error == "end" else at - 1 :]
                 self._finish(None if error == "end" else NotReadError(Why.DAMAGED, error))
                 return True
+            at = end + 1
+        self._buffer = self._buffer[at - 1 :]
         if len(self._buffer) > _MAX_LINE_BYTES:
             self._finish(NotReadError(Why.DAMAGED, "mail: uuencode"))
             return True
@@ -197,9 +195,10 @@ class UuFinder:
     def _finish(self, error: NotReadError | None) -> None:
         data = b"".join(self._lines or ())
         # A line that only looks like the beginning has nothing behind it.
-        is_file = bool(self._lines) and (bool(data) or error is not None)
+        is_too_much = self._count > MAX_UU_BYTES or len(self.files) == _MAX_UU_FILES
+        is_file = bool(self._lines) and (bool(data) or error is not None or is_too_much)
         self._lines = None
-        if self._count > MAX_UU_BYTES or len(self.files) == _MAX_UU_FILES:
+        if is_too_much:
             error = NotReadError(Why.LIMIT, "mail: too much that is uuencoded in one part")
             data = b""
         if is_file and len(self.files) <= _MAX_UU_FILES:

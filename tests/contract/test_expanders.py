@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -61,7 +62,7 @@ ROWS = [
     Row("zip-bzip2", Zip(), lambda c: archives.zip_of(c, archives.BZIP2), is_whole=True),
     Row("zip-lzma", Zip(), lambda c: archives.zip_of(c, archives.LZMA), is_whole=True),
     Row("tar", Tar(), archives.tar_of),
-    Row("tar-gnu", Tar(), lambda c: archives.tar_of(c, archives.tarfile.GNU_FORMAT)),
+    Row("tar-gnu", Tar(), lambda c: archives.tar_of(c, tarfile.GNU_FORMAT)),
     Row("gzip", Gzip(), only(archives.gzip_of), holds=1, is_whole=True),
     Row("bzip2", Bzip2(), only(archives.bzip2_of), holds=1, is_whole=True),
     Row("xz", Xz(), only(archives.xz_of), holds=1, is_whole=True),
