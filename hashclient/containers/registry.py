@@ -10,7 +10,10 @@ from collections.abc import Sequence
 from hashclient.containers import libarchive
 from hashclient.containers.compressed import Bzip2, Gzip, Lzma, Xz, Zstd
 from hashclient.containers.interface import Expander
+from hashclient.containers.mail import Eml, Message
+from hashclient.containers.mbox import Mbox
 from hashclient.containers.tar import Tar
+from hashclient.containers.tnef import Tnef
 from hashclient.containers.zip import Zip
 
 
@@ -26,6 +29,10 @@ class Registry:
             Gzip(),
             Bzip2(),
             Xz(),
+            Tnef(),
+            Mbox(),
+            Eml(),
+            Message(),
             *zstd,
             *libarchive.expanders(passwords),
             Lzma(),  # it has no mark, and is found out by decoding

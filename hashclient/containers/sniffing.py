@@ -1,7 +1,9 @@
 """Telling by its first bytes whether a file may be a container: for every file, so it is cheap.
 
-Whoever holds lists and keys looks at marks only, here; what a mark promises is for the registry to
-find out, in the process that opens containers. A mark may promise too much, never too little.
+Whoever holds lists and keys looks at marks only, here, and at the first lines of what may be a
+mail; what these promise is for the registry to find out, in the process that opens containers. A
+mark may promise too much, never too little. The inventory remembers what has none: where a kind is
+added here, files that had no mark before must be looked at again.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import re
 
 from hashclient.containers.interface import HEAD_BYTES, ISO_HEAD_BYTES, TAIL_BYTES
+from hashclient.containers.mail import Eml
 
 #: Bytes of the end of a zip archive that has no comment behind it.
 END_BYTES = 22
@@ -17,14 +20,16 @@ _ISO_MARK_AT = 32_769
 _ISO_MARK_END = 32_774
 _LZMA_BYTES = 18
 
-#: Marks of containers at the very beginning, and how mail begins: a line of mbox, or a field of a
-#: header.
+#: Marks of containers at the very beginning; of mailboxes it is a line.
 _MARKS = re.compile(
     rb"PK\x03\x04|PK\x05\x06|PK\x07\x08|PK00PK|\x1f[\x8b\x9d]|BZh|\xfd7zXZ\x00|\x28\xb5\x2f\xfd"
     rb"|[\x50-\x5f]\x2a\x4d\x18|\x04\x22\x4d\x18|\x02\x21\x4c\x18|LZIP|7z\xbc\xaf\x27\x1c"
     rb"|Rar!\x1a\x07|RE~\^|MSCF|0707|!<arch>\n|\xed\xab\xee\xdb|xar!|WARC/|Cr24|x\x9f\x3e\x22"
-    rb"|From |[A-Za-z][A-Za-z0-9-]{1,63}[ \t]*:|\xef\xbb\xbf|[\r\n]",
+    rb"|[\r\n]*From ",
 )
+#: How a mail may begin, perhaps behind a byte order mark: a field of a header.
+_FIELD = re.compile(rb"(?:\xef\xbb\xbf)?[\r\n]*[!-9;-~]+[ \t]*:")
+_is_mail = Eml().sniff
 #: The same of lha, behind two bytes of anything.
 _LHA = frozenset({b"-lh", b"-lz", b"-pm"})
 #: What may stand in front of a zip archive: programs, scripts, pictures, sound, films, documents.
@@ -36,11 +41,7 @@ _FRONTS = re.compile(
     re.DOTALL,
 )
 #: What these two can begin with: most files are told apart by it.
-_MARK_BEGINS = frozenset(
-    b"P\x1fB\xfd\x28\x04\x02L7RM0!\xedxWCF\xef\r\n"
-    + bytes(range(0x50, 0x60))
-    + b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-)
+_MARK_BEGINS = frozenset(b"P\x1fB\xfd\x28\x04\x02L7RM0!\xedxWCF\r\n" + bytes(range(0x50, 0x60)))
 _FRONT_BEGINS = frozenset(b"M\x7f#\xca\xce\xcf\xfe\xff\x89GBIROf%\x1aFC\x30\x388<\x00")
 #: The first digit of the sum in a header of tar, and what ends it.
 _TAR_BEGINS = b" 01234567\x00\x80"
@@ -53,6 +54,8 @@ def has_mark(head: bytes | memoryview) -> bool:
     if not begin:
         return False
     if (begin[0] in _MARK_BEGINS and _MARKS.match(begin)) or begin[2:5] in _LHA:
+        return True
+    if _FIELD.match(begin) and _is_mail(begin, b""):
         return True
     length = len(begin)
     if length >= _LZMA_BYTES and not begin[13] and _may_be_lzma(begin):

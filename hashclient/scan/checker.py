@@ -12,7 +12,6 @@ and so has a test.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 import time
@@ -23,26 +22,31 @@ import numpy as np
 
 from hashclient.core.algorithms import Algorithm, mask_of
 from hashclient.core.kinds import Kind
-from hashclient.core.model import Hit, Outcome
+from hashclient.core.model import Outcome
 from hashclient.errors import StateError
 from hashclient.index.matcher import Judge, Place, Plan, verdict
 from hashclient.lists.wire import Uint8
-from hashclient.scan.cache import are_settled, today
+from hashclient.scan.checked import (
+    SLOT,
+    File,
+    learned_of,
+    learned_of_plain,
+    records_of_tags,
+)
 from hashclient.scan.executors.interface import Result
-from hashclient.scan.members import Kept, Members
+from hashclient.scan.members import Members
 from hashclient.scan.memory import Cache
 from hashclient.scan.reading import (
     Deferred,
     Reader,
     RuledOut,
     SetAside,
-    StreamDigester,
     no_file,
     relied_size,
     same_content,
 )
 from hashclient.scan.reasons import reason_of
-from hashclient.scan.records import PLAIN, RECORD, Records, records_of
+from hashclient.scan.records import PLAIN, Records
 from hashclient.scan.sources.files import join, open_directory
 from hashclient.scan.sources.interface import Group, Task
 from hashclient.system.filesystems import FULL, NONE
@@ -58,8 +62,6 @@ _FILE_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 #: CLOCK_REALTIME_COARSE, of linux/time.h, and the longest tick of it.
 _COARSE_CLOCK, TICK_NS = 5, 10_000_000
 _ALL = mask_of(Algorithm)
-#: The place of an algorithm's tag in a record of the cache.
-_SLOT = {algorithm: number for number, algorithm in enumerate(Algorithm)}
 
 
 class _Look(msgspec.Struct, gc=False):
@@ -72,34 +74,6 @@ class _Look(msgspec.Struct, gc=False):
     status: os.stat_result
     is_known: bool = False
     is_believed: bool = False
-
-
-class _File(msgspec.Struct, gc=False):
-    """A file to be judged: where, what it was, its length in bytes, and its digests so far.
-
-    `digests` are those of `plan` that were computed in this run: none, if it was not read. What the
-    cache knows of a file is in `record`. `reliable` says whether its size and times are, and
-    `unwritable` whether nobody could write to it when it was read, None if that is not known.
-    `is_plain` says that it was looked at and is no container.
-    """
-
-    group: Group
-    name: str
-    status: os.stat_result
-    length: int
-    plan: Plan
-    digests: list[bytes]
-    reliable: bool
-    unwritable: bool | None = None
-    record: np.void | None = None
-    is_plain: bool = False
-
-    @property
-    def path(self) -> str:
-        return join(self.group.directory, self.name)
-
-    def by_algorithm(self) -> dict[Algorithm, bytes]:
-        return dict(zip(self.plan, self.digests, strict=True))
 
 
 class Checker:
@@ -159,71 +133,24 @@ class Checker:
         self._identities.clear()
         self._plain.clear()
         alone = not defer and sum(len(group.names) for group in task) == 1
-        files: list[_File] = []
+        files: list[File] = []
         self._bytes_before = 0 if self._members is None else self._members.bytes_out
         for group in task:
             if self._is_enough():
                 result.deferred.append(group)
             else:
                 self._check_group(group, result, files, whole=alone)
-        records = self._seal(files)
+        records = records_of_tags(self._judge, files)
         self._judge_files(files, records, result)
         result.bytes_read = self._reader.bytes_read
         if self._learn:
-            self._note(files, records, started_ns, result)
+            result.learned = [
+                *learned_of_plain(self._plain, self._identities, started_ns),
+                *learned_of(files, records, self._identities, started_ns),
+            ]
         return result
 
-    def stream_digester(self) -> StreamDigester:
-        """Return what a stream of unknown length is pushed into, for `check_stream`."""
-        return StreamDigester(self._judge.plan(None))
-
-    def stream_keeper(self) -> Kept | None:
-        """Return what keeps a stream that may be a container, for `check_stream`."""
-        return None if self._members is None else Kept(self._members.memory_bytes)
-
-    def check_stream(self, name: str, stream: StreamDigester, kept: Kept | None = None) -> Result:
-        """Judge a stream that has been read to its end; `name` is what it is called.
-
-        What is in it is checked besides, if it was `kept`.
-        """
-        result = self._judge_stream(name, stream)
-        if kept is not None and self._members is not None:
-            with contextlib.closing(kept):
-                self._members.open_kept(kept, name).add_to(result)
-        return result
-
-    def _judge_stream(self, name: str, stream: StreamDigester) -> Result:
-        """Judge a stream by its own digests."""
-        digests = stream.finish()
-        length = stream.length
-        tags = self._judge.seal(digests)
-        places = [
-            place
-            for algorithm, words in tags.items()
-            for found in self._judge.find(algorithm, words.reshape(1, 2)).values()
-            for place in found
-        ]
-        hits: tuple[Hit, ...] = ()
-        if places:
-            missing = self._judge.wanted(places) & ~mask_of(digests)
-            more = stream.more(Algorithm.in_mask(missing))
-            digests |= more
-            tags |= self._judge.seal(more)
-            hits = self._judge.hits(tags, length)
-        result = Result(files_read=1, bytes_read=length)
-        kind = verdict(hits)
-        result.clean = int(kind is Kind.CLEAN)
-        if kind is not Kind.CLEAN or self._keep_clean:
-            kept = {a: words.tobytes() for a, words in tags.items()} if hits else {}
-            outcome = Outcome(
-                kind, name, length, hits=hits, digests=digests, tags=kept, is_stream=True
-            )
-            result.outcomes.append(outcome)
-        return result
-
-    def _check_group(
-        self, group: Group, result: Result, files: list[_File], *, whole: bool
-    ) -> None:
+    def _check_group(self, group: Group, result: Result, files: list[File], *, whole: bool) -> None:
         """Work through the names of one directory."""
         try:
             fd = open_directory(group.directory, follow=True)
@@ -266,7 +193,7 @@ class Checker:
                     self._set_aside(group, name, error, result)
                 else:
                     plan, digests, length, status, reliable, free = read
-                    file = _File(group, name, status, length, plan, digests, reliable, free)
+                    file = File(group, name, status, length, plan, digests, reliable, free)
                     file.is_plain = is_plain
                     files.append(file)
             result.files_read += len(files) - known
@@ -342,7 +269,7 @@ class Checker:
             self._tell_clean(group, look.name, look.status.st_size, result)
 
     def _look(
-        self, fd: int, group: Group, result: Result, files: list[_File]
+        self, fd: int, group: Group, result: Result, files: list[File]
     ) -> tuple[list[str], list[_Look]]:
         """Settle what needs no reading; return the names of the rest."""
         names: list[str] = []
@@ -392,7 +319,7 @@ class Checker:
         statuses: list[os.stat_result],
         plans: list[Plan],
         result: Result,
-        files: list[_File],
+        files: list[File],
     ) -> tuple[list[str], list[_Look]]:
         """Settle what the cache knows unchanged; return the names of the rest, and what to open."""
         if not names:
@@ -428,7 +355,7 @@ class Checker:
                 settled[row] = False
                 size, record = statuses[row].st_size, records[row]
                 files.append(
-                    _File(group, names[row], statuses[row], size, (), [], True, None, record)  # noqa: FBT003 - fields
+                    File(group, names[row], statuses[row], size, (), [], True, None, record)  # noqa: FBT003 - fields
                 )
         believed = records["read_day"] != 0
         is_read = wanted != 0
@@ -453,30 +380,12 @@ class Checker:
         for algorithm in Algorithm:
             rows = np.flatnonzero(masks & np.uint8(algorithm))
             if len(rows):
-                tags = np.ascontiguousarray(records["tags"][rows, _SLOT[algorithm]])
+                tags = np.ascontiguousarray(records["tags"][rows, SLOT[algorithm]])
                 for query, found in self._judge.find(algorithm, tags).items():
                     places.setdefault(int(rows[query]), []).extend(found)
         return places
 
-    def _seal(self, files: list[_File]) -> Records:
-        """Return records of the tags of files; where and what these were is left out."""
-        records = np.zeros(len(files), RECORD)
-        by_plan: dict[Plan, list[int]] = {}
-        for number, file in enumerate(files):
-            if file.record is None:
-                by_plan.setdefault(file.plan, []).append(number)
-            else:
-                records[number] = file.record
-        for plan, numbers in by_plan.items():
-            rows = np.array(numbers)
-            for place, algorithm in enumerate(plan):
-                digests = [files[n].digests[place] for n in numbers]
-                tags = self._judge.sealer.tags_of(algorithm, digests)
-                records["tags"][rows, _SLOT[algorithm]] = tags
-            records["mask"][rows] = mask_of(plan)
-        return records
-
-    def _judge_files(self, files: list[_File], records: Records, result: Result) -> None:
+    def _judge_files(self, files: list[File], records: Records, result: Result) -> None:
         """Look all tags of a task up together, then judge the few files that hit."""
         places = self._places(records, records["mask"])
         shown = range(len(files)) if self._keep_clean else sorted(places)
@@ -494,7 +403,7 @@ class Checker:
                 result.outcomes.append(outcome)
 
     def _judge_hit(
-        self, file: _File, record: np.void, places: list[Place], result: Result
+        self, file: File, record: np.void, places: list[Place], result: Result
     ) -> Outcome:
         """Compute what the entries that were hit have besides, note it in `record`, and judge."""
         missing = self._judge.wanted(places) & ~int(record["mask"])
@@ -508,12 +417,12 @@ class Checker:
                 return _outcome(file.path, error)
             result.files_read += reads
             for algorithm, words in self._judge.seal(dict(zip(plan, digests, strict=True))).items():
-                record["tags"][_SLOT[algorithm]] = words
+                record["tags"][SLOT[algorithm]] = words
             record["mask"] |= np.uint8(missing)
         elif not file.digests:
             result.known_unchanged += 1
             result.believed_unchanged += int(record["read_day"] != 0)
-        tags = {a: record["tags"][_SLOT[a]] for a in Algorithm.in_mask(int(record["mask"]) & _ALL)}
+        tags = {a: record["tags"][SLOT[a]] for a in Algorithm.in_mask(int(record["mask"]) & _ALL)}
         hits = self._judge.hits(tags, file.length)
         return Outcome(
             verdict(hits),
@@ -524,7 +433,7 @@ class Checker:
             tags={a: words.tobytes() for a, words in tags.items()},
         )
 
-    def _read_again(self, file: _File, plan: Plan) -> list[bytes]:
+    def _read_again(self, file: File, plan: Plan) -> list[bytes]:
         """Compute more digests of the very file that was read before, or that is known."""
         directory_fd = open_directory(file.group.directory, follow=True)
         try:
@@ -538,64 +447,6 @@ class Checker:
         file.plan += plan
         file.digests += digests
         return digests
-
-    def _note(self, files: list[_File], tags: Records, started_ns: int, result: Result) -> None:
-        """Put records of what was read since `started_ns` into the result, for the cache.
-
-        What somebody had open for writing is none that a cache may know.
-        """
-        by_device: dict[int, list[int]] = {}
-        day = today()
-        for number, file in enumerate(files):
-            if file.digests and file.reliable:
-                by_device.setdefault(file.status.st_dev, []).append(number)
-        self._note_plain(started_ns, result)
-        for device, numbers in by_device.items():
-            identity = self._identities.get(device)
-            if identity is None:
-                continue
-            if identity.is_local:
-                numbers = [n for n in numbers if files[n].unwritable is not False]
-            records = records_of([files[n].status for n in numbers])
-            rows = np.array(numbers, np.intp)
-            for column in ("tags", "mask"):
-                records[column] = tags[column].take(rows, axis=0)
-            plain = np.array([PLAIN if files[n].is_plain else 0 for n in numbers], np.uint8)
-            records["mask"] |= plain
-            # What the cache knew and was read again in part rests on what it rested on before.
-            proven = 0 if identity.proves else day
-            records["read_day"] = [
-                (proven if file.unwritable else day)
-                if (old := file.record) is None
-                else old["read_day"]
-                for file in map(files.__getitem__, numbers)
-            ]
-            self._learn_records(identity, records, started_ns, result)
-
-    def _note_plain(self, started_ns: int, result: Result) -> None:
-        """Put into the result which files are no containers, of which nothing else is new."""
-        by_device: dict[int, list[tuple[os.stat_result, bool | None]]] = {}
-        for status, unwritable in self._plain:
-            by_device.setdefault(status.st_dev, []).append((status, unwritable))
-        for device, looked_at in by_device.items():
-            identity = self._identities.get(device)
-            if identity is None:
-                continue
-            if identity.is_local:
-                looked_at = [one for one in looked_at if one[1] is not False]
-            records = records_of([status for status, _ in looked_at])
-            records["mask"] = PLAIN
-            proven, day = 0 if identity.proves else today(), today()
-            records["read_day"] = [proven if unwritable else day for _, unwritable in looked_at]
-            self._learn_records(identity, records, started_ns, result)
-
-    @staticmethod
-    def _learn_records(
-        identity: Identity, records: Records, started_ns: int, result: Result
-    ) -> None:
-        settled = records.take(np.flatnonzero(are_settled(records, started_ns)))
-        if len(settled):
-            result.learned.append((identity.number, settled.tobytes()))
 
     def _set_aside(
         self, group: Group, name: str, error: OSError | SetAside, result: Result

@@ -31,6 +31,7 @@ from hashclient.scan.members import Members
 from hashclient.scan.memory import Memory
 from hashclient.scan.sources.interface import Source, Task
 from hashclient.scan.sources.stream import Stream
+from hashclient.scan.streaming import StreamChecker
 
 #: Seconds between two looks at the progress display, and at what is to be written meanwhile.
 TICK_S = 0.2
@@ -115,7 +116,7 @@ def scan(
         else:
             results = executor.run(work, make_checker)
         if stream is not None:
-            checker = Checker(judge, keep_clean=keep_clean, members=members())
+            checker = StreamChecker(judge, keep_clean=keep_clean, members=members())
             results = itertools.chain(stream.check(checker), results)
         for item in results:
             if isinstance(item, Advance):
