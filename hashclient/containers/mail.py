@@ -161,7 +161,7 @@ class _Walk:
             why = Why.UNSUPPORTED, "mail: an encoding that is not known"
         if why is not None:
             yield Unlisted(self._next_name(fields.name), *why)
-        if not fields.kind.startswith(b"multipart/"):
+        if not fields.is_multipart:
             yield from self._leaf(fields, is_message=fields.kind in _MESSAGES)
             return
         if len(self._levels) >= MAX_DEPTH:

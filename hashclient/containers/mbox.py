@@ -2,7 +2,7 @@
 
 Where such a line stands in a text, programs disagree. Here it begins a message if a header field
 follows, and either an empty line stands before it or it holds a time, as those do that programs
-write.
+write. What some programs put before such a line in a text, a `>`, is left where it is.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from hashclient.containers.forward import Forward
 from hashclient.containers.interface import Data, Member, Stream, Unlisted
 from hashclient.containers.mail import MESSAGE
-from hashclient.containers.mimeheaders import FIELD
+from hashclient.containers.mimeheaders import FIELD, Collector
 
 _BLOCK_BYTES = 64 << 10
 _LINES_BYTES = 4 << 10
@@ -37,9 +37,17 @@ class Mbox:
     seeks = False
 
     def sniff(self, head: bytes, tail: bytes) -> bool:
-        """Tell by the line that begins a message, with a time in it, and a field behind it."""
+        """Tell by the line that begins a message: with a time, or with fields of mail behind it."""
         text = head.lstrip(b"\r\n")
-        return text.startswith(_MARK) and begins(text, is_after_blank=False)
+        if not text.startswith(_MARK):
+            return False
+        if begins(text, is_after_blank=False):
+            return True
+        collector = Collector()
+        for line in text.split(b"\n")[1:]:
+            if not collector.add(line):
+                break  # the header ends, or there is none
+        return collector.is_mail
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
         """Yield the messages one by one, each to be read before the next is asked for."""

@@ -16,6 +16,7 @@ import msgspec
 #: Of a field more is not kept; none that says where bytes are is so long.
 MAX_FIELD_BYTES = 64 << 10
 MAX_BOUNDARIES = 16
+MAX_REPEATED = 16
 _MAX_NAME_BYTES = 1024
 
 FIELD = re.compile(rb"([!-9;-~]+)[ \t]*:")
@@ -60,13 +61,18 @@ class Fields(msgspec.Struct, frozen=True):
     smime: bytes
     is_disputed: bool
 
+    @property
+    def is_multipart(self) -> bool:
+        """Whether a client may look for parts: also where no type can be told, but a boundary."""
+        return self.kind.startswith(b"multipart/") or (not self.kind and bool(self.boundaries))
+
 
 class Collector:
     """Takes the lines of one header; keeps what matters, and counts what tells that it is mail."""
 
     def __init__(self) -> None:
         """No line was seen."""
-        self._fields: list[tuple[bytes, bytearray]] = []
+        self._fields: dict[bytes, list[bytearray]] = {name: [] for name in _KEPT}
         self._current: bytearray | None = None
         self._seen: set[bytes] = set()
 
@@ -89,9 +95,12 @@ class Collector:
         self._current = None
         if name in _STRONG or name in _WEAK:
             self._seen.add(name)
-        if name in _KEPT and len(self._fields) < 64:
+        if name in _KEPT:
             self._current = bytearray(line[found.end() :].strip()[:MAX_FIELD_BYTES])
-            self._fields.append((name, self._current))
+            kept = self._fields[name]
+            # Some clients take the first, some the last.
+            del kept[MAX_REPEATED:]
+            kept.append(self._current)
         return True
 
     def boundaries(self) -> frozenset[bytes]:
@@ -99,7 +108,7 @@ class Collector:
         return _boundaries(self._values(b"content-type"))
 
     def _values(self, name: bytes) -> list[bytes]:
-        return [bytes(value) for key, value in self._fields if key == name]
+        return [bytes(value) for value in self._fields[name]]
 
     def fields(self) -> Fields:
         """Return what they say."""
@@ -115,7 +124,7 @@ class Collector:
             encodings=encodings,
             name=_name([*self._values(b"content-disposition"), *types]),
             smime=smime,
-            is_disputed=len(set(kinds)) > 1 or len(encodings) > 1,
+            is_disputed=len(set(kinds)) > 1 or len(encodings) > 1 or len(types) > MAX_REPEATED,
         )
 
 

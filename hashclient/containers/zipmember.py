@@ -137,7 +137,7 @@ class Packed:
             NotReadError: they are damaged.
         """
         if self._method == LZMA:
-            head = self._data.read_at(self.position, 9)
+            head = self._data.read_at(self.position, min(9, self._end - self.position))
             if len(head) < 9 or head[2:4] != b"\5\0":
                 raise damaged("its header of lzma")
             self.position += 9

@@ -189,6 +189,18 @@ def test_of_two_boundaries_both_count() -> None:
     assert A in out.contents and out.reasons == {Why.DAMAGED}
 
 
+def test_fields_without_end_hide_none_behind_them() -> None:
+    many = "Content-Type: text/plain\nContent-Disposition: x\n" * 200
+    data = raw(f"{many}Content-Type: multipart/mixed; boundary=x", f"--x\n{base64_part('a', A)}\n")
+    assert A in look(data).contents and look(data).unread
+
+
+def test_a_boundary_without_a_type_counts() -> None:
+    for kind in ("mixed", "multipart", ""):
+        data = raw(f"Content-Type: {kind}; boundary=x", f"--x\n{base64_part('a', A)}\n--x--\n")
+        assert A in look(data).contents
+
+
 def test_two_encodings_are_unread() -> None:
     part = "Content-Transfer-Encoding: 7bit\n" + base64_part("a", A)
     assert Why.DAMAGED in look(multipart(part)).reasons

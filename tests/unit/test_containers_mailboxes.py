@@ -80,6 +80,9 @@ def test_a_text_that_begins_with_from_is_no_mailbox() -> None:
     ):
         assert not sniffs(Mbox(), text)
     assert sniffs(Mbox(), b"\n" + FROM_LINE + b"Subject: x\n\n")
+    assert sniffs(Mbox(), b"From a@b\nSubject: x\nTo: y\n\n")
+    assert sniffs(Mbox(), b"From a@b\nReceived: x\n\n")
+    assert not sniffs(Mbox(), b"From here on\nTo: x\n\n")
 
 
 # winmail.dat
