@@ -91,32 +91,25 @@ class Tee:
         self, chunks: Iterator[bytes], mask: int, budget: Budget, spool_bytes: int
     ) -> None:
         self._chunks = chunks
-        self._algorithms = Algorithm.in_mask(mask)
-        self._digester = Digester(self._algorithms)
+        self._digester = Digester(Algorithm.in_mask(mask)) if mask else None
         self._budget = budget
         self._spool_bytes = spool_bytes
-        self._ahead = bytearray()
+        self._ahead = b""
         self._tail = b""
         self._spool: bytearray | None = None
-        self._is_over = False
         self.length = 0
 
     def peek(self, count: int) -> bytes:
         """Return the next bytes without reading them: `count`, unless there are no more."""
-        while len(self._ahead) < count and self._fetch():
-            pass
-        return bytes(self._ahead[:count])
+        while len(self._ahead) < count and (chunk := self._next()):
+            self._ahead = self._ahead + chunk if self._ahead else chunk
+        return self._ahead[:count]
 
     def read(self, count: int) -> bytes:
         """Return the next bytes; see `Stream`."""
-        if not self._ahead:
-            self._fetch()
-        if len(self._ahead) <= count:
-            data, self._ahead = bytes(self._ahead), bytearray()
-            return data
-        data = bytes(self._ahead[:count])
-        del self._ahead[:count]
-        return data
+        data = self._ahead or self._next()
+        self._ahead = data[count:]
+        return data[:count] if self._ahead else data
 
     def keep(self) -> None:
         """Keep all that comes, as far as there is room; nothing must have been read before."""
@@ -126,9 +119,9 @@ class Tee:
 
     def drain(self) -> None:
         """Read to the end."""
-        self._ahead.clear()
-        while self._fetch():
-            self._ahead.clear()
+        self._ahead = b""
+        while self._next():
+            pass
 
     def spooled(self) -> Spool | None:
         """Return what was kept; None if that was too much."""
@@ -143,30 +136,29 @@ class Tee:
 
     def digests(self) -> bytes:
         """Return the digests of what was read, one behind the other."""
-        return b"".join(self._digester.finish())
+        return b"" if self._digester is None else b"".join(self._digester.finish())
 
-    def _fetch(self) -> bool:
-        """Take the next chunk; return False at the end."""
-        if self._is_over:
-            return False
-        chunk = next(self._chunks, None)
-        if chunk is None:
-            self._is_over = True
-            return False
+    def _next(self) -> bytes:
+        """Take the next chunk; none is the end."""
+        chunk = b""
+        for chunk in self._chunks:
+            if chunk:
+                break
+        else:
+            return b""
         self._budget.take(len(chunk))
         self.length += len(chunk)
-        if self._algorithms:
+        if self._digester is not None:
             self._digester.update(memoryview(chunk))
-        self._ahead += chunk
         if self._spool is not None:
-            if len(self._spool) + len(chunk) > self._spool_bytes:
-                self._tail = bytes(self._spool[-TAIL_BYTES:])
-                self._spool = None
-            else:
+            if len(self._spool) + len(chunk) <= self._spool_bytes:
                 self._spool += chunk
-        if self._spool is None and self._tail:
+                return chunk
+            self._tail = bytes(self._spool[-TAIL_BYTES:])
+            self._spool = None
+        if self._tail:
             self._tail = (self._tail + chunk)[-TAIL_BYTES:]
-        return True
+        return chunk
 
 
 class Driver:
@@ -293,8 +285,7 @@ class Driver:
         """Open a member that has to be there as a whole, or whose end has to be looked at."""
         tee.keep()
         tee.drain()
-        tail = tee.tail
-        if has_end_of_zip(tail):
+        if not found and has_end_of_zip(tail := tee.tail):
             found = self._registry.pick(head, tail)
         if not found:
             return

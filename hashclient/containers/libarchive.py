@@ -40,6 +40,8 @@ MISSING = "no libarchive: install the package libarchive13, or libarchive"
 
 _EOF, _OK, _RETRY, _WARN, _FAILED, _FATAL = 1, 0, -10, -20, -25, -30
 _REGULAR = 0o100000
+#: The kind whose mark lies behind the first 32 KiB.
+DISK_IMAGE = "iso9660"
 _BLOCK_BYTES = 1 << 18
 
 _Read = CFUNCTYPE(c_ssize_t, c_void_p, c_void_p, POINTER(c_void_p))
@@ -291,6 +293,15 @@ class Libarchive:
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
         """See `Expander`."""
+        yield from self._members(data, only_encrypted=False)
+
+    def encrypted(self, data: Data) -> Iterator[list[Member] | Unlisted]:
+        """Yield those members alone that are encrypted; the passwords are tried on each."""
+        yield from self._members(data, only_encrypted=True)
+
+    def _members(
+        self, data: Data | Stream, *, only_encrypted: bool
+    ) -> Iterator[list[Member] | Unlisted]:
         archive = _Archive(
             data,
             formats=self._formats,
@@ -317,7 +328,10 @@ class Libarchive:
                     size = library.archive_entry_size(entry)
                 if kind != _REGULAR and not (kind == 0 and size != 0):
                     continue
-                if library.archive_entry_is_encrypted(entry) > 0 and not self._passwords:
+                is_encrypted = library.archive_entry_is_encrypted(entry) > 0
+                if only_encrypted and not is_encrypted:
+                    continue
+                if is_encrypted and not self._passwords:
                     yield Unlisted(name, Why.ENCRYPTED, "encrypted")
                     continue
                 yield [
@@ -378,7 +392,7 @@ def expanders(passwords: tuple[bytes, ...]) -> list[Libarchive | Filtered]:
         Libarchive("xar", rb"xar!\x00", seeks=True),
         Libarchive("lha", rb"-(?:lh[0-7dx]|lz[4s5]|pm[02])-", at=2),
         Libarchive("warc", rb"WARC/[01]\.[0-9]+\r\n", is_exact=True),
-        Libarchive("iso9660", rb"CD001", at=32_769, seeks=True, is_exact=True),
+        Libarchive(DISK_IMAGE, rb"CD001", at=32_769, seeks=True, is_exact=True),
         Filtered("zstd", rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18"),
         Filtered("lz4", rb"\x04\x22\x4d\x18|\x02\x21\x4c\x18"),
         Filtered("lzip", rb"LZIP[\x00\x01]"),

@@ -9,9 +9,12 @@ from collections.abc import Sequence
 
 from hashclient.containers import libarchive
 from hashclient.containers.compressed import Bzip2, Gzip, Lzma, Xz, Zstd
-from hashclient.containers.interface import Expander
+from hashclient.containers.interface import HEAD_BYTES, Expander
+from hashclient.containers.libarchive import DISK_IMAGE
 from hashclient.containers.mail import Eml, Message
 from hashclient.containers.mbox import Mbox
+from hashclient.containers.passwords import ZipWithPasswords
+from hashclient.containers.sniffing import has_end_of_zip, has_mark
 from hashclient.containers.tar import Tar
 from hashclient.containers.tnef import Tnef
 from hashclient.containers.zip import Zip
@@ -24,7 +27,7 @@ class Registry:
         """`passwords` are tried where something is encrypted."""
         zstd: list[Expander] = [] if libarchive.is_here() else [Zstd()]
         self._expanders: Sequence[Expander] = [
-            Zip(),
+            ZipWithPasswords(passwords) if passwords else Zip(),
             Tar(),
             Gzip(),
             Bzip2(),
@@ -43,11 +46,23 @@ class Registry:
         return [expander for expander in self._expanders if expander.name == kind]
 
     def pick(self, head: bytes, tail: bytes) -> list[Expander]:
-        """Return the expanders of bytes that begin and end like this; the best comes first.
+        """Return the expanders of bytes that begin and end like this.
 
-        There are several where one file is two kinds of container: each is opened.
+        There are several where a beginning fits several kinds: each is opened. The end counts where
+        the beginning says nothing: an archive whose last member is a zip ends as a zip does, too.
         """
-        found = [expander for expander in self._expanders if expander.sniff(head, tail)]
-        if len(found) > 1 and found[-1].name == "lzma":
-            found.pop()  # a guess, where something has a mark
-        return found
+        if has_mark(head):
+            # Only the mark of an image of a disk lies further behind.
+            begin = head[:HEAD_BYTES]
+            found = [
+                expander
+                for expander in self._expanders
+                if expander.sniff(head if expander.name == DISK_IMAGE else begin, b"")
+            ]
+            if len(found) > 1 and found[-1].name == "lzma":
+                found.pop()  # a guess, where something has a mark
+            if found:
+                return found
+        if has_end_of_zip(tail):
+            return [expander for expander in self._expanders if expander.sniff(b"", tail)]
+        return []

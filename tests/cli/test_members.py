@@ -321,3 +321,60 @@ def test_names_of_any_bytes_are_told(state: Path, tmp_path: Path) -> None:
     assert "members_b64" in line
     text = run("--state-dir", state, "scan", tree).out
     assert "\\xff\\x0a\\x01" in text
+
+
+@needs_bsdtar
+@pytest.mark.parametrize("method", ["zipcrypt", "aes256"])
+def test_passwords_that_are_known_are_tried(state: Path, tmp_path: Path, method: str) -> None:
+    source = write_tree(tmp_path / "s", {"b": BENIGN, "x": LISTED})
+    tree = write_tree(tmp_path / "t", {})
+    subprocess.run(
+        [
+            *("bsdtar", "-C", source, "--format", "zip", "--options", f"zip:encryption={method}"),
+            *("--passphrase", "open sesame", "-cf", tree / "o.zip", "b", "x"),
+        ],
+        check=True,
+    )
+    result = scan(state, tree)
+    assert result.code == 3
+    assert {line["reason"].split(":")[0] for line in result.lines[:-1]} == {"encrypted"}
+    words = tmp_path / "words"
+    words.write_bytes(b"wrong\nopen sesame\n")
+    result = scan(state, "--passwords-file", words, tree)
+    assert (result.code, [line["members"] for line in result.lines[:-1]]) == (10, [["x"]])
+    words.write_bytes(b"wrong\n")
+    assert scan(state, "--passwords-file", words, tree).code == 3
+
+
+def test_a_file_of_passwords_that_is_not_there(state: Path, tmp_path: Path) -> None:
+    tree = write_tree(tmp_path / "t", {"b": BENIGN})
+    assert scan(state, "--passwords-file", tmp_path / "none", tree).code == 2
+
+
+def test_without_libarchive_what_needs_it_is_unread(state: Path, tmp_path: Path) -> None:
+    """A library of that name that is none stands in front of the real one."""
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / libarchive.LIBRARY).write_bytes(b"no library")
+    tree = write_tree(tmp_path / "t", {"a.7z": b"7z\xbc\xaf\x27\x1c" + bytes(26)})
+    result = run(
+        *("--state-dir", state, "scan", "--format", "jsonl", tree),
+        env={"LD_LIBRARY_PATH": str(tmp_path / "lib")},
+    )
+    assert result.code == 3
+    (line, _) = result.lines
+    assert line["reason"] == libarchive.MISSING
+    assert "libarchive13" in line["reason"]
+
+
+def test_mail_is_opened(state: Path, tmp_path: Path) -> None:
+    from email.message import EmailMessage
+
+    mail = EmailMessage()
+    mail["From"], mail["To"], mail["Subject"] = "a@example.org", "b@example.org", "x"
+    mail.set_content("hello")
+    mail.add_attachment(
+        zip_of({"x": LISTED}), maintype="application", subtype="zip", filename="a.zip"
+    )
+    tree = write_tree(tmp_path / "t", {"m": mail.as_bytes()})
+    result = scan(state, tree)
+    assert (result.code, result.lines[0]["members"]) == (10, ["a.zip", "x"])
