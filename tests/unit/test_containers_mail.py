@@ -371,7 +371,8 @@ def test_names_are_those_that_clients_show() -> None:
 def test_no_input_takes_long() -> None:
     """Many boundaries, dashes, begins, parameters: time goes by length."""
     header = f"Content-Type: multipart/mixed; boundary={BOUNDARY}"
-    for line in ("\n--", "\nbegin 644 x", f"\n--{BOUNDARY}", "===="):
+    spaces = "\nbegin 644 " + " " * 990 + "x"
+    for line in ("\n--", "\nbegin 644 x", spaces, f"\n--{BOUNDARY}", "===="):
         seconds = []
         for count in (2000, 16_000):
             data = raw(header, line * count)
