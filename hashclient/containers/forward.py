@@ -7,12 +7,19 @@ little more than its headers. At most two blocks are in memory.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import cast
 
 from hashclient.containers.interface import Data, Stream
 
 FIRST_BYTES = 4 << 10
 PIECE_BYTES = 256 << 10
+
+
+def in_pieces(data: bytes) -> Iterator[bytes]:
+    """Yield bytes that are held already, as chunks of a member."""
+    for at in range(0, len(data), PIECE_BYTES):
+        yield data[at : at + PIECE_BYTES]
 
 
 class Forward:

@@ -1,8 +1,9 @@
 """A mail: every part of it, decoded, and files that stand uuencoded in its text.
 
-It is read once, forwards, in blocks; nothing is held but what is uuencoded. Broken MIME is read as
-clients read it: where they disagree, all that any of them takes is listed, and what cannot be told
-is unread. Bytes of text are listed as they lie here, with the line ends they have. What is in a
+It is read once, forwards, in blocks; nothing is held but what is uuencoded, and files that were
+attached as text. Broken MIME is read as clients read it: where they disagree, all that any of them
+takes is listed, and what cannot be told is unread. A file that was attached as text is listed as it
+lies here, and with the line ends of other systems, since clients write their own. What is in a
 message within a message, or in a `winmail.dat`, is in a container of its own.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from functools import partial
 
+from hashclient.containers.forward import in_pieces
 from hashclient.containers.interface import Data, Member, Stream, Unlisted, Why
 from hashclient.containers.mimedecode import GoesOnError, UuFile, UuFinder, base64, quoted_printable
 from hashclient.containers.mimeheaders import FIELD, Collector, Fields
@@ -20,6 +22,8 @@ from hashclient.containers.mimelines import Lines
 MESSAGE = "message"
 #: Multiparts in multiparts; messages in messages are containers in containers.
 MAX_DEPTH = 100
+#: Of a file that was attached as text, to list it with other line ends.
+MAX_TEXT_BYTES = 8 << 20
 #: A text with colons is no mail if none of its first fields is one of mail.
 _MAX_UNTOLD_BYTES = 1 << 20
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -189,13 +193,14 @@ class _Walk:
         body = self._lines.body(self._stack)
         encoding = fields.encodings[0] if fields.encodings else b""
         finder = UuFinder()
+        kept = _Kept()
         pieces: Iterable[bytes] = body
         if encoding == _BASE64:
             pieces = base64(body)
-        elif encoding == _QUOTED:
-            pieces = finder.watch(quoted_printable(body))
         else:
-            pieces = finder.watch(body)
+            pieces = finder.watch(quoted_printable(body) if encoding == _QUOTED else body)
+            if fields.name:
+                pieces = kept.watch(pieces)
         name = self._next_name(fields.name)
         once = iter(pieces)
         chunks = partial(iter, once)
@@ -209,6 +214,8 @@ class _Walk:
             yield Unlisted(name, error.why, error.detail)
         for _ in body:  # behind an error
             pass
+        for text in kept.other_texts():
+            yield [_held(name, text)]
         yield from self._uu_files(finder.files)
 
     def _uu_files(self, files: list[UuFile]) -> Iterator[list[Member] | Unlisted]:
@@ -216,6 +223,33 @@ class _Walk:
             if file.error is not None:
                 yield Unlisted(file.name, file.error.why, file.error.detail)
             else:
-                chunks = partial(iter, (file.data,))
-                size = len(file.data)
-                yield [Member(file.name, size, is_exact=True, chunks=chunks)]
+                yield [_held(file.name, file.data)]
+
+
+class _Kept:
+    """What passes by, as long as it is not too much."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self._left = MAX_TEXT_BYTES
+
+    def watch(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
+        """Yield the pieces as they are."""
+        for piece in pieces:
+            self._left -= len(piece)
+            if self._left >= 0:
+                self._pieces.append(piece)
+            else:
+                self._pieces.clear()
+            yield piece
+
+    def other_texts(self) -> list[bytes]:
+        """Return the text with the line ends of other systems, where it has any."""
+        text = b"".join(self._pieces)
+        plain = text.replace(b"\r\n", b"\n")
+        return [other for other in (plain, plain.replace(b"\n", b"\r\n")) if other != text]
+
+
+def _held(name: bytes, content: bytes) -> Member:
+    chunks = partial(in_pieces, content)
+    return Member(name, len(content), is_exact=True, chunks=chunks)

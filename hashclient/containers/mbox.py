@@ -17,6 +17,8 @@ from hashclient.containers.mimeheaders import FIELD, Collector
 
 _BLOCK_BYTES = 64 << 10
 _LINES_BYTES = 4 << 10
+#: Of the line that begins a message, where its time stands.
+_TIME_BYTES = 256
 _MARK = b"From "
 _NEXT = b"\nFrom "
 _WITH_TIME = re.compile(rb"From [^\r\n]*\b\d{1,2}:\d\d(?::\d\d)?\b[^\r\n]*\b\d{4}\b")
@@ -27,7 +29,7 @@ def begins(text: bytes, *, is_after_blank: bool) -> bool:
     line, _, rest = text.partition(b"\n")
     if FIELD.match(rest) is None and not rest.startswith(b">From "):
         return False
-    return is_after_blank or _WITH_TIME.match(line) is not None
+    return is_after_blank or _WITH_TIME.match(line[:_TIME_BYTES]) is not None
 
 
 class Mbox:

@@ -22,7 +22,7 @@ _TAIL_BYTES = 1024
 
 _ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _OTHERS = bytes(sorted(set(range(256)) - set(_ALPHABET)))
-_BEGIN = re.compile(rb"begin(-base64)? +[0-7]{3,4} +([^\r\n]{1,1024}?)[ \t]*\r?\n")
+_BEGIN = re.compile(rb"begin(-base64)? +[0-7]{3,4} +([^\r\n]{1,1024})\r?\n")
 _BEGINS = re.compile(rb"\n(?=begin[ -])")
 _LONGEST_BEGIN_BYTES = 1100
 
@@ -143,7 +143,7 @@ class UuFinder:
             start = found.end()
             line = _BEGIN.match(self._buffer, start)
             if line is not None:
-                self._name, self._is_base64 = line[2], line[1] is not None
+                self._name, self._is_base64 = line[2].rstrip(), line[1] is not None
                 self._lines = []
                 self._buffer = self._buffer[line.end() - 1 :]  # its line end begins the next
                 return True

@@ -12,7 +12,7 @@ from functools import partial
 from struct import Struct
 from struct import error as StructError  # noqa: N812
 
-from hashclient.containers.forward import PIECE_BYTES, Forward
+from hashclient.containers.forward import PIECE_BYTES, Forward, in_pieces
 from hashclient.containers.interface import Data, Member, NotReadError, Stream, Unlisted, Why
 
 MARK = b"\x78\x9f\x3e\x22"
@@ -122,15 +122,10 @@ def _properties(text: bytes, title: bytes) -> Iterator[list[Member] | Unlisted]:
         error = NotReadError(Why.DAMAGED, "tnef: properties that are none")
     for number, value in found:
         shown = name if number == _PROPERTY_DATA else b"body.html"
-        chunks = partial(_pieces, value)
+        chunks = partial(in_pieces, value)
         yield [Member(shown, len(value), is_exact=True, chunks=chunks)]
     if error is not None:
         yield Unlisted(title, error.why, error.detail)
-
-
-def _pieces(value: bytes) -> Iterator[bytes]:
-    for at in range(0, len(value), PIECE_BYTES):
-        yield value[at : at + PIECE_BYTES]
 
 
 def _parse(text: bytes) -> Iterator[tuple[int, int, bytes]]:

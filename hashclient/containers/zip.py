@@ -199,7 +199,8 @@ class _Archive:
             at = offset - block_at
             if at < 0 or at + LOCAL_BYTES > length:
                 is_near = offset - last <= _NEAR_BYTES
-                block = read_at(offset, _TOGETHER_BYTES if is_near else LOCAL_BYTES)
+                count = _TOGETHER_BYTES if is_near else LOCAL_BYTES
+                block = read_at(offset, count) if offset < size_of_all else b""
                 block_at, length, at = offset, len(block), 0
             last = offset
             if length - at >= LOCAL_BYTES:

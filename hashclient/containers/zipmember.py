@@ -50,7 +50,7 @@ def agree(data: Data, entry: Entry) -> tuple[int, int]:
         NotReadError: its local header or its descriptor says something else than the directory.
     """
     offset, packed, size, crc, _, method, _ = entry
-    block = data.read_at(offset, LOCAL_BYTES)
+    block = data.read_at(offset, LOCAL_BYTES) if offset < data.size else b""
     if len(block) < LOCAL_BYTES or not block.startswith(LOCAL_MARK):
         raise damaged("no local header where the directory says")
     _, flags, local_method, local_crc, local_packed, local_size, name, extra = LOCAL.unpack(block)

@@ -38,11 +38,7 @@ def test_python_agrees_with_it() -> None:
         for made in (data, data.replace(b"\n", b"\r\n")):
             parts = [p for p in message_from_bytes(made).walk() if not p.is_multipart()]
             out = look(made)
-            # The line end before a boundary belongs to it, for a text as well.
-            want = [part.get_payload(decode=True) for part in parts]
-            assert [content.rstrip() for content in out.contents] == [
-                bytes(content).rstrip() for content in want
-            ]
+            assert out.contents == [part.get_payload(decode=True) for part in parts]
             assert out.contents[1:] == list(contents.values())
             assert not out.unread
             assert out.names[1:] == [name.encode() for name in contents]
@@ -115,6 +111,16 @@ def test_base64_that_goes_on_behind_its_end_is_unread() -> None:
     assert isinstance(found[-1], Unlisted)  # though nobody read it
 
 
+def test_a_file_that_was_attached_as_text_counts_with_line_ends_of_both_kinds() -> None:
+    part = "Content-Type: text/plain\nContent-Disposition: attachment; filename=a\n\none\ntwo\n"
+    one, other = b"one\ntwo\n", b"one\r\ntwo\r\n"
+    for data in (multipart(part), multipart(part).replace(b"\n", b"\r\n")):
+        assert sorted(look(data).members) == [(b"a", one), (b"a", other)]
+    mixed = multipart(part.replace("one\n", "one\r\n"))
+    assert look(mixed).contents == [b"one\r\ntwo\n", one, other]
+    assert len(look(multipart(TEXT)).members) == 1
+
+
 def test_quoted_printable_in_lines_that_do_not_end() -> None:
     body = "".join(f"={byte:02X}" for byte in B * 60)
     out = look(raw("Content-Transfer-Encoding: quoted-printable", body))
@@ -152,6 +158,8 @@ def test_uuencode_that_breaks_or_is_too_much_is_unread(monkeypatch: pytest.Monke
     broken = uuencoded("a", A).replace("`\nend\n", "lower case\n")
     assert look(raw("X: y", broken)).unread == [(b"a", Why.DAMAGED)]
     assert look(raw("X: y", uuencoded("a", A).replace("`\nend\n", ""))).members[1] == (b"a", A)
+    large = random.Random(3).randbytes(700_000)
+    assert look(raw("X: y", uuencoded("a", large))).members[1] == (b"a", large)
     monkeypatch.setattr(mimedecode, "MAX_UU_BYTES", 1000)
     out = look(raw("X: y", uuencoded("a", A) + uuencoded("b", B) + uuencoded("c", A)))
     assert out.members[1:] == [(b"a", A)] and out.reasons == {Why.LIMIT}
@@ -363,7 +371,8 @@ def test_names_are_those_that_clients_show() -> None:
 def test_no_input_takes_long() -> None:
     """Many boundaries, dashes, begins, parameters: time goes by length."""
     header = f"Content-Type: multipart/mixed; boundary={BOUNDARY}"
-    for line in ("\n--", "\nbegin 644 x", f"\n--{BOUNDARY}", "===="):
+    spaces = "\nbegin 644 " + " " * 990 + "x"
+    for line in ("\n--", "\nbegin 644 x", spaces, f"\n--{BOUNDARY}", "===="):
         seconds = []
         for count in (2000, 16_000):
             data = raw(header, line * count)

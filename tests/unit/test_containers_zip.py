@@ -286,6 +286,16 @@ def test_entries_in_another_order_are_no_overlap() -> None:
 # Kinds of members
 
 
+def test_places_beyond_every_file_are_unread() -> None:
+    made = two()
+    far = bytearray(made.entries[0])
+    extra = b"\1\0\x08\0" + b"\xff" * 8
+    far[42:46] = b"\xff" * 4
+    far[30:32] = len(extra).to_bytes(2, "little")
+    out = look(made.end(entries=[bytes(far) + extra, made.entries[1]]))
+    assert out.unread == [(b"a", Why.DAMAGED)] and set(out.contents) == {A, B}
+
+
 def test_names_are_as_they_stand() -> None:
     names = [
         b"../up",
