@@ -22,7 +22,7 @@ from hashclient.core.kinds import Kind
 from hashclient.scan.reasons import CHANGED, ENDLESS, SPARSE
 from hashclient.scan.sources.files import kind_of
 from hashclient.system.filesystems import FULL, NONZERO, SizeTrust, trust_at, trust_of
-from hashclient.system.leases import is_unwritable
+from hashclient.system.leases import hold, is_unwritable, keeps_out, let_go
 
 #: How often a file that changes while it is read is read again.
 ATTEMPTS = 3
@@ -36,6 +36,12 @@ SPARSE_SHARE = 100
 UNSIZED_BYTES = 1 << 26
 CLAIMED_BYTES = 1 << 30
 UNSIZED_S = 60.0
+
+#: A lease is kept while a file is read that is shorter. If no more time has passed since the file
+#: before, the kernel cannot have taken it away, which takes a second at least: nobody has written
+#: to the file, and its status need not be asked for again.
+HELD_BYTES = 1 << 16
+HELD_S = 0.5
 
 #: So much of a stream is kept, so that it need not be digested in every way it could match.
 KEPT_BYTES = 1 << 20
@@ -184,6 +190,9 @@ class Reader:
         self._clock = clock
         self._buffer = new_buffer()
         self._trusts: dict[int, SizeTrust] = {}
+        #: By device, whether short files are read under a lease.
+        self._holds: dict[int, bool] = {}
+        self._ended = 0.0
         self.bytes_read = 0
 
     def begin_task(self) -> None:
@@ -193,6 +202,8 @@ class Reader:
         """
         self.bytes_read = 0
         self._trusts.clear()
+        self._holds.clear()
+        self._ended = self._clock()
 
     def trust_at(self, name: str, directory_fd: int, device: int, *, follow: bool) -> SizeTrust:
         """Tell how far the file system of a file in an open directory is trusted."""
@@ -244,8 +255,17 @@ class Reader:
                 raise Deferred
         on_bytes = self._on_bytes if size is not None else self._bounded(status, defer_bytes)
         capped = trust is FULL
-        # Before the first byte is read: afterwards it would prove nothing.
-        unwritable = is_unwritable(fd) if self._leases and capped else None
+        unwritable: bool | None = None
+        is_held = False
+        if self._leases and capped:
+            # Before the first byte is read: afterwards it would prove nothing.
+            may_hold = self._holds.get(device)
+            if may_hold is None:
+                may_hold = self._holds[device] = keeps_out(fd)
+            if may_hold and status.st_size < HELD_BYTES:
+                is_held = bool(unwritable := hold(fd))
+            else:
+                unwritable = is_unwritable(fd)
         try:
             digests, length = digest_fd(fd, plan, size, on_bytes, self._buffer, capped=capped)
         except LengthError as error:
@@ -257,6 +277,11 @@ class Reader:
             # It said that it is shorter, and is not.
             raise Deferred from None
         self.bytes_read += length
+        if is_held:
+            before, self._ended = self._ended, self._clock()
+            if self._ended - before < HELD_S:
+                return plan, digests, length, status, True, True
+            unwritable = let_go(fd)
         after = os.fstat(fd)
         # The same open file: of its identity nothing can have changed.
         if (status.st_size, status.st_mtime_ns, status.st_ctime_ns) != (
