@@ -11,6 +11,7 @@ cannot be given up.
 from __future__ import annotations
 
 import errno
+import math
 import os
 import stat
 import time
@@ -192,7 +193,7 @@ class Reader:
         self._trusts: dict[int, SizeTrust] = {}
         #: By device, whether short files are read under a lease.
         self._holds: dict[int, bool] = {}
-        self._ended = 0.0
+        self._ended = -math.inf
         self.bytes_read = 0
 
     def begin_task(self) -> None:
@@ -203,7 +204,7 @@ class Reader:
         self.bytes_read = 0
         self._trusts.clear()
         self._holds.clear()
-        self._ended = self._clock()
+        self._ended = -math.inf
 
     def trust_at(self, name: str, directory_fd: int, device: int, *, follow: bool) -> SizeTrust:
         """Tell how far the file system of a file in an open directory is trusted."""

@@ -448,10 +448,11 @@ def test_a_short_file_is_read_under_a_lease(
             fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
 
     reader = Reader(plan_of, leases=True, clock=lambda: now[0])
-    reader.begin_task()
-    during_reads(monkeypatch, write)
     with opened(path) as fd:
         reader._trusts[os.fstat(fd).st_dev] = FULL
+        assert reader.read(fd)[-1] is True
+    during_reads(monkeypatch, write)
+    with opened(path) as fd:
         _, digests, length, status, reliable, unwritable = reader.read(fd)
         assert (digests, length, reliable, unwritable) == (sha1(b"benign"), 6, True, expected)
         assert same_content(status, os.fstat(fd))
