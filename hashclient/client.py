@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Client"]
 
 #: Tables of config.toml that hold defaults of commands, which are no matter of a program.
-COMMAND_TABLES = frozenset({"init", "fetch", "status", "scan", "lookup"})
+COMMAND_TABLES = frozenset({"init", "fetch", "status", "scan", "lookup", "watch", "serve"})
 
 
 class Client:

@@ -50,6 +50,11 @@ def new_hash(algorithm: Algorithm) -> _Hash:
     return _CONSTRUCTORS[algorithm](usedforsecurity=False)
 
 
+def digest_of(algorithm: Algorithm, data: memoryview) -> bytes:
+    """Return the digest of bytes that are all there."""
+    return _CONSTRUCTORS[algorithm](data, usedforsecurity=False).digest()
+
+
 class Digester:
     """Digests of bytes that are pushed into it, chunk by chunk; `length` is how many there were."""
 

@@ -73,6 +73,7 @@ class Fetched(msgspec.Struct, frozen=True):
 
     `before` is the generation that was here, None for a first fetch. `added` and `withdrawn`
     count entries, and are None when the list had to be built anew over an older generation.
+    `is_ahead` says that `published_at` is in the future, as the clock here shows it.
     `affected` are matches with a hit of an entry that is withdrawn now, and `listed_again` what was
     taken away for an entry that was withdrawn and is back; `problem` says why these could not be
     found out. `error` says why the list was left as it was.
@@ -86,6 +87,8 @@ class Fetched(msgspec.Struct, frozen=True):
     withdrawn: int | None = None
     entries: int | None = None
     expires: datetime | None = None
+    published_at: datetime | None = None
+    is_ahead: bool = False
     affected: tuple[tuple[Match, Hit], ...] = ()
     listed_again: tuple[Match, ...] = ()
     problem: StateError | None = None
@@ -216,7 +219,7 @@ class Fetcher:
         here, base = self._open_base(directory)
         # 1
         info = trust.target(name, INDEX_FILE)
-        index_hash, expires, epoch = info.hashes["sha256"], trust.expires(name), trust.epoch()
+        index_hash, expires, epoch = trust.hash_of(info), trust.expires(name), trust.epoch()
         # 2
         if base is not None and base.manifest.index_hash == index_hash:
             same = msgspec.structs.replace(
@@ -361,7 +364,10 @@ class Fetcher:
             withdrawn=withdrawn,
             entries=manifest.entries,
             expires=manifest.expires,
+            published_at=manifest.published_at,
+            is_ahead=manifest.published_at > self._now() + CLOCK_TOLERANCE,
         )
+        algorithm, _, digest = manifest.index_hash.rpartition(":")
         data = {
             "provider": self._provider,
             "list": manifest.list,
@@ -370,7 +376,8 @@ class Fetcher:
             "added": added,
             "withdrawn": withdrawn,
             "entries": manifest.entries,
-            "index_sha256": manifest.index_hash,
+            # Without an algorithm in front it is the SHA-256.
+            f"index_{algorithm or 'sha256'}": digest,
         }
         self._audit.append([Event("fetch", data)], durable=True)
         try:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from cryptography.hazmat.primitives import hashes, hmac
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
 
 from hashclient.core.algorithms import Algorithm
 from hashclient.errors import ConfigError, StateError
@@ -65,10 +65,13 @@ class Sealer:
             for a, tag in tags.items()
         )
 
-    def _encrypt(self, algorithm: Algorithm, blocks: bytes | memoryview) -> Uint64:
+    def encryptor(self, algorithm: Algorithm) -> CipherContext:
+        """Return what turns the first 16 bytes of a digest into its tag, for one thread's use."""
         # ECB is what is wanted here: one independent block a digest, equal in, equal out.
-        cipher = Cipher(algorithms.AES(self._subkeys[algorithm]), modes.ECB())  # noqa: S305 - see above
-        return np.frombuffer(cipher.encryptor().update(blocks), "<u8").reshape(-1, 2)
+        return Cipher(algorithms.AES(self._subkeys[algorithm]), modes.ECB()).encryptor()  # noqa: S305 - see above
+
+    def _encrypt(self, algorithm: Algorithm, blocks: bytes | memoryview) -> Uint64:
+        return np.frombuffer(self.encryptor(algorithm).update(blocks), "<u8").reshape(-1, 2)
 
 
 def _derive(key: bytes, purpose: str) -> bytes:

@@ -5,7 +5,7 @@ The one place that asks the lists, for files and for digests alike. It reads not
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -83,6 +83,27 @@ class Judge:
             ):
                 result.setdefault(query, []).append((number, run, row))
         return result
+
+    def screen(self) -> Callable[[Algorithm, bytes], bool]:
+        """Return a quick test of one digest: whether an entry may have it.
+
+        False is certain. It takes some two microseconds, where `find` of a single tag takes thirty;
+        of what is not listed it lets one in seven pass. It is for one thread.
+        """
+        ciphers = {a: self.sealer.encryptor(a) for a in Algorithm}
+        tables = {
+            a: [table for index in self._indexes for table in index.tables(a)] for a in Algorithm
+        }
+
+        def may_be_listed(algorithm: Algorithm, digest: bytes) -> bool:
+            key = int.from_bytes(ciphers[algorithm].update(digest[:16])[:8], "little")
+            for bits, shift in tables[algorithm]:
+                place = key >> shift
+                if bits[place >> 6] >> (place & 63) & 1:
+                    return True
+            return False
+
+        return may_be_listed
 
     def wanted(self, places: Sequence[Place]) -> int:
         """Return the mask of all algorithms that the entries at `places` have."""

@@ -166,6 +166,10 @@ class RunSet:
             return Found(NOTHING, NOTHING, NOTHING)
         return Found(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
+    def tables(self, algorithm: Algorithm) -> list[tuple[memoryview, int]]:
+        """Return of each run how its keys of `algorithm` begin: see `Run.table`."""
+        return [table for run in self.runs if (table := run.table(algorithm.label)) is not None]
+
     def find_ids(self, ids: Strings, hashes: Uint64) -> Found:
         """Look up entry ids by their `entry_hashes`; return every live row that has one."""
         parts: list[tuple[npt.NDArray[np.intp], ...]] = []

@@ -11,6 +11,7 @@ cannot be given up.
 from __future__ import annotations
 
 import errno
+import math
 import os
 import stat
 import time
@@ -30,7 +31,7 @@ from hashclient.core.kinds import Kind
 from hashclient.scan.reasons import CHANGED, ENDLESS, SPARSE
 from hashclient.scan.sources.files import kind_of
 from hashclient.system.filesystems import FULL, NONZERO, SizeTrust, trust_at, trust_of
-from hashclient.system.leases import is_unwritable
+from hashclient.system.leases import hold, is_unwritable, keeps_out, let_go
 
 #: How often a file that changes while it is read is read again.
 ATTEMPTS = 3
@@ -44,6 +45,12 @@ SPARSE_SHARE = 100
 UNSIZED_BYTES = 1 << 26
 CLAIMED_BYTES = 1 << 30
 UNSIZED_S = 60.0
+
+#: A lease is kept while a file is read that is shorter. If no more time has passed since the file
+#: before, the kernel cannot have taken it away, which takes a second at least: nobody has written
+#: to the file, and its status need not be asked for again.
+HELD_BYTES = 1 << 16
+HELD_S = 0.5
 
 #: So much of a stream is kept, so that it need not be digested in every way it could match.
 KEPT_BYTES = 1 << 20
@@ -121,20 +128,21 @@ def same_content(one: os.stat_result, other: os.stat_result) -> bool:
 class StreamDigester:
     """Digests of a stream, whose length nobody knows before its end and which comes only once.
 
-    What is worth computing is computed as it comes. Up to `KEPT_BYTES` are kept, so that of a short
+    What is worth computing is computed as it comes. Some bytes are kept, so that of a short
     stream that hits the rest can be computed; of a longer one all algorithms are.
     """
 
-    def __init__(self, plan: Plan) -> None:
-        """Compute `plan` to begin with."""
+    def __init__(self, plan: Plan, kept_bytes: int = KEPT_BYTES) -> None:
+        """Compute `plan` to begin with, and keep up to `kept_bytes`."""
         self._parts = [(plan, Digester(plan))]
         self._kept: bytearray | None = bytearray()
+        self._kept_bytes = kept_bytes
         self.length = 0
 
     def update(self, chunk: memoryview) -> None:
         """Take the next bytes."""
         if self._kept is not None:
-            if len(self._kept) + len(chunk) > KEPT_BYTES:
+            if len(self._kept) + len(chunk) > self._kept_bytes:
                 self._compute(tuple(Algorithm))
                 self._kept = None
             else:
@@ -194,6 +202,9 @@ class Reader:
         self._clock = clock
         self._buffer = new_buffer()
         self._trusts: dict[int, SizeTrust] = {}
+        #: By device, whether short files are read under a lease.
+        self._holds: dict[int, bool] = {}
+        self._ended = -math.inf
         self.bytes_read = 0
         #: Whether the file that was read last may be a container.
         self.may_be_container = False
@@ -208,6 +219,8 @@ class Reader:
         """
         self.bytes_read = 0
         self._trusts.clear()
+        self._holds.clear()
+        self._ended = -math.inf
 
     def trust_at(self, name: str, directory_fd: int, device: int, *, follow: bool) -> SizeTrust:
         """Tell how far the file system of a file in an open directory is trusted."""
@@ -259,8 +272,17 @@ class Reader:
                 raise Deferred
         on_bytes = self._on_bytes if size is not None else self._bounded(status, defer_bytes)
         capped, on_first = trust is FULL, self._on_first
-        # Before the first byte is read: afterwards it would prove nothing.
-        unwritable = is_unwritable(fd) if self._leases and capped else None
+        unwritable: bool | None = None
+        is_held = False
+        if self._leases and capped:
+            # Before the first byte is read: afterwards it would prove nothing.
+            may_hold = self._holds.get(device)
+            if may_hold is None:
+                may_hold = self._holds[device] = keeps_out(fd)
+            if may_hold and status.st_size < HELD_BYTES:
+                is_held = bool(unwritable := hold(fd))
+            else:
+                unwritable = is_unwritable(fd)
         try:
             digests, length = digest_fd(
                 fd, plan, size, on_bytes, self._buffer, capped=capped, on_first=on_first
@@ -274,6 +296,14 @@ class Reader:
             # It said that it is shorter, and is not.
             raise Deferred from None
         self.bytes_read += length
+        if on_first is not None and (self._may_front or self._first_bytes < length):
+            self._sniff_again(fd, length)
+        if is_held:
+            before, self._ended = self._ended, self._clock()
+            # A container is opened yet: nobody is to be held up for so long.
+            if self._ended - before < HELD_S and not self.may_be_container:
+                return plan, digests, length, status, True, True
+            unwritable = let_go(fd)
         after = os.fstat(fd)
         # The same open file: of its identity nothing can have changed.
         if (status.st_size, status.st_mtime_ns, status.st_ctime_ns) != (
@@ -282,8 +312,6 @@ class Reader:
             after.st_ctime_ns,
         ):
             return self._read_unsteady(fd, trust)
-        if on_first is not None and (self._may_front or self._first_bytes < length):
-            self._sniff_again(fd, length)
         return plan, digests, length, after, size is not None, unwritable
 
     def look(self, fd: int) -> tuple[os.stat_result, bool | None]:

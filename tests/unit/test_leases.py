@@ -16,8 +16,9 @@ from hashclient.system.leases import can_lease, is_unwritable
 
 #: Holds a lease while somebody opens the file, and says so when it is still there.
 HOLDER = """
-import fcntl, os, sys
+import fcntl, os, signal, sys
 from hashclient.system.leases import can_lease
+signal.signal(signal.SIGIO, signal.SIG_DFL)
 if sys.argv[2] == "ready":
     assert can_lease() and can_lease()
 fd = os.open(sys.argv[1], os.O_RDONLY)
