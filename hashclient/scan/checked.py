@@ -11,6 +11,7 @@ import numpy as np
 from hashclient.core.algorithms import Algorithm, mask_of
 from hashclient.index.matcher import Judge, Plan
 from hashclient.scan.cache import are_settled, today
+from hashclient.scan.inside import Container
 from hashclient.scan.records import PLAIN, RECORD, Records, records_of
 from hashclient.scan.sources.files import join
 from hashclient.scan.sources.interface import Group
@@ -130,6 +131,17 @@ def learned_of_plain(
         proven = 0 if identity.proves else day
         records["read_day"] = [proven if unwritable else day for _, unwritable in looked_at]
         yield from _settled(identity, records, started_ns)
+
+
+def learned_of_containers(
+    inside: Sequence[tuple[os.stat_result, bool | None, bytes]],
+    identities: FileSystems,
+    started_ns: int,
+) -> Iterator[Container]:
+    """Yield what was found inside of files, each with its record."""
+    for status, unwritable, members in inside:
+        for file_system, record in learned_of_plain([(status, unwritable)], identities, started_ns):
+            yield file_system, record, members
 
 
 def _settled(identity: Identity, records: Records, started_ns: int) -> Iterator[Learned]:

@@ -30,6 +30,7 @@ from hashclient.scan.checked import (
     SLOT,
     File,
     learned_of,
+    learned_of_containers,
     learned_of_plain,
     records_of_tags,
 )
@@ -117,6 +118,8 @@ class Checker:
         #: Files of one task that are no containers, whatever else is known of them, and whether
         #: nobody could write to them.
         self._plain: list[tuple[os.stat_result, bool | None]] = []
+        #: And what was found inside of others.
+        self._inside: list[tuple[os.stat_result, bool | None, bytes]] = []
         self._bytes_before = 0
         #: Without these two nothing is gained by looking at a file before it is opened.
         self._looks_first = cache is not None or not judge.reads_everything
@@ -132,6 +135,7 @@ class Checker:
         self._reader.begin_task()
         self._identities.clear()
         self._plain.clear()
+        self._inside.clear()
         alone = not defer and sum(len(group.names) for group in task) == 1
         files: list[File] = []
         self._bytes_before = 0 if self._members is None else self._members.bytes_out
@@ -148,6 +152,9 @@ class Checker:
                 *learned_of_plain(self._plain, self._identities, started_ns),
                 *learned_of(files, records, self._identities, started_ns),
             ]
+            result.containers = list(
+                learned_of_containers(self._inside, self._identities, started_ns)
+            )
         return result
 
     def _check_group(self, group: Group, result: Result, files: list[File], *, whole: bool) -> None:
@@ -179,7 +186,8 @@ class Checker:
                             identities[device] = self._file_systems.of(file_fd, device)
                         is_plain = members is not None and not reader.may_be_container
                         if reader.may_be_container:
-                            is_plain = self._open(file_fd, group, name, status, result)
+                            seen = (status, read[5]) if read[4] else None
+                            is_plain = self._open(file_fd, group, name, status, seen, result)
                     finally:
                         os.close(file_fd)
                 except Deferred:
@@ -208,9 +216,18 @@ class Checker:
         return count >= TASK_BYTES
 
     def _open(
-        self, fd: int, group: Group, name: str, status: os.stat_result, result: Result
+        self,
+        fd: int,
+        group: Group,
+        name: str,
+        status: os.stat_result,
+        seen: tuple[os.stat_result, bool | None] | None,
+        result: Result,
     ) -> bool:
-        """Check what is in a file that may be a container; return whether it is none after all."""
+        """Check what is in a file that may be a container; return whether it is none after all.
+
+        `seen` is its status, and whether nobody could write to it, if these can be relied on.
+        """
         assert self._members is not None
         opened = self._members.open(
             fd,
@@ -219,6 +236,8 @@ class Checker:
             lambda: same_content(status, os.fstat(fd)),
         )
         opened.add_to(result)
+        if seen is not None and (known := opened.known()) is not None:
+            self._inside.append((*seen, known))
         return not opened.is_container
 
     def _look_inside(
@@ -228,6 +247,7 @@ class Checker:
         changed: list[str] = []
         reader = self._reader
         flags = _FILE_FLAGS if group.follow else _FILE_FLAGS | os.O_NOFOLLOW
+        looks = self._not_known_inside(group, looks, result)
         for position, look in enumerate(looks):
             name = look.name
             if self._is_enough():
@@ -245,7 +265,8 @@ class Checker:
                         if not whole and status.st_size >= DEFER_BYTES:
                             result.deferred.append(group._replace(names=[name]))
                             continue
-                        if self._open(file_fd, group, name, status, result):
+                        seen = status, unwritable
+                        if self._open(file_fd, group, name, status, seen, result):
                             self._plain.append((status, unwritable))
                     else:
                         self._plain.append((status, unwritable))
@@ -256,6 +277,28 @@ class Checker:
                 continue
             self._settle(group, look, result)
         return changed
+
+    def _not_known_inside(self, group: Group, looks: list[_Look], result: Result) -> list[_Look]:
+        """Settle containers whose members the cache knows, and none is listed; return the rest."""
+        if self._cache is None or self._members is None or self._keep_clean or not looks:
+            return looks
+        try:
+            known = self._cache.find_inside([look.status for look in looks], self._identities)
+        except StateError:
+            self._cache = None
+            return looks
+        places = list(known)
+        clean = self._members.are_clean([known[place][0] for place in places])
+        for place, is_clean in zip(places, clean, strict=True):
+            if not is_clean:
+                del known[place]
+        for place, (members, believed) in known.items():
+            self._settle(group, looks[place], result)
+            result.clean += len(members)
+            result.members += len(members)
+            result.known_unchanged += len(members)
+            result.believed_unchanged += len(members) if believed else 0
+        return [look for place, look in enumerate(looks) if place not in known]
 
     def _settle(self, group: Group, look: _Look, result: Result) -> None:
         """Count a file that is clean by what the cache knows, or by its size."""

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Sequence
 
 import msgspec
+import numpy as np
 
 from hashclient.containers.cage import Cage, Chain, Found, Options
 from hashclient.containers.interface import ISO_HEAD_BYTES, NotReadError, Why
@@ -21,7 +22,9 @@ from hashclient.core.digests import digest_fd
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome, Outer
 from hashclient.index.matcher import Judge, Place, verdict
+from hashclient.scan.checked import SLOT
 from hashclient.scan.executors.interface import Result
+from hashclient.scan.inside import MAX_KNOWN, MEMBER, Inside
 from hashclient.scan.reasons import CHANGED, reason_of
 from hashclient.system.text import MAX_EXCERPT_CHARS
 
@@ -49,11 +52,20 @@ class Opened(msgspec.Struct):
     outcomes: list[Outcome] = msgspec.field(default_factory=list)
     #: Whether a digest is missing that could tell more about a member.
     lacks: bool = False
+    #: What a cache may know of it, in parts.
+    columns: list[Inside] = msgspec.field(default_factory=list)
 
     @property
     def is_container(self) -> bool:
         """Whether there was anything in it."""
         return self.members > 0
+
+    def known(self) -> bytes | None:
+        """Return what a cache may know of it; None where that would not be all, or too much."""
+        count = sum(map(len, self.columns))
+        if not 0 < count == self.members <= MAX_KNOWN:
+            return None
+        return b"".join(part.tobytes() for part in self.columns)
 
     def add_to(self, result: Result) -> None:
         """Count it in the result of a task."""
@@ -181,6 +193,30 @@ class Members:
                 return _failed(path, CHANGED, None)
         return opened
 
+    def are_clean(self, insides: Sequence[Inside]) -> list[bool]:
+        """Tell of which containers the known members say that none is listed.
+
+        Of the others one is, or nobody can tell: it is of a size that is listed now, say.
+        """
+        if not insides:
+            return []
+        members = np.concatenate(insides)
+        owners = np.repeat(np.arange(len(insides)), [len(inside) for inside in insides])
+        masks = members["mask"]
+        sizes, of_size = np.unique(members["size"], return_inverse=True)
+        plans = [mask_of(self._judge.plan(int(size))) for size in sizes]
+        needed = np.array(plans, np.uint8)[of_size]
+        doubtful = needed & ~masks != 0
+        if self._cage.options.verify_sizes:
+            doubtful |= (masks == 0) & (members["exact"] == 0)
+        for algorithm in Algorithm:
+            rows = np.flatnonzero(masks & np.uint8(algorithm))
+            if len(rows):
+                tags = np.ascontiguousarray(members["tags"][rows, SLOT[algorithm]])
+                doubtful[rows[list(self._judge.find(algorithm, tags))]] = True
+        open_ones = set(owners[doubtful].tolist())
+        return [number not in open_ones for number in range(len(insides))]
+
     def _open(self, fd: int, size: int, path: str, *, forced: bool) -> Opened:
         opened = Opened()
         namer = _Namer(path)
@@ -218,6 +254,9 @@ class Members:
             members = namer.members(found.chain, is_whole=not row.name)
             opened.outcomes.append(_unread(path, members, row.why, row.detail))
         elif row.ruled_out:
+            column = np.zeros(1, MEMBER)
+            column["size"], column["exact"] = row.size or 0, row.exact
+            opened.columns.append(column)
             opened.clean += 1
             if row.exact:
                 opened.by_size += 1
@@ -236,12 +275,17 @@ class Members:
     ) -> None:
         """Look up members that were read, all together, and judge those that hit."""
         places: dict[int, list[Place]] = {}
+        column = np.zeros(len(found), MEMBER)
+        column["size"] = [one.row.size or 0 for one in found]
+        column["mask"] = [one.row.mask for one in found]
+        opened.columns.append(column)
         for algorithm in Algorithm:
             numbers = [n for n, one in enumerate(found) if one.row.mask & algorithm]
             if not numbers:
                 continue
             digests = [_digest(found[n], algorithm) for n in numbers]
             tags = self._judge.sealer.tags_of(algorithm, digests)
+            column["tags"][numbers, SLOT[algorithm]] = tags
             for query, entries in self._judge.find(algorithm, tags).items():
                 places.setdefault(numbers[query], []).extend(entries)
         for number, one in enumerate(found):

@@ -112,8 +112,8 @@ def bsdtar(kind: str) -> Callable[[bytes], bytes]:
         with tempfile.TemporaryDirectory() as place:
             (Path(place) / "x").write_bytes(data)
             packed = Path(place) / "packed"
-            command = ["bsdtar", "-C", place, "--format", kind, "-cf", packed, "x"]
-            subprocess.run(command, check=True)
+            command = f"bsdtar -C {place} --format {kind} -cf {packed} x"
+            subprocess.run(command.split(), check=True)
             return packed.read_bytes()
 
     return pack

@@ -15,6 +15,7 @@ import msgspec
 
 from hashclient.core.model import Outcome
 from hashclient.scan.cache import Block
+from hashclient.scan.inside import Container
 from hashclient.scan.sources.interface import Task
 
 #: Bytes of large files that were read since the last call.
@@ -28,7 +29,7 @@ class Result(msgspec.Struct):
     earlier run, or it is an outcome that is skipped or unread. So is each of the `members` of
     containers; `clean` and `outcomes` have them, too. Of those known unchanged,
     `believed_unchanged` are without a proof. `learned` are records for the inventory, by file
-    system; `seen` its blocks that are in use.
+    system; `seen` its blocks that are in use, and `containers` what was found inside of files.
     """
 
     clean: int = 0
@@ -44,6 +45,7 @@ class Result(msgspec.Struct):
     deferred: Task = msgspec.field(default_factory=list)
     learned: list[tuple[int, bytes]] = msgspec.field(default_factory=list)
     seen: list[Block] = msgspec.field(default_factory=list)
+    containers: list[Container] = msgspec.field(default_factory=list)
 
 
 class Advance(msgspec.Struct, frozen=True):

@@ -82,6 +82,7 @@ class _WireResult(msgspec.Struct, array_like=True):
     deferred: list[_WireGroup]
     learned: list[tuple[int, bytes]]
     seen: list[tuple[int, int]]
+    containers: list[tuple[int, bytes, bytes]]
 
 
 _decode_task = msgspec.msgpack.Decoder(list[_WireGroup]).decode
@@ -138,6 +139,7 @@ def _pack_result(result: Result) -> _WireResult:
         _pack_task(result.deferred),
         result.learned,
         result.seen,
+        result.containers,
     )
 
 
@@ -178,6 +180,7 @@ def _unpack_result(wire: _WireResult) -> Result:
         _unpack_task(wire.deferred),
         wire.learned,
         wire.seen,
+        wire.containers,
     )
 
 
