@@ -40,33 +40,58 @@ _FRONTS = re.compile(
     rb"|<(?:!DOC|html|svg|\?xml)",
     re.DOTALL,
 )
-#: What these two can begin with: most files are told apart by it.
-_MARK_BEGINS = frozenset(b"P\x1fB\xfd\x28\x04\x02L7RM0!\xedxWCF\r\n" + bytes(range(0x50, 0x60)))
-_FRONT_BEGINS = frozenset(b"M\x7f#\xca\xce\xcf\xfe\xff\x89GBIROf%\x1aFC\x30\x388<\x00")
+_MARK, _FRONT, _TEXT = 1, 2, 4
+
+
+def _begins_of() -> bytes:
+    """Return what a file may be by its first byte alone, which tells most files apart."""
+    begins = bytearray(256)
+    for first in b"P\x1fB\xfd\x28\x04\x02L7RM0!\xedxWCF\r\n" + bytes(range(0x50, 0x60)):
+        begins[first] |= _MARK
+    for first in b"M\x7f#\xca\xce\xcf\xfe\xff\x89GBIROf%\x1aFC\x30\x38<\x00":
+        begins[first] |= _FRONT
+    for first in (*range(0x21, 0x7F), *b"\r\n\xef"):
+        begins[first] |= _TEXT
+    return bytes(begins)
+
+
+_BEGINS = _begins_of()
 #: The first digit of the sum in a header of tar, and what ends it.
-_TAR_BEGINS = b" 01234567\x00\x80"
-_TAR_ENDS = b" \x00"
+_TAR_BEGINS = frozenset(b" 01234567\x00\x80")
+_TAR_ENDS = frozenset(b" \x00")
+_DASH, _LETTER_C, _LETTER_U, _LETTER_P = b"-CuP"
 
 
 def has_mark(head: bytes | memoryview) -> bool:
-    """Tell whether a file that begins like this may be a container, as far as its head tells."""
-    begin = bytes(head[:HEAD_BYTES])
-    if not begin:
+    """Tell whether a file that begins like this may be a container, as far as its head tells.
+
+    Single bytes are looked at first: nothing is copied of most files.
+    """
+    length = len(head)
+    if length < 3:
         return False
-    if (begin[0] in _MARK_BEGINS and _MARKS.match(begin)) or begin[2:5] in _LHA:
+    kinds = _BEGINS[head[0]]
+    if kinds & _MARK and _MARKS.match(head):
         return True
-    if _FIELD.match(begin) and _is_mail(begin, b""):
+    if kinds & _TEXT and _FIELD.match(head) and _is_mail(bytes(head[:HEAD_BYTES]), b""):
         return True
-    length = len(begin)
-    if length >= _LZMA_BYTES and not begin[13] and _may_be_lzma(begin):
+    if head[2] == _DASH and length > 5 and bytes(head[2:5]) in _LHA:
+        return True
+    if length < _LZMA_BYTES:
+        return False
+    if not head[13] and _may_be_lzma(bytes(head[:_LZMA_BYTES])):
         return True
     if length < HEAD_BYTES:
         return False
-    if begin[148] in _TAR_BEGINS and (begin[155] in _TAR_ENDS or begin[154] in _TAR_ENDS):
+    if head[148] in _TAR_BEGINS and (head[155] in _TAR_ENDS or head[154] in _TAR_ENDS):
         return True
-    if begin[257:262] == b"ustar":
+    if head[257] == _LETTER_U and head[257:262] == b"ustar":
         return True
-    return len(head) >= _ISO_MARK_END and head[_ISO_MARK_AT:_ISO_MARK_END] == b"CD001"
+    return (
+        length >= _ISO_MARK_END
+        and head[_ISO_MARK_AT] == _LETTER_C
+        and head[_ISO_MARK_AT:_ISO_MARK_END] == b"CD001"
+    )
 
 
 def _may_be_lzma(begin: bytes) -> bool:
@@ -78,14 +103,18 @@ def _may_be_lzma(begin: bytes) -> bool:
 
 def may_front(head: bytes | memoryview) -> bool:
     """Tell whether a file that begins like this may have a zip archive behind it."""
-    if not head:
+    if len(head) < 2:
         return False
+    if _BEGINS[head[0]] & _FRONT and _FRONTS.match(head):
+        return True
     # A film has its mark behind four bytes of anything.
-    return (head[0] in _FRONT_BEGINS and _FRONTS.match(head) is not None) or head[4:8] == b"ftyp"
+    return len(head) > 8 and head[4] == 0x66 and head[4:8] == b"ftyp"
 
 
 def ends_as_zip(end: bytes | memoryview) -> bool:
     """Tell whether the last bytes are the end of a zip archive that has no comment behind it."""
+    if len(end) < END_BYTES or end[-END_BYTES] != _LETTER_P:
+        return False
     return end[-END_BYTES : 4 - END_BYTES] == _END_OF_ZIP
 
 

@@ -115,9 +115,8 @@ class Checker:
         self._file_systems = Identities()
         #: By `st_dev`, for one task: by then it may be that of another file system.
         self._identities: dict[int, Identity | None] = {}
-        #: Files of one task that are no containers, whatever else is known of them, and whether
-        #: nobody could write to them.
-        self._plain: list[tuple[os.stat_result, bool | None]] = []
+        #: Files of one task that are no containers, whatever else is known of them.
+        self._plain: list[os.stat_result] = []
         #: And what was found inside of others.
         self._inside: list[tuple[os.stat_result, bool | None, bytes]] = []
         self._bytes_before = 0
@@ -149,7 +148,9 @@ class Checker:
         result.bytes_read = self._reader.bytes_read
         if self._learn:
             result.learned = [
-                *learned_of_plain(self._plain, self._identities, started_ns),
+                *learned_of_plain(
+                    [(status, None) for status in self._plain], self._identities, started_ns
+                ),
                 *learned_of(files, records, self._identities, started_ns),
             ]
             result.containers = list(
@@ -257,7 +258,7 @@ class Checker:
             try:
                 file_fd = os.open(name, flags, dir_fd=fd)
                 try:
-                    status, unwritable = reader.look(file_fd)
+                    status = reader.look(file_fd)
                     if not same_content(status, look.status):
                         changed.append(name)
                         continue
@@ -265,11 +266,11 @@ class Checker:
                         if not whole and status.st_size >= DEFER_BYTES:
                             result.deferred.append(group._replace(names=[name]))
                             continue
-                        seen = status, unwritable
+                        seen = status, None
                         if self._open(file_fd, group, name, status, seen, result):
-                            self._plain.append((status, unwritable))
+                            self._plain.append(status)
                     else:
-                        self._plain.append((status, unwritable))
+                        self._plain.append(status)
                 finally:
                     os.close(file_fd)
             except (OSError, SetAside) as error:

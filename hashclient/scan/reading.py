@@ -52,6 +52,8 @@ UNSIZED_S = 60.0
 HELD_BYTES = 1 << 16
 HELD_S = 0.5
 
+#: Bytes that are read of a file to look whether it is a container.
+LOOK_BYTES = 1 << 12
 #: So much of a stream is kept, so that it need not be digested in every way it could match.
 KEPT_BYTES = 1 << 20
 
@@ -314,11 +316,11 @@ class Reader:
             return self._read_unsteady(fd, trust)
         return plan, digests, length, after, size is not None, unwritable
 
-    def look(self, fd: int) -> tuple[os.stat_result, bool | None]:
+    def look(self, fd: int) -> os.stat_result:
         """Look at a file that was just opened for the marks of containers, and read no further.
 
-        Return its status, and whether nobody could write to it, None if that is not known;
-        `may_be_container` says what was found.
+        Return its status; `may_be_container` says what was found. Nothing is proven by it: to ask
+        for a lease would cost as much as the look.
 
         Raises:
             SetAside: it is no file.
@@ -327,18 +329,18 @@ class Reader:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             raise no_file(status.st_mode)
-        unwritable = is_unwritable(fd) if self._leases else None
-        wanted = ISO_HEAD_BYTES if status.st_size >= ISO_HEAD_BYTES else HEAD_BYTES
+        # Of a short file that is all; a longer one is looked at in two places more.
+        wanted = ISO_HEAD_BYTES if status.st_size >= ISO_HEAD_BYTES else LOOK_BYTES
         first = memoryview(os.pread(fd, wanted, 0))
         self._sniff(first)
         if len(first) != status.st_size:
             self._sniff_again(fd, status.st_size)
-        return status, unwritable
+        return status
 
     def _sniff(self, first: memoryview) -> None:
         """Look at the first bytes of a file, which mostly are all."""
-        self.may_be_container = has_mark(first) or ends_as_zip(first)
-        self._may_front = not self.may_be_container and may_front(first)
+        self.may_be_container = is_one = has_mark(first) or ends_as_zip(first)
+        self._may_front = not is_one and may_front(first)
         self._first_bytes = len(first)
 
     def _sniff_again(self, fd: int, length: int) -> None:
