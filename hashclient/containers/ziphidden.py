@@ -223,7 +223,7 @@ def _chunks(search: Search, found: _Found) -> Iterator[bytes]:
         length, crc = found.packed, found.crc
         if length is None:
             length, crc = search.stored_bytes(found)
-        elif length != found.size:
+        if length != found.size and (found.size or found.packed is not None):
             raise damaged("its sizes do not agree")
         yield from stored(data, found.start, length, crc)
         return
@@ -232,6 +232,9 @@ def _chunks(search: Search, found: _Found) -> Iterator[bytes]:
     if not has_mark and found.packed is None:
         raise damaged("lzma without an end")
     yield from packed.chunks(None if has_mark else found.size)
+    is_said = found.size or not found.flags & HAS_DESCRIPTOR
+    if is_said and packed.count != found.size:
+        raise damaged("its sizes do not agree")  # some fill it up with zeros
     if found.packed is None:
         length = packed.position - found.start
         if descriptor_bytes(data, packed.position, packed.found, length, packed.count) is None:

@@ -43,6 +43,15 @@ def test_a_claim_that_is_too_small_hides_nothing_of_what_unzip_gives() -> None:
     assert (out.listed[0].size, out.listed[0].is_exact) == (2999, False)
 
 
+def test_a_claim_that_is_too_large_is_unread() -> None:
+    more = {"size": len(A) + 1}
+    assert look(archives.Zip().add(b"a", A, local=more, directory=more).end()).reasons
+    made = two().add(b"hidden", A, listed=False, local=more)
+    assert look(made.end()).unread == [(b"hidden", Why.DAMAGED)]
+    made = two().add(b"hidden", A, described=True, listed=False, local=more)
+    assert look(made.end()).unread == [(b"hidden", Why.DAMAGED)]
+
+
 def test_only_a_size_that_is_not_compressed_is_exact() -> None:
     assert [(m.size, m.is_exact) for m in look(two().end()).listed] == [
         (len(A), False),
