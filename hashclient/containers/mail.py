@@ -33,7 +33,17 @@ _BASE64, _QUOTED = b"base64", b"quoted-printable"
 _FOREIGN = frozenset(
     (b"x-yenc", b"x-yencode", b"mac-binhex40", b"binhex", b"binhex40", b"x-binhex")
 )
-_MESSAGES = frozenset((b"message/rfc822", b"message/global", b"message/news"))
+#: All other kinds of `message/` are messages, to some clients at least.
+_NO_MESSAGES = frozenset(
+    (
+        b"message/delivery-status",
+        b"message/global-delivery-status",
+        b"message/disposition-notification",
+        b"message/feedback-report",
+        b"message/external-body",
+        b"message/partial",
+    )
+)
 _PARTIAL = frozenset((b"message/partial", b"multipart/partial"))
 _SMIME = frozenset((b"application/pkcs7-mime", b"application/x-pkcs7-mime"))
 _BINHEX = b"application/mac-binhex40"
@@ -166,7 +176,8 @@ class _Walk:
         if why is not None:
             yield Unlisted(self._next_name(fields.name), *why)
         if not fields.is_multipart:
-            yield from self._leaf(fields, is_message=fields.kind in _MESSAGES)
+            is_message = fields.kind.startswith(b"message/") and fields.kind not in _NO_MESSAGES
+            yield from self._leaf(fields, is_message=is_message)
             return
         if len(self._levels) >= MAX_DEPTH:
             yield Unlisted(

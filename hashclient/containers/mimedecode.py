@@ -22,6 +22,9 @@ _TAIL_BYTES = 1024
 
 _ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _OTHERS = bytes(sorted(set(range(256)) - set(_ALPHABET)))
+#: No word is so long, and no line of base64 is shorter but the last one.
+_LONG_LINE = re.compile(rb"\n[A-Za-z0-9+/]{20}[A-Za-z0-9+/]*=*[ \t]*(?:\r?\n|$)")
+_LONGEST_LINE_BYTES = 1000
 _BEGIN = re.compile(rb"begin(-base64)? +[0-7]{3,4} +([^\r\n]{1,1024})\r?\n")
 _BEGINS = re.compile(rb"\n(?=begin[ -])")
 _LONGEST_BEGIN_BYTES = 1100
@@ -41,19 +44,30 @@ def base64(pieces: Iterable[bytes]) -> Iterator[bytes]:
         GoesOnError: it goes on behind its end.
     """
     rest = b""
-    tail: bytes | None = None
+    pads = 0
+    end: _End | None = None
     for piece in pieces:
-        while tail is None and (at := piece.find(b"=")) >= 0:
-            rest += piece[:at].translate(None, _OTHERS)
-            piece = piece[at + 1 :]
-            if len(rest) % 4 >= 2:
-                tail = b""
-            # Elsewhere it is passed over as other bytes are.
-        if tail is not None:
-            tail += piece[: _TAIL_BYTES - len(tail)]
+        if end is not None:
+            end.look(piece)
             continue
-        rest += piece.translate(None, _OTHERS)
-        whole = len(rest) & ~3
+        kept = [rest]
+        count = len(rest)
+        parts = piece.split(b"=")
+        for number, part in enumerate(parts):
+            if number:
+                # Padding where there is nothing to pad, or too little of it, is passed over.
+                pads += 1
+                if count % 4 >= 2 and count % 4 + pads >= 4:
+                    end = _End()
+                    end.look(b"=".join(parts[number:]))
+                    break
+            part = part.translate(None, _OTHERS)
+            if part:
+                pads = 0
+                kept.append(part)
+                count += len(part)
+        rest = b"".join(kept)
+        whole = count & ~3
         if whole:
             yield binascii.a2b_base64(rest[:whole])
             rest = rest[whole:]
@@ -61,18 +75,34 @@ def base64(pieces: Iterable[bytes]) -> Iterator[bytes]:
         rest = rest[:-1]
     if rest:
         yield binascii.a2b_base64(rest + b"=" * (-len(rest) % 4))
-    if tail is not None and _is_base64(tail):
+    if end is not None and end.goes_on:
         raise GoesOnError
 
 
-def _is_base64(tail: bytes) -> bool:
-    """Tell whether lines are base64 again, and not the words that a mailing list appends."""
-    lines = tail.lstrip(b"=").split()
-    if lines and len(tail) == _TAIL_BYTES:
-        lines[-1] = lines[-1][: len(lines[-1]) & ~3]  # the line is cut, not its end
-    return any(lines) and all(
-        len(line) % 4 == 0 and not line.rstrip(b"=").translate(None, _ALPHABET) for line in lines
-    )
+class _End:
+    """What follows the end of base64: words that a mailing list appends, or more base64."""
+
+    def __init__(self) -> None:
+        self._is_found = False
+        self._is_short = True
+        self._text = b"\n"
+
+    def look(self, piece: bytes) -> None:
+        """Take what follows."""
+        self._text += piece
+        if _LONG_LINE.search(self._text):
+            self._is_found = True
+        if len(self._text) > _TAIL_BYTES:
+            self._text = self._text[-_LONGEST_LINE_BYTES:]
+            self._is_short = False
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether some of it is base64."""
+        lines = self._text.translate(None, b"=").split()
+        if self._is_found or not self._is_short:
+            return self._is_found
+        return any(lines) and not any(line.translate(None, _ALPHABET) for line in lines)
 
 
 def quoted_printable(pieces: Iterable[bytes]) -> Iterator[bytes]:

@@ -75,6 +75,8 @@ class Collector:
         self._fields: dict[bytes, list[bytearray]] = {name: [] for name in _KEPT}
         self._current: bytearray | None = None
         self._seen: set[bytes] = set()
+        #: Whether it holds lines of which clients do not agree whether they end it.
+        self.is_broken = False
 
     @property
     def is_mail(self) -> bool:
@@ -124,8 +126,17 @@ class Collector:
             encodings=encodings,
             name=_name([*self._values(b"content-disposition"), *types]),
             smime=smime,
-            is_disputed=len(set(kinds)) > 1 or len(encodings) > 1 or len(types) > MAX_REPEATED,
+            is_disputed=self.is_broken
+            or len(set(kinds)) > 1
+            or len(encodings) > 1
+            or len(types) > MAX_REPEATED,
         )
+
+
+def is_kept(line: bytes) -> bool:
+    """Tell whether a line is a field that says what the body is."""
+    found = FIELD.match(line)
+    return found is not None and found[1].lower() in _KEPT
 
 
 def _kind(value: bytes) -> bytes:

@@ -12,13 +12,15 @@ import msgspec
 
 from hashclient.containers.forward import Forward
 from hashclient.containers.interface import Data, Stream
-from hashclient.containers.mimeheaders import Collector
+from hashclient.containers.mimeheaders import Collector, is_kept
 
 #: Longer lines are no header, and no boundary.
 MAX_LINE_BYTES = 64 << 10
 _BLOCK_BYTES = 64 << 10
 _BOUNDARY_LINE_BYTES = 2048
 _DASHES = b"\n--"
+#: What mailboxes leave in a header.
+_QUIET = (b"From ", b">From ")
 #: Of what boundaries are made.
 _USUAL = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789'()+_,-./:=?")
 
@@ -89,7 +91,14 @@ class Lines:
                 if match([*stack, collector.boundaries()], line) is not None:
                     self._at -= len(line)
                     break
-            collector.add(line)
+            if not collector.add(line) and not line.startswith(_QUIET):
+                # Some clients take it for the beginning of the body, others pass over it.
+                self._at -= len(line)
+                ahead = self.peek(len(line) + MAX_LINE_BYTES)[len(line) :]
+                if not _fields_follow(ahead):
+                    break
+                collector.is_broken = True
+                self._at += len(line)
             count += len(line)
             if most is not None and count > most and not collector.is_mail:
                 break
@@ -146,6 +155,16 @@ class Lines:
         if end < 0:
             end = min(len(self._buffer), self._at + _BOUNDARY_LINE_BYTES) - 1
         return self._buffer[self._at : end + 1]
+
+
+def _fields_follow(text: bytes) -> bool:
+    """Tell whether a field that says what the body is stands in the lines before it."""
+    for line in text.split(b"\n"):
+        if not line.rstrip(b"\r") or line.startswith(b"--"):
+            return False
+        if is_kept(line):
+            return True
+    return False
 
 
 def match(stack: Sequence[frozenset[bytes]], line: bytes) -> Hit | None:

@@ -2,8 +2,8 @@
 
 A program that reads a zip as a stream takes any local header that it meets; so the bytes that
 belong to nothing are searched for them. Four bytes can be a mark by chance, in a program above all.
-What has all that a header has is a member, and unread if it cannot be read. What has less, but
-decodes to what its checksum says, is one, too; the rest is chance.
+What has all that a header has, or stands right behind a member, is one, and unread if it cannot be
+read. What has less, but decodes to what its checksum says, is one, too; the rest is chance.
 """
 
 from __future__ import annotations
@@ -73,16 +73,29 @@ class Search:
     def members(self, gaps: Iterable[tuple[int, int]]) -> Iterator[list[Member] | Unlisted]:
         """Yield what is found in `gaps`, which lie one behind the other."""
         for start, end in gaps:
+            expected: int | None = start  # where a program that reads a stream looks next
             at = self._find(LOCAL_MARK, start, end)
             while at is not None:
-                found = self._header(at, end)
+                found = self._header(at, end, is_expected=at == expected)
                 at += len(LOCAL_MARK)
                 if found is not None:
                     yield from self._member(found)
-                    at = found.start
+                    at, expected = found.start, None
                     if found.is_certain and found.packed and at + found.packed <= end:
                         at += found.packed
+                        expected = at + self._descriptor_bytes(found)
+                elif expected == at - len(LOCAL_MARK):
+                    yield Unlisted(b"", Why.DAMAGED, "zip: a header that is cut off")
                 at = self._find(LOCAL_MARK, at, end)
+
+    def _descriptor_bytes(self, found: _Found) -> int:
+        """Return the length of the descriptor behind a member whose length is known."""
+        assert found.packed is not None
+        if not found.flags & HAS_DESCRIPTOR:
+            return 0
+        end = found.start + found.packed
+        values = found.crc, found.packed, found.size
+        return descriptor_bytes(self._data, end, *values) or 0
 
     def _find(self, mark: bytes, start: int, end: int) -> int | None:
         """Return where `mark` lies first between two places; None where it does not."""
@@ -99,8 +112,11 @@ class Search:
             start = self._window_at + len(self._window) - len(mark) + 1
         return None
 
-    def _header(self, offset: int, end: int) -> _Found | None:
-        """Return the local header at `offset`, in a gap that ends at `end`, if it is one."""
+    def _header(self, offset: int, end: int, *, is_expected: bool) -> _Found | None:
+        """Return the local header at `offset`, in a gap that ends at `end`, if it is one.
+
+        Where one is expected, it is one whatever its fields are.
+        """
         block = self._data.read_at(offset, LOCAL_BYTES)
         if len(block) < LOCAL_BYTES:
             return None
@@ -109,7 +125,7 @@ class Search:
         if start > end:
             return None
         name = self._data.read_at(offset + LOCAL_BYTES, name_bytes)
-        is_certain = (
+        is_certain = is_expected or (
             block[4] <= _MAX_VERSION
             and not flags & ~_KNOWN_FLAGS
             and method in _KNOWN_METHODS
@@ -207,6 +223,8 @@ def _chunks(search: Search, found: _Found) -> Iterator[bytes]:
         length, crc = found.packed, found.crc
         if length is None:
             length, crc = search.stored_bytes(found)
+        if length != found.size and (found.size or found.packed is not None):
+            raise damaged("its sizes do not agree")
         yield from stored(data, found.start, length, crc)
         return
     packed = Packed(data, found.start, end, found.method)
@@ -214,6 +232,9 @@ def _chunks(search: Search, found: _Found) -> Iterator[bytes]:
     if not has_mark and found.packed is None:
         raise damaged("lzma without an end")
     yield from packed.chunks(None if has_mark else found.size)
+    is_said = found.size or not found.flags & HAS_DESCRIPTOR
+    if is_said and packed.count != found.size:
+        raise damaged("its sizes do not agree")  # some fill it up with zeros
     if found.packed is None:
         length = packed.position - found.start
         if descriptor_bytes(data, packed.position, packed.found, length, packed.count) is None:

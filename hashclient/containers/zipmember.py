@@ -172,6 +172,8 @@ def unpacked(data: Data, start: int, entry: Entry) -> Iterator[bytes]:
         raise damaged("bytes behind its compressed data")
     if packed.found != crc:
         raise damaged("its checksum does not agree")
+    if packed.count < size:
+        raise damaged("shorter than it says")  # some fill it up with zeros
 
 
 def unsupported(method: int) -> NotReadError:

@@ -94,7 +94,8 @@ def test_base64_is_decoded_as_clients_do() -> None:
         "\n".join(good[n : n + 5] for n in range(0, len(good), 5)),
         "!" + good.replace("b", "*b-"),
         "=" + good + "==",
-        good + "=\n\n_____\nlist mailing list\nhttps://list.example.org/\n",
+        good[:2] + "=" + good[2:] + "==",  # too little to end it
+        good + "==\n\n_____\nlist mailing list\nhttps://list.example.org/\n",
     ):
         out = look(multipart(header + body))
         assert out.contents == [A] and not out.unread
@@ -106,6 +107,14 @@ def test_base64_that_goes_on_behind_its_end_is_unread() -> None:
     body = binascii.b2a_base64(b"x").decode() + binascii.b2a_base64(A).decode()
     out = look(multipart("Content-Transfer-Encoding: base64\n\n" + body, base64_part("b", B)))
     assert out.contents == [B] and out.unread == [(b"part-1", Why.DAMAGED)]
+    end = binascii.b2a_base64(b"x").decode()
+    for more in (
+        "QU\nJDQUJ\nD\n",
+        "____\n" + "QUJD" * 19 + "\n",
+        "word\n" * 400 + "QUJD" * 9 + "\n",
+    ):
+        data = multipart("Content-Transfer-Encoding: base64\n\n" + end + more)
+        assert look(data).unread == [(b"part-1", Why.DAMAGED)]
     data = multipart("Content-Transfer-Encoding: base64\n\n" + body)
     found = list(each(Eml(), Whole(data)))
     assert isinstance(found[-1], Unlisted)  # though nobody read it
@@ -256,9 +265,19 @@ def test_a_header_without_an_empty_line_ends_at_a_boundary() -> None:
     assert A in look(f"From: a\nSubject: b\n{head}".encode()).contents
 
 
-def test_a_line_in_a_header_that_is_none_is_passed_over() -> None:
-    data = multipart(TEXT, base64_part("a", A)).replace(b"MIME-Version", b"odd line\nMIME-Version")
-    assert A in look(data).contents
+def test_a_line_in_a_header_that_is_none_hides_nothing() -> None:
+    """Some clients begin the body there, others pass over it."""
+    part = base64_part("a", A)
+    data = multipart(TEXT, part).replace(b"MIME-Version", b"odd line\nMIME-Version")
+    assert A in look(data).contents and look(data).unread
+    for quiet in (b">From x y\n", b"From x y\n"):
+        data = multipart(TEXT, part).replace(b"MIME-Version", quiet + b"MIME-Version")
+        assert A in look(data).contents and not look(data).unread
+    joined = multipart(TEXT, part.replace("\n\n", "\n"))
+    assert joined.count(b"\n\n") == multipart(TEXT, part).count(b"\n\n") - 1
+    assert A in look(joined).contents and not look(joined).unread
+    ended = part.replace("\n\n", "\n") + "=\nContent-Type: x/y\n\nrest"
+    assert look(multipart(TEXT, ended)).unread
 
 
 def test_a_multipart_without_its_boundary_is_unread() -> None:

@@ -43,6 +43,15 @@ def test_a_claim_that_is_too_small_hides_nothing_of_what_unzip_gives() -> None:
     assert (out.listed[0].size, out.listed[0].is_exact) == (2999, False)
 
 
+def test_a_claim_that_is_too_large_is_unread() -> None:
+    more = {"size": len(A) + 1}
+    assert look(archives.Zip().add(b"a", A, local=more, directory=more).end()).reasons
+    made = two().add(b"hidden", A, listed=False, local=more)
+    assert look(made.end()).unread == [(b"hidden", Why.DAMAGED)]
+    made = two().add(b"hidden", A, described=True, listed=False, local=more)
+    assert look(made.end()).unread == [(b"hidden", Why.DAMAGED)]
+
+
 def test_only_a_size_that_is_not_compressed_is_exact() -> None:
     assert [(m.size, m.is_exact) for m in look(two().end()).listed] == [
         (len(A), False),
@@ -136,13 +145,15 @@ def test_only_what_was_found_and_then_fails_is_unread() -> None:
     broken[50] ^= 0xFF
     out = look(two().put(bytes(broken)).end())
     assert out.contents == [A, B] and out.unread == [(b"hidden", Why.DAMAGED)]
+    longer = archives.Zip().add(b"hidden", b"", STORED, local={"size": 64})
+    assert look(two().put(bytes(longer.body)).end()).unread == [(b"hidden", Why.DAMAGED)]
     locked = archives.Zip().add(b"locked", A, flags=1).body
     assert look(two().put(bytes(locked)).end()).unread == [(b"locked", Why.ENCRYPTED)]
 
 
 def test_a_mark_by_chance_is_no_member() -> None:
     chance = random.Random(3)
-    code = b"".join(b"PK\3\4" + chance.randbytes(60) + b"\x00\x01" for _ in range(200))
+    code = b"code" + b"".join(b"PK\3\4" + chance.randbytes(60) + b"\x00\x01" for _ in range(200))
     code += b"PK\3\4-PK\1\2-PK\5\6-PK\7\x08-PK\6\7-PK\6\6" * 4
     out = look(archives.Zip(code).add(b"a", A).put(code).end(comment=code[:60000]))
     assert out.contents == [A] and not out.unread
@@ -154,9 +165,17 @@ def test_a_header_with_what_no_program_writes_is_one_if_its_bytes_agree() -> Non
     assert out.contents == [A, B, A] and not out.unread
 
 
+def test_a_header_right_behind_a_member_is_one_whatever_it_says() -> None:
+    for fields in ({"flags": 0x8001}, {"method": 99}, {"flags": 0x4000, "crc": 1}):
+        made = two().add(b"\x01odd", B, listed=False, local=fields)
+        out = look(made.end())
+        assert out.contents == [A, B] and [name for name, _ in out.unread] == [b"\x01odd"]
+    assert opened(Zip(), bytes(two().body[:20]) + archives.Zip().end()).reasons == {Why.DAMAGED}
+
+
 def test_too_many_marks_that_may_be_members_are_unread() -> None:
     odd = archives.Zip().add(b"", b"", data=b"\xff", flags=0x8000).body
-    assert Why.LIMIT in look(two().put(bytes(odd) * 1100).end()).reasons
+    assert Why.LIMIT in look(two().put(b"." + bytes(odd) * 1100).end()).reasons
 
 
 def test_a_second_directory_hides_no_member() -> None:

@@ -30,6 +30,7 @@ class Stream:
         A stream that cannot be read to its end is unread.
         """
         yield Advance()  # before anything is waited for
+        shown = f"stdin:{self._name}"  # no path, as the record of matches has it
         digester, kept = checker.digester(), checker.keeper()
         buffer = new_buffer()
         try:
@@ -37,11 +38,14 @@ class Stream:
                 digester.update(buffer[:count])
                 if kept is not None:
                     kept.update(buffer[:count])
-                yield Advance(count)
+                yield Advance(count, shown)
         except OSError as error:
             if kept is not None:
                 kept.close()
             outcome = Outcome(Kind.UNREAD, self._name, reason=reason_of(error), is_stream=True)
-            yield Result(bytes_read=digester.length, outcomes=[outcome])
+            told = Advance(digester.length, shown)
+            yield Result(bytes_read=digester.length, outcomes=[outcome], told=told)
             return
-        yield checker.check(self._name, digester, kept)
+        result = checker.check(self._name, digester, kept)
+        result.told = Advance(digester.length, shown)
+        yield result
