@@ -281,8 +281,7 @@ class Checker:
         wanted = np.array([masks[plan] for plan in plans], np.uint8)
         known = (records["mask"] & wanted) == wanted
         hit = self._places(records, np.where(known, wanted, np.uint8(0)))
-        believed = records["read_day"] != 0
-        unchanged = believed_unchanged = 0
+        unchanged = 0
         for row in np.flatnonzero(known).tolist():
             name, status = names[row], statuses[row]
             if row in hit:
@@ -290,12 +289,13 @@ class Checker:
                 files.append(_File(group, name, status, size, (), [], True, None, record))  # noqa: FBT003 - fields
                 continue
             unchanged += 1
-            believed_unchanged += int(believed[row])
             if self._keep_clean:
                 self._tell_clean(group, name, status.st_size, result)
         result.clean += unchanged
         result.known_unchanged += unchanged
-        result.believed_unchanged += believed_unchanged
+        believed = known & (records["read_day"] != 0)
+        believed[list(hit)] = False
+        result.believed_unchanged += int(np.count_nonzero(believed))
         return [names[row] for row in np.flatnonzero(~known).tolist()]
 
     def _places(self, records: Records, masks: Uint8) -> dict[int, list[Place]]:

@@ -232,17 +232,18 @@ def test_what_is_believed_is_counted_and_read_again_within_days(
 
 def test_status_and_metrics_count_what_the_last_scan_believed(state: Path, tmp_path: Path) -> None:
     with disk(tmp_path, "xfs") as tree:
-        (tree / "f").write_bytes(BENIGN)
+        write_tree(tree, {"f": BENIGN, "g": LISTED})
         scan(state, tree)
         text = call("--state-dir", state, "scan", tree)
-        assert "; 1 known unchanged, 1 of them believed unchanged\n" in text.out + text.err
-    assert "exit code 0, 1 file believed unchanged\n" in call("--state-dir", state, "status").out
+        assert "; 2 known unchanged, 2 of them believed unchanged\n" in text.out + text.err
+    said = "exit code 10, 2 files believed unchanged\n"
+    assert said in call("--state-dir", state, "status").out
     document = json.loads(call("--state-dir", state, "status", "--format", "json").out)
-    assert document["last_scan"]["believed_unchanged"] == 1
+    assert document["last_scan"]["believed_unchanged"] == 2
     metrics = call("--state-dir", state, "status", "--format", "prometheus").out
-    assert "\nhashclient_last_scan_believed_unchanged 1\n" in metrics
+    assert "\nhashclient_last_scan_believed_unchanged 2\n" in metrics
     stats = call("--state-dir", state, "inventory", "stats", "--format", "json")
-    assert json.loads(stats.out)["believed"] == 1
+    assert json.loads(stats.out)["believed"] == 2
 
 
 @pytest.mark.parametrize(("days", "code"), [(0, 10), (3650, 0)])
