@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 @click.command("status")
 @click.option(
-    "--verify", is_flag=True, help="Read all of the indexes and compare them with their digests."
+    "--verify",
+    is_flag=True,
+    help="Read all of the indexes and compare them with their digests, and check all of the record"
+    " of matches.",
 )
 @format_option(
     "text",
@@ -143,8 +146,11 @@ def _list_lines(status: ListStatus, now: datetime) -> list[str]:
         "recognised": f"by {_shares(status, manifest.entries)}",
         "fetched": f"{manifest.fetched_at:%Y-%m-%d %H:%M} UTC",
         "checked": f"{manifest.checked_at:%Y-%m-%d %H:%M} UTC",
+        "verified": f"all of it since {manifest.verified_since:%Y-%m-%d %H:%M} UTC",
     }
-    return [f"list {status.name}", *(f"  {key:<11} {value}" for key, value in rows.items())]
+    lines = [f"  {key:<11} {value}" for key, value in rows.items()]
+    lines += [f"  {'warning':<11} {text}" for text in status.warnings]
+    return [f"list {status.name}", *lines]
 
 
 def _shares(status: ListStatus, entries: int) -> str:
@@ -242,6 +248,7 @@ def _list_document(status: ListStatus, now: datetime) -> dict[str, Any]:
         "usable": status.usable,
         "fresh": status.fresh,
         "problem": status.problem,
+        "warnings": status.warnings,
     }
     manifest = status.manifest
     if manifest is not None:
@@ -259,6 +266,7 @@ def _list_document(status: ListStatus, now: datetime) -> dict[str, Any]:
             },
             "last_fetch": manifest.fetched_at.isoformat(),
             "last_check": manifest.checked_at.isoformat(),
+            "verified_since": manifest.verified_since.isoformat(),
             "index_bytes": sum(run.length for run in manifest.runs),
         }
     return document

@@ -3,7 +3,8 @@
 A tag is AES-256 of a digest's first 16 bytes under a key of the algorithm's own: one block under a
 permutation, so equal digests have equal tags and different ones never collide beyond what their
 first 16 bytes do. This protects a stolen index. It does not protect against a thief who has index
-and key: they can test guesses. Nothing here knows what an index looks like.
+and key: they can test guesses. The same key vouches for documents of ours (`mac`), by subkeys of
+their own. Nothing here knows what an index looks like.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ class Sealer:
         #: Says which key sealed an index, and nothing about the key: a search under the wrong
         #: key finds nothing, which must not look like "no match".
         self.key_id = _derive(key, "key id")[:8].hex()
+        self._mac_key = _derive(key, "mac")
 
     def tags(self, algorithm: Algorithm, digests: Uint8) -> Uint64:
         """Seal digests given as (n, width) bytes; return (n, 2) words."""
@@ -64,6 +66,12 @@ class Sealer:
             a in digests and self.tags_of(a, [digests[a]]).tobytes() == tag
             for a, tag in tags.items()
         )
+
+    def mac(self, purpose: str, document: bytes) -> str:
+        """Return the HMAC-SHA-256 of a document, in hexadecimal; each purpose has its subkey."""
+        mac = hmac.HMAC(_derive(self._mac_key, purpose), hashes.SHA256())
+        mac.update(document)
+        return mac.finalize().hex()
 
     def encryptor(self, algorithm: Algorithm) -> CipherContext:
         """Return what turns the first 16 bytes of a digest into its tag, for one thread's use."""

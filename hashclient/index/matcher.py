@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from hashclient.core.algorithms import Algorithm, mask_of
-from hashclient.core.digests import CHEAPEST_COVER
+from hashclient.core.digests import CHEAPEST_COVER, EVERY_DIGEST
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Hit
 from hashclient.index.blinding import Sealer
@@ -31,9 +31,15 @@ Plan = tuple[Algorithm, ...]
 class Judge:
     """Looks tags up in all lists and judges what is found."""
 
-    def __init__(self, indexes: Sequence[Index], sealer: Sealer) -> None:
-        """Ask `indexes`, all sealed under the key of `sealer`."""
+    def __init__(
+        self, indexes: Sequence[Index], sealer: Sealer, *, all_digests: bool = False
+    ) -> None:
+        """Ask `indexes`, all sealed under the key of `sealer`.
+
+        With `all_digests`, plans have every algorithm that an entry left has, not the cheapest.
+        """
         self._indexes = indexes
+        self._suffices = EVERY_DIGEST if all_digests else CHEAPEST_COVER
         self.sealer = sealer
         self._plans: dict[int | None, Plan] = {}
         #: Whether entries without a size make every file worth reading, whatever its size.
@@ -50,13 +56,14 @@ class Judge:
         """Return the algorithms to compute for an input of `size` bytes, None if not known.
 
         Empty if no entry could match. The cheapest set that touches every entry left suffices:
-        one digest that hits tells which others are to be computed.
+        one digest that hits tells which others are to be computed. It does not where the digests of
+        an entry are of several files: only all of them find such an entry whatever file it is.
         """
         if self._one_plan is not None:
             return self._one_plan
         plan = self._plans.get(size)
         if plan is None:
-            plan = Algorithm.in_mask(CHEAPEST_COVER[self._masks(size)])
+            plan = Algorithm.in_mask(self._suffices[self._masks(size)])
             if len(self._plans) >= PLANS_KEPT:
                 self._plans.clear()
             self._plans[size] = plan

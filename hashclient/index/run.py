@@ -17,7 +17,6 @@ header with type, offset from the first and count:
 from __future__ import annotations
 
 import errno
-import hashlib
 import mmap
 import os
 import re
@@ -99,7 +98,7 @@ class Run:
         """
         self.name = path.name
         try:
-            fd = _open(path)
+            fd = open_run(path)
             try:
                 actual = os.fstat(fd).st_size
                 if actual < 16 or (length is not None and actual != length):
@@ -114,7 +113,7 @@ class Run:
         except FileNotFoundError:
             raise
         except OSError as error:
-            raise _unreadable(path, error) from error
+            raise unreadable(path, error) from error
         # Whether a later version has written it cannot be told from a changed byte: the version of
         # the whole state says that.
         if head[:8] != RUN_MAGIC and head[:6] == RUN_MAGIC[:6]:
@@ -250,21 +249,8 @@ def mask_set(masks: Uint8) -> int:
     return sum(1 << (m - 1) for m in range(1, 8) if present[m])
 
 
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file of ours, in hexadecimal.
-
-    Raises:
-        StateError: it cannot be read.
-    """
-    try:
-        with os.fdopen(_open(path), "rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def _open(path: Path) -> int:
-    """Open a file of ours; a pipe in its place would keep us waiting, and a device has no end.
+def open_run(path: Path) -> int:
+    """Open a run; a pipe in its place would keep us waiting, and a device has no end.
 
     Raises:
         OSError: it cannot be opened.
@@ -277,7 +263,7 @@ def _open(path: Path) -> int:
     raise DamagedError(f"index file is not a regular file: {printable(path)}", hint=REBUILD_HINT)
 
 
-def _unreadable(path: Path, error: OSError) -> StateError:
+def unreadable(path: Path, error: OSError) -> StateError:
     """Translate an error of the system; what the disk has lost, a fetch builds again."""
     if error.errno in {errno.EIO, errno.ENOENT}:
         return DamagedError(
