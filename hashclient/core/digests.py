@@ -111,6 +111,8 @@ def digest_fd(
         on_first(buffer[:count])
     if count == size and capped and count < len(buffer):
         data = buffer[:count]
+        if len(algorithms) == 1:  # as mostly; a comprehension costs half as much as the digest
+            return [_CONSTRUCTORS[algorithms[0]](data, usedforsecurity=False).digest()], count
         digests = [_CONSTRUCTORS[a](data, usedforsecurity=False).digest() for a in algorithms]
         return digests, count
     digester = Digester(algorithms)

@@ -55,7 +55,7 @@ def are_due(records: Records, day: int, reread_days: int) -> npt.NDArray[np.bool
     What was read on a day that is yet to come was read while the clock was wrong.
     """
     read = records["read_day"].astype(np.int64)
-    if reread_days < 1:
+    if reread_days < 1 or not read.any():
         return read > 0
     place = (records["ino"] % np.uint64(reread_days)).astype(np.int64)
     passed = (day - place) // reread_days > (read - place) // reread_days

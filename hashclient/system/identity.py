@@ -20,6 +20,7 @@ Limits: a disk that was copied bit by bit, and takes the place of the first one,
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -33,7 +34,7 @@ from typing import NamedTuple
 from hashclient.system.filesystems import ask_at, keeps_ctime, kind_of
 from hashclient.system.mountinfo import mount_of, unescaped
 
-_EXT, _BTRFS = 0xEF53, 0x9123683E
+_EXT, _BTRFS, _XFS = 0xEF53, 0x9123683E, 0x58465342
 #: Where other machines change files without this one's kernel being asked first.
 _NETWORK = frozenset(
     {
@@ -59,6 +60,8 @@ _LEASES_PROVE = frozenset({_EXT, _BTRFS})
 _GET_UUID, _UUID_BYTES = 0x80111500, 17
 #: From linux/btrfs.h: the same, and where the UUID is in it.
 _BTRFS_INFO, _BTRFS_INFO_BYTES, _BTRFS_UUID = 0x8400941F, 1024, slice(16, 32)
+#: From xfs/xfs_fs.h: the same of its geometry, for kernels before 6.9.
+_XFS_GEOMETRY, _XFS_GEOMETRY_BYTES, _XFS_UUID = 0x80705864, 112, slice(64, 80)
 #: From linux/stat.h and linux/fcntl.h.
 _STATX_MNT_ID_UNIQUE, _AT_EMPTY_PATH = 0x4000, 0x1000
 
@@ -156,7 +159,7 @@ def _uuid_of(fd: int, kind: int, device: int, number: int) -> bytes | None:
             folder = _SYS / "fs/btrfs" / "-".join(parts) / "devices"
             disks = sorted(folder.iterdir())
         else:
-            uuid = _asked_uuid(fd)
+            uuid = _asked_uuid(fd, kind)
             disks = [_SYS / f"dev/block/{os.major(device)}:{os.minor(device)}"]
         names = [_disk_name(path) for path in disks]
     except OSError:
@@ -169,12 +172,14 @@ def _uuid_of(fd: int, kind: int, device: int, number: int) -> bytes | None:
     return b" ".join([b"uuid", uuid.hex().encode(), *filter(None, names)]) + within
 
 
-def _asked_uuid(fd: int) -> bytes:
+def _asked_uuid(fd: int, kind: int) -> bytes:
     """Return the UUID that the kernel says; nothing if it does not, which is no error."""
-    try:
+    with contextlib.suppress(OSError):
         return ioctl(fd, _GET_UUID, bytes(_UUID_BYTES))[1:]
-    except OSError:
-        return b""
+    with contextlib.suppress(OSError):
+        if kind == _XFS:
+            return ioctl(fd, _XFS_GEOMETRY, bytes(_XFS_GEOMETRY_BYTES))[_XFS_UUID]
+    return b""
 
 
 def _disk_name(path: Path, layers: int = 0) -> bytes | None:

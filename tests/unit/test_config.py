@@ -383,7 +383,7 @@ def test_for_how_long_files_are_believed_unchanged() -> None:
     for wrong in ("-1", "3651", "1.5", '"14"', "true"):
         with pytest.raises(ConfigError, match="reread_days"):
             parse_config(f"[inventory]\nreread_days = {wrong}\n", COMMANDS, "c.toml")
-    with pytest.raises(ConfigError, match="unknown field `days`"):
+    with pytest.raises(ConfigError, match="unknown key 'days'"):
         parse_config("[inventory]\ndays = 1\n", COMMANDS, "c.toml")
 
 
