@@ -11,7 +11,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check coverage bench fuzz lock clean
+.PHONY: help venv demo test check coverage bench fuzz dist lock clean
 
 # The caller's environment must not leak into ours, and byte code must be kept: recompiling at
 # every start would cost more than the start.
@@ -51,6 +51,17 @@ fuzz: venv ## fuzz a parser, guided by coverage: ARGS="index 60", a target and s
 	  || $(BIN)/python -m pip install -q --no-deps --only-binary :all: --require-hashes \
 	    -r fixtures/fuzz/requirements.lock < /dev/null
 	$(BIN)/python -m fixtures.fuzz $(ARGS)
+
+# The same commit gives the same files: all dates in them are that of the commit.
+dist: venv ## build sdist and wheel into dist/, and try the wheel in an environment of its own
+	@rm -rf dist build/try
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m hatchling build -d dist
+	$(PYTHON) -m venv build/try
+	build/try/bin/pip install -q --no-deps --require-hashes --only-binary :all: -r requirements.lock
+	build/try/bin/pip install -q --no-deps --no-index dist/*.whl
+	build/try/bin/hashclient demo > /dev/null
+	build/try/bin/hashclient --version
+	rm -rf build/try
 
 # uv (https://docs.astral.sh/uv/) is needed for this one only. Existing pins are kept as far as
 # pyproject.toml allows; ARGS=--upgrade takes the newest.

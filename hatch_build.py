@@ -28,11 +28,15 @@ class DataFiles(BuildHookInterface[WheelBuilderConfig]):
             return
         # The commands of this tree, whatever is installed; they import nothing but click.
         sys.path.insert(0, self.root)
-        from hashclient.cli.man import data_files
+        from hashclient.cli.man import CONFIG_PAGE, data_files
+        from hashclient.cli.man_config import config_page
 
         made = datetime.fromtimestamp(get_reproducible_timestamp(), UTC).date()
         self._temporary = tempfile.TemporaryDirectory()
-        for number, (target, text) in enumerate(data_files(made).items()):
+        manual = Path(self.root, "docs/operations.md").read_text(encoding="utf-8")
+        files = data_files(made)
+        files[f"share/man/man5/{CONFIG_PAGE}.5"] = config_page(manual, made)
+        for number, (target, text) in enumerate(files.items()):
             source = Path(self._temporary.name, str(number))
             source.write_text(text, encoding="utf-8")
             source.chmod(0o644)

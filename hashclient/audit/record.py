@@ -68,6 +68,15 @@ class Event(msgspec.Struct, frozen=True):
     data: Mapping[str, Any]
 
 
+class BrokenRecordError(AuditError):
+    """A record is not what the writer of the log wrote: which one, and what is wrong with it."""
+
+    def __init__(self, where: str, reason: str, hint: str) -> None:
+        super().__init__(f"the audit log does not verify: {where}: {reason}", hint=hint)
+        self.where = where
+        self.reason = reason
+
+
 class Record(msgspec.Struct, frozen=True):
     """One line of the log; `prev` and `hash` are hexadecimal SHA-256, `sig` Ed25519 or None."""
 
@@ -246,7 +255,7 @@ def broken(where: str, reason: str, hint: str = _HINT_ALTERED) -> NoReturn:
     """Raise the error that says what is wrong with the log or the checkpoint, and where."""
     if where == _CHECKPOINT:
         raise AuditError(f"the checkpoint does not verify: {reason}", hint=_HINT_CHECKPOINT)
-    raise AuditError(f"the audit log does not verify: {where}: {reason}", hint=hint)
+    raise BrokenRecordError(where, reason, hint)
 
 
 def _head(seq: int, time: str, body: str, prev: str) -> bytes:

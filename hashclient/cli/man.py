@@ -20,6 +20,7 @@ from hashclient.cli.main import cli
 from hashclient.errors import ExitCode
 
 NAME = "hashclient"
+CONFIG_PAGE = f"{NAME}-config"
 
 #: Where a shell looks for completions, below the prefix of an installation.
 COMPLETIONS = {
@@ -108,15 +109,15 @@ def page(context: click.Context, made: date) -> str:
         lines.append(".SH COMMANDS")
     for child in children:
         if is_program:
-            lines += [".TP", f"{_name(_title(child))}(1)"]
-            lines.append(_inline(_paragraphs(child.command)[0]))
+            lines += [".TP", f"{bold(_title(child))}(1)"]
+            lines.append(bold_quoted(_paragraphs(child.command)[0]))
         else:
             lines += _section(child)
     lines.append(".SH EXIT STATUS")
     if is_program:
         lines += _list((str(code.value), f"{code.meaning}.") for code in ExitCode)
     else:
-        lines += _exit_codes(paragraphs) or [f"The codes are those of {_name(NAME)}(1)."]
+        lines += _exit_codes(paragraphs) or [f"The codes are those of {bold(NAME)}(1)."]
     lines.append(".SH ENVIRONMENT")
     lines += [*_list(_VARIABLES.items()), ".PP"] if is_program else []
     lines += _environment(children if is_program else [context])
@@ -124,7 +125,8 @@ def page(context: click.Context, made: date) -> str:
     if examples := [text for text in paragraphs if text.startswith("\b")]:
         lines += [".SH EXAMPLES", *_blocks(examples)]
     others = sorted(map(_title, children)) if is_program else [NAME]
-    lines += [".SH SEE ALSO", ",\n".join(f"{_name(other)}(1)" for other in others)]
+    known = [*(f"{bold(other)}(1)" for other in others), f"{bold(CONFIG_PAGE)}(5)"]
+    lines += [".SH SEE ALSO", ",\n".join(known)]
     # A heading makes a paragraph by itself.
     return re.sub(r"^(\.S[HS] .*)\n\.PP$", r"\1", "\n".join(lines), flags=re.MULTILINE) + "\n"
 
@@ -150,17 +152,17 @@ def _paragraphs(command: click.Command) -> list[str]:
 
 def _synopsis(context: click.Context) -> Iterator[str]:
     pieces = context.command.collect_usage_pieces(context)
-    yield f"{_name(context.command_path)} {_escape(' '.join(pieces))}"
+    yield f"{bold(context.command_path)} {_escape(' '.join(pieces))}"
 
 
 def _description(paragraphs: Iterable[str]) -> Iterator[str]:
     texts = [t for t in paragraphs if not t.startswith(("\b", _EXIT_CODES))]
-    yield "\n.PP\n".join(_inline(text) for text in texts)
+    yield "\n.PP\n".join(bold_quoted(text) for text in texts)
 
 
 def _exit_codes(paragraphs: Iterable[str]) -> list[str]:
     texts = [text for text in paragraphs if text.startswith(_EXIT_CODES)]
-    return [_inline(text.removeprefix(_EXIT_CODES)) for text in texts]
+    return [bold_quoted(text.removeprefix(_EXIT_CODES)) for text in texts]
 
 
 def _options(context: click.Context) -> Iterator[str]:
@@ -168,16 +170,18 @@ def _options(context: click.Context) -> Iterator[str]:
         record = parameter.get_help_record(context)
         if isinstance(parameter, click.Option) and record is not None:
             names, text = record
-            yield from (".TP", _bold(_FLAG, names), _inline(text))
+            yield from (".TP", _bold_matches(_FLAG, names), bold_quoted(text))
 
 
 def _environment(contexts: Iterable[click.Context]) -> Iterator[str]:
     """Yield how options are set in the environment, with one of these commands as the example."""
     for option in (option for context in contexts for option in _variables(context)):
-        yield _inline(f"Every option has a variable: {option.envvar} for {option.opts[-1]}, say.")
+        yield bold_quoted(
+            f"Every option has a variable: {option.envvar} for {option.opts[-1]}, say."
+        )
         yield "A flag outranks the environment, which outranks the configuration."
         return
-    yield f"That of {_name(NAME)}(1)."
+    yield f"That of {bold(NAME)}(1)."
 
 
 def _variables(context: click.Context) -> Iterator[click.Option]:
@@ -190,38 +194,38 @@ def _variables(context: click.Context) -> Iterator[click.Option]:
 
 def _list(items: Iterable[tuple[str, str]]) -> Iterator[str]:
     for term, text in items:
-        yield from (".TP", _name(term), _inline(text))
+        yield from (".TP", bold(term), bold_quoted(text))
 
 
 def _blocks(texts: Iterable[str]) -> Iterator[str]:
     for text in texts:
         lines = text.removeprefix("\b").strip("\n").splitlines()
         indent = min(len(line) - len(line.lstrip()) for line in lines)
-        yield from (
-            ".PP",
-            ".RS 4",
-            ".nf",
-            *(_guard(_escape(line[indent:])) for line in lines),
-            ".fi",
-            ".RE",
-        )
+        yield from example([line[indent:] for line in lines])
 
 
-def _inline(text: str) -> str:
+def example(lines: Iterable[str]) -> Iterator[str]:
+    """Yield lines that are shown as they are."""
+    yield from (".PP", ".RS 4", ".nf")
+    yield from (_guard(_escape(line)) for line in lines)
+    yield from (".fi", ".RE")
+
+
+def bold_quoted(text: str) -> str:
     """Return a paragraph on one line, with what stands between backticks in bold."""
-    return _bold(_QUOTED, " ".join(text.split()))
+    return _bold_matches(_QUOTED, " ".join(text.split()))
 
 
-def _name(text: str) -> str:
+def bold(text: str) -> str:
     """Return `text` in bold."""
     return rf"\fB{_escape(text)}\fR"
 
 
-def _bold(pattern: re.Pattern[str], text: str) -> str:
+def _bold_matches(pattern: re.Pattern[str], text: str) -> str:
     """Return `text` with what the one group of `pattern` matches in bold."""
     pieces = pattern.split(text)
     pieces[0::2] = map(_escape, pieces[0::2])
-    pieces[1::2] = map(_name, pieces[1::2])
+    pieces[1::2] = map(bold, pieces[1::2])
     return _guard("".join(pieces))
 
 

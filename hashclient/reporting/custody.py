@@ -20,6 +20,7 @@ import msgspec
 from hashclient.audit.log import Event, read
 from hashclient.audit.record import (
     GENESIS,
+    BrokenRecordError,
     Checkpoint,
     Identity,
     Record,
@@ -118,8 +119,10 @@ def verify_custody(text: bytes) -> Custody:
         raise VerificationError("chain of custody is cut short")
     try:
         return _verify(lines, text)
-    except AuditError as error:
-        raise VerificationError(error.message.replace("audit log", "chain of custody")) from error
+    except BrokenRecordError as error:
+        raise VerificationError(
+            f"the chain of custody does not verify: {error.where}: {error.reason}"
+        ) from error
 
 
 def _verify(lines: list[bytes], text: bytes) -> Custody:
@@ -213,8 +216,10 @@ def verify_note(text: bytes) -> tuple[Identity, Record]:
         identity = parse_genesis(records[0], "record 1")
         for number, record in enumerate(records[1:], 2):
             verify_signature(record, identity.public_key, f"record {number}")
-    except AuditError as error:
-        raise VerificationError(error.message.replace("audit log", "retraction")) from error
+    except BrokenRecordError as error:
+        raise VerificationError(
+            f"the retraction does not verify: {error.where}: {error.reason}"
+        ) from error
     except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
         raise VerificationError(f"not a document of the format {NOTE_FORMAT}") from error
     last = records[-1]

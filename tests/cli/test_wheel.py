@@ -15,7 +15,7 @@ import pytest
 from hashclient.cli.main import COMMANDS
 from tests.support import ROOT, UNMEASURED
 
-DATA = "share/man/man1/", "share/bash-completion/", "share/zsh/", "share/fish/"
+DATA = "share/man/man1/", "share/man/man5/", "share/bash-completion/", "share/zsh/", "share/fish/"
 
 
 def tool(*args: str | Path, **variables: str) -> str:
@@ -61,7 +61,8 @@ def test_pages_and_completion_are_in_it(wheel: Path) -> None:
     data = [name for name in names if name]
     pages = {f"share/man/man1/hashclient-{name}.1" for name in COMMANDS}
     assert pages < set(data)
-    assert len(data) == len(pages) + 4
+    assert "share/man/man5/hashclient-config.5" in data
+    assert len(data) == len(pages) + 5
     assert all(name.startswith(DATA) for name in data)
     assert modes <= {0o644, 0o664}
 

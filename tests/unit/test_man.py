@@ -13,11 +13,14 @@ import click
 import pytest
 
 from hashclient.cli.main import COMMANDS, cli
-from hashclient.cli.man import data_files, page, pages
+from hashclient.cli.man import CONFIG_PAGE, data_files, page, pages
+from hashclient.cli.man_config import config_page
 from hashclient.errors import ExitCode
 from tests.support import ROOT, environment
 
 MADE = date(2026, 1, 31)
+MANUAL = (ROOT / "docs/operations.md").read_text()
+CONFIG = config_page(MANUAL, MADE)
 PAGES = pages(MADE)
 
 needs_mandoc = pytest.mark.skipif(shutil.which("mandoc") is None, reason="there is no mandoc")
@@ -166,3 +169,35 @@ for path, text in data_files(date(2026, 1, 31)).items():
     )
     assert done.stderr == ""
     assert done.stdout == "".join(f"{p} {len(t)}\n" for p, t in data_files(MADE).items())
+
+
+@needs_mandoc
+def test_the_page_of_the_configuration_is_valid() -> None:
+    done = subprocess.run(
+        ["mandoc", "-Tlint", "-Wwarning"],
+        input=CONFIG,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert done.stdout + done.stderr == ""
+
+
+@needs_mandoc
+def test_the_page_of_the_configuration_has_every_key_and_no_markdown() -> None:
+    text = shown(CONFIG)
+    chapter = MANUAL.partition("\n## Configuration\n")[2].partition("\n## ")[0]
+    keys = re.findall(r"^\| `([a-z_0-9]+)` \|", chapter, re.MULTILINE)
+    assert len(keys) > 30
+    for key in keys:
+        assert re.search(rf"^ +{key}\b", text, re.MULTILINE), key
+    for sign in ("`", "](", "|", "<!--", "##"):
+        assert sign not in text, sign
+    assert "[[policy]]\n" in text
+    assert CONFIG_PAGE.upper() in text
+
+
+def test_a_manual_without_the_chapter_is_refused() -> None:
+    with pytest.raises(ValueError, match="no chapter"):
+        config_page("# Operations\n", MADE)

@@ -1,0 +1,68 @@
+"""The man page of config.toml, made from the chapter of the manual that describes every key.
+
+That chapter is compared with the code by a test, so the page cannot differ from it either. It is
+Markdown of a plain kind: headings, paragraphs, tables of two columns, and fenced examples.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import date
+
+from hashclient import __version__
+from hashclient.cli.man import CONFIG_PAGE, NAME, bold, bold_quoted, example
+
+_CHAPTER = re.compile(r"^## Configuration\n(.*?)^## ", re.MULTILINE | re.DOTALL)
+_COMMENT = re.compile(r"<!--.*?-->\n", re.DOTALL)
+_LINK = re.compile(r"\[([^]]+)\]\([^)]*\)")
+_BLOCKS = re.compile(r"(```.*?^```$|^#+ .*?$)", re.MULTILINE | re.DOTALL)
+#: A cell ends at a bar, unless that is written `\|`.
+_BAR = re.compile(r"(?<!\\)\|")
+
+
+def config_page(manual: str, made: date) -> str:
+    """Return the page; `manual` is the text of `docs/operations.md`.
+
+    Raises:
+        ValueError: the manual has no such chapter.
+    """
+    found = _CHAPTER.search(manual)
+    if found is None:
+        raise ValueError("the manual has no chapter on the configuration")
+    lines = [
+        f'.TH {CONFIG_PAGE.upper()} 5 {made:%Y-%m-%d} "{NAME} {__version__}" "{NAME} manual"',
+        ".SH NAME",
+        rf"{CONFIG_PAGE} \- config.toml, the configuration of {NAME}",
+        ".SH DESCRIPTION",
+        *_chapter(_COMMENT.sub("", found[1])),
+        ".SH SEE ALSO",
+        f"{bold(NAME)}(1)",
+    ]
+    return re.sub(r"^(\.S[HS] .*)\n\.PP$", r"\1", "\n".join(lines), flags=re.MULTILINE) + "\n"
+
+
+def _chapter(text: str) -> Iterator[str]:
+    for block in _BLOCKS.split(text):
+        if block.startswith("```"):
+            yield from example(block.split("\n")[1:-1])
+        elif block.startswith("#"):
+            yield f".SS {_plain(block.lstrip('# '))}"
+        else:
+            for paragraph in re.split(r"\n{2,}", block.strip("\n")):
+                yield from _paragraph(paragraph)
+
+
+def _paragraph(text: str) -> Iterator[str]:
+    if text.startswith("|"):
+        # A heading, a rule, then a key and what it does.
+        for row in text.split("\n")[2:]:
+            _, key, what, _ = _BAR.split(row)
+            yield from (".TP", _plain(key), _plain(what))
+    elif text:
+        yield from (".PP", _plain(text))
+
+
+def _plain(text: str) -> str:
+    """Return Markdown within a line as roff: quoted words are bold, links are their words."""
+    return bold_quoted(_LINK.sub(r"\1", text.replace(r"\|", "|")))
