@@ -6,9 +6,9 @@ with 0 yesterday. So FILE is looked for before anything else can fail, and empti
 is written into it, in the format that was asked for. `status` replaces its file in one step, since
 its readers come at any time: a status that fails replaces it, too, by one that says so.
 
-A FILE that somebody renames during a scan is opened again on SIGHUP: what was told is in the renamed
-one, which has no end; what follows is in a new FILE, which begins as any does and has the summary, of
-the whole run. Formats that are one document stay in the file that was renamed.
+A FILE that somebody renames during a scan is opened again on SIGHUP: what was found is in the
+renamed one, which has no end; what follows is in a new FILE, which begins as any does and has the
+summary of the whole run. Formats that are one document stay in the file that was renamed.
 
 Two runs never write to one file; a lock of somebody who may only read it is no run. An input is
 never emptied: that would be its way past the lists.
