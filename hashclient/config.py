@@ -158,6 +158,18 @@ class ReportConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.default
 
 
+class KeepConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """For how long what grows by itself is kept.
+
+    `matches_days` counts from the last step of a match that is settled (restored, purged or
+    closed); without it they are kept for ever. `inventory_days` counts from the last scan that came
+    across a file.
+    """
+
+    matches_days: float | None = None
+    inventory_days: float = 90
+
+
 class Config(msgspec.Struct, frozen=True):
     """The content of `config.toml`.
 
@@ -171,6 +183,7 @@ class Config(msgspec.Struct, frozen=True):
     policy: tuple[PolicyRule, ...] = ()
     quarantine: QuarantineConfig = QuarantineConfig()
     report: ReportConfig = ReportConfig()
+    keep: KeepConfig = KeepConfig()
     commands: dict[str, dict[str, Any]] = {}
     notes: tuple[str, ...] = ()
 
@@ -182,6 +195,7 @@ class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     policy: tuple[PolicyRule, ...] = ()
     quarantine: QuarantineConfig = QuarantineConfig()
     report: ReportConfig = ReportConfig()
+    keep: KeepConfig = KeepConfig()
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -350,6 +364,7 @@ def parse_config(text: str, command_names: frozenset[str], where: str) -> Config
         known.policy,
         known.quarantine,
         known.report,
+        known.keep,
         commands,
         tuple(notes),
     )
@@ -389,6 +404,10 @@ def _check_way_out(known: _Document, where: str) -> None:
         raise ConfigError(
             f"{where}: retention_days of quarantine is not from 0 to {MAX_RETENTION_DAYS}"
         )
+    for key, least in (("matches_days", 1), ("inventory_days", 1)):
+        value = getattr(known.keep, key)
+        if value is not None and not least <= value <= MAX_RETENTION_DAYS:
+            raise ConfigError(f"{where}: {key} of keep is not from {least} to {MAX_RETENTION_DAYS}")
     if Action.QUARANTINE in actions and not known.quarantine.recipients:
         raise ConfigError(
             f"{where}: a policy asks for quarantine, but recipients of quarantine are not set",

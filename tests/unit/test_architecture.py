@@ -37,7 +37,8 @@ USES: Mapping[str, str] = {
     "reporting": "__init__ audit config index matches net quarantine session",
     "scan": "audit config formats index lists matches quarantine reporting session",
     "status": "__init__ audit config fetch index matches quarantine reporting",
-    "client": "config fetch index scan session status",
+    "upkeep": "audit matches quarantine reporting scan session",
+    "client": "config fetch index scan session status upkeep",
     "cli": "__init__ audit client config fetch formats index matches migrations provider"
     " quarantine reporting scan session status",
     "__init__": "",
