@@ -40,6 +40,14 @@ _RANGES: Mapping[str, tuple[float, float]] = {
 }
 
 
+#: The same of `[keep]`.
+_KEEP_RANGES = (
+    ("matches_days", 1, MAX_RETENTION_DAYS),
+    ("inventory_days", 1, MAX_RETENTION_DAYS),
+    ("audit_mib", 0, 1_000_000),
+)
+
+
 #: Keys that are called otherwise now, and work on: the old key by its place in the file (`*` stands
 #: for any name), and the new one, in the same table.
 RENAMED: Mapping[tuple[str, ...], str] = {}
@@ -163,11 +171,13 @@ class KeepConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `matches_days` counts from the last step of a match that is settled (restored, purged or
     closed); without it they are kept for ever. `inventory_days` counts from the last scan that came
-    across a file.
+    across a file. A file of the audit log that has `audit_mib` MiB is closed, and the next begun;
+    with 0 it never is.
     """
 
     matches_days: float | None = None
     inventory_days: float = 90
+    audit_mib: float = 64
 
 
 class Config(msgspec.Struct, frozen=True):
@@ -404,10 +414,10 @@ def _check_way_out(known: _Document, where: str) -> None:
         raise ConfigError(
             f"{where}: retention_days of quarantine is not from 0 to {MAX_RETENTION_DAYS}"
         )
-    for key, least in (("matches_days", 1), ("inventory_days", 1)):
+    for key, least, most in _KEEP_RANGES:
         value = getattr(known.keep, key)
-        if value is not None and not least <= value <= MAX_RETENTION_DAYS:
-            raise ConfigError(f"{where}: {key} of keep is not from {least} to {MAX_RETENTION_DAYS}")
+        if value is not None and not least <= value <= most:
+            raise ConfigError(f"{where}: {key} of keep is not from {least} to {most}")
     if Action.QUARANTINE in actions and not known.quarantine.recipients:
         raise ConfigError(
             f"{where}: a policy asks for quarantine, but recipients of quarantine are not set",

@@ -69,6 +69,8 @@ def _no_change(_layout: Layout) -> None:
 STEPS: tuple[Step, ...] = (
     # The state says which version it has. All else is as 0.1.0 wrote it.
     Step(1, "0.1.0", _nothing, _no_change, readable=True),
+    # The audit log may be in several files. That it is in one stays right.
+    Step(2, "0.1.0", _nothing, _no_change, readable=True),
 )
 
 

@@ -326,6 +326,7 @@ def test_every_command_refuses_a_newer_state_before_it_changes_anything(tmp_path
         ("audit", "show"),
         ("audit", "verify"),
         ("audit", "checkpoint"),
+        ("audit", "rotate"),
     ):
         result = on(layout, *args)
         assert result.code == 8, (args, result)

@@ -876,3 +876,35 @@ def test_records_of_a_note_of_retraction_stand_in_their_order(tmp_path: Path) ->
         note.write_bytes(json.dumps({**document, "records": records}, indent=1).encode() + b"\n")
         with pytest.raises(VerificationError):
             verify_retraction(note)
+
+
+def test_a_chain_of_custody_goes_across_the_files_of_the_log(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    first, second = desk.find("a", A), desk.find("b", b"b")
+    assert desk.audit.rotate() is not None
+    desk.quarantine(first)
+    assert desk.audit.rotate() is not None
+    report = desk.prepare(first)
+    assert desk.send(report).error is None
+    found = verify_package(package_of(desk, report))
+    lines = (package_of(desk, report) / "custody.jsonl").read_bytes().splitlines()
+    events = [json.loads(line)["event"] for line in lines]
+    assert events[:4] == ["genesis", "match", "quarantine-sealed", "quarantined"]
+    assert "segment" not in events and "segment-closed" not in events
+    assert "archived_seq" not in json.loads(lines[-1])["data"]
+
+    # What was found is archived; whose log it is stays known, and that something is not there.
+    (desk.settings.layout.audit / "log-000001.jsonl").unlink()
+    other = desk.prepare(second)
+    assert desk.send(other).error is None
+    again = verify_package(package_of(desk, other))
+    assert again.public_key == found.public_key
+    lines = (package_of(desk, other) / "custody.jsonl").read_bytes().splitlines()
+    assert [json.loads(line)["event"] for line in lines][:2] == ["genesis", "report-prepared"]
+    assert json.loads(lines[-1])["data"]["archived_seq"] == 4
+    (desk.settings.layout.audit / "log-000002.jsonl").unlink()
+    assert desk.audit.rotate() is not None
+    (desk.settings.layout.audit / "log-000003.jsonl").unlink()
+    desk.retract(other)
+    note = desk.out / f"hashclient-report-{other.id}-retraction.json"
+    assert verify_retraction(note).record.data["reason"] == "a mistake"
