@@ -172,9 +172,9 @@ def checkpoint(app: App, output: Path) -> None:
 @format_option("text", "json")
 @pass_app
 def rotate(app: App, output_format: str) -> None:
-    """Close the file of the log that is written to, and begin the next.
+    """Close the file of the log, and go on in another.
 
-    By itself this is done when the file has audit_mib of [keep] in config.toml. The closed ones
+    This is done unasked when the file has audit_mib of [keep] in config.toml. The closed ones
     belong to the log: `verify` checks all of them. The oldest may be moved to an archive, and
     none from between; `verify` says which are not there.
 
