@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Client"]
 
 #: Tables of config.toml that hold defaults of commands, which are no matter of a program.
-COMMAND_TABLES = frozenset({"init", "fetch", "status", "scan", "lookup"})
+COMMAND_TABLES = frozenset({"init", "fetch", "status", "scan", "lookup", "watch", "serve"})
 
 
 class Client:
@@ -88,6 +88,7 @@ class Client:
         one_file_system: bool = False,
         follow_symlinks: bool = False,
         sparse: bool = False,
+        all_digests: bool = False,
         jobs: int | None = None,
         inventory: bool = True,
         learn: bool = True,
@@ -104,11 +105,12 @@ class Client:
         them, and `stream`, which is read once, before them. Clean files are counted, and given out
         with `show_clean` only. With `act`, what the policy asks for is done about each match, and
         with `quarantine` every match is taken away besides; with `only_tell` nothing is done, and
-        outcomes say what would be. Without `inventory` every file is read, also those that are
-        known unchanged; without `learn` the inventory is neither asked nor written to. `jobs` is
-        the number of worker processes, by default one a processor; with 0 all is done in this
-        process, which is slower and forks nothing. `lists` are those to compare with, by default
-        those that should be here.
+        outcomes say what would be. With `all_digests`, all digests that the lists have are computed
+        of each file, not the cheapest alone. Without `inventory` every file is read, also those
+        that are known unchanged; without `learn` the inventory is neither asked nor written to.
+        `jobs` is the number of worker processes, by default one a processor; with 0 all is done in
+        this process, which is slower and forks nothing. `lists` are those to compare with, by
+        default those that should be here.
 
         Raises:
             UsageError: there is nothing to check.
@@ -155,6 +157,7 @@ class Client:
             executor=Inline() if jobs == 0 else None,
             keep_clean=show_clean,
             sparse=sparse,
+            all_digests=all_digests,
             memory=memory,
             stream=stream,
         )
@@ -222,7 +225,8 @@ class Client:
     def status(self, *, verify: bool = False) -> Status:
         """Return everything that the state directory holds; nothing is fetched.
 
-        With `verify`, every byte of the indexes is read and compared with its digest.
+        With `verify`, every byte of the indexes is read and compared with its digest, and all of
+        the record of matches is read.
         """
         from hashclient.status.status import read_status
 

@@ -69,6 +69,7 @@ def command(
                 _show(app, fetched)
                 _show_affected(app, fetched)
                 _show_listed_again(app, fetched)
+            _warn_ahead(app, fetched)
             if fetched.problem is not None:
                 _warn_problem(app, fetched.problem)
             if (wrong := fetched.error or fetched.problem) is not None:
@@ -96,6 +97,7 @@ def fetch_and_tell(app: App) -> ExitCode | None:
             if fetched.problem is not None:
                 _warn_problem(app, fetched.problem)
                 failed = max(failed, fetched.problem.exit_code)
+            _warn_ahead(app, fetched)
             if fetched.changed:
                 app.say(f"list {fetched.list_name}: now at generation {fetched.generation}")
     except HashclientError as error:
@@ -166,6 +168,16 @@ def _warn_problem(app: App, problem: HashclientError) -> None:
     )
 
 
+def _warn_ahead(app: App, fetched: Fetched) -> None:
+    """Warn of a generation that says it will be published, which is no reason to refuse it."""
+    if fetched.is_ahead:
+        app.warn(
+            f"list {fetched.list_name}: its published_at is in the future:"
+            f" {fetched.published_at:%Y-%m-%d %H:%M} UTC",
+            "check this machine's clock; if it is right, tell the provider",
+        )
+
+
 def _show_affected(app: App, fetched: Fetched) -> None:
     if not fetched.affected:
         return
@@ -207,6 +219,7 @@ def _document(fetched: Fetched) -> dict[str, Any]:
         "withdrawn": fetched.withdrawn,
         "entries": fetched.entries,
         "expires": fetched.expires.isoformat() if fetched.expires else None,
+        "published_at": fetched.published_at.isoformat() if fetched.published_at else None,
     }
     if fetched.affected:
         document["affected"] = [

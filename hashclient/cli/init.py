@@ -198,8 +198,14 @@ def command(
         app.out(json.dumps(document))
     else:
         app.out(f"provider {name} is pinned; it offers: {', '.join(offered) or 'no list yet'}")
+    if not offered:
+        app.warn(
+            f"provider {name} offers no list: there is nothing to check files against",
+            "ask the provider; once it offers one, `hashclient fetch` gets it",
+        )
     app.say(f"configuration: {printable(app.settings.config_path)}")
-    app.say("next: hashclient fetch")
+    if offered:
+        app.say("next: hashclient fetch")
     return ExitCode.OK
 
 

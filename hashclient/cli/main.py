@@ -49,6 +49,8 @@ COMMANDS = {
     "status": "hashclient.cli.status",
     "scan": "hashclient.cli.scan",
     "lookup": "hashclient.cli.lookup",
+    "watch": "hashclient.cli.watch",
+    "serve": "hashclient.cli.serve",
     "matches": "hashclient.cli.matches",
     "quarantine": "hashclient.cli.quarantine",
     "report": "hashclient.cli.report",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
-from collections.abc import Callable, Iterator
-from datetime import datetime
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import click
@@ -16,7 +17,8 @@ from hashclient.errors import ExitCode, UsageError
 from hashclient.system.text import printable
 
 if TYPE_CHECKING:
-    from hashclient.provider.repository import Published, Repository, Status
+    from hashclient.provider.repository import Repository
+    from hashclient.provider.results import Published
 
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
 
@@ -66,15 +68,27 @@ def _key_options(whose: str) -> Callable[[_Decorated], _Decorated]:
 def _warn_expiring(app: App, repository: Repository) -> bool:
     """Warn of roles that expire soon; tell whether one has expired."""
     expired = False
-    for role, at in repository.expiring():
+    renew = f"`hashclient provider renew {shlex.quote(str(repository.directory))}`"
+    for role, at, wanting in repository.expiring():
         left = at - app.now()
         expired = expired or left.total_seconds() <= 0
         when = "has expired" if left.total_seconds() <= 0 else f"expires in {left.days} day(s)"
         app.warn(
             f"role {role} {when}: {at:%Y-%m-%d %H:%M} UTC",
-            hint="put its keys into REPO/keys, if they are elsewhere, and run `provider renew`",
+            hint=f"run {renew}" if wanting is None else f"{wanting} and run {renew}",
         )
     return expired
+
+
+def _warn_closed(app: App, repository: Repository) -> None:
+    """Warn when a web server that has an account of its own cannot read what is published."""
+    if closed := repository.closed():
+        more = f" and {len(closed) - 1:,} more" if len(closed) > 1 else ""
+        public = shlex.quote(str(repository.public))
+        app.warn(
+            f"closed to a web server of another account: {printable(closed[0])}{more}",
+            f"chmod a+x {shlex.quote(str(repository.directory))}; chmod -R a+rX {public}",
+        )
 
 
 def _repository(app: App, directory: Path) -> Repository:
@@ -109,6 +123,11 @@ def init(app: App, directory: Path, keys: int, threshold: int, output_format: st
     else:
         app.out(printable(repository.root_file))
     app.say("hand this file to clients by a way they trust; then `publish` a list")
+    app.say(
+        f"every account of this machine may read {printable(repository.public)}, as a web server"
+        " has to; keys/ is yours alone"
+    )
+    _warn_closed(app, repository)
 
 
 @command.command("publish")
@@ -133,7 +152,8 @@ def publish(
     column at least), output of md5sum, sha1sum, sha256sum or hashdeep, ClamAV signatures (.hdb,
     .hsb), the NSRL database (RDSv3), or one digest a line; `-` is standard input. An entry without
     an id gets one, an entry without a category is `uncategorised`. All is checked first: with one
-    bad line, nothing is published.
+    bad line, or a digest of the empty file, nothing is published. Entries whose digests are listed
+    before are published, and counted.
 
     The first publication makes the list and its keys.
 
@@ -143,15 +163,27 @@ def publish(
     """
     from hashclient.provider.keys import Keys
 
-    def on_doubt(text: str) -> None:
-        app.warn(text, "`hashclient provider withdraw` takes the entry off the list again")
-
     repository = _repository(app, directory)
-    done = repository.publish(
-        list_name, _sources(files), list_keys=Keys(keys, threshold), on_doubt=on_doubt
-    )
-    _show_change(app, done, "added", output_format)
+    done = repository.publish(list_name, _sources(files), list_keys=Keys(keys, threshold))
+    more = {
+        "listed_before": done.listed.count if done.listed else 0,
+        "repeated": done.repeated.count if done.repeated else 0,
+    }
+    _show_change(app, done, "added", output_format, more)
+    _warn_doubles(app, done)
     _warn_expiring(app, repository)
+
+
+def _warn_doubles(app: App, done: Published) -> None:
+    """Say how many of the entries that were added are of files that were listed before."""
+    for some, what in ((done.listed, "on the list before"), (done.repeated, "given twice")):
+        if some is not None:
+            app.warn(
+                f"{what}, by all their digests: {some.count:,} of {done.changed:,} entries,"
+                f" the first from {some.first}",
+                "they were published all the same; `hashclient provider withdraw` takes entries"
+                " off the list",
+            )
 
 
 def _sources(files: tuple[str, ...]) -> Iterator[tuple[str, BinaryIO]]:
@@ -231,13 +263,20 @@ def consolidate(
         )
 
 
-def _show_change(app: App, done: Published, what: str, output_format: str) -> None:
+def _show_change(
+    app: App,
+    done: Published,
+    what: str,
+    output_format: str,
+    more: Mapping[str, int] = MappingProxyType({}),
+) -> None:
     if output_format == "json":
         document = {
             "list": done.list_name,
             "generation": done.generation,
             what: done.changed,
             "live": done.live,
+            **more,
         }
         app.out(json.dumps(document))
     else:
@@ -317,7 +356,7 @@ def renew(app: App, directory: Path, output_format: str) -> None:
     if done.skipped:
         app.warn(
             f"due, but the keys are not here: {', '.join(done.skipped)}",
-            hint="put the keys back into REPO/keys and run `renew` again",
+            hint=f"{'; '.join(done.wanting)}; then run `renew` again",
         )
 
 
@@ -328,74 +367,21 @@ def renew(app: App, directory: Path, output_format: str) -> None:
 def status(app: App, directory: Path, output_format: str) -> ExitCode:
     """Show the roles, until when each is valid, and the lists.
 
-    Warns of roles that expire soon: of those with less than a quarter of their time left.
+    Warns of roles that expire soon: of those with less than a quarter of their time left. Warns,
+    too, when REPO/public cannot be read by other accounts, that of a web server among them.
 
     \b
       hashclient provider status /srv/lists
 
     Exit codes: 0 all roles are valid, 7 one has expired; all are in `hashclient --help`.
     """
+    from hashclient.cli.providerview import status_json, status_text
+
     repository = _repository(app, directory)
     found = repository.status()
-    app.out(_status_json(found) if output_format == "json" else _status_text(found, app.now()))
+    app.out(status_json(found) if output_format == "json" else status_text(found, app.now()))
+    _warn_closed(app, repository)
     return ExitCode.STALE if _warn_expiring(app, repository) else ExitCode.OK
-
-
-def _status_json(found: Status) -> str:
-    roles = [
-        {
-            "name": r.name,
-            "version": r.version,
-            "expires": r.expires.isoformat(),
-            "keys": r.keys,
-            "threshold": r.threshold,
-        }
-        for r in found.roles
-    ]
-    lists = [
-        {
-            "name": entry.name,
-            "generation": entry.generation,
-            "published_at": entry.published_at.isoformat(),
-            "live": entry.live,
-            "segments": entry.segments,
-        }
-        for entry in found.lists
-    ]
-    document = {"root_sha256": found.root_sha256, "roles": roles, "lists": lists}
-    return json.dumps(document, indent=2)
-
-
-def _status_text(found: Status, now: datetime) -> str:
-    rows = [["ROLE", "VERSION", "KEYS", "EXPIRES"]]
-    for role in found.roles:
-        expired = "  expired" if role.expires <= now else ""
-        keys = f"{role.threshold} of {role.keys}"
-        rows.append(
-            [role.name, str(role.version), keys, f"{role.expires:%Y-%m-%d %H:%M}Z{expired}"]
-        )
-    lists = [["LIST", "GENERATION", "LIVE", "SEGMENTS", "PUBLISHED"]]
-    lists += [
-        [
-            entry.name,
-            str(entry.generation),
-            str(entry.live),
-            str(entry.segments),
-            f"{entry.published_at:%Y-%m-%d %H:%M}Z",
-        ]
-        for entry in found.lists
-    ]
-    parts = [_aligned(rows), _aligned(lists) if found.lists else "no list yet"]
-    return "\n\n".join([*parts, f"root.json sha256 {found.root_sha256}"])
-
-
-def _aligned(rows: list[list[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = (
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        for row in rows
-    )
-    return "\n".join(line.rstrip() for line in lines)
 
 
 @command.command("serve")

@@ -69,6 +69,12 @@ _path = click.Path(readable=False)
     " unread.",
 )
 @click.option(
+    "--all-digests",
+    is_flag=True,
+    help="Compute every digest that the lists have for a file of its size, not the cheapest alone:"
+    " finds entries whose digests are not of one file.",
+)
+@click.option(
     "--no-inventory",
     is_flag=True,
     help="Read every file, also those that the inventory knows unchanged.",
@@ -108,6 +114,7 @@ def command(
     one_file_system: bool,
     follow_symlinks: bool,
     sparse: bool,
+    all_digests: bool,
     no_inventory: bool,
     quarantine: bool,
     policy_check: bool,
@@ -170,6 +177,7 @@ def command(
         one_file_system=one_file_system,
         follow_symlinks=follow_symlinks,
         sparse=sparse,
+        all_digests=all_digests,
         jobs=jobs,
         # The inventory knows tags, not digests: to show these, files are read.
         inventory=not no_inventory and not show_digests,

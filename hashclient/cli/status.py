@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,6 @@ from hashclient.errors import ExitCode
 from hashclient.system.text import path_fields, printable
 
 if TYPE_CHECKING:
-    from datetime import datetime, timedelta
-
     from hashclient.audit.record import Record
     from hashclient.config import Settings
     from hashclient.status.status import ListStatus, Status
@@ -24,7 +23,10 @@ if TYPE_CHECKING:
 
 @click.command("status")
 @click.option(
-    "--verify", is_flag=True, help="Read all of the indexes and compare them with their digests."
+    "--verify",
+    is_flag=True,
+    help="Read all of the indexes and compare them with their digests, and check all of the record"
+    " of matches.",
 )
 @format_option(
     "text",
@@ -129,7 +131,7 @@ def _list_lines(status: ListStatus, now: datetime) -> list[str]:
         return [f"list {status.name}", f"  state       {status.problem}", *provider]
     state = status.problem or "fresh"
     digests = ", ".join(f"{a} {n:,}" for a, n in manifest.with_digest.items() if n) or "none"
-    published = f"{manifest.published_at:%Y-%m-%d %H:%M} UTC"
+    published = f"{_in_utc(manifest.published_at):%Y-%m-%d %H:%M} UTC"
     rows = {
         "state": state,
         "provider": manifest.provider,
@@ -142,8 +144,11 @@ def _list_lines(status: ListStatus, now: datetime) -> list[str]:
         "recognised": f"by {_shares(status, manifest.entries)}",
         "fetched": f"{manifest.fetched_at:%Y-%m-%d %H:%M} UTC",
         "checked": f"{manifest.checked_at:%Y-%m-%d %H:%M} UTC",
+        "verified": f"all of it since {manifest.verified_since:%Y-%m-%d %H:%M} UTC",
     }
-    return [f"list {status.name}", *(f"  {key:<11} {value}" for key, value in rows.items())]
+    lines = [f"  {key:<11} {value}" for key, value in rows.items()]
+    lines += [f"  {'warning':<11} {text}" for text in status.warnings]
+    return [f"list {status.name}", *lines]
 
 
 def _shares(status: ListStatus, entries: int) -> str:
@@ -167,8 +172,20 @@ def percent(part: int, whole: int) -> str:
     return f"{number}.{rest:0{digits}d} %" if digits else f"{number} %"
 
 
+def _in_utc(moment: datetime) -> datetime:
+    """Return a moment in UTC, if that is one that Python knows: at the ends of time it is not."""
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        return moment
+
+
 def _age(age: timedelta) -> str:
     """Return how long ago something was, in the largest unit that gives two or more of it."""
+    from hashclient.index.reader import CLOCK_TOLERANCE  # brings numpy
+
+    if age < -CLOCK_TOLERANCE:
+        return "published in the future: check this machine's clock, or tell the provider"
     for unit, seconds in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
         if (count := int(age.total_seconds() // seconds)) >= 2:
             return f"{count:,} {unit}"
@@ -225,6 +242,7 @@ def _list_document(status: ListStatus, now: datetime) -> dict[str, Any]:
         "usable": status.usable,
         "fresh": status.fresh,
         "problem": status.problem,
+        "warnings": status.warnings,
     }
     manifest = status.manifest
     if manifest is not None:
@@ -242,6 +260,7 @@ def _list_document(status: ListStatus, now: datetime) -> dict[str, Any]:
             },
             "last_fetch": manifest.fetched_at.isoformat(),
             "last_check": manifest.checked_at.isoformat(),
+            "verified_since": manifest.verified_since.isoformat(),
             "index_bytes": sum(run.length for run in manifest.runs),
         }
     return document

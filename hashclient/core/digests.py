@@ -50,6 +50,11 @@ def new_hash(algorithm: Algorithm) -> _Hash:
     return _CONSTRUCTORS[algorithm](usedforsecurity=False)
 
 
+def digest_of(algorithm: Algorithm, data: memoryview) -> bytes:
+    """Return the digest of bytes that are all there."""
+    return _CONSTRUCTORS[algorithm](data, usedforsecurity=False).digest()
+
+
 class Digester:
     """Digests of bytes that are pushed into it, chunk by chunk; `length` is how many there were."""
 
@@ -128,6 +133,18 @@ def _cheapest_cover(masks: int) -> int:
     return min(covers, key=lambda c: sum(COST_S_PER_GB[a] for a in Algorithm.in_mask(c)))
 
 
+def _every(masks: int) -> int:
+    """Return the mask of all algorithms that any entry mask in the set `masks` has."""
+    every = 0
+    for mask in range(1, 8):
+        if masks >> (mask - 1) & 1:
+            every |= mask
+    return every
+
+
 #: Indexed by a set of entry masks (7 bits): the mask of algorithms worth computing. One hit is
 #: enough to know which of an entry's other digests to compute, so covering each entry once does.
 CHEAPEST_COVER: tuple[int, ...] = tuple(_cheapest_cover(masks) for masks in range(128))
+
+#: Indexed likewise: the mask of all algorithms that one of these entries has.
+EVERY_DIGEST: tuple[int, ...] = tuple(_every(masks) for masks in range(128))

@@ -32,7 +32,7 @@ from hashclient.system.files import (
 )
 from hashclient.system.layout import PINNED_ROOT_NAME
 from hashclient.system.text import printable
-from hashclient.trust.tuf import Trust
+from hashclient.trust.tuf import METADATA_HINT, Trust
 
 #: python-tuf's own cap for a root.
 MAX_ROOT_BYTES = 512_000
@@ -82,9 +82,13 @@ def pin_provider(
             try:
                 trust.refresh()
             except VerificationError as error:
+                # Where the reason is known it has a hint of its own; else the root may be wrong.
+                if error.hint not in {None, METADATA_HINT}:
+                    raise
                 raise VerificationError(
                     error.message,
-                    hint=f"is {printable(root_file)} the root of this provider? {ROOT_HINT}",
+                    hint="check the URL, and that this is the root of this provider:"
+                    f" {printable(root_file)}; {ROOT_HINT}",
                 ) from error
             offered = trust.lists()
         missing = sorted(set(provider.lists or ()).difference(offered))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -19,13 +19,13 @@ import numpy.typing as npt
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.model import is_name
 from hashclient.errors import VerificationError
+from hashclient.lists.columns import check_columns
 from hashclient.system.memory import memory_cap
 from hashclient.system.strictjson import parse_json
 from hashclient.system.text import excerpt
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
 FORMAT = "hashclient-list/1"
 
@@ -71,6 +71,7 @@ class Segment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ListIndex(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`index.json`: one generation of a list and the segments that make it up, in order.
 
+    `published_at` is in UTC, whatever zone was written; nothing is judged by it.
     `entries` counts the live entries, `checksum` is the sum of their `entry_hashes`, modulo 2**64,
     as 16 lower-case hexadecimal digits.
     """
@@ -134,7 +135,10 @@ def parse_index(data: bytes, list_name: str) -> ListIndex:
     if len(index.checksum) != 16 or set(index.checksum) - set("0123456789abcdef"):
         raise VerificationError(f"{what} has a malformed checksum")
     _check_segments(index, what)
-    return index
+    try:
+        return msgspec.structs.replace(index, published_at=index.published_at.astimezone(UTC))
+    except OverflowError as error:
+        raise VerificationError(f"{what} has a published_at out of range") from error
 
 
 def _check_segments(index: ListIndex, what: str) -> None:
@@ -277,7 +281,7 @@ def _read_batches(
             raise VerificationError(
                 f"{what} has {file.metadata.num_rows} rows, the index says {segment.entries}"
             )
-        _check_columns(file, schema, what)
+        check_columns(file.schema, schema, what)
         batches = file.iter_batches(BATCH_ROWS, use_threads=False)
         while True:
             with memory_cap(MAX_DECODING_BYTES):
@@ -297,27 +301,6 @@ def _read_batches(
         raise VerificationError(f"{what} is not a valid Parquet file: {excerpt(error)}") from error
     if rows != segment.entries:
         raise VerificationError(f"{what} has {rows} rows, the index says {segment.entries}")
-
-
-def _check_columns(file: pq.ParquetFile, schema: pa.Schema, what: str) -> None:
-    """Check the Parquet types, which every writer can set, rather than Arrow's."""
-    import pyarrow as pa
-
-    expected: dict[str, tuple[str, int | None]] = {}
-    for field in schema:
-        if pa.types.is_fixed_size_binary(field.type):
-            expected[field.name] = ("FIXED_LEN_BYTE_ARRAY", field.type.byte_width)
-        elif pa.types.is_string(field.type):
-            expected[field.name] = ("BYTE_ARRAY", None)
-        else:
-            expected[field.name] = ("INT64", None)
-    columns = [file.schema.column(i) for i in range(len(file.schema))]
-    found = {
-        c.path: (c.physical_type, c.length if c.physical_type.startswith("FIXED") else None)
-        for c in columns
-    }
-    if len(found) != len(columns) or found != expected:
-        raise VerificationError(f"{what} does not have the columns and types of the format")
 
 
 def _add_batch(batch: pa.RecordBatch, what: str) -> AddBatch:

@@ -217,7 +217,7 @@ class MatchStore:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, OSError, ValueError, TypeError, MemoryError) as error:
+        except (sqlite3.Error, OSError, ValueError, TypeError, LookupError, MemoryError) as error:
             raise StateError(
                 f"cannot use the record of matches: {printable(self._path)}: {error}",
                 hint="check that the state directory is writable and has room; if the file is"

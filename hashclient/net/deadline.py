@@ -101,12 +101,16 @@ class BoundedBackend(httpcore.NetworkBackend):
 
     @contextlib.contextmanager
     def within(self, deadline: Deadline) -> Iterator[None]:
-        """Bind `deadline` to this thread for the block."""
+        """Bind `deadline` to this thread for the block, in the place of one that is bound."""
+        outer = getattr(self._current, "deadline", None)
         self._current.deadline = deadline
         try:
             yield
         finally:
-            del self._current.deadline
+            if outer is None:
+                del self._current.deadline
+            else:
+                self._current.deadline = outer
 
     def connect_tcp(
         self,

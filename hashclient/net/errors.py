@@ -23,10 +23,14 @@ from hashclient.errors import (
     VerificationError,
 )
 from hashclient.net.deadline import DeadlineExceededError
-from hashclient.net.peer import Peer
+from hashclient.net.peer import PROVIDER, Peer
 
 CREDENTIAL_HINT = "check the credential, and that it has not been revoked or expired"
 CLIENT_CERT_HINT = "check client_cert and client_key, and that the certificate is known there"
+#: What nginx calls 400, in the words of its page: the one status that says too little.
+_NO_CERTIFICATE_PAGE = b"No required SSL certificate was sent"
+_BAD_CERTIFICATE_PAGE = b"The SSL certificate error"
+_STATUS_400_HINT = "some servers answer 400 to a client certificate that is missing or not accepted"
 TRANSIENT_STATUSES = frozenset({429, 500, 502, 503, 504})
 REFUSING_STATUSES = frozenset({401, 403, 407})
 
@@ -80,7 +84,7 @@ class HttpStatusError(UnreachableError):
 
 
 class RefusedError(AuthorisationError):
-    """The provider (401, 403) or the proxy (407) refused the credential, or wants one."""
+    """The provider (401, 403; nginx also 400) or the proxy (407) refused the credential."""
 
     def __init__(self, message: str, status: int, *, hint: str | None = None) -> None:
         """Keep the `status`, so that a caller can tell 401 from 403."""
@@ -157,8 +161,11 @@ def status_fault(
             hint=f"ask the {peer.name} for its final URL",
         )
     if status not in TRANSIENT_STATUSES:
+        hint = network_hint(peer)
+        if status == 400 and peer is PROVIDER:
+            hint = f"{_STATUS_400_HINT}; {peer.kept}"
         return HttpStatusError(
-            f"{peer.name} answers: {url}: {_status_text(status)}", status, hint=network_hint(peer)
+            f"{peer.name} answers: {url}: {_status_text(status)}", status, hint=hint
         )
     hint = _slow_hint(peer)
     if retry_after_s is not None:
@@ -167,6 +174,24 @@ def status_fault(
         f"{peer.name} is busy or broken: {url}: {_status_text(status)}", status, hint=hint
     )
     return TransientError(error, retry_after_s)
+
+
+def page_fault(
+    peer: Peer, fault: HashclientError | TransientError, page: bytes, url: str
+) -> HashclientError | TransientError:
+    """Return `fault`, for a status, or what is better told by the page that goes with it."""
+    if isinstance(fault, HttpStatusError) and fault.status == 400:
+        for text, what in (
+            (_NO_CERTIFICATE_PAGE, "requires a client certificate"),
+            (_BAD_CERTIFICATE_PAGE, "refuses the client certificate"),
+        ):
+            if text in page:
+                return RefusedError(
+                    f"the {peer.name} {what}: {url}: {_status_text(400)}",
+                    400,
+                    hint=CLIENT_CERT_HINT,
+                )
+    return fault
 
 
 def malformed(peer: Peer, url: str, how: str) -> TransientError:

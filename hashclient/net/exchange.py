@@ -8,6 +8,7 @@ in `client`.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import re
 import ssl
@@ -23,16 +24,23 @@ from hashclient.net.credentials import DEFAULT_PORTS, Endpoint
 from hashclient.net.deadline import BoundedBackend, Deadline, Limits
 from hashclient.net.errors import (
     FOREIGN,
+    HttpStatusError,
+    RefusedError,
     TransientError,
     foreign_fault,
     malformed,
     network_hint,
+    page_fault,
     parse_retry_after,
     status_fault,
 )
 from hashclient.net.peer import PROVIDER, Peer
 
 KEEPALIVE_S = 15.0
+#: The page that goes with a refusal is read to its end, if that is soon, so that the connection can
+#: be used again: a fetch with nothing new begins with a 404, and a TLS handshake costs more.
+PAGE_S = 2.0
+MAX_PAGE_BYTES = 64 << 10
 MAX_LENGTH_DIGITS = 18
 
 _STRONG_ETAG = re.compile(r'"[\x21\x23-\x7e]{0,200}"', re.ASCII)
@@ -249,7 +257,15 @@ class Channel:
                 )
                 response = self._client.send(request, stream=True)
                 try:
-                    allowed = download.begin(response.status_code, response.headers, self._now())
+                    try:
+                        allowed = download.begin(
+                            response.status_code, response.headers, self._now()
+                        )
+                    except (HttpStatusError, RefusedError, TransientError) as fault:
+                        if response.is_success:
+                            raise
+                        page = self._read_page(response, deadline)
+                        raise page_fault(self._peer, fault, page, endpoint.url) from None
                     deadline.begin_body(allowed / limits.min_rate, limits.stall_s)
                     for chunk in response.iter_raw():
                         download.add(chunk)
@@ -258,6 +274,21 @@ class Channel:
             return download.finish()
         except self._foreign as error:
             raise foreign_fault(self._peer, error, endpoint.origin, endpoint.url) from error
+
+    def _read_page(self, response: httpx.Response, deadline: Deadline) -> bytes:
+        """Return the page that goes with a status, or as much of it as comes soon."""
+        page = b""
+        # Where two framings disagree, what follows could be taken for the next answer.
+        if {"content-length", "transfer-encoding"} <= response.headers.keys():
+            return page
+        with contextlib.suppress(*self._foreign):
+            seconds = min(PAGE_S, deadline.left())
+            with self._backend.within(Deadline(self._monotonic, seconds)):
+                for chunk in response.iter_raw():
+                    page += chunk
+                    if len(page) > MAX_PAGE_BYTES:
+                        break
+        return page
 
     def close(self) -> None:
         """Close all connections."""

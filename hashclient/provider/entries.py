@@ -8,6 +8,7 @@ list already, and writing, is left to `provider`.
 from __future__ import annotations
 
 import bisect
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -18,6 +19,7 @@ from hashclient.errors import UsageError, VerificationError
 from hashclient.lists.empty_file import rows_of_the_empty_file
 from hashclient.lists.importers.interface import DigestBatch, Int64
 from hashclient.lists.wire import (
+    MAX_CATEGORIES,
     NO_SIZE,
     Segment,
     Strings,
@@ -29,6 +31,7 @@ from hashclient.lists.wire import (
     is_entry_id,
     parse_add_segment,
 )
+from hashclient.provider.doubles import NewDigests
 from hashclient.system.text import printable
 
 if TYPE_CHECKING:
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
 
 SEGMENT_ENTRIES = 1_000_000
 DEFAULT_CATEGORY = "uncategorised"
+
+_CATEGORIES_HINT = "nothing was published; use fewer, and put what is finer into the entry ids"
 
 
 class NewSegment(msgspec.Struct, frozen=True):
@@ -63,14 +68,17 @@ class Entries(msgspec.Struct):
     rows: int = 0
     #: Where rows come from: the first row of each batch, the file, the line numbers.
     starts: list[int] = msgspec.field(default_factory=list)
-    #: Rows that list the empty file, by the digest of it.
+    #: Rows that have a digest of the empty file.
     empty: list[int] = msgspec.field(default_factory=list)
+    digests: NewDigests = msgspec.field(default_factory=NewDigests)
+    categories: set[str] = msgspec.field(default_factory=set)
     origins: list[tuple[str, Int64]] = msgspec.field(default_factory=list)
     pending: list[pa.Table] = msgspec.field(default_factory=list)
 
     def add(self, batch: DigestBatch, name: str) -> None:
         """Take the rows of `batch`, read from the file called `name`."""
         self.empty += (rows_of_the_empty_file(batch.digests) + self.rows).tolist()
+        self.digests.add(batch, self.rows)
         self.starts.append(self.rows)
         self.origins.append((name, batch.lines))
         self.pending.append(_table(batch, self.generation, self.rows + 1))
@@ -79,16 +87,19 @@ class Entries(msgspec.Struct):
             self._encode(SEGMENT_ENTRIES)
 
     def finish(self) -> None:
-        """Make the last segment of what is left."""
+        """Make the last segment of what is left.
+
+        Raises:
+            UsageError: an entry breaks a rule of the format, or has a digest of the empty file.
+        """
         if self.pending:
             self._encode(0)
-
-    def doubts(self) -> str | None:
-        """Return what a client will refuse although no rule of the format is broken."""
-        if not self.empty:
-            return None
-        more = f" (and {len(self.empty) - 1} more)" if len(self.empty) > 1 else ""
-        return f"{self._where(self.empty[0])}: lists the empty file{more}; clients refuse this list"
+        if self.empty:
+            more = f" (and {len(self.empty) - 1:,} more)" if len(self.empty) > 1 else ""
+            raise UsageError(
+                f"{self.where(self.empty[0])}: has a digest of the empty file{more}",
+                hint="nothing was published; take it out: clients refuse every list that holds it",
+            )
 
     def _encode(self, at_least: int) -> None:
         """Make segments of the pending rows, as long as there are `at_least` of them."""
@@ -100,7 +111,9 @@ class Entries(msgspec.Struct):
             new = new_segment(self.generation, "add", len(self.segments), part)
             try:
                 # Reading it back as a client does finds whatever breaks a rule of the format.
-                self.ids += [batch.ids for batch in parse_add_segment(new.data, new.segment)]
+                for batch in parse_add_segment(new.data, new.segment):
+                    self.ids.append(batch.ids)
+                    self.categories.update(batch.categories)
             except VerificationError as error:
                 raise self._broken_rule(part, error) from error
             self.segments.append(new)
@@ -114,10 +127,10 @@ class Entries(msgspec.Struct):
         for row, (entry_id, category) in enumerate(zip(*columns, strict=True), first):
             if not is_entry_id(entry_id):
                 hint = "at most 64 of A-Z a-z 0-9 . _ : - and nothing that looks like a digest"
-                return UsageError(f"{self._where(row)}: entry id is not allowed", hint=hint)
+                return UsageError(f"{self.where(row)}: entry id is not allowed", hint=hint)
             if not is_category(category):
                 hint = "at most 31 of a-z 0-9 . _ - beginning with a letter or a digit"
-                return UsageError(f"{self._where(row)}: category is not allowed", hint=hint)
+                return UsageError(f"{self.where(row)}: category is not allowed", hint=hint)
         low, high = 0, part.num_rows
         while high - low > 1:
             middle = (low + high) // 2
@@ -125,10 +138,12 @@ class Entries(msgspec.Struct):
                 (middle, high) if _is_valid(part.slice(low, middle - low)) else (low, middle)
             )
         # Too many categories are no single entry's fault.
-        where = "" if _is_valid(part.slice(low, 1)) else f"{self._where(first + low)}: "
-        return UsageError(f"{where}{error.message}", hint=error.hint)
+        if not _is_valid(part.slice(low, 1)):
+            return UsageError(f"{self.where(first + low)}: {error.message}", hint=error.hint)
+        return UsageError(error.message, hint=error.hint or _CATEGORIES_HINT)
 
-    def _where(self, row: int) -> str:
+    def where(self, row: int) -> str:
+        """Return the file and the line that a row comes from."""
         batch = bisect.bisect_right(self.starts, row) - 1
         name, lines = self.origins[batch]
         return f"{printable(name)}:{lines[row - self.starts[batch]]}"
@@ -147,9 +162,19 @@ class Entries(msgspec.Struct):
             if rows.size:
                 row = int(rows.min())
                 raise UsageError(
-                    f"{self._where(row)}: entry id {what}: {self._id(row)}",
+                    f"{self.where(row)}: entry id {what}: {self._id(row)}",
                     hint="nothing was published; an id stands for one entry of the list",
                 )
+
+    def check_categories(self, listed: Collection[str], list_name: str) -> None:
+        """Refuse more categories than a list may have, those `listed` among them."""
+        count = len(self.categories.union(listed))
+        if count > MAX_CATEGORIES:
+            raise UsageError(
+                f"list {list_name} would have {count} categories, those of withdrawn entries"
+                f" included; clients take {MAX_CATEGORIES} at most",
+                hint=_CATEGORIES_HINT,
+            )
 
     def _id(self, row: int) -> str:
         return bytes(np.concatenate(self.ids)[row]).decode("ascii")

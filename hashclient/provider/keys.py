@@ -9,6 +9,7 @@ by the old and the new keys. What a list holds is left to `provider`; locking, t
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -35,6 +36,7 @@ from tuf.api.metadata import (
 )
 
 from hashclient.errors import ConfigError, StateError, UsageError
+from hashclient.provider.public import PUBLIC_MODE
 from hashclient.system.files import (
     MAX_STATE_BYTES,
     make_private_dir,
@@ -46,9 +48,6 @@ from hashclient.system.secrets import read_secret
 from hashclient.system.text import printable
 
 Clock = Callable[[], datetime]
-
-#: Anybody may read what is published; a web server under another user has to.
-PUBLIC_MODE = 0o644
 
 
 class Validity(msgspec.Struct, frozen=True):
@@ -88,6 +87,8 @@ class KeyStore:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        #: Names of the files that `generate` has written.
+        self.made: set[str] = set()
 
     def _path(self, role: str, keyid: str) -> Path:
         return self.directory / f"{role}-{keyid[:16]}.pem"
@@ -97,7 +98,9 @@ class KeyStore:
         make_private_dir(self.directory)
         signers = [CryptoSigner.generate_ed25519() for _ in range(count)]
         for signer in signers:
-            write_atomic(self._path(role, signer.public_key.keyid), signer.private_bytes)
+            path = self._path(role, signer.public_key.keyid)
+            self.made.add(path.name)
+            write_atomic(path, signer.private_bytes)
         return [signer.public_key for signer in signers]
 
     def signers(self, role: str, keyids: Sequence[str], threshold: int) -> list[Signer]:
@@ -109,10 +112,12 @@ class KeyStore:
         found = self.present(role, keyids)
         if len(found) < threshold:
             paths = (self._path(role, keyid) for keyid in keyids)
-            missing = ", ".join(path.name for path in paths if not path.exists())
+            missing = [path.name for path in paths if not path.exists()]
+            enough = threshold - len(found)
+            choice = f"{enough} of " if enough < len(missing) else ""
             raise StateError(
                 f"role {role} needs {threshold} signing key(s), {len(found)} here",
-                hint=f"put back into {printable(self.directory)}: {missing}",
+                hint=f"put {choice}{', '.join(missing)} back into {printable(self.directory)}",
             )
         return found
 
@@ -139,6 +144,16 @@ class KeyStore:
         if public.keyid != keyid:
             raise StateError(f"not the key that its name says: {printable(path)}")
         return CryptoSigner(private, public)
+
+    def discard(self, names: Collection[str]) -> None:
+        """Remove key files, as far as that is possible."""
+        for name in names:
+            with contextlib.suppress(OSError):
+                (self.directory / name).unlink()
+
+    def name_of(self, role: str, keyid: str) -> str:
+        """Return the name of the file of a key."""
+        return self._path(role, keyid).name
 
     def retire(self, role: str, keep: Collection[str]) -> None:
         """Remove the keys of `role` that are not in `keep`."""
@@ -239,6 +254,31 @@ class Roles:
         """Return the key ids of `role` and its threshold."""
         described = self.delegations().get(role) or self.root.signed.roles[role]
         return described.keyids, described.threshold
+
+    def require_signers(self, roles: Collection[str]) -> None:
+        """Find out whether the keys of `roles` are here, before anything is written.
+
+        Raises:
+            StateError: too few are, or one is not usable.
+        """
+        for role in roles:
+            self.keys.signers(role, *self.key_policy(role))
+
+    def wanting(self, role: str) -> str | None:
+        """Return what has to be done so that `role` can be signed; None if its keys are here."""
+        try:
+            self.require_signers([role])
+        except StateError as error:
+            return error.hint or error.message
+        return None
+
+    def key_files(self) -> set[str]:
+        """Return the names of the key files that count for a role."""
+        return {
+            self.keys.name_of(role, keyid)
+            for role in self.names()
+            for keyid in self.key_policy(role)[0]
+        }
 
     def add_list(self, name: str, keys: Keys) -> None:
         """Give list `name` a role and keys of its own; `commit` has to follow."""
@@ -352,12 +392,8 @@ class Roles:
             for role in self.names()
             if self.metadata(role).signed.expires - now < self._validity.of(role) / 2
         ]
-        skipped = []
-        for role in set(due) - {"timestamp", "snapshot"}:
-            try:
-                self.keys.signers(role, *self.key_policy(role))
-            except StateError:
-                skipped.append(role)
+        elsewhere = set(due) - {"timestamp", "snapshot"}
+        skipped = [role for role in elsewhere if self.wanting(role) is not None]
         due = [role for role in due if role not in skipped]
         self.commit(due)
         if "root" in due:

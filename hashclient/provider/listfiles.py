@@ -28,9 +28,11 @@ from hashclient.lists.wire import (
     parse_withdraw_segment,
     target_name,
 )
+from hashclient.provider.doubles import Doubles
 from hashclient.provider.entries import NewSegment
-from hashclient.provider.keys import PUBLIC_MODE, Clock, Roles
-from hashclient.system.files import make_public_dir, read_regular, state_error, write_atomic
+from hashclient.provider.keys import Clock, Roles
+from hashclient.provider.public import PUBLIC_MODE, make_folder_below
+from hashclient.system.files import read_regular, state_error, write_atomic
 
 #: How long a file stays that a list does not name any more, in seconds: longer than any fetch.
 UNREFERENCED_S = 86_400
@@ -67,11 +69,12 @@ class ListFiles:
         targets = roles.lists[list_name].signed.targets
         return read_public(self._path(targets[target_name(list_name, segment.name)]))
 
-    def live_hashes(self, roles: Roles, index: ListIndex) -> Uint64:
+    def live_hashes(self, roles: Roles, index: ListIndex, doubles: Doubles | None = None) -> Uint64:
         """Return the sorted hashes of the ids of the entries that are listed.
 
         The 64-bit hashes of the checksum stand for the ids. Two of 10 million ids share one in
         one list of 300,000; the later of them is then refused, and has to be called otherwise.
+        `doubles` is shown all that was ever added and withdrawn, in order.
 
         Raises:
             StateError: a segment is corrupt or cannot be read.
@@ -81,9 +84,15 @@ class ListFiles:
             data = self.read_segment(roles, index.list, segment)
             try:
                 if segment.kind == "add":
-                    added += [entry_hashes(b.ids) for b in parse_add_segment(data, segment)]
-                else:
-                    withdrawn += [entry_hashes(i) for i in parse_withdraw_segment(data, segment)]
+                    for batch in parse_add_segment(data, segment):
+                        added.append(entry_hashes(batch.ids))
+                        if doubles is not None:
+                            doubles.add(batch, added[-1])
+                    continue
+                for ids in parse_withdraw_segment(data, segment):
+                    withdrawn.append(entry_hashes(ids))
+                    if doubles is not None:
+                        doubles.withdraw(ids)
             except VerificationError as error:
                 raise StateError(f"corrupt repository: {error.message}") from error
         values, counts = np.unique(np.concatenate(added), return_counts=True)
@@ -133,7 +142,7 @@ class ListFiles:
             target = TargetFile.from_data(target_name(index.list, name), data, ["sha256"])
             roles.lists[index.list].signed.targets[target.path] = target
             path = self._path(target)
-            make_public_dir(path.parent)
+            make_folder_below(self.directory.parent, path.parent)
             write_atomic(path, data, mode=PUBLIC_MODE)
 
     def remove_unreferenced(self, roles: Roles, list_name: str) -> None:

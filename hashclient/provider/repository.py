@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -34,14 +34,27 @@ from hashclient.lists.wire import (
     withdraw_schema,
 )
 from hashclient.provider.consolidate import KEEP_NEWEST, join_ranges, ranges_to_join
+from hashclient.provider.doubles import Doubles, Int64
 from hashclient.provider.entries import SEGMENT_ENTRIES, Entries, new_segment
+from hashclient.provider.hints import own_hints
 from hashclient.provider.keys import Clock, Keys, KeyStore, Roles, Validity
 from hashclient.provider.listfiles import ListFiles, read_public
-from hashclient.system.files import (
-    make_public_dir,
-    state_error,
-    sweep_temporary,
+from hashclient.provider.public import (
+    closed_folders,
+    make_folder_below,
+    make_open_dir,
+    make_public_root,
 )
+from hashclient.provider.results import (
+    Consolidated,
+    ListStatus,
+    Published,
+    Renewed,
+    RoleStatus,
+    Some,
+    Status,
+)
+from hashclient.system.files import sweep_temporary
 from hashclient.system.locks import writer_lock
 from hashclient.system.text import printable
 
@@ -50,59 +63,6 @@ _OWN_NAMES = {"public", "keys", "lock", "root.json"}
 
 _ONE_KEY = Keys()
 _DEFAULT_VALIDITY = Validity()
-
-
-class Published(msgspec.Struct, frozen=True):
-    """What a change made: `changed` entries were added or withdrawn, `live` are now listed."""
-
-    list_name: str
-    generation: int
-    changed: int
-    live: int
-
-
-class Consolidated(msgspec.Struct, frozen=True):
-    """What a consolidation made: a list's number of segments before and after."""
-
-    list_name: str
-    generation: int
-    before: int
-    after: int
-
-
-class RoleStatus(msgspec.Struct, frozen=True):
-    """One role: the version that is published, until when it is valid, and its keys."""
-
-    name: str
-    version: int
-    expires: datetime
-    keys: int
-    threshold: int
-
-
-class ListStatus(msgspec.Struct, frozen=True):
-    """One list as it is published."""
-
-    name: str
-    generation: int
-    published_at: datetime
-    live: int
-    segments: int
-
-
-class Status(msgspec.Struct, frozen=True):
-    """All that is published; `root_sha256` lets a client's operator check the root they got."""
-
-    root_sha256: str
-    roles: tuple[RoleStatus, ...]
-    lists: tuple[ListStatus, ...]
-
-
-class Renewed(msgspec.Struct, frozen=True):
-    """Roles that were signed anew, and roles that are due but whose keys are not here."""
-
-    signed: tuple[str, ...]
-    skipped: tuple[str, ...]
 
 
 class Repository:
@@ -128,14 +88,13 @@ class Repository:
             UsageError: the directory holds a repository, or something else.
             StateError: it cannot be written.
         """
-        try:
-            make_public_dir(self.directory)
+        with own_hints("cannot make repository", self.directory):
+            make_open_dir(self.directory)
             # What a killed `create` left may be there.
             present = {path.name for path in self.directory.iterdir()} - _OWN_NAMES
             if not present:
-                make_public_dir(self._metadata)
-        except OSError as error:
-            raise state_error("cannot make repository", self.directory, error) from error
+                make_public_root(self.public)
+                make_folder_below(self.public, self._metadata)
         if present:
             raise UsageError(
                 f"directory is not empty: {printable(self.directory)}"
@@ -156,17 +115,16 @@ class Repository:
         sources: Iterable[tuple[str, BinaryIO]],
         *,
         list_keys: Keys = _ONE_KEY,
-        on_doubt: Callable[[str], None] = lambda _: None,
     ) -> Published:
         """Add the entries of `sources`, files of digests with their names, as a new generation.
 
         The first publication of a list makes its role, with `list_keys`. An entry without an id
-        gets `<generation>-<number>`, one without a category `uncategorised`. `on_doubt` hears of
-        what keeps no rule from being published, but clients from taking it.
+        gets `<generation>-<number>`, one without a category `uncategorised`. Doubles
+        are published, and counted.
 
         Raises:
-            UsageError: an entry breaks a rule of the format, or its id is on the list; nothing
-                was written.
+            UsageError: an entry breaks a rule of the format, has a digest of the empty file, or its
+                id is on the list; nothing was written.
             StateError: there is no repository, a key is missing, or a file cannot be written;
                 the old state is still published.
         """
@@ -175,8 +133,9 @@ class Repository:
         with self._locked():
             roles = self._load()
             current = self._files.current(roles, list_name)
-            live = self._files.live_hashes(roles, current)
             entries = Entries(current.generation + 1)
+            is_new = list_name not in roles.lists
+            roles.require_signers(["targets" if is_new else list_name, "snapshot", "timestamp"])
             for name, stream in sources:
                 for batch in read_digests(stream, name):
                     entries.add(batch, name)
@@ -185,20 +144,27 @@ class Repository:
                 raise UsageError(
                     "no entries to publish", hint="give files that hold at least one digest"
                 )
+            doubles = Doubles(entries.digests, entries.rows)
+            live = self._files.live_hashes(roles, current, doubles)
             hashes = entries.hashes()
             entries.check_unique(hashes, live)
-            if (doubts := entries.doubts()) is not None:
-                on_doubt(doubts)
-            if list_name not in roles.lists:
+            entries.check_categories(doubles.categories, list_name)
+            changed = {list_name}
+            if is_new:
                 roles.add_list(list_name, list_keys)
-                changed = {"targets", list_name}
-            else:
-                changed = {list_name}
+                changed.add("targets")
             checksum = checksum_of(hashes)
             index = self._files.next_index(current, entries.segments, entries.rows, checksum)
             self._files.write(roles, index, entries.segments)
             roles.commit(changed)
-            return Published(list_name, index.generation, entries.rows, index.entries)
+            return Published(
+                list_name,
+                index.generation,
+                entries.rows,
+                index.entries,
+                listed=_some(entries, doubles.listed()),
+                repeated=_some(entries, doubles.repeated()),
+            )
 
     def withdraw(self, list_name: str, entry_ids: Sequence[str]) -> Published:
         """Take entries off a list, as a new generation.
@@ -223,6 +189,7 @@ class Repository:
             entry_id, times = Counter(entry_ids).most_common(1)[0]
             if times > 1:
                 raise UsageError(f"entry id is given twice: {entry_id}")
+            roles.require_signers([list_name, "snapshot", "timestamp"])
             hashes = entry_hashes(np.array([i.encode() for i in entry_ids]))
             unknown = ~np.isin(hashes, self._files.live_hashes(roles, current))
             if unknown.any():
@@ -262,6 +229,7 @@ class Repository:
             def read(segment: Segment) -> bytes:
                 return self._files.read_segment(roles, list_name, segment)
 
+            roles.require_signers([list_name, "snapshot", "timestamp"])
             self._files.remove_unreferenced(roles, list_name)
             joined = ranges_to_join(current.segments, current.generation, keep_newest)
             replaced = [segment for segments in joined for segment in segments]
@@ -309,16 +277,21 @@ class Repository:
         """
         self.require()
         with self._locked():
-            signed, skipped = self._load().renew()
-            return Renewed(tuple(signed), tuple(skipped))
+            roles = self._load()
+            signed, skipped = roles.renew()
+            wanting = [roles.wanting(role) or "" for role in skipped]
+            return Renewed(tuple(signed), tuple(skipped), tuple(wanting))
 
-    def expiring(self) -> list[tuple[str, datetime]]:
-        """Return the roles that expire soon or have expired, with the time.
+    def expiring(self) -> list[tuple[str, datetime, str | None]]:
+        """Return the roles that expire soon or have expired, the time, and what has to be done.
+
+        That is None if the keys are here: then `renew` is enough.
 
         Raises:
             StateError: as `status`.
         """
-        return self._load().expiring()
+        roles = self._load()
+        return [(role, at, roles.wanting(role)) for role, at in roles.expiring()]
 
     def status(self) -> Status:
         """Return what is published.
@@ -343,6 +316,14 @@ class Repository:
             ),
         )
 
+    def closed(self) -> list[Path]:
+        """Return the folders that keep a web server of another account from what is published.
+
+        Raises:
+            StateError: one cannot be looked at.
+        """
+        return list(closed_folders(self.directory, self.public))
+
     def require(self) -> None:
         """Check that there is a repository.
 
@@ -358,15 +339,41 @@ class Repository:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         busy = f"another process is changing {printable(self.directory)}"
-        with writer_lock(self.directory / "lock", busy=busy, hint="wait until it has finished"):
+        lock = writer_lock(self.directory / "lock", busy=busy, hint="wait until it has finished")
+        with own_hints("cannot change", self.directory), lock:
             written = (self.directory, self._metadata, self._keys.directory)
             for folder in (*written, *self._files.directory.glob("lists/*")):
                 sweep_temporary(folder)
-            yield
+            self._keys.made.clear()
+            try:
+                yield
+            except BaseException:
+                self._discard_keys()
+                raise
+
+    def _discard_keys(self) -> None:
+        """Remove the keys that a failed command has made, but for those that are published.
+
+        A disk may fail when a rename is done already; what clients see decides.
+        """
+        if not self._keys.made:
+            return
+        published: set[str] = set()
+        if (self._metadata / "timestamp.json").exists():
+            try:
+                published = self._load().key_files()
+            except StateError:
+                return  # what is published is not known: a key too many does no harm
+        self._keys.discard(self._keys.made - published)
 
     def _load(self) -> Roles:
         self.require()
-        return Roles.load(self._metadata, self._keys, self._clock, self._validity)
+        with own_hints("cannot read", self.directory):
+            return Roles.load(self._metadata, self._keys, self._clock, self._validity)
+
+
+def _some(entries: Entries, rows: Int64) -> Some | None:
+    return Some(len(rows), entries.where(int(rows[0]))) if len(rows) else None
 
 
 def _no_such_list(roles: Roles, name: str) -> UsageError:

@@ -32,7 +32,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from hashclient.errors import UsageError
-from hashclient.provider.keys import PUBLIC_MODE, Clock
+from hashclient.provider.keys import Clock
+from hashclient.provider.public import PUBLIC_MODE
 from hashclient.provider.repository import Repository
 from hashclient.system.files import MAX_TEXT_BYTES, make_private_dir, read_regular, write_atomic
 from hashclient.system.secrets import read_secret

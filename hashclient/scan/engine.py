@@ -56,6 +56,7 @@ def scan(
     jobs: int,
     keep_clean: bool = False,
     sparse: bool = False,
+    all_digests: bool = False,
     memory: Memory | None = None,
     executor: Executor | None = None,
     stream: Stream | None = None,
@@ -63,7 +64,9 @@ def scan(
     """Check what `source` lists; yield outcomes as they are found, `progress` when time has passed.
 
     Clean files are yielded with `keep_clean` and counted always. Large files that are nearly all
-    hole are read with `sparse` only. With `memory`, files that are known unchanged are not read.
+    hole are read with `sparse` only. With `all_digests`, every digest is computed that an entry of
+    a file's size has, and not the cheapest that suffice. With `memory`, files that are known
+    unchanged are not read.
     The summary in `progress` is kept up to date and holds what was found so far when the iteration
     is ended early. What runs the checking is `executor`, by default this process for a little and
     `jobs` others for more; a `stream` comes first, and is read here.
@@ -74,7 +77,7 @@ def scan(
     summary = progress.summary
     started = due = time.monotonic()
     memory = memory or Memory()
-    judge = lists.judge()
+    judge = lists.judge(all_digests=all_digests)
 
     def make_checker(on_bytes: OnBytes | None = None) -> Checker:
         return Checker(

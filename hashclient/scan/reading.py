@@ -109,20 +109,21 @@ def same_content(one: os.stat_result, other: os.stat_result) -> bool:
 class StreamDigester:
     """Digests of a stream, whose length nobody knows before its end and which comes only once.
 
-    What is worth computing is computed as it comes. Up to `KEPT_BYTES` are kept, so that of a short
+    What is worth computing is computed as it comes. Some bytes are kept, so that of a short
     stream that hits the rest can be computed; of a longer one all algorithms are.
     """
 
-    def __init__(self, plan: Plan) -> None:
-        """Compute `plan` to begin with."""
+    def __init__(self, plan: Plan, kept_bytes: int = KEPT_BYTES) -> None:
+        """Compute `plan` to begin with, and keep up to `kept_bytes`."""
         self._parts = [(plan, Digester(plan))]
         self._kept: bytearray | None = bytearray()
+        self._kept_bytes = kept_bytes
         self.length = 0
 
     def update(self, chunk: memoryview) -> None:
         """Take the next bytes."""
         if self._kept is not None:
-            if len(self._kept) + len(chunk) > KEPT_BYTES:
+            if len(self._kept) + len(chunk) > self._kept_bytes:
                 self._compute(tuple(Algorithm))
                 self._kept = None
             else:

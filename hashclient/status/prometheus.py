@@ -14,7 +14,7 @@ import msgspec
 
 from hashclient import __version__
 from hashclient.audit.record import Record
-from hashclient.index.reader import Manifest
+from hashclient.index.manifest import Manifest
 from hashclient.status.status import ListStatus, Status
 
 _PREFIX = "hashclient_"
@@ -53,6 +53,11 @@ _OF_MANIFESTS: tuple[tuple[str, str, Callable[[Manifest], float]], ...] = (
         "last_check_timestamp_seconds",
         "When a fetch last found that there is no newer one, or got it.",
         lambda m: m.checked_at.timestamp(),
+    ),
+    (
+        "verified_timestamp_seconds",
+        "Since when each part of the index was compared with its digest, or written.",
+        lambda m: m.verified_since.timestamp(),
     ),
 )
 

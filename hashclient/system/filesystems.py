@@ -113,6 +113,42 @@ _KEEP_CTIME = frozenset(
 )
 
 
+#: And those on which this kernel makes each change, so that it can tell of them.
+_TELL_OF_CHANGES = frozenset(
+    {
+        0xEF53,  # ext2, ext3, ext4
+        0x58465342,  # xfs
+        0xF2F52010,  # f2fs
+        0x9123683E,  # btrfs
+        0xCA451A4E,  # bcachefs
+        0x2FC12FC1,  # zfs
+        0x3153464A,  # jfs
+        0x52654973,  # reiserfs
+        0x3434,  # nilfs2
+        0x7366746E,  # ntfs3
+        0x4D44,  # FAT
+        0x2011BAB0,  # exFAT
+        0x01021994,  # tmpfs
+        0x858458F6,  # ramfs
+        0x24051905,  # ubifs
+        0x794C7630,  # overlay
+        0xF15F,  # ecryptfs
+    }
+)
+
+
+def tells_of_changes(fd: int) -> bool:
+    """Tell whether the kernel learns of each change below an open directory, whoever makes it.
+
+    What another machine changes on a network file system, or a program behind FUSE in its own
+    store, this kernel does not see.
+    """
+    try:
+        return _kind_of(fd) in _TELL_OF_CHANGES
+    except OSError:
+        return False
+
+
 def identity_of(fd: int, device: int) -> int | None:
     """Return a number for the file system of an open file, under which its files are remembered.
 

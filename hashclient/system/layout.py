@@ -22,6 +22,7 @@ MOUNTS_NAME = "mounts.json"
 #: In the folder of a list; the first of them in that of the known good files, too.
 MANIFEST_NAME = "manifest.json"
 STAGING_NAME = "staging.json"
+CHECKS_NAME = "checks.json"
 RUN_PREFIX = "run-"
 #: In the folder of the known good files.
 SOURCES_NAME = "sources.json"
@@ -158,6 +159,7 @@ FILES: Mapping[str, str] = {
     rf"lists/{_NAME}/manifest\.json": "the generation of a list that is here, and its runs",
     rf"lists/{_NAME}/run-[0-9]+": "tags of a list, sorted",
     rf"lists/{_NAME}/staging\.json": "what an interrupted fetch goes on with",
+    rf"lists/{_NAME}/checks\.json": "digests of pieces of the runs, and when each was compared",
     r"known-good/sources\.json": "the known good files that were read, and their runs",
     r"known-good/run-[0-9]+": "tags of known good files, sorted",
     rf"trust/{_NAME}/pinned-root\.json": "the root of trust that was pinned",

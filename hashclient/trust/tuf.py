@@ -36,10 +36,18 @@ from hashclient.system.strictjson import parse_json
 from hashclient.system.text import excerpt, printable
 from hashclient.trust.metadatadir import MAX_METADATA_BYTES, MetadataDir
 
+#: What is said of metadata that cannot be trusted, where nothing is known that fits better.
+METADATA_HINT = "nothing was changed; tell the provider if it persists"
 #: Bounds a file whose length nobody has announced.
 _MAX_UNANNOUNCED_BYTES = 64 << 20
-#: A signed hash becomes part of an address.
-_SHA256_HEX = re.compile(r"[0-9a-f]{64}", re.ASCII)
+#: What a target may be signed by, the first that is there before its name in its address; one of
+#: them has to be there.
+_STRONG_HASHES = {
+    "sha256": re.compile(r"[0-9a-f]{64}", re.ASCII),
+    "sha512": re.compile(r"[0-9a-f]{128}", re.ASCII),
+}
+#: What else is verified where it is signed; the length of a SHAKE is not known.
+_KNOWN_HASHES = {name for name in hashlib.algorithms_guaranteed if not name.startswith("shake")}
 
 
 class Source(Protocol):
@@ -150,6 +158,11 @@ class Trust:
         for role in TOP_LEVEL_ROLE_NAMES:
             self._keep(role)
         self.make_durable()
+        if not self._root.consistent_snapshot:
+            raise VerificationError(
+                f"provider {self._name}: its root does not say consistent_snapshot: true",
+                hint="the provider has to publish under names that carry version and hash",
+            )
 
     def lists(self) -> list[str]:
         """Return the names of the lists that the provider delegates, after `refresh`.
@@ -159,10 +172,14 @@ class Trust:
         """
         targets: Any = self._verified[Targets.type]
         if targets.targets:
-            raise VerificationError(f"provider {self._name}: the top-level role signs files")
+            raise VerificationError(
+                f"provider {self._name}: the top-level role signs files", hint=METADATA_HINT
+            )
         if targets.delegations is None or not targets.delegations.roles:
             if targets.delegations is not None and targets.delegations.succinct_roles:
-                raise VerificationError(f"provider {self._name}: hash bins are not supported")
+                raise VerificationError(
+                    f"provider {self._name}: hash bins are not supported", hint=METADATA_HINT
+                )
             return []
         for role in targets.delegations.roles.values():
             if (
@@ -172,7 +189,8 @@ class Trust:
             ):
                 raise VerificationError(
                     f"provider {self._name}: delegation {printable(role.name)!r} is not for the"
-                    " files of the list of its name alone"
+                    " files of the list of its name alone",
+                    hint=METADATA_HINT,
                 )
         return sorted(targets.delegations.roles)
 
@@ -206,8 +224,15 @@ class Trust:
             info = self._updater.get_targetinfo(f"lists/{list_name}/{file_name}")
         if info is None:
             raise VerificationError(f"list {list_name}: its keys do not vouch for {file_name}")
-        if not _SHA256_HEX.fullmatch(info.hashes.get("sha256", "")):
-            raise VerificationError(f"list {list_name}: {file_name} is signed without a SHA-256")
+        signed = {name: info.hashes[name] for name in _STRONG_HASHES if name in info.hashes}
+        if not signed:
+            raise VerificationError(
+                f"list {list_name}: {file_name} is signed without a SHA-256 or SHA-512"
+            )
+        # A signed hash becomes part of an address.
+        for name, digest in signed.items():
+            if not _STRONG_HASHES[name].fullmatch(digest):
+                raise VerificationError(f"list {list_name}: {file_name} has a malformed {name}")
         role: Any = self._verified.get(list_name) or self._keep(list_name)
         if role.delegations is not None:
             # Whose expiry and keys count would then depend on the file.
@@ -226,14 +251,25 @@ class Trust:
                 f"{info.path} is signed with {info.length} bytes, more than {max_bytes}"
             )
         folder, _, base = info.path.rpartition("/")
-        if self._root.consistent_snapshot:
-            base = f"{info.hashes['sha256']}.{base}"
+        digest = info.hashes[_naming_hash(info)]
         data = self._source.get(
-            f"{self._targets_url}/{folder}/{base}", info.length, expected_bytes=info.length
+            f"{self._targets_url}/{folder}/{digest}.{base}",
+            info.length,
+            expected_bytes=info.length,
         )
+        known = {name: info.hashes[name] for name in info.hashes if name in _KNOWN_HASHES}
         with self._translated():
-            info.verify_length_and_hashes(data)
+            TargetFile(info.length, known, info.path).verify_length_and_hashes(data)
         return data
+
+    @staticmethod
+    def hash_of(info: TargetFile) -> str:
+        """Return what is signed of a target's bytes, as one text: its SHA-256 in hexadecimal.
+
+        Without one, it is `sha512:` and the SHA-512.
+        """
+        name = _naming_hash(info)
+        return info.hashes[name] if name == "sha256" else f"{name}:{info.hashes[name]}"
 
     def make_durable(self) -> None:
         """Make what was loaded since `refresh` survive a power loss, too.
@@ -273,13 +309,14 @@ class Trust:
         except (tuf_errors.RepositoryError, tuf_errors.DownloadError) as error:
             raise VerificationError(
                 f"provider {self._name}: {excerpt(error)}",
-                hint="nothing was changed; tell the provider if it persists",
+                hint=METADATA_HINT,
             ) from error
         except OSError as error:
             raise state_error("cannot keep metadata in", self._directory.path, error) from error
         except (ValueError, TypeError, KeyError, RuntimeError) as error:
             raise VerificationError(
-                f"provider {self._name}: metadata is malformed: {excerpt(error)}"
+                f"provider {self._name}: metadata is malformed: {excerpt(error)}",
+                hint=METADATA_HINT,
             ) from error
 
     def _stale(self, error: Exception) -> StaleError:
@@ -298,3 +335,8 @@ class Trust:
             f"provider {self._name}: {error}{since}",
             hint="the provider has to sign anew; if it has, check this machine's clock",
         )
+
+
+def _naming_hash(info: TargetFile) -> str:
+    """Return the algorithm whose digest stands before the name of a target in its address."""
+    return next(name for name in _STRONG_HASHES if name in info.hashes)

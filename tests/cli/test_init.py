@@ -101,7 +101,7 @@ def test_a_second_provider_is_added_and_comments_are_kept(site: Site, tmp_path: 
         ("empty", 6, "not the root metadata"),
         ("timestamp", 6, "not the root metadata"),
         ("huge", 2, "too large"),
-        ("foreign", 6, "foreign the root of this provider? the provider hands it out"),
+        ("foreign", 6, "foreign; the provider hands it out"),
     ],
 )
 def test_a_root_has_to_be_the_providers(

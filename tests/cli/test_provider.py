@@ -60,8 +60,25 @@ def test_the_commands_make_and_change_a_repository(tmp_path: Path) -> None:
     assert run("publish", repo, "--list", "baseline", sums)[0] == (
         "list baseline: generation 1: 1 added, 1 live\n"
     )
-    out, _ = run("publish", repo, "--list", "baseline", "--format", "json", "-", stdin=CSV)
-    assert json.loads(out) == {"list": "baseline", "generation": 2, "added": 3, "live": 4}
+    out, said = run("publish", repo, "--list", "baseline", "--format", "json", "-", stdin=CSV)
+    assert json.loads(out) == {
+        "list": "baseline",
+        "generation": 2,
+        "added": 3,
+        "live": 4,
+        "listed_before": 1,
+        "repeated": 2,
+    }
+    off = (
+        "hint: they were published all the same; `hashclient provider withdraw` takes entries off"
+        " the list\n"
+    )
+    assert said == (
+        "hashclient: warning: on the list before, by all their digests: 1 of 3 entries, the first"
+        f" from standard input:3\n{off}"
+        "hashclient: warning: given twice, by all their digests: 2 of 3 entries, the first from"
+        f" standard input:3\n{off}"
+    )
     out, _ = run("withdraw", repo, "--list", "baseline", "1-1", "a-1", "--format", "json")
     assert json.loads(out) == {"list": "baseline", "generation": 3, "withdrawn": 2, "live": 2}
     assert run("rotate", repo, "baseline")[1] == "role baseline has new keys\n"

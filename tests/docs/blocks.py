@@ -44,6 +44,14 @@ def table_rows(document: Path, heading: str) -> list[list[str]]:
     return rows[2:]
 
 
+def names_of_tests(folder: Path) -> set[str]:
+    """Return the names of all tests in the files below `folder`."""
+    names = set()
+    for path in folder.rglob("test_*.py"):
+        names.update(re.findall(r"^def (test_\w+)\(", path.read_text(), re.MULTILINE))
+    return names
+
+
 def free_port() -> int:
     """Return a port on loopback that nobody listens on."""
     with socket.socket() as probe:

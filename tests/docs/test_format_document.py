@@ -8,8 +8,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from click.testing import CliRunner
+from tuf.ngclient.config import UpdaterConfig
 
 from hashclient.cli.main import cli
 from hashclient.core.model import NAME_PATTERN
@@ -21,13 +23,18 @@ from hashclient.lists.wire import (
 )
 from hashclient.provider.keys import Validity
 from hashclient.provider.repository import Repository
-from tests.docs.blocks import DOCS
+from hashclient.trust.metadatadir import MAX_METADATA_BYTES
+from tests.docs.blocks import DOCS, ROOT, names_of_tests, table_rows
 
 pytestmark = pytest.mark.docs
 
 
 def blocks(name: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", (DOCS / name).read_text(), re.DOTALL)
+
+
+def text_of(name: str) -> str:
+    return (DOCS / name).read_text()
 
 
 def documented_hash(entry_id: bytes) -> int:
@@ -64,11 +71,11 @@ def test_the_documented_limits_are_those_of_the_code() -> None:
         f"at most {wire.MAX_INDEX_BYTES >> 20} MiB, with exactly these keys",
         f"in which they apply; at most {wire.MAX_SEGMENTS:,}",
         f"its number of rows, 1 to {wire.MAX_SEGMENT_ENTRIES:,}",
-        f"together have at most {wire.MAX_LIST_ENTRIES:,} rows",
+        f"together must have at most {wire.MAX_LIST_ENTRIES:,} rows",
         f"a segment's file at most {wire.MAX_SEGMENT_BYTES >> 20} MiB",
-        f"list's segments at most {wire.MAX_LIST_BYTES >> 30} GiB",
-        f"is 1 to {wire.MAX_ENTRY_ID_BYTES} of `A-Z a-z 0-9 . _ : -`",
-        f"has at most {wire.MAX_CATEGORIES}\n",
+        f"segments that one fetch downloads at most {wire.MAX_LIST_BYTES >> 30} GiB",
+        f"must be 1 to {wire.MAX_ENTRY_ID_BYTES} of `A-Z a-z 0-9 . _ : -`",
+        f"must have at most {wire.MAX_CATEGORIES}\n",
         wire.FORMAT,
     ):
         assert limit in text
@@ -77,6 +84,44 @@ def test_the_documented_limits_are_those_of_the_code() -> None:
     for role in ("root", "targets", "snapshot", "timestamp", "each list"):
         days = Validity().of("baseline" if role == "each list" else role).days
         assert f"| {role} | {days} days |" in validity
+
+
+def test_every_must_names_the_tests_that_prove_it() -> None:
+    """A client refuses whatever breaks a must: each has a test of that, in a comment behind it."""
+    text = (DOCS / "format.md").read_text()
+    existing = names_of_tests(ROOT / "tests")
+    # The opening paragraphs say what the word means.
+    _, _, rules = text.partition("\n## ")
+    parts = re.split(r"\n\n(?!<!-- must)|\n(?=- )|\n(?=[0-9]\\. )", rules)
+    with_must = [part for part in parts if re.search(r"\bmust\b", part.partition("<!--")[0])]
+    assert len(with_must) > 20
+    for part in with_must:
+        said, _, comment = part.partition("<!-- must: ")
+        named = comment.partition(" -->")[0].split()
+        assert named, f"no test is named for: {said}"
+        assert set(named) <= existing, sorted(set(named) - existing)
+    assert text.count("<!-- must: ") == len(with_must)
+
+
+def test_the_documented_columns_are_those_of_the_code() -> None:
+    rows = table_rows(DOCS / "format.md", "## Segments")
+    schema = wire.add_schema()
+    assert [row[0].strip("`") for row in rows] == schema.names
+    for row, field in zip(rows, schema, strict=True):
+        assert (row[3] == "no") is not field.nullable
+        physical = row[1].strip("`")
+        width = re.search(r"\(([0-9]+)\)", physical)
+        assert (width is not None) is pa.types.is_fixed_size_binary(field.type)
+        assert width is None or int(width[1]) == field.type.byte_width
+    sizes = UpdaterConfig()
+    for limit in (
+        f"no file of it may be longer\n  than {MAX_METADATA_BYTES >> 20} MiB",
+        f"at most {sizes.root_max_length:,} bytes, a timestamp {sizes.timestamp_max_length:,}",
+        f"a snapshot {sizes.snapshot_max_length:,}, and targets",
+        f"lists {sizes.targets_max_length:,} each",
+        f"less than {wire.MAX_DECODING_BYTES >> 30} GiB of memory",
+    ):
+        assert limit in text_of("format.md")
 
 
 def test_the_documented_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

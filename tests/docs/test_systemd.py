@@ -53,8 +53,12 @@ def units(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return directory
 
 
-def test_every_service_has_its_timer() -> None:
-    assert [name.replace(".timer", ".service") for name in TIMERS] == SERVICES
+def test_every_service_has_its_timer_or_runs_always() -> None:
+    always = ["hashclient-serve.service"]
+    timed = [name.replace(".timer", ".service") for name in TIMERS]
+    assert sorted(timed + always) == SERVICES
+    for name in always:
+        assert "[Install]" in (UNITS / name).read_text()
 
 
 def settings(path: Path) -> list[str]:

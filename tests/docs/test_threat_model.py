@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 
 from hashclient.errors import ExitCode
-from tests.docs.blocks import DOCS, ROOT, table_rows
+from tests.docs.blocks import DOCS, ROOT, names_of_tests, table_rows
 
 pytestmark = pytest.mark.docs
 
@@ -18,13 +17,6 @@ HEADINGS = [
     for heading in re.findall(r"^## .+$", THREAT_MODEL.read_text(), re.MULTILINE)
     if heading not in {"## What is worth protecting", "## Who", "## What we do not claim"}
 ]
-
-
-def names_of_tests(folder: Path) -> set[str]:
-    names = set()
-    for path in folder.rglob("test_*.py"):
-        names.update(re.findall(r"^def (test_\w+)\(", path.read_text(), re.MULTILINE))
-    return names
 
 
 @pytest.mark.parametrize("heading", HEADINGS)

@@ -71,6 +71,15 @@ BAD_INDEXES: dict[str, tuple[MakeIndex, str]] = {
     "date as a number": (with_field(published_at=1700000000), "not valid"),
     "date as a word": (with_field(published_at="yesterday"), "not valid"),
     "date without a zone": (with_field(published_at="2024-01-01T00:00:00"), "without a time zone"),
+    "date before all others": (
+        with_field(published_at="0001-01-01T00:00:00+14:00"),
+        "published_at out of range",
+    ),
+    "date after all others": (
+        with_field(published_at="9999-12-31T23:59:59-12:00"),
+        "published_at out of range",
+    ),
+    "date with a leap second": (with_field(published_at="2016-12-31T23:59:60Z"), "not valid"),
     "segments as an object": (with_field(segments={}), "not valid"),
     "unknown key": (with_field(**{"\x1b[2Jextra": 1}), "unknown field"),
     "newer format": (with_field(format="hashclient-list/2"), "has format hashclient-list/2"),
@@ -78,6 +87,17 @@ BAD_INDEXES: dict[str, tuple[MakeIndex, str]] = {
     "checksum too short": (with_field(checksum="0" * 15), "malformed checksum"),
     "checksum not hexadecimal": (with_field(checksum="Z" * 16), "malformed checksum"),
     "count that is wrong": (with_field(entries=14), "14 live entries"),
+    "segment without a name": (
+        lambda d: json.dumps(
+            {**d, "segments": [{k: v for k, v in d["segments"][0].items() if k != "name"}]}
+        ).encode(),
+        "missing required field `name`",
+    ),
+    "segment with another key": (with_segment(more=1), "unknown field `more`"),
+    "generation missing": (
+        lambda d: json.dumps({k: v for k, v in d.items() if k != "generation"}).encode(),
+        "missing required field `generation`",
+    ),
     "unknown kind": (with_segment(kind="replace"), "not valid"),
     "segment of nothing": (with_segment(entries=0), "entry count 0"),
     "segment of less than nothing": (with_segment(entries=-1), "entry count -1"),
@@ -202,44 +222,44 @@ BAD_SEGMENTS: dict[str, tuple[bytes, str]] = {
     "no Parquet": (b"PAR1 is what this is not", "not a valid Parquet file"),
     "empty": (b"", "not a valid Parquet file"),
     "cut": (parquet(row())[:-9], "not a valid Parquet file"),
-    "id missing": (parquet(row(), schema=without("entry_id")), "columns and types"),
-    "column missing": (parquet(row(), schema=without("added")), "columns and types"),
+    "id missing": (parquet(row(), schema=without("entry_id")), "has no column entry_id"),
+    "column missing": (parquet(row(), schema=without("added")), "has no column added"),
     "column too many": (
         parquet(row(), schema=loose_schema().append(pa.field("more", pa.int64()))),
-        "columns and types",
+        "has a column that the format does not have: more",
     ),
     "digest too narrow": (
         parquet(row(md5=b"x" * 15), schema=loose_schema(md5=FIXED_15)),
-        "columns and types",
+        r"column md5 is FIXED_LEN_BYTE_ARRAY\(15\) \(no logical type\), expected FIXED_",
     ),
     "digest of any width": (
         parquet(row(), schema=loose_schema(md5=pa.binary())),
-        "columns and types",
+        "column md5 is BYTE_ARRAY",
     ),
     "digest as text": (
         parquet(row(md5="ab" * 16), schema=loose_schema(md5=pa.string())),
-        "columns and types",
+        r"column md5 is BYTE_ARRAY \(string\), expected",
     ),
-    "size too narrow": (parquet(row(), schema=loose_schema(size=pa.int32())), "columns and types"),
+    "size too narrow": (parquet(row(), schema=loose_schema(size=pa.int32())), "size is INT32"),
     "size as a float": (
         parquet(row(), schema=loose_schema(size=pa.float64())),
-        "columns and types",
+        "column size is DOUBLE",
     ),
     "size as an unsigned number": (
-        parquet(row(size=2**63), schema=loose_schema(size=pa.uint64())),
-        "not a valid Parquet file",
+        parquet(row(size=5), schema=loose_schema(size=pa.uint64())),
+        "column size is INT64 .unsigned integer of 64 bits., expected INT64",
     ),
     "id as a number": (
         parquet(row(entry_id=1), schema=loose_schema(entry_id=pa.int64())),
-        "columns and types",
+        "column entry_id is INT64",
     ),
     "id nested": (
         parquet(row(entry_id=["x"]), schema=loose_schema(entry_id=pa.list_(pa.string()))),
-        "columns and types",
+        "has no column entry_id: it has entry_id.list.element, md5",
     ),
     "digest as a decimal": (
         parquet(row(md5=None), schema=loose_schema(md5=pa.decimal128(38))),
-        "columns and types|not a valid|without a digest",
+        r"column md5 is FIXED_LEN_BYTE_ARRAY\(16\) \(decimal\)",
     ),
     "id null": (parquet(row(entry_id=None)), "without an id"),
     "category null": (parquet(row(category=None)), "without a category"),
@@ -249,9 +269,9 @@ BAD_SEGMENTS: dict[str, tuple[bytes, str]] = {
     "id with a space": (parquet(row(entry_id="a b")), "not allowed"),
     "id with an escape": (parquet(row(entry_id="a\x1b[2J")), "not allowed"),
     "id not ASCII": (parquet(row(entry_id="é")), "not allowed"),
-    "id not UTF-8": (
-        parquet(row(entry_id=b"\xff"), schema=loose_schema(entry_id=pa.binary())),
-        "not a valid Parquet file",
+    "id without a logical type": (
+        parquet(row(entry_id=b"x-1"), schema=loose_schema(entry_id=pa.binary())),
+        r"column entry_id is BYTE_ARRAY \(no logical type\), expected BYTE_ARRAY \(string\)",
     ),
     "id with a NUL inside": (parquet(row(entry_id="a\0b")), "not allowed"),
     "id with a NUL at its end": (parquet(row(entry_id="a\0"), row(entry_id="bb")), "not allowed"),

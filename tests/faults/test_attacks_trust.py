@@ -33,6 +33,7 @@ from hashclient.index.run import DamagedError
 from hashclient.provider.keys import Keys
 from hashclient.trust.metadatadir import MAX_METADATA_BYTES
 from tests.attack_world import ALL, NEW, World, new_root_key, refused, roles_of
+from tests.support import edit_manifest
 
 
 def test_the_honest_provider_is_followed(client: Client, world: World) -> None:
@@ -361,6 +362,29 @@ def test_metadata_of_a_terabyte(client: Client, simulator: Simulator, role: str)
     assert asked == [MAX_METADATA_BYTES]
 
 
+@pytest.mark.parametrize(
+    ("role", "most"),
+    [("root", 512_000), ("timestamp", 16_384), ("snapshot", 2_000_000), ("baseline", 5_000_000)],
+)
+def test_metadata_over_its_size_is_refused(
+    client: Client, simulator: Simulator, role: str, most: int
+) -> None:
+    """Where no length is signed, and so for roots and timestamps always."""
+
+    def pad(data: bytes) -> bytes:
+        return data + b" " * (most + 1 - len(data))
+
+    simulator.edit(role, text=pad)
+    version = simulator.metadata(role).signed.version
+    if role == "baseline":
+        bare = MetaFile(version)
+        simulator.edit("snapshot", lambda s: s.meta.update({"baseline.json": bare}))
+    if role == "snapshot":
+        bare = MetaFile(version)
+        simulator.edit("timestamp", lambda s: setattr(s, "snapshot_meta", bare))
+    refused(client, ExitCode.UNVERIFIED, f"longer than {most} bytes")
+
+
 def test_root_signed_by_new_keys_only(client: Client, simulator: Simulator) -> None:
     thief = CryptoSigner.generate_ed25519()
     simulator.edit("root", new_root_key(thief), signers=[thief])
@@ -442,9 +466,7 @@ def test_list_of_another_provider_is_none_of_ours(client: Client, simulator: Sim
     """What vanishes at one provider says nothing of a list that came from another."""
     folder = client.settings.layout.lists / "other"
     shutil.copytree(client.settings.layout.lists / "baseline", folder)
-    manifest = json.loads((folder / "manifest.json").read_bytes())
-    manifest.update(list="other", provider="elsewhere")
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    edit_manifest(client.settings.state_dir, "other", list="other", provider="elsewhere")
     assert [f.list_name for f in client.fetch()] == ["baseline"]
 
 
@@ -577,17 +599,32 @@ def test_signed_hash_that_would_lead_elsewhere(
 
     simulator.edit("baseline", change)
     simulator.requests.clear()
-    refused(client, ExitCode.UNVERIFIED, "index.json is signed without a SHA-256")
+    refused(client, ExitCode.UNVERIFIED, "index.json has a malformed sha256")
     assert not any(r.startswith("targets/") for r in simulator.requests)
 
 
-def test_file_signed_by_sha512_alone(client: Client, simulator: Simulator) -> None:
+@pytest.mark.parametrize("digest", ["../../x", "a" * 64, "A" * 128])
+def test_signed_sha512_that_would_lead_elsewhere(
+    client: Client, simulator: Simulator, digest: str
+) -> None:
+    """Also where it is not the one that names the file."""
+
     def change(signed: Any) -> None:
-        path = "lists/baseline/index.json"
-        signed.targets[path] = TargetFile.from_data(path, b"{}", ["sha512"])
+        signed.targets["lists/baseline/index.json"].hashes["sha512"] = digest
 
     simulator.edit("baseline", change)
-    refused(client, ExitCode.UNVERIFIED, "signed without a SHA-256")
+    simulator.requests.clear()
+    refused(client, ExitCode.UNVERIFIED, "index.json has a malformed sha512")
+    assert not any(r.startswith("targets/") for r in simulator.requests)
+
+
+def test_file_signed_by_weak_hashes_alone(client: Client, simulator: Simulator) -> None:
+    def change(signed: Any) -> None:
+        path = "lists/baseline/index.json"
+        signed.targets[path] = TargetFile.from_data(path, b"{}", ["md5", "sha1", "sha3_256"])
+
+    simulator.edit("baseline", change)
+    refused(client, ExitCode.UNVERIFIED, "signed without a SHA-256 or SHA-512")
 
 
 def test_segment_that_the_lists_keys_do_not_vouch_for(client: Client, world: World) -> None:

@@ -15,11 +15,16 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from fixtures.crash import Act, FailAt, in_child, kill_at, watched
 from fixtures.used_state import LISTED
 from hashclient.errors import StateError
+from hashclient.index.blinding import load_sealer
+from hashclient.index.manifest import MANIFEST_FORMAT, load_manifest
+from hashclient.index.pieces import root_of
+from hashclient.index.upgrade import upgrade
 from hashclient.migrations import check, migrate, version
 from hashclient.migrations.check import check_state
 from hashclient.migrations.migrate import STEPS, Step, writing
@@ -111,6 +116,24 @@ def test_state_of_0_1_0_killed_at_each_change_while_it_is_brought_forward(tmp_pa
             break
     assert 2 < number < MOST
     check_all(layout)
+
+
+def test_lists_of_0_1_0_are_what_their_manifests_say(tmp_path: Path) -> None:
+    """So the next fetch of each, which needs the key and the provider, brings them forward."""
+    layout = unpacked(tmp_path)
+    sealer = load_sealer(layout.root, None, {})
+    folders = sorted(layout.lists.iterdir())
+    assert folders
+    for folder in folders:
+        old = load_manifest(folder, sealer)
+        assert old is not None and old.is_old
+        index, pieces = upgrade(folder, old, sealer)
+        runs = tuple(
+            msgspec.structs.replace(run, sha256="", root=root_of(pieces[run.name]))
+            for run in old.runs
+        )
+        expected = msgspec.structs.replace(old, format=MANIFEST_FORMAT, runs=runs)
+        assert index.manifest == expected
 
 
 def taking(layout: Layout, act: Act) -> None:

@@ -36,11 +36,13 @@ USES: Mapping[str, str] = {
     "quarantine": "audit index matches session",
     "reporting": "__init__ audit config index matches net quarantine session",
     "scan": "audit config formats index lists matches quarantine reporting session",
+    "daemon": "__init__ index scan session",
     "status": "__init__ audit config fetch index matches quarantine reporting",
     "upkeep": "audit matches quarantine reporting scan session",
     "client": "config fetch index scan session status upkeep",
-    "cli": "__init__ audit client config fetch formats index matches migrations provider"
-    " quarantine reporting scan session status",
+    "watch": "client scan",
+    "cli": "__init__ audit client config daemon fetch formats index matches migrations provider"
+    " quarantine reporting scan session status watch",
     "__init__": "",
     "__main__": "cli",
 }

@@ -277,14 +277,27 @@ def test_with_one_bad_entry_nothing_is_written(
     ("last", "more"),
     [("", ""), (f"{hashlib.md5().hexdigest()}\n", " (and 1 more)")],
 )
-def test_the_empty_file_is_published_with_a_warning(
-    simulator: Simulator, last: str, more: str
-) -> None:
+def test_the_empty_file_is_not_published(simulator: Simulator, last: str, more: str) -> None:
+    simulator.publish(CSV)
+    before = tree(simulator.repository.directory)
     content = f"{MD5}\n{SHA1}\n{MD5}\n{hashlib.sha256().hexdigest()}\n{SHA1}\n{last}"
-    doubts: list[str] = []
-    done = simulator.publish(content.encode(), on_doubt=doubts.append)
-    assert done.live == len(content.splitlines())
-    assert doubts == [f"baseline.csv:4: lists the empty file{more}; clients refuse this list"]
+    with pytest.raises(UsageError) as caught:
+        simulator.publish(content.encode())
+    assert caught.value.message == f"baseline.csv:4: has a digest of the empty file{more}"
+    assert caught.value.hint is not None and "clients refuse every list" in caught.value.hint
+    assert tree(simulator.repository.directory) == before
+
+
+def test_no_more_categories_than_clients_take(simulator: Simulator) -> None:
+    def rows(numbers: range) -> bytes:
+        return "\n".join(["md5,category", *(f"{MD5},c{n}" for n in numbers)]).encode()
+
+    simulator.publish(rows(range(200)))
+    before = tree(simulator.repository.directory)
+    with pytest.raises(UsageError, match="baseline would have 256 categories"):
+        simulator.publish(rows(range(150, 256)))
+    assert tree(simulator.repository.directory) == before
+    assert simulator.publish(rows(range(150, 255))).live == 305
 
 
 def test_a_repeated_id_is_found_in_any_segment(
@@ -420,9 +433,9 @@ def test_roles_that_expire_soon_are_told(simulator: Simulator) -> None:
     repository = simulator.repository
     assert repository.expiring() == []
     simulator.now += timedelta(days=6)
-    assert [role for role, _ in repository.expiring()] == ["timestamp"]
+    assert [role for role, *_ in repository.expiring()] == ["timestamp"]
     simulator.now += timedelta(days=20)
-    assert [role for role, _ in repository.expiring()] == ["snapshot", "timestamp"]
+    assert [role for role, *_ in repository.expiring()] == ["snapshot", "timestamp"]
     repository.renew()
     assert repository.expiring() == []
 

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from securesystemslib.signer import CryptoSigner, SSlibKey
 from tuf.api.exceptions import (
     DownloadError,
@@ -251,11 +252,37 @@ def test_a_provider_that_delegates_nothing_at_all_has_none(
     assert trust.lists() == []
 
 
-@pytest.mark.parametrize("kind", ["ed25519", "rsa", "ecdsa"])
-def test_all_usual_kinds_of_keys_are_accepted(
-    simulator: Simulator, opened: Opened, kind: str
+def _signer(kind: str, scheme: str) -> CryptoSigner:
+    """Make a key of a documented kind that signs by `scheme`."""
+    private: Any
+    if kind == "ed25519":
+        private = ed25519.Ed25519PrivateKey.generate()
+    elif kind == "rsa":
+        private = rsa.generate_private_key(65537, 2048)
+    else:
+        private = ec.generate_private_key({c.name: c() for c in _CURVES}[kind])
+    public = SSlibKey.from_crypto(private.public_key(), scheme=scheme)
+    return CryptoSigner(private, public)
+
+
+_CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "scheme"),
+    [
+        ("ed25519", "ed25519"),
+        ("secp256r1", "ecdsa-sha2-nistp256"),
+        ("secp384r1", "ecdsa-sha2-nistp384"),
+        ("secp521r1", "ecdsa-sha2-nistp521"),
+        *(("rsa", f"rsassa-pss-sha{bits}") for bits in (256, 384, 512)),
+        *(("rsa", f"rsa-pkcs1v15-sha{bits}") for bits in (256, 384, 512)),
+    ],
+)
+def test_every_documented_kind_of_keys_is_accepted(
+    simulator: Simulator, opened: Opened, kind: str, scheme: str
 ) -> None:
-    signer = getattr(CryptoSigner, f"generate_{kind}")()
+    signer = _signer(kind, scheme)
     simulator.edit("root", lambda root: root.add_key(signer.public_key, "timestamp"))
     simulator.edit("timestamp", signers=[signer])
     opened().refresh()
@@ -311,18 +338,70 @@ def test_metadata_of_another_length_or_hash_is_refused(
         load()
 
 
-def test_a_repository_without_consistent_snapshots_is_read(
-    simulator: Simulator, opened: Opened
+@pytest.mark.parametrize("value", [False, None])
+def test_a_repository_without_consistent_snapshots_is_refused(
+    simulator: Simulator, opened: Opened, value: bool | None
 ) -> None:
-    simulator.edit("root", lambda root: setattr(root, "consistent_snapshot", False))
+    simulator.edit("root", lambda root: setattr(root, "consistent_snapshot", value))
     data = simulator.files.pop(simulator.target_path("index.json"))
     simulator.files[f"targets/{INDEX}"] = data
     paths = {role: simulator._path(role) for role in ("snapshot", "targets", "baseline")}
     for role, path in paths.items():
         simulator.files[f"metadata/{role}.json"] = simulator.files.pop(path)
+    with pytest.raises(VerificationError, match="does not say consistent_snapshot: true"):
+        opened().refresh()
+
+
+@pytest.mark.parametrize(
+    ("algorithms", "named_by"),
+    [
+        (("sha256",), "sha256"),
+        (("sha512",), "sha512"),
+        (("sha512", "sha256"), "sha256"),
+        (("md5", "sha3_256", "sha512"), "sha512"),
+    ],
+    ids=str,
+)
+def test_a_target_is_named_by_its_sha256_or_else_by_its_sha512(
+    simulator: Simulator, opened: Opened, algorithms: tuple[str, ...], named_by: str
+) -> None:
+    data = simulator.files[simulator.target_path("index.json")]
+    simulator.use_hashes(*algorithms, named_by=named_by)
     trust = opened()
     trust.refresh()
-    assert trust.download(trust.target("baseline", "index.json"), 1 << 20) == data
+    info = trust.target("baseline", "index.json")
+    assert trust.download(info, 1 << 20) == data
+    digest = hashlib.new(named_by, data).hexdigest()
+    assert trust.hash_of(info) == (digest if named_by == "sha256" else f"sha512:{digest}")
+    assert simulator.requests[-1] == f"targets/lists/baseline/{digest}.index.json"
+
+
+@pytest.mark.parametrize("wrong", ["sha256", "sha512", "sha1", "sha3_512"])
+def test_every_hash_that_is_signed_and_known_is_verified(
+    simulator: Simulator, opened: Opened, wrong: str
+) -> None:
+    digest = {"sha256": "0" * 64, "sha512": "0" * 128}.get(wrong, "0" * 40)
+    named_by = "sha512" if wrong != "sha512" else "sha256"
+    algorithms = [a for a in ("sha256", "sha512") if a != wrong]
+    simulator.use_hashes(*algorithms, named_by=named_by, also={wrong: digest})
+    path = simulator.target_path("index.json")
+    simulator.files[path] = next(
+        data for name, data in simulator.files.items() if name.endswith(".index.json")
+    )
+    trust = opened()
+    trust.refresh()
+    with pytest.raises(VerificationError, match=r"Observed hash .* does not match"):
+        trust.download(trust.target("baseline", "index.json"), 1 << 20)
+
+
+@pytest.mark.parametrize("unknown", ["shake_128", "blake9", "sha256 "])
+def test_a_hash_that_nobody_knows_is_passed_over(
+    simulator: Simulator, opened: Opened, unknown: str
+) -> None:
+    simulator.use_hashes("sha512", named_by="sha512", also={unknown: "00"})
+    trust = opened()
+    trust.refresh()
+    assert trust.download(trust.target("baseline", "index.json"), 1 << 20)
 
 
 def test_a_version_that_was_pushed_far_ahead_is_recovered_by_new_keys(

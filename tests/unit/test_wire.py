@@ -192,20 +192,6 @@ def test_other_writers_may_choose_encoding_and_compression(options: dict[str, An
     check_rows(parse_all(out.getvalue(), 3))
 
 
-def test_other_writers_may_order_columns_and_leave_out_logical_types() -> None:
-    fields = {f.name: f for f in add_schema()}
-    fields["entry_id"] = pa.field("entry_id", pa.binary())
-    fields["category"] = pa.field("category", pa.binary())
-    fields["added"] = pa.field("added", pa.timestamp("us", tz="UTC"))
-    schema = pa.schema([fields[name] for name in sorted(fields)])
-    rows = [
-        {**r, "entry_id": r["entry_id"].encode(), "category": r["category"].encode()} for r in ROWS
-    ]
-    out = io.BytesIO()
-    pq.write_table(table_of(rows, schema), out, store_schema=False)
-    check_rows(parse_all(out.getvalue(), 3))
-
-
 def test_a_segment_comes_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [{"entry_id": f"e-{n}", "md5": bytes([n]) * 16, "category": "c"} for n in range(10)]
     monkeypatch.setattr(wire, "BATCH_ROWS", 4)
@@ -245,9 +231,9 @@ def test_a_withdrawal_is_read_back() -> None:
 def test_a_segment_of_the_other_kind_is_refused() -> None:
     add = encode_segment(table_of(ROWS))
     withdraw = encode_segment(pa.table([pa.array(["e-1"])], schema=withdraw_schema()))
-    with pytest.raises(VerificationError, match="columns and types"):
+    with pytest.raises(VerificationError, match="does not have: added"):
         list(parse_withdraw_segment(add, Segment("s", "withdraw", 3, 1, 1)))
-    with pytest.raises(VerificationError, match="columns and types"):
+    with pytest.raises(VerificationError, match="has no column md5: it has entry_id"):
         list(parse_add_segment(withdraw, Segment("s", "add", 1, 1, 1)))
 
 

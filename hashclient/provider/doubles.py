@@ -1,0 +1,100 @@
+"""Entries that say nothing new: they occur twice in what is published, or are listed already.
+
+Nothing forbids them, and clients take them, but most are mistakes: a file that was given twice, or
+an export that holds what earlier ones held. So they are counted. Digests are compared by their
+first eight bytes, which is enough for a count.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hashclient.core.algorithms import Algorithm
+from hashclient.lists.importers.interface import DigestBatch
+from hashclient.lists.wire import AddBatch, Strings, Uint8, Uint64, entry_hashes
+
+Int64 = np.typing.NDArray[np.int64]
+
+
+class NewDigests:
+    """The digests of the entries that are to be published, by the row of each entry."""
+
+    def __init__(self) -> None:
+        """Begin with no entry."""
+        self._parts: dict[Algorithm, list[tuple[Uint64, Int64]]] = {a: [] for a in Algorithm}
+
+    def add(self, batch: DigestBatch, first: int) -> None:
+        """Take the entries of `batch`; `first` is the row of its first."""
+        for algorithm, (values, rows) in batch.digests.items():
+            self._parts[algorithm].append((_keys(values), rows.astype(np.int64) + first))
+
+    def by_algorithm(self) -> dict[Algorithm, tuple[Uint64, Int64]]:
+        """Return the keys of all digests and their rows, ordered by key and then by row."""
+        found = {}
+        for algorithm, parts in self._parts.items():
+            if parts:
+                keys, rows = (np.concatenate(column) for column in zip(*parts, strict=True))
+                order = np.lexsort((rows, keys))
+                found[algorithm] = keys[order], rows[order]
+        return found
+
+
+class Doubles:
+    """Tells which new entries are doubles; is shown what is listed, segment by segment."""
+
+    def __init__(self, new: NewDigests, count: int) -> None:
+        """Look for doubles of the `count` entries in `new`."""
+        self._count = count
+        self._new = new.by_algorithm()
+        #: Keys that a listed entry has, and the hash of the id of that.
+        self._listed: dict[Algorithm, list[tuple[Uint64, Uint64]]] = {a: [] for a in Algorithm}
+        #: Categories of all entries that were shown.
+        self.categories: set[str] = set()
+
+    def add(self, batch: AddBatch, hashes: Uint64) -> None:
+        """Take note of entries that are listed; `hashes` are those of their ids."""
+        self.categories.update(batch.categories)
+        for algorithm, (values, rows) in batch.digests.items():
+            if algorithm in self._new:
+                keys = _keys(values)
+                known = np.flatnonzero(_is_in(keys, self._new[algorithm][0]))
+                if known.size:
+                    self._listed[algorithm].append((keys[known], hashes[rows[known]]))
+
+    def withdraw(self, ids: Strings) -> None:
+        """Take note of entries that are not listed any more."""
+        gone = np.sort(entry_hashes(ids))
+        for algorithm, parts in self._listed.items():
+            kept = [(keys, hashes, ~_is_in(hashes, gone)) for keys, hashes in parts]
+            self._listed[algorithm] = [(k[keep], h[keep]) for k, h, keep in kept if keep.any()]
+
+    def listed(self) -> Int64:
+        """Return the rows of the entries all of whose digests are listed, ascending."""
+        is_new = np.zeros(self._count, np.bool_)
+        for algorithm, (keys, rows) in self._new.items():
+            parts = [k for k, _ in self._listed[algorithm]] or [np.zeros(0, np.uint64)]
+            is_new[rows[~_is_in(keys, np.unique(np.concatenate(parts)))]] = True
+        return np.flatnonzero(~is_new)
+
+    def repeated(self) -> Int64:
+        """Return the rows of the entries all of whose digests occur before them, ascending."""
+        is_new = np.zeros(self._count, np.bool_)
+        for keys, rows in self._new.values():
+            first = np.ones(len(keys), np.bool_)
+            first[1:] = keys[1:] != keys[:-1]
+            is_new[rows[first]] = True
+        return np.flatnonzero(~is_new)
+
+
+def _keys(values: Uint8) -> Uint64:
+    """Return the first eight bytes of digests, (n, digest_bytes), as (n,) numbers."""
+    return np.ascontiguousarray(values[:, :8]).view(np.uint64).reshape(len(values))
+
+
+def _is_in(values: Uint64, ordered: Uint64) -> np.typing.NDArray[np.bool_]:
+    """Tell which of `values` are in `ordered`, which is sorted."""
+    if not len(ordered):
+        return np.zeros(len(values), np.bool_)
+    places = np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)
+    found: np.typing.NDArray[np.bool_] = ordered[places] == values
+    return found

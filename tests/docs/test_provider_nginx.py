@@ -1,0 +1,217 @@
+"""The configuration of nginx in docs/provider.md, with the real nginx and the real command."""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+import os
+import pwd
+import re
+import shutil
+import socket
+import ssl
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx
+import pytest
+
+from fixtures.client import csv
+from fixtures.tls import Authority
+from hashclient.provider.repository import Repository
+from tests.docs.blocks import DOCS, free_port, marked_blocks
+from tests.support import Result, call, wait_until
+
+NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+TOKEN = "5d0c9e1f6a7b4c38-alice-example"
+#: Around what is documented: all that it says nothing of stays in one directory.
+MAIN = """
+daemon off; master_process on; worker_processes 1; pid nginx.pid; error_log error.log; {user}
+events {{ worker_connections 64; }}
+http {{
+    log_format connections '$connection $request_uri $status $ssl_protocol $server_protocol';
+    access_log access.log connections;
+    client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi;
+    uwsgi_temp_path uwsgi; scgi_temp_path scgi;
+    {documented}
+}}
+"""
+
+pytestmark = [
+    pytest.mark.docs,
+    pytest.mark.skipif(NGINX is None, reason="nginx is not installed"),
+]
+
+
+class Nginx:
+    """nginx with a repository that was made under a umask of 077, and a client's state."""
+
+    def __init__(self, directory: Path, documented: str) -> None:
+        """Publish, and write the configuration, with the paths and the port of a test."""
+        self.directory = directory
+        self.authority = Authority(directory)
+        server, self.port = self.authority.issue("server"), free_port()
+        umask = os.umask(0o077)
+        try:
+            clock = lambda: datetime.now(UTC)  # noqa: E731
+            self.repository = Repository(directory / "srv" / "lists", clock=clock)
+            self.repository.create()
+            with tempfile.TemporaryFile() as stream:
+                stream.write(csv(range(5)))
+                stream.seek(0)
+                self.repository.publish("baseline", [("baseline.csv", stream)])
+        finally:
+            os.umask(umask)
+        for path, here in {
+            "443 ssl": f"127.0.0.1:{self.port} ssl",
+            "/etc/ssl/lists/server.pem": server.cert,
+            "/etc/ssl/lists/server.key": server.key,
+            "/etc/ssl/lists/clients-ca.pem": self.authority.ca,
+            "/srv/lists/public": self.repository.public,
+        }.items():
+            documented = documented.replace(path, str(here))
+        assert "/etc/" not in documented
+        user = ""
+        if os.geteuid() == 0:  # as on a real machine: another account than that of the lists
+            nobody = pwd.getpwnam("nobody")
+            user = f"user nobody {grp.getgrgid(nobody.pw_gid).gr_name};"
+        text = MAIN.format(user=user, documented=documented)
+        (directory / "nginx.conf").write_text(text)
+
+    @contextlib.contextmanager
+    def serve(self) -> Iterator[Nginx]:
+        """Run nginx."""
+        assert NGINX is not None
+        with subprocess.Popen(
+            [NGINX, "-p", self.directory, "-c", "nginx.conf", "-e", "error.log"],
+            stdin=subprocess.DEVNULL,
+        ) as process:
+            try:
+                wait_until(self._listens, process.pid)
+                yield self
+            finally:
+                process.terminate()
+
+    def _listens(self) -> bool:
+        with contextlib.suppress(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", self.port), 5).close()
+            return True
+        return False
+
+    def call(self, *args: object) -> Result:
+        """Run the command on the client's state directory."""
+        return call("--state-dir", self.directory / "state", *args)
+
+    def init(self, *options: object) -> Result:
+        """Pin the provider behind nginx."""
+        url = f"https://127.0.0.1:{self.port}"
+        root = self.repository.root_file
+        return self.call("init", url, "--root", root, "--ca", self.authority.ca, *options)
+
+    def connections(self) -> list[list[str]]:
+        """Return what nginx has logged: connection, address, status, TLS, HTTP."""
+        return [line.split() for line in (self.directory / "access.log").read_text().splitlines()]
+
+    def secret(self, text: str) -> Path:
+        """Write a token into a file."""
+        path = self.directory / f"token-{len(text)}"
+        path.touch(mode=0o600)
+        path.write_text(text)
+        return path
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """A directory that every account can pass, which those of pytest are not."""
+    with tempfile.TemporaryDirectory(prefix="hashclient-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+def documented(name: str) -> str:
+    (block,) = marked_blocks(DOCS / "provider.md", name)
+    return block
+
+
+def test_tokens(directory: Path) -> None:
+    with Nginx(directory, documented("nginx")).serve() as nginx:
+        refused = nginx.init()
+        assert (refused.code, "401" in refused.err) == (5, True)
+        refused = nginx.init("--token-file", nginx.secret(TOKEN.upper()))
+        assert (refused.code, "401" in refused.err) == (5, True)
+        assert nginx.init("--token-file", nginx.secret(f"{TOKEN}\n")).code == 0
+        fetched = nginx.call("fetch")
+        assert fetched.code == 0, fetched.err
+        before = len(nginx.connections())
+        assert nginx.call("fetch").code == 0
+        asked = nginx.connections()[before:]
+        assert [line[1:] for line in asked] == [
+            ["/metadata/2.root.json", "404", "TLSv1.3", "HTTP/1.1"],
+            ["/metadata/timestamp.json", "200", "TLSv1.3", "HTTP/1.1"],
+        ]
+        assert asked[0][0] == asked[1][0], "one connection"
+        check_answers(nginx)
+
+
+def check_answers(nginx: Nginx) -> None:
+    """Check what docs/format.md asks of a server."""
+    (segment,) = nginx.repository.public.glob("targets/lists/baseline/*.parquet")
+    path = segment.relative_to(nginx.repository.public).as_posix()
+    with httpx.Client(
+        base_url=f"https://127.0.0.1:{nginx.port}",
+        verify=ssl.create_default_context(cafile=str(nginx.authority.ca)),
+        headers={"Authorization": f"Bearer {TOKEN}", "Accept-Encoding": "gzip, br"},
+        trust_env=False,
+    ) as browser:
+        whole = browser.get(path)
+        assert (whole.status_code, whole.content) == (200, segment.read_bytes())
+        assert re.fullmatch(r'"[^"]+"', whole.headers["etag"])
+        assert whole.headers["accept-ranges"] == "bytes"
+        assert "content-encoding" not in whole.headers
+        assert whole.headers["cache-control"] == "private, max-age=604800"
+        rest = {"Range": "bytes=10-", "If-Range": whole.headers["etag"]}
+        part = browser.get(path, headers=rest)
+        assert (part.status_code, part.content) == (206, segment.read_bytes()[10:])
+        newest = browser.get("metadata/timestamp.json")
+        assert newest.headers["cache-control"] == "private, max-age=60"
+        for hidden in ("", "metadata/", "targets/lists", "../keys", "..%2froot.json"):
+            assert browser.get(hidden).status_code in {301, 400, 403, 404}, hidden
+
+
+def test_client_certificates(directory: Path) -> None:
+    text = documented("nginx")
+    line = '    if ($lists_client = "") { return 401; }\n'
+    assert line in text
+    text = text.replace(line, documented("nginx-certificates"))
+    with Nginx(directory, text).serve() as nginx:
+        refused = nginx.init()
+        assert (refused.code, "403" in refused.err) == (5, True)
+        (directory / "strangers").mkdir()
+        stranger = Authority(directory / "strangers").issue("stranger")
+        refused = nginx.init("--client-cert", stranger.cert, "--client-key", stranger.key)
+        assert (refused.code, "403" in refused.err) == (5, True)
+        known = nginx.authority.issue("alice")
+        pinned = nginx.init("--client-cert", known.cert, "--client-key", known.key)
+        assert pinned.code == 0, pinned.err
+        assert nginx.call("fetch").code == 0
+
+
+def test_client_certificates_as_nginx_refuses_them_by_itself(directory: Path) -> None:
+    """Without the line that makes it 403."""
+    text = documented("nginx").replace(
+        '    if ($lists_client = "") { return 401; }\n', documented("nginx-certificates")
+    )
+    text = re.sub(r"^ +error_page 495.*\n", "", text, flags=re.MULTILINE)
+    with Nginx(directory, text).serve() as nginx:
+        refused = nginx.init()
+        assert refused.code == 5
+        assert "the provider requires a client certificate: https://127.0.0.1:" in refused.err
+        assert "hint: check client_cert and client_key" in refused.err
+        (directory / "strangers").mkdir()
+        stranger = Authority(directory / "strangers").issue("stranger")
+        refused = nginx.init("--client-cert", stranger.cert, "--client-key", stranger.key)
+        assert refused.code == 5
+        assert "the provider refuses the client certificate" in refused.err
