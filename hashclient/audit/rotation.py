@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -32,13 +33,21 @@ from hashclient.audit.record import (
     segment_data,
 )
 from hashclient.errors import AuditError
-from hashclient.system.files import TEMP_PREFIX, fsync_dir, sweep_temporary, write_all
+from hashclient.system.files import (
+    TEMP_PREFIX,
+    fsync_dir,
+    open_at_once,
+    refuse_irregular,
+    sweep_temporary,
+    write_all,
+)
 from hashclient.system.layout import CLOSED_LOG_NAME, LOG_NAME
 from hashclient.system.text import printable
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+_PIECE_BYTES = 1 << 20
 #: What says that a file system has no second names of files.
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL})
 
@@ -85,7 +94,8 @@ def rotate(
     new = os.open(temporary, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         _probe(temporary)  # 1
-        if os.path.lexists(closed_path) and not is_current(fd, closed_path):
+        _like(new, fd)
+        if os.path.lexists(closed_path) and not _is_it(fd, closed_path):
             raise AuditError(
                 f"something has the name of a part of the audit log: {printable(closed_path)}",
                 hint="move it away, after a look at what it is",
@@ -110,6 +120,30 @@ def rotate(
         os.close(new)
         raise
     return Rotated(head.number, closed_path, last), new
+
+
+def _like(new: int, fd: int) -> None:
+    """Give the file open as `new` the owner and the mode of `fd`: root may be who closes it."""
+    status, mine = os.fstat(fd), os.fstat(new)
+    if (status.st_uid, status.st_gid) != (mine.st_uid, mine.st_gid):
+        os.fchown(new, status.st_uid, status.st_gid)
+    os.fchmod(new, stat.S_IMODE(status.st_mode))
+
+
+def _is_it(fd: int, path: Path) -> bool:
+    """Tell whether the file at `path` is the one open as `fd`, or a copy of it.
+
+    A kill may have left it with both names, and whoever restored a backup made two files of them.
+    """
+    if is_current(fd, path):
+        return True
+    refuse_irregular(path)
+    with open_at_once(path) as other:
+        size = os.fstat(fd).st_size
+        if os.fstat(other.fileno()).st_size != size:
+            return False
+        places = range(0, size, _PIECE_BYTES)
+        return all(os.pread(fd, _PIECE_BYTES, at) == other.read(_PIECE_BYTES) for at in places)
 
 
 def _probe(path: Path) -> None:

@@ -581,3 +581,36 @@ def test_a_reader_has_what_was_there_when_it_began(book: Logbook) -> None:
     assert book.log.rotate() is not None
     book.add(30)
     assert [*seen, *(r.data["number"] for r in reading)] == EXPECTED
+
+
+def test_a_kill_between_two_names_and_a_backup_that_made_two_files_of_them(tmp_path: Path) -> None:
+    base = book = Logbook(tmp_path / "audit")
+    base.add(0, 1)
+    for number in range(1, MOST):
+        book = Logbook(tmp_path / str(number))
+        shutil.copytree(base.directory, book.directory)
+
+        def act(number: int = number, book: Logbook = book) -> None:
+            with watched(kill_at(number)):
+                book.log.rotate()
+
+        in_child(act)
+        if FIRST in book.files():
+            break
+    assert (book.directory / FIRST).samefile(book.directory / LAST)
+    verify(book.directory)
+    (book.directory / FIRST).unlink()
+    shutil.copy(book.directory / LAST, book.directory / FIRST)
+    book.add(2)
+    verify(book.directory)
+    assert book.numbers() == [0, 1, 2] and book.files() == [FIRST, LAST]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_the_next_file_belongs_to_who_has_the_log(book: Logbook) -> None:
+    """Also where root closes it: who scans has to write to it."""
+    os.chown(book.directory / LAST, 12_345, 23_456)
+    (book.directory / LAST).chmod(0o640)
+    assert book.log.rotate() is not None
+    status = (book.directory / LAST).stat()
+    assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (12_345, 23_456, 0o640)
