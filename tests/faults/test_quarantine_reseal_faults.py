@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.crash import FailAt, in_child, kill_at, watched
+from fixtures.crash import FailAt, Recorder, in_child, kill_at, watched
 from fixtures.quarantine import CONTENT, Ward
 from hashclient.core.match import Match
 from hashclient.errors import AuditError, AuthorisationError, StateError
@@ -204,3 +204,21 @@ def test_what_is_away_and_withdrawn_since_is_finished_by_add_all(tmp_path: Path)
     done = call("--state-dir", scene.ward.state, "quarantine", "add", "--all")
     assert (done.code, done.out.split()[0]) == (0, scene.match.id)
     assert scene.ward.item(scene.match).stage is Stage.REMOVED
+
+
+def test_the_new_copy_is_on_the_disk_before_the_old_one_goes(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    scene.ward.take(scene.match)
+    recorder = Recorder()
+    with watched(recorder):
+        scene.reseal()
+    calls = [(name, str(argument)) for name, argument in recorder.calls]
+    quarantine = str(scene.ward.settings.layout.quarantine)
+    (exchanged,) = (n for n, (name, _) in enumerate(calls) if name == "rename")
+    folder = calls[exchanged][1]
+    synced = [path for name, path in calls[:exchanged] if name == "fsync"]
+    assert any(path.endswith(f"{folder}/evidence.age") for path in synced)
+    assert any(path.endswith(folder) for path in synced), "the names in the new folder"
+    after = calls[exchanged + 1 :]
+    gone = next(n for n, (name, _) in enumerate(after) if name == "unlink")
+    assert ("fsync", quarantine) in after[:gone]
