@@ -58,8 +58,9 @@ class Daemon:
     def ask(self, *pieces: bytes, tcp: bool = False) -> bytes:
         """Send pieces on a connection of its own, and return all that comes."""
         with self.connect(tcp=tcp) as sock:
-            for piece in pieces:
-                sock.sendall(piece)
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                for piece in pieces:
+                    sock.sendall(piece)
             return everything(sock)
 
     def ask_descriptor(self, fd: int, form: bytes = b"z") -> bytes:
@@ -82,10 +83,11 @@ class Daemon:
 
 
 def everything(sock: socket.socket) -> bytes:
-    """Return all that comes until the other side closes."""
+    """Return all that comes until the other side closes, in whatever way."""
     parts = []
-    while part := sock.recv(1 << 16):
-        parts.append(part)
+    with contextlib.suppress(ConnectionResetError):
+        while part := sock.recv(1 << 16):
+            parts.append(part)
     return b"".join(parts)
 
 
