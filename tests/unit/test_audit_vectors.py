@@ -10,7 +10,6 @@ import itertools
 import json
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -139,7 +138,7 @@ def build(name: str, directory: Path) -> None:
     """Write a vector into `directory`."""
     key = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
     with (
-        mock.patch.object(Ed25519PrivateKey, "generate", lambda: key),
+        mock.patch.object(Ed25519PrivateKey, "generate", return_value=key),
         mock.patch("secrets.token_hex", lambda count: "0123456789abcdef" * (count // 8)),
         mock.patch.object(os, "fsync"),
     ):
@@ -188,4 +187,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
