@@ -10,6 +10,7 @@ log, the closed one has it, and the next who writes goes on from there.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -126,7 +127,8 @@ def _like(new: int, fd: int) -> None:
     """Give the file open as `new` the owner and the mode of `fd`: root may be who closes it."""
     status, mine = os.fstat(fd), os.fstat(new)
     if (status.st_uid, status.st_gid) != (mine.st_uid, mine.st_gid):
-        os.fchown(new, status.st_uid, status.st_gid)
+        with contextlib.suppress(PermissionError):  # a group of which we are no member
+            os.fchown(new, status.st_uid, status.st_gid)
     os.fchmod(new, stat.S_IMODE(status.st_mode))
 
 

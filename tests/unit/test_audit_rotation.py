@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -555,7 +556,9 @@ def test_processes_that_append_while_files_are_closed_keep_one_chain(tmp_path: P
     book.add(0)
     children = []
     for first in (1_000, 2_000, 3_000):
-        child = os.fork()
+        with warnings.catch_warnings():  # of threads, which a test runner may have
+            warnings.simplefilter("ignore", DeprecationWarning)
+            child = os.fork()
         if child == 0:
             code = 1
             try:
