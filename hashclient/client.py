@@ -33,8 +33,8 @@ COMMAND_TABLES = frozenset({"init", "fetch", "status", "scan", "lookup", "watch"
 class Client:
     """One use of a state directory.
 
-    Several may be used at once, in one process or many: scans take no lock, and a fetch waits for
-    nobody but fails while another one runs.
+    Several may be used at once, in one process or many: scans take no lock, and a fetch fails while
+    another one runs, unless it is told to wait.
     """
 
     def __init__(self, state: Session | str | os.PathLike[str]) -> None:
@@ -51,16 +51,20 @@ class Client:
         provider: str | None = None,
         rebuild: bool = False,
         accept_churn: bool = False,
+        wait_s: float = 0.0,
         progress: FetchProgress | None = None,
         on_failure: Callable[[HashclientError], None] = lambda _: None,
+        on_wait: Callable[[], None] = lambda: None,
     ) -> Iterator[Fetched]:
         """Fetch all lists, or those named in `only`; yield what became of each.
 
         One that was refused stays as it was, and has an `error`. `rebuild` builds the lists again
         from what is signed; `accept_churn` takes a change that the configured `max_churn` refuses.
-        `progress` is called with a list's name, and the bytes done and in all.
+        `progress` is called with a list's name, and the bytes done and in all. Another fetch in
+        this state directory is waited for `wait_s` seconds; `on_wait` is called when that begins.
 
         Raises:
+            LockedError: another fetch takes longer than that.
             HashclientError: a provider could not be fetched from; after all others were tried. Of
                 several failures the worst is raised; `on_failure` is called with the others.
             UsageError: a list in `only` is offered by none of them.
@@ -75,8 +79,10 @@ class Client:
             provider,
             rebuild=rebuild,
             accept_churn=accept_churn,
+            wait_s=wait_s,
             progress=progress,
             on_failure=on_failure,
+            on_wait=on_wait,
         )
 
     def scan(
@@ -227,10 +233,15 @@ class Client:
 
         With `verify`, every byte of the indexes is read and compared with its digest, and all of
         the record of matches is read.
+
+        Raises:
+            ConfigError: a rule of the policy is for a list that is not known.
         """
+        from hashclient.scan.policy import check_policy
         from hashclient.status.status import read_status
 
         session = self.session
+        check_policy(session.settings)
         return read_status(session.settings, session.environ, session.now(), verify=verify)
 
 

@@ -20,6 +20,7 @@ time tells. An output or a format that config.toml names is not known while that
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +31,7 @@ from typing import TextIO
 import click
 
 from hashclient.cli.hangup import Hangup
-from hashclient.errors import ExitCode, LockedError, StateError, UsageError
+from hashclient.errors import ExitCode, HashclientError, LockedError, StateError, UsageError
 from hashclient.system.locks import acquire
 from hashclient.system.text import printable
 
@@ -45,6 +46,12 @@ _REOPENED = frozenset({"scan", "lookup"})
 _INPUTS_OF_ALL = ("config_path", "seal_key_file")
 _INPUTS = ("paths", "sources")
 _SINGLE_INPUTS = ("files_from",)
+
+
+#: What is wrong with the place, and not with the disk: the same as when a file is opened there.
+_WRONG_PLACE = frozenset(
+    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
+)
 
 
 class OutputError(StateError):
@@ -220,7 +227,7 @@ class Output:
         """
         if self._path is None or self._is_whole:
             return
-        with contextlib.suppress(OSError, StateError):
+        with contextlib.suppress(OSError, HashclientError):
             if self._command in _REPLACED:
                 replace(self._path, _failed_status(self._format, code, message))
             elif not self._is_begun or self._command in _ENDLESS:
@@ -265,6 +272,7 @@ def replace(path: Path, text: str) -> None:
     """Replace `path` by `text` in one step; the umask decides who can read it.
 
     Raises:
+        UsageError: nothing may be written there, or there is no such directory.
         OutputError: it cannot be written; `path` is as it was.
     """
     from hashclient.system.files import write_atomic
@@ -274,6 +282,9 @@ def replace(path: Path, text: str) -> None:
     try:
         write_atomic(path, text.encode(errors="backslashreplace"), mode=0o666 & ~mask)
     except StateError as error:
+        cause = error.__cause__
+        if isinstance(cause, OSError) and cause.errno in _WRONG_PLACE:
+            raise _cannot_open(path, cause) from error
         raise OutputError(error.message, hint="choose another --output") from error
 
 

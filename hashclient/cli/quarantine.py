@@ -11,7 +11,8 @@ import click
 from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.cli.items import Results
 from hashclient.cli.matches import open_record
-from hashclient.cli.quarantine_show import keygen, list_items, open_quarantine, show, verify
+from hashclient.cli.quarantine_keys import add_recipient, keygen
+from hashclient.cli.quarantine_show import list_items, open_quarantine, show, verify
 from hashclient.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -399,5 +400,5 @@ def _mark(
     return results.end("")
 
 
-for _command in (list_items, show, verify, keygen):
+for _command in (list_items, show, verify, keygen, add_recipient):
     command.add_command(_command)

@@ -48,7 +48,7 @@ _path = click.Path(readable=False)
     "--jobs",
     type=click.IntRange(1, 256),
     metavar="N",
-    help="Worker processes. [default: as many as there are processors]",
+    help="Worker processes. [default: as many as there are processors, or as a quota is worth]",
 )
 @click.option(
     "--exclude",
@@ -143,9 +143,11 @@ def command(
     Exit codes: 0 nothing found, 10 match, 11 match and something needs attention, 3 something
     was unread or there was nothing to check, 7 stale list; all are in `hashclient --help`.
     """
+    from hashclient.cli.counting import files_counted
     from hashclient.cli.progress import scan_progress
     from hashclient.cli.run import Report, load_lists
     from hashclient.client import Client
+    from hashclient.scan.sources.files import WalkOptions
 
     if not paths and files_from is None:
         raise UsageError(
@@ -190,7 +192,13 @@ def command(
     )
     if failed is not None:
         run.summary.failed, run.summary.failure = failed, None
-    with scan_progress(app, run.progress) as report.tick:
+    options = WalkOptions(tuple(exclude), one_file_system, follow_symlinks)
+    # How many names come from elsewhere nobody knows.
+    countable = app.progress_wanted() and stream is None and files_from is None
+    with (
+        files_counted(paths if countable else (), options) as total,
+        scan_progress(app, run.progress, total) as report.tick,
+    ):
         code = report.write(run)
     if run.is_mount_missing:
         app.say("next: mount what is missing; `hashclient inventory forget PATH` if it is given up")

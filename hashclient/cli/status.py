@@ -13,7 +13,7 @@ import click
 from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.cli.output import replace
 from hashclient.errors import ExitCode
-from hashclient.system.text import path_fields, printable
+from hashclient.system.text import counted, path_fields, printable
 
 if TYPE_CHECKING:
     from hashclient.audit.record import Record
@@ -97,8 +97,8 @@ def _lines(settings: Settings, status: Status, now: datetime) -> Iterator[str]:
         yield f"matches       {', '.join(counts) or 'none'}"
     if status.quarantine is not None:
         kept = status.quarantine
-        files = "file" if kept.files == 1 else "files"
-        yield f"quarantine    {kept.files:,} {files}, {kept.sealed_bytes:,} bytes"
+        size = counted(kept.sealed_bytes, "byte")
+        yield f"quarantine    {counted(kept.files, 'file')}, {size}"
     if status.reports is not None:
         counts = [f"{count:,} {state}" for state, count in status.reports.counts.items() if count]
         yield f"reports       {', '.join(counts) or 'none'}"

@@ -280,6 +280,28 @@ def delegated_lists(path: Path) -> tuple[str, ...] | None:
     return names
 
 
+def known_lists(settings: Settings) -> frozenset[str] | None:
+    """Return the names of the lists that anything here names; None if that cannot be told.
+
+    The configuration names a list, a provider's verified metadata offers it, or it is here.
+
+    Raises:
+        StateError: the folder of all lists, or that of all providers, cannot be read.
+    """
+    names = set(list_folders(settings.layout.lists))
+    configured = settings.config.providers
+    for provider in [*configured, *_unconfigured(settings, ())]:
+        lists = configured[provider].lists if provider in configured else None
+        try:
+            offered = _delegated_by(settings, provider)
+        except StateError:
+            offered = None
+        if offered is None and lists is None:
+            return None
+        names.update(lists or (), offered or ())
+    return frozenset(names)
+
+
 def _bound_expiry(settings: Settings, index: Index) -> None:
     """Let a list be fresh for no longer than its provider's last verified metadata.
 

@@ -91,15 +91,19 @@ class _Backup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @contextlib.contextmanager
-def writing(layout: Layout) -> Iterator[None]:
+def writing(
+    layout: Layout, *, wait_s: float = 0.0, on_wait: Callable[[], None] = lambda: None
+) -> Iterator[None]:
     """Hold the writers' lock of a state directory that has today's version.
 
+    While another process holds it, this waits for up to `wait_s` seconds, and calls `on_wait`.
+
     Raises:
-        LockedError: another process holds it.
+        LockedError: another process holds it for longer.
         StateError: the state is newer; or it cannot be brought forward.
     """
     make_private_dir(layout.root)
-    with writer_lock(layout.lock):
+    with writer_lock(layout.lock, wait_s=wait_s, on_wait=on_wait):
         migrate(layout, STEPS)
         yield
 

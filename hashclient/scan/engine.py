@@ -29,6 +29,7 @@ from hashclient.scan.executors.interface import (
 from hashclient.scan.memory import Memory
 from hashclient.scan.sources.interface import Source, Task
 from hashclient.scan.sources.stream import Stream
+from hashclient.system.cgroups import usable_processors
 
 #: Seconds between two looks at the progress display, and at what is to be written meanwhile.
 TICK_S = 0.2
@@ -37,15 +38,24 @@ TICK_SHARE = 20
 
 
 class Progress(msgspec.Struct):
-    """What a display may show while a scan runs; `bytes_ahead` are read but not yet counted."""
+    """What a display may show while a scan runs.
+
+    `reading` are the large files that are being read, and how many bytes of each were: these are
+    not in the summary yet.
+    """
 
     summary: Summary
-    bytes_ahead: int = 0
+    reading: dict[str, int] = {}
+
+    @property
+    def bytes_ahead(self) -> int:
+        """How many bytes were read that are not counted yet."""
+        return sum(self.reading.values())
 
 
 def default_jobs() -> int:
-    """Return the number of processors that this process may use."""
-    return len(os.sched_getaffinity(0))
+    """Return the number of processors that this process may use, and has the time of."""
+    return usable_processors(len(os.sched_getaffinity(0)))
 
 
 def scan(
@@ -100,13 +110,16 @@ def scan(
             results = itertools.chain(stream.check(checker), results)
         for item in results:
             if isinstance(item, Advance):
-                progress.bytes_ahead += item.bytes_ahead
+                if item.path is not None:
+                    told = progress.reading.get(item.path, 0)
+                    progress.reading[item.path] = told + item.bytes_ahead
             elif isinstance(item, Outcome):
                 summary.add(item)
                 yield item
             else:
                 memory.learn(item)
-                progress.bytes_ahead = 0
+                if item.told.path is not None:  # of this result alone: others are still at theirs
+                    progress.reading.pop(item.told.path, None)
                 summary.files_read += item.files_read
                 summary.bytes_read += item.bytes_read
                 summary.ruled_out_by_size += item.ruled_out_by_size

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -332,9 +333,61 @@ def test_the_secret_key_is_never_shown(tmp_path: Path) -> None:
     assert secret.startswith("AGE-SECRET-KEY-1")
     assert secret not in made.out + made.err
     public = (tmp_path / "officer.key").read_text().split("public key: ")[1].split()[0]
-    assert made.out == f'[quarantine]\nrecipients = ["{public}"]\n'
-    assert "a machine that quarantines must not have it" in made.err
+    assert made.out == f"{public}\n"
+    assert "it stays on the officer's machine" in made.err
     assert (tmp_path / "officer.key").stat().st_mode & 0o777 == 0o600
+
+
+def test_recipients_are_added_one_by_one(tmp_path: Path) -> None:
+    """Whatever else is in the file stays, and a key that is there already is not added again."""
+    state = tmp_path / "state"
+    state.mkdir()
+    config = state / "config.toml"
+    # A policy may ask for quarantine before there is a key.
+    text = '# Kept.\n[[policy]]\nactions = ["quarantine"]  # all\n'
+    config.write_text(text)
+    where = ("--state-dir", state, "quarantine")
+    refused = call(*where, "list")
+    assert refused.code == 2 and "add-recipient" in refused.err
+    publics = []
+    for name in ("a.key", "b.key"):
+        made = call(*where, "keygen", "--output", tmp_path / name, "--write-config")
+        assert made.code == 0 and "move it to the officer's machine" in made.err
+        publics.append(made.out.strip())
+    third = call("quarantine", "keygen", "--output", tmp_path / "c.key").out.strip()
+    for said in ("recipient added: ", "recipient is there already: "):
+        added = call(*where, "add-recipient", third)
+        assert (added.code, added.out) == (0, "")
+        assert f"{config}: {said}{third}" in added.err
+    publics.append(third)
+    assert tomllib.loads(config.read_text())["quarantine"]["recipients"] == publics
+    assert config.read_text().startswith(text)
+    assert call(*where, "list").code == 0
+
+
+def test_a_key_that_would_not_count_is_not_added(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    text = '[quarantine]\nrecipients = []\n[since."0.1".quarantine]\nrecipients = ["age1x"]\n'
+    config.write_text(text)
+    key = call("quarantine", "keygen", "--output", tmp_path / "a.key").out.strip()
+    result = call("--state-dir", tmp_path, "quarantine", "add-recipient", key)
+    assert result.code == 2 and "[since] outranks" in result.err
+    assert config.read_text() == text
+
+
+def test_a_key_is_made_only_where_the_configuration_can_be_written(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text("quarantine = { retention_days = 3 }\n")
+    key = tmp_path / "officer.key"
+    where = ("--state-dir", tmp_path, "quarantine")
+    for args in (("keygen", "--write-config", "--output", key), ("add-recipient", "age1x")):
+        result = call(*where, *args)
+        assert result.code == 2, result
+        assert config.read_text() == "quarantine = { retention_days = 3 }\n"
+    assert not key.exists()
+    secret = "AGE-SECRET-KEY-1" + "Q" * 58
+    result = call(*where, "add-recipient", secret)
+    assert result.code == 2 and secret not in result.err
 
 
 def test_an_empty_quarantine(desk: Desk) -> None:

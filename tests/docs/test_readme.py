@@ -52,6 +52,7 @@ VOLATILE = (
     (re.compile(r'"known_unchanged": \d+'), '"known_unchanged": N'),
     (re.compile(r"(?<=by size)(, \d+ known unchanged)?$", re.MULTILINE), " and N known unchanged"),
     (re.compile(r"\b[0-9a-f]{32,128}\b"), "HEX"),
+    (re.compile(r"\bage1[a-z0-9]{58}\b"), "PUBLIC-KEY"),
 )
 
 

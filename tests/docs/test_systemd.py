@@ -102,6 +102,17 @@ def test_what_they_start_is_a_command_with_such_options() -> None:
         assert command.split()[0] == {"metrics": "status"}.get(part := name[11:-8], part)
 
 
+def test_metrics_are_written_where_the_unit_may_and_the_link_of_the_document_leads() -> None:
+    unit = (UNITS / "hashclient-metrics.service").read_text()
+    (output,) = re.findall(r"--output (\S+)", unit)
+    (cache,) = re.findall(r"^CacheDirectory=(\S+)$", unit, re.MULTILINE)
+    assert Path(output).parent == Path("/var/cache", cache)
+    assert "CacheDirectoryMode=0755" in unit and "UMask=0022" in unit
+    assert f"ln -s {output} /var/lib/prometheus/node-exporter/\n" in OPERATIONS.read_text()
+    # That nothing could be written must fail: what is not there is 2, and no success.
+    assert re.findall(r"^SuccessExitStatus=(.*)$", unit, re.MULTILINE) == ["7 8 9"]
+
+
 def test_each_is_described() -> None:
     text = OPERATIONS.read_text()
     for name in SERVICES:

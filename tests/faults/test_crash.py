@@ -30,7 +30,7 @@ from fixtures.crash import FailAt, Recorder, drop_capabilities, in_child, kill_a
 from fixtures.hostile import Connection, HostileServer, Request, reply
 from fixtures.simulator import Simulator
 from hashclient.cli import main as command
-from hashclient.config import provider_table
+from hashclient.configfile.edit import provider_table
 from hashclient.errors import AuditError, ExitCode, HashclientError, StateError
 from hashclient.fetch import build
 from hashclient.index import runwriter, writer

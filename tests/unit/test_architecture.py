@@ -23,7 +23,8 @@ USES: Mapping[str, str] = {
     "core": "",
     "audit": "",
     "migrations": "__init__",
-    "config": "",
+    "configfile": "",
+    "config": "__init__ configfile",
     "matches": "",
     "formats": "__init__",
     "lists": "",
@@ -32,8 +33,8 @@ USES: Mapping[str, str] = {
     "provider": "lists",
     "index": "config lists",
     "session": "audit config index migrations",
-    "fetch": "audit config index lists matches migrations net session trust",
-    "quarantine": "audit index matches session",
+    "fetch": "audit config configfile index lists matches migrations net session trust",
+    "quarantine": "audit config index matches session",
     "reporting": "__init__ audit config index matches net quarantine session",
     "scan": "audit config formats index lists matches quarantine reporting session",
     "daemon": "__init__ index scan session",
@@ -41,8 +42,8 @@ USES: Mapping[str, str] = {
     "upkeep": "audit matches quarantine reporting scan session",
     "client": "config fetch index scan session status upkeep",
     "watch": "client scan",
-    "cli": "__init__ audit client config daemon fetch formats index matches migrations provider"
-    " quarantine reporting scan session status watch",
+    "cli": "__init__ audit client config configfile daemon fetch formats index matches migrations"
+    " provider quarantine reporting scan session status watch",
     "__init__": "",
     "__main__": "cli",
 }

@@ -163,6 +163,7 @@ def test_progress_in_large_files_is_told_and_time_passes() -> None:
 
     advances = [r for r in run(1, check, [task("a")]) if isinstance(r, Advance)]
     assert sum(a.bytes_ahead for a in advances) == 2 * PROGRESS_BYTES
+    assert {a.path for a in advances if a.bytes_ahead} == {"d/a"}
     assert Advance() in advances
 
 
