@@ -120,9 +120,9 @@ class HandOver:
             raise UsageError(
                 f"the recipient cannot open the evidence of match {match_id}{others}:"
                 f" {excerpt(recipient)}",
-                hint="put their public key into recipients of [quarantine], too, and seal it to"
-                " them: `hashclient quarantine reseal --all --identity FILE`; or"
-                " `report submit REPORT --allow-closed` hands it over as it is",
+                hint="`hashclient quarantine add-recipient KEY` names them, and `quarantine reseal"
+                " --all --identity FILE` seals what is there to them, too; or `report submit"
+                " REPORT --allow-closed` hands it over as it is",
             )
         return tuple(closed)
 
