@@ -279,40 +279,49 @@ class Inventory:
     def prune_in_turn(self, days: float, seconds: float) -> int:
         """Forget what was not seen for `days`, unless that was done within the last week.
 
-        It takes some `seconds` at most and goes on the next time, and others may write meanwhile.
-        A large file is not made shorter: what is free in it is used again.
+        It takes some `seconds` at most and goes on the next time, as it does where others write
+        just now. A large file is not made shorter: what is free in it is used again.
 
         Raises:
             StateError: it cannot be written.
         """
-        today, ends = int(time.time() // DAY_S), time.monotonic() + seconds
         with self._errors():
-            self._db.execute("CREATE TABLE IF NOT EXISTS pruned (day INTEGER NOT NULL) STRICT")
-            (last,) = self._db.execute("SELECT max(day) FROM pruned").fetchone()
-            if last is not None and today - PRUNED_EVERY_DAYS < last <= today:
+            try:
+                return self._prune_in_turn(days, seconds)
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                    raise
                 return 0
-            forgotten, after = 0, (-(2**63), -(2**63))  # before the first row
-            while True:
-                values = (*after, int(today - days), _OLD_BLOCKS_AT_ONCE)
-                rows = self._db.execute(_OLD_BLOCKS, values).fetchall()
-                self._db.execute("BEGIN IMMEDIATE")
-                self._db.executemany(
-                    "DELETE FROM block WHERE device = ? AND block = ? AND seen_day < ?",
-                    [(device, block, int(today - days)) for device, block, _ in rows],
-                )
-                if len(rows) < _OLD_BLOCKS_AT_ONCE:
-                    self._db.execute("DELETE FROM pruned")
-                    self._db.execute("INSERT INTO pruned VALUES (?)", (today,))
-                self._db.execute("COMMIT")
-                forgotten += sum(int(row[2]) for row in rows) // RECORD.itemsize
-                if len(rows) < _OLD_BLOCKS_AT_ONCE or time.monotonic() > ends:
-                    break
-                after = rows[-1][:2]
-            names = ("freelist_count", "page_count", "page_size")
-            free, pages, size = (self._db.execute(f"PRAGMA {n}").fetchone()[0] for n in names)
-            if free * 4 > pages and pages * size < COMPACTED_BYTES:
-                self._db.execute("VACUUM")
-            return forgotten
+
+    def _prune_in_turn(self, days: float, seconds: float) -> int:
+        today, ends = int(time.time() // DAY_S), time.monotonic() + seconds
+        self._db.execute(f"PRAGMA busy_timeout = {round(seconds * 1000)}")
+        self._db.execute("CREATE TABLE IF NOT EXISTS pruned (day INTEGER NOT NULL) STRICT")
+        (last,) = self._db.execute("SELECT max(day) FROM pruned").fetchone()
+        if last is not None and today - PRUNED_EVERY_DAYS < last <= today:
+            return 0
+        forgotten, after = 0, (-(2**63), -(2**63))  # before the first row
+        while True:
+            values = (*after, int(today - days), _OLD_BLOCKS_AT_ONCE)
+            rows = self._db.execute(_OLD_BLOCKS, values).fetchall()
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.executemany(
+                "DELETE FROM block WHERE device = ? AND block = ? AND seen_day < ?",
+                [(device, block, int(today - days)) for device, block, _ in rows],
+            )
+            if len(rows) < _OLD_BLOCKS_AT_ONCE:
+                self._db.execute("DELETE FROM pruned")
+                self._db.execute("INSERT INTO pruned VALUES (?)", (today,))
+            self._db.execute("COMMIT")
+            forgotten += sum(int(row[2]) for row in rows) // RECORD.itemsize
+            if len(rows) < _OLD_BLOCKS_AT_ONCE or time.monotonic() > ends:
+                break
+            after = rows[-1][:2]
+        names = ("freelist_count", "page_count", "page_size")
+        free, pages, size = (self._db.execute(f"PRAGMA {n}").fetchone()[0] for n in names)
+        if free * 4 > pages and pages * size < COMPACTED_BYTES:
+            self._db.execute("VACUUM")
+        return forgotten
 
     def stats(self) -> Stats:
         """Return what is in it.

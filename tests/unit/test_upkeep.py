@@ -286,3 +286,17 @@ def test_nothing_is_made_where_there_is_nothing(tmp_path: Path) -> None:
     upkeep.tidy(Session(desk.settings, now=lambda: datetime.now(UTC)), failures.append)
     assert failures == []
     assert {p.name for p in desk.settings.state_dir.rglob("*")} == before
+
+
+def test_while_a_scan_writes_it_is_put_off(shelf: Shelf) -> None:
+    shelf.remember(0, 50)
+    shelf.day += 100
+    ours, scan = (Inventory(shelf.state, shelf.key_id, write=True) for _ in range(2))
+    try:
+        scan._db.execute("BEGIN IMMEDIATE")
+        assert ours.prune_in_turn(90, 0.01) == 0
+        scan._db.execute("ROLLBACK")
+        assert ours.prune_in_turn(90, 0.01) == 50
+    finally:
+        scan.close()
+        ours.close()
