@@ -239,6 +239,8 @@ def _report_values(report: Report) -> dict[str, Any]:
 
 def _text(record: Record) -> str:
     data = dict(record.data)
+    if record.event == "segment":
+        data.pop("genesis", None)  # for verifiers; people have seen it as the first record
     raw = data.pop("path_b64", None)
     if isinstance(raw, str):
         data["path"] = _path(raw, data.get("path"))

@@ -144,6 +144,9 @@ def test_rotate_goes_on_in_another_file(world: World) -> None:
     assert len(world.output("show", "--format", "jsonl").splitlines()) == 11
     assert world.output("show", "--event", "match", "--limit", 1).count("/srv/3") == 1
 
+    begun = world.output("show", "--event", "segment").splitlines()
+    assert len(begun) == 2 and "segment=2" in begun[0] and "genesis" not in begun[0]
+
     (world.directory / "log-000001.jsonl").unlink()
     shown = world.output("verify")
     assert "  files       2\n" in shown and "  archived    file 1: records 1 to 7\n" in shown
