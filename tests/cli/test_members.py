@@ -131,7 +131,7 @@ def test_worker_processes_open_containers_too(state: Path, tmp_path: Path, jobs:
 
 
 @pytest.mark.parametrize("prefix", [b"", b"#!/bin/sh\n", b"\xff\xd8\xff" + bytes(300_000), b"x"])
-def test_an_archive_behind_something_else_is_opened(
+def test_an_archive_is_opened_behind_something_else(
     state: Path, tmp_path: Path, prefix: bytes
 ) -> None:
     tree = write_tree(tmp_path / "t", {"o": prefix + zip_of({"x": LISTED})})
