@@ -36,10 +36,12 @@ _zstd: Any = _optional("compression.zstd")  # Python 3.14
 HAS_ZSTD = _zstd is not None
 crc32: Callable[[bytes, int], int] = _zlib.crc32
 
-_ERRORS: tuple[type[Exception], ...] = (
+#: What decoders raise; `not_read` says what it means.
+ERRORS: tuple[type[Exception], ...] = (
     zlib.error,
     lzma.LZMAError,
     OSError,  # of bz2
+    MemoryError,
     EOFError,
     ValueError,
     getattr(_zlib, "error", zlib.error),
@@ -70,12 +72,17 @@ class Decoder(Protocol):
         ...
 
 
+def inflater(wbits: int) -> Any:
+    """Return an object as `zlib.decompressobj` does."""
+    return _zlib.decompressobj(wbits)
+
+
 class Inflater:
     """Deflate as such a decoder."""
 
     def __init__(self, wbits: int) -> None:
         """Take `wbits` as zlib does: -15 for bare deflate, 31 for gzip."""
-        self._inflater = _zlib.decompressobj(wbits)
+        self._inflater = inflater(wbits)
         self._rest = b""
         self.needs_input = True
 
@@ -166,10 +173,8 @@ def decoded(
     while True:
         try:
             out = decoder.decompress(raw, most)
-        except _ERRORS as error:
-            raise _not_read(error) from error
-        except MemoryError as error:
-            raise NotReadError(Why.LIMIT, "memory") from error
+        except ERRORS as error:
+            raise not_read(error) from error
         if out:
             yield out
         if decoder.eof:
@@ -184,8 +189,9 @@ def decoded(
                 return
 
 
-def _not_read(error: Exception) -> NotReadError:
+def not_read(error: Exception) -> NotReadError:
+    """Return what an error of a decoder means."""
     text = str(error).lower()
-    if "memory" in text or "window" in text:
+    if isinstance(error, MemoryError) or "memory" in text or "window" in text:
         return NotReadError(Why.LIMIT, f"compressed data: {text}")
     return NotReadError(Why.DAMAGED, f"compressed data: {text}")

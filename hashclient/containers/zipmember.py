@@ -160,19 +160,59 @@ class Packed:
 
 
 def unpacked(data: Data, start: int, entry: Entry) -> Iterator[bytes]:
-    """Yield the bytes of a compressed member, all that there are, whatever size is claimed.
+    """Return the bytes of a compressed member, all that there are, whatever size is claimed.
 
     Raises:
         NotReadError: they are damaged, or their sum is another.
     """
-    _, length, size, crc, flags, method, _ = entry
+    if entry[5] == DEFLATED and entry[1] <= _SMALL_BYTES:
+        return _inflated_at_once(data, start, entry)
+    return _unpacked(data, start, entry)
+
+
+def _unpacked(data: Data, start: int, entry: Entry) -> Iterator[bytes]:
+    _, length, size, _, flags, method, _ = entry
     packed = Packed(data, start, start + length, method)
     yield from packed.chunks(size if method == LZMA and not flags & HAS_END_MARK else None)
     if packed.position != start + length:
         raise damaged("bytes behind its compressed data")
-    if packed.found != crc:
+    _check(entry, packed.count, packed.found)
+
+
+def _inflated_at_once(data: Data, start: int, entry: Entry) -> Iterator[bytes]:
+    """Yield what a small deflated member decodes to: most are such, so it is done in few steps."""
+    inflater = decoding.inflater(-15)
+    rest = data.read_at(start, entry[1])
+    most = decoding.FIRST_PIECE_BYTES
+    count = found = 0
+    while not inflater.eof:
+        try:
+            piece = inflater.decompress(rest, most)
+        except decoding.ERRORS as error:
+            raise decoding.not_read(error) from error
+        if piece:
+            count += len(piece)
+            found = crc32(piece, found)
+            yield piece
+        elif not inflater.eof and not inflater.unconsumed_tail:
+            raise damaged("compressed data ends too early")
+        most = PIECE_BYTES
+        rest = inflater.unconsumed_tail
+    if inflater.unused_data or len(rest):
+        raise damaged("bytes behind its compressed data")
+    _check(entry, count, found)
+
+
+def _check(entry: Entry, count: int, found: int) -> None:
+    """Compare the length and the checksum of what was read with what is said.
+
+    Raises:
+        NotReadError: they do not agree.
+    """
+    _, _, size, crc, _, _, _ = entry
+    if found != crc:
         raise damaged("its checksum does not agree")
-    if packed.count < size:
+    if count < size:
         raise damaged("shorter than it says")  # some fill it up with zeros
 
 

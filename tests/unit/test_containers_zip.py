@@ -113,6 +113,21 @@ def test_another_checksum_is_unread() -> None:
         assert out.unread == [(b"a", Why.DAMAGED)]
 
 
+@pytest.mark.parametrize("method", [STORED, DEFLATED, archives.BZIP2, archives.LZMA])
+def test_large_members_are_checked_as_small_ones_are(method: int) -> None:
+    content = random.Random(9).randbytes(150_000) + bytes(400_000)
+    data = archives.zip_of({"a": content}, method)
+    assert look(data).contents == [content]
+    for at in (40, 80_000, 149_000):
+        changed = bytearray(data)
+        changed[at] ^= 0x10
+        assert look(bytes(changed)).unread == [(b"a", Why.DAMAGED)]
+    if method == DEFLATED:
+        packed = archives.raw_deflate(content)
+        for body in (packed + b"x", packed[:-1]):
+            assert look(archives.Zip().add(b"a", content, data=body).end()).unread
+
+
 # What is not where it is looked for
 
 
