@@ -65,12 +65,13 @@ class Report(Observer):
         show_all: bool,
     ) -> None:
         """Write to the file `output`, or to stdout."""
-        from hashclient.formats.interface import Context, formatter
+        from hashclient.formats.interface import DOCUMENTS, Context, formatter
 
         self._app = app
         self._output = output
         self._is_text = output_format == "text"
         self._written = formatter(output_format, Context(command, app.now(), show_digests))
+        self._again = None if output_format in DOCUMENTS else self._written.begin
         self._show_all = show_all
         self._signals = Signals()
         #: What a run has to know of its front end.
@@ -97,7 +98,9 @@ class Report(Observer):
         failure: HashclientError | None = None
         with exit_code_at_bad_pages(found), self._signals:
             try:
-                with self._app.output.open(self._output, self._app.out) as self._write:
+                with self._app.output.open(
+                    self._output, self._app.out, again=self._again, warn=self._app.warn
+                ) as self._write:
                     failure = self._tell_all(run)
             except OutputError as error:
                 # Nobody can be told but through the exit code; what was found still is logged.
@@ -148,6 +151,7 @@ class Report(Observer):
 
     def progressed(self) -> None:
         """Draw how far the run has come."""
+        self._app.output.reopen_if_asked()
         self.tick()
 
     def failed(self, error: HashclientError) -> None:

@@ -72,6 +72,8 @@ STEPS: tuple[Step, ...] = (
     # Manifests have a code of their own. Each list's is written by the next fetch of that list,
     # since it takes the seal key, and what the provider has signed.
     Step(2, "0.1.0", _nothing, _no_change, readable=True),
+    # The audit log may be in several files. That it is in one stays right.
+    Step(3, "0.1.0", _nothing, _no_change, readable=True),
 )
 
 

@@ -28,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hashclient.errors import StateError
+from hashclient.scan.pruning import prune_in_turn
 from hashclient.scan.records import (
     RECORD,
     RECORD_BEFORE,
@@ -324,6 +325,23 @@ class Inventory:
                 self._db.execute(f"DELETE FROM {table} WHERE seen_day < ?", (limit,))  # noqa: S608 - ours
             self._db.execute("VACUUM")
             return before - self.stats().files
+
+    def prune_in_turn(self, days: float, seconds: float) -> int:
+        """Forget what was not seen for `days`, unless that was done within the last week.
+
+        It takes some `seconds` at most and goes on the next time, as it does where others write
+        just now. A large file is not made shorter: what is free in it is used again.
+
+        Raises:
+            StateError: it cannot be written.
+        """
+        with self._errors():
+            try:
+                return prune_in_turn(self._db, days, today(), seconds)
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                    raise
+                return 0
 
     def stats(self) -> Stats:
         """Return what is in it.
