@@ -53,7 +53,7 @@ def command(
     no_actions: bool,
     output_format: str,
 ) -> ExitCode:
-    """Check files below DIR... as soon as they are written or moved there.
+    """Check what is written to folders, or moved there, at once.
 
     It begins with a scan of everything, by what the inventory knows, and repeats that whenever
     changes may have been missed. What matches is recorded, logged and acted upon as by `scan`, and
