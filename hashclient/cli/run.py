@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from hashclient.cli.app import App, Terminated
 from hashclient.cli.output import OutputError
 from hashclient.cli.signals import Signals
-from hashclient.cli.sorter import Sorter
 from hashclient.core.kinds import Kind, MatchState
 from hashclient.errors import ExitCode, HashclientError
 from hashclient.formats.fields import counts_text, plural
@@ -23,6 +22,7 @@ from hashclient.system.process import exit_code_at_bad_pages
 from hashclient.system.text import printable
 
 if TYPE_CHECKING:
+    from hashclient.cli.sorter import Sorter
     from hashclient.core.model import Handled
     from hashclient.index.open_lists import OpenLists
     from hashclient.reporting.report import Report as Prepared
@@ -85,7 +85,11 @@ class Report(Observer):
         self._is_text = output_format == "text"
         self._has_colour = self._is_text and output is None and app.has_colour()
         self._written = formatter(output_format, Context(command, app.now(), show_digests, about))
-        self._sorter = Sorter(keep_digests=show_digests) if sort else None
+        self._sorter: Sorter | None = None
+        if sort:
+            from hashclient.cli.sorter import Sorter  # brings SQLite
+
+            self._sorter = Sorter(keep_digests=show_digests)
         self._show_all = show_all
         self._signals = Signals()
         #: What a run has to know of its front end.
