@@ -70,8 +70,10 @@ class Client:
             UsageError: a list in `only` is offered by none of them.
         """
         from hashclient.fetch.providers import fetch_all
+        from hashclient.upkeep import tidy
 
-        return fetch_all(
+        tidy(self.session, on_failure)
+        yield from fetch_all(
             self.session,
             only,
             provider,

@@ -39,12 +39,15 @@ HINT_RECIPIENTS = (
     " quarantine add-recipient` names the public one here"
 )
 
-#: What the numbers of a provider may be, both ends included.
+#: What numbers may be, both ends included: of a provider, and of what is kept.
 _RANGES: Mapping[str, tuple[float, float]] = {
     "grace_hours": (0, MAX_GRACE_HOURS),
     "timeout_s": (0.05, 3600),
     "min_rate_kib_s": (0.05, 1_000_000),
     "attempts": (1, 20),
+    "matches_days": (1, MAX_RETENTION_DAYS),
+    "inventory_days": (1, MAX_RETENTION_DAYS),
+    "audit_mib": (0, 1_000_000),
 }
 
 
@@ -166,6 +169,20 @@ class ReportConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.default
 
 
+class KeepConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """For how long what grows by itself is kept.
+
+    `matches_days` counts from the last step of a match that is settled (restored, purged or
+    closed); without it they are kept for ever. `inventory_days` counts from the last scan that came
+    across a file. A file of the audit log that has `audit_mib` MiB is closed, and the next begun;
+    with 0 it never is.
+    """
+
+    matches_days: float | None = None
+    inventory_days: float = 90
+    audit_mib: float = 64
+
+
 class Config(msgspec.Struct, frozen=True):
     """The content of `config.toml`.
 
@@ -179,6 +196,7 @@ class Config(msgspec.Struct, frozen=True):
     policy: tuple[PolicyRule, ...] = ()
     quarantine: QuarantineConfig = QuarantineConfig()
     report: ReportConfig = ReportConfig()
+    keep: KeepConfig = KeepConfig()
     commands: dict[str, dict[str, Any]] = {}
     notes: tuple[str, ...] = ()
 
@@ -190,6 +208,7 @@ class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     policy: tuple[PolicyRule, ...] = ()
     quarantine: QuarantineConfig = QuarantineConfig()
     report: ReportConfig = ReportConfig()
+    keep: KeepConfig = KeepConfig()
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -376,6 +395,7 @@ def parse_config(
         known.policy,
         known.quarantine,
         known.report,
+        known.keep,
         commands,
         tuple(notes),
     )
@@ -409,8 +429,9 @@ def _rename(table: Any, place: Sequence[str], name: str, where: str) -> Iterator
 def _check_ranges(table: msgspec.Struct, where: str, owner: str) -> None:
     for key in _RANGES.keys() & set(table.__struct_fields__):
         low, high = _RANGES[key]
+        value = getattr(table, key)
         # What is not a number fails every comparison.
-        if not low <= getattr(table, key) <= high:
+        if value is not None and not low <= value <= high:
             raise ConfigError(f"{where}: {key} of {owner} is not from {low:g} to {high:g}")
 
 
@@ -422,6 +443,7 @@ def _check_way_out(known: _Document, where: str, *, complete: bool) -> None:
         raise ConfigError(
             f"{where}: retention_days of quarantine is not from 0 to {MAX_RETENTION_DAYS}"
         )
+    _check_ranges(known.keep, where, "keep")
     if complete and Action.QUARANTINE in actions and not known.quarantine.recipients:
         raise ConfigError(
             f"{where}: a policy asks for quarantine, but recipients of quarantine are not set",

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from hashclient.config import Settings
 from hashclient.core.model import Invocation
 from hashclient.migrations.check import check_state
+from hashclient.migrations.version import SEGMENTS
 from hashclient.system.text import printable
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class Session:
         Raises:
             StateError: the state directory is of a newer version, or cannot be brought to today's.
         """
-        check_state(settings.layout)
+        self._version = check_state(settings.layout)
         self.settings = settings
         self.now = now
         self.environ = os.environ if environ is None else environ
@@ -88,7 +89,11 @@ class Session:
         """The audit log of the state directory."""
         from hashclient.audit.log import AuditLog
 
-        return AuditLog(self.settings.layout.audit, clock=self.now)
+        most = round(self.settings.config.keep.audit_mib * (1 << 20))
+        can_be_closed = most and self._version >= SEGMENTS
+        return AuditLog(
+            self.settings.layout.audit, clock=self.now, max_bytes=most if can_be_closed else None
+        )
 
     def sealer(self, *, create: bool = False) -> Sealer:
         """Return the sealer under this machine's key; with `create`, the key is made if need be.

@@ -77,7 +77,7 @@ class Report(Observer):
 
         `paths` are those that the command was given. With `sort`, outcomes come by path.
         """
-        from hashclient.formats.interface import Context, formatter
+        from hashclient.formats.interface import DOCUMENTS, Context, formatter
 
         about = app.session.invocation(paths)
         self._app = app
@@ -90,6 +90,7 @@ class Report(Observer):
             from hashclient.cli.sorter import Sorter  # brings SQLite
 
             self._sorter = Sorter(keep_digests=show_digests)
+        self._again = None if output_format in DOCUMENTS else self._written.begin
         self._show_all = show_all
         self._signals = Signals()
         #: What a run has to know of its front end.
@@ -116,7 +117,9 @@ class Report(Observer):
         failure: HashclientError | None = None
         with exit_code_at_bad_pages(found), self._signals:
             try:
-                with self._app.output.open(self._output, self._app.out) as self._write:
+                with self._app.output.open(
+                    self._output, self._app.out, again=self._again, warn=self._app.warn
+                ) as self._write:
                     failure = self._tell_all(run)
             except OutputError as error:
                 # Nobody can be told but through the exit code; what was found still is logged.
@@ -186,6 +189,7 @@ class Report(Observer):
 
     def progressed(self) -> None:
         """Draw how far the run has come."""
+        self._app.output.reopen_if_asked()
         self.tick()
 
     def failed(self, error: HashclientError) -> None:

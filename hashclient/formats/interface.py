@@ -58,6 +58,9 @@ FORMATS: Mapping[str, tuple[str, str]] = {
     "html": ("hashclient.formats.html", "HtmlFormatter"),
 }
 
+#: Of these a report is one document; of the others it can go on in another file, begun once more.
+DOCUMENTS = frozenset({"sarif", "html"})
+
 
 def formatter(name: str, context: Context) -> Formatter:
     """Return the formatter called `name`.

@@ -34,10 +34,10 @@ _BUILT_AGAIN = "1, which no release wrote: `fetch` builds it again"
 FORMATS = (
     Format(
         "`state.json`",
-        "hashclient-state/3",
+        "hashclient-state/4",
         "`format`",
-        "0 is state without the file, 1 has manifests of version 1, 2 a record of matches of"
-        " version 2: the next `init` or `fetch` writes it",
+        "0 is state without the file, 1 has manifests of version 1, 2 has the audit log in one"
+        " file, 3 a record of matches of version 2: the next `init` or `fetch` writes it",
     ),
     Format("`lists/*/manifest.json`", "hashclient-index/2", "`format`", _UPGRADED),
     Format("`lists/*/run-*`, `known-good/run-*`", "2", "seventh byte, after `hcrun`", _BUILT_AGAIN),
@@ -59,6 +59,12 @@ FORMATS = (
     ),
     Format("`mounts.json`", "hashclient-mounts/1", "`format`", _AS_IT_IS),
     Format("`audit/log.jsonl`", "hashclient-audit/1", "`format` of the first record", _AS_IT_IS),
+    Format(
+        "`audit/log-*.jsonl`, and a `log.jsonl` after them",
+        "hashclient-audit-segment/1",
+        "`format` of the first record",
+        _AS_IT_IS,
+    ),
     Format("`quarantine/*/item.json`", "hashclient-quarantine-item/1", "`format`", _AS_IT_IS),
     Format("`quarantine/*/evidence.age`", "1", "first line, of age", "every age tool opens it"),
     Format("`reports/*/report.json`", "hashclient-outbox/1", "`format`", _AS_IT_IS),

@@ -83,9 +83,11 @@ STEPS: tuple[Step, ...] = (
     # Manifests have a code of their own. Each list's is written by the next fetch of that list,
     # since it takes the seal key, and what the provider has signed.
     Step(2, "0.1.0", _nothing, _no_change, readable=True),
+    # The audit log may be in several files. That it is in one stays right.
+    Step(3, "0.1.0", _nothing, _no_change, readable=True),
     # A match says where it is in which file system, and may be gone. A scan, which takes no lock,
     # does the same to the record of matches when it opens it.
-    Step(3, "0.1.0", _matches, _bring_matches_forward, readable=True),
+    Step(4, "0.1.0", _matches, _bring_matches_forward, readable=True),
 )
 
 

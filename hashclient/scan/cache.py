@@ -80,6 +80,15 @@ CREATE TABLE block (
     PRIMARY KEY (device, block)
 ) STRICT, WITHOUT ROWID;
 """
+#: How often rows are looked for that nobody has seen for long, unasked.
+PRUNED_EVERY_DAYS = 7
+#: A file longer than this is not made shorter unasked: that takes seconds.
+COMPACTED_BYTES = 1 << 28
+_OLD_BLOCKS_AT_ONCE = 1000
+_OLD_BLOCKS = """
+SELECT device, block, length(records) FROM block
+WHERE (device, block) > (?, ?) AND seen_day < ? ORDER BY device, block LIMIT ?
+"""
 #: What SQLite says of a file that is not what we wrote. An error of the module itself has no code
 #: (it could not decode what it read, or even what SQLite said of it: a ValueError), nor has one of
 #: a length that no memory holds.
@@ -266,6 +275,53 @@ class Inventory:
             self._db.execute("DELETE FROM block WHERE seen_day < ?", (limit,))
             self._db.execute("VACUUM")
             return before - self.stats().files
+
+    def prune_in_turn(self, days: float, seconds: float) -> int:
+        """Forget what was not seen for `days`, unless that was done within the last week.
+
+        It takes some `seconds` at most and goes on the next time, as it does where others write
+        just now. A large file is not made shorter: what is free in it is used again.
+
+        Raises:
+            StateError: it cannot be written.
+        """
+        with self._errors():
+            try:
+                return self._prune_in_turn(days, seconds)
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                    raise
+                return 0
+
+    def _prune_in_turn(self, days: float, seconds: float) -> int:
+        today, ends = int(time.time() // DAY_S), time.monotonic() + seconds
+        self._db.execute(f"PRAGMA busy_timeout = {round(seconds * 1000)}")
+        self._db.execute("CREATE TABLE IF NOT EXISTS pruned (day INTEGER NOT NULL) STRICT")
+        (last,) = self._db.execute("SELECT max(day) FROM pruned").fetchone()
+        if last is not None and today - PRUNED_EVERY_DAYS < last <= today:
+            return 0
+        forgotten, after = 0, (-(2**63), -(2**63))  # before the first row
+        while True:
+            values = (*after, int(today - days), _OLD_BLOCKS_AT_ONCE)
+            rows = self._db.execute(_OLD_BLOCKS, values).fetchall()
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.executemany(
+                "DELETE FROM block WHERE device = ? AND block = ? AND seen_day < ?",
+                [(device, block, int(today - days)) for device, block, _ in rows],
+            )
+            if len(rows) < _OLD_BLOCKS_AT_ONCE:
+                self._db.execute("DELETE FROM pruned")
+                self._db.execute("INSERT INTO pruned VALUES (?)", (today,))
+            self._db.execute("COMMIT")
+            forgotten += sum(int(row[2]) for row in rows) // RECORD.itemsize
+            if len(rows) < _OLD_BLOCKS_AT_ONCE or time.monotonic() > ends:
+                break
+            after = rows[-1][:2]
+        names = ("freelist_count", "page_count", "page_size")
+        free, pages, size = (self._db.execute(f"PRAGMA {n}").fetchone()[0] for n in names)
+        if free * 4 > pages and pages * size < COMPACTED_BYTES:
+            self._db.execute("VACUUM")
+        return forgotten
 
     def stats(self) -> Stats:
         """Return what is in it.

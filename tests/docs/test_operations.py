@@ -20,6 +20,7 @@ from ruamel.yaml import YAML
 from hashclient.cli.main import COMMANDS, WITHOUT_DEFAULTS, cli
 from hashclient.config import (
     Config,
+    KeepConfig,
     OAuthConfig,
     PackageDestination,
     PolicyRule,
@@ -72,12 +73,13 @@ def variables() -> set[str]:
         (
             "### At the top",
             Config,
-            {"providers", "policy", "quarantine", "report", "commands", "notes"},
+            {"providers", "policy", "quarantine", "report", "keep", "commands", "notes"},
         ),
         ("### `[providers.NAME]`", ProviderConfig, set()),
         ("### `[providers.NAME.oauth]`", OAuthConfig, set()),
         ("### `[[policy]]`", PolicyRule, set()),
         ("### `[quarantine]`", QuarantineConfig, set()),
+        ("### `[keep]`", KeepConfig, set()),
         ("### `[report]`", ReportConfig, {"to"}),
         ('### `[report.to.NAME]` with `kind = "package"`', PackageDestination, set()),
         ('### `[report.to.NAME]` with `kind = "cybertipline"`', ServiceDestination, set()),

@@ -365,6 +365,7 @@ def test_every_command_refuses_a_newer_state_before_it_changes_anything(tmp_path
         ("quarantine", "release", "bcdfghjkmn", *why),
         ("quarantine", "recover"),
         ("quarantine", "restore", "bcdfghjkmn", "--identity", key, *why),
+        ("quarantine", "reseal", "bcdfghjkmn", "--identity", key, *why),
         ("quarantine", "purge", "bcdfghjkmn", *why),
         ("report", "prepare", "--all"),
         ("report", "submit", "--all"),
@@ -378,6 +379,7 @@ def test_every_command_refuses_a_newer_state_before_it_changes_anything(tmp_path
         ("audit", "show"),
         ("audit", "verify"),
         ("audit", "checkpoint"),
+        ("audit", "rotate"),
     ):
         result = on(layout, *args)
         assert result.code == 8, (args, result)

@@ -39,7 +39,8 @@ USES: Mapping[str, str] = {
     "scan": "audit config formats index lists matches quarantine reporting session",
     "daemon": "__init__ index scan session",
     "status": "__init__ audit config fetch index matches quarantine reporting",
-    "client": "config fetch index scan session status",
+    "upkeep": "audit matches quarantine reporting scan session",
+    "client": "config fetch index scan session status upkeep",
     "watch": "client scan",
     "cli": "__init__ audit client config configfile daemon fetch formats index matches migrations"
     " provider quarantine reporting scan session status watch",
