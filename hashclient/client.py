@@ -140,6 +140,7 @@ class Client:
         from hashclient.scan.sources.files import Trees, WalkOptions
         from hashclient.scan.sources.mounts import Mounts
         from hashclient.scan.sources.several import Several
+        from hashclient.scan.whereabouts import Whereabouts
 
         if not paths and not sources and stream is None:
             raise UsageError("nothing to scan", hint="give a path")
@@ -167,7 +168,8 @@ class Client:
             else None
         )
         options = WalkOptions(tuple(exclude), one_file_system, follow_symlinks)
-        source = Several([Trees(names, options, mounts), *sources])
+        trees = Trees(names, options, mounts)
+        source = Several([trees, *sources])
         outcomes = scan(
             source,
             lists,
@@ -189,12 +191,20 @@ class Client:
             responder = Responder(
                 session, lists.states, quarantine_all=quarantine, only_tell=only_tell
             )
-        recorder = RunRecord(session, "scan", summary, key_id, on_failure=observer.failed)
+        recorder = RunRecord(
+            session,
+            "scan",
+            summary,
+            key_id,
+            on_failure=observer.failed,
+            places_of=Whereabouts(mounts).of,
+        )
         return Scan(
             outcomes,
             recorder,
             progress,
             mounts,
+            trees.coverage,
             arguments=[*([] if stream is None else ["-"]), *source.arguments],
             actions=responder,
             front=front,

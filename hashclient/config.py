@@ -513,9 +513,9 @@ def _check_way_out(known: _Document, where: str, *, complete: bool) -> None:
         raise ConfigError(
             f"{where}: retention_days of quarantine is not from 0 to {MAX_RETENTION_DAYS}"
         )
-    _check_ranges(known.keep, where, "keep")
     if not 0 <= known.inventory.reread_days <= MAX_REREAD_DAYS:
         raise ConfigError(f"{where}: reread_days of inventory is not from 0 to {MAX_REREAD_DAYS}")
+    _check_ranges(known.keep, where, "keep")
     if complete and Action.QUARANTINE in actions and not known.quarantine.recipients:
         raise ConfigError(
             f"{where}: a policy asks for quarantine, but recipients of quarantine are not set",

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from hashclient.config import Settings
+from hashclient.core.model import Invocation
 from hashclient.migrations.check import check_state
 from hashclient.migrations.version import SEGMENTS
 from hashclient.system.text import printable
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from hashclient.audit.log import AuditLog
     from hashclient.index.blinding import Sealer
     from hashclient.index.open_lists import OpenLists
+
+
+#: So many paths that a command was given are told of it.
+MAX_PATHS = 100
 
 
 def utc_now() -> datetime:
@@ -68,6 +73,16 @@ class Session:
     def operator(self) -> str:
         """Who acts, in the words of the audit log."""
         return self._operator or current_operator()
+
+    def invocation(self, paths: Sequence[str] = ()) -> Invocation:
+        """Return where and by whom this runs, for `paths`, of which the first are kept."""
+        try:
+            directory = os.getcwd()  # noqa: PTH109 - any bytes
+        except OSError:
+            directory = None
+        kept = tuple(paths[:MAX_PATHS])
+        omitted = len(paths) - len(kept)
+        return Invocation(os.uname().nodename, self.operator, directory, kept, omitted)
 
     @functools.cached_property
     def audit(self) -> AuditLog:

@@ -82,7 +82,8 @@ def prune_inventory(session: Session) -> int:
         inventory.close()
     except (StateError, ConfigError):
         return 0  # whoever needs it says so
-    inventory = Inventory(settings.state_dir, key_id, write=True)
+    reread_days = settings.config.inventory.reread_days
+    inventory = Inventory(settings.state_dir, key_id, write=True, reread_days=reread_days)
     try:
         return inventory.prune_in_turn(days, INVENTORY_S)
     finally:

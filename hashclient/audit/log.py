@@ -40,12 +40,14 @@ from hashclient.audit.record import (
     SEGMENT,
     Event,
     Record,
+    chain_record,
     encode_body,
-    encode_record,
+    finish_record,
     format_time,
     verify_signature,
 )
 from hashclient.audit.rotation import NoLinksError, Rotated, rotate
+from hashclient.audit.signing import sign_all
 from hashclient.errors import AuditError, UsageError
 from hashclient.system import files
 from hashclient.system.files import write_all
@@ -240,13 +242,21 @@ class AuditLog:
             verify_signature(tail.signed, public_key, "its last signed line")
             seq, prev = tail.last.seq, tail.last.hash
         now = format_time(self._clock())
-        lines = []
+        heads, hashes, signed = [], [], []
         for left, body in zip(range(len(bodies) - 1, -1, -1), bodies, strict=True):
             seq += 1
             # The last record of a batch is signed and covers the others; genesis stands alone.
-            signed = sign_each or seq == 1 or not left
-            line, prev = encode_record(seq, now, body, prev, key if signed else None)
-            lines.append(line)
+            signed.append(sign_each or seq == 1 or not left)
+            head, prev = chain_record(seq, now, body, prev, signed=signed[-1])
+            heads.append(head)
+            hashes.append(prev)
+        signatures = iter(
+            sign_all([h for h, is_signed in zip(hashes, signed, strict=True) if is_signed], key)
+        )
+        lines = [
+            finish_record(head, record_hash, next(signatures) if is_signed else None)
+            for head, record_hash, is_signed in zip(heads, hashes, signed, strict=True)
+        ]
         if tail.torn_bytes:
             os.ftruncate(fd, end)
         try:

@@ -143,13 +143,32 @@ def encode_record(
     Raises:
         AuditError: the line would be too long.
     """
+    head, record_hash = chain_record(seq, time, body, prev, signed=key is not None)
+    sig = None if key is None else sign_hash(record_hash, key)
+    return finish_record(head, record_hash, sig), record_hash
+
+
+def chain_record(seq: int, time: str, body: str, prev: str, *, signed: bool) -> tuple[bytes, str]:
+    """Return a line as far as its hash covers it, and that hash."""
     head = _head(seq, time, body, prev)
-    record_hash = _hash(head, signed=key is not None)
-    sig = None if key is None else key.sign(_TAG_SIGNATURE + bytes.fromhex(record_hash)).hex()
+    return head, _hash(head, signed=signed)
+
+
+def sign_hash(record_hash: str, key: Ed25519PrivateKey) -> str:
+    """Return the signature of the record with this hash."""
+    return key.sign(_TAG_SIGNATURE + bytes.fromhex(record_hash)).hex()
+
+
+def finish_record(head: bytes, record_hash: str, sig: str | None) -> bytes:
+    """Return one line with its newline.
+
+    Raises:
+        AuditError: the line would be too long.
+    """
     line = head + _ending(record_hash, sig) + b"\n"
     if len(line) > MAX_LINE_BYTES:
         raise AuditError(f"an event is too large for the audit log: {len(line)} bytes")
-    return line, record_hash
+    return line
 
 
 def parse_record(line: bytes, where: str) -> Record:

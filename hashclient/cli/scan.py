@@ -45,6 +45,12 @@ _path = click.Path(readable=False)
 )
 @report_options(*FORMATS)
 @click.option(
+    "--sort",
+    is_flag=True,
+    help="Report by path, in the order of its bytes, when all is checked; so two reports can be"
+    " compared.",
+)
+@click.option(
     "--jobs",
     type=click.IntRange(1, 256),
     metavar="N",
@@ -126,6 +132,7 @@ def command(
     output: Path | None,
     show_all: bool,
     show_digests: bool,
+    sort: bool,
     jobs: int | None,
     exclude: tuple[str, ...],
     one_file_system: bool,
@@ -184,7 +191,14 @@ def command(
 
         failed = fetch_and_tell(app)
     report = Report(
-        app, "scan", output_format, output, show_digests=show_digests, show_all=show_all
+        app,
+        "scan",
+        output_format,
+        output,
+        show_digests=show_digests,
+        show_all=show_all,
+        paths=[*paths, *([] if files_from is None else [files_from])],
+        sort=sort,
     )
     sources: list[Source] = []
     if names_fd is not None:

@@ -12,6 +12,10 @@ from hashclient.core.kinds import Kind
 from hashclient.core.model import Gap, ListState, MissingList, Outcome
 from hashclient.errors import ExitCode, HashclientError
 
+#: Reasons that are counted one by one; there are a dozen.
+MAX_REASONS = 50
+OTHER_REASONS = "other reasons"
+
 
 class Summary(msgspec.Struct):
     """The counts of a run so far. Every input is counted under exactly one kind.
@@ -35,6 +39,10 @@ class Summary(msgspec.Struct):
     members: int = 0
     members_read: int = 0
     opens_containers: bool | None = None
+    #: Matches of earlier scans that this one has seen to be away.
+    gone: int = 0
+    #: How many inputs were skipped, by reason; together they are the count of skipped inputs.
+    skipped: dict[str, int] = msgspec.field(default_factory=dict)
     #: Lists that should be here and could not be asked.
     missing: tuple[MissingList, ...] = ()
     #: What a lookup could not tell, for want of the digests that lists have. Its inputs are unread,
@@ -78,6 +86,11 @@ class Summary(msgspec.Struct):
     def add(self, outcome: Outcome) -> None:
         """Count one outcome."""
         self.counts[outcome.kind] += 1
+        if outcome.kind is Kind.SKIPPED:
+            reason = outcome.reason or OTHER_REASONS
+            if len(self.skipped) >= MAX_REASONS and reason not in self.skipped:
+                reason = OTHER_REASONS
+            self.skipped[reason] = self.skipped.get(reason, 0) + 1
 
     def fail(self, error: HashclientError) -> None:
         """Take note of a failure besides the inputs; of several, the first counts."""

@@ -34,10 +34,10 @@ _BUILT_AGAIN = "1, which no release wrote: `fetch` builds it again"
 FORMATS = (
     Format(
         "`state.json`",
-        "hashclient-state/3",
+        "hashclient-state/4",
         "`format`",
         "0 is state without the file, 1 has manifests of version 1, 2 has the audit log in one"
-        " file: the next `init` or `fetch` writes it",
+        " file, 3 a record of matches of version 2: the next `init` or `fetch` writes it",
     ),
     Format("`lists/*/manifest.json`", "hashclient-index/2", "`format`", _UPGRADED),
     Format("`lists/*/run-*`, `known-good/run-*`", "2", "seventh byte, after `hcrun`", _BUILT_AGAIN),
@@ -46,7 +46,10 @@ FORMATS = (
     Format("`known-good/sources.json`", "hashclient-known-good/2", "`format`", _READ_AGAIN),
     Format("`trust/*/`", "1", "`spec_version`, of TUF", "python-tuf reads it"),
     Format(
-        "`matches.db`", "2", "`PRAGMA user_version`", "1, which no release wrote: it is refused"
+        "`matches.db`",
+        "3",
+        "`PRAGMA user_version`",
+        "2, of 0.1.0: a column is added; 1, which no release wrote: it is refused",
     ),
     Format(
         "`inventory.db`",

@@ -30,6 +30,7 @@ import numpy.typing as npt
 from hashclient.errors import StateError
 from hashclient.scan import inside
 from hashclient.scan.inside import Container, Inside
+from hashclient.scan.pruning import prune_in_turn
 from hashclient.scan.records import (
     RECORD,
     RECORD_BEFORE,
@@ -82,11 +83,6 @@ CREATE TABLE files (
 """
 _ROW = "SELECT seen_day, crc, records FROM files WHERE file_system = ? AND block = ?"
 _ROW_BEFORE = "SELECT seen_day, crc, records FROM block WHERE device = ? AND block = ?"
-#: How often rows are looked for that nobody has seen for long, unasked.
-PRUNED_EVERY_DAYS = 7
-#: A file longer than this is not made shorter unasked: that takes seconds.
-COMPACTED_BYTES = 1 << 28
-_OLD_BLOCKS_AT_ONCE = 1000
 #: What SQLite says of a file that is not what we wrote. An error of the module itself has no code
 #: (it could not decode what it read, or even what SQLite said of it: a ValueError), nor has one of
 #: a length that no memory holds.
@@ -382,59 +378,11 @@ class Inventory:
         """
         with self._errors():
             try:
-                return self._prune_in_turn(days, seconds)
+                return prune_in_turn(self._db, days, today(), seconds)
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
                     raise
                 return 0
-
-    def _prune_in_turn(self, days: float, seconds: float) -> int:
-        now, ends = today(), time.monotonic() + seconds
-        self._db.execute(f"PRAGMA busy_timeout = {round(seconds * 1000)}")
-        self._db.execute("CREATE TABLE IF NOT EXISTS pruned (day INTEGER NOT NULL) STRICT")
-        (last,) = self._db.execute("SELECT max(day) FROM pruned").fetchone()
-        if last is not None and now - PRUNED_EVERY_DAYS < last <= now:
-            return 0
-        forgotten = 0
-        for table, (key, records, record_bytes) in self._prunable().items():
-            after = (-(2**63), -(2**63))  # before the first row
-            while True:
-                rows = self._db.execute(
-                    f"SELECT {key}, length({records}) FROM {table}"  # noqa: S608 - ours
-                    f" WHERE ({key}) > (?, ?) AND seen_day < ? ORDER BY {key} LIMIT ?",
-                    (*after, int(now - days), _OLD_BLOCKS_AT_ONCE),
-                ).fetchall()
-                first, second = key.split(", ")
-                self._db.execute("BEGIN IMMEDIATE")
-                self._db.executemany(
-                    f"DELETE FROM {table} WHERE {first} = ? AND {second} = ? AND seen_day < ?",  # noqa: S608 - ours
-                    [(*row[:2], int(now - days)) for row in rows],
-                )
-                self._db.execute("COMMIT")
-                forgotten += sum(int(row[2]) for row in rows) // record_bytes if record_bytes else 0
-                if len(rows) < _OLD_BLOCKS_AT_ONCE:
-                    break
-                if time.monotonic() > ends:
-                    return forgotten
-                after = rows[-1][:2]
-        self._db.execute("DELETE FROM pruned")
-        self._db.execute("INSERT INTO pruned VALUES (?)", (now,))
-        names = ("freelist_count", "page_count", "page_size")
-        free, pages, size = (self._db.execute(f"PRAGMA {n}").fetchone()[0] for n in names)
-        if free * 4 > pages and pages * size < COMPACTED_BYTES:
-            self._db.execute("VACUUM")
-        return forgotten
-
-    def _prunable(self) -> dict[str, tuple[str, str, int]]:
-        """Return the tables that have old rows: their keys, what is kept, and bytes of a file."""
-        tables = {}
-        if self._has_files:
-            tables["files"] = "file_system, block", "records", RECORD.itemsize
-        if self._has_before:
-            tables["block"] = "device, block", "records", RECORD_BEFORE.itemsize
-        if self._has_containers:
-            tables["containers"] = "file_system, inode", "members", 0
-        return tables
 
     def stats(self) -> Stats:
         """Return what is in it.

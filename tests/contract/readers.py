@@ -216,8 +216,10 @@ def read_text(text: str) -> Report:
         )
     if not lines:
         return Report(files)
+    one = {"matches": "match", "conflicts": "conflict"}
     counts = {
-        kind: int(n.replace(",", "")) for n, kind in re.findall(r"(\d[\d,]*) (\w+)", lines[0])
+        one.get(kind, kind): int(n.replace(",", ""))
+        for n, kind in re.findall(r"(\d[\d,]*) (\w+)", lines[0])
     }
     counts.setdefault("accepted", 0)
     counts.pop("inputs", None)
@@ -349,7 +351,7 @@ def _csv_run(rows: list[dict[str, str]]) -> tuple[Fields, frozenset[str], int | 
         return {}, frozenset(), None, None
     end = rows.pop()
     assert end["kind"] == "summary"
-    known = ("missing", "stale", "gap", "interrupted", "failed")
+    known = ("missing", "stale", "gap", "interrupted", "failed", "skips", "run")
     order = [known.index(cells["kind"]) for cells in rows]
     assert order == sorted(order)
     for cells in rows:
@@ -404,6 +406,7 @@ def read_sarif(text: str) -> Report:
         assert descriptor["id"] == notification["descriptor"]["id"]
         assert descriptor["defaultConfiguration"]["level"] == notification["level"]
         if descriptor["id"] in ("unread", "skipped", "accepted"):
+            assert notification["locations"]
             properties = notification["properties"]
             _check_location(notification, _holder(properties), has_region=False)
             files.append(
@@ -620,7 +623,11 @@ def parse_html(text: str) -> ET.Element:
     assert len(ids) == len(set(ids))
     assert len(list(tree.iter("script"))) == len(list(tree.iter("style"))) == 1
     for element in tree.iter():
-        assert not {"src", "href", "style", "action", "srcdoc"} & set(element.attrib)
+        assert not {"src", "style", "action", "srcdoc"} & set(element.attrib)
+        if "href" in element.attrib:  # within the page
+            assert element.tag == "a"
+            assert element.get("href", "").removeprefix("#") in ids
+            assert element.get("href", "").startswith("#")
         assert not any(name.startswith("on") for name in element.attrib)
         if "aria-labelledby" in element.attrib:
             assert element.get("aria-labelledby") in ids

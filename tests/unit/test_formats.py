@@ -100,7 +100,7 @@ def test_the_summary_for_people() -> None:
     text = TextFormatter(SCAN).end(summary)
     assert text is not None
     assert text.split("\n") == [
-        "12,346 inputs: 12,345 clean, 1 match, 0 conflict, 0 skipped, 0 unread",
+        "12,346 inputs: 12,345 clean, 1 match, 0 conflicts, 0 skipped, 0 unread",
         "read 12,346 files, 1.2 MB, in 2.3 s",
         "list baseline, generation 3, fresh until 2026-01-02 03:04 UTC",
         "list local, generation 1, expired 2026-01-02 03:04 UTC, STALE",

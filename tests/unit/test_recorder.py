@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from hashclient.core.verdict import Summary
 from hashclient.errors import AuditError, ExitCode, StateError
 from hashclient.matches.store import Matches
 from hashclient.scan.recorder import RunRecord
-from hashclient.session import Session
+from hashclient.session import Session, current_operator
 from hashclient.system.layout import MATCHES_NAME as DATABASE_NAME
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
@@ -79,6 +80,9 @@ def test_a_run_is_logged_from_its_start_to_its_end(run: Run) -> None:
     start, found, conflict, accepted, end = (data for _, data in events)
     assert accepted == {"path": "/srv/f", "members": ["a", "b"], "reason": reason}
     assert start == {
+        "host": os.uname().nodename,
+        "by": current_operator(),
+        "directory": str(Path.cwd()),
         "arguments": ["/srv"],
         "lists": [
             {"list": "base", "generation": 3, "fresh": True},
@@ -103,6 +107,7 @@ def test_a_run_is_logged_from_its_start_to_its_end(run: Run) -> None:
         "ruled_out_by_size": 0,
         "known_unchanged": 0,
         "believed_unchanged": 0,
+        "gone": 0,
         "missing": [],
         "interrupted": False,
         "failed": None,

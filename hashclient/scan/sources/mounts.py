@@ -208,17 +208,39 @@ class Mounts:
     def _is_news(self, record: Record) -> bool:
         return record != self._records.get(record.real_path)
 
+    def path_of(self, fd: int) -> str | None:
+        """Return the path of an open directory without links; None if that cannot be told."""
+        return _real_path(fd)
+
+    def standing_of(self, fd: int, rest: bytes = b"") -> str | None:
+        """Return what stands for `rest` in an open directory: see `core.match.Place`.
+
+        File systems without a name of their own, as those in memory, are told by their numbers.
+        """
+        path, mount = _real_path(fd), self._mount_of(fd)
+        if path is None or mount is None:
+            return None
+        inner = _inner(path, mount, rest)
+        if inner is None:
+            return None
+        if b"/" in mount.source or b":" in mount.source:
+            names = list(self._names(mount, fd))
+        else:
+            try:
+                names = [b"device %d %x" % (os.fstat(fd).st_dev, os.fstatvfs(fd).f_fsid)]
+            except OSError:
+                return None
+        return " ".join([_hash("inner", inner), *(_hash(mount.kind, name) for name in names)])
+
     def _record_of(self, fd: int) -> Record | None:
         path = _real_path(fd)
         mount = self._mount_of(fd)
         if path is None or mount is None or mount.kind in _PSEUDO:
             return None
         point, raw = os.fsencode(mount.point), os.fsencode(path)
-        is_below = mount.point == "/" or path == mount.point or path.startswith(f"{mount.point}/")
-        if not is_below or len(raw) > MAX_PATH_BYTES:
+        inner = _inner(path, mount)
+        if inner is None or len(raw) > MAX_PATH_BYTES:
             return None
-        inside = raw[len(point) :].strip(b"/")
-        inner = b"/".join(part for part in (mount.root.strip(b"/"), inside) if part)
         fields = path_fields(path)
         return Record(
             path=fields["path"],
@@ -278,6 +300,14 @@ def _objection(before: Record, now: Record, is_empty: Callable[[], bool]) -> str
 
 def _is_same(before: Record, now: Record) -> bool:
     return before.inner == now.inner and bool(set(before.names) & set(now.names))
+
+
+def _inner(path: str, mount: Mount, rest: bytes = b"") -> bytes | None:
+    """Return the path inside of its file system of `rest` in a directory; None if it lies above."""
+    if mount.point != "/" and path != mount.point and not path.startswith(f"{mount.point}/"):
+        return None
+    inside = os.fsencode(path)[len(os.fsencode(mount.point)) :].strip(b"/")
+    return b"/".join(part for part in (mount.root.strip(b"/"), inside, rest) if part)
 
 
 def _uuids_of(source: bytes) -> Iterator[bytes]:
