@@ -7,10 +7,10 @@ defaults for that command's options; the command line checks them, since it know
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +32,8 @@ CONFIG_NAME = "config.toml"
 MAX_GRACE_HOURS = 87_600
 #: A hundred years, for the same reason.
 MAX_RETENTION_DAYS = 36_500
+#: As long as the inventory may believe what it cannot prove.
+MAX_REREAD_DAYS = 3_650
 
 #: What helps where nobody is named to seal to.
 HINT_RECIPIENTS = (
@@ -39,12 +41,21 @@ HINT_RECIPIENTS = (
     " quarantine add-recipient` names the public one here"
 )
 
-#: What the numbers of a provider may be, both ends included.
+#: What numbers may be, both ends included: of a provider, and of what is kept.
 _RANGES: Mapping[str, tuple[float, float]] = {
     "grace_hours": (0, MAX_GRACE_HOURS),
     "timeout_s": (0.05, 3600),
     "min_rate_kib_s": (0.05, 1_000_000),
     "attempts": (1, 20),
+    "depth": (1, 100),
+    "members": (1, 10_000_000),
+    "bytes_out": (1, 2**62),
+    "ratio": (1, 10_000_000),
+    "time_s": (1, 86_400),
+    "memory_mib": (64, 65_536),
+    "matches_days": (1, MAX_RETENTION_DAYS),
+    "inventory_days": (1, MAX_RETENTION_DAYS),
+    "audit_mib": (0, 1_000_000),
 }
 
 
@@ -112,12 +123,20 @@ class QuarantineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `recipients` are age public keys; one of their owners is needed to open anything again.
     `tombstone` is the text of a file that is left in place of the one taken. `retention_days`
-    counts from the acknowledgement of the report; without it nothing is ever due.
+    counts from the acknowledgement of the report; without it nothing is ever due. Without
+    `isolate_containers`, a file is not taken away for what is in it.
     """
 
     recipients: tuple[str, ...] = ()
     tombstone: str | None = None
     retention_days: float | None = None
+    isolate_containers: bool = True
+
+
+class InventoryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What scans remember of files: what is believed unchanged is read again in so many days."""
+
+    reread_days: int = 14
 
 
 class PackageDestination(
@@ -166,6 +185,49 @@ class ReportConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.default
 
 
+class ContainersConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How far containers are opened: bounds for one file and all that is in it.
+
+    `depth` counts containers in one another, `members` members, `bytes_out` the bytes that come out
+    and `ratio` these against the bytes of the file. `time_s` is how long it may take, `memory_mib`
+    what a process that opens containers may use. `sandbox` says what happens where the kernel lacks
+    what locks that process up: with `require`, no container is opened there.
+    """
+
+    depth: int = 32
+    members: int = 2_000_000
+    bytes_out: int = 1 << 42
+    ratio: int = 2_000
+    time_s: int = 3_600
+    memory_mib: int = 256
+    sandbox: Literal["auto", "require"] = "auto"
+
+
+class AcceptRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What may stay unread in a container: of a path, for a reason, until the end of a day in UTC.
+
+    `path` is a pattern as those of `--exclude`, for the whole path with the names of members.
+    """
+
+    path: str
+    reason: Literal["encrypted", "damaged", "limit"]
+    until: dt.date
+
+
+class KeepConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """For how long what grows by itself is kept.
+
+    `matches_days` counts from the last step of a match that is settled (restored, purged or
+    closed); without it they are kept for ever. `inventory_days` counts from the last scan that came
+    across a file. A file of the audit log that has `audit_mib` MiB is closed, and the next begun;
+    with 0 it never is.
+    """
+
+    matches_days: float | None = None
+    inventory_days: float = 90
+    audit_mib: float = 64
+
+
 class Config(msgspec.Struct, frozen=True):
     """The content of `config.toml`.
 
@@ -178,9 +240,24 @@ class Config(msgspec.Struct, frozen=True):
     providers: dict[str, ProviderConfig] = {}
     policy: tuple[PolicyRule, ...] = ()
     quarantine: QuarantineConfig = QuarantineConfig()
+    inventory: InventoryConfig = InventoryConfig()
     report: ReportConfig = ReportConfig()
+    keep: KeepConfig = KeepConfig()
+    containers: ContainersConfig = ContainersConfig()
+    accept: tuple[AcceptRule, ...] = ()
     commands: dict[str, dict[str, Any]] = {}
     notes: tuple[str, ...] = ()
+
+
+class _Scan(msgspec.Struct, frozen=True):
+    """What the table of `scan` has besides defaults of options."""
+
+    containers: ContainersConfig = ContainersConfig()
+    accept: tuple[AcceptRule, ...] = ()
+
+
+class _Scans(msgspec.Struct, frozen=True):
+    scan: _Scan = _Scan()
 
 
 class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -189,7 +266,9 @@ class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     providers: dict[str, ProviderConfig] = {}
     policy: tuple[PolicyRule, ...] = ()
     quarantine: QuarantineConfig = QuarantineConfig()
+    inventory: InventoryConfig = InventoryConfig()
     report: ReportConfig = ReportConfig()
+    keep: KeepConfig = KeepConfig()
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -219,10 +298,10 @@ class Settings(msgspec.Struct, frozen=True):
                 hint="run `hashclient init`, or choose one that `hashclient status` shows",
             ) from None
 
-    def grace(self, provider: str) -> timedelta:
+    def grace(self, provider: str) -> dt.timedelta:
         """Return how long past its expiry a list of `provider` still counts."""
         config = self.config.providers.get(provider)
-        return timedelta(hours=config.grace_hours if config else 0)
+        return dt.timedelta(hours=config.grace_hours if config else 0)
 
     def providers(self) -> dict[str, ProviderConfig]:
         """Return all providers by name.
@@ -353,6 +432,12 @@ def parse_config(
     for name in document.keys() - set(_Document.__struct_fields__):
         known_here = [*_Document.__struct_fields__, *command_names, KEY]
         raise _not_valid(where, unknown_key(name, known_here, "at the top"))
+    table = commands.get("scan", {})
+    tables = {"scan": {name: table.pop(name) for name in _Scan.__struct_fields__ if name in table}}
+    try:
+        scan = msgspec.convert(tables, _Scans).scan
+    except ValueError as error:
+        raise _not_valid(where, find_fault(tables, _Scans) or Fault(excerpt(error))) from error
     try:
         known = msgspec.convert(document, _Document)
     except (ValueError, RecursionError) as error:
@@ -369,13 +454,18 @@ def parse_config(
             if not is_name(list_name):
                 raise ConfigError(f"configuration {where}: {list_name!r} cannot name a list")
     _check_way_out(known, f"configuration {where}", complete=complete)
+    _check_ranges(scan.containers, f"configuration {where}", "scan.containers")
     return Config(
         known.state_dir,
         known.seal_key_file,
         known.providers,
         known.policy,
         known.quarantine,
+        known.inventory,
         known.report,
+        known.keep,
+        scan.containers,
+        scan.accept,
         commands,
         tuple(notes),
     )
@@ -409,8 +499,9 @@ def _rename(table: Any, place: Sequence[str], name: str, where: str) -> Iterator
 def _check_ranges(table: msgspec.Struct, where: str, owner: str) -> None:
     for key in _RANGES.keys() & set(table.__struct_fields__):
         low, high = _RANGES[key]
+        value = getattr(table, key)
         # What is not a number fails every comparison.
-        if not low <= getattr(table, key) <= high:
+        if value is not None and not low <= value <= high:
             raise ConfigError(f"{where}: {key} of {owner} is not from {low:g} to {high:g}")
 
 
@@ -422,6 +513,9 @@ def _check_way_out(known: _Document, where: str, *, complete: bool) -> None:
         raise ConfigError(
             f"{where}: retention_days of quarantine is not from 0 to {MAX_RETENTION_DAYS}"
         )
+    if not 0 <= known.inventory.reread_days <= MAX_REREAD_DAYS:
+        raise ConfigError(f"{where}: reread_days of inventory is not from 0 to {MAX_REREAD_DAYS}")
+    _check_ranges(known.keep, where, "keep")
     if complete and Action.QUARANTINE in actions and not known.quarantine.recipients:
         raise ConfigError(
             f"{where}: a policy asks for quarantine, but recipients of quarantine are not set",

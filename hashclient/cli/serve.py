@@ -113,12 +113,11 @@ def command(
 ) -> ExitCode:
     """Answer programs that ask about content as they ask a clamd.
 
-    Mail gateways, proxies, file servers and upload sites that can ask ClamAV's daemon can ask this one:
-    it speaks the same protocol. A match
-    is answered as `stream: Hashclient.LIST.ENTRY FOUND`. It is recorded, logged and acted upon
-    before the answer is given. What could not be checked is not answered as clean, unless
-    --no-verdict says so. New generations on the disk are used at once; SIGHUP or RELOAD does the
-    same.
+    Mail gateways, proxies, file servers and upload sites that can ask ClamAV's daemon can ask this
+    one: it speaks the same protocol. A match is answered as `stream: Hashclient.LIST.ENTRY FOUND`.
+    It is recorded, logged and acted upon before the answer is given. What could not be checked is
+    not answered as clean, unless --no-verdict says so. New generations on the disk are used at
+    once; SIGHUP or RELOAD does the same.
 
     \b
       hashclient serve --fetch-every 1h

@@ -32,6 +32,9 @@ TARGETS_NAME = "targets.json"
 TIMESTAMP_NAME = "timestamp.json"
 #: In the folder of the audit log.
 LOG_NAME = "log.jsonl"
+#: A file of it that is closed, by its number.
+CLOSED_LOG_NAME = "log-{:06}.jsonl"
+CLOSED_LOG_PATTERN = re.compile(r"log-([0-9]{6,12})\.jsonl")
 AUDIT_KEY_NAME = "key.pem"
 AUDIT_PUBLIC_KEY_NAME = "key.pub"
 #: In the folder of an item in quarantine.
@@ -162,6 +165,7 @@ FILES: Mapping[str, str] = {
     rf"trust/{_NAME}/pinned-root\.json": "the root of trust that was pinned",
     rf"trust/{_NAME}/metadata/.+": "the provider's verified metadata, as python-tuf keeps it",
     r"audit/log\.jsonl": "the audit log",
+    r"audit/log-[0-9]{6,12}\.jsonl": "a part of the audit log that is closed",
     r"audit/key\.(pem|pub)": "the key that signs it",
     r"matches\.db(-journal)?": "the record of matches",
     r"inventory\.db(-wal|-shm)?": "the inventory: what scans remember of files",

@@ -72,7 +72,7 @@ def test_the_commands_run_as_they_stand(tmp_path: Path) -> None:
     make_state(tmp_path, {"baseline": csv_of({"e-1": content})})
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "listed.txt").write_bytes(content)
-    keygen, add, use, restore = marked_blocks(PAGE, "quarantine")
+    keygen, add, use, restore, reseal = marked_blocks(PAGE, "quarantine")
     (by_hand,) = marked_blocks(PAGE, "by-hand")
     (keep,) = marked_blocks(PAGE, "keep")
     script = f"""
@@ -85,6 +85,7 @@ cp files/listed.txt .listed
 test ! -e files/listed.txt
 {by_hand if shutil.which("age") else "cp .listed recovered"}
 cmp .listed recovered
+{reseal}
 {restore}
 cmp .listed files/listed.txt
 hashclient scan --quarantine files || test $? = 10

@@ -375,6 +375,18 @@ def test_what_is_to_be_done_about_matches_is_read() -> None:
     assert isinstance(two.report.to["centre"], ServiceDestination)
 
 
+def test_for_how_long_files_are_believed_unchanged() -> None:
+    assert parse_config("", COMMANDS, "c.toml").inventory.reread_days == 14
+    for days in (0, 1, 3650):
+        text = f"[inventory]\nreread_days = {days}\n"
+        assert parse_config(text, COMMANDS, "c.toml").inventory.reread_days == days
+    for wrong in ("-1", "3651", "1.5", '"14"', "true"):
+        with pytest.raises(ConfigError, match="reread_days"):
+            parse_config(f"[inventory]\nreread_days = {wrong}\n", COMMANDS, "c.toml")
+    with pytest.raises(ConfigError, match="unknown key 'days'"):
+        parse_config("[inventory]\ndays = 1\n", COMMANDS, "c.toml")
+
+
 def test_without_a_word_matches_are_recorded_only() -> None:
     config = parse_config("", COMMANDS, "c.toml")
     assert (config.policy, config.quarantine, config.report) == (
