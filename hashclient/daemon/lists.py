@@ -7,7 +7,6 @@ is not, keeps an input that matches nothing from being called clean: nobody know
 from __future__ import annotations
 
 import copy
-import os
 import time
 from datetime import UTC, datetime, timedelta
 
@@ -17,7 +16,6 @@ from hashclient.index.matcher import Judge
 from hashclient.index.open_lists import OpenLists
 from hashclient.index.reader import CLOCK_TOLERANCE
 from hashclient.session import Session
-from hashclient.system.layout import MANIFEST_NAME
 from hashclient.system.log import Log
 
 _log = Log("daemon")
@@ -100,7 +98,7 @@ class Lists:
             ConfigError: the seal key is missing or malformed.
         """
         self._session = session
-        self._seen = self._look()
+        self._seen = session.list_folders()
         self.now = InUse(session.open_lists(), session)
         self._opened = self._looked = time.monotonic()
 
@@ -114,7 +112,7 @@ class Lists:
         if not force and moment < self._looked + LOOK_S:
             return False
         self._looked = moment
-        seen = self._look()
+        seen = self._session.list_folders()
         if not force and seen == self._seen and moment < self._opened + REOPEN_S:
             return False
         try:
@@ -127,22 +125,6 @@ class Lists:
         self._opened = moment
         self._seen = seen
         return True
-
-    def _look(self) -> list[tuple[str, int, int]]:
-        """Return what tells of a new generation, or of a list that has come or gone."""
-        found = []
-        try:
-            with os.scandir(self._session.settings.layout.lists) as folders:
-                names = sorted(folder.path for folder in folders)
-        except OSError:
-            return []
-        for path in names:
-            try:
-                status = os.stat(f"{path}/{MANIFEST_NAME}")  # noqa: PTH116 - often
-                found.append((path, status.st_ino, status.st_mtime_ns))
-            except OSError:
-                found.append((path, 0, 0))
-        return found
 
 
 def _after(moment: datetime, grace: timedelta) -> datetime:
