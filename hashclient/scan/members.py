@@ -14,9 +14,12 @@ from collections.abc import Callable, Sequence
 import msgspec
 import numpy as np
 
+from hashclient.config import ContainersConfig
 from hashclient.containers.cage import Cage, Chain, Found, Options
 from hashclient.containers.interface import ISO_HEAD_BYTES, NotReadError, Why
+from hashclient.containers.limits import Limits
 from hashclient.containers.protocol import Job
+from hashclient.containers.sandbox import kernel_locks
 from hashclient.containers.sniffing import has_mark, may_front
 from hashclient.core.algorithms import Algorithm, mask_of
 from hashclient.core.digests import digest_fd
@@ -42,6 +45,34 @@ _DIGEST_AT = [
     }
     for mask in range(8)
 ]
+
+
+def container_options(
+    config: ContainersConfig,
+    noticed: Callable[[str], None],
+    passwords: Sequence[bytes] = (),
+    *,
+    verify_sizes: bool = False,
+) -> Options:
+    """Return how containers are opened; `noticed` hears what the kernel lacks to do that safely."""
+    requires = config.sandbox == "require"
+    if missing := kernel_locks().missing:
+        end = "none is opened" if requires else "what opens them is less confined"
+        noticed(f"containers: this kernel has no {missing}: {end}")
+    limits = Limits(
+        config.depth,
+        config.members,
+        config.bytes_out,
+        config.ratio,
+        config.time_s,
+        config.memory_mib,
+    )
+    return Options(limits, requires, verify_sizes, tuple(passwords))
+
+
+def opens_as_container(data: memoryview) -> bool:
+    """Tell whether bytes that begin so may be a container."""
+    return has_mark(data) or may_front(data)
 
 
 class Opened(msgspec.Struct):
