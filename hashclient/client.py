@@ -70,8 +70,10 @@ class Client:
             UsageError: a list in `only` is offered by none of them.
         """
         from hashclient.fetch.providers import fetch_all
+        from hashclient.upkeep import tidy
 
-        return fetch_all(
+        tidy(self.session, on_failure)
+        yield from fetch_all(
             self.session,
             only,
             provider,
@@ -100,6 +102,9 @@ class Client:
         act: bool = True,
         quarantine: bool = False,
         only_tell: bool = False,
+        members: bool = True,
+        verify_sizes: bool = False,
+        passwords: Sequence[bytes] = (),
         lists: OpenLists | None = None,
         front: FrontEnd | None = None,
     ) -> Scan:
@@ -111,10 +116,12 @@ class Client:
         with `quarantine` every match is taken away besides; with `only_tell` nothing is done, and
         outcomes say what would be. With `all_digests`, all digests that the lists have are computed
         of each file, not the cheapest alone. Without `inventory` every file is read, also those
-        that are known unchanged; without `learn` the inventory is neither asked nor written to.
-        `jobs` is the number of worker processes, by default one a processor; with 0 all is done in
-        this process, which is slower and forks nothing. `lists` are those to compare with, by
-        default those that should be here.
+        that are known or believed unchanged; without `learn` the inventory is neither asked nor
+        written to. `jobs` is the number of worker processes, by default one a processor; with 0 all
+        is done in this process, which is slower and forks nothing. With `members`, what is in
+        archives and mail is checked, too; `verify_sizes` reads also what claims a size that no
+        entry has, and `passwords` are tried where something is encrypted. `lists` are those to
+        compare with, by default those that should be here.
 
         Raises:
             UsageError: there is nothing to check.
@@ -122,15 +129,18 @@ class Client:
             ConfigError: the seal key or, where files are to be taken away, a recipient is wrong.
         """
         from hashclient.core.verdict import Summary
+        from hashclient.scan.accept import accepting
         from hashclient.scan.cache import InventoryPlace
         from hashclient.scan.engine import Progress, default_jobs, scan
         from hashclient.scan.executors.inline import Inline
+        from hashclient.scan.members import container_options
         from hashclient.scan.memory import Memory
         from hashclient.scan.pipeline import FrontEnd, Scan
         from hashclient.scan.recorder import RunRecord
         from hashclient.scan.sources.files import Trees, WalkOptions
         from hashclient.scan.sources.mounts import Mounts
         from hashclient.scan.sources.several import Several
+        from hashclient.scan.whereabouts import Whereabouts
 
         if not paths and not sources and stream is None:
             raise UsageError("nothing to scan", hint="give a path")
@@ -149,10 +159,22 @@ class Client:
             summary.fail(mounts.unknown)
         memory = Memory()
         if learn:
-            place = InventoryPlace(state_dir, key_id)
+            reread_days = session.settings.config.inventory.reread_days
+            place = InventoryPlace(state_dir, key_id, reread_days)
             memory = Memory(place, use=inventory, on_failure=observer.failed)
+        containers = (
+            container_options(
+                session.settings.config.containers,
+                observer.noticed,
+                passwords,
+                verify_sizes=verify_sizes,
+            )
+            if members
+            else None
+        )
         options = WalkOptions(tuple(exclude), one_file_system, follow_symlinks)
-        source = Several([Trees(names, options, mounts), *sources])
+        trees = Trees(names, options, mounts)
+        source = Several([trees, *sources])
         outcomes = scan(
             source,
             lists,
@@ -164,6 +186,8 @@ class Client:
             all_digests=all_digests,
             memory=memory,
             stream=stream,
+            containers=containers,
+            accept=accepting(session.settings.config.accept, session.now().date()),
         )
         responder = None
         if only_tell or (act and (quarantine or session.settings.config.policy)):
@@ -172,12 +196,20 @@ class Client:
             responder = Responder(
                 session, lists.states, quarantine_all=quarantine, only_tell=only_tell
             )
-        recorder = RunRecord(session, "scan", summary, key_id, on_failure=observer.failed)
+        recorder = RunRecord(
+            session,
+            "scan",
+            summary,
+            key_id,
+            on_failure=observer.failed,
+            places_of=Whereabouts(mounts).of,
+        )
         return Scan(
             outcomes,
             recorder,
             progress,
             mounts,
+            trees.coverage,
             arguments=[*([] if stream is None else ["-"]), *source.arguments],
             actions=responder,
             front=front,

@@ -7,21 +7,30 @@ defaults for that command's options; the command line checks them, since it know
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
 from hashclient import __version__
 from hashclient.configfile.faults import Fault, find_fault, unknown_key, wrong_type
 from hashclient.configfile.since import KEY, apply_since
+from hashclient.configfile.tables import (
+    AcceptRule,
+    ContainersConfig,
+    InventoryConfig,
+    KeepConfig,
+    PolicyRule,
+    ProviderConfig,
+    QuarantineConfig,
+    ReportConfig,
+)
 from hashclient.core.kinds import Action
 from hashclient.core.model import is_name
-from hashclient.core.patience import ATTEMPTS, MIN_RATE_KIB_S, TIMEOUT_S
 from hashclient.errors import ConfigError
 from hashclient.system.files import MAX_TEXT_BYTES, read_regular, user_path
 from hashclient.system.layout import Layout
@@ -32,6 +41,8 @@ CONFIG_NAME = "config.toml"
 MAX_GRACE_HOURS = 87_600
 #: A hundred years, for the same reason.
 MAX_RETENTION_DAYS = 36_500
+#: As long as the inventory may believe what it cannot prove.
+MAX_REREAD_DAYS = 3_650
 
 #: What helps where nobody is named to seal to.
 HINT_RECIPIENTS = (
@@ -39,131 +50,27 @@ HINT_RECIPIENTS = (
     " quarantine add-recipient` names the public one here"
 )
 
-#: What the numbers of a provider may be, both ends included.
+#: What numbers may be, both ends included: of a provider, and of what is kept.
 _RANGES: Mapping[str, tuple[float, float]] = {
     "grace_hours": (0, MAX_GRACE_HOURS),
     "timeout_s": (0.05, 3600),
     "min_rate_kib_s": (0.05, 1_000_000),
     "attempts": (1, 20),
+    "depth": (1, 100),
+    "members": (1, 10_000_000),
+    "bytes_out": (1, 2**62),
+    "ratio": (1, 10_000_000),
+    "time_s": (1, 86_400),
+    "memory_mib": (64, 65_536),
+    "matches_days": (1, MAX_RETENTION_DAYS),
+    "inventory_days": (1, MAX_RETENTION_DAYS),
+    "audit_mib": (0, 1_000_000),
 }
 
 
 #: Keys that are called otherwise now, and work on: the old key by its place in the file (`*` stands
 #: for any name), and the new one, in the same table.
 RENAMED: Mapping[tuple[str, ...], str] = {}
-
-
-class OAuthConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """OAuth 2 client credentials: where tokens come from, and the reference to the secret."""
-
-    token_url: str
-    client_id: str
-    client_secret_file: str | None = None
-    client_secret_env: str | None = None
-    scope: str | None = None
-    ca: str | None = None
-
-
-class ProviderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One provider: where it is, how to get in, and the root of trust that was pinned.
-
-    `lists` restricts what is fetched; without it, every list of the provider is. `grace_hours`
-    is how long past its expiry a list still counts as usable. The poison guard refuses a
-    generation that adds a digest in one of the files `known_good`, or that adds and withdraws
-    more than the share `max_churn` of the entries that were live before. `timeout_s`,
-    `min_rate_kib_s` and `attempts` say how patient the transport is.
-    """
-
-    url: str
-    root_sha256: str
-    token_file: str | None = None
-    token_env: str | None = None
-    token_credential: str | None = None
-    basic_file: str | None = None
-    client_cert: str | None = None
-    client_key: str | None = None
-    ca: str | None = None
-    proxy: str | None = None
-    proxy_basic_file: str | None = None
-    allow_http: bool = False
-    oauth: OAuthConfig | None = None
-    lists: tuple[str, ...] | None = None
-    grace_hours: float = 0.0
-    known_good: tuple[str, ...] = ()
-    max_churn: float | None = None
-    timeout_s: float = TIMEOUT_S
-    min_rate_kib_s: float = MIN_RATE_KIB_S
-    attempts: int = ATTEMPTS
-
-
-class PolicyRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What to do about matches of a list, of a category, or of both; what is not named fits all.
-
-    Every match is recorded; `record` is for saying that this is all, as no action at all is.
-    """
-
-    actions: tuple[Literal["record", "report", "quarantine"], ...]
-    list: str | None = None
-    category: str | None = None
-
-
-class QuarantineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How files are taken away: to whom they are sealed, and for how long they are kept.
-
-    `recipients` are age public keys; one of their owners is needed to open anything again.
-    `tombstone` is the text of a file that is left in place of the one taken. `retention_days`
-    counts from the acknowledgement of the report; without it nothing is ever due.
-    """
-
-    recipients: tuple[str, ...] = ()
-    tombstone: str | None = None
-    retention_days: float | None = None
-
-
-class PackageDestination(
-    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="package"
-):
-    """A body that takes packages: the directory they are put in, and its age public keys."""
-
-    directory: str
-    recipients: tuple[str, ...] = ()
-
-
-class ServiceDestination(
-    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="cybertipline"
-):
-    """A reporting service with an API of the CyberTipline's kind.
-
-    `evidence` says what is uploaded: the `file` itself, its `sealed` form, or `none`.
-    """
-
-    url: str
-    incident_type: str
-    basic_file: str
-    evidence: Literal["file", "sealed", "none"] = "file"
-    ca: str | None = None
-    proxy: str | None = None
-    proxy_basic_file: str | None = None
-    allow_http: bool = False
-    timeout_s: float = TIMEOUT_S
-    min_rate_kib_s: float = MIN_RATE_KIB_S
-    attempts: int = ATTEMPTS
-
-
-class ReportConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Who reports, and to whom; `default` names the destination that is meant if none is named."""
-
-    organisation: str | None = None
-    contact: str | None = None
-    email: str | None = None
-    default: str | None = None
-    to: dict[str, PackageDestination | ServiceDestination] = {}
-
-    def destination(self) -> str | None:
-        """Return the name of the destination that is meant if none is named, if there is one."""
-        if self.default is None and len(self.to) == 1:
-            return next(iter(self.to))
-        return self.default
 
 
 class Config(msgspec.Struct, frozen=True):
@@ -178,9 +85,24 @@ class Config(msgspec.Struct, frozen=True):
     providers: dict[str, ProviderConfig] = {}
     policy: tuple[PolicyRule, ...] = ()
     quarantine: QuarantineConfig = QuarantineConfig()
+    inventory: InventoryConfig = InventoryConfig()
     report: ReportConfig = ReportConfig()
+    keep: KeepConfig = KeepConfig()
+    containers: ContainersConfig = ContainersConfig()
+    accept: tuple[AcceptRule, ...] = ()
     commands: dict[str, dict[str, Any]] = {}
     notes: tuple[str, ...] = ()
+
+
+class _Scan(msgspec.Struct, frozen=True):
+    """What the table of `scan` has besides defaults of options."""
+
+    containers: ContainersConfig = ContainersConfig()
+    accept: tuple[AcceptRule, ...] = ()
+
+
+class _Scans(msgspec.Struct, frozen=True):
+    scan: _Scan = _Scan()
 
 
 class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -189,7 +111,9 @@ class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     providers: dict[str, ProviderConfig] = {}
     policy: tuple[PolicyRule, ...] = ()
     quarantine: QuarantineConfig = QuarantineConfig()
+    inventory: InventoryConfig = InventoryConfig()
     report: ReportConfig = ReportConfig()
+    keep: KeepConfig = KeepConfig()
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -219,10 +143,10 @@ class Settings(msgspec.Struct, frozen=True):
                 hint="run `hashclient init`, or choose one that `hashclient status` shows",
             ) from None
 
-    def grace(self, provider: str) -> timedelta:
+    def grace(self, provider: str) -> dt.timedelta:
         """Return how long past its expiry a list of `provider` still counts."""
         config = self.config.providers.get(provider)
-        return timedelta(hours=config.grace_hours if config else 0)
+        return dt.timedelta(hours=config.grace_hours if config else 0)
 
     def providers(self) -> dict[str, ProviderConfig]:
         """Return all providers by name.
@@ -353,6 +277,12 @@ def parse_config(
     for name in document.keys() - set(_Document.__struct_fields__):
         known_here = [*_Document.__struct_fields__, *command_names, KEY]
         raise _not_valid(where, unknown_key(name, known_here, "at the top"))
+    table = commands.get("scan", {})
+    tables = {"scan": {name: table.pop(name) for name in _Scan.__struct_fields__ if name in table}}
+    try:
+        scan = msgspec.convert(tables, _Scans).scan
+    except ValueError as error:
+        raise _not_valid(where, find_fault(tables, _Scans) or Fault(excerpt(error))) from error
     try:
         known = msgspec.convert(document, _Document)
     except (ValueError, RecursionError) as error:
@@ -369,13 +299,18 @@ def parse_config(
             if not is_name(list_name):
                 raise ConfigError(f"configuration {where}: {list_name!r} cannot name a list")
     _check_way_out(known, f"configuration {where}", complete=complete)
+    _check_ranges(scan.containers, f"configuration {where}", "scan.containers")
     return Config(
         known.state_dir,
         known.seal_key_file,
         known.providers,
         known.policy,
         known.quarantine,
+        known.inventory,
         known.report,
+        known.keep,
+        scan.containers,
+        scan.accept,
         commands,
         tuple(notes),
     )
@@ -409,8 +344,9 @@ def _rename(table: Any, place: Sequence[str], name: str, where: str) -> Iterator
 def _check_ranges(table: msgspec.Struct, where: str, owner: str) -> None:
     for key in _RANGES.keys() & set(table.__struct_fields__):
         low, high = _RANGES[key]
+        value = getattr(table, key)
         # What is not a number fails every comparison.
-        if not low <= getattr(table, key) <= high:
+        if value is not None and not low <= value <= high:
             raise ConfigError(f"{where}: {key} of {owner} is not from {low:g} to {high:g}")
 
 
@@ -422,6 +358,9 @@ def _check_way_out(known: _Document, where: str, *, complete: bool) -> None:
         raise ConfigError(
             f"{where}: retention_days of quarantine is not from 0 to {MAX_RETENTION_DAYS}"
         )
+    if not 0 <= known.inventory.reread_days <= MAX_REREAD_DAYS:
+        raise ConfigError(f"{where}: reread_days of inventory is not from 0 to {MAX_REREAD_DAYS}")
+    _check_ranges(known.keep, where, "keep")
     if complete and Action.QUARANTINE in actions and not known.quarantine.recipients:
         raise ConfigError(
             f"{where}: a policy asks for quarantine, but recipients of quarantine are not set",

@@ -36,7 +36,7 @@ from hashclient.index.manifest import MANIFEST_FORMAT
 from hashclient.provider.repository import Repository
 from hashclient.provider.server import open_server
 from hashclient.scan import cache
-from hashclient.system import filesystems
+from hashclient.system import filesystems, identity
 
 ROOT = Path(__file__).parents[1]
 ALL_ALGORITHMS = tuple(Algorithm)
@@ -190,11 +190,15 @@ def remember_at_once(patch: pytest.MonkeyPatch, directory: Path) -> None:
 
     Tests then wait for the next tick of the clock; where nothing ever is remembered matters to few.
     """
-    patch.setattr(cache, "FRESH_NS", 0)
+    for name in ("FRESH_NS", "FRESH_PROVEN_NS"):
+        patch.setattr(cache, name, 0)
     fd = os.open(directory, os.O_RDONLY)
-    kinds = filesystems._KEEP_CTIME | {filesystems._kind_of(fd)}
+    kinds = filesystems._KEEP_CTIME | {filesystems.kind_of(fd)}
+    if identity.unique_mount(fd) is None:  # an earlier kernel
+        patch.setattr(identity, "unique_mount", lambda fd: os.fstat(fd).st_dev)
     os.close(fd)
     patch.setattr(filesystems, "_KEEP_CTIME", kinds)
+    patch.setattr(identity, "_LEASES_PROVE", kinds)
 
 
 def write_tree(directory: Path, files: Mapping[str, bytes]) -> Path:

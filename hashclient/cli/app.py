@@ -123,6 +123,20 @@ class App:
         self.before_output()
         click.echo(text, err=True)
 
+    @staticmethod
+    def has_terminal() -> bool:
+        """Tell whether somebody sees stderr."""
+        return sys.stderr.isatty()
+
+    @staticmethod
+    def has_colour() -> bool:
+        """Tell whether stdout is a terminal that shows colours, and nobody minds (no-color.org)."""
+        return (
+            sys.stdout.isatty()
+            and not os.environ.get("NO_COLOR")
+            and os.environ.get("TERM", "dumb") != "dumb"
+        )
+
     def progress_wanted(self) -> bool:
         """Tell whether a progress bar on stderr would be seen, and be in nobody's way."""
         return self.verbosity == 0 and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"

@@ -71,7 +71,13 @@ def command(
             "nothing to look up", hint="give digests as arguments, or a file of them with --from"
         )
     report = Report(
-        app, "lookup", output_format, output, show_digests=show_digests, show_all=show_all
+        app,
+        "lookup",
+        output_format,
+        output,
+        show_digests=show_digests,
+        show_all=show_all,
+        paths=sources,
     )
     run = Client(app.session).lookup(
         *digests,

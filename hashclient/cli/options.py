@@ -24,7 +24,10 @@ def report_options(*formats: str) -> Callable[[Callable[..., Any]], Callable[...
                 help="Add the digests that were computed to each line.",
             ),
             click.option(
-                "--all", "show_all", is_flag=True, help="Report clean inputs one by one too."
+                "--all",
+                "show_all",
+                is_flag=True,
+                help="Report clean and skipped inputs too, one by one.",
             ),
             output_option(),
             format_option(*formats, help=FORMAT_HELP),

@@ -104,6 +104,8 @@ def _lines(settings: Settings, status: Status, now: datetime) -> Iterator[str]:
         yield f"reports       {', '.join(counts) or 'none'}"
     if (scan := _last_scan(status)) is not None:
         end = f"{scan.time:%Y-%m-%d %H:%M} UTC, exit code {scan.data.get('exit_code')}"
+        if isinstance(believed := scan.data.get("believed_unchanged"), int) and believed:
+            end += f", {believed:,} {'file' if believed == 1 else 'files'} believed unchanged"
         yield f"last scan     {end}"
     for problem in status.problems:
         yield f"problem       {problem}"
@@ -224,7 +226,11 @@ def _json(settings: Settings, status: Status, now: datetime) -> str:
         "quarantine": kept and {"files": kept.files, "bytes": kept.sealed_bytes},
         "reports": reports and reports.counts,
         "last_scan": scan
-        and {"time": scan.time.isoformat(), "exit_code": scan.data.get("exit_code")},
+        and {
+            "time": scan.time.isoformat(),
+            "exit_code": scan.data.get("exit_code"),
+            "believed_unchanged": scan.data.get("believed_unchanged"),
+        },
         "problems": status.problems,
         "exit_code": int(status.exit_code),
     }

@@ -69,8 +69,10 @@ def hit_fields(hit: Hit, names: tuple[str, ...] = ENTRY_FIELDS) -> dict[str, Any
         "generation": hit.generation,
         "algorithms": [a.label for a in hit.algorithms],
         "complete": hit.complete,
-        "withdrawn_generation": hit.withdrawn_generation,
     }
+    if names is LOGGED_FIELDS:  # all of these, in this order; a scan may log very many
+        return fields
+    fields["withdrawn_generation"] = hit.withdrawn_generation
     return {name: fields[name] for name in names}
 
 
@@ -99,6 +101,18 @@ class Acted(msgspec.Struct, frozen=True):
     detail: str
 
 
+class Outer(msgspec.Struct, frozen=True):
+    """The file that a member is in, as far as what is done about a match needs it.
+
+    `size` is its length in bytes, `tags` are its own sealed ones, and `members` is how many members
+    there are in it, at all depths.
+    """
+
+    size: int
+    tags: Mapping[Algorithm, bytes]
+    members: int
+
+
 class Outcome(msgspec.Struct, frozen=True):
     """What was found of one input. What is recorded and done comes after: `Recorded`, `Handled`.
 
@@ -107,6 +121,11 @@ class Outcome(msgspec.Struct, frozen=True):
     the user asks for it; `tags` are the sealed ones of what matched, 16 bytes each, and are never
     shown. `origin` says where an input without a path came from, for logs, which never hold a
     digest. With `is_stream`, `path` is what a stream is called: there is no file.
+
+    Of something in a container `path` is that of the file, and `members` are the names of what is
+    in it and of what is in that, decoded in the same way. An empty name stands for whatever else
+    is there. `size`, `digests` and `tags` are the member's; a match has its file in `outer`.
+    `obstacle` says in one word why a member was not read.
     """
 
     kind: Kind
@@ -118,6 +137,18 @@ class Outcome(msgspec.Struct, frozen=True):
     origin: str | None = None
     tags: Mapping[Algorithm, bytes] = msgspec.field(default_factory=dict)
     is_stream: bool = False
+    members: tuple[str, ...] = ()
+    outer: Outer | None = None
+    obstacle: str | None = None
+
+    @property
+    def place(self) -> str:
+        """The path with the names of members, as it is shown: `outer.zip!/inner/a.jpg`.
+
+        Each `!` in a name of a member is doubled, so that an odd number of them before a slash ends
+        a name.
+        """
+        return "!/".join((self.path, *(name.replace("!", "!!") for name in self.members)))
 
 
 class Recorded(msgspec.Struct, frozen=True):
@@ -171,6 +202,20 @@ class MissingList(msgspec.Struct, frozen=True):
     name: str | None
     provider: str | None
     problem: str
+
+
+class Invocation(msgspec.Struct, frozen=True):
+    """Where, by whom and for what a command was called.
+
+    `user` is in the words of the audit log. `directory` is the working directory, None where that
+    is gone. `paths` are those that were given, or the first of them; `omitted` is how many more.
+    """
+
+    host: str
+    user: str
+    directory: str | None
+    paths: tuple[str, ...] = ()
+    omitted: int = 0
 
 
 class Gap(msgspec.Struct, frozen=True):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from hashclient.core.model import Outcome
 from hashclient.daemon.counts import Count
 from hashclient.daemon.descriptors import close_all, receive
+from hashclient.daemon.host import STREAM
 from hashclient.daemon.protocol import (
     OF_PATHS,
     BrokenError,
@@ -123,7 +124,7 @@ class Connection:
         if upload is not None and parser.chunk_left >= count:
             # Most of a long stream: nothing to be looked at.
             parser.chunk_left -= count
-            upload.digester.update(buffer[:count])
+            upload.update(buffer[:count])
             self._drop_descriptors()
             return
         self._feed(buffer[:count])
@@ -187,13 +188,13 @@ class Connection:
         """Do what one event asks for."""
         if isinstance(event, Chunk):
             if self._upload is not None:
-                self._upload.digester.update(event.data)
+                self._upload.update(event.data)
         elif isinstance(event, Request):
             self._request(event)
         elif event is Mark.STREAM_END:
             upload, self._upload = self._upload, None
             if upload is not None:
-                self._worker.ended(upload)
+                self._worker.ended(upload, self)
         else:
             self._descriptor()
 
@@ -210,8 +211,8 @@ class Connection:
             return
         self._pending += 1
         upload = self._begin((prefix, event.delimiter))
-        upload.digester.update(event.data)
-        self._worker.ended(upload)
+        upload.update(event.data)
+        self._worker.ended(upload, self)
 
     def _begin(self, form: Form) -> Upload:
         """Begin a stream, that is answered in `form`."""
@@ -220,7 +221,7 @@ class Connection:
             said = self._worker.answers(upload, found)
             self.answer(form, [f"{upload.name}: {text}" for text in said])
 
-        upload = self._worker.upload("stream", answered)
+        upload = self._worker.upload(STREAM, answered)
         return upload
 
     def _request(self, request: Request) -> None:

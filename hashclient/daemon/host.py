@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from hashclient.daemon.counts import Row
     from hashclient.daemon.options import Options
 
+#: What a stream is called.
+STREAM = "stream"
 #: What a reply begins and ends with.
 Form = tuple[bytes, bytes]
 
@@ -87,8 +89,8 @@ class Host(Protocol):
         """Begin a stream."""
         ...
 
-    def ended(self, upload: Upload) -> None:
-        """Take a stream that has come to its end."""
+    def ended(self, upload: Upload, client: Client) -> None:
+        """Take a stream that has come to its end, of a client."""
         ...
 
     def release(self, upload: Upload) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from hashclient.containers.cage import Options as ContainerOptions
 from hashclient.errors import UsageError
 from hashclient.system.text import printable
 
@@ -82,7 +83,8 @@ class Options(msgspec.Struct, frozen=True):
 
     `max_stream_bytes` bounds a stream, `idle_s` the wait for a client that says nothing, and
     `stream_s` the time that one stream may take. `max_connections` and `kept` are of each process:
-    beyond `kept` open connections less of each stream is kept.
+    beyond `kept` open connections less of each stream is kept. What is in containers is checked as
+    `containers` says, of streams with `spool_bytes` of disk for all of one process.
     """
 
     no_verdict: NoVerdict = NoVerdict.FOUND
@@ -91,3 +93,5 @@ class Options(msgspec.Struct, frozen=True):
     stream_s: float = 3600.0
     max_connections: int = 4096
     act: bool = True
+    containers: ContainerOptions | None = None
+    spool_bytes: int = 1 << 30

@@ -11,7 +11,7 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from hashclient.core.digests import CHUNK_BYTES
@@ -20,11 +20,13 @@ from hashclient.core.model import Outcome
 from hashclient.daemon.answers import answer, unknown
 from hashclient.daemon.ledger import Ledger
 from hashclient.daemon.lists import InUse
+from hashclient.daemon.openers import Openers
 from hashclient.daemon.protocol import Command
 from hashclient.daemon.uploads import Upload
 from hashclient.scan.checker import Checker
 from hashclient.scan.executors.inline import Inline
 from hashclient.scan.executors.interface import Result
+from hashclient.scan.members import opens_as_container
 from hashclient.scan.reading import SPARSE_BYTES, SPARSE_SHARE, same_content
 from hashclient.scan.reasons import CHANGED, ENDLESS, SPARSE, reason_of
 from hashclient.scan.sources.files import Trees, WalkOptions, kind_of
@@ -52,8 +54,10 @@ class Office(Protocol):
         """Count an input by its verdict; None is a clean one."""
         ...
 
-    def ended(self, upload: Upload) -> None:
-        """Take a stream that has come to its end."""
+    openers: Openers | None
+
+    def looked_inside(self, upload: Upload) -> None:
+        """Take a stream of which it is known what is in it."""
         ...
 
     def release(self, upload: Upload) -> None:
@@ -66,22 +70,31 @@ class _DroppedError(Exception):
 
 
 def check_path(
-    lists: InUse, path: str, on_bytes: Callable[[int], None] | None = None
+    lists: InUse,
+    path: str,
+    on_bytes: Callable[[int], None] | None = None,
+    openers: Openers | None = None,
 ) -> Iterator[list[Outcome]]:
     """Check the file or the tree at `path`; yield what is not clean, as it is found.
 
     Links below it are not followed, and no file is skipped for what it is: what is no regular file
     has no content to check, unless `path` itself is one. `on_bytes` is called now and then while a
-    file is read.
+    file is read. What is in containers is checked by one of the `openers`.
     """
     options = WalkOptions((), one_file_system=False, follow_symlinks=False)
-    checker = Checker(lists.judge, on_bytes=on_bytes)
-    for item in Inline().run(Trees([path], options).batches(), lambda _: checker):
-        outcomes = item.outcomes if isinstance(item, Result) else []
-        if isinstance(item, Outcome):
-            outcomes = [item]
-        found = [_told(outcome, path) for outcome in outcomes if outcome.kind is not Kind.CLEAN]
-        yield [outcome for outcome in found if outcome is not None]
+    members = None if openers is None else openers.new(lists)
+    try:
+        checker = Checker(lists.judge, on_bytes=on_bytes, members=members)
+        for item in Inline().run(Trees([path], options).batches(), lambda _: checker):
+            outcomes = item.outcomes if isinstance(item, Result) else []
+            if isinstance(item, Outcome):
+                outcomes = [item]
+            told = [_told(outcome, path) for outcome in outcomes if outcome.kind is not Kind.CLEAN]
+            found = [outcome for outcome in told if outcome is not None]
+            yield found if openers is None else openers.accepted(found)
+    finally:
+        if members is not None:
+            members.close()
 
 
 def _told(outcome: Outcome, path: str) -> Outcome | None:
@@ -114,7 +127,9 @@ class PathJob:
         self._first_only = command is Command.SCAN
         self._lists = office.lists
         self._is_clean = True
-        self._found = check_path(self._lists, path, self._on_bytes)
+        self._found: Iterator[list[Outcome]] = check_path(
+            self._lists, path, self._on_bytes, office.openers
+        )
 
     def piece(self) -> Callable[[], bool]:
         """Check some of it."""
@@ -136,7 +151,7 @@ class PathJob:
         if outcomes:
             self._is_clean = False
         lines = [
-            f"{self._shown(outcome.path)}: {text}"
+            f"{self._shown(outcome.place)}: {text}"
             for outcome in found + [o for o in outcomes if o not in found]
             for text in answer(outcome, self._lists.doubt, rule, every=self._every)
         ]
@@ -146,6 +161,8 @@ class PathJob:
 
     def drop(self) -> None:
         """Check no more."""
+        if isinstance(self._found, Generator):
+            self._found.close()
         self._found = iter(())
 
     def _tell(self, lines: list[str], outcomes: Sequence[Outcome | None], *, last: bool) -> bool:
@@ -206,9 +223,10 @@ class DescriptorJob:
         self._before: os.stat_result | None = None
         self._deadline = time.monotonic() + office.options.stream_s
         self._is_over = False
+        self._opens = False
 
     def piece(self) -> Callable[[], bool]:
-        """Read some of it."""
+        """Read some of it; at the end, what is in it."""
         try:
             failed = self._read()
         except OSError as error:
@@ -231,13 +249,24 @@ class DescriptorJob:
         until = self._at + PIECE_BYTES
         while self._at < until:
             count = os.preadv(fd, [buffer], self._at)
+            if not self._at:
+                self._opens = self._office.openers is not None and opens_as_container(
+                    buffer[:count]
+                )
             if not count:
                 self._is_over = True
                 after = os.fstat(fd)
                 if not same_content(before, after) or before.st_size not in (0, self._at):
                     return self._unread(CHANGED)
+                if self._opens and self._office.openers is not None:
+                    # The client has the same offset.
+                    at = os.lseek(fd, 0, os.SEEK_CUR)
+                    self._upload.inside = self._office.openers.open(self._upload, fd, self._at)
+                    os.lseek(fd, at, os.SEEK_SET)
+                    if not same_content(before, os.fstat(fd)):
+                        return self._unread(CHANGED)
                 return None
-            self._upload.digester.update(buffer[:count])
+            self._upload.update(buffer[:count])
             self._at += count
             if time.monotonic() > self._deadline:
                 return self._unread(ENDLESS)
@@ -245,7 +274,7 @@ class DescriptorJob:
 
     def _end(self, failed: Outcome | None) -> bool:
         if failed is None:
-            self._office.ended(self._upload)
+            self._office.looked_inside(self._upload)
         else:
             self._office.release(self._upload)
             self._office.count(failed, self._upload.lists)

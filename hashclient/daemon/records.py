@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.daemon.counts import Count, Row
 from hashclient.daemon.ledger import Ledger
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 _log = Log("daemon")
 
 Found = tuple[Upload, Outcome]
+#: What is on record of what is in a stream.
+RECORDED = (Kind.MATCH, Kind.CONFLICT)
 
 
 class StreamRecords:
@@ -65,7 +68,7 @@ class StreamRecords:
     def end(self) -> None:
         """Record what is left, and log that it ends."""
         self._thread.shutdown(wait=True)
-        self._safely(lambda: self._ledger.add([outcome for _, outcome in self._waiting]))
+        self._safely(lambda: self._ledger.add(_all(self._waiting)))
         self._ledger.end()
         self._reporter.shutdown(wait=False, cancel_futures=True)
 
@@ -76,7 +79,7 @@ class StreamRecords:
             self._thread.submit(self._record, found)
 
     def _record(self, found: list[Found]) -> None:
-        self._safely(lambda: self._ledger.add([outcome for _, outcome in found]))
+        self._safely(lambda: self._ledger.add(_all(found)))
         with contextlib.suppress(RuntimeError):  # the loop may have ended
             self._loop.call_soon_threadsafe(self._recorded, found)
 
@@ -96,3 +99,12 @@ class StreamRecords:
         except Exception as error:  # noqa: BLE001 - whatever it is, those who wait are answered
             self._counts.add(Count.FAILURES)
             _log.info("not recorded: %s", getattr(error, "message", type(error).__name__))
+
+
+def _all(found: list[Found]) -> list[Outcome]:
+    """Return all that is to be recorded of streams: what they are answered by, and the rest."""
+    outcomes: list[Outcome] = []
+    for upload, outcome in found:
+        outcomes.append(outcome)
+        outcomes += (o for o in upload.inside if o is not outcome and o.kind in RECORDED)
+    return outcomes

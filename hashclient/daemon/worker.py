@@ -24,15 +24,18 @@ from hashclient.core.model import Outcome
 from hashclient.daemon.answers import OK, answer, unknown
 from hashclient.daemon.connection import Connection
 from hashclient.daemon.counts import Count, Row
-from hashclient.daemon.host import Client, Form
+from hashclient.daemon.host import STREAM, Client, Form
 from hashclient.daemon.ledger import Ledger
 from hashclient.daemon.lists import InUse, Lists
+from hashclient.daemon.openers import Openers, OpeningJob, worst
 from hashclient.daemon.options import Options
 from hashclient.daemon.paths import DescriptorJob, PathJob, PathRecords
 from hashclient.daemon.protocol import Command
 from hashclient.daemon.records import StreamRecords
+from hashclient.daemon.spool import Spool
 from hashclient.daemon.turns import Turns
 from hashclient.daemon.uploads import Upload, judge
+from hashclient.scan.members import opens_as_container
 from hashclient.session import Session
 from hashclient.system.log import Log
 
@@ -111,6 +114,11 @@ class Worker:
         #: By age: the oldest come first.
         self._connections: dict[Client, None] = {}
         self._kept_bytes = 0
+        self.openers: Openers | None = None
+        if options.containers is not None:
+            rules = session.settings.config.accept
+            self.openers = Openers(options.containers, rules, lambda: session.now().date())
+        self._spool = Spool(session.settings.layout.spool, options.spool_bytes)
         self._ended: list[Upload] = []
         self._corked: set[Client] | None = None
         #: What is said of a stream that matches nothing, by why it may be listed all the same.
@@ -143,6 +151,8 @@ class Worker:
             self._paths.close()
             self._files.close()
             self._of_paths.end()
+            if self.openers is not None:
+                self.openers.close()
             loop.close()
 
     def _failed(self, _: object, context: dict[str, Any]) -> None:
@@ -255,12 +265,14 @@ class Worker:
         if kept < LEAST_KEPT_BYTES:
             kept = 0
         self._kept_bytes += kept
-        return Upload(self.lists, name, answered, time.monotonic(), kept)
+        spooled = None if self.openers is None or name != STREAM else self._spool.keep()
+        return Upload(self.lists, name, answered, time.monotonic(), kept, spooled)
 
     def release(self, upload: Upload) -> None:
         """Forget a stream: there is room to keep more of others."""
         self._kept_bytes -= upload.reserved_bytes
         upload.reserved_bytes = 0
+        upload.let_go()
 
     def has_room(self, connection: Client) -> None:
         """Go on with what had to wait until a connection could say more."""
@@ -269,6 +281,8 @@ class Worker:
 
     def clean_answer(self, data: memoryview) -> bytes | None:
         """Return what is said of most streams that match nothing, and count it; None of others."""
+        if self.openers is not None and opens_as_container(data):
+            return None
         lists = self._lists.now
         may_be_listed = lists.may_be_listed
         for algorithm in lists.judge.plan(len(data)):
@@ -282,8 +296,15 @@ class Worker:
             said = self._said[doubt] = f"stream: {text}".encode()
         return said
 
-    def ended(self, upload: Upload) -> None:
-        """Take a stream that has come to its end; what may match is judged with others."""
+    def ended(self, upload: Upload, client: Client) -> None:
+        """Take a stream that has come to its end; one that may be a container is opened first."""
+        if upload.may_be_container():
+            self._files.add(client, OpeningJob(self, upload))
+        else:
+            self.looked_inside(upload)
+
+    def looked_inside(self, upload: Upload) -> None:
+        """Take a stream of which it is known what is in it; what may match is judged soon."""
         self.release(upload)
         if upload.is_surely_clean():
             doubt = upload.lists.doubt
@@ -299,7 +320,10 @@ class Worker:
         """Judge what has ended; answer what is clean, and record what is not."""
         uploads, self._ended = self._ended, []
         started = time.monotonic()
-        outcomes = judge(uploads)
+        outcomes = [
+            worst([*([] if whole is None else [whole]), *upload.inside])
+            for upload, whole in zip(uploads, judge(uploads), strict=True)
+        ]
         took = time.monotonic() - started
         for upload in uploads:
             self.counts.add(Count.BYTES, upload.digester.length)

@@ -3,7 +3,8 @@
 One event for each entry that an input hit, one for an input without any, then one for each list
 used or missing, one for each gap of a lookup, and one for the run. Fields are ECS's own
 (https://www.elastic.co/docs/reference/ecs) with their types; what ECS has no field for are strings
-under `labels`, and numbers under `hashclient`. The name of the machine is the shipper's to add.
+under `labels`, and numbers under `hashclient`. `host.hostname` says where
+it ran, also where the shipper is another machine.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from hashclient.formats.fields import (
     gap_text,
     missing_text,
     signal_name,
+    skipped_text,
     summary_fields,
     words,
 )
@@ -73,11 +75,14 @@ class EcsFormatter:
 
     def _event(self, time: datetime, message: str, **event: Any) -> dict[str, Any]:
         dataset = f"hashclient.{self._context.command}"
+        about = self._context.about
+        host = {} if about is None else {"host": {"hostname": about.host}}
         return {
             "@timestamp": time.isoformat(),
             "ecs": {"version": ECS_VERSION},
             "message": message,
             "event": {"module": "hashclient", "dataset": dataset, **event},
+            **host,
         }
 
     def _file(self, handled: Handled, hit: Hit | None) -> dict[str, Any]:
@@ -98,17 +103,21 @@ class EcsFormatter:
         if outcome.reason is not None:
             about["reason"] = outcome.reason
         time = self._context.now
-        labels = {k: v for k, v in path_fields(outcome.path).items() if k != "path"}
+        labels = {k: v for k, v in path_fields(outcome.place).items() if k != "path"}
         if record is not None:
             time = record.last_seen
             about["start"] = record.first_seen.isoformat()
             about["end"] = record.last_seen.isoformat()
             labels |= {"match_id": record.id, "match_state": str(record.state)}
             labels["match_in_place"] = "yes" if record.in_place else "no"
+        if outcome.members:
+            # A label is a text: names in one another, as they are in the path.
+            labels["container"] = path_fields(outcome.path)["path"]
+            labels["members"] = "!/".join(path_fields(name)["path"] for name in outcome.members)
         labels |= {str(acted.action): done_word(acted) for acted in handled.acted}
         if handled.acted:
             labels["actions"] = "; ".join(acted.detail for acted in handled.acted)
-        message = f"{kind}: {printable(outcome.path)}"
+        message = f"{kind}: {printable(outcome.place)}"
         if hit is not None:
             labels["algorithms"] = " ".join(a.label for a in hit.algorithms)
             labels["complete"] = "yes" if hit.complete else "no"
@@ -202,12 +211,20 @@ class EcsFormatter:
             end=(start + duration).isoformat(),
             duration=round(summary.elapsed_s * 1_000_000_000),
         )
-        process = {"name": "hashclient", "exit_code": int(code)}
+        process: dict[str, Any] = {"name": "hashclient", "exit_code": int(code)}
+        about = self._context.about
+        if about is not None:
+            if about.directory is not None:
+                process["working_directory"] = printable(about.directory)
+            process["args"] = [printable(path) for path in about.paths]
+            event["user"] = {"name": words(about.user)}
+        if (text := skipped_text(summary)) is not None:
+            labels["skipped"] = text
         return event | {"process": process, "labels": labels, "hashclient": numbers}
 
 
 def _file_fields(outcome: Outcome, *, show_digests: bool) -> dict[str, Any]:
-    path = path_fields(outcome.path)["path"]
+    path = path_fields(outcome.place)["path"]
     directory, name = posixpath.split(path)
     extension = posixpath.splitext(name)[1].removeprefix(".")
     fields: dict[str, Any] = {"path": path, "name": name}

@@ -34,10 +34,10 @@ _BUILT_AGAIN = "1, which no release wrote: `fetch` builds it again"
 FORMATS = (
     Format(
         "`state.json`",
-        "hashclient-state/2",
+        "hashclient-state/4",
         "`format`",
-        "0 is state without the file, 1 has manifests of version 1: the next `init` or `fetch`"
-        " writes it",
+        "0 is state without the file, 1 has manifests of version 1, 2 has the audit log in one"
+        " file, 3 a record of matches of version 2: the next `init` or `fetch` writes it",
     ),
     Format("`lists/*/manifest.json`", "hashclient-index/2", "`format`", _UPGRADED),
     Format("`lists/*/run-*`, `known-good/run-*`", "2", "seventh byte, after `hcrun`", _BUILT_AGAIN),
@@ -46,16 +46,25 @@ FORMATS = (
     Format("`known-good/sources.json`", "hashclient-known-good/2", "`format`", _READ_AGAIN),
     Format("`trust/*/`", "1", "`spec_version`, of TUF", "python-tuf reads it"),
     Format(
-        "`matches.db`", "2", "`PRAGMA user_version`", "1, which no release wrote: it is refused"
+        "`matches.db`",
+        "3",
+        "`PRAGMA user_version`",
+        "2, of 0.1.0: a column is added; 1, which no release wrote: it is refused",
     ),
     Format(
         "`inventory.db`",
-        "3",
+        "4",
         "`PRAGMA user_version`",
-        "the next scan empties it, and reads every file again",
+        "3: the next scan goes on with it, as with what is believed; before that it is emptied",
     ),
     Format("`mounts.json`", "hashclient-mounts/1", "`format`", _AS_IT_IS),
     Format("`audit/log.jsonl`", "hashclient-audit/1", "`format` of the first record", _AS_IT_IS),
+    Format(
+        "`audit/log-*.jsonl`, and a `log.jsonl` after them",
+        "hashclient-audit-segment/1",
+        "`format` of the first record",
+        _AS_IT_IS,
+    ),
     Format("`quarantine/*/item.json`", "hashclient-quarantine-item/1", "`format`", _AS_IT_IS),
     Format("`quarantine/*/evidence.age`", "1", "first line, of age", "every age tool opens it"),
     Format("`reports/*/report.json`", "hashclient-outbox/1", "`format`", _AS_IT_IS),

@@ -85,6 +85,17 @@ def parse_recipients(texts: Iterable[str]) -> list[Any]:
     return recipients
 
 
+def canonical_recipient(text: str) -> str:
+    """Return the one spelling of a public key by which two of them are compared.
+
+    An SSH key may be followed by a comment, and age's own may be in capitals.
+    """
+    text = text.strip()
+    if text.startswith(_SSH_TYPES):
+        return " ".join(text.split()[:2])
+    return text.lower()
+
+
 def write_identity(path: Path, now: datetime) -> str:
     """Make a pair of keys, write the secret one to the new file `path`, return the public one.
 

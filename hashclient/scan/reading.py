@@ -11,17 +11,27 @@ cannot be given up.
 from __future__ import annotations
 
 import errno
+import math
 import os
 import stat
 import time
 from collections.abc import Callable
 
+from hashclient.containers.interface import HEAD_BYTES, ISO_HEAD_BYTES, TAIL_BYTES
+from hashclient.containers.sniffing import (
+    END_BYTES,
+    ends_as_zip,
+    has_end_of_zip,
+    has_mark,
+    may_front,
+)
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.digests import Digester, LengthError, digest_fd, new_buffer
 from hashclient.core.kinds import Kind
 from hashclient.scan.reasons import CHANGED, ENDLESS, SPARSE
 from hashclient.scan.sources.files import kind_of
 from hashclient.system.filesystems import FULL, NONZERO, SizeTrust, trust_at, trust_of
+from hashclient.system.leases import hold, is_unwritable, keeps_out, let_go
 
 #: How often a file that changes while it is read is read again.
 ATTEMPTS = 3
@@ -36,6 +46,14 @@ UNSIZED_BYTES = 1 << 26
 CLAIMED_BYTES = 1 << 30
 UNSIZED_S = 60.0
 
+#: A lease is kept while a file is read that is shorter. If no more time has passed since the file
+#: before, the kernel cannot have taken it away, which takes a second at least: nobody has written
+#: to the file, and its status need not be asked for again.
+HELD_BYTES = 1 << 16
+HELD_S = 0.5
+
+#: Bytes that are read of a file to look whether it is a container.
+LOOK_BYTES = 1 << 12
 #: So much of a stream is kept, so that it need not be digested in every way it could match.
 KEPT_BYTES = 1 << 20
 
@@ -44,6 +62,9 @@ DIRECTORY = "is a directory, and was listed as a file"
 
 #: Algorithms to compute.
 Plan = tuple[Algorithm, ...]
+#: How a file was read: what was computed, the digests, the length, the status that was the same
+#: before and after, whether size and times can be relied on, and what `is_unwritable` said before.
+Read = tuple[Plan, list[bytes], int, os.stat_result, bool, bool | None]
 
 
 class SetAside(Exception):  # noqa: N818 - no error, but an outcome
@@ -163,22 +184,35 @@ class Reader:
         plan_of: Callable[[int | None], Plan],
         *,
         sparse: bool = False,
+        leases: bool = False,
         on_bytes: Callable[[int], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        sniffs: bool = False,
     ) -> None:
         """Read with a buffer of its own.
 
         `plan_of` returns the algorithms to compute for a file of a size, or of an unknown one. With
-        `sparse`, files that are nearly all hole are read as well. `on_bytes` is called with the
-        length of each chunk of large files, `clock` gives seconds.
+        `sparse`, files that are nearly all hole are read as well. With `leases`, the kernel is
+        asked about each whether anybody may change it unseen. `on_bytes` is called with the length
+        of each chunk of large files, `clock` gives seconds. With `sniffs`, each file that is read
+        is looked at for the marks of containers.
         """
         self._plan_of = plan_of
         self._sparse = sparse
+        self._leases = leases
         self._on_bytes = on_bytes
         self._clock = clock
         self._buffer = new_buffer()
         self._trusts: dict[int, SizeTrust] = {}
+        #: By device, whether short files are read under a lease.
+        self._holds: dict[int, bool] = {}
+        self._ended = -math.inf
         self.bytes_read = 0
+        #: Whether the file that was read last may be a container.
+        self.may_be_container = False
+        self._on_first = self._sniff if sniffs else None
+        self._first_bytes = 0
+        self._may_front = False
 
     def begin_task(self) -> None:
         """Count from zero, and ask of each file system again how far it is trusted.
@@ -187,6 +221,8 @@ class Reader:
         """
         self.bytes_read = 0
         self._trusts.clear()
+        self._holds.clear()
+        self._ended = -math.inf
 
     def trust_at(self, name: str, directory_fd: int, device: int, *, follow: bool) -> SizeTrust:
         """Tell how far the file system of a file in an open directory is trusted."""
@@ -208,14 +244,11 @@ class Reader:
         ):
             raise SetAside(Kind.UNREAD, SPARSE)
 
-    def read(
-        self, fd: int, defer_bytes: int | None = None
-    ) -> tuple[Plan, list[bytes], int, os.stat_result, bool]:
+    def read(self, fd: int, defer_bytes: int | None = None) -> Read:
         """Read a file that was just opened.
 
-        Return what was computed, the digests, the length, the status that was the same before and
-        after, and whether its size and times can be relied on. Where they can, the length is its
-        size; where not, no more is read than `bound_of` says.
+        Where its size and times can be relied on, the length is its size; where not, no more is
+        read than `bound_of` says.
 
         Raises:
             Deferred: it is not shorter than `defer_bytes`.
@@ -240,9 +273,22 @@ class Reader:
             if defer_bytes is not None:
                 raise Deferred
         on_bytes = self._on_bytes if size is not None else self._bounded(status, defer_bytes)
-        capped = trust is FULL
+        capped, on_first = trust is FULL, self._on_first
+        unwritable: bool | None = None
+        is_held = False
+        if self._leases and capped:
+            # Before the first byte is read: afterwards it would prove nothing.
+            may_hold = self._holds.get(device)
+            if may_hold is None:
+                may_hold = self._holds[device] = keeps_out(fd)
+            if may_hold and status.st_size < HELD_BYTES:
+                is_held = bool(unwritable := hold(fd))
+            else:
+                unwritable = is_unwritable(fd)
         try:
-            digests, length = digest_fd(fd, plan, size, on_bytes, self._buffer, capped=capped)
+            digests, length = digest_fd(
+                fd, plan, size, on_bytes, self._buffer, capped=capped, on_first=on_first
+            )
         except LengthError as error:
             self.bytes_read += error.length
             return self._read_unsteady(fd, trust)
@@ -252,6 +298,14 @@ class Reader:
             # It said that it is shorter, and is not.
             raise Deferred from None
         self.bytes_read += length
+        if on_first is not None and (self._may_front or self._first_bytes < length):
+            self._sniff_again(fd, length)
+        if is_held:
+            before, self._ended = self._ended, self._clock()
+            # A container is opened yet: nobody is to be held up for so long.
+            if self._ended - before < HELD_S and not self.may_be_container:
+                return plan, digests, length, status, True, True
+            unwritable = let_go(fd)
         after = os.fstat(fd)
         # The same open file: of its identity nothing can have changed.
         if (status.st_size, status.st_mtime_ns, status.st_ctime_ns) != (
@@ -260,11 +314,49 @@ class Reader:
             after.st_ctime_ns,
         ):
             return self._read_unsteady(fd, trust)
-        return plan, digests, length, after, size is not None
+        return plan, digests, length, after, size is not None, unwritable
 
-    def _read_unsteady(
-        self, fd: int, trust: SizeTrust
-    ) -> tuple[Plan, list[bytes], int, os.stat_result, bool]:
+    def look(self, fd: int) -> os.stat_result:
+        """Look at a file that was just opened for the marks of containers, and read no further.
+
+        Return its status; `may_be_container` says what was found. Nothing is proven by it: to ask
+        for a lease would cost as much as the look.
+
+        Raises:
+            SetAside: it is no file.
+            OSError: it cannot be read.
+        """
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise no_file(status.st_mode)
+        # Of a short file that is all; a longer one is looked at in two places more.
+        wanted = ISO_HEAD_BYTES if status.st_size >= ISO_HEAD_BYTES else LOOK_BYTES
+        first = memoryview(os.pread(fd, wanted, 0))
+        self._sniff(first)
+        if len(first) != status.st_size:
+            self._sniff_again(fd, status.st_size)
+        return status
+
+    def _sniff(self, first: memoryview) -> None:
+        """Look at the first bytes of a file, which mostly are all."""
+        self.may_be_container = is_one = has_mark(first) or ends_as_zip(first)
+        self._may_front = not is_one and may_front(first)
+        self._first_bytes = len(first)
+
+    def _sniff_again(self, fd: int, length: int) -> None:
+        """Look at what the first bytes did not show: a mark further behind, or at the end."""
+        if self._first_bytes < min(length, ISO_HEAD_BYTES):
+            # A disk image has its mark after 32 KiB; a slow file system gives less than was asked.
+            wanted = ISO_HEAD_BYTES if length >= ISO_HEAD_BYTES else HEAD_BYTES
+            if self._first_bytes < min(length, wanted):
+                self._sniff(memoryview(os.pread(fd, wanted, 0)))
+        if self.may_be_container:
+            return
+        count = TAIL_BYTES if self._may_front else END_BYTES
+        tail = os.pread(fd, count, max(0, length - count))
+        self.may_be_container = has_end_of_zip(tail)
+
+    def _read_unsteady(self, fd: int, trust: SizeTrust) -> Read:
         """Read a file again that changed. No size rules anything out then."""
         plan, reason, capped = self._plan_of(None), CHANGED, trust is FULL
         for _ in range(ATTEMPTS - 1):
@@ -273,10 +365,14 @@ class Reader:
             if size is not None:
                 self.refuse_sparse(before)
             on_bytes = self._on_bytes if size is not None else self._bounded(before)
+            on_first = self._on_first
             os.lseek(fd, 0, os.SEEK_SET)
+            unwritable = is_unwritable(fd) if self._leases and capped else None
             failure = None
             try:
-                digests, length = digest_fd(fd, plan, size, on_bytes, self._buffer, capped=capped)
+                digests, length = digest_fd(
+                    fd, plan, size, on_bytes, self._buffer, capped=capped, on_first=on_first
+                )
             except LengthError as error:
                 digests, length, failure = [], error.length, error.strerror
             self.bytes_read += length
@@ -286,7 +382,9 @@ class Reader:
             elif failure is not None:
                 reason = failure
             else:
-                return plan, digests, length, after, size is not None
+                if on_first is not None and (self._may_front or self._first_bytes < length):
+                    self._sniff_again(fd, length)
+                return plan, digests, length, after, size is not None, unwritable
         raise SetAside(Kind.UNREAD, reason)
 
     def read_more(self, fd: int, plan: Plan, status: os.stat_result, length: int) -> list[bytes]:

@@ -135,6 +135,11 @@ def _of_audit(last: Record, last_scan: Record | None) -> Iterator[_Metric]:
         yield _one("last_scan_end_timestamp_seconds", what, last_scan.time.timestamp())
         if isinstance(code := last_scan.data.get("exit_code"), int):
             yield _one("last_scan_exit_code", "What that scan ended with.", code)
+        if isinstance(believed := last_scan.data.get("believed_unchanged"), int):
+            what = (
+                "Files that it did not read again, though nothing proves that they are unchanged."
+            )
+            yield _one("last_scan_believed_unchanged", what, believed)
 
 
 def _by(name: str, what: str, label: str, values: Mapping[str, float]) -> _Metric:

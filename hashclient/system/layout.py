@@ -32,6 +32,9 @@ TARGETS_NAME = "targets.json"
 TIMESTAMP_NAME = "timestamp.json"
 #: In the folder of the audit log.
 LOG_NAME = "log.jsonl"
+#: A file of it that is closed, by its number.
+CLOSED_LOG_NAME = "log-{:06}.jsonl"
+CLOSED_LOG_PATTERN = re.compile(r"log-([0-9]{6,12})\.jsonl")
 AUDIT_KEY_NAME = "key.pem"
 AUDIT_PUBLIC_KEY_NAME = "key.pub"
 #: In the folder of an item in quarantine.
@@ -138,6 +141,11 @@ class Layout(msgspec.Struct, frozen=True):
         return self.root / "quarantine"
 
     @property
+    def spool(self) -> Path:
+        """Where a daemon keeps streams that may be containers, in files without a name."""
+        return self.root / "spool"
+
+    @property
     def reports(self) -> Path:
         """Reports: those that wait, and those that were sent, one folder each."""
         return self.root / "reports"
@@ -162,6 +170,7 @@ FILES: Mapping[str, str] = {
     rf"trust/{_NAME}/pinned-root\.json": "the root of trust that was pinned",
     rf"trust/{_NAME}/metadata/.+": "the provider's verified metadata, as python-tuf keeps it",
     r"audit/log\.jsonl": "the audit log",
+    r"audit/log-[0-9]{6,12}\.jsonl": "a part of the audit log that is closed",
     r"audit/key\.(pem|pub)": "the key that signs it",
     r"matches\.db(-journal)?": "the record of matches",
     r"inventory\.db(-wal|-shm)?": "the inventory: what scans remember of files",
@@ -170,6 +179,7 @@ FILES: Mapping[str, str] = {
     r"quarantine/lock": "the lock of whoever changes the quarantine",
     rf"quarantine/{_ID}/item\.json": "what is known of a file that was taken away",
     rf"quarantine/{_ID}/evidence\.age": "that file, sealed",
+    r"spool/.+": "streams that a daemon keeps for a moment, on file systems without unnamed files",
     r"reports/lock": "the lock of whoever changes a report",
     r"reports/prepare\.lock": "the lock of whoever prepares one",
     rf"reports/r-{_ID}/report\.json": "how far a report has come",

@@ -27,9 +27,9 @@ from typing import Self
 from inotify_simple import INotify, flags
 
 from hashclient.errors import StateError, UsageError
-from hashclient.scan.sources.mounts import parse_mountinfo
 from hashclient.system.filesystems import tells_of_changes
 from hashclient.system.log import Log
+from hashclient.system.mountinfo import parse_mountinfo
 from hashclient.system.text import printable
 
 _log = Log("watch")

@@ -443,3 +443,61 @@ def test_a_lost_record_is_made_up_for(desk: Desk) -> None:
     again = desk.call("recover")
     assert (again.code, again.out) == (0, "")
     assert "knows all" in again.err
+
+
+def test_a_new_officer_gets_all_that_is_there(desk: Desk, tmp_path: Path) -> None:
+    ids = desk.scan()
+    assert desk.call("add", "--all").code == 0
+    new = tmp_path / "new.key"
+    made = call("quarantine", "keygen", "--output", new, "--format", "json")
+    public = json.loads(made.out)["public_key"]
+    desk.configure(recipients=[public])
+
+    refused = desk.call("reseal", "--all", "--identity", new)
+    assert refused.code == ExitCode.UNAUTHORISED
+    assert refused.err.count("none of the identities opens it") == 3
+    one = ids["one.bin"]
+    done = desk.call("reseal", one, "--identity", desk.key, "--identity", new)
+    share = desk.share / "a/one.bin"
+    assert (done.code, done.out) == (0, f"{one}  {share}  sealed again: 1 recipient\n")
+    items = desk.items("reseal", "--all", "--identity", desk.key)
+    assert {i["id"]: i["detail"] for i in items} == {
+        one: "sealed to these already: 1 recipient",
+        ids["two.bin"]: "sealed again: 1 recipient",
+        ids["three.bin"]: "sealed again: 1 recipient",
+    }
+    assert all(i["recipients"] == [public] and i["done"] for i in items)
+    assert {i["id"]: i["recipients"] for i in desk.items("list")} == {
+        i: [public] for i in ids.values()
+    }
+    both = desk.call(
+        *("reseal", one, "--identity", new, "--recipient", desk.public, "--recipient", public),
+        *("--reason", "for a deputy"),
+    )
+    assert both.out.endswith("sealed again: 2 recipients\n")
+    assert desk.events()[-1]["data"]["reason"] == "for a deputy"
+    assert desk.call("verify").code == 0
+    back = desk.call("restore", one, "--identity", new, "--reason", "r", "--force")
+    assert back.code == 0 and share.read_bytes() == FILES["a/one.bin"]
+
+
+def test_sealing_again_needs_to_know_what_and_to_whom(desk: Desk) -> None:
+    (one, *_) = desk.scan().values()
+    desk.call("add", one)
+    key = ("--identity", desk.key)
+    assert desk.call("reseal", *key).code == ExitCode.USAGE
+    assert desk.call("reseal", "--all", one, *key).code == ExitCode.USAGE
+    assert desk.call("reseal", one).code == ExitCode.USAGE
+    secret = desk.key.read_text().splitlines()[-1]
+    refused = desk.call("reseal", one, *key, "--recipient", secret)
+    assert refused.code == ExitCode.USAGE and secret[:20] not in refused.err
+    desk.configure()
+    refused = desk.call("reseal", one, *key)
+    assert refused.code == ExitCode.USAGE and "no recipients" in refused.err
+
+
+def test_add_all_leaves_what_came_as_a_stream_alone(desk: Desk) -> None:
+    found = run("--state-dir", desk.state, "scan", "-", stdin=FILES["a/one.bin"])
+    assert found.code == ExitCode.MATCH
+    done = desk.call("add", "--all")
+    assert (done.code, done.out) == (0, "")

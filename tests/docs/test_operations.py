@@ -18,8 +18,12 @@ import pytest
 from ruamel.yaml import YAML
 
 from hashclient.cli.main import COMMANDS, WITHOUT_DEFAULTS, cli
-from hashclient.config import (
-    Config,
+from hashclient.config import Config, parse_config, resolve_settings
+from hashclient.configfile.tables import (
+    AcceptRule,
+    ContainersConfig,
+    InventoryConfig,
+    KeepConfig,
     OAuthConfig,
     PackageDestination,
     PolicyRule,
@@ -27,8 +31,6 @@ from hashclient.config import (
     QuarantineConfig,
     ReportConfig,
     ServiceDestination,
-    parse_config,
-    resolve_settings,
 )
 from hashclient.core.kinds import MatchState
 from hashclient.errors import ExitCode
@@ -72,12 +74,27 @@ def variables() -> set[str]:
         (
             "### At the top",
             Config,
-            {"providers", "policy", "quarantine", "report", "commands", "notes"},
+            {
+                "providers",
+                "policy",
+                "quarantine",
+                "inventory",
+                "report",
+                "keep",
+                "containers",
+                "accept",
+                "commands",
+                "notes",
+            },
         ),
         ("### `[providers.NAME]`", ProviderConfig, set()),
         ("### `[providers.NAME.oauth]`", OAuthConfig, set()),
         ("### `[[policy]]`", PolicyRule, set()),
         ("### `[quarantine]`", QuarantineConfig, set()),
+        ("### `[scan.containers]`", ContainersConfig, set()),
+        ("### `[[scan.accept]]`", AcceptRule, set()),
+        ("### `[inventory]`", InventoryConfig, set()),
+        ("### `[keep]`", KeepConfig, set()),
         ("### `[report]`", ReportConfig, {"to"}),
         ('### `[report.to.NAME]` with `kind = "package"`', PackageDestination, set()),
         ('### `[report.to.NAME]` with `kind = "cybertipline"`', ServiceDestination, set()),

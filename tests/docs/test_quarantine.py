@@ -9,7 +9,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from hashclient.config import QuarantineConfig, parse_config
+from hashclient.config import parse_config
+from hashclient.configfile.tables import QuarantineConfig
 from hashclient.quarantine import age, isolate, item, safe_rename
 from hashclient.quarantine.isolators import files
 from tests.docs.blocks import DOCS, marked_blocks, run_script, table_rows
@@ -72,7 +73,7 @@ def test_the_commands_run_as_they_stand(tmp_path: Path) -> None:
     make_state(tmp_path, {"baseline": csv_of({"e-1": content})})
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "listed.txt").write_bytes(content)
-    keygen, add, use, restore = marked_blocks(PAGE, "quarantine")
+    keygen, add, use, restore, reseal = marked_blocks(PAGE, "quarantine")
     (by_hand,) = marked_blocks(PAGE, "by-hand")
     (keep,) = marked_blocks(PAGE, "keep")
     script = f"""
@@ -85,6 +86,7 @@ cp files/listed.txt .listed
 test ! -e files/listed.txt
 {by_hand if shutil.which("age") else "cp .listed recovered"}
 cmp .listed recovered
+{reseal}
 {restore}
 cmp .listed files/listed.txt
 hashclient scan --quarantine files || test $? = 10

@@ -79,6 +79,15 @@ def test_what_a_unit_sets_the_common_part_does_not_take_back(name: str) -> None:
     assert set(common) & set(own) <= {"Environment", "LoadCredential"}
 
 
+def test_the_scan_may_ask_by_leases_and_no_other_unit() -> None:
+    for name in SERVICES:
+        lines = (UNITS / name).read_text().splitlines()
+        given = [line for line in lines if "CAP_LEASE" in line]
+        words = "CAP_DAC_READ_SEARCH CAP_LEASE"
+        expected = [f"AmbientCapabilities={words}", f"CapabilityBoundingSet={words}"]
+        assert given == (expected if name == "hashclient-scan.service" else [])
+
+
 @needs_systemd
 def test_systemd_finds_nothing_wrong_with_them(units: Path) -> None:
     done = analyze("verify", "--man=no", *(units / name for name in (*SERVICES, *TIMERS)))

@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hashclient.config import (
+from hashclient.config import Settings, parse_config, resolve_settings
+from hashclient.configfile.edit import provider_table
+from hashclient.configfile.tables import (
     OAuthConfig,
     PackageDestination,
     PolicyRule,
@@ -20,11 +22,7 @@ from hashclient.config import (
     QuarantineConfig,
     ReportConfig,
     ServiceDestination,
-    Settings,
-    parse_config,
-    resolve_settings,
 )
-from hashclient.configfile.edit import provider_table
 from hashclient.errors import ConfigError
 from tests.support import call
 
@@ -373,6 +371,18 @@ def test_what_is_to_be_done_about_matches_is_read() -> None:
     )
     assert two.report.destination() == "centre"
     assert isinstance(two.report.to["centre"], ServiceDestination)
+
+
+def test_for_how_long_files_are_believed_unchanged() -> None:
+    assert parse_config("", COMMANDS, "c.toml").inventory.reread_days == 14
+    for days in (0, 1, 3650):
+        text = f"[inventory]\nreread_days = {days}\n"
+        assert parse_config(text, COMMANDS, "c.toml").inventory.reread_days == days
+    for wrong in ("-1", "3651", "1.5", '"14"', "true"):
+        with pytest.raises(ConfigError, match="reread_days"):
+            parse_config(f"[inventory]\nreread_days = {wrong}\n", COMMANDS, "c.toml")
+    with pytest.raises(ConfigError, match="unknown key 'days'"):
+        parse_config("[inventory]\ndays = 1\n", COMMANDS, "c.toml")
 
 
 def test_without_a_word_matches_are_recorded_only() -> None:

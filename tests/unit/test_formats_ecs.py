@@ -168,6 +168,7 @@ def test_lists_and_the_run_come_last() -> None:
     assert run["hashclient"] == {
         "inputs": 2**40,
         "clean": 2**40,
+        "accepted": 0,
         "match": 0,
         "conflict": 0,
         "skipped": 0,
@@ -176,6 +177,8 @@ def test_lists_and_the_run_come_last() -> None:
         "bytes_read": 2**50,
         "ruled_out_by_size": 3,
         "known_unchanged": 0,
+        "believed_unchanged": 0,
+        "gone": 0,
     }
     assert run["labels"] == {"interrupted": "no"}
 

@@ -131,7 +131,7 @@ def test_there_is_one_rule_for_a_list_and_category_and_one_for_its_conflicts() -
 @pytest.mark.parametrize("state", MatchState)
 def test_a_match_that_asks_for_nothing_any_more_is_a_note(state: MatchState) -> None:
     recorded = MatchRef("3kdz7wnq2m", state, NOW, NOW)
-    is_over = state in ("withdrawn", "restored", "purged", "closed")
+    is_over = state in ("gone", "withdrawn", "restored", "purged", "closed")
     assert levels(run_of(match(record=recorded))) == [
         ("baseline/synthetic", "note" if is_over else "error")
     ]
@@ -152,6 +152,7 @@ def test_what_was_not_checked_is_a_notification_and_what_is_clean_is_counted() -
     assert notifications(run) == [
         ("unread", "permission _denied_ _0_"),
         ("skipped", "named pipe"),
+        ("skips", "skipped 1: named pipe 1"),
     ]
     assert (run["properties"]["clean"], run["properties"]["inputs"]) == (1, 3)
 
@@ -235,3 +236,29 @@ def test_the_caps_are_what_code_hosts_take() -> None:
 )
 def test_uris(path: str, uri: str) -> None:
     assert uri_of(path) == uri
+
+
+def test_a_member_of_a_container_is_an_artifact_in_another() -> None:
+    written = SarifFormatter(Context("scan", NOW))
+    found = [
+        handled(Kind.MATCH, "d/o.zip", 5, hits=(HIT,), members=("in/b.zip", name))
+        for name in ("x y", "z")
+    ]
+    text = "\n".join(filter(None, [written.begin(), *map(written.outcome, found)]))
+    (run,) = json.loads(text + written.end(None))["runs"]
+    assert [(a["location"]["uri"], a.get("parentIndex")) for a in run["artifacts"]] == [
+        ("d/o.zip", None),
+        ("/in/b.zip", 0),
+        ("/x%20y", 1),
+        ("/z", 1),
+    ]
+    related = [
+        result["relatedLocations"][0]["physicalLocation"]["artifactLocation"]
+        for result in run["results"]
+    ]
+    assert related == [{"uri": "/x%20y", "index": 2}, {"uri": "/z", "index": 3}]
+    places = {
+        result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]
+        for result in run["results"]
+    }
+    assert places == {"d/o.zip"}

@@ -53,6 +53,7 @@ def test_the_table_of_formats_says_what_the_modules_write() -> None:
         "`inventory.db`": str(cache._VERSION),
         "`mounts.json`": mounts.FORMAT,
         "`audit/log.jsonl`": record.FORMAT,
+        "`audit/log-*.jsonl`, and a `log.jsonl` after them": record.SEGMENT_FORMAT,
         "`quarantine/*/item.json`": item.FORMAT,
         "`quarantine/*/evidence.age`": "1",
         "`reports/*/report.json`": report.Report.__struct_defaults__[0],

@@ -106,6 +106,7 @@ def test_everything_survives_the_way_there_and_back() -> None:
         bytes_read=2**40,
         ruled_out_by_size=5,
         known_unchanged=7,
+        believed_unchanged=6,
         outcomes=[
             Outcome(Kind.MATCH, odd, 2**50, hits=(hit, hit), digests={Algorithm.SHA1: b"\0\xff"}),
             Outcome(Kind.UNREAD, "grün", reason="gone"),

@@ -68,7 +68,7 @@ def full() -> Status:
         matches=counts,
         quarantine=QuarantineStatus(2, 4096),
         reports=ReportsStatus({"prepared": 1, "submitted": 4}, NOW - timedelta(minutes=5)),
-        audit=AuditStatus(record("fetch"), record("scan-end", exit_code=10)),
+        audit=AuditStatus(record("fetch"), record("scan-end", exit_code=10, believed_unchanged=3)),
     )
 
 
@@ -113,6 +113,7 @@ def test_every_value_is_read_as_it_was() -> None:
         "audit_last_record_timestamp_seconds": {"": NOW.timestamp()},
         "last_scan_end_timestamp_seconds": {"": NOW.timestamp()},
         "last_scan_exit_code": {"": 10},
+        "last_scan_believed_unchanged": {"": 3},
     }
 
 
