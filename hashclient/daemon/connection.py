@@ -27,6 +27,7 @@ from hashclient.daemon.protocol import (
     Parser,
     Request,
     Whole,
+    encoded,
 )
 from hashclient.daemon.uploads import Upload
 
@@ -271,7 +272,7 @@ class Connection:
             return
         prefix, delimiter = form
         for line in lines:
-            self._out += prefix + line.encode("utf-8", "surrogateescape") + delimiter
+            self._out += prefix + encoded(line) + delimiter
         if last:
             self._pending -= 1
             if not self._in_session:

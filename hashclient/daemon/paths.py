@@ -173,7 +173,7 @@ class PathJob:
 
     def _shown(self, path: str) -> str:
         """Return a path as it stands in an answer: whoever names files must not end its line."""
-        return path.replace("\n", "_") if self._form[1] == b"\n" else path
+        return path.replace(self._form[1].decode(), "_")
 
     def _on_bytes(self, _: int) -> None:
         if self._connection.is_closed or self._office.is_stopping:

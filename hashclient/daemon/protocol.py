@@ -262,3 +262,11 @@ def signature(*words: str) -> str:
 def no_verdict(reason: str) -> str:
     """Return what an input without a verdict is called; `reason` is one word."""
     return f"{NO_VERDICT}.{reason}"
+
+
+def encoded(line: str) -> bytes:
+    """Return a line of an answer as bytes: names of files as they are on the disk."""
+    try:
+        return line.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half a character, as a name in an archive may have
+        return line.encode("utf-8", "backslashreplace")

@@ -104,7 +104,9 @@ class Worker:
         self._lists = Lists(session)
         self._doubt = self.lists.doubt
         self.is_stopping = False
-        self._max_connections = min(options.max_connections, _descriptors() - SPARE_DESCRIPTORS)
+        self._max_connections = min(
+            options.max_connections, max(1, _descriptors() - SPARE_DESCRIPTORS)
+        )
         self._searched = 0.0
         ledger = functools.partial(Ledger, session, counts, arguments, act=options.act)
         self._records = StreamRecords(self.loop, ledger(self.lists), counts, self._tell)

@@ -22,7 +22,7 @@ import select
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from inotify_simple import INotify, flags
 
@@ -49,6 +49,14 @@ _MASK = (
 _FULL_HINT = "raise it: sysctl fs.inotify.max_user_watches=1048576"
 
 
+class _State(NamedTuple):
+    """Which directory is at a place; where there is none, the number of the error stands first."""
+
+    device: int | None
+    inode: int
+    is_watched: bool
+
+
 class Changes:
     """The changes below directories."""
 
@@ -72,6 +80,7 @@ class Changes:
         self._is_starting = True
         #: What is mounted below the roots, and where the kernel does not learn of all changes.
         self._mounted: frozenset[tuple[int, str]] = frozenset()
+        self._states: list[_State] = []
         self._mountinfo, self._mounts_then = b"", self._mounted
         self.untold: frozenset[str] = frozenset()
         try:
@@ -143,35 +152,36 @@ class Changes:
         self._mounted = self._mounts()
         self.untold = frozenset(p for _, p in self._mounted if not _tells(p))
         for root in self._roots:
-            if not self._is_watched(root):
+            if not self._state_of(root).is_watched:
                 self._drop_tree(root)
             for _ in self._add(root):
                 pass
+        self._states = [self._state_of(root) for root in self._roots]
 
     def look_around(self) -> bool:
         """Look for what the kernel does not tell of; return whether something was missed."""
-        for root in self._roots:
-            if not self._is_watched(root) and (root in self._numbers or Path(root).is_dir()):
-                _log.info("another directory than before is at %s", printable(root))
-                self._missed = True
+        if [self._state_of(root) for root in self._roots] != self._states:
+            _log.info("another directory than before is in the place of one that is watched")
+            self._missed = True
         if self._mounts() != self._mounted:
             _log.info("something else is mounted than before")
             self._missed = True
         return self._missed
 
-    def _is_watched(self, root: str) -> bool:
-        """Tell whether the directory that is at `root` now is the one that is watched.
+    def _state_of(self, root: str) -> _State:
+        """Return which directory is at `root` now, and whether it is the one that is watched.
 
-        Adding a watch to it again gives the same number then.
+        Adding a watch to that again gives the same number.
         """
-        before = self._numbers.get(root)
         try:
+            status = os.stat(root)  # noqa: PTH116 - a text
             number = self._inotify.add_watch(root, _MASK)
-        except OSError:
-            return False
-        if number != before and number not in self._paths:
+        except OSError as error:
+            return _State(error.errno, 0, is_watched=False)
+        if number not in self._paths:
             self._remove(number)  # it is added with all that is below
-        return bool(number == before)
+        is_watched = number == self._numbers.get(root)
+        return _State(status.st_dev, status.st_ino, is_watched=is_watched)
 
     def _remove(self, number: int) -> None:
         try:

@@ -18,6 +18,7 @@ from hashclient.daemon.protocol import (
     Parser,
     Request,
     Whole,
+    encoded,
     no_verdict,
     signature,
 )
@@ -219,3 +220,8 @@ def test_an_old_command_ends_at_the_first_end_wherever_it_is_cut(data: bytes) ->
     whole = parse(data)
     assert len(whole) == 2
     assert parse(*(data[n : n + 1] for n in range(len(data)))) == whole
+
+
+def test_any_name_can_be_in_an_answer() -> None:
+    assert encoded("/a\udcff: OK") == b"/a\xff: OK"
+    assert encoded("/a\ud800: OK") == b"/a\\ud800: OK"

@@ -129,6 +129,28 @@ def test_a_directory_that_may_not_be_read_is_told_like_a_file(own_directory: Pat
         os.seteuid(0)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_root_that_may_not_be_read_any_more_is_missed_once(own_directory: Path) -> None:
+    root = own_directory / "t"
+    os.seteuid(65534)
+    try:
+        root.mkdir()
+        with Changes([str(root)]) as changes:
+            root.chmod(0)
+            assert changes.look_around()
+            changes.look_again()
+            assert not changes.look_around()
+            root.chmod(0o700)
+            assert changes.look_around()
+            changes.look_again()
+            assert not changes.look_around()
+            write_tree(root, {"a": b"benign"})
+            changes.read()
+            assert changes.take() == {str(root / "a")}
+    finally:
+        os.seteuid(0)
+
+
 def test_a_root_that_is_another_directory_is_missed(tmp_path: Path) -> None:
     tree = write_tree(tmp_path / "parent/t", {"a": b"benign"})
     with Changes([str(tree)]) as changes:
