@@ -111,7 +111,7 @@ class Checker:
             judge.plan, sparse=sparse, leases=leases, on_bytes=on_bytes, clock=clock
         )
         self._file_systems = Identities()
-        #: By `st_dev`, for one task: by then it may be that of another file system.
+        #: By `st_dev`, for one task: as long as the reader keeps each of them from going away.
         self._identities: dict[int, Identity | None] = {}
         #: Without these two nothing is gained by looking at a file before it is opened.
         self._looks_first = cache is not None or not judge.reads_everything
@@ -128,13 +128,16 @@ class Checker:
         self._identities.clear()
         alone = not defer and sum(len(group.names) for group in task) == 1
         files: list[_File] = []
-        for group in task:
-            if self._reader.bytes_read >= TASK_BYTES:
-                result.deferred.append(group)
-            else:
-                self._check_group(group, result, files, whole=alone)
-        records = self._seal(files)
-        self._judge_files(files, records, result)
+        try:
+            for group in task:
+                if self._reader.bytes_read >= TASK_BYTES:
+                    result.deferred.append(group)
+                else:
+                    self._check_group(group, result, files, whole=alone)
+            records = self._seal(files)
+            self._judge_files(files, records, result)
+        finally:
+            self._reader.end_task()
         result.bytes_read = self._reader.bytes_read
         if self._learn:
             self._note(files, records, started_ns, result)
@@ -234,7 +237,7 @@ class Checker:
                 if status.st_dev != device:
                     trust = self._reader.trust_at(name, fd, status.st_dev, follow=follow)
                     device, trusted = status.st_dev, trust is FULL
-                    if device not in self._identities:
+                    if trust is not NONE and device not in self._identities:
                         identity = self._file_systems.at(name, fd, device, follow=follow)
                         self._identities[device] = identity
                 if not stat.S_ISREG(status.st_mode):
