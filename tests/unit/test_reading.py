@@ -363,7 +363,7 @@ def test_what_cannot_be_asked_has_not_the_trust_of_what_came_before(
         name: str,
         directory_fd: int,
         device: int,
-        follow: bool,  # noqa: FBT001 - passed on
+        follow: bool,
         otherwise: SizeTrust,
     ) -> SizeTrust:
         asked.append(name)
