@@ -102,6 +102,9 @@ class Client:
         act: bool = True,
         quarantine: bool = False,
         only_tell: bool = False,
+        members: bool = True,
+        verify_sizes: bool = False,
+        passwords: Sequence[bytes] = (),
         lists: OpenLists | None = None,
         front: FrontEnd | None = None,
     ) -> Scan:
@@ -113,10 +116,12 @@ class Client:
         with `quarantine` every match is taken away besides; with `only_tell` nothing is done, and
         outcomes say what would be. With `all_digests`, all digests that the lists have are computed
         of each file, not the cheapest alone. Without `inventory` every file is read, also those
-        that are known unchanged; without `learn` the inventory is neither asked nor written to.
-        `jobs` is the number of worker processes, by default one a processor; with 0 all is done in
-        this process, which is slower and forks nothing. `lists` are those to compare with, by
-        default those that should be here.
+        that are known or believed unchanged; without `learn` the inventory is neither asked nor
+        written to. `jobs` is the number of worker processes, by default one a processor; with 0 all
+        is done in this process, which is slower and forks nothing. With `members`, what is in
+        archives and mail is checked, too; `verify_sizes` reads also what claims a size that no
+        entry has, and `passwords` are tried where something is encrypted. `lists` are those to
+        compare with, by default those that should be here.
 
         Raises:
             UsageError: there is nothing to check.
@@ -124,9 +129,11 @@ class Client:
             ConfigError: the seal key or, where files are to be taken away, a recipient is wrong.
         """
         from hashclient.core.verdict import Summary
+        from hashclient.scan.accept import accepting
         from hashclient.scan.cache import InventoryPlace
         from hashclient.scan.engine import Progress, default_jobs, scan
         from hashclient.scan.executors.inline import Inline
+        from hashclient.scan.members import container_options
         from hashclient.scan.memory import Memory
         from hashclient.scan.pipeline import FrontEnd, Scan
         from hashclient.scan.recorder import RunRecord
@@ -155,6 +162,16 @@ class Client:
             reread_days = session.settings.config.inventory.reread_days
             place = InventoryPlace(state_dir, key_id, reread_days)
             memory = Memory(place, use=inventory, on_failure=observer.failed)
+        containers = (
+            container_options(
+                session.settings.config.containers,
+                observer.noticed,
+                passwords,
+                verify_sizes=verify_sizes,
+            )
+            if members
+            else None
+        )
         options = WalkOptions(tuple(exclude), one_file_system, follow_symlinks)
         trees = Trees(names, options, mounts)
         source = Several([trees, *sources])
@@ -169,6 +186,8 @@ class Client:
             all_digests=all_digests,
             memory=memory,
             stream=stream,
+            containers=containers,
+            accept=accepting(session.settings.config.accept, session.now().date()),
         )
         responder = None
         if only_tell or (act and (quarantine or session.settings.config.policy)):

@@ -29,10 +29,17 @@ NAMES = (
     "inventory",
     "matches",
     "mounts",
+    "clamd",
     "item",
     "document",
     "answer",
     "age",
+    "zip",
+    "tar",
+    "compressed",
+    "mail",
+    "mailbox",
+    "winmail",
 )
 
 
