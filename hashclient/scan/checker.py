@@ -412,12 +412,14 @@ class Checker:
                 )
         believed = records["read_day"] != 0
         is_read = wanted != 0
+        # A size that no entry has does not say that a file is no container: the cache does.
+        rests_on_cache = is_read if self._members is None else np.ones_like(is_read)
         total = int(np.count_nonzero(settled))
-        known_unchanged = int(np.count_nonzero(settled & is_read))
+        known_unchanged = int(np.count_nonzero(settled & rests_on_cache))
         result.clean += total
         result.ruled_out_by_size += total - known_unchanged
         result.known_unchanged += known_unchanged
-        result.believed_unchanged += int(np.count_nonzero(settled & is_read & believed))
+        result.believed_unchanged += int(np.count_nonzero(settled & rests_on_cache & believed))
         if self._keep_clean:
             for row in np.flatnonzero(settled).tolist():
                 self._tell_clean(group, names[row], statuses[row].st_size, result)
