@@ -8,7 +8,8 @@ A match is away if all of this is true:
    could not be listed by the scan.
 3. Where that way ends, in the file's own directory or above it, is the same directory of the same
    file system as when the file matched. So an unmounted share has lost nothing.
-4. There is no such name in it, or none of a regular file.
+4. There is no such name in it, or none of a regular file. A link that leads somewhere says nothing:
+   the file may have been moved and still be reached by this path.
 
 Each open match below a PATH that the scan has not found again costs a look at its name, and each of
 their directories is opened once; a scan without any pays for one question to the record.
@@ -130,13 +131,16 @@ class _Way:
 
 
 def _is_away(name: bytes, directory_fd: int, *, of_directory: bool = False) -> bool:
-    """Tell whether there is no file, or no directory, of a name.
+    """Tell whether there is no file, or no directory, of a name, nor a link that leads anywhere.
 
     Raises:
         OSError: that cannot be told.
     """
     try:
         mode = os.stat(name, dir_fd=directory_fd, follow_symlinks=False).st_mode
+        if stat.S_ISLNK(mode):
+            os.stat(name, dir_fd=directory_fd)
+            return False
     except FileNotFoundError:
         return True
     return not (stat.S_ISDIR(mode) if of_directory else stat.S_ISREG(mode))
