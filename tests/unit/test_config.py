@@ -275,6 +275,13 @@ def test_what_is_for_later_versions_is_passed_over(
     assert config.policy == (PolicyRule(("record",)),)
 
 
+def test_what_is_passed_over_is_said_to_who_listens(caplog: pytest.LogCaptureFixture) -> None:
+    """A version that is mistyped hides what was meant, from all machines."""
+    with caplog.at_level("INFO", "hashclient"):
+        parse_config(SINCE, COMMANDS, "f", version="0.9")
+    assert caplog.messages == ["passed over, for later versions: [since.0.10.1]"]
+
+
 def test_what_is_for_this_version_is_checked_as_anything_else() -> None:
     for version in ("0.10.1", "1.0"):
         with pytest.raises(ConfigError, match=r"unknown key 'shiny' in \[\[policy\]\] number 1"):
