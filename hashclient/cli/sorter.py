@@ -83,6 +83,6 @@ def _errors() -> Iterator[None]:
     except (sqlite3.Error, MemoryError) as error:
         raise OutputError(
             f"cannot sort what was found: {error}",
-            hint="make room where temporary files are, or leave out --sort; `hashclient matches` has"
-            " what matched",
+            hint="make room where temporary files are, or leave out --sort;"
+            " `hashclient matches` has what matched",
         ) from error
