@@ -422,6 +422,8 @@ def test_without_a_word_matches_are_recorded_only() -> None:
         ),
         ('kind = "package"', "", "'kind' is missing in [report.to.police]"),
         ('kind = "package"', "kind = 3", "a whole number is no value of 'kind'"),
+        ('kind = "package"', 'kind = ["package"]', "a list is no value of 'kind'"),
+        ('kind = "package"', "kind = { a = 1 }", "a table is no value of 'kind'"),
         ('email = "abuse@example.org"', 'default = "nobody"', "names no destination: nobody"),
         (
             '"report"]',
