@@ -7,7 +7,8 @@ A match is away if all of this is true:
    one, nothing was excluded, lies on another file system where the scan had to stay on one, or
    could not be listed by the scan.
 3. Where that way ends, in the file's own directory or above it, is the same directory of the same
-   file system as when the file matched. So an unmounted share has lost nothing.
+   file system as when the file matched. So an unmounted share has lost nothing. It tells its names:
+   one that is encrypted has its key.
 4. There is no such name in it, or none of a regular file. A link that leads somewhere says nothing:
    the file may have been moved and still be reached by this path.
 
@@ -27,6 +28,7 @@ from hashclient.core.match import Place
 from hashclient.matches.selection import Left, Selection
 from hashclient.scan.sources.files import Coverage, join
 from hashclient.scan.whereabouts import Grounds
+from hashclient.system.encryption import tells_names
 
 _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
@@ -94,7 +96,8 @@ class _Way:
             except OSError:
                 return False
         if self._standing is None:
-            self._standing = Place(self._real, grounds.standing_of(end.fd, end.rest))
+            standing = grounds.standing_of(end.fd, end.rest) if tells_names(end.fd) else None
+            self._standing = Place(self._real, standing)
         return self._standing.is_at(one.standing)  # 3
 
     def _go(self, directory: bytes) -> _End | None:
