@@ -8,11 +8,14 @@ counts as locked, since its key may lie where nobody else can ask for it.
 
 from __future__ import annotations
 
+import os
 import struct
 from fcntl import ioctl
 
-#: From linux/fs.h: the flags of a file, and the one of what is encrypted.
-_GET_FLAGS, _ENCRYPTED = 0x80086601, 0x800
+from hashclient.system.identity import attributes
+
+#: From linux/stat.h.
+_STATX_ATTR_ENCRYPTED = 0x800
 #: From linux/fscrypt.h: the policy of a directory, after the room for it; in one of version 2, the
 #: key's identifier comes last.
 _GET_POLICY, _POLICY, _VERSION_2 = 0xC0096616, struct.Struct("=QB7x16s"), 2
@@ -23,18 +26,20 @@ _BY_IDENTIFIER, _PRESENT = 2, 2
 
 def tells_names(fd: int) -> bool:
     """Tell whether an open directory says the truth of names that it does not have."""
-    try:
-        (flags,) = struct.unpack("=l4x", ioctl(fd, _GET_FLAGS, bytes(8)))
-    except OSError:
-        return True  # nothing is ever encrypted there
-    if not flags & _ENCRYPTED:
+    if not attributes(fd) & _STATX_ATTR_ENCRYPTED:
         return True
     try:
-        policy = ioctl(fd, _GET_POLICY, _POLICY.pack(_POLICY.size - 8, 0, b""))
+        own = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
+    except OSError:
+        return False
+    try:
+        policy = ioctl(own, _GET_POLICY, _POLICY.pack(_POLICY.size - 8, 0, b""))
         _, version, identifier = _POLICY.unpack(policy)
         if version != _VERSION_2:
             return False
         asked = _KEY_STATUS.pack(_BY_IDENTIFIER, 0, identifier, 0)
-        return bool(_KEY_STATUS.unpack(ioctl(fd, _GET_KEY_STATUS, asked))[3] == _PRESENT)
+        return bool(_KEY_STATUS.unpack(ioctl(own, _GET_KEY_STATUS, asked))[3] == _PRESENT)
     except OSError:
         return False
+    finally:
+        os.close(own)

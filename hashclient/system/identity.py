@@ -237,12 +237,24 @@ def unique_mount(fd: int) -> int | None:
 
     None if the kernel does not say it (it does from version 6.8 on).
     """
-    statx = _statx()
-    status = array("Q", bytes(256))
-    if statx is None or statx(fd, status) != 0:
+    status = _status(fd)
+    if status is None:
         return None
     # The mask is the first word of 32 bits, whichever way round; the number of the mount is at 144.
     return status[18] if memoryview(status).cast("B").cast("I")[0] & _STATX_MNT_ID_UNIQUE else None
+
+
+def attributes(fd: int) -> int:
+    """Return the attributes of an open file, as statx(2) has them; of a kernel without it, none."""
+    status = _status(fd)
+    return 0 if status is None else status[1]
+
+
+def _status(fd: int) -> array[int] | None:
+    """Return what statx(2) says of an open file, in words of 64 bits; None if it says nothing."""
+    statx = _statx()
+    status = array("Q", bytes(256))
+    return status if statx is not None and statx(fd, status) == 0 else None
 
 
 @functools.cache
