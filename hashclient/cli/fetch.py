@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hashclient.cli.app import App, format_option, pass_app
+from hashclient.cli.completing import LISTS
 from hashclient.core.kinds import MatchState
 from hashclient.errors import ExitCode, HashclientError
 from hashclient.system.text import counted, path_fields, printable
@@ -27,6 +28,7 @@ MAX_WAIT_S = 86_400.0
     "--list",
     "only",
     metavar="NAME",
+    shell_complete=LISTS,
     multiple=True,
     help="Fetch this list only. Can be given several times. [default: all]",
 )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hashclient.cli.app import App, format_option, pass_app
+from hashclient.cli.completing import LISTS, MATCHES
 from hashclient.cli.options import FORMAT_HELP, output_option
 from hashclient.core.kinds import MatchState
 from hashclient.errors import ExitCode, UsageError
@@ -37,7 +38,11 @@ def choice_options(function: Callable[..., Any]) -> Callable[..., Any]:
             help="Only matches that a scan has seen at TIME or later, in UTC.",
         ),
         click.option(
-            "--list", "list_name", metavar="LIST", help="Only matches of entries of LIST."
+            "--list",
+            "list_name",
+            metavar="LIST",
+            shell_complete=LISTS,
+            help="Only matches of entries of LIST.",
         ),
         click.option(
             "--path",
@@ -150,7 +155,7 @@ def _choice(
 
 
 @command.command("show")
-@click.argument("match_id", metavar="ID")
+@click.argument("match_id", metavar="ID", shell_complete=MATCHES)
 @format_option("text", "json")
 @pass_app
 def show(app: App, match_id: str, output_format: str) -> ExitCode:
@@ -193,7 +198,7 @@ def show(app: App, match_id: str, output_format: str) -> ExitCode:
 
 
 @command.command("close")
-@click.argument("match_ids", metavar="ID…", nargs=-1)
+@click.argument("match_ids", metavar="ID…", nargs=-1, shell_complete=MATCHES)
 @click.option("--withdrawn", is_flag=True, help="As --state withdrawn.")
 @choice_options
 @click.option("--dry-run", is_flag=True, help="Say which would be closed, and close none.")

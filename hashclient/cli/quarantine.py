@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hashclient.cli.app import App, existing_path, format_option, pass_app
+from hashclient.cli.completing import MATCHES
 from hashclient.cli.items import Results
 from hashclient.cli.matches import open_record
 from hashclient.cli.quarantine_keys import add_recipient, keygen
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from hashclient.matches.store import Matches
     from hashclient.quarantine.vault import Item, Quarantine
 
-_ids = click.argument("match_ids", metavar="ID…", nargs=-1)
+_ids = click.argument("match_ids", metavar="ID…", nargs=-1, shell_complete=MATCHES)
 
 
 def _not_blank(_ctx: click.Context, _param: click.Parameter, reason: str) -> str:

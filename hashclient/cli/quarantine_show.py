@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hashclient.cli.app import App, format_option, pass_app
+from hashclient.cli.completing import MATCHES
 from hashclient.cli.items import Results
 from hashclient.cli.matches import open_record
 from hashclient.errors import ExitCode
@@ -52,7 +53,7 @@ def list_items(app: App, output_format: str) -> ExitCode:
 
 
 @click.command("show")
-@click.argument("match_id", metavar="ID")
+@click.argument("match_id", metavar="ID", shell_complete=MATCHES)
 @format_option("text", "json")
 @pass_app
 def show(app: App, match_id: str, output_format: str) -> ExitCode:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hashclient.cli.app import App, existing_path, format_option, pass_app
+from hashclient.cli.completing import MATCHES, REPORTS
 from hashclient.cli.matches import open_record
 from hashclient.cli.reportview import (
     count_of,
@@ -47,7 +48,7 @@ def command() -> None:
 
 
 @command.command("prepare")
-@click.argument("match_ids", metavar="ID…", nargs=-1)
+@click.argument("match_ids", metavar="ID…", nargs=-1, shell_complete=MATCHES)
 @click.option(
     "--all", "all_matches", is_flag=True, help="All that stand and are in no report there yet."
 )
@@ -104,7 +105,7 @@ def prepare(
 
 
 @command.command("submit")
-@click.argument("report_ids", metavar="REPORT…", nargs=-1)
+@click.argument("report_ids", metavar="REPORT…", nargs=-1, shell_complete=REPORTS)
 @click.option("--all", "all_reports", is_flag=True, help="All that wait, now.")
 @click.option(
     "--due", "due_reports", is_flag=True, help="All that wait and are due; for cron and timers."
@@ -168,7 +169,7 @@ def submit(
 
 
 @command.command("status")
-@click.argument("report_id", metavar="[REPORT]", required=False)
+@click.argument("report_id", metavar="[REPORT]", required=False, shell_complete=REPORTS)
 @format_option("text", "json")
 @pass_app
 def status(app: App, report_id: str | None, output_format: str) -> ExitCode:
@@ -205,7 +206,7 @@ def status(app: App, report_id: str | None, output_format: str) -> ExitCode:
 
 
 @command.command("acknowledge")
-@click.argument("report_id", metavar="REPORT")
+@click.argument("report_id", metavar="REPORT", shell_complete=REPORTS)
 @click.option(
     "--reference", metavar="TEXT", required=True, help="What the recipient calls it: a case number."
 )
@@ -229,7 +230,7 @@ def acknowledge(app: App, report_id: str, reference: str, output_format: str) ->
 
 
 @command.command("retract")
-@click.argument("report_id", metavar="REPORT")
+@click.argument("report_id", metavar="REPORT", shell_complete=REPORTS)
 @click.option("--reason", metavar="TEXT", required=True, help="Why; it goes into the audit log.")
 @format_option("text", "json")
 @pass_app

@@ -33,6 +33,12 @@ NAMES = (
     "document",
     "answer",
     "age",
+    "zip",
+    "tar",
+    "compressed",
+    "mail",
+    "mailbox",
+    "winmail",
 )
 
 
