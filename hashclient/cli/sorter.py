@@ -1,4 +1,4 @@
-"""Outcomes in the order of their paths' bytes, and of members' names, in memory that does not grow with their number.
+"""Outcomes by the bytes of paths, and of members' names, in memory that stays flat.
 
 They are kept in a temporary database of SQLite, which lies in memory while it is small, and then in
 a file without a name in the directory for temporary files. Clean files of a large tree take some
@@ -67,12 +67,8 @@ class Sorter:
             ),
         )
         encode = msgspec.msgpack.encode
-        row = (
-            os.fsencode(outcome.path),
-            b"".join(n + b"\0" for n in names),
-            encode(names),
-            encode(plain),
-        )
+        member = b"".join(name + b"\0" for name in names)
+        row = (os.fsencode(outcome.path), member, encode(names), encode(plain))
         with _errors():
             self._db.execute(_ADD, row)
 
