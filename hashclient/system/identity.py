@@ -172,6 +172,24 @@ def _uuid_of(fd: int, kind: int, device: int, number: int) -> bytes | None:
     return b" ".join([b"uuid", uuid.hex().encode(), *filter(None, names)]) + within
 
 
+def told_uuids(directory_fd: int) -> list[bytes]:
+    """Return the UUID of the file system of an open directory, if the kernel says it: one or none.
+
+    It need not be open for reading; that it can be opened so is needed.
+    """
+    try:
+        fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory_fd)
+    except OSError:
+        return []
+    try:
+        uuid = _asked_uuid(fd, kind_of(fd))
+    except OSError:
+        return []
+    finally:
+        os.close(fd)
+    return [uuid.hex().encode()] if any(uuid) else []
+
+
 def _asked_uuid(fd: int, kind: int) -> bytes:
     """Return the UUID that the kernel says; nothing if it does not, which is no error."""
     with contextlib.suppress(OSError):

@@ -13,10 +13,13 @@ from tests.disks import Vault, make_image, mounted, needs_mounts
 pytestmark = needs_mounts
 
 
-def test_another_disk_under_the_name_of_the_device_has_lost_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["ext4", "xfs"])
+def test_another_disk_under_the_name_of_the_device_has_lost_nothing(
+    tmp_path: Path, kind: str
+) -> None:
     """As one stick after the other is `/dev/sdb1`."""
     world = World(tmp_path)
-    one, two = (make_image(tmp_path / name, "ext4") for name in ("one", "two"))
+    one, two = (make_image(tmp_path / name, kind) for name in ("one", "two"))
     place = world.tree / "stick"
 
     def device() -> str:

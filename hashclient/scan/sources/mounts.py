@@ -42,6 +42,7 @@ from hashclient.system.files import (
     state_error,
     write_atomic,
 )
+from hashclient.system.identity import told_uuids
 from hashclient.system.layout import Layout
 from hashclient.system.locks import writer_lock
 from hashclient.system.mountinfo import Mount, mount_number, parse_mountinfo
@@ -241,7 +242,8 @@ class Mounts:
         if mount.source.startswith(b"/dev/"):
             # The next disk gets the name of the device. Of most kinds, also the number.
             number = os.fstatvfs(fd).f_fsid if mount.kind in _NUMBERED_BY_UUID else 0
-            yield from (b"uuid " + uuid for uuid in self._uuids_at(mount.source))
+            uuids = self._uuids_at(mount.source) or told_uuids(fd)
+            yield from (b"uuid " + uuid for uuid in uuids)
             if number:
                 yield b"number %x" % number
         elif b"/" in mount.source or b":" in mount.source:
@@ -277,8 +279,7 @@ class Mounts:
         with contextlib.suppress(OSError):
             if number := os.fstatvfs(fd).f_fsid:
                 yield b"number %x" % number
-        for uuid in self._uuids_at(mount.source):
-            yield b"uuid " + uuid
+        yield from (b"uuid " + uuid for uuid in self._uuids_at(mount.source))
 
     def _uuids_at(self, source: bytes) -> Sequence[bytes]:
         if source not in self._uuids:
