@@ -30,21 +30,22 @@ USES: Mapping[str, str] = {
     "lists": "",
     "containers": "__init__",
     "trust": "",
-    "net": "__init__ config",
+    "net": "__init__ configfile",
     "provider": "lists",
     "index": "config lists",
     "session": "audit config index migrations",
     "fetch": "audit config configfile index lists matches migrations net session trust",
     "quarantine": "audit config index matches session",
-    "reporting": "__init__ audit config index matches net quarantine session",
-    "scan": "audit config containers formats index lists matches quarantine reporting session",
-    "daemon": "__init__ config containers index scan session",
+    "reporting": "__init__ audit configfile index matches net quarantine session",
+    "scan": "audit config configfile containers formats index lists matches quarantine"
+    " reporting session",
+    "daemon": "__init__ config configfile containers index scan session",
     "status": "__init__ audit config fetch index matches quarantine reporting",
     "upkeep": "audit matches quarantine reporting scan session",
     "client": "config fetch index scan session status upkeep",
     "watch": "client scan",
-    "cli": "__init__ audit client config configfile daemon fetch formats index matches migrations"
-    " provider quarantine reporting scan session status watch",
+    "cli": "__init__ audit client config configfile daemon fetch formats index matches"
+    " migrations provider quarantine reporting scan session status watch",
     "__init__": "",
     "__main__": "cli",
 }

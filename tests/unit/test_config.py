@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hashclient.config import (
+from hashclient.config import Settings, parse_config, resolve_settings
+from hashclient.configfile.edit import provider_table
+from hashclient.configfile.tables import (
     OAuthConfig,
     PackageDestination,
     PolicyRule,
@@ -20,11 +22,7 @@ from hashclient.config import (
     QuarantineConfig,
     ReportConfig,
     ServiceDestination,
-    Settings,
-    parse_config,
-    resolve_settings,
 )
-from hashclient.configfile.edit import provider_table
 from hashclient.errors import ConfigError
 from tests.support import call
 
