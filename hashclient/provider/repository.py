@@ -24,18 +24,26 @@ from tuf.api.metadata import TOP_LEVEL_ROLE_NAMES
 
 from hashclient.core.model import is_name
 from hashclient.errors import StateError, UsageError
+from hashclient.lists.importers.interface import DigestBatch
+from hashclient.lists.importers.reading import Reading
 from hashclient.lists.importers.registry import read_digests
 from hashclient.lists.wire import (
     Segment,
     checksum_of,
     entry_hashes,
+    is_category,
     is_entry_id,
     target_name,
     withdraw_schema,
 )
 from hashclient.provider.consolidate import KEEP_NEWEST, join_ranges, ranges_to_join
 from hashclient.provider.doubles import Doubles, Int64
-from hashclient.provider.entries import SEGMENT_ENTRIES, Entries, new_segment
+from hashclient.provider.entries import (
+    DEFAULT_CATEGORY,
+    SEGMENT_ENTRIES,
+    Entries,
+    new_segment,
+)
 from hashclient.provider.hints import own_hints
 from hashclient.provider.keys import Clock, Keys, KeyStore, Roles, Validity
 from hashclient.provider.listfiles import ListFiles, read_public
@@ -54,6 +62,7 @@ from hashclient.provider.results import (
     Some,
     Status,
 )
+from hashclient.provider.screen import without_empty_file, without_known_good
 from hashclient.system.files import sweep_temporary
 from hashclient.system.locks import writer_lock
 from hashclient.system.text import printable
@@ -115,12 +124,18 @@ class Repository:
         sources: Iterable[tuple[str, BinaryIO]],
         *,
         list_keys: Keys = _ONE_KEY,
+        reading: Reading | None = None,
+        category: str | None = None,
+        known_good: Iterable[tuple[str, BinaryIO]] | None = None,
+        dry_run: bool = False,
     ) -> Published:
         """Add the entries of `sources`, files of digests with their names, as a new generation.
 
         The first publication of a list makes its role, with `list_keys`. An entry without an id
-        gets `<generation>-<number>`, one without a category `uncategorised`. Doubles
-        are published, and counted.
+        gets `<generation>-<number>`, one without a category `category`, or the list's name. Doubles
+        are published, and counted. `reading` says how files are read, and which rows are meant;
+        `known_good` are files of digests that must not be on a list. With `dry_run` all is checked,
+        and nothing is written.
 
         Raises:
             UsageError: an entry breaks a rule of the format, has a digest of the empty file, or its
@@ -133,12 +148,13 @@ class Repository:
         with self._locked():
             roles = self._load()
             current = self._files.current(roles, list_name)
-            entries = Entries(current.generation + 1)
+            entries = Entries(current.generation + 1, category or _category_of(list_name))
             is_new = list_name not in roles.lists
-            roles.require_signers(["targets" if is_new else list_name, "snapshot", "timestamp"])
-            for name, stream in sources:
-                for batch in read_digests(stream, name):
-                    entries.add(batch, name)
+            if not dry_run:
+                signers = ["targets" if is_new else list_name, "snapshot", "timestamp"]
+                roles.require_signers(signers)
+            for name, batch in _batches(sources, reading or Reading(), known_good):
+                entries.add(batch, name)
             entries.finish()
             if not entries.segments:
                 raise UsageError(
@@ -149,14 +165,15 @@ class Repository:
             hashes = entries.hashes()
             entries.check_unique(hashes, live)
             entries.check_categories(doubles.categories, list_name)
-            changed = {list_name}
-            if is_new:
-                roles.add_list(list_name, list_keys)
-                changed.add("targets")
             checksum = checksum_of(hashes)
             index = self._files.next_index(current, entries.segments, entries.rows, checksum)
-            self._files.write(roles, index, entries.segments)
-            roles.commit(changed)
+            if not dry_run:
+                changed = {list_name}
+                if is_new:
+                    roles.add_list(list_name, list_keys)
+                    changed.add("targets")
+                self._files.write(roles, index, entries.segments)
+                roles.commit(changed)
             return Published(
                 list_name,
                 index.generation,
@@ -372,6 +389,21 @@ class Repository:
             return Roles.load(self._metadata, self._keys, self._clock, self._validity)
 
 
+def _batches(
+    sources: Iterable[tuple[str, BinaryIO]],
+    reading: Reading,
+    known_good: Iterable[tuple[str, BinaryIO]] | None,
+) -> Iterator[tuple[str, DigestBatch]]:
+    """Read files of digests, and leave out what must not be published."""
+    read = (
+        (name, batch) for name, stream in sources for batch in read_digests(stream, name, reading)
+    )
+    batches = without_empty_file(read, reading)
+    if known_good is None:
+        return batches
+    return without_known_good(batches, known_good, reading)
+
+
 def _some(entries: Entries, rows: Int64) -> Some | None:
     return Some(len(rows), entries.where(int(rows[0]))) if len(rows) else None
 
@@ -389,3 +421,8 @@ def _check_list_name(name: str) -> None:
             hint="lower-case letters, digits, `.`, `_` and `-`, at most 64; not the name of a"
             " role such as `targets`",
         )
+
+
+def _category_of(list_name: str) -> str:
+    """Return the category of entries that have none: the list's name, if it may be one."""
+    return list_name if is_category(list_name) else DEFAULT_CATEGORY

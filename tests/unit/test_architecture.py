@@ -37,9 +37,9 @@ USES: Mapping[str, str] = {
     "reporting": "__init__ audit config index matches net quarantine session",
     "scan": "audit config formats index lists matches quarantine reporting session",
     "status": "__init__ audit config fetch index matches quarantine reporting",
-    "client": "config fetch index scan session status",
-    "cli": "__init__ audit client config fetch formats index matches migrations provider"
-    " quarantine reporting scan session status",
+    "client": "config fetch index lists scan session status",
+    "cli": "__init__ audit client config fetch formats index lists matches migrations"
+    " provider quarantine reporting scan session status",
     "__init__": "",
     "__main__": "cli",
 }
