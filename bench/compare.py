@@ -87,6 +87,9 @@ class Pairs:
             for build in (self.old, self.new):
                 shutil.rmtree(build.state, ignore_errors=True)
                 shutil.copytree(here.state, build.state)
+                # This checkout made it, and its version may be newer than what OLD reads. All that
+                # is in it so far, OLD reads as well.
+                (build.state / "state.json").unlink(missing_ok=True)
                 if fetch:
                     build.cpu_seconds(["fetch"])
             yield here

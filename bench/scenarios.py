@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.door import clamd_door, our_door
 from bench.measure import (
     HASHCLIENT,
     Row,
@@ -263,6 +264,30 @@ def flat_memory(bench: Bench) -> Iterator[Row]:
         yield time_row(f"first outcome of {many // 2:,} names", first, 1.0, "one second", 1.0)
 
 
+def serve(bench: Bench) -> Iterator[Row]:
+    """How many objects does the daemon answer for in a CPU second, beside clamd?"""
+    entries = bench.count(10_000_000)
+    cases = ((100_000, 4_000, 1, 10), (1_000, 40_000, 1, 4), (1_000, 80_000, 16, 10))
+    with site(bench.work, "all", entries=entries, algorithms=ALL, sizes=True) as here:
+        with our_door(bench.work, here.state) as door:
+            ours = [door.ask(size, count, ahead) for size, count, ahead, _ in cases]
+        with clamd_door(bench.work) as peer:
+            if peer is None:
+                return
+            theirs = [peer.ask(size, count // 8, ahead) for size, count, ahead, _ in cases]
+    for (size, _, ahead, times), (our_rate, _), (rate, _) in zip(cases, ours, theirs, strict=True):
+        name = f"serve: {size:,} bytes, {ahead} at a time"
+        against = "clamd, 1,000 signatures"
+        yield Row(
+            name,
+            f"{our_rate:,.0f} /CPU s",
+            f"{rate:,.0f} /CPU s",
+            against,
+            rate / our_rate,
+            1 / times,
+        )
+
+
 SCENARIOS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "start": start,
     "one-file": one_file,
@@ -275,4 +300,5 @@ SCENARIOS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "delta": delta,
     "lookup": lookup,
     "flat-memory": flat_memory,
+    "serve": serve,
 }

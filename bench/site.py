@@ -22,7 +22,7 @@ import numpy as np
 from bench.measure import HASHCLIENT, hashclient
 from fixtures.generate import make_list, make_tree
 from hashclient.core.algorithms import Algorithm
-from hashclient.scan.cache import FRESH_COARSE_NS
+from hashclient.scan.cache import COARSE_NS, FRESH_NS
 
 LIST = "bench"
 #: Entries that are published at a time: bounds the disk and the memory that publishing takes.
@@ -35,7 +35,7 @@ def tree(work: Path, *, files: int, total_bytes: int) -> Path:
     if not path.exists():
         make_tree(path, files=files, total_bytes=total_bytes, seed=files)
         # Scans remember only what has not changed for so long.
-        time.sleep(FRESH_COARSE_NS / 1e9)
+        time.sleep((FRESH_NS + COARSE_NS) / 1e9)
     return path
 
 

@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 __all__ = ["Client"]
 
 #: Tables of config.toml that hold defaults of commands, which are no matter of a program.
-COMMAND_TABLES = frozenset({"init", "fetch", "status", "scan", "lookup"})
+COMMAND_TABLES = frozenset({"init", "fetch", "status", "scan", "lookup", "watch", "serve"})
 
 
 class Client:
     """One use of a state directory.
 
-    Several may be used at once, in one process or many: scans take no lock, and a fetch waits for
-    nobody but fails while another one runs.
+    Several may be used at once, in one process or many: scans take no lock, and a fetch fails while
+    another one runs, unless it is told to wait.
     """
 
     def __init__(self, state: Session | str | os.PathLike[str]) -> None:
@@ -52,30 +52,38 @@ class Client:
         provider: str | None = None,
         rebuild: bool = False,
         accept_churn: bool = False,
+        wait_s: float = 0.0,
         progress: FetchProgress | None = None,
         on_failure: Callable[[HashclientError], None] = lambda _: None,
+        on_wait: Callable[[], None] = lambda: None,
     ) -> Iterator[Fetched]:
         """Fetch all lists, or those named in `only`; yield what became of each.
 
         One that was refused stays as it was, and has an `error`. `rebuild` builds the lists again
         from what is signed; `accept_churn` takes a change that the configured `max_churn` refuses.
-        `progress` is called with a list's name, and the bytes done and in all.
+        `progress` is called with a list's name, and the bytes done and in all. Another fetch in
+        this state directory is waited for `wait_s` seconds; `on_wait` is called when that begins.
 
         Raises:
+            LockedError: another fetch takes longer than that.
             HashclientError: a provider could not be fetched from; after all others were tried. Of
                 several failures the worst is raised; `on_failure` is called with the others.
             UsageError: a list in `only` is offered by none of them.
         """
         from hashclient.fetch.providers import fetch_all
+        from hashclient.upkeep import tidy
 
-        return fetch_all(
+        tidy(self.session, on_failure)
+        yield from fetch_all(
             self.session,
             only,
             provider,
             rebuild=rebuild,
             accept_churn=accept_churn,
+            wait_s=wait_s,
             progress=progress,
             on_failure=on_failure,
+            on_wait=on_wait,
         )
 
     def scan(
@@ -87,6 +95,7 @@ class Client:
         one_file_system: bool = False,
         follow_symlinks: bool = False,
         sparse: bool = False,
+        all_digests: bool = False,
         jobs: int | None = None,
         inventory: bool = True,
         learn: bool = True,
@@ -103,11 +112,12 @@ class Client:
         them, and `stream`, which is read once, before them. Clean files are counted, and given out
         with `show_clean` only. With `act`, what the policy asks for is done about each match, and
         with `quarantine` every match is taken away besides; with `only_tell` nothing is done, and
-        outcomes say what would be. Without `inventory` every file is read, also those that are
-        known unchanged; without `learn` the inventory is neither asked nor written to. `jobs` is
-        the number of worker processes, by default one a processor; with 0 all is done in this
-        process, which is slower and forks nothing. `lists` are those to compare with, by default
-        those that should be here.
+        outcomes say what would be. With `all_digests`, all digests that the lists have are computed
+        of each file, not the cheapest alone. Without `inventory` every file is read, also those
+        that are known unchanged; without `learn` the inventory is neither asked nor written to.
+        `jobs` is the number of worker processes, by default one a processor; with 0 all is done in
+        this process, which is slower and forks nothing. `lists` are those to compare with, by
+        default those that should be here.
 
         Raises:
             UsageError: there is nothing to check.
@@ -124,6 +134,7 @@ class Client:
         from hashclient.scan.sources.files import Trees, WalkOptions
         from hashclient.scan.sources.mounts import Mounts
         from hashclient.scan.sources.several import Several
+        from hashclient.scan.whereabouts import Whereabouts
 
         if not paths and not sources and stream is None:
             raise UsageError("nothing to scan", hint="give a path")
@@ -142,10 +153,12 @@ class Client:
             summary.fail(mounts.unknown)
         memory = Memory()
         if learn:
-            place = InventoryPlace(state_dir, key_id)
+            reread_days = session.settings.config.inventory.reread_days
+            place = InventoryPlace(state_dir, key_id, reread_days)
             memory = Memory(place, use=inventory, on_failure=observer.failed)
         options = WalkOptions(tuple(exclude), one_file_system, follow_symlinks)
-        source = Several([Trees(names, options, mounts), *sources])
+        trees = Trees(names, options, mounts)
+        source = Several([trees, *sources])
         outcomes = scan(
             source,
             lists,
@@ -154,6 +167,7 @@ class Client:
             executor=Inline() if jobs == 0 else None,
             keep_clean=show_clean,
             sparse=sparse,
+            all_digests=all_digests,
             memory=memory,
             stream=stream,
         )
@@ -164,12 +178,20 @@ class Client:
             responder = Responder(
                 session, lists.states, quarantine_all=quarantine, only_tell=only_tell
             )
-        recorder = RunRecord(session, "scan", summary, key_id, on_failure=observer.failed)
+        recorder = RunRecord(
+            session,
+            "scan",
+            summary,
+            key_id,
+            on_failure=observer.failed,
+            places_of=Whereabouts(mounts).of,
+        )
         return Scan(
             outcomes,
             recorder,
             progress,
             mounts,
+            trees.coverage,
             arguments=[*([] if stream is None else ["-"]), *source.arguments],
             actions=responder,
             front=front,
@@ -223,11 +245,17 @@ class Client:
     def status(self, *, verify: bool = False) -> Status:
         """Return everything that the state directory holds; nothing is fetched.
 
-        With `verify`, every byte of the indexes is read and compared with its digest.
+        With `verify`, every byte of the indexes is read and compared with its digest, and all of
+        the record of matches is read.
+
+        Raises:
+            ConfigError: a rule of the policy is for a list that is not known.
         """
+        from hashclient.scan.policy import check_policy
         from hashclient.status.status import read_status
 
         session = self.session
+        check_policy(session.settings)
         return read_status(session.settings, session.environ, session.now(), verify=verify)
 
 

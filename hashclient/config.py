@@ -7,7 +7,6 @@ defaults for that command's options; the command line checks them, since it know
 
 from __future__ import annotations
 
-import json
 import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +16,9 @@ from typing import Any, Literal
 
 import msgspec
 
+from hashclient import __version__
+from hashclient.configfile.faults import Fault, find_fault, unknown_key, wrong_type
+from hashclient.configfile.since import KEY, apply_since
 from hashclient.core.kinds import Action
 from hashclient.core.model import is_name
 from hashclient.core.patience import ATTEMPTS, MIN_RATE_KIB_S, TIMEOUT_S
@@ -30,13 +32,24 @@ CONFIG_NAME = "config.toml"
 MAX_GRACE_HOURS = 87_600
 #: A hundred years, for the same reason.
 MAX_RETENTION_DAYS = 36_500
+#: As long as the inventory may believe what it cannot prove.
+MAX_REREAD_DAYS = 3_650
 
-#: What the numbers of a provider may be, both ends included.
+#: What helps where nobody is named to seal to.
+HINT_RECIPIENTS = (
+    "`hashclient quarantine keygen` makes a pair of keys on the officer's machine; `hashclient"
+    " quarantine add-recipient` names the public one here"
+)
+
+#: What numbers may be, both ends included: of a provider, and of what is kept.
 _RANGES: Mapping[str, tuple[float, float]] = {
     "grace_hours": (0, MAX_GRACE_HOURS),
     "timeout_s": (0.05, 3600),
     "min_rate_kib_s": (0.05, 1_000_000),
     "attempts": (1, 20),
+    "matches_days": (1, MAX_RETENTION_DAYS),
+    "inventory_days": (1, MAX_RETENTION_DAYS),
+    "audit_mib": (0, 1_000_000),
 }
 
 
@@ -112,6 +125,12 @@ class QuarantineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     retention_days: float | None = None
 
 
+class InventoryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What scans remember of files: what is believed unchanged is read again in so many days."""
+
+    reread_days: int = 14
+
+
 class PackageDestination(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="package"
 ):
@@ -158,6 +177,20 @@ class ReportConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.default
 
 
+class KeepConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """For how long what grows by itself is kept.
+
+    `matches_days` counts from the last step of a match that is settled (restored, purged or
+    closed); without it they are kept for ever. `inventory_days` counts from the last scan that came
+    across a file. A file of the audit log that has `audit_mib` MiB is closed, and the next begun;
+    with 0 it never is.
+    """
+
+    matches_days: float | None = None
+    inventory_days: float = 90
+    audit_mib: float = 64
+
+
 class Config(msgspec.Struct, frozen=True):
     """The content of `config.toml`.
 
@@ -170,7 +203,9 @@ class Config(msgspec.Struct, frozen=True):
     providers: dict[str, ProviderConfig] = {}
     policy: tuple[PolicyRule, ...] = ()
     quarantine: QuarantineConfig = QuarantineConfig()
+    inventory: InventoryConfig = InventoryConfig()
     report: ReportConfig = ReportConfig()
+    keep: KeepConfig = KeepConfig()
     commands: dict[str, dict[str, Any]] = {}
     notes: tuple[str, ...] = ()
 
@@ -181,7 +216,9 @@ class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     providers: dict[str, ProviderConfig] = {}
     policy: tuple[PolicyRule, ...] = ()
     quarantine: QuarantineConfig = QuarantineConfig()
+    inventory: InventoryConfig = InventoryConfig()
     report: ReportConfig = ReportConfig()
+    keep: KeepConfig = KeepConfig()
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -238,20 +275,24 @@ def resolve_settings(
     command_names: frozenset[str],
     environ: Mapping[str, str],
     config_must_exist: bool = True,
+    complete: bool = True,
 ) -> Settings:
     """Resolve flags and the environment (already merged in the arguments) with `config.toml`.
 
     Without `config_path`, a state directory that was given holds its own `config.toml`, so that
-    it is complete in itself; otherwise the user's or, for root, the system's is read.
+    it is complete in itself; otherwise the user's or, for root, the system's is read. One that is
+    about to be changed need not be `complete`: its recipients may be missing.
 
     Raises:
         ConfigError: the file is broken, or was named and does not exist though it must.
     """
     if config_path is not None:
-        config = load_config(config_path, command_names, must_exist=config_must_exist)
+        config = load_config(
+            config_path, command_names, must_exist=config_must_exist, complete=complete
+        )
     else:
         config_path = (state_dir or _default_config_dir(environ)) / CONFIG_NAME
-        config = load_config(config_path, command_names, must_exist=False)
+        config = load_config(config_path, command_names, must_exist=False, complete=complete)
     if state_dir is None:
         state_dir = (
             user_path(config.state_dir)
@@ -281,7 +322,9 @@ def _xdg_dir(value: str, default: str) -> Path:
     return user_path(value if value.startswith("/") else default) / "hashclient"
 
 
-def load_config(path: Path, command_names: frozenset[str], *, must_exist: bool) -> Config:
+def load_config(
+    path: Path, command_names: frozenset[str], *, must_exist: bool, complete: bool = True
+) -> Config:
     """Read and check `config.toml`.
 
     Raises:
@@ -304,33 +347,45 @@ def load_config(path: Path, command_names: frozenset[str], *, must_exist: bool) 
         raise ConfigError(
             f"configuration {printable(path)} is not UTF-8", hint="save it as UTF-8"
         ) from error
-    return parse_config(text, command_names, printable(path))
+    return parse_config(text, command_names, printable(path), complete=complete)
 
 
-def parse_config(text: str, command_names: frozenset[str], where: str) -> Config:
-    """Decode the text of a `config.toml`; `where` names it in messages.
+def parse_config(
+    text: str,
+    command_names: frozenset[str],
+    where: str,
+    *,
+    version: str = __version__,
+    complete: bool = True,
+) -> Config:
+    """Decode the text of a `config.toml` for a client of `version`; `where` names it in messages.
 
     Raises:
         ConfigError: as `load_config`.
     """
     try:
         document = tomllib.loads(text)
-        notes = [
-            note
-            for place, name in RENAMED.items()
-            for note in _rename(document, place, name, f"configuration {where}")
-        ]
-        commands = {
-            name: document.pop(name)
-            for name in sorted(command_names & document.keys())
-            if isinstance(document[name], dict)
-        }
+        fault = apply_since(document, version)
+    except (ValueError, RecursionError) as error:
+        raise _not_valid(where, Fault(excerpt(error))) from error
+    if fault is not None:
+        raise _not_valid(where, fault)
+    notes = [
+        note
+        for place, name in RENAMED.items()
+        for note in _rename(document, place, name, f"configuration {where}")
+    ]
+    commands = {name: document.pop(name) for name in sorted(command_names & document.keys())}
+    for name, table in commands.items():
+        if not isinstance(table, dict):
+            raise _not_valid(where, wrong_type(name, "at the top", "a table", table))
+    for name in document.keys() - set(_Document.__struct_fields__):
+        known_here = [*_Document.__struct_fields__, *command_names, KEY]
+        raise _not_valid(where, unknown_key(name, known_here, "at the top"))
+    try:
         known = msgspec.convert(document, _Document)
     except (ValueError, RecursionError) as error:
-        raise ConfigError(
-            f"configuration {where} is not valid: {excerpt(error)}",
-            hint="docs/operations.md describes every key",
-        ) from error
+        raise _not_valid(where, find_fault(document, _Document) or Fault(excerpt(error))) from error
     for name, provider in known.providers.items():
         if not is_name(name):
             raise ConfigError(f"configuration {where}: {name!r} cannot name a provider")
@@ -342,16 +397,25 @@ def parse_config(text: str, command_names: frozenset[str], where: str) -> Config
         for list_name in provider.lists or ():
             if not is_name(list_name):
                 raise ConfigError(f"configuration {where}: {list_name!r} cannot name a list")
-    _check_way_out(known, f"configuration {where}")
+    _check_way_out(known, f"configuration {where}", complete=complete)
     return Config(
         known.state_dir,
         known.seal_key_file,
         known.providers,
         known.policy,
         known.quarantine,
+        known.inventory,
         known.report,
+        known.keep,
         commands,
         tuple(notes),
+    )
+
+
+def _not_valid(where: str, fault: Fault) -> ConfigError:
+    return ConfigError(
+        f"configuration {where} is not valid: {fault.message}",
+        hint=fault.hint or "docs/operations.md describes every key",
     )
 
 
@@ -376,12 +440,13 @@ def _rename(table: Any, place: Sequence[str], name: str, where: str) -> Iterator
 def _check_ranges(table: msgspec.Struct, where: str, owner: str) -> None:
     for key in _RANGES.keys() & set(table.__struct_fields__):
         low, high = _RANGES[key]
+        value = getattr(table, key)
         # What is not a number fails every comparison.
-        if not low <= getattr(table, key) <= high:
+        if value is not None and not low <= value <= high:
             raise ConfigError(f"{where}: {key} of {owner} is not from {low:g} to {high:g}")
 
 
-def _check_way_out(known: _Document, where: str) -> None:
+def _check_way_out(known: _Document, where: str, *, complete: bool) -> None:
     """Check what says how matches are dealt with."""
     actions = {action for rule in known.policy for action in rule.actions}
     days = known.quarantine.retention_days
@@ -389,10 +454,13 @@ def _check_way_out(known: _Document, where: str) -> None:
         raise ConfigError(
             f"{where}: retention_days of quarantine is not from 0 to {MAX_RETENTION_DAYS}"
         )
-    if Action.QUARANTINE in actions and not known.quarantine.recipients:
+    if not 0 <= known.inventory.reread_days <= MAX_REREAD_DAYS:
+        raise ConfigError(f"{where}: reread_days of inventory is not from 0 to {MAX_REREAD_DAYS}")
+    _check_ranges(known.keep, where, "keep")
+    if complete and Action.QUARANTINE in actions and not known.quarantine.recipients:
         raise ConfigError(
             f"{where}: a policy asks for quarantine, but recipients of quarantine are not set",
-            hint="`hashclient quarantine keygen` makes a pair of keys",
+            hint=HINT_RECIPIENTS,
         )
     for name, destination in known.report.to.items():
         if not is_name(name):
@@ -406,39 +474,3 @@ def _check_way_out(known: _Document, where: str) -> None:
             f"{where}: a policy asks for reports, but there is no default destination for them",
             hint="docs/operations.md describes [report]",
         )
-
-
-def provider_table(name: str, provider: ProviderConfig) -> str:
-    """Return the TOML text of one provider's table, to be added to a configuration.
-
-    Appending text keeps what an operator wrote in the file, comments included.
-    """
-    lines = [f"[providers.{_toml_string(name)}]"]
-    values = msgspec.to_builtins(provider)
-    oauth = values.pop("oauth", None)
-    lines += [f"{key} = {_toml_value(value)}" for key, value in values.items()]
-    if oauth:
-        lines += ["", f"[providers.{_toml_string(name)}.oauth]"]
-        lines += [f"{k} = {_toml_value(v)}" for k, v in oauth.items() if v is not None]
-    return "\n".join(lines) + "\n"
-
-
-def _toml_value(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, (int, float)):
-        return repr(value)
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(_toml_value(v) for v in value) + "]"
-    return _toml_string(str(value))
-
-
-def _toml_string(text: str) -> str:
-    """Quote `text` as a TOML basic string; JSON's escapes are a subset of TOML's."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ConfigError("a path that is not UTF-8 cannot be written to the configuration") from (
-            error
-        )
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

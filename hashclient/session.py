@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from hashclient.config import Settings
+from hashclient.core.model import Invocation
 from hashclient.migrations.check import check_state
+from hashclient.migrations.version import SEGMENTS
 from hashclient.system.text import printable
 
 if TYPE_CHECKING:
     from hashclient.audit.log import AuditLog
     from hashclient.index.blinding import Sealer
     from hashclient.index.open_lists import OpenLists
+
+
+#: So many paths that a command was given are told of it.
+MAX_PATHS = 100
 
 
 def utc_now() -> datetime:
@@ -57,7 +63,7 @@ class Session:
         Raises:
             StateError: the state directory is of a newer version, or cannot be brought to today's.
         """
-        check_state(settings.layout)
+        self._version = check_state(settings.layout)
         self.settings = settings
         self.now = now
         self.environ = os.environ if environ is None else environ
@@ -68,12 +74,26 @@ class Session:
         """Who acts, in the words of the audit log."""
         return self._operator or current_operator()
 
+    def invocation(self, paths: Sequence[str] = ()) -> Invocation:
+        """Return where and by whom this runs, for `paths`, of which the first are kept."""
+        try:
+            directory = os.getcwd()  # noqa: PTH109 - any bytes
+        except OSError:
+            directory = None
+        kept = tuple(paths[:MAX_PATHS])
+        omitted = len(paths) - len(kept)
+        return Invocation(os.uname().nodename, self.operator, directory, kept, omitted)
+
     @functools.cached_property
     def audit(self) -> AuditLog:
         """The audit log of the state directory."""
         from hashclient.audit.log import AuditLog
 
-        return AuditLog(self.settings.layout.audit, clock=self.now)
+        most = round(self.settings.config.keep.audit_mib * (1 << 20))
+        can_be_closed = most and self._version >= SEGMENTS
+        return AuditLog(
+            self.settings.layout.audit, clock=self.now, max_bytes=most if can_be_closed else None
+        )
 
     def sealer(self, *, create: bool = False) -> Sealer:
         """Return the sealer under this machine's key; with `create`, the key is made if need be.

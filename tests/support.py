@@ -30,10 +30,13 @@ from fixtures.simulator import Simulator
 from hashclient.cli import main as command
 from hashclient.core.algorithms import Algorithm
 from hashclient.errors import ExitCode
+from hashclient.index.authentic import NO_MAC, authenticate
+from hashclient.index.blinding import load_sealer
+from hashclient.index.manifest import MANIFEST_FORMAT
 from hashclient.provider.repository import Repository
 from hashclient.provider.server import open_server
 from hashclient.scan import cache
-from hashclient.system import filesystems
+from hashclient.system import filesystems, identity
 
 ROOT = Path(__file__).parents[1]
 ALL_ALGORITHMS = tuple(Algorithm)
@@ -170,12 +173,16 @@ def make_state(directory: Path, lists: Mapping[str, bytes]) -> Path:
     return directory / "state"
 
 
-def edit_manifest(state: Path, list_name: str, **changes: str) -> None:
-    """Change what a state directory says of a list, such as when it `expires`."""
+def edit_manifest(state: Path, list_name: str, **changes: object) -> None:
+    """Change what a state directory says of a list, such as when it `expires`.
+
+    As who has the key can: what it says is vouched for.
+    """
     path = state / "lists" / list_name / "manifest.json"
     manifest = json.loads(path.read_bytes())
     assert changes.keys() <= manifest.keys()
-    path.write_text(json.dumps(manifest | changes))
+    changed = json.dumps(manifest | changes | {"mac": NO_MAC}).encode()
+    path.write_bytes(authenticate(changed, MANIFEST_FORMAT, load_sealer(state, None, {})))
 
 
 def remember_at_once(patch: pytest.MonkeyPatch, directory: Path) -> None:
@@ -183,11 +190,15 @@ def remember_at_once(patch: pytest.MonkeyPatch, directory: Path) -> None:
 
     Tests then wait for the next tick of the clock; where nothing ever is remembered matters to few.
     """
-    patch.setattr(cache, "FRESH_NS", 0)
+    for name in ("FRESH_NS", "FRESH_PROVEN_NS"):
+        patch.setattr(cache, name, 0)
     fd = os.open(directory, os.O_RDONLY)
-    kinds = filesystems._KEEP_CTIME | {filesystems._kind_of(fd)}
+    kinds = filesystems._KEEP_CTIME | {filesystems.kind_of(fd)}
+    if identity.unique_mount(fd) is None:  # an earlier kernel
+        patch.setattr(identity, "unique_mount", lambda fd: os.fstat(fd).st_dev)
     os.close(fd)
     patch.setattr(filesystems, "_KEEP_CTIME", kinds)
+    patch.setattr(identity, "_LEASES_PROVE", kinds)
 
 
 def write_tree(directory: Path, files: Mapping[str, bytes]) -> Path:

@@ -15,7 +15,12 @@ from typing import IO, TYPE_CHECKING, NamedTuple
 from hashclient.audit.record import MAX_LINE_BYTES, Record, broken, parse_record
 from hashclient.errors import AuditError, ConfigError, StateError
 from hashclient.system import files, locks
-from hashclient.system.layout import AUDIT_PUBLIC_KEY_NAME, LOG_NAME
+from hashclient.system.layout import (
+    AUDIT_PUBLIC_KEY_NAME,
+    CLOSED_LOG_NAME,
+    CLOSED_LOG_PATTERN,
+    LOG_NAME,
+)
 from hashclient.system.secrets import read_secret
 from hashclient.system.text import printable
 
@@ -30,12 +35,28 @@ HINT_GONE = "restore it, or move the whole audit directory away to start a new l
 _CHUNK_BYTES = 1 << 16
 
 
+class Closed(NamedTuple):
+    """A file of the log that nobody writes to any more, and its number."""
+
+    number: int
+    path: Path
+
+
 class Log(NamedTuple):
-    """An open log as it was when nobody wrote to it: `end` is where its last whole line ends."""
+    """An open log as it was when nobody wrote to it: `end` is where its last whole line ends.
+
+    `closed` are its earlier files that are there, in order; `name` is how messages call this one.
+    """
 
     stream: IO[bytes]
     end: int
     torn_bytes: int
+    closed: tuple[Closed, ...] = ()
+    name: str = ""
+
+    def where(self, line: int) -> str:
+        """Say which line is meant."""
+        return f"{self.name} line {line}".lstrip()
 
 
 class Tail(NamedTuple):
@@ -59,11 +80,10 @@ def open_log(directory: Path, *, required: bool = False) -> Iterator[Log]:
     path = directory / LOG_NAME
     with contextlib.ExitStack() as stack:
         size = 0
+        closed: tuple[Closed, ...] = ()
         with audit_errors("cannot read the audit log", path):
             with contextlib.suppress(FileNotFoundError):
-                stream = stack.enter_context(files.open_at_once(path))
-                files.refuse_irregular(path)
-                lock(stream.fileno(), LOCK_WAIT_S, shared=True)
+                stream, closed = _open_current(path, stack)
                 size = os.fstat(stream.fileno()).st_size
                 locks.release(stream.fileno())
             had_log = required or (directory / AUDIT_PUBLIC_KEY_NAME).exists()
@@ -76,7 +96,82 @@ def open_log(directory: Path, *, required: bool = False) -> Iterator[Log]:
             )
         with audit_errors("cannot read the audit log", path):
             torn_bytes = _torn_bytes(stream.fileno(), size)
-            yield Log(stream, size - torn_bytes, torn_bytes)
+            yield Log(stream, size - torn_bytes, torn_bytes, closed)
+
+
+def _open_current(path: Path, stack: contextlib.ExitStack) -> tuple[IO[bytes], tuple[Closed, ...]]:
+    """Open and lock the file that is written to; return it, and the closed ones before it.
+
+    Raises:
+        OSError: it cannot be opened.
+        AuditError: it stayed locked.
+    """
+    while True:
+        stream = stack.enter_context(files.open_at_once(path))
+        files.refuse_irregular(path)
+        lock(stream.fileno(), LOCK_WAIT_S, shared=True)
+        if is_current(stream.fileno(), path):
+            return stream, closed_files(path.parent, stream.fileno())
+        stream.close()  # somebody has closed it meanwhile, and begun the next
+
+
+def is_current(fd: int, path: Path) -> bool:
+    """Tell whether the file open as `fd` is the one at `path`.
+
+    Raises:
+        OSError: there is none.
+    """
+    return os.path.samestat(os.fstat(fd), path.stat())
+
+
+def closed_files(directory: Path, current: int) -> tuple[Closed, ...]:
+    """Return the files in `directory` that are closed, in order; `current` is the open other one.
+
+    One that has both names is about to be closed, and not closed yet.
+
+    Raises:
+        OSError: they cannot be listed.
+    """
+    found = []
+    for name in os.listdir(directory):  # noqa: PTH208 - names
+        match = CLOSED_LOG_PATTERN.fullmatch(name)
+        if match is None or name != CLOSED_LOG_NAME.format(int(match[1])):
+            continue
+        with contextlib.suppress(FileNotFoundError):  # archived just now
+            if not is_current(current, directory / name):
+                found.append(Closed(int(match[1]), directory / name))
+    return tuple(sorted(found))
+
+
+@contextlib.contextmanager
+def open_closed(part: Closed) -> Iterator[Log]:
+    """Open a closed file.
+
+    Raises:
+        AuditError: it cannot be read, or does not end with a whole line.
+    """
+    with (
+        audit_errors("cannot read the audit log", part.path),
+        files.open_at_once(part.path) as stream,
+    ):
+        files.refuse_irregular(part.path)
+        size = os.fstat(stream.fileno()).st_size
+        torn_bytes = _torn_bytes(stream.fileno(), size)
+        if torn_bytes or not size:
+            broken(part.path.name, "not written to its end")
+        yield Log(stream, size, 0, (), part.path.name)
+
+
+def first_record(fd: int) -> Record:
+    """Read the first record of the file open as `fd`.
+
+    Raises:
+        AuditError: it is broken.
+    """
+    line, newline, _ = os.pread(fd, MAX_LINE_BYTES, 0).partition(b"\n")
+    if not newline:
+        broken("line 1", f"longer than {MAX_LINE_BYTES} bytes, or not written to its end")
+    return parse_record(line, "line 1")
 
 
 def records(log: Log) -> Iterator[Record]:
@@ -92,8 +187,8 @@ def records(log: Log) -> Iterator[Record]:
         left -= len(line)
         if not line.endswith(b"\n"):
             # Whole lines end before `left` does: it is too long, or the file shrinks under us.
-            broken(f"line {number}", f"longer than {MAX_LINE_BYTES} bytes, or cut meanwhile")
-        yield parse_record(line[:-1], f"line {number}")
+            broken(log.where(number), f"longer than {MAX_LINE_BYTES} bytes, or cut meanwhile")
+        yield parse_record(line[:-1], log.where(number))
 
 
 def records_backward(fd: int, end: int) -> Iterator[Record]:

@@ -1,58 +1,54 @@
 """The audit log: a hash-chained, signed, append-only record of what this installation did.
 
-One JSON object a line in `log.jsonl`, next to the Ed25519 key that signs it (`key.pem`, private;
-`key.pub`). Every record's hash covers the record before it, and the last record of every append is
-signed, so an edit, a removal or an insertion anywhere is found by `verify`. `record` knows the
-bytes of a record, `file` the files. Whoever owns the key can write a new log: that, and a tail
-cut off, only show against a checkpoint kept elsewhere. What goes in is the callers' choice and
-duty: never a digest of a list, never a credential.
+One JSON object a line in `log.jsonl`, and in the files that were closed before it, next to the
+Ed25519 key that signs it (`key.pem`, private; `key.pub`). Every record's hash covers the record
+before it, and the last record of every append is signed, so an edit, a removal or an insertion
+anywhere is found by `verify`. `record` knows the bytes of a record, `file` the files, `rotation`
+how one is closed, `reading` how all are read; here is how they are written. Whoever owns the key
+can write a new log: that, and a tail cut off, only show against a checkpoint kept elsewhere. What
+goes in is the callers' choice and duty: never a digest of a list, never a credential.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import secrets
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import msgspec
 
 from hashclient.audit.file import (
     HINT_GONE,
     LOCK_WAIT_S,
     audit_errors,
+    is_current,
     load_key,
-    load_public_key,
     lock,
-    open_log,
     read_tail,
-    records,
-    records_backward,
 )
+from hashclient.audit.reading import Report, checkpoint, read, verify
 from hashclient.audit.record import (
+    CLOSED,
     EVENT_PATTERN,
     FORMAT,
     GENESIS,
     NO_HASH,
+    OWN_EVENTS,
     RECOVERED,
-    Checkpoint,
+    SEGMENT,
     Event,
-    Identity,
     Record,
-    broken,
+    chain_record,
     encode_body,
-    encode_checkpoint,
-    encode_record,
+    finish_record,
     format_time,
-    parse_checkpoint,
-    parse_genesis,
     verify_signature,
 )
-from hashclient.errors import AuditError
+from hashclient.audit.rotation import NoLinksError, Rotated, rotate
+from hashclient.audit.signing import sign_all
+from hashclient.errors import AuditError, UsageError
 from hashclient.system import files
 from hashclient.system.files import write_all
 from hashclient.system.layout import AUDIT_KEY_NAME, AUDIT_PUBLIC_KEY_NAME, LOG_NAME
@@ -66,24 +62,14 @@ __all__ = [
     "Event",
     "Record",
     "Report",
+    "Rotated",
     "checkpoint",
     "read",
     "verify",
 ]
 
-_HINT_CRASH = "a killed command leaves this; the next one that writes to the log repairs it"
-
-
-class Report(msgspec.Struct, frozen=True):
-    """What `verify` found; `seq` and `hash` are the last record's, `public_key` is hexadecimal."""
-
-    records: int
-    first_time: datetime
-    last_time: datetime
-    seq: int
-    hash: str
-    log_id: str
-    public_key: str
+#: A record that closes a file is no longer than this, with its newline.
+_CLOSING_BYTES = 1024
 
 
 class AuditLog:
@@ -95,11 +81,16 @@ class AuditLog:
         *,
         clock: Callable[[], datetime],
         lock_wait_s: float = LOCK_WAIT_S,
+        max_bytes: int | None = None,
     ) -> None:
-        """Nothing is read or made before the first append; `clock` gives aware times."""
+        """Nothing is read or made before the first append; `clock` gives aware times.
+
+        A file of the log that has `max_bytes` is closed before the next append.
+        """
         self._directory = directory
         self._clock = clock
         self._lock_wait_s = lock_wait_s
+        self._max_bytes = max_bytes
 
     def append(
         self, events: Sequence[Event], *, durable: bool = False, sign_each: bool = False
@@ -119,19 +110,120 @@ class AuditLog:
         if not events:
             return
         for event in events:
-            if event.event in (GENESIS, RECOVERED) or not EVENT_PATTERN.fullmatch(event.event):
+            if event.event in OWN_EVENTS or not EVENT_PATTERN.fullmatch(event.event):
                 raise ValueError(f"not a name for an event: {event.event}")
         bodies = [encode_body(event.event, event.data) for event in events]
         path = self._directory / LOG_NAME
         with audit_errors("cannot write the audit log", path):
             files.make_private_dir(self._directory)
+            fd = self._open_locked(path)
+            try:
+                if self._is_full(fd):
+                    fd = self._next(fd)
+                self._append_locked(fd, bodies, durable=durable, sign_each=sign_each)
+            finally:
+                os.close(fd)
+
+    def rotate(self) -> Rotated | None:
+        """Close the file of the log that is written to, and begin the next; return the closed one.
+
+        None says that nothing was recorded in it yet.
+
+        Raises:
+            AuditError: it cannot be closed, or there is no log yet.
+            UsageError: the file system cannot do it.
+        """
+        path = self._directory / LOG_NAME
+        with audit_errors("cannot write the audit log", path):
+            if not path.exists():
+                raise AuditError(
+                    f"no audit log to close: {printable(path)}",
+                    hint="it starts with the first fetch or scan; or check --state-dir",
+                )
+            fd = self._open_locked(path)
+            try:
+                tail = read_tail(fd, os.fstat(fd).st_size)
+                if tail.last is not None and tail.last.event == SEGMENT:
+                    return None
+                rotated, new = self._rotate(fd)
+                os.close(new)
+                return rotated
+            except NoLinksError as error:
+                raise UsageError(
+                    f"the file system has no hard links: {printable(self._directory)}",
+                    hint="the log stays in one file there",
+                ) from error
+            finally:
+                os.close(fd)
+
+    def _open_locked(self, path: Path) -> int:
+        """Open and lock the file that is written to, which is made if need be."""
+        while True:
             flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             fd = os.open(path, flags, 0o600)
             try:
                 lock(fd, self._lock_wait_s)
-                self._append_locked(fd, bodies, durable=durable, sign_each=sign_each)
-            finally:
+                if is_current(fd, path):
+                    return fd
+            except FileNotFoundError:
+                pass  # it was moved away
+            except BaseException:
                 os.close(fd)
+                raise
+            os.close(fd)  # somebody has closed it meanwhile, and begun the next
+
+    def _is_full(self, fd: int) -> bool:
+        """Tell whether the next record belongs into another file."""
+        size = os.fstat(fd).st_size
+        if self._max_bytes is not None and size >= self._max_bytes:
+            tail = read_tail(fd, size)
+            return tail.last is not None and tail.last.event != SEGMENT
+        # A kill may have come after it was closed. The last line says so near its beginning.
+        end = os.pread(fd, _CLOSING_BYTES, max(0, size - _CLOSING_BYTES))
+        if f'"event":"{CLOSED}"'.encode() not in end:
+            return False
+        last = read_tail(fd, size).last
+        return last is not None and last.event == CLOSED
+
+    def _next(self, fd: int) -> int:
+        """Close the file open as `fd` and return the next one, or `fd` where that cannot be now."""
+        try:
+            _, new = self._rotate(fd)
+        except (NoLinksError, OSError, AuditError) as error:
+            last = read_tail(fd, os.fstat(fd).st_size).last
+            if last is None or last.event != CLOSED:
+                return fd  # it grows on
+            if not isinstance(error, NoLinksError):
+                raise
+            where = printable(self._directory)
+            raise AuditError(
+                f"the audit log is closed, and cannot go on in another file: {where}",
+                hint="move the state directory to a file system that has hard links",
+            ) from error
+        os.close(fd)
+        return new
+
+    def _rotate(self, fd: int) -> tuple[Rotated, int]:
+        """Close the file open as `fd`; return the next one, open and locked.
+
+        Raises:
+            NoLinksError, AuditError, OSError: as `rotation.rotate`.
+        """
+
+        def append(to: int, bodies: list[str]) -> None:
+            self._append_locked(to, bodies, durable=True, sign_each=False)
+
+        tail = read_tail(fd, os.fstat(fd).st_size)
+        if tail.last is None or tail.signed is None:
+            raise AuditError(
+                f"no record in the audit log: {printable(self._directory / LOG_NAME)}",
+                hint=HINT_GONE,
+            )
+        key = self._key(log_is_new=False)
+        verify_signature(
+            tail.signed, key.public_key().public_bytes_raw().hex(), "its last signed line"
+        )
+        return rotate(self._directory, fd, key, self._clock, append)
 
     def _append_locked(self, fd: int, bodies: list[str], *, durable: bool, sign_each: bool) -> None:
         size = os.fstat(fd).st_size
@@ -150,13 +242,21 @@ class AuditLog:
             verify_signature(tail.signed, public_key, "its last signed line")
             seq, prev = tail.last.seq, tail.last.hash
         now = format_time(self._clock())
-        lines = []
+        heads, hashes, signed = [], [], []
         for left, body in zip(range(len(bodies) - 1, -1, -1), bodies, strict=True):
             seq += 1
             # The last record of a batch is signed and covers the others; genesis stands alone.
-            signed = sign_each or seq == 1 or not left
-            line, prev = encode_record(seq, now, body, prev, key if signed else None)
-            lines.append(line)
+            signed.append(sign_each or seq == 1 or not left)
+            head, prev = chain_record(seq, now, body, prev, signed=signed[-1])
+            heads.append(head)
+            hashes.append(prev)
+        signatures = iter(
+            sign_all([h for h, is_signed in zip(hashes, signed, strict=True) if is_signed], key)
+        )
+        lines = [
+            finish_record(head, record_hash, next(signatures) if is_signed else None)
+            for head, record_hash, is_signed in zip(heads, hashes, signed, strict=True)
+        ]
         if tail.torn_bytes:
             os.ftruncate(fd, end)
         try:
@@ -207,114 +307,3 @@ class AuditLog:
                 serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
             )
             files.write_atomic(path, pem)
-
-
-def verify(
-    directory: Path, checkpoint: bytes | None = None, public_key: bytes | None = None
-) -> Report:
-    """Check every record of the log in `directory`, in memory that does not grow with it.
-
-    1. The checkpoint, when one is given, is well-formed and signed by the key it names.
-    2. Each line is what the writer writes for its content, and its hash is right.
-    3. The first record, and no other, is a genesis record, signed by the key it names. That key is
-       `public_key` (32 bytes), or else `key.pub` where it exists, and the checkpoint's.
-    4. Records count from 1, and each holds the hash of the one before.
-    5. Each signature is right, and the last record has one.
-    6. The record of the checkpoint is there, unaltered.
-
-    Raises:
-        AuditError: a check failed; the message names the first bad line.
-        StateError: there is no log yet, and nothing says that there ever was.
-    """
-    expected = None if checkpoint is None else parse_checkpoint(checkpoint, trim=True)  # 1
-    with open_log(directory, required=checkpoint is not None) as log:
-        lines = records(log)  # 2
-        last = next(lines, None)
-        if last is None:
-            broken("line 1", "not written to its end", _HINT_CRASH)
-        genesis = last
-        identity = parse_genesis(genesis, "line 1")  # 3
-        key = public_key or load_public_key(directory)
-        if key is not None and key.hex() != identity.public_key:
-            broken("line 1", "the log is of another key than expected")
-        if expected is not None and expected.identity != identity:
-            broken("line 1", "the log is not the one of the checkpoint")
-        seq, prev = 0, NO_HASH
-        for last in itertools.chain((genesis,), lines):
-            seq += 1
-            where = f"line {seq}"
-            if last.event == GENESIS and last is not genesis:  # 3
-                broken(where, "a second genesis record")
-            if last.seq != seq:  # 4
-                broken(where, "wrong seq")
-            if last.prev != prev:
-                broken(where, "wrong prev: a record before it was altered, removed or put in")
-            prev = last.hash
-            if last.sig is not None:  # 5
-                verify_signature(last, identity.public_key, where)
-            if expected is not None and expected.seq == seq:  # 6
-                if (last.hash, format_time(last.time)) != (expected.hash, expected.time):
-                    broken(where, "not the record of the checkpoint")
-    if expected is not None and seq < expected.seq:  # 6
-        broken(f"line {expected.seq}", f"missing: the log ends at line {seq}")
-    if log.torn_bytes:  # 2
-        broken(f"line {seq + 1}", "not written to its end", _HINT_CRASH)
-    if last.sig is None:  # 5
-        broken(f"line {seq}", "the last record is not signed", _HINT_CRASH)
-    return Report(
-        seq, genesis.time, last.time, seq, last.hash, identity.log_id, identity.public_key
-    )
-
-
-def checkpoint(directory: Path) -> bytes:
-    """Verify the log and return a signed statement of its head, to be kept somewhere else.
-
-    Raises:
-        AuditError: the log does not verify, or its key is not there.
-        StateError: there is no log yet.
-    """
-    report = verify(directory)
-    with open_log(directory) as log:
-        # A checkpoint of records that a power loss takes away would accuse an honest log.
-        os.fsync(log.stream.fileno())
-    path = directory / AUDIT_KEY_NAME
-    with audit_errors("cannot read the key of the audit log", path):
-        key = load_key(path)
-    if key.public_key().public_bytes_raw().hex() != report.public_key:
-        where = printable(path)
-        raise AuditError(f"not the key of this audit log: {where}", hint=HINT_GONE)
-    identity = Identity(report.log_id, report.public_key)
-    head = Checkpoint(identity, report.seq, report.hash, format_time(report.last_time))
-    return encode_checkpoint(head, key)
-
-
-def read(
-    directory: Path,
-    *,
-    event: str | Collection[str] | None = None,
-    since: datetime | None = None,
-    limit: int | None = None,
-) -> Iterator[Record]:
-    """Yield records in their order: those of `event`, not before `since`, the newest `limit`.
-
-    Each line is checked by itself, the chain and the signatures are not: that is `verify`. With a
-    limit only the end of the log is read. A last line that is not whole is no record.
-
-    Raises:
-        AuditError: the log cannot be read, or a line is broken.
-        StateError: there is no log yet.
-    """
-    events = {event} if isinstance(event, str) else event
-
-    def is_wanted(record: Record) -> bool:
-        return (events is None or record.event in events) and (
-            since is None or record.time >= since
-        )
-
-    with open_log(directory) as log:
-        if limit is None:
-            yield from filter(is_wanted, records(log))
-        else:
-            backward = records_backward(log.stream.fileno(), log.end)
-            newest = list(itertools.islice(filter(is_wanted, backward), limit))
-            yield from reversed(newest)

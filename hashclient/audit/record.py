@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 FORMAT = "hashclient-audit/1"
 CHECKPOINT_FORMAT = "hashclient-audit-checkpoint/1"
+SEGMENT_FORMAT = "hashclient-audit-segment/1"
 
 #: No line is longer, its newline included: a reader needs no more memory than this.
 MAX_LINE_BYTES = 1 << 20
@@ -31,6 +32,10 @@ MAX_CHECKPOINT_BYTES = 4096
 #: The events that the log itself records; callers cannot.
 GENESIS = "genesis"
 RECOVERED = "audit-recovered"
+#: The first record of a file that goes on where another was closed, and the last of a closed one.
+SEGMENT = "segment"
+CLOSED = "segment-closed"
+OWN_EVENTS = frozenset({GENESIS, RECOVERED, SEGMENT, CLOSED})
 EVENT_PATTERN = re.compile(r"[a-z][a-z0-9-]{0,63}")
 
 #: What the first record has in place of the hash of the one before.
@@ -60,7 +65,7 @@ _to_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 class Event(msgspec.Struct, frozen=True):
     """Something to be recorded: its name and JSON values; never a listed digest or a credential.
 
-    The names `genesis` and `audit-recovered` are the log's own. Text that is not valid Unicode is
+    The names in `OWN_EVENTS` are the log's own. Text that is not valid Unicode is
     stored with U+FFFD in place of what is not; paths go through `path_fields`, which loses nothing.
     """
 
@@ -138,13 +143,32 @@ def encode_record(
     Raises:
         AuditError: the line would be too long.
     """
+    head, record_hash = chain_record(seq, time, body, prev, signed=key is not None)
+    sig = None if key is None else sign_hash(record_hash, key)
+    return finish_record(head, record_hash, sig), record_hash
+
+
+def chain_record(seq: int, time: str, body: str, prev: str, *, signed: bool) -> tuple[bytes, str]:
+    """Return a line as far as its hash covers it, and that hash."""
     head = _head(seq, time, body, prev)
-    record_hash = _hash(head, signed=key is not None)
-    sig = None if key is None else key.sign(_TAG_SIGNATURE + bytes.fromhex(record_hash)).hex()
+    return head, _hash(head, signed=signed)
+
+
+def sign_hash(record_hash: str, key: Ed25519PrivateKey) -> str:
+    """Return the signature of the record with this hash."""
+    return key.sign(_TAG_SIGNATURE + bytes.fromhex(record_hash)).hex()
+
+
+def finish_record(head: bytes, record_hash: str, sig: str | None) -> bytes:
+    """Return one line with its newline.
+
+    Raises:
+        AuditError: the line would be too long.
+    """
     line = head + _ending(record_hash, sig) + b"\n"
     if len(line) > MAX_LINE_BYTES:
         raise AuditError(f"an event is too large for the audit log: {len(line)} bytes")
-    return line, record_hash
+    return line
 
 
 def parse_record(line: bytes, where: str) -> Record:
@@ -212,6 +236,65 @@ def parse_genesis(record: Record, where: str) -> Identity:
         broken(where, "not a genesis record")
     verify_signature(record, public_key, where)
     return Identity(log_id, public_key)
+
+
+class Head(msgspec.Struct, frozen=True):
+    """What the first record of a file of the log says: `number` is that of the file, from 1.
+
+    `genesis` is the first record of the whole log; `before` is the last record of the file before,
+    as far as a checkpoint names a record, and None in the first file.
+    """
+
+    identity: Identity
+    genesis: Record
+    number: int
+    before: Checkpoint | None
+
+
+def segment_data(number: int, genesis: Record, closed: Record) -> dict[str, Any]:
+    """Return the data of the first record of file `number`, after one that ends with `closed`."""
+    before = (closed.seq, closed.hash, format_time(closed.time))
+    return _segment_data(number, json.loads(genesis.line), before)
+
+
+def _segment_data(number: int, genesis: Any, closed: tuple[int, str, str]) -> dict[str, Any]:
+    before = dict(zip(("seq", "hash", "time"), closed, strict=True))
+    return {"format": SEGMENT_FORMAT, "segment": number, "genesis": genesis, "closed": before}
+
+
+def parse_head(record: Record, where: str) -> Head:
+    """Check that `record` can be the first of a file of the log, and return what it says.
+
+    It is the genesis record, or one that goes on from it: signed by the same key, and following the
+    record that it names.
+
+    Raises:
+        AuditError: it is not.
+    """
+    if record.event != SEGMENT:
+        return Head(parse_genesis(record, where), record, 1, None)
+    data = record.data
+    closed, number = data.get("closed"), data.get("segment")
+    try:
+        line = _to_json(data["genesis"]).encode("ascii")
+        values = closed["seq"], closed["hash"], closed["time"]  # type: ignore[index]
+    except (KeyError, TypeError, ValueError, RecursionError):
+        broken(where, "not the first record of a file")
+    genesis = parse_record(line, where)
+    identity = parse_genesis(genesis, where)
+    follows = record.prev == values[1] and type(values[0]) is int and record.seq == values[0] + 1
+    if (
+        type(number) is not int
+        or number < 2
+        or not follows
+        or values[0] < number
+        or _parse_time(values[2]) is None
+        or (genesis.seq, genesis.prev) != (1, NO_HASH)
+        or _to_json(data) != _to_json(_segment_data(number, json.loads(line), values))
+    ):
+        broken(where, "not the first record of a file")
+    verify_signature(record, identity.public_key, where)
+    return Head(identity, genesis, number, Checkpoint(identity, *values))
 
 
 def encode_checkpoint(checkpoint: Checkpoint, key: Ed25519PrivateKey) -> bytes:

@@ -31,10 +31,18 @@ class App:
     """One run of the program."""
 
     def __init__(
-        self, load_settings: Callable[[], Settings], verbosity: int, output: Output | None = None
+        self,
+        load_settings: Callable[[], Settings],
+        verbosity: int,
+        output: Output | None = None,
+        load_to_edit: Callable[[], Settings] | None = None,
     ) -> None:
-        """`load_settings` is called when a command first needs settings; -1 is quiet."""
+        """`load_settings` is called when a command first needs settings; -1 is quiet.
+
+        `load_to_edit` does the same for a command that adds what may be missing in config.toml.
+        """
         self._load_settings = load_settings
+        self._load_to_edit = load_to_edit or load_settings
         self._settings: Settings | None = None
         self.verbosity = verbosity
         #: The file that `--output` names.
@@ -52,6 +60,14 @@ class App:
         if self._settings is None:
             self._settings = self._load_settings()
         return self._settings
+
+    def settings_to_edit(self) -> Settings:
+        """Return where things are, for a command that completes config.toml.
+
+        Raises:
+            ConfigError: the configuration is wrong; that something is missing in it is no error.
+        """
+        return self._load_to_edit()
 
     @functools.cached_property
     def session(self) -> Session:
@@ -106,6 +122,20 @@ class App:
     def _talk(self, text: str) -> None:
         self.before_output()
         click.echo(text, err=True)
+
+    @staticmethod
+    def has_terminal() -> bool:
+        """Tell whether somebody sees stderr."""
+        return sys.stderr.isatty()
+
+    @staticmethod
+    def has_colour() -> bool:
+        """Tell whether stdout is a terminal that shows colours, and nobody minds (no-color.org)."""
+        return (
+            sys.stdout.isatty()
+            and not os.environ.get("NO_COLOR")
+            and os.environ.get("TERM", "dumb") != "dumb"
+        )
 
     def progress_wanted(self) -> bool:
         """Tell whether a progress bar on stderr would be seen, and be in nobody's way."""

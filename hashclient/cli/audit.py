@@ -11,7 +11,7 @@ import click
 
 from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.cli.output import output_error
-from hashclient.errors import UsageError
+from hashclient.errors import StateError, UsageError
 from hashclient.system.text import path_of, printable
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def command() -> None:
       hashclient audit show --event match           what was found lately
       hashclient audit verify                       is the log intact?
       hashclient audit checkpoint -o today.json     keep this one elsewhere
+      hashclient audit rotate                       go on in another file
     """
 
 
@@ -115,7 +116,19 @@ def verify(app: App, checkpoint_path: Path | None, output_format: str) -> None:
         app.out(json.dumps({**values, "checkpoint": checkpoint is not None}))
         return
     app.out("the audit log is intact")
-    for name, value in values.items():
+    shown = {k: v for k, v in values.items() if k not in ("first_segment", "segment")}
+    if report.segment > 1:
+        shown["files"] = report.segment - report.first_segment + 1
+    if report.archived_seq:
+        gone = (
+            f"file {report.first_segment - 1}"
+            if report.first_segment == 2
+            else (f"files 1 to {report.first_segment - 1}")
+        )
+        shown["archived"] = f"{gone}: records 1 to {report.archived_seq}"
+    else:
+        del shown["archived"]
+    for name, value in shown.items():
         app.out(f"  {name.replace('_', ' '):<11} {value}")
     if checkpoint is None:
         app.say("hint: only a checkpoint kept elsewhere shows that the end was cut off")
@@ -155,6 +168,46 @@ def checkpoint(app: App, output: Path) -> None:
         raise output_error(error, output) from error
 
 
+@command.command("rotate")
+@format_option("text", "json")
+@pass_app
+def rotate(app: App, output_format: str) -> None:
+    """Close the file of the log, and go on in another.
+
+    This is done unasked when the file has audit_mib of [keep] in config.toml. The closed ones
+    belong to the log: `verify` checks all of them. The oldest may be moved to an archive, and
+    none from between; `verify` says which are not there.
+
+    \b
+      hashclient audit rotate
+    """
+    from hashclient.migrations.migrate import writing
+
+    layout = app.settings.layout
+    if not layout.audit.is_dir():
+        raise StateError(
+            f"no audit log yet: {printable(layout.audit)}",
+            hint="it starts with the first fetch or scan; or check --state-dir",
+        )
+    with writing(layout):  # who knows only logs in one file refuses the state from now on
+        rotated = app.audit_log().rotate()
+    if output_format == "json":
+        closed = None
+        if rotated is not None:
+            last = rotated.last
+            closed = {
+                "segment": rotated.number,
+                "file": rotated.path.name,
+                "seq": last.seq,
+                "hash": last.hash,
+            }
+        app.out(json.dumps({"closed": closed}))
+    elif rotated is None:
+        app.say("nothing was recorded since the last file was closed")
+    else:
+        app.out(f"closed {rotated.path.name}, which ends with record {rotated.last.seq}")
+
+
 def _read_checkpoint(path: Path) -> bytes:
     from hashclient.audit.record import MAX_CHECKPOINT_BYTES
 
@@ -176,11 +229,18 @@ def _report_values(report: Report) -> dict[str, Any]:
         "hash": report.hash,
         "log_id": report.log_id,
         "public_key": report.public_key,
+        "first_segment": report.first_segment,
+        "segment": report.segment,
+        "archived": None
+        if report.archived_hash is None
+        else {"seq": report.archived_seq, "hash": report.archived_hash},
     }
 
 
 def _text(record: Record) -> str:
     data = dict(record.data)
+    if record.event == "segment":
+        data.pop("genesis", None)  # for verifiers; people have seen it as the first record
     raw = data.pop("path_b64", None)
     if isinstance(raw, str):
         data["path"] = _path(raw, data.get("path"))

@@ -9,13 +9,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hashclient.cli.app import App, format_option, pass_app
+from hashclient.cli.completing import LISTS
 from hashclient.core.kinds import MatchState
 from hashclient.errors import ExitCode, HashclientError
-from hashclient.system.text import path_fields, printable
+from hashclient.system.text import counted, path_fields, printable
 
 if TYPE_CHECKING:
     from hashclient.core.match import Match
     from hashclient.fetch.fetcher import Fetched
+
+
+#: A fetch that takes longer than a day is not waited for.
+MAX_WAIT_S = 86_400.0
 
 
 @click.command("fetch")
@@ -23,6 +28,7 @@ if TYPE_CHECKING:
     "--list",
     "only",
     metavar="NAME",
+    shell_complete=LISTS,
     multiple=True,
     help="Fetch this list only. Can be given several times. [default: all]",
 )
@@ -35,6 +41,16 @@ if TYPE_CHECKING:
 @click.option(
     "--accept-churn", is_flag=True, help="Take a generation that `max_churn` would refuse."
 )
+@click.option(
+    "--wait",
+    "wait_s",
+    is_flag=False,
+    flag_value=MAX_WAIT_S,
+    type=click.FloatRange(0, MAX_WAIT_S),
+    default=0.0,
+    metavar="[SECONDS]",
+    help="Wait until another fetch has finished, for SECONDS at most; without a number, for a day.",
+)
 @format_option("text", "json")
 @pass_app
 def command(
@@ -43,6 +59,7 @@ def command(
     provider: str | None,
     rebuild: bool,
     accept_churn: bool,
+    wait_s: float,
     output_format: str,
 ) -> ExitCode:
     """Fetch what is new, verify it, seal it, and switch to it.
@@ -53,6 +70,7 @@ def command(
     \b
       hashclient fetch
       hashclient fetch --list baseline
+      hashclient fetch --wait 600
       hashclient --quiet fetch          from cron: speaks only of errors
 
     Exit codes: 0 all lists are up to date, 4 provider unreachable, 5 not authorised, 6 failed
@@ -62,7 +80,12 @@ def command(
     code = ExitCode.OK
     try:
         for fetched in fetch_lists(
-            app, frozenset(only), provider, rebuild=rebuild, accept_churn=accept_churn
+            app,
+            frozenset(only),
+            provider,
+            rebuild=rebuild,
+            accept_churn=accept_churn,
+            wait_s=wait_s,
         ):
             results.append(fetched)
             if output_format == "text":
@@ -115,6 +138,7 @@ def fetch_lists(
     *,
     rebuild: bool = False,
     accept_churn: bool = False,
+    wait_s: float = 0.0,
 ) -> Iterator[Fetched]:
     """Yield what becomes of every list of one provider or of all.
 
@@ -130,8 +154,10 @@ def fetch_lists(
             provider=provider,
             rebuild=rebuild,
             accept_churn=accept_churn,
+            wait_s=wait_s,
             progress=progress,
             on_failure=lambda error: app.warn(error.message, error.hint),
+            on_wait=lambda: app.say("another hashclient is writing to this state: waiting for it"),
         )
 
 
@@ -140,7 +166,8 @@ def _show(app: App, fetched: Fetched) -> None:
     if fetched.error is not None:
         app.warn(_refusal(fetched, fetched.error), fetched.error.hint)
         return
-    state = f"{fetched.entries:,} live entries, fresh until {fetched.expires:%Y-%m-%d %H:%M} UTC"
+    live = counted(fetched.entries or 0, "live entry", "live entries")
+    state = f"{live}, fresh until {fetched.expires:%Y-%m-%d %H:%M} UTC"
     if fetched.added is None:
         app.out(
             f"list {name}: generation {fetched.before} -> {fetched.generation}, built anew; {state}"

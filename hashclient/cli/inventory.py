@@ -43,6 +43,9 @@ def command() -> None:
 def stats(app: App, output_format: str) -> ExitCode:
     """Show how much is remembered.
 
+    Of files that are believed, nothing proves that no one could change them without a trace; scans
+    read them again, within `reread_days` of the configuration.
+
     \b
       hashclient inventory stats
       hashclient inventory stats --format json
@@ -56,10 +59,16 @@ def stats(app: App, output_format: str) -> ExitCode:
     if found.oldest_seen_day is not None:
         oldest = _date(found.oldest_seen_day)
     if output_format == "json":
-        document = {"files": found.files, "bytes": found.file_bytes, "oldest_seen": oldest}
+        document = {
+            "files": found.files,
+            "believed": found.believed,
+            "bytes": found.file_bytes,
+            "oldest_seen": oldest,
+        }
         app.out(json.dumps(document))
     else:
         app.out(f"files        {found.files:,}")
+        app.out(f"believed     {found.believed:,}")
         app.out(f"size         {found.file_bytes / 1e6:.1f} MB")
         app.out(f"oldest seen  {oldest or 'never'}")
     return ExitCode.OK
@@ -181,4 +190,5 @@ def _open(app: App, *, write: bool) -> Inventory:
     if not is_there(settings.layout.inventory):
         raise StateError("there is no inventory yet", hint="the first `hashclient scan` makes it")
     sealer = load_sealer(settings.state_dir, settings.seal_key_file, os.environ)
-    return Inventory(settings.state_dir, sealer.key_id, write=write)
+    days = settings.config.inventory.reread_days
+    return Inventory(settings.state_dir, sealer.key_id, write=write, reread_days=days)

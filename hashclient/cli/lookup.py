@@ -77,7 +77,13 @@ def command(
         )
     reading = make_reading(where, columns, all_rows=True)
     report = Report(
-        app, "lookup", output_format, output, show_digests=show_digests, show_all=show_all
+        app,
+        "lookup",
+        output_format,
+        output,
+        show_digests=show_digests,
+        show_all=show_all,
+        paths=sources,
     )
     run = Client(app.session).lookup(
         *digests,

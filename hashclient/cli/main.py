@@ -5,12 +5,14 @@ Commands are imported only when they are run or listed, so that a start costs wh
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import gc
 import importlib
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -18,20 +20,25 @@ import click
 
 from hashclient import __version__
 from hashclient.cli.app import App, Terminated
+from hashclient.cli.defaults import (
+    ENV_PREFIX,
+    command_defaults,
+    name_variables,
+    tell_unknown_variables,
+    unknown_variables,
+)
 from hashclient.cli.output import Output, OutputError
 from hashclient.cli.signals import ignore_signals
 from hashclient.cli.streams import open_streams
-from hashclient.errors import ConfigError, ExitCode, HashclientError, out_of_memory
+from hashclient.errors import ExitCode, HashclientError, out_of_memory
 from hashclient.system.files import user_path
-from hashclient.system.text import printable
+from hashclient.system.text import nearest, printable
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from hashclient.config import Settings
 
-#: What the names of environment variables begin with.
-ENV_PREFIX = "HASHCLIENT"
 #: Commands that take no defaults from config.toml.
 WITHOUT_DEFAULTS = frozenset(
     {"audit", "inventory", "matches", "quarantine", "report", "provider", "demo"}
@@ -49,6 +56,8 @@ COMMANDS = {
     "status": "hashclient.cli.status",
     "scan": "hashclient.cli.scan",
     "lookup": "hashclient.cli.lookup",
+    "watch": "hashclient.cli.watch",
+    "serve": "hashclient.cli.serve",
     "matches": "hashclient.cli.matches",
     "quarantine": "hashclient.cli.quarantine",
     "report": "hashclient.cli.report",
@@ -88,7 +97,7 @@ class _LazyGroup(click.Group):
             return None
         command = importlib.import_module(COMMANDS[name]).command
         assert isinstance(command, click.Command)
-        _name_variables(command, f"{ENV_PREFIX}_{name.upper()}")
+        name_variables(command, f"{ENV_PREFIX}_{name.upper()}")
         return command
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -108,9 +117,20 @@ class _LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        if self.get_command(ctx, args[0]) is None and (meant := nearest(args[0], COMMANDS)):
+            ctx.fail(f"no such command {args[0]!r}; did you mean {meant!r}?")
         name, command, rest = super().resolve_command(ctx, args)
         ctx.meta[_CALLED] = name, command, list(rest)
         return name, command, rest
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            if error.ctx is None:  # click's parser does not know whose options it parses
+                name, command, _ = ctx.meta[_CALLED]
+                error.ctx = click.Context(command, parent=ctx, info_name=name)
+            raise
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Exit codes"):
@@ -118,60 +138,37 @@ class _LazyGroup(click.Group):
         super().format_epilog(ctx, formatter)
 
 
-def _option_name(option: click.Option) -> str | None:
-    """Return the long name of an option as a key: `one_file_system` for `--one-file-system`."""
-    for flag in option.opts:
-        if flag.startswith("--"):
-            return flag.removeprefix("--").replace("-", "_")
-    return None
-
-
-def _name_variables(command: click.Command, prefix: str) -> None:
-    """Name each option's environment variable after the option, not after a function's argument."""
-    for parameter in command.params:
-        if isinstance(parameter, click.Option) and (name := _option_name(parameter)):
-            parameter.envvar = f"{prefix}_{name.upper()}"
-    if isinstance(command, click.Group):
-        for name, sub_command in command.commands.items():
-            _name_variables(sub_command, f"{prefix}_{name.upper()}")
-
-
 def _command_defaults(app: App, name: str, command: click.Command) -> dict[str, dict[str, Any]]:
     """Return the defaults that config.toml gives for the options of command `name`.
 
     Raises:
-        ConfigError: a key is not the name of an option, or the file is broken.
+        ConfigError: a key is not the name of an option, its value does not fit, or the file is
+            broken.
     """
     table = app.settings.config.commands.get(name)
     if table is None:
         return {}
-    keys = {
-        key: parameter
-        for parameter in command.params
-        if isinstance(parameter, click.Option) and (key := _option_name(parameter))
-    }
-    defaults: dict[str, Any] = {}
-    for key, value in table.items():
-        parameter = keys.get(key)
-        if parameter is None or parameter.name is None:
-            raise ConfigError(
-                f"configuration {printable(app.settings.config_path)} is not valid:"
-                f" unknown key {printable(key)!r} in [{name}]",
-                hint=f"known keys: {', '.join(sorted(keys))}",
-            )
-        # From here on they are checked as if they had been typed.
-        values = value if isinstance(value, list) else [value]
-        if isinstance(value, list) is not parameter.multiple or not all(
-            isinstance(item, str | int | float) for item in values
-        ):
-            raise ConfigError(
-                f"configuration {printable(app.settings.config_path)} is not valid:"
-                f" wrong type of {key!r} in [{name}]",
-                hint="a list of texts" if parameter.multiple else "a text, a number or a boolean",
-            )
-        typed = [str(item) for item in values]
-        defaults[parameter.name] = typed if parameter.multiple else typed[0]
-    return {name: defaults}
+    where = printable(app.settings.config_path)
+    return {name: command_defaults(table, name, command, where)}
+
+
+def _warn_of_variables(ctx: click.Context, app: App, words: Sequence[str]) -> None:
+    """Warn of environment variables that begin as ours do, and that nothing reads."""
+    group = ctx.command
+    assert isinstance(group, click.Group)
+    unknown = list(
+        unknown_variables(os.environ, group, COMMANDS, lambda name: group.get_command(ctx, name))
+    )
+    if not unknown:
+        return
+    # A secret may be in a variable of any name: of the configuration, or of `init --token-env`.
+    mentioned = set(words) | {word.partition("=")[2] for word in words}
+    with contextlib.suppress(HashclientError):  # it comes when the settings are needed
+        for provider in app.settings.config.providers.values():
+            secrets = (provider.token_env, provider.oauth and provider.oauth.client_secret_env)
+            mentioned |= {name for name in secrets if name}
+    for text in tell_unknown_variables(unknown, mentioned):
+        app.warn(text)
 
 
 _HELP = """Check files against signed hash lists from an authorised provider.
@@ -236,7 +233,7 @@ def cli(
     name, command, words = ctx.meta[_CALLED]
     process.output.prepare(ctx, name, command, words)  # before anything that can fail
 
-    def load() -> Settings:
+    def load(*, complete: bool = True) -> Settings:
         from hashclient.config import resolve_settings
         from hashclient.migrations.check import check_state
 
@@ -248,20 +245,26 @@ def cli(
             environ=os.environ,
             # `init` makes the file.
             config_must_exist=ctx.invoked_subcommand != "init",
+            complete=complete,
         )
         for note in settings.config.notes:
             app.warn(note, hint="it works on; change it when you can")
         check_state(settings.layout)
         return settings
 
-    ctx.obj = app = App(load, -1 if quiet else verbose, process.output)
+    ctx.obj = app = App(
+        load, -1 if quiet else verbose, process.output, functools.partial(load, complete=False)
+    )
     if app.verbosity > 0:
         from hashclient.cli.verbose import show_log
 
         end = show_log(app.debug, details=app.verbosity > 1, process=os.getpid())
         ctx.call_on_close(end)
     # Help, and what takes nothing from config.toml, has to work with a broken one.
-    if name not in WITHOUT_DEFAULTS and {"-h", "--help"}.isdisjoint(words):
+    if not {"-h", "--help"}.isdisjoint(words):
+        return
+    _warn_of_variables(ctx, app, words)
+    if name not in WITHOUT_DEFAULTS:
         ctx.default_map = _command_defaults(ctx.obj, name, command)
         if ctx.default_map:  # the output may be one of them
             process.output.prepare(ctx, name, command, words)
@@ -284,8 +287,24 @@ def _protect_process() -> None:
     end_at_bad_pages()
 
 
+#: SIGINT, once it has come.
+_interrupts: list[int] = []
+
+
+def _on_sigint(signum: int, _frame: FrameType | None) -> NoReturn:
+    _interrupts.append(signum)
+    raise KeyboardInterrupt
+
+
 def _on_sigterm(_signum: int, _frame: FrameType | None) -> NoReturn:
     raise Terminated
+
+
+def _handle_signals() -> None:
+    """Let SIGINT and SIGTERM raise; SIGINT only where it is not ignored, as in the background."""
+    signal.signal(signal.SIGTERM, _on_sigterm)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, _on_sigint)
 
 
 def main(argv: list[str] | None = None) -> NoReturn:
@@ -294,11 +313,13 @@ def main(argv: list[str] | None = None) -> NoReturn:
     # would make forking workers unsafe. It has to be said before numpy is first imported.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     gc.set_threshold(GC_THRESHOLD)
-    signal.signal(signal.SIGTERM, _on_sigterm)
     open_streams()
-    code = _run(argv, before_command=_protect_process)
-    # What ends the process anyway must not change what it says.
-    ignore_signals()
+    code: int
+    try:
+        code = _run(argv, before_command=_protect_process, handle_signals=_handle_signals)
+    except (KeyboardInterrupt, Terminated) as error:  # in its very last moment
+        ignore_signals()
+        code, _ = _explain(error)
     try:
         sys.stdout.flush()
     except OutputError:
@@ -308,13 +329,27 @@ def main(argv: list[str] | None = None) -> NoReturn:
     # The process ends: looking for garbage once more is in vain. Measured in CPU time: `--version`
     # takes 87 ms instead of 100, a scan of one file 368 instead of 417.
     gc.freeze()
+    if _interrupts:
+        # Python ends itself by SIGINT where an interruption came through its `exec`, as in modules
+        # that were being loaded, whatever became of it then. All has been written by now.
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(int(code))
 
 
-def _run(argv: list[str] | None, before_command: Callable[[], None] = lambda: None) -> int:
-    """Run a command and return its exit code; `before_command` is for a process of our own."""
+def _run(
+    argv: list[str] | None,
+    before_command: Callable[[], None] = lambda: None,
+    handle_signals: Callable[[], None] = lambda: None,
+) -> int:
+    """Run a command and return its exit code; the callables are for a process of our own.
+
+    In the end SIGINT and SIGTERM are ignored: what ends anyway must not change what it says.
+    """
     output = Output()
     try:
+        # Until now they have ended the process at once, and from here on they are errors.
+        handle_signals()
         result = cli.main(
             args=argv,
             prog_name="hashclient",
@@ -330,6 +365,7 @@ def _run(argv: list[str] | None, before_command: Callable[[], None] = lambda: No
         output.fail(code, message, App.now())
         return code
     finally:
+        ignore_signals()
         output.close()
     return int(result) if isinstance(result, int) else ExitCode.OK
 

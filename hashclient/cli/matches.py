@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from hashclient.cli.app import App, format_option, pass_app
+from hashclient.cli.completing import LISTS, MATCHES
 from hashclient.cli.options import FORMAT_HELP, output_option
 from hashclient.core.kinds import MatchState
 from hashclient.errors import ExitCode, UsageError
@@ -18,34 +21,77 @@ from hashclient.system.text import path_fields, printable
 
 if TYPE_CHECKING:
     from hashclient.core.match import Match, Step
+    from hashclient.matches.selection import Choice
     from hashclient.matches.store import Matches
+
+#: So many matches are closed by one change of the record, and one of the log.
+_AT_ONCE = 512
+
+
+def choice_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say which matches are meant."""
+    for option in (
+        click.option(
+            "--since",
+            type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]),
+            metavar="TIME",
+            help="Only matches that a scan has seen at TIME or later, in UTC.",
+        ),
+        click.option(
+            "--list",
+            "list_name",
+            metavar="LIST",
+            shell_complete=LISTS,
+            help="Only matches of entries of LIST.",
+        ),
+        click.option(
+            "--path",
+            "paths",
+            multiple=True,
+            metavar="PATH",
+            help="Only matches at PATH or below it. Can be given several times.",
+        ),
+        click.option(
+            "--state",
+            "states",
+            type=click.Choice([str(state) for state in MatchState]),
+            metavar="STATE",
+            multiple=True,
+            help="Only matches in this state: "
+            + ", ".join(MatchState)
+            + ". Can be given several times.",
+        ),
+    ):
+        function = option(function)
+    return function
 
 
 @click.group("matches", invoke_without_command=True)
-@click.option(
-    "--state",
-    "states",
-    type=click.Choice([str(state) for state in MatchState]),
-    metavar="STATE",
-    multiple=True,
-    help="Only matches in this state: " + ", ".join(MatchState) + ". Can be given several times.",
-)
+@choice_options
 @output_option()
 @format_option(*FORMATS, help=FORMAT_HELP)
 @click.pass_context
 def command(
-    ctx: click.Context, states: tuple[str, ...], output_format: str, output: Path | None
+    ctx: click.Context,
+    states: tuple[str, ...],
+    paths: tuple[str, ...],
+    list_name: str | None,
+    since: datetime | None,
+    output_format: str,
+    output: Path | None,
 ) -> ExitCode | None:
     """List what scans have found, and what became of it.
 
     Every match of a scan is remembered under an id; the same file found again is the same match.
     A match is found, then perhaps quarantined, reported, acknowledged by whom it was reported to,
-    and purged; or its entry is withdrawn by the provider, and the file restored. What was dealt
-    with by other means can be closed.
+    and purged; or its entry is withdrawn by the provider, and the file restored. It is gone when a
+    scan sees that the file is away, until one finds it again. What was dealt with by other means
+    can be closed.
 
     \b
       hashclient matches
-      hashclient matches --state found --state withdrawn
+      hashclient matches --state found --path /srv/files
+      hashclient matches --list baseline --since 2026-01-31
       hashclient matches --format html --output matches.html
       hashclient matches show 3kdz7wnq2m
     """
@@ -54,21 +100,43 @@ def command(
     from hashclient.formats.interface import Context, formatter
 
     app = ctx.ensure_object(App)
-    written = formatter(output_format, Context("matches", app.now()))
+    choice = _choice(states, paths, list_name, since)
+    about = app.session.invocation(paths)
+    written = formatter(output_format, Context("matches", app.now(), about=about))
     with open_record(app) as record:
         # All before the first is written: while it is read, no scan can write to it.
-        found = [written.outcome(m.handled()) for m in record.find([MatchState(s) for s in states])]
+        found = [written.outcome(m.handled()) for m in record.find(choice=choice)]
     with app.output.open(output, app.out) as write:
         for text in (written.begin(), *found, written.end(None)):
             if text is not None:
                 write(text)
     if not found:
-        app.say("no match is in that state" if states else "no scan has found anything yet")
+        if states and not (paths or list_name or since):
+            app.say("no match is in that state")
+        else:
+            app.say(
+                "no match is like that" if choice.where()[1] else "no scan has found anything yet"
+            )
     return ExitCode.OK
 
 
+def _choice(
+    states: Sequence[str], paths: Sequence[str], list_name: str | None, since: datetime | None
+) -> Choice:
+    from hashclient.matches.selection import Choice
+
+    # Matches are on record by their paths without links, or, of earlier versions, with them.
+    forms = {form(path): None for path in paths for form in (os.path.realpath, os.path.abspath)}
+    return Choice(
+        tuple(MatchState(state) for state in states),
+        tuple("/" + path.lstrip("/") for path in forms),
+        list_name,
+        None if since is None else since.replace(tzinfo=UTC),
+    )
+
+
 @command.command("show")
-@click.argument("match_id", metavar="ID")
+@click.argument("match_id", metavar="ID", shell_complete=MATCHES)
 @format_option("text", "json")
 @pass_app
 def show(app: App, match_id: str, output_format: str) -> ExitCode:
@@ -77,6 +145,8 @@ def show(app: App, match_id: str, output_format: str) -> ExitCode:
     \b
       hashclient matches show 3kdz7wnq2m
     """
+    from hashclient.formats.fields import plural
+
     with open_record(app) as record:
         match, story = record.get(match_id), record.story(match_id)
     if output_format == "json":
@@ -85,10 +155,12 @@ def show(app: App, match_id: str, output_format: str) -> ExitCode:
     app.out(f"match {match.id}: {match.state}")
     size = "unknown" if match.size is None else f"{match.size:,} bytes"
     place = "as far as is known" if match.in_place else "not any more"
+    if match.state is MatchState.GONE:
+        place = "no: a scan has seen that it is away"
     app.out(f"  path        {printable(match.path)}")
     if match.is_stream:
         app.out("  file        none: it came as a stream")
-        app.out(f"  seen        {match.times_seen or 1:,} times")
+        app.out(f"  seen        {plural(match.times_seen or 1, 'time')}")
     app.out(f"  size        {size}")
     app.out(f"  in place    {place}")
     app.out(f"  first seen  {match.first_seen:%Y-%m-%d %H:%M:%S} UTC")
@@ -107,45 +179,94 @@ def show(app: App, match_id: str, output_format: str) -> ExitCode:
 
 
 @command.command("close")
-@click.argument("match_ids", metavar="ID…", nargs=-1)
+@click.argument("match_ids", metavar="ID…", nargs=-1, shell_complete=MATCHES)
 @click.option("--withdrawn", is_flag=True, help="Close all that are withdrawn and in place.")
+@choice_options
+@click.option("--dry-run", is_flag=True, help="Say which would be closed, and close none.")
 @click.option("--reason", metavar="TEXT", required=True, help="Why; it goes into the audit log.")
 @format_option("text", "json")
 @pass_app
 def close(
-    app: App, match_ids: tuple[str, ...], withdrawn: bool, reason: str, output_format: str
+    app: App,
+    match_ids: tuple[str, ...],
+    withdrawn: bool,
+    states: tuple[str, ...],
+    paths: tuple[str, ...],
+    list_name: str | None,
+    since: datetime | None,
+    dry_run: bool,
+    reason: str,
+    output_format: str,
 ) -> ExitCode:
     """Say that matches have been dealt with by other means, or need nothing.
 
     They are not named as open any more; when a scan finds the file again, the match is open again.
+    Besides single ones, all can be closed that the options choose, as `hashclient matches` lists
+    them, and that are open: nothing was done about them, and they are not closed. Try it with
+    --dry-run.
 
     \b
       hashclient matches close 3kdz7wnq2m --reason 'removed by hand, ticket 4711'
       hashclient matches close --withdrawn --reason 'nothing was done to them'
+      hashclient matches close --path /srv/old --reason 'disk destroyed' --dry-run
     """
-    from hashclient.audit.log import Event
     from hashclient.cli.items import Results
+    from hashclient.formats.fields import plural
 
-    if not match_ids and not withdrawn:
-        raise UsageError("no match to close", hint="give ids, or --withdrawn")
+    choice = _choice(states, paths, list_name, since)
+    is_choosing = bool(choice.where()[1])
+    if not match_ids and not withdrawn and not is_choosing:
+        raise UsageError(
+            "no match to close", hint="give ids, or --withdrawn, --path, --list, --state or --since"
+        )
     results = Results(app, output_format)
     with open_record(app) as record:
-        chosen = [record.get(match_id) for match_id in match_ids]
+        chosen = {match_id: record.get(match_id) for match_id in match_ids}
         if withdrawn:
-            chosen += [m for m in record.find([MatchState.WITHDRAWN]) if m.in_place]
-        for match in chosen:
+            found = record.find([MatchState.WITHDRAWN])
+            chosen |= {m.id: m for m in found if m.in_place}
+        if is_choosing:
+            chosen |= {m.id: m for m in record.find(choice=choice) if _is_closable(m)}
+        for match in chosen.values():
             if not match.in_place:
                 raise UsageError(
                     f"match {match.id} is not in place: it is {match.state}",
                     hint="`hashclient quarantine restore` and `purge` end its story",
                 )
-        for match in chosen:
-            detail = {"by": app.operator(), "reason": reason}
-            event = Event("closed", {"id": match.id, **path_fields(match.path), **detail})
-            app.audit_log().append([event], durable=True)
-            record.change(match.id, MatchState.CLOSED, app.now(), detail)
-            results.put(match.id, str(MatchState.CLOSED), path=match.path, done=True)
-    return results.end("no match is withdrawn and in its place")
+        if not dry_run:
+            _close(app, record, list(chosen.values()), reason)
+        for match in chosen.values():
+            word = "would be closed" if dry_run else str(MatchState.CLOSED)
+            results.put(match.id, word, path=match.path, done=not dry_run)
+    if is_choosing and chosen:
+        verb = "would be closed" if dry_run else "closed"
+        app.say(f"{verb}: {plural(len(chosen), 'match')}")
+    return results.end(
+        "no match is withdrawn and in its place" if withdrawn else "no such match is open"
+    )
+
+
+def _is_closable(match: Match) -> bool:
+    """Tell whether a match that was not named is closed with others: it is open, and in place."""
+    return match.in_place and match.state in (
+        MatchState.FOUND,
+        MatchState.GONE,
+        MatchState.WITHDRAWN,
+    )
+
+
+def _close(app: App, record: Matches, chosen: Sequence[Match], reason: str) -> None:
+    """Close matches, some at a time: logged first, so that a kill leaves none closed unlogged."""
+    from hashclient.audit.log import Event
+
+    detail = {"by": app.operator(), "reason": reason}
+    for start in range(0, len(chosen), _AT_ONCE):
+        batch = chosen[start : start + _AT_ONCE]
+        events = [Event("closed", {"id": m.id, **path_fields(m.path), **detail}) for m in batch]
+        app.audit_log().append(events, durable=True, sign_each=True)
+        with record.batch():
+            for match in batch:
+                record.change(match.id, MatchState.CLOSED, app.now(), detail)
 
 
 def open_record(app: App) -> Matches:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -23,7 +24,10 @@ def report_options(*formats: str) -> Callable[[Callable[..., Any]], Callable[...
                 help="Add the digests that were computed to each line.",
             ),
             click.option(
-                "--all", "show_all", is_flag=True, help="Report clean inputs one by one too."
+                "--all",
+                "show_all",
+                is_flag=True,
+                help="Report clean and skipped inputs too, one by one.",
             ),
             output_option(),
             format_option(*formats, help=FORMAT_HELP),
@@ -42,3 +46,22 @@ def output_option() -> Callable[[Any], Any]:
         type=existing_path(dir_okay=False),
         help="Write the report to FILE instead of stdout.",
     )
+
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_DURATION = re.compile(r"(?P<number>[0-9]+)(?P<unit>[smhd]?)")
+
+
+class _Duration(click.ParamType[Any]):
+    """A length of time, such as `90`, `30m` or `1h`; the value is in seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        found = _DURATION.fullmatch(str(value))
+        if found is None or not int(found["number"]):
+            self.fail(f"{value!r} is no length of time, such as 90, 30m or 1h", param, ctx)
+        return float(int(found["number"]) * _UNITS[found["unit"] or "s"])
+
+
+DURATION = _Duration()

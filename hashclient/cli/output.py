@@ -6,6 +6,10 @@ with 0 yesterday. So FILE is looked for before anything else can fail, and empti
 is written into it, in the format that was asked for. `status` replaces its file in one step, since
 its readers come at any time: a status that fails replaces it, too, by one that says so.
 
+A FILE that somebody renames during a scan is opened again on SIGHUP: what was found is in the
+renamed one, which has no end; what follows is in a new FILE, which begins as any does and has the
+summary of the whole run. Formats that are one document stay in the file that was renamed.
+
 Two runs never write to one file; a lock of somebody who may only read it is no run. An input is
 never emptied: that would be its way past the lists.
 
@@ -16,6 +20,7 @@ time tells. An output or a format that config.toml names is not known while that
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +30,8 @@ from typing import TextIO
 
 import click
 
-from hashclient.errors import ExitCode, LockedError, StateError, UsageError
+from hashclient.cli.hangup import Hangup
+from hashclient.errors import ExitCode, HashclientError, LockedError, StateError, UsageError
 from hashclient.system.locks import acquire
 from hashclient.system.text import printable
 
@@ -34,10 +40,18 @@ _EMPTIED = frozenset({"scan", "lookup", "matches"})
 _REPLACED = frozenset({"status"})
 #: Of these the report has no last line that shows that all of it is there.
 _ENDLESS = frozenset({"matches"})
+#: Those that may run for so long that FILE is rotated meanwhile.
+_REOPENED = frozenset({"scan", "lookup"})
 #: The parameters that name what is read: of all commands, and of some.
 _INPUTS_OF_ALL = ("config_path", "seal_key_file")
 _INPUTS = ("paths", "sources")
 _SINGLE_INPUTS = ("files_from",)
+
+
+#: What is wrong with the place, and not with the disk: the same as when a file is opened there.
+_WRONG_PLACE = frozenset(
+    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
+)
 
 
 class OutputError(StateError):
@@ -60,6 +74,11 @@ class Output:
         self._path: Path | None = None
         self._stream: TextIO | None = None
         self._is_begun = self._is_whole = False
+        self._inputs: Sequence[str] = ()
+        self._hangup = Hangup()
+        #: What FILE begins with, once more; None where it cannot be parted.
+        self._again: Callable[[], str | None] | None = None
+        self._warn: Callable[[str, str | None], object] = lambda _message, _hint: None
 
     def prepare(
         self, context: click.Context, name: str, command: click.Command, words: Sequence[str]
@@ -96,12 +115,22 @@ class Output:
             inputs += [word for key in _SINGLE_INPUTS if (word := found.params.get(key))]
             inputs += [word for key in _INPUTS_OF_ALL if (word := context.params.get(key))]
             self._empty(path, [*inputs, *found.args])
+            if name in _REOPENED:
+                self._hangup.watch()
 
     @contextlib.contextmanager
     def open(
-        self, path: Path | None, to_stdout: Callable[[str], None]
+        self,
+        path: Path | None,
+        to_stdout: Callable[[str], None],
+        *,
+        again: Callable[[], str | None] | None = None,
+        warn: Callable[[str, str | None], object] = lambda _message, _hint: None,
     ) -> Iterator[Callable[[str], None]]:
         """Yield a function that writes a line to `path`, or else to stdout; it is whole at the end.
+
+        `again` returns what a file begins with, where one report can be in several; without it,
+        nothing is opened again. `warn` is called with what is to be known of that, and a hint.
 
         Raises:
             UsageError, LockedError: as `prepare`.
@@ -112,29 +141,84 @@ class Output:
             return
         if path != self._path or self._stream is None:
             self._empty(path, [])
-        stream = self._stream
-        assert stream is not None
+        self._again, self._warn = again, warn
 
         def write(line: str) -> None:
+            self._reopen()
             self._is_begun = True
-            try:
-                stream.write(line + "\n")
-            except OSError as error:
-                raise output_error(error, path) from error
+            self._put(line)
 
         try:
             yield write
         except BaseException:
             with contextlib.suppress(OSError):
-                stream.flush()  # what was found before the error
+                self._opened_stream().flush()  # what was found before the error
             raise
+        self._finish()
+        self._is_whole = True
+
+    def reopen_if_asked(self) -> None:
+        """Open FILE again, if that was asked for; called now and then while nothing is written."""
+        if self._hangup.is_asked:
+            try:
+                self._reopen()
+            except OutputError:
+                self._hangup.is_asked = True  # the next line fails for it
+
+    def _reopen(self) -> None:
+        """Open FILE again, if that was asked for and it is not the file that is written to.
+
+        Raises:
+            OutputError: the file that was renamed cannot be finished.
+        """
+        path = self._path
+        if not self._hangup.is_asked or path is None or self._stream is None:
+            return
+        self._hangup.is_asked = False
+        status = os.fstat(self._stream.fileno())
+        with contextlib.suppress(OSError):
+            if os.path.samestat(path.stat(), status):
+                return
+        if not stat.S_ISREG(status.st_mode):
+            return
+        if self._again is None:
+            why = f"{self._format} is one document"
+            self._warn(f"the output was not opened again: {why}", "it is in the file as renamed")
+            return
+        self._finish()
+        try:
+            fd = _emptied(path, self._inputs)
+        except (UsageError, LockedError) as error:
+            self._warn(f"the output was not opened again: {error.message}", None)
+            return
+        self._close_stream()
+        self._stream = _text_stream(fd)
+        if self._is_begun and (header := self._again()) is not None:
+            self._put(header)
+
+    def _put(self, line: str) -> None:
+        try:
+            self._opened_stream().write(line + "\n")
+        except OSError as error:
+            raise output_error(error, self._path) from error
+
+    def _finish(self) -> None:
+        """Make sure that what was written has come to FILE.
+
+        Raises:
+            OutputError: it has not.
+        """
+        stream = self._opened_stream()
         try:
             stream.flush()
             # A file system of the network may say only when a file is closed that it has no room.
             os.close(os.dup(stream.fileno()))
         except OSError as error:
-            raise output_error(error, path) from error
-        self._is_whole = True
+            raise output_error(error, self._path) from error
+
+    def _opened_stream(self) -> TextIO:
+        assert self._stream is not None, "it is open while a report is written"
+        return self._stream
 
     def fail(self, code: ExitCode, message: str, now: datetime) -> None:
         """Let FILE say that the command failed, unless it holds a report, or the part of one.
@@ -143,39 +227,27 @@ class Output:
         """
         if self._path is None or self._is_whole:
             return
-        with contextlib.suppress(OSError, StateError):
+        with contextlib.suppress(OSError, HashclientError):
             if self._command in _REPLACED:
                 replace(self._path, _failed_status(self._format, code, message))
             elif not self._is_begun or self._command in _ENDLESS:
                 self._write_failure(_failed_report(self._command, self._format, code, message, now))
 
     def close(self) -> None:
-        """Close FILE."""
+        """Close FILE; signals mean what they meant before."""
+        self._hangup.end()
+        self._close_stream()
+
+    def _close_stream(self) -> None:
         if self._stream is not None:
             with contextlib.suppress(OSError):
                 self._stream.close()
             self._stream = None
 
     def _empty(self, path: Path, inputs: Sequence[str]) -> None:
-        self.close()
-        try:
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        except (OSError, ValueError) as error:
-            raise _cannot_open(path, error) from error
-        try:
-            status = os.fstat(fd)
-            if stat.S_ISREG(status.st_mode):
-                _refuse_inputs(path, status, inputs)
-                _lock(fd, path)
-                os.ftruncate(fd, 0)
-            self._stream = _text_stream(fd)
-        except OSError as error:
-            os.close(fd)
-            raise _cannot_open(path, error) from error
-        except BaseException:
-            os.close(fd)
-            raise
-        self._path, self._is_begun = path, False
+        self._close_stream()
+        self._stream = _text_stream(_emptied(path, inputs))
+        self._path, self._inputs, self._is_begun = path, inputs, False
 
     def _write_failure(self, text: str) -> None:
         """Write `text` in the place of all that was written so far; a pipe keeps what it has."""
@@ -188,7 +260,7 @@ class Output:
             # What the stream still holds goes nowhere.
             with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - a device, not a path of ours
                 os.dup2(nowhere.fileno(), stream.fileno())
-            self.close()
+            self._close_stream()
             os.ftruncate(kept, 0)
             os.lseek(kept, 0, os.SEEK_SET)
             stream = self._stream = _text_stream(kept)
@@ -200,6 +272,7 @@ def replace(path: Path, text: str) -> None:
     """Replace `path` by `text` in one step; the umask decides who can read it.
 
     Raises:
+        UsageError: nothing may be written there, or there is no such directory.
         OutputError: it cannot be written; `path` is as it was.
     """
     from hashclient.system.files import write_atomic
@@ -209,7 +282,36 @@ def replace(path: Path, text: str) -> None:
     try:
         write_atomic(path, text.encode(errors="backslashreplace"), mode=0o666 & ~mask)
     except StateError as error:
+        cause = error.__cause__
+        if isinstance(cause, OSError) and cause.errno in _WRONG_PLACE:
+            raise _cannot_open(path, cause) from error
         raise OutputError(error.message, hint="choose another --output") from error
+
+
+def _emptied(path: Path, inputs: Sequence[str]) -> int:
+    """Open a file, or what else is there, to write to it, and empty it; return its descriptor.
+
+    Raises:
+        UsageError: it cannot be opened, or is one of `inputs`.
+        LockedError: another run is writing to it.
+    """
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except (OSError, ValueError) as error:
+        raise _cannot_open(path, error) from error
+    try:
+        status = os.fstat(fd)
+        if stat.S_ISREG(status.st_mode):
+            _refuse_inputs(path, status, inputs)
+            _lock(fd, path)
+            os.ftruncate(fd, 0)
+    except OSError as error:
+        os.close(fd)
+        raise _cannot_open(path, error) from error
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 def _text_stream(fd: int) -> TextIO:

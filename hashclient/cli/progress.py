@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from hashclient.cli.app import App
+from hashclient.system.text import counted, printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from hashclient.core.verdict import Summary
     from hashclient.fetch.build import Progress as FetchProgress
     from hashclient.scan.engine import Progress as ScanProgress
 
 #: Seconds between two pictures of a scan.
 INTERVAL_S = 0.1
+#: From when on the time that is left can be told: not from the first few files.
+MIN_SHARE = 0.01
+MIN_ELAPSED_S = 2.0
 
 
 @contextlib.contextmanager
@@ -46,44 +53,109 @@ def fetch_progress(app: App) -> Iterator[FetchProgress]:
 
 
 @contextlib.contextmanager
-def scan_progress(app: App, progress: ScanProgress) -> Iterator[Callable[[], None]]:
-    """Yield a function that draws how far a scan has come, or does nothing."""
+def scan_progress(
+    app: App, progress: ScanProgress, total: Callable[[], int | None] = lambda: None
+) -> Iterator[Callable[[], None]]:
+    """Yield a function that draws how far a scan has come, or does nothing.
+
+    `total` is how many inputs there are in all, None while that is not known.
+    """
     if not app.progress_wanted():
         yield lambda: None
         return
     import time
 
+    started = last = time.monotonic()
+    most = 0
+    large = _LargeFiles(progress.reading)
+    with _screen(app) as draw:
+
+        def show() -> None:
+            nonlocal last, most
+            now = time.monotonic()
+            if now - last < INTERVAL_S:
+                return
+            last = now
+            # What is read a second time, since it has changed, was told before: never go back.
+            most = max(most, progress.summary.bytes_read + progress.bytes_ahead)
+            large.look(now)
+            draw(_scan_line(progress.summary, most, now - started, total(), large))
+
+        yield show
+
+
+class _LargeFiles:
+    """The large files that are being read: how far the one is that takes the longest."""
+
+    def __init__(self, reading: Mapping[str, int]) -> None:
+        """`reading` is how many bytes of each were read so far; it changes."""
+        self._reading = reading
+        #: When each was first seen, how much of it was read by then, and its size if that is known.
+        self._seen: dict[str, tuple[float, int, int]] = {}
+        #: The one that takes the longest, with its share if that is known.
+        self.shown = ""
+        #: Seconds until all of them have been read, as far as that can be told.
+        self.left_s = 0.0
+
+    def look(self, now: float) -> None:
+        """Find out how far they are, at the time `now`."""
+        self._seen = {path: seen for path, seen in self._seen.items() if path in self._reading}
+        self.shown, self.left_s = "", 0.0
+        for path, done in self._reading.items():
+            if path not in self._seen:
+                self._seen[path] = (now, done, _size_of(path))
+            since, before, size = self._seen[path]
+            left_s, share = 0.0, ""
+            if size:
+                share = f" {math.floor(100 * min(1.0, done / size))} %"
+                if done > before:
+                    left_s = max(0, size - done) * (now - since) / (done - before)
+            if not self.shown or left_s > self.left_s:
+                self.shown, self.left_s = f"{printable(path)}{share}", left_s
+
+
+def _size_of(path: str) -> int:
+    """Return the size of a file of which something was just read; 0 if it is not known."""
+    try:
+        return os.stat(path).st_size  # noqa: PTH116 - a path may be any bytes
+    except (OSError, ValueError):  # a stream has a name, and is no file
+        return 0
+
+
+def _scan_line(
+    summary: Summary, read: int, elapsed_s: float, total: int | None, large: _LargeFiles
+) -> RenderableType:
+    """Return the picture of a scan that has `read` so many bytes of so many inputs in `total`."""
     from rich.text import Text
 
     from hashclient.core.kinds import Kind
     from hashclient.formats.text import human_bytes
 
-    started = last = time.monotonic()
-    summary = progress.summary
-    with _screen(app) as draw:
+    matches = summary.counts[Kind.MATCH]
+    shown = Text(no_wrap=True, overflow="ellipsis")
+    if total:
+        # Files come and go: what is found beyond the count is no more than all.
+        share = min(1.0, summary.inputs / total)
+        shown.append(f"{math.floor(100 * share)} %, ")
+        if MIN_SHARE <= share < 1 and elapsed_s >= MIN_ELAPSED_S:
+            # By the number of files; the last of them may be large ones.
+            left_s = max(elapsed_s / share - elapsed_s, large.left_s)
+            shown.append(f"{human_time(left_s)} left, ")
+    shown.append(f"{counted(summary.inputs, 'file')}, ")
+    shown.append(f"{matches:,} match", "bold red" if matches else "")
+    speed = human_bytes(read / elapsed_s)
+    shown.append(f", {summary.counts[Kind.UNREAD]:,} unread, {human_bytes(read)} ({speed}/s)")
+    if large.shown:
+        shown.append(f"  {large.shown}")
+    return shown
 
-        def show() -> None:
-            nonlocal last
-            now = time.monotonic()
-            if now - last < INTERVAL_S:
-                return
-            last = now
-            elapsed = now - started
-            read = summary.bytes_read + progress.bytes_ahead
-            line = Text.assemble(
-                f"{summary.inputs:,} files, ",
-                (
-                    f"{summary.counts[Kind.MATCH]:,} match",
-                    "bold red" if summary.counts[Kind.MATCH] else "",
-                ),
-                f", {summary.counts[Kind.UNREAD]:,} unread, {human_bytes(read)}",
-                f"  ({summary.inputs / elapsed:,.0f} files/s, {human_bytes(read / elapsed)}/s)",
-                no_wrap=True,
-                overflow="ellipsis",
-            )
-            draw(line)
 
-        yield show
+def human_time(seconds: float) -> str:
+    """Return a time that is left, in the largest unit that gives two or more of it."""
+    for unit, length_s in (("days", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length_s:
+            return f"{seconds / length_s:,.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from hashclient.cli.app import App, Terminated, existing_path, format_option, pass_app
+from hashclient.cli.completing import LISTS_OF_REPOSITORY, ROLES
 from hashclient.cli.importing import make_reading, open_files, reading_options, say_remarks
 from hashclient.cli.providerview import show_change, warn_doubles
 from hashclient.errors import ExitCode, UsageError
@@ -40,7 +41,14 @@ def command() -> None:
 
 
 _repo = click.argument("directory", metavar="REPO", type=existing_path(file_okay=False))
-_list = click.option("--list", "list_name", metavar="NAME", required=True, help="The list.")
+_list = click.option(
+    "--list",
+    "list_name",
+    metavar="NAME",
+    required=True,
+    shell_complete=LISTS_OF_REPOSITORY,
+    help="The list.",
+)
 
 
 def _key_options(whose: str) -> Callable[[_Decorated], _Decorated]:
@@ -295,7 +303,7 @@ def consolidate(
 
 @command.command("rotate")
 @_repo
-@click.argument("role")
+@click.argument("role", shell_complete=ROLES)
 @click.option(
     "--keys", type=click.IntRange(1, 16), metavar="N", help="New keys. [default: as many]"
 )

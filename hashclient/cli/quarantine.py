@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hashclient.cli.app import App, existing_path, format_option, pass_app
+from hashclient.cli.completing import MATCHES
 from hashclient.cli.items import Results
 from hashclient.cli.matches import open_record
-from hashclient.cli.quarantine_show import keygen, list_items, open_quarantine, show, verify
+from hashclient.cli.quarantine_keys import add_recipient, keygen
+from hashclient.cli.quarantine_show import list_items, open_quarantine, show, verify
 from hashclient.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from hashclient.matches.store import Matches
     from hashclient.quarantine.vault import Item, Quarantine
 
-_ids = click.argument("match_ids", metavar="ID…", nargs=-1)
+_ids = click.argument("match_ids", metavar="ID…", nargs=-1, shell_complete=MATCHES)
 
 
 def _not_blank(_ctx: click.Context, _param: click.Parameter, reason: str) -> str:
@@ -81,6 +83,7 @@ def add(
     if not match_ids and not take_all:
         raise UsageError("no match to take", hint="give ids, or --all")
     from hashclient.cli.progress import bytes_progress
+    from hashclient.core.match import SETTLED
 
     with open_record(app) as record, bytes_progress(app, "sealed") as on_bytes:
         quarantine = open_quarantine(app, on_bytes)
@@ -89,7 +92,11 @@ def add(
             # Also where an act was killed after the record had it that the file is gone.
             sealed = quarantine.unfinished()
             open_ones = (
-                m.id for m in record.find() if not m.ended and (m.in_place or m.id in sealed)
+                m.id
+                for m in record.find()
+                if not m.is_stream
+                # What is away already needs only to be noted as such, even if it was withdrawn.
+                if (not m.ended if m.in_place else m.id in sealed and m.state not in SETTLED)
             )
             chosen += [match_id for match_id in open_ones if match_id not in match_ids]
         results = Results(app, output_format, chosen)
@@ -179,6 +186,77 @@ def restore(
                 attention = bool(without)
                 results.put(match_id, detail, path=restored.path, done=True, attention=attention)
     return results.end("nothing in quarantine is withdrawn")
+
+
+@command.command("reseal")
+@_ids
+@click.option("--all", "reseal_all", is_flag=True, help="All that is in quarantine.")
+@click.option(
+    "--identity",
+    "identity_files",
+    type=existing_path(dir_okay=False),
+    metavar="FILE",
+    multiple=True,
+    required=True,
+    help="A secret key that opens it now; repeatable.",
+)
+@click.option(
+    "--recipient",
+    "recipients",
+    metavar="KEY",
+    multiple=True,
+    help="Seal it to this public key; repeatable. [default: those in config.toml]",
+)
+@_reason(default="sealed to other recipients")
+@format_option("text", "json")
+@pass_app
+def reseal(
+    app: App,
+    match_ids: tuple[str, ...],
+    reseal_all: bool,
+    identity_files: tuple[Path, ...],
+    recipients: tuple[str, ...],
+    reason: str,
+    output_format: str,
+) -> ExitCode:
+    """Seal what is there again, for other officers.
+
+    What was sealed before the recipients in config.toml were changed can be opened by the old ones
+    alone. With an old key it is opened in memory, proven, and sealed to the new ones, and to nobody
+    else. What is sealed to exactly these already is left alone. The files stay in quarantine.
+
+    \b
+      hashclient quarantine reseal --all --identity old-officer.key
+      hashclient quarantine reseal 3kdz7wnq2m --identity officer.key \\
+          --recipient age1… --recipient age1… --reason 'for the police'
+
+    Exit codes: 0 all are sealed to these, 5 the key does not open one.
+    """
+    from hashclient.cli.progress import bytes_progress
+    from hashclient.quarantine.vault import item_ids, load_identities
+
+    if bool(match_ids) == reseal_all:
+        raise UsageError("nothing to seal again", hint="give ids, or --all")
+    identities = [key for file in identity_files for key in load_identities(file)]
+    chosen = list(match_ids) or item_ids(app.settings.layout.quarantine)
+    wanted = recipients or app.settings.config.quarantine.recipients
+    results = Results(app, output_format, match_ids)
+    with open_record(app) as record, bytes_progress(app, "sealed") as on_bytes:
+        quarantine = open_quarantine(app, on_bytes)
+        for match_id in chosen:
+            with results.item(match_id):
+                resealed = quarantine.reseal(match_id, identities, wanted, record, reason=reason)
+                item = resealed.item
+                detail = "sealed again" if resealed.done else "sealed to these already"
+                results.put(
+                    match_id,
+                    f"{detail}: {len(item.recipients)} recipient"
+                    + ("s" if len(item.recipients) != 1 else ""),
+                    path=item.file,
+                    done=True,
+                    recipients=list(item.recipients),
+                )
+    return results.end("nothing is in quarantine")
 
 
 @command.command("purge")
@@ -323,5 +401,5 @@ def _mark(
     return results.end("")
 
 
-for _command in (list_items, show, verify, keygen):
+for _command in (list_items, show, verify, keygen, add_recipient):
     command.add_command(_command)

@@ -1,15 +1,15 @@
-"""`hashclient quarantine`: the commands that change nothing in it, and making keys."""
+"""`hashclient quarantine`: the commands that change nothing in it."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from hashclient.cli.app import App, existing_path, format_option, pass_app
+from hashclient.cli.app import App, format_option, pass_app
+from hashclient.cli.completing import MATCHES
 from hashclient.cli.items import Results
 from hashclient.cli.matches import open_record
 from hashclient.errors import ExitCode
@@ -53,7 +53,7 @@ def list_items(app: App, output_format: str) -> ExitCode:
 
 
 @click.command("show")
-@click.argument("match_id", metavar="ID")
+@click.argument("match_id", metavar="ID", shell_complete=MATCHES)
 @format_option("text", "json")
 @pass_app
 def show(app: App, match_id: str, output_format: str) -> ExitCode:
@@ -117,43 +117,6 @@ def verify(app: App, output_format: str) -> ExitCode:
                 results.count(ExitCode.STATE)
             results.put(found.name, found.detail, done=found.ok, attention=found.attention)
     return results.end("nothing is in quarantine")
-
-
-@click.command("keygen")
-@click.option(
-    "--output",
-    type=existing_path(dir_okay=False),
-    metavar="FILE",
-    required=True,
-    help="Where to write the secret key; it must not exist.",
-)
-@format_option("text", "json")
-@pass_app
-def keygen(app: App, output: Path, output_format: str) -> ExitCode:
-    """Make a pair of keys; the secret one goes into a file.
-
-    Best done on the machine of the officer who may open what is quarantined. The secret key
-    is written as age-keygen writes it, and can be used with the age tool. What is printed goes
-    into config.toml of the machines that quarantine.
-
-    \b
-      hashclient quarantine keygen --output officer.key
-      hashclient quarantine keygen --output officer.key >> config.toml
-    """
-    from hashclient.quarantine.vault import write_identity
-
-    public = write_identity(output, app.now())
-    config = f'[quarantine]\nrecipients = ["{public}"]'
-    if output_format == "json":
-        app.out(json.dumps({"public_key": public, "identity_file": str(output), "config": config}))
-    else:
-        app.out(config)
-    app.say(
-        f"the secret key is in {printable(output)}: keep it on the officer's machine, and a copy in"
-        " a safe\nhint: a machine that quarantines must not have it; the lines above go into"
-        " config.toml there"
-    )
-    return ExitCode.OK
 
 
 def _document(item: Item, quarantine: Quarantine, record: Matches) -> dict[str, Any]:

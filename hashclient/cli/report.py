@@ -5,15 +5,22 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from hashclient.cli.app import App, existing_path, format_option, pass_app
+from hashclient.cli.completing import MATCHES, REPORTS
 from hashclient.cli.matches import open_record
-from hashclient.cli.reportview import count_of, note_of, report_document, show_report
+from hashclient.cli.reportview import (
+    count_of,
+    note_of,
+    report_document,
+    show_report,
+    tell_all,
+)
 from hashclient.errors import ExitCode, HashclientError, LockedError, StateError, UsageError
 from hashclient.system.text import printable
 
@@ -35,13 +42,13 @@ def command() -> None:
 
     \b
       hashclient report prepare 3kdz7wnq2m 7rwtb2c9xh
-      hashclient report submit --all          safe under cron
+      hashclient report submit --all
       hashclient report status
     """
 
 
 @command.command("prepare")
-@click.argument("match_ids", metavar="ID…", nargs=-1)
+@click.argument("match_ids", metavar="ID…", nargs=-1, shell_complete=MATCHES)
 @click.option(
     "--all", "all_matches", is_flag=True, help="All that stand and are in no report there yet."
 )
@@ -98,8 +105,11 @@ def prepare(
 
 
 @command.command("submit")
-@click.argument("report_ids", metavar="REPORT…", nargs=-1)
-@click.option("--all", "all_reports", is_flag=True, help="All that are due, and no others.")
+@click.argument("report_ids", metavar="REPORT…", nargs=-1, shell_complete=REPORTS)
+@click.option("--all", "all_reports", is_flag=True, help="All that wait, now.")
+@click.option(
+    "--due", "due_reports", is_flag=True, help="All that wait and are due; for cron and timers."
+)
 @click.option(
     "--identity",
     "identity_paths",
@@ -111,43 +121,62 @@ def prepare(
 @click.option(
     "--anew", is_flag=True, help="Begin anew at the service: you made sure that it has nothing."
 )
+@click.option(
+    "--allow-closed",
+    is_flag=True,
+    help="Hand a package over although its recipient cannot open the evidence.",
+)
 @format_option("text", "json")
 @pass_app
 def submit(
     app: App,
     report_ids: tuple[str, ...],
     all_reports: bool,
+    due_reports: bool,
     identity_paths: tuple[Path, ...],
     anew: bool,
+    allow_closed: bool,
     output_format: str,
 ) -> ExitCode:
     """Send reports.
 
-    With --all, those that are due: new ones at once, those that failed after a while, which grows
-    from 5 minutes to a day. Nothing is said and the exit code is 0 where nothing is due. A report
-    that is named is sent now. What was interrupted is taken up where it was.
+    A report that is named is sent now; with --all, every report that waits is, also one that has
+    just failed. With --due, those that are due: new ones at once, those that failed after a while,
+    which grows from 5 minutes to a day. Nothing is said and the exit code is 0 where nothing is
+    due. What was interrupted is taken up where it was.
 
     \b
       hashclient report submit r-3kdz7wnq2m
       hashclient report submit --all
       hashclient report submit --all --identity /media/officer/key.txt
+      hashclient report submit --due          for cron
     """
-    if bool(report_ids) == all_reports:
-        raise UsageError("say which reports: their ids, or --all")
-    if anew and all_reports:
-        raise UsageError("--anew is for one report at a time: name it")
-    failures = _prepare_wanted(app) if all_reports else []
-    with _sender(app, identity_paths) as sender:
-        attempts = _due(sender) if all_reports else _one_by_one(sender, report_ids, anew)
-        return _tell(app, itertools.chain(failures, attempts), output_format)
+    if [bool(report_ids), all_reports, due_reports].count(True) != 1:
+        raise UsageError("say which reports: their ids, --all or --due")
+    if not report_ids and (anew or allow_closed):
+        option = "--anew" if anew else "--allow-closed"
+        raise UsageError(f"{option} is for one report at a time: name it")
+    failures = [] if report_ids else _prepare_wanted(app)
+    with _sender(app, identity_paths, allow_closed=allow_closed) as sender:
+        if report_ids:
+            attempts = _one_by_one(sender, report_ids, anew)
+        else:
+            attempts = _one_after_another(
+                sender.send_due() if due_reports else sender.send_waiting()
+            )
+        nothing = "no report waits" if all_reports else ""
+        return tell_all(app, itertools.chain(failures, attempts), output_format, nothing)
 
 
 @command.command("status")
-@click.argument("report_id", metavar="[REPORT]", required=False)
+@click.argument("report_id", metavar="[REPORT]", required=False, shell_complete=REPORTS)
 @format_option("text", "json")
 @pass_app
 def status(app: App, report_id: str | None, output_format: str) -> ExitCode:
     """Show all reports and how far they have come, or one with its history.
+
+    Of one that failed: why, and when it is tried next; of one that is or was retracted: by whom,
+    and why.
 
     \b
       hashclient report status
@@ -170,14 +199,14 @@ def status(app: App, report_id: str | None, output_format: str) -> ExitCode:
         return code
     for report in reports:
         line = f"{report.id}  {report.state:<13} {report.destination}  {count_of(report)}"
-        app.out(f"{line}  {note_of(report)}".rstrip())
+        app.out(f"{line}  {note_of(report, app.now())}".rstrip())
     if not reports and code is ExitCode.OK:
         app.say("no reports yet")
     return code
 
 
 @command.command("acknowledge")
-@click.argument("report_id", metavar="REPORT")
+@click.argument("report_id", metavar="REPORT", shell_complete=REPORTS)
 @click.option(
     "--reference", metavar="TEXT", required=True, help="What the recipient calls it: a case number."
 )
@@ -201,7 +230,7 @@ def acknowledge(app: App, report_id: str, reference: str, output_format: str) ->
 
 
 @command.command("retract")
-@click.argument("report_id", metavar="REPORT")
+@click.argument("report_id", metavar="REPORT", shell_complete=REPORTS)
 @click.option("--reason", metavar="TEXT", required=True, help="Why; it goes into the audit log.")
 @format_option("text", "json")
 @pass_app
@@ -216,7 +245,7 @@ def retract(app: App, report_id: str, reason: str, output_format: str) -> ExitCo
       hashclient report retract r-3kdz7wnq2m --reason 'entry withdrawn'
     """
     with _sender(app, ()) as sender:
-        return _tell(app, [sender.retract(report_id, reason=reason)], output_format)
+        return tell_all(app, [sender.retract(report_id, reason=reason)], output_format)
 
 
 @command.command("verify")
@@ -276,14 +305,22 @@ def _outbox(app: App) -> Outbox:
 
 
 @contextlib.contextmanager
-def _sender(app: App, identity_paths: tuple[Path, ...]) -> Iterator[Sender]:
+def _sender(
+    app: App, identity_paths: tuple[Path, ...], *, allow_closed: bool = False
+) -> Iterator[Sender]:
     from hashclient.cli.progress import bytes_progress
     from hashclient.quarantine.age import load_identities
     from hashclient.reporting.submit import Sender
 
     identities = [key for path in identity_paths for key in load_identities(path)]
     with open_record(app) as record, bytes_progress(app, "sent") as on_bytes:
-        yield Sender(_outbox(app), record, identities=identities, on_bytes=on_bytes)
+        yield Sender(
+            _outbox(app),
+            record,
+            identities=identities,
+            on_bytes=on_bytes,
+            allow_closed=allow_closed,
+        )
 
 
 def _unreported(outbox: Outbox, record: Matches, destination: str | None) -> list[Match]:
@@ -301,10 +338,10 @@ def _prepare_wanted(app: App) -> list[HashclientError]:
     return [error for error in prepare_wanted(app.session) if isinstance(error, HashclientError)]
 
 
-def _due(sender: Sender) -> Iterator[Sent | HashclientError]:
-    """Send what is due; what was sent is told of also where something else fails in the end."""
+def _one_after_another(attempts: Iterator[Sent]) -> Iterator[Sent | HashclientError]:
+    """Yield attempts; what was sent is told of also where something else fails in the end."""
     try:
-        yield from sender.send_due()
+        yield from attempts
     except LockedError:
         raise
     except HashclientError as error:
@@ -324,29 +361,3 @@ def _one_by_one(
             if len(report_ids) == 1 and isinstance(error, UsageError):
                 raise
             yield error
-
-
-def _tell(app: App, attempts: Iterable[Sent | HashclientError], output_format: str) -> ExitCode:
-    """Tell what becomes of attempts while they are made; return the worst exit code."""
-    code = ExitCode.OK
-    documents = []
-    for sent in attempts:
-        if isinstance(sent, HashclientError):
-            code = max(code, sent.exit_code)
-            app.warn(sent.message, sent.hint)
-            continue
-        report = sent.report
-        documents.append(
-            {**report_document(report), "detail": sent.detail, "notes": list(sent.notes)}
-        )
-        if sent.error is not None:
-            code = max(code, sent.error.exit_code)
-            app.warn(f"report {report.id}: {sent.error.message}", sent.error.hint)
-        elif output_format == "text":
-            app.out(f"{report.id}  {printable(sent.detail)}")
-        for note in sent.notes:
-            code = max(code, ExitCode.INCOMPLETE)
-            app.warn(f"report {report.id}: {note}")
-    if output_format == "json":
-        app.out(json.dumps({"reports": documents}))
-    return code

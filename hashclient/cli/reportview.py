@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from hashclient.cli.app import App
+from hashclient.errors import ExitCode, HashclientError
 from hashclient.system.text import printable
 
 if TYPE_CHECKING:
-    from hashclient.reporting.report import Report
+    from hashclient.reporting.report import Report, Sent
+
+#: How times are shown, to the second; they are in UTC.
+_TIME = "%Y-%m-%d %H:%M:%S"
 
 
 def show_report(app: App, report: Report, output_format: str) -> None:
@@ -17,7 +23,7 @@ def show_report(app: App, report: Report, output_format: str) -> None:
     if output_format == "json":
         app.out(json.dumps(report_document(report)))
         return
-    remote = report.remote
+    remote, problem = report.remote, report.problem
     rows = {
         "to": report.destination,
         "created": f"{report.created:%Y-%m-%d %H:%M:%S} UTC, by {report.by}",
@@ -27,9 +33,13 @@ def show_report(app: App, report: Report, output_format: str) -> None:
         "reference": report.reference or "",
         "at service": remote.report_id or "",
         "in doubt": f"whether {remote.in_doubt} was carried out" if remote.in_doubt else "",
-        "next attempt": _next(report),
-        "problem": report.problem.message if report.problem else "",
-        "hint": (report.problem.hint if report.problem else None) or "",
+        "retraction": _retraction(report, f"{_TIME} UTC"),
+        "attempts": f"{report.attempts} failed, the last {problem.time:{_TIME}} UTC"
+        if problem
+        else "",
+        "next attempt": _next(report, app.now()),
+        "problem": problem.message if problem else "",
+        "hint": (problem.hint if problem else None) or "",
         "requests": " ".join(request.id for request in remote.requests[-3:]),
     }
     app.out(f"report {report.id}: {report.state}")
@@ -56,16 +66,68 @@ def count_of(report: Report) -> str:
     return f"{len(report.matches)} match{'es' if len(report.matches) != 1 else ''}"
 
 
-def _next(report: Report) -> str:
-    if not report.is_open:
+def _next(report: Report, now: datetime) -> str:
+    """Say when a report is tried again without being asked for."""
+    if not report.is_open and not report.is_retracting:
         return ""
     if report.next_attempt is None:
         return "as soon as asked"
+    if report.is_due(now):
+        return "is due"
     return f"{report.next_attempt:%Y-%m-%d %H:%M} UTC"
 
 
-def note_of(report: Report) -> str:
-    """Say in one line what a report waits for, or how its recipient calls it."""
-    if report.problem is not None and report.is_open:
-        return f"next {_next(report)}: {printable(report.problem.message)}"
-    return printable(report.reference or "")
+def _retraction(report: Report, form: str = "") -> str:
+    """Say who wants or wanted a report taken back, and why; when, too, in the form `form`."""
+    decision = report.retraction
+    if decision is None:
+        return ""
+    time = f", {decision.time:{form}}" if form else ""
+    return f"by {decision.by}{time}: {decision.reason}"
+
+
+def note_of(report: Report, now: datetime) -> str:
+    """Say in one line what a report waits for, how its recipient calls it, or why it is none."""
+    notes = []
+    if report.retraction is not None:
+        being = "being retracted " if report.is_retracting else ""
+        notes.append(being + _retraction(report))
+    elif report.reference is not None:
+        notes.append(report.reference)
+    if report.problem is not None and (report.is_open or report.is_retracting):
+        notes.append(f"next {_next(report, now)}: {report.problem.message}")
+    return printable("; ".join(notes))
+
+
+def tell_all(
+    app: App, attempts: Iterable[Sent | HashclientError], output_format: str, nothing: str = ""
+) -> ExitCode:
+    """Tell what becomes of attempts while they are made; return the worst exit code.
+
+    Where there are none, say `nothing`.
+    """
+    code = ExitCode.OK
+    documents = []
+    for sent in attempts:
+        nothing = ""
+        if isinstance(sent, HashclientError):
+            code = max(code, sent.exit_code)
+            app.warn(sent.message, sent.hint)
+            continue
+        report = sent.report
+        documents.append(
+            {**report_document(report), "detail": sent.detail, "notes": list(sent.notes)}
+        )
+        if sent.error is not None:
+            code = max(code, sent.error.exit_code)
+            app.warn(f"report {report.id}: {sent.error.message}", sent.error.hint)
+        elif output_format == "text":
+            app.out(f"{report.id}  {printable(sent.detail)}")
+        for note in sent.notes:
+            code = max(code, ExitCode.INCOMPLETE)
+            app.warn(f"report {report.id}: {note}")
+    if output_format == "json":
+        app.out(json.dumps({"reports": documents}))
+    elif nothing:
+        app.say(nothing)
+    return code

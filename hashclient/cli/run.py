@@ -7,7 +7,7 @@ summary comes last and says so.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,11 +16,13 @@ from hashclient.cli.output import OutputError
 from hashclient.cli.signals import Signals
 from hashclient.core.kinds import Kind, MatchState
 from hashclient.errors import ExitCode, HashclientError
+from hashclient.formats.fields import counts_text, plural
 from hashclient.scan.pipeline import FrontEnd, Observer, Run
 from hashclient.system.process import exit_code_at_bad_pages
 from hashclient.system.text import printable
 
 if TYPE_CHECKING:
+    from hashclient.cli.sorter import Sorter
     from hashclient.core.model import Handled
     from hashclient.index.open_lists import OpenLists
     from hashclient.reporting.report import Report as Prepared
@@ -30,6 +32,11 @@ STOPS: Mapping[type[BaseException], ExitCode] = {
     KeyboardInterrupt: ExitCode.INTERRUPTED,
     Terminated: ExitCode.TERMINATED,
 }
+
+#: What is counted, and listed with --all only.
+_COUNTED = frozenset({Kind.CLEAN, Kind.SKIPPED})
+#: Of the words that a line begins with, on a terminal: bold red, and yellow.
+_COLOURS = {Kind.MATCH: "1;31", Kind.CONFLICT: "33", Kind.UNREAD: "33"}
 
 
 def load_lists(app: App) -> OpenLists:
@@ -63,14 +70,27 @@ class Report(Observer):
         *,
         show_digests: bool,
         show_all: bool,
+        paths: Sequence[str] = (),
+        sort: bool = False,
     ) -> None:
-        """Write to the file `output`, or to stdout."""
-        from hashclient.formats.interface import Context, formatter
+        """Write to the file `output`, or to stdout.
 
+        `paths` are those that the command was given. With `sort`, outcomes come by path.
+        """
+        from hashclient.formats.interface import DOCUMENTS, Context, formatter
+
+        about = app.session.invocation(paths)
         self._app = app
         self._output = output
         self._is_text = output_format == "text"
-        self._written = formatter(output_format, Context(command, app.now(), show_digests))
+        self._has_colour = self._is_text and output is None and app.has_colour()
+        self._written = formatter(output_format, Context(command, app.now(), show_digests, about))
+        self._sorter: Sorter | None = None
+        if sort:
+            from hashclient.cli.sorter import Sorter  # brings SQLite
+
+            self._sorter = Sorter(keep_digests=show_digests)
+        self._again = None if output_format in DOCUMENTS else self._written.begin
         self._show_all = show_all
         self._signals = Signals()
         #: What a run has to know of its front end.
@@ -97,7 +117,9 @@ class Report(Observer):
         failure: HashclientError | None = None
         with exit_code_at_bad_pages(found), self._signals:
             try:
-                with self._app.output.open(self._output, self._app.out) as self._write:
+                with self._app.output.open(
+                    self._output, self._app.out, again=self._again, warn=self._app.warn
+                ) as self._write:
                     failure = self._tell_all(run)
             except OutputError as error:
                 # Nobody can be told but through the exit code; what was found still is logged.
@@ -135,19 +157,39 @@ class Report(Observer):
         record = handled.record
         if record is not None and record.state is MatchState.FOUND and not handled.acted:
             self._is_open = True
-        if self._show_all or handled.outcome.kind is not Kind.CLEAN:
-            self._put(self._written.outcome(handled))
+        if not self._show_all and handled.outcome.kind in _COUNTED:
+            return
+        if self._sorter is not None:
+            self._sorter.add(handled)
+        else:
+            self._put(self._written.outcome(handled), handled.outcome.kind)
 
-    def _put(self, text: str | None) -> None:
+    def _put_sorted(self) -> None:
+        """Write what was kept back, by path; only once."""
+        sorter, self._sorter = self._sorter, None
+        if sorter is not None:
+            for handled in sorter:
+                self._put(self._written.outcome(handled), handled.outcome.kind)
+
+    def _put(self, text: str | None, kind: Kind | None = None) -> None:
         """Write what a formatter gives, after its beginning."""
         if not self._begun:
             self._begun = True
             self._put(self._written.begin())
         if text is not None:
-            self._write(text)
+            self._write(self._coloured(text, kind))
+
+    def _coloured(self, text: str, kind: Kind | None) -> str:
+        """Return a line about an outcome with its first word in colour, on a terminal."""
+        colour = _COLOURS.get(kind) if kind is not None and self._has_colour else None
+        if colour is None:
+            return text
+        word, space, rest = text.partition(" ")
+        return f"\x1b[{colour}m{word}\x1b[0m{space}{rest}"
 
     def progressed(self) -> None:
         """Draw how far the run has come."""
+        self._app.output.reopen_if_asked()
         self.tick()
 
     def failed(self, error: HashclientError) -> None:
@@ -164,5 +206,17 @@ class Report(Observer):
 
     def ending(self, run: Run) -> None:
         """Write the summary, unless the command fails without having checked anything."""
+        self._put_sorted()
         if run.failure is None or run.summary.inputs or self._output is not None:
             self._put(self._written.end(run.summary))
+        if self._output is not None and self._app.has_terminal():
+            code = run.summary.exit_code
+            self._app.say(counts_text(run.summary))
+            where = printable(self._output)
+            self._app.say(f"exit {int(code)}: {code.meaning}; the report is in {where}")
+        if number := run.summary.gone:
+            verb = "is" if number == 1 else "are"
+            self._app.say(
+                f"{plural(number, 'match')} of earlier scans {verb} gone:"
+                " `hashclient matches --state gone`"
+            )

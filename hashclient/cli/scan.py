@@ -45,10 +45,16 @@ _path = click.Path(readable=False)
 )
 @report_options(*FORMATS)
 @click.option(
+    "--sort",
+    is_flag=True,
+    help="Report by path, in the order of its bytes, when all is checked; so two reports can be"
+    " compared.",
+)
+@click.option(
     "--jobs",
     type=click.IntRange(1, 256),
     metavar="N",
-    help="Worker processes. [default: as many as there are processors]",
+    help="Worker processes. [default: as many as there are processors, or as a quota is worth]",
 )
 @click.option(
     "--exclude",
@@ -67,6 +73,12 @@ _path = click.Path(readable=False)
     is_flag=True,
     help="Read files of more than 1 GiB too of which more than 99 % is hole; without it they are"
     " unread.",
+)
+@click.option(
+    "--all-digests",
+    is_flag=True,
+    help="Compute every digest that the lists have for a file of its size, not the cheapest alone:"
+    " finds entries whose digests are not of one file.",
 )
 @click.option(
     "--no-inventory",
@@ -103,11 +115,13 @@ def command(
     output: Path | None,
     show_all: bool,
     show_digests: bool,
+    sort: bool,
     jobs: int | None,
     exclude: tuple[str, ...],
     one_file_system: bool,
     follow_symlinks: bool,
     sparse: bool,
+    all_digests: bool,
     no_inventory: bool,
     quarantine: bool,
     policy_check: bool,
@@ -136,9 +150,11 @@ def command(
     Exit codes: 0 nothing found, 10 match, 11 match and something needs attention, 3 something
     was unread or there was nothing to check, 7 stale list; all are in `hashclient --help`.
     """
+    from hashclient.cli.counting import files_counted
     from hashclient.cli.progress import scan_progress
     from hashclient.cli.run import Report, load_lists
     from hashclient.client import Client
+    from hashclient.scan.sources.files import WalkOptions
 
     if not paths and files_from is None:
         raise UsageError(
@@ -155,7 +171,14 @@ def command(
 
         failed = fetch_and_tell(app)
     report = Report(
-        app, "scan", output_format, output, show_digests=show_digests, show_all=show_all
+        app,
+        "scan",
+        output_format,
+        output,
+        show_digests=show_digests,
+        show_all=show_all,
+        paths=[*paths, *([] if files_from is None else [files_from])],
+        sort=sort,
     )
     sources: list[Source] = []
     if names_fd is not None:
@@ -170,6 +193,7 @@ def command(
         one_file_system=one_file_system,
         follow_symlinks=follow_symlinks,
         sparse=sparse,
+        all_digests=all_digests,
         jobs=jobs,
         # The inventory knows tags, not digests: to show these, files are read.
         inventory=not no_inventory and not show_digests,
@@ -182,7 +206,13 @@ def command(
     )
     if failed is not None:
         run.summary.failed, run.summary.failure = failed, None
-    with scan_progress(app, run.progress) as report.tick:
+    options = WalkOptions(tuple(exclude), one_file_system, follow_symlinks)
+    # How many names come from elsewhere nobody knows.
+    countable = app.progress_wanted() and stream is None and files_from is None
+    with (
+        files_counted(paths if countable else (), options) as total,
+        scan_progress(app, run.progress, total) as report.tick,
+    ):
         code = report.write(run)
     if run.is_mount_missing:
         app.say("next: mount what is missing; `hashclient inventory forget PATH` if it is given up")

@@ -13,7 +13,7 @@ import click
 from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.cli.output import replace
 from hashclient.errors import ExitCode
-from hashclient.system.text import path_fields, printable
+from hashclient.system.text import counted, path_fields, printable
 
 if TYPE_CHECKING:
     from hashclient.audit.record import Record
@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 @click.command("status")
 @click.option(
-    "--verify", is_flag=True, help="Read all of the indexes and compare them with their digests."
+    "--verify",
+    is_flag=True,
+    help="Read all of the indexes and compare them with their digests, and check all of the record"
+    " of matches.",
 )
 @format_option(
     "text",
@@ -94,13 +97,15 @@ def _lines(settings: Settings, status: Status, now: datetime) -> Iterator[str]:
         yield f"matches       {', '.join(counts) or 'none'}"
     if status.quarantine is not None:
         kept = status.quarantine
-        files = "file" if kept.files == 1 else "files"
-        yield f"quarantine    {kept.files:,} {files}, {kept.sealed_bytes:,} bytes"
+        size = counted(kept.sealed_bytes, "byte")
+        yield f"quarantine    {counted(kept.files, 'file')}, {size}"
     if status.reports is not None:
         counts = [f"{count:,} {state}" for state, count in status.reports.counts.items() if count]
         yield f"reports       {', '.join(counts) or 'none'}"
     if (scan := _last_scan(status)) is not None:
         end = f"{scan.time:%Y-%m-%d %H:%M} UTC, exit code {scan.data.get('exit_code')}"
+        if isinstance(believed := scan.data.get("believed_unchanged"), int) and believed:
+            end += f", {believed:,} {'file' if believed == 1 else 'files'} believed unchanged"
         yield f"last scan     {end}"
     for problem in status.problems:
         yield f"problem       {problem}"
@@ -141,8 +146,11 @@ def _list_lines(status: ListStatus, now: datetime) -> list[str]:
         "recognised": f"by {_shares(status, manifest.entries)}",
         "fetched": f"{manifest.fetched_at:%Y-%m-%d %H:%M} UTC",
         "checked": f"{manifest.checked_at:%Y-%m-%d %H:%M} UTC",
+        "verified": f"all of it since {manifest.verified_since:%Y-%m-%d %H:%M} UTC",
     }
-    return [f"list {status.name}", *(f"  {key:<11} {value}" for key, value in rows.items())]
+    lines = [f"  {key:<11} {value}" for key, value in rows.items()]
+    lines += [f"  {'warning':<11} {text}" for text in status.warnings]
+    return [f"list {status.name}", *lines]
 
 
 def _shares(status: ListStatus, entries: int) -> str:
@@ -218,7 +226,11 @@ def _json(settings: Settings, status: Status, now: datetime) -> str:
         "quarantine": kept and {"files": kept.files, "bytes": kept.sealed_bytes},
         "reports": reports and reports.counts,
         "last_scan": scan
-        and {"time": scan.time.isoformat(), "exit_code": scan.data.get("exit_code")},
+        and {
+            "time": scan.time.isoformat(),
+            "exit_code": scan.data.get("exit_code"),
+            "believed_unchanged": scan.data.get("believed_unchanged"),
+        },
         "problems": status.problems,
         "exit_code": int(status.exit_code),
     }
@@ -236,6 +248,7 @@ def _list_document(status: ListStatus, now: datetime) -> dict[str, Any]:
         "usable": status.usable,
         "fresh": status.fresh,
         "problem": status.problem,
+        "warnings": status.warnings,
     }
     manifest = status.manifest
     if manifest is not None:
@@ -253,6 +266,7 @@ def _list_document(status: ListStatus, now: datetime) -> dict[str, Any]:
             },
             "last_fetch": manifest.fetched_at.isoformat(),
             "last_check": manifest.checked_at.isoformat(),
+            "verified_since": manifest.verified_since.isoformat(),
             "index_bytes": sum(run.length for run in manifest.runs),
         }
     return document

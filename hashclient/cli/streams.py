@@ -5,16 +5,17 @@ from __future__ import annotations
 import io
 import os
 import sys
+from typing import Any
 
 from hashclient.cli.output import output_error
 
 
-class _Output(io.TextIOWrapper):
-    """Stdout: what cannot be written is an error of ours, also when click writes it."""
+class _Bytes(io.BufferedWriter):
+    """What is below stdout: click writes some of what it prints as bytes, and all ends here."""
 
-    def write(self, text: str) -> int:
+    def write(self, data: Any) -> int:
         try:
-            return super().write(text)
+            return super().write(data)
         except OSError as error:
             raise output_error(error) from error
 
@@ -58,8 +59,11 @@ def open_streams() -> None:
             os.open(os.devnull, mode)
     if sys.stdin is None:
         sys.stdin = open(0, closefd=False)  # noqa: SIM115 - a descriptor, for good
-    for name, fd, kind in (("stdout", 1, _Output), ("stderr", 2, _Talk)):
+    for name, fd, kind, below in (
+        ("stdout", 1, io.TextIOWrapper, _Bytes),
+        ("stderr", 2, _Talk, io.BufferedWriter),
+    ):
         encoding = getattr(getattr(sys, name), "encoding", "utf-8")
-        raw = open(fd, "wb", closefd=False)  # noqa: SIM115 - as above
+        raw = below(io.FileIO(fd, "wb", closefd=False))
         stream = kind(raw, encoding, errors="backslashreplace", line_buffering=True)
         setattr(sys, name, stream)

@@ -16,7 +16,7 @@ class Algorithm(enum.IntEnum):
     @property
     def label(self) -> str:
         """The name used in files, options and output: `md5`, `sha1`, `sha256`."""
-        return self.name.lower()
+        return _LABELS[self]
 
     @property
     def digest_bytes(self) -> int:
@@ -36,6 +36,9 @@ class Algorithm(enum.IntEnum):
     def in_mask(cls, mask: int) -> tuple[Algorithm, ...]:
         """Return the algorithms whose bits are set in `mask`, in ascending order."""
         return _BY_MASK[mask]
+
+
+_LABELS = {a: a.name.lower() for a in Algorithm}
 
 
 _DIGEST_BYTES = {Algorithm.MD5: 16, Algorithm.SHA1: 20, Algorithm.SHA256: 32}

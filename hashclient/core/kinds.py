@@ -22,6 +22,7 @@ class MatchState(enum.StrEnum):
     QUARANTINED = "quarantined"
     REPORTED = "reported"
     ACKNOWLEDGED = "acknowledged"
+    GONE = "gone"
     WITHDRAWN = "withdrawn"
     RESTORED = "restored"
     PURGED = "purged"

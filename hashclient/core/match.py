@@ -19,6 +19,12 @@ from hashclient.core.model import Handled, Hit, MatchRef, Outcome
 #: Letters and digits that no two look alike and that spell no word; 27^10 ids are enough for ever.
 _ID_ALPHABET = "bcdfghjkmnpqrstvwxz23456789"
 ID_LENGTH = 10
+_EVEN = 256 // len(_ID_ALPHABET) * len(_ID_ALPHABET)
+_TO_LETTERS = bytes(ord(_ID_ALPHABET[byte % len(_ID_ALPHABET)]) for byte in range(256))
+_LEFT_OUT = bytes(range(_EVEN, 256))
+#: Of so many ids that are made at once, so many letters are the same.
+_MANY = 32
+_COMMON = 4
 
 #: Events of a story that say that a report is to be made of a match, and that one was.
 REPORT_WANTED = "report-wanted"
@@ -41,10 +47,33 @@ PROGRESS = (
 )
 #: In these a match needs nobody's attention any more, unless it is found again.
 SETTLED = frozenset({MatchState.RESTORED, MatchState.PURGED, MatchState.CLOSED})
+#: From these a match comes to be gone: nobody has done anything about it. What is reported stays
+#: reported.
+LEAVABLE = (MatchState.FOUND, MatchState.WITHDRAWN)
 
 
 #: How the path begins on record of what came as a stream; that of a file begins with a slash.
 STREAM_PREFIX = "stdin:"
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where a file is: its path without links, and what stands for the directory and file system.
+
+    `standing` is None where that cannot be told; else words of which the first stands for the
+    directory inside of its file system, and each of the others for the file system. `reached` is
+    the path by which it was met, where that leads through a link.
+    """
+
+    path: str
+    standing: str | None = None
+    reached: str | None = None
+
+    def is_at(self, other: str | None) -> bool:
+        """Tell whether `other` stands for the same directory of the same file system."""
+        if self.standing is None or other is None:
+            return False
+        (inner, *names), (other_inner, *others) = self.standing.split(), other.split()
+        return inner == other_inner and not set(names).isdisjoint(others)
 
 
 class Match(msgspec.Struct, frozen=True):
@@ -142,8 +171,27 @@ def progress_of(story: Sequence[Step], *, in_place: bool) -> MatchState:
 
 def new_id() -> str:
     """Return a random id, of a match or of what else people have to type."""
-    number, letters = secrets.randbelow(len(_ID_ALPHABET) ** ID_LENGTH), []
-    for _ in range(ID_LENGTH):
-        number, letter = divmod(number, len(_ID_ALPHABET))
-        letters.append(_ID_ALPHABET[letter])
-    return "".join(letters)
+    return _letters(ID_LENGTH)
+
+
+def new_ids(count: int) -> list[str]:
+    """Return `count` ids of matches that are recorded together, no two of them equal, ascending.
+
+    Many have a beginning in common, which is random as well: so they come to lie side by side in
+    the record, and writing them touches few of its pages.
+    """
+    beginning = _letters(_COMMON) if count >= _MANY else ""
+    found: set[str] = set()
+    while len(found) < count:
+        letters, length = _letters((count - len(found)) * ID_LENGTH), ID_LENGTH - len(beginning)
+        for start in range(0, len(letters), ID_LENGTH):
+            found.add(beginning + letters[start : start + length])
+    return sorted(found)
+
+
+def _letters(count: int) -> str:
+    found = b""
+    while len(found) < count:
+        # Bytes that would make some letters likelier than others are left out.
+        found += secrets.token_bytes(count + 4).translate(_TO_LETTERS, _LEFT_OUT)
+    return found[:count].decode("ascii")

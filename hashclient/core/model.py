@@ -69,8 +69,10 @@ def hit_fields(hit: Hit, names: tuple[str, ...] = ENTRY_FIELDS) -> dict[str, Any
         "generation": hit.generation,
         "algorithms": [a.label for a in hit.algorithms],
         "complete": hit.complete,
-        "withdrawn_generation": hit.withdrawn_generation,
     }
+    if names is LOGGED_FIELDS:  # all of these, in this order; a scan may log very many
+        return fields
+    fields["withdrawn_generation"] = hit.withdrawn_generation
     return {name: fields[name] for name in names}
 
 
@@ -171,6 +173,20 @@ class MissingList(msgspec.Struct, frozen=True):
     name: str | None
     provider: str | None
     problem: str
+
+
+class Invocation(msgspec.Struct, frozen=True):
+    """Where, by whom and for what a command was called.
+
+    `user` is in the words of the audit log. `directory` is the working directory, None where that
+    is gone. `paths` are those that were given, or the first of them; `omitted` is how many more.
+    """
+
+    host: str
+    user: str
+    directory: str | None
+    paths: tuple[str, ...] = ()
+    omitted: int = 0
 
 
 class Gap(msgspec.Struct, frozen=True):

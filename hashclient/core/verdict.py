@@ -12,13 +12,17 @@ from hashclient.core.kinds import Kind
 from hashclient.core.model import Gap, ListState, MissingList, Outcome
 from hashclient.errors import ExitCode, HashclientError
 
+#: Reasons that are counted one by one; there are a dozen.
+MAX_REASONS = 50
+OTHER_REASONS = "other reasons"
+
 
 class Summary(msgspec.Struct):
     """The counts of a run so far. Every input is counted under exactly one kind.
 
     An answer may rest on something else than reading: `ruled_out_by_size` inputs have a size that
-    no entry has, and `known_unchanged` ones were read by an earlier scan and are
-    unchanged since.
+    no entry has, and `known_unchanged` ones were read by an earlier scan and are unchanged since.
+    That is proven for all of these but the `believed_unchanged` ones.
     """
 
     lists: tuple[ListState, ...]
@@ -27,6 +31,11 @@ class Summary(msgspec.Struct):
     bytes_read: int = 0
     ruled_out_by_size: int = 0
     known_unchanged: int = 0
+    believed_unchanged: int = 0
+    #: Matches of earlier scans that this one has seen to be away.
+    gone: int = 0
+    #: How many inputs were skipped, by reason; together they are the count of skipped inputs.
+    skipped: dict[str, int] = msgspec.field(default_factory=dict)
     #: Lists that should be here and could not be asked.
     missing: tuple[MissingList, ...] = ()
     #: What a lookup could not tell, for want of the digests that lists have. Its inputs are unread,
@@ -70,6 +79,11 @@ class Summary(msgspec.Struct):
     def add(self, outcome: Outcome) -> None:
         """Count one outcome."""
         self.counts[outcome.kind] += 1
+        if outcome.kind is Kind.SKIPPED:
+            reason = outcome.reason or OTHER_REASONS
+            if len(self.skipped) >= MAX_REASONS and reason not in self.skipped:
+                reason = OTHER_REASONS
+            self.skipped[reason] = self.skipped.get(reason, 0) + 1
 
     def fail(self, error: HashclientError) -> None:
         """Take note of a failure besides the inputs; of several, the first counts."""

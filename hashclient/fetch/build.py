@@ -14,23 +14,23 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 from tuf.api.metadata import TargetFile
 
 from hashclient.errors import StateError, VerificationError
 from hashclient.fetch.guard import Inspection, PoisonGuard
+from hashclient.index.authentic import NO_MAC, authenticate, verify_document
 from hashclient.index.blinding import Sealer
-from hashclient.index.reader import (
+from hashclient.index.manifest import (
     MANIFEST_FORMAT,
-    Index,
     Manifest,
     RunRef,
-    load_manifest,
-    open_manifest,
+    read_manifest,
     verify_runs,
 )
+from hashclient.index.reader import Index, open_manifest
 from hashclient.index.run import DamagedError
 from hashclient.index.writer import InconsistentError, IndexWriter, sweep
 from hashclient.lists.wire import (
@@ -61,6 +61,8 @@ NOTING_SHARE = 20
 #: Seconds between two reports of progress while a segment is waited for.
 TELL_S = 0.1
 
+_STAGING_FORMAT: Final = "hashclient-staging/2"
+
 #: Called with (list, bytes done, bytes to do) while segments are downloaded.
 Progress = Callable[[str, int, int], None]
 
@@ -71,10 +73,11 @@ class _Staging(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `fresh` says that nothing of an older generation is in it.
     """
 
+    mac: str
     segments: int
     fresh: bool
     partial: Manifest
-    format: Literal["hashclient-staging/1"] = "hashclient-staging/1"
+    format: Literal["hashclient-staging/2"] = _STAGING_FORMAT
 
 
 class Build(msgspec.Struct, frozen=True):
@@ -97,6 +100,8 @@ class Build(msgspec.Struct, frozen=True):
     progress: Progress
     received: Callable[[], int]
     monotonic: Callable[[], float] = time.monotonic
+    #: The digests of the pieces of runs that were written or read, by name.
+    pieces: dict[str, bytes] = msgspec.field(default_factory=dict)
 
     def on_base(self, base: Index, index: ListIndex, delta: list[Segment]) -> Manifest | None:
         """Apply `delta` to `base`; None if that does not give what was signed.
@@ -109,7 +114,7 @@ class Build(msgspec.Struct, frozen=True):
         if staging is not None and staging.segments > skip:
             base, skip = open_manifest(self.directory, staging.partial), staging.segments
         fresh = staging is not None and staging.fresh
-        writer = IndexWriter(self.directory, self.sealer, base)
+        writer = IndexWriter(self.directory, self.sealer, base, self.pieces)
         try:
             manifest = self._build(writer, index, skip, fresh=fresh)
         except (InconsistentError, DamagedError):
@@ -134,7 +139,7 @@ class Build(msgspec.Struct, frozen=True):
             keep |= {run.name for run in current.runs}
         sweep(self.directory, frozenset(keep))
         base = open_manifest(self.directory, staging.partial) if staging else None
-        writer = IndexWriter(self.directory, self.sealer, base)
+        writer = IndexWriter(self.directory, self.sealer, base, self.pieces)
         try:
             manifest = self._build(writer, index, staging.segments if staging else 0, fresh=True)
         except DamagedError:
@@ -171,13 +176,15 @@ class Build(msgspec.Struct, frozen=True):
             if worth_it and inspection.is_clean and number < len(index.segments):
                 writer.flush()
                 partial = self._manifest(index, writer, writer.run_refs())
-                document = msgspec.json.encode(_Staging(number, fresh, partial))
+                document = msgspec.json.encode(_Staging(NO_MAC, number, fresh, partial))
+                document = authenticate(document, _STAGING_FORMAT, self.sealer)
                 write_atomic(self.directory / STAGING_NAME, document)
                 ended = self.monotonic()
                 due = ended + NOTING_SHARE * (ended - started)
         if not _adds_up(writer, index):
             return None
         manifest = self._manifest(index, writer, writer.finish())
+        self.pieces.update(writer.pieces)
         inspection.judge(open_manifest(self.directory, manifest))
         return manifest
 
@@ -217,10 +224,10 @@ class Build(msgspec.Struct, frozen=True):
     def _load_staging(self) -> _Staging | None:
         """Return how far a killed build of this same generation came, if it can be used.
 
-        Its runs have lain on the disk since. What has changed there would be merged, or named by
-        the manifest, under a digest that is right.
+        Its runs have lain on the disk since, as it has. What has changed there would be merged, or
+        named by the manifest, under a digest that is right.
         """
-        staging = _read_staging(self.directory)
+        staging = _read_staging(self.directory, self.sealer)
         if staging is None:
             return None
         partial = staging.partial
@@ -228,10 +235,11 @@ class Build(msgspec.Struct, frozen=True):
             return None
         try:
             # Verified first: it reads without a map, where a bad block is an error, no signal.
-            verify_runs(self.directory, partial.runs)
+            pieces = verify_runs(self.directory, partial.runs)
             open_manifest(self.directory, partial)
         except (OSError, StateError):
             return None
+        self.pieces.update(pieces)
         return staging
 
     def _manifest(
@@ -279,27 +287,33 @@ def delta_of(generation: int, index: ListIndex) -> list[Segment] | None:
 
 
 def _load_current(directory: Path) -> Manifest | None:
+    """Return the manifest that readers use; whether it is right matters to them."""
     try:
-        return load_manifest(directory)
+        document = read_manifest(directory)
     except DamagedError:
         return None
+    return None if document is None else document.manifest
 
 
-def _read_staging(directory: Path) -> _Staging | None:
+def _read_staging(directory: Path, sealer: Sealer | None = None) -> _Staging | None:
+    """Return what is noted of an unfinished build; with `sealer`, only if that vouches for it."""
     try:
         document = read_regular(directory / STAGING_NAME, MAX_STATE_BYTES)
-        return msgspec.json.decode(document, type=_Staging)
+        staging = msgspec.json.decode(document, type=_Staging)
+        if sealer is not None:
+            verify_document(document, staging.mac, _STAGING_FORMAT, sealer)
     except (OSError, ValueError):
         return None
+    return staging
 
 
 def tidy(directory: Path, *, keep_staging: bool = False) -> None:
     """Remove what neither the manifest nor, with `keep_staging`, an unfinished build names."""
     try:
-        manifest = load_manifest(directory)
+        document = read_manifest(directory)
     except StateError:
         return  # a later fetch builds the list again, and then knows what is not needed
-    keep = {run.name for run in manifest.runs} if manifest else set()
+    keep = {run.name for run in document.manifest.runs} if document else set()
     staging = _read_staging(directory) if keep_staging else None
     if staging is not None:
         keep |= {run.name for run in staging.partial.runs}

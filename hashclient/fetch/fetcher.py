@@ -1,13 +1,14 @@
 """The first pipeline: from a provider to sealed indexes, one generation switch a list.
 
-For each list: 1 the signed index is looked up through trust; 2 if it is the one we have, only the
-time of the check is noted; 3 it is downloaded, verified, parsed, and refused if it goes back;
-4 the segments that are new to us are downloaded, verified, parsed, guarded and sealed, in order;
-5 the result must have the signed count and checksum, else the list is built anew from its base;
-6 the manifest is replaced: that is the switch; 7 what no manifest names is swept; 8 the audit log
-hears of it, and of what it says of earlier matches (`withdrawals`). A kill at any point leaves the
-old generation or the new one; runs that were finished before it are used by the next attempt at the
-same generation.
+For each list: 0 what is here is opened, and a part of it compared with its digests (`base`); 1 the
+signed index is looked up through trust; 2 if it is the one we have, only the time of the check is
+noted, once what nothing vouched for is compared with it; 3 it is downloaded, verified, parsed, and
+refused if it goes back; 4 the segments that are new to us are downloaded, verified, parsed, guarded
+and sealed, in order; 5 the result must have the signed count and checksum, else the list is built
+again from its base; 6 the manifest is replaced: that is the switch; 7 what no manifest names is
+swept; 8 the audit log hears of it, and of what it says of earlier matches (`withdrawals`). A kill
+at any point leaves the old generation or the new one; runs that were finished before it are used by
+the next attempt at the same generation.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 
@@ -27,28 +28,20 @@ from hashclient.config import Settings
 from hashclient.core.match import Match
 from hashclient.core.model import Hit
 from hashclient.errors import (
-    ConfigError,
     HashclientError,
     StaleError,
     StateError,
     VerificationError,
 )
+from hashclient.fetch.base import Base, open_base
 from hashclient.fetch.build import Build, Progress, delta_of, tidy
 from hashclient.fetch.guard import PoisonGuard, open_guard
 from hashclient.fetch.withdrawals import Reached, reach_back
+from hashclient.index.checks import LIMIT_S, note_pieces
+from hashclient.index.manifest import Manifest, OtherKeyError, load_manifest, write_manifest
 from hashclient.index.open_lists import OFFERS_NOTHING_HINT
-from hashclient.index.reader import (
-    CLOCK_TOLERANCE,
-    Index,
-    Manifest,
-    check_key,
-    list_folders,
-    load_manifest,
-    open_index,
-    open_manifest,
-)
+from hashclient.index.reader import CLOCK_TOLERANCE, Index, list_folders, open_manifest
 from hashclient.index.run import DamagedError
-from hashclient.index.writer import write_manifest
 from hashclient.lists.wire import MAX_INDEX_BYTES, ListIndex, parse_index
 from hashclient.matches.store import Matches
 from hashclient.session import Session
@@ -175,7 +168,8 @@ class Fetcher:
         except HashclientError as error:
             self._log_refusal(None, error)
             raise
-        for name in sorted(known & only if only else config.lists or known):
+        names = sorted(known & only if only else config.lists or known)
+        for name in names:
             try:
                 if name not in offered:
                     raise VerificationError(
@@ -184,7 +178,7 @@ class Fetcher:
                         " it out of `lists = […]` in the provider's configuration and remove its"
                         " folder in the state directory",
                     )
-                yield self._fetch_list(trust, name)
+                yield self._fetch_list(trust, name, LIMIT_S / len(names))
             except HashclientError as error:
                 self._log_refusal(name, error)
                 yield Fetched(name, self._provider, error=error)
@@ -204,35 +198,50 @@ class Fetcher:
                 )
 
     def _manifests(self) -> Iterator[Manifest]:
-        """Yield the manifests of all lists that are here and not damaged.
+        """Yield the manifests of all lists that are here, and that something vouches for.
 
         Raises:
             StateError: one may not be read: what it would forbid is not known.
         """
         for name in list_folders(self._settings.layout.lists):
-            with contextlib.suppress(DamagedError):
-                if (manifest := load_manifest(self._settings.layout.lists / name)) is not None:
+            directory = self._settings.layout.lists / name
+            with contextlib.suppress(DamagedError, OtherKeyError):
+                if (manifest := load_manifest(directory, self._sealer)) is not None:
                     yield manifest
 
-    def _fetch_list(self, trust: Trust, name: str) -> Fetched:
+    def _fetch_list(self, trust: Trust, name: str, limit_s: float) -> Fetched:
+        """Bring a list up to date; comparing what is here with its digests takes `limit_s`."""
         directory = make_private_dir(self._settings.layout.lists / name)
-        here, base = self._open_base(directory)
+        # 0
+        found = open_base(
+            directory,
+            self._provider,
+            self._sealer,
+            self._now(),
+            rebuild=self._rebuild,
+            limit_s=limit_s,
+        )
         # 1
         info = trust.target(name, INDEX_FILE)
         index_hash, expires, epoch = trust.hash_of(info), trust.expires(name), trust.epoch()
         # 2
-        if base is not None and base.manifest.index_hash == index_hash:
-            same = msgspec.structs.replace(
-                base.manifest, checked_at=self._now(), expires=expires, epoch=epoch
-            )
-            write_manifest(directory, same)
-            tidy(directory)
-            return self._done(directory, same, same.generation, 0, 0)
+        index = None
+        if found.index is not None and found.index.manifest.index_hash == index_hash:
+            if found.is_unconfirmed:
+                index = parse_index(trust.download(info, MAX_INDEX_BYTES), name)
+                found.confirm(index)
+            if found.index is not None:
+                same = msgspec.structs.replace(
+                    found.index.manifest, checked_at=self._now(), expires=expires, epoch=epoch
+                )
+                same = self._switch(directory, same, found, {})
+                return self._done(directory, same, same.generation, 0, 0)
         # 3
-        index = parse_index(trust.download(info, MAX_INDEX_BYTES), name)
-        delta = None
+        if index is None:
+            index = parse_index(trust.download(info, MAX_INDEX_BYTES), name)
+        here, base, delta = found.here, found.index, None
         if here is not None:
-            if here.epoch in {"", epoch}:
+            if here.epoch in {"", epoch} and here.index_hash != index_hash:
                 _refuse_rollback(here, index)
             if here.generation <= index.generation:
                 delta = delta_of(here.generation, index)
@@ -275,14 +284,28 @@ class Fetcher:
             tidy(directory, keep_staging=not isinstance(error, VerificationError))
             raise
         # 6, 7, 8
-        write_manifest(directory, manifest)
-        tidy(directory)
+        manifest = self._switch(directory, manifest, found, build.pieces)
         counts = [
             None if delta is None else sum(s.entries for s in delta if s.kind == kind)
             for kind in ("add", "withdraw")
         ]
         before = here.generation if here else None
         return self._done(directory, manifest, before, *counts)
+
+    def _switch(
+        self, directory: Path, manifest: Manifest, found: Base, pieces: Mapping[str, bytes]
+    ) -> Manifest:
+        """Replace the manifest of a list, and sweep; return it with the times of its pieces.
+
+        `pieces` has the digests of those of new runs, which are noted before anybody needs them.
+        """
+        if manifest.verified_at is None:
+            before = found.index.manifest if found.index else None
+            known = {**found.pieces, **pieces}
+            manifest = note_pieces(directory, manifest, before, known, self._sealer, self._now())
+        write_manifest(directory, manifest, self._sealer)
+        tidy(directory)
+        return manifest
 
     @property
     def _max_churn(self) -> float | None:
@@ -319,32 +342,6 @@ class Fetcher:
         with Matches(self._settings.state_dir) as matches:
             index = open_manifest(directory, manifest)
             return reach_back(index, self._sealer, matches, self._audit, self._now())
-
-    def _open_base(self, directory: Path) -> tuple[Manifest | None, Index | None]:
-        """Open what is here already: what the manifest says, and the index.
-
-        What is damaged, or another list's, counts as nothing and is built again. If that is the
-        index alone, what may take its place is judged by the manifest all the same. A rebuild does
-        not open the index: to touch a page that cannot be read would end the process.
-        """
-        try:
-            here = load_manifest(directory)
-        except DamagedError:
-            return None, None
-        if here is None or here.list != directory.name:
-            return None, None
-        if here.provider != self._provider:
-            raise ConfigError(
-                f"list {here.list} is here already, from provider {here.provider}",
-                hint="name the lists to fetch with `lists = […]` in the provider's configuration",
-            )
-        check_key(here, self._sealer.key_id)
-        if self._rebuild:
-            return here, None
-        try:
-            return here, open_index(directory)
-        except DamagedError:
-            return here, None
 
     def _done(
         self,

@@ -23,7 +23,8 @@ import numpy as np
 from hashclient.core.algorithms import Algorithm
 from hashclient.errors import ConfigError, UsageError, VerificationError
 from hashclient.index.blinding import Sealer
-from hashclient.index.reader import RunRef, RunSet, verify_runs
+from hashclient.index.manifest import RunRef, verify_runs
+from hashclient.index.reader import RunSet
 from hashclient.index.run import DamagedError, Run
 from hashclient.index.writer import IndexWriter, sweep
 from hashclient.lists.empty_file import EMPTY_DIGESTS, rows_of_the_empty_file
@@ -50,7 +51,7 @@ class _Sources(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     files: tuple[tuple[str, int, int, int], ...]  # path, size, mtime and ctime in ns
     key_id: str
     runs: tuple[RunRef, ...]
-    format: Literal["hashclient-known-good/1"] = "hashclient-known-good/1"
+    format: Literal["hashclient-known-good/2"] = "hashclient-known-good/2"
 
 
 class PoisonGuard:
@@ -171,7 +172,7 @@ def verify_guard(state_dir: Path) -> None:
     """
     directory = Layout(state_dir).known_good
     if (sources := _load_sources(directory)) is not None:
-        verify_runs(directory, sources.runs)
+        verify_runs(directory, sources.runs, cold=True)
 
 
 def _open_runs(directory: Path, sources: _Sources) -> RunSet:

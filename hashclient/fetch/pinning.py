@@ -16,20 +16,20 @@ from pathlib import Path
 import msgspec
 
 from hashclient.audit.log import Event
-from hashclient.config import ProviderConfig, parse_config, provider_table
+from hashclient.config import ProviderConfig, parse_config
+from hashclient.configfile.edit import (
+    provider_table,
+    read_config_text,
+    with_table,
+    write_config_text,
+)
 from hashclient.core.model import is_name
-from hashclient.errors import ConfigError, HashclientError, UsageError, VerificationError
+from hashclient.errors import HashclientError, UsageError, VerificationError
 from hashclient.migrations.migrate import writing
 from hashclient.net.client import Transport
 from hashclient.net.settings import access_of, limits_of
 from hashclient.session import Session
-from hashclient.system.files import (
-    MAX_TEXT_BYTES,
-    make_private_dir,
-    make_public_dir,
-    read_regular,
-    write_atomic,
-)
+from hashclient.system.files import make_private_dir, write_atomic
 from hashclient.system.layout import PINNED_ROOT_NAME
 from hashclient.system.text import printable
 from hashclient.trust.tuf import METADATA_HINT, Trust
@@ -103,7 +103,8 @@ def pin_provider(
         # 4
         write_atomic(directory / PINNED_ROOT_NAME, root)
         # 5
-        _append_table(settings.config_path, table)
+        text = read_config_text(settings.config_path)
+        write_config_text(settings.config_path, with_table(text, table))
     return offered
 
 
@@ -131,18 +132,3 @@ def _new_trust_dir(path: Path) -> Iterator[Path]:
     except (HashclientError, KeyboardInterrupt):
         shutil.rmtree(path, ignore_errors=True)
         raise
-
-
-def _append_table(path: Path, table: str) -> None:
-    """Add a provider's table to the configuration, keeping all that stands there."""
-    make_public_dir(path.parent)
-    try:
-        text = read_regular(path, MAX_TEXT_BYTES).decode() if path.exists() else ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"cannot read configuration {printable(path)}: {error}",
-            hint="check the path and its permissions",
-        ) from error
-    if text and not text.endswith("\n"):
-        text += "\n"
-    write_atomic(path, f"{text}\n{table}".lstrip("\n").encode(), mode=0o644)

@@ -29,12 +29,15 @@ def fetch_all(
     *,
     rebuild: bool = False,
     accept_churn: bool = False,
+    wait_s: float = 0.0,
     progress: Progress | None = None,
     on_failure: Callable[[HashclientError], None] = lambda _: None,
+    on_wait: Callable[[], None] = lambda: None,
 ) -> Iterator[Fetched]:
     """Yield what becomes of every list, or of those in `only`, of one provider or of all.
 
-    `progress`, `accept_churn` and `rebuild` are as for `Fetcher`.
+    `progress`, `accept_churn` and `rebuild` are as for `Fetcher`, `wait_s` and `on_wait` as for
+    `writing`.
 
     Raises:
         HashclientError: as `Fetcher.fetch`; with several providers, the error of the highest exit
@@ -47,7 +50,7 @@ def fetch_all(
     make_private_dir(settings.state_dir)
     worst: HashclientError | None = None
     unknown = set(only)
-    with writing(settings.layout):
+    with writing(settings.layout, wait_s=wait_s, on_wait=on_wait):
         session.sealer(create=not lists_on_disk(settings.layout.lists))
         for name in names:
             try:

@@ -27,8 +27,10 @@ from hashclient.formats.fields import (
     gap_text,
     interrupted_text,
     missing_text,
+    plural,
     record_fields,
     rests_on,
+    run_text,
     words,
 )
 from hashclient.system.text import printable
@@ -60,6 +62,7 @@ class CsvFormatter:
 
     def __init__(self, context: Context) -> None:
         """Write what `context` asks for."""
+        self._context = context
         self._columns = COLUMNS + (DIGEST_COLUMNS if context.show_digests else ())
 
     def begin(self) -> str:
@@ -74,7 +77,39 @@ class CsvFormatter:
 
     def end(self, summary: Summary | None) -> str | None:
         """Return the rows that tell of the run."""
-        return None if summary is None else self._rows(_run_rows(summary))
+        return None if summary is None else self._rows(self._run_rows(summary))
+
+    def _run_rows(self, summary: Summary) -> Iterator[dict[str, str]]:
+        """Yield what is to be said of a run, its end last; `kind` is none that an input has."""
+        for missing in summary.missing:
+            row = {"kind": "missing", "reason": missing_text(missing), "list": missing.name or ""}
+            yield {name: text_cell(words(cell)) for name, cell in row.items()}
+        for state in summary.lists:
+            if not state.fresh:
+                grace = ", in its grace period" if state.in_grace else ""
+                reason = f"list {state.name} expired {state.expires:%Y-%m-%d %H:%M} UTC{grace}"
+                row = {"kind": "stale", "reason": reason, "list": text_cell(state.name)}
+                yield row | {"generation": str(state.generation)}
+        for gap in summary.gaps:
+            reason = text_cell(gap_text(gap, accepted=summary.gaps_accepted))
+            labels = " ".join(a.label for a in gap.algorithms)
+            row = {"kind": "gap", "reason": reason, "list": text_cell(gap.list_name)}
+            yield row | {"algorithms": labels}
+        if (text := interrupted_text(summary)) is not None:
+            yield {"kind": "interrupted", "reason": text}
+        if (text := failure_text(summary)) is not None:
+            yield {"kind": "failed", "reason": text_cell(words(text))}
+        for skipped, number in sorted(summary.skipped.items()):
+            yield {"kind": "skips", "reason": text_cell(f"{words(skipped)}: {number:,}")}
+        if (text := run_text(self._context)) is not None:
+            took = (
+                f"began {self._context.now:%Y-%m-%d %H:%M:%S} UTC, took {summary.elapsed_s:.1f} s"
+            )
+            yield {"kind": "run", "reason": text_cell(f"{text}; {took}")}
+        parts = [f"exit {int(summary.exit_code)}: {summary.exit_code.meaning}"]
+        parts.append(plural(summary.inputs, "input"))
+        parts += filter(None, [rests_on(summary)])
+        yield {"kind": "summary", "reason": "; ".join(parts)}
 
     def _rows(self, rows: Iterable[Mapping[str, str]]) -> str:
         return "\n".join(_row([row.get(name, "") for name in self._columns]) for row in rows)
@@ -114,32 +149,6 @@ def _hit_cells(hit: Hit) -> dict[str, str]:
         "algorithms": " ".join(a.label for a in hit.algorithms),
         "complete": "yes" if hit.complete else "no",
     }
-
-
-def _run_rows(summary: Summary) -> Iterator[dict[str, str]]:
-    """Yield what keeps a run from being whole, then its end; `kind` is none that an input has."""
-    for missing in summary.missing:
-        row = {"kind": "missing", "reason": missing_text(missing), "list": missing.name or ""}
-        yield {name: text_cell(words(cell)) for name, cell in row.items()}
-    for state in summary.lists:
-        if not state.fresh:
-            grace = ", in its grace period" if state.in_grace else ""
-            reason = f"list {state.name} expired {state.expires:%Y-%m-%d %H:%M} UTC{grace}"
-            row = {"kind": "stale", "reason": reason, "list": text_cell(state.name)}
-            yield row | {"generation": str(state.generation)}
-    for gap in summary.gaps:
-        reason = text_cell(gap_text(gap, accepted=summary.gaps_accepted))
-        labels = " ".join(a.label for a in gap.algorithms)
-        row = {"kind": "gap", "reason": reason, "list": text_cell(gap.list_name)}
-        yield row | {"algorithms": labels}
-    if (text := interrupted_text(summary)) is not None:
-        yield {"kind": "interrupted", "reason": text}
-    if (text := failure_text(summary)) is not None:
-        yield {"kind": "failed", "reason": text_cell(words(text))}
-    parts = [f"exit {int(summary.exit_code)}: {summary.exit_code.meaning}"]
-    parts.append(f"{summary.inputs:,} {'input' if summary.inputs == 1 else 'inputs'}")
-    parts += filter(None, [rests_on(summary)])
-    yield {"kind": "summary", "reason": "; ".join(parts)}
 
 
 def _row(cells: list[str] | tuple[str, ...]) -> str:

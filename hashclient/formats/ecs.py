@@ -3,7 +3,8 @@
 One event for each entry that an input hit, one for an input without any, then one for each list
 used or missing, one for each gap of a lookup, and one for the run. Fields are ECS's own
 (https://www.elastic.co/docs/reference/ecs) with their types; what ECS has no field for are strings
-under `labels`, and numbers under `hashclient`. The name of the machine is the shipper's to add.
+under `labels`, and numbers under `hashclient`. `host.hostname` says where
+it ran, also where the shipper is another machine.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from hashclient.formats.fields import (
     gap_text,
     missing_text,
     signal_name,
+    skipped_text,
     summary_fields,
     words,
 )
@@ -73,11 +75,14 @@ class EcsFormatter:
 
     def _event(self, time: datetime, message: str, **event: Any) -> dict[str, Any]:
         dataset = f"hashclient.{self._context.command}"
+        about = self._context.about
+        host = {} if about is None else {"host": {"hostname": about.host}}
         return {
             "@timestamp": time.isoformat(),
             "ecs": {"version": ECS_VERSION},
             "message": message,
             "event": {"module": "hashclient", "dataset": dataset, **event},
+            **host,
         }
 
     def _file(self, handled: Handled, hit: Hit | None) -> dict[str, Any]:
@@ -202,7 +207,15 @@ class EcsFormatter:
             end=(start + duration).isoformat(),
             duration=round(summary.elapsed_s * 1_000_000_000),
         )
-        process = {"name": "hashclient", "exit_code": int(code)}
+        process: dict[str, Any] = {"name": "hashclient", "exit_code": int(code)}
+        about = self._context.about
+        if about is not None:
+            if about.directory is not None:
+                process["working_directory"] = printable(about.directory)
+            process["args"] = [printable(path) for path in about.paths]
+            event["user"] = {"name": words(about.user)}
+        if (text := skipped_text(summary)) is not None:
+            labels["skipped"] = text
         return event | {"process": process, "labels": labels, "hashclient": numbers}
 
 

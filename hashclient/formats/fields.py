@@ -7,7 +7,7 @@ the same words by every format: that it was interrupted, lists that are missing,
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hashclient.core.kinds import Kind
 from hashclient.core.model import (
@@ -25,6 +25,12 @@ from hashclient.core.model import (
 from hashclient.core.verdict import Summary
 from hashclient.errors import ExitCode
 from hashclient.system.text import path_fields, printable
+
+if TYPE_CHECKING:
+    from hashclient.formats.interface import Context
+
+#: So many of the paths that a command was given are named in a sentence.
+_MOST_PATHS = 3
 
 
 def file_fields(handled: Handled) -> dict[str, Any]:
@@ -75,15 +81,77 @@ def words(text: str) -> str:
     return text if text.isprintable() else printable(text)
 
 
+def run_fields(context: Context) -> dict[str, Any]:
+    """Return where, by whom and for what a command was called, and when."""
+    about = context.about
+    if about is None:
+        return {}
+    directory = {} if about.directory is None else path_fields(about.directory)
+    return {
+        "started": context.now.isoformat(timespec="seconds"),
+        "host": about.host,
+        "user": words(about.user),
+        **{key.replace("path", "directory"): value for key, value in directory.items()},
+        "paths": [path_fields(path) for path in about.paths],
+        **({"paths_omitted": about.omitted} if about.omitted else {}),
+    }
+
+
+def run_text(context: Context) -> str | None:
+    """Return the same as a sentence for people; None where it is not known."""
+    about = context.about
+    if about is None:
+        return None
+    paths = ", ".join(printable(path) for path in about.paths[:_MOST_PATHS])
+    if more := len(about.paths[_MOST_PATHS:]) + about.omitted:
+        paths += f" and {more:,} more"
+    what = f"{context.command} of {paths}" if paths else context.command
+    where = "a directory that is gone" if about.directory is None else printable(about.directory)
+    return f"{what} by {words(about.user)} on {words(about.host)}, in {where}"
+
+
+def skipped_text(summary: Summary) -> str | None:
+    """Return how many inputs were skipped, and why; None if there were none."""
+    if not summary.skipped:
+        return None
+    by_number = sorted(summary.skipped.items(), key=lambda item: (-item[1], item[0]))
+    reasons = ", ".join(f"{words(reason)} {number:,}" for reason, number in by_number)
+    return f"skipped {summary.counts[Kind.SKIPPED]:,}: {reasons}"
+
+
+def plural(number: int, noun: str) -> str:
+    """Return a number with its noun: `1 match`, `2 matches`."""
+    ending = "" if number == 1 else "es" if noun.endswith("ch") else "s"
+    return f"{number:,} {noun}{ending}"
+
+
+#: How a number of outcomes of a kind is said; what is no noun stays as it is.
+_NOUNS = {Kind.MATCH: "match", Kind.CONFLICT: "conflict"}
+
+
+def counts_text(summary: Summary) -> str:
+    """Return how many inputs there were of each kind."""
+    counts = (
+        plural(summary.counts[kind], _NOUNS[kind])
+        if kind in _NOUNS
+        else f"{summary.counts[kind]:,} {kind}"
+        for kind in Kind
+    )
+    return f"{plural(summary.inputs, 'input')}: {', '.join(counts)}"
+
+
 def summary_fields(summary: Summary) -> dict[str, Any]:
     """Return the counts of a run, what it rests on, its lists, how it ended, and the exit code."""
     return {
         "inputs": summary.inputs,
         **{str(kind): summary.counts[kind] for kind in Kind},
+        "skipped_by_reason": dict(sorted(summary.skipped.items())),
         "files_read": summary.files_read,
         "bytes_read": summary.bytes_read,
         "ruled_out_by_size": summary.ruled_out_by_size,
         "known_unchanged": summary.known_unchanged,
+        "believed_unchanged": summary.believed_unchanged,
+        "gone": summary.gone,
         "elapsed_s": round(summary.elapsed_s, 3),
         "lists": [
             {"name": s.name, "generation": s.generation, "fresh": s.fresh}
@@ -154,5 +222,6 @@ def rests_on(summary: Summary) -> str:
     parts = {
         "ruled out by size": summary.ruled_out_by_size,
         "known unchanged": summary.known_unchanged,
+        "of them believed unchanged": summary.believed_unchanged,
     }
     return ", ".join(f"{number:,} {what}" for what, number in parts.items() if number)

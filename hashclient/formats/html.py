@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from hashclient import __version__
 from hashclient.core.kinds import Kind, MatchState
+from hashclient.core.match import PROGRESS
 from hashclient.core.model import Handled
 from hashclient.core.verdict import Summary
 from hashclient.errors import ExitCode
@@ -26,8 +27,10 @@ from hashclient.formats.fields import (
     gap_text,
     interrupted_text,
     missing_text,
+    plural,
     rests_on,
 )
+from hashclient.formats.htmlrun import about_run, contents, next_steps
 from hashclient.formats.htmltable import ORDER, charts, counts, files_table, lists_table
 from hashclient.formats.markup import Markup, element
 from hashclient.formats.text import human_bytes
@@ -63,6 +66,8 @@ class HtmlFormatter:
         self._categories: Counter[str] = Counter()
         self._folders: Counter[str] = Counter()
         self._actions_failed = 0
+        #: Matches on record that somebody has to deal with.
+        self._open = 0
 
     def begin(self) -> None:
         """Begin with nothing: what comes first on the page is known last."""
@@ -76,6 +81,7 @@ class HtmlFormatter:
             self._rows[kind].append(handled)
         if handled.record is not None:
             self._states[handled.record.state] += 1
+            self._open += handled.record.state in PROGRESS
         self._actions_failed += sum(acted.done is False for acted in handled.acted)
         if kind is Kind.MATCH:
             self._lists.update({hit.list_name for hit in outcome.hits})
@@ -113,20 +119,40 @@ class HtmlFormatter:
 
     def _page(self, summary: Summary | None) -> Iterator[Markup]:
         yield self._verdict(summary)
+        sections = list(self._sections(summary))
+        yield contents([(section.id, section.title) for section in sections])
         yield Markup("<main>")
+        yield from (section.markup for section in sections)
+        yield Markup("</main>")
+
+    def _sections(self, summary: Summary | None) -> Iterator[_Section]:
         if summary is not None:
             attention = list(self._attention(summary))
             if attention:
                 items = [element("li", item) for item in attention]
-                yield _section("Needs attention", element("ul", *items), class_="attention")
+                yield _Section("Needs attention", element("ul", *items), class_="attention")
+        if summary is None or self._context.command != "matches":
+            yield self._next(summary)
+        if (about := about_run(self._context, summary)) is not None:
+            title = "What was scanned" if self._context.command == "scan" else "About this page"
+            yield _Section(title, about)
         if summary is None or self._context.command != "matches":
             yield self._numbers(summary)
         if summary is not None and (summary.lists or summary.missing):
-            yield _section("Lists used", lists_table(summary.lists, summary.missing))
+            yield _Section("Lists used", lists_table(summary.lists, summary.missing))
         if self._found[Kind.MATCH]:
-            yield _section("Where the matches are", charts(self._charts()))
+            yield _Section("Where the matches are", charts(self._charts()))
         yield self._files()
-        yield Markup("</main>")
+
+    def _next(self, summary: Summary | None) -> _Section:
+        open_matches = self._open
+        if summary is not None:
+            open_matches = max(open_matches, summary.counts[Kind.MATCH])
+        steps = list(next_steps(self._context, summary, open_matches, self._found[Kind.CONFLICT]))
+        if not steps:
+            return _Section("What to do next", element("p", "Nothing is to be done."))
+        items = [element("li", step) for step in steps]
+        return _Section("What to do next", element("ol", *items), class_="next")
 
     def _verdict(self, summary: Summary | None) -> Markup:
         now = self._context.now
@@ -163,30 +189,29 @@ class HtmlFormatter:
         if (text := failure_text(summary)) is not None:
             yield f"Failed: {text}."
 
-    def _numbers(self, summary: Summary | None) -> Markup:
+    def _numbers(self, summary: Summary | None) -> _Section:
         if summary is None:
             shown = {str(state): self._states[state] for state in MatchState}
-            return _section("By state", counts(shown))
+            return _Section("By state", counts(shown))
         shown = {str(kind): summary.counts[kind] for kind in ORDER}
         read = (
-            f"{summary.inputs:,} {'input' if summary.inputs == 1 else 'inputs'} in all;"
-            f" {summary.files_read:,} {'file' if summary.files_read == 1 else 'files'},"
+            f"{plural(summary.inputs, 'input')} in all; {plural(summary.files_read, 'file')},"
             f" {human_bytes(summary.bytes_read)}, read in {summary.elapsed_s:,.1f} s."
         )
         if text := rests_on(summary):
             read += f" Besides reading, the answer rests on this: {text}."
-        return _section("What was checked", counts(shown), element("p", read, class_="fine"))
+        return _Section("What was checked", counts(shown), element("p", read, class_="fine"))
 
     def _charts(self) -> dict[str, Counter[str]]:
         return {"list": self._lists, "category": self._categories, "folder": self._folders}
 
-    def _files(self) -> Markup:
+    def _files(self) -> _Section:
         rows: list[Handled] = []
         for kind in ORDER:
             found = sorted(self._rows[kind], key=lambda handled: handled.outcome.path)
             rows += found[: MAX_ROWS - len(rows)]
         if not rows:
-            return _section("Files", element("p", "There is nothing to list."))
+            return _Section("Files", element("p", "There is nothing to list."))
         total = self._found.total()
         notes = []
         if total > len(rows):
@@ -196,17 +221,21 @@ class HtmlFormatter:
                 " have no such limit."
             )
             notes.append(element("p", text, class_="fine"))
-        return _section("Files", *notes, files_table(rows), class_="files")
+        return _Section("Files", *notes, files_table(rows), class_="files")
 
 
 def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _section(title: str, *content: Markup, class_: str | None = None) -> Markup:
-    name = title.lower().replace(" ", "-")
-    heading = element("h2", title, id=name)
-    return element("section", heading, *content, class_=class_, aria_labelledby=name)
+class _Section:
+    """A part of the page with a heading, which has an id."""
+
+    def __init__(self, title: str, *content: Markup, class_: str | None = None) -> None:
+        self.title = title
+        self.id = title.lower().replace(" ", "-")
+        heading = element("h2", title, id=self.id)
+        self.markup = element("section", heading, *content, class_=class_, aria_labelledby=self.id)
 
 
 def _document(title: str, content: Iterator[Markup]) -> str:

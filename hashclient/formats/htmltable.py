@@ -98,19 +98,28 @@ def files_table(found: Sequence[Handled]) -> Markup:
     """Return the table of files, with the controls that the script makes work."""
     kinds = Counter(str(h.outcome.kind) for h in found)
     states = Counter(str(h.record.state) for h in found if h.record is not None)
+    lists = Counter(name for h in found for name in _lists_of(h))
+    categories = Counter(name for h in found for name in _categories_of(h))
     head = _head("Outcome", "File", "Size", "Entry", "Record", numeric={"Size"})
     body = element("tbody", *(joined(Markup("\n"), _row(handled)) for handled in found))
     return joined(
-        _controls(kinds, states),
+        _controls(kinds, states, lists, categories),
         element("table", head, body, id="files-table", aria_labelledby="files"),
         _pager(),
     )
 
 
-def _controls(kinds: Counter[str], states: Counter[str]) -> Markup:
+def _controls(
+    kinds: Counter[str], states: Counter[str], lists: Counter[str], categories: Counter[str]
+) -> Markup:
     search = Markup('<input type="search" id="filter-text" autocomplete="off">')
     fields = [element("label", element("span", "Search"), search)]
-    for name, numbers in (("outcome", kinds), ("state", states)):
+    for name, numbers in (
+        ("outcome", kinds),
+        ("state", states),
+        ("list", lists),
+        ("category", categories),
+    ):
         if len(numbers) > 1:
             options = [element("option", "all", value="")]
             options += [element("option", f"{n} ({numbers[n]:,})", value=n) for n in numbers]
@@ -159,7 +168,17 @@ def _row(handled: Handled) -> Markup:
         element("td", *record),
         data_outcome=kind,
         data_state=None if ref is None else str(ref.state),
+        data_list=" ".join(_lists_of(handled)) or None,
+        data_category=" ".join(_categories_of(handled)) or None,
     )
+
+
+def _lists_of(handled: Handled) -> list[str]:
+    return sorted({hit.list_name for hit in handled.outcome.hits})
+
+
+def _categories_of(handled: Handled) -> list[str]:
+    return sorted({hit.category for hit in handled.outcome.hits})
 
 
 def _entry(hit: Hit) -> Markup:

@@ -15,16 +15,20 @@ from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from hashclient.core.model import Handled
+    from hashclient.core.model import Handled, Invocation
     from hashclient.core.verdict import Summary
 
 
 class Context(NamedTuple):
-    """What a report is of: the command, when it ran (in UTC), and whether digests are shown."""
+    """What a report is of: the command, when it ran (in UTC), and whether digests are shown.
+
+    `about` says where, by whom and for what it was called, where that is known.
+    """
 
     command: str
     now: datetime
     show_digests: bool = False
+    about: Invocation | None = None
 
 
 class Formatter(Protocol):
@@ -53,6 +57,9 @@ FORMATS: Mapping[str, tuple[str, str]] = {
     "ecs": ("hashclient.formats.ecs", "EcsFormatter"),
     "html": ("hashclient.formats.html", "HtmlFormatter"),
 }
+
+#: Of these a report is one document; of the others it can go on in another file, begun once more.
+DOCUMENTS = frozenset({"sarif", "html"})
 
 
 def formatter(name: str, context: Context) -> Formatter:

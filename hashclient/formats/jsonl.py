@@ -12,6 +12,7 @@ from hashclient.formats.fields import (
     digest_fields,
     entry_fields,
     file_fields,
+    run_fields,
     summary_fields,
 )
 
@@ -28,6 +29,7 @@ class JsonlFormatter:
 
     def __init__(self, context: Context) -> None:
         """Write what `context` asks for."""
+        self._context = context
         self._show_digests = context.show_digests
 
     def begin(self) -> None:
@@ -57,4 +59,5 @@ class JsonlFormatter:
         """Return the summary as a line."""
         if summary is None:
             return None
-        return json.dumps({"type": "summary", "schema": SCHEMA, **summary_fields(summary)})
+        about = {**run_fields(self._context), **summary_fields(summary)}
+        return json.dumps({"type": "summary", "schema": SCHEMA, **about})

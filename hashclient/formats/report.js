@@ -7,7 +7,7 @@
   if (table === null) return;
 
   const rows = Array.from(table.tBodies[0].rows);
-  const filters = ["outcome", "state"]
+  const filters = ["outcome", "state", "list", "category"]
     .map((name) => [name, byId(`filter-${name}`)])
     .filter(([, select]) => select !== null);
   const search = byId("filter-text");
@@ -27,9 +27,14 @@
     return text;
   }
 
+  // A file can hit entries of several lists and categories; no name of these has a space.
+  function hasValue(row, name, value) {
+    return (row.dataset[name] ?? "").split(" ").includes(value);
+  }
+
   function isWanted(row, words) {
     return (
-      filters.every(([name, select]) => !select.value || row.dataset[name] === select.value) &&
+      filters.every(([name, select]) => !select.value || hasValue(row, name, select.value)) &&
       words.every((word) => textOf(row).includes(word))
     );
   }

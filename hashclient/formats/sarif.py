@@ -28,6 +28,8 @@ from hashclient.formats.fields import (
     gap_text,
     interrupted_text,
     missing_text,
+    run_fields,
+    skipped_text,
     summary_fields,
     words,
 )
@@ -47,7 +49,10 @@ MAX_NOTIFICATIONS = 1_000
 
 #: Of these states nothing is to be done about the file any more, or its entry is not listed now.
 _QUIET = frozenset(
-    {MatchState.WITHDRAWN, MatchState.RESTORED, MatchState.PURGED, MatchState.CLOSED}
+    {
+        *(MatchState.GONE, MatchState.WITHDRAWN, MatchState.RESTORED, MatchState.PURGED),
+        MatchState.CLOSED,
+    }
 )
 
 #: What a notification can be about: its level, what that means, and what to do.
@@ -58,6 +63,7 @@ _NOTIFICATIONS = {
         "Nothing is known of it. Remove the reason and scan again.",
     ),
     "skipped": ("note", "An input is not to be checked.", "Nothing is to be done."),
+    "skips": ("note", "Inputs are not to be checked: how many, and why.", "Nothing is to be done."),
     "stale": (
         "warning",
         "A list had expired when it was used.",
@@ -138,7 +144,7 @@ class SarifFormatter:
             "invocations": [self._invocation(summary)],
         }
         if summary is not None:
-            run["properties"] = summary_fields(summary)
+            run["properties"] = run_fields(self._context) | summary_fields(summary)
         members = [f'"{name}": {json.dumps(value)}' for name, value in run.items()]
         return "\n".join([*parts, f"], {', '.join(members)}}}]}}"])
 
@@ -193,8 +199,11 @@ class SarifFormatter:
                 notifications.append(_notification("left-out", text))
         start = self._context.now
         invocation: dict[str, Any] = {"executionSuccessful": True, "startTimeUtc": _utc(start)}
+        invocation |= _called(self._context)
         if summary is not None:
             code = summary.exit_code
+            if (skipped := skipped_text(summary)) is not None:
+                notifications.append(_notification("skips", _plain(skipped)))
             notifications += [_notification(name, _plain(text)) for name, text in _notices(summary)]
             invocation |= {
                 "endTimeUtc": _utc(start + timedelta(seconds=summary.elapsed_s)),
@@ -203,6 +212,22 @@ class SarifFormatter:
                 "executionSuccessful": not (summary.stopped or summary.failed or summary.missing),
             }
         return {**invocation, "toolExecutionNotifications": notifications}
+
+
+def _called(context: Context) -> dict[str, Any]:
+    """Return where and by whom a run was called, in the fields that SARIF has for it."""
+    about = context.about
+    if about is None:
+        return {}
+    fields = run_fields(context)
+    called = {
+        "machine": about.host,
+        "account": fields["user"],
+        "properties": {"paths": fields["paths"]},
+    }
+    if about.directory is not None:
+        called["workingDirectory"] = {"uri": uri_of(about.directory)}
+    return called
 
 
 def _notices(summary: Summary) -> Iterator[tuple[str, str]]:

@@ -8,15 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from hashclient.core.kinds import Kind
 from hashclient.core.model import Handled
 from hashclient.core.verdict import Summary
 from hashclient.formats.fields import (
+    counts_text,
     failure_text,
     gap_text,
     interrupted_text,
     missing_text,
+    plural,
     rests_on,
+    run_text,
+    skipped_text,
     words,
 )
 from hashclient.system.text import printable
@@ -30,6 +33,7 @@ class TextFormatter:
 
     def __init__(self, context: Context) -> None:
         """Write what `context` asks for."""
+        self._context = context
         self._of_run = context.command != "matches"
         self._of_files = context.command != "lookup"
         self._show_digests = context.show_digests
@@ -68,19 +72,20 @@ class TextFormatter:
         if summary is None:
             return None
         lines = [*(self._work(summary) if self._of_run else ()), *self._attention(summary)]
+        if (text := run_text(self._context)) is not None:
+            lines.append(text)
         lines.append(f"exit {int(summary.exit_code)}: {summary.exit_code.meaning}")
         return "\n".join(lines)
 
     def _work(self, summary: Summary) -> Iterator[str]:
-        counts = ", ".join(f"{summary.counts[kind]:,} {kind}" for kind in Kind)
-        noun = "input" if summary.inputs == 1 else "inputs"
-        yield f"{summary.inputs:,} {noun}: {counts}"
+        yield counts_text(summary)
         if self._of_files:
             read = human_bytes(summary.bytes_read)
-            noun = "file" if summary.files_read == 1 else "files"
             took = f"in {summary.elapsed_s:.1f} s"
             besides = f"; {text}" if (text := rests_on(summary)) else ""
-            yield f"read {summary.files_read:,} {noun}, {read}, {took}{besides}"
+            yield f"read {plural(summary.files_read, 'file')}, {read}, {took}{besides}"
+        if (skipped := skipped_text(summary)) is not None:
+            yield skipped
         for state in summary.lists:
             when = f"{state.expires:%Y-%m-%d %H:%M} UTC"
             fresh = f"fresh until {when}"

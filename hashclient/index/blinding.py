@@ -3,7 +3,8 @@
 A tag is AES-256 of a digest's first 16 bytes under a key of the algorithm's own: one block under a
 permutation, so equal digests have equal tags and different ones never collide beyond what their
 first 16 bytes do. This protects a stolen index. It does not protect against a thief who has index
-and key: they can test guesses. Nothing here knows what an index looks like.
+and key: they can test guesses. The same key vouches for documents of ours (`mac`), by subkeys of
+their own. Nothing here knows what an index looks like.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from cryptography.hazmat.primitives import hashes, hmac
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
 
 from hashclient.core.algorithms import Algorithm
 from hashclient.errors import ConfigError, StateError
@@ -48,6 +49,7 @@ class Sealer:
         #: Says which key sealed an index, and nothing about the key: a search under the wrong
         #: key finds nothing, which must not look like "no match".
         self.key_id = _derive(key, "key id")[:8].hex()
+        self._mac_key = _derive(key, "mac")
 
     def tags(self, algorithm: Algorithm, digests: Uint8) -> Uint64:
         """Seal digests given as (n, width) bytes; return (n, 2) words."""
@@ -65,10 +67,19 @@ class Sealer:
             for a, tag in tags.items()
         )
 
-    def _encrypt(self, algorithm: Algorithm, blocks: bytes | memoryview) -> Uint64:
+    def mac(self, purpose: str, document: bytes) -> str:
+        """Return the HMAC-SHA-256 of a document, in hexadecimal; each purpose has its subkey."""
+        mac = hmac.HMAC(_derive(self._mac_key, purpose), hashes.SHA256())
+        mac.update(document)
+        return mac.finalize().hex()
+
+    def encryptor(self, algorithm: Algorithm) -> CipherContext:
+        """Return what turns the first 16 bytes of a digest into its tag, for one thread's use."""
         # ECB is what is wanted here: one independent block a digest, equal in, equal out.
-        cipher = Cipher(algorithms.AES(self._subkeys[algorithm]), modes.ECB())  # noqa: S305 - see above
-        return np.frombuffer(cipher.encryptor().update(blocks), "<u8").reshape(-1, 2)
+        return Cipher(algorithms.AES(self._subkeys[algorithm]), modes.ECB()).encryptor()  # noqa: S305 - see above
+
+    def _encrypt(self, algorithm: Algorithm, blocks: bytes | memoryview) -> Uint64:
+        return np.frombuffer(self.encryptor(algorithm).update(blocks), "<u8").reshape(-1, 2)
 
 
 def _derive(key: bytes, purpose: str) -> bytes:

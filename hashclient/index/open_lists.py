@@ -23,17 +23,11 @@ import msgspec
 
 from hashclient.config import Settings
 from hashclient.core.model import ListState, MissingList, is_name
-from hashclient.errors import StateError
+from hashclient.errors import ConfigError, StateError
 from hashclient.index.blinding import Sealer, load_sealer
+from hashclient.index.manifest import OtherKeyError, read_manifest
 from hashclient.index.matcher import Judge
-from hashclient.index.reader import (
-    Index,
-    check_key,
-    list_folders,
-    load_manifest,
-    open_index,
-    state_of,
-)
+from hashclient.index.reader import Index, list_folders, open_index, state_of
 from hashclient.system.files import read_regular, state_error
 from hashclient.system.layout import TARGETS_NAME, TIMESTAMP_NAME
 from hashclient.system.log import Log
@@ -145,9 +139,9 @@ class OpenLists(msgspec.Struct, frozen=True):
         """Whether any list is past its expiry."""
         return any(state.stale for state in self.states)
 
-    def judge(self) -> Judge:
-        """Return a judge over all lists that can be used."""
-        return Judge(self.indexes, self.sealer)
+    def judge(self, *, all_digests: bool = False) -> Judge:
+        """Return a judge over all lists that can be used; `all_digests` is as for `Judge`."""
+        return Judge(self.indexes, self.sealer, all_digests=all_digests)
 
 
 def open_lists(settings: Settings, environ: Mapping[str, str], now: datetime) -> OpenLists:
@@ -160,14 +154,18 @@ def open_lists(settings: Settings, environ: Mapping[str, str], now: datetime) ->
         StateError: no list can be used, or there is no seal key.
         ConfigError: the seal key is missing or malformed.
     """
-    expected = expected_lists(settings)
-    if not any(entry.index for entry in expected):
-        raise _nothing_usable(settings, expected)
-    sealer = load_sealer(settings.state_dir, settings.seal_key_file, environ)
-    expected = [with_key(entry, sealer.key_id) for entry in expected]
+    sealer, problem = None, None
+    try:
+        sealer = load_sealer(settings.state_dir, settings.seal_key_file, environ)
+    except (ConfigError, StateError) as error:
+        problem = error
+    expected = expected_lists(settings, sealer)
     indexes = tuple(entry.index for entry in expected if entry.index is not None)
     if not indexes:
         raise _nothing_usable(settings, expected)
+    if sealer is None:
+        assert problem is not None
+        raise problem
     states = tuple(
         state_of(index.manifest, now, settings.grace(index.manifest.provider)) for index in indexes
     )
@@ -195,12 +193,14 @@ def _nothing_usable(settings: Settings, expected: Sequence[ExpectedList]) -> Sta
     )
 
 
-def expected_lists(settings: Settings, *, verify: bool = False) -> list[ExpectedList]:
+def expected_lists(
+    settings: Settings, sealer: Sealer | None, *, verify: bool = False
+) -> list[ExpectedList]:
     """Open every list that should be here, by name; whatever cannot be used says why.
 
-    Those of a provider whose lists are not known come first, under no name. With `verify`, all of
-    the indexes is read and compared with its digests. Whether the seal key is the right one is
-    left to `with_key`.
+    Those of a provider whose lists are not known come first, under no name. What the key of
+    `sealer` does not vouch for cannot be used; without a key, nothing is asked of it, and nobody
+    can look anything up. With `verify`, all of the indexes is read and compared with its digests.
 
     Raises:
         StateError: the folder of all lists cannot be read.
@@ -226,7 +226,7 @@ def expected_lists(settings: Settings, *, verify: bool = False) -> list[Expected
     named = [
         entry
         for name, providers in sorted(wanted.items())
-        for entry in _open(settings.layout.lists / name, name, providers, verify=verify)
+        for entry in _open(settings.layout.lists / name, name, providers, sealer, verify=verify)
     ]
     here = {entry.provider for entry in named}
     for entry in named:
@@ -251,18 +251,6 @@ def expected_lists(settings: Settings, *, verify: bool = False) -> list[Expected
         else:
             doubtful.append(_of_provider(provider, "nothing was ever fetched", BARE_HINT))
     return [*doubtful, *named]
-
-
-def with_key(entry: ExpectedList, key_id: str) -> ExpectedList:
-    """Return `entry`, as one that cannot be used if another key than `key_id` sealed it."""
-    if entry.index is not None:
-        try:
-            check_key(entry.index.manifest, key_id)
-        except StateError as error:
-            return msgspec.structs.replace(
-                entry, index=None, error=error, short="sealed with another key"
-            )
-    return entry
 
 
 def _delegated_by(settings: Settings, provider: str) -> tuple[str, ...] | None:
@@ -292,11 +280,34 @@ def delegated_lists(path: Path) -> tuple[str, ...] | None:
     return names
 
 
+def known_lists(settings: Settings) -> frozenset[str] | None:
+    """Return the names of the lists that anything here names; None if that cannot be told.
+
+    The configuration names a list, a provider's verified metadata offers it, or it is here.
+
+    Raises:
+        StateError: the folder of all lists, or that of all providers, cannot be read.
+    """
+    names = set(list_folders(settings.layout.lists))
+    configured = settings.config.providers
+    for provider in [*configured, *_unconfigured(settings, ())]:
+        lists = configured[provider].lists if provider in configured else None
+        try:
+            offered = _delegated_by(settings, provider)
+        except StateError:
+            offered = None
+        if offered is None and lists is None:
+            return None
+        names.update(lists or (), offered or ())
+    return frozenset(names)
+
+
 def _bound_expiry(settings: Settings, index: Index) -> None:
     """Let a list be fresh for no longer than its provider's last verified metadata.
 
-    What vouches for a list is never later than that when its manifest is written. A manifest that
-    says so was garbled by the disk, or a provider has taken to shorter terms since.
+    What vouches for a list is never later than that when its manifest is written. Where it is, the
+    manifest is of version 1 and the disk has garbled it, or a provider has taken to shorter terms
+    since. The metadata can only take time away: it is not verified here, and the manifest is.
     """
     manifest = index.manifest
     if not is_name(manifest.provider):
@@ -344,22 +355,34 @@ def _of_list(
 
 
 def _open(
-    directory: Path, name: str, providers: Sequence[str], *, verify: bool
+    directory: Path,
+    name: str,
+    providers: Sequence[str],
+    sealer: Sealer | None,
+    *,
+    verify: bool,
 ) -> Iterator[ExpectedList]:
     """Open one list that `providers` should have given us; a mere folder has none.
 
     There is one entry, unless several providers offer a list of that name: it is here from one at
     most.
     """
-    manifest, index = None, None
+    document, manifest, index = None, None, None
     try:
-        manifest = load_manifest(directory)
-        if manifest is not None and manifest.list != name:
-            raise StateError(
-                f"the folder of list {name} holds list {manifest.list}",
-                hint=f"remove {printable(directory)} and run `hashclient fetch`",
-            )
-        index = None if manifest is None else open_index(directory, verify=verify)
+        document = read_manifest(directory)
+        if document is not None:
+            manifest = document.manifest if sealer is None else document.verify(sealer)
+            if manifest.list != name:
+                raise StateError(
+                    f"the folder of list {name} holds list {manifest.list}",
+                    hint=f"remove {printable(directory)} and run `hashclient fetch`",
+                )
+            index = open_index(directory, sealer, verify=verify)
+    except OtherKeyError as error:
+        assert document is not None
+        short = "sealed with another key"
+        yield ExpectedList(name, document.manifest.provider, error=error, short=short)
+        return
     except StateError as error:
         owner = next(iter(providers), None) if manifest is None else manifest.provider
         yield ExpectedList(name, owner, error=error)

@@ -45,7 +45,7 @@ class TableWriter:
 
     def add(self, keys: Uint64) -> None:
         """Add the next keys, in ascending order."""
-        shift = _shift(self.bits)
+        shift = shift_of(self.bits)
         for start in range(0, len(keys), _PIECE_KEYS):
             place = keys[start : start + _PIECE_KEYS] >> shift
             word = (place >> _WORD_SHIFT).view(np.intp)
@@ -77,7 +77,7 @@ def find(bits: Uint64, starts: Uint32, column: Uint64, keys: Uint64) -> tuple[Ro
 
 
 def _find(bits: Uint64, starts: Uint32, column: Uint64, keys: Uint64) -> tuple[Rows, Rows]:
-    place = keys >> _shift(bits)
+    place = keys >> shift_of(bits)
     word = (place >> _WORD_SHIFT).view(np.intp)
     bit = place & _IN_WORD
     shifted = bits.take(word) >> bit
@@ -111,5 +111,6 @@ def _expand(queries: Rows, first: Rows, counts: Rows) -> tuple[Rows, Rows]:
     return np.repeat(queries, counts), np.repeat(first, counts) + after_first
 
 
-def _shift(bits: Uint64) -> np.uint64:
+def shift_of(bits: Uint64) -> np.uint64:
+    """Return by how many bits a key is shifted to be the place of its bit."""
     return np.uint64(64 - (_WORD_BITS * len(bits)).bit_length() + 1)

@@ -1,17 +1,15 @@
 """The sealed index of a list, for readers: open it, ask which digests matter, look tags up.
 
 An index is a manifest and a few immutable runs of sorted, memory-mapped arrays. A reader opens
-what the manifest names and never waits for a writer. `writer` makes runs and manifests.
+what the manifest names and never waits for a writer. `writer` makes runs, `manifest` names them.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Annotated
 
 import msgspec
 import numpy as np
@@ -20,63 +18,19 @@ import numpy.typing as npt
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.model import Hit, ListState, is_name
 from hashclient.errors import StateError
+from hashclient.index.blinding import Sealer
 from hashclient.index.coverage import Sizes, count_missed, may_miss, sizes_missed
+from hashclient.index.manifest import Manifest, read_manifest, verify_runs
+from hashclient.index.pieces import damaged
 from hashclient.index.prefixtable import NOTHING
-from hashclient.index.run import REBUILD_HINT, ROT_HINT, Count, DamagedError, Run, file_sha256
-from hashclient.lists.wire import Strings, Uint32, Uint64
-from hashclient.system.files import MAX_STATE_BYTES, read_regular, state_error
+from hashclient.index.run import REBUILD_HINT, DamagedError, Run
+from hashclient.lists.wire import Strings, Uint32, Uint64, checksum_of
+from hashclient.system.files import state_error
 from hashclient.system.layout import MANIFEST_NAME
 from hashclient.system.text import printable
-from hashclient.system.versions import format_of, is_newer, newer
 
-MANIFEST_FORMAT = "hashclient-index/1"
 #: How far the clock may be behind the last check before we say that it was set back.
 CLOCK_TOLERANCE = timedelta(minutes=5)
-
-
-#: What the disk may have garbled must not come in as a value that nobody expects.
-_Time = Annotated[datetime, msgspec.Meta(tz=True)]
-_RunName = Annotated[str, msgspec.Meta(pattern=r"^run-[0-9]{8,18}\Z")]
-_Checksum = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{16}\Z")]
-
-
-class RunRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A run as the manifest names it; `length` is the file's, in bytes.
-
-    `sha256` is that of the file, in hexadecimal; without it, nobody relies on the run.
-    """
-
-    name: _RunName
-    length: Count
-    entries: Count
-    sha256: str = ""
-
-
-class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One generation of one list, as it is on disk; replaced as a whole by one rename.
-
-    `expires` is the earliest expiry of the metadata that vouched for it. `index_hash` is the
-    signed hash of the `index.json` it was made from. `with_digest` counts live entries by
-    algorithm, `with_size` those with a size. `epoch` stands for the keys under which generations
-    are counted, see `Trust.epoch`.
-    """
-
-    format: str
-    list: str
-    provider: str
-    generation: Count
-    published_at: _Time
-    fetched_at: _Time
-    checked_at: _Time
-    expires: _Time
-    entries: Count
-    checksum: _Checksum
-    with_digest: dict[str, Count]
-    with_size: Count
-    key_id: str
-    index_hash: str
-    runs: tuple[RunRef, ...]
-    epoch: str = ""
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -166,6 +120,10 @@ class RunSet:
             return Found(NOTHING, NOTHING, NOTHING)
         return Found(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
+    def tables(self, algorithm: Algorithm) -> list[tuple[memoryview, int]]:
+        """Return of each run how its keys of `algorithm` begin: see `Run.table`."""
+        return [table for run in self.runs if (table := run.table(algorithm.label)) is not None]
+
     def find_ids(self, ids: Strings, hashes: Uint64) -> Found:
         """Look up entry ids by their `entry_hashes`; return every live row that has one."""
         parts: list[tuple[npt.NDArray[np.intp], ...]] = []
@@ -191,6 +149,19 @@ class RunSet:
             rows = run.rows_at("id", np.arange(len(hashes)))
             parts.append(hashes[~self._is_dead(number, rows)].astype(np.uint64))
         return np.sort(np.concatenate(parts))
+
+    def live_checksum(self) -> int:
+        """Return the checksum of all live entries, counted again; in memory that stays flat."""
+        total = 0
+        for number, run in enumerate(self.runs):
+            hashes = run.section("id.hash")
+            for start in range(0, 0 if hashes is None else len(hashes), _BLOCK_ROWS):
+                assert hashes is not None
+                block = hashes[start : start + _BLOCK_ROWS].view(np.uint64)
+                rows = run.rows_at("id", np.arange(start, start + len(block)))
+                total += checksum_of(block[~self._is_dead(number, rows)])
+                run.forget()
+        return total % 2**64
 
     def _is_dead(self, number: int, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
         dead = self.dead[number]
@@ -247,59 +218,35 @@ class Index(RunSet):
         return hits
 
 
+#: Rows that are looked at together where all of them are.
+_BLOCK_ROWS = 1 << 20
 _NO_ROWS: Uint32 = np.zeros(0, np.uint32)
 
 
-def load_manifest(directory: Path) -> Manifest | None:
-    """Read the manifest in a list's folder; None if there is none.
-
-    Raises:
-        StateError: it is damaged or cannot be read.
-    """
-    path = directory / MANIFEST_NAME
-    try:
-        document = read_regular(path, MAX_STATE_BYTES)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        if error.errno == errno.EIO:  # what the disk has lost, a fetch builds again
-            raise DamagedError(
-                f"cannot read manifest: {printable(path)}: {error.strerror}", hint=REBUILD_HINT
-            ) from error
-        raise state_error("cannot read", path, error) from error
-    try:
-        manifest = msgspec.json.decode(document, type=Manifest)
-    except ValueError as error:
-        if is_newer(format_of(document), MANIFEST_FORMAT):
-            raise newer(path) from error
-        raise DamagedError(f"manifest is damaged: {printable(path)}", hint=REBUILD_HINT) from error
-    if is_newer(manifest.format, MANIFEST_FORMAT):
-        raise newer(path)
-    if manifest.format != MANIFEST_FORMAT:
-        raise DamagedError(
-            f"manifest has format {manifest.format!r}: {printable(path)}", hint=REBUILD_HINT
-        )
-    return manifest
-
-
-def open_index(directory: Path, *, verify: bool = False) -> Index | None:
+def open_index(directory: Path, sealer: Sealer | None, *, verify: bool = False) -> Index | None:
     """Open the index in a list's folder; None if the list was never fetched.
 
-    With `verify`, it is read to its end first, as `verify_runs` does.
+    Its manifest is verified with `sealer`; where there is no key, nothing vouches for it, and
+    nothing is found in it either. With `verify`, the runs are read to their end first, from the
+    disk, as `verify_runs` does.
 
     A writer may switch generations and sweep the old runs between the reading of the manifest and
     the opening of a run; then the new manifest is there, and reading it again succeeds.
 
     Raises:
-        StateError: it is damaged, or belongs to no key.
+        OtherKeyError: another key sealed it.
+        StateError: it is damaged, or cannot be read.
     """
     for _ in range(8):
-        manifest = load_manifest(directory)
-        if manifest is None:
+        document = read_manifest(directory)
+        if document is None:
             return None
+        manifest = document.manifest if sealer is None else document.verify(sealer)
+        if manifest.rotten is not None:
+            raise damaged(directory / manifest.rotten)
         try:
             if verify:
-                verify_runs(directory, manifest.runs)
+                verify_runs(directory, manifest.runs, cold=True)
             return open_manifest(directory, manifest)
         except FileNotFoundError:
             continue
@@ -329,34 +276,6 @@ def open_manifest(directory: Path, manifest: Manifest) -> Index:
             hint=REBUILD_HINT,
         )
     return index
-
-
-def verify_runs(directory: Path, runs: Sequence[RunRef]) -> None:
-    """Read every one of `runs` and compare its digest; 2 GB a second or so.
-
-    Finds what opening an index does not: bytes that have changed in place.
-
-    Raises:
-        DamagedError: one is not what the writer wrote.
-        StateError: one cannot be read.
-    """
-    for ref in runs:
-        path = directory / ref.name
-        if file_sha256(path) != ref.sha256:
-            raise DamagedError(f"index file is damaged: {printable(path)}", hint=ROT_HINT)
-
-
-def check_key(manifest: Manifest, key_id: str) -> None:
-    """Refuse an index that another key sealed: nothing would be found in it.
-
-    Raises:
-        StateError: it was.
-    """
-    if manifest.key_id != key_id:
-        raise StateError(
-            f"list {manifest.list} was sealed with another key",
-            hint="use the key that sealed it, or remove the list's folder and fetch again",
-        )
 
 
 def state_of(manifest: Manifest, now: datetime, grace: timedelta) -> ListState:

@@ -17,7 +17,6 @@ header with type, offset from the first and count:
 from __future__ import annotations
 
 import errno
-import hashlib
 import mmap
 import os
 import re
@@ -31,7 +30,7 @@ import numpy.typing as npt
 
 from hashclient.core.algorithms import Algorithm
 from hashclient.errors import StateError
-from hashclient.index.prefixtable import NOTHING, Rows, find, table_lengths
+from hashclient.index.prefixtable import NOTHING, Rows, find, shift_of, table_lengths
 from hashclient.lists.wire import Strings, Uint8, Uint32, Uint64
 from hashclient.system.files import state_error
 from hashclient.system.text import printable
@@ -99,7 +98,7 @@ class Run:
         """
         self.name = path.name
         try:
-            fd = _open(path)
+            fd = open_run(path)
             try:
                 actual = os.fstat(fd).st_size
                 if actual < 16 or (length is not None and actual != length):
@@ -114,7 +113,7 @@ class Run:
         except FileNotFoundError:
             raise
         except OSError as error:
-            raise _unreadable(path, error) from error
+            raise unreadable(path, error) from error
         # Whether a later version has written it cannot be told from a changed byte: the version of
         # the whole state says that.
         if head[:8] != RUN_MAGIC and head[:6] == RUN_MAGIC[:6]:
@@ -227,6 +226,17 @@ class Run:
         except ValueError as error:
             raise self.damaged() from error
 
+    def table(self, prefix: str) -> tuple[memoryview, int] | None:
+        """Return how the keys of `prefix` begin, as a `prefixtable` has it; None without keys.
+
+        The words of its bits, and by how many bits a key is shifted to be the place of its bit.
+        """
+        column = self._sections.get(f"{prefix}.{KEY_SECTIONS[prefix][0]}")
+        if column is None or not len(column):
+            return None
+        bits = self._sections[f"{prefix}.bits"].view(np.uint64)
+        return bits.data, int(shift_of(bits))
+
 
 def aligned(offset: int) -> int:
     """Round `offset` up to the alignment of sections."""
@@ -239,21 +249,8 @@ def mask_set(masks: Uint8) -> int:
     return sum(1 << (m - 1) for m in range(1, 8) if present[m])
 
 
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file of ours, in hexadecimal.
-
-    Raises:
-        StateError: it cannot be read.
-    """
-    try:
-        with os.fdopen(_open(path), "rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def _open(path: Path) -> int:
-    """Open a file of ours; a pipe in its place would keep us waiting, and a device has no end.
+def open_run(path: Path) -> int:
+    """Open a run; a pipe in its place would keep us waiting, and a device has no end.
 
     Raises:
         OSError: it cannot be opened.
@@ -266,7 +263,7 @@ def _open(path: Path) -> int:
     raise DamagedError(f"index file is not a regular file: {printable(path)}", hint=REBUILD_HINT)
 
 
-def _unreadable(path: Path, error: OSError) -> StateError:
+def unreadable(path: Path, error: OSError) -> StateError:
     """Translate an error of the system; what the disk has lost, a fetch builds again."""
     if error.errno in {errno.EIO, errno.ENOENT}:
         return DamagedError(

@@ -3,22 +3,24 @@
 Cost follows the change: a generation adds one run, and runs are merged only so that each is at
 least `MERGE_RATIO` times as large as all that follow it; their number stays logarithmic. Memory
 follows `RUN_ROWS`, not the list: a first fetch writes runs of that size and merges them by ranges
-of keys. Nothing is visible to readers before `write_manifest` renames the new manifest into place.
+of keys. Nothing is visible to readers before the new manifest is renamed into place.
 """
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
 from hashclient.core.algorithms import Algorithm
 from hashclient.errors import VerificationError
 from hashclient.index.blinding import Sealer
-from hashclient.index.reader import Index, Manifest, RunRef, RunSet, verify_runs
-from hashclient.index.run import ROT_HINT, DamagedError, Run, file_sha256
+from hashclient.index.manifest import RunRef, verify_runs
+from hashclient.index.pieces import digest_pieces, root_of
+from hashclient.index.reader import Index, RunSet
+from hashclient.index.run import ROT_HINT, DamagedError, Run
 from hashclient.index.runwriter import (
     BatchColumns,
     Columns,
@@ -28,8 +30,7 @@ from hashclient.index.runwriter import (
     write_run,
 )
 from hashclient.lists.wire import NO_SIZE, AddBatch, Strings, Uint8, checksum_of, entry_hashes
-from hashclient.system.files import sweep_temporary, write_atomic
-from hashclient.system.layout import MANIFEST_NAME
+from hashclient.system.files import sweep_temporary
 from hashclient.system.log import Log
 from hashclient.system.text import printable
 
@@ -52,15 +53,26 @@ class IndexWriter:
     change. The caller holds the writers' lock.
     """
 
-    def __init__(self, directory: Path, sealer: Sealer, base: Index | None) -> None:
-        """Start from `base`, or from nothing."""
+    def __init__(
+        self,
+        directory: Path,
+        sealer: Sealer,
+        base: Index | None,
+        pieces: Mapping[str, bytes] | None = None,
+    ) -> None:
+        """Start from `base`, or from nothing.
+
+        `pieces` has the digests of the pieces of runs of `base`, by name, as far as they are known.
+        """
         self._directory = directory
         self._sealer = sealer
         self._runs: list[Run] = list(base.runs) if base else []
         #: Finished runs, of which the digest is known.
-        self._finished = {r.name: r for r in base.manifest.runs if r.sha256} if base else {}
+        self._finished = {r.name: r for r in base.manifest.runs if r.root} if base else {}
         #: Runs of our own that were given out; what a merge reads was written a moment ago.
         self._written: dict[str, RunRef] = {}
+        #: The digests of the pieces of runs, by name, as far as they are known.
+        self.pieces: dict[str, bytes] = dict(pieces or {})
         self._next_number = _next_run_number(directory)
         self._pending: list[SealedBatch] = []
         self._pending_rows = 0
@@ -203,7 +215,8 @@ class IndexWriter:
         for run in self._runs:
             if run.name not in self._finished and run.name not in self._written:
                 path = self._directory / run.name
-                ref = RunRef(run.name, path.stat().st_size, run.count, file_sha256(path))
+                digests = self.pieces[run.name] = digest_pieces(path)
+                ref = RunRef(run.name, path.stat().st_size, run.count, root_of(digests))
                 self._written[run.name] = ref
         known = self._written | self._finished
         return tuple(known[run.name] for run in self._runs)
@@ -244,16 +257,6 @@ class IndexWriter:
 def _weight(run: Run) -> int:
     """Count what a merge of `run` has to touch; withdrawals alone weigh something too."""
     return run.count + sum(len(rows) for rows in run.dead_sections().values()) + 1
-
-
-def write_manifest(directory: Path, manifest: Manifest) -> None:
-    """Switch readers to the generation of `manifest`, whole or not at all.
-
-    Raises:
-        StateError: it cannot be written; the old generation stays.
-    """
-    data = msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"
-    write_atomic(directory / MANIFEST_NAME, data)
 
 
 def sweep(directory: Path, keep: frozenset[str]) -> None:

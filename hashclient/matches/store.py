@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from hashclient.core.algorithms import Algorithm, mask_of
+from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import MatchState
 from hashclient.core.match import (
     LISTED_AGAIN,
@@ -24,24 +24,16 @@ from hashclient.core.match import (
     REPORT_PREPARED,
     REPORT_WANTED,
     SETTLED,
-    STREAM_PREFIX,
     Match,
     Step,
-    new_id,
     progress_of,
     taken_back,
 )
-from hashclient.core.model import Hit, Outcome, hit_fields
+from hashclient.core.model import Hit, hit_fields
 from hashclient.errors import UsageError
-from hashclient.matches.tables import MATCH, SEEN_AGAIN, STREAMS, MatchStore, to_text
+from hashclient.matches.recording import ADD_MATCH, Recording
+from hashclient.matches.tables import MATCH, to_text
 
-_ADD_MATCH = "INSERT INTO match VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_ADD_HIT = """
-INSERT INTO hit (match, list, entry, category, algorithms, generation) VALUES (?, ?, ?, ?, ?, ?)
-ON CONFLICT (list, entry, match) DO UPDATE SET
-    category = excluded.category, algorithms = excluded.algorithms,
-    generation = excluded.generation, withdrawn_generation = NULL, withdrawn_at = NULL
-"""
 _AFFECTED = "SELECT m.id, h.list, h.entry FROM hit h JOIN match m ON m.id = h.match WHERE "
 _OF_ENTRIES = (
     "h.list = ? AND h.withdrawn_generation IS NULL"
@@ -68,53 +60,8 @@ WHERE s.event = ? AND m.state IN (SELECT value FROM json_each(?)) AND NOT EXISTS
 """
 
 
-class Matches(MatchStore):
+class Matches(Recording):
     """The record of matches of one state directory; use it as a context manager."""
-
-    def record(self, outcomes: Sequence[Outcome], key_id: str, now: datetime) -> list[Match]:
-        """Remember matches, all or none of them, and return their records in the same order.
-
-        The tags of `outcomes` are sealed under the key `key_id`.
-
-        Raises:
-            StateError: they cannot be written.
-        """
-        with self._transaction():
-            return [self._record(outcome, key_id, now) for outcome in outcomes]
-
-    def _record(self, outcome: Outcome, key_id: str, now: datetime) -> Match:
-        if outcome.is_stream:
-            path = STREAM_PREFIX + outcome.path
-        else:
-            # One file has one path: `//srv` would stay what it is, where others are made plain.
-            path = "/" + os.path.abspath(outcome.path).lstrip("/")  # noqa: PTH100 - links stay
-        hits = [hit for hit in outcome.hits if hit.complete]
-        known = self._known(path, hits, key_id, outcome.tags)
-        tags = [outcome.tags.get(a) for a in Algorithm]
-        time = to_text(now)
-        if known is None:
-            match_id = new_id()
-            values = (match_id, os.fsencode(path), outcome.size, MatchState.FOUND, True, key_id)
-            self._db.execute(_ADD_MATCH, (*values, *tags, time, time))
-        else:
-            match_id = known.id
-            if key_id == known.key_id:  # what an earlier run has computed stays known
-                tags = [outcome.tags.get(a, known.tags.get(a)) for a in Algorithm]
-            self._db.execute(
-                "UPDATE match SET size = ?, key_id = ?, md5 = ?, sha1 = ?, sha256 = ?,"
-                " last_seen = ? WHERE id = ?",
-                (outcome.size, key_id, *tags, time, match_id),
-            )
-        self._add_hits(match_id, hits)
-        if outcome.is_stream:
-            self._db.execute(STREAMS)
-            self._db.execute(SEEN_AGAIN, (match_id,))
-        if known is None:
-            self._step(match_id, MatchState.FOUND, now, {})
-        elif known.state not in PROGRESS:
-            self._step(match_id, MatchState.FOUND, now, {"again": True})
-            self._set_state(match_id, MatchState.FOUND)
-        return self._get(match_id)
 
     def adopt(self, match: Match, now: datetime, detail: Mapping[str, Any]) -> bool:
         """Record a match that a record which was lost had; return False if its id is known.
@@ -128,29 +75,10 @@ class Matches(MatchStore):
             values = (match.id, os.fsencode(match.path), match.size, match.state, match.in_place)
             times = (to_text(match.first_seen), to_text(match.last_seen))
             tags = [match.tags.get(a) for a in Algorithm]
-            self._db.execute(_ADD_MATCH, (*values, match.key_id, *tags, *times))
+            self._db.execute(ADD_MATCH, (*values, match.key_id, *tags, *times, None))
             self._add_hits(match.id, match.standing)
             self._step(match.id, RECORDED_AGAIN, now, detail)
             return True
-
-    def _add_hits(self, match_id: str, hits: Sequence[Hit]) -> None:
-        for hit in hits:
-            values = (mask_of(hit.algorithms), hit.generation)
-            self._db.execute(_ADD_HIT, (match_id, hit.list_name, hit.entry, hit.category, *values))
-
-    def _known(
-        self, path: str, hits: Sequence[Hit], key_id: str, tags: Mapping[Algorithm, bytes]
-    ) -> Match | None:
-        """Return the record of the file, if it is one of those that should be at `path`."""
-        entries = {(hit.list_name, hit.entry) for hit in hits}
-        where = " WHERE path = ? AND in_place = 1 ORDER BY last_seen DESC, id"
-        for match in self._matches(MATCH + where, (os.fsencode(path),)):
-            if not entries.isdisjoint((hit.list_name, hit.entry) for hit in match.hits):
-                return match
-            common = match.tags.keys() & tags.keys() if match.key_id == key_id else set()
-            if common and all(match.tags[a] == tags[a] for a in common):
-                return match
-        return None
 
     def get(self, match_id: str) -> Match:
         """Return the match with this id.
@@ -172,16 +100,6 @@ class Matches(MatchStore):
             return self.get(match_id)
         except UsageError:
             return None
-
-    def find(self, states: Collection[MatchState] = ()) -> Iterator[Match]:
-        """Yield the matches in any of `states`, or all, in the order they were first found.
-
-        Raises:
-            StateError: they cannot be read.
-        """
-        where = " WHERE ? OR state IN (SELECT value FROM json_each(?)) ORDER BY rowid"
-        with self._errors():
-            yield from self._matches(MATCH + where, (not states, json.dumps(sorted(states))))
 
     def story(self, match_id: str) -> list[Step]:
         """Return what happened to a match, in order.
@@ -222,7 +140,7 @@ class Matches(MatchStore):
         with self._transaction():
             match = self._get(match_id)
             self._step(match_id, state, now, detail)
-            if state not in PROGRESS:
+            if state not in PROGRESS or match.state is MatchState.GONE:
                 self._set_state(match_id, state)
             elif match.state in PROGRESS:
                 self._set_state(match_id, max(state, match.state, key=PROGRESS.index))

@@ -9,7 +9,7 @@ import contextlib
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -19,10 +19,10 @@ from hashclient.core.kinds import MatchState
 from hashclient.core.match import STREAM_PREFIX, Match
 from hashclient.core.model import Hit
 from hashclient.errors import StateError, UsageError
-from hashclient.system.files import refuse_irregular
+from hashclient.system.files import refuse_irregular, state_error
 from hashclient.system.layout import Layout
 from hashclient.system.sqlite import open_database
-from hashclient.system.text import printable
+from hashclient.system.text import excerpt, printable
 from hashclient.system.versions import newer
 
 _SCHEMA = """
@@ -37,7 +37,8 @@ CREATE TABLE match (
     sha1 BLOB,
     sha256 BLOB,
     first_seen TEXT NOT NULL,
-    last_seen TEXT NOT NULL
+    last_seen TEXT NOT NULL,
+    standing TEXT
 ) STRICT;
 CREATE INDEX match_by_path ON match (path);
 CREATE TABLE hit (
@@ -62,7 +63,10 @@ CREATE TABLE step (
 CREATE INDEX step_by_match ON step (match);
 CREATE INDEX step_by_event ON step (event, match);
 """
-_VERSION = 2
+_VERSION = 3
+#: The version that 0.1.0 wrote, and what leads on from there: a column that says where a file was.
+_BEFORE = 2
+_TO_3 = "ALTER TABLE match ADD COLUMN standing TEXT"
 #: Made when the first stream matches. A version that does not know it passes over it, so it needs
 #: no new number.
 STREAMS = """
@@ -84,6 +88,11 @@ _HITS = (
     "SELECT list, entry, category, algorithms, generation, withdrawn_generation, withdrawn_at"
     " FROM hit WHERE match = ? ORDER BY list, entry"
 )
+_HITS_OF = _HITS.replace("SELECT ", "SELECT match, ").replace("match = ?", "match IN (%s)")
+#: So many values are asked for at once; older builds of SQLite take 999.
+_AT_ONCE = 500
+_IN_PLACE_AT = " WHERE path IN (%s) AND in_place = 1 ORDER BY last_seen DESC, id"
+ADD_STEP = "INSERT INTO step (match, time, event, detail) VALUES (?, ?, ?, ?)"
 _TIMES_SEEN = "SELECT times_seen FROM stream WHERE match = ?"
 _STREAM_PREFIX = STREAM_PREFIX.encode()
 
@@ -108,10 +117,12 @@ class MatchStore:
                 version = self._db.execute("PRAGMA user_version").fetchone()[0]
                 if version == 0:
                     version = self._make()
+                if version == _BEFORE:
+                    version = _bring_forward(self._db)
             except BaseException:
                 self._db.close()
                 raise
-        if version != _VERSION:
+        if version not in (_BEFORE, _VERSION):
             self._db.close()
             if version > _VERSION:
                 raise newer(self._path)
@@ -154,20 +165,45 @@ class MatchStore:
 
     def _matches(self, query: str, values: tuple[Any, ...]) -> Iterator[Match]:
         for row in self._db.execute(query, values):
-            match_id, path, size, state, in_place, key_id, *tags, first, last = row
-            yield Match(
-                match_id,
-                os.fsdecode(path),
-                size,
-                MatchState(state),
-                bool(in_place),
-                key_id,
-                {a: tag for a, tag in zip(Algorithm, tags, strict=True) if tag is not None},
-                datetime.fromisoformat(first),
-                datetime.fromisoformat(last),
-                tuple(_hit(row) for row in self._db.execute(_HITS, (match_id,)).fetchall()),
-                self._times_seen(match_id) if path.startswith(_STREAM_PREFIX) else None,
-            )
+            hits = self._db.execute(_HITS, (row[0],)).fetchall()
+            yield self._match(row, tuple(map(_hit, hits)))
+
+    def _match(self, row: Sequence[Any], hits: tuple[Hit, ...]) -> Match:
+        match_id, path, size, state, in_place, key_id, *tags, first, last = row
+        return Match(
+            match_id,
+            os.fsdecode(path),
+            size,
+            MatchState(state),
+            bool(in_place),
+            key_id,
+            {a: tag for a, tag in zip(Algorithm, tags, strict=True) if tag is not None},
+            datetime.fromisoformat(first),
+            datetime.fromisoformat(last),
+            hits,
+            self._times_seen(match_id) if path.startswith(_STREAM_PREFIX) else None,
+        )
+
+    def _at(self, paths: Collection[str]) -> dict[str, list[Match]]:
+        """Return the matches that should be at `paths`, by path, those seen last first."""
+        rows = self._many(MATCH + _IN_PLACE_AT, [os.fsencode(path) for path in paths])
+        # The order holds within a path, since all of one are asked for at once.
+        hits: dict[str, list[Hit]] = {}
+        for match_id, *hit in self._many(_HITS_OF, [row[0] for row in rows]):
+            hits.setdefault(match_id, []).append(_hit(hit))
+        found: dict[str, list[Match]] = {}
+        for row in rows:
+            match = self._match(row, tuple(hits.get(row[0], ())))
+            found.setdefault(match.path, []).append(match)
+        return found
+
+    def _many(self, query: str, values: Sequence[Any]) -> list[Sequence[Any]]:
+        """Return the rows of a query with `IN (%s)` for any number of values."""
+        rows: list[Sequence[Any]] = []
+        for start in range(0, len(values), _AT_ONCE):
+            part = values[start : start + _AT_ONCE]
+            rows += self._db.execute(query % ",".join("?" * len(part)), part).fetchall()
+        return rows
 
     def _times_seen(self, match_id: str) -> int:
         """Return how often a stream has matched; what was taken over from a report says once."""
@@ -183,10 +219,7 @@ class MatchStore:
         self._db.execute("UPDATE match SET state = ? WHERE id = ?", (state, match_id))
 
     def _step(self, match_id: str, event: str, now: datetime, detail: Mapping[str, Any]) -> None:
-        self._db.execute(
-            "INSERT INTO step (match, time, event, detail) VALUES (?, ?, ?, ?)",
-            (match_id, to_text(now), event, json.dumps(dict(detail))),
-        )
+        self._db.execute(ADD_STEP, (match_id, to_text(now), event, json.dumps(dict(detail))))
 
     @contextlib.contextmanager
     def batch(self) -> Iterator[None]:
@@ -217,7 +250,7 @@ class MatchStore:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, OSError, ValueError, TypeError, MemoryError) as error:
+        except (sqlite3.Error, OSError, ValueError, TypeError, LookupError, MemoryError) as error:
             raise StateError(
                 f"cannot use the record of matches: {printable(self._path)}: {error}",
                 hint="check that the state directory is writable and has room; if the file is"
@@ -225,7 +258,7 @@ class MatchStore:
             ) from error
 
 
-def _hit(row: tuple[str, str, str, int, int, int | None, str | None]) -> Hit:
+def _hit(row: Sequence[Any]) -> Hit:
     list_name, entry, category, mask, generation, withdrawn, at = row
     return Hit(
         list_name,
@@ -242,3 +275,43 @@ def _hit(row: tuple[str, str, str, int, int, int | None, str | None]) -> Hit:
 def to_text(time: datetime) -> str:
     """Return a time as it is kept: in UTC, to the second."""
     return time.astimezone(UTC).isoformat(timespec="seconds")
+
+
+def bring_forward(path: Path) -> None:
+    """Bring a record of the version before to today's; one of another version stays as it is.
+
+    Raises:
+        StateError: it cannot be read or written.
+    """
+    try:
+        with contextlib.closing(open_database(path, "rw")) as db:
+            db.execute("PRAGMA synchronous = EXTRA")
+            if _bring_forward(db) == _BEFORE:
+                raise StateError(f"cannot bring forward: {printable(path)}: it cannot be written")
+    except OSError as error:
+        raise state_error("cannot bring forward", path, error) from error
+    except sqlite3.Error as error:
+        raise StateError(f"cannot bring forward: {printable(path)}: {excerpt(error)}") from error
+
+
+def _bring_forward(db: sqlite3.Connection) -> int:
+    """Bring a database forward and return its version: still the one before, if it is read only.
+
+    Who may only read it can do so.
+    """
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        # Another process may have done so by now.
+        version = int(db.execute("PRAGMA user_version").fetchone()[0])
+        if version == _BEFORE:
+            db.execute(_TO_3)
+            db.execute(f"PRAGMA user_version = {_VERSION}")
+            version = _VERSION
+        db.execute("COMMIT")
+    except sqlite3.OperationalError as error:
+        with contextlib.suppress(sqlite3.Error):
+            db.execute("ROLLBACK")
+        if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_READONLY:
+            raise
+        return _BEFORE
+    return version

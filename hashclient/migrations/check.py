@@ -6,8 +6,10 @@ from hashclient.migrations.version import CURRENT, READABLE, read_version, refus
 from hashclient.system.layout import Layout
 
 
-def check_state(layout: Layout) -> None:
+def check_state(layout: Layout) -> int:
     """Make sure that this hashclient can work on a state directory, which need not exist.
+
+    Return its version.
 
     State that it could not read as it is, it brings forward.
 
@@ -22,3 +24,5 @@ def check_state(layout: Layout) -> None:
 
         with writing(layout):
             pass
+        return CURRENT
+    return version.number

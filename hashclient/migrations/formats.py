@@ -23,41 +23,48 @@ class Format(NamedTuple):
 
 
 _AS_IT_IS = "there is none"
+_UPGRADED = (
+    "1, which has no authentication code: it is read, and the next `fetch` compares it with the"
+    " runs and with what is signed, and writes 2"
+)
+_BEGUN_AGAIN = "1, which has no authentication code: what was begun is begun again"
+_READ_AGAIN = "1 has another digest of its runs: `fetch` builds it again"
 _BUILT_AGAIN = "1, which no release wrote: `fetch` builds it again"
 
 FORMATS = (
     Format(
         "`state.json`",
-        "hashclient-state/1",
+        "hashclient-state/4",
         "`format`",
-        "0 is state without the file: the next `init` or `fetch` writes it",
+        "0 is state without the file, 1 has manifests of version 1, 2 has the audit log in one"
+        " file, 3 a record of matches of version 2: the next `init` or `fetch` writes it",
     ),
-    Format("`lists/*/manifest.json`", "hashclient-index/1", "`format`", _AS_IT_IS),
+    Format("`lists/*/manifest.json`", "hashclient-index/2", "`format`", _UPGRADED),
     Format("`lists/*/run-*`, `known-good/run-*`", "2", "seventh byte, after `hcrun`", _BUILT_AGAIN),
-    Format(
-        "`lists/*/staging.json`",
-        "hashclient-staging/1",
-        "`format`",
-        "0.1.0 wrote no `format`: that is 1",
-    ),
-    Format(
-        "`known-good/sources.json`",
-        "hashclient-known-good/1",
-        "`format`",
-        "0.1.0 wrote no `format`: that is 1",
-    ),
+    Format("`lists/*/checks.json`", "hashclient-checks/1", "`format`", _AS_IT_IS),
+    Format("`lists/*/staging.json`", "hashclient-staging/2", "`format`", _BEGUN_AGAIN),
+    Format("`known-good/sources.json`", "hashclient-known-good/2", "`format`", _READ_AGAIN),
     Format("`trust/*/`", "1", "`spec_version`, of TUF", "python-tuf reads it"),
     Format(
-        "`matches.db`", "2", "`PRAGMA user_version`", "1, which no release wrote: it is refused"
+        "`matches.db`",
+        "3",
+        "`PRAGMA user_version`",
+        "2, of 0.1.0: a column is added; 1, which no release wrote: it is refused",
     ),
     Format(
         "`inventory.db`",
-        "3",
+        "4",
         "`PRAGMA user_version`",
-        "the next scan empties it, and reads every file again",
+        "3: the next scan goes on with it, as with what is believed; before that it is emptied",
     ),
     Format("`mounts.json`", "hashclient-mounts/1", "`format`", _AS_IT_IS),
     Format("`audit/log.jsonl`", "hashclient-audit/1", "`format` of the first record", _AS_IT_IS),
+    Format(
+        "`audit/log-*.jsonl`, and a `log.jsonl` after them",
+        "hashclient-audit-segment/1",
+        "`format` of the first record",
+        _AS_IT_IS,
+    ),
     Format("`quarantine/*/item.json`", "hashclient-quarantine-item/1", "`format`", _AS_IT_IS),
     Format("`quarantine/*/evidence.age`", "1", "first line, of age", "every age tool opens it"),
     Format("`reports/*/report.json`", "hashclient-outbox/1", "`format`", _AS_IT_IS),

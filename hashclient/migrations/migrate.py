@@ -65,10 +65,29 @@ def _no_change(_layout: Layout) -> None:
     pass
 
 
+def _matches(layout: Layout) -> tuple[Path, ...]:
+    is_there = layout.matches.exists() and layout.matches.stat().st_size > 0
+    return (layout.matches,) if is_there else ()
+
+
+def _bring_matches_forward(layout: Layout) -> None:
+    from hashclient.matches.tables import bring_forward
+
+    bring_forward(layout.matches)
+
+
 #: The steps, in order; the number of the last one is `version.CURRENT`.
 STEPS: tuple[Step, ...] = (
     # The state says which version it has. All else is as 0.1.0 wrote it.
     Step(1, "0.1.0", _nothing, _no_change, readable=True),
+    # Manifests have a code of their own. Each list's is written by the next fetch of that list,
+    # since it takes the seal key, and what the provider has signed.
+    Step(2, "0.1.0", _nothing, _no_change, readable=True),
+    # The audit log may be in several files. That it is in one stays right.
+    Step(3, "0.1.0", _nothing, _no_change, readable=True),
+    # A match says where it is in which file system, and may be gone. A scan, which takes no lock,
+    # does the same to the record of matches when it opens it.
+    Step(4, "0.1.0", _matches, _bring_matches_forward, readable=True),
 )
 
 
@@ -86,15 +105,19 @@ class _Backup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @contextlib.contextmanager
-def writing(layout: Layout) -> Iterator[None]:
+def writing(
+    layout: Layout, *, wait_s: float = 0.0, on_wait: Callable[[], None] = lambda: None
+) -> Iterator[None]:
     """Hold the writers' lock of a state directory that has today's version.
 
+    While another process holds it, this waits for up to `wait_s` seconds, and calls `on_wait`.
+
     Raises:
-        LockedError: another process holds it.
+        LockedError: another process holds it for longer.
         StateError: the state is newer; or it cannot be brought forward.
     """
     make_private_dir(layout.root)
-    with writer_lock(layout.lock):
+    with writer_lock(layout.lock, wait_s=wait_s, on_wait=on_wait):
         migrate(layout, STEPS)
         yield
 

@@ -14,7 +14,7 @@ import ipaddress
 import os
 import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote
@@ -257,12 +257,25 @@ def _parse(url: str, part_pattern: re.Pattern[str] = _PATH_PART) -> Endpoint | N
     labels = host.split(".")
     if not plain or not 0 < port < 65536 or any(not 0 < len(label) < 64 for label in labels):
         return None
-    if host.startswith("["):
-        try:
-            ipaddress.IPv6Address(host[1:-1])
-        except ValueError:
-            return None
+    if not _is_host(host, labels):
+        return None
     return Endpoint(scheme, host, port, path)
+
+
+def _is_host(host: str, labels: Sequence[str]) -> bool:
+    """Tell whether a host can be one, as the transport will: addresses, and encoded names."""
+    try:
+        if host.startswith("["):
+            ipaddress.IPv6Address(host[1:-1])
+        elif all(map(str.isdecimal, labels)) and len(labels) == 4:
+            ipaddress.IPv4Address(host)
+        elif host.startswith("xn--"):  # the only ones that the transport decodes
+            import httpx  # heavy; a host that is written otherwise does not need it
+
+            return bool(httpx.URL(f"https://{host}/").host)
+    except ValueError:  # as are the errors of the package that decodes names
+        return False
+    return True
 
 
 @dataclass(frozen=True)

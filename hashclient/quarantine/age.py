@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from hashclient.config import HINT_RECIPIENTS
 from hashclient.errors import AuthorisationError, ConfigError, StateError, UsageError
 from hashclient.system.files import fsync_dir
 from hashclient.system.secrets import read_secret
@@ -36,9 +37,10 @@ _STANZA = re.compile(rb"^-> (\S+)", re.MULTILINE)
 _GREASE = b"-grease"
 _SSH_TYPES = ("ssh-ed25519 ", "ssh-rsa ")
 
-HINT_KEYGEN = (
-    "`hashclient quarantine keygen` makes a pair of keys and says what goes into the configuration"
-)
+
+#: The public key in the examples of the documents. Nobody has the secret one: what is sealed to it
+#: is lost.
+EXAMPLE_RECIPIENT = "age1cy9nxhjar8pvxwqyakq8glmsx5tx85ec6wqscy468usc93jarufqdmlsqm"
 
 
 class Header(msgspec.Struct, frozen=True):
@@ -65,16 +67,33 @@ def parse_recipients(texts: Iterable[str]) -> list[Any]:
                 "a secret key stands where the public key of a recipient belongs",
                 hint="it begins with age1; make a new pair, this one has been in a configuration",
             )
+        if text == EXAMPLE_RECIPIENT:
+            raise ConfigError(
+                "the public key of an example in the documents is no recipient: nobody could open"
+                " what is sealed to it",
+                hint="put the public key of whoever is to open it in its place",
+            )
         kind = ssh if text.startswith(_SSH_TYPES) else x25519
         try:
             recipients.append(kind.Recipient.from_str(text))
         except RecipientError as error:
             raise ConfigError(
-                f"not an age public key: {excerpt(text)}: {excerpt(error)}", hint=HINT_KEYGEN
+                f"not an age public key: {excerpt(text)}: {excerpt(error)}", hint=HINT_RECIPIENTS
             ) from error
     if not recipients:
-        raise ConfigError("no recipients to seal to are configured", hint=HINT_KEYGEN)
+        raise ConfigError("no recipients to seal to are configured", hint=HINT_RECIPIENTS)
     return recipients
+
+
+def canonical_recipient(text: str) -> str:
+    """Return the one spelling of a public key by which two of them are compared.
+
+    An SSH key may be followed by a comment, and age's own may be in capitals.
+    """
+    text = text.strip()
+    if text.startswith(_SSH_TYPES):
+        return " ".join(text.split()[:2])
+    return text.lower()
 
 
 def write_identity(path: Path, now: datetime) -> str:
@@ -135,7 +154,7 @@ def load_identities(path: Path) -> list[Any]:
             hint="give a file that `hashclient quarantine keygen` or `age-keygen` wrote",
         ) from error
     if not identities:
-        raise ConfigError(f"identity file holds no key: {where}", hint=HINT_KEYGEN)
+        raise ConfigError(f"identity file holds no key: {where}", hint=HINT_RECIPIENTS)
     return identities
 
 

@@ -161,7 +161,6 @@ def seal(
         OSError: the file cannot be read.
         StateError: the copy cannot be written, or does not read back as it was written.
     """
-    path = folder / EVIDENCE_NAME
     plain = Digester(algorithms)
 
     def source(count: int) -> bytes:
@@ -169,6 +168,20 @@ def seal(
         plain.update(data)
         room.on_bytes(len(data))
         return data
+
+    return plain, write_sealed(room, source, folder, recipients)
+
+
+def write_sealed(
+    room: Room, source: Callable[[int], bytes], folder: Path, recipients: Sequence[Any]
+) -> Written:
+    """Seal what `source` gives into a new file in `folder`, durably, and read it back.
+
+    Raises:
+        StateError: the copy cannot be written, or does not read back as it was written.
+        BaseException: what `source` raised.
+    """
+    path = folder / EVIDENCE_NAME
 
     def sink(data: bytes) -> None:
         with room.errors("cannot write", path):
@@ -186,9 +199,9 @@ def seal(
     if found != (written.sha256, written.length):
         raise StateError(
             f"the sealed copy does not read back as it was written: {printable(path)}",
-            hint="the disk of the state directory may be failing; the file is still in place",
+            hint="the disk of the state directory may be failing; what was sealed is where it was",
         )
-    return plain, written
+    return written
 
 
 def verify_evidence(room: Room, item: Item) -> None:

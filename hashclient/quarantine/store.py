@@ -34,7 +34,7 @@ from hashclient.session import Session
 from hashclient.system import files
 from hashclient.system.layout import ITEM_NAME, ROOM_LOCK_NAME
 from hashclient.system.locks import writer_lock
-from hashclient.system.text import log_path_fields
+from hashclient.system.text import log_path_fields, printable
 
 #: How long an act waits for another. One that seals a very large file takes longer.
 LOCK_WAIT_S = 60.0
@@ -57,6 +57,8 @@ class Room:
         self.now = session.now
         self.on_bytes = on_bytes
         self._swept = False
+        #: Folders whose removal could take the only copy along, as it may not be on the disk.
+        self._unsure: set[Path] = set()
 
     @functools.cached_property
     def sealer(self) -> Sealer:
@@ -84,9 +86,11 @@ class Room:
             if not self._swept:
                 with self.errors("cannot read the quarantine", self.directory):
                     names = os.listdir(self.directory)  # noqa: PTH208 - names
-                for name in names:
-                    if name.startswith(files.TEMP_PREFIX):
-                        remove_folder(self.directory / name)
+                    leftover = [n for n in names if n.startswith(files.TEMP_PREFIX)]
+                    if leftover:  # an exchange may have given one its name: that goes first
+                        files.fsync_dir(self.directory)
+                for name in leftover:
+                    remove_folder(self.directory / name)
                 self._swept = True
             yield
 
@@ -169,13 +173,17 @@ class Room:
 
     @contextlib.contextmanager
     def new_folder(self) -> Iterator[Path]:
-        """Make a folder for an item under a temporary name; it goes away unless it is admitted."""
+        """Make a folder for an item under a temporary name; it goes away unless it is admitted.
+
+        So does the item that it replaces, which has the temporary name then.
+        """
         with self.errors("cannot write to the quarantine", self.directory):
             folder = Path(tempfile.mkdtemp(prefix=files.TEMP_PREFIX, dir=self.directory))
         try:
             yield folder
         finally:
-            remove_folder(folder)
+            if folder not in self._unsure:
+                remove_folder(folder)
 
     def admit(self, folder: Path, item: Item, *, replaces: bool = False) -> None:
         """Write the document into a new folder and give it the item's id, durably.
@@ -192,6 +200,27 @@ class Room:
                     self.drop(item.id)
                 folder.rename(self.folder(item.id))
             files.fsync_dir(self.directory)
+
+    def exchange(self, folder: Path, item: Item) -> None:
+        """Let a new folder take the place of the only copy of an item, in one step, durably.
+
+        The document is written first. Afterwards `folder` is what was replaced.
+
+        Raises:
+            StateError: it cannot be written, or the file system cannot do that in one step.
+        """
+        files.write_atomic(folder / ITEM_NAME, encode_item(item))
+        with self.errors("cannot write to the quarantine", self.directory):
+            if not self._exchange(folder, item.id):
+                raise StateError(
+                    "the file system of the quarantine cannot exchange two folders in one step:"
+                    f" {printable(self.directory)}",
+                    hint="nothing was changed; move the state directory to a local file system,"
+                    " such as ext4, xfs or btrfs",
+                )
+            self._unsure.add(folder)
+            files.fsync_dir(self.directory)
+            self._unsure.discard(folder)
 
     def _exchange(self, folder: Path, match_id: str) -> bool:
         """Give a folder the name of an item, and that one the name of the folder, in one step."""

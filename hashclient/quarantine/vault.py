@@ -8,6 +8,7 @@ match under the match's id:
 * `.take(match, matches, reason=…) -> Taken`: seal the file and remove it from its place.
 * `.unfinished() -> frozenset[str]`: ids of what was sealed, and not yet noted as taken.
 * `.restore(id, identities, matches, reason=…, to=…, force=…) -> Restored`: put it back.
+* `.reseal(id, identities, recipients, matches, reason=…) -> Resealed`: seal it to other keys.
 * `.hold(id, matches, reason=…)` and `.release(…)`: forbid and allow that it goes.
 * `.due(id, matches)` and `.purge(id, matches, reason=…, …)`: destroy what is due.
 * `.verify(matches)`: check everything that is here.
@@ -28,12 +29,13 @@ from typing import Any
 from hashclient.core.match import Match
 from hashclient.errors import StateError, UsageError
 from hashclient.matches.store import Matches
-from hashclient.quarantine import isolate, restore, retention, verify
+from hashclient.quarantine import isolate, reseal, restore, retention, verify
 from hashclient.quarantine.age import load_identities, write_identity
 from hashclient.quarantine.isolate import Taken
 from hashclient.quarantine.isolators.files import Files
 from hashclient.quarantine.isolators.interface import Isolator
 from hashclient.quarantine.item import Item, Mark, Stage, evidence_path, item_ids, load_item
+from hashclient.quarantine.reseal import Resealed
 from hashclient.quarantine.restore import Restored
 from hashclient.quarantine.retention import Due, Purged
 from hashclient.quarantine.store import Room
@@ -47,6 +49,7 @@ __all__ = [
     "Mark",
     "Purged",
     "Quarantine",
+    "Resealed",
     "Restored",
     "Stage",
     "Taken",
@@ -125,6 +128,30 @@ class Quarantine:
         return restore.restore(
             self._room, match_id, identities, matches, mark, to=to, allow_standing=force
         )
+
+    def reseal(
+        self,
+        match_id: str,
+        identities: Sequence[Any],
+        recipients: Sequence[str],
+        matches: Matches,
+        *,
+        reason: str,
+    ) -> Resealed:
+        """Seal what is kept of a match again, to `recipients` alone: public keys.
+
+        `identities` come from `load_identities` and open it as it is.
+
+        Raises:
+            UsageError: there is no such item, or it is being destroyed.
+            ConfigError: there are no recipients, or one is not a public key.
+            AuthorisationError: none of the identities opens it.
+            StateError: the sealed copy is damaged, or the new one cannot be written or put in its
+                place; what is there is whole.
+            AuditError: the audit log cannot be written; nothing was changed.
+        """
+        mark = self._room.mark(reason)
+        return reseal.reseal(self._room, match_id, identities, recipients, matches, mark)
 
     def hold(self, match_id: str, matches: Matches, *, reason: str) -> Item:
         """Forbid that an item is destroyed or given back; return what it is now.

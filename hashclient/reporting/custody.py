@@ -20,12 +20,14 @@ import msgspec
 from hashclient.audit.log import Event, read
 from hashclient.audit.record import (
     GENESIS,
+    SEGMENT,
     BrokenRecordError,
     Checkpoint,
     Identity,
     Record,
     parse_checkpoint,
     parse_genesis,
+    parse_head,
     parse_record,
     verify_signature,
 )
@@ -52,17 +54,22 @@ def collect(audit_dir: Path, ids: Collection[str]) -> list[bytes]:
     """Return the genesis record and all that name one of `ids`, as lines without newlines.
 
     Records that an older version did not sign by themselves are followed by all up to the next
-    signature, which covers them.
+    signature, which covers them. What was archived away is not among them, but the genesis record
+    is: each file of the log has it.
 
     Raises:
         AuditError: the log is broken.
         StateError: there is none.
     """
     wanted = frozenset(ids)
-    lines = []
+    lines: list[bytes] = []
     open_end = False
     for record in read(audit_dir):
-        if open_end or record.event == GENESIS or _names(record.data, wanted):
+        if not lines:
+            lines.append(parse_head(record, "line 1").genesis.line)
+        if record.event in (GENESIS, SEGMENT):
+            continue
+        if open_end or _names(record.data, wanted):
             lines.append(record.line)
             open_end = record.sig is None
     return lines
@@ -94,6 +101,9 @@ def bind(
     audit_dir = session.settings.layout.audit
     before = b"".join(line + b"\n" for line in collect(audit_dir, ids))
     bound = {**data, "files": dict(files), "custody_sha256": hashlib.sha256(before).hexdigest()}
+    archived = parse_head(next(read(audit_dir)), "line 1").before
+    if archived is not None:  # what was recorded up to then is not in the chain
+        bound["archived_seq"] = archived.seq
     session.audit.append([Event(PACKAGED, bound)], durable=True)
     for record in read(audit_dir, event=PACKAGED, limit=1):
         if record.data == bound:
@@ -179,8 +189,9 @@ def retraction_note(audit_dir: Path, report_id: str) -> bytes:
     """
     records: list[Record] = []
     for record in read(audit_dir):
-        of_report = record.data.get("report") == report_id
-        if record.event == GENESIS or (of_report and record.event in (PACKAGED, RETRACTED)):
+        if not records:
+            records.append(parse_head(record, "line 1").genesis)
+        if record.event in (PACKAGED, RETRACTED) and record.data.get("report") == report_id:
             records.append(record)
     document = {
         "format": NOTE_FORMAT,

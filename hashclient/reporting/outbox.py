@@ -266,11 +266,11 @@ class Outbox:
 
     def _provider_of(self, list_name: str) -> str | None:
         """Return the provider of a list, by our name for it, if the list is still there."""
-        from hashclient.index.reader import load_manifest
+        from hashclient.index.manifest import load_manifest
 
         try:
-            manifest = load_manifest(self.settings.layout.lists / list_name)
-        except StateError:
+            manifest = load_manifest(self.settings.layout.lists / list_name, self.session.sealer())
+        except (ConfigError, StateError):
             return None
         return None if manifest is None else manifest.provider
 

@@ -49,27 +49,43 @@ class Sender:
         *,
         identities: Sequence[Any] = (),
         on_bytes: Callable[[int], None] = lambda _count: None,
+        allow_closed: bool = False,
         load: Callable[[str], Factory] = load,
     ) -> None:
         """`record` is the open record of matches; `identities` open what is in quarantine.
 
-        `on_bytes` is called with how many bytes were sent, as they are; `load` gives what
-        implements a kind of destination.
+        `on_bytes` is called with how many bytes were sent, as they are; with `allow_closed`,
+        evidence goes also to who cannot open it. `load` gives what implements a kind of
+        destination.
         """
         self._outbox = outbox
         self._record = record
         self._session = outbox.session
         self._identities = identities
-        self._work = Work(outbox, record, identities, on_bytes)
+        self._work = Work(outbox, record, identities, on_bytes, allow_closed)
         self._load = load
 
     def send_due(self) -> Iterator[Sent]:
         """Send what is due, one by one; nothing is yielded where nothing is due.
 
+        A report that failed is due when its pause is over: this is for timers.
+
         Raises:
             LockedError: another command is working on reports.
             HashclientError: nothing at all can be sent.
         """
+        return self._send_all(self._is_due)
+
+    def send_waiting(self) -> Iterator[Sent]:
+        """Send all that waits now, one by one, as `send` does: a person wants it.
+
+        Raises:
+            LockedError: another command is working on reports.
+            HashclientError: nothing at all can be sent.
+        """
+        return self._send_all(lambda _report: True)
+
+    def _send_all(self, is_wanted: Callable[[Report], bool]) -> Iterator[Sent]:
         with self._outbox.working():
             self._outbox.settle_new(self._record)
             damaged: HashclientError | None = None
@@ -84,7 +100,7 @@ class Sender:
                     continue  # another command makes it at this moment, and is not done with it
                 if not report.is_open and not report.is_retracting:
                     self._outbox.settle(report, self._record)
-                elif self._is_due(report):
+                elif is_wanted(report):
                     yield self._send(report)
             if damaged is not None:
                 raise damaged

@@ -18,7 +18,7 @@ from hashclient.core.kinds import Action, Kind, MatchState
 from hashclient.core.model import Acted, Handled, ListState, MatchRef, Outcome, Recorded
 from hashclient.errors import ExitCode, HashclientError
 from hashclient.matches.store import Matches
-from hashclient.scan.policy import actions_for
+from hashclient.scan.policy import actions_for, check_policy
 from hashclient.session import Session
 from hashclient.system.files import is_there
 
@@ -49,10 +49,12 @@ class Responder:
 
         Raises:
             ConfigError: files are to be taken away, and the recipients to seal them to are missing
-                or not usable: better known now than at the first match.
+                or not usable: better known now than at the first match. Or a rule is for a list
+                that is not known.
         """
         settings = session.settings
         rules = settings.config.policy
+        check_policy(settings)
         if quarantine_all or any(Action.QUARANTINE in rule.actions for rule in rules):
             from hashclient.quarantine.age import parse_recipients
 

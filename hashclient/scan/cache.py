@@ -1,17 +1,15 @@
 """The inventory: sealed tags of files already read, so that an unchanged file is not read again.
 
 A file is unchanged while file system, inode, size, mtime and ctime are (no ordinary user can set
-ctime, so an edit with a restored mtime shows); `filesystems` knows where that holds, and the number
-that stands for a file system, which is the `device` here. A new generation is checked against the
-tags. Records are kept in SQLite by file system and block of neighbouring inodes, since files of one
-directory mostly are neighbours: one row answers for up to `BLOCK_INODES` files. Only tags are kept,
-never digests; other than the lists, the inventory may be lost at any time and costs nothing but
-reading again. What the disk has garbled counts as lost: each row has a checksum.
+ctime, so an edit with a restored mtime shows); `identity` has the number that stands for a file
+system. A new generation is checked against the tags. Records are kept in SQLite by file system and
+block of neighbouring inodes, since files of one directory mostly are neighbours: one row answers
+for up to `BLOCK_INODES` files. Only tags are kept, never digests; other than the lists, the
+inventory may be lost at any time and costs nothing but reading again. What the disk has garbled
+counts as lost: each row has a checksum.
 
-Limits: a store through a shared memory map sets the times of a file when the kernel makes the page
-writable, and once more only after it was written back: such a page that has waited for longer than
-`FRESH_NS` can hide a change, and so can an exchange of extents on xfs; `scan --no-inventory` reads
-everything.
+Version 3 knew no proof, and other numbers of file systems. Its table stays beside the new one: all
+that it holds is believed, as read on the day when it was last used, and it goes once all is due.
 """
 
 from __future__ import annotations
@@ -30,7 +28,18 @@ import numpy as np
 import numpy.typing as npt
 
 from hashclient.errors import StateError
+from hashclient.scan.pruning import prune_in_turn
+from hashclient.scan.records import (
+    RECORD,
+    RECORD_BEFORE,
+    Records,
+    are_due,
+    merged_records,
+    of_inodes,
+    records_of,
+)
 from hashclient.system.files import is_there, state_error
+from hashclient.system.identity import Identity
 from hashclient.system.layout import Layout
 from hashclient.system.sqlite import open_database
 from hashclient.system.text import printable
@@ -40,46 +49,38 @@ BLOCK_INODES = 256
 _BLOCK_BITS = 8
 #: Rows that are merged at a time: enough to make it cheap, few enough to bound the memory.
 _BLOCKS_AT_ONCE = 16
-#: A file that changed so shortly before it was read may change again unseen: within the same tick
-#: of the file system's clock, or by a store through a memory map into a page that the kernel has
-#: not written back since. It does that after 30 seconds, looking each 5, unless told otherwise.
+#: A file that changed so shortly before it was read may change again unseen, without a proof by a
+#: store through a memory map into a page that the kernel has not written back since. It does that
+#: after 30 seconds, looking each 5, unless told otherwise.
 FRESH_NS = 60_000_000_000
+#: With a proof, within the same tick of the file system's clock only: 10 milliseconds at most.
+FRESH_PROVEN_NS = 1_000_000_000
 #: Some file systems store seconds, and show a change as older than it is.
-FRESH_COARSE_NS = FRESH_NS + 2_000_000_000
+COARSE_NS = 2_000_000_000
+#: For how many days a believed record answers, unless it is said otherwise.
+REREAD_DAYS = 14
 DAY_S = 86_400
+_LAST_DAY = 2**32 - 1
 
-#: One file. `mask` has the algorithms whose tags are known; `tags` are two words for each of MD5,
-#: SHA-1, SHA-256 in that order. A record with mask 0 stands for nothing. Times are nanoseconds
-#: modulo 2**64: anybody may give a file a time of long ago or far ahead.
-RECORD = np.dtype(
-    [
-        ("ino", "<u8"),
-        ("size", "<i8"),
-        ("mtime", "<u8"),
-        ("ctime", "<u8"),
-        ("mask", "u1"),
-        ("tags", "<u8", (3, 2)),
-    ]
-)
-
-Records = npt.NDArray[np.void]
 #: (number of the file system, block of inodes), as a row is named.
 Block = tuple[int, int]
 
-_WORD = 2**64 - 1
-
-_VERSION = 3
-_SCHEMA = """
-CREATE TABLE meta (key_id TEXT NOT NULL) STRICT;
-CREATE TABLE block (
-    device INTEGER NOT NULL,
+_VERSION, _VERSION_BEFORE = 4, 3
+_META = "CREATE TABLE meta (key_id TEXT NOT NULL) STRICT"
+#: The table of version 3 is called `block`.
+_FILES = """
+CREATE TABLE files (
+    file_system INTEGER NOT NULL,
     block INTEGER NOT NULL,
     seen_day INTEGER NOT NULL,
     crc INTEGER NOT NULL,
+    believed INTEGER NOT NULL,
     records BLOB NOT NULL,
-    PRIMARY KEY (device, block)
-) STRICT, WITHOUT ROWID;
+    PRIMARY KEY (file_system, block)
+) STRICT, WITHOUT ROWID
 """
+_ROW = "SELECT seen_day, crc, records FROM files WHERE file_system = ? AND block = ?"
+_ROW_BEFORE = "SELECT seen_day, crc, records FROM block WHERE device = ? AND block = ?"
 #: What SQLite says of a file that is not what we wrote. An error of the module itself has no code
 #: (it could not decode what it read, or even what SQLite said of it: a ValueError), nor has one of
 #: a length that no memory holds.
@@ -91,9 +92,13 @@ class DamagedInventoryError(StateError):
 
 
 class Stats(msgspec.Struct, frozen=True):
-    """What an inventory holds: files with tags, rows, bytes on disk, and the oldest day seen."""
+    """What an inventory holds: files, rows, bytes on disk, and the oldest day seen.
+
+    Of the files, `believed` may have changed without a trace.
+    """
 
     files: int
+    believed: int
     blocks: int
     file_bytes: int
     oldest_seen_day: int | None
@@ -102,25 +107,56 @@ class Stats(msgspec.Struct, frozen=True):
 class Inventory:
     """One connection to the inventory; each process opens its own."""
 
-    def __init__(self, state_dir: Path, key_id: str, *, write: bool = False) -> None:
+    def __init__(
+        self,
+        state_dir: Path,
+        key_id: str,
+        *,
+        write: bool = False,
+        reread_days: int = REREAD_DAYS,
+    ) -> None:
         """Open it for reading; with `write`, make it or empty it if another key sealed it.
 
         Raises:
-            StateError: it cannot be opened, is damaged, or (for reading) was sealed otherwise.
+            StateError: it cannot be opened, is damaged, or a newer hashclient has written it; or
+                (for reading) it was sealed otherwise, or is of a version that writers replace.
         """
         self._path = Layout(state_dir).inventory
+        self._reread_days = reread_days
         with self._errors():
             self._db = open_database(self._path, "rwc" if write else "ro")
             try:
-                if write:
-                    self._prepare(key_id)
-                row = self._db.execute("SELECT key_id FROM meta").fetchone()
+                problem = self._open(key_id, write=write)
+                tables = self._db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")
+                names = {name for (name,) in tables}
             except BaseException:
                 self._db.close()
                 raise
-        if row != (key_id,):
+        if problem is not None:
             self._db.close()
-            raise StateError(f"inventory was sealed with another key: {printable(self._path)}")
+            raise StateError(
+                f"the inventory {problem}: {printable(self._path)}",
+                hint="it may be removed at any time; a scan then reads every file again",
+            )
+        self._has_files = "files" in names
+        self._has_before = "block" in names
+
+    def _open(self, key_id: str, *, write: bool) -> str | None:
+        """Bring it forward, if it is opened for writing; return why it cannot be used."""
+        version = self._version()
+        if version > _VERSION:
+            return "was written by a newer hashclient"
+        if write:
+            self._prepare(key_id)
+        elif 0 < version < _VERSION_BEFORE:
+            return "is of an earlier version"
+        if self._db.execute("SELECT key_id FROM meta").fetchone() != (key_id,):
+            return "was sealed with another key"
+        return None
+
+    def _version(self) -> int:
+        version: int = self._db.execute("PRAGMA user_version").fetchone()[0]
+        return version
 
     def _prepare(self, key_id: str) -> None:
         # No waiting for the disk, ever: workers would idle. What a power failure garbles or takes
@@ -128,15 +164,23 @@ class Inventory:
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = OFF")
         self._db.execute("BEGIN IMMEDIATE")
-        version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        known = version == _VERSION and self._db.execute("SELECT key_id FROM meta").fetchone()
-        if known != (key_id,):
-            for table in ("meta", "block"):
+        version = self._version()
+        known = version in {_VERSION, _VERSION_BEFORE}
+        if not known or self._db.execute("SELECT key_id FROM meta").fetchone() != (key_id,):
+            for table in ("meta", "files", "block"):
                 self._db.execute(f"DROP TABLE IF EXISTS {table}")
-            for statement in _SCHEMA.split(";"):
-                self._db.execute(statement)
+            self._db.execute(_META)
             self._db.execute("INSERT INTO meta VALUES (?)", (key_id,))
-            self._db.execute(f"PRAGMA user_version = {_VERSION}")
+            self._db.execute(_FILES)
+        elif version == _VERSION_BEFORE:
+            # What a later version has left, of which that one knew nothing.
+            self._db.execute("DROP TABLE IF EXISTS files")
+            self._db.execute(_FILES)
+        elif self._db.execute("SELECT 1 FROM sqlite_schema WHERE name = 'block'").fetchone():
+            (day,) = self._db.execute("SELECT max(seen_day) FROM block").fetchone()
+            if day is None or day + self._reread_days <= today():
+                self._db.execute("DROP TABLE block")
+        self._db.execute(f"PRAGMA user_version = {_VERSION}")
         self._db.execute("COMMIT")
 
     def close(self) -> None:
@@ -144,20 +188,20 @@ class Inventory:
         self._db.close()
 
     def find(
-        self, statuses: Sequence[os.stat_result], identities: Mapping[int, int | None]
+        self, statuses: Sequence[os.stat_result], identities: Mapping[int, Identity | None]
     ) -> tuple[Records, list[Block]]:
         """Return the record of each file that is unchanged, and blocks not seen for a day.
 
-        `identities` has for each `st_dev` the number of the file system that is there now, None
-        where nothing is remembered. Records are parallel to `statuses`; mask 0 says that a file is
-        not known or has changed.
+        `identities` has for each `st_dev` the file system that is there now, None where nothing is
+        remembered. Records are parallel to `statuses`; mask 0 says that a file is not known, has
+        changed, or is due.
 
         Raises:
             StateError: the database is damaged or busy for long.
         """
         asked = records_of(statuses)
         known = np.zeros(len(statuses), RECORD)
-        today = int(time.time() // DAY_S)
+        day = today()
         old: list[Block] = []
         devices = {status.st_dev for status in statuses}
         for device in devices:
@@ -166,40 +210,53 @@ class Inventory:
                 if len(devices) > 1
                 else slice(None)
             )
-            file_system = identities.get(device)
-            if file_system is None:
+            identity = identities.get(device)
+            if identity is None:
                 continue
             inodes = asked["ino"][mine]
-            parts = []
-            for block in np.unique(inodes >> np.uint64(_BLOCK_BITS)).tolist():
-                row = self._row(file_system, block)
-                if row is not None:
-                    parts.append(row[1])
-                    if row[0] < today:
-                        old.append((file_system, block))
-            if parts:
+            found = np.zeros(len(inodes), RECORD)
+            blocks = np.unique(inodes >> np.uint64(_BLOCK_BITS)).tolist()
+            if self._has_files:
+                rows = [(block, self._row(identity.number, block)) for block in blocks]
+                old += [(identity.number, b) for b, row in rows if row is not None and row[0] < day]
                 # Each row ascends by inode, and the blocks do.
-                stored = np.frombuffer(b"".join(parts), RECORD)
-                position = stored["ino"].searchsorted(inodes)
-                position[position == len(stored)] = 0
-                known[mine] = stored.take(position)
+                stored = np.frombuffer(b"".join(row[1] for _, row in rows if row), RECORD)
+                found = of_inodes(stored, inodes)
+            if self._has_before and identity.before is not None:
+                found = self._with_before(found, inodes, blocks, identity.before)
+            known[mine] = found
         same = (
             (known["ino"] == asked["ino"])
             & (known["mtime"] == asked["mtime"])
             & (known["ctime"] == asked["ctime"])
             & (known["size"] == asked["size"])
         )
-        known["mask"][~same] = 0
+        known["mask"][~same | are_due(known, day, self._reread_days)] = 0
         return known, old
 
-    def _row(self, device: int, block: int) -> tuple[int, bytes] | None:
+    def _with_before(
+        self, found: Records, inodes: npt.NDArray[np.uint64], blocks: list[int], device: int
+    ) -> Records:
+        """Add what version 3 knew of those inodes of which nothing is known since."""
+        try:
+            rows = [self._row(device, block, _ROW_BEFORE) for block in blocks]
+        except DamagedInventoryError:  # it is gone: a writer has found that all of it is due
+            self._has_before = False
+            return found
+        before = np.frombuffer(b"".join(row[1] for row in rows if row), RECORD_BEFORE)
+        stored = np.zeros(len(before), RECORD)
+        for name in RECORD_BEFORE.names or ():
+            stored[name] = before[name]
+        counts = [len(row[1]) // RECORD_BEFORE.itemsize for row in rows if row]
+        days = [min(max(1, row[0]), _LAST_DAY) for row in rows if row]
+        stored["read_day"] = np.repeat(np.array(days, np.uint32), counts)
+        return np.where(found["ino"] == inodes, found, of_inodes(stored, inodes))
+
+    def _row(self, device: int, block: int, query: str = _ROW) -> tuple[int, bytes] | None:
         """Return day and records of a row; one that is not as it was written counts as none."""
         with self._errors():
-            row: tuple[int, int, Any] | None = self._db.execute(
-                "SELECT seen_day, crc, records FROM block WHERE device = ? AND block = ?",
-                (device, block),
-            ).fetchone()
-        if row is None or not isinstance(row[2], bytes):
+            row: tuple[Any, int, Any] | None = self._db.execute(query, (device, block)).fetchone()
+        if row is None or not isinstance(row[0], int) or not isinstance(row[2], bytes):
             return None
         if _checksum(device, block, row[2]) != row[1]:
             return None
@@ -209,12 +266,12 @@ class Inventory:
         """Add records, given by device as bytes of `RECORD`, and note that `seen` are in use.
 
         All of it becomes visible at once. A later record of an inode replaces an earlier one; of
-        the same content, it adds its tags.
+        the same content, it adds its tags, as `records` says.
 
         Raises:
             StateError: it cannot be written.
         """
-        today = int(time.time() // DAY_S)
+        day = today()
         by_device: dict[int, list[bytes]] = {}
         for device, raw in batches:
             by_device.setdefault(device, []).append(raw)
@@ -222,10 +279,10 @@ class Inventory:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 for device, raws in by_device.items():
-                    self._add(device, np.frombuffer(b"".join(raws), RECORD), today)
+                    self._add(device, np.frombuffer(b"".join(raws), RECORD), day)
                 self._db.executemany(
-                    "UPDATE block SET seen_day = ? WHERE device = ? AND block = ?",
-                    [(today, device, block) for device, block in seen],
+                    "UPDATE files SET seen_day = ? WHERE file_system = ? AND block = ?",
+                    [(day, device, block) for device, block in seen],
                 )
                 self._db.execute("COMMIT")
             except BaseException:
@@ -233,7 +290,7 @@ class Inventory:
                     self._db.execute("ROLLBACK")
                 raise
 
-    def _add(self, device: int, records: Records, today: int) -> None:
+    def _add(self, device: int, records: Records, day: int) -> None:
         """Merge records of one device into its rows, some rows at a time."""
         records = records.take(np.argsort(records["ino"], kind="stable"))
         blocks, starts = np.unique(records["ino"] >> np.uint64(_BLOCK_BITS), return_index=True)
@@ -243,15 +300,16 @@ class Inventory:
             new = records[starts[first] : ends[first + len(numbers) - 1]]
             rows = [self._row(device, block) for block in numbers]
             old = np.frombuffer(b"".join(row[1] for row in rows if row), RECORD)
-            merged = _merge(old, new)
+            merged = merged_records(old, new, day, self._reread_days)
             edges = np.flatnonzero(np.diff(merged["ino"] >> np.uint64(_BLOCK_BITS))) + 1
             for block, row, part in zip(numbers, rows, np.split(merged, edges), strict=True):
                 data = part.tobytes()
-                if row == (today, data):
+                if row == (day, data):
                     continue
+                believed = int(np.count_nonzero(part["read_day"]))
                 self._db.execute(
-                    "INSERT OR REPLACE INTO block VALUES (?, ?, ?, ?, ?)",
-                    (device, block, today, _checksum(device, block, data), data),
+                    "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?)",
+                    (device, block, day, _checksum(device, block, data), believed, data),
                 )
 
     def prune(self, days: int) -> int:
@@ -260,12 +318,30 @@ class Inventory:
         Raises:
             StateError: it cannot be written.
         """
-        limit = int(time.time() // DAY_S) - days
+        limit = today() - days
         with self._errors():
             before = self.stats().files
-            self._db.execute("DELETE FROM block WHERE seen_day < ?", (limit,))
+            for table in self._tables():
+                self._db.execute(f"DELETE FROM {table} WHERE seen_day < ?", (limit,))  # noqa: S608 - ours
             self._db.execute("VACUUM")
             return before - self.stats().files
+
+    def prune_in_turn(self, days: float, seconds: float) -> int:
+        """Forget what was not seen for `days`, unless that was done within the last week.
+
+        It takes some `seconds` at most and goes on the next time, as it does where others write
+        just now. A large file is not made shorter: what is free in it is used again.
+
+        Raises:
+            StateError: it cannot be written.
+        """
+        with self._errors():
+            try:
+                return prune_in_turn(self._db, days, today(), seconds)
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                    raise
+                return 0
 
     def stats(self) -> Stats:
         """Return what is in it.
@@ -273,11 +349,28 @@ class Inventory:
         Raises:
             StateError: it cannot be read.
         """
+        files = believed = blocks = 0
+        days: list[int] = []
         with self._errors():
-            length, blocks, oldest = self._db.execute(
-                "SELECT ifnull(sum(length(records)), 0), count(*), min(seen_day) FROM block"
-            ).fetchone()
-            return Stats(length // RECORD.itemsize, blocks, self._path.stat().st_size, oldest)
+            for table, record_bytes in self._tables().items():
+                count = "believed" if table == "files" else f"length(records) / {record_bytes}"
+                length, among, rows, oldest = self._db.execute(
+                    f"SELECT ifnull(sum(length(records)), 0), ifnull(sum({count}), 0), count(*),"  # noqa: S608 - ours
+                    f" min(seen_day) FROM {table}"
+                ).fetchone()
+                files += length // record_bytes
+                believed += among
+                blocks += rows
+                days += [] if oldest is None else [oldest]
+            size = self._path.stat().st_size
+        return Stats(files, believed, blocks, size, min(days, default=None))
+
+    def _tables(self) -> dict[str, int]:
+        """Return the tables of records that there are, with the length of a record."""
+        tables = {"files": RECORD.itemsize} if self._has_files else {}
+        if self._has_before:
+            tables["block"] = RECORD_BEFORE.itemsize
+        return tables
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
@@ -299,20 +392,21 @@ class Inventory:
 class InventoryPlace:
     """The inventory of one state directory, whose tags are made under one key."""
 
-    def __init__(self, state_dir: Path, key_id: str) -> None:
-        """Nothing is opened yet."""
+    def __init__(self, state_dir: Path, key_id: str, reread_days: int = REREAD_DAYS) -> None:
+        """Nothing is opened yet; what is believed is due after `reread_days`."""
         self._state_dir = state_dir
         self._key_id = key_id
+        self._reread_days = reread_days
 
     def reader(self) -> Inventory | None:
         """Open it for reading; None if there is none."""
         if not is_there(Layout(self._state_dir).inventory):
             return None
-        return Inventory(self._state_dir, self._key_id)
+        return Inventory(self._state_dir, self._key_id, reread_days=self._reread_days)
 
     def writer(self) -> Inventory:
         """Open it for writing, or make it."""
-        return Inventory(self._state_dir, self._key_id, write=True)
+        return Inventory(self._state_dir, self._key_id, write=True, reread_days=self._reread_days)
 
     def remove(self) -> None:
         """Remove it."""
@@ -335,14 +429,9 @@ def remove_inventory(state_dir: Path) -> None:
             raise state_error("cannot remove", path, error) from error
 
 
-def records_of(statuses: Sequence[os.stat_result]) -> Records:
-    """Return records of files as they are, without any tag."""
-    records = np.zeros(len(statuses), RECORD)
-    records["ino"] = [s.st_ino for s in statuses]
-    records["size"] = [s.st_size for s in statuses]
-    records["mtime"] = [s.st_mtime_ns & _WORD for s in statuses]
-    records["ctime"] = [s.st_ctime_ns & _WORD for s in statuses]
-    return records
+def today() -> int:
+    """Return the day as records have it: one at least, since 0 says that a record is proven."""
+    return max(1, int(time.time() // DAY_S))
 
 
 def are_settled(records: Records, since_ns: int) -> npt.NDArray[np.bool_]:
@@ -351,37 +440,12 @@ def are_settled(records: Records, since_ns: int) -> npt.NDArray[np.bool_]:
     Not one that changed so shortly before that another change may bear the same time.
     """
     ctime, mtime = (np.ascontiguousarray(records[name]).view("<i8") for name in ("ctime", "mtime"))
-    coarse = ctime % 1_000_000_000 == 0
-    settled: npt.NDArray[np.bool_] = np.maximum(ctime, mtime) < since_ns - np.where(
-        coarse, FRESH_COARSE_NS, FRESH_NS
-    )
+    fresh = np.where(records["read_day"] == 0, FRESH_PROVEN_NS, FRESH_NS)
+    fresh = np.where(ctime % 1_000_000_000 == 0, fresh + COARSE_NS, fresh)
+    settled: npt.NDArray[np.bool_] = np.maximum(ctime, mtime) < since_ns - fresh
     return settled
 
 
 def _checksum(device: int, block: int, records: bytes) -> int:
     """Return the checksum of a row; it covers where the row belongs, too."""
     return zlib.crc32(records, zlib.crc32(b"%d %d" % (device, block)))
-
-
-def _merge(old: Records, new: Records) -> Records:
-    """Join records that ascend by inode: the last of an inode counts, with its earlier tags."""
-    # Here and above: to take rows of records by number, `take` is ten times as fast as an index.
-    new = new.take(np.flatnonzero(np.append(new["ino"][1:] != new["ino"][:-1], True)))
-    if not len(old):
-        return new
-    position = old["ino"].searchsorted(new["ino"])
-    position[position == len(old)] = 0
-    before = old.take(position)
-    same = before["ino"] == new["ino"]
-    kept = np.ones(len(old), np.bool_)
-    kept[position[same]] = False
-    for name in ("size", "mtime", "ctime"):
-        same &= before[name] == new[name]
-    for number in range(3):
-        bit = np.uint8(1 << number)
-        adds = np.flatnonzero(same & (before["mask"] & ~new["mask"] & bit != 0))
-        if len(adds):
-            new["tags"][adds, number] = before["tags"][adds, number]
-            new["mask"][adds] |= bit
-    merged = np.frombuffer(old.take(np.flatnonzero(kept)).tobytes() + new.tobytes(), RECORD)
-    return merged.take(np.argsort(merged["ino"], kind="stable"))

@@ -24,7 +24,7 @@ from hashclient.core.model import Hit, Outcome
 from hashclient.errors import StateError
 from hashclient.index.matcher import Judge, Place, Plan, verdict
 from hashclient.lists.wire import Uint8
-from hashclient.scan.cache import RECORD, Records, are_settled, records_of
+from hashclient.scan.cache import are_settled, today
 from hashclient.scan.executors.interface import Result
 from hashclient.scan.memory import Cache
 from hashclient.scan.reading import (
@@ -37,9 +37,12 @@ from hashclient.scan.reading import (
     relied_size,
 )
 from hashclient.scan.reasons import reason_of
+from hashclient.scan.records import RECORD, Records, records_of
 from hashclient.scan.sources.files import join, open_directory
 from hashclient.scan.sources.interface import Group, Task
-from hashclient.system.filesystems import FULL, NONE, identity_at, identity_of
+from hashclient.system.filesystems import FULL, NONE
+from hashclient.system.identity import Identities, Identity
+from hashclient.system.leases import can_lease
 
 #: In a task of several files, one of at least this size is handed back, to be a task of its own.
 DEFER_BYTES = 4 << 20
@@ -47,6 +50,8 @@ DEFER_BYTES = 4 << 20
 TASK_BYTES = 64 << 20
 
 _FILE_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+#: CLOCK_REALTIME_COARSE, of linux/time.h, and the longest tick of it.
+_COARSE_CLOCK, TICK_NS = 5, 10_000_000
 #: The place of an algorithm's tag in a record of the cache.
 _SLOT = {algorithm: number for number, algorithm in enumerate(Algorithm)}
 
@@ -55,7 +60,8 @@ class _File(msgspec.Struct, gc=False):
     """A file to be judged: where, what it was, its length in bytes, and its digests so far.
 
     `digests` are those of `plan` that were computed in this run: none, if it was not read. What the
-    cache knows of a file is in `record`. `reliable` says whether its size and times are.
+    cache knows of a file is in `record`. `reliable` says whether its size and times are, and
+    `unwritable` whether nobody could write to it when it was read, None if that is not known.
     """
 
     group: Group
@@ -65,6 +71,7 @@ class _File(msgspec.Struct, gc=False):
     plan: Plan
     digests: list[bytes]
     reliable: bool
+    unwritable: bool | None = None
     record: np.void | None = None
 
     @property
@@ -99,9 +106,13 @@ class Checker:
         self._cache = cache
         self._learn = learn
         self._keep_clean = keep_clean
-        self._reader = Reader(judge.plan, sparse=sparse, on_bytes=on_bytes, clock=clock)
+        leases = learn and can_lease()
+        self._reader = Reader(
+            judge.plan, sparse=sparse, leases=leases, on_bytes=on_bytes, clock=clock
+        )
+        self._file_systems = Identities()
         #: By `st_dev`, for one task: by then it may be that of another file system.
-        self._identities: dict[int, int | None] = {}
+        self._identities: dict[int, Identity | None] = {}
         #: Without these two nothing is gained by looking at a file before it is opened.
         self._looks_first = cache is not None or not judge.reads_everything
 
@@ -111,7 +122,8 @@ class Checker:
         A file that has the task to itself is checked whatever its size, unless `defer` is set.
         """
         result = Result()
-        started_ns = time.time_ns()
+        # The clock that gives files their times lags behind, by more than a tick if it is held up.
+        started_ns = min(time.time_ns(), time.clock_gettime_ns(_COARSE_CLOCK) + TICK_NS)
         self._reader.begin_task()
         self._identities.clear()
         alone = not defer and sum(len(group.names) for group in task) == 1
@@ -185,9 +197,9 @@ class Checker:
                 try:
                     file_fd = os.open(name, flags, dir_fd=fd)
                     try:
-                        plan, digests, length, status, reliable = reader.read(file_fd, defer_bytes)
-                        if learn and (device := status.st_dev) not in identities:
-                            identities[device] = identity_of(file_fd, device)
+                        read = reader.read(file_fd, defer_bytes)
+                        if learn and (device := read[3].st_dev) not in identities:
+                            identities[device] = self._file_systems.of(file_fd, device)
                     finally:
                         os.close(file_fd)
                 except Deferred:
@@ -200,7 +212,8 @@ class Checker:
                 except (OSError, SetAside) as error:
                     self._set_aside(group, name, error, result)
                 else:
-                    files.append(_File(group, name, status, length, plan, digests, reliable))
+                    plan, digests, length, status, reliable, free = read
+                    files.append(_File(group, name, status, length, plan, digests, reliable, free))
             result.files_read += len(files) - known
         finally:
             os.close(fd)
@@ -222,7 +235,8 @@ class Checker:
                     trust = self._reader.trust_at(name, fd, status.st_dev, follow=follow)
                     device, trusted = status.st_dev, trust is FULL
                     if device not in self._identities:
-                        self._identities[device] = identity_at(name, fd, device, follow=follow)
+                        identity = self._file_systems.at(name, fd, device, follow=follow)
+                        self._identities[device] = identity
                 if not stat.S_ISREG(status.st_mode):
                     raise no_file(status.st_mode)
             except (OSError, SetAside) as error:
@@ -272,13 +286,16 @@ class Checker:
             name, status = names[row], statuses[row]
             if row in hit:
                 size, record = status.st_size, records[row]
-                files.append(_File(group, name, status, size, (), [], True, record))  # noqa: FBT003 - fields
+                files.append(_File(group, name, status, size, (), [], True, None, record))  # noqa: FBT003 - fields
                 continue
             unchanged += 1
             if self._keep_clean:
                 self._tell_clean(group, name, status.st_size, result)
         result.clean += unchanged
         result.known_unchanged += unchanged
+        believed = known & (records["read_day"] != 0)
+        believed[list(hit)] = False
+        result.believed_unchanged += int(np.count_nonzero(believed))
         return [names[row] for row in np.flatnonzero(~known).tolist()]
 
     def _places(self, records: Records, masks: Uint8) -> dict[int, list[Place]]:
@@ -346,6 +363,7 @@ class Checker:
             record["mask"] |= np.uint8(missing)
         elif not file.digests:
             result.known_unchanged += 1
+            result.believed_unchanged += int(record["read_day"] != 0)
         tags = {a: record["tags"][_SLOT[a]] for a in Algorithm.in_mask(int(record["mask"]))}
         hits = self._judge.hits(tags, file.length)
         return Outcome(
@@ -373,22 +391,36 @@ class Checker:
         return digests
 
     def _note(self, files: list[_File], tags: Records, started_ns: int, result: Result) -> None:
-        """Put records of what was read since `started_ns` into the result, for the cache."""
+        """Put records of what was read since `started_ns` into the result, for the cache.
+
+        What somebody had open for writing is none that a cache may know.
+        """
         by_device: dict[int, list[int]] = {}
+        day = today()
         for number, file in enumerate(files):
             if file.digests and file.reliable:
                 by_device.setdefault(file.status.st_dev, []).append(number)
         for device, numbers in by_device.items():
-            file_system = self._identities.get(device)
-            if file_system is None:
+            identity = self._identities.get(device)
+            if identity is None:
                 continue
+            if identity.is_local:
+                numbers = [n for n in numbers if files[n].unwritable is not False]
             records = records_of([files[n].status for n in numbers])
-            rows = np.array(numbers)
+            rows = np.array(numbers, np.intp)
             for column in ("tags", "mask"):
                 records[column] = tags[column].take(rows, axis=0)
+            # What the cache knew and was read again in part rests on what it rested on before.
+            proven = 0 if identity.proves else day
+            records["read_day"] = [
+                (proven if file.unwritable else day)
+                if (old := file.record) is None
+                else old["read_day"]
+                for file in map(files.__getitem__, numbers)
+            ]
             settled = records.take(np.flatnonzero(are_settled(records, started_ns)))
             if len(settled):
-                result.learned.append((file_system, settled.tobytes()))
+                result.learned.append((identity.number, settled.tobytes()))
 
     def _set_aside(
         self, group: Group, name: str, error: OSError | SetAside, result: Result

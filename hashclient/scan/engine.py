@@ -29,6 +29,7 @@ from hashclient.scan.executors.interface import (
 from hashclient.scan.memory import Memory
 from hashclient.scan.sources.interface import Source, Task
 from hashclient.scan.sources.stream import Stream
+from hashclient.system.cgroups import usable_processors
 
 #: Seconds between two looks at the progress display, and at what is to be written meanwhile.
 TICK_S = 0.2
@@ -37,15 +38,24 @@ TICK_SHARE = 20
 
 
 class Progress(msgspec.Struct):
-    """What a display may show while a scan runs; `bytes_ahead` are read but not yet counted."""
+    """What a display may show while a scan runs.
+
+    `reading` are the large files that are being read, and how many bytes of each were: these are
+    not in the summary yet.
+    """
 
     summary: Summary
-    bytes_ahead: int = 0
+    reading: dict[str, int] = {}
+
+    @property
+    def bytes_ahead(self) -> int:
+        """How many bytes were read that are not counted yet."""
+        return sum(self.reading.values())
 
 
 def default_jobs() -> int:
-    """Return the number of processors that this process may use."""
-    return len(os.sched_getaffinity(0))
+    """Return the number of processors that this process may use, and has the time of."""
+    return usable_processors(len(os.sched_getaffinity(0)))
 
 
 def scan(
@@ -56,6 +66,7 @@ def scan(
     jobs: int,
     keep_clean: bool = False,
     sparse: bool = False,
+    all_digests: bool = False,
     memory: Memory | None = None,
     executor: Executor | None = None,
     stream: Stream | None = None,
@@ -63,7 +74,9 @@ def scan(
     """Check what `source` lists; yield outcomes as they are found, `progress` when time has passed.
 
     Clean files are yielded with `keep_clean` and counted always. Large files that are nearly all
-    hole are read with `sparse` only. With `memory`, files that are known unchanged are not read.
+    hole are read with `sparse` only. With `all_digests`, every digest is computed that an entry of
+    a file's size has, and not the cheapest that suffice. With `memory`, files that are known
+    unchanged are not read.
     The summary in `progress` is kept up to date and holds what was found so far when the iteration
     is ended early. What runs the checking is `executor`, by default this process for a little and
     `jobs` others for more; a `stream` comes first, and is read here.
@@ -74,7 +87,7 @@ def scan(
     summary = progress.summary
     started = due = time.monotonic()
     memory = memory or Memory()
-    judge = lists.judge()
+    judge = lists.judge(all_digests=all_digests)
 
     def make_checker(on_bytes: OnBytes | None = None) -> Checker:
         return Checker(
@@ -97,17 +110,21 @@ def scan(
             results = itertools.chain(stream.check(checker), results)
         for item in results:
             if isinstance(item, Advance):
-                progress.bytes_ahead += item.bytes_ahead
+                if item.path is not None:
+                    told = progress.reading.get(item.path, 0)
+                    progress.reading[item.path] = told + item.bytes_ahead
             elif isinstance(item, Outcome):
                 summary.add(item)
                 yield item
             else:
                 memory.learn(item)
-                progress.bytes_ahead = 0
+                if item.told.path is not None:  # of this result alone: others are still at theirs
+                    progress.reading.pop(item.told.path, None)
                 summary.files_read += item.files_read
                 summary.bytes_read += item.bytes_read
                 summary.ruled_out_by_size += item.ruled_out_by_size
                 summary.known_unchanged += item.known_unchanged
+                summary.believed_unchanged += item.believed_unchanged
                 summary.counts[Kind.CLEAN] += item.clean
                 for outcome in item.outcomes:
                     # Clean ones are in the count already, whether or not they are asked for.

@@ -2,9 +2,9 @@
 
 A cache is asked in each process that checks files, and written to only in the one that hands work
 out. Its contract, which `tests/contract/test_caches.py` holds each one to: a file is known only
-while all that tells of a change is what it was; what was not stored is not known; a record that is
-stored later replaces an earlier one, and adds to it if the content is the same; and losing any of
-it costs nothing but reading again.
+while all that tells of a change is what it was, and without a proof until it is due; what was not
+stored is not known; a record that is stored later replaces an earlier one, and adds to it if the
+content is the same; and losing any of it costs nothing but reading again.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from hashclient.errors import StateError
-from hashclient.scan.cache import Block, DamagedInventoryError, Records
+from hashclient.scan.cache import Block, DamagedInventoryError
 from hashclient.scan.executors.interface import Result
+from hashclient.scan.records import Records
+from hashclient.system.identity import Identity
 
 #: Bytes of records, or blocks in use, that wait before they are written to the cache.
 LEARN_BYTES = 1 << 20
@@ -26,12 +28,12 @@ class Cache(Protocol):
     """What is known of files, by file system and status; `Inventory` is the one on disk."""
 
     def find(
-        self, statuses: Sequence[os.stat_result], identities: Mapping[int, int | None]
+        self, statuses: Sequence[os.stat_result], identities: Mapping[int, Identity | None]
     ) -> tuple[Records, list[Block]]:
         """Return the record of each file, of mask 0 where it is not known, and blocks in use.
 
-        `identities` has for each `st_dev` the number of its file system, None where nothing is
-        remembered.
+        `identities` has for each `st_dev` its file system, None where nothing is remembered. A
+        record without a proof is not known any more when it is due.
 
         Raises:
             StateError: it cannot be asked.

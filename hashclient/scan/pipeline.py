@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import itertools
+import os
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol, Self
@@ -26,10 +27,11 @@ if TYPE_CHECKING:
     from hashclient.reporting.report import Report
     from hashclient.scan.actions import Responder
     from hashclient.scan.engine import Progress
+    from hashclient.scan.sources.files import Coverage
     from hashclient.scan.sources.mounts import Mounts
 
 #: Outcomes are recorded in batches, at the latest when so many are waiting.
-BATCH = 512
+BATCH = 4096
 
 
 class Guard(Protocol):
@@ -92,6 +94,9 @@ class Run(Iterator[Handled]):
 
     It can be iterated over once. Use it as a context manager, or call `close`, to end it early.
     """
+
+    #: Whether outcomes that are recorded together come by path, or as they were given.
+    _by_path = False
 
     def __init__(
         self,
@@ -181,6 +186,8 @@ class Run(Iterator[Handled]):
                 yield from self._flush()
                 self._settle()
                 self._finish()
+                if self.summary.stopped is None and self.failure is None:
+                    self._note_gone()
                 with self._guard.barred():
                     self._recorder.end()
                 self._observer.ending(self)
@@ -247,6 +254,9 @@ class Run(Iterator[Handled]):
     def _keep(self) -> None:
         # A second signal, too, would have them recorded and logged again.
         with self._guard.barred():
+            if self._by_path:
+                # Workers end as they like; so at least what comes together has one order.
+                self._waiting.sort(key=lambda outcome: os.fsencode(outcome.path))
             kept = self._recorder.keep(self._waiting)
             self._found.update(recorded.outcome.kind for recorded in kept)
             self._ready.extend(kept)
@@ -273,6 +283,9 @@ class Run(Iterator[Handled]):
             self.summary.fail(error)
         self.summary.failed = self.summary.failed or self._actions.failed
 
+    def _note_gone(self) -> None:
+        """Note which earlier matches are away; only trees can tell."""
+
     def _give_up(self, error: BaseException) -> None:
         if isinstance(error, HashclientError):
             # Also what could not be written at the very end counts.
@@ -296,12 +309,15 @@ class Run(Iterator[Handled]):
 class Scan(Run):
     """The outcomes of one scan: see `Run`. `progress` shows how far it has come."""
 
+    _by_path = True
+
     def __init__(
         self,
         outcomes: Generator[Outcome | Progress],
         recorder: RunRecord,
         progress: Progress,
         mounts: Mounts,
+        coverage: Coverage,
         *,
         arguments: Sequence[str],
         actions: Responder | None,
@@ -317,6 +333,15 @@ class Scan(Run):
         )
         self.progress = progress
         self._mounts = mounts
+        self._coverage = coverage
+
+    def _note_gone(self) -> None:
+        if self._coverage.roots and self._mounts.unknown is None:
+            from hashclient.scan.gone import find_gone
+
+            self._recorder.note_gone(
+                lambda matches, at: find_gone(matches, self._coverage, self._mounts, at)
+            )
 
     @property
     def is_mount_missing(self) -> bool:

@@ -11,6 +11,7 @@ cannot be given up.
 from __future__ import annotations
 
 import errno
+import math
 import os
 import stat
 import time
@@ -22,6 +23,7 @@ from hashclient.core.kinds import Kind
 from hashclient.scan.reasons import CHANGED, ENDLESS, SPARSE
 from hashclient.scan.sources.files import kind_of
 from hashclient.system.filesystems import FULL, NONZERO, SizeTrust, trust_at, trust_of
+from hashclient.system.leases import hold, is_unwritable, keeps_out, let_go
 
 #: How often a file that changes while it is read is read again.
 ATTEMPTS = 3
@@ -36,6 +38,12 @@ UNSIZED_BYTES = 1 << 26
 CLAIMED_BYTES = 1 << 30
 UNSIZED_S = 60.0
 
+#: A lease is kept while a file is read that is shorter. If no more time has passed since the file
+#: before, the kernel cannot have taken it away, which takes a second at least: nobody has written
+#: to the file, and its status need not be asked for again.
+HELD_BYTES = 1 << 16
+HELD_S = 0.5
+
 #: So much of a stream is kept, so that it need not be digested in every way it could match.
 KEPT_BYTES = 1 << 20
 
@@ -44,6 +52,9 @@ DIRECTORY = "is a directory, and was listed as a file"
 
 #: Algorithms to compute.
 Plan = tuple[Algorithm, ...]
+#: How a file was read: what was computed, the digests, the length, the status that was the same
+#: before and after, whether size and times can be relied on, and what `is_unwritable` said before.
+Read = tuple[Plan, list[bytes], int, os.stat_result, bool, bool | None]
 
 
 class SetAside(Exception):  # noqa: N818 - no error, but an outcome
@@ -109,20 +120,21 @@ def same_content(one: os.stat_result, other: os.stat_result) -> bool:
 class StreamDigester:
     """Digests of a stream, whose length nobody knows before its end and which comes only once.
 
-    What is worth computing is computed as it comes. Up to `KEPT_BYTES` are kept, so that of a short
+    What is worth computing is computed as it comes. Some bytes are kept, so that of a short
     stream that hits the rest can be computed; of a longer one all algorithms are.
     """
 
-    def __init__(self, plan: Plan) -> None:
-        """Compute `plan` to begin with."""
+    def __init__(self, plan: Plan, kept_bytes: int = KEPT_BYTES) -> None:
+        """Compute `plan` to begin with, and keep up to `kept_bytes`."""
         self._parts = [(plan, Digester(plan))]
         self._kept: bytearray | None = bytearray()
+        self._kept_bytes = kept_bytes
         self.length = 0
 
     def update(self, chunk: memoryview) -> None:
         """Take the next bytes."""
         if self._kept is not None:
-            if len(self._kept) + len(chunk) > KEPT_BYTES:
+            if len(self._kept) + len(chunk) > self._kept_bytes:
                 self._compute(tuple(Algorithm))
                 self._kept = None
             else:
@@ -162,21 +174,27 @@ class Reader:
         plan_of: Callable[[int | None], Plan],
         *,
         sparse: bool = False,
+        leases: bool = False,
         on_bytes: Callable[[int], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Read with a buffer of its own.
 
         `plan_of` returns the algorithms to compute for a file of a size, or of an unknown one. With
-        `sparse`, files that are nearly all hole are read as well. `on_bytes` is called with the
-        length of each chunk of large files, `clock` gives seconds.
+        `sparse`, files that are nearly all hole are read as well. With `leases`, the kernel is
+        asked about each whether anybody may change it unseen. `on_bytes` is called with the length
+        of each chunk of large files, `clock` gives seconds.
         """
         self._plan_of = plan_of
         self._sparse = sparse
+        self._leases = leases
         self._on_bytes = on_bytes
         self._clock = clock
         self._buffer = new_buffer()
         self._trusts: dict[int, SizeTrust] = {}
+        #: By device, whether short files are read under a lease.
+        self._holds: dict[int, bool] = {}
+        self._ended = -math.inf
         self.bytes_read = 0
 
     def begin_task(self) -> None:
@@ -186,6 +204,8 @@ class Reader:
         """
         self.bytes_read = 0
         self._trusts.clear()
+        self._holds.clear()
+        self._ended = -math.inf
 
     def trust_at(self, name: str, directory_fd: int, device: int, *, follow: bool) -> SizeTrust:
         """Tell how far the file system of a file in an open directory is trusted."""
@@ -207,14 +227,11 @@ class Reader:
         ):
             raise SetAside(Kind.UNREAD, SPARSE)
 
-    def read(
-        self, fd: int, defer_bytes: int | None = None
-    ) -> tuple[Plan, list[bytes], int, os.stat_result, bool]:
+    def read(self, fd: int, defer_bytes: int | None = None) -> Read:
         """Read a file that was just opened.
 
-        Return what was computed, the digests, the length, the status that was the same before and
-        after, and whether its size and times can be relied on. Where they can, the length is its
-        size; where not, no more is read than `bound_of` says.
+        Where its size and times can be relied on, the length is its size; where not, no more is
+        read than `bound_of` says.
 
         Raises:
             Deferred: it is not shorter than `defer_bytes`.
@@ -240,6 +257,17 @@ class Reader:
                 raise Deferred
         on_bytes = self._on_bytes if size is not None else self._bounded(status, defer_bytes)
         capped = trust is FULL
+        unwritable: bool | None = None
+        is_held = False
+        if self._leases and capped:
+            # Before the first byte is read: afterwards it would prove nothing.
+            may_hold = self._holds.get(device)
+            if may_hold is None:
+                may_hold = self._holds[device] = keeps_out(fd)
+            if may_hold and status.st_size < HELD_BYTES:
+                is_held = bool(unwritable := hold(fd))
+            else:
+                unwritable = is_unwritable(fd)
         try:
             digests, length = digest_fd(fd, plan, size, on_bytes, self._buffer, capped=capped)
         except LengthError as error:
@@ -251,6 +279,11 @@ class Reader:
             # It said that it is shorter, and is not.
             raise Deferred from None
         self.bytes_read += length
+        if is_held:
+            before, self._ended = self._ended, self._clock()
+            if self._ended - before < HELD_S:
+                return plan, digests, length, status, True, True
+            unwritable = let_go(fd)
         after = os.fstat(fd)
         # The same open file: of its identity nothing can have changed.
         if (status.st_size, status.st_mtime_ns, status.st_ctime_ns) != (
@@ -259,11 +292,9 @@ class Reader:
             after.st_ctime_ns,
         ):
             return self._read_unsteady(fd, trust)
-        return plan, digests, length, after, size is not None
+        return plan, digests, length, after, size is not None, unwritable
 
-    def _read_unsteady(
-        self, fd: int, trust: SizeTrust
-    ) -> tuple[Plan, list[bytes], int, os.stat_result, bool]:
+    def _read_unsteady(self, fd: int, trust: SizeTrust) -> Read:
         """Read a file again that changed. No size rules anything out then."""
         plan, reason, capped = self._plan_of(None), CHANGED, trust is FULL
         for _ in range(ATTEMPTS - 1):
@@ -273,6 +304,7 @@ class Reader:
                 self.refuse_sparse(before)
             on_bytes = self._on_bytes if size is not None else self._bounded(before)
             os.lseek(fd, 0, os.SEEK_SET)
+            unwritable = is_unwritable(fd) if self._leases and capped else None
             failure = None
             try:
                 digests, length = digest_fd(fd, plan, size, on_bytes, self._buffer, capped=capped)
@@ -285,7 +317,7 @@ class Reader:
             elif failure is not None:
                 reason = failure
             else:
-                return plan, digests, length, after, size is not None
+                return plan, digests, length, after, size is not None, unwritable
         raise SetAside(Kind.UNREAD, reason)
 
     def read_more(self, fd: int, plan: Plan, status: os.stat_result, length: int) -> list[bytes]:

@@ -6,17 +6,23 @@ exit code, and the run goes on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 from typing import Any
 
 from hashclient.audit.log import Event
 from hashclient.core.kinds import Kind
+from hashclient.core.match import Place
 from hashclient.core.model import LOGGED_FIELDS, Outcome, Recorded, hit_fields
 from hashclient.core.verdict import Summary
 from hashclient.errors import AuditError, StateError
 from hashclient.formats.fields import gap_fields
+from hashclient.matches.selection import Left, Selection
 from hashclient.matches.store import Matches
 from hashclient.session import Session
+from hashclient.system.files import is_there
 from hashclient.system.log import Log
 from hashclient.system.text import MAX_LOGGED_PATH_CHARS, log_path_fields
 
@@ -24,6 +30,8 @@ _log = Log("scan")
 
 #: What the log repeats of all arguments of a run; together with the rest they are one of its lines.
 MAX_LOGGED_ARGUMENTS_CHARS = 1 << 16
+#: Of so many matches at once it is noted that they are gone.
+GONE_BATCH = 512
 
 
 class RunRecord:
@@ -37,16 +45,20 @@ class RunRecord:
         key_id: str,
         *,
         on_failure: Callable[[AuditError | StateError], None],
+        places_of: Callable[[Sequence[Outcome]], list[Place]] | None = None,
     ) -> None:
         """`command` is `scan` or `lookup`; `on_failure` is called once for what cannot be written.
 
-        The tags of outcomes are sealed under the key `key_id`.
+        The tags of outcomes are sealed under the key `key_id`. `places_of` says where files are; by
+        default that is taken from their paths.
         """
         self._session = session
         self._command = command
         self._summary = summary
         self._key_id = key_id
         self._on_failure = on_failure
+        self._places_of = places_of
+        self._started = session.now()
         self._audit_failed = self._matches_failed = self._ended = False
 
     def start(self, arguments: Sequence[str]) -> None:
@@ -55,7 +67,11 @@ class RunRecord:
             {"list": s.name, "generation": s.generation, "fresh": s.fresh}
             for s in self._summary.lists
         ]
+        about = self._session.invocation()
         data = {
+            "host": about.host,
+            "by": about.user,
+            "directory": None if about.directory is None else log_path(about.directory),
             **_argument_fields(arguments),
             "lists": lists,
             "missing": _missing(self._summary),
@@ -80,6 +96,30 @@ class RunRecord:
             self._log(events, durable=True, sign_each=reportable)
         return kept
 
+    def note_gone(self, find: Callable[[Selection, datetime], Iterator[Left]]) -> None:
+        """Note of the matches that `find` gives that they are away, in the log and on record.
+
+        It is called with the record of matches and the time when the run began. A kill between the
+        log and the record leaves a match of which the next scan notes it again.
+        """
+        path = self._session.settings.layout.matches
+        if self._matches_failed or self._audit_failed or not is_there(path):
+            return
+        try:
+            with Matches(self._session.settings.state_dir, create=False) as matches:
+                found = find(matches, self._started)
+                while batch := list(itertools.islice(found, GONE_BATCH)):
+                    with matches.batch():
+                        marked = matches.mark_gone(batch, self._session.now())
+                        events = [
+                            Event("gone", {"id": m.id, **log_path_fields(os.fsdecode(m.path))})
+                            for m in marked
+                        ]
+                        self._session.audit.append(events, durable=True, sign_each=True)
+                    self._summary.gone += len(marked)
+        except (AuditError, StateError) as error:
+            self._failed(error)
+
     def end(self) -> None:
         """Log that the run has ended, and all that its verdict rests on; only the first time."""
         if self._ended:
@@ -91,6 +131,8 @@ class RunRecord:
             **{str(kind): summary.counts[kind] for kind in Kind},
             "ruled_out_by_size": summary.ruled_out_by_size,
             "known_unchanged": summary.known_unchanged,
+            "believed_unchanged": summary.believed_unchanged,
+            "gone": summary.gone,
             "missing": _missing(summary),
             "interrupted": summary.stopped is not None,
             "failed": None if summary.failed is None else int(summary.failed),
@@ -120,7 +162,9 @@ class RunRecord:
         try:
             now = self._session.now()
             with Matches(self._session.settings.state_dir) as matches:
-                found = matches.record([outcomes[n] for n in places], self._key_id, now)
+                chosen = [outcomes[n] for n in places]
+                where = None if self._places_of is None else self._places_of(chosen)
+                found = matches.record(chosen, self._key_id, now, where)
         except StateError as error:
             self._matches_failed = True
             self._failed(error)
@@ -144,6 +188,11 @@ def _data(recorded: Recorded) -> dict[str, Any]:
         "size": outcome.size,
         "hits": [hit_fields(hit, LOGGED_FIELDS) for hit in outcome.hits],
     }
+
+
+def log_path(path: str) -> str:
+    """Return a path as text, of a very long one its beginning."""
+    return log_path_fields(path)["path"]
 
 
 def _argument_fields(arguments: Sequence[str]) -> dict[str, Any]:

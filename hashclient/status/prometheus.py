@@ -14,7 +14,7 @@ import msgspec
 
 from hashclient import __version__
 from hashclient.audit.record import Record
-from hashclient.index.reader import Manifest
+from hashclient.index.manifest import Manifest
 from hashclient.status.status import ListStatus, Status
 
 _PREFIX = "hashclient_"
@@ -53,6 +53,11 @@ _OF_MANIFESTS: tuple[tuple[str, str, Callable[[Manifest], float]], ...] = (
         "last_check_timestamp_seconds",
         "When a fetch last found that there is no newer one, or got it.",
         lambda m: m.checked_at.timestamp(),
+    ),
+    (
+        "verified_timestamp_seconds",
+        "Since when each part of the index was compared with its digest, or written.",
+        lambda m: m.verified_since.timestamp(),
     ),
 )
 
@@ -130,6 +135,11 @@ def _of_audit(last: Record, last_scan: Record | None) -> Iterator[_Metric]:
         yield _one("last_scan_end_timestamp_seconds", what, last_scan.time.timestamp())
         if isinstance(code := last_scan.data.get("exit_code"), int):
             yield _one("last_scan_exit_code", "What that scan ended with.", code)
+        if isinstance(believed := last_scan.data.get("believed_unchanged"), int):
+            what = (
+                "Files that it did not read again, though nothing proves that they are unchanged."
+            )
+            yield _one("last_scan_believed_unchanged", what, believed)
 
 
 def _by(name: str, what: str, label: str, values: Mapping[str, float]) -> _Metric:

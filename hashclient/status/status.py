@@ -20,8 +20,10 @@ from hashclient.core.match import Match
 from hashclient.core.model import Hit
 from hashclient.errors import AuditError, ConfigError, ExitCode, HashclientError, StateError
 from hashclient.index.blinding import Sealer, load_sealer
-from hashclient.index.open_lists import ExpectedList, expected_lists, with_key
-from hashclient.index.reader import Index, Manifest, state_of
+from hashclient.index.checks import OVERDUE
+from hashclient.index.manifest import Manifest
+from hashclient.index.open_lists import ExpectedList, expected_lists
+from hashclient.index.reader import Index, state_of
 from hashclient.matches.store import Matches
 from hashclient.system.files import is_there, state_error
 
@@ -31,7 +33,8 @@ class ListStatus(msgspec.Struct, frozen=True):
 
     `provider` is None where it is not known whose it is. `recognised` counts the live entries that
     a lookup can decide about by a digest of one kind (`md5`: those that have one) and by that and
-    a size (`size+md5`: besides, those that have a size, which another size rules out).
+    a size (`size+md5`: besides, those that have a size, which another size rules out). `warnings`
+    say what keeps nobody from using it, and should be seen to all the same.
     """
 
     name: str
@@ -40,6 +43,7 @@ class ListStatus(msgspec.Struct, frozen=True):
     problem: str | None
     provider: str | None = None
     recognised: Mapping[str, int] = msgspec.field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     @property
     def usable(self) -> bool:
@@ -111,7 +115,7 @@ def read_status(
     """Read everything that the state directory holds.
 
     With `verify`, every byte of the indexes is read and compared with its digest, that of the known
-    good files among them.
+    good files among them, and all of the record of matches is read.
     """
     lists, providers = read_lists(settings, environ, now, verify=verify)
     code = ExitCode.STATE if providers or not lists else ExitCode.OK
@@ -127,6 +131,10 @@ def read_status(
             with Matches(settings.state_dir, create=False) as matches:
                 status.matches = matches.counts()
                 status.withdrawn = matches.withdrawn()
+            if verify:
+                from hashclient.matches.verify import verify_matches
+
+                verify_matches(settings.state_dir)
     with status.part():
         if is_there(settings.layout.quarantine):
             status.quarantine = _quarantine(settings)
@@ -148,19 +156,17 @@ def read_lists(
     Raises:
         StateError: the folder of all lists cannot be read.
     """
-    expected = expected_lists(settings, verify=verify)
     sealer: Sealer | None = None
     key_problem = None
-    if any(entry.index is not None for entry in expected):
-        try:
-            sealer = load_sealer(settings.state_dir, settings.seal_key_file, environ)
-        except (StateError, ConfigError) as error:
-            key_problem = error.message
+    try:
+        sealer = load_sealer(settings.state_dir, settings.seal_key_file, environ)
+    except (StateError, ConfigError) as error:
+        key_problem = error.message
+    expected = expected_lists(settings, sealer, verify=verify)
     lists, providers = [], {}
     for entry in expected:
         if entry.name is not None:
-            known = entry if sealer is None else with_key(entry, sealer.key_id)
-            lists.append(_list(settings, entry.name, known, key_problem, now))
+            lists.append(_list(settings, entry.name, entry, key_problem, now))
         elif entry.provider is not None:
             providers[entry.provider] = _problem_of(entry)
     return lists, providers
@@ -179,8 +185,19 @@ def _list(
     if key_problem is not None:
         return ListStatus(name, manifest, ExitCode.STATE, key_problem, entry.provider)
     code, problem = _freshness(manifest, now, settings.grace(manifest.provider))
-    recognised = _recognised(entry.index)
-    return ListStatus(name, manifest, code, problem, entry.provider, recognised)
+    recognised, warnings = _recognised(entry.index), tuple(_warnings(manifest, now))
+    return ListStatus(name, manifest, code, problem, entry.provider, recognised, warnings)
+
+
+def _warnings(manifest: Manifest, now: datetime) -> Iterator[str]:
+    if manifest.is_old:
+        yield "an earlier version wrote it, and nothing vouches for it; run `hashclient fetch`"
+    since = manifest.verified_since
+    if now - since > OVERDUE:
+        yield (
+            f"parts of the index were not compared with their digests since {since:%Y-%m-%d %H:%M}"
+            f" UTC, for more than {OVERDUE.days} days; run `hashclient fetch`, and more often"
+        )
 
 
 def _recognised(index: Index) -> dict[str, int]:

@@ -7,9 +7,9 @@ have mounted. What is not known here is not relied on: that costs reading, and h
 
 Times say less than sizes. An unchanged status tells an unchanged file only where each change sets
 ctime and nobody else can. FAT has none, FUSE what its program likes, an image of squashfs or of
-iso9660 whatever its maker chose; and on tmpfs, which writes nothing back, only the first store
-through a shared map sets it. The number of a device does not tell one file system from the next
-that gets it either: `identity_of` also asks what statfs(2) knows it by.
+iso9660 whatever its maker chose; and on tmpfs a map that is made for writing and first read from is
+stored into without setting any time, however late it was made. Which file system it is says
+`identity`, since the number of a device is given again.
 
 Limits: a file system that root has laid upon another one (overlay, a loop device) is trusted for
 itself, and a server of NFS or SMB like a disk.
@@ -20,7 +20,6 @@ from __future__ import annotations
 import enum
 import errno
 import functools
-import hashlib
 import os
 from array import array
 from collections.abc import Callable
@@ -113,34 +112,51 @@ _KEEP_CTIME = frozenset(
 )
 
 
-def identity_of(fd: int, device: int) -> int | None:
-    """Return a number for the file system of an open file, under which its files are remembered.
+def keeps_ctime(kind: int) -> bool:
+    """Tell whether each change of a file sets its ctime, on a file system of type `kind`."""
+    return kind in _KEEP_CTIME
 
-    It has 63 bits, and is made of `device`, its `st_dev`, and the number that statfs(2) gives: that
-    of a device is given again to what is mounted next, and to the next snapshot of btrfs. None
-    where an unchanged status does not tell an unchanged file.
+
+#: And those on which this kernel makes each change, so that it can tell of them.
+_TELL_OF_CHANGES = frozenset(
+    {
+        0xEF53,  # ext2, ext3, ext4
+        0x58465342,  # xfs
+        0xF2F52010,  # f2fs
+        0x9123683E,  # btrfs
+        0xCA451A4E,  # bcachefs
+        0x2FC12FC1,  # zfs
+        0x3153464A,  # jfs
+        0x52654973,  # reiserfs
+        0x3434,  # nilfs2
+        0x7366746E,  # ntfs3
+        0x4D44,  # FAT
+        0x2011BAB0,  # exFAT
+        0x01021994,  # tmpfs
+        0x858458F6,  # ramfs
+        0x24051905,  # ubifs
+        0x794C7630,  # overlay
+        0xF15F,  # ecryptfs
+    }
+)
+
+
+def tells_of_changes(fd: int) -> bool:
+    """Tell whether the kernel learns of each change below an open directory, whoever makes it.
+
+    What another machine changes on a network file system, or a program behind FUSE in its own
+    store, this kernel does not see.
     """
     try:
-        if _kind_of(fd) not in _KEEP_CTIME:
-            return None
-        words = b"%d %d" % (device, os.fstatvfs(fd).f_fsid)
+        return kind_of(fd) in _TELL_OF_CHANGES
     except OSError:
-        return None
-    return int.from_bytes(hashlib.sha256(words).digest()[:8], "big") >> 1
-
-
-def identity_at(name: str, directory_fd: int, device: int, *, follow: bool) -> int | None:
-    """Return the same for a file in an open directory, whose `st_dev` just was `device`."""
-    try:
-        return _ask_at(identity_of, name, directory_fd, device, follow, None)
-    except OSError:
-        return None
+        return False
 
 
 def trust_of(fd: int, device: int) -> SizeTrust:
     """Tell how far the file system of an open file is trusted; `device` is its `st_dev`."""
     try:
-        kind = _kind_of(fd)
+        kind = kind_of(fd)
         if kind == _FUSE:
             return fuse_trust(device, _read("mountinfo"), _read("uid_map"), os.geteuid())
     except OSError:
@@ -167,7 +183,7 @@ def _fstatfs() -> Callable[[int, array[int]], int] | None:
     return fstatfs
 
 
-def _kind_of(fd: int) -> int:
+def kind_of(fd: int) -> int:
     """Return the number of the type of the file system that an open file is on.
 
     Raises:
@@ -186,10 +202,10 @@ def trust_at(name: str, directory_fd: int, device: int, *, follow: bool) -> Size
 
     By now it may be another one: one of another device is not trusted.
     """
-    return _ask_at(trust_of, name, directory_fd, device, follow, NONE)
+    return ask_at(trust_of, name, directory_fd, device, follow, NONE)
 
 
-def _ask_at(
+def ask_at(
     ask: Callable[[int, int], _T],
     name: str,
     directory_fd: int,
@@ -197,6 +213,14 @@ def _ask_at(
     follow: bool,  # noqa: FBT001 - passed on
     otherwise: _T,
 ) -> _T:
+    """Ask about the file system of a file in an open directory, whose `st_dev` just was `device`.
+
+    `ask` gets a descriptor, which may be one of a path alone, and `device`; the answer is
+    `otherwise` if another file system is there by now.
+
+    Raises:
+        OSError: the file cannot be found, or what `ask` raises.
+    """
     if os.fstat(directory_fd).st_dev == device:
         return ask(directory_fd, device)
     # Something is mounted on the file itself, or it is overlay's.

@@ -22,6 +22,7 @@ MOUNTS_NAME = "mounts.json"
 #: In the folder of a list; the first of them in that of the known good files, too.
 MANIFEST_NAME = "manifest.json"
 STAGING_NAME = "staging.json"
+CHECKS_NAME = "checks.json"
 RUN_PREFIX = "run-"
 #: In the folder of the known good files.
 SOURCES_NAME = "sources.json"
@@ -31,6 +32,9 @@ TARGETS_NAME = "targets.json"
 TIMESTAMP_NAME = "timestamp.json"
 #: In the folder of the audit log.
 LOG_NAME = "log.jsonl"
+#: A file of it that is closed, by its number.
+CLOSED_LOG_NAME = "log-{:06}.jsonl"
+CLOSED_LOG_PATTERN = re.compile(r"log-([0-9]{6,12})\.jsonl")
 AUDIT_KEY_NAME = "key.pem"
 AUDIT_PUBLIC_KEY_NAME = "key.pub"
 #: In the folder of an item in quarantine.
@@ -155,11 +159,13 @@ FILES: Mapping[str, str] = {
     rf"lists/{_NAME}/manifest\.json": "the generation of a list that is here, and its runs",
     rf"lists/{_NAME}/run-[0-9]+": "tags of a list, sorted",
     rf"lists/{_NAME}/staging\.json": "what an interrupted fetch goes on with",
+    rf"lists/{_NAME}/checks\.json": "digests of pieces of the runs, and when each was compared",
     r"known-good/sources\.json": "the known good files that were read, and their runs",
     r"known-good/run-[0-9]+": "tags of known good files, sorted",
     rf"trust/{_NAME}/pinned-root\.json": "the root of trust that was pinned",
     rf"trust/{_NAME}/metadata/.+": "the provider's verified metadata, as python-tuf keeps it",
     r"audit/log\.jsonl": "the audit log",
+    r"audit/log-[0-9]{6,12}\.jsonl": "a part of the audit log that is closed",
     r"audit/key\.(pem|pub)": "the key that signs it",
     r"matches\.db(-journal)?": "the record of matches",
     r"inventory\.db(-wal|-shm)?": "the inventory: what scans remember of files",

@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from hashclient.errors import LockedError
@@ -18,10 +18,17 @@ FIRST_PAUSE_S = 0.001
 LAST_PAUSE_S = 0.02
 
 
-def acquire(fd: int, *, shared: bool = False, wait_s: float = 0.0) -> bool:
+def acquire(
+    fd: int,
+    *,
+    shared: bool = False,
+    wait_s: float = 0.0,
+    on_wait: Callable[[], None] = lambda: None,
+) -> bool:
     """Lock an open file for this process alone or, with `shared`, for all that only read.
 
-    Return False if others have kept it locked for `wait_s`. Closing the file unlocks it.
+    Return False if others have kept it locked for `wait_s`. Closing the file unlocks it. `on_wait`
+    is called once when there is something to wait for.
 
     Raises:
         OSError: it cannot be locked; not every file system has locks.
@@ -34,10 +41,16 @@ def acquire(fd: int, *, shared: bool = False, wait_s: float = 0.0) -> bool:
         except BlockingIOError:
             if time.monotonic() >= deadline:
                 return False
+            on_wait()
+            on_wait = _nothing
         else:
             return True
         time.sleep(pause_s)
         pause_s = min(2 * pause_s, LAST_PAUSE_S)
+
+
+def _nothing() -> None:
+    pass
 
 
 def release(fd: int) -> None:
@@ -51,12 +64,17 @@ def release(fd: int) -> None:
 
 @contextlib.contextmanager
 def writer_lock(
-    path: Path, *, wait_s: float = 0.0, busy: str | None = None, hint: str | None = None
+    path: Path,
+    *,
+    wait_s: float = 0.0,
+    on_wait: Callable[[], None] = lambda: None,
+    busy: str | None = None,
+    hint: str | None = None,
 ) -> Iterator[None]:
     """Hold the lock file `path`, which is made if need be, alone.
 
-    `busy` and `hint` are what to tell when another process holds it, in place of what fits a state
-    directory.
+    `on_wait` is as for `acquire`. `busy` and `hint` are what to tell when another process holds it,
+    in place of what fits a state directory.
 
     Raises:
         LockedError: another process holds it, for longer than `wait_s`.
@@ -68,14 +86,15 @@ def writer_lock(
         raise state_error("cannot open lock", path, error) from error
     try:
         try:
-            held = acquire(fd, wait_s=wait_s)
+            held = acquire(fd, wait_s=wait_s, on_wait=on_wait)
         except OSError as error:
             raise state_error("cannot lock", path, error) from error
         if not held:
             where = printable(path.parent)
             raise LockedError(
                 busy or f"another hashclient is writing to this state: {where}",
-                hint=hint or "wait until it has finished, or use another --state-dir",
+                hint=hint
+                or "wait until it has finished, as `fetch --wait` does, or use another --state-dir",
             )
         yield
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+from collections.abc import Iterable
 
 #: What a log repeats of a path. The system's calls take 4,096 bytes, trees can be deeper.
 MAX_LOGGED_PATH_CHARS = 1 << 14
@@ -73,3 +74,16 @@ def excerpt(text: object) -> str:
     """Return the beginning of a foreign text, such as a library's message, safe on a terminal."""
     whole = str(text)
     return printable(whole[:MAX_EXCERPT_CHARS]) + ("…" if len(whole) > MAX_EXCERPT_CHARS else "")
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """Return the one of `known` that `word` may be a misspelling of, if there is one."""
+    import difflib  # only whoever has mistyped something waits for it
+
+    found = difflib.get_close_matches(word[:MAX_EXCERPT_CHARS], list(known), 1, 0.7)
+    return found[0] if found else None
+
+
+def counted(count: int, noun: str, plural: str | None = None) -> str:
+    """Return a number with what it counts: `1 file`, `2,000 files`."""
+    return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"

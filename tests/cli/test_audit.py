@@ -10,6 +10,11 @@ from pathlib import Path
 import pytest
 
 from hashclient.audit.log import AuditLog, Event, checkpoint, verify
+from hashclient.config import resolve_settings
+from hashclient.migrations.migrate import writing
+from hashclient.migrations.version import SEGMENTS, read_version
+from hashclient.session import Session
+from hashclient.system.layout import Layout
 from hashclient.system.text import path_fields
 from tests.support import Result, call
 
@@ -121,3 +126,65 @@ def test_files_of_checkpoints_that_cannot_be_used_are_errors(world: World, tmp_p
 def test_every_help_has_an_example(world: World) -> None:
     for name in ("show", "verify", "checkpoint"):
         assert f"    hashclient audit {name}" in world.output(name, "--help")
+
+
+def test_rotate_goes_on_in_another_file(world: World) -> None:
+    first = world.output("checkpoint")
+    (world.state / "first.json").write_text(first)
+    assert world.output("rotate") == "closed log-000001.jsonl, which ends with record 7\n"
+    again = world.audit("rotate")
+    assert (again.code, again.out) == (0, "")
+    assert "nothing was recorded since" in again.err
+    world.log.append([match(3)])
+    document = json.loads(world.output("rotate", "--format", "json"))["closed"]
+    assert (document["segment"], document["file"], document["seq"]) == (2, "log-000002.jsonl", 10)
+    world.output("verify", "--checkpoint", world.state / "first.json")
+    shown = world.output("verify")
+    assert "  files       3\n" in shown and "archived" not in shown
+    assert len(world.output("show", "--format", "jsonl").splitlines()) == 11
+    assert world.output("show", "--event", "match", "--limit", 1).count("/srv/3") == 1
+
+    begun = world.output("show", "--event", "segment").splitlines()
+    assert len(begun) == 2 and "segment=2" in begun[0] and "genesis" not in begun[0]
+
+    (world.directory / "log-000001.jsonl").unlink()
+    shown = world.output("verify")
+    assert "  files       2\n" in shown and "  archived    file 1: records 1 to 7\n" in shown
+    values = json.loads(world.output("verify", "--format", "json"))
+    assert (values["records"], values["seq"], values["archived"]["seq"]) == (4, 11, 7)
+    gone = world.audit("verify", "--checkpoint", world.state / "first.json")
+    assert gone.code == 9 and "the record of the checkpoint was archived away" in gone.err
+    (world.directory / "log-000002.jsonl").unlink()
+    assert "files 1 to 2: records 1 to 10" in world.output("verify")
+
+
+def test_rotate_without_a_log(tmp_path: Path) -> None:
+    result = call("--state-dir", tmp_path / "state", "audit", "rotate")
+    assert (result.code, result.out) == (8, "")
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_state_that_others_may_read_as_an_earlier_one_has_its_log_in_one_file(
+    world: World,
+) -> None:
+    """An earlier version would take the second file for altered."""
+    (world.state / "config.toml").write_text("[keep]\naudit_mib = 0.0001\n")
+
+    def record_something() -> None:
+        settings = resolve_settings(
+            state_dir=world.state,
+            config_path=None,
+            seal_key_file=None,
+            command_names=frozenset(),
+            environ={},
+        )
+        Session(settings).audit.append([match(9)])
+
+    record_something()
+    assert not list(world.directory.glob("log-*"))
+    layout = Layout(world.state)
+    with writing(layout):
+        assert read_version(layout).number >= SEGMENTS
+    record_something()
+    assert [p.name for p in world.directory.glob("log-*")] == ["log-000001.jsonl"]
+    world.output("verify")

@@ -9,13 +9,23 @@ import os
 import re
 import shutil
 import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from hashclient.core.algorithms import Algorithm
-from tests.support import Site, csv_of, digests_of, edit_manifest, run, write_tree
+from tests.support import (
+    Site,
+    arguments,
+    csv_of,
+    digests_of,
+    edit_manifest,
+    environment,
+    run,
+    write_tree,
+)
 
 LISTED = {"e-1": b"listed one", "e-2": b"listed two"}
 
@@ -61,7 +71,7 @@ def test_a_first_fetch_and_one_with_nothing_new(site: Site, tmp_path: Path) -> N
     assert one.startswith(
         "list baseline: new -> generation 1, 2 added, 0 withdrawn; 2 live entries"
     )
-    assert two.startswith("list local: new -> generation 1, 1 added, 0 withdrawn; 1 live entries")
+    assert two.startswith("list local: new -> generation 1, 1 added, 0 withdrawn; 1 live entry,")
     site.requests.clear()
     again = site.run("fetch", state=state)
     assert again.code == 0
@@ -195,6 +205,25 @@ def test_another_writer_is_not_waited_for(site: Site, own: Path) -> None:
         assert "another hashclient is writing" in result.err
         # Readers do not wait, either.
         assert site.run("status", state=own).code == 0
+
+
+def test_a_fetch_waits_for_another_one_if_it_is_told_to(site: Site, own: Path) -> None:
+    with (own / "lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        result = site.run("-q", "fetch", "--wait", "0.05", state=own)
+        assert result.code == 8 and "fetch --wait" in result.err
+        waiting = subprocess.Popen(
+            arguments("--state-dir", own, "fetch", "--wait", "--format", "json"),
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert waiting.stderr is not None
+        assert "waiting for it" in waiting.stderr.readline()
+    out, err = waiting.communicate(timeout=60)
+    assert (waiting.returncode, err) == (0, "")
+    assert json.loads(out)["lists"]
 
 
 def test_a_state_directory_that_cannot_be_written(site: Site, own: Path) -> None:

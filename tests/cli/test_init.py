@@ -316,3 +316,13 @@ def test_what_a_configuration_names_is_a_file(site: Site, tmp_path: Path, what: 
         result = site.run("fetch", state=state)
         assert (result.code, result.out) == (2, "")
         assert "not a regular file" in result.err
+
+
+@pytest.mark.parametrize("url", ["https://xn--a/", "https://999.1.1.1/", "https://xn--0.a/v1"])
+def test_an_address_that_cannot_be_one_is_a_wrong_argument(tmp_path: Path, url: str) -> None:
+    root = tmp_path / "root.json"
+    root.write_text("{}")
+    result = run("--state-dir", tmp_path / "state", "init", url, "--root", root)
+    assert (result.code, result.out) == (2, "")
+    assert "provider URL is not acceptable" in result.err
+    assert not (tmp_path / "state").exists()

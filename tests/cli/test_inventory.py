@@ -22,7 +22,7 @@ from fixtures.crash import in_child
 from fixtures.simulator import Simulator
 from hashclient.core.algorithms import Algorithm
 from hashclient.errors import HashclientError
-from hashclient.scan import cache, checker
+from hashclient.scan import cache, checker, records
 from hashclient.scan.cache import Inventory
 from hashclient.system.layout import INVENTORY_NAME as DATABASE_NAME
 from tests.support import (
@@ -42,7 +42,7 @@ SHA1_ONLY = (Algorithm.SHA1,)
 #: The command in a process of its own, as it is with files that are old enough to be known.
 REMEMBERS_AT_ONCE = """
 from hashclient.scan import cache
-cache.FRESH_NS = 0
+cache.FRESH_NS = cache.FRESH_PROVEN_NS = 0
 import runpy
 runpy.run_module("hashclient", run_name="__main__")
 """
@@ -98,7 +98,6 @@ class World:
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     # Tests do not wait until what they wrote is old enough to be known.
-    monkeypatch.setattr(cache, "FRESH_NS", 0)
     remember_at_once(monkeypatch, tmp_path)
     return World(tmp_path)
 
@@ -267,7 +266,7 @@ def test_an_inode_that_is_used_again_is_seen(world: World) -> None:
 def test_a_file_that_has_just_changed_is_not_remembered(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache, "FRESH_NS", 3600 * 10**9)
+    monkeypatch.setattr(cache, "FRESH_PROVEN_NS", 3600 * 10**9)
     for _ in range(2):
         assert reads(world.scan())[0] == 12
     assert not world.database.exists()
@@ -277,9 +276,9 @@ def test_a_file_that_changes_after_it_was_read_is_not_remembered_as_it_was(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It changes between the reading and the noting, which goes by the status of the reading."""
-    original = cache.records_of
+    original = records.records_of
 
-    def change(statuses: Sequence[os.stat_result]) -> cache.Records:
+    def change(statuses: Sequence[os.stat_result]) -> records.Records:
         if statuses:
             world.path(1).write_bytes(content(0))
         return original(statuses)
@@ -330,7 +329,7 @@ def test_damage_that_shows_only_in_a_page_is_made_good(world: World) -> None:
     world.scan()
     data = bytearray(world.database.read_bytes())
     with sqlite3.connect(world.database) as db:
-        page = db.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'block'").fetchone()[0]
+        page = db.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'files'").fetchone()[0]
         size = db.execute("PRAGMA page_size").fetchone()[0]
     db.close()
     data[(page - 1) * size : page * size] = b"\xff" * size
@@ -435,14 +434,15 @@ def test_stats_and_prune_say_what_they_did(world: World) -> None:
     world.scan()
     stats = json.loads(inventory_command("stats", "--format", "json").out)
     today = time.strftime("%Y-%m-%d", time.gmtime())
-    assert stats["files"] == 12 and stats["bytes"] > 12 * 81
+    assert (stats["files"], stats["believed"]) == (12, 0)
+    assert stats["bytes"] > 12 * 85
     assert stats["oldest_seen"] <= today
     text = inventory_command("stats").out
-    assert text.startswith("files        12\n") and stats["oldest_seen"] in text
+    assert text.startswith("files        12\nbelieved     0\n") and stats["oldest_seen"] in text
     pruned = inventory_command("prune", "--days", "1", "--format", "json")
     assert json.loads(pruned.out) == {"forgotten": 0}
     with sqlite3.connect(world.database) as db:
-        db.execute("UPDATE block SET seen_day = seen_day - 90")
+        db.execute("UPDATE files SET seen_day = seen_day - 90")
     db.close()
     assert inventory_command("prune").out == "0 files forgotten\n"
     assert inventory_command("prune", "--days", "89").out == "12 files forgotten\n"

@@ -75,6 +75,21 @@ def test_a_command_that_needs_another_shows_its_help(path: list[str]) -> None:
     assert "Commands:" in result.err
 
 
+def test_a_mistyped_command_is_told_from_the_one_that_is_meant() -> None:
+    result = run("scn", "x")
+    assert result.code == 2
+    assert result.err == (
+        "hashclient: error: no such command 'scn'; did you mean 'scan'?\n"
+        "hint: see `hashclient --help`\n"
+    )
+
+
+def test_the_help_that_is_named_is_that_of_the_command() -> None:
+    result = run("fetch", "--list")
+    assert result.code == 2
+    assert result.err.endswith("requires an argument\nhint: see `hashclient fetch --help`\n")
+
+
 @pytest.mark.parametrize("args", [["frob"], ["--frob"], ["scan", "--frob", "."], ["status", "x"]])
 def test_what_does_not_exist(args: list[str]) -> None:
     result = run(*args)
@@ -165,6 +180,63 @@ def test_a_bug_is_told_without_its_insides_unless_asked(
     monkeypatch.setenv("HASHCLIENT_DEBUG", "1")
     module._run([])
     assert "Traceback" in capsys.readouterr().err
+
+
+#: The program, in which a signal comes while a module is loaded: of the command line, a command,
+#: a library. It comes within `exec`, which Python takes for a reason to end itself by SIGINT.
+SIGNALLED = """
+import os, sys
+number, name = int(sys.argv[1]), sys.argv[2]
+class Finder:
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname == name:
+            exec(f"import os; os.kill(os.getpid(), {number})")
+sys.meta_path.insert(0, Finder())
+sys.argv[1:] = ["--state-dir", sys.argv[3], "fetch"]
+from hashclient.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize("name", ["hashclient.cli.main", "click", "hashclient.cli.fetch", "numpy"])
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
+)
+def test_a_signal_while_modules_are_loaded_ends_it_in_words(
+    tmp_path: Path, name: str, number: int, code: int, said: str
+) -> None:
+    (tmp_path / "config.toml").write_text(
+        '[providers.main]\nurl = "https://127.0.0.1:1"\nroot_sha256 = "00"\n'
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNALLED, str(int(number)), name, str(tmp_path)],
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (code, "")
+    assert done.stderr.strip() == f"hashclient: {said}"
+
+
+def test_what_is_ignored_in_the_background_stays_ignored(tmp_path: Path) -> None:
+    script = SIGNALLED.replace("import os, sys", "import os, sys, signal", 1).replace(
+        "number, name", "signal.signal(signal.SIGINT, signal.SIG_IGN)\nnumber, name", 1
+    )
+    for name in ("click", "hashclient.cli.fetch"):
+        done = subprocess.run(
+            [sys.executable, "-c", script, str(int(signal.SIGINT)), name, str(tmp_path)],
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 2 and "no provider is configured" in done.stderr
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from hashclient.audit import log
 from hashclient.core.kinds import MatchState
+from hashclient.matches.store import Matches
 from tests.support import Result, bytes_path, call, csv_of, make_state, run, write_tree
 
 CONTENTS = {"e-1": b"the first of them", "e-2": b"the second, and a longer one"}
@@ -88,7 +90,7 @@ def test_matches_are_chosen_by_state(world: World) -> None:
         ("a", "closed"),
         ("b", "found"),
     ]
-    assert world.call("matches", "--state", "gone").code == 2
+    assert world.call("matches", "--state", "lost").code == 2
 
 
 def test_a_story_is_told(world: World) -> None:
@@ -169,3 +171,74 @@ def test_a_damaged_record_is_said_to_be_damaged(world: World) -> None:
     for args in (["matches"], ["matches", "show", "x"]):
         result = world.call(*args)
         assert result.code == 8 and "move it away" in result.err
+
+
+def test_matches_are_chosen_by_path_list_and_time(world: World) -> None:
+    world.ids()
+    # A name that begins like a folder is not below it.
+    (world.tree / "sub2").mkdir()
+    (world.tree / "sub2/x").write_bytes(CONTENTS["e-1"])
+    world.ids()
+    assert world.listed("--path", world.tree / "sub") == [("b", "found")]
+    assert world.listed("--path", f"{world.tree}/sub/") == [("b", "found")]
+    assert world.listed("--path", world.tree / "a") == [("a", "found")]
+    assert len(world.listed("--path", "/")) == 3
+    both = ("--path", world.tree / "sub", "--path", world.tree / "a")
+    assert sorted(world.listed(*both)) == [("a", "found"), ("b", "found")]
+    assert len(world.listed("--list", "base", "--since", "2026-01-01")) == 3
+    for nothing in (
+        ("--list", "other"),
+        ("--since", "2999-01-01T00:00:00"),
+        ("--path", world.tree / "nobody"),
+        ("--path", world.tree / "sub", "--state", "closed"),
+    ):
+        result = world.call("matches", *nothing)
+        assert (result.code, result.out, result.err) == (0, "", "no match is like that\n")
+    assert world.call("matches", "--since", "yesterday").code == 2
+
+
+def test_a_path_through_a_link_and_one_that_is_relative_choose_the_same(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.ids()
+    (tmp_path / "way").symlink_to("tree")
+    assert world.listed("--path", tmp_path / "way/sub") == [("b", "found")]
+    monkeypatch.chdir(world.tree)
+    assert world.listed("--path", "sub") == [("b", "found")]
+
+
+def test_many_are_closed_by_what_they_have_in_common(world: World) -> None:
+    for number in range(600):
+        (world.tree / f"sub/{number}").write_bytes(CONTENTS["e-1"])
+    ids = world.ids()
+    chosen = ("matches", "close", "--path", world.tree / "sub", "--reason", "disk destroyed")
+    tried = world.call(*chosen, "--dry-run")
+    assert (tried.code, tried.err) == (0, "would be closed: 601 matches\n")
+    assert len(tried.out.splitlines()) == 601
+    assert {state for _, state in world.listed()} == {"found"}
+    done = world.call(*chosen)
+    assert (done.code, done.err) == (0, "closed: 601 matches\n")
+    assert world.listed("--state", "found") == [("a", "found")]
+    events = list(log.read(world.state / "audit", event="closed"))
+    assert len(events) == 601 and all(event.sig for event in events)
+    assert {event.data["reason"] for event in events} == {"disk destroyed"}
+    again = world.call(*chosen)
+    assert (again.code, again.out) == (0, "")
+    assert again.err == "no such match is open\n"
+    # A single one is as it was, also beside others.
+    both = world.call(
+        *("matches", "close", ids["a"], "--list", "base", "--reason", "x", "--format", "json")
+    )
+    (item,) = json.loads(both.out)["items"]
+    assert (item["id"], item["detail"]) == (ids["a"], "closed")
+
+
+def test_what_is_taken_away_is_not_closed_with_others(world: World) -> None:
+    ids = world.ids()
+    with Matches(world.state) as record:
+        now = datetime(2026, 5, 1, tzinfo=UTC)
+        record.change(ids["b"], MatchState.QUARANTINED, now, {}, in_place=False)
+        record.change(ids["a"], MatchState.REPORTED, now, {})
+    closed = world.call("matches", "close", "--list", "base", "--reason", "x")
+    assert (closed.code, closed.out) == (0, "")
+    assert sorted(world.listed()) == [("a", "reported"), ("b", "quarantined")]

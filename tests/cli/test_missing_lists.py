@@ -115,6 +115,16 @@ def seal_with_another_key(folder: Path) -> None:
     edit_manifest(folder.parent.parent, folder.name, key_id="0" * 16)
 
 
+def change_it_without_the_key(folder: Path) -> None:
+    path = folder / "manifest.json"
+    path.write_bytes(path.read_bytes().replace(b'"generation": 1', b'"generation": 9'))
+
+
+def find_rot_in_it(folder: Path) -> None:
+    (path,) = folder.glob("run-*")
+    edit_manifest(folder.parent.parent, folder.name, rotten=path.name)
+
+
 def put_a_file_there(folder: Path) -> None:
     shutil.rmtree(folder)
     folder.write_text("")
@@ -141,6 +151,8 @@ def take_the_other_ones_place(folder: Path) -> None:
         (put_a_pipe_for_a_run, "not a regular file"),
         (put_a_device_for_a_run, "not a regular file"),
         (seal_with_another_key, "sealed with another key"),
+        (change_it_without_the_key, "manifest is damaged"),
+        (find_rot_in_it, "index file is damaged"),
         (put_a_file_there, "Not a directory"),
         (dangling_link, "no manifest"),
         (take_the_other_ones_place, "holds list base"),

@@ -26,6 +26,9 @@ REPORT = '[[policy]]\nactions = ["report"]\n'
 BOTH = '[[policy]]\nactions = ["quarantine", "report"]\n'
 
 
+PROVIDER = '[providers.main]\nurl = "https://127.0.0.1:1"\nroot_sha256 = "00"\n'
+
+
 class World:
     """A state directory and a tree; each file that matches is on a list of its own."""
 
@@ -118,6 +121,35 @@ def test_without_recipients_nothing_is_scanned(world: World) -> None:
     result = world.scan("--quarantine")
     assert (result.code, result.out) == (2, "")
     assert "recipients" in result.err and "keygen" in result.err
+
+
+def test_a_policy_for_a_list_that_nobody_knows_is_an_error(world: World) -> None:
+    world.configure('[[policy]]\nlist = "bsae"\nactions = ["record"]\n')
+    for args in (["scan", world.tree], ["scan", "--policy-check", world.tree], ["status"]):
+        if args == ["status"]:  # which wants a provider
+            world.configure(f'{PROVIDER}[[policy]]\nlist = "bsae"\nactions = ["record"]\n')
+        result = call("--state-dir", world.state, *args)
+        assert (result.code, result.out) == (2, ""), result
+        assert "a policy is about list bsae, which is not known here" in result.err
+        assert "did you mean base?" in result.err and "base, local" in result.err
+    # What nothing is done about needs no policy.
+    assert world.scan("--no-actions").code == 10
+
+
+def test_a_policy_may_be_for_a_list_that_is_not_here_yet(world: World) -> None:
+    rule = '[[policy]]\nlist = "soon"\nactions = ["record"]\n'
+    world.configure(rule + PROVIDER + 'lists = ["base", "local", "soon"]\n')
+    result = world.scan()
+    assert result.code == 11 and "soon" in result.err  # it is missing, which is said
+    assert "not known" not in result.err
+    # Where it is not known what a provider offers, nothing can be told.
+    world.configure(rule + PROVIDER.replace("main", "other"))
+    result = world.scan()
+    assert result.code == 11 and "a policy" not in result.err
+    # What is offered is known, also where it is not fetched.
+    world.configure(rule.replace("soon", "local") + PROVIDER + 'lists = ["base"]\n')
+    (world.state / "lists/local/manifest.json").unlink()
+    assert "a policy" not in world.scan().err
 
 
 def test_a_recipient_that_is_none_is_found_before_the_scan(world: World) -> None:

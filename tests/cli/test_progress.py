@@ -7,8 +7,10 @@ import io
 import json
 import os
 import pty
+import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
@@ -16,12 +18,27 @@ import pytest
 
 from hashclient.cli import progress as bars
 from hashclient.cli.app import App
+from hashclient.cli.counting import files_counted
 from hashclient.config import Config, Settings
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.core.verdict import Summary
+from hashclient.index.open_lists import open_lists
+from hashclient.scan import engine
 from hashclient.scan.engine import Progress
-from tests.support import arguments, csv_of, environment, make_state
+from hashclient.scan.executors.interface import Advance, Result
+from hashclient.scan.sources import files
+from hashclient.scan.sources.files import WalkOptions
+from hashclient.scan.sources.several import Several
+from tests.support import (
+    arguments,
+    csv_of,
+    environment,
+    make_state,
+    open_files,
+    wait_until,
+    write_tree,
+)
 
 LISTED = b"dummy content that is on the list"
 ERASE = "\r\x1b[2K"
@@ -115,10 +132,138 @@ def test_a_scan_is_drawn_again_below_what_is_written(tmp_path: Path, terminal: T
         tick()
     shown = terminal.getvalue()
     # What was drawn is taken off once, and the lines are whole.
-    assert "1 files, 0 match" in shown.split("a line")[0]
+    assert "1 file, 0 match" in shown.split("a line")[0]
     assert f"{ERASE}a line\nanother\nhashclient: warning: something\nhint: a hint\n" in shown
     after = shown.split("hint: a hint\n")[1]
     assert "2 files, " in after and "1 match" in after
+
+
+def test_what_is_told_never_goes_back_and_names_the_file(
+    tmp_path: Path, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two large files at once, and one that ends before the other."""
+    part, small = 300_000_000, 1_000
+    first, second = str(tmp_path / "a.iso"), str(tmp_path / "b.iso")
+    for path, size in ((first, part), (second, 2 * part)):
+        Path(path).touch()
+        os.truncate(path, size)
+    given: list[Advance | Result] = [
+        Advance(),
+        Advance(part, first),
+        Advance(part, second),
+        Result(clean=1, files_read=1, bytes_read=small),
+        Result(clean=1, files_read=1, bytes_read=part, told=Advance(part, first)),
+        Advance(part, second),
+        Result(clean=1, files_read=1, bytes_read=2 * part, told=Advance(2 * part, second)),
+    ]
+    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setattr(engine, "TICK_S", -1.0)
+    monkeypatch.setattr(engine, "TICK_SHARE", 0)
+    progress = Progress(Summary(()))
+    state = make_state(tmp_path, {"base": csv_of({"e": LISTED})})
+    lists = open_lists(Settings(state, tmp_path, None, Config()), {}, datetime.now(UTC))
+    told = []
+    with terminal, bars.scan_progress(app(tmp_path), progress) as tick:
+        for _ in engine.scan(Several([]), lists, progress, jobs=1, executor=Given(given)):
+            told.append(progress.summary.bytes_read + progress.bytes_ahead)
+            tick()
+    assert told == sorted(told) and told[-1] == 3 * part + small
+    assert progress.reading == {}
+    shown = terminal.getvalue()
+    for picture in (f"  {first} 100 %", f"  {second} 50 %", f"  {second} 100 %"):
+        assert picture in shown
+
+
+def test_the_time_left_is_that_of_a_large_file_where_it_is_the_last(tmp_path: Path) -> None:
+    path = tmp_path / "big.iso"
+    path.touch()
+    os.truncate(path, 1_000)
+    reading = {str(path): 100, "-": 50}
+    large = bars._LargeFiles(reading)
+    large.look(10.0)
+    assert (large.shown, large.left_s) == (f"{path} 10 %", 0.0)
+    # 200 bytes in 4 seconds, and 700 are left.
+    reading[str(path)] = 300
+    large.look(14.0)
+    assert (large.shown, large.left_s) == (f"{path} 30 %", 14.0)
+    # One that has grown is read no further than its size was; a stream has none.
+    reading[str(path)] = 1_200
+    large.look(15.0)
+    assert (large.shown, large.left_s) == (f"{path} 100 %", 0.0)
+    del reading[str(path)]
+    large.look(16.0)
+    assert large.shown == "-"
+
+
+class Given:
+    """An executor that yields what it was given."""
+
+    def __init__(self, results: list[Advance | Result]) -> None:
+        self._results = results
+
+    def run(self, work: object, make_checker: object) -> Iterator[Advance | Result]:
+        yield from self._results
+
+
+def test_the_share_and_the_time_left_are_told_once_all_is_counted(
+    tmp_path: Path, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bars, "MIN_ELAPSED_S", 0.0)
+    progress, total = Progress(Summary(())), [None, 8, 8, 1]
+    with terminal, bars.scan_progress(app(tmp_path), progress, lambda: total.pop(0)) as tick:
+        for _ in range(4):
+            progress.summary.add(Outcome(Kind.CLEAN, "a"))
+            tick()
+    assert "%" not in terminal.getvalue().split("1 file,")[0]
+    assert "25 %, 0 s left, 2 files, 0 " in terminal.getvalue()
+    assert "37 %, " in terminal.getvalue()
+    # More than were counted: no more than all.
+    assert "100 %, 4 files" in terminal.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.4, "0 s"),
+        (119, "119 s"),
+        (120, "2 min"),
+        (7199, "120 min"),
+        (7200, "2 h"),
+        (2e5, "2 days"),
+    ],
+)
+def test_times_are_told_in_units_of_which_there_are_some(seconds: float, text: str) -> None:
+    assert bars.human_time(seconds) == text
+
+
+def test_files_are_counted_as_the_scan_counts_them(tmp_path: Path) -> None:
+    tree = write_tree(tmp_path / "t", {f"{n % 3}/f{n}": b"" for n in range(50)} | {"x.iso": b""})
+    (tree / "link").symlink_to("x.iso")
+    before = open_files()
+    with files_counted([str(tree), str(tmp_path / "none")], WalkOptions(("*.iso",))) as total:
+        wait_until(lambda: total() is not None, 0)
+        # Files, one that is excluded, a link, and a path that is not there.
+        assert total() == 50 + 1 + 1 + 1
+    assert open_files() == before
+    with files_counted([], WalkOptions()) as total:
+        assert total() is None
+
+
+def test_what_cannot_be_counted_has_no_share(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fork() -> int:
+        raise BlockingIOError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fork", fork)
+        with files_counted([str(tmp_path)], WalkOptions()) as total:
+            assert total() is None
+    # One that never comes to an end does not hold up the end of the scan.
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "walk", lambda *_: iter(signal.pause, 0))
+        with files_counted([str(tmp_path)], WalkOptions()) as total:
+            assert total() is None
 
 
 def test_a_fetch_is_drawn_list_by_list(tmp_path: Path, terminal: Terminal) -> None:

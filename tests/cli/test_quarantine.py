@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -332,9 +333,61 @@ def test_the_secret_key_is_never_shown(tmp_path: Path) -> None:
     assert secret.startswith("AGE-SECRET-KEY-1")
     assert secret not in made.out + made.err
     public = (tmp_path / "officer.key").read_text().split("public key: ")[1].split()[0]
-    assert made.out == f'[quarantine]\nrecipients = ["{public}"]\n'
-    assert "a machine that quarantines must not have it" in made.err
+    assert made.out == f"{public}\n"
+    assert "it stays on the officer's machine" in made.err
     assert (tmp_path / "officer.key").stat().st_mode & 0o777 == 0o600
+
+
+def test_recipients_are_added_one_by_one(tmp_path: Path) -> None:
+    """Whatever else is in the file stays, and a key that is there already is not added again."""
+    state = tmp_path / "state"
+    state.mkdir()
+    config = state / "config.toml"
+    # A policy may ask for quarantine before there is a key.
+    text = '# Kept.\n[[policy]]\nactions = ["quarantine"]  # all\n'
+    config.write_text(text)
+    where = ("--state-dir", state, "quarantine")
+    refused = call(*where, "list")
+    assert refused.code == 2 and "add-recipient" in refused.err
+    publics = []
+    for name in ("a.key", "b.key"):
+        made = call(*where, "keygen", "--output", tmp_path / name, "--write-config")
+        assert made.code == 0 and "move it to the officer's machine" in made.err
+        publics.append(made.out.strip())
+    third = call("quarantine", "keygen", "--output", tmp_path / "c.key").out.strip()
+    for said in ("recipient added: ", "recipient is there already: "):
+        added = call(*where, "add-recipient", third)
+        assert (added.code, added.out) == (0, "")
+        assert f"{config}: {said}{third}" in added.err
+    publics.append(third)
+    assert tomllib.loads(config.read_text())["quarantine"]["recipients"] == publics
+    assert config.read_text().startswith(text)
+    assert call(*where, "list").code == 0
+
+
+def test_a_key_that_would_not_count_is_not_added(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    text = '[quarantine]\nrecipients = []\n[since."0.1".quarantine]\nrecipients = ["age1x"]\n'
+    config.write_text(text)
+    key = call("quarantine", "keygen", "--output", tmp_path / "a.key").out.strip()
+    result = call("--state-dir", tmp_path, "quarantine", "add-recipient", key)
+    assert result.code == 2 and "[since] outranks" in result.err
+    assert config.read_text() == text
+
+
+def test_a_key_is_made_only_where_the_configuration_can_be_written(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text("quarantine = { retention_days = 3 }\n")
+    key = tmp_path / "officer.key"
+    where = ("--state-dir", tmp_path, "quarantine")
+    for args in (("keygen", "--write-config", "--output", key), ("add-recipient", "age1x")):
+        result = call(*where, *args)
+        assert result.code == 2, result
+        assert config.read_text() == "quarantine = { retention_days = 3 }\n"
+    assert not key.exists()
+    secret = "AGE-SECRET-KEY-1" + "Q" * 58
+    result = call(*where, "add-recipient", secret)
+    assert result.code == 2 and secret not in result.err
 
 
 def test_an_empty_quarantine(desk: Desk) -> None:
@@ -390,3 +443,61 @@ def test_a_lost_record_is_made_up_for(desk: Desk) -> None:
     again = desk.call("recover")
     assert (again.code, again.out) == (0, "")
     assert "knows all" in again.err
+
+
+def test_a_new_officer_gets_all_that_is_there(desk: Desk, tmp_path: Path) -> None:
+    ids = desk.scan()
+    assert desk.call("add", "--all").code == 0
+    new = tmp_path / "new.key"
+    made = call("quarantine", "keygen", "--output", new, "--format", "json")
+    public = json.loads(made.out)["public_key"]
+    desk.configure(recipients=[public])
+
+    refused = desk.call("reseal", "--all", "--identity", new)
+    assert refused.code == ExitCode.UNAUTHORISED
+    assert refused.err.count("none of the identities opens it") == 3
+    one = ids["one.bin"]
+    done = desk.call("reseal", one, "--identity", desk.key, "--identity", new)
+    share = desk.share / "a/one.bin"
+    assert (done.code, done.out) == (0, f"{one}  {share}  sealed again: 1 recipient\n")
+    items = desk.items("reseal", "--all", "--identity", desk.key)
+    assert {i["id"]: i["detail"] for i in items} == {
+        one: "sealed to these already: 1 recipient",
+        ids["two.bin"]: "sealed again: 1 recipient",
+        ids["three.bin"]: "sealed again: 1 recipient",
+    }
+    assert all(i["recipients"] == [public] and i["done"] for i in items)
+    assert {i["id"]: i["recipients"] for i in desk.items("list")} == {
+        i: [public] for i in ids.values()
+    }
+    both = desk.call(
+        *("reseal", one, "--identity", new, "--recipient", desk.public, "--recipient", public),
+        *("--reason", "for a deputy"),
+    )
+    assert both.out.endswith("sealed again: 2 recipients\n")
+    assert desk.events()[-1]["data"]["reason"] == "for a deputy"
+    assert desk.call("verify").code == 0
+    back = desk.call("restore", one, "--identity", new, "--reason", "r", "--force")
+    assert back.code == 0 and share.read_bytes() == FILES["a/one.bin"]
+
+
+def test_sealing_again_needs_to_know_what_and_to_whom(desk: Desk) -> None:
+    (one, *_) = desk.scan().values()
+    desk.call("add", one)
+    key = ("--identity", desk.key)
+    assert desk.call("reseal", *key).code == ExitCode.USAGE
+    assert desk.call("reseal", "--all", one, *key).code == ExitCode.USAGE
+    assert desk.call("reseal", one).code == ExitCode.USAGE
+    secret = desk.key.read_text().splitlines()[-1]
+    refused = desk.call("reseal", one, *key, "--recipient", secret)
+    assert refused.code == ExitCode.USAGE and secret[:20] not in refused.err
+    desk.configure()
+    refused = desk.call("reseal", one, *key)
+    assert refused.code == ExitCode.USAGE and "no recipients" in refused.err
+
+
+def test_add_all_leaves_what_came_as_a_stream_alone(desk: Desk) -> None:
+    found = run("--state-dir", desk.state, "scan", "-", stdin=FILES["a/one.bin"])
+    assert found.code == ExitCode.MATCH
+    done = desk.call("add", "--all")
+    assert (done.code, done.out) == (0, "")

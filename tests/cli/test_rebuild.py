@@ -1,4 +1,4 @@
-"""Bytes of an index that change in place: `status --verify` finds them, `fetch --rebuild` mends."""
+"""Bytes of an index that change in place: what finds them, who is told, and what mends them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import Site, csv_of, write_tree
+from tests.support import Site, csv_of, digests_of, edit_manifest, write_tree
 
 FILES = {"a": b"one", "b": b"two", "c": b"three"}
 
@@ -51,3 +51,71 @@ def test_a_rebuild_still_refuses_what_goes_back(site: Site) -> None:
     again = site.call("fetch", "--rebuild", "--format", "json")
     (fetched,) = json.loads(again.out)["lists"]
     assert (again.code, fetched["changed"], fetched["added"]) == (0, False, None)
+
+
+def check_all_say_so(site: Site, tree: Path, problem: str) -> None:
+    """Check that nobody calls anything clean."""
+    for args in (("scan", tree), ("lookup", *digests_of(b"four")), ("status",)):
+        result = site.call(*args)
+        assert result.code == 8, args
+        assert problem in result.err + result.out
+        assert "hashclient fetch" in result.err + result.out
+    metrics = site.call("status", "--format", "prometheus").out
+    assert 'hashclient_list_usable{list="baseline"} 0\n' in metrics
+
+
+def check_mended(site: Site, tree: Path) -> None:
+    assert site.call("status", "--verify").code == 0
+    assert site.call("scan", "--no-inventory", tree).code == 10
+
+
+@pytest.mark.parametrize("mend", [("--rebuild",), ()])
+def test_a_fetch_that_finds_rot_says_so_and_so_does_everybody(
+    site: Site, tmp_path: Path, mend: tuple[str, ...]
+) -> None:
+    folder = site.state / "lists/baseline"
+    tree = write_tree(tmp_path / "tree", FILES)
+    (run,) = folder.glob("run-*")
+    flip_last_bytes(run)
+    # Nobody has noticed: the index opens.
+    assert site.call("fetch").code == 0
+    (folder / "checks.json").unlink()
+    edit_manifest(site.state, "baseline", verified_at="2020-01-01T00:00:00Z")
+    found = site.call("fetch")
+    assert found.code == 8
+    assert "index file is damaged" in found.err
+    assert "fetch --rebuild" in found.err
+    refused = site.call("audit", "show", "--event", "refused", "--format", "jsonl").lines
+    assert "index file is damaged" in refused[-1]["data"]["reason"]
+    check_all_say_so(site, tree, "index file is damaged")
+    mended = site.call("fetch", *mend)
+    assert (mended.code, "built anew" in mended.out) == (0, True)
+    check_mended(site, tree)
+
+
+@pytest.mark.parametrize("mend", [("--rebuild",), ()])
+def test_a_manifest_with_another_code_is_a_damaged_list(
+    site: Site, tmp_path: Path, mend: tuple[str, ...]
+) -> None:
+    path = site.state / "lists/baseline/manifest.json"
+    tree = write_tree(tmp_path / "tree", FILES)
+    document = json.loads(path.read_bytes())
+    path.write_text(json.dumps(document | {"expires": "9026-01-01T00:00:00Z"}))
+    check_all_say_so(site, tree, "manifest is damaged")
+    assert site.call("fetch", *mend).code == 0
+    check_mended(site, tree)
+    assert "9026" not in site.call("status").out
+
+
+def test_what_is_overdue_is_said_and_no_reason_to_fail(site: Site) -> None:
+    since = "2020-01-01T00:00:00Z"
+    edit_manifest(site.state, "baseline", oldest_verified=since)
+    text = site.call("status")
+    assert text.code == 0
+    assert "  verified    all of it since 2020-01-01 00:00 UTC" in text.out
+    assert "  warning     parts of the index were not compared" in text.out
+    (entry,) = json.loads(site.call("status", "--format", "json").out)["lists"]
+    assert entry["verified_since"].startswith("2020-01-01T00:00:00")
+    assert len(entry["warnings"]) == 1 and entry["fresh"]
+    metrics = site.call("status", "--format", "prometheus").out
+    assert 'hashclient_list_verified_timestamp_seconds{list="baseline"} 1577836800.0\n' in metrics

@@ -53,7 +53,9 @@ def test_from_a_scan_to_a_confirmed_report(tmp_path: Path) -> None:
     assert (sent.code, sent.err) == (0, "")
     assert sent.out == f"{report_id}  handed over: {out / name}\n"
     again = run("--state-dir", state, "report", "submit", "--all")
-    assert (again.code, again.out, again.err) == (0, "", "")
+    assert (again.code, again.out, again.err) == (0, "", "no report waits\n")
+    quiet = run("--state-dir", state, "report", "submit", "--due")
+    assert (quiet.code, quiet.out, quiet.err) == (0, "", "")
     shown = do("report", "status").out
     assert re.fullmatch(rf"{report_id}  submitted +police  1 match\n", shown)
     verified = call("report", "verify", out / name)
@@ -90,7 +92,9 @@ def test_a_report_over_the_network(desk: Desk, service: ReportingService) -> Non
     shown = command(desk, "report", "status", report_id).out
     assert re.search(r"in doubt +whether upload was carried out\n", shown)
     assert re.search(r"problem +the service has a problem of its own: /upload: code 1000", shown)
-    assert command(desk, "report", "submit", "--all").out == ""  # it is not due yet
+    assert re.search(r"attempts +1 failed, the last \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC\n", shown)
+    assert re.search(r"next attempt +\d{4}-\d\d-\d\d \d\d:\d\d UTC\n", shown)
+    assert command(desk, "report", "submit", "--due").out == ""  # it is not due yet
     sent = command(desk, "report", "submit", report_id)
     assert sent.out == f"{report_id}  finished: hotline calls it 4712\n"
     assert service.states() == ["retracted", "finished"]
@@ -104,9 +108,10 @@ def test_evidence_that_is_sealed_needs_the_officers_key(
     match = desk.find("a", b"one")
     desk.quarantine(match)
     command(desk, "report", "prepare", match.id, "--to", "hotline")
-    waits = command(desk, "report", "submit", "--all")
-    assert waits.code == 3 and "waits: 1 file is sealed in quarantine" in waits.out
-    assert command(desk, "report", "submit", "--all").code == 0
+    for _ in range(2):
+        waits = command(desk, "report", "submit", "--all")
+        assert waits.code == 3 and "waits: 1 file is sealed in quarantine" in waits.out
+    assert command(desk, "report", "submit", "--due").code == 0
     sent = command(desk, "report", "submit", "--all", "--identity", desk.officer)
     assert sent.code == 0 and "finished" in sent.out
     assert [f.data for f in service.finished.files.values()] == [b"one"]
@@ -174,6 +179,9 @@ def test_all_that_is_in_no_report_yet(desk: Desk) -> None:
         ["submit"],
         ["submit", "--all", "r-bbbbbbbbbb"],
         ["submit", "--all", "--anew"],
+        ["submit", "--all", "--due"],
+        ["submit", "--due", "r-bbbbbbbbbb"],
+        ["submit", "--all", "--allow-closed"],
         ["submit", "r-bbbbbbbbbb"],
         ["submit", "--all", "--identity", "no-such-file"],
         ["status", "r-bbbbbbbbbb"],
@@ -219,3 +227,49 @@ def test_things_that_are_no_package(desk: Desk, tmp_path: Path) -> None:
     assert codes == {"empty": 6, "note": 6, "sealed": 2, "dir": 6}
     sealed = tmp_path / "sealed"
     assert command(desk, "report", "verify", sealed, "--identity", desk.officer).code == 6
+
+
+def test_what_was_mended_is_sent_at_once_by_a_person_and_later_by_a_timer(desk: Desk) -> None:
+    report = desk.prepare(desk.find("a", b"one"))
+    away = desk.out.rename(desk.out.with_name("away"))
+    failed = command(desk, "report", "submit", "--all")
+    assert failed.code == 8 and "no directory for packages" in failed.err
+    listed = command(desk, "report", "status").out
+    assert re.search(r"prepared +police +1 match  next [-0-9]+ [:0-9]+ UTC: no directory", listed)
+    assert command(desk, "report", "submit", "--all").code == 8
+    away.rename(desk.out)
+    timer = command(desk, "report", "submit", "--due")
+    assert (timer.code, timer.out, timer.err) == (0, "", "")
+    sent = command(desk, "report", "submit", "--all")
+    assert sent.code == 0 and sent.out.startswith(f"{report.id}  handed over: ")
+
+
+def test_who_has_retracted_a_report_and_why(desk: Desk) -> None:
+    report = desk.prepare(desk.find("a", b"one"))
+    desk.send(report)
+    desk.retract(report, reason="not ours\x1b[2J")
+    listed = command(desk, "report", "status").out
+    assert listed.endswith("  retracted     police  1 match  by tester: not ours\\x1b[2J\n")
+    shown = command(desk, "report", "status", report.id).out
+    assert re.search(r"  retraction    by tester, 2026-01-31 12:00:00 UTC: not ours", shown)
+    document = command(desk, "report", "status", report.id, "--format", "json").lines[0]
+    assert document["retraction"]["by"] == "tester"
+
+
+def test_a_retraction_that_failed_says_why_and_when_it_is_tried_next(
+    desk: Desk, service: ReportingService
+) -> None:
+    report = desk.prepare(desk.find("a", b"one"), to="hotline")
+    service.fail("upload", Fault(code=1000))
+    command(desk, "report", "submit", "--all")
+    service.fail("retract", Fault(code=1000))
+    assert command(desk, "report", "retract", report.id, "--reason", "mistake").code == 4
+    listed = command(desk, "report", "status").out
+    assert re.search(
+        r"being retracted by \S+: mistake; next [-0-9]+ [:0-9]+ UTC: the service has", listed
+    )
+    shown = command(desk, "report", "status", report.id).out
+    assert "retraction" in shown and "next attempt" in shown and "problem" in shown
+    assert command(desk, "report", "submit", "--due").out == ""
+    assert command(desk, "report", "submit", "--all").code == 0
+    assert re.search(r"  retracted .*  by \S+: mistake\n", command(desk, "report", "status").out)

@@ -16,7 +16,7 @@ from fixtures.client import Client, content, csv, digests_of
 from fixtures.simulator import Simulator
 from hashclient.audit import log
 from hashclient.cli import fetch as fetch_command
-from hashclient.config import provider_table
+from hashclient.configfile.edit import provider_table
 from hashclient.core.algorithms import Algorithm
 from hashclient.matches.store import Matches
 from hashclient.system.layout import MATCHES_NAME as DATABASE_NAME
@@ -45,9 +45,8 @@ class World:
     def quarantine(self, *names: str) -> dict[str, str]:
         """Have the scan take files away; return the ids of their matches by name."""
         self.officer = self.tree.with_name("officer.key")
-        args = ("quarantine", "keygen", "--output", self.officer)
-        with (self.state / "config.toml").open("a") as config:
-            config.write(call("--state-dir", self.state, *args).out)
+        args = ("quarantine", "keygen", "--write-config", "--output", self.officer)
+        assert call("--state-dir", self.state, *args).code == 0
         result = call(
             *("--state-dir", self.state, "scan", "--quarantine", "--format", "jsonl"),
             *(self.tree / name for name in names),

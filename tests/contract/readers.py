@@ -52,6 +52,7 @@ class Run:
     gaps_accepted: bool
     ruled_out_by_size: int
     known_unchanged: int
+    believed_unchanged: int
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,7 @@ def expected_run(summary: Summary) -> Run:
         gaps_accepted=bool(summary.gaps) and summary.gaps_accepted,
         ruled_out_by_size=summary.ruled_out_by_size,
         known_unchanged=summary.known_unchanged,
+        believed_unchanged=summary.believed_unchanged,
     )
 
 
@@ -144,10 +146,11 @@ def run_in_words(sentences: Iterable[str], rests_on: str) -> Run:
         accepted,
         rests.get("ruled out by size", 0),
         rests.get("known unchanged", 0),
+        rests.get("of them believed unchanged", 0),
     )
 
 
-_RESTS_ON = rf"{_NUMBER} (ruled out by size|known unchanged)"
+_RESTS_ON = rf"{_NUMBER} (ruled out by size|known unchanged|of them believed unchanged)"
 
 
 def run_in_fields(summary: Fields) -> Run:
@@ -161,6 +164,7 @@ def run_in_fields(summary: Fields) -> Run:
         bool(summary["gaps"]) and summary["gaps_accepted"],
         summary["ruled_out_by_size"],
         summary["known_unchanged"],
+        summary["believed_unchanged"],
     )
 
 
@@ -210,8 +214,10 @@ def read_text(text: str) -> Report:
         )
     if not lines:
         return Report(files)
+    one = {"matches": "match", "conflicts": "conflict"}
     counts = {
-        kind: int(n.replace(",", "")) for n, kind in re.findall(r"(\d[\d,]*) (\w+)", lines[0])
+        one.get(kind, kind): int(n.replace(",", ""))
+        for n, kind in re.findall(r"(\d[\d,]*) (\w+)", lines[0])
     }
     counts.pop("inputs", None)
     counts.pop("input", None)
@@ -342,7 +348,7 @@ def _csv_run(rows: list[dict[str, str]]) -> tuple[Fields, frozenset[str], int | 
         return {}, frozenset(), None, None
     end = rows.pop()
     assert end["kind"] == "summary"
-    known = ("missing", "stale", "gap", "interrupted", "failed")
+    known = ("missing", "stale", "gap", "interrupted", "failed", "skips", "run")
     order = [known.index(cells["kind"]) for cells in rows]
     assert order == sorted(order)
     for cells in rows:
@@ -397,6 +403,7 @@ def read_sarif(text: str) -> Report:
         assert descriptor["id"] == notification["descriptor"]["id"]
         assert descriptor["defaultConfiguration"]["level"] == notification["level"]
         if descriptor["id"] in ("unread", "skipped"):
+            assert notification["locations"]
             properties = notification["properties"]
             _check_location(notification, bytes_path(properties), has_region=False)
             files.append(
@@ -484,6 +491,7 @@ def read_ecs(text: str) -> Report:
         labels.get("gaps_accepted") == "yes",
         run["hashclient"]["ruled_out_by_size"],
         run["hashclient"]["known_unchanged"],
+        run["hashclient"]["believed_unchanged"],
     )
     return Report(files, counts, frozenset(lists), run["process"]["exit_code"], about)
 
@@ -604,7 +612,11 @@ def parse_html(text: str) -> ET.Element:
     assert len(ids) == len(set(ids))
     assert len(list(tree.iter("script"))) == len(list(tree.iter("style"))) == 1
     for element in tree.iter():
-        assert not {"src", "href", "style", "action", "srcdoc"} & set(element.attrib)
+        assert not {"src", "style", "action", "srcdoc"} & set(element.attrib)
+        if "href" in element.attrib:  # within the page
+            assert element.tag == "a"
+            assert element.get("href", "").removeprefix("#") in ids
+            assert element.get("href", "").startswith("#")
         assert not any(name.startswith("on") for name in element.attrib)
         if "aria-labelledby" in element.attrib:
             assert element.get("aria-labelledby") in ids

@@ -15,15 +15,20 @@ from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.core.verdict import Summary
 from hashclient.index.open_lists import open_lists
-from hashclient.scan.cache import RECORD, Block, InventoryPlace, Records, records_of
+from hashclient.scan import cache
+from hashclient.scan.cache import Block, InventoryPlace
 from hashclient.scan.engine import Progress, scan
 from hashclient.scan.executors.inline import Inline
 from hashclient.scan.memory import Cache, Memory, Place
+from hashclient.scan.records import RECORD, Records, are_due, merged_records, records_of
 from hashclient.scan.sources.files import Trees, WalkOptions
+from hashclient.system.identity import Identity
 from tests.support import csv_of, make_state, remember_at_once, write_tree
 
 KEY = "0123456789abcdef"
 FILE_SYSTEM = 42
+#: After so many days a record without a proof answers no more.
+DAYS = 14
 
 
 class Known:
@@ -33,13 +38,16 @@ class Known:
         self.records: dict[tuple[int, int], Records] = {}
 
     def find(
-        self, statuses: Sequence[os.stat_result], identities: Mapping[int, int | None]
+        self, statuses: Sequence[os.stat_result], identities: Mapping[int, Identity | None]
     ) -> tuple[Records, list[Block]]:
         found = np.zeros(len(statuses), RECORD)
         for row, (status, asked) in enumerate(zip(statuses, records_of(statuses), strict=True)):
             file_system = identities.get(status.st_dev)
-            record = self.records.get((file_system or 0, status.st_ino))
-            if file_system is not None and record is not None and same(record, asked):
+            if file_system is None:
+                continue
+            record = self.records.get((file_system.number, status.st_ino))
+            due = record is not None and are_due(np.array([record], RECORD), cache.today(), DAYS)[0]
+            if record is not None and same(record, asked) and not due:
                 found[row] = record
         return found, []
 
@@ -47,13 +55,10 @@ class Known:
         assert not seen
         for file_system, raw in batches:
             for record in np.frombuffer(raw, RECORD).copy():
-                old = self.records.get((file_system, int(record["ino"])))
-                if old is not None and same(old, record):
-                    for number in range(3):
-                        if old["mask"] & ~record["mask"] & (1 << number):
-                            record["tags"][number] = old["tags"][number]
-                    record["mask"] |= old["mask"]
-                self.records[file_system, int(record["ino"])] = record
+                key = (file_system, int(record["ino"]))
+                old = [self.records[key]] if key in self.records else []
+                before, new = (np.array(one, RECORD) for one in (old, [record]))
+                self.records[key] = merged_records(before, new, cache.today(), DAYS)[0]
 
     def close(self) -> None:
         pass
@@ -81,7 +86,7 @@ class KnownPlace:
 
 
 PLACES: dict[str, Callable[[Path], Place]] = {
-    "inventory": lambda directory: InventoryPlace(directory, KEY),
+    "inventory": lambda directory: InventoryPlace(directory, KEY, DAYS),
     "in memory": KnownPlace,
 }
 each_place = pytest.mark.parametrize("make", PLACES.values(), ids=PLACES.keys())
@@ -93,9 +98,10 @@ def status(tmp_path: Path) -> os.stat_result:
     return (tmp_path / "f").stat()
 
 
-def record_of(status: os.stat_result, mask: int, tag: int) -> bytes:
+def record_of(status: os.stat_result, mask: int, tag: int, read_day: int = 0) -> bytes:
     records = records_of([status])
     records["mask"] = mask
+    records["read_day"] = read_day
     for number in range(3):
         if mask >> number & 1:
             records["tags"][0, number] = (tag, number)
@@ -116,22 +122,27 @@ def ask(
     place: Place, status: os.stat_result, file_system: int | None = FILE_SYSTEM
 ) -> tuple[int, list[tuple[int, int]]]:
     """Return the mask of what is known of a file, and its tags."""
-    cache = place.reader()
-    if cache is None:
+    opened = place.reader()
+    if opened is None:
         return 0, []
+    identity = None if file_system is None else Identity(file_system)
     try:
-        records, _ = cache.find([status], {status.st_dev: file_system})
+        records, _ = opened.find([status], {status.st_dev: identity})
     finally:
-        cache.close()
+        opened.close()
     mask = int(records[0]["mask"])
     tags = [tuple(records[0]["tags"][n].tolist()) for n in range(3) if mask >> n & 1]
     return mask, tags
 
 
-def put(place: Place, status: os.stat_result, mask: int, tag: int) -> None:
-    cache = place.writer()
-    cache.store([(FILE_SYSTEM, record_of(status, mask, tag))])
-    cache.close()
+def put(place: Place, status: os.stat_result, mask: int, tag: int, read_day: int = 0) -> None:
+    opened = place.writer()
+    opened.store([(FILE_SYSTEM, record_of(status, mask, tag, read_day))])
+    opened.close()
+
+
+def set_day(patch: pytest.MonkeyPatch, day: int) -> None:
+    patch.setattr(cache, "today", lambda: day)
 
 
 @each_place
@@ -173,6 +184,74 @@ def test_a_later_record_replaces_an_earlier_one_or_adds_to_it(
 
 
 @each_place
+def test_what_is_proven_does_not_age_and_what_is_believed_is_due_within_days(
+    make: Callable[[Path], Place],
+    tmp_path: Path,
+    status: os.stat_result,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    place, due = make(tmp_path), set()
+    inodes = range(1000, 1000 + DAYS)
+    for inode in inodes:
+        set_day(monkeypatch, 500)
+        put(place, changed(status, st_ino=inode), 1, 9, read_day=500)
+        known = []
+        for day in range(500, 500 + DAYS + 1):
+            set_day(monkeypatch, day)
+            known.append(ask(place, changed(status, st_ino=inode))[0] == 1)
+        assert known == sorted(known, reverse=True)
+        assert known[0] and not known[-1]
+        due.add(known.index(False))
+    # Each day has its share.
+    assert due == set(range(1, DAYS + 1))
+    put(place, status, 1, 9)
+    for day in (501, 100_000):
+        set_day(monkeypatch, day)
+        assert ask(place, status)[0] == 1
+    # Read while the clock was wrong.
+    put(place, changed(status, st_ino=3), 1, 9, read_day=100_001)
+    assert ask(place, changed(status, st_ino=3))[0] == 0
+
+
+@each_place
+@pytest.mark.parametrize(
+    ("before", "after", "mask", "day"),
+    [
+        (0, 0, 3, 0),
+        # What was proven once is the same content still, whoever has read it now.
+        (0, 510, 3, 0),
+        # What was believed may have been other content: it makes nothing proven.
+        (505, 0, 2, 0),
+        # It ages as it did.
+        (505, 509, 3, 505),
+        # And when it is due, what is read then stands alone.
+        (495, 510, 2, 510),
+    ],
+)
+def test_tags_that_are_joined_are_as_good_as_the_worse_of_them(
+    make: Callable[[Path], Place],
+    tmp_path: Path,
+    status: os.stat_result,
+    monkeypatch: pytest.MonkeyPatch,
+    before: int,
+    after: int,
+    mask: int,
+    day: int,
+) -> None:
+    place = make(tmp_path)
+    # Due on the days 504, 518 and so on.
+    status = changed(status, st_ino=504)
+    set_day(monkeypatch, 510)
+    put(place, status, 1, 9, read_day=before)
+    put(place, status, 2, 8, read_day=after)
+    opened = place.reader()
+    assert opened is not None
+    records, _ = opened.find([status], {status.st_dev: Identity(FILE_SYSTEM)})
+    opened.close()
+    assert (records[0]["mask"], records[0]["read_day"]) == (mask, day)
+
+
+@each_place
 def test_answers_are_in_the_order_of_the_questions(
     make: Callable[[Path], Place], tmp_path: Path, status: os.stat_result
 ) -> None:
@@ -182,10 +261,10 @@ def test_answers_are_in_the_order_of_the_questions(
     for number, one in enumerate(asked):
         if number != 2:
             put(place, one, 1, number)
-    cache = place.reader()
-    assert cache is not None
-    records, _ = cache.find(asked, {status.st_dev: FILE_SYSTEM})
-    cache.close()
+    opened = place.reader()
+    assert opened is not None
+    records, _ = opened.find(asked, {status.st_dev: Identity(FILE_SYSTEM)})
+    opened.close()
     assert records["mask"].tolist() == [1, 1, 0, 1, 1]
     assert [int(r["tags"][0][0]) for r in records if r["mask"]] == [0, 1, 3, 4]
 

@@ -20,7 +20,16 @@ from hypothesis import strategies as st
 
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Action, Kind, MatchState
-from hashclient.core.model import Acted, Gap, Handled, Hit, ListState, MatchRef, MissingList
+from hashclient.core.model import (
+    Acted,
+    Gap,
+    Handled,
+    Hit,
+    Invocation,
+    ListState,
+    MatchRef,
+    MissingList,
+)
 from hashclient.core.verdict import Summary
 from hashclient.errors import ExitCode
 from hashclient.formats.interface import FORMATS, Context, formatter
@@ -72,6 +81,7 @@ AWFUL_PATHS = (
     b'"><img src=x onerror=alert(1)>',
     b"</script></style>&amp;",
 )
+ABOUT = Invocation("host-1", "root (sudo: mary)", "/root", ("/srv/files", "\udcff\n\x1b"), 7)
 HITS = (
     Hit("baseline", "e-1", "synthetic", 3, (Algorithm.MD5, Algorithm.SHA256), complete=True),
     Hit("local", "E:2", "other", 2**53 - 1, (Algorithm.SHA1,), complete=False),
@@ -152,6 +162,7 @@ def summaries() -> list[Summary]:
     full.counts[Kind.CLEAN] = 2**40
     full.files_read, full.bytes_read, full.elapsed_s = 12_345, 2**60, 1e6
     full.ruled_out_by_size, full.known_unchanged = 1_234_567, 2**40
+    full.believed_unchanged = 7_654_321
     clean = Summary(states[:1])
     clean.counts[Kind.CLEAN] = 1
     return [
@@ -173,9 +184,10 @@ def write(
     *,
     command: str = "scan",
     show_digests: bool = False,
+    about: Invocation | None = ABOUT,
 ) -> str:
     """Return a report as commands write it."""
-    written = formatter(name, Context(command, NOW, show_digests))
+    written = formatter(name, Context(command, NOW, show_digests, about))
     parts = [written.begin(), *(written.outcome(o) for o in found), written.end(summary)]
     text = "".join(f"{part}\n" for part in parts if part is not None)
     # Safe on a terminal and in any file, whatever it holds.
@@ -323,6 +335,39 @@ def test_a_report_without_a_summary_says_nothing_of_a_run(name: str, form: Forma
         report = form.read(write(name, some, None, command="matches"))
         assert told(report.files, form) == told([expected(o) for o in some], form)
         assert (report.counts, report.exit_code) == ({}, None)
+
+
+def test_where_by_whom_and_for_what_a_run_was_called_is_in_every_format(name: str) -> None:
+    summary = summaries()[3]
+    summary.elapsed_s = 12.3
+    text = write(name, [], summary)
+    for word in ("host-1", "root (sudo: mary)", "/root", "/srv/files", "12.3", "7"):
+        assert word in text or (name == "ecs" and word in ("12.3", "7")), word
+    for odd in AWFUL_PATHS:
+        path = os.fsdecode(odd)
+        about = Invocation(path, path, path, (path,) * 100, 1)
+        write(name, [], summary, about=about)
+        write(name, [], summary, about=Invocation(path, path, None))
+    assert "host-1" not in write(name, [], summary, about=None)
+
+
+def test_what_was_skipped_is_counted_by_reason(name: str, form: Format) -> None:
+    summary = Summary(())
+    for reason in ("symbolic link", "symbolic link", "socket", None):
+        summary.add(handled(Kind.SKIPPED, "x", reason=reason).outcome)
+    text = write(name, [], summary)
+    assert summary.skipped == {"symbolic link": 2, "socket": 1, "other reasons": 1}
+    for reason in summary.skipped:
+        assert reason in text
+    assert form.read(text).files == []
+
+
+def test_reasons_without_end_are_summed_up() -> None:
+    summary = Summary(())
+    for number in range(1000):
+        summary.add(handled(Kind.SKIPPED, "x", reason=f"reason {number}").outcome)
+    assert len(summary.skipped) == 51
+    assert sum(summary.skipped.values()) == summary.counts[Kind.SKIPPED] == 1000
 
 
 def test_what_was_found_before_an_interrupt_is_a_whole_report(name: str, form: Format) -> None:

@@ -16,7 +16,8 @@ from hashclient.core.verdict import Summary
 from hashclient.errors import AuditError, StateError
 from hashclient.scan.recorder import RunRecord
 from hashclient.session import Session
-from tests.docs.blocks import DOCS, table_rows
+from tests.docs.blocks import DOCS, marked_blocks, run_script, table_rows
+from tests.support import csv_of, make_state, write_tree
 
 pytestmark = pytest.mark.docs
 
@@ -36,3 +37,26 @@ def test_the_keys_of_an_end_are_those_that_are_logged(tmp_path: Path) -> None:
     (end,) = audit_log.read(tmp_path / "audit", event="scan-end")
     rows = table_rows(DOCUMENT, "## What a run leaves in it")
     assert {key for row in rows for key in re.findall(r"`(\w+)`", row[0])} == set(end.data)
+
+
+def test_the_commands_for_an_archive_run_as_they_stand(tmp_path: Path) -> None:
+    make_state(tmp_path, {"baseline": csv_of({"e-1": b"listed"})})
+    write_tree(tmp_path / "files", {"a": b"listed"})
+    (block,) = marked_blocks(DOCUMENT, "archive")
+    script = f"""
+set -e
+export HASHCLIENT_STATE_DIR=$PWD/state
+hashclient scan files || test $? = 10
+{block}
+hashclient scan files || test $? = 10
+hashclient audit verify
+"""
+    code, output = run_script(script, tmp_path)
+    assert code == 0, output
+    assert "archived    file 1: records 1 to" in output
+    left, archived = (
+        dict(re.findall(r'"(seq|hash)": "?(\w+)', line))
+        for line in output.splitlines()
+        if '"seq"' in line
+    )
+    assert left == archived and len(left["hash"]) == 64

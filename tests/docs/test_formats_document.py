@@ -11,7 +11,7 @@ import pytest
 
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Action, Kind, MatchState
-from hashclient.core.model import Acted, Gap, Hit, ListState, MatchRef, MissingList
+from hashclient.core.model import Acted, Gap, Hit, Invocation, ListState, MatchRef, MissingList
 from hashclient.core.verdict import Summary
 from hashclient.errors import ExitCode
 from hashclient.formats.csv import COLUMNS, DIGEST_COLUMNS
@@ -42,7 +42,8 @@ FOUND = (
 def written(name: str) -> str:
     summary = Summary((ListState("baseline", 3, NOW + timedelta(days=7), fresh=True),))
     summary.files_read, summary.bytes_read, summary.elapsed_s = 1, 34, 0.25
-    made = formatter(name, Context("scan", NOW))
+    about = Invocation("host-1", "root", "/root", ("/srv/files",))
+    made = formatter(name, Context("scan", NOW, about=about))
     parts = [made.begin()]
     for outcome in FOUND:
         summary.add(outcome.outcome)
@@ -67,6 +68,7 @@ def test_what_keeps_a_run_from_being_whole_is_what_is_written() -> None:
         failure=failure,
         ruled_out_by_size=2,
         known_unchanged=1,
+        believed_unchanged=1,
     )
     summary.files_read, summary.bytes_read, summary.elapsed_s = 1, 34, 0.2
     text = formatter("text", Context("scan", NOW)).end(summary)
@@ -86,10 +88,12 @@ def test_every_kind_of_row_of_csv_is_described() -> None:
         gaps=(Gap("baseline", (Algorithm.MD5,), 12, 13, 1),),
         stopped=ExitCode.INTERRUPTED,
         failed=ExitCode.AUDIT,
+        skipped={"socket": 1},
     )
-    text = formatter("csv", Context("lookup", NOW)).end(summary)
+    about = Invocation("host-1", "root", "/root")
+    text = formatter("csv", Context("lookup", NOW, about=about)).end(summary)
     assert text is not None
-    assert [line.split(",")[0] for line in text.splitlines()] == kinds[1:7]
+    assert [line.split(",")[0] for line in text.splitlines()] == kinds[1:9]
 
 
 def block(name: str) -> str:

@@ -20,6 +20,8 @@ from ruamel.yaml import YAML
 from hashclient.cli.main import COMMANDS, WITHOUT_DEFAULTS, cli
 from hashclient.config import (
     Config,
+    InventoryConfig,
+    KeepConfig,
     OAuthConfig,
     PackageDestination,
     PolicyRule,
@@ -27,13 +29,15 @@ from hashclient.config import (
     QuarantineConfig,
     ReportConfig,
     ServiceDestination,
+    parse_config,
     resolve_settings,
 )
 from hashclient.core.kinds import MatchState
 from hashclient.errors import ExitCode
 from hashclient.index.blinding import KEY_CREDENTIAL, KEY_ENV
+from hashclient.quarantine.age import EXAMPLE_RECIPIENT
 from hashclient.status.prometheus import render
-from tests.docs.blocks import DOCS, marked_blocks, run_command, run_script, table_rows
+from tests.docs.blocks import DOCS, DOCUMENTS, marked_blocks, run_command, run_script, table_rows
 from tests.docs.commands import check_invocation, invocations
 from tests.support import Site, csv_of, write_tree
 from tests.unit.test_prometheus import full
@@ -42,6 +46,8 @@ pytestmark = pytest.mark.docs
 
 OPERATIONS = DOCS / "operations.md"
 METRICS = "### With Prometheus"
+#: What the policy of an example asks for.
+MEANT = '[report.to.police]\nkind = "package"\ndirectory = "/srv"\n'
 FORCE = ("--force", "--reason", "a test")
 COMMAND_VARIABLE = f"HASHCLIENT_({'|'.join(COMMANDS)})_".upper()
 
@@ -68,12 +74,23 @@ def variables() -> set[str]:
         (
             "### At the top",
             Config,
-            {"providers", "policy", "quarantine", "report", "commands", "notes"},
+            {
+                "providers",
+                "policy",
+                "quarantine",
+                "inventory",
+                "report",
+                "keep",
+                "commands",
+                "notes",
+            },
         ),
         ("### `[providers.NAME]`", ProviderConfig, set()),
         ("### `[providers.NAME.oauth]`", OAuthConfig, set()),
         ("### `[[policy]]`", PolicyRule, set()),
         ("### `[quarantine]`", QuarantineConfig, set()),
+        ("### `[inventory]`", InventoryConfig, set()),
+        ("### `[keep]`", KeepConfig, set()),
         ("### `[report]`", ReportConfig, {"to"}),
         ('### `[report.to.NAME]` with `kind = "package"`', PackageDestination, set()),
         ('### `[report.to.NAME]` with `kind = "cybertipline"`', ServiceDestination, set()),
@@ -103,6 +120,19 @@ def test_the_example_is_a_configuration(tmp_path: Path) -> None:
     words = ("--config", str(path), "--state-dir", str(tmp_path), "scan", "x")
     done = run_command(*words, HASHCLIENT_SEAL_KEY="00" * 32)
     assert done.returncode == ExitCode.STATE, done.stderr
+
+
+def test_public_keys_in_documents_are_the_example_that_is_refused() -> None:
+    found = {key for path in DOCUMENTS for key in re.findall(r"\bage1[a-z0-9]+", path.read_text())}
+    assert found == {EXAMPLE_RECIPIENT}
+
+
+def test_the_example_for_several_versions_is_one() -> None:
+    (text,) = marked_blocks(OPERATIONS, "since")
+    text += MEANT
+    old, new = (parse_config(text, frozenset({"scan"}), "f", version=v) for v in ("0.2", "0.3"))
+    assert (old.commands, old.policy) == ({"scan": {"jobs": 2}}, ())
+    assert (new.commands, new.policy) == ({"scan": {"jobs": 4}}, (PolicyRule(("report",)),))
 
 
 def test_the_commands_with_defaults_are_named() -> None:
@@ -147,6 +177,8 @@ def test_every_metric_is_described_and_alerts_use_no_others() -> None:
     (group,) = YAML(typ="safe", pure=True).load(block)["groups"]
     used = [re.findall(r"hashclient_\w+", rule["expr"]) for rule in group["rules"]]
     assert {name for names in used for name in names} <= set(described)
+    # A machine that has no metrics at all fires no other.
+    assert "absent(hashclient_build_info)" in {rule["expr"] for rule in group["rules"]}
     states = {s for rule in group["rules"] for s in re.findall(r'state="(\w+)"', rule["expr"])}
     assert states <= set(MatchState)
 
@@ -272,7 +304,7 @@ def test_a_flag_outranks_the_environment_and_that_the_configuration(
 
 @pytest.mark.parametrize(
     ("table", "named"),
-    [("[scan]\nthreads = 2\n", "known keys: all, "), ("[provider]\n", "`provider`")],
+    [("[scan]\nthreads = 2\n", "known keys: all, "), ("[provider]\n", "'provider'")],
 )
 def test_an_unknown_key_is_named(tmp_path: Path, table: str, named: str) -> None:
     (tmp_path / "config.toml").write_text(table)

@@ -41,7 +41,7 @@ def test_every_key_is_described(heading: str, struct: type[msgspec.Struct]) -> N
 def test_the_example_is_a_configuration() -> None:
     (text,) = marked_blocks(PAGE, "config")
     config = parse_config(text, frozenset(), "example").quarantine
-    assert age.parse_recipients(config.recipients)
+    assert config.recipients == (age.EXAMPLE_RECIPIENT,)
     assert config.retention_days == 365
 
 
@@ -72,18 +72,20 @@ def test_the_commands_run_as_they_stand(tmp_path: Path) -> None:
     make_state(tmp_path, {"baseline": csv_of({"e-1": content})})
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "listed.txt").write_bytes(content)
-    keygen, use, restore = marked_blocks(PAGE, "quarantine")
+    keygen, add, use, restore, reseal = marked_blocks(PAGE, "quarantine")
     (by_hand,) = marked_blocks(PAGE, "by-hand")
     (keep,) = marked_blocks(PAGE, "keep")
     script = f"""
 set -e
 export HASHCLIENT_STATE_DIR=$PWD/state
 cp files/listed.txt .listed
-{keygen.rstrip()} > state/config.toml
+{keygen}
+{add}
 {EXPECTED_EXIT.sub(checked, use)}
 test ! -e files/listed.txt
 {by_hand if shutil.which("age") else "cp .listed recovered"}
 cmp .listed recovered
+{reseal}
 {restore}
 cmp .listed files/listed.txt
 hashclient scan --quarantine files || test $? = 10

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from pathlib import Path
 
 import pytest
@@ -42,3 +43,14 @@ def test_the_commands_end_as_they_should(tmp_path: Path) -> None:
     assert "no verdict, exit code 8\n" in failed_check and failed_check.endswith("\n8\n")
     assert '"exit_code": 8}' in failed_check and "listed.txt" not in failed_check
     assert "exit 8: " in failed_mail and "listed.txt" not in failed_mail
+
+
+def test_a_port_that_is_taken_is_said_and_nothing_waits_for_ever(tmp_path: Path) -> None:
+    script = marked_blocks(QUICKSTART, "quickstart")[0]
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        _, output = run_script(f"{script.replace('8443', port)}\necho ON", tmp_path)
+    assert f"cannot listen on 127.0.0.1:{port}" in output
+    assert output.endswith("ON\n")

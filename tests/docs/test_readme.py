@@ -46,12 +46,15 @@ VOLATILE = (
     (re.compile(r"(?<=\[)[a-z0-9]{10}(?=[],])|(?<=\"id\": \")[a-z0-9]{10}"), "ID"),
     (re.compile(r"(?<=, )in \d+\.\d s"), "in SECONDS"),
     (re.compile(r'"elapsed_s": [0-9.]+'), '"elapsed_s": SECONDS'),
+    (re.compile(r"(?<= by ).+ on .+(?=, in /)"), "USER on HOST"),
+    (re.compile(r'"host": "[^"]+", "user": "[^"]+"'), '"host": "HOST", "user": "USER"'),
     # What has changed within the same tick of the clock is read again, and not known unchanged.
     (re.compile(r'"files_read": \d+, "bytes_read": \d+'), '"files_read": N, "bytes_read": N'),
     (re.compile(r"read \d+ files?, \d+ B"), "read N"),
     (re.compile(r'"known_unchanged": \d+'), '"known_unchanged": N'),
     (re.compile(r"(?<=by size)(, \d+ known unchanged)?$", re.MULTILINE), " and N known unchanged"),
     (re.compile(r"\b[0-9a-f]{32,128}\b"), "HEX"),
+    (re.compile(r"\bage1[a-z0-9]{58}\b"), "PUBLIC-KEY"),
 )
 
 

@@ -6,10 +6,12 @@ import re
 from pathlib import Path
 
 import pytest
+from pyrage import x25519
 
 from hashclient import quarantine, reporting
 from hashclient.config import PackageDestination, ServiceDestination, parse_config
 from hashclient.errors import HashclientError
+from hashclient.quarantine.age import EXAMPLE_RECIPIENT
 from hashclient.reporting.destinations.cybertipline.api import Answer, check
 from hashclient.reporting.destinations.package.package import (
     CHECKPOINT_NAME,
@@ -46,6 +48,10 @@ def test_the_commands_run(tmp_path: Path) -> None:
     (tmp_path / "handover").mkdir()
     (text,) = marked_blocks(PAGE, "config")
     text = text.replace("/srv/handover", str(tmp_path / "handover"))
+    # The key of the example is refused: nobody could open the package.
+    recipient = str(x25519.Identity.generate().to_public())
+    assert EXAMPLE_RECIPIENT in text
+    text = text.replace(EXAMPLE_RECIPIENT, recipient)
     (state / "config.toml").write_text(text)
     blocks = "".join(marked_blocks(PAGE, "report"))
     script = EXPECTED_EXIT.sub(r"\g<command> || [ $? = \g<code> ]", blocks)

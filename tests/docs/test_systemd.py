@@ -53,8 +53,12 @@ def units(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return directory
 
 
-def test_every_service_has_its_timer() -> None:
-    assert [name.replace(".timer", ".service") for name in TIMERS] == SERVICES
+def test_every_service_has_its_timer_or_runs_always() -> None:
+    always = ["hashclient-serve.service"]
+    timed = [name.replace(".timer", ".service") for name in TIMERS]
+    assert sorted(timed + always) == SERVICES
+    for name in always:
+        assert "[Install]" in (UNITS / name).read_text()
 
 
 def settings(path: Path) -> list[str]:
@@ -73,6 +77,15 @@ def test_what_a_unit_sets_the_common_part_does_not_take_back(name: str) -> None:
     assert len(own) == len(set(own))
     # These only add.
     assert set(common) & set(own) <= {"Environment", "LoadCredential"}
+
+
+def test_the_scan_may_ask_by_leases_and_no_other_unit() -> None:
+    for name in SERVICES:
+        lines = (UNITS / name).read_text().splitlines()
+        given = [line for line in lines if "CAP_LEASE" in line]
+        words = "CAP_DAC_READ_SEARCH CAP_LEASE"
+        expected = [f"AmbientCapabilities={words}", f"CapabilityBoundingSet={words}"]
+        assert given == (expected if name == "hashclient-scan.service" else [])
 
 
 @needs_systemd
@@ -96,6 +109,17 @@ def test_what_they_start_is_a_command_with_such_options() -> None:
         (line,) = invocations((UNITS / name).read_text())
         command = check_invocation(line)
         assert command.split()[0] == {"metrics": "status"}.get(part := name[11:-8], part)
+
+
+def test_metrics_are_written_where_the_unit_may_and_the_link_of_the_document_leads() -> None:
+    unit = (UNITS / "hashclient-metrics.service").read_text()
+    (output,) = re.findall(r"--output (\S+)", unit)
+    (cache,) = re.findall(r"^CacheDirectory=(\S+)$", unit, re.MULTILINE)
+    assert Path(output).parent == Path("/var/cache", cache)
+    assert "CacheDirectoryMode=0755" in unit and "UMask=0022" in unit
+    assert f"ln -s {output} /var/lib/prometheus/node-exporter/\n" in OPERATIONS.read_text()
+    # That nothing could be written must fail: what is not there is 2, and no success.
+    assert re.findall(r"^SuccessExitStatus=(.*)$", unit, re.MULTILINE) == ["7 8 9"]
 
 
 def test_each_is_described() -> None:

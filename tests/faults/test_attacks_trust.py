@@ -33,6 +33,7 @@ from hashclient.index.run import DamagedError
 from hashclient.provider.keys import Keys
 from hashclient.trust.metadatadir import MAX_METADATA_BYTES
 from tests.attack_world import ALL, NEW, World, new_root_key, refused, roles_of
+from tests.support import edit_manifest
 
 
 def test_the_honest_provider_is_followed(client: Client, world: World) -> None:
@@ -465,9 +466,7 @@ def test_list_of_another_provider_is_none_of_ours(client: Client, simulator: Sim
     """What vanishes at one provider says nothing of a list that came from another."""
     folder = client.settings.layout.lists / "other"
     shutil.copytree(client.settings.layout.lists / "baseline", folder)
-    manifest = json.loads((folder / "manifest.json").read_bytes())
-    manifest.update(list="other", provider="elsewhere")
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    edit_manifest(client.settings.state_dir, "other", list="other", provider="elsewhere")
     assert [f.list_name for f in client.fetch()] == ["baseline"]
 
 

@@ -31,6 +31,7 @@ from tests.support import (
     checked,
     csv_of,
     digests_of,
+    edit_manifest,
     environment,
     make_state,
     run,
@@ -239,6 +240,24 @@ def test_a_bad_block_is_said_and_mended(disk: RottenDisk, tmp_path: Path, place:
         rebuilt = site.call("fetch", "--rebuild")
         assert (rebuilt.code, "built anew" in rebuilt.out) == (0, True)
         assert run_of(site.state, "baseline").stat().st_ino != before
+        assert site.call("status", "--verify").code == 0
+        assert site.call("scan", tree).code == 10
+
+
+def test_a_fetch_finds_a_bad_block_and_the_next_mends(disk: RottenDisk, tmp_path: Path) -> None:
+    """It reads without a map, so that nothing but the list is lost."""
+    tree = write_tree(tmp_path / "tree", {"a": LISTED})
+    with site_on(disk, tmp_path / "site", ENTRIES) as site:
+        path = run_of(site.state, "baseline")
+        disk.rot(path, 4096)
+        (path.parent / "checks.json").unlink()
+        edit_manifest(site.state, "baseline", verified_at="2020-01-01T00:00:00Z")
+        found = site.run("fetch")
+        assert found.code == 8
+        assert "cannot read index file" in found.err and "fetch --rebuild" in found.err
+        scanned = site.run("scan", tree)
+        assert (scanned.code, BAD_PAGE in scanned.err) == (8, False)  # nobody touches it any more
+        assert site.run("fetch").code == 0
         assert site.call("status", "--verify").code == 0
         assert site.call("scan", tree).code == 10
 

@@ -18,6 +18,7 @@ from fixtures.simulator import Simulator
 from hashclient.cli import main as command
 from hashclient.errors import ExitCode, LockedError
 from hashclient.index import writer as index_writer
+from hashclient.index.blinding import load_sealer
 from hashclient.index.reader import open_index
 from tests.support import Site, arguments, environment
 
@@ -114,7 +115,7 @@ def test_readers_see_whole_generations_while_many_are_fetched(
         finally:
             os._exit(code)
 
-    held = open_index(client.settings.layout.lists / "baseline")
+    held = open_index(client.settings.layout.lists / "baseline", client.session.sealer())
     assert held is not None
     seen: list[int] = []
     status: int | None = None
@@ -164,7 +165,7 @@ def test_many_fetches_at_once_for_many_rounds(tmp_path: Path) -> None:
             assert all(code == ExitCode.OK or b"is writing" in err for _, err, code in ends), ends
             assert {code for *_, code in ends} <= {ExitCode.OK, ExitCode.STATE}
             assert ExitCode.OK in {code for *_, code in ends}
-            index = open_index(site.state / "lists" / "baseline")
+            index = open_index(site.state / "lists" / "baseline", load_sealer(site.state, None, {}))
             assert index is not None and index.manifest.generation == generation
         assert site.call("status", "--verify").code == ExitCode.OK
         assert site.call("audit", "verify").code == ExitCode.OK

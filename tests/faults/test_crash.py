@@ -30,10 +30,11 @@ from fixtures.crash import FailAt, Recorder, drop_capabilities, in_child, kill_a
 from fixtures.hostile import Connection, HostileServer, Request, reply
 from fixtures.simulator import Simulator
 from hashclient.cli import main as command
-from hashclient.config import provider_table
+from hashclient.configfile.edit import provider_table
 from hashclient.errors import AuditError, ExitCode, HashclientError, StateError
 from hashclient.fetch import build
 from hashclient.index import runwriter, writer
+from tests.support import edit_manifest
 
 ALL = range(30)
 #: By generation: the entries that are listed. Generation 0 stands for no list at all.
@@ -262,9 +263,7 @@ def test_noted_update_that_does_not_add_up_is_built_anew(world: World, tmp_path:
     """A base that has drifted misleads whoever goes on from it, but once only."""
     step = Step(world, 3, 4, tmp_path)
     client = step.client("drifted")
-    path = client.settings.layout.lists / "baseline/manifest.json"
-    manifest = json.loads(path.read_bytes())
-    path.write_text(json.dumps(manifest | {"checksum": "0" * 16}))
+    edit_manifest(client.settings.state_dir, "baseline", checksum="0" * 16)
     (fetched,) = client.fetch()
     assert (fetched.added, fetched.error) == (None, None)
     assert step.check(client) == 4

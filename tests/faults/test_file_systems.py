@@ -26,6 +26,7 @@ from hashclient.core.algorithms import Algorithm
 from hashclient.scan import cache
 from hashclient.scan.reading import DIRECTORY
 from hashclient.scan.sources.mounts import UNTOLD
+from tests.disks import make_image, mounted, needs_mounts, tool
 from tests.support import Result, call, csv_of, environment, make_state, write_tree
 
 LISTED = b"listed"
@@ -34,8 +35,6 @@ BENIGN = b"benign"
 REGULAR, FOLDER, PIPE, LINK, UNKNOWN = 1, 2, 5, 7, 0
 
 _libc = ctypes.CDLL(None, use_errno=True)
-
-needs_mounts = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +46,8 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def state(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(cache, "FRESH_NS", 0)
-    monkeypatch.setattr(cache, "FRESH_COARSE_NS", 0)
+    for name in ("FRESH_NS", "FRESH_PROVEN_NS", "COARSE_NS"):
+        monkeypatch.setattr(cache, name, 0)
     return Path(shutil.copytree(template, tmp_path / "state"))
 
 
@@ -59,27 +58,6 @@ def scan(state: Path, *args: object) -> Result:
 def found(result: Result) -> dict[str, str]:
     """Return how each input ended, by its name: its kind, or the reason why it is not checked."""
     return {Path(line["path"]).name: line.get("reason", line["type"]) for line in result.lines[:-1]}
-
-
-def tool(*command: object) -> None:
-    """Run a tool that makes a file system; skip where there is none."""
-    if shutil.which(str(command[0])) is None:
-        pytest.skip(f"no {command[0]}")
-    subprocess.run([str(part) for part in command], check=True, capture_output=True)
-
-
-@contextlib.contextmanager
-def mounted(*args: object) -> Iterator[Path]:
-    """Mount by mount(8), whose last argument is the place; unmount in the end."""
-    where = Path(str(args[-1]))
-    where.mkdir(exist_ok=True)
-    done = subprocess.run(["mount", *map(str, args)], capture_output=True, check=False)
-    if done.returncode:
-        pytest.skip(f"cannot mount: {done.stderr.decode().strip()}")
-    try:
-        yield where
-    finally:
-        subprocess.run(["umount", "--lazy", where], check=True)
 
 
 def ext4(image: Path, source: Path, types: Mapping[str, tuple[int, int]]) -> Path:
@@ -259,10 +237,7 @@ def test_a_snapshot_that_takes_the_place_of_another_is_not_known(
     state: Path, tmp_path: Path
 ) -> None:
     """Whoever may write makes two within one tick of the clock, and has one follow the other."""
-    image = tmp_path / "image"
-    with image.open("wb") as stream:
-        stream.truncate(128 << 20)
-    tool("mkfs.btrfs", "-q", image)
+    image = make_image(tmp_path / "image", "btrfs")
     with mounted("-o", "loop", image, tmp_path / "m") as top:
         tool("btrfs", "subvolume", "create", top / "sub")
         now, name = top / "now", top / "sub/f"

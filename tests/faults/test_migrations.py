@@ -15,18 +15,23 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from fixtures.crash import Act, FailAt, in_child, kill_at, watched
 from fixtures.used_state import LISTED
 from hashclient.errors import StateError
+from hashclient.index.blinding import load_sealer
+from hashclient.index.manifest import MANIFEST_FORMAT, load_manifest
+from hashclient.index.pieces import root_of
+from hashclient.index.upgrade import upgrade
 from hashclient.migrations import check, migrate, version
 from hashclient.migrations.check import check_state
 from hashclient.migrations.migrate import STEPS, Step, writing
 from hashclient.migrations.version import Version, read_version
 from hashclient.system.files import write_atomic
 from hashclient.system.layout import Layout, purpose_of
-from tests.support import Result, call, digests_of
+from tests.support import Result, call, digests_of, run
 
 ARCHIVE = Path(__file__).parents[1] / "data" / "state-0.1.0.tar.xz"
 MOST = 200
@@ -99,18 +104,66 @@ def test_state_of_0_1_0_is_brought_forward_and_can_be_used(tmp_path: Path) -> No
 def test_state_of_0_1_0_killed_at_each_change_while_it_is_brought_forward(tmp_path: Path) -> None:
     layout = unpacked(tmp_path / "state")
     before = contents(layout)
+    forward = brought_forward(tmp_path / "forward")
+    assert {n for n in before if forward[n] != before[n]} == {"matches.db"}
     for number in range(1, MOST):
         layout = unpacked(tmp_path / str(number))
         ended = in_child(partial(taking, layout, kill_at(number)))
         with writing(layout):
             pass
         assert read_version(layout).number == version.CURRENT
-        after = contents(layout)
-        assert {name: after[name] for name in before} == before
+        assert contents(layout) == forward
         if ended == 0:
             break
     assert 2 < number < MOST
     check_all(layout)
+
+
+def brought_forward(directory: Path) -> dict[str, bytes]:
+    """Return what the state of 0.1.0 holds once it is brought forward."""
+    layout = unpacked(directory)
+    with writing(layout):
+        pass
+    return contents(layout)
+
+
+def test_a_scan_brings_the_record_of_matches_forward_and_a_reader_needs_no_more(
+    tmp_path: Path,
+) -> None:
+    layout = unpacked(tmp_path)
+    with contextlib.closing(sqlite3.connect(layout.matches)) as db:
+        rows = db.execute("SELECT * FROM match ORDER BY rowid").fetchall()
+    layout.matches.chmod(0o400)
+    listed = run("--state-dir", layout.root, "matches", unprivileged=True)
+    assert (listed.code, len(listed.out.splitlines())) == (0, len(rows)), listed
+    layout.matches.chmod(0o600)
+    assert on(layout, "scan", tmp_path / "officer.key").code == 0
+    assert on(layout, "matches", "--state", "gone").code == 0
+    with contextlib.closing(sqlite3.connect(layout.matches)) as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (3,)
+        assert db.execute("SELECT * FROM match ORDER BY rowid").fetchall() == [
+            (*row, None) for row in rows
+        ]
+    # Which hashclient it needs is said by the next that holds the lock.
+    assert read_version(layout).number <= 1
+
+
+def test_lists_of_0_1_0_are_what_their_manifests_say(tmp_path: Path) -> None:
+    """So the next fetch of each, which needs the key and the provider, brings them forward."""
+    layout = unpacked(tmp_path)
+    sealer = load_sealer(layout.root, None, {})
+    folders = sorted(layout.lists.iterdir())
+    assert folders
+    for folder in folders:
+        old = load_manifest(folder, sealer)
+        assert old is not None and old.is_old
+        index, pieces = upgrade(folder, old, sealer)
+        runs = tuple(
+            msgspec.structs.replace(run, sha256="", root=root_of(pieces[run.name]))
+            for run in old.runs
+        )
+        expected = msgspec.structs.replace(old, format=MANIFEST_FORMAT, runs=runs)
+        assert index.manifest == expected
 
 
 def taking(layout: Layout, act: Act) -> None:
@@ -150,7 +203,7 @@ def change_some(layout: Layout) -> None:
     with contextlib.closing(sqlite3.connect(layout.matches, isolation_level=None)) as db:
         db.execute("CREATE TABLE added (value)")
         db.execute("UPDATE match SET state = state || '!'")
-        db.execute("PRAGMA user_version = 3")
+        db.execute("PRAGMA user_version = 4")
     assert not (layout.root / "made.json").exists()
     write_atomic(layout.root / "made.json", b"{}")
 
@@ -265,9 +318,9 @@ def test_the_release_before_takes_back_what_was_begun(
     monkeypatch.undo()
     check_state(layout)
     assert read_version(layout).number == version.CURRENT
-    now = contents(layout)
-    now.pop("state.json")
-    assert now == before
+    now, forward = contents(layout), brought_forward(tmp_path / "forward")
+    assert now == forward
+    assert {name for name in before if now[name] != before[name]} == {"matches.db"}
     check_all(layout)
 
 
@@ -312,6 +365,7 @@ def test_every_command_refuses_a_newer_state_before_it_changes_anything(tmp_path
         ("quarantine", "release", "bcdfghjkmn", *why),
         ("quarantine", "recover"),
         ("quarantine", "restore", "bcdfghjkmn", "--identity", key, *why),
+        ("quarantine", "reseal", "bcdfghjkmn", "--identity", key, *why),
         ("quarantine", "purge", "bcdfghjkmn", *why),
         ("report", "prepare", "--all"),
         ("report", "submit", "--all"),
@@ -325,6 +379,7 @@ def test_every_command_refuses_a_newer_state_before_it_changes_anything(tmp_path
         ("audit", "show"),
         ("audit", "verify"),
         ("audit", "checkpoint"),
+        ("audit", "rotate"),
     ):
         result = on(layout, *args)
         assert result.code == 8, (args, result)

@@ -222,7 +222,8 @@ def test_what_a_stranger_says_of_a_file_does_not_make_it_known(
     expected: str,
 ) -> None:
     """The same device, inode, size and times, and other content: nothing was remembered."""
-    monkeypatch.setattr(cache, "FRESH_NS", 0)
+    for name in ("FRESH_NS", "FRESH_PROVEN_NS"):
+        monkeypatch.setattr(cache, name, 0)
     own = Path(shutil.copytree(unsized, tmp_path / "state"))
     devices = set()
     for user_id, content, kind in ((first, b"benign", "clean"), (then, b"listed", expected)):

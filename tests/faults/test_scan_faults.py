@@ -122,7 +122,7 @@ def test_pipes_sockets_and_devices_never_block(state: Path, tmp_path: Path) -> N
     (tree / "null").symlink_to("/dev/null")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tree / "socket"))
-        result = scan(state, "--follow-symlinks", tree, "/dev/zero", "/dev/tty")
+        result = scan(state, "--all", "--follow-symlinks", tree, "/dev/zero", "/dev/tty")
     assert result.code == 10
     assert reasons(result) == {
         f"{tree}/pipe": "named pipe",

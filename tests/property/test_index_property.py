@@ -19,8 +19,9 @@ from hashclient.core.algorithms import Algorithm, mask_of
 from hashclient.index import coverage, runwriter
 from hashclient.index import writer as index_writer
 from hashclient.index.blinding import Sealer
-from hashclient.index.reader import MANIFEST_FORMAT, Index, Manifest, open_index
-from hashclient.index.writer import IndexWriter, sweep, write_manifest
+from hashclient.index.manifest import MANIFEST_FORMAT, Manifest, write_manifest
+from hashclient.index.reader import Index, open_index
+from hashclient.index.writer import IndexWriter, sweep
 from hashclient.lists.wire import NO_SIZE, AddBatch, checksum_of, entry_hashes
 
 SEALER = Sealer(bytes(32))
@@ -224,7 +225,7 @@ def test_the_index_is_a_dict(
     ever: set[Entry] = set()
     with small_runs(ratio, rows) as directory:
         for generation, changes in enumerate(steps, 1):
-            writer = IndexWriter(directory, SEALER, open_index(directory))
+            writer = IndexWriter(directory, SEALER, open_index(directory, SEALER))
             for withdraws_first, named in changes:
                 gone = [i for i in named if i in live]
                 new = {i: e for i, e in named.items() if i not in live or withdraws_first}
@@ -236,11 +237,11 @@ def test_the_index_is_a_dict(
                     writer.add(batch_of(new))
                     live |= new
                     ever |= set(new.values())
-            write_manifest(directory, manifest_of(writer, generation))
-            index = open_index(directory)
+            write_manifest(directory, manifest_of(writer, generation), SEALER)
+            index = open_index(directory, SEALER)
             assert index is not None
             sweep(directory, frozenset(run.name for run in index.manifest.runs))
-            reopened = open_index(directory)
+            reopened = open_index(directory, SEALER)
             assert reopened is not None
             check(reopened, live, ever)
             assert reopened.manifest.generation == generation
@@ -252,15 +253,15 @@ def test_the_number_of_runs_stays_small(batches: list[dict[bytes, Entry]]) -> No
     with small_runs(4, 2) as directory:
         live: set[bytes] = set()
         for generation, batch in enumerate(batches, 1):
-            writer = IndexWriter(directory, SEALER, open_index(directory))
+            writer = IndexWriter(directory, SEALER, open_index(directory, SEALER))
             new = {i: e for i, e in batch.items() if i not in live}
             if new:
                 writer.add(batch_of(new))
             if gone := [i for i in batch if i in live]:
                 writer.withdraw(np.array(gone))
             live = live.symmetric_difference(batch)
-            write_manifest(directory, manifest_of(writer, generation))
-            index = open_index(directory)
+            write_manifest(directory, manifest_of(writer, generation), SEALER)
+            index = open_index(directory, SEALER)
             assert index is not None
             weights = [index_writer._weight(run) for run in index.runs]
             for number in range(len(weights) - 1):

@@ -25,7 +25,6 @@ from fixtures.simulator import Simulator
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
-from hashclient.scan import cache as scan_cache
 from hashclient.scan import checker
 from tests.support import remember_at_once
 
@@ -244,7 +243,6 @@ class World:
 def _no_margin() -> Iterator[None]:
     """Remember files at once; between scans, the tests wait for the next tick."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scan_cache, "FRESH_NS", 0)
         remember_at_once(patch, Path(tempfile.gettempdir()))
         yield
 

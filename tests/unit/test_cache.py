@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import sqlite3
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,17 +17,17 @@ from hashclient.errors import StateError
 from hashclient.scan import cache
 from hashclient.scan.cache import (
     BLOCK_INODES,
+    COARSE_NS,
     DAY_S,
-    FRESH_COARSE_NS,
     FRESH_NS,
-    RECORD,
+    FRESH_PROVEN_NS,
     DamagedInventoryError,
     Inventory,
-    Records,
     are_settled,
-    records_of,
     remove_inventory,
 )
+from hashclient.scan.records import RECORD, RECORD_BEFORE, Records, records_of
+from hashclient.system.identity import Identity
 from hashclient.system.layout import INVENTORY_NAME
 
 KEY = "0123456789abcdef"
@@ -64,7 +65,7 @@ def find(
     opened: Inventory, statuses: Sequence[os.stat_result]
 ) -> tuple[Records, list[tuple[int, int]]]:
     """Ask where the number of each device stands for its file system."""
-    return opened.find(statuses, {s.st_dev: s.st_dev for s in statuses})
+    return opened.find(statuses, {s.st_dev: Identity(s.st_dev) for s in statuses})
 
 
 @pytest.fixture
@@ -153,8 +154,8 @@ def test_nothing_is_known_of_a_file_system_that_has_no_number(writer: Inventory)
     """Nor by the number of its device: that may be another one's number now."""
     files = [status(1, device=7), status(1, device=8)]
     writer.store([(7, known(files[0])), (8, known(files[1])), (9, known(files[1], tag=3))])
-    assert masks(writer.find(files, {7: None, 8: 9})[0]) == [0, MD5]
-    assert writer.find(files, {8: 9})[0]["tags"][1, 0].tolist() == [3, 0]
+    assert masks(writer.find(files, {7: None, 8: Identity(9)})[0]) == [0, MD5]
+    assert writer.find(files, {8: Identity(9)})[0]["tags"][1, 0].tolist() == [3, 0]
     assert masks(writer.find(files, {})[0]) == [0, 0]
 
 
@@ -166,23 +167,25 @@ def test_any_time_that_a_file_can_have_can_be_noted(writer: Inventory, ns: int) 
     assert masks(find(writer, [moved, status(1, mtime=ns + 1)])[0]) == [MD5, 0]
 
 
+@pytest.mark.parametrize(("read_day", "fresh"), [(0, FRESH_PROVEN_NS), (7, FRESH_NS)])
 @pytest.mark.parametrize(
-    ("mtime", "ctime", "now", "settled"),
+    ("mtime", "ctime", "later", "settled"),
     [
-        (0, SECOND_NS + 1, SECOND_NS + 1 + FRESH_NS, False),
-        (0, SECOND_NS + 1, SECOND_NS + 2 + FRESH_NS, True),
+        (0, SECOND_NS + 1, 1, False),
+        (0, SECOND_NS + 1, 2, True),
         # On a file system that stores seconds, more may happen within the same one.
-        (0, SECOND_NS, SECOND_NS + FRESH_COARSE_NS, False),
-        (0, SECOND_NS, SECOND_NS + FRESH_COARSE_NS + 1, True),
-        (9 * SECOND_NS, 1, 9 * SECOND_NS + FRESH_NS, False),
-        (9 * SECOND_NS, 1, 9 * SECOND_NS + FRESH_NS + 1, True),
+        (0, SECOND_NS, COARSE_NS, False),
+        (0, SECOND_NS, COARSE_NS + 1, True),
+        (SECOND_NS, 1, 0, False),
+        (SECOND_NS, 1, 1, True),
     ],
 )
 def test_a_file_is_settled_only_when_its_last_change_is_past(
-    mtime: int, ctime: int, now: int, settled: bool
+    mtime: int, ctime: int, later: int, settled: bool, read_day: int, fresh: int
 ) -> None:
     records = records_of([status(1, mtime=mtime, ctime=ctime), status(2, mtime=0, ctime=1)])
-    assert are_settled(records, now).tolist() == [settled, True]
+    records["read_day"] = read_day
+    assert are_settled(records, SECOND_NS + fresh + later).tolist() == [settled, True]
 
 
 def test_blocks_not_seen_for_a_day_are_named_and_noted(
@@ -246,7 +249,7 @@ def test_there_is_nothing_to_read_where_nothing_was_written(tmp_path: Path) -> N
 
 def garbled(data: bytes) -> dict[str, bytes]:
     """Return contents that no scan left."""
-    other = data.replace(b"CREATE TABLE block", b"CREATE TABLE clock")
+    other = data.replace(b"CREATE TABLE files", b"CREATE TABLE tiles")
     assert other != data
     return {
         "garbage": random.Random(1).randbytes(len(data)),
@@ -259,7 +262,7 @@ def garbled(data: bytes) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize("what", garbled(b"CREATE TABLE block"))
+@pytest.mark.parametrize("what", garbled(b"CREATE TABLE files"))
 def test_damage_is_told_and_the_file_can_be_made_anew(path: Path, what: str) -> None:
     path.write_bytes(garbled(path.read_bytes())[what])
     with pytest.raises(DamagedInventoryError, match="is damaged"):
@@ -294,7 +297,7 @@ def test_a_file_of_another_version_is_emptied_by_a_writer(path: Path) -> None:
 def test_a_row_counts_only_where_it_belongs(path: Path) -> None:
     """Its records look as good on another device: nothing else in them says whose they are."""
     with sqlite3.connect(path) as db:
-        assert db.execute("UPDATE block SET device = 8 WHERE block = 0").rowcount == 1
+        assert db.execute("UPDATE files SET file_system = 8 WHERE block = 0").rowcount == 1
     db.close()
     opened = Inventory(path.parent, KEY)
     assert masks(find(opened, [status(1, device=8), status(BLOCK_INODES)])[0]) == [0, MD5]
@@ -345,3 +348,114 @@ def test_a_write_that_fails_leaves_what_was_there(writer: Inventory, tmp_path: P
     other.close()
     writer.store([(7, known(status(3)))])
     assert masks(find(writer, [status(n) for n in (1, 2, 3)])[0]) == [MD5, 0, MD5]
+
+
+# What version 3 has left.
+
+
+def make_version_3(directory: Path, files: Sequence[os.stat_result], day: int) -> None:
+    """Write an inventory as version 3 was, with one row for the files, last seen on `day`."""
+    records = np.zeros(len(files), RECORD_BEFORE)
+    new = np.frombuffer(known(*files, tag=5), RECORD)
+    for name in RECORD_BEFORE.names or ():
+        records[name] = new[name]
+    raw = records.tobytes()
+    with sqlite3.connect(directory / INVENTORY_NAME) as db:
+        db.execute("CREATE TABLE meta (key_id TEXT NOT NULL) STRICT")
+        db.execute(
+            "CREATE TABLE block (device INTEGER NOT NULL, block INTEGER NOT NULL,"
+            " seen_day INTEGER NOT NULL, crc INTEGER NOT NULL, records BLOB NOT NULL,"
+            " PRIMARY KEY (device, block)) STRICT, WITHOUT ROWID"
+        )
+        db.execute("INSERT INTO meta VALUES (?)", (KEY,))
+        crc = zlib.crc32(raw, zlib.crc32(b"7 0"))
+        db.execute("INSERT INTO block VALUES (7, 0, ?, ?, ?)", (day, crc, raw))
+        db.execute("PRAGMA user_version = 3")
+    db.close()
+
+
+def ask_before(directory: Path, files: Sequence[os.stat_result], before: int | None) -> Records:
+    reader = Inventory(directory, KEY)
+    found, old = reader.find(files, {7: Identity(70, before)})
+    reader.close()
+    assert old == []
+    return found
+
+
+def test_what_version_3_knew_is_believed_until_it_is_due(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [status(inode) for inode in range(1, 15)]
+    make_version_3(tmp_path, files, 100)
+    set_day(monkeypatch, 100)
+    for write in (False, True):
+        if write:  # and after it was brought forward
+            Inventory(tmp_path, KEY, write=True).close()
+        found = ask_before(tmp_path, files, 7)
+        assert masks(found) == [MD5] * 14
+        assert set(found["read_day"].tolist()) == {100}
+        assert found["tags"][:, 0, 0].tolist() == [5] * 14
+        assert masks(ask_before(tmp_path, [status(1, mtime=9), status(20)], 7)) == [0, 0]
+        # A file system that had no number of its own then.
+        assert masks(ask_before(tmp_path, files, None)) == [0] * 14
+    counts = []
+    for day in range(100, 115):
+        set_day(monkeypatch, day)
+        counts.append(sum(map(bool, masks(ask_before(tmp_path, files, 7)))))
+    assert counts == list(range(14, -1, -1))
+
+
+def test_what_is_read_since_counts_instead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_day(monkeypatch, 100)
+    make_version_3(tmp_path, [status(1), status(2)], 100)
+    writer = Inventory(tmp_path, KEY, write=True)
+    writer.store([(70, known(status(1), mask=SHA1, tag=8))])
+    assert (writer.stats().files, writer.stats().believed) == (3, 2)
+    writer.close()
+    found = ask_before(tmp_path, [status(1), status(2)], 7)
+    assert masks(found) == [SHA1, MD5]
+    assert found["read_day"].tolist() == [0, 100]
+
+
+def test_the_table_of_version_3_goes_when_all_of_it_is_due(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_version_3(tmp_path, [status(1)], 100)
+    for day, files in ((100, 1), (113, 1), (114, 0)):
+        set_day(monkeypatch, day)
+        reader = Inventory(tmp_path, KEY)
+        writer = Inventory(tmp_path, KEY, write=True)
+        assert writer.stats().files == files
+        writer.store([(70, known(status(9)))]) if not files else None
+        # Who reads meanwhile goes on.
+        assert masks(reader.find([status(9)], {7: Identity(70, 7)})[0]) == [0 if files else MD5]
+        reader.close()
+        writer.close()
+
+
+def test_an_earlier_hashclient_starts_again_and_a_later_one_after_it(tmp_path: Path) -> None:
+    """The one before knows nothing of the new table, and leaves it as it is."""
+    writer = Inventory(tmp_path, KEY, write=True)
+    writer.store([(70, known(status(1)))])
+    writer.close()
+    with sqlite3.connect(tmp_path / INVENTORY_NAME) as db:
+        for table in ("meta", "block"):
+            db.execute(f"DROP TABLE IF EXISTS {table}")
+    db.close()
+    make_version_3(tmp_path, [status(2)], cache.today())
+    writer = Inventory(tmp_path, KEY, write=True)
+    found, _ = writer.find([status(1), status(2)], {7: Identity(70, 7)})
+    assert masks(found) == [0, MD5]
+    writer.close()
+
+
+@pytest.mark.parametrize("write", [False, True])
+def test_a_later_version_is_left_alone(path: Path, write: bool) -> None:
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA user_version = 5")
+    db.close()
+    before = path.read_bytes()
+    with pytest.raises(StateError, match="newer hashclient") as caught:
+        Inventory(path.parent, KEY, write=write)
+    assert not isinstance(caught.value, DamagedInventoryError)
+    assert path.read_bytes() == before

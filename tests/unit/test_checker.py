@@ -19,8 +19,8 @@ from hashclient.core.kinds import Kind
 from hashclient.core.model import Hit, Outcome
 from hashclient.index import matcher as judging
 from hashclient.index.open_lists import OpenLists, open_lists
-from hashclient.scan import cache, reading
 from hashclient.scan import checker as module
+from hashclient.scan import reading
 from hashclient.scan.cache import InventoryPlace
 from hashclient.scan.checker import DEFER_BYTES, TASK_BYTES, Checker
 from hashclient.scan.executors.interface import Result
@@ -431,7 +431,6 @@ def rests_on(result: Result) -> tuple[int, int, int]:
 def test_each_file_is_counted_once_by_what_its_answer_rests_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep_clean: bool
 ) -> None:
-    monkeypatch.setattr(cache, "FRESH_NS", 0)
     remember_at_once(monkeypatch, tmp_path)
     _, sha1, _ = digests_of(b"disputed")
     rows = csv_of({"e-1": b"listed"}) + f"e-2,{'0' * 31}1,{sha1},,8,synthetic\n".encode()

@@ -22,9 +22,9 @@ from hashclient.config import (
     ServiceDestination,
     Settings,
     parse_config,
-    provider_table,
     resolve_settings,
 )
+from hashclient.configfile.edit import provider_table
 from hashclient.errors import ConfigError
 from tests.support import call
 
@@ -118,19 +118,22 @@ def test_what_is_not_configured_is_said_with_a_hint(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("frob = 1", "unknown field `frob`"),
-        ("scan = 1", "unknown field `scan`"),
-        ('"a\\u001bb" = 1', "unknown field `a\\x1bb`"),
-        ("state_dir = 7", "Expected `str"),
+        ("frob = 1", "unknown key 'frob' at the top"),
+        ("scan = 1", "wrong type of 'scan' at the top: expected a table, not a whole number"),
+        ('"a\\u001bb" = 1', "unknown key 'a\\\\x1bb'"),
+        ("state_dir = 7", "wrong type of 'state_dir' at the top: expected a text"),
         ("a = = 1", "Invalid value"),
-        ("[providers.main]\nurl = 'u'", "missing required field `root_sha256`"),
-        (PROVIDER + "tokenfile = 'x'", "unknown field `tokenfile`"),
-        (PROVIDER + "token_file = 3", "Expected `str"),
-        (PROVIDER + "allow_http = 'yes'", "Expected `bool`"),
-        (PROVIDER + "lists = 'one'", "Expected `array"),
+        ("[providers.main]\nurl = 'u'", "'root_sha256' is missing in [providers.main]"),
+        (PROVIDER + "tokenfile = 'x'", "unknown key 'tokenfile' in [providers.main]"),
+        (PROVIDER + "token_file = 3", "'token_file' in [providers.main]: expected a text"),
+        (PROVIDER + "allow_http = 'yes'", "expected true or false, not a text"),
+        (PROVIDER + "lists = 'one'", "expected a list of texts in quotes, not a text"),
         (PROVIDER + "lists = ['../x']", "cannot name a list"),
         (PROVIDER + "lists = ['A']", "cannot name a list"),
-        (PROVIDER + "[providers.main.oauth]\nclient_id = 'x'", "`token_url`"),
+        (
+            PROVIDER + "[providers.main.oauth]\nclient_id = 'x'",
+            "'token_url' is missing in [providers.main.oauth]",
+        ),
         (PROVIDER.replace("main", '"../x"'), "cannot name a provider"),
         (PROVIDER.replace("main", '"a\\u001b"'), "cannot name a provider"),
         (PROVIDER + "grace_hours = -1", "grace_hours"),
@@ -144,10 +147,10 @@ def test_what_is_not_configured_is_said_with_a_hint(tmp_path: Path) -> None:
         (PROVIDER + "min_rate_kib_s = inf", "min_rate_kib_s"),
         (PROVIDER + "attempts = 0", "attempts"),
         (PROVIDER + "attempts = 21", "attempts"),
-        (PROVIDER + "attempts = 1.5", "Expected `int`"),
+        (PROVIDER + "attempts = 1.5", "expected a whole number, not a number with a fraction"),
         (PROVIDER + "max_churn = 0.0", "max_churn"),
         (PROVIDER + "max_churn = nan", "max_churn"),
-        ("providers = [1]", "Expected `object`"),
+        ("providers = [1]", "wrong type of 'providers' at the top: expected a table, not a list"),
         ("x = " + "[" * 5000 + "]" * 5000, ""),
     ],
 )
@@ -162,7 +165,7 @@ def test_what_is_wrong_is_named(text: str, message: str) -> None:
 def test_tables_of_commands_are_left_to_the_command_line() -> None:
     config = parse_config(PROVIDER + "[scan]\nanything = 1\n[fetch]\n", COMMANDS, "f")
     assert config.commands == {"scan": {"anything": 1}, "fetch": {}}
-    with pytest.raises(ConfigError, match="unknown field `lookup`"):
+    with pytest.raises(ConfigError, match="unknown key 'lookup'"):
         parse_config("[lookup]\n", COMMANDS, "f")
 
 
@@ -214,6 +217,91 @@ _providers = st.builds(
     min_rate_kib_s=st.floats(0.05, 1e6),
     attempts=st.integers(1, 20),
 )
+
+
+def test_a_misspelt_key_is_told_from_what_is_known() -> None:
+    for text, meant in (
+        ("[quarantin]\n", "quarantine"),
+        ("[lokup]\n", "lookup"),
+        (PROVIDER + "atempts = 3\n", "attempts"),
+        (PROVIDER + "[[policy]]\nactions = ['quarantne']\n", "quarantine"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            parse_config(text, COMMANDS | {"lookup"}, "f")
+        assert str(caught.value.hint).startswith(f"did you mean {meant!r}?")
+
+
+def test_what_may_be_a_secret_in_the_wrong_place_is_not_repeated() -> None:
+    for text in (PROVIDER + "grace_hours = 'hunter2'\n", "providers = 'hunter2'\n"):
+        with pytest.raises(ConfigError) as caught:
+            parse_config(text, COMMANDS, "f")
+        assert "hunter2" not in f"{caught.value.message} {caught.value.hint}"
+
+
+SINCE = (
+    PROVIDER
+    + """attempts = 2
+[[policy]]
+actions = ["record"]
+[since."0.3".scan]
+deep = true
+[since."0.3".providers.main]
+attempts = 3
+[since."0.10.1".providers.main]
+attempts = 4
+[[since."0.10.1".policy]]
+actions = ["report"]
+shiny = 1
+"""
+)
+
+
+@pytest.mark.parametrize(
+    ("version", "attempts", "tables"),
+    [
+        ("0.1.0", 2, {}),
+        ("0.2.9", 2, {}),
+        ("0.3.0.dev1", 3, {"scan": {"deep": True}}),
+        ("0.9", 3, {"scan": {"deep": True}}),
+        ("0.10.0", 3, {"scan": {"deep": True}}),
+    ],
+)
+def test_what_is_for_later_versions_is_passed_over(
+    version: str, attempts: int, tables: dict[str, Any]
+) -> None:
+    config = parse_config(SINCE, COMMANDS, "f", version=version)
+    assert config.providers["main"].attempts == attempts
+    assert config.commands == tables
+    assert config.policy == (PolicyRule(("record",)),)
+
+
+def test_what_is_for_this_version_is_checked_as_anything_else() -> None:
+    for version in ("0.10.1", "1.0"):
+        with pytest.raises(ConfigError, match=r"unknown key 'shiny' in \[\[policy\]\] number 1"):
+            parse_config(SINCE, COMMANDS, "f", version=version)
+    # Without saying for whom it is, a key that is not known is an error in every version.
+    with pytest.raises(ConfigError, match="unknown key 'deeep'"):
+        parse_config(PROVIDER + "deeep = 1", COMMANDS, "f", version="0.1.0")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "since = 3",
+        "[since]\nscan = 3",
+        "[since.scan]\ndeep = true",
+        "[since.0.3.scan]\ndeep = true",
+        '[since."3".scan]\ndeep = true',
+        '[since."0.3 ".scan]\ndeep = true',
+        '[since]\n"0.3" = 3',
+        '[since."9.3".since."0.1".scan]\ndeep = true',
+        "since.'0.1'." + ".".join("a" * 3000) + " = 1\n",
+    ],
+)
+def test_what_is_for_no_version_is_an_error(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(text, COMMANDS, "f", version="0.1.0")
+    assert caught.value.hint
 
 
 @given(_providers)
@@ -287,6 +375,18 @@ def test_what_is_to_be_done_about_matches_is_read() -> None:
     assert isinstance(two.report.to["centre"], ServiceDestination)
 
 
+def test_for_how_long_files_are_believed_unchanged() -> None:
+    assert parse_config("", COMMANDS, "c.toml").inventory.reread_days == 14
+    for days in (0, 1, 3650):
+        text = f"[inventory]\nreread_days = {days}\n"
+        assert parse_config(text, COMMANDS, "c.toml").inventory.reread_days == days
+    for wrong in ("-1", "3651", "1.5", '"14"', "true"):
+        with pytest.raises(ConfigError, match="reread_days"):
+            parse_config(f"[inventory]\nreread_days = {wrong}\n", COMMANDS, "c.toml")
+    with pytest.raises(ConfigError, match="unknown key 'days'"):
+        parse_config("[inventory]\ndays = 1\n", COMMANDS, "c.toml")
+
+
 def test_without_a_word_matches_are_recorded_only() -> None:
     config = parse_config("", COMMANDS, "c.toml")
     assert (config.policy, config.quarantine, config.report) == (
@@ -303,13 +403,30 @@ def test_without_a_word_matches_are_recorded_only() -> None:
         ('recipients = ["age1example"]', "", "recipients of quarantine are not set"),
         ("retention_days = 365", "retention_days = -1", "retention_days of quarantine"),
         ("retention_days = 365", "retention_days = nan", "retention_days of quarantine"),
-        ("retention_days = 365", "retention = 365", "unknown field `retention`"),
+        ("retention_days = 365", "retention = 365", "unknown key 'retention' in [quarantine]"),
         ("[report.to.police]", "[report.to.'a b']", "cannot name a destination"),
-        ('kind = "package"', 'kind = "letter"', "letter"),
-        ('kind = "package"', "", "kind"),
+        (
+            'kind = "package"',
+            'kind = "letter"',
+            (
+                "'letter' is no value of 'kind' in [report.to.police]: it is one of"
+                ' "cybertipline", "package"'
+            ),
+        ),
+        ('kind = "package"', "", "'kind' is missing in [report.to.police]"),
+        ('kind = "package"', "kind = 3", "a whole number is no value of 'kind'"),
         ('email = "abuse@example.org"', 'default = "nobody"', "names no destination: nobody"),
-        ('"report"]', '"delete"]', "delete"),
-        ('actions = ["record"]', "", "actions"),
+        (
+            '"report"]',
+            '"delete"]',
+            (
+                "'delete' is no value of 'actions' in [[policy]] number 1: it is one of"
+                ' "quarantine", "record", "report"'
+            ),
+        ),
+        ('actions = ["record"]', "", "'actions' is missing in [[policy]] number 2"),
+        ('["record"]', "[true]", "a boolean is no value of 'actions' in [[policy]] number 2"),
+        ('"abuse@example.org"', "2026-01-01", "'email' in [report]: expected a text in quotes"),
         (
             '[report.to.police]\nkind = "package"\ndirectory = "/srv/handover"',
             "",

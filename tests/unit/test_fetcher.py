@@ -35,12 +35,14 @@ from hashclient.fetch import build
 from hashclient.fetch.fetcher import Fetched, Fetcher
 from hashclient.fetch.providers import Received
 from hashclient.index import writer
-from hashclient.index.reader import open_index, verify_runs
+from hashclient.index.manifest import verify_runs
+from hashclient.index.reader import open_index
 from hashclient.index.run import DamagedError, Run
 from hashclient.lists.wire import add_schema, encode_segment, parse_index
 from hashclient.net.credentials import OAuth
 from hashclient.net.settings import access_of
 from hashclient.system.locks import writer_lock
+from tests.support import edit_manifest
 
 ALL = range(40)
 DAY = timedelta(days=1)
@@ -187,7 +189,9 @@ def test_a_check_that_finds_nothing_new_is_noted(client: Client, simulator: Simu
     assert before is not None and after is not None
     assert (after.checked_at, after.fetched_at) == (later, before.fetched_at)
     assert after.expires > before.expires
-    unchanged = {"checked_at": before.checked_at, "expires": before.expires}
+    assert (after.verified_at, before.verified_at) == (later, before.fetched_at)
+    changed = ("mac", "checked_at", "expires", "verified_at", "oldest_verified")
+    unchanged = {name: getattr(before, name) for name in changed}
     assert msgspec.structs.replace(after, **unchanged) == before
 
 
@@ -257,9 +261,7 @@ def test_a_provider_that_offers_nothing_to_fetch(tmp_path: Path) -> None:
 
 def test_a_list_of_another_provider_is_left_alone(client: Client) -> None:
     client.fetch()
-    path = folder(client) / "manifest.json"
-    document = json.loads(path.read_bytes())
-    path.write_text(json.dumps({**document, "provider": "elsewhere"}))
+    edit_manifest(client.settings.state_dir, "baseline", provider="elsewhere")
     with pytest.raises(ConfigError, match="is here already, from provider elsewhere"):
         client.fetch()
     assert client.numbers(ALL) == set(range(30))
@@ -267,9 +269,7 @@ def test_a_list_of_another_provider_is_left_alone(client: Client) -> None:
 
 def test_a_damaged_list_of_another_provider_is_left_alone(client: Client) -> None:
     client.fetch()
-    path = folder(client) / "manifest.json"
-    document = json.loads(path.read_bytes())
-    path.write_text(json.dumps({**document, "provider": "elsewhere"}))
+    edit_manifest(client.settings.state_dir, "baseline", provider="elsewhere")
     (run,) = folder(client).glob("run-*")
     os.truncate(run, 99)
     with pytest.raises(ConfigError, match="is here already, from provider elsewhere"):
@@ -330,9 +330,9 @@ def test_a_manifest_that_lost_a_run_is_damage_until_the_next_fetch(
     document = json.loads(path.read_bytes())
     assert [run["entries"] for run in document["runs"]] == [30, 3]
     del document["runs"][lost]
-    path.write_text(json.dumps(document))
+    edit_manifest(client.settings.state_dir, "baseline", runs=document["runs"])
     with pytest.raises(DamagedError, match=r"has (3|30) entries, its manifest says 33") as caught:
-        open_index(folder(client))
+        open_index(folder(client), client.session.sealer())
     assert "hashclient fetch" in (caught.value.hint or "")
     client.fetch()
     assert client.numbers(ALL) == set(range(33))
@@ -443,8 +443,8 @@ def test_nobody_goes_on_from_a_build_that_is_damaged(
     """Rows that are none show when runs are merged; what was begun is not used again then."""
     break_off(client, simulator)
     # The disk fails after what was begun has been found sound.
-    monkeypatch.setattr(build, "verify_runs", lambda *_: None)
-    monkeypatch.setattr(writer, "verify_runs", lambda *_: None)
+    monkeypatch.setattr(build, "verify_runs", lambda *_: {})
+    monkeypatch.setattr(writer, "verify_runs", lambda *_: {})
     path = min(folder(client).glob("run-*"))
     rows = Run(path).section("md5.row")
     assert rows is not None

@@ -148,7 +148,7 @@ def test_file_systems_that_are_not_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: int, expected: SizeTrust
 ) -> None:
     """9p, whose servers may make their files up; NFS; proc; and none that is known."""
-    monkeypatch.setattr(filesystems, "_kind_of", lambda _: kind)
+    monkeypatch.setattr(filesystems, "kind_of", lambda _: kind)
     assert trust_of(0, os.makedev(0, 99)) is expected
 
 

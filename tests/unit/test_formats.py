@@ -100,7 +100,7 @@ def test_the_summary_for_people() -> None:
     text = TextFormatter(SCAN).end(summary)
     assert text is not None
     assert text.split("\n") == [
-        "12,346 inputs: 12,345 clean, 1 match, 0 conflict, 0 skipped, 0 unread",
+        "12,346 inputs: 12,345 clean, 1 match, 0 conflicts, 0 skipped, 0 unread",
         "read 12,346 files, 1.2 MB, in 2.3 s",
         "list baseline, generation 3, fresh until 2026-01-02 03:04 UTC",
         "list local, generation 1, expired 2026-01-02 03:04 UTC, STALE",
@@ -111,13 +111,15 @@ def test_the_summary_for_people() -> None:
 
 def test_what_an_answer_rests_on_besides_reading() -> None:
     summary = Summary((), files_read=1, bytes_read=68, elapsed_s=0.04)
-    for ruled_out, unchanged, end in (
-        (0, 0, ""),
-        (2, 0, "; 2 ruled out by size"),
-        (0, 1_000, "; 1,000 known unchanged"),
-        (2, 1, "; 2 ruled out by size, 1 known unchanged"),
+    for ruled_out, unchanged, believed, end in (
+        (0, 0, 0, ""),
+        (2, 0, 0, "; 2 ruled out by size"),
+        (0, 1_000, 0, "; 1,000 known unchanged"),
+        (2, 1, 0, "; 2 ruled out by size, 1 known unchanged"),
+        (0, 5, 3, "; 5 known unchanged, 3 of them believed unchanged"),
     ):
         summary.ruled_out_by_size, summary.known_unchanged = ruled_out, unchanged
+        summary.believed_unchanged = believed
         lines = (TextFormatter(SCAN).end(summary) or "").split("\n")
         assert f"read 1 file, 68 B, in 0.0 s{end}" in lines
     lines = (TextFormatter(Context("lookup", THEN)).end(summary) or "").split("\n")

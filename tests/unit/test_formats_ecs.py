@@ -176,6 +176,8 @@ def test_lists_and_the_run_come_last() -> None:
         "bytes_read": 2**50,
         "ruled_out_by_size": 3,
         "known_unchanged": 0,
+        "believed_unchanged": 0,
+        "gone": 0,
     }
     assert run["labels"] == {"interrupted": "no"}
 

@@ -14,7 +14,15 @@ import pytest
 
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Action, Kind, MatchState
-from hashclient.core.model import Acted, Handled, Hit, ListState, MatchRef, MissingList
+from hashclient.core.model import (
+    Acted,
+    Handled,
+    Hit,
+    Invocation,
+    ListState,
+    MatchRef,
+    MissingList,
+)
 from hashclient.core.verdict import Summary
 from hashclient.errors import ExitCode
 from hashclient.formats import html
@@ -322,3 +330,66 @@ def test_text_is_escaped_and_markup_is_not() -> None:
     assert made == '<p title="&quot;&lt;" hidden>&lt;b&gt;&quot;&amp;\\x0a<wbr></p>'
     assert joined("<", made) == f"&lt;{made}"
     assert element("label", for_="a", data_b_c="d") == '<label for="a" data-b-c="d"></label>'
+
+
+ABOUT = Invocation("host-1", "root", "/root", ("/srv/files", "/srv/<b>"), 3)
+
+
+def with_about(found: Iterable[Handled], summary: Summary | None, command: str) -> ET.Element:
+    written = HtmlFormatter(Context(command, NOW, about=ABOUT))
+    for outcome in found:
+        written.outcome(outcome)
+    return parse_html(written.end(summary))
+
+
+def test_what_was_scanned_is_said_also_where_all_is_clean() -> None:
+    tree = with_about([], summary_of(Kind.CLEAN), "scan")
+    part = section(tree, "what-was-scanned")
+    assert part is not None
+    for word in ("/srv/files", "/srv/<b>", "and 3 more", "host-1", "/root", "root", "0.0 s"):
+        assert word in content(part)
+    following = section(tree, "what-to-do-next")
+    assert following is not None and "Nothing is to be done." in content(following)
+    assert section(page([], summary_of(Kind.CLEAN)), "what-was-scanned") is None
+
+
+@pytest.mark.parametrize(
+    ("summary", "found", "said"),
+    [
+        (summary_of(Kind.MATCH), [match("/a")], ["Do not open, copy or send", "quarantine add ID"]),
+        (summary_of(Kind.UNREAD), [], ["Remove the reasons"]),
+        (summary_of(Kind.CLEAN, missing=MISSING), [], ["hashclient fetch"]),
+        (summary_of(Kind.CLEAN, stopped=ExitCode.TERMINATED), [], ["not whole"]),
+        (None, [], ["Nothing is to be done."]),
+    ],
+)
+def test_what_to_do_next_follows_from_what_was_found(
+    summary: Summary | None, found: list[Handled], said: list[str]
+) -> None:
+    part = section(page(found, summary, "scan" if summary else "matches"), "what-to-do-next")
+    assert part is not None
+    for words in said:
+        assert words in content(part)
+    assert ("Do not open" in content(part)) == bool(found)
+
+
+def test_every_section_has_a_link_at_the_top() -> None:
+    tree = with_about([match("/a")], summary_of(Kind.MATCH, Kind.UNREAD), "scan")
+    (nav,) = (e for e in tree.iter("nav") if e.get("class") == "contents")
+    targets = [link.get("href", "") for link in nav.iter("a")]
+    headings = [heading.get("id") for heading in tree.iter("h2")]
+    assert targets == [f"#{name}" for name in headings]
+    assert len(targets) == 7
+
+
+def test_rows_can_be_chosen_by_list_and_category() -> None:
+    found = [match("/a", "one/x", "two/y"), match("/b", "one/y")]
+    tree = page(found, summary_of(Kind.MATCH, Kind.MATCH))
+    rows = tree.findall(".//table[@id='files-table']/tbody/tr")
+    assert [row.get("data-list") for row in rows] == ["one two", "one"]
+    assert [row.get("data-category") for row in rows] == ["x y", "y"]
+    options = {
+        select.get("id"): [content(option) for option in select] for select in tree.iter("select")
+    }
+    assert options["filter-list"] == ["all", "one (2)", "two (1)"]
+    assert options["filter-category"] == ["all", "x (1)", "y (2)"]

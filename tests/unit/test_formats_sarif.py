@@ -131,7 +131,7 @@ def test_there_is_one_rule_for_a_list_and_category_and_one_for_its_conflicts() -
 @pytest.mark.parametrize("state", MatchState)
 def test_a_match_that_asks_for_nothing_any_more_is_a_note(state: MatchState) -> None:
     recorded = MatchRef("3kdz7wnq2m", state, NOW, NOW)
-    is_over = state in ("withdrawn", "restored", "purged", "closed")
+    is_over = state in ("gone", "withdrawn", "restored", "purged", "closed")
     assert levels(run_of(match(record=recorded))) == [
         ("baseline/synthetic", "note" if is_over else "error")
     ]
@@ -152,6 +152,7 @@ def test_what_was_not_checked_is_a_notification_and_what_is_clean_is_counted() -
     assert notifications(run) == [
         ("unread", "permission _denied_ _0_"),
         ("skipped", "named pipe"),
+        ("skips", "skipped 1: named pipe 1"),
     ]
     assert (run["properties"]["clean"], run["properties"]["inputs"]) == (1, 3)
 

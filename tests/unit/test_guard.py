@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import sqlite3
 import tempfile
@@ -301,6 +302,21 @@ def test_rot_in_the_index_is_found_and_mended(tmp_path: Path) -> None:
     open_guard(state, [str(path)], SEALER, verify=True)
     verify_guard(state)
     assert refused(state, [path], digests_of(1)) is not None
+
+
+def test_an_index_that_0_1_0_has_made_is_made_again(tmp_path: Path) -> None:
+    path, state = md5sum(tmp_path / "good", 1), tmp_path / "state"
+    assert refused(state, [path], digests_of(1)) is not None
+    sources = state / "known-good" / "sources.json"
+    document = json.loads(sources.read_bytes())
+    for run in document["runs"]:
+        run["sha256"] = run.pop("root")
+    sources.write_text(json.dumps(document | {"format": "hashclient-known-good/1"}))
+    (old,) = (state / "known-good").glob("run-*")
+    assert refused(state, [path], digests_of(1)) is not None
+    assert not old.exists()
+    assert json.loads(sources.read_bytes())["format"] == "hashclient-known-good/2"
+    verify_guard(state)
 
 
 def test_a_large_file_is_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

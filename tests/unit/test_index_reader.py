@@ -18,20 +18,23 @@ from fixtures.simulator import Simulator
 from hashclient.core.algorithms import Algorithm
 from hashclient.errors import StateError
 from hashclient.index import reader as index_module
-from hashclient.index.blinding import load_sealer
+from hashclient.index.blinding import Sealer, load_sealer
+from hashclient.index.manifest import (
+    Manifest,
+    OtherKeyError,
+    RunRef,
+    load_manifest,
+    verify_runs,
+    write_manifest,
+)
 from hashclient.index.reader import (
     CLOCK_TOLERANCE,
     Index,
-    Manifest,
-    RunRef,
     RunSet,
-    check_key,
     lists_on_disk,
-    load_manifest,
     open_index,
     open_manifest,
     state_of,
-    verify_runs,
 )
 from hashclient.index.run import RUN_MAGIC, DamagedError, Run, aligned, mask_set
 
@@ -54,8 +57,13 @@ def directory(built: Client) -> Path:
 
 
 @pytest.fixture
-def index(directory: Path) -> Index:
-    index = open_index(directory)
+def sealer(built: Client) -> Sealer:
+    return load_sealer(built.settings.state_dir, None, {})
+
+
+@pytest.fixture
+def index(directory: Path, sealer: Sealer) -> Index:
+    index = open_index(directory, sealer)
     assert index is not None
     return index
 
@@ -74,41 +82,47 @@ def copy_with(path: Path, target: Path, data: bytes) -> Path:
 # Opening
 
 
-def test_no_manifest_is_no_index(tmp_path: Path) -> None:
-    assert load_manifest(tmp_path) is None
-    assert open_index(tmp_path) is None
-    assert open_index(tmp_path / "nowhere") is None
+def test_no_manifest_is_no_index(sealer: Sealer, tmp_path: Path) -> None:
+    assert load_manifest(tmp_path, sealer) is None
+    assert open_index(tmp_path, sealer) is None
+    assert open_index(tmp_path / "nowhere", sealer) is None
 
 
-def test_a_manifest_that_cannot_be_read(tmp_path: Path) -> None:
+def test_a_manifest_that_cannot_be_read(sealer: Sealer, tmp_path: Path) -> None:
     (tmp_path / "manifest.json").mkdir()
     with pytest.raises(StateError, match="cannot read"):
-        load_manifest(tmp_path)
+        load_manifest(tmp_path, sealer)
 
 
-def test_a_run_that_is_gone_for_good_is_damage(index: Index, tmp_path: Path) -> None:
-    (tmp_path / "manifest.json").write_bytes(msgspec.json.encode(index.manifest))
+def test_a_run_that_is_gone_for_good_is_damage(
+    index: Index, sealer: Sealer, tmp_path: Path
+) -> None:
+    write_manifest(tmp_path, index.manifest, sealer)
     with pytest.raises(DamagedError, match="are missing"):
-        open_index(tmp_path)
+        open_index(tmp_path, sealer)
     with pytest.raises(FileNotFoundError):
         open_manifest(tmp_path, index.manifest)
 
 
 def test_a_switch_between_manifest_and_run_is_followed(
-    index: Index, directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    index: Index,
+    sealer: Sealer,
+    directory: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The old manifest is read, its run is swept, and only then it is opened."""
     old = msgspec.structs.replace(index.manifest, runs=(RunRef("run-00000000", 1, 1),))
-    (tmp_path / "manifest.json").write_bytes(msgspec.json.encode(old))
+    write_manifest(tmp_path, old, sealer)
     (tmp_path / the_run(directory).name).write_bytes(the_run(directory).read_bytes())
     opened = index_module.open_manifest
 
     def switch(folder: Path, manifest: Manifest) -> Index:
-        (tmp_path / "manifest.json").write_bytes(msgspec.json.encode(index.manifest))
+        write_manifest(tmp_path, index.manifest, sealer)
         return opened(folder, manifest)
 
     monkeypatch.setattr(index_module, "open_manifest", switch)
-    found = open_index(tmp_path)
+    found = open_index(tmp_path, sealer)
     assert found is not None and found.manifest == index.manifest
 
 
@@ -216,11 +230,9 @@ def test_lists_are_found_by_their_manifests(built: Client, tmp_path: Path) -> No
 # Judging the state
 
 
-def test_the_key_of_an_index_is_checked(built: Client, index: Index) -> None:
-    sealer = load_sealer(built.settings.state_dir, None, {})
-    check_key(index.manifest, sealer.key_id)
-    with pytest.raises(StateError, match="another key"):
-        check_key(index.manifest, "0" * 16)
+def test_the_key_of_an_index_is_checked(directory: Path) -> None:
+    with pytest.raises(OtherKeyError, match="another key"):
+        open_index(directory, Sealer(bytes(32)))
 
 
 def test_a_list_is_fresh_between_check_and_expiry(index: Index) -> None:
@@ -358,13 +370,12 @@ def test_a_set_of_masks() -> None:
     assert mask_set(np.array([1, 7, 7, 3], np.uint8)) == 0b1000101
 
 
-def test_an_open_index_outlives_its_files(directory: Path, tmp_path: Path, built: Client) -> None:
+def test_an_open_index_outlives_its_files(directory: Path, tmp_path: Path, sealer: Sealer) -> None:
     for path in directory.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
-    index = open_index(tmp_path)
+    index = open_index(tmp_path, sealer)
     assert index is not None
     for path in tmp_path.iterdir():
         path.unlink()
-    sealer = load_sealer(built.settings.state_dir, None, {})
     tags = sealer.tags_of(Algorithm.MD5, [digests_of(4)[Algorithm.MD5]])
     assert len(index.find(Algorithm.MD5, tags).queries) == 1

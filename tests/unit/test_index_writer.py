@@ -17,15 +17,13 @@ from hashclient.errors import StateError, VerificationError
 from hashclient.index import runwriter
 from hashclient.index import writer as index_writer
 from hashclient.index.blinding import Sealer
-from hashclient.index.reader import (
+from hashclient.index.manifest import (
     MANIFEST_FORMAT,
-    Index,
     Manifest,
-    RunSet,
     load_manifest,
-    open_manifest,
     verify_runs,
 )
+from hashclient.index.reader import Index, RunSet, open_manifest
 from hashclient.index.run import DamagedError, Run
 from hashclient.index.writer import InconsistentError, IndexWriter, sweep
 from hashclient.lists.wire import (
@@ -164,7 +162,7 @@ def test_sizes_take_four_bytes_where_they_fit(writer: IndexWriter, tmp_path: Pat
 def test_nothing_is_visible_before_the_manifest(writer: IndexWriter, tmp_path: Path) -> None:
     writer.add(batch("a"))
     writer.finish()
-    assert load_manifest(tmp_path) is None
+    assert load_manifest(tmp_path, SEALER) is None
 
 
 def test_the_name_of_an_orphan_is_not_used_again(writer: IndexWriter, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -68,12 +69,25 @@ def test_who_waits_in_vain_waits_no_longer(
     assert 1 <= sum(pauses) < 1 + 2 * locks.LAST_PAUSE_S
 
 
+def test_who_waits_says_so_once(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    said: list[object] = []
+    with writer_lock(path, on_wait=lambda: said.append("free")):
+        for wait_s in (0.0, 0.005):
+            with (
+                pytest.raises(LockedError),
+                writer_lock(path, wait_s=wait_s, on_wait=partial(said.append, wait_s)),
+            ):
+                pass
+    assert said == [0.005]
+
+
 def test_what_is_told_fits_what_is_locked(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     with writer_lock(path):
         with pytest.raises(LockedError, match="writing to this state") as caught, writer_lock(path):
             pass
-        assert caught.value.hint == "wait until it has finished, or use another --state-dir"
+        assert "fetch --wait" in str(caught.value.hint)
         with (
             pytest.raises(LockedError, match=r"^reports are busy$") as caught,
             writer_lock(path, busy="reports are busy", hint="wait"),

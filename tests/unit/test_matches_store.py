@@ -17,9 +17,18 @@ import pytest
 from fixtures.crash import in_child
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Kind, MatchState
-from hashclient.core.match import LISTED_AGAIN, REPORT_PREPARED, REPORT_WANTED, Step
+from hashclient.core.match import (
+    LISTED_AGAIN,
+    REPORT_PREPARED,
+    REPORT_WANTED,
+    Place,
+    Step,
+    new_id,
+    new_ids,
+)
 from hashclient.core.model import Hit, MatchRef, Outcome
 from hashclient.errors import StateError, UsageError
+from hashclient.matches import selection
 from hashclient.matches.store import Matches
 from hashclient.system import sqlite
 from hashclient.system.layout import MATCHES_NAME as DATABASE_NAME
@@ -444,3 +453,93 @@ def test_a_story_that_is_damaged_is_said(record: Matches, tmp_path: Path, detail
         record.want_report(found.id, "police", NOW)
     with pytest.raises(StateError, match="cannot use the record of matches"):
         record.wanting_report()
+
+
+def test_a_batch_returns_what_is_on_record(record: Matches) -> None:
+    chance = random.Random(7)
+    for _ in range(40):
+        found = []
+        for _ in range(chance.randrange(1, 60)):
+            hits = [
+                hit(f"e-{chance.randrange(4)}", chance.choice(("base", "other")))
+                for _ in range(chance.randrange(1, 4))
+            ]
+            tag = bytes([chance.randrange(3)]) * 16
+            where = f"/{chance.randrange(30)}"
+            found.append(match(where, *hits, md5=tag, sha1=tag if chance.random() < 0.5 else b""))
+        if chance.random() < 0.3:
+            record.withdraw("base", [f"e-{chance.randrange(4)}"], 2, NOW)
+        made = record.record(found, chance.choice((KEY, "other")), NOW)
+        # What comes again in one batch is renewed: the last of a file is what stands.
+        last = {m.id: m for m in made}
+        assert {i: record.get(i) for i in last} == last
+
+
+def test_many_ids_at_once_are_different_and_begin_alike() -> None:
+    for count in (0, 1, 31, 32, 5000):
+        ids = new_ids(count)
+        assert len(set(ids)) == count == len(ids)
+        assert all(re.fullmatch(r"[b-df-hj-np-tv-xz2-9]{10}", one) for one in ids)
+        assert ids == sorted(ids)
+    assert len({one[:4] for one in new_ids(100)}) == 1
+    letters = "".join(new_id() for _ in range(3000))
+    counts = [letters.count(letter) for letter in set(letters)]
+    assert len(counts) == 27 and max(counts) < 1.3 * min(counts)
+
+
+def test_what_is_gone_goes_on_from_there(record: Matches) -> None:
+    places = [Place(f"/srv/{n}", "inner name") for n in range(4)]
+    found = [match(f"/srv/{n}", hit(f"e-{n}")) for n in range(4)]
+    ids = [m.id for m in record.record(found, KEY, NOW, places)]
+    record.want_report(ids[2], "police", NOW)
+    record.change(ids[3], MatchState.REPORTED, NOW, {})
+    left = list(record.left_below("/srv", NOW))
+    assert [(one.id, one.path) for one in left] == [(ids[0], b"/srv/0"), (ids[1], b"/srv/1")]
+    assert list(record.left_below("/sr", NOW)) == []
+    assert list(record.left_below("/srv", NOW - timedelta(seconds=1))) == []
+    # Somebody else has seen the first meanwhile.
+    record.record(found[:1], KEY, LATER, places[:1])
+    assert [one.id for one in record.mark_gone(left, LATER)] == [ids[1]]
+    gone = record.get(ids[1])
+    assert (gone.state, gone.in_place, gone.ended) == (MatchState.GONE, True, None)
+    assert record.mark_gone(left, LATER) == []
+    # It can be reported all the same, and withdrawn.
+    assert record.change(ids[1], MatchState.REPORTED, LATER, {}).state is MatchState.REPORTED
+    record.withdraw("base", ["e-1"], 2, LATER)
+    assert record.get(ids[1]).state is MatchState.WITHDRAWN
+
+
+def test_a_page_of_matches_may_end_among_those_of_one_path(
+    record: Matches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(selection, "_ROWS", 10)
+    place = Place("/srv/a", "inner name")
+    for n in range(40):
+        tag = n.to_bytes(16, "big")
+        record.record([match("/srv/a", hit(f"e-{n}"), md5=tag)], KEY, NOW, [place])
+    assert len({one.id for one in record.left_below("/", NOW)}) == 40
+
+
+@pytest.mark.parametrize("kill_at", [1, 4, 9])
+def test_a_scan_killed_while_it_records_leaves_all_or_nothing(tmp_path: Path, kill_at: int) -> None:
+    Matches(tmp_path).__exit__()
+    found = [match(f"/{n}", hit(f"e-{n}")) for n in range(5000)]
+
+    def killed() -> None:
+        with Matches(tmp_path) as record:
+            steps = 0
+
+            def step() -> None:
+                nonlocal steps
+                steps += 1
+                if steps == kill_at:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            record._db.execute("PRAGMA cache_size = 4")
+            record._db.set_progress_handler(step, 20_000)
+            record.record(found, KEY, NOW)
+
+    assert in_child(killed) == -signal.SIGKILL
+    with Matches(tmp_path) as record:
+        assert list(record.find()) == []
+        assert len(record.record(found, KEY, NOW)) == 5000

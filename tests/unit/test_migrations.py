@@ -14,8 +14,8 @@ from hashclient.config import Config, Settings
 from hashclient.errors import LockedError, StateError
 from hashclient.fetch.build import _Staging
 from hashclient.fetch.guard import _Sources
-from hashclient.index import run
-from hashclient.index.reader import MANIFEST_FORMAT, load_manifest
+from hashclient.index import checks, run
+from hashclient.index.manifest import MANIFEST_FORMAT, read_manifest
 from hashclient.matches import tables
 from hashclient.migrations import version
 from hashclient.migrations.check import check_state
@@ -45,6 +45,7 @@ def test_the_table_of_formats_says_what_the_modules_write() -> None:
         "`state.json`": f"{version.FORMAT}/{version.CURRENT}",
         "`lists/*/manifest.json`": MANIFEST_FORMAT,
         "`lists/*/run-*`, `known-good/run-*`": str(run.RUN_MAGIC[6]),
+        "`lists/*/checks.json`": checks.CHECKS_FORMAT,
         "`lists/*/staging.json`": _Staging.__struct_defaults__[-1],
         "`known-good/sources.json`": _Sources.__struct_defaults__[-1],
         "`trust/*/`": "1",
@@ -52,6 +53,7 @@ def test_the_table_of_formats_says_what_the_modules_write() -> None:
         "`inventory.db`": str(cache._VERSION),
         "`mounts.json`": mounts.FORMAT,
         "`audit/log.jsonl`": record.FORMAT,
+        "`audit/log-*.jsonl`, and a `log.jsonl` after them": record.SEGMENT_FORMAT,
         "`quarantine/*/item.json`": item.FORMAT,
         "`quarantine/*/evidence.age`": "1",
         "`reports/*/report.json`": report.Report.__struct_defaults__[0],
@@ -159,13 +161,13 @@ def test_which_versions_are_newer(format_: str, newer: bool) -> None:
     assert is_newer(format_, "a/2") is newer
 
 
-@pytest.mark.parametrize("text", ['{"format": "hashclient-index/2"}', '{"format":'])
+@pytest.mark.parametrize("text", ['{"format": "hashclient-index/3"}', '{"format":'])
 def test_a_newer_manifest_is_told_from_a_damaged_one(tmp_path: Path, text: str) -> None:
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(StateError) as caught:
-        load_manifest(tmp_path)
-    assert ("newer hashclient" in caught.value.message) is ("2" in text)
-    assert isinstance(caught.value, run.DamagedError) is ("2" not in text)
+        read_manifest(tmp_path)
+    assert ("newer hashclient" in caught.value.message) is ("3" in text)
+    assert isinstance(caught.value, run.DamagedError) is ("3" not in text)
 
 
 def test_a_newer_record_of_matches_is_not_to_be_moved_away(tmp_path: Path) -> None:

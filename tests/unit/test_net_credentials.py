@@ -115,6 +115,12 @@ def test_an_address_elsewhere_is_refused(url: str) -> None:
         parse_endpoint(BASE, "URL").locate(url)
 
 
+@pytest.mark.parametrize("host", ["xn--mnchen-3ya.invalid", "a.xn--p1ai", "127.0.0.1", "1.2.3"])
+def test_hosts_that_the_transport_takes_are_taken(host: str) -> None:
+    assert parse_endpoint(f"https://{host}/", "URL").host == host
+    assert httpx.URL(f"https://{host}/").raw_host == host.encode()
+
+
 def test_the_base_itself_and_another_spelling_of_the_origin_are_accepted() -> None:
     base = parse_endpoint(BASE, "URL")
     assert base.locate(BASE).url == BASE
@@ -132,6 +138,9 @@ def test_the_base_itself_and_another_spelling_of_the_origin_are_accepted() -> No
     [
         f"https://user:{SECRET}@list.invalid/",
         f"https://list.invalid/?token={SECRET}",
+        # What the transport would not take, and would call a failed verification.
+        *("https://xn--a/", "https://xn--0/x", "https://xn--zzzzzz99999.invalid/"),
+        *("https://999.1.1.1/", "https://1.2.3.04/", "https://xn--abc-/"),
         "https://list.invalid/#a",
         "https://list.invalid/a%20b",
         "https://list.invalid/a//b",

@@ -35,7 +35,10 @@ def targets(client: Client) -> Path:
 
 def test_it_is_what_a_fetch_has_verified(client: Client, targets: Path) -> None:
     assert sorted(delegated_lists(targets) or ()) == ["a", "b"]
-    assert [(entry.name, entry.provider) for entry in expected_lists(client.settings)] == [
+    assert [
+        (entry.name, entry.provider)
+        for entry in expected_lists(client.settings, client.session.sealer())
+    ] == [
         ("a", "main"),
         ("b", "main"),
     ]

@@ -19,7 +19,7 @@ from hashclient.core.verdict import Summary
 from hashclient.errors import AuditError, ExitCode, HashclientError, StateError
 from hashclient.matches.store import Matches
 from hashclient.scan.engine import Progress
-from hashclient.scan.pipeline import FrontEnd, Observer, Run
+from hashclient.scan.pipeline import FrontEnd, Observer, Run, Scan
 from hashclient.scan.recorder import RunRecord
 from hashclient.session import Session
 from hashclient.system.layout import MATCHES_NAME
@@ -234,3 +234,13 @@ def test_where_nothing_was_found_there_is_nothing_clean(world: World) -> None:
     assert list(run) == []
     assert run.exit_code is ExitCode.INCOMPLETE
     assert world.logged() == ["scan-start", "scan-end"]
+
+
+def test_what_a_scan_records_together_comes_by_path(world: World) -> None:
+    paths = ["/b", "/\udcff", "/a/c", "/a"]
+    run = world.run([*map(match, paths), None, match("/0")])
+    run._by_path = Scan._by_path
+    assert [h.outcome.path for h in run] == ["/a", "/a/c", "/b", "/\udcff", "/0"]
+    # What is looked up stays in the order in which it was given.
+    run = world.run([*map(match, paths), None])
+    assert [h.outcome.path for h in run] == paths

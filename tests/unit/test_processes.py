@@ -106,6 +106,7 @@ def test_everything_survives_the_way_there_and_back() -> None:
         bytes_read=2**40,
         ruled_out_by_size=5,
         known_unchanged=7,
+        believed_unchanged=6,
         outcomes=[
             Outcome(Kind.MATCH, odd, 2**50, hits=(hit, hit), digests={Algorithm.SHA1: b"\0\xff"}),
             Outcome(Kind.UNREAD, "grün", reason="gone"),
@@ -163,6 +164,7 @@ def test_progress_in_large_files_is_told_and_time_passes() -> None:
 
     advances = [r for r in run(1, check, [task("a")]) if isinstance(r, Advance)]
     assert sum(a.bytes_ahead for a in advances) == 2 * PROGRESS_BYTES
+    assert {a.path for a in advances if a.bytes_ahead} == {"d/a"}
     assert Advance() in advances
 
 

@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from hashclient.audit.record import Record
 from hashclient.core.kinds import MatchState
 from hashclient.errors import ExitCode
-from hashclient.index.reader import Manifest, RunRef
+from hashclient.index.manifest import Manifest, RunRef
 from hashclient.status.prometheus import render
 from hashclient.status.status import (
     AuditStatus,
@@ -44,6 +44,7 @@ def manifest() -> Manifest:
         with_size=0,
         key_id="",
         index_hash="",
+        oldest_verified=NOW - timedelta(days=5),
         runs=tuple(RunRef(f"run-{n}", n, 1) for n in (100, 23)),
     )
 
@@ -67,7 +68,7 @@ def full() -> Status:
         matches=counts,
         quarantine=QuarantineStatus(2, 4096),
         reports=ReportsStatus({"prepared": 1, "submitted": 4}, NOW - timedelta(minutes=5)),
-        audit=AuditStatus(record("fetch"), record("scan-end", exit_code=10)),
+        audit=AuditStatus(record("fetch"), record("scan-end", exit_code=10, believed_unchanged=3)),
     )
 
 
@@ -101,6 +102,7 @@ def test_every_value_is_read_as_it_was() -> None:
         "list_expires_timestamp_seconds": {"baseline": NOW.timestamp() + 7 * 86400},
         "list_last_fetch_timestamp_seconds": {"baseline": NOW.timestamp() - 2 * 3600},
         "list_last_check_timestamp_seconds": {"baseline": NOW.timestamp() - 3600},
+        "list_verified_timestamp_seconds": {"baseline": NOW.timestamp() - 5 * 86400},
         "list_recognised_ratio": {"baseline,size+md5": 1, "baseline,md5": 3 / 12_345_678_901},
         "matches": {str(state): number for number, state in enumerate(MatchState)},
         "quarantine_files": {"": 2},
@@ -111,6 +113,7 @@ def test_every_value_is_read_as_it_was() -> None:
         "audit_last_record_timestamp_seconds": {"": NOW.timestamp()},
         "last_scan_end_timestamp_seconds": {"": NOW.timestamp()},
         "last_scan_exit_code": {"": 10},
+        "last_scan_believed_unchanged": {"": 3},
     }
 
 

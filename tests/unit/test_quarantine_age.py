@@ -20,6 +20,7 @@ from hashclient.errors import (
     UsageError,
 )
 from hashclient.quarantine.age import (
+    EXAMPLE_RECIPIENT,
     load_identities,
     parse_header,
     parse_recipients,
@@ -198,6 +199,15 @@ def test_a_secret_key_among_the_recipients_is_never_repeated(key: Path) -> None:
 def test_what_is_no_public_key_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="not an age public key"):
         parse_recipients([text])
+
+
+def test_nothing_is_sealed_to_the_key_of_an_example() -> None:
+    from pyrage import x25519
+
+    assert x25519.Recipient.from_str(EXAMPLE_RECIPIENT)  # it looks like any other
+    for texts in ([EXAMPLE_RECIPIENT], [f" {EXAMPLE_RECIPIENT}\n"]):
+        with pytest.raises(ConfigError, match="example in the documents"):
+            parse_recipients(texts)
 
 
 def test_recipients_must_be_configured() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import subprocess
@@ -25,6 +26,7 @@ from hashclient.scan.checker import Checker
 from hashclient.scan.reading import (
     ATTEMPTS,
     CLAIMED_BYTES,
+    HELD_BYTES,
     SPARSE_BYTES,
     UNSIZED_BYTES,
     UNSIZED_S,
@@ -39,6 +41,7 @@ from hashclient.scan.reading import (
 from hashclient.scan.reasons import CHANGED, ENDLESS, SPARSE, reason_of
 from hashclient.scan.sources.interface import Group
 from hashclient.system.filesystems import FULL, NONE, NONZERO, SizeTrust, trust_at
+from hashclient.system.leases import can_lease, hold, keeps_out
 from tests.support import csv_of, make_state, write_tree
 
 SHA1 = (Algorithm.SHA1,)
@@ -72,7 +75,8 @@ def read(
     reader = Reader(options.pop("plan_of", lambda _: SHA1), **options)
     with opened(path) as fd:
         reader._trusts[os.fstat(fd).st_dev] = trust
-        plan, digests, length, status, reliable = reader.read(fd, defer_bytes)
+        plan, digests, length, status, reliable, unwritable = reader.read(fd, defer_bytes)
+    assert unwritable is None
     assert reliable == (relied_size(status, trust) is not None)
     return plan, digests, length
 
@@ -386,3 +390,86 @@ def test_a_file_system_is_asked_once_a_task(
     for task in range(1, 3):
         assert checker.check(groups).files_read == 30
         assert asked == ["0"] * task
+
+
+def test_a_lease_is_asked_for_before_each_attempt_and_the_last_one_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Afterwards it proves nothing: whoever wrote meanwhile may be gone."""
+    path, told = tmp_path / "f", []
+    path.write_bytes(b"benign")
+
+    def is_unwritable(fd: int) -> bool:
+        assert os.lseek(fd, 0, os.SEEK_CUR) == 0
+        told.append(len(numbers))
+        return len(told) > 1
+
+    def change(number: int) -> None:
+        if number == 1:
+            path.write_bytes(b"longer than it was")
+
+    numbers = during_reads(monkeypatch, change)
+    monkeypatch.setattr(reading, "is_unwritable", is_unwritable)
+    monkeypatch.setattr(reading, "keeps_out", lambda _: False)
+    for trust in (FULL, NONZERO, NONE):
+        told.clear()
+        numbers.clear()
+        path.write_bytes(b"benign")
+        reader = Reader(plan_of, leases=True)
+        with opened(path) as fd:
+            reader._trusts[os.fstat(fd).st_dev] = trust
+            *_, unwritable = reader.read(fd)
+        # Of a file whose times mean nothing it would prove nothing either.
+        assert unwritable is (True if trust is FULL else None)
+        assert told == ([0, told[-1]] if trust is FULL else [])
+        assert trust is not FULL or told[-1] >= 1
+
+
+@pytest.mark.parametrize(
+    ("elapsed_s", "lost", "expected"), [(0.4, False, True), (0.6, False, True), (0.6, True, False)]
+)
+def test_a_short_file_is_read_under_a_lease(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, elapsed_s: float, lost: bool, expected: bool
+) -> None:
+    """Who wants to write waits, or is told to; only a lease that was held too long may be gone."""
+    assert can_lease()
+    path = tmp_path / "f"
+    path.write_bytes(b"benign")
+    with opened(path) as fd:
+        if not hold(fd) or not keeps_out(fd):
+            pytest.skip("no such lease here")
+    now = [0.0]
+
+    def write(_: int) -> None:
+        with pytest.raises(BlockingIOError):
+            os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+        now[0] += elapsed_s
+        if lost:
+            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+
+    reader = Reader(plan_of, leases=True, clock=lambda: now[0])
+    with opened(path) as fd:
+        reader._trusts[os.fstat(fd).st_dev] = FULL
+        assert reader.read(fd)[-1] is True
+    during_reads(monkeypatch, write)
+    with opened(path) as fd:
+        _, digests, length, status, reliable, unwritable = reader.read(fd)
+        assert (digests, length, reliable, unwritable) == (sha1(b"benign"), 6, True, expected)
+        assert same_content(status, os.fstat(fd))
+
+
+def test_a_long_file_is_not_kept_from_others_while_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert can_lease()
+    path = tmp_path / "f"
+    path.write_bytes(bytes(HELD_BYTES))
+    writers: list[int] = []
+    during_reads(monkeypatch, lambda _: writers.append(os.open(path, os.O_WRONLY | os.O_NONBLOCK)))
+    reader = Reader(plan_of, leases=True)
+    with opened(path) as fd:
+        reader._trusts[os.fstat(fd).st_dev] = FULL
+        reader.read(fd)
+    assert writers
+    for writer in writers:
+        os.close(writer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from hashclient.core.verdict import Summary
 from hashclient.errors import AuditError, ExitCode, StateError
 from hashclient.matches.store import Matches
 from hashclient.scan.recorder import RunRecord
-from hashclient.session import Session
+from hashclient.session import Session, current_operator
 from hashclient.system.layout import MATCHES_NAME as DATABASE_NAME
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
@@ -75,6 +76,9 @@ def test_a_run_is_logged_from_its_start_to_its_end(run: Run) -> None:
     assert [event for event, _ in events] == ["scan-start", "match", "conflict", "scan-end"]
     start, found, conflict, end = (data for _, data in events)
     assert start == {
+        "host": os.uname().nodename,
+        "by": current_operator(),
+        "directory": str(Path.cwd()),
         "arguments": ["/srv"],
         "lists": [
             {"list": "base", "generation": 3, "fresh": True},
@@ -98,6 +102,8 @@ def test_a_run_is_logged_from_its_start_to_its_end(run: Run) -> None:
         **{str(kind): 1 for kind in Kind},
         "ruled_out_by_size": 0,
         "known_unchanged": 0,
+        "believed_unchanged": 0,
+        "gone": 0,
         "missing": [],
         "interrupted": False,
         "failed": None,
@@ -110,7 +116,7 @@ def test_the_end_says_what_keeps_a_run_from_being_whole_and_what_it_rests_on(run
     summary = run.summary
     summary.missing = (MissingList("other", "main", "never fetched"),)
     summary.gaps = (Gap("base", (Algorithm.MD5, Algorithm.SHA1), 1, 5, 7),)
-    summary.ruled_out_by_size, summary.known_unchanged = 3, 4
+    summary.ruled_out_by_size, summary.known_unchanged, summary.believed_unchanged = 3, 4, 2
     summary.stopped, summary.failed = ExitCode.TERMINATED, ExitCode.STATE
     run.record.start([])
     run.add(match("/srv/a"))
@@ -120,7 +126,8 @@ def test_the_end_says_what_keeps_a_run_from_being_whole_and_what_it_rests_on(run
     assert start["missing"] == end["missing"] == missing
     gap = {"list": "base", "algorithms": ["md5", "sha1"], "entries": 1, "live": 5, "rows": 7}
     assert (end["gaps"], end["gaps_accepted"]) == ([gap], False)
-    assert (end["ruled_out_by_size"], end["known_unchanged"]) == (3, 4)
+    numbers = ("ruled_out_by_size", "known_unchanged", "believed_unchanged")
+    assert [end[name] for name in numbers] == [3, 4, 2]
     assert (end["interrupted"], end["failed"], end["exit_code"]) == (True, 8, 11)
     audit_log.verify(run.directory / "audit")
 

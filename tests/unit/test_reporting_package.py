@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from fixtures.desk import Desk
 from hashclient.audit.log import read
+from hashclient.core.match import Match
 from hashclient.errors import (
     AuthorisationError,
     ConfigError,
@@ -635,20 +636,116 @@ def test_what_was_quarantined_after_preparing_is_in_the_package(tmp_path: Path) 
     assert found.evidence == 1 and not found.document.matches[0].in_place
 
 
-def test_a_recipient_who_cannot_open_the_evidence_is_told_of(
+def sealed_to(tmp_path: Path, *recipients: str) -> str:
+    """Return the table of a destination that is sealed to these."""
+    return (
+        f'[report.to.sealed]\nkind = "package"\ndirectory = "{tmp_path / "out"}"\n'
+        f"recipients = {json.dumps(recipients)}\n"
+    )
+
+
+def reseal(desk: Desk, match: Match, *recipients: str) -> None:
+    with desk.record() as record:
+        room = desk.room()
+        assert room.reseal(match.id, desk.identities(), recipients, record, reason="r").done
+
+
+def test_a_recipient_who_cannot_open_the_evidence_gets_nothing(
     tmp_path: Path, recipient: tuple[Path, str]
 ) -> None:
-    table = (
-        f'[report.to.sealed]\nkind = "package"\ndirectory = "{tmp_path / "out"}"\n'
-        f'recipients = ["{recipient[1]}"]\n'
+    desk = Desk(tmp_path, sealed_to(tmp_path, recipient[1]))
+    match, other = desk.find("a", A), desk.find("b", b"b")
+    for found in (match, other):
+        desk.quarantine(found)
+    report = desk.prepare(match, other, to="sealed")
+    sent = desk.send(report)
+    assert isinstance(sent.error, UsageError) and "cannot open" in sent.error.message
+    assert match.id in sent.error.message and "and 1 more" in sent.error.message
+    assert sent.error.hint is not None and "quarantine reseal" in sent.error.hint
+    assert list(desk.out.iterdir()) == []
+    assert "report-packaged" not in desk.events()
+    assert sent.report.state is State.FAILED
+    reseal(desk, match, desk.officer_public, recipient[1])
+    sent = desk.send(report)
+    assert sent.error is not None and other.id in sent.error.message
+    reseal(desk, other, recipient[1])
+    assert desk.send(report).error is None
+    assert (
+        verify_package(package_of(desk, report), identities=load_identities(recipient[0])).evidence
+        == 2
     )
-    desk = Desk(tmp_path, table)
+
+
+def test_each_of_several_recipients_can_open_the_evidence(
+    tmp_path: Path, recipient: tuple[Path, str]
+) -> None:
+    """The other office, which gets a copy of the package, can; that does not help the police."""
+    office = write_identity(tmp_path / "office.key", datetime(2026, 1, 31, tzinfo=UTC))
+    desk = Desk(tmp_path, sealed_to(tmp_path, office, recipient[1]))
     match = desk.find("a", A)
     desk.quarantine(match)
-    sent = desk.send(desk.prepare(match, to="sealed"))
-    assert sent.error is None
-    (note,) = sent.notes
-    assert "cannot open 1 of the sealed files" in note and match.id in note
+    reseal(desk, match, office)
+    report = desk.prepare(match, to="sealed")
+    sent = desk.send(report)
+    assert isinstance(sent.error, UsageError) and recipient[1][:10] in sent.error.message
+    assert list(desk.out.iterdir()) == []
+
+
+def test_a_person_may_hand_over_what_the_recipient_cannot_open(
+    tmp_path: Path, recipient: tuple[Path, str]
+) -> None:
+    desk = Desk(tmp_path, sealed_to(tmp_path, recipient[1]))
+    match = desk.find("a", A)
+    desk.quarantine(match)
+    report = desk.prepare(match, to="sealed")
+    state = desk.settings.state_dir
+    refused = call("--state-dir", state, "report", "submit", report.id)
+    assert refused.code == 2 and "cannot open" in refused.err
+    done = call("--state-dir", state, "report", "submit", report.id, "--allow-closed")
+    assert done.code == 0
+    assert desk.outbox.get(report.id).history[-1].detail["closed"] == [match.id]
+
+
+def test_who_gets_a_package_that_is_not_sealed_is_not_known(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    match = desk.find("a", A)
+    desk.quarantine(match)
+    assert desk.send(desk.prepare(match)).error is None
+
+
+def test_evidence_that_is_sealed_for_the_package_is_for_its_recipients(
+    tmp_path: Path, recipient: tuple[Path, str]
+) -> None:
+    desk = Desk(tmp_path, sealed_to(tmp_path, recipient[1]))
+    report = desk.prepare(desk.find("a", A), to="sealed", seal_evidence=True)
+    assert desk.send(report).error is None
+
+
+def test_a_package_that_a_kill_kept_back_has_what_was_sealed_again_since(
+    tmp_path: Path, recipient: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = Desk(tmp_path)
+    match, in_place = desk.find("a", A), desk.find("b", b"b")
+    desk.quarantine(match)
+    report = desk.prepare(match, in_place, seal_evidence=True)
+
+    class Killed(BaseException):
+        pass
+
+    def kill(*_args: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Packager, "_put_in_place", kill)
+        with pytest.raises(Killed):
+            desk.send(report)
+    assert desk.outbox.get(report.id).state is State.SUBMITTING
+    reseal(desk, match, recipient[1])
+    assert desk.send(report).error is None
+    found = verify_package(package_of(desk, report))
+    assert found.evidence == 2
+    (evidence, _) = (m.evidence for m in found.document.matches)
+    assert evidence is not None and evidence.recipients == (recipient[1],)
 
 
 def test_sealing_on_the_fly_takes_only_the_file_that_matched(tmp_path: Path) -> None:
@@ -779,3 +876,35 @@ def test_records_of_a_note_of_retraction_stand_in_their_order(tmp_path: Path) ->
         note.write_bytes(json.dumps({**document, "records": records}, indent=1).encode() + b"\n")
         with pytest.raises(VerificationError):
             verify_retraction(note)
+
+
+def test_a_chain_of_custody_goes_across_the_files_of_the_log(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    first, second = desk.find("a", A), desk.find("b", b"b")
+    assert desk.audit.rotate() is not None
+    desk.quarantine(first)
+    assert desk.audit.rotate() is not None
+    report = desk.prepare(first)
+    assert desk.send(report).error is None
+    found = verify_package(package_of(desk, report))
+    lines = (package_of(desk, report) / "custody.jsonl").read_bytes().splitlines()
+    events = [json.loads(line)["event"] for line in lines]
+    assert events[:4] == ["genesis", "match", "quarantine-sealed", "quarantined"]
+    assert "segment" not in events and "segment-closed" not in events
+    assert "archived_seq" not in json.loads(lines[-1])["data"]
+
+    # What was found is archived; whose log it is stays known, and that something is not there.
+    (desk.settings.layout.audit / "log-000001.jsonl").unlink()
+    other = desk.prepare(second)
+    assert desk.send(other).error is None
+    again = verify_package(package_of(desk, other))
+    assert again.public_key == found.public_key
+    lines = (package_of(desk, other) / "custody.jsonl").read_bytes().splitlines()
+    assert [json.loads(line)["event"] for line in lines][:2] == ["genesis", "report-prepared"]
+    assert json.loads(lines[-1])["data"]["archived_seq"] == 4
+    (desk.settings.layout.audit / "log-000002.jsonl").unlink()
+    assert desk.audit.rotate() is not None
+    (desk.settings.layout.audit / "log-000003.jsonl").unlink()
+    desk.retract(other)
+    note = desk.out / f"hashclient-report-{other.id}-retraction.json"
+    assert verify_retraction(note).record.data["reason"] == "a mistake"

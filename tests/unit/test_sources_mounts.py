@@ -15,16 +15,15 @@ from hashclient.errors import StateError
 from hashclient.scan.sources import mounts as module
 from hashclient.scan.sources.mounts import (
     MAX_RECORDS,
-    Mount,
     Mounts,
     Record,
     _objection,
     below,
     forget_all,
     load,
-    parse_mountinfo,
 )
 from hashclient.system.layout import MOUNTS_NAME as FILE_NAME
+from hashclient.system.mountinfo import Mount, parse_mountinfo
 
 ONE, TWO, THREE = ("1" * 32, "2" * 32, "3" * 32)
 DAY = 86_400.0

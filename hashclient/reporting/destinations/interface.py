@@ -23,13 +23,15 @@ class Work(msgspec.Struct, frozen=True):
     """What a destination works with.
 
     `record` is the open record of matches, `identities` open what is in quarantine, `on_bytes` is
-    called with how many bytes were sent, as they are.
+    called with how many bytes were sent, as they are. With `allow_closed`, evidence is handed over
+    also to a recipient who cannot open it: a person has said so.
     """
 
     outbox: Outbox
     record: Matches
     identities: Sequence[Any] = ()
     on_bytes: Callable[[int], None] = lambda _count: None
+    allow_closed: bool = False
 
     @property
     def session(self) -> Session:

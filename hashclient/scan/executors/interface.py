@@ -21,12 +21,20 @@ from hashclient.scan.sources.interface import Task
 OnBytes = Callable[[int], None]
 
 
+class Advance(msgspec.Struct, frozen=True):
+    """Time has passed, and `bytes_ahead` of `path` were read, whose result is still to come."""
+
+    bytes_ahead: int = 0
+    path: str | None = None
+
+
 class Result(msgspec.Struct):
     """What a task came to: counts of the usual, outcomes of the rest, and work handed back.
 
     Each file is counted or told once: it was read, ruled out by its size, known unchanged from an
-    earlier run, or it is an outcome that is skipped or unread. `learned` are records for the
-    inventory, by file system; `seen` its blocks that are in use.
+    earlier run, or it is an outcome that is skipped or unread. Of those known unchanged,
+    `believed_unchanged` are without a proof. `told` is how much of it `Advance`s have told already,
+    in all. `learned` are records for the inventory, by file system; `seen` its blocks in use.
     """
 
     clean: int = 0
@@ -34,16 +42,12 @@ class Result(msgspec.Struct):
     bytes_read: int = 0
     ruled_out_by_size: int = 0
     known_unchanged: int = 0
+    believed_unchanged: int = 0
     outcomes: list[Outcome] = msgspec.field(default_factory=list)
     deferred: Task = msgspec.field(default_factory=list)
     learned: list[tuple[int, bytes]] = msgspec.field(default_factory=list)
     seen: list[Block] = msgspec.field(default_factory=list)
-
-
-class Advance(msgspec.Struct, frozen=True):
-    """Time has passed, and `bytes_ahead` of files were read whose result is still to come."""
-
-    bytes_ahead: int = 0
+    told: Advance = Advance()
 
 
 class Checks(Protocol):

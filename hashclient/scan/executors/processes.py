@@ -71,6 +71,7 @@ class _WireResult(msgspec.Struct, array_like=True):
     bytes_read: int
     ruled_out_by_size: int
     known_unchanged: int
+    believed_unchanged: int
     outcomes: list[_WireOutcome]
     deferred: list[_WireGroup]
     learned: list[tuple[int, bytes]]
@@ -118,6 +119,7 @@ def _pack_result(result: Result) -> _WireResult:
         result.bytes_read,
         result.ruled_out_by_size,
         result.known_unchanged,
+        result.believed_unchanged,
         outcomes,
         _pack_task(result.deferred),
         result.learned,
@@ -147,6 +149,7 @@ def _unpack_result(wire: _WireResult) -> Result:
         wire.bytes_read,
         wire.ruled_out_by_size,
         wire.known_unchanged,
+        wire.believed_unchanged,
         outcomes,
         _unpack_task(wire.deferred),
         wire.learned,
@@ -198,6 +201,8 @@ class _Worker(msgspec.Struct):
     process: BaseProcess
     connection: Connection
     tasks: deque[Task] = msgspec.field(default_factory=deque)
+    #: How much of the first of them it has told of.
+    told: Advance = Advance()
 
 
 class Processes:
@@ -354,12 +359,17 @@ class Pool:
         except (EOFError, OSError):  # perhaps in the middle of a message
             return None
         if isinstance(message, int):
-            return Advance(message)
+            group = worker.tasks[0][0]  # a file that takes long has a task of its own
+            path = join(group.directory, group.names[0])
+            worker.told = Advance(worker.told.bytes_ahead + message, path)
+            return Advance(message, path)
         if isinstance(message, str):
             text, _, hint = message.partition("\n")
             return StateError(text, hint=hint or None)
         worker.tasks.popleft()
-        return _unpack_result(message)
+        result = _unpack_result(message)
+        result.told, worker.told = worker.told, Advance()
+        return result
 
     def _bury(self, worker: _Worker) -> Result:
         """Replace a dead worker and return its files as unread.
@@ -386,5 +396,6 @@ class Pool:
                 for task in worker.tasks
                 for group in task
                 for name in group.names
-            ]
+            ],
+            told=worker.told,
         )

@@ -25,6 +25,8 @@ from hashclient.scan.sources.interface import TASK_NAMES, Group, Task, TaskBuild
 
 #: Directories held open at a time; what is left of those further up is read to its end.
 OPEN_DEPTH = 32
+#: So many trees, and directories that could not be listed, are kept in mind.
+MAX_COVERED = 10_000
 #: Longest path given to the kernel in one call; PATH_MAX is 4096 bytes, its end included.
 _MAX_PATH_BYTES = 4000
 
@@ -110,6 +112,39 @@ class Places(Protocol):
         ...
 
 
+class Coverage:
+    """Which trees a walk has gone through, and which directories in them it could not list.
+
+    It is told of nothing but trees and trouble: what a walk lists costs nothing here.
+    """
+
+    def __init__(self, options: WalkOptions) -> None:
+        """Nothing is covered yet."""
+        #: The trees: how they were named, and their paths without links.
+        self.roots: list[tuple[str, str]] = []
+        self.one_file_system = options.one_file_system
+        self._excluded = compile_excludes(options.exclude) if options.exclude else None
+        self._failed: set[str] = set()
+
+    def begin(self, tree: str) -> None:
+        """Note that the tree at a path is gone through."""
+        if len(self.roots) < MAX_COVERED:
+            self.roots.append((tree, os.path.realpath(tree)))
+
+    def fail(self, directory: str) -> None:
+        """Note that something was not listed. Of too many, nothing counts as covered."""
+        if len(self._failed) < MAX_COVERED:
+            self._failed.add(directory)
+
+    def has_failed(self, directory: str) -> bool:
+        """Tell whether a directory, as the walk calls it, may not have been listed."""
+        return len(self._failed) >= MAX_COVERED or directory in self._failed
+
+    def excludes(self, directory: str, name: str) -> bool:
+        """Tell whether a name in a directory was to be left out."""
+        return self._excluded is not None and self._excluded(directory, name)
+
+
 class Trees:
     """The files at paths and below them: the source of a scan that is given PATHs."""
 
@@ -120,6 +155,8 @@ class Trees:
         self._paths = paths
         self._options = options
         self._places = places
+        #: What of all that was gone through; final when the walk is at its end.
+        self.coverage = Coverage(options)
 
     @property
     def arguments(self) -> Sequence[str]:
@@ -128,7 +165,7 @@ class Trees:
 
     def batches(self) -> Iterator[Task | Outcome]:
         """Yield what is found; see `walk`."""
-        return walk(self._paths, self._options, self._places)
+        return walk(self._paths, self._options, self._places, self.coverage)
 
     def close(self) -> None:
         """Save what `places` have noted, as far as the walk has come."""
@@ -137,9 +174,14 @@ class Trees:
 
 
 def walk(
-    paths: Sequence[str], options: WalkOptions, places: Places | None = None
+    paths: Sequence[str],
+    options: WalkOptions,
+    places: Places | None = None,
+    coverage: Coverage | None = None,
 ) -> Iterator[Task | Outcome]:
     """Yield tasks of about `TASK_NAMES` names, and outcomes of what was skipped or unread.
+
+    What is gone through is noted in `coverage`.
 
     A path that is a link is followed: the user named it. Regular files are only listed here;
     between now and their being opened they may change or vanish. What is not what it was before, as
@@ -154,8 +196,12 @@ def walk(
             continue
         if stat.S_ISDIR(status.st_mode):
             tree = path.rstrip("/") or "/"
+            if coverage is not None:
+                coverage.begin(tree)
             for item in _Tree(options, places).walk(tree):
                 if isinstance(item, Outcome):
+                    if coverage is not None and item.kind is Kind.UNREAD:
+                        coverage.fail(item.path)
                     yield item
                 elif (task := tasks.add(item)) is not None:
                     yield task

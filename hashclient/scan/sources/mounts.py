@@ -26,11 +26,10 @@ import bisect
 import contextlib
 import hashlib
 import os
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import msgspec
 
@@ -45,6 +44,7 @@ from hashclient.system.files import (
 )
 from hashclient.system.layout import Layout
 from hashclient.system.locks import writer_lock
+from hashclient.system.mountinfo import Mount, mount_number, parse_mountinfo
 from hashclient.system.text import path_fields, path_of, printable
 
 FORMAT = "hashclient-mounts/1"
@@ -65,7 +65,6 @@ _PSEUDO = frozenset(
 )
 UNTOLD = "cannot tell which file system this is: /proc cannot be read"
 _BY_UUID = "/dev/disk/by-uuid"
-_OCTAL = re.compile(rb"\\([0-7]{3})")
 _Hash = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
 
 
@@ -108,32 +107,6 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     format: str
     mounts: list[Record]
-
-
-class Mount(NamedTuple):
-    """A line of /proc/self/mountinfo: where it is, which directory of what it shows, its type."""
-
-    point: str
-    root: bytes
-    kind: str
-    source: bytes
-
-
-def parse_mountinfo(text: bytes) -> dict[int, Mount]:
-    """Read what the kernel writes, as proc_pid_mountinfo(5) says, by the number of the mount."""
-    mounts = {}
-    for line in text.split(b"\n"):
-        left, _, right = line.partition(b" - ")
-        fields, more = left.split(b" "), right.split(b" ")
-        if len(fields) >= 6 and len(more) >= 2:
-            point, root, source = (_unescaped(raw) for raw in (fields[4], fields[3], more[1]))
-            kind = more[0].decode("ascii", "replace")
-            mounts[int(fields[0])] = Mount(os.fsdecode(point), root, kind, source)
-    return mounts
-
-
-def _unescaped(raw: bytes) -> bytes:
-    return _OCTAL.sub(lambda match: bytes([int(match[1], 8) & 0xFF]), raw)
 
 
 class Mounts:
@@ -235,17 +208,39 @@ class Mounts:
     def _is_news(self, record: Record) -> bool:
         return record != self._records.get(record.real_path)
 
+    def path_of(self, fd: int) -> str | None:
+        """Return the path of an open directory without links; None if that cannot be told."""
+        return _real_path(fd)
+
+    def standing_of(self, fd: int, rest: bytes = b"") -> str | None:
+        """Return what stands for `rest` in an open directory: see `core.match.Place`.
+
+        File systems without a name of their own, as those in memory, are told by their numbers.
+        """
+        path, mount = _real_path(fd), self._mount_of(fd)
+        if path is None or mount is None:
+            return None
+        inner = _inner(path, mount, rest)
+        if inner is None:
+            return None
+        if b"/" in mount.source or b":" in mount.source:
+            names = list(self._names(mount, fd))
+        else:
+            try:
+                names = [b"device %d %x" % (os.fstat(fd).st_dev, os.fstatvfs(fd).f_fsid)]
+            except OSError:
+                return None
+        return " ".join([_hash("inner", inner), *(_hash(mount.kind, name) for name in names)])
+
     def _record_of(self, fd: int) -> Record | None:
         path = _real_path(fd)
         mount = self._mount_of(fd)
         if path is None or mount is None or mount.kind in _PSEUDO:
             return None
         point, raw = os.fsencode(mount.point), os.fsencode(path)
-        is_below = mount.point == "/" or path == mount.point or path.startswith(f"{mount.point}/")
-        if not is_below or len(raw) > MAX_PATH_BYTES:
+        inner = _inner(path, mount)
+        if inner is None or len(raw) > MAX_PATH_BYTES:
             return None
-        inside = raw[len(point) :].strip(b"/")
-        inner = b"/".join(part for part in (mount.root.strip(b"/"), inside) if part)
         fields = path_fields(path)
         return Record(
             path=fields["path"],
@@ -272,13 +267,9 @@ class Mounts:
 
     def _mount_of(self, fd: int) -> Mount | None:
         """Return the mount that an open directory is on; None if that cannot be told."""
-        try:
-            text = Path(f"/proc/self/fdinfo/{fd}").read_bytes()
-        except OSError:
-            return None
-        found = re.search(rb"^mnt_id:\s*([0-9]+)$", text, re.MULTILINE)
+        number = mount_number(fd)
         self._read_mountinfo()
-        return self._mounts.get(int(found[1])) if found else None
+        return None if number is None else self._mounts.get(number)
 
     def _read_mountinfo(self) -> None:
         """Look again: mounts come and go while a scan runs, and their numbers are used again."""
@@ -309,6 +300,14 @@ def _objection(before: Record, now: Record, is_empty: Callable[[], bool]) -> str
 
 def _is_same(before: Record, now: Record) -> bool:
     return before.inner == now.inner and bool(set(before.names) & set(now.names))
+
+
+def _inner(path: str, mount: Mount, rest: bytes = b"") -> bytes | None:
+    """Return the path inside of its file system of `rest` in a directory; None if it lies above."""
+    if mount.point != "/" and path != mount.point and not path.startswith(f"{mount.point}/"):
+        return None
+    inside = os.fsencode(path)[len(os.fsencode(mount.point)) :].strip(b"/")
+    return b"/".join(part for part in (mount.root.strip(b"/"), inside, rest) if part)
 
 
 def _uuids_of(source: bytes) -> Iterator[bytes]:

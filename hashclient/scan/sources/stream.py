@@ -30,14 +30,18 @@ class Stream:
         A stream that cannot be read to its end is unread.
         """
         yield Advance()  # before anything is waited for
+        shown = f"stdin:{self._name}"  # no path, as the record of matches has it
         digester = checker.stream_digester()
         buffer = new_buffer()
         try:
             while count := read_into(self._fd, buffer):
                 digester.update(buffer[:count])
-                yield Advance(count)
+                yield Advance(count, shown)
         except OSError as error:
             outcome = Outcome(Kind.UNREAD, self._name, reason=reason_of(error), is_stream=True)
-            yield Result(bytes_read=digester.length, outcomes=[outcome])
+            told = Advance(digester.length, shown)
+            yield Result(bytes_read=digester.length, outcomes=[outcome], told=told)
             return
-        yield checker.check_stream(self._name, digester)
+        result = checker.check_stream(self._name, digester)
+        result.told = Advance(digester.length, shown)
+        yield result

@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from hashclient.config import PackageDestination
+from hashclient.errors import UsageError
+from hashclient.quarantine.age import canonical_recipient
 from hashclient.quarantine.evidence import find_item
 from hashclient.reporting.custody import retraction_note
 from hashclient.reporting.destinations.interface import Work
@@ -23,10 +25,11 @@ from hashclient.reporting.destinations.package.package import (
     remove_unfinished,
 )
 from hashclient.reporting.document import Document, Evidence
-from hashclient.reporting.evidence import seal_in_place
+from hashclient.reporting.evidence import seal_in_place, sealed_evidence
 from hashclient.reporting.report import Report, Sent, State
 from hashclient.system.files import make_private_dir, user_path, write_atomic
 from hashclient.system.layout import SEALED_DIR
+from hashclient.system.text import excerpt
 
 
 class HandOver:
@@ -39,6 +42,7 @@ class HandOver:
         self._record = work.record
         self._directory = user_path(table.directory)
         self._recipients = table.recipients
+        self._allow_closed = work.allow_closed
 
     def renew(self, report: Report) -> Report:
         """Leave a package that is begun as it is: it is finished as the journal says."""
@@ -48,20 +52,21 @@ class HandOver:
         """Make the package of a report and put it there, unless it is there already.
 
         Raises:
+            UsageError: one of its recipients cannot open what is sealed in it.
             HashclientError: it cannot be made; nothing is there then.
         """
         settings = self._session.settings
         folder = self._outbox.folder(report.id)
         packager = Packager(self._directory, self._recipients, self._session)
         notes: list[str] = []
+        closed: tuple[str, ...] = ()
         if report.package is None or not packager.is_there(report.package):
-            if report.is_untouched:
-                sealed = self._seal_in_place(report, notes)
-                document = self._outbox.write_document(folder, report, self._record, sealed)
-            else:
-                document = self._outbox.document(report)
+            # Before what is in place is sealed for the package, which takes its time.
+            self._refuse_closed(sealed_evidence(settings.layout.quarantine, report.matches))
+            document = self._document(report, notes)
+            evidence = {m.id: m.evidence for m in document.matches if m.evidence is not None}
+            closed = self._refuse_closed(evidence)
             content = gather(document, (settings.layout.quarantine, folder / SEALED_DIR))
-            notes += _cannot_open(document, self._recipients)
             data = {"report": report.id, "to": report.destination, "by": self._session.operator}
             with packager.made(content, data) as package:
                 report = self._outbox.save(report.replace(state=State.SUBMITTING, package=package))
@@ -71,12 +76,55 @@ class HandOver:
             "submitted",
             package=package_name(report.id, self._recipients),
             by=self._session.operator,
+            **({"closed": list(closed)} if closed else {}),
         )
         done = self._outbox.settle(self._outbox.save(done), self._record)
         _remove_sealed(folder)
         assert done.package is not None
         detail = f"handed over: {self._directory / done.package.name}"
         return Sent(done, detail, notes=tuple(notes))
+
+    def _document(self, report: Report, notes: list[str]) -> Document:
+        """Return the document of a report; what is in place is sealed for it where that was asked.
+
+        One that is begun is told of as it was, unless what it names was sealed to others since.
+        """
+        folder = self._outbox.folder(report.id)
+        if report.is_untouched:
+            sealed = self._seal_in_place(report, notes)
+            return self._outbox.write_document(folder, report, self._record, sealed)
+        document = self._outbox.document(report)
+        named = {m.id: m.evidence for m in document.matches if m.evidence is not None}
+        now = sealed_evidence(self._session.settings.layout.quarantine, tuple(named))
+        if {**named, **now} == named:
+            return document
+        return self._outbox.write_document(folder, report, self._record, named)
+
+    def _refuse_closed(self, evidence: Mapping[str, Evidence]) -> tuple[str, ...]:
+        """Refuse what one of the recipients of the package cannot open, unless a person allows it.
+
+        `evidence` is by match. Return the matches of which some recipient cannot open it.
+
+        Raises:
+            UsageError: there is such evidence, and nobody has allowed it.
+        """
+        closed: dict[str, list[str]] = {}
+        for recipient in self._recipients:
+            key = canonical_recipient(recipient)
+            for match_id, sealed in evidence.items():
+                if key not in map(canonical_recipient, sealed.recipients):
+                    closed.setdefault(match_id, []).append(recipient)
+        if closed and not self._allow_closed:
+            match_id, (recipient, *_) = next(iter(closed.items()))
+            others = f" and {len(closed) - 1} more" if len(closed) > 1 else ""
+            raise UsageError(
+                f"the recipient cannot open the evidence of match {match_id}{others}:"
+                f" {excerpt(recipient)}",
+                hint="`hashclient quarantine add-recipient KEY` names them, and `quarantine reseal"
+                " --all --identity FILE` seals what is there to them, too; or `report submit"
+                " REPORT --allow-closed` hands it over as it is",
+            )
+        return tuple(closed)
 
     def _seal_in_place(self, report: Report, notes: list[str]) -> dict[str, Evidence]:
         """Seal what is not in quarantine, if that was asked for, into the folder of the report."""
@@ -133,21 +181,3 @@ def _remove_sealed(folder: Path) -> None:
 
 def _note_name(report: Report) -> str:
     return f"hashclient-report-{report.id}-retraction.json"
-
-
-def _cannot_open(document: Document, recipients: Sequence[str]) -> list[str]:
-    """Say which evidence the recipients of a package could not open."""
-    closed = [
-        match.id
-        for match in document.matches
-        if match.evidence is not None
-        and recipients
-        and not set(recipients) & set(match.evidence.recipients)
-    ]
-    if not closed:
-        return []
-    text = (
-        f"the recipient cannot open {len(closed)} of the sealed files, such as that of match"
-        f" {closed[0]}: put their public keys into recipients of [quarantine] for the next time"
-    )
-    return [text]

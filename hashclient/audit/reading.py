@@ -1,0 +1,310 @@
+"""Reading the audit log: its records, the proof that all of it is intact, and checkpoints.
+
+The log is in one file or in several, of which all but the last are closed. The first of them may
+have been archived away; then what is left begins with a record, signed, that names the last one of
+what is gone. Memory does not grow with the log.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Collection, Iterator
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+
+from hashclient.audit.file import (
+    HINT_GONE,
+    Closed,
+    Log,
+    audit_errors,
+    load_key,
+    load_public_key,
+    open_closed,
+    open_log,
+    records,
+    records_backward,
+)
+from hashclient.audit.record import (
+    CLOSED,
+    GENESIS,
+    NO_HASH,
+    SEGMENT,
+    Checkpoint,
+    Head,
+    Identity,
+    Record,
+    broken,
+    encode_checkpoint,
+    format_time,
+    parse_checkpoint,
+    parse_head,
+    verify_signature,
+)
+from hashclient.errors import AuditError
+from hashclient.system.layout import AUDIT_KEY_NAME, CLOSED_LOG_NAME
+from hashclient.system.text import printable
+
+_HINT_CRASH = "a killed command leaves this; the next one that writes to the log repairs it"
+_HINT_MISSING = (
+    "put it back from the archive; only files from the front may be archived, never one in between"
+)
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What `verify` found; `seq` and `hash` are the last record's, `public_key` is hexadecimal.
+
+    `records` are those that are here, the first of `first_time`; they are in files from number
+    `first_segment` to `segment`. `archived_seq` is the last record of those that were archived
+    away, and `archived_hash` its hash; 0 and None where all are here.
+    """
+
+    records: int
+    first_time: datetime
+    last_time: datetime
+    seq: int
+    hash: str
+    log_id: str
+    public_key: str
+    first_segment: int = 1
+    segment: int = 1
+    archived_seq: int = 0
+    archived_hash: str | None = None
+
+
+def verify(
+    directory: Path, checkpoint: bytes | None = None, public_key: bytes | None = None
+) -> Report:
+    """Check every record of the log in `directory`, in memory that does not grow with it.
+
+    1. The checkpoint, when one is given, is well-formed and signed by the key it names.
+    2. Each line is what the writer writes for its content, and its hash is right.
+    3. The first record of the log, and no other, is a genesis record, signed by the key it names.
+       That key is `public_key` (32 bytes), or else `key.pub` where it exists, and the checkpoint's.
+    4. Records count from 1, and each holds the hash of the one before.
+    5. Each signature is right, and the last record has one.
+    6. The record of the checkpoint is there, unaltered.
+    7. Where there are several files, each but the last is closed by its last record, and each but
+       the first begins with a record that names it. Those that are missing are the first.
+
+    Raises:
+        AuditError: a check failed; the message names the first bad line.
+        StateError: there is no log yet, and nothing says that there ever was.
+    """
+    expected = None if checkpoint is None else parse_checkpoint(checkpoint, trim=True)  # 1
+    with open_log(directory, required=checkpoint is not None) as log:
+        key = public_key or load_public_key(directory)
+        check = _Check(expected, key)
+        for number, part in _numbered(log):
+            with open_closed(part) as closed:
+                check.file(closed, number)
+        check.file(log, None)
+    check.end()
+    if log.torn_bytes:  # 2
+        broken(log.where(check.lines + 1), "not written to its end", _HINT_CRASH)
+    if check.last.sig is None:  # 5
+        broken(log.where(check.lines), "the last record is not signed", _HINT_CRASH)
+    return check.report()
+
+
+def _numbered(log: Log) -> Iterator[tuple[int, Closed]]:
+    """Yield the closed files of a log; one that is missing is not among them, but the first."""
+    before = None
+    for part in log.closed:
+        if before is not None and part.number != before + 1:
+            _missing(before + 1)
+        before = part.number
+        yield part.number, part
+
+
+def _missing(number: int) -> None:
+    broken(CLOSED_LOG_NAME.format(number), "it is missing", _HINT_MISSING)
+
+
+class _Check:
+    """One run of `verify`: what it expects of the next file, and of the next record."""
+
+    def __init__(self, expected: Checkpoint | None, key: bytes | None) -> None:
+        self._expected = expected
+        self._key = key
+        self._first: Head | None = None
+        self._first_time: datetime | None = None
+        self._number = 0
+        self._count = 0
+        self._seq, self._prev = 0, NO_HASH
+        self.last: Record
+        #: How many lines the file had that was checked last.
+        self.lines = 0
+
+    def file(self, log: Log, number: int | None) -> None:
+        """Check a file, which should be number `number`; None is for the one that is written to.
+
+        Raises:
+            AuditError: a check failed.
+        """
+        lines = records(log)  # 2
+        first = next(lines, None)
+        if first is None:
+            broken(log.where(1), "not written to its end", _HINT_CRASH)
+        head = parse_head(first, log.where(1))  # 3, 7
+        if self._first is None:
+            self._begin(head, log.where(1))
+            self._first_time = first.time
+        elif head.genesis != self._first.genesis:
+            broken(log.where(1), "it is of another log")
+        elif number is None and head.number > self._number + 1:
+            _missing(self._number + 1)
+        if head.number != (number or self._number + 1):
+            broken(log.where(1), f"it is of file {head.number}")
+        self._number, self.lines = head.number, 0
+        is_over = False
+        for record in itertools.chain((first,), lines):
+            self.lines += 1
+            where = log.where(self.lines)
+            if record is not first and record.event in (GENESIS, SEGMENT):  # 3
+                kind = "genesis record" if record.event == GENESIS else "beginning"
+                broken(where, f"a second {kind}")
+            if is_over:
+                broken(where, "it follows the record that closes its file")
+            is_over = record.event == CLOSED  # 7
+            if is_over and (record.sig is None or record.data != {"segment": head.number}):
+                broken(where, "it does not close its file")
+            self._record(record, head.identity, where)
+        if number is not None and not is_over:
+            broken(log.where(self.lines), "its file is not closed: records are missing")
+
+    def _begin(self, head: Head, where: str) -> None:
+        """Take in the first file that is there."""
+        if self._key is not None and self._key.hex() != head.identity.public_key:
+            broken(where, "the log is of another key than expected")
+        expected, before = self._expected, head.before
+        if expected is not None and expected.identity != head.identity:
+            broken(where, "the log is not the one of the checkpoint")
+        self._first, self._number = head, head.number - 1
+        if before is None:
+            return
+        self._seq, self._prev = before.seq, before.hash
+        if expected is not None and expected.seq <= before.seq:  # 6
+            if expected.seq < before.seq:
+                raise AuditError(
+                    f"the record of the checkpoint was archived away: record {expected.seq}",
+                    hint="put the archived files back, or verify a copy of all of them together",
+                )
+            if expected != before:
+                broken(where, "what was archived does not end with the record of the checkpoint")
+
+    def _record(self, record: Record, identity: Identity, where: str) -> None:
+        self._seq += 1
+        if record.seq != self._seq:  # 4
+            broken(where, "wrong seq")
+        if record.prev != self._prev:
+            broken(where, "wrong prev: a record before it was altered, removed or put in")
+        self._prev = record.hash
+        if record.sig is not None:  # 5
+            verify_signature(record, identity.public_key, where)
+        expected = self._expected
+        if expected is not None and expected.seq == record.seq:  # 6
+            if (record.hash, format_time(record.time)) != (expected.hash, expected.time):
+                broken(where, "not the record of the checkpoint")
+        self._count += 1
+        self.last = record
+
+    def end(self) -> None:
+        """Check that the record of the checkpoint was among them.
+
+        Raises:
+            AuditError: it was not.
+        """
+        expected = self._expected
+        if expected is not None and self._seq < expected.seq:  # 6
+            broken(f"line {expected.seq}", f"missing: the log ends at line {self._seq}")
+
+    def report(self) -> Report:
+        """Return what was found."""
+        assert self._first is not None and self._first_time is not None
+        identity, before = self._first.identity, self._first.before
+        return Report(
+            self._count,
+            self._first_time,
+            self.last.time,
+            self._seq,
+            self.last.hash,
+            identity.log_id,
+            identity.public_key,
+            self._first.number,
+            self._number,
+            0 if before is None else before.seq,
+            None if before is None else before.hash,
+        )
+
+
+def checkpoint(directory: Path) -> bytes:
+    """Verify the log and return a signed statement of its head, to be kept somewhere else.
+
+    Raises:
+        AuditError: the log does not verify, or its key is not there.
+        StateError: there is no log yet.
+    """
+    report = verify(directory)
+    with open_log(directory) as log:
+        # A checkpoint of records that a power loss takes away would accuse an honest log.
+        os.fsync(log.stream.fileno())
+    path = directory / AUDIT_KEY_NAME
+    with audit_errors("cannot read the key of the audit log", path):
+        key = load_key(path)
+    if key.public_key().public_bytes_raw().hex() != report.public_key:
+        where = printable(path)
+        raise AuditError(f"not the key of this audit log: {where}", hint=HINT_GONE)
+    identity = Identity(report.log_id, report.public_key)
+    head = Checkpoint(identity, report.seq, report.hash, format_time(report.last_time))
+    return encode_checkpoint(head, key)
+
+
+def read(
+    directory: Path,
+    *,
+    event: str | Collection[str] | None = None,
+    since: datetime | None = None,
+    limit: int | None = None,
+) -> Iterator[Record]:
+    """Yield records in their order: those of `event`, not before `since`, the newest `limit`.
+
+    Each line is checked by itself, the chain and the signatures are not: that is `verify`. With a
+    limit only the end of the log is read. A last line that is not whole is no record. What was
+    archived away is not there.
+
+    Raises:
+        AuditError: the log cannot be read, or a line is broken.
+        StateError: there is no log yet.
+    """
+    events = {event} if isinstance(event, str) else event
+
+    def is_wanted(record: Record) -> bool:
+        return (events is None or record.event in events) and (
+            since is None or record.time >= since
+        )
+
+    with open_log(directory) as log:
+        if limit is None:
+            yield from filter(is_wanted, _each(log.closed, records))
+            yield from filter(is_wanted, records(log))
+        else:
+            backward = itertools.chain(
+                _backward(log), _each(tuple(reversed(log.closed)), _backward)
+            )
+            newest = list(itertools.islice(filter(is_wanted, backward), limit))
+            yield from reversed(newest)
+
+
+def _each(
+    parts: Collection[Closed], read_one: Callable[[Log], Iterator[Record]]
+) -> Iterator[Record]:
+    for part in parts:
+        with open_closed(part) as closed:
+            yield from read_one(closed)
+
+
+def _backward(log: Log) -> Iterator[Record]:
+    return records_backward(log.stream.fileno(), log.end)

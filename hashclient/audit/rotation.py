@@ -1,0 +1,165 @@
+"""Closing the file of the audit log, so that the next records go into another one.
+
+The closed file keeps all it has, and gets a name with its number. Its last record says that it is
+closed, and the first record of the next file names that one by its number in the log and its hash:
+so the chain goes on from file to file. The lock of the log is held all along.
+
+Whatever ends this in between, what is there verifies: until the new file takes the name of the
+log, the closed one has it, and the next who writes goes on from there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from hashclient.audit.file import first_record, is_current, lock, read_tail
+from hashclient.audit.record import (
+    CLOSED,
+    SEGMENT,
+    Record,
+    broken,
+    encode_body,
+    encode_record,
+    format_time,
+    parse_head,
+    segment_data,
+)
+from hashclient.errors import AuditError
+from hashclient.system.files import (
+    TEMP_PREFIX,
+    fsync_dir,
+    open_at_once,
+    refuse_irregular,
+    sweep_temporary,
+    write_all,
+)
+from hashclient.system.layout import CLOSED_LOG_NAME, LOG_NAME
+from hashclient.system.text import printable
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+_PIECE_BYTES = 1 << 20
+#: What says that a file system has no second names of files.
+_NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL})
+
+
+class Rotated(msgspec.Struct, frozen=True):
+    """A file that was closed: its number, its path, and its last record."""
+
+    number: int
+    path: Path
+    last: Record
+
+
+class NoLinksError(Exception):
+    """The file system has no second names of files: the log stays in one file."""
+
+
+def rotate(
+    directory: Path,
+    fd: int,
+    key: Ed25519PrivateKey,
+    now: Callable[[], datetime],
+    append: Callable[[int, list[str]], None],
+) -> tuple[Rotated, int]:
+    """Close the file of the log that is open and locked as `fd`; return the next, so as well.
+
+    `append` writes bodies of records to the end of a file, as one signed batch, durably.
+
+    1. The file system can do it, and nothing else has the name that the closed file gets.
+    2. The record that closes the file is written, unless a kill came after that; it is on the disk.
+    3. The next file is made under a temporary name, with the record that names the last one.
+    4. The closed file gets its name besides the one of the log.
+    5. The next file takes the name of the log, durably.
+
+    Raises:
+        NoLinksError: it cannot; nothing was changed.
+        AuditError: something is in the way, or the log is broken.
+        OSError: it cannot be written; the next who writes to the log goes on.
+    """
+    path = directory / LOG_NAME
+    head = parse_head(first_record(fd), "line 1")
+    closed_path = directory / CLOSED_LOG_NAME.format(head.number)
+    sweep_temporary(directory)
+    temporary = directory / f"{TEMP_PREFIX}log"
+    new = os.open(temporary, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        _probe(temporary)  # 1
+        _like(new, fd)
+        if os.path.lexists(closed_path) and not _is_it(fd, closed_path):
+            raise AuditError(
+                f"something has the name of a part of the audit log: {printable(closed_path)}",
+                hint="move it away, after a look at what it is",
+            )
+        last = read_tail(fd, os.fstat(fd).st_size).last
+        if last is None or last.event != CLOSED:  # 2
+            append(fd, [encode_body(CLOSED, {"segment": head.number})])
+            last = read_tail(fd, os.fstat(fd).st_size).last
+        if last is None or last.sig is None or last.event != CLOSED:
+            broken("its end", "it does not close its file")
+        os.fsync(fd)
+        body = encode_body(SEGMENT, segment_data(head.number + 1, head.genesis, last))
+        line, _ = encode_record(last.seq + 1, format_time(now()), body, last.hash, key)
+        lock(new, 0)  # 3
+        write_all(new, line)
+        os.fsync(new)
+        if not os.path.lexists(closed_path):  # 4
+            os.link(path, closed_path)
+        os.rename(temporary, path)  # noqa: PTH104 - 5
+        fsync_dir(directory)
+    except BaseException:
+        os.close(new)
+        raise
+    return Rotated(head.number, closed_path, last), new
+
+
+def _like(new: int, fd: int) -> None:
+    """Give the file open as `new` the owner and the mode of `fd`: root may be who closes it."""
+    status, mine = os.fstat(fd), os.fstat(new)
+    if (status.st_uid, status.st_gid) != (mine.st_uid, mine.st_gid):
+        with contextlib.suppress(PermissionError):  # a group of which we are no member
+            os.fchown(new, status.st_uid, status.st_gid)
+    os.fchmod(new, stat.S_IMODE(status.st_mode))
+
+
+def _is_it(fd: int, path: Path) -> bool:
+    """Tell whether the file at `path` is the one open as `fd`, or a copy of it.
+
+    A kill may have left it with both names, and whoever restored a backup made two files of them.
+    """
+    if is_current(fd, path):
+        return True
+    refuse_irregular(path)
+    with open_at_once(path) as other:
+        size = os.fstat(fd).st_size
+        if os.fstat(other.fileno()).st_size != size:
+            return False
+        places = range(0, size, _PIECE_BYTES)
+        return all(os.pread(fd, _PIECE_BYTES, at) == other.read(_PIECE_BYTES) for at in places)
+
+
+def _probe(path: Path) -> None:
+    """Make sure that a file can have a second name.
+
+    Raises:
+        NoLinksError: it cannot.
+    """
+    other = path.with_name(f"{path.name}-2")
+    try:
+        os.link(path, other)
+        other.unlink()
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        path.unlink(missing_ok=True)
+        raise NoLinksError from error

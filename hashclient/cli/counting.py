@@ -1,0 +1,87 @@
+"""How many files a scan will meet, counted ahead of it: for the share that a terminal shows.
+
+The scan itself walks only as far as its workers need, so that its memory stays flat, and knows how
+much there is when it has nearly done. So another process walks the same trees and only counts,
+which takes a small part of the time of a scan, and is what the kernel has at hand afterwards. It is
+for a display alone: nothing is decided by it, and whatever becomes of it changes no verdict.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from typing import NoReturn
+
+from hashclient.scan.sources.files import WalkOptions
+
+#: Of the number that is sent in the end.
+_NUMBER_BYTES = 8
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def files_counted(paths: Sequence[str], options: WalkOptions) -> Iterator[Callable[[], int | None]]:
+    """Count the inputs at `paths` meanwhile; yield a function that gives their number.
+
+    It gives None until all are counted, and for ever where that cannot be done, or without paths.
+    """
+    if not paths:
+        yield lambda: None
+        return
+    ours, theirs = os.pipe()
+    os.set_blocking(ours, False)
+    # A signal before the process has handlers of its own would run ours in it.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        pid = os.fork()  # before any worker or thread
+        if pid == 0:
+            _count(theirs, paths, options)
+    except OSError:  # too many processes: then there is no share
+        pid = 0
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    os.close(theirs)
+    if not pid:
+        os.close(ours)
+        yield lambda: None
+        return
+    total: int | None = None
+
+    def ask() -> int | None:
+        nonlocal total
+        if total is None:
+            with contextlib.suppress(OSError):  # nothing has come yet
+                data = os.read(ours, _NUMBER_BYTES)
+                if len(data) == _NUMBER_BYTES:
+                    total = int.from_bytes(data)
+        return total
+
+    try:
+        yield ask
+    finally:
+        os.close(ours)
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
+            # One that hangs in a dead file system is not waited for.
+            os.waitpid(pid, os.WNOHANG)
+
+
+def _count(to: int, paths: Sequence[str], options: WalkOptions) -> NoReturn:
+    """Count, and end this process, in which nothing else of ours may run."""
+    try:
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        from hashclient.core.model import Outcome
+        from hashclient.scan.sources.files import walk
+
+        with contextlib.suppress(OSError):
+            os.nice(5)
+        total = 0
+        for item in walk(paths, options):
+            total += 1 if isinstance(item, Outcome) else sum(len(group.names) for group in item)
+        os.write(to, total.to_bytes(_NUMBER_BYTES))
+    finally:
+        os._exit(0)

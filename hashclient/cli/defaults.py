@@ -1,0 +1,176 @@
+"""Values of options that nobody typed: from the environment, and from tables of config.toml.
+
+What is misspelt there would be passed over in silence, and a machine would do something else than
+it was told: so a wrong key, a wrong type and a wrong value in a table are errors that name the key,
+and a variable that is nearly one of ours is warned of. Others that begin as ours do may belong to
+anybody: jobs of a CI keep the address of a provider in one, say.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import Any
+
+import click
+
+from hashclient.errors import ConfigError
+from hashclient.system.text import nearest, printable
+
+#: What the names of environment variables begin with.
+ENV_PREFIX = "HASHCLIENT"
+#: Those that are no option of any command.
+OTHER_VARIABLES = frozenset({f"{ENV_PREFIX}_SEAL_KEY", f"{ENV_PREFIX}_DEBUG"})
+#: Kubernetes sets these in each container beside a service that is called `hashclient`.
+_OF_SERVICES = re.compile(
+    rf"{ENV_PREFIX}_(?:SERVICE_(?:HOST|PORT(?:_\w+)?)|PORT(?:_[0-9]+_(?:TCP|UDP|SCTP)(?:_\w+)?)?)"
+)
+
+
+def option_name(option: click.Option) -> str | None:
+    """Return the long name of an option as a key: `one_file_system` for `--one-file-system`."""
+    for flag in option.opts:
+        if flag.startswith("--"):
+            return flag.removeprefix("--").replace("-", "_")
+    return None
+
+
+def name_variables(command: click.Command, prefix: str) -> None:
+    """Name each option's environment variable after the option, not after a function's argument."""
+    for parameter in command.params:
+        if isinstance(parameter, click.Option) and (name := option_name(parameter)):
+            parameter.envvar = f"{prefix}_{name.upper()}"
+    if isinstance(command, click.Group):
+        for name, sub_command in command.commands.items():
+            name_variables(sub_command, f"{prefix}_{name.upper().replace('-', '_')}")
+
+
+def variables_of(command: click.Command) -> Iterator[str]:
+    """Yield the names of the variables of a command and those below it."""
+    for parameter in command.params:
+        if isinstance(parameter.envvar, str):
+            yield parameter.envvar
+    if isinstance(command, click.Group):
+        for sub_command in command.commands.values():
+            yield from variables_of(sub_command)
+
+
+def unknown_variables(
+    names: Iterable[str],
+    top: click.Group,
+    commands: Collection[str],
+    load: Callable[[str], click.Command | None],
+) -> Iterator[tuple[str, str]]:
+    """Yield those of the environment's `names` that are none of ours, but nearly one of them.
+
+    Each comes with the name that may be meant. `load` returns a command of `top` by its name; none
+    is loaded for a variable that belongs to another one.
+    """
+    of_top = {
+        f"{ENV_PREFIX}_{option_name(p)}".upper() for p in top.params if isinstance(p, click.Option)
+    }
+    known = OTHER_VARIABLES | of_top | {f"{ENV_PREFIX}_CONFIG"}
+
+    def of_command(name: str) -> set[str]:
+        command = load(name)
+        return set() if command is None else set(variables_of(command))
+
+    for name in sorted(names):
+        if not name.startswith(f"{ENV_PREFIX}_") or name in known or _OF_SERVICES.fullmatch(name):
+            continue
+        word = name.split("_")[1].lower()
+        own = of_command(word) if word in commands else set[str]().union(*map(of_command, commands))
+        if name not in own:
+            # What they all begin with makes no two of them alike.
+            words = [other.removeprefix(f"{ENV_PREFIX}_") for other in sorted(known | own)]
+            meant = nearest(name.removeprefix(f"{ENV_PREFIX}_"), words)
+            if meant is not None:
+                yield name, f"{ENV_PREFIX}_{meant}"
+
+
+def command_defaults(
+    table: Mapping[str, Any], name: str, command: click.Command, where: str
+) -> dict[str, Any]:
+    """Return the defaults that the `table` of command `name` gives, by parameter, as if typed.
+
+    `where` names the configuration in messages.
+
+    Raises:
+        ConfigError: a key is not the name of an option, or its value does not fit.
+    """
+    options = {
+        key: option
+        for option in command.params
+        if isinstance(option, click.Option) and (key := option_name(option))
+    }
+    defaults: dict[str, Any] = {}
+    for key, value in table.items():
+        option = options.get(key)
+        if option is None or option.name is None:
+            from hashclient.configfile.faults import unknown_key
+
+            raise _not_valid(where, unknown_key(key, list(options), f"in [{name}]"))
+        values = value if isinstance(value, list) else [value]
+        kind, one, many = _kind_of(option)
+        fits = isinstance(value, list) is option.multiple and all(
+            isinstance(item, kind) and (bool in kind) is isinstance(item, bool) for item in values
+        )
+        if not fits:
+            from hashclient.configfile.faults import wrong_type
+
+            expected = f"a list of {many}" if option.multiple else one
+            raise _not_valid(where, wrong_type(key, f"in [{name}]", expected, value))
+        for item in values:
+            _check_value(option, item, key, name, where)
+        # From here on they are checked as if they had been typed.
+        typed = [str(item) for item in values]
+        defaults[option.name] = typed if option.multiple else typed[0]
+    return defaults
+
+
+def _kind_of(option: click.Option) -> tuple[tuple[type, ...], str, str]:
+    """Return the types that TOML may give for an option, and the words for one and for many."""
+    if option.is_flag:
+        return (bool,), "true or false", "booleans"
+    if isinstance(option.type, click.types.FloatParamType):  # as FloatRange is
+        return (int, float), "a number", "numbers"
+    if isinstance(option.type, click.types.IntParamType):
+        return (int,), "a whole number", "whole numbers"
+    return (str,), "a text in quotes", "texts in quotes"
+
+
+def _check_value(option: click.Option, item: Any, key: str, name: str, where: str) -> None:
+    if option.is_flag:
+        return
+    if isinstance(option.type, click.Choice):
+        from hashclient.configfile.faults import not_one_of
+
+        choices = [str(choice) for choice in option.type.choices]
+        if item not in choices:
+            raise _not_valid(where, not_one_of(item, choices, key, f"in [{name}]"))
+        return
+    try:
+        option.type.convert(str(item), option, None)
+    except click.UsageError as error:
+        text = error.message.rstrip(".")
+        raise ConfigError(
+            f"configuration {where} is not valid: {key!r} in [{name}]:"
+            f" {text[:1].lower()}{text[1:]}",
+            hint=f"see `hashclient {name} --help`",
+        ) from error
+
+
+def _not_valid(where: str, fault: Any) -> ConfigError:
+    return ConfigError(
+        f"configuration {where} is not valid: {fault.message}",
+        hint=fault.hint or "docs/operations.md describes every key",
+    )
+
+
+def tell_unknown_variables(
+    unknown: Iterable[tuple[str, str]], mentioned: Collection[str]
+) -> Iterator[str]:
+    """Yield a sentence for each unknown variable but those that are `mentioned` as a secret's."""
+    for name, meant in unknown:
+        if name not in mentioned:
+            yield f"environment variable is not known: {printable(name)}; did you mean {meant}?"

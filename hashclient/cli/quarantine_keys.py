@@ -1,0 +1,127 @@
+"""`hashclient quarantine`: keys. The secret one is an officer's, the public one every machine's."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from hashclient.cli.app import App, existing_path, format_option, pass_app
+from hashclient.errors import ConfigError, ExitCode
+from hashclient.system.text import printable
+
+#: Stands for a key that is not made yet. It is nobody's, and is never written.
+_ANY_KEY = "age1" + "q" * 58
+
+
+@click.command("keygen")
+@click.option(
+    "--output",
+    type=existing_path(dir_okay=False),
+    metavar="FILE",
+    required=True,
+    help="Where to write the secret key; it must not exist.",
+)
+@click.option(
+    "--write-config",
+    is_flag=True,
+    help="Add the public key to config.toml here, as `add-recipient` does: for a trial on one"
+    " machine.",
+)
+@format_option("text", "json")
+@pass_app
+def keygen(app: App, output: Path, write_config: bool, output_format: str) -> ExitCode:
+    """Make a pair of keys; the secret one goes into a file, the public one is printed.
+
+    Do it on the machine of the officer who may open what is quarantined: the secret key must never
+    be on a machine that quarantines. It is written as age-keygen writes it, and can be used with
+    the age tool. `add-recipient` makes the public key known to each machine that quarantines.
+
+    \b
+      hashclient quarantine keygen --output officer.key   there
+      hashclient quarantine add-recipient age1…           here
+    """
+    from hashclient.quarantine.vault import write_identity
+
+    if write_config:
+        _edited(app, _ANY_KEY)  # what cannot be done is known before there is a key
+    public = write_identity(output, app.now())
+    if write_config:
+        _add(app, public)
+    if output_format == "json":
+        config = f'[quarantine]\nrecipients = ["{public}"]'
+        app.out(json.dumps({"public_key": public, "identity_file": str(output), "config": config}))
+    else:
+        app.out(public)
+    app.say(f"the secret key is in {printable(output)}: keep a copy of it in a safe")
+    app.say(
+        "hint: a machine that quarantines must not have it: move it to the officer's machine"
+        if write_config
+        else "hint: it stays on the officer's machine; `quarantine add-recipient` makes the public"
+        " key known to each that quarantines"
+    )
+    return ExitCode.OK
+
+
+@click.command("add-recipient")
+@click.argument("keys", metavar="KEY…", nargs=-1, required=True)
+@pass_app
+def add_recipient(app: App, keys: tuple[str, ...]) -> ExitCode:
+    """Add public keys to those that config.toml names under [quarantine].
+
+    A KEY is a public key of age or SSH; whoever has the secret key to any of them can open what is
+    taken away from then on. All else in the file, comments included, stays as it is. A key that is
+    there already is not added again.
+
+    \b
+      hashclient quarantine add-recipient age1…
+      hashclient quarantine add-recipient "$(cat officer.pub)"
+
+    Exit codes: 2 a KEY is no public key, or the file is written so that it has to be done by hand.
+    """
+    from hashclient.quarantine.age import parse_recipients
+
+    stripped = [key.strip() for key in keys]
+    parse_recipients(stripped)
+    _add(app, *stripped)
+    return ExitCode.OK
+
+
+def _add(app: App, *keys: str) -> None:
+    """Add public keys to the configuration, under the lock of whoever else writes to it."""
+    from hashclient.configfile.edit import write_config_text
+    from hashclient.migrations.migrate import writing
+
+    settings = app.settings_to_edit()
+    path = settings.config_path
+    with writing(settings.layout):
+        before, after = _edited(app, *keys)
+        if after != before:
+            write_config_text(path, after)
+    done = "is there already" if after == before else "added"
+    for key in keys:
+        app.say(f"{printable(path)}: recipient {done}: {printable(key)}")
+
+
+def _edited(app: App, *keys: str) -> tuple[str, str]:
+    """Return the text of the configuration as it is, and with `keys` added.
+
+    Raises:
+        ConfigError: it cannot be read, or that has to be done by hand.
+    """
+    from hashclient.client import COMMAND_TABLES
+    from hashclient.config import parse_config
+    from hashclient.configfile.edit import read_config_text, with_recipient
+
+    path = app.settings_to_edit().config_path
+    before = after = read_config_text(path)
+    for key in keys:
+        after = with_recipient(after, key, printable(path))
+    config = parse_config(after, COMMAND_TABLES, printable(path), complete=False)
+    if not set(keys) <= set(config.quarantine.recipients):
+        raise ConfigError(
+            f"a table below [since] outranks `recipients` of configuration {printable(path)}",
+            hint="add the key there, by hand; nothing was changed",
+        )
+    return before, after

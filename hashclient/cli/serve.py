@@ -1,0 +1,196 @@
+"""`serve`: a daemon that other programs ask about content, by clamd's protocol."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from hashclient.cli.app import App, format_option, pass_app
+from hashclient.cli.options import DURATION
+from hashclient.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@click.command("serve")
+@click.option(
+    "--bind",
+    "addresses",
+    metavar="ADDRESS",
+    multiple=True,
+    help="Listen at `unix:PATH` or HOST:PORT; port 0 is any that is free. Can be given several"
+    " times. [default: unix:/run/hashclient/clamd.sock; for others than root"
+    " $XDG_RUNTIME_DIR/hashclient/clamd.sock]",
+)
+@click.option(
+    "--allow-remote",
+    is_flag=True,
+    help="Listen also at addresses that other machines can reach; the protocol has neither"
+    " encryption nor credentials.",
+)
+@click.option(
+    "--socket-mode",
+    metavar="OCTAL",
+    default="660",
+    show_default=True,
+    help="Who may use a socket in the file system: its mode.",
+)
+@click.option("--jobs", metavar="N", type=click.IntRange(1, 256), help="Processes. [default: CPUs]")
+@click.option(
+    "--no-verdict",
+    type=click.Choice(["found", "error", "ok"]),
+    default="found",
+    show_default=True,
+    help="What to answer for what could not be checked: a match by a name that says so, an error,"
+    " or that all is well.",
+)
+@click.option(
+    "--max-stream-mib",
+    metavar="N",
+    type=click.IntRange(1, 1 << 24),
+    default=16_384,
+    show_default=True,
+    help="Longest stream; a longer one has no verdict.",
+)
+@click.option(
+    "--max-connections",
+    metavar="N",
+    type=click.IntRange(1, 1 << 16),
+    default=4096,
+    show_default=True,
+    help="Most connections of one process; more are closed at once.",
+)
+@click.option(
+    "--idle",
+    "idle_s",
+    metavar="TIME",
+    type=DURATION,
+    default="120",
+    show_default=True,
+    help="Close a connection on which nothing comes for so long.",
+)
+@click.option(
+    "--stream-time",
+    "stream_s",
+    metavar="TIME",
+    type=DURATION,
+    default="1h",
+    show_default=True,
+    help="Longest time that one stream may take.",
+)
+@click.option(
+    "--metrics", metavar="HOST:PORT", help="Answer Prometheus there, over HTTP, at /metrics."
+)
+@click.option(
+    "--fetch-every",
+    metavar="TIME",
+    type=DURATION,
+    help="Run `fetch` every so often, such as 1h.",
+)
+@click.option("--no-actions", is_flag=True, help="Record matches only, whatever the policy says.")
+@format_option("text", "json", help="How to say where it listens, once it is ready.")
+@pass_app
+def command(
+    app: App,
+    addresses: tuple[str, ...],
+    allow_remote: bool,
+    socket_mode: str,
+    jobs: int | None,
+    no_verdict: str,
+    max_stream_mib: int,
+    max_connections: int,
+    idle_s: float,
+    stream_s: float,
+    metrics: str | None,
+    fetch_every: float | None,
+    no_actions: bool,
+    output_format: str,
+) -> ExitCode:
+    """Answer programs that ask about content as they ask a clamd.
+
+    Mail gateways, proxies, file servers and upload sites that can ask ClamAV's daemon can ask this
+    one: it speaks the same protocol. A match is answered as `stream: Hashclient.LIST.ENTRY FOUND`.
+    It is recorded, logged and acted upon before the answer is given. What could not be checked is
+    not answered as clean, unless --no-verdict says so. New generations on the disk are used at
+    once; SIGHUP or RELOAD does the same.
+
+    \b
+      hashclient serve --fetch-every 1h
+      hashclient serve --bind 127.0.0.1:3310 --metrics 127.0.0.1:9310
+
+    Exit codes: 0 it was stopped by SIGTERM or SIGINT, 2 an address is wrong, 8 no list can be used,
+    or it cannot listen; all are in `hashclient --help`.
+    """
+    from hashclient.daemon.daemon import Daemon
+    from hashclient.daemon.options import NoVerdict, Options, TcpAddress, parse_address
+    from hashclient.scan.engine import default_jobs
+
+    binds = [parse_address(text) for text in addresses or [f"unix:{_default_socket()}"]]
+    asked: TcpAddress | None = None
+    if metrics is not None:
+        match parse_address(metrics):
+            case TcpAddress() as asked:
+                pass
+            case _:
+                raise UsageError(f"metrics need HOST:PORT, not {metrics}")
+    for address in (*binds, *([asked] if asked else [])):
+        if isinstance(address, TcpAddress) and not (address.is_loopback or allow_remote):
+            raise UsageError(
+                f"other machines could reach {address}",
+                hint="the protocol has neither encryption nor credentials; --allow-remote if the"
+                " network is closed",
+            )
+    if re.fullmatch("[0-7]{3,4}", socket_mode) is None:
+        raise UsageError(f"not a mode in octal: {socket_mode}", hint="such as 660")
+    daemon = Daemon(
+        app.session,
+        binds,
+        Options(
+            NoVerdict(no_verdict),
+            max_stream_mib << 20,
+            idle_s,
+            stream_s,
+            max_connections,
+            act=not no_actions,
+        ),
+        jobs=jobs or default_jobs(),
+        metrics=asked,
+        fetch=_fetch_command(app),
+        fetch_every_s=fetch_every,
+        mode=int(socket_mode, 8),
+    )
+
+    def ready(names: list[str]) -> None:
+        if output_format == "json":
+            app.out(json.dumps({"ready": True, "addresses": names}))
+        else:
+            for name in names:
+                app.out(f"listening at {name}")
+
+    daemon.run(ready)
+    return ExitCode.OK
+
+
+def _default_socket() -> Path:
+    import os
+    from pathlib import Path
+
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    if os.geteuid() != 0 and runtime.startswith("/"):
+        return Path(runtime, "hashclient/clamd.sock")
+    return Path("/run/hashclient/clamd.sock")
+
+
+def _fetch_command(app: App) -> list[str]:
+    """Return the words that run `fetch` with the same state and configuration."""
+    settings = app.settings
+    words = [sys.executable, "-P", "-m", "hashclient", "-q", "--state-dir", str(settings.state_dir)]
+    words += ["--config", str(settings.config_path)]
+    if settings.seal_key_file is not None:
+        words += ["--seal-key-file", str(settings.seal_key_file)]
+    return [*words, "fetch"]

@@ -1,0 +1,97 @@
+"""`watch`: check what changes in folders, as it changes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from hashclient.cli.app import App, format_option, pass_app
+from hashclient.cli.options import DURATION
+from hashclient.errors import ExitCode
+
+if TYPE_CHECKING:
+    from hashclient.core.verdict import Summary
+    from hashclient.errors import HashclientError
+
+
+@click.command("watch")
+@click.argument("paths", nargs=-1, required=True, metavar="DIR...")
+@click.option(
+    "--settle",
+    metavar="TIME",
+    type=DURATION,
+    default="1s",
+    show_default=True,
+    help="Look at a file when nothing has changed in it for so long.",
+)
+@click.option(
+    "--rescan-every",
+    metavar="TIME",
+    type=DURATION,
+    default="24h",
+    show_default=True,
+    help="Look at everything so often: some changes are not told of.",
+)
+@click.option(
+    "--exclude",
+    metavar="PATTERN",
+    multiple=True,
+    help="Skip what matches when everything is looked at. Can be given several times.",
+)
+@click.option("--jobs", metavar="N", type=click.IntRange(1, 256), help="Processes. [default: CPUs]")
+@click.option("--no-actions", is_flag=True, help="Record matches only, whatever the policy says.")
+@format_option("text", "jsonl")
+@pass_app
+def command(
+    app: App,
+    paths: tuple[str, ...],
+    settle: float,
+    rescan_every: float,
+    exclude: tuple[str, ...],
+    jobs: int | None,
+    no_actions: bool,
+    output_format: str,
+) -> ExitCode:
+    """Check what is written to folders, or moved there, at once.
+
+    It begins with a scan of everything, by what the inventory knows, and repeats that whenever
+    changes may have been missed. What matches is recorded, logged and acted upon as by `scan`, and
+    told on stdout. Network file systems and FUSE do not tell of what others change: they are
+    refused.
+
+    \b
+      hashclient watch /srv/upload /home
+      hashclient watch --settle 10s --format jsonl /srv/upload
+
+    Exit codes: 0 it was stopped by SIGTERM or SIGINT, 2 a directory cannot be watched, 8 no list
+    can be used, or too many directories; all are in `hashclient --help`.
+    """
+    from hashclient.cli.run import load_lists
+    from hashclient.client import Client
+    from hashclient.formats.interface import Context, formatter
+    from hashclient.watch.watch import Watch
+
+    load_lists(app)
+    written = formatter(output_format, Context("scan", app.now()))
+
+    def failed(error: HashclientError) -> None:
+        app.warn(error.message, error.hint)
+
+    def scanned(summary: Summary) -> None:
+        app.say(f"looked at everything: {summary.inputs:,} inputs, exit {int(summary.exit_code)}")
+
+    watch = Watch(
+        Client(app.session),
+        paths,
+        settle_s=settle,
+        rescan_s=rescan_every,
+        jobs=jobs,
+        exclude=exclude,
+        act=not no_actions,
+        told=lambda handled: app.out(written.outcome(handled) or ""),
+        on_failure=failed,
+        on_scan=scanned,
+    )
+    watch.run(lambda count: app.say(f"watching {count:,} directories"))
+    return ExitCode.OK

@@ -1,0 +1,205 @@
+"""What is wrong with a decoded `config.toml`: which key, where, and what it should be.
+
+Decoding stops at the first fault and words it for programmers. Only then is the document looked
+through here, by the same types, for a sentence that an administrator can act upon. No value is
+repeated but one that should have been one of a few words: anything else may be a secret in the
+wrong place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from hashclient.system.text import excerpt, nearest, printable
+
+#: The keys that lead to a value; a number is a place in a list, from 0.
+Place = tuple[str | int, ...]
+
+#: What TOML has: what is expected, how many of it, and what was found.
+_WORDS: Mapping[type, tuple[str, str, str]] = {
+    bool: ("true or false", "booleans", "a boolean"),
+    int: ("a whole number", "whole numbers", "a whole number"),
+    float: ("a number", "numbers", "a number with a fraction"),
+    str: ("a text in quotes", "texts in quotes", "a text"),
+    dict: ("a table", "tables", "a table"),
+    list: ("a list", "lists", "a list"),
+}
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """One fault, as a message without the name of the file, and what helps."""
+
+    message: str
+    hint: str | None = None
+
+
+def find_fault(document: Any, kind: type) -> Fault | None:
+    """Return the first thing in a decoded `document` that does not fit the struct `kind`."""
+    from msgspec import inspect
+
+    return next(_faults(document, inspect.type_info(kind), ()), None)
+
+
+def unknown_key(key: str, known: Sequence[str], where: str) -> Fault:
+    """Return the fault of a `key` that is none of `known`, the keys that there are at `where`."""
+    meant = nearest(key, known)
+    meant = f"did you mean {meant!r}? " if meant else ""
+    return Fault(
+        f"unknown key {printable(key)!r} {where}", f"{meant}known keys: {', '.join(sorted(known))}"
+    )
+
+
+def wrong_type(key: str, where: str, expected: str, value: Any) -> Fault:
+    """Return the fault of a `key` at `where` whose `value` is not what is `expected`."""
+    return Fault(
+        f"wrong type of {printable(key)!r} {where}: expected {expected}, not {_word_of(value)}"
+    )
+
+
+def not_one_of(value: Any, allowed: Iterable[Any], key: str, where: str) -> Fault:
+    """Return the fault of a `value` of `key` at `where` that is none of the `allowed` ones."""
+    words = sorted(str(word) for word in allowed)
+    shown = repr(excerpt(value)) if isinstance(value, str) else _word_of(value)
+    meant = nearest(value, words) if isinstance(value, str) else None
+    listed = ", ".join(f'"{word}"' for word in words)
+    return Fault(
+        f"{shown} is no value of {printable(key)!r} {where}: it is one of {listed}",
+        f"did you mean {meant!r}?" if meant else None,
+    )
+
+
+def in_table(place: Place) -> str:
+    """Return where a table is, in the words of the file."""
+    names, number = [], ""
+    for step in place:
+        if isinstance(step, int):
+            number = f" number {step + 1}"
+        else:
+            names.append(printable(step))
+    if not names:
+        return "at the top"
+    return f"in [[{'.'.join(names)}]]{number}" if number else f"in [{'.'.join(names)}]"
+
+
+def _word_of(value: Any) -> str:
+    for kind, (_, _, found) in _WORDS.items():
+        if isinstance(value, kind):
+            return found
+    return "a date or a time"
+
+
+def _faults(value: Any, info: Any, place: Place) -> Iterator[Fault]:
+    """Yield what is wrong with `value`, which `info` says how to decode."""
+    from msgspec import inspect
+
+    match info:
+        case inspect.UnionType():
+            yield from _faults_of_union(value, info, place)
+        case inspect.StructType():
+            yield from _faults_of_struct(value, info, place)
+        case inspect.DictType():
+            if not isinstance(value, dict):
+                yield _wrong_type(value, "a table", place)
+                return
+            for key, inner in value.items():
+                yield from _faults(inner, info.value_type, (*place, key))
+        case inspect.VarTupleType() | inspect.ListType():
+            if not isinstance(value, list):
+                yield _wrong_type(value, f"a list of {_many(info.item_type)}", place)
+                return
+            for number, inner in enumerate(value):
+                yield from _faults(inner, info.item_type, (*place, number))
+        case inspect.LiteralType():
+            if value not in info.values:
+                yield _not_one_of(value, info.values, place)
+        case _:
+            kind = _python_type(info)
+            fits = isinstance(value, (int, float) if kind is float else kind)
+            if not fits or (isinstance(value, bool) and kind is not bool):
+                yield _wrong_type(value, _WORDS[kind][0], place)
+
+
+def _faults_of_union(value: Any, info: Any, place: Place) -> Iterator[Fault]:
+    from msgspec import inspect
+
+    kinds = [kind for kind in info.types if not isinstance(kind, inspect.NoneType)]
+    if len(kinds) == 1:
+        yield from _faults(value, kinds[0], place)
+        return
+    # Structs that say by one key which of them they are.
+    if not isinstance(value, dict):
+        yield _wrong_type(value, "a table", place)
+        return
+    by_tag = {kind.tag: kind for kind in kinds}
+    key = kinds[0].tag_field
+    if key not in value:
+        yield Fault(
+            f"{key!r} is missing {in_table(place)}", f"it is one of: {', '.join(sorted(by_tag))}"
+        )
+    elif value[key] not in by_tag:
+        yield _not_one_of(value[key], by_tag, (*place, key))
+    else:
+        yield from _faults_of_struct(value, by_tag[value[key]], place)
+
+
+def _faults_of_struct(value: Any, info: Any, place: Place) -> Iterator[Fault]:
+    if not isinstance(value, dict):
+        yield _wrong_type(value, "a table", place)
+        return
+    fields = {field.encode_name: field for field in info.fields}
+    known = [*fields, *([info.tag_field] if info.tag_field else [])]
+    for key in value:
+        if key not in known:
+            yield unknown_key(key, known, in_table(place))
+    for key, field in fields.items():
+        if key in value:
+            yield from _faults(value[key], field.type, (*place, key))
+        elif field.required:
+            yield Fault(f"{key!r} is missing {in_table(place)}")
+
+
+def _wrong_type(value: Any, expected: str, place: Place) -> Fault:
+    key, table = _split(place)
+    return wrong_type(key, in_table(table), expected, value)
+
+
+def _not_one_of(value: Any, allowed: Iterable[Any], place: Place) -> Fault:
+    key, table = _split(place)
+    return not_one_of(value, allowed, key, in_table(table))
+
+
+def _split(place: Place) -> tuple[str, Place]:
+    """Return the key that a value belongs to, and the table that this is in."""
+    *above, last = place
+    while isinstance(last, int) and above:  # an item of a list belongs to the key of the list
+        *above, last = above
+    return str(last), tuple(above)
+
+
+def _many(info: Any) -> str:
+    from msgspec import inspect
+
+    match info:
+        case inspect.LiteralType():
+            return _WORDS[str][1]
+        case inspect.StructType() | inspect.UnionType() | inspect.DictType():
+            return _WORDS[dict][1]
+    return _WORDS[_python_type(info)][1]
+
+
+def _python_type(info: Any) -> type:
+    from msgspec import inspect
+
+    kinds: tuple[tuple[type, type], ...] = (
+        (inspect.BoolType, bool),
+        (inspect.IntType, int),
+        (inspect.FloatType, float),
+        (inspect.StrType, str),
+    )
+    for kind, python_type in kinds:
+        if isinstance(info, kind):
+            return python_type
+    raise AssertionError(info)

@@ -1,0 +1,44 @@
+"""What is answered about an input: from its outcome to the words of a reply.
+
+Nothing that is not known passes as clean. Clients take any name before `FOUND` for a virus, except
+that some know those which begin with `Heuristics.Limits.Exceeded` for what could not be looked
+through; so an input without a verdict is called that, unless the operator wants an error or a pass.
+"""
+
+from __future__ import annotations
+
+from hashclient.core.kinds import Kind
+from hashclient.core.model import Outcome
+from hashclient.daemon.options import NoVerdict
+from hashclient.daemon.protocol import no_verdict, signature
+
+OK = "OK"
+
+
+def answer(
+    outcome: Outcome | None, doubt: str | None, rule: NoVerdict, *, every: bool = False
+) -> list[str]:
+    """Return what is said of one input, after its name; with `every`, a line for each entry.
+
+    `outcome` is None where it is clean. `doubt` says in a word why a clean one may not be.
+    """
+    kind = Kind.CLEAN if outcome is None else outcome.kind
+    if outcome is not None and kind is Kind.MATCH:
+        names = [signature(hit.list_name, hit.entry) for hit in outcome.hits if hit.complete]
+        return [f"{name} FOUND" for name in (names if every else names[:1])]
+    if outcome is not None and kind is Kind.CONFLICT:
+        return [unknown("Conflict", "entries of a list agree in part only", rule)]
+    if outcome is not None and kind is not Kind.CLEAN:
+        return [unknown("Unread", outcome.reason or "it was not read", rule)]
+    if doubt is not None:
+        return [unknown(doubt, f"lists are not whole: {doubt.lower()}", rule)]
+    return [OK]
+
+
+def unknown(word: str, reason: str, rule: NoVerdict) -> str:
+    """Return what is said of an input without a verdict, as the operator wants it."""
+    if rule is NoVerdict.FOUND:
+        return f"{no_verdict(word)} FOUND"
+    if rule is NoVerdict.ERROR:
+        return f"{reason}. ERROR"
+    return OK

@@ -1,0 +1,96 @@
+"""What a daemon counts: one row of numbers a process, in memory that all of them share.
+
+Each process writes its own row only, so nothing is locked; whoever reads adds the rows up. A number
+is written at once, as one machine word.
+"""
+
+from __future__ import annotations
+
+import bisect
+import enum
+import mmap
+
+#: Upper bounds in seconds of the classes of time that an answer takes.
+BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class Count(enum.IntEnum):
+    """What is counted; the value is its place in a row."""
+
+    CLEAN = 0
+    MATCH = 1
+    CONFLICT = 2
+    UNREAD = 3
+    NO_VERDICT = 4  # of the inputs that would be clean, if all lists could be asked
+    BYTES = 5
+    CONNECTIONS = 6  # opened since the start
+    OPEN = 7  # open now
+    REFUSED = 8  # there were too many
+    IDLE = 9  # closed, since they said nothing for too long
+    BROKEN = 10  # closed, since what they said was not the protocol
+    TOO_LONG = 11  # streams beyond the limit of bytes or time
+    FAILURES = 12  # matches that could not be recorded, and acts that could not be done
+    RELOADS = 13
+    STARTED = 14  # the process of this row was started so often
+
+
+_FIRST_CLASS = len(Count)
+#: After the classes of time: how many there were, and microseconds in all.
+_TIMED = _FIRST_CLASS + len(BOUNDS_S) + 1
+_MICROSECONDS = _TIMED + 1
+_ROW = _MICROSECONDS + 1
+_WORD_BYTES = 8
+
+
+class Counts:
+    """The rows of all processes; make it before they are forked."""
+
+    def __init__(self, rows: int) -> None:
+        """Have `rows` rows, all zero."""
+        self._rows = rows
+        self._memory = mmap.mmap(-1, rows * _ROW * _WORD_BYTES)
+        self._words = memoryview(self._memory).cast("Q")
+
+    def row(self, number: int) -> Row:
+        """Return the row of process `number`, to count in."""
+        return Row(self._words[number * _ROW : (number + 1) * _ROW])
+
+    def total(self, count: Count) -> int:
+        """Return one count of all processes."""
+        return sum(self._words[row * _ROW + count] for row in range(self._rows))
+
+    def times(self) -> tuple[list[int], float]:
+        """Return how many answers took as long as each bound or less, and seconds in all.
+
+        The last number is of all answers.
+        """
+        sums = [
+            sum(self._words[row * _ROW + _FIRST_CLASS + n] for row in range(self._rows))
+            for n in range(len(BOUNDS_S) + 1)
+        ]
+        for n in range(1, len(sums)):
+            sums[n] += sums[n - 1]
+        microseconds = sum(self._words[row * _ROW + _MICROSECONDS] for row in range(self._rows))
+        return sums, microseconds / 1e6
+
+
+class Row:
+    """The counts of one process."""
+
+    def __init__(self, words: memoryview) -> None:
+        self._words = words
+
+    def add(self, count: Count, number: int = 1) -> None:
+        """Count `number` more; for what goes down, less than zero."""
+        self._words[count] += number
+
+    def clear(self, count: Count) -> None:
+        """Set a count to zero: a process that has died had left it."""
+        self._words[count] = 0
+
+    def timed(self, seconds: float) -> None:
+        """Count an answer that took so long."""
+        words = self._words
+        words[_FIRST_CLASS + bisect.bisect_left(BOUNDS_S, seconds)] += 1
+        words[_TIMED] += 1
+        words[_MICROSECONDS] += int(seconds * 1e6)

@@ -1,0 +1,360 @@
+"""The daemon: sockets, the processes that serve them, and what keeps these going.
+
+The parent listens, starts one process a core, and starts one again that has died; it keeps no list
+open and reads no client. SIGHUP goes on to all, and so does RELOAD from any client; a second daemon
+at the same socket is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import multiprocessing
+import os
+import select
+import signal
+import socket
+import stat
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import FrameType
+
+from hashclient.daemon.counts import Count, Counts
+from hashclient.daemon.lists import Lists
+from hashclient.daemon.metrics import Exposition
+from hashclient.daemon.options import Address, Options, TcpAddress, UnixAddress
+from hashclient.daemon.systemd import notify, passed_sockets
+from hashclient.daemon.worker import Worker
+from hashclient.errors import HashclientError, StateError
+from hashclient.session import Session
+from hashclient.system.files import make_private_dir
+from hashclient.system.locks import writer_lock
+from hashclient.system.log import Log
+from hashclient.system.process import forget_exit_codes
+
+_log = Log("daemon")
+
+BACKLOG = 1024
+#: A process that is killed is started again so long after its last start at the soonest.
+RESTART_S = 0.2
+#: One that ends by itself so soon after its start ends early; so many in a row end the daemon.
+EARLY_S = 2.0
+MAX_EARLY_DEATHS = 16
+#: Seconds between two looks at what has to be done now and then.
+WATCH_S = 0.5
+#: Seconds that the processes have to end.
+STOP_S = 10.0
+#: How a process tells its parent that everybody is to stop.
+_STOP = signal.SIGUSR1
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, _STOP)
+_DEAD_HINT = "`hashclient status` tells whether the lists can be used; -v shows more"
+
+
+class Daemon:
+    """A daemon for one state directory."""
+
+    def __init__(
+        self,
+        session: Session,
+        addresses: Sequence[Address],
+        options: Options,
+        *,
+        jobs: int,
+        metrics: TcpAddress | None = None,
+        fetch: Sequence[str] | None = None,
+        fetch_every_s: float | None = None,
+        mode: int = 0o660,
+    ) -> None:
+        """Listen at `addresses`, besides the sockets that systemd passes.
+
+        `fetch` is the command that is run every `fetch_every_s` seconds. A socket in the file
+        system gets `mode`. `metrics` is where Prometheus may ask.
+        """
+        self._session = session
+        self._addresses = addresses
+        self._options = options
+        self._jobs = jobs
+        self._fetch = fetch
+        self._fetch_every_s = fetch_every_s
+        self._mode = mode
+        self._metrics = metrics
+        self._counts = Counts(jobs)
+        #: By their row in the counts: the process, and when it was started.
+        self._processes: dict[int, tuple[BaseProcess, float]] = {}
+        self._early_deaths = 0
+        self._stopping = self._reloading = False
+        self._fetching: subprocess.Popen[bytes] | None = None
+        self._sockets: list[Path] = []
+
+    def run(self, on_ready: Callable[[list[str]], None]) -> None:
+        """Serve until SIGTERM or SIGINT; `on_ready` is called with the addresses.
+
+        Raises:
+            StateError: it cannot listen, or its processes keep dying.
+        """
+        with contextlib.ExitStack() as stack:
+            # What cannot be opened is said here, before anybody is served.
+            Lists(self._session)
+            listeners = [stack.enter_context(sock) for sock in passed_sockets(os.environ)]
+            if not listeners:
+                listeners += [
+                    stack.enter_context(self._listen(address, stack)) for address in self._addresses
+                ]
+            exposition = None
+            if self._metrics is not None:
+                exposition = stack.enter_context(Exposition(self._metrics, self._counts))
+            for listener in listeners:
+                listener.setblocking(False)  # noqa: FBT003 - the socket's own word
+            self._serve(listeners, exposition, on_ready)
+
+    def _serve(
+        self,
+        listeners: list[socket.socket],
+        exposition: Exposition | None,
+        on_ready: Callable[[list[str]], None],
+    ) -> None:
+        handlers = {
+            signal.SIGTERM: self._on_stop,
+            signal.SIGINT: self._on_stop,
+            _STOP: self._on_stop,
+            signal.SIGHUP: self._on_reload,
+            signal.SIGCHLD: lambda _signal, _frame: None,
+        }
+        before = {number: signal.signal(number, do) for number, do in handlers.items()}
+        # Whatever signal comes ends a wait, at once.
+        woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        woken_before = signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+        names = [_name_of(listener) for listener in listeners]
+        try:
+            for row in range(self._jobs):
+                self._start(row, listeners, names)
+            self._wait_until_ready(woken)
+            shown = (
+                names if exposition is None else [*names, f"http://{exposition.address}/metrics"]
+            )
+            on_ready(shown)
+            notify(os.environ, "READY=1")
+            self._watch(listeners, names, exposition, woken)
+        finally:
+            notify(os.environ, "STOPPING=1")
+            self._end()
+            signal.set_wakeup_fd(woken_before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            os.close(woken)
+            os.close(wake)
+
+    def _listen(self, address: Address, stack: contextlib.ExitStack) -> socket.socket:
+        try:
+            if isinstance(address, UnixAddress):
+                return self._listen_unix(address.path, stack)
+            family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+            return socket.create_server(
+                (address.host, address.port), family=family, backlog=BACKLOG
+            )
+        except OSError as error:
+            raise StateError(
+                f"cannot listen at {address}: {(error.strerror or str(error)).lower()}",
+                hint="is another daemon there already?"
+                if error.errno == errno.EADDRINUSE
+                else "see whether the address is one of this machine, and may be used",
+            ) from error
+
+    def _listen_unix(self, path: Path, stack: contextlib.ExitStack) -> socket.socket:
+        """Listen at a path; a socket that nobody listens at any more is taken over."""
+        if not path.parent.exists():
+            make_private_dir(path.parent)
+        # Two that start at once must not each remove the other's socket.
+        lock = path.with_name(f"{path.name}.lock")
+        stack.enter_context(writer_lock(lock))
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISSOCK(path.lstat().st_mode):
+                raise OSError(errno.EEXIST, "a file that is no socket is in its place")
+            path.unlink()
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        # Nobody must get in before the mode is what it should be.
+        umask = os.umask(0o777)
+        try:
+            listener.bind(os.fspath(path))
+        except BaseException:
+            listener.close()
+            raise
+        finally:
+            os.umask(umask)
+        stack.callback(path.unlink, missing_ok=True)
+        path.chmod(self._mode)
+        listener.listen(BACKLOG)
+        return listener
+
+    def _start(self, row: int, listeners: list[socket.socket], names: list[str]) -> None:
+        # The parent has one thread, so forking is safe.
+        process = multiprocessing.get_context("fork").Process(
+            target=_work,
+            args=(self._session, listeners, self._options, self._counts, row, names),
+            daemon=True,
+        )
+        # A signal before the process has its own handlers would run the parent's in it.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        try:
+            process.start()
+        except OSError as error:
+            raise StateError(
+                f"cannot start a process: {error.strerror}",
+                hint="try fewer --jobs, or raise the limits of processes and memory",
+            ) from error
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        self._processes[row] = (process, time.monotonic())
+
+    def _wait_until_ready(self, woken: int) -> None:
+        """Wait until each process serves."""
+        while self._counts.total(Count.STARTED) < self._jobs and not self._stopping:
+            if any(process.exitcode is not None for process, _ in self._processes.values()):
+                raise StateError("the daemon could not start", hint=_DEAD_HINT)
+            _wait([woken], 0.005)
+
+    def _watch(
+        self,
+        listeners: list[socket.socket],
+        names: list[str],
+        exposition: Exposition | None,
+        woken: int,
+    ) -> None:
+        """Keep the processes going until the daemon is to stop."""
+        fetch_at = float("inf")
+        if self._fetch_every_s is not None:
+            fetch_at = time.monotonic() + self._fetch_every_s
+        waited = [woken] if exposition is None else [woken, exposition.fileno()]
+        while not self._stopping:
+            if self._reloading:
+                self._reloading = False
+                self._tell(signal.SIGHUP)
+            self._restart_dead(listeners, names)
+            if time.monotonic() >= fetch_at:
+                fetch_at = time.monotonic() + (self._fetch_every_s or 0)
+                self._begin_fetch()
+            self._end_fetch()
+            dead = any(p.exitcode is not None for p, _ in self._processes.values())
+            ready = _wait(waited, RESTART_S if dead else WATCH_S)
+            if exposition is not None and exposition.fileno() in ready:
+                exposition.answer()
+
+    def _restart_dead(self, listeners: list[socket.socket], names: list[str]) -> None:
+        """Start again what has died; what cannot serve is given up after some attempts.
+
+        Raises:
+            StateError: processes keep ending by themselves, soon after their start.
+        """
+        for row, (process, started) in list(self._processes.items()):
+            code = process.exitcode
+            if code is None or self._stopping:
+                continue
+            lived_s = time.monotonic() - started
+            if lived_s >= EARLY_S:
+                self._early_deaths = 0
+            elif code < 0:
+                # Killed, or by a bug in what it calls: not over and over at full speed.
+                if lived_s < RESTART_S:
+                    continue
+            else:
+                self._early_deaths += 1
+                if self._early_deaths > MAX_EARLY_DEATHS:
+                    raise StateError(
+                        f"the processes of the daemon keep ending (exit code {code})",
+                        hint=_DEAD_HINT,
+                    )
+            _log.info("process %d has ended: %d", process.pid, code)
+            self._start(row, listeners, names)
+
+    def _begin_fetch(self) -> None:
+        if self._fetch is None or self._fetching is not None:
+            return
+        try:
+            self._fetching = subprocess.Popen(
+                self._fetch, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+            )
+        except OSError as error:
+            _log.info("cannot fetch: %s", error.strerror)
+
+    def _end_fetch(self) -> None:
+        if self._fetching is not None and self._fetching.poll() is not None:
+            _log.info("fetch has ended: %d", self._fetching.returncode)
+            self._fetching = None
+
+    def _tell(self, number: signal.Signals) -> None:
+        for process, _ in self._processes.values():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid or 0, number)
+
+    def _end(self) -> None:
+        """End the processes, and those that do not end by force."""
+        self._stopping = True
+        self._tell(signal.SIGTERM)
+        until = time.monotonic() + STOP_S
+        for process, _ in self._processes.values():
+            process.join(max(0.0, until - time.monotonic()))
+            if process.exitcode is None:
+                process.kill()
+                process.join()
+        if self._fetching is not None:
+            self._fetching.terminate()
+            self._fetching.wait()
+
+    def _on_stop(self, _signal: int, _frame: FrameType | None) -> None:
+        self._stopping = True
+
+    def _on_reload(self, _signal: int, _frame: FrameType | None) -> None:
+        self._reloading = True
+
+
+def _work(
+    session: Session,
+    listeners: list[socket.socket],
+    options: Options,
+    counts: Counts,
+    row: int,
+    names: list[str],
+) -> None:
+    """Serve, in a process of its own.
+
+    Raises:
+        SystemExit: it cannot, with the exit code of what is wrong.
+    """
+    parent = os.getppid()
+    signal.set_wakeup_fd(-1)
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    forget_exit_codes()
+    mine = counts.row(row)
+    mine.clear(Count.OPEN)
+    try:
+        worker = Worker(session, listeners, options, mine, names)
+    except HashclientError as error:
+        _log.info("a process cannot serve: %s", error.message)
+        raise SystemExit(int(error.exit_code)) from None
+    worker.reload_all = lambda: os.kill(parent, signal.SIGHUP)
+    worker.stop_all = lambda: os.kill(parent, _STOP)
+    mine.add(Count.STARTED)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    worker.run()
+
+
+def _wait(descriptors: list[int], seconds: float) -> list[int]:
+    """Wait for one of these to be readable, or for a signal; `descriptors[0]` is read empty."""
+    ready, _, _ = select.select(descriptors, [], [], seconds)
+    if descriptors[0] in ready:
+        with contextlib.suppress(BlockingIOError):
+            os.read(descriptors[0], 4096)
+    return list(ready)
+
+
+def _name_of(listener: socket.socket) -> str:
+    name = listener.getsockname()
+    if listener.family == socket.AF_UNIX:
+        return str(UnixAddress(Path(os.fsdecode(name))))
+    return str(TcpAddress(name[0], name[1]))

@@ -1,0 +1,126 @@
+"""The counts of a daemon over HTTP, in Prometheus' text format, from the parent.
+
+Nothing is asked of the processes: their counts lie in memory that the parent sees as well. The
+parent has one thread, since it forks, so requests are answered one after the other, each within a
+second or so.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Self
+
+from hashclient import __version__
+from hashclient.daemon.counts import BOUNDS_S, Count, Counts
+from hashclient.daemon.options import TcpAddress
+from hashclient.errors import StateError
+
+_VERDICTS = {
+    Count.CLEAN: "clean",
+    Count.MATCH: "match",
+    Count.CONFLICT: "conflict",
+    Count.UNREAD: "unread",
+    Count.NO_VERDICT: "no_verdict",
+}
+_TOTALS = {
+    Count.BYTES: ("bytes", "Bytes of streams that were checked."),
+    Count.CONNECTIONS: ("connections", "Connections that were opened."),
+    Count.REFUSED: ("refused", "Connections that were refused: there were too many."),
+    Count.IDLE: ("idle", "Connections that were closed, since nothing came."),
+    Count.BROKEN: ("broken", "Connections that were closed for what they sent."),
+    Count.TOO_LONG: ("too_long", "Streams beyond the limits of bytes or time."),
+    Count.FAILURES: ("failures", "Matches not recorded, and acts on matches not done."),
+    Count.RELOADS: ("reloads", "How often a process has opened the lists again."),
+}
+_PREFIX = "hashclient_serve"
+
+
+def render(counts: Counts) -> str:
+    """Return all counts as text."""
+    return "".join(f"{line}\n" for line in _lines(counts))
+
+
+def _lines(counts: Counts) -> Iterator[str]:
+    yield from _head("objects_total", "counter", "Objects by verdict.")
+    for count, word in _VERDICTS.items():
+        yield f'{_PREFIX}_objects_total{{verdict="{word}"}} {counts.total(count)}'
+    for count, (name, what) in _TOTALS.items():
+        yield from _head(f"{name}_total", "counter", what)
+        yield f"{_PREFIX}_{name}_total {counts.total(count)}"
+    yield from _head("open_connections", "gauge", "Connections that are open now.")
+    yield f"{_PREFIX}_open_connections {counts.total(Count.OPEN)}"
+    yield from _head(
+        "answer_seconds", "histogram", "Seconds from the end of an object to its answer."
+    )
+    sums, seconds = counts.times()
+    for bound, number in zip(BOUNDS_S, sums, strict=False):
+        yield f'{_PREFIX}_answer_seconds_bucket{{le="{bound:g}"}} {number}'
+    yield f'{_PREFIX}_answer_seconds_bucket{{le="+Inf"}} {sums[-1]}'
+    yield f"{_PREFIX}_answer_seconds_sum {seconds:.6f}"
+    yield f"{_PREFIX}_answer_seconds_count {sums[-1]}"
+    yield from _head("info", "gauge", "The version that runs.")
+    yield f'{_PREFIX}_info{{version="{__version__}"}} 1'
+
+
+def _head(name: str, kind: str, what: str) -> Iterator[str]:
+    yield f"# HELP {_PREFIX}_{name} {what}"
+    yield f"# TYPE {_PREFIX}_{name} {kind}"
+
+
+class Exposition:
+    """Listens for Prometheus; who waits for `fileno` to be readable calls `answer` then."""
+
+    def __init__(self, address: TcpAddress, counts: Counts) -> None:
+        """Listen.
+
+        Raises:
+            StateError: that cannot be.
+        """
+
+        class Server(HTTPServer):
+            address_family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+            timeout = 0
+
+        class Handler(BaseHTTPRequestHandler):
+            timeout = 1
+
+            def do_GET(self) -> None:
+                found = self.path.partition("?")[0] == "/metrics"
+                body = render(counts).encode() if found else b"see /metrics\n"
+                self.send_response(200 if found else 404)
+                self.send_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's word
+                """Say nothing: stderr is for what matters."""
+
+        try:
+            self._server = Server((address.host, address.port), Handler)
+        except OSError as error:
+            raise StateError(
+                f"cannot listen at {address} for metrics: {(error.strerror or '').lower()}"
+            ) from error
+
+    @property
+    def address(self) -> TcpAddress:
+        """Where it listens."""
+        host, port = self._server.server_address[:2]
+        return TcpAddress(str(host), port)
+
+    def fileno(self) -> int:
+        """Return the descriptor that is readable when somebody asks."""
+        return self._server.fileno()
+
+    def answer(self) -> None:
+        """Answer one request."""
+        self._server.handle_request()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.server_close()

@@ -1,0 +1,89 @@
+"""What a daemon is told: where it listens, how long it waits, what it says without a verdict."""
+
+from __future__ import annotations
+
+import enum
+import os
+import re
+from pathlib import Path
+
+import msgspec
+
+from hashclient.errors import UsageError
+from hashclient.system.text import printable
+
+
+class NoVerdict(enum.StrEnum):
+    """What is answered for an input of which nothing can be told."""
+
+    FOUND = "found"
+    ERROR = "error"
+    OK = "ok"
+
+
+class UnixAddress(msgspec.Struct, frozen=True):
+    """A socket in the file system."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return f"unix:{printable(self.path)}"
+
+
+class TcpAddress(msgspec.Struct, frozen=True):
+    """A port at an address; 0 is any that is free."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach it."""
+        return self.host in ("localhost", "::1") or self.host.startswith("127.")
+
+
+Address = UnixAddress | TcpAddress
+_TCP = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<host>[^\[\]:]+)):(?P<port>[0-9]{1,5})")
+
+
+def parse_address(text: str) -> Address:
+    """Read `unix:PATH`, `HOST:PORT` or `[HOST]:PORT`.
+
+    Raises:
+        UsageError: it is none of these.
+    """
+    if text.startswith("unix:") and len(text) > len("unix:"):
+        path = Path(text.removeprefix("unix:"))
+        if len(os.fsencode(path)) > 107:  # sun_path of unix(7), and its NUL
+            raise UsageError(
+                f"path of a socket is too long: {printable(path)}",
+                hint="the system allows 107 bytes",
+            )
+        return UnixAddress(path)
+    found = _TCP.fullmatch(text)
+    if found is None or int(found["port"]) > 65_535:
+        raise UsageError(
+            f"not an address to listen at: {printable(text)}",
+            hint="unix:PATH, or HOST:PORT, such as 127.0.0.1:3310",
+        )
+    return TcpAddress(found["six"] or found["host"], int(found["port"]))
+
+
+class Options(msgspec.Struct, frozen=True):
+    """How the daemon answers.
+
+    `max_stream_bytes` bounds a stream, `idle_s` the wait for a client that says nothing, and
+    `stream_s` the time that one stream may take. `max_connections` and `kept` are of each process:
+    beyond `kept` open connections less of each stream is kept.
+    """
+
+    no_verdict: NoVerdict = NoVerdict.FOUND
+    max_stream_bytes: int = 16 << 30
+    idle_s: float = 120.0
+    stream_s: float = 3600.0
+    max_connections: int = 4096
+    act: bool = True

@@ -1,0 +1,253 @@
+"""clamd's protocol as values: what a client sends becomes requests and chunks. No I/O.
+
+clamd(8) describes it. A command begins with `z` and ends with NUL, or with `n` and ends with a
+newline; an old one has no such letter and ends with a newline, or, as clamd reads it, where what
+was sent at once ends. Replies end as the command did. After INSTREAM come chunks, each a length of
+four bytes in network order and so many bytes; a length of zero ends the stream. After FILDES comes
+a descriptor with one byte. IDSESSION keeps the connection open for many commands, whose replies
+begin with their number and come in any order.
+
+Bytes come in pieces of any size, also one by one.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+
+import msgspec
+
+#: Longest command, with its argument: a path of the kernel's length, and the word before it.
+MAX_COMMAND_BYTES = 4096 + 32
+_LENGTH_BYTES = 4
+_DELIMITERS = {ord("z"): b"\0", ord("n"): b"\n"}
+
+
+class Command(enum.Enum):
+    """What may be asked; the value is the word on the wire."""
+
+    PING = b"PING"
+    VERSION = b"VERSION"
+    VERSIONCOMMANDS = b"VERSIONCOMMANDS"
+    SCAN = b"SCAN"
+    CONTSCAN = b"CONTSCAN"
+    MULTISCAN = b"MULTISCAN"
+    ALLMATCHSCAN = b"ALLMATCHSCAN"
+    INSTREAM = b"INSTREAM"
+    FILDES = b"FILDES"
+    IDSESSION = b"IDSESSION"
+    END = b"END"
+    STATS = b"STATS"
+    RELOAD = b"RELOAD"
+    SHUTDOWN = b"SHUTDOWN"
+
+
+#: Commands that are followed by a path.
+OF_PATHS = frozenset({Command.SCAN, Command.CONTSCAN, Command.MULTISCAN, Command.ALLMATCHSCAN})
+_BY_WORD = {command.value: command for command in Command}
+_INSTREAM, _FILDES = Command.INSTREAM, Command.FILDES
+
+
+class Request(msgspec.Struct, frozen=True):
+    """A command: `command` is None where there is none of that name; replies end as it did."""
+
+    command: Command | None
+    argument: bytes
+    delimiter: bytes
+
+
+class Chunk(msgspec.Struct, frozen=True):
+    """Bytes of the stream that INSTREAM began; they are gone when the next piece is read."""
+
+    data: memoryview
+
+
+class Whole(msgspec.Struct, frozen=True):
+    """INSTREAM and all of a stream of one chunk; its bytes are gone as those of a chunk are."""
+
+    data: memoryview
+    delimiter: bytes
+
+
+class Mark(enum.Enum):
+    """What else may come."""
+
+    STREAM_END = enum.auto()
+    DESCRIPTOR = enum.auto()  # the byte that comes with it
+
+
+class BrokenError(Exception):
+    """What came is no such protocol; nothing more can be read from there. The reply is the text.
+
+    `events` are those before it.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.events: list[Event] = []
+
+
+Event = Request | Chunk | Whole | Mark
+
+#: How nearly every client begins a stream, by the first byte.
+_BEGINNINGS = {ord("z"): b"zINSTREAM\0", ord("n"): b"nINSTREAM\n"}
+_BEGINNING_BYTES = 10
+_DATA_AT = _BEGINNING_BYTES + _LENGTH_BYTES
+_NO_MORE = b"\0\0\0\0"
+
+
+class Parser:
+    """Turns the bytes of one connection into events.
+
+    `chunk_left` is what is still to come of a chunk: whoever has so many bytes at hand may take
+    them without asking the parser. After FILDES, `wants_descriptor` is set until the byte that
+    comes with one was seen.
+    """
+
+    def __init__(self, max_stream_bytes: int | None = None) -> None:
+        """Take streams of at most `max_stream_bytes`."""
+        self._max = max_stream_bytes
+        self._held = b""  # the beginning of a command, or of a length
+        self._in_stream = False
+        self._stream_bytes = 0
+        self.chunk_left = 0
+        self.wants_descriptor = False
+
+    @property
+    def is_between(self) -> bool:
+        """Whether a command may begin with the next byte."""
+        return not (self._held or self._in_stream or self.wants_descriptor)
+
+    @property
+    def in_stream(self) -> bool:
+        """Whether a stream was begun and is not at its end."""
+        return self._in_stream
+
+    @property
+    def holds_bare(self) -> bool:
+        """Whether a command without `z` or `n` was begun, which may have no delimiter."""
+        return bool(self._held) and not self._in_stream and self._held[0] not in _DELIMITERS
+
+    def feed(self, data: memoryview) -> list[Event]:
+        """Take the next bytes and return what they complete.
+
+        Chunks are views of `data`, or of what was held.
+
+        Raises:
+            BrokenError: a command or a stream is too long.
+        """
+        events: list[Event] = []
+        try:
+            self._feed(data, events)
+        except BrokenError as error:
+            error.events = events
+            raise
+        return events
+
+    def _feed(self, data: memoryview, events: list[Event]) -> None:
+        at, end = 0, len(data)
+        while at < end:
+            if self.chunk_left:
+                take = min(self.chunk_left, end - at)
+                events.append(Chunk(data[at : at + take]))
+                self.chunk_left -= take
+                at += take
+            elif self._in_stream:
+                at = self._length(data, at, events)
+            elif self.wants_descriptor:
+                self.wants_descriptor = False
+                events.append(Mark.DESCRIPTOR)
+                at += 1
+            elif not self._held and (whole := self._whole(data, at, end)) is not None:
+                events.append(whole)
+                at += _DATA_AT + len(whole.data) + _LENGTH_BYTES
+            else:
+                at = self._command(data, at, events)
+
+    def _whole(self, data: memoryview, at: int, end: int) -> Whole | None:
+        """Return a stream of one chunk that is there from its command to its end, as most are."""
+        if end - at < _DATA_AT + _LENGTH_BYTES:
+            return None
+        first = data[at]
+        if bytes(data[at : at + _BEGINNING_BYTES]) != _BEGINNINGS.get(first):
+            return None
+        after = at + _DATA_AT + int.from_bytes(data[at + _BEGINNING_BYTES : at + _DATA_AT], "big")
+        if data[after : after + _LENGTH_BYTES] != _NO_MORE:
+            return None  # it has another chunk, or its end has not come; or it is empty
+        chunk = data[at + _DATA_AT : after]
+        if not chunk or (self._max is not None and len(chunk) > self._max):
+            return None
+        return Whole(chunk, _DELIMITERS[first])
+
+    def bare(self) -> Request:
+        """Return the command that was begun and is not followed by anything for a while."""
+        line, self._held = self._held, b""
+        return self._request(line, b"\n")
+
+    def _length(self, data: memoryview, at: int, events: list[Event]) -> int:
+        """Read the length of a chunk, or go on with one that was begun."""
+        need = _LENGTH_BYTES - len(self._held)
+        head = self._held + bytes(data[at : at + need])
+        if len(head) < _LENGTH_BYTES:
+            self._held = head
+            return len(data)
+        self._held = b""
+        length = int.from_bytes(head, "big")
+        if length:
+            self._stream_bytes += length
+            if self._max is not None and self._stream_bytes > self._max:
+                raise BrokenError("INSTREAM size limit exceeded.")
+            self.chunk_left = length
+        else:
+            self._in_stream = False
+            events.append(Mark.STREAM_END)
+        return at + need
+
+    def _command(self, data: memoryview, at: int, events: list[Event]) -> int:
+        """Read a command, or go on with one that was begun."""
+        # A command is short, and what follows it may be long.
+        piece = bytes(data[at : at + MAX_COMMAND_BYTES])
+        line = self._held + piece
+        delimiter = _DELIMITERS.get(line[0], b"\n")
+        place = line.find(delimiter, len(self._held))
+        if place < 0 and line[0] not in _DELIMITERS:
+            place = line.find(b"\0", len(self._held))
+        if place < 0:
+            if len(line) >= MAX_COMMAND_BYTES:
+                raise BrokenError("COMMAND TOO LONG.")
+            self._held = line
+            return at + len(piece)
+        used = place + 1 - len(self._held)
+        self._held = b""
+        if place:
+            events.append(self._request(line[:place], delimiter))
+        return at + used
+
+    def _request(self, line: bytes, delimiter: bytes) -> Request:
+        if line[:1] in (b"z", b"n"):
+            line = line[1:]
+        word, _, argument = line.partition(b" ")
+        if delimiter == b"\n" and word not in _BY_WORD:
+            word = word.rstrip(b"\r")
+        command = _BY_WORD.get(word)
+        if command is _INSTREAM:
+            self._in_stream, self._stream_bytes = True, 0
+        elif command is _FILDES:
+            self.wants_descriptor = True
+        return Request(command, argument.rstrip(b"\r\n"), delimiter)
+
+
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]")
+PREFIX = "Hashclient"
+#: How clamd calls what it could not look through; clients know it, and take it for no virus.
+NO_VERDICT = f"Heuristics.Limits.Exceeded.{PREFIX}"
+
+
+def signature(*words: str) -> str:
+    """Return what a match is called: words joined by dots, with nothing that ends a name."""
+    return ".".join([PREFIX, *(_NOT_IN_NAMES.sub("_", word) for word in words)])
+
+
+def no_verdict(reason: str) -> str:
+    """Return what an input without a verdict is called; `reason` is one word."""
+    return f"{NO_VERDICT}.{reason}"

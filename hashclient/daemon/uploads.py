@@ -1,0 +1,99 @@
+"""Streams that clients send: digested as they come, and judged together with others.
+
+A stream keeps the lists that it began with. One lookup answers for all that end at about the same
+time, which is what makes many small ones cheap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from hashclient.core.algorithms import Algorithm, mask_of
+from hashclient.core.kinds import Kind
+from hashclient.core.model import Outcome
+from hashclient.daemon.lists import InUse
+from hashclient.index.matcher import Place, verdict
+from hashclient.scan.reading import StreamDigester
+
+
+class Upload:
+    """One stream: what is known of it, and who is answered; `name` is what it is called.
+
+    `answered` is called with the outcome once it is recorded, or None where it is clean.
+    """
+
+    __slots__ = ("answered", "began", "digester", "lists", "name")
+
+    def __init__(
+        self,
+        lists: InUse,
+        name: str,
+        answered: Callable[[Outcome | None], None],
+        began: float,
+        kept_bytes: int,
+    ) -> None:
+        self.lists = lists
+        self.name = name
+        self.answered = answered
+        self.began = began
+        self.digester = StreamDigester(lists.judge.plan(None), kept_bytes)
+
+    def is_surely_clean(self) -> bool:
+        """Tell of most streams that match nothing, at their end and in a few microseconds."""
+        lists, digester = self.lists, self.digester
+        if not lists.judge.plan(digester.length):
+            return True  # no entry has this size, and none is without one
+        may_be_listed = lists.may_be_listed
+        for algorithm, digest in digester.finish().items():
+            if may_be_listed(algorithm, digest):
+                return False
+        return True
+
+
+def judge(uploads: Sequence[Upload]) -> list[Outcome | None]:
+    """Return the outcome of each upload that was read to its end; None where it is clean."""
+    outcomes: list[Outcome | None] = [None] * len(uploads)
+    by_lists: dict[int, list[int]] = {}
+    for number, upload in enumerate(uploads):
+        by_lists.setdefault(id(upload.lists), []).append(number)
+    for numbers in by_lists.values():
+        _judge(uploads, numbers, outcomes)
+    return outcomes
+
+
+def _judge(
+    uploads: Sequence[Upload], numbers: Sequence[int], outcomes: list[Outcome | None]
+) -> None:
+    """Judge uploads that have the same lists."""
+    ask = uploads[numbers[0]].lists.judge
+    digests = [uploads[n].digester.finish() for n in numbers]
+    places: dict[int, list[Place]] = {}
+    for algorithm in Algorithm:
+        rows = [row for row, known in enumerate(digests) if algorithm in known]
+        if rows:
+            tags = ask.sealer.tags_of(algorithm, [digests[row][algorithm] for row in rows])
+            for query, found in ask.find(algorithm, tags).items():
+                places.setdefault(rows[query], []).extend(found)
+    for row, found in places.items():
+        upload = uploads[numbers[row]]
+        outcomes[numbers[row]] = _judge_hit(upload, digests[row], found)
+
+
+def _judge_hit(
+    upload: Upload, digests: dict[Algorithm, bytes], places: Sequence[Place]
+) -> Outcome | None:
+    """Compute what the entries that were hit have besides, and judge."""
+    ask, digester = upload.lists.judge, upload.digester
+    missing = ask.wanted(places) & ~mask_of(digests)
+    digests |= digester.more(Algorithm.in_mask(missing))
+    tags = ask.seal(digests)
+    hits = ask.hits(tags, digester.length)
+    kind = verdict(hits)
+    if kind is Kind.CLEAN:
+        return None
+    kept = {a: np.ascontiguousarray(words).tobytes() for a, words in tags.items()}
+    return Outcome(
+        kind, upload.name, digester.length, hits=hits, digests=digests, tags=kept, is_stream=True
+    )

@@ -1,0 +1,91 @@
+"""What the HTML report says of a run as a whole: what was scanned, what to do next, where to look.
+
+From values to elements, nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from hashclient.core.kinds import Kind
+from hashclient.core.verdict import Summary
+from hashclient.formats.fields import skipped_text, words
+from hashclient.formats.markup import Markup, element, joined
+from hashclient.system.text import printable
+
+if TYPE_CHECKING:
+    from hashclient.formats.interface import Context
+
+#: Said of every file that matches, first.
+HANDS_OFF = "Do not open, copy or send a file that matches, and do not delete it by hand"
+
+
+def contents(sections: Sequence[tuple[str, str]]) -> Markup:
+    """Return links to `sections`, each an id and a title."""
+    links = [
+        element("li", element("a", title, href=f"#{section_id}")) for section_id, title in sections
+    ]
+    return element("nav", element("ul", *links), class_="contents", aria_label="On this page")
+
+
+def about_run(context: Context, summary: Summary | None) -> Markup | None:
+    """Return where, by whom, when and for what a command was called; None if that is not known."""
+    about = context.about
+    if about is None:
+        return None
+    rows: list[tuple[str, Markup]] = []
+    if about.paths:
+        paths = [element("li", element("code", printable(path))) for path in about.paths]
+        if about.omitted:
+            paths.append(element("li", f"and {about.omitted:,} more"))
+        rows.append(("Paths", element("ul", *paths)))
+    rows.append(("Host", element("code", words(about.host))))
+    where = "a directory that is gone" if about.directory is None else printable(about.directory)
+    rows.append(("Directory", element("code", where)))
+    rows.append(("User", element("code", words(about.user))))
+    rows.append(("Began", element("span", f"{context.now:%Y-%m-%d %H:%M:%S} UTC")))
+    if summary is not None:
+        rows.append(("Took", element("span", f"{summary.elapsed_s:,.1f} s")))
+        if (text := skipped_text(summary)) is not None:
+            rows.append(("Left out", element("span", text)))
+    return element("dl", *(_pair(name, value) for name, value in rows), class_="run")
+
+
+def _pair(name: str, value: Markup) -> Markup:
+    return element("div", element("dt", name), element("dd", value))
+
+
+def next_steps(
+    context: Context, summary: Summary | None, matches: int, conflicts: int
+) -> Iterator[Markup]:
+    """Yield what a reader should do, the most urgent first; nothing where nothing is to be done."""
+    if matches:
+        yield joined(
+            element("strong", HANDS_OFF), ": follow your procedure for such files and for reports."
+        )
+        yield joined(
+            _command("quarantine add ID"),
+            " takes a file away, sealed; the ids are in the column Record. ",
+            _command("report prepare --all"),
+            " prepares a report. ",
+            _command("matches close ID --reason TEXT"),
+            " is for what was dealt with by other means.",
+        )
+    if conflicts:
+        yield joined(
+            "Do not open a file that conflicts either: the entry is wrong, or the file was made to"
+            " look like it. Ask the provider of the list."
+        )
+    if summary is None or context.command == "matches":
+        return
+    if summary.counts[Kind.UNREAD]:
+        yield joined("Remove the reasons why inputs could not be read, and scan again.")
+    if summary.missing or any(state.stale for state in summary.lists):
+        yield joined("Run ", _command("fetch"), ", then scan again.")
+    if summary.stopped is not None or summary.failed is not None:
+        yield joined("Scan again: this run is not whole.")
+
+
+def _command(words_of: str) -> Markup:
+    return element("code", f"hashclient {words_of}")

@@ -1,0 +1,251 @@
+"""Which pieces of an index were compared with their digests, and when; and comparing those due.
+
+Opening an index does not read it, so bytes that change on the disk are seen by chance at best. Each
+fetch therefore compares some pieces with their digests, first those for which that is longest ago:
+of all pieces the share that the time since the last such comparison is of `ROUND`, and what is
+behind that. So in each `ROUND` all of them have their turn, however often lists are fetched, unless
+the time that a fetch takes for it (`LIMIT_S`) does not suffice; `status` says so then.
+
+`checks.json` beside the manifest has the digests and the times. It says nothing that the runs could
+not say again: the roots in the manifest vouch for the digests, and without the file a run is read
+as a whole, once.
+
+A run that is found to be something else than what was written is named in the manifest before
+anything else happens, and the list is damaged from then on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from hashclient.index.authentic import NO_MAC, authenticate, verify_document
+from hashclient.index.blinding import Sealer
+from hashclient.index.manifest import Manifest, RunName, RunRef, verify_runs, write_manifest
+from hashclient.index.pieces import DIGEST_BYTES, pieces_of, root_of, verify_piece
+from hashclient.index.run import DamagedError, open_run, unreadable
+from hashclient.system.files import MAX_STATE_BYTES, read_regular, write_atomic
+from hashclient.system.layout import CHECKS_NAME
+from hashclient.system.log import Log
+
+_log = Log("lists")
+
+CHECKS_FORMAT: Final = "hashclient-checks/1"
+#: In which time each piece has its turn; and after which time something keeps that from happening.
+ROUND = timedelta(days=7)
+OVERDUE = timedelta(days=14)
+#: Within this time after a comparison a fetch makes no other.
+LEAST = timedelta(minutes=30)
+#: For how long a fetch compares, in seconds.
+LIMIT_S = 2.0
+
+Times = npt.NDArray[np.int64]
+
+
+class _Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Of a run: its root, the digests of its pieces, and when each was compared, as `Times`."""
+
+    name: RunName
+    root: str
+    digests: bytes
+    times: bytes
+
+
+class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is in the file. `at` is when pieces were last compared, in seconds since 1970."""
+
+    format: Literal["hashclient-checks/1"]
+    key_id: str
+    mac: str
+    at: int
+    runs: tuple[_Run, ...]
+
+
+class _Pieces(msgspec.Struct, frozen=True):
+    """The digests of the pieces of a run, and when each was last compared."""
+
+    digests: bytes
+    times: Times
+
+
+def note_pieces(
+    directory: Path,
+    manifest: Manifest,
+    base: Manifest | None,
+    pieces: Mapping[str, bytes],
+    sealer: Sealer,
+    now: datetime,
+) -> Manifest:
+    """Note the digests of runs that were written or read just now; return the manifest with times.
+
+    `manifest` is about to take the place of `base`, and has runs of it and new ones; `pieces` has
+    the digests of the latter, by name. What is known of the runs of `base` is kept: it stays the
+    manifest if this process ends now.
+
+    Raises:
+        StateError: it cannot be written.
+    """
+    at, known = _load(directory, sealer)
+    for ref in manifest.runs:
+        if ref.name in pieces:
+            known[ref.name, ref.root] = _fresh(pieces[ref.name], now)
+    kept = [ref for ref in manifest.runs if ref.name not in pieces]
+    verified_at, oldest = now, now
+    if kept and base is not None:
+        verified_at, oldest = base.verified_at or base.fetched_at, min(base.verified_since, now)
+    _write(directory, known, sealer, at if kept else _seconds(now))
+    return msgspec.structs.replace(manifest, verified_at=verified_at, oldest_verified=oldest)
+
+
+def verify_due(
+    directory: Path,
+    manifest: Manifest,
+    sealer: Sealer,
+    now: datetime,
+    *,
+    limit_s: float = LIMIT_S,
+    monotonic: Callable[[], float] = time.monotonic,
+) -> Manifest:
+    """Compare the pieces that are due with their digests; return the manifest with the new times.
+
+    It takes `limit_s` at most, but for a piece that is compared in any case, and for a run whose
+    digests are not known, which is read as a whole. The caller holds the writers' lock, and writes
+    the manifest.
+
+    Raises:
+        DamagedError: a run is not what was written. The manifest on the disk says so.
+        StateError: a run cannot be read, or something cannot be written.
+    """
+    if _since(manifest.verified_at, now) < LEAST:
+        return manifest
+    at, known = _load(directory, sealer)
+    deadline = monotonic() + limit_s
+    runs = {}
+    for ref in manifest.runs:
+        found = known.get((ref.name, ref.root))
+        if found is None or not _fits(found, ref):
+            with _naming(directory, manifest, ref, sealer):
+                found = _fresh(verify_runs(directory, [ref], cold=True)[ref.name], now)
+        runs[ref.name, ref.root] = found
+    counts = [len(found.times) for found in runs.values()]
+    times = np.concatenate([np.zeros(0, np.int64), *(found.times for found in runs.values())])
+    # What was compared later than now was not: the clock was wrong then. So it is due.
+    times[times > _seconds(now)] = _seconds(now - ROUND)
+    elapsed = min(_since(datetime.fromtimestamp(at, UTC), now), ROUND)
+    # Its share by the time that has passed, and whatever earlier fetches had no time for.
+    due = max(-(-len(times) * elapsed // ROUND), int((times <= _seconds(now - ROUND)).sum()))
+    starts = np.cumsum([0, *counts])
+    compared = 0
+    with contextlib.ExitStack() as stack:
+        opened: dict[int, int] = {}
+        for place in np.argsort(times, kind="stable")[:due].tolist():
+            number = int(starts.searchsorted(place, "right")) - 1
+            ref = manifest.runs[number]
+            path, piece = directory / ref.name, place - int(starts[number])
+            digests = runs[ref.name, ref.root].digests
+            digest = digests[piece * DIGEST_BYTES : (piece + 1) * DIGEST_BYTES]
+            with _naming(directory, manifest, ref, sealer):
+                if number not in opened:
+                    opened[number] = _opened(path, stack)
+                verify_piece(opened[number], path, piece, ref.length, digest)
+            times[place] = _seconds(now)
+            compared += 1
+            if monotonic() >= deadline:
+                break
+    _log.debug("list %s: %d of %d pieces are compared", manifest.list, compared, len(times))
+    split = np.split(times, starts[1:-1]) if runs else []
+    runs = {
+        key: _Pieces(found.digests, mine)
+        for (key, found), mine in zip(runs.items(), split, strict=True)
+    }
+    _write(directory, runs, sealer, _seconds(now))
+    oldest = datetime.fromtimestamp(int(times.min()), UTC) if len(times) else now
+    return msgspec.structs.replace(manifest, verified_at=now, oldest_verified=oldest)
+
+
+def _since(at: datetime | None, now: datetime) -> timedelta:
+    """Return for how long nothing was compared; all of `ROUND` if the clock was ahead then."""
+    if at is None or at > now:
+        return ROUND
+    return now - at
+
+
+@contextlib.contextmanager
+def _naming(directory: Path, manifest: Manifest, ref: RunRef, sealer: Sealer) -> Iterator[None]:
+    """Name `ref` in the manifest if the block finds that it is damaged."""
+    try:
+        yield
+    except DamagedError:
+        mark_rotten(directory, manifest, ref, sealer)
+        raise
+
+
+def mark_rotten(directory: Path, manifest: Manifest, ref: RunRef, sealer: Sealer) -> None:
+    """Note in the manifest of a list that its run `ref` is damaged, and so the list.
+
+    Raises:
+        StateError: it cannot be written.
+    """
+    runs = tuple(msgspec.structs.replace(run, sha256="") for run in manifest.runs)
+    rotten = msgspec.structs.replace(manifest, runs=runs, rotten=ref.name)
+    write_manifest(directory, rotten, sealer)
+
+
+def _fits(pieces: _Pieces, ref: RunRef) -> bool:
+    return len(pieces.times) == pieces_of(ref.length) and root_of(pieces.digests) == ref.root
+
+
+def _opened(path: Path, stack: contextlib.ExitStack) -> int:
+    try:
+        fd = open_run(path)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    stack.callback(os.close, fd)
+    return fd
+
+
+def _load(directory: Path, sealer: Sealer) -> tuple[int, dict[tuple[str, str], _Pieces]]:
+    """Return when pieces were last compared, and what is known of each run by name and root.
+
+    Nothing, if the file is not there, or not what was written.
+    """
+    try:
+        data = read_regular(directory / CHECKS_NAME, MAX_STATE_BYTES)
+        document = msgspec.json.decode(data, type=_Document)
+        verify_document(data, document.mac, CHECKS_FORMAT, sealer)
+    except (OSError, ValueError, RecursionError):
+        return 0, {}
+    return document.at, {
+        (run.name, run.root): _Pieces(run.digests, np.frombuffer(run.times, "<i8"))
+        for run in document.runs
+    }
+
+
+def _write(
+    directory: Path, runs: Mapping[tuple[str, str], _Pieces], sealer: Sealer, at: int
+) -> None:
+    noted = tuple(
+        _Run(name, root, pieces.digests, pieces.times.astype("<i8").tobytes())
+        for (name, root), pieces in runs.items()
+    )
+    document = _Document(CHECKS_FORMAT, sealer.key_id, NO_MAC, at, noted)
+    data = authenticate(msgspec.json.encode(document), CHECKS_FORMAT, sealer)
+    write_atomic(directory / CHECKS_NAME, data)
+
+
+def _fresh(digests: bytes, now: datetime) -> _Pieces:
+    count = len(digests) // DIGEST_BYTES
+    return _Pieces(digests, np.full(count, _seconds(now), np.int64))
+
+
+def _seconds(time_: datetime) -> int:
+    return int(time_.timestamp())

@@ -1,0 +1,81 @@
+"""Forgetting matches whose story has ended long ago, so that the record does not grow for ever.
+
+Only what is settled goes: restored, purged or closed. What is open, withdrawn, or reported and not
+acknowledged stays, however old it is. The audit log has what happened to each of them.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Collection
+from datetime import datetime
+
+from hashclient.core.match import SETTLED
+from hashclient.matches.tables import MatchStore, to_text
+
+_SETTLED = json.dumps(sorted(SETTLED))
+_OLD = """
+SELECT m.id FROM match m
+WHERE m.state IN (SELECT value FROM json_each(?)) AND m.last_seen < ?
+AND m.id NOT IN (SELECT value FROM json_each(?))
+AND NOT EXISTS (SELECT 1 FROM step s WHERE s.match = m.id AND s.time >= ?)
+ORDER BY m.rowid LIMIT ?
+"""
+#: What hangs on a match, before the match itself.
+_TABLES = (("hit", "match"), ("step", "match"), ("stream", "match"), ("match", "id"))
+
+
+class Pruner(MatchStore):
+    """The record of matches, for who forgets; use it as a context manager."""
+
+    def prunable(self, before: datetime, kept: Collection[str], most: int) -> list[str]:
+        """Return up to `most` matches that are settled and had no part in anything since `before`.
+
+        Those in `kept` are none of them.
+
+        Raises:
+            StateError: they cannot be read.
+        """
+        limit = to_text(before)
+        with self._errors():
+            values = (_SETTLED, limit, json.dumps(sorted(kept)), limit, most)
+            return [match_id for (match_id,) in self._db.execute(_OLD, values)]
+
+    def prune(self, ids: Collection[str]) -> int:
+        """Forget matches, all at once, but for those that are not settled any more; count them.
+
+        Raises:
+            StateError: it cannot be written.
+        """
+        chosen = json.dumps(sorted(ids))
+        settled = (
+            "SELECT id FROM match WHERE id IN (SELECT value FROM json_each(?))"
+            " AND state IN (SELECT value FROM json_each(?))"
+        )
+        with self._transaction():
+            going = [row[0] for row in self._db.execute(settled, (chosen, _SETTLED))]
+            for table, column in _TABLES:
+                try:
+                    self._db.execute(
+                        f"DELETE FROM {table} WHERE {column} IN (SELECT value FROM json_each(?))",  # noqa: S608 - ours
+                        (json.dumps(going),),
+                    )
+                except sqlite3.OperationalError as error:
+                    if "no such table" not in str(error):  # the one for streams comes late
+                        raise
+        return len(going)
+
+    def compact(self) -> None:
+        """Give the disk back what is free in the file, where that is a good part of it.
+
+        Raises:
+            StateError: it cannot be written.
+        """
+        with self._errors():
+            free, pages = (
+                self._db.execute(f"PRAGMA {name}").fetchone()[0]
+                for name in ("freelist_count", "page_count")
+            )
+            if free * 4 > pages:
+                self._db.execute("VACUUM")

@@ -1,0 +1,132 @@
+"""Which matches somebody asks for: by state, place, list and time.
+
+Here is also what a scan asks for in the end: those that should lie in what it has covered, so that
+what is away can be noted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Collection, Iterator, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import msgspec
+
+from hashclient.core.kinds import MatchState
+from hashclient.core.match import LEAVABLE, REPORT_PREPARED, REPORT_WANTED, Match
+from hashclient.matches.tables import MATCH, MatchStore, to_text
+
+#: What is at a path or below it: a slash is followed by `0`.
+_BELOW = "(path = ? OR (path >= ? AND path < ?))"
+_ROWS = 500
+_LEAVABLE = (
+    "in_place = 1 AND state IN (SELECT value FROM json_each(?)) AND NOT EXISTS"
+    " (SELECT 1 FROM step s WHERE s.match = match.id AND s.event IN (?, ?))"
+)
+_LEFT = "SELECT id, path, standing, last_seen FROM match WHERE (path, id) > (?, ?) AND path < ?"
+_UNSEEN = f" AND last_seen <= ? AND standing IS NOT NULL AND {_LEAVABLE} ORDER BY path, id LIMIT "
+_SET_GONE = "UPDATE match SET state = ? WHERE id = ? AND last_seen = ? AND "
+_LEAVABLE_VALUES = (json.dumps(LEAVABLE), REPORT_WANTED, REPORT_PREPARED)
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """Which matches: all of which each of these is true that is not empty or None.
+
+    They are in one of `states`, at one of `paths` or below it (absolute), they hit an entry of
+    `list_name`, and a scan has seen them at `since` or later.
+    """
+
+    states: tuple[MatchState, ...] = ()
+    paths: tuple[str, ...] = ()
+    list_name: str | None = None
+    since: datetime | None = None
+
+    def where(self) -> tuple[str, list[Any]]:
+        """Return it as a condition of SQL, and its values."""
+        conditions, values = ["1"], list[Any]()
+        if self.states:
+            conditions.append("state IN (SELECT value FROM json_each(?))")
+            values.append(json.dumps(sorted(self.states)))
+        if self.paths:
+            conditions.append(f"({' OR '.join([_BELOW] * len(self.paths))})")
+            values += [value for path in self.paths for value in _range(path)]
+        if self.list_name is not None:
+            conditions.append("id IN (SELECT match FROM hit WHERE list = ?)")
+            values.append(self.list_name)
+        if self.since is not None:
+            conditions.append("last_seen >= ?")
+            values.append(to_text(self.since))
+        return " AND ".join(conditions), values
+
+
+class Left(NamedTuple):
+    """A match that nobody has dealt with: its path, what stands for its place, and when."""
+
+    id: str
+    path: bytes
+    standing: str
+    last_seen: str
+
+
+class Selection(MatchStore):
+    """The record of matches as it is asked."""
+
+    def find(
+        self, states: Collection[MatchState] = (), choice: Choice | None = None
+    ) -> Iterator[Match]:
+        """Yield the matches in any of `states`, or all, in the order they were first found.
+
+        With `choice`, those that it is about.
+
+        Raises:
+            StateError: they cannot be read.
+        """
+        where, values = (choice or Choice(tuple(states))).where()
+        with self._errors():
+            yield from self._matches(f"{MATCH} WHERE {where} ORDER BY rowid", tuple(values))
+
+    def left_below(self, directory: str, until: datetime) -> Iterator[Left]:
+        """Yield what lies below `directory` and was not seen after `until`, by path.
+
+        Those that somebody deals with, and those whose place was never noted, are left out.
+
+        Raises:
+            StateError: they cannot be read.
+        """
+        _, start, end = _range(directory)
+        last = ""
+        while True:
+            values = (start, last, end, to_text(until), *_LEAVABLE_VALUES)
+            with self._errors():
+                rows = [
+                    Left(*row)
+                    for row in self._db.execute(f"{_LEFT}{_UNSEEN}{_ROWS}", values).fetchall()
+                ]
+            yield from rows
+            if len(rows) < _ROWS:
+                return
+            start, last = rows[-1].path, rows[-1].id
+
+    def mark_gone(self, left: Sequence[Left], now: datetime) -> list[Left]:
+        """Note that these are away; return those of which it was noted.
+
+        What another scan has seen meanwhile stays as it is.
+
+        Raises:
+            StateError: it cannot be written.
+        """
+        marked = []
+        with self._transaction():
+            for one in left:
+                values = (MatchState.GONE, one.id, one.last_seen, *_LEAVABLE_VALUES)
+                if self._db.execute(_SET_GONE + _LEAVABLE, values).rowcount:
+                    self._step(one.id, MatchState.GONE, now, {})
+                    marked.append(one)
+        return marked
+
+
+def _range(path: str) -> tuple[bytes, bytes, bytes]:
+    raw = os.fsencode(path).rstrip(b"/")
+    return raw, raw + b"/", raw + b"0"

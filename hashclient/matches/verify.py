@@ -1,0 +1,65 @@
+"""Whether the record of matches is whole: what SQLite can tell, and what its rows have to be.
+
+Pages of a database have no digests, so a byte within a value that still makes sense is not found;
+what the indexes of the file hold twice is, and whatever makes none. All of it is read.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hashclient.core.match import STREAM_PREFIX, Match
+from hashclient.errors import StateError
+from hashclient.matches.store import Matches
+from hashclient.matches.tables import MATCH
+from hashclient.system.layout import Layout
+from hashclient.system.text import printable
+
+#: Bytes of a tag.
+_TAG_BYTES = 16
+
+
+class _Checked(Matches):
+    def verify(self) -> str | None:
+        """Return what is wrong, None if nothing is."""
+        with self._errors():
+            # 1
+            if self._db.execute("PRAGMA integrity_check(1)").fetchone() != ("ok",):
+                return "its pages do not fit each other"
+            # 2
+            if self._db.execute("PRAGMA foreign_key_check").fetchone() is not None:
+                return "there is a row of a match that is not there"
+            # 3
+            for match in self._matches(MATCH, ()):
+                if not (_is_whole(match) and self._story(match.id)):
+                    return f"match {printable(match.id)} is not whole"
+        return None
+
+
+def _is_whole(match: Match) -> bool:
+    """Tell whether a match is one that could have been recorded."""
+    return (
+        match.path.startswith(("/", STREAM_PREFIX))
+        and (match.size is None or match.size >= 0)
+        and all(len(tag) == _TAG_BYTES for tag in match.tags.values())
+        and all(hit.algorithms and hit.generation >= 0 for hit in match.hits)
+    )
+
+
+def verify_matches(state_dir: Path) -> None:
+    """Read all of the record of matches of a state directory, which has one.
+
+    1 SQLite checks its pages and indexes; 2 no row belongs to a match that is not there; 3 each
+    match can be read, with what it was found by and its story.
+
+    Raises:
+        StateError: it is damaged, or cannot be read.
+    """
+    with _Checked(state_dir, create=False) as record:
+        wrong = record.verify()
+    if wrong is not None:
+        path = printable(Layout(state_dir).matches)
+        raise StateError(
+            f"the record of matches is damaged: {path}: {wrong}",
+            hint="restore it from a backup, or move it away: earlier matches are forgotten then",
+        )

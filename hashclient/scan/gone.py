@@ -1,0 +1,142 @@
+"""Which matches are away: a scan that has covered where they were does not find them any more.
+
+A match is away if all of this is true:
+
+1. Its path lies below a PATH of a scan that came to its end.
+2. On the way from there to the file, which is gone through link by link and through no symbolic
+   one, nothing was excluded, lies on another file system where the scan had to stay on one, or
+   could not be listed by the scan.
+3. Where that way ends, in the file's own directory or above it, is the same directory of the same
+   file system as when the file matched. So an unmounted share has lost nothing.
+4. There is no such name in it, or none of a regular file.
+
+Each open match below a PATH that the scan has not found again costs a look at its name, and each of
+their directories is opened once; a scan without any pays for one question to the record.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from datetime import datetime
+from typing import NamedTuple
+
+from hashclient.core.match import Place
+from hashclient.matches.selection import Left, Selection
+from hashclient.scan.sources.files import Coverage, join
+from hashclient.scan.whereabouts import Grounds
+
+_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+
+
+class _End(NamedTuple):
+    """Where a way ends: the open directory, what is left of the way, and how the walk called it."""
+
+    fd: int
+    rest: bytes
+    named: str
+
+
+def find_gone(
+    matches: Selection, coverage: Coverage, grounds: Grounds, started: datetime
+) -> Iterator[Left]:
+    """Yield the matches that are away after a scan that `started` then and has covered `coverage`.
+
+    Raises:
+        StateError: the record cannot be read.
+    """
+    for named, real in coverage.roots:
+        if coverage.has_failed(named):
+            continue
+        way = _Way(named, real, coverage)
+        try:
+            for one in matches.left_below(real, started):
+                if way.lacks(one, grounds):
+                    yield one
+        finally:
+            way.close()
+
+
+class _Way:
+    """The way from a PATH to one directory after the other."""
+
+    def __init__(self, named: str, real: str, coverage: Coverage) -> None:
+        self._named, self._real, self._coverage = named, real, coverage
+        self._directory: bytes | None = None
+        self._end: _End | None = None
+        #: What stands for that directory, once it was asked for.
+        self._standing: Place | None = None
+
+    def close(self) -> None:
+        """Leave the directory that was gone to last."""
+        if self._end is not None:
+            os.close(self._end.fd)
+        self._directory = self._end = self._standing = None
+
+    def lacks(self, one: Left, grounds: Grounds) -> bool:
+        """Tell whether a match is away, by the numbers of the module."""
+        directory, _, name = one.path.rpartition(b"/")
+        if directory != self._directory:
+            self.close()
+            self._directory = directory
+            self._end = self._go(directory)  # 1, 2
+        end = self._end
+        if end is None:
+            return False
+        if not end.rest:
+            if self._coverage.excludes(end.named, os.fsdecode(name)):  # 2
+                return False
+            try:
+                if not _is_away(name, end.fd):  # 4
+                    return False
+            except OSError:
+                return False
+        if self._standing is None:
+            self._standing = Place(self._real, grounds.standing_of(end.fd, end.rest))
+        return self._standing.is_at(one.standing)  # 3
+
+    def _go(self, directory: bytes) -> _End | None:
+        """Go as far as there are directories; None where the scan has not covered the way."""
+        root = os.fsencode(self._real).rstrip(b"/")
+        parts = [part for part in directory[len(root) :].split(b"/") if part]
+        named = self._named
+        try:
+            fd = os.open(self._real, _FLAGS)
+        except OSError:
+            return None
+        device = os.fstat(fd).st_dev
+        try:
+            for number, part in enumerate(parts):
+                name = os.fsdecode(part)
+                if self._coverage.excludes(named, name):
+                    break
+                if _is_away(part, fd, of_directory=True):
+                    return _End(fd, b"/".join(parts[number:]), named)
+                named = join(named, name)
+                inner = os.open(part, _FLAGS, dir_fd=fd)
+                os.close(fd)
+                fd = inner
+                if self._coverage.has_failed(named):
+                    break
+                if self._coverage.one_file_system and os.fstat(fd).st_dev != device:
+                    break
+            else:
+                return _End(fd, b"", named)
+        except OSError:
+            pass
+        os.close(fd)
+        return None
+
+
+def _is_away(name: bytes, directory_fd: int, *, of_directory: bool = False) -> bool:
+    """Tell whether there is no file, or no directory, of a name.
+
+    Raises:
+        OSError: that cannot be told.
+    """
+    try:
+        mode = os.stat(name, dir_fd=directory_fd, follow_symlinks=False).st_mode
+    except FileNotFoundError:
+        return True
+    return not (stat.S_ISDIR(mode) if of_directory else stat.S_ISREG(mode))

@@ -1,0 +1,54 @@
+"""Forgetting, a little at a time, what the inventory keeps of files that no scan comes across."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+
+from hashclient.scan.records import RECORD
+
+#: How often rows are looked for that nobody has seen for long, unasked.
+PRUNED_EVERY_DAYS = 7
+#: A file longer than this is not made shorter unasked: that takes seconds.
+COMPACTED_BYTES = 1 << 28
+_OLD_ROWS_AT_ONCE = 1000
+_OLD_ROWS = """
+SELECT file_system, block, length(records) FROM files
+WHERE (file_system, block) > (?, ?) AND seen_day < ? ORDER BY file_system, block LIMIT ?
+"""
+
+
+def prune_in_turn(db: sqlite3.Connection, days: float, day: int, seconds: float) -> int:
+    """Forget what was not seen for `days` by `day`; return how many files. See `Inventory`.
+
+    Raises:
+        sqlite3.Error: it cannot be written; if it is `SQLITE_BUSY`, others write just now.
+    """
+    ends = time.monotonic() + seconds
+    db.execute(f"PRAGMA busy_timeout = {round(seconds * 1000)}")
+    db.execute("CREATE TABLE IF NOT EXISTS pruned (day INTEGER NOT NULL) STRICT")
+    (last,) = db.execute("SELECT max(day) FROM pruned").fetchone()
+    if last is not None and day - PRUNED_EVERY_DAYS < last <= day:
+        return 0
+    forgotten, after = 0, (-(2**63), -(2**63))  # before the first row
+    while True:
+        values = (*after, int(day - days), _OLD_ROWS_AT_ONCE)
+        rows = db.execute(_OLD_ROWS, values).fetchall()
+        db.execute("BEGIN IMMEDIATE")
+        db.executemany(
+            "DELETE FROM files WHERE file_system = ? AND block = ? AND seen_day < ?",
+            [(file_system, block, int(day - days)) for file_system, block, _ in rows],
+        )
+        if len(rows) < _OLD_ROWS_AT_ONCE:
+            db.execute("DELETE FROM pruned")
+            db.execute("INSERT INTO pruned VALUES (?)", (day,))
+        db.execute("COMMIT")
+        forgotten += sum(int(row[2]) for row in rows) // RECORD.itemsize
+        if len(rows) < _OLD_ROWS_AT_ONCE or time.monotonic() > ends:
+            break
+        after = rows[-1][:2]
+    names = ("freelist_count", "page_count", "page_size")
+    free, pages, size = (db.execute(f"PRAGMA {n}").fetchone()[0] for n in names)
+    if free * 4 > pages and pages * size < COMPACTED_BYTES:
+        db.execute("VACUUM")
+    return forgotten

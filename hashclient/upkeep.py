@@ -1,0 +1,90 @@
+"""What keeps the state directory from growing for ever, a little at a time and unasked.
+
+Matches whose story has ended long ago are forgotten, as the configuration says, and so are files
+that no scan has come across for long. Each call does a bounded part of it; the next goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+
+from hashclient.errors import ConfigError, HashclientError, StateError
+from hashclient.session import Session
+from hashclient.system.files import is_there
+
+#: How many matches are forgotten at a time; a record of the audit log names all of them.
+MOST_MATCHES = 1_000
+#: How long one call may take for the inventory.
+INVENTORY_S = 2.0
+
+
+def tidy(session: Session, on_failure: Callable[[HashclientError], None]) -> None:
+    """Do a part of what is due; what fails keeps nothing from going on and is told."""
+    for part in (prune_matches, prune_inventory):
+        try:
+            part(session)
+        except HashclientError as error:
+            on_failure(error)
+
+
+def prune_matches(session: Session) -> int:
+    """Forget matches that were settled so long ago as `[keep]` says; return how many.
+
+    What is in quarantine, or in a report that is not acknowledged or retracted, stays. That they
+    go is logged first.
+
+    Raises:
+        StateError, AuditError: they cannot be read, logged or forgotten.
+    """
+    settings = session.settings
+    days = settings.config.keep.matches_days
+    if days is None or not is_there(settings.layout.matches):
+        return 0
+    from hashclient.audit.log import Event
+    from hashclient.matches.pruning import Pruner
+    from hashclient.quarantine.item import item_ids
+    from hashclient.reporting.outbox import Outbox
+    from hashclient.reporting.report import State
+
+    kept = {*item_ids(settings.layout.quarantine)}
+    for report in Outbox(session).reports():
+        if report.is_retracting or report.state not in (State.ACKNOWLEDGED, State.RETRACTED):
+            kept.update(report.matches)
+    before = session.now() - timedelta(days=days)
+    with Pruner(settings.state_dir) as record:
+        going = record.prunable(before, kept, MOST_MATCHES)
+        if not going:
+            return 0
+        data = {"matches": going, "before": before.isoformat(timespec="seconds")}
+        event = Event("matches-pruned", {**data, "by": session.operator})
+        session.audit.append([event], durable=True)
+        count = record.prune(going)
+        record.compact()
+        return count
+
+
+def prune_inventory(session: Session) -> int:
+    """Forget files that no scan has come across for so long as `[keep]` says; return how many.
+
+    Raises:
+        StateError: it cannot be written.
+    """
+    settings = session.settings
+    days = settings.config.keep.inventory_days
+    if not is_there(settings.layout.inventory):
+        return 0
+    from hashclient.scan.cache import Inventory
+
+    try:
+        key_id = session.sealer().key_id
+        inventory = Inventory(settings.state_dir, key_id)  # one under another key is made again
+        inventory.close()
+    except (StateError, ConfigError):
+        return 0  # whoever needs it says so
+    reread_days = settings.config.inventory.reread_days
+    inventory = Inventory(settings.state_dir, key_id, write=True, reread_days=reread_days)
+    try:
+        return inventory.prune_in_turn(days, INVENTORY_S)
+    finally:
+        inventory.close()

@@ -1,0 +1,237 @@
+"""What changes in trees, as inotify(7) tells: names of files to look at, or that some were missed.
+
+The kernel tells of one directory at a time, so each has a watch, and a directory that is new is
+watched before it is listed: what came into it in between is told twice rather than not at all.
+Where the kernel had more to tell than it keeps, or no more directories may be watched, something
+was missed, and only a look at everything finds it.
+
+Limits: a store through a shared memory map tells nothing, nor does what another machine changes on
+a network file system; trees there are refused.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Self
+
+from inotify_simple import INotify, flags
+
+from hashclient.errors import StateError, UsageError
+from hashclient.system.filesystems import tells_of_changes
+from hashclient.system.log import Log
+from hashclient.system.text import printable
+
+_log = Log("watch")
+
+#: A file was written and closed, moved here, or linked here; a directory came, went or moved.
+_MASK = (
+    flags.CLOSE_WRITE
+    | flags.MOVED_TO
+    | flags.CREATE
+    | flags.MOVED_FROM
+    | flags.DELETE_SELF
+    | flags.MOVE_SELF
+    | flags.ONLYDIR
+    | flags.DONT_FOLLOW
+    | flags.EXCL_UNLINK
+)
+_FULL_HINT = "raise it: sysctl fs.inotify.max_user_watches=1048576"
+
+
+class Changes:
+    """The changes below directories."""
+
+    def __init__(self, roots: Sequence[str], *, without: Sequence[str] = ()) -> None:
+        """Watch `roots`, absolute paths of directories; not what lies below `without`.
+
+        Raises:
+            UsageError: one is no directory, or is where changes are not told of.
+            StateError: the kernel watches no more directories.
+        """
+        self._roots = roots
+        self._without = tuple(os.path.join(path, "") for path in without)  # noqa: PTH118 - a prefix
+        self._paths: dict[int, str] = {}
+        self._numbers: dict[str, int] = {}
+        #: Files that have changed since they were last taken.
+        self._files: set[str] = set()
+        #: Whether something was missed since.
+        self._missed = False
+        #: Whether all directories are watched: later, the system may allow no more.
+        self.is_whole = True
+        self._is_starting = True
+        try:
+            self._inotify = INotify(nonblocking=True)
+        except OSError as error:
+            raise StateError(
+                f"cannot watch: {error.strerror}",
+                hint="there may be too many: sysctl fs.inotify.max_user_instances",
+            ) from error
+        try:
+            for root in roots:
+                self._begin(root)
+        except BaseException:
+            self.close()
+            raise
+        self._is_starting = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Watch no more."""
+        self._inotify.close()
+
+    def fileno(self) -> int:
+        """Return the descriptor that is readable when there is something to `read`."""
+        return int(self._inotify.fileno())
+
+    @property
+    def directories(self) -> int:
+        """How many directories are watched."""
+        return len(self._paths)
+
+    def _begin(self, root: str) -> None:
+        """Begin to watch a tree that was asked for."""
+        try:
+            fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise UsageError(
+                f"cannot watch {printable(root)}: {(error.strerror or '').lower()}",
+                hint="a directory is watched, and all that is below it",
+            ) from error
+        try:
+            tells = tells_of_changes(fd)
+        finally:
+            os.close(fd)
+        if not tells:
+            raise UsageError(
+                f"cannot watch {printable(root)}: what others change on this kind of file system is"
+                " not told to this machine",
+                hint="scan it by a timer instead, or run `watch` on the server that has the disk",
+            )
+        # What is there already is for the first scan.
+        for _ in self._add(root):
+            pass
+
+    def look_again(self) -> None:
+        """Watch whatever is there now and is not watched; what was missed is known to be so."""
+        self._missed = False
+        self.is_whole = True
+        self._files.clear()
+        for root in self._roots:
+            for _ in self._add(root):
+                pass
+
+    def wait(self, seconds: float | None, wake: int) -> bool:
+        """Wait until there is something to read, or `wake` is readable; return whether there is."""
+        timeout = None if seconds is None else max(0.0, seconds)
+        ready, _, _ = select.select([self._inotify.fileno(), wake], [], [], timeout)
+        return self._inotify.fileno() in ready
+
+    def read(self) -> bool:
+        """Take in what the kernel tells; return whether something was missed until now."""
+        for event in self._inotify.read(timeout=0):
+            mask = event.mask
+            if mask & flags.Q_OVERFLOW:
+                _log.info("the kernel had more to tell than it keeps")
+                self._missed = True
+                continue
+            directory = self._paths.get(event.wd)
+            if directory is None:
+                continue
+            if mask & (flags.DELETE_SELF | flags.IGNORED | flags.UNMOUNT):
+                self._forget(event.wd)
+                continue
+            if mask & flags.MOVE_SELF:
+                # A root that was moved; others were told of by their parents.
+                if directory in self._roots:
+                    self._missed = True
+                continue
+            path = f"{directory.rstrip('/')}/{event.name}"
+            if mask & flags.ISDIR:
+                if mask & flags.MOVED_FROM:
+                    self._drop_tree(path)
+                else:
+                    self._files.update(self._add(path))
+            elif not mask & flags.MOVED_FROM and not self._is_without(path):
+                self._files.add(path)
+        return self._missed
+
+    def take(self) -> set[str]:
+        """Return the files that have changed, and begin anew."""
+        files, self._files = self._files, set()
+        return files
+
+    def _is_without(self, path: str) -> bool:
+        return f"{path}/".startswith(self._without) if self._without else False
+
+    def _add(self, top: str) -> Iterator[str]:
+        """Watch a directory and all below; yield the files that are there."""
+        waiting = [top]
+        while waiting:
+            path = waiting.pop()
+            if self._is_without(path):
+                continue
+            try:
+                number = self._inotify.add_watch(path, _MASK)
+            except OSError as error:
+                if error.errno == errno.ENOSPC:
+                    self._full(path)
+                    return
+                # Gone again, a link, or nothing that may be read: a scan says so.
+                continue
+            before = self._paths.get(number)
+            if before is not None and before != path:
+                self._numbers.pop(before, None)  # it was moved, and keeps its watch
+            self._paths[number], self._numbers[path] = path, number
+            try:
+                with os.scandir(path) as entries:
+                    for entry in entries:
+                        if entry.is_dir(follow_symlinks=False):
+                            waiting.append(entry.path)
+                        elif not self._is_without(entry.path):
+                            yield entry.path
+            except OSError:
+                continue
+
+    def _full(self, path: str) -> None:
+        """No more directories may be watched.
+
+        Raises:
+            StateError: that is so from the start.
+        """
+        message = f"cannot watch {printable(path)}: the system's limit of watches is reached"
+        if self._is_starting:
+            raise StateError(message, hint=_FULL_HINT)
+        _log.info("%s", message)
+        self.is_whole = False
+
+    def _forget(self, number: int) -> None:
+        path = self._paths.pop(number, None)
+        if path is not None and self._numbers.get(path) == number:
+            del self._numbers[path]
+        if path in self._roots:
+            self._missed = True
+
+    def _drop_tree(self, top: str) -> None:
+        """Watch a directory that was moved away no more; where it went, it may be watched anew."""
+        below = f"{top}/"
+        for path in [p for p in self._numbers if p == top or p.startswith(below)]:
+            number = self._numbers.pop(path)
+            self._paths.pop(number, None)
+            try:
+                self._inotify.rm_watch(number)
+            except OSError:
+                continue

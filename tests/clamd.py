@@ -1,0 +1,124 @@
+"""A client of clamd's protocol, as plain as can be, and a daemon for it to talk to."""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.support import arguments, environment
+
+TIMEOUT_S = 20
+
+
+def instream(*chunks: bytes, prefix: bytes = b"z") -> bytes:
+    """Return a command with a stream of these chunks."""
+    end = b"\0" if prefix == b"z" else b"\n"
+    parts = [len(chunk).to_bytes(4, "big") + chunk for chunk in chunks]
+    return prefix + b"INSTREAM" + end + b"".join(parts) + bytes(4)
+
+
+class Daemon:
+    """A daemon that runs, with the addresses where it listens."""
+
+    def __init__(self, process: subprocess.Popen[bytes], addresses: list[str]) -> None:
+        self.process = process
+        self.addresses = addresses
+
+    @property
+    def unix(self) -> str:
+        """The path of its socket."""
+        return next(a for a in self.addresses if a.startswith("unix:")).removeprefix("unix:")
+
+    @property
+    def tcp(self) -> tuple[str, int]:
+        """Its address and port."""
+        host, _, port = next(a for a in self.addresses if a[0].isdigit()).rpartition(":")
+        return host, int(port)
+
+    @property
+    def metrics(self) -> str:
+        """The address of its metrics."""
+        return next(a for a in self.addresses if a.startswith("http:"))
+
+    def connect(self, *, tcp: bool = False) -> socket.socket:
+        """Connect to it."""
+        sock = socket.socket(socket.AF_INET if tcp else socket.AF_UNIX)
+        sock.settimeout(TIMEOUT_S)
+        sock.connect(self.tcp if tcp else self.unix)
+        return sock
+
+    def ask(self, *pieces: bytes, tcp: bool = False) -> bytes:
+        """Send pieces on a connection of its own, and return all that comes."""
+        with self.connect(tcp=tcp) as sock:
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                for piece in pieces:
+                    sock.sendall(piece)
+            return everything(sock)
+
+    def ask_descriptor(self, fd: int, form: bytes = b"z") -> bytes:
+        """Ask about an open file."""
+        with self.connect() as sock:
+            sock.sendall(form + b"FILDES" + (b"\0" if form == b"z" else b"\n"))
+            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))
+            sock.sendmsg([b"\0"], [rights])
+            return everything(sock)
+
+    def workers(self) -> list[int]:
+        """Return the processes that serve."""
+        path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        return [int(pid) for pid in path.read_text().split()]
+
+    def stop(self) -> int:
+        """Stop it and return its exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(TIMEOUT_S)
+
+
+def everything(sock: socket.socket) -> bytes:
+    """Return all that comes until the other side closes, in whatever way."""
+    parts = []
+    with contextlib.suppress(ConnectionResetError):
+        while part := sock.recv(1 << 16):
+            parts.append(part)
+    return b"".join(parts)
+
+
+@contextlib.contextmanager
+def serving(
+    state: Path, directory: Path, *options: object, env: dict[str, str] | None = None, **kwargs: Any
+) -> Iterator[Daemon]:
+    """Yield a daemon at a socket in `directory` and at a port; in the end it is stopped."""
+    directory.mkdir(exist_ok=True)
+    binds = ["--bind", f"unix:{directory / 's'}", "--bind", "127.0.0.1:0"]
+    words = ["--state-dir", state, "serve", "--jobs", 2, "--format", "json", *binds, *options]
+    with subprocess.Popen(
+        arguments(*words),
+        env=environment(**(env or {})),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **kwargs,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert line, process.stderr.read() if process.stderr else b""
+            yield Daemon(process, json.loads(line)["addresses"])
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(TIMEOUT_S)
+            process.kill()
+
+
+def open_for_reading(path: Path) -> int:
+    """Return a descriptor of a file, directory or FIFO."""
+    return os.open(path, os.O_RDONLY | os.O_NONBLOCK)

@@ -1,0 +1,86 @@
+"""Whoever reads the output goes away, or the disk is full: every command ends by the same rule."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import UNMEASURED, Result, arguments, checked, csv_of, environment, make_state
+
+LISTED = b"dummy content that is on the list"
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("state")
+    (directory / "listed").write_bytes(LISTED)
+    (directory / "clean").write_bytes(b"nobody listed this")
+    made = make_state(directory, {"base": csv_of({"e-1": LISTED})})
+    (made / "config.toml").write_text('[providers.main]\nurl = "u"\nroot_sha256 = "0"\n')
+    run_into(os.open(os.devnull, os.O_WRONLY), made, "scan", directory / "listed")
+    return made
+
+
+@pytest.fixture(params=["nobody reads it", "a full disk"])
+def broken(request: pytest.FixtureRequest) -> Iterator[tuple[int, str]]:
+    """A descriptor that cannot be written to, and why."""
+    if request.param == "a full disk":
+        fd, why = os.open("/dev/full", os.O_WRONLY), "No space left on device"
+    else:
+        (reader, fd), why = os.pipe(), "Broken pipe"
+        os.close(reader)
+    yield fd, why
+    os.close(fd)
+
+
+def run_into(stdout: int, state: Path, *args: object, **variables: str) -> Result:
+    done = subprocess.run(
+        arguments("--state-dir", state, *args),
+        env=environment(**UNMEASURED, **variables),
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return checked(Result(done.returncode, "", done.stderr))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("--help", "--version", "status", "matches", "audit show", "audit checkpoint", "demo"),
+        *("scan DIR/clean", "scan --format html DIR/clean", "scan DIR/listed"),
+        "lookup --all 00000000000000000000000000000000",
+        *("quarantine keygen --output DIR/KEY", "provider init DIR/REPO"),
+    ],
+)
+def test_every_command_ends_with_8_or_11_and_one_sentence(
+    state: Path, tmp_path: Path, broken: tuple[int, str], words: str
+) -> None:
+    fd, why = broken
+    words = words.replace("DIR/KEY", f"{tmp_path}/key").replace("DIR/REPO", f"{tmp_path}/repo")
+    result = run_into(fd, state, *words.replace("DIR", str(state.parent)).split())
+    found = "listed" in words
+    assert result.code == (11 if found else 8)
+    kind = "warning" if found else "error"
+    assert result.err.count(f"hashclient: {kind}: cannot write the output: {why}\n") == 1
+
+
+def test_so_does_the_script_for_completion(state: Path, broken: tuple[int, str]) -> None:
+    done = subprocess.run(
+        arguments(),
+        env=environment(**UNMEASURED, _HASHCLIENT_COMPLETE="bash_source"),
+        stdout=broken[0],
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 8
+    assert done.stderr == f"hashclient: error: cannot write the output: {broken[1]}\n"

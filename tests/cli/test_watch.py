@@ -1,0 +1,178 @@
+"""`hashclient watch`: what is written, moved or linked into a tree is judged; nothing is missed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import arguments, csv_of, environment, make_state, run, write_tree
+
+LISTED = b"listed one"
+TIMEOUT_S = 30
+
+
+class Watching:
+    """A watch that runs; what it tells comes as JSON lines."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.said: queue.Queue[str] = queue.Queue()
+        self._lines: queue.Queue[dict[str, Any]] = queue.Queue()
+        threading.Thread(target=self._read_out, daemon=True).start()
+        threading.Thread(target=self._read_err, daemon=True).start()
+
+    def _read_out(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self._lines.put(json.loads(line))
+
+    def _read_err(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.said.put(line)
+
+    def next(self) -> dict[str, Any]:
+        """Return the next outcome that is told."""
+        return self._lines.get(timeout=TIMEOUT_S)
+
+    def paths(self, count: int) -> set[str]:
+        """Return the paths of the next outcomes."""
+        return {self.next()["path"] for _ in range(count)}
+
+    def quiet(self) -> bool:
+        """Tell whether nothing more was told."""
+        return self._lines.empty()
+
+    def wait_for(self, text: str) -> None:
+        """Wait for something to be said on stderr."""
+        while text not in self.said.get(timeout=TIMEOUT_S):
+            pass
+
+    def stop(self) -> int:
+        """Stop it and return its exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(TIMEOUT_S)
+
+
+@contextlib.contextmanager
+def watching(state: Path, *words: object, **kwargs: Any) -> Iterator[Watching]:
+    command = arguments(
+        "--state-dir", state, "watch", "--format", "jsonl", "--settle", "1s", *words
+    )
+    with subprocess.Popen(
+        command,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **kwargs,
+    ) as process:
+        watch = Watching(process)
+        try:
+            watch.wait_for("looked at everything")
+            yield watch
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    return make_state(tmp_path / "site", {"base": csv_of({"e-1": LISTED})})
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    return write_tree(tmp_path / "t", {"a": b"benign", "sub/b": b"also"})
+
+
+def test_what_is_there_is_found_first(state: Path, tree: Path) -> None:
+    write_tree(tree, {"sub/c": LISTED})
+    with watching(state, tree) as watch:
+        line = watch.next()
+        assert (line["type"], line["path"], line["entry"]) == ("match", str(tree / "sub/c"), "e-1")
+        assert watch.stop() == 0
+
+
+def test_what_is_written_moved_or_linked_is_found(state: Path, tree: Path, tmp_path: Path) -> None:
+    elsewhere = write_tree(tmp_path / "elsewhere", {"m": LISTED, "l": LISTED, "d/x/y": LISTED})
+    with watching(state, tree) as watch:
+        (tree / "written").write_bytes(LISTED)
+        (elsewhere / "m").rename(tree / "sub/moved")
+        (tree / "linked").hardlink_to(elsewhere / "l")
+        (elsewhere / "d").rename(tree / "dir")
+        (tree / "sub/new").mkdir()
+        (tree / "sub/new/deep").write_bytes(LISTED)
+        (tree / "clean").write_bytes(b"benign")
+        names = ["written", "sub/moved", "linked", "dir/x/y", "sub/new/deep"]
+        assert watch.paths(len(names)) == {str(tree / name) for name in names}
+        # A directory that was moved is watched where it is now.
+        (tree / "dir").rename(tree / "sub/dir")
+        watch.paths(1)
+        (tree / "sub/dir/x/z").write_bytes(LISTED)
+        assert str(tree / "sub/dir/x/z") in watch.paths(1)
+        assert watch.stop() == 0
+        assert watch.quiet()
+
+
+def test_a_name_of_any_bytes(state: Path, tree: Path) -> None:
+    with watching(state, tree) as watch:
+        with open(os.fsencode(tree) + b"/\xff\n", "wb") as file:  # noqa: PTH123 - any bytes
+            file.write(LISTED)
+        assert "path_b64" in watch.next()
+
+
+def test_matches_are_recorded_and_logged_before_they_are_told(state: Path, tree: Path) -> None:
+    with watching(state, tree) as watch:
+        (tree / "x").write_bytes(LISTED)
+        line = watch.next()
+        assert line["id"] in (state / "audit" / "log.jsonl").read_text()
+        assert watch.stop() == 0
+    assert line["id"] in run("--state-dir", state, "matches").out
+    assert run("--state-dir", state, "audit", "verify").code == 0
+
+
+def test_what_the_kernel_cannot_keep_is_not_missed(state: Path, tree: Path) -> None:
+    limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+    with watching(state, tree) as watch:
+        watch.process.send_signal(signal.SIGSTOP)
+        # Each file has two events at least.
+        for number in range(limit // 2 + 100):
+            fd = os.open(tree / f"f{number}", os.O_CREAT | os.O_WRONLY)
+            if number % 2000 == 0 or number > limit // 2 + 97:
+                os.write(fd, LISTED)
+            os.close(fd)
+        wanted = {
+            str(tree / f"f{n}")
+            for n in range(limit // 2 + 100)
+            if n % 2000 == 0 or n > limit // 2 + 97
+        }
+        watch.process.send_signal(signal.SIGCONT)
+        assert watch.paths(len(wanted)) == wanted
+
+
+def test_the_state_directory_may_lie_within(state: Path, tmp_path: Path) -> None:
+    with watching(state, tmp_path) as watch:
+        (tmp_path / "x").write_bytes(LISTED)
+        assert watch.next()["path"] == str(tmp_path / "x")
+        assert watch.stop() == 0
+
+
+def test_what_cannot_be_watched_is_refused(state: Path, tree: Path) -> None:
+    for path in (tree / "none", tree / "a", "/proc"):
+        result = run("--state-dir", state, "watch", path)
+        assert (result.code, result.out) == (2, "")
+
+
+def test_without_a_list_it_does_not_start(tmp_path: Path, tree: Path) -> None:
+    (tmp_path / "state").mkdir()
+    assert run("--state-dir", tmp_path / "state", "watch", tree).code == 8

@@ -1,0 +1,93 @@
+"""Real file systems for tests: on loop devices, mounted by root, and taken away afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+needs_mounts = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+
+#: The smallest image that each tool takes.
+_IMAGE_BYTES = {"ext4": 16 << 20, "btrfs": 128 << 20, "xfs": 320 << 20}
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_PROT_READ, _PROT_WRITE, _MAP_SHARED = 1, 2, 1
+
+
+def tool(*command: object) -> None:
+    """Run a tool that makes a file system; skip where there is none."""
+    if shutil.which(str(command[0])) is None:
+        pytest.skip(f"no {command[0]}")
+    subprocess.run([str(part) for part in command], check=True, capture_output=True)
+
+
+@contextlib.contextmanager
+def mounted(*args: object) -> Iterator[Path]:
+    """Mount by mount(8), whose last argument is the place; unmount in the end."""
+    where = Path(str(args[-1]))
+    where.mkdir(exist_ok=True)
+    done = subprocess.run(["mount", *map(str, args)], capture_output=True, check=False)
+    if done.returncode:
+        pytest.skip(f"cannot mount: {done.stderr.decode().strip()}")
+    try:
+        yield where
+    finally:
+        subprocess.run(["umount", "--lazy", where], check=True)
+
+
+def make_image(path: Path, kind: str, *options: object) -> Path:
+    """Make an image of an empty file system."""
+    with path.open("wb") as stream:
+        stream.truncate(_IMAGE_BYTES[kind])
+    tool(f"mkfs.{kind}", "-q", *options, path)
+    return path
+
+
+@contextlib.contextmanager
+def disk(directory: Path, kind: str) -> Iterator[Path]:
+    """Make an empty file system below `directory`, and mount it."""
+    if kind == "tmpfs":
+        with mounted("-t", "tmpfs", "memory", directory / "m") as where:
+            yield where
+        return
+    image = make_image(directory / f"{kind}.image", kind)
+    with mounted("-o", "loop", image, directory / "m") as where:
+        yield where
+
+
+class Map:
+    """A shared map of a file, for reading and writing, without a descriptor that is open."""
+
+    def __init__(self, path: Path) -> None:
+        """Map a whole file."""
+        fd = os.open(path, os.O_RDWR)
+        try:
+            self._bytes = os.fstat(fd).st_size
+            prot = _PROT_READ | _PROT_WRITE
+            self._place = _libc.mmap(None, self._bytes, prot, _MAP_SHARED, fd, 0)
+        finally:
+            os.close(fd)
+        assert self._place not in {None, ctypes.c_void_p(-1).value}
+
+    def read(self) -> bytes:
+        """Read all of it."""
+        return ctypes.string_at(self._place, self._bytes)
+
+    def store(self, data: bytes) -> None:
+        """Store at its beginning."""
+        assert len(data) <= self._bytes
+        ctypes.memmove(self._place, data, len(data))
+
+    def close(self) -> None:
+        """End it."""
+        _libc.munmap(self._place, self._bytes)

@@ -1,0 +1,91 @@
+"""Limits of control groups, read from files as the kernel shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from hashclient.scan.engine import default_jobs
+from hashclient.system import cgroups
+from hashclient.system.cgroups import usable_processors
+
+V2 = "0::/a.slice/b.service\n"
+V1 = "4:memory:/docker/x\n3:cpu,cpuacct:/docker/x\n1:name=systemd:/\n0::/docker/x\n"
+
+
+def groups(directory: Path, own: str, files: Mapping[str, str]) -> dict[str, Path]:
+    """Write what the kernel would show; return where it is."""
+    for name, text in files.items():
+        path = directory / "cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (directory / "own").write_text(own)
+    return {"mounted": directory / "cgroup", "own_groups": directory / "own"}
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "expected"),
+    [
+        (V2, {}, 8),
+        (V2, {"a.slice/b.service/cpu.max": "max 100000\n"}, 8),
+        (V2, {"a.slice/b.service/cpu.max": "200000 100000\n"}, 2),
+        # Part of a processor is one that is not always there.
+        (V2, {"a.slice/b.service/cpu.max": "150000 100000\n"}, 2),
+        (V2, {"a.slice/b.service/cpu.max": "1000 100000\n"}, 1),
+        # More than there are is no more than there are.
+        (V2, {"a.slice/b.service/cpu.max": "9000000 100000\n"}, 8),
+        # A group above has less to give.
+        (
+            V2,
+            {"a.slice/b.service/cpu.max": "400000 100000\n", "a.slice/cpu.max": "300000 100000\n"},
+            3,
+        ),
+        # In a container, which sees its own group as the top one, by either path.
+        ("0::/\n", {"cpu.max": "200000 100000\n"}, 2),
+        (V2, {"cpu.max": "200000 100000\n"}, 2),
+        ("0::/../../x\n", {"cpu.max": "200000 100000\n"}, 2),
+        # Version 1.
+        (V1, {"cpu,cpuacct/docker/x/cpu.cfs_quota_us": "-1\n"}, 8),
+        (
+            V1,
+            {
+                "cpu,cpuacct/docker/x/cpu.cfs_quota_us": "250000\n",
+                "cpu,cpuacct/docker/x/cpu.cfs_period_us": "100000\n",
+            },
+            3,
+        ),
+        (
+            V1,
+            {"cpu/cpu.cfs_quota_us": "100000\n", "cpu/cpu.cfs_period_us": "100000\n"},
+            1,
+        ),
+        # What makes no sense limits nothing.
+        (V2, {"a.slice/b.service/cpu.max": "100000\n"}, 8),
+        (V2, {"a.slice/b.service/cpu.max": "100000 0\n"}, 8),
+        (V2, {"a.slice/b.service/cpu.max": "-5 100000\n"}, 8),
+        (V2, {"a.slice/b.service/cpu.max": "9" * 30 + " 100000\n"}, 8),
+        (V2, {"a.slice/b.service/cpu.max": "ü 100000\n"}, 8),
+        ("", {"cpu.max": "100000 100000\n"}, 8),
+        ("nonsense\n0:x\n::\n", {"cpu.max": "100000 100000\n"}, 8),
+    ],
+)
+def test_a_quota_is_worth_processors(
+    tmp_path: Path, own: str, files: Mapping[str, str], expected: int
+) -> None:
+    assert usable_processors(8, **groups(tmp_path, own, files)) == expected
+
+
+def test_where_there_are_no_groups_nothing_is_limited(tmp_path: Path) -> None:
+    nowhere = {"mounted": tmp_path / "x", "own_groups": tmp_path / "y"}
+    assert usable_processors(5, **nowhere) == 5
+
+
+def test_a_scan_starts_no_more_workers_than_the_quota_is_worth(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = groups(tmp_path, V2, {"a.slice/b.service/cpu.max": "50000 100000\n"})
+    monkeypatch.setattr(cgroups, "MOUNTED", there["mounted"])
+    monkeypatch.setattr(cgroups, "OWN_GROUPS", there["own_groups"])
+    assert default_jobs() == 1

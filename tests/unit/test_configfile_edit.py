@@ -1,0 +1,136 @@
+"""Changes to the text of a configuration: all else stays, and what comes out is what was meant."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hashclient.configfile.edit import read_config_text, with_recipient, write_config_text
+from hashclient.errors import ConfigError
+
+KEY = "age1" + "x" * 58
+PROVIDER = '# mine\n[providers.main]  # first\nurl = "u"\nroot_sha256 = "00"\n'
+
+
+def recipients(text: str) -> object:
+    return tomllib.loads(text)["quarantine"]["recipients"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("", f'[quarantine]\nrecipients = ["{KEY}"]\n'),
+        ("a = 1", f'a = 1\n\n[quarantine]\nrecipients = ["{KEY}"]\n'),
+        (
+            "[quarantine] # kept\nretention_days = 3\n",
+            f'[quarantine] # kept\nrecipients = ["{KEY}"]\nretention_days = 3\n',
+        ),
+        ("[quarantine]\nrecipients = []\n", f'[quarantine]\nrecipients = ["{KEY}"]\n'),
+        (
+            '[quarantine]\nrecipients = ["a"] # one\n',
+            f'[quarantine]\nrecipients = ["a", "{KEY}"] # one\n',
+        ),
+        (
+            '[quarantine]\nrecipients = ["a", ]\n',
+            f'[quarantine]\nrecipients = ["a", "{KEY}"]\n',
+        ),
+        (
+            '[quarantine]\nrecipients = [\n    "a",  # [Ann]\n]\n[scan]\n',
+            f'[quarantine]\nrecipients = [\n    "a",  # [Ann]\n    "{KEY}",\n]\n[scan]\n',
+        ),
+        (
+            '[quarantine]\nrecipients = [\n  "a" # ]\n]\n',
+            f'[quarantine]\nrecipients = [\n  "a" # ]\n, "{KEY}"]\n',
+        ),
+        ('quarantine.recipients = ["a"]\n', f'quarantine.recipients = ["a", "{KEY}"]\n'),
+        (
+            'x = """\n[quarantine]\n"""\n[quarantine]\n',
+            f'x = """\n[quarantine]\n"""\n[quarantine]\nrecipients = ["{KEY}"]\n',
+        ),
+        (
+            # That of somebody else is no business of ours.
+            '[report.to.x]\nrecipients = ["a"]\n[quarantine]\n',
+            f'[report.to.x]\nrecipients = ["a"]\n[quarantine]\nrecipients = ["{KEY}"]\n',
+        ),
+        (
+            '[quarantine]\r\nrecipients = ["a"]\r\n',
+            f'[quarantine]\r\nrecipients = ["a", "{KEY}"]\r\n',
+        ),
+    ],
+)
+def test_a_recipient_is_put_where_it_belongs(before: str, after: str) -> None:
+    text = with_recipient(before, KEY, "f")
+    assert text == after
+    # And only once.
+    assert with_recipient(text, KEY, "f") == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "quarantine = { retention_days = 3 }\n",
+        "quarantine.retention_days = 3\n",
+        "quarantine = 3\n",
+        "[quarantine]\nrecipients = 3\n",
+        "[[quarantine]]\n",
+        "[quarantine]\n[quarantine]\n",
+        "a = = 1\n",
+        "x." * 3000 + "x = 1\n",
+    ],
+)
+def test_what_has_to_be_done_by_hand_is_said(text: str) -> None:
+    try:
+        done = with_recipient(text, KEY, "f")
+    except ConfigError as error:
+        assert "nothing was changed" in str(error.hint)  # noqa: PT017 - either is right
+    else:
+        assert recipients(done) == [KEY]
+
+
+_pieces = st.lists(
+    st.sampled_from(
+        [
+            *("[quarantine]", "recipients", " = ", "[", "]", '"a"', ",", "\n", "# ]", "\n[scan]\n"),
+            *("retention_days = 3\n", "'''", "x = ", '"]"', "{", "}", "quarantine", "."),
+        ]
+    ),
+    max_size=14,
+).map("".join)
+
+
+@given(_pieces)
+def test_whatever_stands_there_nothing_else_changes(text: str) -> None:
+    try:
+        before = tomllib.loads(text)
+    except ValueError:
+        with pytest.raises(ConfigError):
+            with_recipient(text, KEY, "f")
+        return
+    try:
+        after = tomllib.loads(with_recipient(text, KEY, "f"))
+    except ConfigError:
+        return
+    table = before.setdefault("quarantine", {})
+    table["recipients"] = [*table.get("recipients", []), KEY]
+    assert after == before
+
+
+def test_a_file_keeps_its_mode_and_stays_where_a_link_leads(tmp_path: Path) -> None:
+    real = tmp_path / "real.toml"
+    real.write_text("a = 1\n")
+    real.chmod(0o640)
+    link = tmp_path / "etc" / "config.toml"
+    link.parent.mkdir()
+    link.symlink_to(real)
+    write_config_text(link, "b = 2\n")
+    assert link.is_symlink() and real.read_text() == "b = 2\n"
+    assert real.stat().st_mode & 0o777 == 0o640
+    assert {p.name for p in tmp_path.iterdir()} == {"etc", "real.toml"}
+    new = tmp_path / "new" / "config.toml"
+    assert read_config_text(new) == ""
+    write_config_text(new, PROVIDER)
+    assert (new.read_text(), new.stat().st_mode & 0o777) == (PROVIDER, 0o644)

@@ -1,0 +1,192 @@
+"""clamd's protocol as values: every form of a command, in pieces of any size."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hashclient.daemon.protocol import (
+    MAX_COMMAND_BYTES,
+    BrokenError,
+    Chunk,
+    Command,
+    Mark,
+    Parser,
+    Request,
+    Whole,
+    no_verdict,
+    signature,
+)
+
+FORMS = [(b"z", b"\0"), (b"n", b"\n"), (b"", b"\n")]
+each_form = pytest.mark.parametrize(("prefix", "end"), FORMS, ids=["z", "n", "bare"])
+
+
+def instream(*chunks: bytes, prefix: bytes = b"z", end: bytes = b"\0") -> bytes:
+    parts = [len(chunk).to_bytes(4, "big") + chunk for chunk in chunks]
+    return prefix + b"INSTREAM" + end + b"".join(parts) + bytes(4)
+
+
+def plain(events: Iterable[object]) -> Iterator[object]:
+    """Yield events so that they are the same however the bytes were cut; empty chunks are none."""
+    for event in events:
+        if isinstance(event, Whole):
+            yield (Command.INSTREAM, b"", event.delimiter)
+            yield bytes(event.data)
+            yield Mark.STREAM_END
+        elif isinstance(event, Request):
+            yield (event.command, event.argument, event.delimiter)
+        elif isinstance(event, Chunk):
+            yield bytes(event.data)
+        else:
+            yield event
+
+
+def parse(*pieces: bytes, parser: Parser | None = None) -> list[object]:
+    parser = parser or Parser()
+    events: list[object] = []
+    for piece in pieces:
+        events += plain(parser.feed(memoryview(piece)))
+    result: list[object] = []
+    for event in events:
+        if isinstance(event, bytes) and result and isinstance(result[-1], bytes):
+            result[-1] += event
+        else:
+            result.append(event)
+    return result
+
+
+@each_form
+@pytest.mark.parametrize("command", list(Command))
+def test_every_command_has_every_form(command: Command, prefix: bytes, end: bytes) -> None:
+    assert parse(prefix + command.value + end) == [(command, b"", end)]
+
+
+@each_form
+def test_a_path_may_have_spaces(prefix: bytes, end: bytes) -> None:
+    assert parse(prefix + b"SCAN /a b/ c " + end) == [(Command.SCAN, b"/a b/ c ", end)]
+
+
+def test_what_is_unknown_is_a_request_too() -> None:
+    assert parse(b"zscan /a\0") == [(None, b"/a", b"\0")]
+    assert parse(b"zSCANALL\0") == [(None, b"", b"\0")]
+
+
+def test_an_old_command_may_end_as_windows_lines_do() -> None:
+    assert parse(b"PING\r\n") == [(Command.PING, b"", b"\n")]
+
+
+def test_nothing_between_two_ends_is_no_command() -> None:
+    assert parse(b"\n\n", b"nPING\n") == [(Command.PING, b"", b"\n")]
+
+
+def test_an_old_command_without_an_end_is_held_until_somebody_says_so() -> None:
+    parser = Parser()
+    assert parse(b"PI", b"NG", parser=parser) == []
+    assert parser.holds_bare
+    assert parser.bare() == Request(Command.PING, b"", b"\n")
+    assert parser.is_between
+
+
+def test_a_new_command_without_an_end_is_not_complete() -> None:
+    parser = Parser()
+    assert parse(b"zPING", parser=parser) == []
+    assert not parser.holds_bare
+
+
+def test_a_stream_of_one_chunk_that_is_there_is_one_event() -> None:
+    (event,) = Parser().feed(memoryview(instream(b"abc")))
+    assert isinstance(event, Whole)
+    assert (bytes(event.data), event.delimiter) == (b"abc", b"\0")
+
+
+@pytest.mark.parametrize("prefix", [b"z", b"n"])
+def test_streams_follow_each_other(prefix: bytes) -> None:
+    end = b"\0" if prefix == b"z" else b"\n"
+    data = instream(b"a", b"bc", prefix=prefix, end=end)
+    assert parse(data * 2) == [(Command.INSTREAM, b"", end), b"abc", Mark.STREAM_END] * 2
+
+
+def test_a_stream_may_be_empty() -> None:
+    assert parse(instream()) == [(Command.INSTREAM, b"", b"\0"), Mark.STREAM_END]
+
+
+def test_what_looks_like_a_command_in_a_stream_is_data() -> None:
+    inner = instream(b"x")
+    assert parse(instream(inner)) == [(Command.INSTREAM, b"", b"\0"), inner, Mark.STREAM_END]
+
+
+PIECES = st.lists(
+    st.one_of(
+        st.sampled_from([b"zPING\0", b"nVERSION\n", b"PING\n", b"zIDSESSION\0", b"nEND\n"]),
+        st.builds(lambda chunks: instream(*chunks), st.lists(st.binary(min_size=1, max_size=40))),
+        st.builds(
+            lambda chunks: instream(*chunks, prefix=b"n", end=b"\n"),
+            st.lists(st.binary(min_size=1, max_size=9)),
+        ),
+        st.builds(lambda byte: b"zFILDES\0" + byte, st.binary(min_size=1, max_size=1)),
+    ),
+    max_size=6,
+)
+
+
+@given(PIECES, st.lists(st.integers(min_value=0, max_value=200), max_size=8))
+def test_it_makes_no_difference_where_the_bytes_are_cut(
+    parts: list[bytes], cuts: list[int]
+) -> None:
+    data = b"".join(parts)
+    places = sorted({0, len(data), *(cut for cut in cuts if cut <= len(data))})
+    pieces = [data[a:b] for a, b in itertools.pairwise(places)]
+    whole = parse(data)
+    assert parse(*pieces) == whole
+    assert parse(*(data[n : n + 1] for n in range(len(data)))) == whole
+
+
+@given(st.binary(max_size=300))
+def test_whatever_comes_ends_in_events_or_as_broken(data: bytes) -> None:
+    parser = Parser(1000)
+    try:
+        events = parser.feed(memoryview(data))
+    except BrokenError:
+        return
+    assert sum(len(bytes(e.data)) for e in events if isinstance(e, Chunk)) <= len(data)
+
+
+@pytest.mark.parametrize("first", [b"z", b"n", b"S"])
+def test_a_command_has_a_greatest_length(first: bytes) -> None:
+    parser = Parser()
+    for _ in range(MAX_COMMAND_BYTES - 1):
+        assert parser.feed(memoryview(first)) == []
+    with pytest.raises(BrokenError, match="TOO LONG"):
+        parser.feed(memoryview(first))
+
+
+def test_a_stream_has_a_greatest_length_however_it_is_cut() -> None:
+    for chunks in ([b"x" * 11], [b"x" * 5, b"x" * 6]):
+        with pytest.raises(BrokenError, match="size limit"):
+            Parser(10).feed(memoryview(instream(*chunks)))
+    assert parse(instream(b"x" * 10), parser=Parser(10))
+    # The next stream begins from nothing.
+    assert parse(instream(b"x" * 6) + instream(b"x" * 6), parser=Parser(10))
+
+
+def test_a_length_that_no_stream_may_have_is_refused_before_its_bytes_come() -> None:
+    with pytest.raises(BrokenError, match="size limit"):
+        Parser(1 << 31).feed(memoryview(b"zINSTREAM\0\xff\xff\xff\xff"))
+
+
+def test_a_descriptor_is_announced_and_then_comes() -> None:
+    parser = Parser()
+    assert parse(b"zFILDES\0", parser=parser) == [(Command.FILDES, b"", b"\0")]
+    assert parser.wants_descriptor
+    assert parse(b"x", parser=parser) == [Mark.DESCRIPTOR]
+    assert parser.is_between
+
+
+def test_names_have_nothing_in_them_that_ends_a_name() -> None:
+    assert signature("base", "a:b c/d") == "Hashclient.base.a_b_c_d"
+    assert no_verdict("Unread") == "Heuristics.Limits.Exceeded.Hashclient.Unread"

@@ -1,0 +1,197 @@
+"""How file systems are named: by what the kernel says of disks, mounts and networks.
+
+What only real file systems can show is in `tests/faults/test_proofs.py`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from hashclient.system import identity, mountinfo
+from hashclient.system.identity import Identities, Identity
+from hashclient.system.mountinfo import Mount
+
+NFS, GFS2, EXT4 = 0x6969, 0x01161970, 0xEF53
+PCI = "devices/pci0000:00/0000:00:1f.2/ata1/host0/target0:0:0/0:0:0:0/block/sda"
+USB = "devices/pci0000:00/0000:00:14.0/usb1/1-2/1-2:1.0/host6/block/sdb"
+
+
+class Machine:
+    """A tree like /sys, with some disks."""
+
+    def __init__(self, directory: Path) -> None:
+        self.sys = directory / "sys"
+
+    def disk(self, path: str, *, removable: str = "0", slaves: tuple[Path, ...] = ()) -> Path:
+        disk = self.sys / path
+        (disk / "slaves").mkdir(parents=True)
+        (disk / "removable").write_text(f"{removable}\n")
+        for slave in slaves:
+            (disk / "slaves" / slave.name).symlink_to(slave)
+        return disk
+
+    def partition(self, disk: Path) -> Path:
+        path = disk / f"{disk.name}1"
+        path.mkdir()
+        (path / "partition").write_text("1\n")
+        return path
+
+    def mapped(self, number: int, name: str, *slaves: Path) -> Path:
+        disk = self.disk(f"devices/virtual/block/dm-{number}", slaves=slaves)
+        (disk / "dm").mkdir()
+        (disk / "dm/uuid").write_text(f"{name}\n")
+        return disk
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    machine = Machine(tmp_path)
+    monkeypatch.setattr(identity, "_SYS", machine.sys)
+    return machine
+
+
+def test_a_uuid_counts_on_disks_that_are_built_in(machine: Machine) -> None:
+    name = identity._disk_name
+    disk = machine.disk(PCI)
+    partition = machine.partition(disk)
+    assert name(disk) == name(partition) == b""
+    usb = machine.partition(machine.disk(USB))
+    for loose in (
+        usb,
+        machine.disk("devices/virtual/block/loop0"),
+        machine.disk("devices/virtual/block/zram0"),
+        machine.disk("devices/platform/soc/mmc_host/mmc0/mmc0:aaaa/block/mmcblk0"),
+        machine.disk("devices/pci0000:00/0000:00:1f.5/ata2/block/sr0", removable="1"),
+        machine.mapped(1, "CRYPT-of-a-stick", usb),
+        machine.mapped(2, "LVM-over-two", partition, usb),
+    ):
+        assert name(loose) is None
+    # A bridge to what can be pulled out.
+    nvme = machine.disk("devices/pci0000:00/0000:00:07.0/0000:05:00.0/nvme/nvme0/nvme0n1")
+    assert name(nvme) == b""
+    (machine.sys / "devices/pci0000:00/0000:00:07.0/0000:05:00.0/removable").write_text("removable")
+    assert name(nvme) is None
+    with pytest.raises(OSError, match="No such file"):
+        name(machine.sys / "dev/block/8:1")
+
+
+def test_a_volume_and_its_snapshot_have_names_of_their_own(machine: Machine) -> None:
+    """They bear one UUID, and their files the same inodes and times."""
+    disk = machine.disk(PCI)
+    crypt = machine.mapped(0, "CRYPT-LUKS2-1", disk)
+    names = [identity._disk_name(machine.mapped(n, f"LVM-volume-{n}", crypt)) for n in (1, 2)]
+    assert names == [b"LVM-volume-1 CRYPT-LUKS2-1", b"LVM-volume-2 CRYPT-LUKS2-1"]
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (rb"SRC=/dev/sda1 TARGET=/mnt/a\040b ROOT=/ OPTS=uhelper=udisks2", True),
+        (rb"SRC=/dev/sda1 TARGET=/mnt ROOT=/ OPTS=noauto,user=joe", True),
+        (rb"ID=1 SRC=/dev/other TARGET=/mnt/a\040b ROOT=/ ATTRS=users", True),
+        (rb"SRC=/dev/sda1 TARGET=/mnt/a\040b ROOT=/ OPTS=_netdev,usrquota", False),
+        (rb"SRC=/dev/other TARGET=/mnt/other ROOT=/ OPTS=user=joe", False),
+        (b"", False),
+        (b"\xff=\n=,=", False),
+    ],
+)
+def test_what_a_user_has_mounted_is_known_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: bytes, expected: bool
+) -> None:
+    (tmp_path / "utab").write_bytes(b"SRC=x TARGET=/y OPTS=users\n" + line + b"\n")
+    monkeypatch.setattr(identity, "_UTAB", tmp_path / "utab")
+    mount: list[Mount | None] = [Mount("/mnt/a b", b"/", "ext4", b"/dev/sda1")]
+    monkeypatch.setattr(identity, "mount_of", lambda _: mount[0])
+    assert identity._is_users(0) is expected
+    mount[0] = None
+    assert identity._is_users(0)
+
+
+@pytest.fixture
+def ask(
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Callable[[int, Mount | None], Identity | None]]:
+    """Return who asks for the name of a file system of a type, mounted so."""
+    fd = os.open("/", os.O_RDONLY)
+
+    def ask(kind: int, mount: Mount | None) -> Identity | None:
+        monkeypatch.setattr(identity, "kind_of", lambda _: kind)
+        monkeypatch.setattr(identity, "mount_of", lambda _: mount)
+        return Identities().of(fd, os.makedev(0, 77))
+
+    yield ask
+    os.close(fd)
+
+
+def test_a_share_is_known_by_what_was_mounted(
+    ask: Callable[[int, Mount | None], Identity | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mounts = [
+        Mount("/srv", b"/", "nfs4", b"host:/export"),
+        Mount("/srv", b"/sub", "nfs4", b"host:/export"),
+        Mount("/srv", b"/", "nfs", b"host:/export"),
+        Mount("/srv", b"/", "nfs4", b"other:/export"),
+    ]
+    found = [ask(NFS, mount) for mount in mounts]
+    assert len(set(found)) == 4
+    # Wherever that is, and by whichever number.
+    monkeypatch.setattr(identity, "unique_mount", lambda _: None)
+    assert ask(NFS, mounts[0]._replace(point="/elsewhere")) == found[0]
+    first = found[0]
+    assert first is not None
+    assert (first.before, first.proves, first.is_local) == (None, False, False)
+    # Nothing to tell them by.
+    assert ask(NFS, None) is None
+
+
+def test_what_other_machines_write_to_is_not_told_by_this_one_s_leases(
+    ask: Callable[[int, Mount | None], Identity | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(identity, "unique_mount", lambda _: 5)
+    found = ask(GFS2, None)
+    assert found is not None and not found.proves and not found.is_local
+
+
+def test_a_mount_is_another_one_after_each_start(
+    ask: Callable[[int, Mount | None], Identity | None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    numbers = []
+    for boot, mount in (("one", 5), ("one", 6), ("two", 5)):
+        (tmp_path / "boot_id").write_text(boot)
+        monkeypatch.setattr(identity, "_BOOT_ID", tmp_path / "boot_id")
+        monkeypatch.setattr(identity, "unique_mount", lambda _, mount=mount: mount)
+        found = ask(EXT4, None)
+        assert found is not None and found.before is None
+        numbers.append(found.number)
+    assert len(set(numbers)) == 3
+    (tmp_path / "boot_id").unlink()
+    assert ask(EXT4, None) is None
+
+
+def test_a_file_system_is_looked_at_once_a_mount(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And each time where mounts have no number that is not given again."""
+    calls: list[int] = []
+    monkeypatch.setattr(identity, "kind_of", lambda _: EXT4)
+    monkeypatch.setattr(identity, "_identify", lambda *args: calls.append(args[2]))
+    mounts: list[int | None] = [5, 5, 6, None, None]
+    monkeypatch.setattr(identity, "unique_mount", lambda _: mounts.pop(0))
+    identities = Identities()
+    fd = os.open("/", os.O_RDONLY)
+    while mounts:
+        assert identities.of(fd, 1) is None
+    os.close(fd)
+    assert calls == [5, 6, 0, 0]
+
+
+def test_the_mount_of_a_file_is_found() -> None:
+    fd = os.open("/proc", os.O_RDONLY)
+    mount = mountinfo.mount_of(fd)
+    os.close(fd)
+    assert mount is not None and (mount.point, mount.kind) == ("/proc", "proc")
+    assert mountinfo.mount_of(fd) is None

@@ -1,0 +1,385 @@
+"""The manifest: nothing of what it says can become something else on the disk."""
+
+from __future__ import annotations
+
+import hmac
+import json
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from fixtures.client import Client, csv
+from fixtures.simulator import Simulator, status
+from hashclient.errors import StateError, UnreachableError
+from hashclient.index.authentic import NO_MAC, authenticate, verify_document
+from hashclient.index.blinding import Sealer
+from hashclient.index.manifest import (
+    MANIFEST_FORMAT,
+    Manifest,
+    OtherKeyError,
+    load_manifest,
+    read_manifest,
+    write_manifest,
+)
+from hashclient.index.reader import open_index
+from hashclient.index.run import DamagedError
+from tests.manifests import make_old
+from tests.support import edit_manifest
+
+ALL = range(40)
+KEY = bytes(range(32))
+
+
+@pytest.fixture
+def simulator(tmp_path: Path) -> Simulator:
+    simulator = Simulator(tmp_path / "repo")
+    simulator.publish(csv(range(20)))
+    simulator.publish(csv(range(20, 30)))
+    return simulator
+
+
+@pytest.fixture
+def client(tmp_path: Path, simulator: Simulator) -> Client:
+    client = Client(tmp_path / "state", simulator, simulator.root)
+    client.fetch()
+    simulator.requests.clear()
+    return client
+
+
+@pytest.fixture
+def folder(client: Client) -> Path:
+    return client.settings.layout.lists / "baseline"
+
+
+@pytest.fixture
+def sealer(client: Client) -> Sealer:
+    return client.session.sealer()
+
+
+# The code
+
+
+def test_the_code_is_an_hmac_under_a_key_of_its_own() -> None:
+    """As another implementation computes it."""
+    document = b'{"mac": "' + NO_MAC.encode() + b'", "x": 1}'
+    root = hmac.digest(KEY, b"hashclient seal 1: mac\x01", "sha256")
+    key = hmac.digest(root, b"hashclient seal 1: some-format/1\x01", "sha256")
+    code = hmac.digest(key, document, "sha256").hex()
+    made = authenticate(document, "some-format/1", Sealer(KEY))
+    assert made == document.replace(NO_MAC.encode(), code.encode())
+    verify_document(made, code, "some-format/1", Sealer(KEY))
+
+
+@pytest.mark.parametrize(
+    ("mac", "format_", "key"),
+    [
+        (None, "some-format/2", KEY),
+        (None, "some-format/1", bytes(32)),
+        ("", "some-format/1", KEY),
+        ("0" * 63, "some-format/1", KEY),
+        ("0" * 64, "some-format/1", KEY),
+        ("é" * 32, "some-format/1", KEY),
+    ],
+)
+def test_no_other_code_passes(mac: str | None, format_: str, key: bytes) -> None:
+    """Neither that of another format, nor one under another key, nor none."""
+    document = json.dumps({"mac": NO_MAC, "x": 1}).encode()
+    made = authenticate(document, "some-format/1", Sealer(KEY))
+    given = json.loads(made)["mac"] if mac is None else mac
+    with pytest.raises(ValueError, match="code"):
+        verify_document(made, given, format_, Sealer(key))
+
+
+# What a disk may do to it
+
+
+def test_a_manifest_that_changed_in_any_byte_is_found(
+    folder: Path, tmp_path: Path, sealer: Sealer
+) -> None:
+    """The year of 2026 that becomes 9026, the generation 1 that becomes 9, and all the others."""
+    data = (folder / "manifest.json").read_bytes()
+    assert load_manifest(folder, sealer) is not None
+    path = tmp_path / "manifest.json"
+    for position, byte in enumerate(data):
+        digits = {ord("9")} if chr(byte).isdigit() else set()
+        for other in {byte ^ 1 << position % 8, *digits} - {byte}:
+            path.write_bytes(data[:position] + bytes([other]) + data[position + 1 :])
+            with pytest.raises(StateError) as caught:
+                load_manifest(tmp_path, sealer)
+            # Whose key it is cannot be told from a changed byte; all else is damage.
+            assert isinstance(caught.value, (DamagedError, OtherKeyError)), (position, other)
+
+
+def test_a_manifest_that_was_cut_or_goes_on_is_found(
+    folder: Path, tmp_path: Path, sealer: Sealer
+) -> None:
+    data = (folder / "manifest.json").read_bytes()
+    for changed in (
+        *(data[:length] for length in range(0, len(data), 7)),
+        data + b" ",
+        data + b"{}",
+    ):
+        (tmp_path / "manifest.json").write_bytes(changed)
+        with pytest.raises(DamagedError):
+            load_manifest(tmp_path, sealer)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"expires": "9026-01-01T00:00:00Z"},
+        {"generation": 9},
+        {"mac": ""},
+        {"mac": NO_MAC},
+        {"format": "hashclient-index/1"},
+        {"format": "hashclient-index/1", "mac": ""},
+        {"format": "hashclient-index/3"},
+        {"rotten": None, "entries": 29},
+    ],
+    ids=json.dumps,
+)
+def test_who_does_not_have_the_key_changes_nothing(
+    client: Client, folder: Path, changes: dict[str, Any]
+) -> None:
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | changes))
+    with pytest.raises(DamagedError, match="manifest is damaged") as caught:
+        client.open()
+    assert "hashclient fetch" in (caught.value.hint or "")
+    client.fetch()
+    assert client.numbers(ALL) == set(range(30))
+    assert client.leftovers() == set()
+
+
+def test_a_code_under_another_key_is_damage(client: Client, folder: Path, sealer: Sealer) -> None:
+    manifest = load_manifest(folder, sealer)
+    assert manifest is not None
+    write_manifest(folder, manifest, Sealer(bytes(32)))
+    with pytest.raises(DamagedError):
+        load_manifest(folder, sealer)
+    write_manifest(folder, manifest, sealer)
+    loaded = load_manifest(folder, sealer)
+    assert loaded is not None
+    assert msgspec.structs.replace(loaded, mac="") == msgspec.structs.replace(manifest, mac="")
+
+
+def test_what_is_noted_of_an_unfinished_build_has_a_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any bit that changes there, and the build begins again."""
+    from hashclient.fetch import build
+    from hashclient.index import writer
+
+    monkeypatch.setattr(writer, "RUN_ROWS", 10)
+    simulator = Simulator(tmp_path / "repo")
+    for start in (0, 10, 20):
+        simulator.publish(csv(range(start, start + 10)))
+    client = Client(tmp_path / "state", simulator, simulator.root)
+    simulator.faults["*g000003*"] = status(500)
+    with pytest.raises(UnreachableError):
+        client.fetch()
+    folder = client.settings.layout.lists / "baseline"
+    path, sealer = folder / "staging.json", client.session.sealer()
+    data = path.read_bytes()
+    assert build._read_staging(folder, sealer) is not None
+    for position in range(0, len(data), 5):
+        changed = bytearray(data)
+        changed[position] ^= 1 << position % 8
+        path.write_bytes(changed)
+        assert build._read_staging(folder, sealer) is None
+    # Nor is there one in what 0.1.0 has noted.
+    old = {name: value for name, value in json.loads(data).items() if name != "mac"}
+    path.write_text(json.dumps(old | {"format": "hashclient-staging/1"}))
+    assert build._read_staging(folder, sealer) is None
+    simulator.faults.clear()
+    client.fetch()
+    assert client.numbers(ALL) == set(range(30))
+    assert client.leftovers() == set()
+
+
+# Version 1
+
+
+def totals(manifest: Manifest) -> tuple[object, ...]:
+    return (
+        manifest.generation,
+        manifest.published_at,
+        manifest.entries,
+        manifest.checksum,
+        manifest.with_digest,
+        manifest.with_size,
+        manifest.expires,
+        manifest.runs,
+    )
+
+
+def parquet_asked_for(simulator: Simulator) -> list[str]:
+    return [request for request in simulator.requests if request.endswith("parquet")]
+
+
+def test_a_manifest_of_version_1_is_read_and_the_next_fetch_writes_one_of_today(
+    client: Client, simulator: Simulator, folder: Path, sealer: Sealer
+) -> None:
+    """Without any segment: what is here is compared with itself, and with what is signed."""
+    simulator.withdraw("e-1", "e-2", "e-3")
+    client.fetch()
+    before = load_manifest(folder, sealer)
+    assert before is not None
+    make_old(folder)
+    old = load_manifest(folder, sealer)
+    assert old is not None and old.is_old
+    assert client.numbers(ALL) == set(range(30)) - {1, 2, 3}
+    simulator.requests.clear()
+    client.now += timedelta(hours=1)
+    (fetched,) = client.fetch()
+    assert (fetched.before, fetched.generation, fetched.added) == (3, 3, 0)
+    assert parquet_asked_for(simulator) == []
+    after = load_manifest(folder, sealer)
+    assert after is not None and not after.is_old
+    assert totals(after) == totals(before)
+    assert (after.verified_at, after.oldest_verified) == (client.now, client.now)
+    assert client.leftovers() == set()
+    assert (folder / "checks.json").exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"generation": 9},
+        {"published_at": "9026-01-01T00:00:00Z"},
+        {"checksum": "0" * 16},
+        {"with_digest": {"md5": 1}, "with_size": 7},
+        {"expires": "9026-01-01T00:00:00Z"},
+    ],
+    ids=json.dumps,
+)
+def test_what_version_1_says_wrongly_is_put_right(
+    client: Client,
+    simulator: Simulator,
+    folder: Path,
+    sealer: Sealer,
+    changes: dict[str, Any],
+) -> None:
+    before = load_manifest(folder, sealer)
+    assert before is not None
+    make_old(folder, **changes)
+    client.fetch()
+    after = load_manifest(folder, sealer)
+    assert after is not None and not after.is_old
+    assert totals(after) == totals(before)
+    assert parquet_asked_for(simulator) == []
+
+
+@pytest.mark.parametrize("what", ["entries", "runs", "another generation"])
+def test_version_1_that_is_not_what_is_signed_is_built_again(
+    client: Client, simulator: Simulator, folder: Path, sealer: Sealer, what: str
+) -> None:
+    if what == "entries":
+        make_old(folder, entries=3)
+    elif what == "runs":
+        # All that is here fits, and is less than what is signed.
+        document = json.loads((folder / "manifest.json").read_bytes())
+        other = Simulator(folder.parents[2] / "other")
+        other.publish(csv(range(20)))
+        less = Client(folder.parents[2] / "less", other, other.root)
+        (less.settings.state_dir / "seal.key").write_bytes(
+            (client.settings.state_dir / "seal.key").read_bytes()
+        )
+        (less.settings.state_dir / "seal.key").chmod(0o600)
+        less.fetch()
+        theirs = less.settings.layout.lists / "baseline"
+        for path in theirs.iterdir():
+            (folder / path.name).write_bytes(path.read_bytes())
+        make_old(folder, index_hash=document["index_hash"])
+    else:
+        simulator.publish(csv(range(30, 35)))
+        make_old(folder, checksum="0" * 16)
+    client.fetch()
+    after = load_manifest(folder, sealer)
+    assert after is not None and not after.is_old
+    assert client.numbers(ALL) == set(range(35 if what == "another generation" else 30))
+    assert client.leftovers() == set()
+
+
+def test_a_difference_is_built_on_version_1(
+    client: Client, simulator: Simulator, folder: Path, sealer: Sealer
+) -> None:
+    make_old(folder)
+    simulator.publish(csv(range(30, 35)))
+    simulator.requests.clear()
+    (fetched,) = client.fetch()
+    assert (fetched.before, fetched.added) == (2, 5)
+    assert len(parquet_asked_for(simulator)) == 1
+    assert client.numbers(ALL) == set(range(35))
+    after = load_manifest(folder, sealer)
+    assert after is not None and not after.is_old
+    assert all(run.root and not run.sha256 for run in after.runs)
+
+
+def test_rot_below_version_1_is_found_by_the_fetch_that_upgrades(
+    client: Client, simulator: Simulator, folder: Path, sealer: Sealer
+) -> None:
+    make_old(folder)
+    (run,) = folder.glob("run-*")
+    data = bytearray(run.read_bytes())
+    data[-70] ^= 1
+    run.write_bytes(data)
+    with pytest.raises(DamagedError, match="index file is damaged") as caught:
+        client.fetch()
+    assert "fetch --rebuild" in (caught.value.hint or "")
+    with pytest.raises(DamagedError, match="index file is damaged"):
+        open_index(folder, sealer)
+    client.fetch(rebuild=True)
+    assert client.numbers(ALL) == set(range(30))
+    assert client.leftovers() == set()
+
+
+def test_version_1_is_fresh_for_no_longer_than_what_vouches_for_it(
+    client: Client, folder: Path, sealer: Sealer
+) -> None:
+    before = load_manifest(folder, sealer)
+    assert before is not None
+    make_old(folder, expires="9026-01-01T00:00:00Z")
+    (state,) = client.open().states
+    assert state.expires == before.expires
+
+
+def test_without_a_key_nothing_is_found_and_nothing_is_believed(
+    client: Client, folder: Path
+) -> None:
+    (client.settings.state_dir / "seal.key").unlink()
+    with pytest.raises(StateError, match="no seal key"):
+        client.open()
+
+
+def test_a_rotten_run_is_damage_until_it_is_built_again(
+    client: Client, folder: Path, simulator: Simulator
+) -> None:
+    document = read_manifest(folder)
+    assert document is not None
+    edit_manifest(client.settings.state_dir, "baseline", rotten=document.manifest.runs[0].name)
+    with pytest.raises(DamagedError, match=r"index file is damaged: .*/run-0000000\d$"):
+        client.open()
+    (fetched,) = client.fetch()
+    assert (fetched.before, fetched.added) == (2, None)
+    assert client.numbers(ALL) == set(range(30))
+    assert client.leftovers() == set()
+
+
+def test_times_of_any_kind_come_back(sealer: Sealer, tmp_path: Path, folder: Path) -> None:
+    manifest = load_manifest(folder, sealer)
+    assert manifest is not None
+    zone = timezone(timedelta(hours=-5, minutes=-30))
+    for time in (
+        datetime(1, 1, 1, tzinfo=UTC),
+        datetime(2026, 1, 1, microsecond=1, tzinfo=zone),
+        datetime(9999, 12, 31, 23, 59, 59, 999_999, UTC),
+    ):
+        written = msgspec.structs.replace(manifest, expires=time)
+        write_manifest(tmp_path, written, sealer)
+        loaded = load_manifest(tmp_path, sealer)
+        assert loaded is not None and loaded.expires == written.expires
+        assert loaded.format == MANIFEST_FORMAT
