@@ -98,13 +98,8 @@ def indented(out: BinaryIO, some: Iterable[exports.Entry]) -> None:
     exports.vics(out, some, exports.VICS_13, indent=True)
 
 
-def compressed(codec: str) -> Make:
-    def make(path: Path, rows: Sequence[Row]) -> Path:
-        data = csv(path, rows).read_bytes()
-        path.write_bytes(gzip.compress(data) if codec == "gzip" else pa.compress(data, codec, True))
-        return path
-
-    return make
+def packed_with(codec: str, data: bytes) -> bytes:
+    return gzip.compress(data) if codec == "gzip" else pa.compress(data, codec, asbytes=True)
 
 
 #: Each importer with files that it reads, by what they are called.
@@ -259,7 +254,7 @@ def test_a_cell_of_a_database_takes_bounded_memory(tmp_path: Path) -> None:
 @each
 def test_a_file_that_is_cut_while_it_is_read_is_refused(kind: str, tmp_path: Path) -> None:
     # Enough that the end is not read with the beginning.
-    times = 40_000 if kind in ("bare", "sums", "hashdeep", "csv", "clamav", "nsrl") else 8_000
+    times = 40_000 if kind in ("bare", "sums", "hashdeep", "csv", "clamav", "nsrl") else 6_000
     path = SAMPLES[kind][1](tmp_path / "file", ROWS * times)
     with path.open("rb") as stream:
         batches = read_digests(stream, "it", everything())
@@ -429,3 +424,109 @@ def test_another_database_in_its_place_is_not_read(tmp_path: Path) -> None:
         nsrl(tmp_path / "other", ROWS[:1]).rename(path)
         with pytest.raises(UsageError, match=r"it: not a database .*: unable to open"):
             list(batches)
+
+
+# Rows that cannot be used
+
+
+@each
+def test_what_cannot_be_used_is_skipped_up_to_a_bound_and_told(kind: str, tmp_path: Path) -> None:
+    wrong = "zz" * 16
+    rows = [ROWS[0], (wrong, 9), ROWS[1], (wrong, 9), *ROWS[2:]]
+    path = SAMPLES[kind][1](tmp_path / "file", rows)
+    reading = everything(max_bad=2)
+    assert rows_of(read(path, reading)) == expected(kind, ROWS)
+    first = FIRST.get(kind, 1)
+    places = [place for place, _ in reading.remarks.skipped]
+    assert places == [f"file:{first + 1}", f"file:{first + 3}"]
+    assert not any("zz" in what for _, what in reading.remarks.skipped)
+    with pytest.raises(UsageError, match=rf"^file:{first + 3}: .*; more than 1 rows"):
+        read(path, everything(max_bad=1))
+
+
+# Of the others, the first row says what they are.
+@pytest.mark.parametrize("kind", sorted(SAMPLES.keys() - {"bare", "sums", "clamav"}))
+def test_a_file_of_rows_that_cannot_be_used_alone_gives_nothing(kind: str, tmp_path: Path) -> None:
+    path = SAMPLES[kind][1](tmp_path / "file", [("zz" * 16, 1)] * 3)
+    reading = everything(max_bad=3)
+    assert read(path, reading) == []
+    assert len(reading.remarks.skipped) == 3
+
+
+# Compressed
+
+
+@each
+@pytest.mark.parametrize("codec", ["gzip", "zstd"])
+def test_compressed_files_are_read_as_they_are(kind: str, codec: str, tmp_path: Path) -> None:
+    path = SAMPLES[kind][1](tmp_path / "file", ROWS)
+    data = path.read_bytes()
+    packed = packed_with(codec, data)
+    path.write_bytes(packed)
+    if kind in ("nsrl", "parquet"):
+        with pytest.raises(UsageError, match="cannot be read from a pipe"):
+            read(path)
+        return
+    assert rows_of(read(path)) == expected(kind, ROWS)
+    # Several of them end to end are one.
+    half = data.index(b"\n") + 1 if b"\n" in data else len(data) // 2
+    path.write_bytes(packed_with(codec, data[:half]) + packed_with(codec, data[half:]))
+    assert rows_of(read(path)) == expected(kind, ROWS)
+    for broken in (packed[:-3], packed[: len(packed) // 2], packed + b"junk", packed[:-1] + b"?"):
+        path.write_bytes(broken)
+        with pytest.raises(UsageError, match="cannot be unpacked"):
+            read(path)
+    path.write_bytes(packed_with(codec, packed))
+    with pytest.raises(UsageError, match="compressed twice"):
+        read(path)
+
+
+@pytest.mark.parametrize("codec", ["gzip", "zstd"])
+def test_what_expands_without_end_takes_bounded_memory(codec: str) -> None:
+    bomb = packed_with(codec, bytes(64 << 20))
+    with pytest.raises(UsageError, match="a line of more than"):
+        list(read_digests(io.BytesIO(bomb), "it"))
+
+
+# Documents in one piece
+
+
+@each_document
+@pytest.mark.parametrize("byte", [b"a", b" ", b"\n", b'"', b"{", b"<", b"["], ids=ascii)
+@pytest.mark.parametrize("share", [0.5, 0.9, 1.0])
+def test_a_document_without_end_takes_bounded_memory(
+    kind: str, byte: bytes, share: float, tmp_path: Path
+) -> None:
+    content = SAMPLES[kind][1](tmp_path / "file", ROWS * 50).read_bytes()
+    stream = Endless(content[: int(len(content) * share)], byte)
+    with pytest.raises(UsageError, match=r"^it:[0-9]+: "):
+        list(read_digests(stream, "it", everything()))  # type: ignore[arg-type]  # what is used
+
+
+@each_document
+def test_a_document_that_is_cut_anywhere_is_refused(kind: str, tmp_path: Path) -> None:
+    content = SAMPLES[kind][1](tmp_path / "file", ROWS).read_bytes().rstrip()
+    for end in range(len(content) // 3, len(content), 7):
+        with pytest.raises(UsageError) as caught:
+            list(read_digests(io.BytesIO(content[:end]), "it", everything()))
+        assert not any(digest[:10] in caught.value.message.lower() for digest, _ in ROWS)
+
+
+@each_document
+def test_a_document_in_pieces_of_any_length_is_the_same(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = SAMPLES[kind][1](tmp_path / "file", ROWS)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    for size in (1, 2, 3, 7, 100):
+        monkeypatch.setattr(importfile, "CHUNK_BYTES", size)
+        assert rows_of(read(path)) == expected(kind, ROWS)
+
+
+@each_document
+def test_what_is_no_utf_8_is_refused(kind: str, tmp_path: Path) -> None:
+    content = SAMPLES[kind][1](tmp_path / "file", ROWS).read_bytes()
+    text = next(t for t in (b"PhotoDNA", b"A member", b"build") if t in content)
+    at = content.rindex(text)
+    with pytest.raises(UsageError, match=r"not UTF-8|not whole and well-formed"):
+        list(read_digests(io.BytesIO(content[:at] + b"\xff" + content[at:]), "it", everything()))

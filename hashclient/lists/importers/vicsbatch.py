@@ -52,6 +52,7 @@ _SHA256_NAMES = ("sha256", "sha-256")
 _BORDER = re.compile(r'\}[ \t\n\r]*,[ \t\n\r]*\{[ \t\n\r]*"[^"\\]{1,64}"')
 #: Media that are decoded in one go: few enough to stay in the caches of a processor.
 _PIECE_CHARS = 1 << 18
+_SMALLEST_PIECE_CHARS = 1 << 12
 _IS_BLANK = np.zeros(256, np.bool_)
 _IS_BLANK[list(b" \t\n\r")] = True
 
@@ -196,6 +197,8 @@ class Many:
         """Decode what `scanner` comes to, which is a medium."""
         self._scanner, self._media = scanner, media
         self._border: str | None = None
+        #: Less of it is decoded at once after what was unusual, then more again.
+        self._piece = _PIECE_CHARS
         #: Up to here, counted from the beginning of the document, all goes the slow way.
         self._slow_until = 0
         self._slots = {name: f"f{number}" for number, name in enumerate(media.fields.all)}
@@ -220,13 +223,19 @@ class Many:
             scanner.fill()
         scanner.peek()
         start = scanner.at
-        cut = scanner.text.rfind(self._border, start, start + _PIECE_CHARS)
-        if cut < 0:
-            return False
-        decoded = self._decoded("[" + scanner.text[start : cut + 1] + "]")
-        if decoded is None:
-            self._slow_until = scanner.gone + cut + 1
-            return False
+        while True:
+            cut = scanner.text.rfind(self._border, start, start + self._piece)
+            if cut < 0:
+                return False
+            decoded = self._decoded("[" + scanner.text[start : cut + 1] + "]")
+            if decoded is not None:
+                break
+            # An array may have ended; up to there it may be as usual.
+            if self._piece // 2 < _SMALLEST_PIECE_CHARS:
+                self._slow_until = scanner.gone + cut + 1
+                return False
+            self._piece //= 2
+        self._piece = min(2 * self._piece, _PIECE_CHARS)
         scanner.number += self._media.extend(decoded, scanner.number)
         scanner.at = cut + 1
         return True
@@ -362,19 +371,15 @@ def _stand_so_often(data: Uint8, expected: Mapping[str, int]) -> bool:
 
 
 def _other_hashes(given: Any, file: ImportFile) -> str | None:
-    """Return the SHA-256 among a medium's other hashes.
+    """Return the SHA-256 among a medium's other hashes; whatever else they are is ignored.
 
     Raises:
-        ValueError: they are no list of hashes with names.
+        ValueError: a name or a value is no text.
     """
-    if given is None:
-        return None
-    if not isinstance(given, list):
-        raise ValueError("no list")
     found = None
-    for one in given:
+    for one in given if isinstance(given, list) else ():
         if not isinstance(one, dict):
-            raise ValueError("no object")
+            continue
         name, value = text_of(one.get("HashName")), text_of(one.get("HashValue"))
         if (name or "").lower() in _SHA256_NAMES:
             found = found or value
