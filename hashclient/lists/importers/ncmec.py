@@ -231,7 +231,9 @@ class _Document:
         else:
             entry["type"] = kind
             entry_id = _id_of(entry)
-            entry["entry"] = entry_id if is_entry_id(entry_id) else ""
+            # What looks like a digest is no id, nor part of one.
+            is_id = is_entry_id(entry["id"]) and is_entry_id(entry_id)
+            entry["entry"] = entry_id if is_id else ""
             self._entries.append(entry)
             self._numbers.append(self._number)
 
