@@ -73,13 +73,17 @@ def say_remarks(app: App, reading: Reading) -> None:
     for note in remarks.notes:
         app.say(note)
     if remarks.not_meant:
-        app.say(f"{remarks.not_meant:,} rows were not meant, and are left out")
+        app.say(f"{_rows(remarks.not_meant, 'was', 'were')} not meant, and left out")
     if remarks.skipped:
-        app.warn(f"{len(remarks.skipped):,} rows could not be used, and are skipped:")
+        app.warn(f"{_rows(len(remarks.skipped))} could not be used, and skipped:")
         for place, what in remarks.skipped[:SHOWN]:
             app.say(f"  {place}: {what}")
         if len(remarks.skipped) > SHOWN:
             app.say(f"  and {len(remarks.skipped) - SHOWN:,} more")
+
+
+def _rows(count: int, one: str = "", more: str = "") -> str:
+    return f"1 row {one}".rstrip() if count == 1 else f"{count:,} rows {more}".rstrip()
 
 
 def open_files(names: tuple[str, ...], stdin: BinaryIO) -> Iterator[tuple[str, BinaryIO]]:

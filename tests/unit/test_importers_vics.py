@@ -6,6 +6,7 @@ import io
 import json
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -229,9 +230,14 @@ def test_a_key_that_stands_twice_is_seen_wherever_it_stands(doubled: str, where:
 
 
 def test_many_are_decoded_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    slow = []
+    slow: list[int] = []
     add = vicsbatch.Media.add
-    monkeypatch.setattr(vicsbatch.Media, "add", lambda s, r, n: (slow.append(n), add(s, r, n)))
+
+    def noted(media: vicsbatch.Media, record: Any, number: int) -> None:
+        slow.append(number)
+        add(media, record, number)
+
+    monkeypatch.setattr(vicsbatch.Media, "add", noted)
     for write in (exports.vics, exports.caid, exports.vics_case):
         out = io.BytesIO()
         write(out, exports.entries(5000, seed=3))
@@ -281,10 +287,9 @@ def test_many_at_once_mean_the_same_as_one_by_one(
             text = text[:-1] + chance.choice(odd) + "}"
         media.append(text)
     content = raw(chance.choice((",", ", ", ",\n")).join(media))
-    for make in (
-        lambda: Reading(max_bad=50),
-        lambda: Reading(max_bad=50, where=parse_where("Category = 1 AND MediaID >= 5")),
-    ):
+    where = parse_where("Category = 1 AND MediaID >= 5")
+    for chosen in (None, where):
+        make = partial(Reading, max_bad=50, where=chosen)
         assert outcome(content, make()) == one_by_one(content, make)
 
 
