@@ -19,6 +19,7 @@ from hashclient.lists.importers.importfile import ImportFile
 from hashclient.lists.importers.interface import DigestBatch
 from hashclient.lists.importers.reading import Reading
 from hashclient.lists.importers.table import batch_of
+from hashclient.lists.wire import MAX_DECODING_BYTES
 from hashclient.system.memory import memory_cap
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ _MAGIC = b"PAR1"
 ROWS = 1 << 14
 #: Read of a column at a time.
 _BUFFER_BYTES = 1 << 16
-MAX_DECODING_BYTES = 1 << 30
 MAX_COLUMNS = 1000
 _MAX_CELL_BYTES = 64 << 10
 
