@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from hashclient.cli.app import App
+from hashclient.cli.app import App, existing_path
 from hashclient.errors import UsageError
 from hashclient.system.text import printable
 
@@ -41,6 +41,42 @@ def reading_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+def publishing_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say what becomes of rows that are published."""
+    for option in (
+        click.option(
+            "--max-bad",
+            type=click.IntRange(0, 1_000_000),
+            default=0,
+            show_default=True,
+            metavar="N",
+            help="Skip at most N rows that cannot be used or must not be on a list; with more,"
+            " nothing is published.",
+        ),
+        click.option(
+            "--known-good",
+            metavar="FILE",
+            multiple=True,
+            help="Skip what this file of digests has, such as the NSRL's. Can be given several"
+            " times.",
+        ),
+        click.option(
+            "--category-map",
+            metavar="FILE",
+            type=existing_path(dir_okay=False),
+            help="A TOML file with names on the list for those in the files; false leaves rows"
+            " out.",
+        ),
+        click.option(
+            "--category",
+            metavar="NAME",
+            help="Of entries that have none. [default: the list's name]",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
 def make_reading(
     where: str | None,
     columns: tuple[str, ...],
@@ -65,6 +101,21 @@ def make_reading(
         max_bad=max_bad,
         all_rows=all_rows,
     )
+
+
+def check_category(category: str | None) -> None:
+    """Refuse what cannot be the name of a category.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    from hashclient.lists.wire import is_category
+
+    if category is not None and not is_category(category):
+        raise UsageError(
+            f"not a name for a category: {printable(category)}",
+            hint="at most 31 of a-z 0-9 . _ - beginning with a letter or a digit",
+        )
 
 
 def say_remarks(app: App, reading: Reading) -> None:

@@ -13,7 +13,14 @@ import click
 
 from hashclient.cli.app import App, Terminated, existing_path, format_option, pass_app
 from hashclient.cli.completing import LISTS_OF_REPOSITORY, ROLES
-from hashclient.cli.importing import make_reading, open_files, reading_options, say_remarks
+from hashclient.cli.importing import (
+    check_category,
+    make_reading,
+    open_files,
+    publishing_options,
+    reading_options,
+    say_remarks,
+)
 from hashclient.cli.providerview import show_change, warn_doubles
 from hashclient.errors import ExitCode, UsageError
 from hashclient.system.text import printable
@@ -143,29 +150,11 @@ def init(app: App, directory: Path, keys: int, threshold: int, output_format: st
 @_list
 @click.argument("files", metavar="FILE...", nargs=-1, required=True)
 @reading_options
+@publishing_options
 @click.option(
-    "--category", metavar="NAME", help="Of entries that have none. [default: the list's name]"
-)
-@click.option(
-    "--category-map",
-    metavar="FILE",
-    type=existing_path(dir_okay=False),
-    help="A TOML file with names on the list for those in the files; false leaves rows out.",
-)
-@click.option(
-    "--known-good",
-    metavar="FILE",
-    multiple=True,
-    help="Skip what this file of digests has, such as the NSRL's. Can be given several times.",
-)
-@click.option(
-    "--max-bad",
-    type=click.IntRange(0, 1_000_000),
-    default=0,
-    show_default=True,
-    metavar="N",
-    help="Skip at most N rows that cannot be used or must not be on a list; with more, nothing is"
-    " published.",
+    "--replace",
+    is_flag=True,
+    help="The files are all of the list: withdraw what they lack, leave alone what is listed.",
 )
 @click.option("--dry-run", is_flag=True, help="Check all of it, and publish nothing.")
 @_key_options("a new list")
@@ -182,6 +171,7 @@ def publish(
     category_map: Path | None,
     known_good: tuple[str, ...],
     max_bad: int,
+    replace: bool,
     dry_run: bool,
     output_format: str,
     keys: int,
@@ -206,13 +196,13 @@ def publish(
             --where 'Baseline = true' icse.csv
       sha256sum * | hashclient provider publish /srv/lists --list local -
     """
-    from hashclient.lists.wire import is_category
     from hashclient.provider.keys import Keys
 
-    if category is not None and not is_category(category):
+    check_category(category)
+    if replace and max_bad:
         raise UsageError(
-            f"not a name for a category: {printable(category)}",
-            hint="at most 31 of a-z 0-9 . _ - beginning with a letter or a digit",
+            "--replace takes no --max-bad: what was skipped would be withdrawn",
+            hint="see to the rows that cannot be used first",
         )
     reading = make_reading(where, columns, category_map=category_map, max_bad=max_bad)
     repository = _repository(app, directory)
@@ -223,17 +213,20 @@ def publish(
         reading=reading,
         category=category,
         known_good=open_files(known_good, sys.stdin.buffer) if known_good else None,
+        replace=replace,
         dry_run=dry_run,
     )
     remarks = reading.remarks
     more: dict[str, Any] = {
         "listed_before": done.listed.count if done.listed else 0,
         "repeated": done.repeated.count if done.repeated else 0,
+        "withdrawn": done.withdrawn,
         "not_meant": remarks.not_meant,
         "skipped": [{"at": place, "reason": what} for place, what in remarks.skipped],
         "dry_run": dry_run,
     }
-    show_change(app, done, "would be added" if dry_run else "added", output_format, more)
+    what = "would be added" if dry_run else "added"
+    show_change(app, done, what, output_format, more, with_withdrawn=replace)
     say_remarks(app, reading)
     warn_doubles(app, done, dry_run=dry_run)
     if not dry_run:

@@ -79,6 +79,8 @@ def show_change(
     what: str,
     output_format: str,
     more: Mapping[str, Any] = MappingProxyType({}),
+    *,
+    with_withdrawn: bool = False,
 ) -> None:
     """Say what a publication or a withdrawal has changed; `what` became of the entries."""
     if output_format == "json":
@@ -93,7 +95,7 @@ def show_change(
     else:
         app.out(
             f"list {done.list_name}: generation {done.generation}: {done.changed} {what},"
-            f" {done.live} live"
+            f"{f' {done.withdrawn} withdrawn,' if with_withdrawn else ''} {done.live} live"
         )
 
 

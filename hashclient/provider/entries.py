@@ -152,7 +152,8 @@ class Entries(msgspec.Struct):
 
     def hashes(self) -> Uint64:
         """Return the hashes of all entry ids."""
-        return np.concatenate([entry_hashes(ids) for ids in self.ids])
+        none = np.zeros(0, np.uint64)
+        return np.concatenate([none, *(entry_hashes(ids) for ids in self.ids)])
 
     def check_unique(self, hashes: Uint64, live: Uint64) -> None:
         """Refuse an entry whose id occurs before it, or is `live` on the list (sorted hashes)."""

@@ -24,11 +24,10 @@ from tuf.api.metadata import TOP_LEVEL_ROLE_NAMES
 
 from hashclient.core.model import is_name
 from hashclient.errors import StateError, UsageError
-from hashclient.lists.importers.interface import DigestBatch
 from hashclient.lists.importers.reading import Reading
-from hashclient.lists.importers.registry import read_digests
 from hashclient.lists.wire import (
     Segment,
+    Strings,
     checksum_of,
     entry_hashes,
     is_category,
@@ -42,6 +41,7 @@ from hashclient.provider.entries import (
     DEFAULT_CATEGORY,
     SEGMENT_ENTRIES,
     Entries,
+    NewSegment,
     new_segment,
 )
 from hashclient.provider.hints import own_hints
@@ -53,6 +53,7 @@ from hashclient.provider.public import (
     make_open_dir,
     make_public_root,
 )
+from hashclient.provider.replace import Listed
 from hashclient.provider.results import (
     Consolidated,
     ListStatus,
@@ -62,7 +63,7 @@ from hashclient.provider.results import (
     Some,
     Status,
 )
-from hashclient.provider.screen import without_empty_file, without_known_good
+from hashclient.provider.screen import read_screened
 from hashclient.system.files import sweep_temporary
 from hashclient.system.locks import writer_lock
 from hashclient.system.text import printable
@@ -127,6 +128,7 @@ class Repository:
         reading: Reading | None = None,
         category: str | None = None,
         known_good: Iterable[tuple[str, BinaryIO]] | None = None,
+        replace: bool = False,
         dry_run: bool = False,
     ) -> Published:
         """Add the entries of `sources`, files of digests with their names, as a new generation.
@@ -134,8 +136,10 @@ class Repository:
         The first publication of a list makes its role, with `list_keys`. An entry without an id
         gets `<generation>-<number>`, one without a category `category`, or the list's name. Doubles
         are published, and counted. `reading` says how files are read, and which rows are meant;
-        `known_good` are files of digests that must not be on a list. With `dry_run` all is checked,
-        and nothing is written.
+        `known_good` are files of digests that must not be on a list. With `replace`, entries that
+        the sources lack are withdrawn, and those that are listed as they are stay; without a
+        difference there is no new generation. With `dry_run` all is checked, and nothing is
+        written.
 
         Raises:
             UsageError: an entry breaks a rule of the format, has a digest of the empty file, or its
@@ -153,32 +157,46 @@ class Repository:
             if not dry_run:
                 signers = ["targets" if is_new else list_name, "snapshot", "timestamp"]
                 roles.require_signers(signers)
-            for name, batch in _batches(sources, reading or Reading(), known_good):
+            batches = read_screened(sources, reading or Reading(), known_good)
+            withdrawn: Strings = np.zeros(0, "S1")
+            if replace:
+                listed = Listed()
+                self._files.live_hashes(roles, current, listed)
+                batches, withdrawn = listed.difference(list(batches), entries.category)
+            for name, batch in batches:
                 entries.add(batch, name)
             entries.finish()
-            if not entries.segments:
+            if replace and not entries.segments and not len(withdrawn):
+                return Published(list_name, current.generation, 0, current.entries)
+            if not entries.segments and not len(withdrawn):
                 raise UsageError(
                     "no entries to publish", hint="give files that hold at least one digest"
                 )
             doubles = Doubles(entries.digests, entries.rows)
             live = self._files.live_hashes(roles, current, doubles)
+            doubles.withdraw(withdrawn)
+            gone = entry_hashes(withdrawn)
             hashes = entries.hashes()
-            entries.check_unique(hashes, live)
+            entries.check_unique(hashes, np.setdiff1d(live, gone, assume_unique=True))
             entries.check_categories(doubles.categories, list_name)
-            checksum = checksum_of(hashes)
-            index = self._files.next_index(current, entries.segments, entries.rows, checksum)
+            # What goes comes before what is added: an id may be in both.
+            segments = [*_withdrawals(current.generation + 1, withdrawn), *entries.segments]
+            change = entries.rows - len(withdrawn)
+            checksum = checksum_of(hashes) - checksum_of(gone)
+            index = self._files.next_index(current, segments, change, checksum)
             if not dry_run:
                 changed = {list_name}
                 if is_new:
                     roles.add_list(list_name, list_keys)
                     changed.add("targets")
-                self._files.write(roles, index, entries.segments)
+                self._files.write(roles, index, segments)
                 roles.commit(changed)
             return Published(
                 list_name,
                 index.generation,
                 entries.rows,
                 index.entries,
+                withdrawn=len(withdrawn),
                 listed=_some(entries, doubles.listed()),
                 repeated=_some(entries, doubles.repeated()),
             )
@@ -190,8 +208,6 @@ class Repository:
             UsageError: there is no such list, an id is not on it or is given twice.
             StateError: as `publish`.
         """
-        import pyarrow as pa
-
         self.require()
         with self._locked():
             roles = self._load()
@@ -207,7 +223,8 @@ class Repository:
             if times > 1:
                 raise UsageError(f"entry id is given twice: {entry_id}")
             roles.require_signers([list_name, "snapshot", "timestamp"])
-            hashes = entry_hashes(np.array([i.encode() for i in entry_ids]))
+            ids = np.array([i.encode() for i in entry_ids])
+            hashes = entry_hashes(ids)
             unknown = ~np.isin(hashes, self._files.live_hashes(roles, current))
             if unknown.any():
                 raise UsageError(
@@ -215,11 +232,7 @@ class Repository:
                     hint="it may be withdrawn already; nothing was changed",
                 )
             generation = current.generation + 1
-            table = pa.table([pa.array(entry_ids, pa.string())], schema=withdraw_schema())
-            segments = [
-                new_segment(generation, "withdraw", number, table.slice(start, SEGMENT_ENTRIES))
-                for number, start in enumerate(range(0, len(entry_ids), SEGMENT_ENTRIES))
-            ]
+            segments = _withdrawals(generation, ids)
             index = self._files.next_index(current, segments, -len(entry_ids), -checksum_of(hashes))
             self._files.write(roles, index, segments)
             roles.commit({list_name})
@@ -389,19 +402,16 @@ class Repository:
             return Roles.load(self._metadata, self._keys, self._clock, self._validity)
 
 
-def _batches(
-    sources: Iterable[tuple[str, BinaryIO]],
-    reading: Reading,
-    known_good: Iterable[tuple[str, BinaryIO]] | None,
-) -> Iterator[tuple[str, DigestBatch]]:
-    """Read files of digests, and leave out what must not be published."""
-    read = (
-        (name, batch) for name, stream in sources for batch in read_digests(stream, name, reading)
-    )
-    batches = without_empty_file(read, reading)
-    if known_good is None:
-        return batches
-    return without_known_good(batches, known_good, reading)
+def _withdrawals(generation: int, ids: Strings) -> list[NewSegment]:
+    """Return the segments that withdraw entries."""
+    import pyarrow as pa
+
+    texts = [text.decode() for text in ids.tolist()]
+    table = pa.table([pa.array(texts, pa.string())], schema=withdraw_schema())
+    return [
+        new_segment(generation, "withdraw", number, table.slice(start, SEGMENT_ENTRIES))
+        for number, start in enumerate(range(0, len(texts), SEGMENT_ENTRIES))
+    ]
 
 
 def _some(entries: Entries, rows: Int64) -> Some | None:

@@ -25,6 +25,24 @@ from hashclient.system.text import printable
 Named = tuple[str, DigestBatch]
 
 
+def read_screened(
+    sources: Iterable[tuple[str, BinaryIO]],
+    reading: Reading,
+    known_good: Iterable[tuple[str, BinaryIO]] | None,
+) -> Iterable[Named]:
+    """Read files of digests, and leave out what must not be published.
+
+    Raises:
+        UsageError: a file is not understood, or more rows than may be are skipped; also while
+            reading.
+    """
+    read = (
+        (name, batch) for name, stream in sources for batch in read_digests(stream, name, reading)
+    )
+    batches = without_empty_file(read, reading)
+    return batches if known_good is None else without_known_good(batches, known_good, reading)
+
+
 def without_empty_file(batches: Iterable[Named], reading: Reading) -> Iterator[Named]:
     """Yield batches without rows that have a digest of the empty file.
 

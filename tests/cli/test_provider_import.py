@@ -158,3 +158,22 @@ def test_a_lookup_skips_no_row(tmp_path: Path) -> None:
     found = call("--state-dir", state, "lookup", "--from", path)
     assert found.code == 2
     assert "list.json:1: not a md5 digest in hexadecimal" in found.err
+
+
+def test_a_source_may_be_all_of_the_list(repository: Path, tmp_path: Path) -> None:
+    path = tmp_path / "icse.csv"
+    some = export(path, exports.icse)
+    options = ("--replace", "--where", "Baseline = true")
+    count = published(repository, *options, path)["added"]
+    lines = path.read_text().splitlines(keepends=True)
+    first = next(n for n, e in enumerate(some) if e.baseline) + 1
+    path.write_text("".join(lines[:first] + lines[first + 1 :]))
+    tried = published(repository, *options, "--dry-run", path)
+    assert (tried["added"], tried["withdrawn"], tried["live"]) == (0, 1, count - 1)
+    done = publish(repository, *options, path)
+    assert done.out == (f"list baseline: generation 2: 0 added, 1 withdrawn, {count - 1} live\n")
+    again = publish(repository, *options, path)
+    assert again.out == (f"list baseline: generation 2: 0 added, 0 withdrawn, {count - 1} live\n")
+    refused = publish(repository, "--replace", "--max-bad", "1", path)
+    assert refused.code == 2
+    assert "--replace takes no --max-bad" in refused.err
