@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench import inside
 from bench.door import clamd_door, our_door
 from bench.measure import (
     HASHCLIENT,
@@ -288,6 +289,30 @@ def serve(bench: Bench) -> Iterator[Row]:
         )
 
 
+def members(bench: Bench) -> Iterator[Row]:
+    """What does reading members of archives cost, beside the standard library, in CPU seconds?"""
+    count = bench.count(10_000)
+    where = bench.work / f"archives-{count}"
+    if not where.exists():
+        inside.make(where, count)
+
+    def cpu(way: str, kind: str) -> float:
+        command = [PYTHON, "-m", "bench.inside", way, str(where / f"o.{kind}")]
+        runs = (subprocess.run(command, check=True, capture_output=True) for _ in range(5))
+        return sorted(float(done.stdout) for done in runs)[2]
+
+    for kind, peer, target in (
+        ("zip", "zipfile", 1.0),
+        ("tar", "tarfile", 0.6),
+        ("tar.gz", "tarfile", 0.9),
+        ("tar.xz", "tarfile", 1.05),
+    ):
+        name = f"{count:,} members of a {kind}"
+        yield time_row(name, cpu("ours", kind), cpu(peer, kind), f"{peer} + hashlib", target)
+    name = f"{count:,} members of a zip, no size fits"
+    yield time_row(name, cpu("ours-no-size-fits", "zip"), cpu("infolist", "zip"), "infolist()")
+
+
 SCENARIOS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "start": start,
     "one-file": one_file,
@@ -301,4 +326,5 @@ SCENARIOS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "lookup": lookup,
     "flat-memory": flat_memory,
     "serve": serve,
+    "members": members,
 }

@@ -15,12 +15,13 @@ from hashclient.errors import UsageError
 from hashclient.session import Session
 
 if TYPE_CHECKING:
+    from hashclient.containers.cage import Options
     from hashclient.errors import HashclientError
     from hashclient.fetch.build import Progress as FetchProgress
     from hashclient.fetch.fetcher import Fetched
     from hashclient.index.open_lists import OpenLists
     from hashclient.lists.importers.reading import Reading
-    from hashclient.scan.pipeline import FrontEnd, Run, Scan
+    from hashclient.scan.pipeline import FrontEnd, Observer, Run, Scan
     from hashclient.scan.sources.interface import Source
     from hashclient.scan.sources.stream import Stream
     from hashclient.status.status import Status
@@ -103,6 +104,9 @@ class Client:
         act: bool = True,
         quarantine: bool = False,
         only_tell: bool = False,
+        members: bool = True,
+        verify_sizes: bool = False,
+        passwords: Sequence[bytes] = (),
         lists: OpenLists | None = None,
         front: FrontEnd | None = None,
     ) -> Scan:
@@ -114,10 +118,12 @@ class Client:
         with `quarantine` every match is taken away besides; with `only_tell` nothing is done, and
         outcomes say what would be. With `all_digests`, all digests that the lists have are computed
         of each file, not the cheapest alone. Without `inventory` every file is read, also those
-        that are known unchanged; without `learn` the inventory is neither asked nor written to.
-        `jobs` is the number of worker processes, by default one a processor; with 0 all is done in
-        this process, which is slower and forks nothing. `lists` are those to compare with, by
-        default those that should be here.
+        that are known or believed unchanged; without `learn` the inventory is neither asked nor
+        written to. `jobs` is the number of worker processes, by default one a processor; with 0 all
+        is done in this process, which is slower and forks nothing. With `members`, what is in
+        archives and mail is checked, too; `verify_sizes` reads also what claims a size that no
+        entry has, and `passwords` are tried where something is encrypted. `lists` are those to
+        compare with, by default those that should be here.
 
         Raises:
             UsageError: there is nothing to check.
@@ -125,6 +131,7 @@ class Client:
             ConfigError: the seal key or, where files are to be taken away, a recipient is wrong.
         """
         from hashclient.core.verdict import Summary
+        from hashclient.scan.accept import accepting
         from hashclient.scan.cache import InventoryPlace
         from hashclient.scan.engine import Progress, default_jobs, scan
         from hashclient.scan.executors.inline import Inline
@@ -156,6 +163,11 @@ class Client:
             reread_days = session.settings.config.inventory.reread_days
             place = InventoryPlace(state_dir, key_id, reread_days)
             memory = Memory(place, use=inventory, on_failure=observer.failed)
+        containers = (
+            _containers(session, observer, passwords, verify_sizes=verify_sizes)
+            if members
+            else None
+        )
         options = WalkOptions(tuple(exclude), one_file_system, follow_symlinks)
         trees = Trees(names, options, mounts)
         source = Several([trees, *sources])
@@ -170,6 +182,8 @@ class Client:
             all_digests=all_digests,
             memory=memory,
             stream=stream,
+            containers=containers,
+            accept=accepting(session.settings.config.accept, session.now().date()),
         )
         responder = None
         if only_tell or (act and (quarantine or session.settings.config.policy)):
@@ -257,6 +271,30 @@ class Client:
         session = self.session
         check_policy(session.settings)
         return read_status(session.settings, session.environ, session.now(), verify=verify)
+
+
+def _containers(
+    session: Session, observer: Observer, passwords: Sequence[bytes], *, verify_sizes: bool
+) -> Options:
+    """Return how containers are opened, and say what the kernel lacks to do that safely."""
+    from hashclient.containers.cage import Options
+    from hashclient.containers.limits import Limits
+    from hashclient.containers.sandbox import kernel_locks
+
+    config = session.settings.config.containers
+    requires = config.sandbox == "require"
+    if missing := kernel_locks().missing:
+        end = "none is opened" if requires else "what opens them is less confined"
+        observer.noticed(f"containers: this kernel has no {missing}: {end}")
+    limits = Limits(
+        config.depth,
+        config.members,
+        config.bytes_out,
+        config.ratio,
+        config.time_s,
+        config.memory_mib,
+    )
+    return Options(limits, requires, verify_sizes, tuple(passwords))
 
 
 def _session_of(state_dir: Path) -> Session:

@@ -7,10 +7,10 @@ defaults for that command's options; the command line checks them, since it know
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,6 +47,12 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "timeout_s": (0.05, 3600),
     "min_rate_kib_s": (0.05, 1_000_000),
     "attempts": (1, 20),
+    "depth": (1, 100),
+    "members": (1, 10_000_000),
+    "bytes_out": (1, 2**62),
+    "ratio": (1, 10_000_000),
+    "time_s": (1, 86_400),
+    "memory_mib": (64, 65_536),
     "matches_days": (1, MAX_RETENTION_DAYS),
     "inventory_days": (1, MAX_RETENTION_DAYS),
     "audit_mib": (0, 1_000_000),
@@ -117,12 +123,14 @@ class QuarantineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `recipients` are age public keys; one of their owners is needed to open anything again.
     `tombstone` is the text of a file that is left in place of the one taken. `retention_days`
-    counts from the acknowledgement of the report; without it nothing is ever due.
+    counts from the acknowledgement of the report; without it nothing is ever due. Without
+    `isolate_containers`, a file is not taken away for what is in it.
     """
 
     recipients: tuple[str, ...] = ()
     tombstone: str | None = None
     retention_days: float | None = None
+    isolate_containers: bool = True
 
 
 class InventoryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -177,6 +185,35 @@ class ReportConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.default
 
 
+class ContainersConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How far containers are opened: bounds for one file and all that is in it.
+
+    `depth` counts containers in one another, `members` members, `bytes_out` the bytes that come out
+    and `ratio` these against the bytes of the file. `time_s` is how long it may take, `memory_mib`
+    what a process that opens containers may use. `sandbox` says what happens where the kernel lacks
+    what locks that process up: with `require`, no container is opened there.
+    """
+
+    depth: int = 32
+    members: int = 2_000_000
+    bytes_out: int = 1 << 42
+    ratio: int = 2_000
+    time_s: int = 3_600
+    memory_mib: int = 256
+    sandbox: Literal["auto", "require"] = "auto"
+
+
+class AcceptRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What may stay unread in a container: of a path, for a reason, until the end of a day in UTC.
+
+    `path` is a pattern as those of `--exclude`, for the whole path with the names of members.
+    """
+
+    path: str
+    reason: Literal["encrypted", "damaged", "limit"]
+    until: dt.date
+
+
 class KeepConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """For how long what grows by itself is kept.
 
@@ -206,8 +243,21 @@ class Config(msgspec.Struct, frozen=True):
     inventory: InventoryConfig = InventoryConfig()
     report: ReportConfig = ReportConfig()
     keep: KeepConfig = KeepConfig()
+    containers: ContainersConfig = ContainersConfig()
+    accept: tuple[AcceptRule, ...] = ()
     commands: dict[str, dict[str, Any]] = {}
     notes: tuple[str, ...] = ()
+
+
+class _Scan(msgspec.Struct, frozen=True):
+    """What the table of `scan` has besides defaults of options."""
+
+    containers: ContainersConfig = ContainersConfig()
+    accept: tuple[AcceptRule, ...] = ()
+
+
+class _Scans(msgspec.Struct, frozen=True):
+    scan: _Scan = _Scan()
 
 
 class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -248,10 +298,10 @@ class Settings(msgspec.Struct, frozen=True):
                 hint="run `hashclient init`, or choose one that `hashclient status` shows",
             ) from None
 
-    def grace(self, provider: str) -> timedelta:
+    def grace(self, provider: str) -> dt.timedelta:
         """Return how long past its expiry a list of `provider` still counts."""
         config = self.config.providers.get(provider)
-        return timedelta(hours=config.grace_hours if config else 0)
+        return dt.timedelta(hours=config.grace_hours if config else 0)
 
     def providers(self) -> dict[str, ProviderConfig]:
         """Return all providers by name.
@@ -382,6 +432,12 @@ def parse_config(
     for name in document.keys() - set(_Document.__struct_fields__):
         known_here = [*_Document.__struct_fields__, *command_names, KEY]
         raise _not_valid(where, unknown_key(name, known_here, "at the top"))
+    table = commands.get("scan", {})
+    tables = {"scan": {name: table.pop(name) for name in _Scan.__struct_fields__ if name in table}}
+    try:
+        scan = msgspec.convert(tables, _Scans).scan
+    except ValueError as error:
+        raise _not_valid(where, find_fault(tables, _Scans) or Fault(excerpt(error))) from error
     try:
         known = msgspec.convert(document, _Document)
     except (ValueError, RecursionError) as error:
@@ -398,6 +454,7 @@ def parse_config(
             if not is_name(list_name):
                 raise ConfigError(f"configuration {where}: {list_name!r} cannot name a list")
     _check_way_out(known, f"configuration {where}", complete=complete)
+    _check_ranges(scan.containers, f"configuration {where}", "scan.containers")
     return Config(
         known.state_dir,
         known.seal_key_file,
@@ -407,6 +464,8 @@ def parse_config(
         known.inventory,
         known.report,
         known.keep,
+        scan.containers,
+        scan.accept,
         commands,
         tuple(notes),
     )

@@ -200,6 +200,10 @@ class Report(Observer):
         """Say so: it may be meant."""
         self._app.say(f"another file system than before: {printable(path)}")
 
+    def noticed(self, text: str) -> None:
+        """Say so."""
+        self._app.say(text)
+
     def prepared(self, report: Prepared) -> None:
         """Say what is to be done with the report."""
         self._app.say(f"report {report.id} is prepared; next: hashclient report submit {report.id}")

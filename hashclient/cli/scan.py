@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hashclient.cli.app import App, pass_app
+from hashclient.cli.app import App, existing_path, pass_app
 from hashclient.cli.options import report_options
 from hashclient.errors import ExitCode, UsageError
 from hashclient.formats.interface import FORMATS
@@ -75,6 +75,23 @@ _path = click.Path(readable=False)
     " unread.",
 )
 @click.option(
+    "--no-members",
+    is_flag=True,
+    help="Do not open archives and mail: each is one file, and the summary says so.",
+)
+@click.option(
+    "--verify-sizes",
+    is_flag=True,
+    help="Read also members of archives that claim a size which no entry has; without it, such a"
+    " claim rules them out.",
+)
+@click.option(
+    "--passwords-file",
+    metavar="FILE",
+    type=existing_path(dir_okay=False),
+    help="Try the passwords in FILE, one a line, where something in an archive is encrypted.",
+)
+@click.option(
     "--all-digests",
     is_flag=True,
     help="Compute every digest that the lists have for a file of its size, not the cheapest alone:"
@@ -121,6 +138,9 @@ def command(
     one_file_system: bool,
     follow_symlinks: bool,
     sparse: bool,
+    no_members: bool,
+    verify_sizes: bool,
+    passwords_file: Path | None,
     all_digests: bool,
     no_inventory: bool,
     quarantine: bool,
@@ -201,6 +221,9 @@ def command(
         act=not no_actions,
         quarantine=quarantine,
         only_tell=policy_check,
+        members=not no_members,
+        verify_sizes=verify_sizes,
+        passwords=() if passwords_file is None else _passwords(passwords_file),
         lists=load_lists(app),
         front=report.front,
     )
@@ -246,6 +269,26 @@ def _stream(
     from hashclient.scan.sources.stream import Stream
 
     return Stream(0, name or "-")
+
+
+def _passwords(path: Path) -> list[bytes]:
+    """Read passwords, one a line, in any bytes.
+
+    Raises:
+        UsageError: they cannot be read.
+    """
+    from hashclient.system.files import MAX_TEXT_BYTES, read_regular
+
+    try:
+        text = read_regular(path, MAX_TEXT_BYTES)
+    except OSError as error:
+        raise UsageError(
+            f"cannot read {printable(path)}: {error.strerror}",
+            hint="check the path; it is a file of at most 1 MiB",
+        ) from error
+    return [
+        line for line in text.replace(b"\r\n", b"\n").split(b"\n") if line and b"\0" not in line
+    ]
 
 
 def _open(name: str) -> int:

@@ -89,6 +89,7 @@ def digest_fd(
     buffer: memoryview | None = None,
     *,
     capped: bool = True,
+    on_first: Callable[[memoryview], None] | None = None,
 ) -> tuple[list[bytes], int]:
     """Read `fd` from its position to its end, once, and return its digests and its length.
 
@@ -96,7 +97,8 @@ def digest_fd(
     goes beyond it, so that one that gives them all has come to the end. Nothing else is taken for
     the end than a read that gives nothing: a network file system or FUSE may give less than was
     asked for, and so does a disk before a block that it cannot read. `on_bytes` is called with the
-    length of each chunk of a long read. What `buffer` holds is overwritten.
+    length of each chunk of a long read, `on_first` with the first bytes. What `buffer` holds is
+    overwritten.
 
     Raises:
         LengthError: there are more or fewer bytes than `size`. No more are read then.
@@ -105,6 +107,8 @@ def digest_fd(
     if buffer is None:
         buffer = new_buffer()
     count = os.readv(fd, [buffer])
+    if on_first is not None:
+        on_first(buffer[:count])
     if count == size and capped and count < len(buffer):
         data = buffer[:count]
         if len(algorithms) == 1:  # as mostly; a comprehension costs half as much as the digest

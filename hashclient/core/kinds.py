@@ -6,13 +6,17 @@ import enum
 
 
 class Kind(enum.StrEnum):
-    """How an input ends. There is no sixth way."""
+    """How an input ends. There is no seventh way.
+
+    What is accepted was not read, and the configuration says that this is known and may stay so.
+    """
 
     CLEAN = "clean"
     MATCH = "match"
     CONFLICT = "conflict"
     SKIPPED = "skipped"
     UNREAD = "unread"
+    ACCEPTED = "accepted"
 
 
 class MatchState(enum.StrEnum):

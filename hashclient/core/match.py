@@ -34,6 +34,8 @@ REPORT_RETRACTING = "report-retracting"
 REPORT_RETRACTED = "report-retracted"
 #: An event that says that what a match was withdrawn for is on a list again.
 LISTED_AGAIN = "listed-again"
+#: An event that says which member of a container it was that matched.
+IN_MEMBER = "in-member"
 #: An event that says that the record of the match had been lost.
 RECORDED_AGAIN = "recorded-again"
 

@@ -101,6 +101,18 @@ class Acted(msgspec.Struct, frozen=True):
     detail: str
 
 
+class Outer(msgspec.Struct, frozen=True):
+    """The file that a member is in, as far as what is done about a match needs it.
+
+    `size` is its length in bytes, `tags` are its own sealed ones, and `members` is how many members
+    there are in it, at all depths.
+    """
+
+    size: int
+    tags: Mapping[Algorithm, bytes]
+    members: int
+
+
 class Outcome(msgspec.Struct, frozen=True):
     """What was found of one input. What is recorded and done comes after: `Recorded`, `Handled`.
 
@@ -109,6 +121,11 @@ class Outcome(msgspec.Struct, frozen=True):
     the user asks for it; `tags` are the sealed ones of what matched, 16 bytes each, and are never
     shown. `origin` says where an input without a path came from, for logs, which never hold a
     digest. With `is_stream`, `path` is what a stream is called: there is no file.
+
+    Of something in a container `path` is that of the file, and `members` are the names of what is
+    in it and of what is in that, decoded in the same way. An empty name stands for whatever else
+    is there. `size`, `digests` and `tags` are the member's; a match has its file in `outer`.
+    `obstacle` says in one word why a member was not read.
     """
 
     kind: Kind
@@ -120,6 +137,18 @@ class Outcome(msgspec.Struct, frozen=True):
     origin: str | None = None
     tags: Mapping[Algorithm, bytes] = msgspec.field(default_factory=dict)
     is_stream: bool = False
+    members: tuple[str, ...] = ()
+    outer: Outer | None = None
+    obstacle: str | None = None
+
+    @property
+    def place(self) -> str:
+        """The path with the names of members, as it is shown: `outer.zip!/inner/a.jpg`.
+
+        Each `!` in a name of a member is doubled, so that an odd number of them before a slash ends
+        a name.
+        """
+        return "!/".join((self.path, *(name.replace("!", "!!") for name in self.members)))
 
 
 class Recorded(msgspec.Struct, frozen=True):

@@ -25,6 +25,7 @@ from hashclient.formats.fields import (
     done_word,
     failure_text,
     gap_text,
+    inside_text,
     interrupted_text,
     missing_text,
     plural,
@@ -45,6 +46,7 @@ COLUMNS = (
     *("list", "entry", "category", "generation", "algorithms", "complete"),
     *(str(action) for action in Action),
     "actions",
+    "container",
 )
 DIGEST_COLUMNS = tuple(a.label for a in Algorithm)
 
@@ -108,7 +110,7 @@ class CsvFormatter:
             yield {"kind": "run", "reason": text_cell(f"{text}; {took}")}
         parts = [f"exit {int(summary.exit_code)}: {summary.exit_code.meaning}"]
         parts.append(plural(summary.inputs, "input"))
-        parts += filter(None, [rests_on(summary)])
+        parts += filter(None, [rests_on(summary), inside_text(summary)])
         yield {"kind": "summary", "reason": "; ".join(parts)}
 
     def _rows(self, rows: Iterable[Mapping[str, str]]) -> str:
@@ -123,14 +125,15 @@ def text_cell(text: str) -> str:
 
 def _file_cells(handled: Handled) -> dict[str, str]:
     outcome, record = handled.outcome, handled.record
-    path = text_cell(printable(outcome.path))
-    exact = "" if path == outcome.path else base64.b64encode(os.fsencode(outcome.path)).decode()
+    path = text_cell(printable(outcome.place))
+    exact = "" if path == outcome.place else base64.b64encode(os.fsencode(outcome.place)).decode()
     cells = {
         "kind": str(outcome.kind),
         "path": path,
         "path_b64": text_cell(exact),  # it can begin with a plus
         "size": "" if outcome.size is None else str(outcome.size),
         "reason": text_cell(words(outcome.reason or "")),
+        "container": text_cell(printable(outcome.path)) if outcome.members else "",
         **{str(acted.action): done_word(acted) for acted in handled.acted},
         "actions": text_cell(words("; ".join(acted.detail for acted in handled.acted))),
     }

@@ -103,17 +103,21 @@ class EcsFormatter:
         if outcome.reason is not None:
             about["reason"] = outcome.reason
         time = self._context.now
-        labels = {k: v for k, v in path_fields(outcome.path).items() if k != "path"}
+        labels = {k: v for k, v in path_fields(outcome.place).items() if k != "path"}
         if record is not None:
             time = record.last_seen
             about["start"] = record.first_seen.isoformat()
             about["end"] = record.last_seen.isoformat()
             labels |= {"match_id": record.id, "match_state": str(record.state)}
             labels["match_in_place"] = "yes" if record.in_place else "no"
+        if outcome.members:
+            # A label is a text: names in one another, as they are in the path.
+            labels["container"] = path_fields(outcome.path)["path"]
+            labels["members"] = "!/".join(path_fields(name)["path"] for name in outcome.members)
         labels |= {str(acted.action): done_word(acted) for acted in handled.acted}
         if handled.acted:
             labels["actions"] = "; ".join(acted.detail for acted in handled.acted)
-        message = f"{kind}: {printable(outcome.path)}"
+        message = f"{kind}: {printable(outcome.place)}"
         if hit is not None:
             labels["algorithms"] = " ".join(a.label for a in hit.algorithms)
             labels["complete"] = "yes" if hit.complete else "no"
@@ -220,7 +224,7 @@ class EcsFormatter:
 
 
 def _file_fields(outcome: Outcome, *, show_digests: bool) -> dict[str, Any]:
-    path = path_fields(outcome.path)["path"]
+    path = path_fields(outcome.place)["path"]
     directory, name = posixpath.split(path)
     extension = posixpath.splitext(name)[1].removeprefix(".")
     fields: dict[str, Any] = {"path": path, "name": name}

@@ -7,6 +7,8 @@ the same words by every format: that it was interrupted, lists that are missing,
 
 from __future__ import annotations
 
+import base64
+import os
 from typing import TYPE_CHECKING, Any
 
 from hashclient.core.kinds import Kind
@@ -36,9 +38,26 @@ _MOST_PATHS = 3
 def file_fields(handled: Handled) -> dict[str, Any]:
     """Return which file an outcome is of, and what the record of matches says of it."""
     outcome = handled.outcome
-    fields: dict[str, Any] = {**path_fields(outcome.path), "size": outcome.size}
+    fields: dict[str, Any] = {**path_fields(outcome.place), **member_fields(outcome)}
+    fields["size"] = outcome.size
     if handled.record is not None:
         fields.update(record_fields(handled.record))
+    return fields
+
+
+def member_fields(outcome: Outcome) -> dict[str, Any]:
+    """Return the names of a member of a container, the outermost first, and the container's path.
+
+    `members_b64` holds the bytes of the names where one of them is not UTF-8.
+    """
+    if not outcome.members:
+        return {}
+    outer = {key.replace("path", "container"): v for key, v in path_fields(outcome.path).items()}
+    shown = [path_fields(name) for name in outcome.members]
+    fields: dict[str, Any] = {**outer, "members": [name["path"] for name in shown]}
+    if any("path_b64" in name for name in shown):
+        raw = (os.fsencode(name) for name in outcome.members)
+        fields["members_b64"] = [base64.b64encode(name).decode() for name in raw]
     return fields
 
 
@@ -136,6 +155,7 @@ def counts_text(summary: Summary) -> str:
         if kind in _NOUNS
         else f"{summary.counts[kind]:,} {kind}"
         for kind in Kind
+        if kind is not Kind.ACCEPTED or summary.counts[kind]
     )
     return f"{plural(summary.inputs, 'input')}: {', '.join(counts)}"
 
@@ -152,6 +172,7 @@ def summary_fields(summary: Summary) -> dict[str, Any]:
         "known_unchanged": summary.known_unchanged,
         "believed_unchanged": summary.believed_unchanged,
         "gone": summary.gone,
+        **_inside_fields(summary),
         "elapsed_s": round(summary.elapsed_s, 3),
         "lists": [
             {"name": s.name, "generation": s.generation, "fresh": s.fresh}
@@ -167,6 +188,18 @@ def summary_fields(summary: Summary) -> dict[str, Any]:
         **({} if summary.stopped is None else {"interrupted_by": signal_name(summary.stopped)}),
         **({} if summary.failed is None else {"failure": failure_text(summary)}),
         "exit_code": int(summary.exit_code),
+    }
+
+
+def _inside_fields(summary: Summary) -> dict[str, Any]:
+    """Return the counts of what is in containers, where that is a question."""
+    if summary.opens_containers is None:
+        return {}
+    return {
+        "opens_containers": summary.opens_containers,
+        "members": summary.members,
+        "members_read": summary.members_read,
+        "ruled_out_by_claim": summary.ruled_out_by_claim,
     }
 
 
@@ -217,10 +250,23 @@ def gap_text(gap: Gap, *, accepted: bool) -> str:
     return f"{gap.text}; {nouns} {end}"
 
 
+def inside_text(summary: Summary) -> str | None:
+    """Return what was done about what is inside of files; None where that is no question."""
+    if summary.opens_containers is None:
+        return None
+    if not summary.opens_containers:
+        return "archives and mail were not opened: --no-members"
+    if not summary.members:
+        return None
+    nouns = "input was" if summary.members == 1 else "inputs were"
+    return f"{summary.members:,} {nouns} in archives or mail, {summary.members_read:,} of them read"
+
+
 def rests_on(summary: Summary) -> str:
     """Return what an answer rests on besides reading; nothing where it rests on reading alone."""
     parts = {
         "ruled out by size": summary.ruled_out_by_size,
+        "ruled out by a claimed size": summary.ruled_out_by_claim,
         "known unchanged": summary.known_unchanged,
         "of them believed unchanged": summary.believed_unchanged,
     }

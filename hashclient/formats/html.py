@@ -25,6 +25,7 @@ from hashclient.errors import ExitCode
 from hashclient.formats.fields import (
     failure_text,
     gap_text,
+    inside_text,
     interrupted_text,
     missing_text,
     plural,
@@ -200,6 +201,8 @@ class HtmlFormatter:
         )
         if text := rests_on(summary):
             read += f" Besides reading, the answer rests on this: {text}."
+        if inside := inside_text(summary):
+            read += f" {_capital(inside)}."
         return _Section("What was checked", counts(shown), element("p", read, class_="fine"))
 
     def _charts(self) -> dict[str, Counter[str]]:
@@ -208,7 +211,7 @@ class HtmlFormatter:
     def _files(self) -> _Section:
         rows: list[Handled] = []
         for kind in ORDER:
-            found = sorted(self._rows[kind], key=lambda handled: handled.outcome.path)
+            found = sorted(self._rows[kind], key=lambda handled: handled.outcome.place)
             rows += found[: MAX_ROWS - len(rows)]
         if not rows:
             return _Section("Files", element("p", "There is nothing to list."))

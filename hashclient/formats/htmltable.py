@@ -20,7 +20,14 @@ from hashclient.system.text import printable
 MAX_BARS = 8
 
 #: The kinds in the order in which a reader looks for them.
-ORDER = (Kind.MATCH, Kind.CONFLICT, Kind.UNREAD, Kind.SKIPPED, Kind.CLEAN)
+ORDER = (
+    Kind.MATCH,
+    Kind.CONFLICT,
+    Kind.UNREAD,
+    Kind.ACCEPTED,
+    Kind.SKIPPED,
+    Kind.CLEAN,
+)
 
 
 def counts(numbers: Mapping[str, int]) -> Markup:
@@ -140,7 +147,7 @@ def _pager() -> Markup:
 def _row(handled: Handled) -> Markup:
     outcome, ref = handled.outcome, handled.record
     kind = str(outcome.kind)
-    file = [_path(outcome.path, class_="path")]
+    file = [_path(outcome.place, class_="path")]
     if outcome.reason is not None:
         file.append(_note(outcome.reason))
     size = Markup("")

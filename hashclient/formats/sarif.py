@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 from hashclient import __version__
 from hashclient.core.kinds import Kind, MatchState
-from hashclient.core.model import Handled, Hit, hit_fields
+from hashclient.core.model import Handled, Hit, Outcome, hit_fields
 from hashclient.core.verdict import Summary
 from hashclient.formats.fields import (
     action_fields,
@@ -33,6 +33,7 @@ from hashclient.formats.fields import (
     summary_fields,
     words,
 )
+from hashclient.system.text import printable
 
 if TYPE_CHECKING:
     from hashclient.formats.interface import Context
@@ -61,6 +62,16 @@ _NOTIFICATIONS = {
         "warning",
         "An input was not checked, and should have been.",
         "Nothing is known of it. Remove the reason and scan again.",
+    ),
+    "accepted": (
+        "note",
+        "Something in a container was not read, and the configuration accepts that.",
+        "Nothing is known of it. See `accept` of [scan] in the configuration.",
+    ),
+    "members": (
+        "note",
+        "Archives and mail were not opened.",
+        "Leave out --no-members.",
     ),
     "skipped": ("note", "An input is not to be checked.", "Nothing is to be done."),
     "skips": ("note", "Inputs are not to be checked: how many, and why.", "Nothing is to be done."),
@@ -106,6 +117,9 @@ class SarifFormatter:
         self._conflicts: list[Handled] = []
         self._notifications: list[dict[str, Any]] = []
         self._left_out: Counter[Kind] = Counter()
+        #: Containers and what is in them, by path and names, and what is said of each.
+        self._artifacts: dict[tuple[str, ...], int] = {}
+        self._described: list[dict[str, Any]] = []
 
     def begin(self) -> str:
         """Return the document up to its results."""
@@ -118,7 +132,7 @@ class SarifFormatter:
             return self._result(handled)
         if kind is Kind.CONFLICT and len(self._conflicts) < MAX_RESULTS:
             self._conflicts.append(handled)
-        elif kind in (Kind.UNREAD, Kind.SKIPPED):
+        elif kind in (Kind.UNREAD, Kind.SKIPPED, Kind.ACCEPTED):
             self._unchecked(handled)
         elif kind is not Kind.CLEAN:
             self._left_out[kind] += 1
@@ -143,6 +157,8 @@ class SarifFormatter:
             "tool": {"driver": driver},
             "invocations": [self._invocation(summary)],
         }
+        if self._described:
+            run["artifacts"] = self._described
         if summary is not None:
             run["properties"] = run_fields(self._context) | summary_fields(summary)
         members = [f'"{name}": {json.dumps(value)}' for name, value in run.items()]
@@ -173,12 +189,33 @@ class SarifFormatter:
             "message": {"text": _message(handled)},
             # Code hosts want a line, also of a file that has none.
             "locations": [_location(outcome.path, region={"startLine": 1})],
+            **self._inside(outcome),
             # The same for the same entry on any machine and in any run, and no digest.
             "partialFingerprints": {"hashclient/v1": f"{hit.list_name}/{hit.entry}"},
             "properties": properties,
         }
         self._results += 1
         return f"{',' if self._results > 1 else ''}{json.dumps(result)}"
+
+    def _inside(self, outcome: Outcome) -> dict[str, Any]:
+        """Say where in a container a member is: what code hosts show is the file that it is in."""
+        if not outcome.members:
+            return {}
+        keys = [(outcome.path, *outcome.members[:depth]) for depth in range(len(outcome.members))]
+        parent: int | None = None
+        for key in [*keys, (outcome.path, *outcome.members)]:
+            index = self._artifacts.get(key)
+            if index is None:
+                index = self._artifacts[key] = len(self._described)
+                uri = uri_of(key[0]) if parent is None else _inner_uri(key[-1])
+                described: dict[str, Any] = {"location": {"uri": uri}}
+                if parent is not None:
+                    described["parentIndex"] = parent
+                self._described.append(described)
+            parent = index
+        uri = _inner_uri(outcome.members[-1])
+        place = {"physicalLocation": {"artifactLocation": {"uri": uri, "index": parent}}}
+        return {"relatedLocations": [place]}
 
     def _unchecked(self, handled: Handled) -> None:
         outcome = handled.outcome
@@ -238,6 +275,8 @@ def _notices(summary: Summary) -> Iterator[tuple[str, str]]:
         yield "failed", text
     for missing in summary.missing:
         yield "missing", missing_text(missing)
+    if summary.opens_containers is False:
+        yield "members", "archives and mail were not opened"
     for gap in summary.gaps:
         yield "gap", gap_text(gap, accepted=summary.gaps_accepted)
     for state in summary.lists:
@@ -256,6 +295,11 @@ def uri_of(path: str) -> str:
     kept = [part for part in raw.split(b"/") if part not in (b"", b".")]
     relative = quote(b"/".join(kept), safe="/")
     return f"file:///{relative}" if raw.startswith(b"/") else relative or "./"
+
+
+def _inner_uri(name: str) -> str:
+    """Return the URI of a member: a path from the root of what it is in."""
+    return "/" + quote(fsencode(name).lstrip(b"/"), safe="/")
 
 
 def _location(path: str, **more: Any) -> dict[str, Any]:
@@ -277,6 +321,8 @@ def _message(handled: Handled) -> str:
         where = f"list {hit.list_name}, entry {hit.entry}, category {hit.category}"
         hits.append(f"{where}: {agreed} {verb}{others}")
     text = f"{outcome.kind.capitalize()}: {'; '.join(hits)}."
+    if outcome.members:
+        text += f" It is in a container: {_plain(printable(outcome.place))}."
     if outcome.reason is not None:
         reason = _plain(outcome.reason)
         text += f" {reason[:1].upper()}{reason[1:]}."

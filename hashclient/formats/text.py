@@ -14,6 +14,7 @@ from hashclient.formats.fields import (
     counts_text,
     failure_text,
     gap_text,
+    inside_text,
     interrupted_text,
     missing_text,
     plural,
@@ -45,7 +46,7 @@ class TextFormatter:
         """Return one outcome as a line: kind, path, and why."""
         outcome, record = handled.outcome, handled.record
         word = str(outcome.kind) if self._of_run or record is None else str(record.state)
-        line = f"{word:<{8 if self._of_run else 12}}  {printable(outcome.path)}"
+        line = f"{word:<{8 if self._of_run else 12}}  {printable(outcome.place)}"
         if record is not None:
             place = "" if self._of_run or record.in_place else ", taken away"
             line += f"  [{record.id}{place}]"
@@ -84,6 +85,8 @@ class TextFormatter:
             took = f"in {summary.elapsed_s:.1f} s"
             besides = f"; {text}" if (text := rests_on(summary)) else ""
             yield f"read {plural(summary.files_read, 'file')}, {read}, {took}{besides}"
+        if (inside := inside_text(summary)) is not None:
+            yield inside
         if (skipped := skipped_text(summary)) is not None:
             yield skipped
         for state in summary.lists:

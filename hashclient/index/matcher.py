@@ -52,6 +52,11 @@ class Judge:
         if unsized == self._masks(None):
             self._one_plan = self.plan(None)
 
+    @property
+    def has_one_plan(self) -> bool:
+        """Whether the plan is the same for every size."""
+        return self._one_plan is not None
+
     def plan(self, size: int | None) -> Plan:
         """Return the algorithms to compute for an input of `size` bytes, None if not known.
 

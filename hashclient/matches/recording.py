@@ -17,11 +17,15 @@ import msgspec
 
 from hashclient.core.algorithms import Algorithm, mask_of
 from hashclient.core.kinds import MatchState
-from hashclient.core.match import PROGRESS, STREAM_PREFIX, Match, Place, new_ids
-from hashclient.core.model import Hit, Outcome
+from hashclient.core.match import IN_MEMBER, PROGRESS, STREAM_PREFIX, Match, Place, new_ids
+from hashclient.core.model import Hit, Outcome, hit_fields
 from hashclient.matches.selection import Selection
 from hashclient.matches.tables import ADD_STEP, SEEN_AGAIN, STREAMS, to_text
-from hashclient.system.text import printable
+from hashclient.system.text import path_fields, printable
+
+#: Members of one file whose names its story has, and how much of a name.
+MAX_MEMBERS_NOTED = 100
+MAX_NAME_CHARS = 1_000
 
 ADD_MATCH = "INSERT INTO match VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _ALGORITHMS = tuple(Algorithm)
@@ -81,7 +85,7 @@ class Recording(Selection):
         if places is None:
             places = [place_of(outcome) for outcome in outcomes]
         found = [
-            _Found(outcome, place, tuple(hit for hit in outcome.hits if hit.complete))
+            _Found(held_by(outcome), place, tuple(hit for hit in outcome.hits if hit.complete))
             for outcome, place in zip(outcomes, places, strict=True)
         ]
         with self._transaction():
@@ -114,7 +118,20 @@ class Recording(Selection):
             changes.hits.extend(hit_rows(match.id, one.hits))
             recorded.append(match)
         self._write(changes)
+        for one, match in zip(found, recorded, strict=True):
+            if one.outcome.members:
+                self._note_member(match.id, one, time)
         return recorded
+
+    def _note_member(self, match_id: str, one: _Found, time: str) -> None:
+        """Note which member of a file matched, once, and of many only the first."""
+        names = [path_fields(name)["path"][:MAX_NAME_CHARS] for name in one.outcome.members]
+        entries = [hit_fields(hit, ("list", "entry")) for hit in one.hits]
+        text = json.dumps({"members": names, "entries": entries})
+        query = "SELECT detail FROM step WHERE match = ? AND event = ?"
+        noted = [detail for (detail,) in self._db.execute(query, (match_id, IN_MEMBER))]
+        if text not in noted and len(noted) < MAX_MEMBERS_NOTED:
+            self._db.execute(ADD_STEP, (match_id, time, IN_MEMBER, text))
 
     def _write(self, changes: _Changes) -> None:
         db = self._db
@@ -132,6 +149,13 @@ class Recording(Selection):
 
     def _add_hits(self, match_id: str, hits: Sequence[Hit]) -> None:
         self._db.executemany(_ADD_HIT, hit_rows(match_id, hits))
+
+
+def held_by(outcome: Outcome) -> Outcome:
+    """Return an outcome as it is recorded: where a member is, there lies the file that holds it."""
+    if outcome.outer is None:
+        return outcome
+    return msgspec.structs.replace(outcome, size=outcome.outer.size, tags=outcome.outer.tags)
 
 
 def place_of(outcome: Outcome) -> Place:

@@ -62,6 +62,7 @@ class Responder:
         self._session = session
         self._settings = settings
         self._quarantine_all = quarantine_all
+        self._takes_containers = settings.config.quarantine.isolate_containers
         self._only_tell = only_tell
         self._usable = {state.name for state in lists if not state.stale}
         self._quarantine: Quarantine | None = None
@@ -132,9 +133,13 @@ class Responder:
         if action is Action.QUARANTINE and outcome.is_stream:
             detail = "not quarantined: it came as a stream, and there is no file"
             return self._not_done(action, detail, ExitCode.INCOMPLETE)
+        if action is Action.QUARANTINE and outcome.members and not self._takes_containers:
+            detail = "not quarantined: it is in a container, and isolate_containers is off"
+            return self._not_done(action, detail, ExitCode.INCOMPLETE)
         if self._only_tell:
             to = f" to {self._destination}" if action is Action.REPORT else ""
-            return Acted(action, done=None, detail=f"would be {_PARTICIPLES[action]}{to}")
+            with_it = _with_it(outcome) if action is Action.QUARANTINE else ""
+            return Acted(action, done=None, detail=f"would be {_PARTICIPLES[action]}{to}{with_it}")
         if record is None:
             detail = f"not {_PARTICIPLES[action]}: it could not be recorded"
             return self._not_done(action, detail, ExitCode.STATE)
@@ -155,7 +160,8 @@ class Responder:
             return self._not_done(action, detail, error.exit_code)
         if not taken.taken or taken.attention:
             self._note(ExitCode.INCOMPLETE)
-        return Acted(action, done=taken.taken, detail=taken.detail)
+        with_it = _with_it(outcome) if taken.taken else ""
+        return Acted(action, done=taken.taken, detail=taken.detail + with_it)
 
     def _report(self, record: MatchRef, matches: Matches) -> str:
         """Note that a report is wanted and say so, or that there is one."""
@@ -230,6 +236,15 @@ def _prepare_wanted(
             yield report
     except HashclientError as error:
         yield error
+
+
+def _with_it(outcome: Outcome) -> str:
+    """Say what goes away with a member of a container."""
+    if outcome.outer is None:
+        return ""
+    others = outcome.outer.members - 1
+    nouns = "what else is in it" if others < 1 else f"{others:,} other members"
+    return f": the container, with {nouns}"
 
 
 _PARTICIPLES = {Action.QUARANTINE: "quarantined", Action.REPORT: "reported"}

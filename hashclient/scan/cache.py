@@ -28,6 +28,8 @@ import numpy as np
 import numpy.typing as npt
 
 from hashclient.errors import StateError
+from hashclient.scan import inside
+from hashclient.scan.inside import Container, Inside
 from hashclient.scan.pruning import prune_in_turn
 from hashclient.scan.records import (
     RECORD,
@@ -140,6 +142,7 @@ class Inventory:
             )
         self._has_files = "files" in names
         self._has_before = "block" in names
+        self._has_containers = "containers" in names
 
     def _open(self, key_id: str, *, write: bool) -> str | None:
         """Bring it forward, if it is opened for writing; return why it cannot be used."""
@@ -167,19 +170,21 @@ class Inventory:
         version = self._version()
         known = version in {_VERSION, _VERSION_BEFORE}
         if not known or self._db.execute("SELECT key_id FROM meta").fetchone() != (key_id,):
-            for table in ("meta", "files", "block"):
+            for table in ("meta", "files", "block", "containers"):
                 self._db.execute(f"DROP TABLE IF EXISTS {table}")
             self._db.execute(_META)
             self._db.execute("INSERT INTO meta VALUES (?)", (key_id,))
             self._db.execute(_FILES)
         elif version == _VERSION_BEFORE:
             # What a later version has left, of which that one knew nothing.
-            self._db.execute("DROP TABLE IF EXISTS files")
+            for table in ("files", "containers"):
+                self._db.execute(f"DROP TABLE IF EXISTS {table}")
             self._db.execute(_FILES)
         elif self._db.execute("SELECT 1 FROM sqlite_schema WHERE name = 'block'").fetchone():
             (day,) = self._db.execute("SELECT max(seen_day) FROM block").fetchone()
             if day is None or day + self._reread_days <= today():
                 self._db.execute("DROP TABLE block")
+        self._db.execute(inside.TABLE)
         self._db.execute(f"PRAGMA user_version = {_VERSION}")
         self._db.execute("COMMIT")
 
@@ -262,8 +267,41 @@ class Inventory:
             return None
         return row[0], row[2]
 
-    def store(self, batches: Sequence[tuple[int, bytes]], seen: Sequence[Block] = ()) -> None:
+    def find_inside(
+        self, statuses: Sequence[os.stat_result], identities: Mapping[int, Identity | None]
+    ) -> dict[int, tuple[Inside, bool]]:
+        """Return what is known inside of files that are unchanged, by their place in `statuses`.
+
+        With it goes whether it is only believed. `identities` are as for `find`.
+
+        Raises:
+            StateError: the database is damaged or busy for long.
+        """
+        found: dict[int, tuple[Inside, bool]] = {}
+        by_device: dict[int, list[int]] = {}
+        for place, status in enumerate(statuses):
+            by_device.setdefault(status.st_dev, []).append(place)
+        for device, places in by_device.items():
+            identity = identities.get(device)
+            if identity is None or not self._has_containers:
+                continue
+            mine = [statuses[place] for place in places]
+            with self._errors():
+                for number, members, believed in inside.find(
+                    self._db, identity.number, mine, today(), self._reread_days
+                ):
+                    found[places[number]] = members, believed
+        return found
+
+    def store(
+        self,
+        batches: Sequence[tuple[int, bytes]],
+        seen: Sequence[Block] = (),
+        containers: Sequence[Container] = (),
+    ) -> None:
         """Add records, given by device as bytes of `RECORD`, and note that `seen` are in use.
+
+        `containers` are what was found inside of files.
 
         All of it becomes visible at once. A later record of an inode replaces an earlier one; of
         the same content, it adds its tags, as `records` says.
@@ -284,6 +322,7 @@ class Inventory:
                     "UPDATE files SET seen_day = ? WHERE file_system = ? AND block = ?",
                     [(day, device, block) for device, block in seen],
                 )
+                inside.store(self._db, containers, day)
                 self._db.execute("COMMIT")
             except BaseException:
                 with contextlib.suppress(sqlite3.Error):
@@ -323,6 +362,8 @@ class Inventory:
             before = self.stats().files
             for table in self._tables():
                 self._db.execute(f"DELETE FROM {table} WHERE seen_day < ?", (limit,))  # noqa: S608 - ours
+            if self._has_containers:
+                self._db.execute("DELETE FROM containers WHERE seen_day < ?", (limit,))
             self._db.execute("VACUUM")
             return before - self.stats().files
 

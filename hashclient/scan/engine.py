@@ -8,10 +8,11 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 import msgspec
 
+from hashclient.containers.cage import Options
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.core.verdict import Summary
@@ -26,9 +27,11 @@ from hashclient.scan.executors.interface import (
     Result,
     single_tasks,
 )
+from hashclient.scan.members import Members
 from hashclient.scan.memory import Memory
 from hashclient.scan.sources.interface import Source, Task
 from hashclient.scan.sources.stream import Stream
+from hashclient.scan.streaming import StreamChecker
 from hashclient.system.cgroups import usable_processors
 
 #: Seconds between two looks at the progress display, and at what is to be written meanwhile.
@@ -70,24 +73,36 @@ def scan(
     memory: Memory | None = None,
     executor: Executor | None = None,
     stream: Stream | None = None,
+    containers: Options | None = None,
+    accept: Callable[[Outcome], Outcome] = lambda outcome: outcome,
 ) -> Generator[Outcome | Progress]:
     """Check what `source` lists; yield outcomes as they are found, `progress` when time has passed.
 
     Clean files are yielded with `keep_clean` and counted always. Large files that are nearly all
     hole are read with `sparse` only. With `all_digests`, every digest is computed that an entry of
-    a file's size has, and not the cheapest that suffice. With `memory`, files that are known
-    unchanged are not read.
-    The summary in `progress` is kept up to date and holds what was found so far when the iteration
-    is ended early. What runs the checking is `executor`, by default this process for a little and
-    `jobs` others for more; a `stream` comes first, and is read here.
+    a file's size has, and not the cheapest that suffice. With `memory`, files that are known or
+    believed unchanged are not read. The summary in `progress` is kept up to date and holds what was
+    found so far when the iteration is ended early. What runs the checking is `executor`, by default
+    this process for a little and `jobs` others for more; a `stream` comes first, and is read here.
+    What is in containers is checked as `containers` says, and not at all without it; `accept`
+    changes what an outcome is taken for that something is accepted of.
 
     Raises:
         StateError: worker processes keep dying.
     """
     summary = progress.summary
+    summary.opens_containers = containers is not None
     started = due = time.monotonic()
     memory = memory or Memory()
     judge = lists.judge(all_digests=all_digests)
+
+    opened: list[Members] = []
+
+    def members() -> Members | None:
+        if containers is None:
+            return None
+        opened.append(Members(judge, containers, keep_clean=keep_clean))
+        return opened[-1]
 
     def make_checker(on_bytes: OnBytes | None = None) -> Checker:
         return Checker(
@@ -97,16 +112,23 @@ def scan(
             keep_clean=keep_clean,
             sparse=sparse,
             on_bytes=on_bytes,
+            members=members(),
         )
+
+    def close() -> None:
+        """Close what this process has open and no other one must have."""
+        memory.close()
+        for made in opened:
+            made.close()
 
     try:
         work = source.batches()
         if executor is None:
-            results = _results(work, make_checker, jobs, memory)
+            results = _results(work, make_checker, jobs, close)
         else:
             results = executor.run(work, make_checker)
         if stream is not None:
-            checker = Checker(judge, keep_clean=keep_clean)
+            checker = StreamChecker(judge, keep_clean=keep_clean, members=members())
             results = itertools.chain(stream.check(checker), results)
         for item in results:
             if isinstance(item, Advance):
@@ -114,6 +136,7 @@ def scan(
                     told = progress.reading.get(item.path, 0)
                     progress.reading[item.path] = told + item.bytes_ahead
             elif isinstance(item, Outcome):
+                item = accept(item)
                 summary.add(item)
                 yield item
             else:
@@ -125,8 +148,11 @@ def scan(
                 summary.ruled_out_by_size += item.ruled_out_by_size
                 summary.known_unchanged += item.known_unchanged
                 summary.believed_unchanged += item.believed_unchanged
+                summary.ruled_out_by_claim += item.ruled_out_by_claim
+                summary.members += item.members
+                summary.members_read += item.members_read
                 summary.counts[Kind.CLEAN] += item.clean
-                for outcome in item.outcomes:
+                for outcome in map(accept, item.outcomes):
                     # Clean ones are in the count already, whether or not they are asked for.
                     if outcome.kind is not Kind.CLEAN:
                         summary.add(outcome)
@@ -140,13 +166,16 @@ def scan(
                 due = ended + max(TICK_S, TICK_SHARE * (ended - now))
     finally:
         memory.flush()
-        memory.close()
+        close()
         source.close()
         summary.elapsed_s = time.monotonic() - started
 
 
 def _results(
-    items: Iterator[Task | Outcome], make_checker: MakeChecker, jobs: int, memory: Memory
+    items: Iterator[Task | Outcome],
+    make_checker: MakeChecker,
+    jobs: int,
+    close: Callable[[], None],
 ) -> Iterator[Result | Outcome | Advance]:
     """Run a single task in this process, and more than that, and large files, in others."""
     tasks: list[Task] = []
@@ -166,6 +195,6 @@ def _results(
         # It brings multiprocessing, which little work never needs.
         from hashclient.scan.executors.processes import Processes
 
-        memory.close()
+        close()
         work = itertools.chain(tasks, items)
         yield from Processes(jobs, TICK_S).run(work, make_checker)

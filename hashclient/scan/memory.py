@@ -16,6 +16,7 @@ from typing import Protocol
 from hashclient.errors import StateError
 from hashclient.scan.cache import Block, DamagedInventoryError
 from hashclient.scan.executors.interface import Result
+from hashclient.scan.inside import Container, Inside
 from hashclient.scan.records import Records
 from hashclient.system.identity import Identity
 
@@ -40,8 +41,27 @@ class Cache(Protocol):
         """
         ...
 
-    def store(self, batches: Sequence[tuple[int, bytes]], seen: Sequence[Block] = ()) -> None:
+    def find_inside(
+        self, statuses: Sequence[os.stat_result], identities: Mapping[int, Identity | None]
+    ) -> dict[int, tuple[Inside, bool]]:
+        """Return what is known inside of files that are unchanged, by their place in `statuses`.
+
+        With it goes whether it is only believed to be what is there.
+
+        Raises:
+            StateError: it cannot be asked.
+        """
+        ...
+
+    def store(
+        self,
+        batches: Sequence[tuple[int, bytes]],
+        seen: Sequence[Block] = (),
+        containers: Sequence[Container] = (),
+    ) -> None:
         """Add records, given by file system as bytes of `RECORD`, and note blocks in use.
+
+        `containers` are what was found inside of files.
 
         Raises:
             StateError: it cannot be written.
@@ -102,6 +122,7 @@ class Memory:
         self._writer: Cache | None = None
         self._learned: list[tuple[int, bytes]] = []
         self._seen: set[Block] = set()
+        self._containers: list[Container] = []
         self._waiting_bytes = 0
 
     @property
@@ -128,12 +149,14 @@ class Memory:
         self._learned += result.learned
         self._seen.update(result.seen)
         self._waiting_bytes += sum(len(raw) for _, raw in result.learned)
+        self._containers += result.containers
+        self._waiting_bytes += sum(len(members) for _, _, members in result.containers)
         if self._waiting_bytes >= LEARN_BYTES or len(self._seen) >= LEARN_BLOCKS:
             self.flush()
 
     def flush(self) -> None:
         """Write down what was learned."""
-        if self._place is None or not (self._learned or self._seen):
+        if self._place is None or not (self._learned or self._seen or self._containers):
             return
         try:
             try:
@@ -146,13 +169,13 @@ class Memory:
         except StateError as error:
             self._place = None
             self._on_failure(error)
-        self._learned, self._seen, self._waiting_bytes = [], set(), 0
+        self._learned, self._seen, self._containers, self._waiting_bytes = [], set(), [], 0
 
     def _write(self, place: Place) -> None:
         if self._writer is None:
             # Only now: a connection must not be carried into workers by a fork.
             self._writer = place.writer()
-        self._writer.store(self._learned, sorted(self._seen))
+        self._writer.store(self._learned, sorted(self._seen), self._containers)
 
     def close(self) -> None:
         """Close what is open; it may be used again."""

@@ -69,6 +69,9 @@ class Observer:
     def file_system_changed(self, path: str) -> None:
         """Another file system than before is mounted at `path`."""
 
+    def noticed(self, text: str) -> None:
+        """Something about the machine is to be known; the run goes on as well as it can."""
+
     def prepared(self, report: Report) -> None:
         """A report that the policy asks for is prepared."""
 

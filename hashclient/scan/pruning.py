@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 
+from hashclient.scan import inside
 from hashclient.scan.records import RECORD
 
 #: How often rows are looked for that nobody has seen for long, unasked.
@@ -30,6 +31,8 @@ def prune_in_turn(db: sqlite3.Connection, days: float, day: int, seconds: float)
     (last,) = db.execute("SELECT max(day) FROM pruned").fetchone()
     if last is not None and day - PRUNED_EVERY_DAYS < last <= day:
         return 0
+    db.execute(inside.TABLE)
+    db.execute("DELETE FROM containers WHERE seen_day < ?", (int(day - days),))
     forgotten, after = 0, (-(2**63), -(2**63))  # before the first row
     while True:
         values = (*after, int(day - days), _OLD_ROWS_AT_ONCE)

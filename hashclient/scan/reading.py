@@ -17,6 +17,14 @@ import stat
 import time
 from collections.abc import Callable
 
+from hashclient.containers.interface import HEAD_BYTES, ISO_HEAD_BYTES, TAIL_BYTES
+from hashclient.containers.sniffing import (
+    END_BYTES,
+    ends_as_zip,
+    has_end_of_zip,
+    has_mark,
+    may_front,
+)
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.digests import Digester, LengthError, digest_fd, new_buffer
 from hashclient.core.kinds import Kind
@@ -44,6 +52,8 @@ UNSIZED_S = 60.0
 HELD_BYTES = 1 << 16
 HELD_S = 0.5
 
+#: Bytes that are read of a file to look whether it is a container.
+LOOK_BYTES = 1 << 12
 #: So much of a stream is kept, so that it need not be digested in every way it could match.
 KEPT_BYTES = 1 << 20
 
@@ -177,13 +187,15 @@ class Reader:
         leases: bool = False,
         on_bytes: Callable[[int], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        sniffs: bool = False,
     ) -> None:
         """Read with a buffer of its own.
 
         `plan_of` returns the algorithms to compute for a file of a size, or of an unknown one. With
         `sparse`, files that are nearly all hole are read as well. With `leases`, the kernel is
         asked about each whether anybody may change it unseen. `on_bytes` is called with the length
-        of each chunk of large files, `clock` gives seconds.
+        of each chunk of large files, `clock` gives seconds. With `sniffs`, each file that is read
+        is looked at for the marks of containers.
         """
         self._plan_of = plan_of
         self._sparse = sparse
@@ -196,6 +208,11 @@ class Reader:
         self._holds: dict[int, bool] = {}
         self._ended = -math.inf
         self.bytes_read = 0
+        #: Whether the file that was read last may be a container.
+        self.may_be_container = False
+        self._on_first = self._sniff if sniffs else None
+        self._first_bytes = 0
+        self._may_front = False
 
     def begin_task(self) -> None:
         """Count from zero, and ask of each file system again how far it is trusted.
@@ -256,7 +273,7 @@ class Reader:
             if defer_bytes is not None:
                 raise Deferred
         on_bytes = self._on_bytes if size is not None else self._bounded(status, defer_bytes)
-        capped = trust is FULL
+        capped, on_first = trust is FULL, self._on_first
         unwritable: bool | None = None
         is_held = False
         if self._leases and capped:
@@ -269,7 +286,9 @@ class Reader:
             else:
                 unwritable = is_unwritable(fd)
         try:
-            digests, length = digest_fd(fd, plan, size, on_bytes, self._buffer, capped=capped)
+            digests, length = digest_fd(
+                fd, plan, size, on_bytes, self._buffer, capped=capped, on_first=on_first
+            )
         except LengthError as error:
             self.bytes_read += error.length
             return self._read_unsteady(fd, trust)
@@ -279,9 +298,12 @@ class Reader:
             # It said that it is shorter, and is not.
             raise Deferred from None
         self.bytes_read += length
+        if on_first is not None and (self._may_front or self._first_bytes < length):
+            self._sniff_again(fd, length)
         if is_held:
             before, self._ended = self._ended, self._clock()
-            if self._ended - before < HELD_S:
+            # A container is opened yet: nobody is to be held up for so long.
+            if self._ended - before < HELD_S and not self.may_be_container:
                 return plan, digests, length, status, True, True
             unwritable = let_go(fd)
         after = os.fstat(fd)
@@ -294,6 +316,46 @@ class Reader:
             return self._read_unsteady(fd, trust)
         return plan, digests, length, after, size is not None, unwritable
 
+    def look(self, fd: int) -> os.stat_result:
+        """Look at a file that was just opened for the marks of containers, and read no further.
+
+        Return its status; `may_be_container` says what was found. Nothing is proven by it: to ask
+        for a lease would cost as much as the look.
+
+        Raises:
+            SetAside: it is no file.
+            OSError: it cannot be read.
+        """
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise no_file(status.st_mode)
+        # Of a short file that is all; a longer one is looked at in two places more.
+        wanted = ISO_HEAD_BYTES if status.st_size >= ISO_HEAD_BYTES else LOOK_BYTES
+        first = memoryview(os.pread(fd, wanted, 0))
+        self._sniff(first)
+        if len(first) != status.st_size:
+            self._sniff_again(fd, status.st_size)
+        return status
+
+    def _sniff(self, first: memoryview) -> None:
+        """Look at the first bytes of a file, which mostly are all."""
+        self.may_be_container = is_one = has_mark(first) or ends_as_zip(first)
+        self._may_front = not is_one and may_front(first)
+        self._first_bytes = len(first)
+
+    def _sniff_again(self, fd: int, length: int) -> None:
+        """Look at what the first bytes did not show: a mark further behind, or at the end."""
+        if self._first_bytes < min(length, ISO_HEAD_BYTES):
+            # A disk image has its mark after 32 KiB; a slow file system gives less than was asked.
+            wanted = ISO_HEAD_BYTES if length >= ISO_HEAD_BYTES else HEAD_BYTES
+            if self._first_bytes < min(length, wanted):
+                self._sniff(memoryview(os.pread(fd, wanted, 0)))
+        if self.may_be_container:
+            return
+        count = TAIL_BYTES if self._may_front else END_BYTES
+        tail = os.pread(fd, count, max(0, length - count))
+        self.may_be_container = has_end_of_zip(tail)
+
     def _read_unsteady(self, fd: int, trust: SizeTrust) -> Read:
         """Read a file again that changed. No size rules anything out then."""
         plan, reason, capped = self._plan_of(None), CHANGED, trust is FULL
@@ -303,11 +365,14 @@ class Reader:
             if size is not None:
                 self.refuse_sparse(before)
             on_bytes = self._on_bytes if size is not None else self._bounded(before)
+            on_first = self._on_first
             os.lseek(fd, 0, os.SEEK_SET)
             unwritable = is_unwritable(fd) if self._leases and capped else None
             failure = None
             try:
-                digests, length = digest_fd(fd, plan, size, on_bytes, self._buffer, capped=capped)
+                digests, length = digest_fd(
+                    fd, plan, size, on_bytes, self._buffer, capped=capped, on_first=on_first
+                )
             except LengthError as error:
                 digests, length, failure = [], error.length, error.strerror
             self.bytes_read += length
@@ -317,6 +382,8 @@ class Reader:
             elif failure is not None:
                 reason = failure
             else:
+                if on_first is not None and (self._may_front or self._first_bytes < length):
+                    self._sniff_again(fd, length)
                 return plan, digests, length, after, size is not None, unwritable
         raise SetAside(Kind.UNREAD, reason)
 

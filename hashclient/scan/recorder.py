@@ -19,12 +19,13 @@ from hashclient.core.model import LOGGED_FIELDS, Outcome, Recorded, hit_fields
 from hashclient.core.verdict import Summary
 from hashclient.errors import AuditError, StateError
 from hashclient.formats.fields import gap_fields
+from hashclient.matches.recording import MAX_NAME_CHARS
 from hashclient.matches.selection import Left, Selection
 from hashclient.matches.store import Matches
 from hashclient.session import Session
 from hashclient.system.files import is_there
 from hashclient.system.log import Log
-from hashclient.system.text import MAX_LOGGED_PATH_CHARS, log_path_fields
+from hashclient.system.text import MAX_LOGGED_PATH_CHARS, log_path_fields, path_fields
 
 _log = Log("scan")
 
@@ -90,6 +91,11 @@ class RunRecord:
             for k in kept
             if k.outcome.kind in (Kind.MATCH, Kind.CONFLICT)
         ]
+        events += [
+            Event("accepted", {**_place_fields(o), "reason": o.reason})
+            for o in outcomes
+            if o.kind is Kind.ACCEPTED
+        ]
         if events:
             # A report hands single records over, so each is signed; it may only hold recorded ones.
             reportable = any(k.record is not None for k in kept)
@@ -138,6 +144,12 @@ class RunRecord:
             "failed": None if summary.failed is None else int(summary.failed),
             "exit_code": int(summary.exit_code),
         }
+        if summary.opens_containers is not None:
+            data |= {
+                "opens_containers": summary.opens_containers,
+                "members": summary.members,
+                "ruled_out_by_claim": summary.ruled_out_by_claim,
+            }
         if summary.gaps:
             data |= {
                 "gaps": [gap_fields(gap) for gap in summary.gaps],
@@ -185,9 +197,21 @@ def _data(recorded: Recorded) -> dict[str, Any]:
     return {
         **data,
         **log_path_fields(outcome.origin or outcome.path),
+        **_member_fields(outcome),
         "size": outcome.size,
         "hits": [hit_fields(hit, LOGGED_FIELDS) for hit in outcome.hits],
     }
+
+
+def _member_fields(outcome: Outcome) -> dict[str, Any]:
+    """Return the names of a member of a container, where room is limited."""
+    if not outcome.members:
+        return {}
+    return {"members": [path_fields(n)["path"][:MAX_NAME_CHARS] for n in outcome.members]}
+
+
+def _place_fields(outcome: Outcome) -> dict[str, Any]:
+    return {**log_path_fields(outcome.path), **_member_fields(outcome)}
 
 
 def log_path(path: str) -> str:

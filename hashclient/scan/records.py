@@ -14,6 +14,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+#: A bit of `mask` besides those of algorithms: the file was looked at, and is no container.
+PLAIN = 8
+
 Records = npt.NDArray[np.void]
 
 _FIELDS_BEFORE = [
@@ -103,6 +106,9 @@ def merged_records(old: Records, new: Records, day: int, reread_days: int) -> Re
             new["tags"][adds, number] = before["tags"][adds, number]
             new["mask"][adds] |= bit
             new["read_day"][adds] = before["read_day"][adds]
+    adds = np.flatnonzero(same & (before["mask"] & ~new["mask"] & np.uint8(PLAIN) != 0))
+    new["mask"][adds] |= np.uint8(PLAIN)
+    new["read_day"][adds] = before["read_day"][adds]
     new["read_day"][same & (before["read_day"] == 0)] = 0
     merged = np.frombuffer(old.take(np.flatnonzero(kept)).tobytes() + new.tobytes(), RECORD)
     return merged.take(np.argsort(merged["ino"], kind="stable"))

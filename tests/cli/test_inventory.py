@@ -22,7 +22,7 @@ from fixtures.crash import in_child
 from fixtures.simulator import Simulator
 from hashclient.core.algorithms import Algorithm
 from hashclient.errors import HashclientError
-from hashclient.scan import cache, checker, records
+from hashclient.scan import cache, checked, records
 from hashclient.scan.cache import Inventory
 from hashclient.system.layout import INVENTORY_NAME as DATABASE_NAME
 from tests.support import (
@@ -283,9 +283,9 @@ def test_a_file_that_changes_after_it_was_read_is_not_remembered_as_it_was(
             world.path(1).write_bytes(content(0))
         return original(statuses)
 
-    monkeypatch.setattr(checker, "records_of", change)
+    monkeypatch.setattr(checked, "records_of", change)
     assert matches(world.scan()) == {"f0"}
-    monkeypatch.setattr(checker, "records_of", original)
+    monkeypatch.setattr(checked, "records_of", original)
     found = world.scan()
     assert (matches(found), reads(found)[0]) == ({"f0", "f1"}, 1)
 
@@ -406,7 +406,7 @@ def test_a_kill_while_it_is_written_loses_nothing_but_that(world: World, at: str
     def killed() -> None:
         store = Inventory.store
 
-        def watched(self: Inventory, batches: Sequence[tuple[int, bytes]], _: object) -> None:
+        def watched(self: Inventory, batches: Sequence[tuple[int, bytes]], *_: object) -> None:
             def trace(statement: str) -> None:
                 if statement.startswith(at):
                     os.kill(os.getpid(), signal.SIGKILL)

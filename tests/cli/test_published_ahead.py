@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fixtures.client import csv
-from tests.support import Site
+from tests.support import Site, edit_manifest
 
 AHEAD = "list baseline: its published_at is in the future: 2099-01-01 10:00 UTC"
 HINT = "hint: check this machine's clock; if it is right, tell the provider\n"
@@ -64,10 +64,8 @@ def test_a_clock_that_is_a_little_ahead_is_nothing_to_tell(site: Site) -> None:
 def test_another_zone_is_shown_in_utc(site: Site) -> None:
     """Such as an earlier version has kept it."""
     assert site.call("fetch").code == 0
-    path = site.state / "lists" / "baseline" / "manifest.json"
-    kept = json.loads(path.read_bytes())
-    path.write_text(json.dumps(kept | {"published_at": "2026-01-01T01:30:00+02:00"}))
+    edit_manifest(site.state, "baseline", published_at="2026-01-01T01:30:00+02:00")
     assert "published 2025-12-31 23:30 UTC" in site.call("status").out
-    path.write_text(json.dumps(kept | {"published_at": "0001-01-01T00:00:00+14:00"}))
+    edit_manifest(site.state, "baseline", published_at="0001-01-01T00:00:00+14:00")
     for output in ("text", "json", "prometheus"):
         assert site.call("status", "--format", output).code == 0

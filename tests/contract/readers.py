@@ -71,7 +71,7 @@ def expected(handled: Handled) -> Fields:
     outcome, recorded = handled.outcome, handled.record
     return {
         "kind": str(outcome.kind),
-        "path": os.fsencode(outcome.path),
+        "path": os.fsencode(outcome.place),
         "size": outcome.size,
         "reason": outcome.reason,
         "id": None if recorded is None else recorded.id,
@@ -191,7 +191,9 @@ def read_text(text: str) -> Report:
     """Read the format for people, of paths that hold no two spaces next to each other."""
     files = []
     lines = text.splitlines()
-    while lines and re.match(r"(clean|match|conflict|skipped|unread|found|quarantined) ", lines[0]):
+    while lines and re.match(
+        r"(clean|match|conflict|skipped|unread|accepted|found|quarantined) ", lines[0]
+    ):
         line = lines.pop(0)
         word = line.split(" ")[0]
         # Words are padded to the same width: `matches` begins with a state, runs with a kind.
@@ -219,6 +221,7 @@ def read_text(text: str) -> Report:
         one.get(kind, kind): int(n.replace(",", ""))
         for n, kind in re.findall(r"(\d[\d,]*) (\w+)", lines[0])
     }
+    counts.setdefault("accepted", 0)
     counts.pop("inputs", None)
     counts.pop("input", None)
     lists = frozenset(re.findall(r"^list (\S+),", text, re.MULTILINE))
@@ -383,7 +386,7 @@ def read_sarif(text: str) -> Report:
         rule = driver["rules"][result["ruleIndex"]]
         assert rule["id"] == result["ruleId"]
         properties = result["properties"]
-        _check_location(result, bytes_path(properties), has_region=True)
+        _check_location(result, _holder(properties), has_region=True)
         files.append(
             {
                 "kind": "conflict" if rule["id"].endswith("/conflict") else "match",
@@ -402,10 +405,10 @@ def read_sarif(text: str) -> Report:
         descriptor = driver["notifications"][notification["descriptor"]["index"]]
         assert descriptor["id"] == notification["descriptor"]["id"]
         assert descriptor["defaultConfiguration"]["level"] == notification["level"]
-        if descriptor["id"] in ("unread", "skipped"):
+        if descriptor["id"] in ("unread", "skipped", "accepted"):
             assert notification["locations"]
             properties = notification["properties"]
-            _check_location(notification, bytes_path(properties), has_region=False)
+            _check_location(notification, _holder(properties), has_region=False)
             files.append(
                 {
                     "kind": descriptor["id"],
@@ -433,6 +436,14 @@ def read_sarif(text: str) -> Report:
         said & {"stopped", "failed", "missing"},
     )
     return Report(files, *_json_summary(run["properties"]), about)
+
+
+def _holder(properties: Fields) -> bytes:
+    """Return the path of the file that an outcome is about: of a member, that of its container."""
+    if "container" not in properties:
+        return bytes_path(properties)
+    encoded = properties.get("container_b64")
+    return base64.b64decode(encoded) if encoded else os.fsencode(properties["container"])
 
 
 def _check_location(owner: Fields, path: bytes, *, has_region: bool) -> None:

@@ -19,6 +19,7 @@ from hashclient.scan import cache
 from hashclient.scan.cache import Block, InventoryPlace
 from hashclient.scan.engine import Progress, scan
 from hashclient.scan.executors.inline import Inline
+from hashclient.scan.inside import MEMBER, Container, Inside
 from hashclient.scan.memory import Cache, Memory, Place
 from hashclient.scan.records import RECORD, Records, are_due, merged_records, records_of
 from hashclient.scan.sources.files import Trees, WalkOptions
@@ -36,6 +37,7 @@ class Known:
 
     def __init__(self) -> None:
         self.records: dict[tuple[int, int], Records] = {}
+        self.containers: dict[tuple[int, int], tuple[bytes, bytes]] = {}
 
     def find(
         self, statuses: Sequence[os.stat_result], identities: Mapping[int, Identity | None]
@@ -51,8 +53,31 @@ class Known:
                 found[row] = record
         return found, []
 
-    def store(self, batches: Sequence[tuple[int, bytes]], seen: Sequence[Block] = ()) -> None:
+    def find_inside(
+        self, statuses: Sequence[os.stat_result], identities: Mapping[int, Identity | None]
+    ) -> dict[int, tuple[Inside, bool]]:
+        found = {}
+        for place, (status, asked) in enumerate(zip(statuses, records_of(statuses), strict=True)):
+            file_system = identities.get(status.st_dev)
+            if file_system is None:
+                continue
+            raw, members = self.containers.get((file_system.number, status.st_ino), (b"", b""))
+            record = np.frombuffer(raw, RECORD)
+            due = len(record) and are_due(record, cache.today(), DAYS)[0]
+            if len(record) and same(record[0], asked) and not due:
+                found[place] = np.frombuffer(members, MEMBER), bool(record["read_day"][0])
+        return found
+
+    def store(
+        self,
+        batches: Sequence[tuple[int, bytes]],
+        seen: Sequence[Block] = (),
+        containers: Sequence[Container] = (),
+    ) -> None:
         assert not seen
+        for file_system, raw, members in containers:
+            inode = int(np.frombuffer(raw, RECORD)["ino"][0])
+            self.containers[file_system, inode] = raw, members
         for file_system, raw in batches:
             for record in np.frombuffer(raw, RECORD).copy():
                 key = (file_system, int(record["ino"]))
@@ -313,3 +338,57 @@ def test_a_scan_does_not_read_again_what_it_knows(
     assert (first[1:], second[1:]) == ((40, 0), (0, 40))
     (tree / "2" / "8").write_bytes(b"CONTENT 08")
     assert scanned()[1:] == (1, 39)
+
+
+def members_of(tag: int) -> bytes:
+    members = np.zeros(2, MEMBER)
+    members["size"], members["mask"], members["tags"] = 7, 1, tag
+    return members.tobytes()
+
+
+def inside(place: Place, status: os.stat_result) -> list[tuple[bytes, bool]]:
+    opened = place.reader()
+    if opened is None:
+        return []
+    try:
+        found = opened.find_inside([status], {status.st_dev: Identity(FILE_SYSTEM)})
+    finally:
+        opened.close()
+    return [(members.tobytes(), believed) for members, believed in found.values()]
+
+
+@each_place
+def test_what_is_inside_of_a_file_is_known_while_it_is_unchanged(
+    make: Callable[[Path], Place], tmp_path: Path, status: os.stat_result
+) -> None:
+    place = make(tmp_path)
+    assert inside(place, status) == []
+    opened = place.writer()
+    opened.store([], containers=[(FILE_SYSTEM, record_of(status, 8, 0), members_of(1))])
+    opened.close()
+    assert inside(place, status) == [(members_of(1), False)]
+    for name in ("st_size", "st_ino"):
+        assert inside(place, changed(status, **{name: getattr(status, name) + 1})) == []
+    for name in ("st_mtime_ns", "st_ctime_ns"):
+        assert inside(place, changed(status, **{name: getattr(status, name) + 1})) == []
+    opened = place.writer()
+    opened.store([], containers=[(FILE_SYSTEM, record_of(status, 8, 0), members_of(2))])
+    opened.close()
+    assert inside(place, status) == [(members_of(2), False)]
+
+
+@each_place
+def test_what_is_only_believed_to_be_inside_is_so_until_it_is_due(
+    make: Callable[[Path], Place],
+    tmp_path: Path,
+    status: os.stat_result,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    place = make(tmp_path)
+    opened = place.writer()
+    opened.store([], containers=[(FILE_SYSTEM, record_of(status, 8, 0, 100), members_of(1))])
+    opened.close()
+    set_day(monkeypatch, 100)
+    assert inside(place, status) == [(members_of(1), True)]
+    set_day(monkeypatch, 100 + DAYS)
+    assert inside(place, status) == []

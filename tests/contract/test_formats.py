@@ -137,6 +137,10 @@ def outcomes(path: str) -> list[Handled]:
         handled(Kind.CONFLICT, path, None, hits=HITS[1:], digests=DIGESTS, origin="sums:7"),
         handled(Kind.SKIPPED, path, reason="named pipe"),
         handled(Kind.UNREAD, path, reason="permission denied"),
+        handled(Kind.UNREAD, path, reason="damaged: it ends early", members=("in!/a.zip", "")),
+        handled(
+            Kind.ACCEPTED, path, reason="accepted until 2030-01-01: x", members=("\udcff", "b")
+        ),
     ]
 
 
@@ -163,6 +167,7 @@ def summaries() -> list[Summary]:
     full.files_read, full.bytes_read, full.elapsed_s = 12_345, 2**60, 1e6
     full.ruled_out_by_size, full.known_unchanged = 1_234_567, 2**40
     full.believed_unchanged = 7_654_321
+    full.opens_containers, full.members, full.members_read = True, 5, 4
     clean = Summary(states[:1])
     clean.counts[Kind.CLEAN] = 1
     return [

@@ -19,7 +19,9 @@ from ruamel.yaml import YAML
 
 from hashclient.cli.main import COMMANDS, WITHOUT_DEFAULTS, cli
 from hashclient.config import (
+    AcceptRule,
     Config,
+    ContainersConfig,
     InventoryConfig,
     KeepConfig,
     OAuthConfig,
@@ -81,6 +83,8 @@ def variables() -> set[str]:
                 "inventory",
                 "report",
                 "keep",
+                "containers",
+                "accept",
                 "commands",
                 "notes",
             },
@@ -89,6 +93,8 @@ def variables() -> set[str]:
         ("### `[providers.NAME.oauth]`", OAuthConfig, set()),
         ("### `[[policy]]`", PolicyRule, set()),
         ("### `[quarantine]`", QuarantineConfig, set()),
+        ("### `[scan.containers]`", ContainersConfig, set()),
+        ("### `[[scan.accept]]`", AcceptRule, set()),
         ("### `[inventory]`", InventoryConfig, set()),
         ("### `[keep]`", KeepConfig, set()),
         ("### `[report]`", ReportConfig, {"to"}),

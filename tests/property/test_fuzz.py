@@ -34,6 +34,12 @@ NAMES = (
     "document",
     "answer",
     "age",
+    "zip",
+    "tar",
+    "compressed",
+    "mail",
+    "mailbox",
+    "winmail",
 )
 
 

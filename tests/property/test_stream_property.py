@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hashclient.core.algorithms import Algorithm
-from hashclient.scan import reading
 from hashclient.scan.reading import StreamDigester
 
 plans = st.integers(0, 7).map(Algorithm.in_mask)
@@ -19,14 +17,12 @@ plans = st.integers(0, 7).map(Algorithm.in_mask)
 def test_a_stream_is_judged_by_all_of_it_however_it_comes(
     pieces: list[bytes], plan: tuple[Algorithm, ...], more: tuple[Algorithm, ...], kept: int
 ) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reading, "KEPT_BYTES", kept)
-        digester = StreamDigester(plan)
-        for piece in pieces:
-            digester.update(memoryview(piece))
-        found = digester.finish()
-        whole = b"".join(pieces)
-        expected = {a: hashlib.new(a.label, whole).digest() for a in Algorithm}
-        assert digester.length == len(whole)
-        assert found == {a: expected[a] for a in (Algorithm if len(whole) > kept else plan)}
-        assert digester.more(more) == {a: expected[a] for a in more}
+    digester = StreamDigester(plan, kept)
+    for piece in pieces:
+        digester.update(memoryview(piece))
+    found = digester.finish()
+    whole = b"".join(pieces)
+    expected = {a: hashlib.new(a.label, whole).digest() for a in Algorithm}
+    assert digester.length == len(whole)
+    assert found == {a: expected[a] for a in (Algorithm if len(whole) > kept else plan)}
+    assert digester.more(more) == {a: expected[a] for a in more}

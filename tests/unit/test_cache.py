@@ -26,6 +26,7 @@ from hashclient.scan.cache import (
     are_settled,
     remove_inventory,
 )
+from hashclient.scan.inside import MEMBER
 from hashclient.scan.records import RECORD, RECORD_BEFORE, Records, records_of
 from hashclient.system.identity import Identity
 from hashclient.system.layout import INVENTORY_NAME
@@ -459,3 +460,27 @@ def test_a_later_version_is_left_alone(path: Path, write: bool) -> None:
         Inventory(path.parent, KEY, write=write)
     assert not isinstance(caught.value, DamagedInventoryError)
     assert path.read_bytes() == before
+
+
+def test_what_the_disk_has_garbled_of_containers_counts_as_lost(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"x")
+    status = (tmp_path / "f").stat()
+    identities = {status.st_dev: Identity(7)}
+    inventory = Inventory(tmp_path, "key", write=True)
+    members = np.zeros(1, MEMBER).tobytes()
+    inventory.store([], containers=[(7, records_of([status]).tobytes(), members)])
+    assert list(inventory.find_inside([status], identities)) == [0]
+    for change in (
+        "record = zeroblob(length(record))",
+        "members = CAST(members || members AS BLOB)",
+        "members = X'00'",
+        "file_system = 8",
+        "crc = 0",
+    ):
+        inventory._db.execute("SAVEPOINT before")
+        inventory._db.execute(f"UPDATE containers SET {change}")
+        asked = {status.st_dev: Identity(8 if "8" in change else 7)}
+        assert inventory.find_inside([status], asked) == {}
+        inventory._db.execute("ROLLBACK TO before")
+        inventory._db.execute("RELEASE before")
+    inventory.close()

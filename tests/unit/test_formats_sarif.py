@@ -236,3 +236,29 @@ def test_the_caps_are_what_code_hosts_take() -> None:
 )
 def test_uris(path: str, uri: str) -> None:
     assert uri_of(path) == uri
+
+
+def test_a_member_of_a_container_is_an_artifact_in_another() -> None:
+    written = SarifFormatter(Context("scan", NOW))
+    found = [
+        handled(Kind.MATCH, "d/o.zip", 5, hits=(HIT,), members=("in/b.zip", name))
+        for name in ("x y", "z")
+    ]
+    text = "\n".join(filter(None, [written.begin(), *map(written.outcome, found)]))
+    (run,) = json.loads(text + written.end(None))["runs"]
+    assert [(a["location"]["uri"], a.get("parentIndex")) for a in run["artifacts"]] == [
+        ("d/o.zip", None),
+        ("/in/b.zip", 0),
+        ("/x%20y", 1),
+        ("/z", 1),
+    ]
+    related = [
+        result["relatedLocations"][0]["physicalLocation"]["artifactLocation"]
+        for result in run["results"]
+    ]
+    assert related == [{"uri": "/x%20y", "index": 2}, {"uri": "/z", "index": 3}]
+    places = {
+        result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]
+        for result in run["results"]
+    }
+    assert places == {"d/o.zip"}

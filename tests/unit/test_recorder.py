@@ -71,10 +71,14 @@ def test_a_run_is_logged_from_its_start_to_its_end(run: Run) -> None:
     run.record.start(["/srv"])
     run.add(match("/srv/a"), Outcome(Kind.CLEAN, "/srv/b"), Outcome(Kind.UNREAD, "/srv/c"))
     run.add(Outcome(Kind.CONFLICT, "/srv/d", 16, hits=(PARTIAL,)), Outcome(Kind.SKIPPED, "/srv/e"))
+    reason = "accepted until 2030-01-01: encrypted: encrypted"
+    run.add(Outcome(Kind.ACCEPTED, "/srv/f", reason=reason, members=("a", "b")))
     run.record.end()
     events = run.logged()
-    assert [event for event, _ in events] == ["scan-start", "match", "conflict", "scan-end"]
-    start, found, conflict, end = (data for _, data in events)
+    order = ["scan-start", "match", "conflict", "accepted", "scan-end"]
+    assert [event for event, _ in events] == order
+    start, found, conflict, accepted, end = (data for _, data in events)
+    assert accepted == {"path": "/srv/f", "members": ["a", "b"], "reason": reason}
     assert start == {
         "host": os.uname().nodename,
         "by": current_operator(),
@@ -98,7 +102,7 @@ def test_a_run_is_logged_from_its_start_to_its_end(run: Run) -> None:
     assert [hit["complete"] for hit in found["hits"]] == [True, False]
     assert conflict["path"] == "/srv/d"
     assert end == {
-        "inputs": 5,
+        "inputs": 6,
         **{str(kind): 1 for kind in Kind},
         "ruled_out_by_size": 0,
         "known_unchanged": 0,

@@ -39,6 +39,9 @@ def summary(
         (summary(Kind.CLEAN), 0),
         (summary(Kind.CLEAN, Kind.SKIPPED), 0),
         (summary(Kind.SKIPPED), 3),
+        (summary(Kind.ACCEPTED), 3),
+        (summary(Kind.CLEAN, Kind.ACCEPTED), 0),
+        (summary(Kind.MATCH, Kind.ACCEPTED), 10),
         (summary(Kind.UNREAD), 3),
         (summary(Kind.CLEAN, Kind.UNREAD), 3),
         (summary(Kind.CONFLICT), 3),
@@ -95,6 +98,7 @@ def test_every_input_is_counted_once() -> None:
     assert made.inputs == 4
     assert made.counts == {
         Kind.CLEAN: 2,
+        Kind.ACCEPTED: 0,
         Kind.MATCH: 1,
         Kind.CONFLICT: 0,
         Kind.SKIPPED: 0,

@@ -15,6 +15,7 @@ import msgspec
 
 from hashclient.core.model import Outcome
 from hashclient.scan.cache import Block
+from hashclient.scan.inside import Container
 from hashclient.scan.sources.interface import Task
 
 #: Bytes of large files that were read since the last call.
@@ -32,9 +33,11 @@ class Result(msgspec.Struct):
     """What a task came to: counts of the usual, outcomes of the rest, and work handed back.
 
     Each file is counted or told once: it was read, ruled out by its size, known unchanged from an
-    earlier run, or it is an outcome that is skipped or unread. Of those known unchanged,
+    earlier run, or it is an outcome that is skipped or unread. So is each of the `members` of
+    containers; `clean` and `outcomes` have them, too. Of those known unchanged,
     `believed_unchanged` are without a proof. `told` is how much of it `Advance`s have told already,
-    in all. `learned` are records for the inventory, by file system; `seen` its blocks in use.
+    in all. `learned` are records for the inventory, by file system; `seen` its blocks that are in
+    use, and `containers` what was found inside of files.
     """
 
     clean: int = 0
@@ -43,10 +46,14 @@ class Result(msgspec.Struct):
     ruled_out_by_size: int = 0
     known_unchanged: int = 0
     believed_unchanged: int = 0
+    ruled_out_by_claim: int = 0
+    members: int = 0
+    members_read: int = 0
     outcomes: list[Outcome] = msgspec.field(default_factory=list)
     deferred: Task = msgspec.field(default_factory=list)
     learned: list[tuple[int, bytes]] = msgspec.field(default_factory=list)
     seen: list[Block] = msgspec.field(default_factory=list)
+    containers: list[Container] = msgspec.field(default_factory=list)
     told: Advance = Advance()
 
 

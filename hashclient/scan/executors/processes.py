@@ -21,7 +21,7 @@ import msgspec
 
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Kind
-from hashclient.core.model import Hit, Outcome
+from hashclient.core.model import Hit, Outcome, Outer
 from hashclient.errors import ExitCode, StateError
 from hashclient.scan.executors.interface import (
     Advance,
@@ -63,6 +63,9 @@ class _WireOutcome(msgspec.Struct, array_like=True):
     hits: list[tuple[str, str, str, int, int, bool]]
     digests: dict[int, bytes]
     tags: dict[int, bytes]
+    members: list[bytes]
+    outer: tuple[int, dict[int, bytes], int] | None
+    obstacle: str | None
 
 
 class _WireResult(msgspec.Struct, array_like=True):
@@ -72,10 +75,14 @@ class _WireResult(msgspec.Struct, array_like=True):
     ruled_out_by_size: int
     known_unchanged: int
     believed_unchanged: int
+    ruled_out_by_claim: int
+    members: int
+    members_read: int
     outcomes: list[_WireOutcome]
     deferred: list[_WireGroup]
     learned: list[tuple[int, bytes]]
     seen: list[tuple[int, int]]
+    containers: list[tuple[int, bytes, bytes]]
 
 
 _decode_task = msgspec.msgpack.Decoder(list[_WireGroup]).decode
@@ -110,6 +117,11 @@ def _pack_result(result: Result) -> _WireResult:
             ],
             {int(a): d for a, d in o.digests.items()},
             {int(a): t for a, t in o.tags.items()},
+            [os.fsencode(name) for name in o.members],
+            None
+            if o.outer is None
+            else (o.outer.size, {int(a): t for a, t in o.outer.tags.items()}, o.outer.members),
+            o.obstacle,
         )
         for o in result.outcomes
     ]
@@ -120,11 +132,19 @@ def _pack_result(result: Result) -> _WireResult:
         result.ruled_out_by_size,
         result.known_unchanged,
         result.believed_unchanged,
+        result.ruled_out_by_claim,
+        result.members,
+        result.members_read,
         outcomes,
         _pack_task(result.deferred),
         result.learned,
         result.seen,
+        result.containers,
     )
+
+
+def _tags(wire: dict[int, bytes]) -> dict[Algorithm, bytes]:
+    return {Algorithm(a): tag for a, tag in wire.items()}
 
 
 def _unpack_result(wire: _WireResult) -> Result:
@@ -139,7 +159,10 @@ def _unpack_result(wire: _WireResult) -> Result:
                 for name, entry, category, generation, mask, complete in o.hits
             ),
             {Algorithm(a): d for a, d in o.digests.items()},
-            tags={Algorithm(a): t for a, t in o.tags.items()},
+            tags=_tags(o.tags),
+            members=tuple(os.fsdecode(name) for name in o.members),
+            outer=None if o.outer is None else Outer(o.outer[0], _tags(o.outer[1]), o.outer[2]),
+            obstacle=o.obstacle,
         )
         for o in wire.outcomes
     ]
@@ -150,10 +173,14 @@ def _unpack_result(wire: _WireResult) -> Result:
         wire.ruled_out_by_size,
         wire.known_unchanged,
         wire.believed_unchanged,
+        wire.ruled_out_by_claim,
+        wire.members,
+        wire.members_read,
         outcomes,
         _unpack_task(wire.deferred),
         wire.learned,
         wire.seen,
+        wire.containers,
     )
 
 

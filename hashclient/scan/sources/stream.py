@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from hashclient.core.digests import new_buffer
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
-from hashclient.scan.checker import Checker
 from hashclient.scan.executors.interface import Advance, Result
 from hashclient.scan.reasons import reason_of
+from hashclient.scan.streaming import StreamChecker
 from hashclient.system.descriptors import read_into
 
 
@@ -24,24 +24,28 @@ class Stream:
         self._fd = fd
         self._name = name
 
-    def check(self, checker: Checker) -> Iterator[Advance | Result]:
+    def check(self, checker: StreamChecker) -> Iterator[Advance | Result]:
         """Read it and yield how that goes on, and what it came to.
 
         A stream that cannot be read to its end is unread.
         """
         yield Advance()  # before anything is waited for
         shown = f"stdin:{self._name}"  # no path, as the record of matches has it
-        digester = checker.stream_digester()
+        digester, kept = checker.digester(), checker.keeper()
         buffer = new_buffer()
         try:
             while count := read_into(self._fd, buffer):
                 digester.update(buffer[:count])
+                if kept is not None:
+                    kept.update(buffer[:count])
                 yield Advance(count, shown)
         except OSError as error:
+            if kept is not None:
+                kept.close()
             outcome = Outcome(Kind.UNREAD, self._name, reason=reason_of(error), is_stream=True)
             told = Advance(digester.length, shown)
             yield Result(bytes_read=digester.length, outcomes=[outcome], told=told)
             return
-        result = checker.check_stream(self._name, digester)
+        result = checker.check(self._name, digester, kept)
         result.told = Advance(digester.length, shown)
         yield result

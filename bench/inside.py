@@ -1,0 +1,113 @@
+"""Reading what is inside of archives: as scans do, and as the standard library does.
+
+Run as a program with a way and an archive, it reads all members once and prints the CPU seconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import sys
+import tarfile
+import time
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from hashclient.containers.child import FileData
+from hashclient.containers.driver import Driver
+from hashclient.containers.limits import Limits
+from hashclient.containers.protocol import Job, Row
+from hashclient.containers.registry import Registry
+from hashclient.core.algorithms import Algorithm
+
+#: What the archives hold, and how members are packed.
+KINDS = ("zip", "tar", "tar.gz", "tar.xz")
+_SIZES = (2_000, 8_000, 20_000, 50_000)
+
+
+class _Nothing:
+    """Takes what is found; no size that is claimed fits."""
+
+    _last = 0
+
+    def ask(self, sizes: Sequence[int]) -> bytes:
+        return bytes(len(sizes))
+
+    def container(self, _parent: int, _name: bytes) -> int:
+        self._last += 1
+        return self._last
+
+    def row(self, row: Row) -> None:
+        assert row.why is None
+
+
+def make(directory: Path, members: int) -> None:
+    """Make one archive of each kind, of the same members: text of a few thousand words."""
+    directory.mkdir()
+    chance = random.Random(1)
+    letters = b"abcdefghijklmnopqrstuvwxyz"
+    words = [bytes(chance.choices(letters, k=chance.randint(3, 9))) for _ in range(2_000)]
+    for number in range(members):
+        size = chance.choice(_SIZES)
+        text = b" ".join(chance.choices(words, k=size // 7))
+        (directory / f"f{number}").write_bytes(text)
+    files = sorted(directory.iterdir())
+    with zipfile.ZipFile(directory / "o.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in files:
+            archive.write(path, path.name)
+    for kind, mode in (("tar", "w"), ("tar.gz", "w:gz"), ("tar.xz", "w:xz")):
+        with tarfile.open(directory / f"o.{kind}", mode) as packed:  # type: ignore[call-overload]
+            for path in files:
+                packed.add(path, path.name)
+    for path in files:
+        path.unlink()
+
+
+def ours(path: Path, *, is_sized: bool = False) -> None:
+    """Read all members; where a list has sizes, none fits."""
+    size = path.stat().st_size
+    one_mask = None if is_sized else int(Algorithm.SHA256)
+    job = Job(size, int(Algorithm.SHA256), one_mask, forced=False)
+    fd = os.open(path, os.O_RDONLY)
+    driver = Driver(Registry(), Limits(), job, _Nothing(), verify_sizes=False)
+    driver.run(lambda: FileData(fd, size))
+    os.close(fd)
+
+
+def with_zipfile(path: Path) -> None:
+    """Read all members with zipfile and hashlib."""
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            hashlib.sha256(archive.read(member)).digest()
+
+
+def with_tarfile(path: Path) -> None:
+    """Read all members with tarfile and hashlib."""
+    with tarfile.open(path) as archive:
+        for member in archive:
+            data = archive.extractfile(member)
+            assert data is not None
+            hashlib.sha256(data.read()).digest()
+
+
+def with_infolist(path: Path) -> None:
+    """List a zip with zipfile."""
+    with zipfile.ZipFile(path) as archive:
+        archive.infolist()
+
+
+WAYS: dict[str, Callable[[Path], None]] = {
+    "ours": ours,
+    "ours-no-size-fits": lambda path: ours(path, is_sized=True),
+    "zipfile": with_zipfile,
+    "tarfile": with_tarfile,
+    "infolist": with_infolist,
+}
+
+if __name__ == "__main__":
+    way, name = WAYS[sys.argv[1]], Path(sys.argv[2])
+    started = time.process_time()
+    way(name)
+    print(time.process_time() - started)

@@ -1,0 +1,270 @@
+"""The worker's side of the process that opens containers: it starts it, asks it, and replaces it.
+
+The process is started as a program of its own, never forked: what a worker has in memory, keys
+and lists among it, is none of its business. It gets a pair of sockets and nothing else. Whatever
+becomes of it, the file that it was at is unread and the worker goes on; what it says is believed of
+that file only, and only as far as it can be true.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+import hashclient
+from hashclient.containers.interface import NotReadError, Why
+from hashclient.containers.limits import Limits
+from hashclient.containers.protocol import (
+    MAX_NAME_BYTES,
+    Ask,
+    BrokenError,
+    Channel,
+    Done,
+    Job,
+    Masks,
+    Ready,
+    Row,
+    Rows,
+    Setup,
+    decode_to_worker,
+)
+from hashclient.containers.sandbox import Locks
+from hashclient.core.algorithms import Algorithm
+from hashclient.system.log import Log
+from hashclient.system.process import is_debugged
+
+_log = Log("containers")
+
+#: How long the process may take until it is locked up; a machine that is out of memory takes long.
+START_S = 60.0
+#: So often in a row it may end before it has opened anything; then no more are started.
+MAX_VAIN_STARTS = 4
+#: Names of containers in one another, the outermost first.
+Chain = tuple[bytes, ...]
+
+_DIED = "the process that opened it has died"
+_LATE = "it takes more than {} seconds"
+_BOOT = (
+    "import sys; sys.path[:] = sys.argv[2:];"
+    " from hashclient.containers.child import main; main(int(sys.argv[1]))"
+)
+_DIGEST_BYTES = [sum(a.digest_bytes for a in Algorithm.in_mask(mask)) for mask in range(8)]
+
+
+class Options(msgspec.Struct, frozen=True):
+    """How containers are opened. With `requires_sandbox`, not at all where the kernel lacks some.
+
+    With `verify_sizes`, a size that a container claims rules nothing out unless it cannot lie.
+    """
+
+    limits: Limits = Limits()
+    requires_sandbox: bool = False
+    verify_sizes: bool = False
+    passwords: tuple[bytes, ...] = ()
+
+
+class Found(msgspec.Struct, frozen=True, gc=False):
+    """One member: where it is, outermost first, and what was found of it; see `Row`."""
+
+    chain: Chain
+    row: Row
+
+
+class Cage:
+    """Opens containers for one worker, in a process that is started when the first one comes."""
+
+    def __init__(self, options: Options, masks_of: Callable[[Sequence[int | None]], bytes]) -> None:
+        """`masks_of` returns the algorithms to compute for members of these sizes, as masks."""
+        self.options = options
+        self._masks_of = masks_of
+        self._process: subprocess.Popen[bytes] | None = None
+        self._channel: Channel | None = None
+        self._vain_starts = 0
+        #: What of the sandbox is in force, once there is a process.
+        self.locks: Locks | None = None
+
+    def close(self) -> None:
+        """End the process, whatever it is doing."""
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def open(
+        self, fd: int, size: int, job: Job, on_found: Callable[[Sequence[Found]], None]
+    ) -> int:
+        """Open the file `fd` of `size` bytes; call `on_found` with its members as they come.
+
+        Returns how many bytes came out of it.
+
+        Raises:
+            NotReadError: it was not read to its end, since the process has died or takes too long;
+                what was found before counts.
+        """
+        deadline = time.monotonic() + self.options.limits.time_s
+        channel = self._channel or self._start()
+        done: Done | None = None
+        try:
+            channel.set_timeout(max(0.1, deadline - time.monotonic()))
+            channel.send(job, [fd])
+            done = self._follow(channel, deadline, on_found)
+            self._vain_starts = 0
+            return done.bytes_out
+        except TimeoutError:
+            text = _LATE.format(self.options.limits.time_s)
+            raise NotReadError(Why.LIMIT, text) from None
+        except (BrokenError, msgspec.MsgspecError) as error:
+            why = self._how_it_ended(str(error))
+            raise NotReadError(Why.FAILED, why) from error
+        finally:
+            # Also where a signal came in between: what it says from now on belongs to nothing.
+            if done is None or done.is_tired:
+                self.close()
+
+    def _follow(
+        self, channel: Channel, deadline: float, on_found: Callable[[Sequence[Found]], None]
+    ) -> Done:
+        """Take what the process says until the end of a job."""
+        chains: dict[int, Chain] = {0: ()}
+        most = self.options.limits.members + 1
+        rows = 0
+        while True:
+            channel.set_timeout(max(0.001, deadline - time.monotonic()))
+            message = decode_to_worker(channel.receive())
+            if isinstance(message, Rows):
+                # Of each member there may be a row of what is in it and cannot be read.
+                rows += len(message.rows)
+                if rows > 4 * most:
+                    raise BrokenError("it says too much")
+                for number, parent, name in message.containers:
+                    if number in chains or len(chains) > most or len(name) > MAX_NAME_BYTES:
+                        raise BrokenError("it makes no sense")
+                    chains[number] = (*self._chain(chains, parent), name)
+                    if len(chains[number]) > self.options.limits.depth + 1:
+                        raise BrokenError("it makes no sense")
+                on_found([self._found(chains, row) for row in message.rows])
+            elif isinstance(message, Ask):
+                sizes = [None if size < 0 else size for size in message.sizes]
+                channel.send(Masks(self._masks_of(sizes)))
+            elif isinstance(message, Done):
+                return message
+            else:
+                raise BrokenError("it makes no sense")
+
+    def _found(self, chains: dict[int, Chain], row: Row) -> Found:
+        """Check a row and say where its member is."""
+        if not 0 <= row.mask <= 7 or len(row.digests) != _DIGEST_BYTES[row.mask]:
+            raise BrokenError("it makes no sense")
+        if not 0 <= (row.size or 0) < 2**63 or (row.mask and row.size is None):
+            raise BrokenError("it makes no sense")
+        if (row.mask != 0) + row.ruled_out + (row.why is not None) != 1:
+            raise BrokenError("it makes no sense")
+        if len(row.name) > MAX_NAME_BYTES or (row.why is not None and row.why not in set(Why)):
+            raise BrokenError("it makes no sense")
+        return Found((*self._chain(chains, row.container), row.name), row)
+
+    @staticmethod
+    def _chain(chains: dict[int, Chain], number: int) -> Chain:
+        chain = chains.get(number)
+        if chain is None:
+            raise BrokenError("it makes no sense")
+        return chain
+
+    def _how_it_ended(self, said: str) -> str:
+        """Say what became of the process, in words."""
+        process = self._process
+        if process is None:
+            return _DIED
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            code = process.wait(1.0)
+            _log.info("the process that opens containers has died: %d", code)
+            if code < 0:
+                with contextlib.suppress(ValueError):
+                    return f"{_DIED}: {signal.Signals(-code).name}"
+            return _DIED
+        _log.info("the process that opens containers is not to be believed: %s", said)
+        return "the process that opened it says what cannot be"
+
+    def _start(self) -> Channel:
+        """Start the process, and wait until it is locked up.
+
+        Raises:
+            NotReadError: it cannot be started, or not be locked up as it must.
+        """
+        if self._vain_starts >= MAX_VAIN_STARTS:
+            raise NotReadError(Why.FAILED, "the process that opens containers keeps dying")
+        self._vain_starts += 1
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as error:
+            raise self._not_started(error) from error
+        channel = Channel(ours)
+        self._channel = channel
+        try:
+            with theirs:
+                self._process = _spawn(theirs)
+            _log.debug("started process %d to open containers", self._process.pid)
+            channel.set_timeout(START_S)
+            options = self.options
+            channel.send(
+                Setup(options.limits, os.getpid(), options.verify_sizes, options.passwords)
+            )
+            ready = decode_to_worker(channel.receive())
+            if not isinstance(ready, Ready):
+                raise BrokenError("it makes no sense")
+        except (OSError, BrokenError, msgspec.MsgspecError) as error:
+            self.close()
+            raise self._not_started(error) from error
+        except BaseException:
+            self.close()
+            raise
+        self.locks = ready.locks
+        if options.requires_sandbox and not ready.locks.are_whole:
+            self.close()
+            raise NotReadError(
+                Why.FAILED, f"the sandbox is required, and the kernel has no {ready.locks.missing}"
+            )
+        return channel
+
+    @staticmethod
+    def _not_started(error: Exception) -> NotReadError:
+        text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        return NotReadError(
+            Why.FAILED, f"the process that opens containers cannot be started: {text.lower()}"
+        )
+
+
+def _spawn(end: socket.socket) -> subprocess.Popen[bytes]:
+    """Start the process with one end of a pair of sockets, and nothing else of ours."""
+    if not sys.executable:
+        raise FileNotFoundError(2, "no python to run")
+    # What this process imports from is what that one does, and nothing that the environment says.
+    paths = [os.path.abspath(path) for path in sys.path if path]  # noqa: PTH100 - no link is followed
+    for module in (hashclient, msgspec):
+        home = str(Path(str(module.__file__)).absolute().parent.parent)
+        if home not in paths:
+            paths.append(home)
+    environment = {"LC_ALL": "C.UTF-8"}
+    if (libraries := os.environ.get("LD_LIBRARY_PATH")) is not None:
+        environment["LD_LIBRARY_PATH"] = libraries
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", _BOOT, str(end.fileno()), *paths],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=None if is_debugged() else subprocess.DEVNULL,
+        pass_fds=(end.fileno(),),
+        env=environment,
+        cwd="/",
+    )

@@ -1,0 +1,165 @@
+"""The process that opens containers: started for one worker, locked up, and given file by file.
+
+It has no key, no list and no index, since it is started and not forked, and once it is locked up it
+can open nothing. All that it will need is loaded before that. It is expected to fall into hostile
+hands at any time: whoever started it believes it nothing but what it says of the file at hand.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import locale
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+
+from hashclient.containers.driver import Driver
+from hashclient.containers.interface import Data, NotReadError, Why
+from hashclient.containers.limits import MIB
+from hashclient.containers.protocol import (
+    NAMES_AT_ONCE_BYTES,
+    ROWS_AT_ONCE,
+    Ask,
+    BrokenError,
+    Channel,
+    Done,
+    Job,
+    Masks,
+    Ready,
+    Row,
+    Rows,
+    Setup,
+    decode_to_child,
+)
+from hashclient.containers.registry import Registry
+from hashclient.containers.sandbox import die_with_parent, lock
+
+
+class FileData:
+    """A file that was handed over open; it is read by position."""
+
+    def __init__(self, fd: int, size: int) -> None:
+        self._fd = fd
+        self._position = 0
+        self.size = size
+
+    def read_at(self, offset: int, count: int) -> bytes:
+        """Return the bytes there; see `Data`."""
+        wanted = min(count, self.size - offset)
+        if wanted <= 0:
+            return b""
+        try:
+            data = os.pread(self._fd, wanted, offset)
+            while len(data) < wanted and (
+                more := self._more(offset + len(data), wanted - len(data))
+            ):
+                data += more
+        except OSError as error:
+            raise NotReadError(Why.DAMAGED, (error.strerror or str(error)).lower()) from error
+        return data
+
+    def _more(self, offset: int, count: int) -> bytes:
+        return os.pread(self._fd, count, offset)
+
+    def read(self, count: int) -> bytes:
+        """Return the next bytes; see `Stream`."""
+        data = self.read_at(self._position, count)
+        self._position += len(data)
+        return data
+
+
+class Out:
+    """Gathers what was found into messages."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._containers: list[tuple[int, int, bytes]] = []
+        self._rows: list[Row] = []
+        self._names_bytes = 0
+        self._last = 0
+
+    def ask(self, sizes: Sequence[int]) -> bytes:
+        """See `Sink`."""
+        self.flush()
+        self._channel.send(Ask(list(sizes)))
+        answer = decode_to_child(self._channel.receive())
+        if not isinstance(answer, Masks) or len(answer.masks) != len(sizes):
+            raise BrokenError("no answer")
+        return answer.masks
+
+    def container(self, parent: int, name: bytes) -> int:
+        """See `Sink`."""
+        self._last += 1
+        self._containers.append((self._last, parent, name))
+        self._count(name)
+        return self._last
+
+    def row(self, row: Row) -> None:
+        """See `Sink`."""
+        self._rows.append(row)
+        self._count(row.name)
+
+    def flush(self) -> None:
+        """Send what there is."""
+        if self._rows or self._containers:
+            self._channel.send(Rows(self._containers, self._rows))
+            self._containers, self._rows, self._names_bytes = [], [], 0
+
+    def _count(self, name: bytes) -> None:
+        self._names_bytes += len(name)
+        waiting = len(self._rows) + len(self._containers)
+        if waiting >= ROWS_AT_ONCE or self._names_bytes >= NAMES_AT_ONCE_BYTES:
+            self.flush()
+
+
+def serve(channel: Channel, setup: Setup, registry: Registry) -> None:
+    """Open one file after the other, until the other side ends."""
+    while True:
+        job = decode_to_child(channel.receive())
+        if not isinstance(job, Job):
+            raise BrokenError("no job")
+        fd = channel.take_fd()
+        try:
+            out = Out(channel)
+            driver = Driver(registry, setup.limits, job, out, verify_sizes=setup.verify_sizes)
+
+            def open_data(fd: int = fd, size: int = job.size) -> Data:
+                return FileData(fd, size)
+
+            driver.run(open_data)
+            out.flush()
+        finally:
+            os.close(fd)
+        # What was computed so far would be missing to the next: its limit is for the process.
+        is_tired = time.process_time() > setup.limits.time_s
+        channel.send(Done(driver.bytes_out, is_tired))
+
+
+def main(fd: int) -> None:
+    """Serve the process at the other end of the socket `fd`."""
+    # The terminal sends Ctrl-C to the whole group; the one who has started this decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    channel = Channel(socket.socket(fileno=fd))
+    with contextlib.suppress(BrokenError, KeyboardInterrupt):
+        setup = decode_to_child(channel.receive())
+        if not isinstance(setup, Setup):
+            return
+        die_with_parent(setup.parent)
+        with contextlib.suppress(locale.Error):
+            # Names in archives are handed on as they are; in another locale some would get lost.
+            locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
+        registry = Registry(setup.passwords)
+        for codec in ("utf-8", "latin-1", "ascii", "cp437", "utf-16-le", "idna", "punycode"):
+            "".encode(codec)
+        # Nothing will be compiled or loaded later, so nothing is said of what goes wrong either.
+        sys.tracebacklimit = 0
+        locks = lock(setup.limits.memory_mib * MIB, 2 * setup.limits.time_s)
+        channel.send(Ready(locks))
+        serve(channel, setup, registry)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -1,0 +1,219 @@
+"""One compressed file: gzip, bzip2, xz, legacy lzma, and zstd where Python has it.
+
+Each is a container of one member, which is all its streams one behind the other, as the programs of
+these formats give it. What follows the last stream and begins no other is left alone, as they do.
+No size is claimed: gzip has one, modulo four gigabytes and of its last member alone.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+
+from hashclient.containers import decoding
+from hashclient.containers.decoding import Decoder, decoded
+from hashclient.containers.forward import PIECE_BYTES, Forward
+from hashclient.containers.interface import Data, Member, NotReadError, Stream, Unlisted, Why
+
+#: What is read at the beginning of each stream; then ever more. Many small streams one behind the
+#: other would otherwise have all of a block copied for each of them.
+_FIRST_BYTES = 2 << 10
+
+_MAX_NAME_BYTES = 4096
+_GZIP = b"\x1f\x8b"
+_HAS_CRC, _HAS_EXTRA, _HAS_NAME, _RESERVED = 2, 4, 8, 0xE0
+_XZ = b"\xfd7zXZ\0"
+_BZIP2_BLOCKS = (b"1AY&SY", b"\x17\x72\x45\x38\x50\x90")  # of one with data, of one without
+_ZSTD = b"\x28\xb5\x2f\xfd"
+_ZSTD_SKIPPED = b"\x2a\x4d\x18"  # behind one byte from 0x50 to 0x5f
+
+
+class _Input:
+    """The compressed bytes, given in pieces of which a part can be given back."""
+
+    def __init__(self, data: Data | Stream) -> None:
+        self._bytes = Forward(data)
+        self._step = _FIRST_BYTES
+
+    def piece(self) -> bytes:
+        """Return the next bytes; none at the end only."""
+        piece = self._bytes.some(self._step)
+        self._step = min(4 * self._step, PIECE_BYTES)
+        return piece
+
+    def give_back(self, count: int) -> None:
+        """Go back over bytes of the last piece, and begin with small pieces again."""
+        self._bytes.back(count)
+        self._step = _FIRST_BYTES
+
+    def zeros(self) -> int:
+        """Pass over zero bytes; return how many there were."""
+        count = 0
+        while piece := self.piece():
+            rest = piece.lstrip(b"\0")
+            count += len(piece) - len(rest)
+            if rest:
+                self.give_back(len(rest))
+                break
+        return count
+
+    def peek(self, count: int) -> bytes:
+        """Return the next bytes, fewer only at the end, and stay here."""
+        return self._bytes.peek(count)
+
+
+class _Compressed:
+    """What they have in common: one member, made of streams."""
+
+    name = ""
+    seeks = False
+
+    def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
+        """Yield the one member."""
+        source = _Input(data)
+        name = self._name_of(source)
+        yield [Member(name, None, is_exact=False, chunks=lambda: self._chunks(source))]
+
+    def _name_of(self, source: _Input) -> bytes:
+        return b""
+
+    def _decoder(self) -> Decoder:
+        raise NotImplementedError
+
+    def _goes_on(self, source: _Input) -> bool:
+        return False
+
+    def _chunks(self, source: _Input) -> Iterator[bytes]:
+        while True:
+            decoder = self._decoder()
+            yield from decoded(decoder, source.piece)
+            source.give_back(len(decoder.unused_data))
+            if not self._goes_on(source):
+                return
+
+
+class Gzip(_Compressed):
+    """gzip: members one behind the other, padded with zero bytes or followed by anything."""
+
+    name = "gzip"
+
+    def sniff(self, head: bytes, tail: bytes) -> bool:
+        """Tell by the mark, the only method there is, and flags that are all known."""
+        return len(head) >= 10 and head[:3] == b"\x1f\x8b\x08" and not head[3] & _RESERVED
+
+    def _name_of(self, source: _Input) -> bytes:
+        head = source.peek(_MAX_NAME_BYTES)
+        if len(head) < 10 or not head[3] & _HAS_NAME:
+            return b""
+        at = 10
+        if head[3] & _HAS_EXTRA:
+            at += 2 + int.from_bytes(head[10:12], "little")
+        end = head.find(b"\0", at)
+        return head[at:end] if end >= 0 else b""
+
+    def _decoder(self) -> Decoder:
+        return decoding.gzip()
+
+    def _chunks(self, source: _Input) -> Iterator[bytes]:
+        is_padded = False
+        while True:
+            decoder = decoding.gzip()
+            yield from decoded(decoder, source.piece)
+            source.give_back(len(decoder.unused_data))
+            zeros = source.zeros()
+            if source.peek(2) != _GZIP:
+                break
+            is_padded |= zeros > 0
+        if is_padded:
+            # gzip stops at the padding, others go on behind it.
+            raise NotReadError(Why.DAMAGED, "gzip goes on behind padding")
+
+
+class Bzip2(_Compressed):
+    """bzip2: streams one behind the other."""
+
+    name = "bzip2"
+
+    def sniff(self, head: bytes, tail: bytes) -> bool:
+        """Tell by the mark, the level and the mark of a block."""
+        return head[:3] == b"BZh" and head[3:4] in b"123456789" and head[4:10] in _BZIP2_BLOCKS
+
+    def _decoder(self) -> Decoder:
+        return decoding.bzip2()
+
+    def _goes_on(self, source: _Input) -> bool:
+        return source.peek(3) == b"BZh"
+
+
+class Xz(_Compressed):
+    """xz: streams one behind the other, padded with zero bytes by fours."""
+
+    name = "xz"
+
+    def sniff(self, head: bytes, tail: bytes) -> bool:
+        """Tell by the mark and the sum of the flags behind it."""
+        return (
+            len(head) >= 12
+            and head[:6] == _XZ
+            and zlib.crc32(head[6:8]) == int.from_bytes(head[8:12], "little")
+        )
+
+    def _decoder(self) -> Decoder:
+        return decoding.xz()
+
+    def _goes_on(self, source: _Input) -> bool:
+        source.zeros()
+        return source.peek(6) == _XZ
+
+
+class Lzma(_Compressed):
+    """The legacy `.lzma`, which has no mark: its fields make sense, and its beginning decodes."""
+
+    name = "lzma"
+
+    def sniff(self, head: bytes, tail: bytes) -> bool:
+        """Tell by the rules of xz for guessing, and by decoding the first bytes."""
+        if len(head) < 18 or head[0] >= 9 * 5 * 5 or head[13]:
+            return False
+        window = int.from_bytes(head[1:5], "little")
+        size = int.from_bytes(head[5:13], "little")
+        if not _is_usual_window(window) or (size >= 1 << 38 and size != (1 << 64) - 1):
+            return False
+        pieces = iter((head,))
+        decoder = decoding.lzma_alone()
+        try:
+            begin = list(decoded(decoder, lambda: next(pieces, b""), needs_end=False))
+        except NotReadError as error:
+            return error.why is Why.LIMIT  # it is one, and needs too much memory
+        return bool(begin) or decoder.eof
+
+    def _decoder(self) -> Decoder:
+        return decoding.lzma_alone()
+
+
+def _is_usual_window(window: int) -> bool:
+    """Tell whether it is 2^n or 2^n + 2^(n-1), as every program writes it."""
+    if window == 0xFFFFFFFF:
+        return True
+    lowest = window & -window
+    return window >= 4096 and window in (lowest, 3 * lowest)
+
+
+class Zstd(_Compressed):
+    """zstd: frames one behind the other, some of which hold nothing; where Python reads it."""
+
+    name = "zstd"
+
+    def sniff(self, head: bytes, tail: bytes) -> bool:
+        """Tell by the mark, behind frames that are skipped, too."""
+        at = 0
+        while head[at + 1 : at + 4] == _ZSTD_SKIPPED and head[at] & 0xF0 == 0x50:
+            at += 8 + int.from_bytes(head[at + 4 : at + 8], "little")
+        return head[at : at + 4] == _ZSTD
+
+    def _decoder(self) -> Decoder:
+        return decoding.zstd()
+
+    def _goes_on(self, source: _Input) -> bool:
+        mark = source.peek(4)
+        return mark == _ZSTD or (mark[1:] == _ZSTD_SKIPPED and mark[0] & 0xF0 == 0x50)

@@ -1,0 +1,318 @@
+"""Working through a container: its members digested, and the containers among them opened, too.
+
+Runs in the process that is locked up. It keeps the limits, asks which members are worth computing
+once a directory, reads each member once, and hands on what it has found; it knows no list and
+judges nothing. Whatever cannot be read is a row that says why, and what is beside is still read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+from hashclient.containers.interface import (
+    HEAD_BYTES,
+    ISO_HEAD_BYTES,
+    TAIL_BYTES,
+    Data,
+    Expander,
+    Member,
+    NotReadError,
+    Stream,
+    Unlisted,
+    Why,
+)
+from hashclient.containers.limits import Budget, LimitError, Limits
+from hashclient.containers.protocol import MAX_NAME_BYTES, NO_CLAIM, Job, Row
+from hashclient.containers.sniffing import has_end_of_zip, may_front, wants_more_head
+from hashclient.core.algorithms import Algorithm
+from hashclient.core.digests import Digester
+
+#: Bytes that a stream is read by where nobody asks for a number.
+STEP_BYTES = 1 << 18
+#: Sizes whose masks are asked for at a time.
+ASK_AT_ONCE = 100_000
+
+
+class Registry(Protocol):
+    """Knows which expander reads what; `registry` is the one there is."""
+
+    def named(self, kind: str) -> list[Expander]:
+        """Return the expander of a kind, or none."""
+        ...
+
+    def pick(self, head: bytes, tail: bytes) -> list[Expander]:
+        """Return the expanders of bytes that begin and end like this; the best comes first."""
+        ...
+
+
+class Sink(Protocol):
+    """What is found goes here."""
+
+    def ask(self, sizes: Sequence[int]) -> bytes:
+        """Return the masks of algorithms for members of these sizes."""
+        ...
+
+    def container(self, parent: int, name: bytes) -> int:
+        """Return the number of a container that was found in another."""
+        ...
+
+    def row(self, row: Row) -> None:
+        """Take one member."""
+        ...
+
+
+class Spool:
+    """The bytes of a container in a container, held in memory to be read anywhere."""
+
+    def __init__(self, content: bytearray) -> None:
+        self._content = memoryview(content)
+        self._position = 0
+        self.size = len(content)
+
+    def read_at(self, offset: int, count: int) -> bytes:
+        """Return the bytes there."""
+        return bytes(self._content[offset : offset + count])
+
+    def read(self, count: int) -> bytes:
+        """Return the next bytes."""
+        data = self.read_at(self._position, count)
+        self._position += len(data)
+        return data
+
+
+class Tee:
+    """A member that is read once: looked at, digested, kept for a while, and expanded meanwhile.
+
+    The bytes are digested as they come by, whoever reads them.
+    """
+
+    def __init__(
+        self, chunks: Iterator[bytes], mask: int, budget: Budget, spool_bytes: int
+    ) -> None:
+        self._chunks = chunks
+        self._digester = Digester(Algorithm.in_mask(mask)) if mask else None
+        self._budget = budget
+        self._spool_bytes = spool_bytes
+        self._ahead = b""
+        self._tail = b""
+        self._spool: bytearray | None = None
+        self.length = 0
+
+    def peek(self, count: int) -> bytes:
+        """Return the next bytes without reading them: `count`, unless there are no more."""
+        while len(self._ahead) < count and (chunk := self._next()):
+            self._ahead = self._ahead + chunk if self._ahead else chunk
+        return self._ahead[:count]
+
+    def read(self, count: int) -> bytes:
+        """Return the next bytes; see `Stream`."""
+        data = self._ahead or self._next()
+        self._ahead = data[count:]
+        return data[:count] if self._ahead else data
+
+    def keep(self) -> None:
+        """Keep all that comes, as far as there is room; nothing must have been read before."""
+        self._spool = bytearray(self._ahead)
+        if len(self._spool) > self._spool_bytes:
+            self._spool = None
+
+    def drain(self) -> None:
+        """Read to the end."""
+        self._ahead = b""
+        while self._next():
+            pass
+
+    def spooled(self) -> Spool | None:
+        """Return what was kept; None if that was too much."""
+        return None if self._spool is None else Spool(self._spool)
+
+    @property
+    def tail(self) -> bytes:
+        """The last bytes of what was kept, or of what came last."""
+        if self._spool is not None:
+            return bytes(self._spool[-TAIL_BYTES:])
+        return self._tail
+
+    def digests(self) -> bytes:
+        """Return the digests of what was read, one behind the other."""
+        return b"" if self._digester is None else b"".join(self._digester.finish())
+
+    def _next(self) -> bytes:
+        """Take the next chunk; none is the end."""
+        chunk = b""
+        for chunk in self._chunks:
+            if chunk:
+                break
+        else:
+            return b""
+        self._budget.take(len(chunk))
+        self.length += len(chunk)
+        if self._digester is not None:
+            self._digester.update(memoryview(chunk))
+        if self._spool is not None:
+            if len(self._spool) + len(chunk) <= self._spool_bytes:
+                self._spool += chunk
+                return chunk
+            self._tail = bytes(self._spool[-TAIL_BYTES:])
+            self._spool = None
+        if self._tail:
+            self._tail = (self._tail + chunk)[-TAIL_BYTES:]
+        return chunk
+
+
+class Driver:
+    """Opens one file and all that is in it."""
+
+    def __init__(
+        self, registry: Registry, limits: Limits, job: Job, sink: Sink, *, verify_sizes: bool
+    ) -> None:
+        self._registry = registry
+        self._limits = limits
+        self._job = job
+        self._sink = sink
+        self._verify_sizes = verify_sizes
+        self._budget = Budget(limits, job.size)
+
+    @property
+    def bytes_out(self) -> int:
+        """The bytes that came out of all containers so far."""
+        return self._budget.bytes_out
+
+    def run(self, open_data: Callable[[], Data]) -> None:
+        """Open a file, and hand its members on; `open_data` returns it, from its beginning."""
+        data = open_data()
+        try:
+            head = data.read_at(0, ISO_HEAD_BYTES)
+            tail = data.read_at(max(0, data.size - TAIL_BYTES), TAIL_BYTES)
+            for expander in self._registry.pick(head, tail):
+                self._expand(expander, open_data(), 0, 1)
+        except NotReadError as error:
+            self._unread(0, b"", error.why, error.detail)
+
+    def _expand(self, expander: Expander, data: Data | Stream, container: int, depth: int) -> None:
+        """Work through one container; what ends it early is a row of its own.
+
+        Raises:
+            LimitError: the file has used up what it may.
+        """
+
+        def work() -> None:
+            self._budget.enter(depth)
+            for found in expander.members(data):
+                if isinstance(found, Unlisted):
+                    self._budget.member()
+                    self._unread(container, found.name, found.why, found.detail)
+                    continue
+                for member, mask in zip(found, self._masks(found, expander), strict=True):
+                    self._budget.member()
+                    self._guarded(
+                        container,
+                        _name(member),
+                        lambda m=member, w=mask: self._member(m, w, container, depth),  # type: ignore[misc]
+                    )
+
+        self._guarded(container, b"", work)
+
+    def _guarded(self, container: int, name: bytes, work: Callable[[], None]) -> None:
+        """Do something of which a failure is a row.
+
+        Raises:
+            LimitError: the file has used up what it may.
+        """
+        try:
+            work()
+        except LimitError:
+            raise
+        except NotReadError as error:
+            self._unread(container, name, error.why, error.detail)
+        except MemoryError:
+            self._unread(container, name, Why.LIMIT, self._memory_text())
+        except Exception as error:  # noqa: BLE001 - whatever an expander raises
+            # Hostile bytes find the ways that nobody has thought of; here, they end as unread.
+            self._unread(container, name, Why.DAMAGED, f"cannot be parsed: {type(error).__name__}")
+
+    def _memory_text(self) -> str:
+        return f"more than {self._limits.memory_mib} MiB of memory"
+
+    def _masks(self, members: Sequence[Member], expander: Expander) -> bytes:
+        """Return the algorithms to compute for members of one directory."""
+        job = self._job
+        if job.forced or job.one_mask is not None:
+            mask = job.any_mask if job.one_mask is None or job.forced else job.one_mask
+            return bytes([mask]) * len(members)
+        if len(members) == 1 and not expander.seeks:
+            # A stream gives its members one by one: to ask for each would cost more than digests.
+            return bytes([job.any_mask])
+        sizes = [
+            NO_CLAIM if m.size is None or (self._verify_sizes and not m.is_exact) else m.size
+            for m in members
+        ]
+        return b"".join(
+            self._sink.ask(sizes[first : first + ASK_AT_ONCE])
+            for first in range(0, len(sizes), ASK_AT_ONCE)
+        )
+
+    def _member(self, member: Member, mask: int, container: int, depth: int) -> None:
+        """Read one member as far as it has to be, and open it if it is a container."""
+        name = _name(member)
+        if not mask and member.size == 0 and member.is_exact:
+            self._rule_out(member, container)
+            return
+        tee = Tee(member.chunks(), mask, self._budget, self._limits.spool_bytes)
+        more = mask or member.size is None or wants_more_head(member.size)
+        head = tee.peek(ISO_HEAD_BYTES if more else HEAD_BYTES)
+        found = self._registry.named(member.kind) if member.kind else self._registry.pick(head, b"")
+        if found and not found[0].seeks:
+            inner = self._sink.container(container, name)
+            self._expand(found[0], tee, inner, depth + 1)
+        elif found or may_front(head):
+            self._open_whole(tee, head, found, (container, name), depth + 1)
+        if mask:
+            tee.drain()
+            self._sink.row(Row(container, name, tee.length, mask, tee.digests()))
+        else:
+            self._rule_out(member, container)
+
+    def _open_whole(
+        self,
+        tee: Tee,
+        head: bytes,
+        found: list[Expander],
+        place: tuple[int, bytes],
+        depth: int,
+    ) -> None:
+        """Open a member that has to be there as a whole, or whose end has to be looked at."""
+        tee.keep()
+        tee.drain()
+        if not found and has_end_of_zip(tail := tee.tail):
+            found = self._registry.pick(head, tail)
+        if not found:
+            return
+        inner = self._sink.container(*place)
+        for expander in found:
+            kept = tee.spooled()
+            if kept is None:
+                detail = f"more than {self._limits.spool_bytes >> 20} MiB of memory"
+                self._unread(inner, b"", Why.LIMIT, detail)
+                return
+            self._expand(expander, kept, inner, depth)
+
+    def _rule_out(self, member: Member, container: int) -> None:
+        self._sink.row(
+            Row(
+                container,
+                _name(member),
+                member.size,
+                ruled_out=True,
+                exact=member.is_exact,
+            )
+        )
+
+    def _unread(self, container: int, name: bytes, why: Why, detail: str) -> None:
+        self._sink.row(Row(container, name[:MAX_NAME_BYTES], None, why=str(why), detail=detail))
+
+
+def _name(member: Member) -> bytes:
+    """Return how a member is called; one that no directory names, by where it begins."""
+    return member.name[:MAX_NAME_BYTES] or (b"@%d" % member.offset if member.offset else b"")

@@ -1,0 +1,106 @@
+"""Bytes read forwards: exact counts for headers, large pieces for what lies between them.
+
+What need not be read is jumped over where the bytes can be read anywhere. Blocks begin small after
+a jump and grow while everything is read, so a container of which only headers are wanted costs
+little more than its headers. At most two blocks are in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import cast
+
+from hashclient.containers.interface import Data, Stream
+
+FIRST_BYTES = 4 << 10
+PIECE_BYTES = 256 << 10
+
+
+def in_pieces(data: bytes) -> Iterator[bytes]:
+    """Yield bytes that are held already, as chunks of a member."""
+    for at in range(0, len(data), PIECE_BYTES):
+        yield data[at : at + PIECE_BYTES]
+
+
+class Forward:
+    """A position in bytes, and what was read ahead of it."""
+
+    def __init__(self, data: Data | Stream) -> None:
+        """Begin at the beginning."""
+        self._stream = data
+        self._data = cast(Data, data) if hasattr(data, "read_at") else None
+        self._buffer = b""
+        self._at = 0  # within the buffer
+        self._next = 0  # where the bytes behind the buffer lie
+        self._step = FIRST_BYTES
+
+    @property
+    def position(self) -> int:
+        """How many bytes lie behind."""
+        return self._next - len(self._buffer) + self._at
+
+    def _more(self) -> bytes:
+        """Return the next block from the container; none at its end."""
+        if self._data is None:
+            block = self._stream.read(self._step)
+        else:
+            block = self._data.read_at(self._next, self._step)
+        self._next += len(block)
+        self._step = min(4 * self._step, PIECE_BYTES)
+        return block
+
+    def take(self, count: int) -> bytes:
+        """Return the next `count` bytes, fewer only at the end. Meant for few."""
+        end = self._at + count
+        if end > len(self._buffer):
+            blocks = [self._buffer[self._at :]]
+            length = len(blocks[0])
+            while length < count and (block := self._more()):
+                blocks.append(block)
+                length += len(block)
+            self._buffer = b"".join(blocks)
+            self._at, end = 0, min(count, length)
+        taken = self._buffer[self._at : end]
+        self._at = end
+        return taken
+
+    def back(self, count: int) -> None:
+        """Go back over the last `count` bytes that were just taken."""
+        assert count <= self._at
+        self._at -= count
+
+    def peek(self, count: int) -> bytes:
+        """Return what `take` would, and stay here."""
+        taken = self.take(count)
+        self._at -= len(taken)
+        return taken
+
+    def some(self, most: int) -> bytes:
+        """Return between one and `most` bytes, what is at hand; none at the end only."""
+        at = self._at
+        if at == len(self._buffer):
+            self._buffer = self._more()
+            at = 0
+        piece = self._buffer[at : at + most]
+        self._at = at + len(piece)
+        return piece
+
+    def skip(self, count: int) -> int:
+        """Pass over `count` bytes; return how many there were."""
+        here = min(count, len(self._buffer) - self._at)
+        self._at += here
+        left = count - here
+        if left and self._data is not None:
+            self._buffer, self._at, self._step = b"", 0, FIRST_BYTES
+            jump = min(left, max(self._data.size - self._next, 0))
+            self._next += jump
+            return here + jump
+        while left and (piece := self.some(min(left, PIECE_BYTES))):
+            left -= len(piece)
+        return count - left
+
+    def skip_zeros(self, unit: int) -> None:
+        """Pass over whole units of zero bytes, as far as has been read ahead."""
+        rest = self._buffer[self._at :]
+        zeros = len(rest) - len(rest.lstrip(b"\0"))
+        self._at += zeros - zeros % unit

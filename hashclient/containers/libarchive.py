@@ -1,0 +1,399 @@
+"""What libarchive reads and the standard library does not: 7z, rar, cab, iso images, rpm, zstd, ….
+
+The C library of the system is called through ctypes, in the process that is locked up. Formats are
+asked for by name, since libarchive's own guess takes ordinary text for one of its formats; filters
+are those it has inside, never programs. It is loaded when this module is, before the process is
+locked up: afterwards no file can be opened. Without it, what needs it is unread, and says so.
+
+It keeps state in memory that is not Python's; the limits of the process bound it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from collections.abc import Callable, Iterator
+from ctypes import (
+    CFUNCTYPE,
+    POINTER,
+    byref,
+    c_char_p,
+    c_int,
+    c_int64,
+    c_size_t,
+    c_ssize_t,
+    c_void_p,
+)
+
+from hashclient.containers.interface import (
+    Data,
+    Member,
+    NotReadError,
+    Stream,
+    Unlisted,
+    Why,
+)
+
+#: Debian calls the package `libarchive13` (or `libarchive13t64`), Fedora `libarchive`.
+LIBRARY = "libarchive.so.13"
+MISSING = "no libarchive: install the package libarchive13, or libarchive"
+
+_EOF, _OK, _RETRY, _WARN, _FAILED, _FATAL = 1, 0, -10, -20, -25, -30
+_REGULAR = 0o100000
+#: The kind whose mark lies behind the first 32 KiB.
+DISK_IMAGE = "iso9660"
+_BLOCK_BYTES = 1 << 18
+
+_Read = CFUNCTYPE(c_ssize_t, c_void_p, c_void_p, POINTER(c_void_p))
+_Skip = CFUNCTYPE(c_int64, c_void_p, c_void_p, c_int64)
+_Seek = CFUNCTYPE(c_int64, c_void_p, c_void_p, c_int64, c_int)
+
+
+def _load() -> ctypes.CDLL | None:
+    try:
+        library = ctypes.CDLL(LIBRARY)
+    except OSError:
+        return None
+    for name, result, arguments in (
+        ("archive_read_new", c_void_p, ()),
+        ("archive_read_free", c_int, (c_void_p,)),
+        ("archive_read_open1", c_int, (c_void_p,)),
+        ("archive_read_set_callback_data", c_int, (c_void_p, c_void_p)),
+        ("archive_read_set_read_callback", c_int, (c_void_p, _Read)),
+        ("archive_read_set_skip_callback", c_int, (c_void_p, _Skip)),
+        ("archive_read_set_seek_callback", c_int, (c_void_p, _Seek)),
+        ("archive_read_next_header", c_int, (c_void_p, POINTER(c_void_p))),
+        (
+            "archive_read_data_block",
+            c_int,
+            (c_void_p, POINTER(c_void_p), POINTER(c_size_t), POINTER(c_int64)),
+        ),
+        ("archive_read_add_passphrase", c_int, (c_void_p, c_char_p)),
+        ("archive_read_has_encrypted_entries", c_int, (c_void_p,)),
+        ("archive_error_string", c_char_p, (c_void_p,)),
+        ("archive_entry_pathname", c_char_p, (c_void_p,)),
+        ("archive_entry_pathname_utf8", c_char_p, (c_void_p,)),
+        ("archive_entry_filetype", c_int, (c_void_p,)),
+        ("archive_entry_size", c_int64, (c_void_p,)),
+        ("archive_entry_size_is_set", c_int, (c_void_p,)),
+        ("archive_entry_is_encrypted", c_int, (c_void_p,)),
+    ):
+        function = getattr(library, name)
+        function.restype = result
+        function.argtypes = arguments
+    return library
+
+
+_LIBRARY = _load()
+
+
+def is_here() -> bool:
+    """Tell whether the library is installed."""
+    return _LIBRARY is not None
+
+
+#: What is read by callbacks just now, by the number that the library hands back.
+_OPEN: dict[int, _Input] = {}
+
+
+class _Input:
+    """Where an archive is read from; errors are kept until the library has returned."""
+
+    def __init__(self, data: Data | Stream, *, seeks: bool) -> None:
+        self._data = data
+        self._whole: Data | None = data if seeks else None  # type: ignore[assignment]
+        self._position = 0
+        self._block = b""
+        self.error: NotReadError | MemoryError | None = None
+
+    def read(self, block: ctypes._Pointer[c_void_p]) -> int:
+        try:
+            if self._whole is not None:
+                self._block = self._whole.read_at(self._position, _BLOCK_BYTES)
+            else:
+                self._block = self._data.read(_BLOCK_BYTES)
+        except (NotReadError, MemoryError) as error:
+            self.error = error
+            return _FATAL
+        self._position += len(self._block)
+        block[0] = ctypes.cast(c_char_p(self._block), c_void_p)
+        return len(self._block)
+
+    def skip(self, count: int) -> int:
+        if self._whole is None:
+            return 0
+        skipped = max(0, min(count, self._whole.size - self._position))
+        self._position += skipped
+        return skipped
+
+    def seek(self, offset: int, whence: int) -> int:
+        if self._whole is None:
+            return _FATAL
+        base = (0, self._position, self._whole.size)[whence]
+        if not 0 <= base + offset <= self._whole.size:
+            return _FATAL
+        self._position = base + offset
+        return self._position
+
+
+def _on_read(_: int, key: int, block: ctypes._Pointer[c_void_p]) -> int:
+    return _OPEN[key].read(block)
+
+
+def _on_skip(_: int, key: int, count: int) -> int:
+    return _OPEN[key].skip(count)
+
+
+def _on_seek(_: int, key: int, offset: int, whence: int) -> int:
+    return _OPEN[key].seek(offset, whence)
+
+
+# Made now: what makes them may need memory that can be run, and there is none later.
+_READ, _SKIP, _SEEK = _Read(_on_read), _Skip(_on_skip), _Seek(_on_seek)
+
+
+class _Archive:
+    """One archive that is being read."""
+
+    _keys = iter(range(1, 2**62))
+
+    def __init__(
+        self,
+        data: Data | Stream,
+        *,
+        formats: tuple[str, ...],
+        filters: tuple[str, ...],
+        seeks: bool,
+        passwords: tuple[bytes, ...],
+    ) -> None:
+        if _LIBRARY is None:
+            raise NotReadError(Why.MISSING, MISSING)
+        self._library = _LIBRARY
+        self._input = _Input(data, seeks=seeks)
+        self._key = next(self._keys)
+        self._archive = self._library.archive_read_new()
+        if not self._archive:
+            raise MemoryError
+        _OPEN[self._key] = self._input
+        library, archive = self._library, self._archive
+        try:
+            for kind, names in (("format", formats), ("filter", filters)):
+                for name in names:
+                    function = getattr(library, f"archive_read_support_{kind}_{name}", None)
+                    if function is None:
+                        raise NotReadError(Why.MISSING, f"this libarchive does not read {name}")
+                    function.argtypes = (c_void_p,)
+                    # It warns where only a program could read it, which nobody here may start.
+                    if function(archive) != _OK:
+                        raise NotReadError(Why.MISSING, f"this libarchive does not read {name}")
+            for password in passwords:
+                library.archive_read_add_passphrase(archive, password)
+            library.archive_read_set_callback_data(archive, self._key)
+            library.archive_read_set_read_callback(archive, _READ)
+            if seeks:
+                library.archive_read_set_skip_callback(archive, _SKIP)
+                library.archive_read_set_seek_callback(archive, _SEEK)
+            self._check(library.archive_read_open1(archive))
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self._library.archive_read_free(self._archive)
+        _OPEN.pop(self._key, None)
+
+    def next(self) -> tuple[int, int | None] | None:
+        """Return the next entry and why it cannot be relied on, as a status; None at the end."""
+        entry, status = c_void_p(), _RETRY
+        for _ in range(100):
+            status = self._library.archive_read_next_header(self._archive, byref(entry))
+            if status != _RETRY:
+                break
+        if status == _EOF:
+            if self._input.error is not None:
+                raise self._input.error
+            return None
+        if status <= _FAILED and (status == _FATAL or not entry.value):
+            raise self.error()
+        return entry.value or 0, status
+
+    def chunks(self, size: int | None) -> Iterator[bytes]:
+        # Blocks come with their places, for files with holes. No format here has such, and that of
+        # xar counts on from one member to the next: what comes is what there is.
+        block, count, offset = c_void_p(), c_size_t(), c_int64()
+        length = 0
+        while True:
+            status = self._library.archive_read_data_block(
+                self._archive, byref(block), byref(count), byref(offset)
+            )
+            if status == _RETRY:
+                continue
+            if status == _EOF:
+                break
+            if status != _OK:
+                # A warning, too: of a checksum that is wrong, say.
+                raise self.error()
+            if count.value:
+                length += count.value
+                yield ctypes.string_at(block, count.value)
+        if self._input.error is not None:
+            raise self._input.error
+        if size is not None and length < size:
+            raise NotReadError(Why.DAMAGED, f"ends after {length:,} of {size:,} bytes")
+
+    def _check(self, status: int) -> None:
+        if status != _OK:
+            raise self.error()
+
+    def error(self) -> NotReadError | MemoryError:
+        """Return what is wrong, in words of ours with those of the library."""
+        if self._input.error is not None:
+            return self._input.error
+        raw = self._library.archive_error_string(self._archive) or b"it cannot be read"
+        text = raw.decode("utf-8", "replace").lower().strip().rstrip(".")
+        if self._library.archive_read_has_encrypted_entries(self._archive) > 0 or re.search(
+            "crypt|passphrase|password", text
+        ):
+            return NotReadError(Why.ENCRYPTED, text)
+        if re.search("memory|allocat", text):
+            return MemoryError()
+        if re.search("unsupported|not supported|unknown|not implemented", text):
+            return NotReadError(Why.UNSUPPORTED, text)
+        return NotReadError(Why.DAMAGED, text)
+
+
+class Libarchive:
+    """One format of libarchive."""
+
+    def __init__(
+        self,
+        name: str,
+        mark: bytes,
+        *,
+        formats: tuple[str, ...] = (),
+        filters: tuple[str, ...] = (),
+        at: int = 0,
+        seeks: bool = False,
+        is_exact: bool = False,
+        passwords: tuple[bytes, ...] = (),
+    ) -> None:
+        """`mark` is a regular expression that matches such bytes at the offset `at`."""
+        self.name = name
+        self.seeks = seeks
+        self._mark = re.compile(mark, re.DOTALL)
+        self._at = at
+        self._formats = formats or (name,)
+        self._filters = filters
+        self._is_exact = is_exact
+        self._passwords = passwords
+
+    def sniff(self, head: bytes, tail: bytes) -> bool:
+        """See `Expander`."""
+        return self._mark.match(head, self._at) is not None
+
+    def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
+        """See `Expander`."""
+        yield from self._members(data, only_encrypted=False)
+
+    def encrypted(self, data: Data) -> Iterator[list[Member] | Unlisted]:
+        """Yield those members alone that are encrypted; the passwords are tried on each."""
+        yield from self._members(data, only_encrypted=True)
+
+    def _members(
+        self, data: Data | Stream, *, only_encrypted: bool
+    ) -> Iterator[list[Member] | Unlisted]:
+        archive = _Archive(
+            data,
+            formats=self._formats,
+            filters=self._filters,
+            seeks=self.seeks,
+            passwords=self._passwords,
+        )
+        library = _LIBRARY
+        assert library is not None
+        try:
+            while (found := archive.next()) is not None:
+                entry, status = found
+                raw = library.archive_entry_pathname(entry)
+                name = (library.archive_entry_pathname_utf8(entry) or b"") if raw is None else raw
+                if status == _FAILED:
+                    error = archive.error()
+                    if isinstance(error, MemoryError):
+                        raise error
+                    yield Unlisted(name, error.why, error.detail)
+                    continue
+                kind = library.archive_entry_filetype(entry)
+                size = None
+                if library.archive_entry_size_is_set(entry):
+                    size = library.archive_entry_size(entry)
+                if kind != _REGULAR and not (kind == 0 and size != 0):
+                    continue
+                is_encrypted = library.archive_entry_is_encrypted(entry) > 0
+                if only_encrypted and not is_encrypted:
+                    continue
+                if is_encrypted and not self._passwords:
+                    yield Unlisted(name, Why.ENCRYPTED, "encrypted")
+                    continue
+                yield [
+                    Member(
+                        name,
+                        size,
+                        self._is_exact,
+                        _reading(archive, size),
+                    )
+                ]
+        finally:
+            archive.close()
+
+
+def _reading(archive: _Archive, size: int | None) -> Callable[[], Iterator[bytes]]:
+    return lambda: archive.chunks(size)
+
+
+class Filtered:
+    """One file that is compressed in a way that libarchive reads."""
+
+    seeks = False
+
+    def __init__(self, name: str, mark: bytes) -> None:
+        """`mark` is a regular expression that matches the beginning of such bytes."""
+        self.name = name
+        self._mark = re.compile(mark, re.DOTALL)
+
+    def sniff(self, head: bytes, tail: bytes) -> bool:
+        """See `Expander`."""
+        return self._mark.match(head) is not None
+
+    def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
+        """See `Expander`."""
+        archive = _Archive(
+            data, formats=("raw", "empty"), filters=(self.name,), seeks=False, passwords=()
+        )
+        try:
+            if archive.next() is not None:
+                yield [Member(b"", None, False, _reading(archive, None))]  # noqa: FBT003 - a field
+        finally:
+            archive.close()
+
+
+def expanders(passwords: tuple[bytes, ...]) -> list[Libarchive | Filtered]:
+    """Return all that libarchive reads here; without it they only say that it is missing."""
+    inside = ("gzip", "bzip2", "xz", "lzma", "zstd")
+    return [
+        Libarchive("7zip", rb"7z\xbc\xaf\x27\x1c", seeks=True, passwords=passwords),
+        Libarchive("rar5", rb"Rar!\x1a\x07\x01\x00", seeks=True, passwords=passwords),
+        Libarchive("rar", rb"Rar!\x1a\x07\x00", seeks=True, passwords=passwords),
+        Libarchive("cab", rb"MSCF\x00\x00\x00\x00"),
+        Libarchive(
+            "rpm", rb"\xed\xab\xee\xdb", formats=("cpio",), filters=("rpm", *inside), is_exact=True
+        ),
+        Libarchive("cpio", rb"07070[127]", is_exact=True),
+        Libarchive("ar", rb"!<arch>\n", is_exact=True),
+        Libarchive("xar", rb"xar!\x00", seeks=True),
+        Libarchive("lha", rb"-(?:lh[0-7dx]|lz[4s5]|pm[02])-", at=2),
+        Libarchive("warc", rb"WARC/[01]\.[0-9]+\r\n", is_exact=True),
+        Libarchive(DISK_IMAGE, rb"CD001", at=32_769, seeks=True, is_exact=True),
+        Filtered("zstd", rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18"),
+        Filtered("lz4", rb"\x04\x22\x4d\x18|\x02\x21\x4c\x18"),
+        Filtered("lzip", rb"LZIP[\x00\x01]"),
+    ]

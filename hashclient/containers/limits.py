@@ -1,0 +1,90 @@
+"""How far containers are opened: bounds that no honest archive meets, and a count of what is used.
+
+What goes beyond a bound is unread, with the bound in its reason; nothing is passed over.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from hashclient.containers.interface import NotReadError, Why
+
+#: Bytes that may come out before the ratio is looked at: a small archive of zeros is no bomb.
+RATIO_FREE_BYTES = 1 << 30
+MIB = 1 << 20
+
+
+class Limits(msgspec.Struct, frozen=True, array_like=True):
+    """Bounds for one file and all that is in it.
+
+    `depth` counts containers in one another, `members` members at all depths, `bytes_out` the bytes
+    that come out of all of them, `ratio` these against the bytes of the file, `time_s` seconds, and
+    `memory_mib` what one process that opens containers may use.
+    """
+
+    depth: int = 32
+    members: int = 2_000_000
+    bytes_out: int = 1 << 42
+    ratio: int = 2_000
+    time_s: int = 3_600
+    memory_mib: int = 256
+
+    @property
+    def spool_bytes(self) -> int:
+        """How much of a container in a container is held in memory, where it has to be."""
+        return self.memory_mib * MIB // 2
+
+
+class LimitError(NotReadError):
+    """A bound for the whole file is met: nothing more of it is read."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(Why.LIMIT, detail)
+
+
+class Budget:
+    """What one file may still use."""
+
+    def __init__(self, limits: Limits, file_bytes: int) -> None:
+        """Begin with nothing used, for a file of `file_bytes` bytes."""
+        self._limits = limits
+        self._most_bytes = min(limits.bytes_out, max(RATIO_FREE_BYTES, limits.ratio * file_bytes))
+        self._is_ratio = self._most_bytes < limits.bytes_out
+        self._bytes = 0
+        self._members = 0
+
+    @property
+    def bytes_out(self) -> int:
+        """The bytes that came out so far."""
+        return self._bytes
+
+    def enter(self, depth: int) -> None:
+        """Refuse containers that lie too deep in one another.
+
+        Raises:
+            NotReadError: they do; what is beside is read all the same.
+        """
+        if depth > self._limits.depth:
+            raise NotReadError(Why.LIMIT, f"more than {self._limits.depth} containers deep")
+
+    def member(self) -> None:
+        """Count a member.
+
+        Raises:
+            LimitError: there are too many.
+        """
+        self._members += 1
+        if self._members > self._limits.members:
+            raise LimitError(f"more than {self._limits.members:,} members")
+
+    def take(self, count: int) -> None:
+        """Count bytes that came out.
+
+        Raises:
+            LimitError: there are too many.
+        """
+        self._bytes += count
+        if self._bytes > self._most_bytes:
+            if self._is_ratio:
+                raise LimitError(f"more than {self._limits.ratio:,} times its own size comes out")
+            raise LimitError(f"more than {self._limits.bytes_out:,} bytes come out")

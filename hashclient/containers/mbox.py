@@ -1,0 +1,144 @@
+"""A mailbox in one file: messages one behind the other, each behind a line with `From `.
+
+Where such a line stands in a text, programs disagree. Here it begins a message if a header field
+follows, and either an empty line stands before it or it holds a time, as those do that programs
+write. What some programs put before such a line in a text, a `>`, is left where it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from hashclient.containers.forward import Forward
+from hashclient.containers.interface import Data, Member, Stream, Unlisted
+from hashclient.containers.mail import MESSAGE
+from hashclient.containers.mimeheaders import FIELD, Collector
+
+_BLOCK_BYTES = 64 << 10
+_LINES_BYTES = 4 << 10
+#: Of the line that begins a message, where its time stands.
+_TIME_BYTES = 256
+_MARK = b"From "
+_NEXT = b"\nFrom "
+_WITH_TIME = re.compile(rb"From [^\r\n]*\b\d{1,2}:\d\d(?::\d\d)?\b[^\r\n]*\b\d{4}\b")
+
+
+def begins(text: bytes, *, is_after_blank: bool) -> bool:
+    """Tell whether `text`, which begins with `From `, begins a message."""
+    line, _, rest = text.partition(b"\n")
+    if FIELD.match(rest) is None and not rest.startswith(b">From "):
+        return False
+    return is_after_blank or _WITH_TIME.match(line[:_TIME_BYTES]) is not None
+
+
+class Mbox:
+    """mbox, in all its dialects."""
+
+    name = "mbox"
+    seeks = False
+
+    def sniff(self, head: bytes, tail: bytes) -> bool:
+        """Tell by the line that begins a message: with a time, or with fields of mail behind it."""
+        text = head.lstrip(b"\r\n")
+        if not text.startswith(_MARK):
+            return False
+        if begins(text, is_after_blank=False):
+            return True
+        collector = Collector()
+        for line in text.split(b"\n")[1:]:
+            if not collector.add(line):
+                break  # the header ends, or there is none
+        return collector.is_mail
+
+    def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
+        """Yield the messages one by one, each to be read before the next is asked for."""
+        box = _Box(Forward(data))
+        number = 0
+        box.skip_blank()
+        while box.first_line():
+            number += 1
+            message = box.message()
+            name = b"message-%d" % number
+            yield [
+                Member(
+                    name,
+                    None,
+                    is_exact=False,
+                    chunks=lambda message=message: message,  # type: ignore[misc]
+                    offset=box.position,
+                    kind=MESSAGE,
+                )
+            ]
+            for _ in message:  # what was not asked for
+                pass
+
+
+class _Box:
+    """A position in a mailbox, at the beginning of a message while none is being read."""
+
+    def __init__(self, source: Forward) -> None:
+        self._source = source
+        self._buffer = b""
+        self._at = 0
+
+    @property
+    def position(self) -> int:
+        """How many bytes lie behind."""
+        return self._source.position - len(self._buffer) + self._at
+
+    def _more(self) -> bool:
+        block = self._source.some(_BLOCK_BYTES)
+        self._buffer = self._buffer[self._at :] + block
+        self._at = 0
+        return bool(block)
+
+    def _fill(self, count: int) -> None:
+        while len(self._buffer) - self._at < count and self._more():
+            pass
+
+    def skip_blank(self) -> None:
+        """Pass over empty lines at the beginning."""
+        self._fill(_LINES_BYTES)
+        rest = self._buffer[self._at :]
+        self._at += len(rest) - len(rest.lstrip(b"\r\n"))
+
+    def first_line(self) -> bool:
+        """Pass over the line that begins a message; return False at the end."""
+        self._fill(_LINES_BYTES)
+        if self._at == len(self._buffer):
+            return False
+        if self._buffer.startswith(_MARK, self._at):
+            end = self._buffer.find(b"\n", self._at)
+            self._at = len(self._buffer) if end < 0 else end + 1
+        return True
+
+    def message(self) -> Iterator[bytes]:
+        """Yield the bytes up to the next line that begins a message."""
+        while True:
+            found = self._buffer.find(_NEXT, self._at)
+            if found >= 0:
+                before = self._buffer[max(found - 2, 0) : found]
+                self._fill(found - self._at + 1 + _LINES_BYTES)
+                # The buffer may have moved.
+                found = self._buffer.find(_NEXT, self._at)
+                text = self._buffer[found + 1 : found + 1 + _LINES_BYTES]
+                is_begin = begins(text, is_after_blank=before[-1:] == b"\n" or before == b"\n\r")
+                piece = self._buffer[self._at : found + 1]
+                self._at = found + 1
+                if piece:
+                    yield piece
+                if is_begin:
+                    return
+                continue
+            end = max(len(self._buffer) - len(_NEXT) - 2, self._at)
+            if end > self._at:
+                piece = self._buffer[self._at : end]
+                self._at = end
+                yield piece
+            if not self._more():
+                if self._at < len(self._buffer):
+                    piece = self._buffer[self._at :]
+                    self._at = len(self._buffer)
+                    yield piece
+                return

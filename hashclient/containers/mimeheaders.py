@@ -1,0 +1,207 @@
+"""Header fields of a mail, or of a part of one: read as the most generous client reads them.
+
+Where clients disagree (two boundaries, two encodings) all that any of them may take is returned,
+and whoever asks says so.
+"""
+
+from __future__ import annotations
+
+import re
+from email.errors import HeaderParseError
+from email.header import decode_header
+from urllib.parse import unquote_to_bytes
+
+import msgspec
+
+#: Of a field more is not kept; none that says where bytes are is so long.
+MAX_FIELD_BYTES = 64 << 10
+MAX_BOUNDARIES = 16
+MAX_REPEATED = 16
+_MAX_NAME_BYTES = 1024
+
+FIELD = re.compile(rb"([!-9;-~]+)[ \t]*:")
+_KEPT = frozenset((b"content-type", b"content-transfer-encoding", b"content-disposition"))
+
+#: Fields of mail alone: one of them is enough. Of the others, two.
+_STRONG = frozenset(
+    b"received return-path delivered-to envelope-to x-original-to x-received x-mozilla-status"
+    b" x-mozilla-status2 x-account-key x-uidl x-gm-thrid x-gmail-labels x-apparently-to arc-seal"
+    b" arc-message-signature arc-authentication-results dkim-signature authentication-results"
+    b" received-spf message-id mime-version content-transfer-encoding x-mailer x-sender x-receiver"
+    b" newsgroups snapshot-content-location".split()
+)
+_WEAK = frozenset(
+    b"from to cc bcc subject date sender reply-to in-reply-to references content-type"
+    b" content-disposition thread-topic thread-index importance user-agent list-id status"
+    b" x-status path lines organization".split()
+)
+
+#: The value of a parameter, behind its name: its number and mark of encoding, quoted or bare.
+_VALUE = rb"""(?:\*([0-9]{1,3}))?(\*)?\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;"]+))"""
+_BOUNDARY = re.compile(rb"boundary" + _VALUE, re.IGNORECASE | re.DOTALL)
+_NAME = re.compile(rb"\b(?:file)?name" + _VALUE, re.IGNORECASE | re.DOTALL)
+_TYPE = re.compile(rb"""\s*"?([!#-.0-9:<-~]+)\s*/\s*([!#-.0-9:<-~]+)""")
+_SMIME_TYPE = re.compile(rb"""smime-type\s*=\s*"?([a-z-]+)""", re.IGNORECASE)
+_WORD = re.compile(rb"[a-z0-9][a-z0-9-]*")
+_COMMENT = re.compile(rb"\([^()]*\)")
+_ESCAPED = re.compile(rb"\\(.)", re.DOTALL)
+
+
+class Fields(msgspec.Struct, frozen=True):
+    """What a header says of the body behind it.
+
+    `kind` is the media type, in lower case, empty where none is given; `encodings` are all that are
+    named; `is_disputed` says that fields contradict each other.
+    """
+
+    kind: bytes
+    boundaries: frozenset[bytes]
+    encodings: tuple[bytes, ...]
+    name: bytes
+    smime: bytes
+    is_disputed: bool
+
+    @property
+    def is_multipart(self) -> bool:
+        """Whether a client may look for parts: also where no type can be told, but a boundary."""
+        return self.kind.startswith(b"multipart/") or (not self.kind and bool(self.boundaries))
+
+
+class Collector:
+    """Takes the lines of one header; keeps what matters, and counts what tells that it is mail."""
+
+    def __init__(self) -> None:
+        """No line was seen."""
+        self._fields: dict[bytes, list[bytearray]] = {name: [] for name in _KEPT}
+        self._current: bytearray | None = None
+        self._seen: set[bytes] = set()
+        #: Whether it holds lines of which clients do not agree whether they end it.
+        self.is_broken = False
+
+    @property
+    def is_mail(self) -> bool:
+        """Whether the fields are those of mail, and not of any text with colons."""
+        return bool(self._seen & _STRONG) or len(self._seen & _WEAK) > 1
+
+    def add(self, line: bytes) -> bool:
+        """Take a line; return False where it is neither a field nor goes on with one."""
+        if line[:1] in (b" ", b"\t"):
+            if self._current is not None and len(self._current) < MAX_FIELD_BYTES:
+                self._current += b" " + line.strip()
+            return True
+        found = FIELD.match(line)
+        if found is None:
+            self._current = None
+            return False
+        name = found[1].lower()
+        self._current = None
+        if name in _STRONG or name in _WEAK:
+            self._seen.add(name)
+        if name in _KEPT:
+            self._current = bytearray(line[found.end() :].strip()[:MAX_FIELD_BYTES])
+            kept = self._fields[name]
+            # Some clients take the first, some the last.
+            del kept[MAX_REPEATED:]
+            kept.append(self._current)
+        return True
+
+    def boundaries(self) -> frozenset[bytes]:
+        """Return those named so far: they end a header whose last line is missing."""
+        return _boundaries(self._values(b"content-type"))
+
+    def _values(self, name: bytes) -> list[bytes]:
+        return [bytes(value) for value in self._fields[name]]
+
+    def fields(self) -> Fields:
+        """Return what they say."""
+        types = self._values(b"content-type")
+        kinds = [_kind(value) for value in types]
+        encodings = tuple(dict.fromkeys(map(_encoding, self._values(b"content-transfer-encoding"))))
+        # Whoever takes the first of two takes other parts than whoever takes the last.
+        kind = next((kind for kind in kinds if kind.startswith(b"multipart/")), b"")
+        smime = next((m[1].lower() for value in types if (m := _SMIME_TYPE.search(value))), b"")
+        return Fields(
+            kind=kind or (kinds[0] if kinds else b""),
+            boundaries=_boundaries(types),
+            encodings=encodings,
+            name=_name([*self._values(b"content-disposition"), *types]),
+            smime=smime,
+            is_disputed=self.is_broken
+            or len(set(kinds)) > 1
+            or len(encodings) > 1
+            or len(types) > MAX_REPEATED,
+        )
+
+
+def is_kept(line: bytes) -> bool:
+    """Tell whether a line is a field that says what the body is."""
+    found = FIELD.match(line)
+    return found is not None and found[1].lower() in _KEPT
+
+
+def _kind(value: bytes) -> bytes:
+    found = _TYPE.match(_COMMENT.sub(b"", value))
+    return b"" if found is None else found[1].lower() + b"/" + found[2].lower()
+
+
+def _encoding(value: bytes) -> bytes:
+    found = _WORD.search(_COMMENT.sub(b"", value).lower())
+    return b"" if found is None else found[0]
+
+
+def _parameters(pattern: re.Pattern[bytes], value: bytes) -> tuple[list[bytes], bytes]:
+    """Return all values of a parameter, and what its numbered pieces make together."""
+    whole: list[bytes] = []
+    pieces: dict[int, bytes] = {}
+    for found in pattern.finditer(value):
+        number, is_encoded, quoted, bare = found.groups()
+        text = bare if quoted is None else _ESCAPED.sub(rb"\1", quoted)
+        if is_encoded:
+            if not number or number == b"0":
+                text = text.split(b"'", 2)[-1]
+            text = unquote_to_bytes(text)
+        if number:
+            pieces.setdefault(int(number), text)
+        else:
+            whole.append(text)
+            if quoted is not None and quoted != text:
+                whole.append(quoted)  # some take backslashes as they stand
+    return whole, b"".join(pieces[number] for number in sorted(pieces))
+
+
+def _boundaries(types: list[bytes]) -> frozenset[bytes]:
+    found: dict[bytes, None] = {}
+    for value in types:
+        for text in dict.fromkeys((value, _COMMENT.sub(b"", value))):
+            whole, pieces = _parameters(_BOUNDARY, text)
+            for boundary in (*whole, pieces):
+                found[boundary.rstrip()] = None
+    found.pop(b"", None)
+    return frozenset(list(found)[:MAX_BOUNDARIES])
+
+
+def _name(values: list[bytes]) -> bytes:
+    for value in values:
+        whole, pieces = _parameters(_NAME, value)
+        name = pieces or (whole[0] if whole else b"")
+        if name:
+            return _decoded(name[:_MAX_NAME_BYTES])
+    return b""
+
+
+def _decoded(name: bytes) -> bytes:
+    """Return a name without the encoding of words, which many programs use in parameters, too."""
+    if b"=?" not in name:
+        return name
+    try:
+        parts = decode_header(name.decode("latin-1"))
+        text = b""
+        for part, charset in parts:
+            if isinstance(part, str):
+                part = part.encode("latin-1", "replace")
+            elif charset is not None:
+                part = part.decode(charset, "replace").encode()
+            text += part
+    except (HeaderParseError, LookupError, ValueError):
+        return name
+    return text

@@ -1,0 +1,56 @@
+"""zip archives in which something is encrypted, where the administrator knows passwords.
+
+`zip` lists the archive and reads what is not encrypted; what is, libarchive decrypts. Other kinds
+of archives that can be encrypted are not decrypted by libarchive either, and stay unread.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import cast
+
+from hashclient.containers import libarchive
+from hashclient.containers.interface import Data, Member, Stream, Unlisted, Why
+from hashclient.containers.zip import Zip
+
+
+class ZipWithPasswords:
+    """zip archives, with passwords to try."""
+
+    name = Zip.name
+    seeks = Zip.seeks
+
+    def __init__(self, passwords: tuple[bytes, ...]) -> None:
+        """Try `passwords` on what is encrypted."""
+        self._zip = Zip()
+        self._reader = libarchive.Libarchive(
+            "zip", b"", formats=("zip_seekable",), seeks=True, passwords=passwords
+        )
+
+    def sniff(self, head: bytes, tail: bytes) -> bool:
+        """See `Expander`."""
+        return self._zip.sniff(head, tail)
+
+    def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
+        """Yield what is not encrypted, then what is."""
+        closed: list[Unlisted] = []
+        for found in self._zip.members(data):
+            if isinstance(found, Unlisted) and found.why is Why.ENCRYPTED:
+                closed.append(found)
+            else:
+                yield found
+        if not closed or not libarchive.is_here():
+            yield from closed
+            return
+        left = Counter(one.name for one in closed)
+        for found in self._reader.encrypted(cast(Data, data)):
+            name = found.name if isinstance(found, Unlisted) else found[0].name
+            if left[name] > 0:
+                left[name] -= 1
+                yield found
+        # What libarchive does not list is not forgotten for that.
+        for one in closed:
+            if left[one.name] > 0:
+                left[one.name] -= 1
+                yield one

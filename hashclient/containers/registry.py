@@ -1,0 +1,68 @@
+"""Which expander reads what: each kind of container that there is, in the order they are asked.
+
+To add one: a module here with a class, and a row below. `sniffing` has to know its mark as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hashclient.containers import libarchive
+from hashclient.containers.compressed import Bzip2, Gzip, Lzma, Xz, Zstd
+from hashclient.containers.interface import HEAD_BYTES, Expander
+from hashclient.containers.libarchive import DISK_IMAGE
+from hashclient.containers.mail import Eml, Message
+from hashclient.containers.mbox import Mbox
+from hashclient.containers.passwords import ZipWithPasswords
+from hashclient.containers.sniffing import has_end_of_zip, has_mark
+from hashclient.containers.tar import Tar
+from hashclient.containers.tnef import Tnef
+from hashclient.containers.zip import Zip
+
+
+class Registry:
+    """All expanders, with what the administrator has given them."""
+
+    def __init__(self, passwords: tuple[bytes, ...] = ()) -> None:
+        """`passwords` are tried where something is encrypted."""
+        zstd: list[Expander] = [] if libarchive.is_here() else [Zstd()]
+        self._expanders: Sequence[Expander] = [
+            ZipWithPasswords(passwords) if passwords else Zip(),
+            Tar(),
+            Gzip(),
+            Bzip2(),
+            Xz(),
+            Tnef(),
+            Mbox(),
+            Eml(),
+            Message(),
+            *zstd,
+            *libarchive.expanders(passwords),
+            Lzma(),  # it has no mark, and is found out by decoding
+        ]
+
+    def named(self, kind: str) -> list[Expander]:
+        """Return the expander of a kind, or none."""
+        return [expander for expander in self._expanders if expander.name == kind]
+
+    def pick(self, head: bytes, tail: bytes) -> list[Expander]:
+        """Return the expanders of bytes that begin and end like this.
+
+        There are several where a beginning fits several kinds: each is opened. The end counts where
+        the beginning says nothing: an archive whose last member is a zip ends as a zip does, too.
+        """
+        if has_mark(head):
+            # Only the mark of an image of a disk lies further behind.
+            begin = head[:HEAD_BYTES]
+            found = [
+                expander
+                for expander in self._expanders
+                if expander.sniff(head if expander.name == DISK_IMAGE else begin, b"")
+            ]
+            if len(found) > 1 and found[-1].name == "lzma":
+                found.pop()  # a guess, where something has a mark
+            if found:
+                return found
+        if has_end_of_zip(tail):
+            return [expander for expander in self._expanders if expander.sniff(b"", tail)]
+        return []

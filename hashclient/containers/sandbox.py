@@ -1,0 +1,266 @@
+"""Locking a process up: no file can be opened, no network, no program, no other process reached.
+
+Code that parses hostile bytes runs behind this. The kernel is asked for what it has: Landlock takes
+the file system and the network away, seccomp leaves the few system calls that computing needs, and
+limits bound memory, processor time and open files. What is open already stays open. There is no way
+back, for this process or what it might start.
+
+Limits: Landlock needs Linux 5.13; the numbers of system calls are those of x86-64 and aarch64.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import platform
+import resource
+import struct
+from collections.abc import Mapping
+
+import msgspec
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
+_PR_GET_SECCOMP = 21
+_PR_SET_SECCOMP = 22
+_PR_SET_NO_NEW_PRIVS = 38
+_PR_CAP_AMBIENT = 47
+_PR_CAP_AMBIENT_CLEAR_ALL = 4
+_SECCOMP_MODE_FILTER = 2
+_CAPABILITY_VERSION_3 = 0x20080522
+
+#: These three have one number on every architecture (Linux, include/uapi/asm-generic/unistd.h).
+_LANDLOCK_CREATE_RULESET = 444
+_LANDLOCK_RESTRICT_SELF = 446
+_LANDLOCK_VERSION = 1  # a flag: return the version of the interface
+
+#: Rights on files by the version that brought them (Linux, include/uapi/linux/landlock.h).
+_FS_RIGHTS = ((5, (1 << 16) - 1), (3, (1 << 15) - 1), (2, (1 << 14) - 1), (1, (1 << 13) - 1))
+_NET_RIGHTS = 0b11  # bind and connect, TCP; since version 4
+_SCOPES = 0b11  # abstract sockets and signals of others; since version 6
+
+#: What computing needs, by number: of memory, of descriptors that are open, of time and randomness.
+#: A file that was handed over is open for reading only; nothing here changes its mode or owner.
+_X86_64: Mapping[str, int] = {
+    "read": 0,
+    "write": 1,
+    "close": 3,
+    "fstat": 5,
+    "poll": 7,
+    "lseek": 8,
+    "munmap": 11,
+    "brk": 12,
+    "rt_sigaction": 13,
+    "rt_sigprocmask": 14,
+    "rt_sigreturn": 15,
+    "pread64": 17,
+    "readv": 19,
+    "sched_yield": 24,
+    "mremap": 25,
+    "madvise": 28,
+    "getpid": 39,
+    "sendto": 44,
+    "recvfrom": 45,
+    "sendmsg": 46,
+    "recvmsg": 47,
+    "exit": 60,
+    "gettimeofday": 96,
+    "getrusage": 98,
+    "sigaltstack": 131,
+    "gettid": 186,
+    "time": 201,
+    "futex": 202,
+    "restart_syscall": 219,
+    "clock_gettime": 228,
+    "clock_nanosleep": 230,
+    "exit_group": 231,
+    "preadv": 295,
+    "getrandom": 318,
+}
+_AARCH64: Mapping[str, int] = {
+    "close": 57,
+    "lseek": 62,
+    "read": 63,
+    "write": 64,
+    "readv": 65,
+    "pread64": 67,
+    "preadv": 69,
+    "ppoll": 73,
+    "fstat": 80,
+    "exit": 93,
+    "exit_group": 94,
+    "futex": 98,
+    "clock_gettime": 113,
+    "clock_nanosleep": 115,
+    "sched_yield": 124,
+    "restart_syscall": 128,
+    "sigaltstack": 132,
+    "rt_sigaction": 134,
+    "rt_sigprocmask": 135,
+    "rt_sigreturn": 139,
+    "getrusage": 165,
+    "gettimeofday": 169,
+    "getpid": 172,
+    "gettid": 178,
+    "sendto": 206,
+    "recvfrom": 207,
+    "sendmsg": 211,
+    "recvmsg": 212,
+    "brk": 214,
+    "munmap": 215,
+    "mremap": 216,
+    "madvise": 233,
+    "getrandom": 278,
+}
+#: Of these two the protection is looked at: nothing new becomes a program.
+_MAPPING = {"x86_64": (9, 10), "aarch64": (222, 226)}
+_CALLS = {"x86_64": _X86_64, "aarch64": _AARCH64}
+_AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+_X32_BIT = 0x40000000
+_PROT_EXEC = 4
+
+_LD_WORD, _JUMP_EQUAL, _JUMP_ABOVE, _JUMP_SET, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+_ALLOW, _KILL = 0x7FFF0000, 0x80000000
+_REFUSE = 0x00050000 | errno.EPERM
+_NUMBER_AT, _ARCH_AT, _THIRD_ARGUMENT_AT = 0, 4, 32
+
+
+class Locks(msgspec.Struct, frozen=True, array_like=True):
+    """What of the sandbox is in force; `landlock` is the version of its interface, 0 without."""
+
+    landlock: int
+    seccomp: bool
+
+    @property
+    def are_whole(self) -> bool:
+        """Whether nothing is missing that the rest would have to make up for."""
+        return self.landlock > 0 and self.seccomp
+
+    @property
+    def missing(self) -> str:
+        """What the kernel does not have, in words; empty where nothing is missing."""
+        parts = [] if self.landlock else ["Landlock"]
+        parts += [] if self.seccomp else ["seccomp"]
+        return " and ".join(parts)
+
+
+def kernel_locks() -> Locks:
+    """Return what of the sandbox this kernel has, as far as that can be told without using it."""
+    libc = _libc()
+    version = int(libc.syscall(_LANDLOCK_CREATE_RULESET, None, 0, _LANDLOCK_VERSION))
+    seccomp = platform.machine() in _CALLS and libc.prctl(_PR_GET_SECCOMP, 0, 0, 0, 0) >= 0
+    return Locks(max(0, version), bool(seccomp))
+
+
+def die_with_parent(parent: int) -> None:
+    """End this process when the one that started it ends; at once, if that was before."""
+    _libc().prctl(_PR_SET_PDEATHSIG, 9, 0, 0, 0)
+    if os.getppid() != parent:
+        raise SystemExit(0)
+
+
+def lock(memory_bytes: int, cpu_s: int) -> Locks:
+    """Lock this process up, and return what of it the kernel has.
+
+    `memory_bytes` may be mapped from now on besides what is mapped already, and `cpu_s` seconds be
+    computed in all. All modules and libraries must be loaded by now.
+    """
+    libc = _libc()
+    _limit(memory_bytes, cpu_s)
+    libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+    has_privileges_left = libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0
+    landlock = 0 if has_privileges_left else _landlock(libc)
+    _drop_capabilities(libc)
+    seccomp = not has_privileges_left and _seccomp(libc)
+    return Locks(landlock, seccomp)
+
+
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _limit(memory_bytes: int, cpu_s: int) -> None:
+    # The first number of statm is the size of the address space in pages.
+    with open("/proc/self/statm", "rb") as statm:  # noqa: PTH123 - nothing else is loaded
+        mapped = int(statm.read().split()[0]) * resource.getpagesize()
+    for what, most in (
+        (resource.RLIMIT_AS, mapped + memory_bytes),
+        (resource.RLIMIT_CPU, cpu_s),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_NOFILE, 16),
+        (resource.RLIMIT_NPROC, 0),
+        (resource.RLIMIT_FSIZE, 0),
+    ):
+        _, hard = resource.getrlimit(what)
+        bound = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        try:
+            resource.setrlimit(what, (bound, bound))
+        except (OSError, ValueError):
+            # A service manager may forbid it; it has limits of its own then.
+            continue
+
+
+def _landlock(libc: ctypes.CDLL) -> int:
+    """Take the file system and the network away; return the version, 0 where there is none."""
+    version = int(libc.syscall(_LANDLOCK_CREATE_RULESET, None, 0, _LANDLOCK_VERSION))
+    if version < 1:
+        return 0
+    fs = next(rights for since, rights in _FS_RIGHTS if version >= since)
+    attribute = struct.pack(
+        "=QQQ", fs, _NET_RIGHTS if version >= 4 else 0, _SCOPES if version >= 6 else 0
+    )
+    size = 24 if version >= 6 else 16 if version >= 4 else 8
+    ruleset = int(libc.syscall(_LANDLOCK_CREATE_RULESET, attribute, size, 0))
+    if ruleset < 0:
+        return 0
+    try:
+        # Without a single rule, nothing that is handled is allowed.
+        return version if libc.syscall(_LANDLOCK_RESTRICT_SELF, ruleset, 0) == 0 else 0
+    finally:
+        os.close(ruleset)
+
+
+def _drop_capabilities(libc: ctypes.CDLL) -> None:
+    """Give up what root, or a service with capabilities, may do besides others."""
+    header = ctypes.create_string_buffer(struct.pack("=II", _CAPABILITY_VERSION_3, 0), 8)
+    libc.capset(header, ctypes.create_string_buffer(24))
+
+
+def _seccomp(libc: ctypes.CDLL) -> bool:
+    """Leave only the system calls that computing needs; all others fail with EPERM."""
+    program = _filter(platform.machine())
+    if program is None:
+        return False
+    instructions = ctypes.create_string_buffer(program, len(program))
+    pointer = ctypes.addressof(instructions)
+    # struct sock_fprog: a length, padding, a pointer.
+    description = ctypes.create_string_buffer(struct.pack("@HP", len(program) // 8, pointer))
+    return bool(libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, description, 0, 0) == 0)
+
+
+def _filter(machine: str) -> bytes | None:
+    """Return the filter as instructions of classic BPF; None for a machine that is not known."""
+    if machine not in _CALLS:
+        return None
+    code: list[tuple[int, int, int, int]] = [
+        (_LD_WORD, 0, 0, _ARCH_AT),
+        (_JUMP_EQUAL, 1, 0, _AUDIT_ARCH[machine]),
+        (_RETURN, 0, 0, _KILL),
+        (_LD_WORD, 0, 0, _NUMBER_AT),
+        (_JUMP_ABOVE, 0, 1, _X32_BIT),
+        (_RETURN, 0, 0, _KILL),
+    ]
+    for number in _CALLS[machine].values():
+        code += [(_JUMP_EQUAL, 0, 1, number), (_RETURN, 0, 0, _ALLOW)]
+    for number in _MAPPING[machine]:
+        code += [
+            (_JUMP_EQUAL, 0, 4, number),
+            (_LD_WORD, 0, 0, _THIRD_ARGUMENT_AT),
+            (_JUMP_SET, 0, 1, _PROT_EXEC),
+            (_RETURN, 0, 0, _REFUSE),
+            (_RETURN, 0, 0, _ALLOW),
+        ]
+    code.append((_RETURN, 0, 0, _REFUSE))
+    return b"".join(struct.pack("=HBBI", *instruction) for instruction in code)

@@ -1,0 +1,128 @@
+"""Telling by its first bytes whether a file may be a container: for every file, so it is cheap.
+
+Whoever holds lists and keys looks at marks only, here, and at the first lines of what may be a
+mail; what these promise is for the registry to find out, in the process that opens containers. A
+mark may promise too much, never too little. The inventory remembers what has none: where a kind is
+added here, files that had no mark before must be looked at again.
+"""
+
+from __future__ import annotations
+
+import re
+
+from hashclient.containers.interface import HEAD_BYTES, ISO_HEAD_BYTES, TAIL_BYTES
+from hashclient.containers.mail import Eml
+
+#: Bytes of the end of a zip archive that has no comment behind it.
+END_BYTES = 22
+_END_OF_ZIP = b"PK\x05\x06"
+_ISO_MARK_AT = 32_769
+_ISO_MARK_END = 32_774
+_LZMA_BYTES = 18
+
+#: Marks of containers at the very beginning; of mailboxes it is a line.
+_MARKS = re.compile(
+    rb"PK\x03\x04|PK\x05\x06|PK\x07\x08|PK00PK|\x1f[\x8b\x9d]|BZh|\xfd7zXZ\x00|\x28\xb5\x2f\xfd"
+    rb"|[\x50-\x5f]\x2a\x4d\x18|\x04\x22\x4d\x18|\x02\x21\x4c\x18|LZIP|7z\xbc\xaf\x27\x1c"
+    rb"|Rar!\x1a\x07|RE~\^|MSCF|0707|!<arch>\n|\xed\xab\xee\xdb|xar!|WARC/|Cr24|x\x9f\x3e\x22"
+    rb"|[\r\n]*From ",
+)
+#: How a mail may begin, perhaps behind a byte order mark: a field of a header.
+_FIELD = re.compile(rb"(?:\xef\xbb\xbf)?[\r\n]*[!-9;-~]+[ \t]*:")
+_is_mail = Eml().sniff
+#: The same of lha, behind two bytes of anything.
+_LHA = frozenset({b"-lh", b"-lz", b"-pm"})
+#: What may stand in front of a zip archive: programs, scripts, pictures, sound, films, documents.
+_FRONTS = re.compile(
+    rb"MZ|\x7fELF|#!|\xca\xfe\xba\xbe|[\xce\xcf]\xfa\xed\xfe|\xfe\xed\xfa[\xce\xcf]|\xff\xd8\xff"
+    rb"|\x89PNG|GIF8|BM|II\*\x00|MM\x00\*|RIFF|OggS|ID3|\xff[\xf2-\xfb]|fLaC|%PDF|\x1a\x45\xdf\xa3"
+    rb"|\x00\x00\x01[\xba\xb3]|FLV|FWS|CWS|\x30\x26\xb2\x75|8BPS|\xff\x0a"
+    rb"|<(?:!DOC|html|svg|\?xml)",
+    re.DOTALL,
+)
+_MARK, _FRONT, _TEXT = 1, 2, 4
+
+
+def _begins_of() -> bytes:
+    """Return what a file may be by its first byte alone, which tells most files apart."""
+    begins = bytearray(256)
+    for first in b"P\x1fB\xfd\x28\x04\x02L7RM0!\xedxWCF\r\n" + bytes(range(0x50, 0x60)):
+        begins[first] |= _MARK
+    for first in b"M\x7f#\xca\xce\xcf\xfe\xff\x89GBIROf%\x1aFC\x30\x38<\x00":
+        begins[first] |= _FRONT
+    for first in (*range(0x21, 0x7F), *b"\r\n\xef"):
+        begins[first] |= _TEXT
+    return bytes(begins)
+
+
+_BEGINS = _begins_of()
+#: The first digit of the sum in a header of tar, and what ends it.
+_TAR_BEGINS = frozenset(b" 01234567\x00\x80")
+_TAR_ENDS = frozenset(b" \x00")
+_DASH, _LETTER_C, _LETTER_U, _LETTER_P = b"-CuP"
+
+
+def has_mark(head: bytes | memoryview) -> bool:
+    """Tell whether a file that begins like this may be a container, as far as its head tells.
+
+    Single bytes are looked at first: nothing is copied of most files.
+    """
+    length = len(head)
+    if length < 3:
+        return False
+    kinds = _BEGINS[head[0]]
+    if kinds & _MARK and _MARKS.match(head):
+        return True
+    if kinds & _TEXT and _FIELD.match(head) and _is_mail(bytes(head[:HEAD_BYTES]), b""):
+        return True
+    if head[2] == _DASH and length > 5 and bytes(head[2:5]) in _LHA:
+        return True
+    if length < _LZMA_BYTES:
+        return False
+    if not head[13] and _may_be_lzma(bytes(head[:_LZMA_BYTES])):
+        return True
+    if length < HEAD_BYTES:
+        return False
+    if head[148] in _TAR_BEGINS and (head[155] in _TAR_ENDS or head[154] in _TAR_ENDS):
+        return True
+    if head[257] == _LETTER_U and head[257:262] == b"ustar":
+        return True
+    return (
+        length >= _ISO_MARK_END
+        and head[_ISO_MARK_AT] == _LETTER_C
+        and head[_ISO_MARK_AT:_ISO_MARK_END] == b"CD001"
+    )
+
+
+def _may_be_lzma(begin: bytes) -> bool:
+    """Tell by its fields; the legacy .lzma has no mark, and a window as every program writes it."""
+    window = int.from_bytes(begin[1:5], "little")
+    lowest = window & -window
+    return begin[0] < 225 and window >= 4096 and window in (lowest, 3 * lowest, 0xFFFFFFFF)
+
+
+def may_front(head: bytes | memoryview) -> bool:
+    """Tell whether a file that begins like this may have a zip archive behind it."""
+    if len(head) < 2:
+        return False
+    if _BEGINS[head[0]] & _FRONT and _FRONTS.match(head):
+        return True
+    # A film has its mark behind four bytes of anything.
+    return len(head) > 8 and head[4] == 0x66 and head[4:8] == b"ftyp"
+
+
+def ends_as_zip(end: bytes | memoryview) -> bool:
+    """Tell whether the last bytes are the end of a zip archive that has no comment behind it."""
+    if len(end) < END_BYTES or end[-END_BYTES] != _LETTER_P:
+        return False
+    return end[-END_BYTES : 4 - END_BYTES] == _END_OF_ZIP
+
+
+def has_end_of_zip(tail: bytes | memoryview) -> bool:
+    """Tell whether a file that ends like this may be a zip archive, whatever it begins with."""
+    return ends_as_zip(tail) or bytes(tail[-TAIL_BYTES:]).find(_END_OF_ZIP) >= 0
+
+
+def wants_more_head(size: int) -> bool:
+    """Tell whether the mark of an image of a disk may lie beyond the first bytes."""
+    return size >= ISO_HEAD_BYTES

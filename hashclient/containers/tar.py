@@ -1,0 +1,204 @@
+"""tar in every dialect: v7, ustar, GNU, pax, star; sparse files; archives one behind the other.
+
+Read once, forwards, by the headers alone. Two programs that disagree see each their members where
+both can be told: bytes behind the end of the archive are searched for headers, as `tar -i` does,
+and so are those behind a header that is damaged. `tarheader` parses; this module follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+from hashclient.containers import tarsparse
+from hashclient.containers.forward import PIECE_BYTES, Forward
+from hashclient.containers.interface import Data, Member, NotReadError, Stream, Unlisted, Why
+from hashclient.containers.tarheader import (
+    BLOCK_BYTES,
+    MAGIC,
+    Header,
+    Pax,
+    is_header,
+    parse_header,
+    parse_pax,
+)
+
+#: More than any program writes into one.
+MAX_EXTENDED_BYTES = 8 << 20
+MAX_NAME_BYTES = 64 << 10
+
+_LONG_NAME, _LONG_LINK = b"L", b"K"
+_PAX, _PAX_SOLARIS, _PAX_GLOBAL = b"x", b"X", b"g"
+_CONTINUED, _LABEL, _SPARSE = b"M", b"V", b"S"
+#: Links, devices, directories and pipes. A size may stand there without bytes behind it.
+_WITHOUT_BYTES = frozenset(b"1 2 3 4 5 6".split())
+
+_ZERO_BLOCK = bytes(BLOCK_BYTES)
+
+
+class Area:
+    """The bytes of one member, given once; what is left of them is passed over."""
+
+    def __init__(self, source: Forward, size: int) -> None:
+        """They lie ahead."""
+        self._source = source
+        self.size = size
+        self.left = size
+
+    def take(self, count: int) -> bytes:
+        """Return exactly so many bytes, of few.
+
+        Raises:
+            NotReadError: there are not so many.
+        """
+        taken = self._source.take(min(count, self.left))
+        self.left -= len(taken)
+        if len(taken) < count:
+            raise NotReadError(Why.DAMAGED, "tar: ends within a member")
+        return taken
+
+    def some(self, most: int) -> bytes:
+        """Return between one and `most` bytes; none where all were given.
+
+        Raises:
+            NotReadError: the archive ends before.
+        """
+        piece = self._source.some(min(most, self.left))
+        self.left -= len(piece)
+        if not piece and self.left:
+            raise NotReadError(Why.DAMAGED, "tar: ends within a member")
+        return piece
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield all."""
+        while self.left:
+            yield self.some(PIECE_BYTES)
+
+    def finish(self) -> None:
+        """Pass over what is left, and over the padding.
+
+        Raises:
+            NotReadError: the archive ends before.
+        """
+        left, self.left = self.left, 0
+        if self._source.skip(left) < left:
+            raise NotReadError(Why.DAMAGED, "tar: ends within a member")
+        self._source.skip(-self.size % BLOCK_BYTES)
+
+
+class Tar:
+    """tar archives."""
+
+    name = "tar"
+    seeks = False
+
+    def sniff(self, head: bytes, tail: bytes) -> bool:
+        """Tell by the sum in the first header, or by its mark where the sum is damaged."""
+        if len(head) < BLOCK_BYTES:
+            return False
+        return is_header(head[:BLOCK_BYTES]) or head[257:262] == MAGIC
+
+    def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
+        """Yield the members one by one, each to be read before the next is asked for."""
+        source = Forward(data)
+        everywhere: Pax = {}
+        follows = _Follows({})
+        is_searching = False
+        while block := source.take(BLOCK_BYTES):
+            if block == _ZERO_BLOCK:
+                source.skip_zeros(BLOCK_BYTES)
+                is_searching = True
+                continue
+            header = parse_header(block)
+            if header is None:
+                if not is_searching:
+                    yield Unlisted(b"", Why.DAMAGED, f"tar: no header at {source.position}")
+                is_searching = True
+                continue
+            is_searching = False
+            if header.kind in (_LONG_NAME, _LONG_LINK):
+                area = Area(source, header.size)
+                text = area.take(min(area.size, MAX_NAME_BYTES)).split(b"\0", 1)[0]
+                if header.kind == _LONG_NAME:
+                    follows.name = text
+                area.finish()
+            elif header.kind in (_PAX, _PAX_SOLARIS, _PAX_GLOBAL):
+                try:
+                    fields = _read_pax(source, header)
+                except NotReadError as error:
+                    yield Unlisted(header.name, error.why, error.detail)
+                    continue
+                if header.kind == _PAX_GLOBAL:
+                    everywhere.update(fields)
+                else:
+                    follows.fields.update(fields)
+            else:
+                follows.fields = {**everywhere, **follows.fields}
+                yield from _member(source, header, follows, block)
+                follows = _Follows({})
+
+
+class _Follows:
+    """What was said of the member whose header follows."""
+
+    def __init__(self, fields: Pax) -> None:
+        self.fields = fields
+        self.name: bytes | None = None
+
+
+def _read_pax(source: Forward, header: Header) -> Pax:
+    area = Area(source, header.size)
+    is_too_long = header.size > MAX_EXTENDED_BYTES
+    text = b"" if is_too_long else area.take(header.size)
+    area.finish()
+    if is_too_long:
+        raise NotReadError(Why.LIMIT, f"tar: a pax header of {header.size} bytes")
+    fields = parse_pax(text)
+    if fields is None:
+        raise NotReadError(Why.DAMAGED, "tar: a pax header")
+    return fields
+
+
+def _member(
+    source: Forward, header: Header, follows: _Follows, block: bytes
+) -> Iterator[list[Member] | Unlisted]:
+    """Yield what one header says is there, and pass over it."""
+    offset = source.position - BLOCK_BYTES
+    fields = follows.fields
+    name = follows.name or header.name
+    name = fields.get(b"GNU.sparse.name") or fields.get(b"path") or name
+    size = header.size
+    if b"size" in fields:
+        if fields[b"size"].isdigit() and len(fields[b"size"]) <= 18:
+            size = int(fields[b"size"])
+        else:
+            yield Unlisted(name, Why.DAMAGED, "tar: a size that is none")
+    kind = header.kind
+    if kind == _LABEL:
+        Area(source, size).finish()
+        return
+    is_directory = kind in (b"\0", b"0") and name.endswith(b"/")
+    if (kind in _WITHOUT_BYTES or is_directory) and (not size or not _bytes_follow(source)):
+        return
+    # Old GNU sparse: further blocks of the map come before the bytes.
+    try:
+        sparse = tarsparse.find(source, kind == _SPARSE, block, fields)
+    except NotReadError as error:
+        yield Unlisted(name, error.why, error.detail)
+        Area(source, size).finish()
+        return
+    area = Area(source, size)
+    if kind == _CONTINUED:
+        yield Unlisted(name, Why.UNSUPPORTED, "tar: begins on another volume")
+    elif sparse is None:
+        yield [Member(name, size, is_exact=True, chunks=area.chunks, offset=offset)]
+    else:
+        chunks = partial(sparse.chunks, area)
+        yield [Member(name, sparse.size, is_exact=True, chunks=chunks, offset=offset)]
+    area.finish()
+
+
+def _bytes_follow(source: Forward) -> bool:
+    """Tell whether what comes next is no header: some write the bytes of a linked file again."""
+    block = source.peek(BLOCK_BYTES)
+    return bool(block) and block != _ZERO_BLOCK and not is_header(block)

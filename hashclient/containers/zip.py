@@ -1,0 +1,267 @@
+"""zip, and all that is zip inside: office documents, jar, apk, epub, browser extensions, programs.
+
+Listed is what any usual program would extract: what the directories name, every one that a program
+may use, and what stands in bytes that belong to no member and no directory. Members whose headers
+do not agree, or that overlap, are not read: each program would take something else. The compressed
+size rules; a claimed size of what is compressed rules nothing out for certain.
+"""
+
+from __future__ import annotations
+
+import heapq
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Generator, Iterator
+from functools import partial
+from typing import cast
+
+from hashclient.containers.interface import Data, Member, NotReadError, Stream, Unlisted, Why
+from hashclient.containers.zipdirectory import (
+    END_MARK,
+    LOCAL_MARK,
+    MAX32,
+    MAX_DIRECTORIES,
+    Directory,
+    Entries,
+    Entry,
+    damaged,
+    ends,
+    may_end,
+)
+from hashclient.containers.ziphidden import Search
+from hashclient.containers.zipmember import (
+    IS_ENCRYPTED,
+    IS_PATCH,
+    LOCAL,
+    LOCAL_BYTES,
+    METHODS,
+    STORED,
+    UNUSUAL,
+    agree,
+    encrypted,
+    stored,
+    unpacked,
+    unsupported,
+)
+
+_BEGINS = (LOCAL_MARK, END_MARK, b"PK00" + LOCAL_MARK, b"PK\7\x08" + LOCAL_MARK)
+#: 16 bytes each.
+MAX_MEMBERS = 4 << 20
+#: What may be moved to put ranges into order that come in another: some seconds' worth.
+_MAX_MOVED = 1 << 31
+#: Headers nearer than this are read together.
+_NEAR_BYTES = 4 << 10
+_TOGETHER_BYTES = 64 << 10
+
+
+class Ranges:
+    """Where the members lie, sorted, each apart from the others."""
+
+    def __init__(self) -> None:
+        """There are none yet."""
+        self._starts = array("Q")
+        self._ends = array("Q")
+        self.top = 0
+        self._moved = 0
+
+    def add(self, start: int, end: int) -> bool:
+        """Add a range; return False if it overlaps another, and leave it away.
+
+        Raises:
+            NotReadError: there are too many.
+        """
+        if len(self._starts) >= MAX_MEMBERS or self._moved > _MAX_MOVED:
+            raise NotReadError(Why.LIMIT, "zip: too many members")
+        if start >= self.top:
+            self._starts.append(start)
+            self._ends.append(end)
+            self.top = end
+            return True
+        at = bisect_right(self._ends, start)
+        if at < len(self._starts) and self._starts[at] < end:
+            return False
+        self._moved += len(self._starts) - at
+        self._starts.insert(at, start)
+        self._ends.insert(at, end)
+        return True
+
+    def has(self, start: int, end: int) -> bool:
+        """Tell whether exactly this range is here."""
+        at = bisect_left(self._starts, start)
+        return at < len(self._starts) and (self._starts[at], self._ends[at]) == (start, end)
+
+    def covers(self, position: int) -> bool:
+        """Tell whether a byte belongs to one."""
+        at = bisect_right(self._ends, position)
+        return at < len(self._starts) and self._starts[at] <= position
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        """Yield the ranges, in order."""
+        return zip(self._starts, self._ends, strict=True)
+
+
+class Zip:
+    """zip archives."""
+
+    name = "zip"
+    seeks = True
+
+    def sniff(self, head: bytes, tail: bytes) -> bool:
+        """Tell by a local header at the beginning, or a directory at the end."""
+        return head.startswith(_BEGINS) or may_end(tail)
+
+    def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
+        """Yield the members of all directories in batches, then those that no directory names."""
+        return _Archive(cast(Data, data)).members()
+
+
+class _Archive:
+    """One archive that is being listed."""
+
+    def __init__(self, data: Data) -> None:
+        self._data = data
+        self._ranges = Ranges()
+        self._structure: list[tuple[int, int]] = []
+        self._lowest = data.size  # where the structure begins
+        self._seen: set[int] = set()
+
+    def members(self) -> Iterator[list[Member] | Unlisted]:
+        """Yield all there is."""
+        is_found = False
+        for end in ends(self._data):
+            if self._ranges.covers(end.start):
+                continue  # of an archive that is a member
+            is_found = True
+            self._reserve(end.start, end.end)
+            if end.is_part:
+                yield Unlisted(b"", Why.UNSUPPORTED, "zip: one part of several")
+            is_complete = not end.directories
+            for directory in end.directories:
+                if directory.start in self._seen:
+                    is_complete = True
+                    continue
+                if len(self._seen) >= MAX_DIRECTORIES:
+                    yield Unlisted(b"", Why.LIMIT, "zip: too many directories")
+                    is_complete = True
+                    break
+                self._seen.add(directory.start)
+                is_complete |= yield from self._directory(directory)
+            if not is_complete:
+                yield Unlisted(b"", Why.DAMAGED, "zip: a directory with another number of entries")
+        if not is_found:
+            yield Unlisted(b"", Why.DAMAGED, "zip: no directory")
+        yield from Search(self._data).members(self._gaps())
+
+    def _reserve(self, start: int, end: int) -> None:
+        self._structure.append((start, end))
+        self._lowest = min(self._lowest, start)
+
+    def _gaps(self) -> Iterator[tuple[int, int]]:
+        """Yield what belongs to nothing."""
+        top = 0
+        for start, end in heapq.merge(self._ranges, sorted(self._structure)):
+            if start > top:
+                yield top, start
+            top = max(top, end)
+        if top < self._data.size:
+            yield top, self._data.size
+
+    def _directory(self, directory: Directory) -> Generator[list[Member] | Unlisted, None, bool]:
+        """Yield what one directory names; return whether it has the entries that it claims."""
+        entries = Entries(self._data, directory)
+        self._reserve(directory.start, directory.claimed_end)
+        mine = len(self._structure) - 1
+        is_first = len(self._seen) == 1
+        for window in entries.windows():
+            window.sort()
+            unlisted: list[Unlisted] = []
+            members = self._listed(window, unlisted, is_first=is_first)
+            if members:
+                yield members
+            yield from unlisted
+        self._structure[mine] = (directory.start, entries.end)
+        return entries.is_complete
+
+    def _listed(
+        self, entries: list[Entry], unlisted: list[Unlisted], *, is_first: bool
+    ) -> list[Member]:
+        """Return the members of entries; what cannot be read goes to `unlisted`.
+
+        The usual entry takes the short way: few microseconds, most of them for one read.
+        """
+        read_at = self._data.read_at
+        unpack = LOCAL.unpack_from
+        size_of_all = self._data.size
+        block, block_at, length, last = b"", 0, 0, 0
+        members: list[Member] = []
+        for entry in entries:
+            offset, packed, size, crc, flags, method, name = entry
+            at = offset - block_at
+            if at < 0 or at + LOCAL_BYTES > length:
+                is_near = offset - last <= _NEAR_BYTES
+                count = _TOGETHER_BYTES if is_near else LOCAL_BYTES
+                block = read_at(offset, count) if offset < size_of_all else b""
+                block_at, length, at = offset, len(block), 0
+            last = offset
+            if length - at >= LOCAL_BYTES:
+                mark, local_flags, local_method, local_crc, local_packed, local_size, n, m = unpack(
+                    block, at
+                )
+                start = offset + LOCAL_BYTES + n + m
+                end = start + packed
+                is_usual = (
+                    local_crc == crc
+                    and local_packed == packed
+                    and local_size == size
+                    and local_method == method
+                    and not (flags | local_flags) & UNUSUAL
+                    and mark == LOCAL_MARK
+                    and end <= size_of_all
+                    and packed != MAX32
+                )
+            else:
+                local_flags = start = end = 0
+                is_usual = False
+            try:
+                if not is_usual:
+                    start, end = agree(self._data, entry)
+                if not self._add(offset, end, is_first=is_first):
+                    continue
+                if (flags | local_flags) & (IS_ENCRYPTED | IS_PATCH):
+                    raise _unreadable(flags | local_flags)
+                if method == STORED and packed == size:
+                    if size or not name.endswith(b"/"):
+                        chunks = partial(stored, self._data, start, size, crc)
+                        members.append(Member(name, size, is_exact=True, chunks=chunks))
+                elif method == STORED or method not in METHODS:
+                    raise damaged("its sizes do not agree") if not method else unsupported(method)
+                else:
+                    chunks = partial(unpacked, self._data, start, entry)
+                    members.append(Member(name, size, is_exact=False, chunks=chunks))
+            except NotReadError as error:
+                if error.why is Why.LIMIT:
+                    raise
+                if flags & IS_ENCRYPTED:
+                    error = encrypted()
+                unlisted.append(Unlisted(name, error.why, error.detail))
+        return members
+
+    def _add(self, start: int, end: int, *, is_first: bool) -> bool:
+        """Keep the range of a member; return False where another directory named it before.
+
+        Raises:
+            NotReadError: it overlaps something, or there are too many.
+        """
+        if end > self._lowest and any(a < end and start < b for a, b in self._structure):
+            raise damaged("overlaps a directory")
+        if self._ranges.add(start, end):
+            return True
+        if not is_first and self._ranges.has(start, end):
+            return False
+        raise damaged("overlaps another member")
+
+
+def _unreadable(flags: int) -> NotReadError:
+    if flags & IS_ENCRYPTED:
+        return encrypted()
+    return NotReadError(Why.UNSUPPORTED, "zip: a patch")

@@ -1,0 +1,214 @@
+"""The directories of a zip: where they may begin, and what they say.
+
+Programs disagree where the directory is: some take the last end record, some the first whose
+comment fits, some believe its offset, some its size. So every directory that one of them may use is
+read, and what a second one says again is listed once. What no directory names, `ziphidden` finds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from struct import Struct
+
+import msgspec
+
+from hashclient.containers.interface import TAIL_BYTES, Data, NotReadError, Why
+
+END_MARK, ENTRY_MARK, LOCAL_MARK = b"PK\5\6", b"PK\1\2", b"PK\3\4"
+_END64_MARK, _LOCATOR_MARK = b"PK\6\6", b"PK\6\7"
+#: disk, disk of the directory, entries here, entries, size, offset, length of the comment
+_END = Struct("<4x4H2LH")
+_END64 = Struct("<4xQ2H2L4Q")
+_LOCATOR = Struct("<4xLQL")
+#: mark, flags, method, crc, compressed size, size, lengths of name, extra, comment, offset
+_ENTRY = Struct("<4s4x2H4x3L3H8xL")
+ENTRY_BYTES = _ENTRY.size
+
+MAX16, MAX32 = 0xFFFF, 0xFFFFFFFF
+#: No honest archive has more than two; each may name millions of members.
+MAX_DIRECTORIES = 16
+_MAX_PARTS = 10_000
+#: The longest entry has 196,651 bytes.
+_WINDOW_BYTES = 256 << 10
+
+#: offset of the local header, compressed size, size, crc, flags, method, name
+Entry = tuple[int, int, int, int, int, int, bytes]
+
+
+class Directory(msgspec.Struct, frozen=True):
+    """A directory: from `start` to `claimed_end`, at most to `limit`, where its end record begins.
+
+    `base` is added to offsets: the length of what was put in front. `count` is how many entries the
+    end record claims, modulo `modulus`.
+    """
+
+    start: int
+    claimed_end: int
+    limit: int
+    base: int
+    count: int
+    modulus: int
+
+
+class End(msgspec.Struct, frozen=True):
+    """An end record: its place and length, that of zip64 included, and the directories it names."""
+
+    start: int
+    end: int
+    directories: list[Directory]
+    is_part: bool  # of an archive in several files
+
+
+def may_end(tail: bytes) -> bool:
+    """Tell whether a file whose last bytes these are ends as a zip does. Cheap, and strict."""
+    at = tail.rfind(END_MARK)
+    while at >= 0:
+        if at + _END.size <= len(tail):
+            disk, first_disk, here, count, size, _, _ = _END.unpack_from(tail, at)
+            is_whole = disk == first_disk == 0 < here == count
+            if size > at:  # it begins before the tail
+                is_one = is_whole and ENTRY_BYTES * count <= size
+            else:  # it ends here, or stands elsewhere
+                is_one = tail[at - size : at - size + 4] == ENTRY_MARK or (
+                    is_whole and ENTRY_MARK in tail[:at]
+                )
+            if is_one or tail[max(at - 20, 0) :].startswith(_LOCATOR_MARK):
+                return True
+        at = tail.rfind(END_MARK, 0, at)
+    return False
+
+
+def ends(data: Data) -> Iterator[End]:
+    """Yield the end records that a program may use, the last first."""
+    start = max(data.size - TAIL_BYTES, 0)
+    tail = data.read_at(start, TAIL_BYTES)
+    at = tail.rfind(END_MARK)
+    while at >= 0:
+        found = _end(data, start + at, tail[at : at + _END.size])
+        if found is not None:
+            yield found
+        at = tail.rfind(END_MARK, 0, at)
+
+
+def _end(data: Data, position: int, record: bytes) -> End | None:
+    if len(record) < _END.size:
+        return None
+    disk, first_disk, here, count, size, offset, comment = _END.unpack(record)
+    directories = _places(data, position, size, offset, count, MAX16 + 1)
+    start = position
+    # Four bytes can be the mark by chance: what says that it is a part has to make sense.
+    is_part = (
+        first_disk <= disk
+        and 0 < disk < _MAX_PARTS
+        and here <= count
+        and 0 < ENTRY_BYTES * count <= size
+        and position + _END.size + comment == data.size
+    )
+    locator = data.read_at(position - _LOCATOR.size, _LOCATOR.size) if position >= 20 else b""
+    if locator[:4] == _LOCATOR_MARK:
+        start = position - _LOCATOR.size
+        _, claimed, _ = _LOCATOR.unpack(locator)
+        # Where it says, or right before the locator if something was put in front.
+        for place in dict.fromkeys((start - _END64.size, claimed)):
+            if not 0 <= place <= start - _END64.size:
+                continue
+            long = data.read_at(place, _END64.size)
+            if long[:4] == _END64_MARK:
+                _, _, _, disk, first_disk, _, count, size, offset = _END64.unpack(long)
+                is_part |= 0 < disk < _MAX_PARTS
+                directories += _places(data, place, size, offset, count, 1 << 64)
+                start = min(start, place) if place >= position - 4096 else start
+    if not directories and not is_part:
+        # An empty archive has no directory; the mark alone, inside something else, is no record.
+        if count or size or disk or first_disk:
+            return None
+    return End(start, position + _END.size, directories, is_part)
+
+
+def _places(
+    data: Data, position: int, size: int, offset: int, count: int, modulus: int
+) -> list[Directory]:
+    """Return where the directory of an end record begins: by its size, and by its offset."""
+    found = []
+    before = position - size
+    for start, base in dict.fromkeys(((before, max(before - offset, 0)), (offset, 0))):
+        if 0 <= start < position and data.read_at(start, 4) == ENTRY_MARK:
+            claimed_end = min(start + size, position)
+            found.append(Directory(start, claimed_end, position, base, count, modulus))
+    return found
+
+
+class Entries:
+    """The entries of one directory, read in windows; `end` and `count` are known when all were."""
+
+    def __init__(self, data: Data, directory: Directory) -> None:
+        """Nothing is read yet."""
+        self._data = data
+        self._directory = directory
+        self.end = directory.start
+        self.count = 0
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether there are as many as the end record says."""
+        directory = self._directory
+        return self.count % directory.modulus == directory.count % directory.modulus
+
+    def windows(self) -> Iterator[list[Entry]]:
+        """Yield the entries of each window, in the order of the directory."""
+        base, limit = self._directory.base, self._directory.limit
+        unpack = _ENTRY.unpack_from
+        while self.end < limit:
+            window = self._data.read_at(self.end, min(_WINDOW_BYTES, limit - self.end))
+            last = len(window) - ENTRY_BYTES
+            at = 0
+            entries: list[Entry] = []
+            while at <= last:
+                fields = unpack(window, at)
+                mark, flags, method, crc, packed, size, n, extra_bytes, comment, offset = fields
+                name_end = at + ENTRY_BYTES + n
+                end = name_end + extra_bytes + comment
+                if mark != ENTRY_MARK or end > len(window):
+                    break
+                name = window[at + ENTRY_BYTES : name_end]
+                if packed == MAX32 or size == MAX32 or offset == MAX32:
+                    extra = window[name_end : name_end + extra_bytes]
+                    size, packed, offset = wide(extra, (size, packed, offset))
+                entries.append((offset + base, packed, size, crc, flags, method, name))
+                at = end
+            if not at:
+                return  # the directory ends here, or an entry is cut off
+            self.end += at
+            self.count += len(entries)
+            yield entries
+
+
+def wide(extra: bytes, values: tuple[int, ...]) -> tuple[int, ...]:
+    """Return `values`, with those that do not fit 32 bits taken from the extra field of zip64."""
+    found = extra_field(extra, 1)
+    if found is None:
+        return values
+    at = 0
+    result = []
+    for value in values:
+        if value == MAX32 and at + 8 <= len(found):
+            value = int.from_bytes(found[at : at + 8], "little")
+            at += 8
+        result.append(value)
+    return tuple(result)
+
+
+def extra_field(extra: bytes, kind: int) -> bytes | None:
+    """Return the extra field of a kind, the first one; None where there is none."""
+    at = 0
+    while at + 4 <= len(extra):
+        length = int.from_bytes(extra[at + 2 : at + 4], "little")
+        if int.from_bytes(extra[at : at + 2], "little") == kind:
+            return extra[at + 4 : at + 4 + length]
+        at += 4 + length
+    return None
+
+
+def damaged(detail: str) -> NotReadError:
+    """Return the error of a zip that does not agree with itself."""
+    return NotReadError(Why.DAMAGED, f"zip: {detail}")

@@ -1,0 +1,248 @@
+"""Members of a zip that no directory names: in front, between, behind, in what was cut off.
+
+A program that reads a zip as a stream takes any local header that it meets; so the bytes that
+belong to nothing are searched for them. Four bytes can be a mark by chance, in a program above all.
+What has all that a header has, or stands right behind a member, is one, and unread if it cannot be
+read. What has less, but decodes to what its checksum says, is one, too; the rest is chance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+
+import msgspec
+
+from hashclient.containers.interface import Data, Member, NotReadError, Unlisted, Why
+from hashclient.containers.zipdirectory import LOCAL_MARK, MAX32, damaged, wide
+from hashclient.containers.zipmember import (
+    DESCRIPTOR_MARK,
+    HAS_DESCRIPTOR,
+    HAS_END_MARK,
+    IS_ENCRYPTED,
+    LOCAL,
+    LOCAL_BYTES,
+    LZMA,
+    METHODS,
+    STORED,
+    Packed,
+    descriptor_bytes,
+    encrypted,
+    stored,
+    unsupported,
+)
+
+_WINDOW_BYTES = 1 << 20
+#: Every flag and method that any program writes; versions end at 6.3.
+_KNOWN_FLAGS = 0x287F
+_KNOWN_METHODS = frozenset((*range(11), 12, 14, 16, 18, 19, 20, *range(93, 100)))
+_MAX_VERSION = 63
+_MAX_NAME_BYTES = 4096
+#: What is tried of marks that may be chance; more of them is no chance.
+_MAX_TRIES = 1000
+_MAX_TRIED_BYTES = 64 << 20
+
+
+class _Found(msgspec.Struct, frozen=True):
+    """A local header, and where its bytes lie; `packed` is None where their length is not said."""
+
+    offset: int
+    name: bytes
+    method: int
+    flags: int
+    crc: int
+    packed: int | None
+    size: int
+    start: int
+    limit: int
+    is_certain: bool
+
+
+class Search:
+    """The search of one archive."""
+
+    def __init__(self, data: Data) -> None:
+        """Nothing is read yet."""
+        self._data = data
+        self._window = b""
+        self._window_at = 0
+        self._tries = _MAX_TRIES
+        self._bytes_to_try = _MAX_TRIED_BYTES
+        self._has_given_up = False
+
+    def members(self, gaps: Iterable[tuple[int, int]]) -> Iterator[list[Member] | Unlisted]:
+        """Yield what is found in `gaps`, which lie one behind the other."""
+        for start, end in gaps:
+            expected: int | None = start  # where a program that reads a stream looks next
+            at = self._find(LOCAL_MARK, start, end)
+            while at is not None:
+                found = self._header(at, end, is_expected=at == expected)
+                at += len(LOCAL_MARK)
+                if found is not None:
+                    yield from self._member(found)
+                    at, expected = found.start, None
+                    if found.is_certain and found.packed and at + found.packed <= end:
+                        at += found.packed
+                        expected = at + self._descriptor_bytes(found)
+                elif expected == at - len(LOCAL_MARK):
+                    yield Unlisted(b"", Why.DAMAGED, "zip: a header that is cut off")
+                at = self._find(LOCAL_MARK, at, end)
+
+    def _descriptor_bytes(self, found: _Found) -> int:
+        """Return the length of the descriptor behind a member whose length is known."""
+        assert found.packed is not None
+        if not found.flags & HAS_DESCRIPTOR:
+            return 0
+        end = found.start + found.packed
+        values = found.crc, found.packed, found.size
+        return descriptor_bytes(self._data, end, *values) or 0
+
+    def _find(self, mark: bytes, start: int, end: int) -> int | None:
+        """Return where `mark` lies first between two places; None where it does not."""
+        while start + len(mark) <= end:
+            at = start - self._window_at
+            if not 0 <= at <= len(self._window) - len(mark):
+                self._window = self._data.read_at(start, _WINDOW_BYTES)
+                self._window_at, at = start, 0
+            found = self._window.find(mark, at, end - self._window_at)
+            if found >= 0:
+                return self._window_at + found
+            if len(self._window) < len(mark):
+                return None
+            start = self._window_at + len(self._window) - len(mark) + 1
+        return None
+
+    def _header(self, offset: int, end: int, *, is_expected: bool) -> _Found | None:
+        """Return the local header at `offset`, in a gap that ends at `end`, if it is one.
+
+        Where one is expected, it is one whatever its fields are.
+        """
+        block = self._data.read_at(offset, LOCAL_BYTES)
+        if len(block) < LOCAL_BYTES:
+            return None
+        _, flags, method, crc, packed, size, name_bytes, extra_bytes = LOCAL.unpack(block)
+        start = offset + LOCAL_BYTES + name_bytes + extra_bytes
+        if start > end:
+            return None
+        name = self._data.read_at(offset + LOCAL_BYTES, name_bytes)
+        is_certain = is_expected or (
+            block[4] <= _MAX_VERSION
+            and not flags & ~_KNOWN_FLAGS
+            and method in _KNOWN_METHODS
+            and 0 < name_bytes <= _MAX_NAME_BYTES
+            and min(name, default=0) >= 0x20
+        )
+        if packed == MAX32 or size == MAX32:
+            extra = self._data.read_at(offset + LOCAL_BYTES + name_bytes, extra_bytes)
+            size, packed = wide(extra, (size, packed))
+        is_known = packed or not flags & HAS_DESCRIPTOR
+        return _Found(
+            offset=offset,
+            name=name,
+            method=method,
+            flags=flags,
+            crc=crc,
+            packed=packed if is_known else None,
+            size=size,
+            start=start,
+            limit=end,
+            is_certain=is_certain,
+        )
+
+    def _member(self, found: _Found) -> Iterator[list[Member] | Unlisted]:
+        if found.is_certain:
+            error: NotReadError | None = None
+            if found.flags & IS_ENCRYPTED:
+                error = encrypted()
+            elif found.method not in METHODS:
+                error = unsupported(found.method)
+            if error is not None:
+                yield Unlisted(found.name, error.why, error.detail)
+                return
+        elif found.method not in METHODS or self._has_given_up:
+            return
+        elif not self._tries or self._bytes_to_try <= 0:
+            self._has_given_up = True
+            yield Unlisted(b"", Why.LIMIT, "zip: too many marks of members in other bytes")
+            return
+        elif not self._is_sound(found):
+            return
+        if found.packed == 0 and found.name.endswith(b"/"):
+            return
+        chunks = partial(_chunks, self, found)
+        yield [Member(found.name, None, is_exact=False, chunks=chunks, offset=found.offset)]
+
+    def _is_sound(self, found: _Found) -> bool:
+        """Tell whether the bytes behind a header decode to what it says."""
+        if not found.packed and not found.flags & HAS_DESCRIPTOR:
+            return False  # nothing is there, and nothing tells
+        self._tries -= 1
+        try:
+            for piece in _chunks(self, found):
+                self._bytes_to_try -= len(piece)
+                if self._bytes_to_try <= 0:
+                    return False
+        except NotReadError:
+            return False
+        return True
+
+    def stored_bytes(self, found: _Found) -> tuple[int, int]:
+        """Return the length and the checksum of a stored member that only its descriptor tells.
+
+        Raises:
+            NotReadError: there is none that agrees.
+        """
+        at = self._find(DESCRIPTOR_MARK, found.start, found.limit)
+        while at is not None:
+            block = self._data.read_at(at, 24)
+            crc, length = block[4:8], at - found.start
+            if length.to_bytes(8, "little")[:4] == block[8:12]:
+                value = int.from_bytes(crc, "little")
+                if descriptor_bytes(self._data, at, value, length, length):
+                    return length, value
+            at = self._find(DESCRIPTOR_MARK, at + 1, found.limit)
+        raise damaged("a stored member without an end")
+
+    @property
+    def data(self) -> Data:
+        """The archive."""
+        return self._data
+
+
+def _chunks(search: Search, found: _Found) -> Iterator[bytes]:
+    """Yield the bytes of a member that was found.
+
+    Raises:
+        NotReadError: they are damaged, or do not end where the gap does.
+    """
+    data = search.data
+    end = found.limit if found.packed is None else found.start + found.packed
+    if end > found.limit:
+        raise damaged("a member that is cut off")
+    if found.method == STORED:
+        length, crc = found.packed, found.crc
+        if length is None:
+            length, crc = search.stored_bytes(found)
+        if length != found.size and (found.size or found.packed is not None):
+            raise damaged("its sizes do not agree")
+        yield from stored(data, found.start, length, crc)
+        return
+    packed = Packed(data, found.start, end, found.method)
+    has_mark = found.method != LZMA or found.flags & HAS_END_MARK
+    if not has_mark and found.packed is None:
+        raise damaged("lzma without an end")
+    yield from packed.chunks(None if has_mark else found.size)
+    is_said = found.size or not found.flags & HAS_DESCRIPTOR
+    if is_said and packed.count != found.size:
+        raise damaged("its sizes do not agree")  # some fill it up with zeros
+    if found.packed is None:
+        length = packed.position - found.start
+        if descriptor_bytes(data, packed.position, packed.found, length, packed.count) is None:
+            raise damaged("its descriptor does not agree")
+    elif packed.position != end:
+        raise damaged("bytes behind its compressed data")
+    elif packed.found != found.crc:
+        # Or the header leaves it to the descriptor.
+        length = found.packed
+        if descriptor_bytes(data, end, packed.found, length, packed.count) is None:
+            raise damaged("its checksum does not agree")

@@ -1,0 +1,226 @@
+"""One member of a zip: what its local header says, and its bytes.
+
+Local header, directory and descriptor must agree, or nobody knows which program takes what.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from struct import Struct
+
+from hashclient.containers import decoding
+from hashclient.containers.decoding import Decoder, crc32, decoded
+from hashclient.containers.forward import PIECE_BYTES
+from hashclient.containers.interface import Data, NotReadError, Why
+from hashclient.containers.zipdirectory import LOCAL_MARK, MAX32, Entry, damaged, wide
+
+#: mark, flags, method, crc, compressed size, size, lengths of name and extra
+LOCAL = Struct("<4s2x2H4x3L2H")
+LOCAL_BYTES = LOCAL.size
+DESCRIPTOR_MARK = b"PK\7\x08"
+_DESCRIPTOR_BYTES = 24
+_SHORT, _LONG = Struct("<3L"), Struct("<L2Q")
+
+IS_ENCRYPTED = 0x0001 | 0x0040 | 0x2000  # the old way, the strong way, with masked headers
+HAS_END_MARK = 0x0002  # of lzma
+HAS_DESCRIPTOR = 0x0008
+IS_PATCH = 0x0020
+#: What makes a member more than a header and its bytes.
+UNUSUAL = IS_ENCRYPTED | HAS_DESCRIPTOR | IS_PATCH
+
+STORED, DEFLATED, BZIP2, LZMA, ZSTD, XZ = 0, 8, 12, 14, 93, 95
+_DECODERS: dict[int, Callable[[], Decoder]] = {
+    DEFLATED: decoding.deflate,
+    BZIP2: decoding.bzip2,
+    XZ: decoding.xz,
+}
+if decoding.HAS_ZSTD:
+    _DECODERS[ZSTD] = decoding.zstd
+METHODS = frozenset((STORED, LZMA, *_DECODERS))
+
+#: Of a member that has no more than this, all is read at once.
+_SMALL_BYTES = 64 << 10
+_FIRST_BYTES = 4 << 10
+
+
+def agree(data: Data, entry: Entry) -> tuple[int, int]:
+    """Return where the bytes of a member begin, and where it ends, with its descriptor.
+
+    Raises:
+        NotReadError: its local header or its descriptor says something else than the directory.
+    """
+    offset, packed, size, crc, _, method, _ = entry
+    block = data.read_at(offset, LOCAL_BYTES) if offset < data.size else b""
+    if len(block) < LOCAL_BYTES or not block.startswith(LOCAL_MARK):
+        raise damaged("no local header where the directory says")
+    _, flags, local_method, local_crc, local_packed, local_size, name, extra = LOCAL.unpack(block)
+    start = offset + LOCAL_BYTES + name + extra
+    if local_packed == MAX32 or local_size == MAX32:
+        field = data.read_at(offset + LOCAL_BYTES + name, extra)
+        local_size, local_packed = wide(field, (local_size, local_packed))
+    end = start + packed
+    if local_method != method:
+        raise damaged("its methods do not agree")
+    if end > data.size:
+        raise damaged("ends beyond the end of the file")
+    claims = (local_crc, local_packed, local_size)
+    if flags & HAS_DESCRIPTOR:
+        for claim, value in zip(claims, (crc, packed, size), strict=True):
+            if claim not in (0, value):
+                raise damaged("its sizes do not agree")
+        length = descriptor_bytes(data, end, crc, packed, size)
+        if length is None:
+            raise damaged("its descriptor does not agree")
+        return start, end + length
+    if claims != (crc, packed, size):
+        raise damaged("its sizes do not agree")
+    return start, end
+
+
+def descriptor_bytes(data: Data, position: int, crc: int, packed: int, size: int) -> int | None:
+    """Return the length of the descriptor there; None where it says something else."""
+    block = data.read_at(position, _DESCRIPTOR_BYTES)
+    bodies = [_LONG.pack(crc, packed, size)]
+    if packed <= MAX32 and size <= MAX32:
+        bodies.append(_SHORT.pack(crc, packed, size))
+    for mark in (DESCRIPTOR_MARK, b""):
+        for body in bodies:
+            if block.startswith(mark + body):
+                return len(mark) + len(body)
+    return None
+
+
+def stored(data: Data, start: int, size: int, crc: int) -> Iterator[bytes]:
+    """Yield the bytes of a member that is not compressed.
+
+    Raises:
+        NotReadError: the file ends before, or their sum is another.
+    """
+    found = 0
+    position, end = start, start + size
+    step = size if size <= _SMALL_BYTES else _FIRST_BYTES
+    while position < end:
+        piece = data.read_at(position, min(step, end - position))
+        if not piece:
+            raise damaged("ends beyond the end of the file")
+        step = PIECE_BYTES
+        position += len(piece)
+        found = crc32(piece, found)
+        yield piece
+    if found != crc:
+        raise damaged("its checksum does not agree")
+
+
+class Packed:
+    """The bytes of a compressed member; `position` is how far it was read, `found` its checksum."""
+
+    def __init__(self, data: Data, start: int, end: int, method: int) -> None:
+        """They lie from `start` to `end`, or end before by themselves."""
+        self._data = data
+        self._method = method
+        self._end = end
+        self._step = end - start if end - start <= _SMALL_BYTES else _FIRST_BYTES
+        self.position = start
+        self.found = 0
+        self.count = 0
+
+    def _read(self) -> bytes:
+        piece = self._data.read_at(self.position, min(self._step, self._end - self.position))
+        self._step = PIECE_BYTES
+        self.position += len(piece)
+        return piece
+
+    def chunks(self, most: int | None) -> Iterator[bytes]:
+        """Yield what they decode to; `most` is where lzma without an end mark ends.
+
+        Raises:
+            NotReadError: they are damaged.
+        """
+        if self._method == LZMA:
+            head = self._data.read_at(self.position, min(9, self._end - self.position))
+            if len(head) < 9 or head[2:4] != b"\5\0":
+                raise damaged("its header of lzma")
+            self.position += 9
+            decoder = decoding.bare_lzma(head[4:])
+        else:
+            decoder = _DECODERS[self._method]()
+        for piece in decoded(decoder, self._read, needs_end=most is None):
+            if most is not None and self.count + len(piece) >= most:
+                # The last bytes of the coder decode to anything.
+                piece = piece[: most - self.count]
+                self.position = self._end
+            self.found = crc32(piece, self.found)
+            self.count += len(piece)
+            yield piece
+            if self.count == most:
+                return
+        if most is not None and self.count < most:
+            raise damaged("ends too early")
+        self.position -= len(decoder.unused_data)
+
+
+def unpacked(data: Data, start: int, entry: Entry) -> Iterator[bytes]:
+    """Return the bytes of a compressed member, all that there are, whatever size is claimed.
+
+    Raises:
+        NotReadError: they are damaged, or their sum is another.
+    """
+    if entry[5] == DEFLATED and entry[1] <= _SMALL_BYTES:
+        return _inflated_at_once(data, start, entry)
+    return _unpacked(data, start, entry)
+
+
+def _unpacked(data: Data, start: int, entry: Entry) -> Iterator[bytes]:
+    _, length, size, _, flags, method, _ = entry
+    packed = Packed(data, start, start + length, method)
+    yield from packed.chunks(size if method == LZMA and not flags & HAS_END_MARK else None)
+    if packed.position != start + length:
+        raise damaged("bytes behind its compressed data")
+    _check(entry, packed.count, packed.found)
+
+
+def _inflated_at_once(data: Data, start: int, entry: Entry) -> Iterator[bytes]:
+    """Yield what a small deflated member decodes to: most are such, so it is done in few steps."""
+    inflater = decoding.inflater(-15)
+    rest = data.read_at(start, entry[1])
+    most = decoding.FIRST_PIECE_BYTES
+    count = found = 0
+    while not inflater.eof:
+        try:
+            piece = inflater.decompress(rest, most)
+        except decoding.ERRORS as error:
+            raise decoding.not_read(error) from error
+        if piece:
+            count += len(piece)
+            found = crc32(piece, found)
+            yield piece
+        elif not inflater.eof and not inflater.unconsumed_tail:
+            raise damaged("compressed data ends too early")
+        most = PIECE_BYTES
+        rest = inflater.unconsumed_tail
+    if inflater.unused_data or len(rest):
+        raise damaged("bytes behind its compressed data")
+    _check(entry, count, found)
+
+
+def _check(entry: Entry, count: int, found: int) -> None:
+    """Compare the length and the checksum of what was read with what is said.
+
+    Raises:
+        NotReadError: they do not agree.
+    """
+    _, _, size, crc, _, _, _ = entry
+    if found != crc:
+        raise damaged("its checksum does not agree")
+    if count < size:
+        raise damaged("shorter than it says")  # some fill it up with zeros
+
+
+def unsupported(method: int) -> NotReadError:
+    """Return the error of a method that nobody here reads."""
+    return NotReadError(Why.UNSUPPORTED, f"zip: method {method}")
+
+
+def encrypted() -> NotReadError:
+    """Return the error of a member that has a password."""
+    return NotReadError(Why.ENCRYPTED, "zip: encrypted")

@@ -1,0 +1,37 @@
+"""What the administrator knows to be unreadable in containers, and accepts for a while.
+
+Pure: a rule names paths, one reason and a last day. It turns what was unread for that reason into
+an outcome of its own kind, which is counted and logged apart. It says nothing of what was read, so
+a match stays a match.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Callable, Sequence
+from datetime import date
+
+import msgspec
+
+from hashclient.config import AcceptRule
+from hashclient.core.kinds import Kind
+from hashclient.core.model import Outcome
+
+
+def accepting(rules: Sequence[AcceptRule], today: date) -> Callable[[Outcome], Outcome]:
+    """Return what applies those of `rules` that still count to an outcome."""
+    compiled = [
+        (re.compile(fnmatch.translate(rule.path)), rule) for rule in rules if today <= rule.until
+    ]
+
+    def apply(outcome: Outcome) -> Outcome:
+        if outcome.kind is not Kind.UNREAD or outcome.obstacle is None:
+            return outcome
+        for pattern, rule in compiled:
+            if rule.reason == outcome.obstacle and pattern.match(outcome.place):
+                reason = f"accepted until {rule.until.isoformat()}: {outcome.reason}"
+                return msgspec.structs.replace(outcome, kind=Kind.ACCEPTED, reason=reason)
+        return outcome
+
+    return apply

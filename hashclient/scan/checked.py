@@ -1,0 +1,150 @@
+"""Files that were checked: what was found of each, their tags, and what a cache learns of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+
+import msgspec
+import numpy as np
+
+from hashclient.core.algorithms import Algorithm, mask_of
+from hashclient.index.matcher import Judge, Plan
+from hashclient.scan.cache import are_settled, today
+from hashclient.scan.inside import Container
+from hashclient.scan.records import PLAIN, RECORD, Records, records_of
+from hashclient.scan.sources.files import join
+from hashclient.scan.sources.interface import Group
+from hashclient.system.identity import Identity
+
+#: The place of an algorithm's tag in a record of the cache.
+SLOT = {algorithm: number for number, algorithm in enumerate(Algorithm)}
+#: File systems by `st_dev`; None where nothing is remembered.
+FileSystems = Mapping[int, Identity | None]
+#: The number of a file system, and records as bytes.
+Learned = tuple[int, bytes]
+
+
+class File(msgspec.Struct, gc=False):
+    """A file to be judged: where, what it was, its length in bytes, and its digests so far.
+
+    `digests` are those of `plan` that were computed in this run: none, if it was not read. What the
+    cache knows of a file is in `record`. `reliable` says whether its size and times are, and
+    `unwritable` whether nobody could write to it when it was read, None if that is not known.
+    `is_plain` says that it was looked at and is no container.
+    """
+
+    group: Group
+    name: str
+    status: os.stat_result
+    length: int
+    plan: Plan
+    digests: list[bytes]
+    reliable: bool
+    unwritable: bool | None = None
+    record: np.void | None = None
+    is_plain: bool = False
+
+    @property
+    def path(self) -> str:
+        """Where it is."""
+        return join(self.group.directory, self.name)
+
+    def by_algorithm(self) -> dict[Algorithm, bytes]:
+        """Return the digests that were computed."""
+        return dict(zip(self.plan, self.digests, strict=True))
+
+
+def records_of_tags(judge: Judge, files: Sequence[File]) -> Records:
+    """Return records of the tags of files; where and what these were is left out."""
+    records = np.zeros(len(files), RECORD)
+    by_plan: dict[Plan, list[int]] = {}
+    for number, file in enumerate(files):
+        if file.record is None:
+            by_plan.setdefault(file.plan, []).append(number)
+        else:
+            records[number] = file.record
+    for plan, numbers in by_plan.items():
+        rows = np.array(numbers)
+        for place, algorithm in enumerate(plan):
+            digests = [files[n].digests[place] for n in numbers]
+            tags = judge.sealer.tags_of(algorithm, digests)
+            records["tags"][rows, SLOT[algorithm]] = tags
+        records["mask"][rows] = mask_of(plan)
+    return records
+
+
+def learned_of(
+    files: Sequence[File], tags: Records, identities: FileSystems, started_ns: int
+) -> Iterator[Learned]:
+    """Yield records of what was read since `started_ns`, for the cache.
+
+    What somebody had open for writing is none that a cache may know.
+    """
+    by_device: dict[int, list[int]] = {}
+    day = today()
+    for number, file in enumerate(files):
+        if file.digests and file.reliable:
+            by_device.setdefault(file.status.st_dev, []).append(number)
+    for device, numbers in by_device.items():
+        identity = identities.get(device)
+        if identity is None:
+            continue
+        if identity.is_local:
+            numbers = [n for n in numbers if files[n].unwritable is not False]
+        records = records_of([files[n].status for n in numbers])
+        rows = np.array(numbers, np.intp)
+        for column in ("tags", "mask"):
+            records[column] = tags[column].take(rows, axis=0)
+        plain = np.array([PLAIN if files[n].is_plain else 0 for n in numbers], np.uint8)
+        records["mask"] |= plain
+        # What the cache knew and was read again in part rests on what it rested on before.
+        proven = 0 if identity.proves else day
+        records["read_day"] = [
+            (proven if file.unwritable else day)
+            if (old := file.record) is None
+            else old["read_day"]
+            for file in map(files.__getitem__, numbers)
+        ]
+        yield from _settled(identity, records, started_ns)
+
+
+def learned_of_plain(
+    plain: Sequence[tuple[os.stat_result, bool | None]], identities: FileSystems, started_ns: int
+) -> Iterator[Learned]:
+    """Yield records of files that are no containers, of which nothing else is new.
+
+    With each status goes whether nobody could write to the file, None if that is not known.
+    """
+    by_device: dict[int, list[tuple[os.stat_result, bool | None]]] = {}
+    day = today()
+    for status, unwritable in plain:
+        by_device.setdefault(status.st_dev, []).append((status, unwritable))
+    for device, looked_at in by_device.items():
+        identity = identities.get(device)
+        if identity is None:
+            continue
+        if identity.is_local:
+            looked_at = [one for one in looked_at if one[1] is not False]
+        records = records_of([status for status, _ in looked_at])
+        records["mask"] = PLAIN
+        proven = 0 if identity.proves else day
+        records["read_day"] = [proven if unwritable else day for _, unwritable in looked_at]
+        yield from _settled(identity, records, started_ns)
+
+
+def learned_of_containers(
+    inside: Sequence[tuple[os.stat_result, bool | None, bytes]],
+    identities: FileSystems,
+    started_ns: int,
+) -> Iterator[Container]:
+    """Yield what was found inside of files, each with its record."""
+    for status, unwritable, members in inside:
+        for file_system, record in learned_of_plain([(status, unwritable)], identities, started_ns):
+            yield file_system, record, members
+
+
+def _settled(identity: Identity, records: Records, started_ns: int) -> Iterator[Learned]:
+    settled = records.take(np.flatnonzero(are_settled(records, started_ns)))
+    if len(settled):
+        yield identity.number, settled.tobytes()

@@ -1,0 +1,386 @@
+"""What is inside files that are checked: members of containers, judged as files are.
+
+`Members` is asked for each file that may be a container. A process of its own, which knows nothing
+else, opens it and digests what is in it (`containers.cage`); here the digests become tags, are
+looked up, and turn into outcomes. The container itself is checked as a file by whoever asks.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+
+import msgspec
+import numpy as np
+
+from hashclient.containers.cage import Cage, Chain, Found, Options
+from hashclient.containers.interface import ISO_HEAD_BYTES, NotReadError, Why
+from hashclient.containers.protocol import Job
+from hashclient.containers.sniffing import has_mark, may_front
+from hashclient.core.algorithms import Algorithm, mask_of
+from hashclient.core.digests import digest_fd
+from hashclient.core.kinds import Kind
+from hashclient.core.model import Outcome, Outer
+from hashclient.index.matcher import Judge, Place, verdict
+from hashclient.scan.checked import SLOT
+from hashclient.scan.executors.interface import Result
+from hashclient.scan.inside import MAX_KNOWN, MEMBER, Inside
+from hashclient.scan.reasons import CHANGED, reason_of
+from hashclient.system.text import MAX_EXCERPT_CHARS
+
+#: Members that are looked up together.
+ROWS_AT_ONCE = 4_096
+
+_ALL = mask_of(Algorithm)
+_DIGEST_AT = [
+    {
+        algorithm: sum(a.digest_bytes for a in Algorithm.in_mask(mask) if a < algorithm)
+        for algorithm in Algorithm.in_mask(mask)
+    }
+    for mask in range(8)
+]
+
+
+class Opened(msgspec.Struct):
+    """What was found in one file, before it is counted."""
+
+    clean: int = 0
+    read: int = 0
+    members: int = 0
+    by_size: int = 0
+    by_claim: int = 0
+    outcomes: list[Outcome] = msgspec.field(default_factory=list)
+    #: Whether a digest is missing that could tell more about a member.
+    lacks: bool = False
+    #: What a cache may know of it, in parts.
+    columns: list[Inside] = msgspec.field(default_factory=list)
+
+    @property
+    def is_container(self) -> bool:
+        """Whether there was anything in it."""
+        return self.members > 0
+
+    def known(self) -> bytes | None:
+        """Return what a cache may know of it; None where that would not be all, or too much."""
+        count = sum(map(len, self.columns))
+        if not 0 < count == self.members <= MAX_KNOWN:
+            return None
+        return b"".join(part.tobytes() for part in self.columns)
+
+    def add_to(self, result: Result) -> None:
+        """Count it in the result of a task."""
+        result.clean += self.clean
+        result.members += self.members
+        result.members_read += self.read
+        result.ruled_out_by_size += self.by_size
+        result.ruled_out_by_claim += self.by_claim
+        result.outcomes += self.outcomes
+
+
+class Kept:
+    """A stream that may be a container, kept in memory to be read again; others are let go."""
+
+    def __init__(self, most_bytes: int) -> None:
+        """Keep `most_bytes` at most."""
+        self._most_bytes = most_bytes
+        self._fd: int | None = None
+        self._head: bytearray | None = bytearray()
+        self.length = 0
+        #: Why it could not be kept, if so.
+        self.failure: str | None = None
+
+    def update(self, chunk: memoryview) -> None:
+        """Take the next bytes."""
+        self.length += len(chunk)
+        if self._head is not None:
+            self._head += chunk
+            if len(self._head) < ISO_HEAD_BYTES:
+                return
+            chunk = self._decide()
+        if self._fd is not None:
+            self._write(chunk)
+
+    def finish(self) -> int | None:
+        """Return a descriptor of all that has come; None if it is no container."""
+        if self._head is not None:
+            chunk = self._decide()
+            if self._fd is not None:
+                self._write(chunk)
+        return self._fd
+
+    def close(self) -> None:
+        """Let go of what was kept."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def _decide(self) -> memoryview:
+        """Look at the first bytes, and begin to keep what may be a container; return them."""
+        head = memoryview(bytes(self._head or b""))
+        self._head = None
+        if has_mark(head) or may_front(head):
+            try:
+                self._fd = os.memfd_create("hashclient")
+            except OSError as error:
+                self.failure = reason_of(error)
+        return head
+
+    def _write(self, chunk: memoryview) -> None:
+        if self.length > self._most_bytes:
+            self.failure = f"limit: more than {self._most_bytes >> 20} MiB of a stream"
+            self.close()
+            return
+        try:
+            while chunk and self._fd is not None:
+                chunk = chunk[os.write(self._fd, chunk) :]
+        except OSError as error:
+            self.failure = reason_of(error)
+            self.close()
+
+
+class Members:
+    """Opens containers, and judges what is in them."""
+
+    def __init__(self, judge: Judge, options: Options, *, keep_clean: bool = False) -> None:
+        """Judge with `judge`; nothing is started before the first container comes.
+
+        `keep_clean` gives out clean members one by one as well.
+        """
+        self._judge = judge
+        self._cage = Cage(options, self._masks)
+        self._keep_clean = keep_clean
+        #: Bytes that have come out of containers.
+        self.bytes_out = 0
+
+    def close(self) -> None:
+        """End the process that opens containers, if there is one."""
+        self._cage.close()
+
+    @property
+    def memory_bytes(self) -> int:
+        """How much of a stream is kept at most."""
+        return self._cage.options.limits.memory_mib << 20
+
+    def open_kept(self, kept: Kept, name: str) -> Opened:
+        """Open a stream that was kept; `name` is what it is called."""
+        fd = kept.finish()
+        if fd is None and kept.failure is None:
+            return Opened()
+        if fd is None:
+            opened = _failed(name, kept.failure or "", str(Why.LIMIT))
+        else:
+            opened = self.open(fd, kept.length, name, lambda: True)
+        opened.outcomes = [msgspec.structs.replace(o, is_stream=True) for o in opened.outcomes]
+        return opened
+
+    def open(self, fd: int, size: int, path: str, is_unchanged: Callable[[], bool]) -> Opened:
+        """Open a file that is open, and return what is in it; `path` is what it is called.
+
+        `is_unchanged` tells afterwards whether it still is what it was.
+        """
+        opened = self._open(fd, size, path, forced=False)
+        if opened.lacks:
+            # What was hit has other digests, or a size was wrong: all are computed, of all members.
+            opened = self._open(fd, size, path, forced=True)
+        if not is_unchanged():
+            return _failed(path, CHANGED, None)
+        if any(outcome.kind is Kind.MATCH for outcome in opened.outcomes):
+            try:
+                self._add_outer(fd, size, opened)
+            except OSError as error:
+                return _failed(path, reason_of(error), None)
+            if not is_unchanged():
+                return _failed(path, CHANGED, None)
+        return opened
+
+    def are_clean(self, insides: Sequence[Inside]) -> list[bool]:
+        """Tell of which containers the known members say that none is listed.
+
+        Of the others one is, or nobody can tell: it is of a size that is listed now, say.
+        """
+        if not insides:
+            return []
+        members = np.concatenate(insides)
+        owners = np.repeat(np.arange(len(insides)), [len(inside) for inside in insides])
+        masks = members["mask"]
+        sizes, of_size = np.unique(members["size"], return_inverse=True)
+        plans = [mask_of(self._judge.plan(int(size))) for size in sizes]
+        needed = np.array(plans, np.uint8)[of_size]
+        doubtful = needed & ~masks != 0
+        if self._cage.options.verify_sizes:
+            doubtful |= (masks == 0) & (members["exact"] == 0)
+        for algorithm in Algorithm:
+            rows = np.flatnonzero(masks & np.uint8(algorithm))
+            if len(rows):
+                tags = np.ascontiguousarray(members["tags"][rows, SLOT[algorithm]])
+                doubtful[rows[list(self._judge.find(algorithm, tags))]] = True
+        open_ones = set(owners[doubtful].tolist())
+        return [number not in open_ones for number in range(len(insides))]
+
+    def _open(self, fd: int, size: int, path: str, *, forced: bool) -> Opened:
+        opened = Opened()
+        namer = _Namer(path)
+        waiting: list[Found] = []
+
+        def on_found(found: Sequence[Found]) -> None:
+            for one in found:
+                self._count(one, path, namer, opened, waiting)
+            if len(waiting) >= ROWS_AT_ONCE:
+                self._judge_rows(waiting, path, namer, opened, forced=forced)
+                waiting.clear()
+
+        any_mask = mask_of(self._judge.plan(None))
+        one_mask = any_mask if self._judge.has_one_plan else None
+        job = Job(size, _ALL if forced else any_mask, one_mask, forced)
+        try:
+            self.bytes_out += self._cage.open(fd, size, job, on_found)
+        except NotReadError as error:
+            opened.outcomes.append(_unread(path, ("",), str(error.why), error.detail))
+            opened.members += 1
+        self._judge_rows(waiting, path, namer, opened, forced=forced)
+        return opened
+
+    def _masks(self, sizes: Sequence[int | None]) -> bytes:
+        plan = self._judge.plan
+        return bytes([mask_of(plan(size)) for size in sizes])
+
+    def _count(
+        self, found: Found, path: str, namer: _Namer, opened: Opened, waiting: list[Found]
+    ) -> None:
+        """Count a member that was not read; one that was has to be looked up."""
+        row = found.row
+        opened.members += 1
+        if row.why is not None:
+            members = namer.members(found.chain, is_whole=not row.name)
+            opened.outcomes.append(_unread(path, members, row.why, row.detail))
+        elif row.ruled_out:
+            column = np.zeros(1, MEMBER)
+            column["size"], column["exact"] = row.size or 0, row.exact
+            opened.columns.append(column)
+            opened.clean += 1
+            if row.exact:
+                opened.by_size += 1
+            else:
+                opened.by_claim += 1
+            if self._keep_clean:
+                members = namer.members(found.chain)
+                outcome = Outcome(Kind.CLEAN, path, row.size, members=members)
+                opened.outcomes.append(outcome)
+        else:
+            opened.read += 1
+            waiting.append(found)
+
+    def _judge_rows(
+        self, found: list[Found], path: str, namer: _Namer, opened: Opened, *, forced: bool
+    ) -> None:
+        """Look up members that were read, all together, and judge those that hit."""
+        places: dict[int, list[Place]] = {}
+        column = np.zeros(len(found), MEMBER)
+        column["size"] = [one.row.size or 0 for one in found]
+        column["mask"] = [one.row.mask for one in found]
+        opened.columns.append(column)
+        for algorithm in Algorithm:
+            numbers = [n for n, one in enumerate(found) if one.row.mask & algorithm]
+            if not numbers:
+                continue
+            digests = [_digest(found[n], algorithm) for n in numbers]
+            tags = self._judge.sealer.tags_of(algorithm, digests)
+            column["tags"][numbers, SLOT[algorithm]] = tags
+            for query, entries in self._judge.find(algorithm, tags).items():
+                places.setdefault(numbers[query], []).extend(entries)
+        for number, one in enumerate(found):
+            row = one.row
+            needed = mask_of(self._judge.plan(row.size))
+            if number in places:
+                needed |= self._judge.wanted(places[number])
+            if needed & ~row.mask and not forced:
+                opened.lacks = True
+            if number not in places:
+                opened.clean += 1
+                if not self._keep_clean:
+                    continue
+            elif opened.lacks:
+                continue  # all of it is done again
+            self._tell(one, path, namer, opened, hit=number in places)
+
+    def _tell(self, found: Found, path: str, namer: _Namer, opened: Opened, *, hit: bool) -> None:
+        row = found.row
+        digests = {a: _digest(found, a) for a in Algorithm.in_mask(row.mask)}
+        tags = self._judge.seal(digests) if hit else {}
+        hits = self._judge.hits(tags, row.size) if hit else ()
+        kind = verdict(hits)
+        if hit and kind is Kind.CLEAN:
+            opened.clean += 1
+            if not self._keep_clean:
+                return
+        opened.outcomes.append(
+            Outcome(
+                kind,
+                path,
+                row.size,
+                hits=hits,
+                digests=digests,
+                tags={a: words.tobytes() for a, words in tags.items()} if hits else {},
+                members=namer.members(found.chain),
+            )
+        )
+
+    def _add_outer(self, fd: int, size: int, opened: Opened) -> None:
+        """Give each match the tags of the file that it is in, by which that is known again.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        plan = tuple(Algorithm)
+        os.lseek(fd, 0, os.SEEK_SET)
+        digests, length = digest_fd(fd, plan, size)
+        sealed = self._judge.seal(dict(zip(plan, digests, strict=True)))
+        tags = {algorithm: words.tobytes() for algorithm, words in sealed.items()}
+        outer = Outer(length, tags, opened.members)
+        opened.outcomes = [
+            msgspec.structs.replace(outcome, outer=outer) if outcome.kind is Kind.MATCH else outcome
+            for outcome in opened.outcomes
+        ]
+
+
+class _Namer:
+    """Names of members as they are told; a single compressed file is named after its container."""
+
+    def __init__(self, path: str) -> None:
+        self._base = os.path.basename(path)  # noqa: PTH119 - any text is a path
+
+    def members(self, chain: Chain, *, is_whole: bool = False) -> tuple[str, ...]:
+        names: list[str] = []
+        last = len(chain) - 1
+        for number, raw in enumerate(chain):
+            name = os.fsdecode(raw)
+            if not name and not (is_whole and number == last):
+                name = _stem(names[-1] if names else self._base)
+            names.append(name)
+        return tuple(names)
+
+
+def _stem(name: str) -> str:
+    """Return what a compressed file is called without its compression: `a.tar` for `a.tgz`."""
+    stem, dot, suffix = name.rpartition("/")[2].rpartition(".")
+    if not dot or not stem:
+        return name.rpartition("/")[2] or "content"
+    short = {"tgz": ".tar", "tbz": ".tar", "tbz2": ".tar", "txz": ".tar", "tzst": ".tar"}
+    return stem + short.get(suffix.lower(), "")
+
+
+def _digest(found: Found, algorithm: Algorithm) -> bytes:
+    start = _DIGEST_AT[found.row.mask][algorithm]
+    return found.row.digests[start : start + algorithm.digest_bytes]
+
+
+def _unread(path: str, members: tuple[str, ...], why: str, detail: str) -> Outcome:
+    """Return that something in a container was not read."""
+    detail = detail[:MAX_EXCERPT_CHARS]
+    reason = detail if why in (Why.MISSING, Why.FAILED) else f"{why}: {detail}"
+    return Outcome(Kind.UNREAD, path, reason=reason, members=members, obstacle=why)
+
+
+def _failed(path: str, reason: str, why: str | None) -> Opened:
+    outcome = Outcome(Kind.UNREAD, path, reason=reason, members=("",), obstacle=why)
+    return Opened(members=1, outcomes=[outcome])

@@ -1,0 +1,73 @@
+"""Checking a stream: what comes once, has no path, and whose length nobody knows before its end."""
+
+from __future__ import annotations
+
+import contextlib
+
+from hashclient.core.algorithms import Algorithm, mask_of
+from hashclient.core.kinds import Kind
+from hashclient.core.model import Hit, Outcome
+from hashclient.index.matcher import Judge, verdict
+from hashclient.scan.executors.interface import Result
+from hashclient.scan.members import Kept, Members
+from hashclient.scan.reading import StreamDigester
+
+
+class StreamChecker:
+    """Checks streams against open lists."""
+
+    def __init__(
+        self, judge: Judge, *, keep_clean: bool = False, members: Members | None = None
+    ) -> None:
+        """Check with `judge`, and open containers with `members`."""
+        self._judge = judge
+        self._keep_clean = keep_clean
+        self._members = members
+
+    def digester(self) -> StreamDigester:
+        """Return what a stream of unknown length is pushed into, for `check`."""
+        return StreamDigester(self._judge.plan(None))
+
+    def keeper(self) -> Kept | None:
+        """Return what keeps a stream that may be a container, for `check`."""
+        return None if self._members is None else Kept(self._members.memory_bytes)
+
+    def check(self, name: str, stream: StreamDigester, kept: Kept | None = None) -> Result:
+        """Judge a stream that has been read to its end; `name` is what it is called.
+
+        What is in it is checked besides, if it was `kept`.
+        """
+        result = self._judge_whole(name, stream)
+        if kept is not None and self._members is not None:
+            with contextlib.closing(kept):
+                self._members.open_kept(kept, name).add_to(result)
+        return result
+
+    def _judge_whole(self, name: str, stream: StreamDigester) -> Result:
+        """Judge a stream by its own digests."""
+        digests = stream.finish()
+        length = stream.length
+        tags = self._judge.seal(digests)
+        places = [
+            place
+            for algorithm, words in tags.items()
+            for found in self._judge.find(algorithm, words.reshape(1, 2)).values()
+            for place in found
+        ]
+        hits: tuple[Hit, ...] = ()
+        if places:
+            missing = self._judge.wanted(places) & ~mask_of(digests)
+            more = stream.more(Algorithm.in_mask(missing))
+            digests |= more
+            tags |= self._judge.seal(more)
+            hits = self._judge.hits(tags, length)
+        result = Result(files_read=1, bytes_read=length)
+        kind = verdict(hits)
+        result.clean = int(kind is Kind.CLEAN)
+        if kind is not Kind.CLEAN or self._keep_clean:
+            kept = {a: words.tobytes() for a, words in tags.items()} if hits else {}
+            outcome = Outcome(
+                kind, name, length, hits=hits, digests=digests, tags=kept, is_stream=True
+            )
+            result.outcomes.append(outcome)
+        return result

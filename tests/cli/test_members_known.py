@@ -1,0 +1,130 @@
+"""Archives that have not changed: not opened again, and checked against what is listed since."""
+
+from __future__ import annotations
+
+import io
+import time
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from fixtures.client import Client
+from fixtures.simulator import Simulator
+from tests.support import Result, call, csv_of, remember_at_once, write_tree
+
+LISTED = b"a listed file of some length"
+BENIGN = b"a benign file"
+
+
+def zip_of(files: Mapping[str, bytes]) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return out.getvalue()
+
+
+class World:
+    """A provider, a state directory, and a tree of archives."""
+
+    def __init__(self, directory: Path, *, sized: bool) -> None:
+        self.sized = sized
+        self._probe = directory / "probe"
+        self.simulator = Simulator(directory / "provider")
+        self.simulator.publish(csv_of({"e-0": b"something else"}, sized=sized))
+        self.state = directory / "state"
+        self.client = Client(self.state, self.simulator, self.simulator.root)
+        self.client.fetch()
+        files = {f"a{n}.zip": zip_of({"x": b"%d" % n, "y": BENIGN}) for n in range(3)}
+        files["in.zip"] = zip_of({"z.zip": zip_of({"w": LISTED, "v": BENIGN}), "u": b""})
+        self.tree = write_tree(directory / "t", {**files, "plain": BENIGN})
+
+    def scan(self, *options: str) -> Result:
+        words = ("--state-dir", self.state, "scan", "--format", "jsonl", "--jobs", "1")
+        self.let_time_pass()
+        result = call(*words, *options, self.tree)
+        self.let_time_pass()
+        return result
+
+    def let_time_pass(self) -> None:
+        """Wait for the next tick of the file system's clock, so that each change has its time."""
+        self._probe.write_bytes(b"")
+        first = self._probe.stat().st_ctime_ns
+        while self._probe.stat().st_ctime_ns == first or time.time_ns() <= first:
+            self._probe.write_bytes(b"")
+
+    def list(self, **entries: bytes) -> None:
+        self.simulator.publish(csv_of(entries, sized=self.sized))
+        self.client.fetch()
+
+
+@pytest.fixture(params=[True, False], ids=["with sizes", "without sizes"])
+def world(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    remember_at_once(monkeypatch, tmp_path)
+    return World(tmp_path, sized=request.param)
+
+
+def counts(result: Result) -> tuple[int, int, int]:
+    summary = result.summary
+    return summary["members"], summary["members_read"], summary["files_read"]
+
+
+def test_unchanged_archives_are_not_opened_again(world: World) -> None:
+    first = world.scan()
+    assert (first.code, first.summary["members"]) == (0, 10)
+    second = world.scan()
+    assert counts(second) == (10, 0, 0)
+    assert (second.code, second.summary["inputs"]) == (0, 15)
+    assert second.summary["known_unchanged"] >= 10
+
+
+def test_what_is_listed_since_is_found_in_them(world: World) -> None:
+    world.scan()
+    world.list(e1=LISTED)
+    result = world.scan()
+    assert result.code == 10
+    assert [line["members"] for line in result.lines[:-1]] == [["z.zip", "w"]]
+    world.list(e2=BENIGN)
+    found = sorted(line["path"].rpartition("/t/")[2] for line in world.scan().lines[:-1])
+    members = ["a0.zip!/y", "a1.zip!/y", "a2.zip!/y", "in.zip!/z.zip!/v", "in.zip!/z.zip!/w"]
+    assert found == [*members, "plain"]
+
+
+def test_one_that_has_changed_is_opened(world: World) -> None:
+    world.scan()
+    world.list(e1=LISTED)
+    (world.tree / "a1.zip").write_bytes(zip_of({"x": LISTED}))
+    result = world.scan()
+    assert {line["container"].rpartition("/")[2] for line in result.lines[:-1]} == {
+        "a1.zip",
+        "in.zip",
+    }
+
+
+def test_clean_members_are_told_where_that_is_asked_for(world: World) -> None:
+    world.scan()
+    assert len(world.scan("--all").lines) == 16
+
+
+def test_what_was_unread_is_tried_again(world: World) -> None:
+    data = bytearray(zip_of({"b": LISTED * 9}))
+    data[40] ^= 0xFF
+    (world.tree / "bad.zip").write_bytes(data)
+    for _ in range(3):
+        assert world.scan().code == 3
+
+
+def test_no_inventory_opens_them_all(world: World) -> None:
+    first = world.scan()
+    assert counts(world.scan("--no-inventory")) == counts(first)
+
+
+def test_claims_that_are_to_be_verified_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remember_at_once(monkeypatch, tmp_path)
+    world = World(tmp_path, sized=True)
+    world.scan()
+    assert world.scan("--verify-sizes").summary["members_read"] > 0

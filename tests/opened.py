@@ -1,0 +1,112 @@
+"""Opens a container as the driver does, member by member, and says what came out."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from hashclient.containers.interface import (
+    HEAD_BYTES,
+    TAIL_BYTES,
+    Data,
+    Expander,
+    Member,
+    NotReadError,
+    Stream,
+    Unlisted,
+    Why,
+)
+
+#: No piece is larger.
+MAX_PIECE_BYTES = 256 << 10
+
+
+class Once:
+    """Bytes that come once, in pieces of a length that fits nothing."""
+
+    def __init__(self, data: bytes, step: int = 1 << 30) -> None:
+        """Give `step` bytes at most."""
+        self._file = io.BytesIO(data)
+        self._step = step
+
+    def read(self, count: int) -> bytes:
+        """Return the next bytes."""
+        assert count > 0
+        return self._file.read(min(count, self._step))
+
+
+class Whole(Once):
+    """Bytes that can be read anywhere."""
+
+    def __init__(self, data: bytes) -> None:
+        """Nothing was read yet."""
+        super().__init__(data)
+        self._data = data
+        self.size = len(data)
+        self.given = 0
+
+    def read_at(self, offset: int, count: int) -> bytes:
+        """Return the bytes there."""
+        assert 0 <= offset < 1 << 62 and count >= 0
+        piece = self._data[offset : offset + count]
+        self.given += len(piece)
+        return piece
+
+
+@dataclass
+class Opened:
+    """What came out: contents of members, in order, and what was not read, by its name."""
+
+    members: list[tuple[bytes, bytes]] = field(default_factory=list)
+    unread: list[tuple[bytes, Why]] = field(default_factory=list)
+    listed: list[Member] = field(default_factory=list)
+
+    @property
+    def contents(self) -> list[bytes]:
+        return [content for _, content in self.members]
+
+    @property
+    def names(self) -> list[bytes]:
+        return [name for name, _ in self.members]
+
+    @property
+    def reasons(self) -> set[Why]:
+        return {why for _, why in self.unread}
+
+
+def each(expander: Expander, data: Data | Stream) -> Iterator[Member | Unlisted]:
+    """Yield what an expander lists, one by one; what ends it early as unlisted without a name."""
+    try:
+        for found in expander.members(data):
+            if isinstance(found, Unlisted):
+                yield found
+            else:
+                yield from found
+    except NotReadError as error:
+        yield Unlisted(b"", error.why, error.detail)
+
+
+def opened(expander: Expander, data: Data | Stream | bytes) -> Opened:
+    """Open a container, and read every member to its end."""
+    out = Opened()
+    for found in each(expander, Whole(data) if isinstance(data, bytes) else data):
+        if isinstance(found, Unlisted):
+            out.unread.append((found.name, found.why))
+            continue
+        out.listed.append(found)
+        try:
+            pieces = list(found.chunks())
+        except NotReadError as error:
+            out.unread.append((found.name, error.why))
+            continue
+        assert all(len(piece) <= MAX_PIECE_BYTES for piece in pieces)
+        content = b"".join(pieces)
+        assert not found.is_exact or len(content) == found.size
+        out.members.append((found.name, content))
+    return out
+
+
+def sniffs(expander: Expander, data: bytes) -> bool:
+    """Tell whether an expander takes a file for one of its own."""
+    return expander.sniff(data[:HEAD_BYTES], data[-TAIL_BYTES:])

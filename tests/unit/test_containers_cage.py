@@ -1,0 +1,307 @@
+"""The process that opens containers: what it cannot do, and what becomes of it when it dies."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from hashclient.containers import cage as cage_module
+from hashclient.containers import protocol
+from hashclient.containers.cage import Cage, Found, Options
+from hashclient.containers.interface import NotReadError, Why
+from hashclient.containers.limits import Limits
+from hashclient.containers.protocol import Channel, Done, Job, Ready, Row, Rows
+from hashclient.containers.sandbox import Locks, kernel_locks
+
+needs_locks = pytest.mark.skipif(
+    not kernel_locks().are_whole, reason="this kernel has no Landlock or no seccomp"
+)
+
+#: What each attempt to get out raises, as the name of an error; the process is locked up before.
+ATTEMPTS = {
+    "open a file": "open('/etc/hostname')",
+    "open for writing": "open('/tmp/x', 'w')",
+    "list a directory": "os.listdir('/')",
+    "look at a file": "os.stat('/etc/hostname')",
+    "make a directory": "os.mkdir('/tmp/x')",
+    "remove": "os.unlink('/tmp/x')",
+    "its own memory": "open('/proc/self/mem')",
+    "reopen what is open": "os.open('/proc/self/fd/0', os.O_RDWR)",
+    "change the mode of what is open": "os.fchmod(0, 0o777)",
+    "give away what is open": "os.fchown(0, 1, 1)",
+    "network": "socket.socket()",
+    "local sockets": "socket.socket(socket.AF_UNIX)",
+    "a pair of sockets": "socket.socketpair()",
+    "fork": "os.fork()",
+    "exec": "os.execv('/bin/true', ['true'])",
+    "thread": "import _thread; _thread.start_new_thread(print, ())",
+    "kill the parent": "os.kill(os.getppid(), 9)",
+    "trace": "check(libc.ptrace(16, os.getppid(), 0, 0))",
+    "read the memory of others": "check(libc.process_vm_readv(os.getppid(), 0, 0, 0, 0, 0))",
+    "another name": "check(libc.unshare(0x10000000))",
+    "mount": "check(libc.mount(b'none', b'/', b'tmpfs', 0, None))",
+    "memory that runs": "import mmap; mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_EXEC)",
+    "unlock": "check(libc.prctl(22, 0, 0, 0, 0))",
+    "raise a limit": "import resource; resource.setrlimit(resource.RLIMIT_CORE, (1, 1))",
+    "a shared memory": "check(libc.shmget(0, 4096, 0o600))",
+    "io_uring": "check(libc.syscall(425, 1, 0))",
+    "a file by its handle": "check(libc.open_by_handle_at(0, 0, 0))",
+    "a new file in memory": "os.memfd_create('x')",
+}
+_SCRIPT = """
+import ctypes, errno, mmap, os, socket, sys, _thread, resource
+libc = ctypes.CDLL(None, use_errno=True)
+def check(result):
+    if result < 0:
+        raise OSError(ctypes.get_errno(), "refused")
+from hashclient.containers.sandbox import lock
+locks = lock(1 << 28, 60)
+for line in sys.argv[1:]:
+    try:
+        exec(line)
+    except (OSError, RuntimeError, ValueError):
+        os.write(1, b"refused\\n")
+    else:
+        os.write(1, line.encode() + b"\\n")
+"""
+
+
+@needs_locks
+def test_nothing_gets_out() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _SCRIPT, *ATTEMPTS.values()],
+        capture_output=True,
+        timeout=30,
+        check=True,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    said = done.stdout.decode().splitlines()
+    assert dict(zip(ATTEMPTS, said, strict=True)) == dict.fromkeys(ATTEMPTS, "refused")
+
+
+def tar_of(**files: bytes) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return out.getvalue()
+
+
+def masks(sizes: Sequence[int | None]) -> bytes:
+    return bytes([4]) * len(sizes)
+
+
+def opened(cage: Cage, path: Path) -> list[Found]:
+    found: list[Found] = []
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        size = os.fstat(fd).st_size
+        cage.open(fd, size, Job(size, 4, 4, forced=False), found.extend)
+    finally:
+        os.close(fd)
+    return found
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    path = tmp_path / "a.tar"
+    path.write_bytes(tar_of(a=b"one", b=b"two"))
+    return path
+
+
+@pytest.fixture
+def cage() -> Iterator[Cage]:
+    made = Cage(Options(), masks)
+    yield made
+    made.close()
+
+
+def test_it_is_started_once_and_is_locked_up(cage: Cage, archive: Path) -> None:
+    assert cage.locks is None
+    first = [one.chain for one in opened(cage, archive)]
+    process = cage._process
+    assert first == [(b"a",), (b"b",)]
+    assert [one.chain for one in opened(cage, archive)] == first
+    assert cage._process is process
+    assert cage.locks == kernel_locks()
+
+
+def test_it_has_nothing_of_ours(cage: Cage, archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No variable of the environment, no argument but where to import from, no open file."""
+    monkeypatch.setenv("HASHCLIENT_SEAL_KEY", "00" * 32)
+    kept = os.open(archive, os.O_RDONLY)
+    try:
+        os.set_inheritable(kept, True)
+        opened(cage, archive)
+        assert cage._process is not None
+        # The process is not dumpable: only root may look.
+        place = Path(f"/proc/{cage._process.pid}")
+        if os.geteuid() == 0:
+            assert b"HASHCLIENT" not in (place / "environ").read_bytes()
+            links = [str(fd.readlink()) for fd in (place / "fd").iterdir()]
+            assert {link.split(":")[0] for link in links} == {"/dev/null", "socket"}
+    finally:
+        os.close(kept)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGSYS])
+def test_one_that_is_killed_is_replaced(cage: Cage, archive: Path, number: signal.Signals) -> None:
+    opened(cage, archive)
+    process = cage._process
+    assert process is not None
+    process.send_signal(number)
+    process.wait()
+    with pytest.raises(NotReadError) as caught:
+        opened(cage, archive)
+    assert caught.value.why is Why.FAILED
+    assert number.name in caught.value.detail
+    assert len(opened(cage, archive)) == 2
+    assert cage._process is not process
+
+
+def test_it_ends_with_who_started_it(archive: Path) -> None:
+    script = (
+        "import os, signal, sys\n"
+        "from tests.unit.test_containers_cage import Cage, Options, masks, opened\n"
+        "from pathlib import Path\n"
+        "cage = Cage(Options(), masks)\n"
+        "opened(cage, Path(sys.argv[1]))\n"
+        "print(cage._process.pid, flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    root = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "-c", script, archive],
+        capture_output=True,
+        timeout=30,
+        check=False,
+        env={**os.environ, "PYTHONPATH": root},
+        cwd=root,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    pid = int(done.stdout)
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{pid}").exists():
+        if Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z":
+            break
+        assert time.monotonic() < deadline
+        os.sched_yield()
+
+
+def test_one_that_takes_too_long_is_ended(archive: Path) -> None:
+    cage = Cage(Options(Limits(time_s=1)), masks)
+    opened(cage, archive)
+    assert cage._process is not None
+    os.kill(cage._process.pid, signal.SIGSTOP)
+    with pytest.raises(NotReadError) as caught:
+        opened(cage, archive)
+    assert (caught.value.why, "seconds" in caught.value.detail) == (Why.LIMIT, True)
+    assert cage._process is None
+    cage.close()  # type: ignore[unreachable]
+
+
+def test_one_that_cannot_be_started_is_told_and_not_tried_for_ever(
+    archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/nonexistent/python")
+    cage = Cage(Options(), masks)
+    said = []
+    for _ in range(6):
+        with pytest.raises(NotReadError) as caught:
+            opened(cage, archive)
+        said.append(caught.value.detail)
+    assert "cannot be started" in said[0]
+    assert "keeps dying" in said[-1]
+
+
+def test_a_sandbox_that_is_required_and_not_there(
+    archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = protocol.decode_to_worker
+
+    def without(raw: bytes) -> object:
+        message = real(raw)
+        return Ready(Locks(0, seccomp=True)) if isinstance(message, Ready) else message
+
+    monkeypatch.setattr(cage_module, "decode_to_worker", without)
+    cage = Cage(Options(requires_sandbox=True), masks)
+    with pytest.raises(NotReadError, match="no Landlock"):
+        opened(cage, archive)
+    assert cage._process is None
+
+
+class Liar:
+    """A process in hostile hands: it says what it likes."""
+
+    def __init__(self, *messages: protocol.ToWorker | bytes) -> None:
+        ours, self.theirs = socket.socketpair()
+        self.cage = Cage(Options(Limits(members=10, depth=3)), masks)
+        self.cage._channel = Channel(ours)
+        for message in messages:
+            body = message if isinstance(message, bytes) else protocol.encode(message)
+            self.theirs.sendall(len(body).to_bytes(4, "little") + body)
+
+    def open(self, path: Path) -> list[Found]:
+        try:
+            return opened(self.cage, path)
+        finally:
+            self.theirs.close()
+            self.cage.close()
+
+
+def rows(*found: Row, containers: Sequence[tuple[int, int, bytes]] = ()) -> Rows:
+    return Rows(list(containers), list(found))
+
+
+DIGEST = bytes(32)
+LIES: list[protocol.ToWorker | bytes] = [
+    b"\xc1",
+    b"",
+    rows(Row(0, b"x", 1, 4, DIGEST[:-1])),
+    rows(Row(0, b"x", 1, 9, DIGEST)),
+    rows(Row(0, b"x", -1, 4, DIGEST)),
+    rows(Row(0, b"x", None, 4, DIGEST)),
+    rows(Row(7, b"x", 1, 4, DIGEST)),
+    rows(Row(0, b"x" * 5_000, 1, 4, DIGEST)),
+    rows(Row(0, b"x", 1)),
+    rows(Row(0, b"x", 1, 4, DIGEST, why="damaged")),
+    rows(Row(0, b"x", 1, why="clean")),
+    rows(containers=[(0, 0, b"x")]),
+    rows(containers=[(1, 5, b"x")]),
+    rows(containers=[(n, n - 1, b"x") for n in range(1, 9)]),
+    rows(*[Row(0, b"x", 1, 4, DIGEST)] * 45),
+    Ready(Locks(7, seccomp=True)),
+]
+
+
+@pytest.mark.parametrize("lie", LIES, ids=range(len(LIES)))
+def test_what_cannot_be_is_not_believed(archive: Path, lie: protocol.ToWorker | bytes) -> None:
+    with pytest.raises(NotReadError) as caught:
+        Liar(lie, Done(0, is_tired=False)).open(archive)
+    assert caught.value.why is Why.FAILED
+
+
+def test_a_message_that_is_too_long_is_not_waited_for(archive: Path) -> None:
+    liar = Liar()
+    liar.theirs.sendall(b"\xff\xff\xff\x7f")
+    with pytest.raises(NotReadError):
+        liar.open(archive)
+
+
+def test_one_that_is_tired_is_replaced(archive: Path) -> None:
+    liar = Liar(Done(5, is_tired=True))
+    liar.open(archive)
+    assert liar.cage._channel is None

@@ -1,0 +1,314 @@
+"""Working through containers in one another: limits, what is kept, and what goes wrong inside."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import hashlib
+import io
+import lzma
+import shutil
+import subprocess
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from hashclient.containers import libarchive
+from hashclient.containers.driver import Driver, Spool
+from hashclient.containers.interface import (
+    Data,
+    Expander,
+    Member,
+    NotReadError,
+    Stream,
+    Unlisted,
+    Why,
+)
+from hashclient.containers.limits import Limits
+from hashclient.containers.protocol import Job, Row
+from hashclient.containers.registry import Registry
+
+X = b"a listed file"
+SHA256 = 4
+
+
+class Found:
+    """What a driver hands on."""
+
+    def __init__(self, mask: int = SHA256) -> None:
+        self.mask = mask
+        self.asked: list[Sequence[int]] = []
+        self.chains: dict[int, tuple[bytes, ...]] = {0: ()}
+        self.rows: list[Row] = []
+
+    def ask(self, sizes: Sequence[int]) -> bytes:
+        self.asked.append(list(sizes))
+        return bytes([self.mask if size in (-1, len(X)) else 0 for size in sizes])
+
+    def container(self, parent: int, name: bytes) -> int:
+        number = len(self.chains)
+        self.chains[number] = (*self.chains[parent], name)
+        return number
+
+    def row(self, row: Row) -> None:
+        self.rows.append(row)
+
+    def chain(self, row: Row) -> tuple[bytes, ...]:
+        return (*self.chains[row.container], row.name)
+
+    @property
+    def read(self) -> dict[tuple[bytes, ...], bytes]:
+        return {self.chain(row): row.digests for row in self.rows if row.mask}
+
+    @property
+    def unread(self) -> list[tuple[tuple[bytes, ...], str, str]]:
+        return [(self.chain(row), row.why, row.detail) for row in self.rows if row.why]
+
+    def places_of(self, data: bytes) -> list[tuple[bytes, ...]]:
+        digest = hashlib.sha256(data).digest()
+        return [chain for chain, found in self.read.items() if found == digest]
+
+
+def drive(
+    data: bytes,
+    *,
+    limits: Limits = Limits(),  # noqa: B008 - frozen
+    one_mask: int | None = SHA256,
+    forced: bool = False,
+    registry: Registry | None = None,
+    verify_sizes: bool = False,
+) -> Found:
+    found = Found()
+    job = Job(len(data), 7 if forced else SHA256, one_mask, forced)
+    driver = Driver(registry or Registry(), limits, job, found, verify_sizes=verify_sizes)
+    driver.run(lambda: Spool(bytearray(data)))
+    return found
+
+
+def zip_of(method: int = zipfile.ZIP_DEFLATED, **files: bytes) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", method) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return out.getvalue()
+
+
+def tar_of(**files: bytes) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return out.getvalue()
+
+
+def bsdtar(kind: str) -> Callable[[bytes], bytes]:
+    def pack(data: bytes) -> bytes:
+        with tempfile.TemporaryDirectory() as place:
+            (Path(place) / "x").write_bytes(data)
+            packed = Path(place) / "packed"
+            command = f"bsdtar -C {place} --format {kind} -cf {packed} x"
+            subprocess.run(command.split(), check=True)
+            return packed.read_bytes()
+
+    return pack
+
+
+def zstd(data: bytes) -> bytes:
+    return subprocess.run(["zstd", "-qc"], input=data, check=True, capture_output=True).stdout
+
+
+WAYS: Mapping[str, Callable[[bytes], bytes]] = {
+    "zip": lambda data: zip_of(x=data),
+    "stored": lambda data: zip_of(zipfile.ZIP_STORED, x=data),
+    "tar": lambda data: tar_of(x=data),
+    "gz": gzip.compress,
+    "bz2": bz2.compress,
+    "xz": lzma.compress,
+    "sfx": lambda data: b"MZ" + bytes(700) + zip_of(x=data),
+    "zip in a picture": lambda data: b"\xff\xd8\xff" + b"\x00\x11" * 99 + zip_of(x=data),
+}
+OTHERS: Mapping[str, Callable[[bytes], bytes]] = {
+    **{kind: bsdtar(kind) for kind in ("7zip", "cpio", "ar", "iso9660", "xar")},
+    "zstd": zstd,
+}
+has_others = libarchive.is_here() and shutil.which("bsdtar") and shutil.which("zstd")
+ALL = {**WAYS, **(OTHERS if has_others else {})}
+
+
+@pytest.mark.parametrize("outer", ALL)
+@pytest.mark.parametrize("inner", ALL)
+def test_any_in_any_other(outer: str, inner: str) -> None:
+    data = ALL[outer](ALL[inner](X))
+    for found in (drive(data), drive(data, one_mask=None), drive(data, forced=True)):
+        digests = [row.digests for row in found.rows if row.mask]
+        assert any(hashlib.sha256(X).digest() in digest for digest in digests), found.rows
+        assert not found.unread
+
+
+def test_what_is_in_another_is_a_member_as_well() -> None:
+    inner = zip_of(x=X)
+    found = drive(tar_of(a=inner, b=X))
+    assert found.places_of(inner) == [(b"a",)]
+    assert sorted(found.places_of(X)) == [(b"a", b"x"), (b"b",)]
+
+
+@pytest.mark.parametrize("pack", [zip_of, tar_of])
+def test_too_many_in_one_another_are_unread(pack: Callable[..., bytes]) -> None:
+    data = X
+    for _ in range(40):
+        data = pack(x=data)
+    found = drive(data)
+    ((chain, why, detail),) = found.unread
+    assert (len(chain), why) == (33, Why.LIMIT)
+    assert "32 containers deep" in detail
+    deep = drive(zip_of(beside=X, deep=data))
+    assert (b"beside",) in deep.places_of(X)
+
+
+def test_thousands_in_one_another_end_soon() -> None:
+    data = X
+    for _ in range(4_000):
+        data = gzip.compress(data, 0)
+    assert [why for _, why, _ in drive(data).unread] == [Why.LIMIT]
+
+
+def test_a_bomb_ends_at_the_ratio() -> None:
+    bomb = zip_of(n0=bytes(50_000_000), n1=bytes(50_000_000))
+    limits = Limits(bytes_out=40_000_000)
+    found = drive(bomb, limits=limits)
+    assert [(why, "bytes come out" in detail) for _, why, detail in found.unread] == [
+        (Why.LIMIT, True)
+    ]
+    assert not found.read
+
+
+def test_members_of_members_count() -> None:
+    data = zip_of(a=zip_of(x=X, y=X), b=zip_of(x=X, y=X))
+    found = drive(data, limits=Limits(members=4))
+    assert [why for _, why, _ in found.unread] == [Why.LIMIT]
+    assert not drive(data, limits=Limits(members=6)).unread
+
+
+def test_what_does_not_fit_into_memory_is_unread_and_the_rest_is_read() -> None:
+    inner = zip_of(zipfile.ZIP_STORED, x=bytes(70 << 20))
+    found = drive(tar_of(a=inner, b=X), limits=Limits(memory_mib=64))
+    ((chain, why, detail),) = found.unread
+    assert (chain, why) == ((b"a", b""), Why.LIMIT)
+    assert "MiB of memory" in detail
+    assert found.places_of(inner) == [(b"a",)]
+    assert found.places_of(X) == [(b"b",)]
+
+
+def test_a_program_that_does_not_fit_is_unread_only_if_it_ends_as_a_zip() -> None:
+    program = b"MZ" + bytes(70 << 20)
+    limits = Limits(memory_mib=64)
+    assert not drive(tar_of(a=program), limits=limits).unread
+    found = drive(tar_of(a=program + zip_of(x=X)), limits=limits)
+    assert [(chain, why) for chain, why, _ in found.unread] == [((b"a", b""), Why.LIMIT)]
+
+
+def test_one_question_a_directory() -> None:
+    data = zip_of(a=X, b=b"other", c=b"", d=zip_of(e=X, f=b"longer than that"))
+    found = drive(data, one_mask=None)
+    assert [len(asked) for asked in found.asked] == [4, 2]
+    assert sorted(found.places_of(X)) == [(b"a",), (b"d", b"e")]
+    ruled_out = {found.chain(row) for row in found.rows if row.ruled_out}
+    assert ruled_out == {(b"b",), (b"c",), (b"d",), (b"d", b"f")}
+
+
+def test_a_claim_is_exact_only_where_it_cannot_lie() -> None:
+    def exact(method: int) -> list[bool]:
+        found = drive(zip_of(method, b=b"other"), one_mask=None)
+        return [row.exact for row in found.rows]
+
+    assert exact(zipfile.ZIP_STORED) == [True]
+    assert exact(zipfile.ZIP_DEFLATED) == [False]
+
+
+def test_claims_count_for_nothing_where_sizes_are_verified() -> None:
+    found = drive(zip_of(b=b"other"), one_mask=None, verify_sizes=True)
+    assert found.places_of(b"other") == [(b"b",)]
+
+
+class Odd:
+    """An expander that fails in a way that nobody has thought of."""
+
+    name = "odd"
+    seeks = False
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def sniff(self, head: bytes, tail: bytes) -> bool:
+        return head.startswith(b"PK\x03\x04odd")
+
+    def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
+        def chunks() -> Iterator[bytes]:
+            yield b"begins"
+            raise self._error
+
+        yield [Member(b"broken", None, is_exact=False, chunks=chunks)]
+        yield [Member(b"whole", None, is_exact=False, chunks=lambda: iter([X]))]
+        raise self._error
+
+
+class OnlyOdd(Registry):
+    def __init__(self, error: Exception) -> None:
+        self._expanders: Sequence[Expander] = [Odd(error)]
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (NotReadError(Why.ENCRYPTED, "x"), Why.ENCRYPTED),
+        (MemoryError(), Why.LIMIT),
+        (ValueError("x"), Why.DAMAGED),
+        (RecursionError(), Why.DAMAGED),
+        (ZeroDivisionError(), Why.DAMAGED),
+    ],
+)
+def test_whatever_goes_wrong_is_unread_and_what_is_beside_is_read(
+    error: Exception, why: Why
+) -> None:
+    found = drive(b"PK\x03\x04odd", registry=OnlyOdd(error))
+    assert [(chain, said) for chain, said, _ in found.unread] == [
+        ((b"broken",), why),
+        ((b"",), why),
+    ]
+    assert found.places_of(X) == [(b"whole",)]
+
+
+def test_a_container_that_breaks_off_is_still_digested_whole() -> None:
+    inner = tar_of(x=X)[:-1000] + b"\xff" * 1000
+    found = drive(zip_of(t=inner))
+    assert found.places_of(inner) == [(b"t",)]
+    assert found.places_of(X) == [(b"t", b"x")]
+
+
+def test_a_million_empty_members_are_counted_in_little_memory() -> None:
+    """A tar of as many headers, made by repeating one: the driver must keep nothing of them."""
+    import resource
+
+    block = tar_of(x=b"")[:512]
+    data = block * 20_000 + bytes(1024)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found = Counting()
+    job = Job(len(data), SHA256, SHA256, forced=False)
+    driver = Driver(Registry(), Limits(), job, found, verify_sizes=False)
+    driver.run(lambda: Spool(bytearray(data)))
+    assert found.count == 20_000
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 60_000
+
+
+class Counting(Found):
+    count = 0
+
+    def row(self, row: Row) -> None:
+        self.count += 1

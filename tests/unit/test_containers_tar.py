@@ -1,0 +1,214 @@
+"""tar: every dialect, sparse members, archives one behind the other, and headers that lie."""
+
+from __future__ import annotations
+
+import io
+import random
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from fixtures import archives
+from fixtures.archives import TAR_END, pax, tar_header, tar_member, tar_of
+from hashclient.containers import tarsparse
+from hashclient.containers.interface import Member, Why
+from hashclient.containers.tar import MAX_EXTENDED_BYTES, Tar
+from hashclient.containers.tarheader import is_header
+from tests.opened import Once, Opened, Whole, each, opened, sniffs
+
+A, B = b"benign A " * 100, b"benign B"
+GNU_TAR = shutil.which("tar")
+
+
+def look(data: bytes) -> Opened:
+    assert sniffs(Tar(), data)
+    whole, once = opened(Tar(), data), opened(Tar(), Once(data, 700))
+    assert (whole.members, whole.unread) == (once.members, once.unread)
+    return whole
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_python_agrees_with_it(form: int) -> None:
+    chance = random.Random(form)
+    long = "d/" * 40 + "x" * 90 if form == tarfile.USTAR_FORMAT else "n" * 300
+    contents = {"a": A, "empty": b"", long: B, "\xe4": bytes(512), "z": chance.randbytes(9000)}
+    data = tar_of(contents, form)
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        want = {info.name.encode(): archive.extractfile(info) for info in archive}
+        wanted = [(name, file.read()) for name, file in want.items() if file is not None]
+    out = look(data)
+    assert out.members == wanted and not out.unread
+    assert [(m.size, m.is_exact) for m in out.listed] == [(len(c), True) for _, c in wanted]
+
+
+def test_old_archives_have_no_mark_and_some_sum_signed_bytes() -> None:
+    data = tar_member(b"a", A, b"\0", magic=b"") + tar_member(b"\xe4\xf6", B, magic=b"ustar  \0")
+    assert look(data + TAR_END).members == [(b"a", A), (b"\xe4\xf6", B)]
+    signed = tar_header(b"\xe4\xf6\xfc", len(B), signed=True) + B.ljust(512, b"\0")
+    assert look(signed + TAR_END).contents == [B]
+
+
+def test_large_numbers_are_binary() -> None:
+    field = b"\x80" + bytes(7) + len(A).to_bytes(4, "big")
+    data = tar_header(b"a", 0, size_field=field) + A + bytes(-len(A) % 512) + tar_member(b"b", B)
+    assert look(data).contents == [A, B]
+    negative = tar_header(b"a", 0, size_field=b"\xff" * 12) + tar_member(b"b", B)
+    assert opened(Tar(), negative).unread == [(b"", Why.DAMAGED)]
+    assert opened(Tar(), negative).contents == [B]
+
+
+def test_archives_one_behind_the_other_are_one() -> None:
+    one, other = tar_of({"a": A}), tar_of({"b": B})
+    assert look(one + other).contents == [A, B]
+    assert look(one + b"garbage".ljust(512, b".") + other + b"rest").contents == [A, B]
+    assert not look(one + bytes(100_000) + b"rest").unread
+
+
+def test_members_behind_a_damaged_header_are_read_and_it_is_unread() -> None:
+    broken = bytearray(tar_member(b"b", B))
+    broken[0] ^= 1
+    out = look(tar_member(b"a", A) + bytes(broken) + tar_member(b"c", b"C"))
+    assert out.contents == [A, b"C"] and out.unread == [(b"", Why.DAMAGED)]
+    first = opened(Tar(), bytes(broken) + tar_member(b"c", b"C"))
+    assert sniffs(Tar(), bytes(broken)) and first.contents == [b"C"] and first.unread
+
+
+def test_what_has_no_bytes_is_no_member_whatever_size_it_claims() -> None:
+    data = b""
+    for kind in b"1 2 3 4 5 6".split():
+        data += tar_header(b"link", 0, kind) + tar_header(b"liar", 777, kind)
+    data += tar_header(b"old/", 0, b"\0", magic=b"") + tar_header(b"V", 0, b"V")
+    assert look(data + tar_member(b"a", A) + TAR_END).members == [(b"a", A)]
+
+
+def test_bytes_behind_a_link_are_a_member() -> None:
+    """As archives have it that write linked files twice."""
+    data = tar_member(b"a", A) + tar_member(b"link", B, b"1") + tar_member(b"c", b"C")
+    assert look(data).members == [(b"a", A), (b"link", B), (b"c", b"C")]
+
+
+def test_kinds_that_nobody_knows_are_files() -> None:
+    data = tar_member(b"a", A, b"7") + tar_member(b"b", B, b"Q") + tar_member(b"d", b"D", b"D")
+    assert look(data).contents == [A, B, b"D"]
+
+
+def test_a_file_from_another_volume_is_unread() -> None:
+    out = look(tar_member(b"a", A, b"M") + tar_member(b"b", B))
+    assert out.contents == [B] and out.unread == [(b"a", Why.UNSUPPORTED)]
+
+
+def test_pax_fields_rule_over_the_header() -> None:
+    size = b"%d" % len(A)
+    lying = tar_header(b"a", 1) + A + bytes(-len(A) % 512)
+    data = pax({b"size": size, b"path": b"named"}) + lying + tar_member(b"b", B)
+    assert look(data).members == [(b"named", A), (b"b", B)]
+    everywhere = pax({b"path": b"global"}, b"g") + tar_member(b"a", A) + tar_member(b"b", B)
+    assert look(everywhere).names == [b"global"] * 2
+
+
+def test_pax_headers_that_are_damaged_or_huge_are_unread() -> None:
+    for text in (b"99 path=x\n", b"path=x\n", b"11 size=x\n", b"0 a=b\n"):
+        out = look(tar_member(b"x", text, b"x") + tar_member(b"a", A) + TAR_END)
+        assert out.reasons == {Why.DAMAGED}
+    negative = pax({b"size": b"-1"}) + tar_member(b"a", A)
+    assert look(negative).unread == [(b"a", Why.DAMAGED)]
+    huge = tar_member(b"x", bytes(MAX_EXTENDED_BYTES + 1), b"x") + tar_member(b"a", A)
+    out = opened(Tar(), huge)
+    assert out.contents == [A] and out.reasons == {Why.LIMIT}
+
+
+def test_a_cut_within_a_member_is_unread_though_nobody_reads_it() -> None:
+    data = tar_member(b"a", A)[:1000]
+    assert look(data).unread[0] == (b"a", Why.DAMAGED)
+    whole = Whole(tar_member(b"a", bytes(100_000))[:50_000])
+    assert [type(found).__name__ for found in each(Tar(), whole)] == ["Member", "Unlisted"]
+    assert whole.given < 10_000
+
+
+def test_names_are_as_they_stand() -> None:
+    names = [b"../up", b"/abs", b"\xff\xfe", b"same", b"same", b"-x"]
+    data = b"".join(tar_member(name, b"%d" % n) for n, name in enumerate(names))
+    assert look(data).names == names
+    long = tar_member(b"././@LongLink", b"n" * 100_000 + b"\0", b"L") + tar_member(b"a", A)
+    assert look(long).names == [b"n" * (64 << 10)]
+
+
+def test_members_are_passed_over_where_that_can_be() -> None:
+    data = tar_of({f"{n}": bytes(200_000) for n in range(20)})
+    whole = Whole(data)
+    assert len(list(each(Tar(), whole))) == 20
+    assert whole.given < 200_000
+
+
+def test_ordinary_blocks_are_no_headers() -> None:
+    chance = random.Random(1)
+    blocks = [bytes(512), b" " * 512, b"0" * 512, b"\xff" * 512, b"0000000\0" * 64]
+    blocks += [bytes(chance.choices(b"01234567 \0", k=512)) for _ in range(2000)]
+    assert not any(map(is_header, blocks))
+
+
+# Sparse
+
+
+def sparse_file(path: Path) -> bytes:
+    content = bytearray(3_000_000)
+    for number in range(40):
+        content[number * 70_000 : number * 70_000 + 900] = b"%03d" % number * 300
+    with path.open("wb") as file:
+        file.truncate(len(content))
+        for number in range(40):
+            file.seek(number * 70_000)
+            file.write(content[number * 70_000 : number * 70_000 + 900])
+    return bytes(content)
+
+
+@pytest.mark.skipif(GNU_TAR is None, reason="no tar")
+@pytest.mark.parametrize("form", ["gnu", "0.0", "0.1", "1.0"])
+def test_gnu_tar_agrees_about_sparse_members(tmp_path: Path, form: str) -> None:
+    content = sparse_file(tmp_path / "sparse")
+    (tmp_path / "plain").write_bytes(A)
+    options = ["--format=gnu"] if form == "gnu" else ["--format=pax", f"--sparse-version={form}"]
+    made = subprocess.run(
+        ["tar", "-cS", *options, "sparse", "plain"], cwd=tmp_path, check=True, capture_output=True
+    ).stdout
+    if len(made) > len(content):
+        pytest.skip("the file system keeps no holes")
+    out = look(made)
+    assert out.members == [(b"sparse", content), (b"plain", A)]
+    assert out.listed[0].size == len(content)
+
+
+@pytest.mark.parametrize(
+    "text", ["5,1,0,1", "0,5,3,5", "0,999999", "0", "x,y", "0,8,9", "90,8"], ids=str
+)
+def test_a_sparse_map_that_does_not_fit_is_unread(text: str) -> None:
+    fields = {b"GNU.sparse.map": text.encode(), b"GNU.sparse.size": b"50"}
+    out = look(pax(fields) + tar_member(b"a", B) + tar_member(b"b", B))
+    assert out.contents == [B] and out.unread == [(b"a", Why.DAMAGED)]
+
+
+def test_a_sparse_map_without_end_is_unread() -> None:
+    many = b",".join([b"0"] * (2 * tarsparse.MAX_PIECES + 2))
+    fields = {b"GNU.sparse.map": many, b"GNU.sparse.size": b"50"}
+    assert opened(Tar(), pax(fields) + tar_member(b"a", B)).reasons == {Why.LIMIT}
+    claims = {b"GNU.sparse.major": b"1", b"GNU.sparse.minor": b"0", b"GNU.sparse.realsize": b"9"}
+    lines = b"999999999\n".ljust(512, b"\0")
+    assert opened(Tar(), pax(claims) + tar_member(b"a", lines)).reasons == {Why.LIMIT}
+    assert opened(Tar(), pax(claims) + tar_member(b"a", b"1" * 600)).reasons == {Why.DAMAGED}
+
+
+def test_a_sparse_member_of_nothing_but_a_hole_comes_in_pieces() -> None:
+    fields = {b"GNU.sparse.map": b"", b"GNU.sparse.size": b"999999999999"}
+    for found in each(Tar(), Whole(pax(fields) + tar_member(b"a", b""))):
+        assert isinstance(found, Member) and found.size == 999999999999
+        pieces = found.chunks()
+        assert next(pieces) == next(pieces) == bytes(256 << 10)
+
+
+def test_the_generator_makes_what_python_reads() -> None:
+    data = archives.tar_member(b"a", A) + archives.TAR_END
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        assert archive.getnames() == ["a"]
