@@ -156,6 +156,12 @@ def test_a_row_with_other_cells_than_the_header_is_skipped_by_its_line() -> None
     assert [place for place, _ in reading.remarks.skipped] == ["it:4", "it:6"]
 
 
+def test_a_table_of_rows_with_other_cells_alone_gives_nothing() -> None:
+    reading = Reading(max_bad=2, where=parse_where("size >= 1"))
+    assert read(f"md5,size\n{MD5}\n{MD5},1,2\n", reading) == []
+    assert len(reading.remarks.skipped) == 2
+
+
 # JSONL and Parquet
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import random
 from pathlib import Path
 
 import pytest
 
+from fixtures.client import Client
 from fixtures.simulator import Simulator
 from hashclient.errors import UsageError
 from hashclient.lists.wire import parse_add_segment, parse_index, parse_withdraw_segment
 from hashclient.provider.results import Published
+from tests.support import call
 
 DIGESTS = [hashlib.md5(b"benign %d" % n).hexdigest() for n in range(40)]
 
@@ -23,9 +24,7 @@ def simulator(tmp_path: Path) -> Simulator:
 
 
 def publish(simulator: Simulator, text: str, *, dry_run: bool = False) -> Published:
-    return simulator.repository.publish(
-        "baseline", [("it", io.BytesIO(text.encode()))], replace=True, dry_run=dry_run
-    )
+    return simulator.publish(text.encode(), replace=True, dry_run=dry_run)
 
 
 def live(simulator: Simulator) -> dict[str, tuple[str, str, int]]:
@@ -89,6 +88,25 @@ def test_an_entry_that_changed_is_withdrawn_and_added_under_its_id(simulator: Si
         "b": (DIGESTS[1], "y", 6),
         "d": (DIGESTS[2], "x", 7),
     }
+
+
+def test_a_client_follows(simulator: Simulator, tmp_path: Path) -> None:
+    head = "entry_id,md5,category\n"
+    publish(simulator, f"{head}a,{DIGESTS[0]},x\nb,{DIGESTS[1]},x\nc,{DIGESTS[2]},x\n")
+    client = Client(tmp_path / "state", simulator, simulator.root)
+    client.fetch()
+    publish(simulator, f"{head}a,{DIGESTS[0]},y\nb,{DIGESTS[3]},x\nc,{DIGESTS[2]},x\n")
+    client.fetch()
+    found = call(
+        *("--state-dir", tmp_path / "state", "lookup", "--format", "jsonl", "--all"),
+        *(DIGESTS[n] for n in range(4)),
+    )
+    assert [(line["type"], line.get("category")) for line in found.lines[:-1]] == [
+        ("match", "y"),
+        ("clean", None),
+        ("match", "x"),
+        ("match", "x"),
+    ]
 
 
 def test_a_source_of_nothing_withdraws_nothing(simulator: Simulator) -> None:

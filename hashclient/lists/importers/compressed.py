@@ -53,7 +53,8 @@ class _Packed(io.RawIOBase):
     def read(self, size: int = -1, /) -> bytes:
         if not self._rest:
             self._rest = next(self._blocks, b"")
-        given, self._rest = self._rest[:size], self._rest[size:]
+        end = len(self._rest) if size < 0 else size
+        given, self._rest = self._rest[:end], self._rest[end:]
         return given
 
 
