@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import sqlite3
+import tracemalloc
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -530,3 +531,42 @@ def test_what_is_no_utf_8_is_refused(kind: str, tmp_path: Path) -> None:
     at = content.rindex(text)
     with pytest.raises(UsageError, match=r"not UTF-8|not whole and well-formed"):
         list(read_digests(io.BytesIO(content[:at] + b"\xff" + content[at:]), "it", everything()))
+
+
+class Repeating(io.RawIOBase):
+    """A stream that goes on with the same record for ever."""
+
+    def __init__(self, start: bytes, again: bytes) -> None:
+        """Begin with `start`."""
+        self._rest, self._again = start, again * (1 + (1 << 16) // len(again))
+        self.given = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1, /) -> bytes:
+        while len(self._rest) < size:
+            self._rest += self._again
+        data, self._rest = self._rest[:size], self._rest[size:]
+        self.given += size
+        return data
+
+
+@pytest.mark.parametrize("kind", ["vics", "caid", "ncmec"])
+def test_a_document_that_goes_on_for_ever_is_read_in_flat_memory(kind: str, tmp_path: Path) -> None:
+    content = SAMPLES[kind][1](tmp_path / "file", ROWS[:2]).read_bytes()
+    if kind == "ncmec":
+        begin, end = content.index(b"<image>"), content.index(b"</image>") + len(b"</image>\n")
+    else:
+        begin = content.index(b"{", content.index(b"["))
+        end = content.index(content[begin : begin + 12], begin + 1)
+    stream = Repeating(content[:begin], content[begin:end])
+    batches = read_digests(stream, "it", everything())  # type: ignore[arg-type]  # what is used
+    next(batches)
+    tracemalloc.start()
+    try:
+        assert next(batches).count > 4000
+        assert tracemalloc.get_traced_memory()[1] < 40 << 20
+    finally:
+        tracemalloc.stop()
+    assert stream.given <= 64 * importfile.CHUNK_BYTES
