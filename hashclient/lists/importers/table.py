@@ -6,7 +6,7 @@ row with a cell that is not understood cannot be used, and is told by its number
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -174,16 +174,14 @@ class _Table:
         suffix = pc.if_else(is_date, "T00:00:00Z", pc.if_else(has_zone, "", "Z"))
         full = pc.binary_join_element_wise(column, suffix, "")
         utc = pa.timestamp("ms", tz="UTC")
-        times = None
-        while times is None:
-            try:
-                times = full.cast(utc)
-                continue
-            except pa.ArrowInvalid:
-                row = _first_uncastable(full, utc)
-            what = "not a date, nor a time such as 2024-05-01T12:00:00Z (at most milliseconds)"
+        what = "not a date, nor a time such as 2024-05-01T12:00:00Z (at most milliseconds)"
+        right = np.ones(len(full), np.bool_)
+        for row in _uncastable(full, utc):
             self.refuse(np.array([row]), what)
-            full = pc.if_else(pa.array(np.arange(len(full)) != row), full, None)
+            right[row] = False
+        if not right.all():
+            full = pc.if_else(pa.array(right), full, None)
+        times = full.cast(utc)
         result: npt.NDArray[np.datetime64] = times.to_numpy(zero_copy_only=False)
         return result
 
@@ -232,17 +230,16 @@ def _decoded(values: pa.Array, algorithm: Algorithm) -> Uint8:
     return from_hex(text, algorithm.digest_bytes)
 
 
-def _first_uncastable(column: pa.Array, to: pa.DataType) -> int:
-    """Return the first row at which a cast fails that is known to fail somewhere."""
+def _uncastable(column: pa.Array, to: pa.DataType, start: int = 0) -> Iterator[int]:
+    """Yield the rows that a cast fails for, ascending; `start` is the number of the first row."""
     import pyarrow as pa
 
-    low, high = 0, len(column)
-    while high - low > 1:
-        middle = (low + high) // 2
-        try:
-            column.slice(low, middle - low).cast(to)
-        except pa.ArrowInvalid:
-            high = middle
-        else:
-            low = middle
-    return low
+    try:
+        column.cast(to)
+    except pa.ArrowInvalid:
+        if len(column) == 1:
+            yield start
+            return
+        half = len(column) // 2
+        yield from _uncastable(column.slice(0, half), to, start)
+        yield from _uncastable(column.slice(half), to, start + half)
