@@ -30,6 +30,7 @@ NAMES = (
     "inventory",
     "matches",
     "mounts",
+    "clamd",
     "item",
     "document",
     "answer",
