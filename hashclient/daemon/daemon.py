@@ -21,10 +21,10 @@ from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from hashclient.daemon.counts import Count, Counts
 from hashclient.daemon.lists import Lists
-from hashclient.daemon.metrics import Exposition
 from hashclient.daemon.options import Address, Options, TcpAddress, UnixAddress
 from hashclient.daemon.systemd import notify, passed_sockets
 from hashclient.daemon.worker import Worker
@@ -34,6 +34,9 @@ from hashclient.system.files import make_private_dir
 from hashclient.system.locks import writer_lock
 from hashclient.system.log import Log
 from hashclient.system.process import forget_exit_codes
+
+if TYPE_CHECKING:
+    from hashclient.daemon.metrics import Exposition
 
 _log = Log("daemon")
 
@@ -107,6 +110,9 @@ class Daemon:
                 ]
             exposition = None
             if self._metrics is not None:
+                # It brings an HTTP server, which most daemons never need.
+                from hashclient.daemon.metrics import Exposition
+
                 exposition = stack.enter_context(Exposition(self._metrics, self._counts))
             for listener in listeners:
                 listener.setblocking(False)  # noqa: FBT003 - the socket's own word
