@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-_SINCE = ("mac", "verified_at", "oldest_verified", "rotten")
+_SINCE = ("mac", "verified_at", "oldest_verified", "rotten", "offered")
 
 
 def make_old(directory: Path, **changes: Any) -> None:

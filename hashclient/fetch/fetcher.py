@@ -212,6 +212,7 @@ class Fetcher:
     def _fetch_list(self, trust: Trust, name: str, limit_s: float) -> Fetched:
         """Bring a list up to date; comparing what is here with its digests takes `limit_s`."""
         directory = make_private_dir(self._settings.layout.lists / name)
+        offered = tuple(sorted(trust.lists()))
         # 0
         found = open_base(
             directory,
@@ -234,7 +235,7 @@ class Fetcher:
                 same = msgspec.structs.replace(
                     found.index.manifest, checked_at=self._now(), expires=expires, epoch=epoch
                 )
-                same = self._switch(directory, same, found, {})
+                same = self._switch(directory, same, offered, found, {})
                 return self._done(directory, same, same.generation, 0, 0)
         # 3
         if index is None:
@@ -284,7 +285,7 @@ class Fetcher:
             tidy(directory, keep_staging=not isinstance(error, VerificationError))
             raise
         # 6, 7, 8
-        manifest = self._switch(directory, manifest, found, build.pieces)
+        manifest = self._switch(directory, manifest, offered, found, build.pieces)
         counts = [
             None if delta is None else sum(s.entries for s in delta if s.kind == kind)
             for kind in ("add", "withdraw")
@@ -293,16 +294,23 @@ class Fetcher:
         return self._done(directory, manifest, before, *counts)
 
     def _switch(
-        self, directory: Path, manifest: Manifest, found: Base, pieces: Mapping[str, bytes]
+        self,
+        directory: Path,
+        manifest: Manifest,
+        offered: tuple[str, ...],
+        found: Base,
+        pieces: Mapping[str, bytes],
     ) -> Manifest:
-        """Replace the manifest of a list, and sweep; return it with the times of its pieces.
+        """Replace the manifest of a list, and sweep; return it as it was written.
 
-        `pieces` has the digests of those of new runs, which are noted before anybody needs them.
+        It says which lists are `offered`, and has the times of its pieces. `pieces` has the digests
+        of those of new runs, which are noted before anybody needs them.
         """
         if manifest.verified_at is None:
             before = found.index.manifest if found.index else None
             known = {**found.pieces, **pieces}
             manifest = note_pieces(directory, manifest, before, known, self._sealer, self._now())
+        manifest = msgspec.structs.replace(manifest, offered=offered)
         write_manifest(directory, manifest, self._sealer)
         tidy(directory)
         return manifest

@@ -65,6 +65,9 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     `verified_at` is when a fetch last compared pieces of the runs with their digests, and
     `oldest_verified` when that was for the piece for which it is longest ago. `rotten` names a run
     that was found to be something else than what was written: the list is damaged.
+
+    `offered` are the lists that the provider offered when it was last checked, this one among them.
+    The provider's metadata says it, too; but no scan verifies that, and for this the key vouches.
     """
 
     format: str
@@ -87,6 +90,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     verified_at: _Time | None = None
     oldest_verified: _Time | None = None
     rotten: RunName | None = None
+    offered: tuple[str, ...] = ()
 
     @property
     def is_old(self) -> bool:

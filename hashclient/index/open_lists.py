@@ -3,12 +3,14 @@
 What should be here is, of each provider, what `lists` in its configuration names or, where that is
 not set, what the provider's last verified metadata delegates; and every folder below `lists/`. The
 configuration may be another one than the lists were fetched with, so a provider counts without it,
-too, as long as it has a folder below `trust/` or a list that is here. A list that should be here
+too, as long as it has a folder below `trust/` or a list that is here. Each list says besides which
+others its provider offered; the seal key vouches for that. A list that should be here
 and cannot be used is missing. Scans and lookups go on with the others and say so; `status` shows
 it.
 
 The metadata is read as python-tuf has left it. It was verified when it was written, so nothing is
-verified here, and the modules that could are not loaded.
+verified here, and the modules that could are not loaded. A name that somebody has taken out of it
+is missed all the same, by what the lists say that are here.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from hashclient.config import Settings
 from hashclient.core.model import ListState, MissingList, is_name
 from hashclient.errors import ConfigError, StateError
 from hashclient.index.blinding import Sealer, load_sealer
-from hashclient.index.manifest import OtherKeyError, read_manifest
+from hashclient.index.manifest import Manifest, OtherKeyError, read_manifest
 from hashclient.index.matcher import Judge
 from hashclient.index.reader import Index, list_folders, open_index, state_of
 from hashclient.system.files import read_regular, state_error
@@ -243,6 +245,7 @@ def expected_lists(
         for name in sorted(set(names or ()) - wanted.keys()):
             wanted[name] = [provider]
             named.append(_of_list(name, provider, NEVER, "never fetched", UNCONFIGURED_HINT))
+    named += _left_out(settings, named, wanted)
     named.sort(key=lambda entry: entry.name or "")
     for provider in bare:
         if provider in here:
@@ -251,6 +254,33 @@ def expected_lists(
         else:
             doubtful.append(_of_provider(provider, "nothing was ever fetched", BARE_HINT))
     return [*doubtful, *named]
+
+
+def _left_out(
+    settings: Settings, named: Sequence[ExpectedList], wanted: Collection[str]
+) -> list[ExpectedList]:
+    """Return the lists that only those of `named` say should be here; others are in `wanted`.
+
+    Of each provider the list that was checked last says it. What it offered before does not count.
+    """
+    newest: dict[str, Manifest] = {}
+    for entry in named:
+        if entry.index is not None:
+            told = entry.index.manifest
+            before = newest.get(told.provider)
+            if before is None or before.checked_at < told.checked_at:
+                newest[told.provider] = told
+    found = []
+    for provider, told in newest.items():
+        config = settings.config.providers.get(provider)
+        if config is None or not config.lists:
+            hint = UNCONFIGURED_HINT if config is None else FETCH_HINT
+            found += [
+                _of_list(name, provider, NEVER, "never fetched", hint)
+                for name in told.offered
+                if is_name(name) and name not in wanted
+            ]
+    return found
 
 
 def _delegated_by(settings: Settings, provider: str) -> tuple[str, ...] | None:
@@ -372,12 +402,13 @@ def _open(
         document = read_manifest(directory)
         if document is not None:
             manifest = document.manifest if sealer is None else document.verify(sealer)
-            if manifest.list != name:
+            index = open_index(directory, sealer, verify=verify)
+            # Of the manifest that was opened: by now it may be another one than that above.
+            if index is not None and index.manifest.list != name:
                 raise StateError(
-                    f"the folder of list {name} holds list {manifest.list}",
+                    f"the folder of list {name} holds list {index.manifest.list}",
                     hint=f"remove {printable(directory)} and run `hashclient fetch`",
                 )
-            index = open_index(directory, sealer, verify=verify)
     except OtherKeyError as error:
         assert document is not None
         short = "sealed with another key"

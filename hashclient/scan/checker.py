@@ -113,7 +113,7 @@ class Checker:
             sniffs=members is not None,
         )
         self._file_systems = Identities()
-        #: By `st_dev`, for one task: by then it may be that of another file system.
+        #: By `st_dev`, for one task: as long as the reader keeps each of them from going away.
         self._identities: dict[int, Identity | None] = {}
         #: Files of one task that are no containers, whatever else is known of them.
         self._plain: list[os.stat_result] = []
@@ -138,13 +138,16 @@ class Checker:
         alone = not defer and sum(len(group.names) for group in task) == 1
         files: list[File] = []
         self._bytes_before = 0 if self._members is None else self._members.bytes_out
-        for group in task:
-            if self._is_enough():
-                result.deferred.append(group)
-            else:
-                self._check_group(group, result, files, whole=alone)
-        records = records_of_tags(self._judge, files)
-        self._judge_files(files, records, result)
+        try:
+            for group in task:
+                if self._is_enough():
+                    result.deferred.append(group)
+                else:
+                    self._check_group(group, result, files, whole=alone)
+            records = records_of_tags(self._judge, files)
+            self._judge_files(files, records, result)
+        finally:
+            self._reader.end_task()
         result.bytes_read = self._reader.bytes_read
         if self._learn:
             result.learned = [
@@ -337,7 +340,7 @@ class Checker:
                 if status.st_dev != device:
                     trust = self._reader.trust_at(name, fd, status.st_dev, follow=follow)
                     device, trusted = status.st_dev, trust is FULL
-                    if device not in self._identities:
+                    if trust is not NONE and device not in self._identities:
                         identity = self._file_systems.at(name, fd, device, follow=follow)
                         self._identities[device] = identity
                 if not stat.S_ISREG(status.st_mode):
@@ -409,12 +412,14 @@ class Checker:
                 )
         believed = records["read_day"] != 0
         is_read = wanted != 0
+        # A size that no entry has does not say that a file is no container: the cache does.
+        rests_on_cache = is_read if self._members is None else np.ones_like(is_read)
         total = int(np.count_nonzero(settled))
-        known_unchanged = int(np.count_nonzero(settled & is_read))
+        known_unchanged = int(np.count_nonzero(settled & rests_on_cache))
         result.clean += total
         result.ruled_out_by_size += total - known_unchanged
         result.known_unchanged += known_unchanged
-        result.believed_unchanged += int(np.count_nonzero(settled & is_read & believed))
+        result.believed_unchanged += int(np.count_nonzero(settled & rests_on_cache & believed))
         if self._keep_clean:
             for row in np.flatnonzero(settled).tolist():
                 self._tell_clean(group, names[row], statuses[row].st_size, result)

@@ -30,7 +30,7 @@ from hashclient.core.digests import Digester, LengthError, digest_fd, new_buffer
 from hashclient.core.kinds import Kind
 from hashclient.scan.reasons import CHANGED, ENDLESS, SPARSE
 from hashclient.scan.sources.files import kind_of
-from hashclient.system.filesystems import FULL, NONZERO, SizeTrust, trust_at, trust_of
+from hashclient.system.filesystems import FULL, NONE, NONZERO, SizeTrust, ask_at, trust_of
 from hashclient.system.leases import hold, is_unwritable, keeps_out, let_go
 
 #: How often a file that changes while it is read is read again.
@@ -204,6 +204,8 @@ class Reader:
         self._clock = clock
         self._buffer = new_buffer()
         self._trusts: dict[int, SizeTrust] = {}
+        #: Descriptors of paths alone, one on each file system in `_trusts`.
+        self._pins: list[int] = []
         #: By device, whether short files are read under a lease.
         self._holds: dict[int, bool] = {}
         self._ended = -math.inf
@@ -215,20 +217,38 @@ class Reader:
         self._may_front = False
 
     def begin_task(self) -> None:
-        """Count from zero, and ask of each file system again how far it is trusted.
-
-        By then the number of a device may be that of another one.
-        """
+        """Count from zero, and ask of each file system again how far it is trusted."""
+        self.end_task()
         self.bytes_read = 0
-        self._trusts.clear()
         self._holds.clear()
         self._ended = -math.inf
+
+    def end_task(self) -> None:
+        """Let go of the file systems; from now on the number of one may be that of another."""
+        self._trusts.clear()
+        for fd in self._pins:
+            os.close(fd)
+        self._pins.clear()
+
+    def _trust_of(self, fd: int, device: int) -> SizeTrust:
+        """Tell how far the file system of an open file is trusted, and keep it for the task.
+
+        A path on it is open for as long: it cannot go away, so no other one gets its number.
+        """
+        trust = trust_of(fd, device)
+        try:
+            # No second descriptor of the same opening: that would keep the lease of a file.
+            self._pins.append(os.open(f"/proc/self/fd/{fd}", os.O_PATH | os.O_CLOEXEC))
+        except OSError:
+            return trust  # the next file asks again
+        self._trusts[device] = trust
+        return trust
 
     def trust_at(self, name: str, directory_fd: int, device: int, *, follow: bool) -> SizeTrust:
         """Tell how far the file system of a file in an open directory is trusted."""
         trust = self._trusts.get(device)
         if trust is None:
-            trust = self._trusts[device] = trust_at(name, directory_fd, device, follow=follow)
+            trust = ask_at(self._trust_of, name, directory_fd, device, follow, NONE)
         return trust
 
     def refuse_sparse(self, status: os.stat_result) -> None:
@@ -262,7 +282,7 @@ class Reader:
         device = status.st_dev
         trust = self._trusts.get(device)
         if trust is None:
-            trust = self._trusts[device] = trust_of(fd, device)
+            trust = self._trust_of(fd, device)
         size = status.st_size if trust is FULL else relied_size(status, trust)
         plan = self._plan_of(size)
         if not plan:

@@ -197,14 +197,6 @@ def kind_of(fd: int) -> int:
     return status[0] & 0xFFFFFFFF
 
 
-def trust_at(name: str, directory_fd: int, device: int, *, follow: bool) -> SizeTrust:
-    """Tell the same of a file in an open directory, whose `st_dev` just was `device`.
-
-    By now it may be another one: one of another device is not trusted.
-    """
-    return ask_at(trust_of, name, directory_fd, device, follow, NONE)
-
-
 def ask_at(
     ask: Callable[[int, int], _T],
     name: str,

@@ -5,15 +5,15 @@ single block device (btrfs, overlay, a network) it may be another one after each
 system is known, whichever of these comes first,
 
 1. by its UUID, if it lies on disks that are built in;
-2. by the number that statfs(2) gives, where that is made of the UUID: on ext4, if the kernel does
-   not say the UUID, and on btrfs besides it, since it also tells subvolumes apart (a snapshot has
-   the inodes of its source, and a number of its own for good);
+   on btrfs that of the subvolume besides: a snapshot has the inodes of its source;
+2. on ext4, if the kernel does not say the UUID, by the number that statfs(2) makes of it;
 3. on a network, by its type, what was mounted, and which directory of that;
 4. else by its mount, which has a number that is not given again until the machine is started.
 
 A UUID is forged as easily as times are. So media that somebody may bring along are known by their
-mount only: loop devices, what can be taken out or is on a bus for such, and what a user has
-mounted. Where none of this can be had, nothing is known.
+mount only: loop devices, and what can be taken out or is on a bus for such. Of what a user has
+mounted nothing is known at all: the image that it lies in may be theirs to write to, beside the
+file system. Nor where none of this can be had.
 
 Limits: a disk that was copied bit by bit, and takes the place of the first one, is that one.
 """
@@ -25,6 +25,7 @@ import functools
 import hashlib
 import os
 import re
+import sys
 from array import array
 from collections.abc import Callable
 from fcntl import ioctl
@@ -60,6 +61,10 @@ _LEASES_PROVE = frozenset({_EXT, _BTRFS})
 _GET_UUID, _UUID_BYTES = 0x80111500, 17
 #: From linux/btrfs.h: the same, and where the UUID is in it.
 _BTRFS_INFO, _BTRFS_INFO_BYTES, _BTRFS_UUID = 0x8400941F, 1024, slice(16, 32)
+#: And of the subvolume that a file is in. Its number is given again once it has been deleted and
+#: the file system was mounted anew; but for that of the first one, which may have no UUID.
+_SUBVOLUME_INFO, _SUBVOLUME_INFO_BYTES, _SUBVOLUME_UUID = 0x81F8943C, 504, slice(296, 312)
+_FIRST_SUBVOLUME = (5).to_bytes(8, sys.byteorder)
 #: From xfs/xfs_fs.h: the same of its geometry, for kernels before 6.9.
 _XFS_GEOMETRY, _XFS_GEOMETRY_BYTES, _XFS_UUID = 0x80705864, 112, slice(64, 80)
 #: From linux/stat.h and linux/fcntl.h.
@@ -131,6 +136,8 @@ def _identify(fd: int, kind: int, mount: int, device: int, number: int) -> Ident
     name, before = None, None
     if kind in _NETWORK:
         name = _export_of(fd)  # 3
+    elif _is_users(fd):
+        return None
     elif kind not in _STACKED:
         name = _uuid_of(fd, kind, device, number)  # 1, 2
         # Until now it was the number of the device, with that of statfs(2): good for a fixed disk.
@@ -150,8 +157,10 @@ def _number_of(name: bytes) -> int:
 
 def _uuid_of(fd: int, kind: int, device: int, number: int) -> bytes | None:
     """Return what stands for a file system for good, if it lies on disks that are built in."""
+    within: bytes | None = b""
     try:
         if kind == _BTRFS:
+            within = _subvolume_of(fd)
             # Its files are on devices that are none, and it may have any number of disks.
             uuid = ioctl(fd, _BTRFS_INFO, bytes(_BTRFS_INFO_BYTES))[_BTRFS_UUID]
             text = uuid.hex()
@@ -166,10 +175,38 @@ def _uuid_of(fd: int, kind: int, device: int, number: int) -> bytes | None:
         return None
     if not any(uuid):
         uuid = b"%x" % number if kind == _EXT and number else b""
-    if not uuid or not names or None in names or _is_users(fd):
+    if not uuid or not names or None in names or within is None:
         return None
-    within = b" %x" % number if kind == _BTRFS else b""
-    return b" ".join([b"uuid", uuid.hex().encode(), *filter(None, names)]) + within
+    return b" ".join([b"uuid", uuid.hex().encode(), *filter(None, [*names, within])])
+
+
+def _subvolume_of(fd: int) -> bytes | None:
+    """Return what stands for a subvolume of btrfs for good; None if it has no such thing.
+
+    Raises:
+        OSError: the kernel does not say it (it does from version 4.18 on).
+    """
+    told = ioctl(fd, _SUBVOLUME_INFO, bytes(_SUBVOLUME_INFO_BYTES))
+    uuid = told[_SUBVOLUME_UUID]
+    return uuid.hex().encode() if any(uuid) or told[:8] == _FIRST_SUBVOLUME else None
+
+
+def told_uuids(directory_fd: int) -> list[bytes]:
+    """Return the UUID of the file system of an open directory, if the kernel says it: one or none.
+
+    It need not be open for reading; that it can be opened so is needed.
+    """
+    try:
+        fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory_fd)
+    except OSError:
+        return []
+    try:
+        uuid = _asked_uuid(fd, kind_of(fd))
+    except OSError:
+        return []
+    finally:
+        os.close(fd)
+    return [uuid.hex().encode()] if any(uuid) else []
 
 
 def _asked_uuid(fd: int, kind: int) -> bytes:
@@ -197,9 +234,11 @@ def _disk_name(path: Path, layers: int = 0) -> bytes | None:
     below = list((path / "slaves").iterdir())
     if below and layers < _MAX_LAYERS:
         names = [_disk_name(disk, layers + 1) for disk in below]
-        if None in names:
+        own = _read(path / "dm/uuid")
+        # A volume of the device mapper without one may be a snapshot of another of these disks.
+        if None in names or (not own and (path / "dm").exists()):
             return None
-        return b" ".join(filter(None, [_read(path / "dm/uuid"), *sorted(filter(None, names))]))
+        return b" ".join(filter(None, [own, *sorted(filter(None, names))]))
     if _LOOSE.search(str(path)):
         return None
     for place in (path, *path.parents):
@@ -237,12 +276,24 @@ def unique_mount(fd: int) -> int | None:
 
     None if the kernel does not say it (it does from version 6.8 on).
     """
-    statx = _statx()
-    status = array("Q", bytes(256))
-    if statx is None or statx(fd, status) != 0:
+    status = _status(fd)
+    if status is None:
         return None
     # The mask is the first word of 32 bits, whichever way round; the number of the mount is at 144.
     return status[18] if memoryview(status).cast("B").cast("I")[0] & _STATX_MNT_ID_UNIQUE else None
+
+
+def attributes(fd: int) -> int:
+    """Return the attributes of an open file, as statx(2) has them; of a kernel without it, none."""
+    status = _status(fd)
+    return 0 if status is None else status[1]
+
+
+def _status(fd: int) -> array[int] | None:
+    """Return what statx(2) says of an open file, in words of 64 bits; None if it says nothing."""
+    statx = _statx()
+    status = array("Q", bytes(256))
+    return status if statx is not None and statx(fd, status) == 0 else None
 
 
 @functools.cache

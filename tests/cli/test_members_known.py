@@ -80,6 +80,25 @@ def test_unchanged_archives_are_not_opened_again(world: World) -> None:
     assert second.summary["known_unchanged"] >= 10
 
 
+def test_that_a_file_is_no_container_is_counted_as_known_where_its_size_says_nothing_of_that(
+    world: World,
+) -> None:
+    """Also where no entry has its size: it may have come to be one since, without a trace."""
+    world.scan()
+    (world.tree / "plain").rename(world.tree.parent / "plain")
+    archives = world.scan().summary
+    (world.tree.parent / "plain").rename(world.tree / "plain")
+    world.scan()  # its ctime is another one
+    summary = world.scan().summary
+    names = ("ruled_out_by_size", "known_unchanged", "believed_unchanged")
+    more = {name: summary[name] - archives[name] for name in names}
+    assert more == {
+        "ruled_out_by_size": 0,
+        "known_unchanged": 1,
+        "believed_unchanged": int(world.sized),  # only read under a lease it is proven
+    }
+
+
 def test_what_is_listed_since_is_found_in_them(world: World) -> None:
     world.scan()
     world.list(e1=LISTED)

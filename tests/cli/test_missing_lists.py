@@ -322,6 +322,27 @@ def test_what_should_be_here_is_not_known(
     assert [result.code for result in ask(state, tmp_path).values()] == [0, 10, 0, 10, 0]
 
 
+@pytest.mark.parametrize("name", ["base", "other"])
+def test_who_takes_a_list_away_takes_its_name_out_of_the_metadata_in_vain(
+    state: Path, tmp_path: Path, name: str
+) -> None:
+    """No scan verifies the metadata; but the key vouches for what the other list says of it."""
+    path = state / METADATA / "targets.json"
+    document = json.loads(path.read_bytes())
+    roles = document["signed"]["delegations"]["roles"]
+    document["signed"]["delegations"]["roles"] = [r for r in roles if r["name"] != name]
+    path.write_text(json.dumps(document))
+    assert "missing" not in call("--state-dir", state, "status").out
+    shutil.rmtree(state / "lists" / name)
+    asked = ask(state, tmp_path)
+    assert all(asked[way].code in {8, 11} for way in asked), {w: r.code for w, r in asked.items()}
+    assert f"list {name} has never been fetched" in asked["scan clean"].err
+    # Who gives it up in the configuration does without.
+    (other,) = {"base", "other"} - {name}
+    (state / "config.toml").write_text(CONFIG + f'lists = ["{other}"]\n')
+    assert call("--state-dir", state, "lookup", CLEAN).code == 0
+
+
 def test_metadata_that_may_not_be_read(state: Path, tmp_path: Path) -> None:
     (state / METADATA).chmod(0)
     try:

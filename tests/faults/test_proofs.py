@@ -24,7 +24,7 @@ import pytest
 
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.digests import digest_fd
-from hashclient.scan import cache, checker, reading
+from hashclient.scan import cache, checked, checker, reading
 from hashclient.system import filesystems, identity
 from hashclient.system.identity import Identities, Identity
 from hashclient.system.leases import is_unwritable, keeps_out
@@ -60,7 +60,7 @@ def state(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 @pytest.fixture
 def set_day(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     def set_day(day: int) -> None:
-        for module in (cache, checker):
+        for module in (cache, checked):
             monkeypatch.setattr(module, "today", lambda: day)
 
     return set_day
@@ -483,6 +483,45 @@ def test_a_snapshot_is_another_file_system_than_its_source(
     assert None not in first and len(set(first)) == 3
     assert second[:2] == first[:2]
     assert second[2] not in first
+
+
+def test_a_subvolume_that_gets_the_number_of_another_is_another_one(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Numbers of subvolumes are given again after a mount, and snapshots have times of before."""
+    monkeypatch.setattr(identity, "_disk_name", lambda _: b"")
+    image = make_image(tmp_path / "image", "btrfs")
+
+    def known_by(path: Path) -> tuple[int, ...]:
+        status = (path / "f").stat()
+        number = os.statvfs(path).f_fsid
+        return number, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+    with mounted("-o", "loop,commit=1", image, tmp_path / "m") as top:
+        contents = {top / "kept": LISTED, top / "scanned": BENIGN}
+        for path in contents:
+            tool("btrfs", "subvolume", "create", path)
+        for _ in range(20):  # until both have changed within one tick of the clock
+            for path, content in contents.items():
+                (path / "f").unlink(missing_ok=True)
+                # Not by `open`: it asks for the status, and a change after that has a finer time.
+                fd = os.open(path / "f", os.O_WRONLY | os.O_CREAT)
+                os.write(fd, content)
+                os.utime(fd, ns=(0, 0))
+                os.close(fd)
+            if len({(path / "f").stat().st_ctime_ns for path in contents}) == 1:
+                break
+        else:
+            pytest.skip("the clock of files is too fine here")
+        before = known_by(top / "scanned")
+        assert scan(state, top / "scanned").code == 0
+        assert rests_on(scan(state, top / "scanned")) == (0, 1, 0)
+        tool("btrfs", "subvolume", "delete", top / "scanned")
+        tool("btrfs", "subvolume", "sync", "-s", "1", top)
+    with mounted("-o", "loop", image, tmp_path / "m") as top:
+        tool("btrfs", "subvolume", "snapshot", top / "kept", top / "scanned")
+        assert known_by(top / "scanned") == before
+        assert scan(state, top / "scanned").code == 10
 
 
 def test_where_mounts_have_no_number_of_their_own_nothing_is_remembered(

@@ -42,9 +42,9 @@ USES: Mapping[str, str] = {
     "daemon": "__init__ config configfile containers index scan session",
     "status": "__init__ audit config fetch index matches quarantine reporting",
     "upkeep": "audit matches quarantine reporting scan session",
-    "client": "config fetch index scan session status upkeep",
+    "client": "config fetch index lists scan session status upkeep",
     "watch": "client scan",
-    "cli": "__init__ audit client config configfile daemon fetch formats index matches"
+    "cli": "__init__ audit client config configfile daemon fetch formats index lists matches"
     " migrations provider quarantine reporting scan session status watch",
     "__init__": "",
     "__main__": "cli",

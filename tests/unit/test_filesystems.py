@@ -19,8 +19,8 @@ from hashclient.system.filesystems import (
     NONE,
     NONZERO,
     SizeTrust,
+    ask_at,
     fuse_trust,
-    trust_at,
     trust_of,
 )
 
@@ -55,6 +55,10 @@ def opened(path: Path | str) -> Iterator[int]:
 def trust(path: Path | str) -> SizeTrust:
     with opened(path) as fd:
         return trust_of(fd, os.fstat(fd).st_dev)
+
+
+def trust_at(name: str, directory_fd: int, device: int, *, follow: bool) -> SizeTrust:
+    return ask_at(trust_of, name, directory_fd, device, follow, NONE)
 
 
 @pytest.mark.parametrize(

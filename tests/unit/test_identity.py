@@ -16,6 +16,7 @@ from hashclient.system.identity import Identities, Identity
 from hashclient.system.mountinfo import Mount
 
 NFS, GFS2, EXT4 = 0x6969, 0x01161970, 0xEF53
+HERE = Mount("/srv", b"/", "ext4", b"/dev/sda1")
 PCI = "devices/pci0000:00/0000:00:1f.2/ata1/host0/target0:0:0/0:0:0:0/block/sda"
 USB = "devices/pci0000:00/0000:00:14.0/usb1/1-2/1-2:1.0/host6/block/sdb"
 
@@ -85,6 +86,8 @@ def test_a_volume_and_its_snapshot_have_names_of_their_own(machine: Machine) -> 
     crypt = machine.mapped(0, "CRYPT-LUKS2-1", disk)
     names = [identity._disk_name(machine.mapped(n, f"LVM-volume-{n}", crypt)) for n in (1, 2)]
     assert names == [b"LVM-volume-1 CRYPT-LUKS2-1", b"LVM-volume-2 CRYPT-LUKS2-1"]
+    # One without a name, as `dmsetup` makes it, may be the one as well as the other.
+    assert identity._disk_name(machine.mapped(3, "", disk)) is None
 
 
 @pytest.mark.parametrize(
@@ -152,7 +155,7 @@ def test_what_other_machines_write_to_is_not_told_by_this_one_s_leases(
     ask: Callable[[int, Mount | None], Identity | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(identity, "unique_mount", lambda _: 5)
-    found = ask(GFS2, None)
+    found = ask(GFS2, Mount("/srv", b"/", "gfs2", b"/dev/sda1"))
     assert found is not None and not found.proves and not found.is_local
 
 
@@ -166,11 +169,26 @@ def test_a_mount_is_another_one_after_each_start(
         (tmp_path / "boot_id").write_text(boot)
         monkeypatch.setattr(identity, "_BOOT_ID", tmp_path / "boot_id")
         monkeypatch.setattr(identity, "unique_mount", lambda _, mount=mount: mount)
-        found = ask(EXT4, None)
+        found = ask(EXT4, HERE)
         assert found is not None and found.before is None
         numbers.append(found.number)
     assert len(set(numbers)) == 3
     (tmp_path / "boot_id").unlink()
+    assert ask(EXT4, HERE) is None
+
+
+def test_nothing_is_known_of_what_a_user_has_mounted(
+    ask: Callable[[int, Mount | None], Identity | None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nor where it cannot be told who has."""
+    monkeypatch.setattr(identity, "unique_mount", lambda _: 5)
+    monkeypatch.setattr(identity, "_UTAB", tmp_path / "utab")
+    assert ask(EXT4, HERE) is not None
+    (tmp_path / "utab").write_text("SRC=/dev/sda1 TARGET=/srv ROOT=/ OPTS=uhelper=udisks2\n")
+    assert ask(EXT4, HERE) is None
+    (tmp_path / "utab").unlink()
     assert ask(EXT4, None) is None
 
 

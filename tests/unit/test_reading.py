@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -18,7 +19,7 @@ import pytest
 from fixtures.faulty_fs import File, mounted, why_not
 from hashclient.config import Config, Settings
 from hashclient.core.algorithms import Algorithm
-from hashclient.core.digests import LONGER, SHORTER
+from hashclient.core.digests import LONGER, SHORTER, digest_fd
 from hashclient.core.kinds import Kind
 from hashclient.index.open_lists import open_lists
 from hashclient.scan import reading
@@ -40,8 +41,9 @@ from hashclient.scan.reading import (
 )
 from hashclient.scan.reasons import CHANGED, ENDLESS, SPARSE, reason_of
 from hashclient.scan.sources.interface import Group
-from hashclient.system.filesystems import FULL, NONE, NONZERO, SizeTrust, trust_at
+from hashclient.system.filesystems import FULL, NONE, NONZERO, SizeTrust, ask_at, trust_of
 from hashclient.system.leases import can_lease, hold, keeps_out
+from tests.disks import disk, needs_mounts
 from tests.support import csv_of, make_state, write_tree
 
 SHA1 = (Algorithm.SHA1,)
@@ -356,13 +358,20 @@ def test_what_cannot_be_asked_has_not_the_trust_of_what_came_before(
     tree = write_tree(tmp_path, {"a": b"benign file", "f": b"", "g": b""})
     asked: list[str] = []
 
-    def vanished(name: str, *args: Any, **options: Any) -> SizeTrust:
+    def vanished(
+        ask: Callable[[int, int], SizeTrust],
+        name: str,
+        directory_fd: int,
+        device: int,
+        follow: bool,
+        otherwise: SizeTrust,
+    ) -> SizeTrust:
         asked.append(name)
         if name == "f":
             raise FileNotFoundError(2, "vanished")
-        return trust_at(name, *args, **options)
+        return ask_at(ask, name, directory_fd, device, follow, otherwise)
 
-    monkeypatch.setattr(reading, "trust_at", vanished)
+    monkeypatch.setattr(reading, "ask_at", vanished)
     with mounted(tree / "f", {"": File(b"listed", claims=4096)}, user_id=STRANGER):
         subprocess.run(["mount", "--bind", tree / "f", tree / "g"], check=True)
         try:
@@ -377,19 +386,46 @@ def test_a_file_system_is_asked_once_a_task(
     checker: Checker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not once a file: it costs system calls."""
-    asked: list[str] = []
+    asked: list[int] = []
 
-    def counted(name: str, *args: Any, **options: Any) -> SizeTrust:
-        asked.append(name)
-        return trust_at(name, *args, **options)
+    def counted(fd: int, device: int) -> SizeTrust:
+        asked.append(device)
+        return trust_of(fd, device)
 
-    monkeypatch.setattr(reading, "trust_at", counted)
-    monkeypatch.setattr(reading, "trust_of", lambda *_: pytest.fail("asked again"))
+    monkeypatch.setattr(reading, "trust_of", counted)
     tree = write_tree(tmp_path / "t", {f"{n % 3}/{n}": b"benign" for n in range(30)})
     groups = [Group(f"{tree}/{k}", [str(n) for n in range(k, 30, 3)], False) for k in range(3)]
     for task in range(1, 3):
         assert checker.check(groups).files_read == 30
-        assert asked == ["0"] * task
+        assert asked == [tree.stat().st_dev] * task
+
+
+@needs_mounts
+def test_a_file_system_stays_until_the_task_ends(
+    checker: Checker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is mounted once it is unmounted does not get its number, nor the trust in it."""
+    devices: list[int] = []
+
+    def exchanged(*args: Any, **options: Any) -> tuple[list[bytes], int]:
+        if len(devices) == 1:
+            one.close()
+            devices.append(others.enter_context(disk(two, "tmpfs")).stat().st_dev)
+        return digest_fd(*args, **options)
+
+    monkeypatch.setattr(reading, "digest_fd", exchanged)
+    two = tmp_path / "two"
+    two.mkdir()
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with contextlib.ExitStack() as others, contextlib.ExitStack() as one:
+        memory = one.enter_context(disk(tmp_path, "tmpfs"))
+        devices.append(memory.stat().st_dev)
+        tree = write_tree(tmp_path / "t", {"f": b"benign"})
+        write_tree(memory, {"f": b"listed "})  # looked at; no entry has its size
+        groups = [Group(str(place), ["f"], False) for place in (memory, tree)]
+        assert checker.check(groups).clean == 2
+        assert len(set(devices)) == 2
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_a_lease_is_asked_for_before_each_attempt_and_the_last_one_counts(
