@@ -148,9 +148,10 @@ def test_many_tiny_chunks_are_read_right(daemon: Daemon) -> None:
     assert sum(a.endswith(b"e-1 FOUND") for a in answers) == 3
 
 
-def test_nothing_is_read_for_who_has_gone(daemon: Daemon) -> None:
+def test_nothing_is_read_for_who_has_gone(daemon: Daemon, tmp_path: Path) -> None:
+    tree = write_tree(tmp_path / "t", {f"{n}/{m}": b"x" for n in range(40) for m in range(40)})
     with daemon.connect() as sock:
-        sock.sendall(b"zCONTSCAN /\0")
+        sock.sendall(b"zIDSESSION\0" + b"zCONTSCAN %s\0" % os.fsencode(tree) * 5000)
         wait_until(
             lambda: value(daemon, "hashclient_serve_open_connections") == 1, daemon.process.pid
         )
