@@ -283,9 +283,9 @@ def test_a_file_that_hits_and_then_changes_is_unread(
     """Between the first digest and the others, so that they would be of different contents."""
     lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}))
     tree = write_tree(tmp_path / "t", {"a": b"listed"})
-    judge = judging.Judge.wanted
+    judge = judging.Judge.wanted_by_row
 
-    def meanwhile(*args: Any) -> int:
+    def meanwhile(*args: Any) -> Any:
         if how == "rewritten":
             (tree / "a").write_bytes(b"benign")
         else:
@@ -294,7 +294,7 @@ def test_a_file_that_hits_and_then_changes_is_unread(
             (tree / "a").write_bytes(b"listed")
         return judge(*args)
 
-    monkeypatch.setattr(judging.Judge, "wanted", meanwhile)
+    monkeypatch.setattr(judging.Judge, "wanted_by_row", meanwhile)
     expected = "no such file or directory" if how == "gone" else CHANGED
     assert kinds(check(lists, tree, "a")) == {"a": (Kind.UNREAD, expected)}
 
