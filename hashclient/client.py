@@ -15,12 +15,11 @@ from hashclient.errors import UsageError
 from hashclient.session import Session
 
 if TYPE_CHECKING:
-    from hashclient.containers.cage import Options
     from hashclient.errors import HashclientError
     from hashclient.fetch.build import Progress as FetchProgress
     from hashclient.fetch.fetcher import Fetched
     from hashclient.index.open_lists import OpenLists
-    from hashclient.scan.pipeline import FrontEnd, Observer, Run, Scan
+    from hashclient.scan.pipeline import FrontEnd, Run, Scan
     from hashclient.scan.sources.interface import Source
     from hashclient.scan.sources.stream import Stream
     from hashclient.status.status import Status
@@ -134,6 +133,7 @@ class Client:
         from hashclient.scan.cache import InventoryPlace
         from hashclient.scan.engine import Progress, default_jobs, scan
         from hashclient.scan.executors.inline import Inline
+        from hashclient.scan.members import container_options
         from hashclient.scan.memory import Memory
         from hashclient.scan.pipeline import FrontEnd, Scan
         from hashclient.scan.recorder import RunRecord
@@ -163,7 +163,12 @@ class Client:
             place = InventoryPlace(state_dir, key_id, reread_days)
             memory = Memory(place, use=inventory, on_failure=observer.failed)
         containers = (
-            _containers(session, observer, passwords, verify_sizes=verify_sizes)
+            container_options(
+                session.settings.config.containers,
+                observer.noticed,
+                passwords,
+                verify_sizes=verify_sizes,
+            )
             if members
             else None
         )
@@ -268,30 +273,6 @@ class Client:
         session = self.session
         check_policy(session.settings)
         return read_status(session.settings, session.environ, session.now(), verify=verify)
-
-
-def _containers(
-    session: Session, observer: Observer, passwords: Sequence[bytes], *, verify_sizes: bool
-) -> Options:
-    """Return how containers are opened, and say what the kernel lacks to do that safely."""
-    from hashclient.containers.cage import Options
-    from hashclient.containers.limits import Limits
-    from hashclient.containers.sandbox import kernel_locks
-
-    config = session.settings.config.containers
-    requires = config.sandbox == "require"
-    if missing := kernel_locks().missing:
-        end = "none is opened" if requires else "what opens them is less confined"
-        observer.noticed(f"containers: this kernel has no {missing}: {end}")
-    limits = Limits(
-        config.depth,
-        config.members,
-        config.bytes_out,
-        config.ratio,
-        config.time_s,
-        config.memory_mib,
-    )
-    return Options(limits, requires, verify_sizes, tuple(passwords))
 
 
 def _session_of(state_dir: Path) -> Session:

@@ -16,6 +16,7 @@ from hashclient.config import Settings
 from hashclient.core.model import Invocation
 from hashclient.migrations.check import check_state
 from hashclient.migrations.version import SEGMENTS
+from hashclient.system.layout import MANIFEST_NAME
 from hashclient.system.text import printable
 
 if TYPE_CHECKING:
@@ -117,3 +118,22 @@ class Session:
         from hashclient.index.open_lists import open_lists
 
         return open_lists(self.settings, self.environ, self.now())
+
+    def list_folders(self) -> list[tuple[str, int, int]]:
+        """Return what tells of a new generation, or of a list that has come or gone.
+
+        It is cheap, so that whoever goes on for long can ask often.
+        """
+        found = []
+        try:
+            with os.scandir(self.settings.layout.lists) as folders:
+                names = sorted(folder.path for folder in folders)
+        except OSError:
+            return []
+        for path in names:
+            try:
+                status = os.stat(f"{path}/{MANIFEST_NAME}")  # noqa: PTH116 - often
+                found.append((path, status.st_ino, status.st_mtime_ns))
+            except OSError:
+                found.append((path, 0, 0))
+        return found

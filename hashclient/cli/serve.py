@@ -92,6 +92,20 @@ if TYPE_CHECKING:
     type=DURATION,
     help="Run `fetch` every so often, such as 1h.",
 )
+@click.option(
+    "--no-members",
+    is_flag=True,
+    help="Do not open archives and mail: check each object as a whole.",
+)
+@click.option(
+    "--spool-mib",
+    metavar="N",
+    type=click.IntRange(0, 1 << 24),
+    default=1024,
+    show_default=True,
+    help="Disk of each process for streams that may be archives or mail, in the state directory;"
+    " what has no room has no verdict.",
+)
 @click.option("--no-actions", is_flag=True, help="Record matches only, whatever the policy says.")
 @format_option("text", "json", help="How to say where it listens, once it is ready.")
 @pass_app
@@ -108,6 +122,8 @@ def command(
     stream_s: float,
     metrics: str | None,
     fetch_every: float | None,
+    no_members: bool,
+    spool_mib: int,
     no_actions: bool,
     output_format: str,
 ) -> ExitCode:
@@ -127,6 +143,7 @@ def command(
     or it cannot listen; all are in `hashclient --help`.
     """
     from hashclient.daemon.daemon import Daemon
+    from hashclient.daemon.openers import opening
     from hashclient.daemon.options import NoVerdict, Options, TcpAddress, parse_address
     from hashclient.scan.engine import default_jobs
 
@@ -157,6 +174,8 @@ def command(
             stream_s,
             max_connections,
             act=not no_actions,
+            containers=None if no_members else opening(app.settings.config, stream_s, app.warn),
+            spool_bytes=spool_mib << 20,
         ),
         jobs=jobs or default_jobs(),
         metrics=asked,

@@ -70,6 +70,7 @@ def command(
     from hashclient.cli.run import load_lists
     from hashclient.client import Client
     from hashclient.formats.interface import Context, formatter
+    from hashclient.system.text import printable
     from hashclient.watch.watch import Watch
 
     load_lists(app)
@@ -80,6 +81,22 @@ def command(
 
     def scanned(summary: Summary) -> None:
         app.say(f"looked at everything: {summary.inputs:,} inputs, exit {int(summary.exit_code)}")
+
+    def listed(summary: Summary) -> None:
+        hint = "run `hashclient fetch`; what matches nothing may be listed all the same"
+        for state in summary.lists:
+            if state.stale:
+                app.warn(f"list is stale: {state.name}", hint)
+        for missing in summary.missing:
+            name = missing.name or f"all of provider {missing.provider}"
+            app.warn(f"list is missing: {name}: {missing.problem}", hint)
+
+    def untold(path: str) -> None:
+        app.warn(
+            f"cannot watch {printable(path)}: what others change on this kind of file system is not"
+            " told to this machine",
+            "it is looked at with everything: --rescan-every",
+        )
 
     watch = Watch(
         Client(app.session),
@@ -92,6 +109,8 @@ def command(
         told=lambda handled: app.out(written.outcome(handled) or ""),
         on_failure=failed,
         on_scan=scanned,
+        on_lists=listed,
+        on_untold=untold,
     )
     watch.run(lambda count: app.say(f"watching {count:,} directories"))
     return ExitCode.OK

@@ -22,7 +22,7 @@ import msgspec
 
 import hashclient
 from hashclient.containers.interface import NotReadError, Why
-from hashclient.containers.limits import Limits
+from hashclient.containers.limits import MAX_CONTAINERS, Limits
 from hashclient.containers.protocol import (
     MAX_NAME_BYTES,
     Ask,
@@ -149,7 +149,11 @@ class Cage:
                 if rows > 4 * most:
                     raise BrokenError("it says too much")
                 for number, parent, name in message.containers:
-                    if number in chains or len(chains) > most or len(name) > MAX_NAME_BYTES:
+                    if (
+                        number in chains
+                        or len(chains) > MAX_CONTAINERS + 1
+                        or len(name) > MAX_NAME_BYTES
+                    ):
                         raise BrokenError("it makes no sense")
                     chains[number] = (*self._chain(chains, parent), name)
                     if len(chains[number]) > self.options.limits.depth + 1:

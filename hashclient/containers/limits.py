@@ -12,6 +12,8 @@ from hashclient.containers.interface import NotReadError, Why
 #: Bytes that may come out before the ratio is looked at: a small archive of zeros is no bomb.
 RATIO_FREE_BYTES = 1 << 30
 MIB = 1 << 20
+#: Containers in one file: of each, whoever asked keeps the way to it.
+MAX_CONTAINERS = 250_000
 
 
 class Limits(msgspec.Struct, frozen=True, array_like=True):
@@ -52,6 +54,7 @@ class Budget:
         self._is_ratio = self._most_bytes < limits.bytes_out
         self._bytes = 0
         self._members = 0
+        self._containers = 0
 
     @property
     def bytes_out(self) -> int:
@@ -59,11 +62,15 @@ class Budget:
         return self._bytes
 
     def enter(self, depth: int) -> None:
-        """Refuse containers that lie too deep in one another.
+        """Count a container, and refuse those that lie too deep in one another.
 
         Raises:
             NotReadError: they do; what is beside is read all the same.
+            LimitError: there are too many.
         """
+        self._containers += 1
+        if self._containers > MAX_CONTAINERS:
+            raise LimitError(f"more than {MAX_CONTAINERS:,} containers")
         if depth > self._limits.depth:
             raise NotReadError(Why.LIMIT, f"more than {self._limits.depth} containers deep")
 

@@ -193,9 +193,9 @@ def _limit(memory_bytes: int, cpu_s: int) -> None:
         (resource.RLIMIT_NPROC, 0),
         (resource.RLIMIT_FSIZE, 0),
     ):
-        _, hard = resource.getrlimit(what)
-        bound = most if hard == resource.RLIM_INFINITY else min(most, hard)
         try:
+            _, hard = resource.getrlimit(what)
+            bound = most if hard == resource.RLIM_INFINITY else min(most, hard)
             resource.setrlimit(what, (bound, bound))
         except (OSError, ValueError):
             # A service manager may forbid it; it has limits of its own then.

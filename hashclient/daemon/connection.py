@@ -7,16 +7,16 @@ while there are such, or many that are still to come, nothing more is read.
 
 from __future__ import annotations
 
-import array
 import os
+import select
 import socket
 import time
-from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from hashclient.core.model import Outcome
 from hashclient.daemon.counts import Count
+from hashclient.daemon.descriptors import close_all, receive
+from hashclient.daemon.host import STREAM
 from hashclient.daemon.protocol import (
     OF_PATHS,
     BrokenError,
@@ -31,86 +31,21 @@ from hashclient.daemon.protocol import (
 from hashclient.daemon.uploads import Upload
 
 if TYPE_CHECKING:
-    import asyncio
-
-    from hashclient.daemon.counts import Row
-    from hashclient.daemon.options import Options
-
-#: What a reply begins and ends with.
-Form = tuple[bytes, bytes]
+    from hashclient.daemon.host import Form, Host
 
 #: Answers of one session that may be missing before no more commands are read from it.
 MAX_PENDING = 64
 #: Bytes of answers that a client may leave unread before no more commands are read from it.
-MAX_OUT_BYTES = 1 << 20
-#: Descriptors that may come at once: FILDES has one, and is answered before the next is read.
-_MAX_DESCRIPTORS = 4
-_ANCILLARY_BYTES = socket.CMSG_SPACE(_MAX_DESCRIPTORS * array.array("i").itemsize)
+MAX_OUT_BYTES = 1 << 16
+#: Events that are taken at a time, and in one turn of the loop: others want to be served as well.
+_EVENTS = 64
+_TURN_EVENTS = 512
 #: An old command without a delimiter counts as complete when nothing has come for so long.
 BARE_S = 0.1
 #: For so long, and so many bytes, a client that is sent away may go on sending: closing at once
 #: would take the answer from it.
 DRAIN_S = 2.0
 DRAIN_BYTES = 16 << 20
-
-
-class Host(Protocol):
-    """Who has the connections: `Worker` is the one there is."""
-
-    options: Options
-    counts: Row
-    #: What every connection reads into; it is used up before the next one reads.
-    buffer: memoryview
-    loop: asyncio.AbstractEventLoop
-
-    @property
-    def clean_answer(self) -> bytes:
-        """What is said of a stream that matches nothing."""
-        ...
-
-    def later(self, seconds: float, do: Callable[[], None]) -> None:
-        """Call `do` after so many seconds."""
-        ...
-
-    def upload(self, name: str, answered: Callable[[Outcome | None], None]) -> Upload:
-        """Begin a stream."""
-        ...
-
-    def ended(self, upload: Upload) -> None:
-        """Take a stream that has come to its end."""
-        ...
-
-    def is_surely_clean(self, data: memoryview) -> bool:
-        """Tell of most streams that are there as a whole and match nothing; count those."""
-        ...
-
-    def answers(self, outcome: Outcome | None) -> list[str]:
-        """Return what is said of an input; None is a clean one."""
-        ...
-
-    def without_verdict(self, word: str, reason: str) -> list[str]:
-        """Return what is said of an input that was not read for a reason of the daemon's."""
-        ...
-
-    def say(self, command: Command | None, *, is_unix: bool) -> str:
-        """Return the answer to a command that is about the daemon itself."""
-        ...
-
-    def check_path(self, connection: Connection, command: Command, path: str, form: Form) -> None:
-        """Check what is at a path, and answer."""
-        ...
-
-    def check_descriptor(self, connection: Connection, fd: int, form: Form) -> None:
-        """Check the file that a descriptor is, and answer."""
-        ...
-
-    def flush(self, connection: Connection) -> None:
-        """Let a connection write what it has to say, soon."""
-        ...
-
-    def closed(self, connection: Connection) -> None:
-        """Take note that a connection is closed."""
-        ...
 
 
 class Connection:
@@ -126,8 +61,13 @@ class Connection:
         self._pending = 0
         self._upload: Upload | None = None
         self._upload_form = (b"", b"\n")
-        self._descriptors: deque[int] = deque()
-        self._awaiting: Request | None = None  # FILDES, before its descriptor has come
+        #: Those that came with what is being read, and whether that is the last of it.
+        self._descriptors: list[int] = []
+        self._is_last_event = False
+        self._is_awaiting = False  # FILDES, before its descriptor has come
+        #: What was read and has to wait, since there is too much to do already.
+        self._rest = b""
+        self._goes_on = self._bare_is_due = False
         self._out = bytearray()
         self._reading = self._writing = False
         self._corked = False  # answers wait, since more may come of what was read
@@ -139,9 +79,19 @@ class Connection:
         self._listen()
 
     @property
-    def is_idle(self) -> bool:
+    def waits_for_client(self) -> bool:
         """Whether it is the client that keeps us waiting."""
-        return not self._pending
+        return bool(self._out) or self._is_fed or not self._pending
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether nothing is begun, and nothing is left to be said."""
+        return not (self._pending or self._out)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether more can be said."""
+        return len(self._out) <= MAX_OUT_BYTES
 
     def stream_took(self, now: float) -> float:
         """Return for how many seconds a stream has been coming; 0 without one."""
@@ -152,7 +102,7 @@ class Connection:
         buffer = self._worker.buffer
         try:
             if self._is_unix:
-                count = self._receive(buffer)
+                count, self._descriptors = receive(self._socket, buffer)
             else:
                 count = self._socket.recv_into(buffer)
         except (BlockingIOError, InterruptedError):
@@ -162,6 +112,7 @@ class Connection:
             return
         now = self.last = time.monotonic()
         if self._drain_until is not None:
+            self._drop_descriptors()
             self._drained += count
             if not count or now > self._drain_until or self._drained > DRAIN_BYTES:
                 self.close()
@@ -173,42 +124,63 @@ class Connection:
         if upload is not None and parser.chunk_left >= count:
             # Most of a long stream: nothing to be looked at.
             parser.chunk_left -= count
-            upload.digester.update(buffer[:count])
+            upload.update(buffer[:count])
+            self._drop_descriptors()
             return
+        self._feed(buffer[:count])
+
+    def _feed(self, data: memoryview) -> None:
+        """Do what bytes ask for, as far as there is not too much to do already."""
+        parser, used, events, broken = self._parser, 0, 0, None
         self._corked = True
-        broken = None
-        try:
-            events = parser.feed(buffer[:count])
-        except BrokenError as error:
-            events, broken = error.events, str(error)
-        for event in events:
-            self._take(event)
-            if self.is_closed or self._ending:
+        while used < len(data) and broken is None and not self._is_busy:
+            if events >= _TURN_EVENTS:
+                self._go_on_soon()
                 break
-        else:
-            if broken is not None:
-                self._broken(broken)
+            try:
+                some = parser.feed(data[used:], _EVENTS)
+                used += parser.used
+            except BrokenError as error:
+                some, broken = error.events, str(error)
+            events += len(some)
+            self._is_last_event = False
+            last = len(some) - 1 if used == len(data) and parser.is_between else -1
+            for number, event in enumerate(some):
+                if self._is_told_all:
+                    break
+                self._is_last_event = number == last
+                self._take(event)
+        if broken is not None and not self._is_told_all:
+            self._broken(broken)
         self._corked = False
+        if self._is_told_all or used == len(data) or broken is not None:
+            self._drop_descriptors()
+        else:
+            self._rest = bytes(data[used:])
         if self.is_closed:
             return
         if self._out or self._ending:
             self.writable()
-        if parser.holds_bare:
+        else:
+            self._pause_if_busy()
+        if parser.holds_bare and not self._bare_is_due:
+            self._bare_is_due = True
             self._worker.later(BARE_S, self._bare)
 
-    def _receive(self, buffer: memoryview) -> int:
-        """Read bytes, and the descriptors that come with them."""
-        count, ancillary, _, _ = self._socket.recvmsg_into(
-            [buffer], _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
-        )
-        for level, kind, data in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                numbers = array.array("i")
-                numbers.frombytes(data[: len(data) - len(data) % numbers.itemsize])
-                self._descriptors.extend(numbers)
-        while len(self._descriptors) > _MAX_DESCRIPTORS:
-            os.close(self._descriptors.pop())
-        return count
+    def _go_on_soon(self) -> None:
+        if not self._goes_on:
+            self._goes_on = True
+            self._worker.loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        """Go on with what was read and had to wait."""
+        self._goes_on = False
+        rest, self._rest = self._rest, b""
+        if rest and not self.is_closed:
+            self._feed(memoryview(rest))
+
+    def _drop_descriptors(self) -> None:
+        close_all(self._descriptors)
 
     def _take(self, event: Event) -> None:
         """Do what one event asks for."""
@@ -216,13 +188,13 @@ class Connection:
             self._whole(event)
         elif isinstance(event, Chunk):
             if self._upload is not None:
-                self._upload.digester.update(event.data)
+                self._upload.update(event.data)
         elif isinstance(event, Request):
             self._request(event)
         elif event is Mark.STREAM_END:
             upload, self._upload = self._upload, None
             if upload is not None:
-                self._worker.ended(upload)
+                self._worker.ended(upload, self)
         else:
             self._descriptor()
 
@@ -236,11 +208,20 @@ class Connection:
             self._out += prefix + self._worker.clean_answer + event.delimiter
             self._ending = not self._in_session
             return
-        form = (prefix, event.delimiter)
         self._pending += 1
-        upload = self._worker.upload("stream", lambda found: self._told(form, found))
-        upload.digester.update(event.data)
-        self._worker.ended(upload)
+        upload = self._begin((prefix, event.delimiter))
+        upload.update(event.data)
+        self._worker.ended(upload, self)
+
+    def _begin(self, form: Form) -> Upload:
+        """Begin a stream, that is answered in `form`."""
+
+        def answered(found: Outcome | None) -> None:
+            said = self._worker.answers(upload, found)
+            self.answer(form, [f"{upload.name}: {text}" for text in said])
+
+        upload = self._worker.upload(STREAM, answered)
+        return upload
 
     def _request(self, request: Request) -> None:
         command = request.command
@@ -256,10 +237,10 @@ class Connection:
         elif command is Command.INSTREAM:
             self._pending += 1
             self._upload_form = form
-            self._upload = self._worker.upload("stream", lambda found: self._told(form, found))
+            self._upload = self._begin(form)
         elif command is Command.FILDES:
             self._pending += 1
-            self._awaiting = request
+            self._is_awaiting = True
             self._upload_form = form
         elif command is not None and command in OF_PATHS:
             self._pending += 1
@@ -269,18 +250,19 @@ class Connection:
             said = self._worker.say(command, is_unix=self._is_unix)
             self._pending += 1
             self.answer(form, [said])
-        self._pause_if_busy()
-
-    def _told(self, form: Form, found: Outcome | None) -> None:
-        self.answer(form, [f"stream: {text}" for text in self._worker.answers(found)])
 
     def _descriptor(self) -> None:
-        """Take up the descriptor that FILDES has announced."""
-        form, self._awaiting = self._upload_form, None
-        if not self._descriptors:
+        """Take up the descriptor that FILDES has announced.
+
+        It comes with a byte of its own, and the kernel gives no more than that byte at once. Any
+        other might be meant for another command.
+        """
+        form, self._is_awaiting = self._upload_form, False
+        if len(self._descriptors) != 1 or not self._is_last_event:
+            self._drop_descriptors()
             self.answer(form, ["FD[-1]: No file descriptor received. ERROR"])
             return
-        self._worker.check_descriptor(self, self._descriptors.popleft(), form)
+        self._worker.check_descriptor(self, self._descriptors.pop(), form)
 
     def answer(self, form: Form, lines: list[str], *, last: bool = True) -> None:
         """Send lines in answer to a command; with `last`, it is answered."""
@@ -291,7 +273,7 @@ class Connection:
             self._out += prefix + line.encode("utf-8", "surrogateescape") + delimiter
         if last:
             self._pending -= 1
-            if not self._in_session or (self._ending and not self._pending):
+            if not self._in_session:
                 self._ending = True
         if not self._corked:
             self._worker.flush(self)
@@ -307,6 +289,10 @@ class Connection:
                 self.close()
                 return
             del self._out[:sent]
+            if sent:
+                self.last = time.monotonic()
+                if self.has_room:
+                    self._worker.has_room(self)
         if self._out:
             if not self._writing:
                 self._writing = True
@@ -318,23 +304,37 @@ class Connection:
             self._worker.loop.remove_writer(self._socket)
         if self._ending and not self._pending:
             self._hang_up()
-        elif not self._ending:
+        else:
             self._pause_if_busy()
 
     def _pause_if_busy(self) -> None:
-        busy = self._pending >= MAX_PENDING or len(self._out) > MAX_OUT_BYTES or self._ending
-        # Outside of a session one command is all there is; its stream is still to be read.
-        if not self._in_session and self._pending and not self._is_fed:
-            busy = True
-        if busy:
+        if self._drain_until is not None:
+            return
+        if self._is_busy:
             self._stop_listening()
+        elif self._rest:
+            self._stop_listening()
+            self._go_on_soon()
         else:
             self._listen()
 
     @property
+    def _is_busy(self) -> bool:
+        """Whether nothing more is to be asked for now."""
+        return self._pending >= MAX_PENDING or len(self._out) > MAX_OUT_BYTES or self._is_told_all
+
+    @property
+    def _is_told_all(self) -> bool:
+        """Whether nothing more is to be asked for at all."""
+        if self._ending or self.is_closed:
+            return True
+        # Outside of a session one command is all there is; its stream is still to be read.
+        return bool(self._pending) and not self._in_session and not self._is_fed
+
+    @property
     def _is_fed(self) -> bool:
         """Whether the client still has to send what its command announced."""
-        return self._upload is not None or self._awaiting is not None
+        return self._upload is not None or self._is_awaiting
 
     def _listen(self) -> None:
         if not self._reading and not self.is_closed:
@@ -347,19 +347,25 @@ class Connection:
             self._worker.loop.remove_reader(self._socket)
 
     def _bare(self) -> None:
-        """Take an old command for complete, if nothing has come since."""
-        if self.is_closed or self._ending or not self._parser.holds_bare:
+        """Take an old command for complete, if nothing has come since.
+
+        One with a path is not: what comes late would make it another path.
+        """
+        self._bare_is_due = False
+        if self._is_told_all or not self._parser.holds_bare or self._parser.holds_path:
             return
         if time.monotonic() < self.last + BARE_S:
+            self._bare_is_due = True
             self._worker.later(BARE_S, self._bare)
             return
         self._take(self._parser.bare())
+        self._pause_if_busy()
 
     def _ended(self) -> None:
         """The client sends no more."""
         if self._parser.holds_bare:
             self._take(self._parser.bare())
-        elif self._is_fed:
+        if self._is_fed:
             # Cut short: nothing is known of it.
             self._worker.counts.add(Count.BROKEN)
             self.close()
@@ -370,13 +376,14 @@ class Connection:
         """Read no more, answer what is open, and close."""
         self._ending = True
         self._stop_listening()
-        if not self._pending and not self._out:
+        if self.is_silent:
             self.close()
 
     def _broken(self, reason: str) -> None:
         """Send a client away that does not keep to the protocol, or to the limits."""
         form = self._upload_form if self._upload is not None else (b"", b"\0")
         if self._upload is not None:
+            self._worker.release(self._upload)
             self._upload = None
             self._worker.counts.add(Count.TOO_LONG)
             said = [f"stream: {text}" for text in self._worker.without_verdict("Length", reason)]
@@ -384,7 +391,7 @@ class Connection:
             self._worker.counts.add(Count.BROKEN)
             said = [f"{reason} ERROR"]
             self._pending += 1
-        self._in_session = False
+        self._in_session = self._is_awaiting = False
         self.answer(form, said)
 
     def give_up(self, reason: str) -> None:
@@ -408,6 +415,15 @@ class Connection:
         self._listen()
         self._worker.later(DRAIN_S, self.close)
 
+    def close_if_gone(self) -> None:
+        """Close if the client has closed, which nobody hears of who does not read from it."""
+        if self.is_closed or self._reading:
+            return
+        poll = select.poll()
+        poll.register(self._socket, 0)
+        if poll.poll(0):
+            self.close()
+
     def close(self) -> None:
         """Close; answers that come later go nowhere."""
         if self.is_closed:
@@ -416,8 +432,10 @@ class Connection:
         if self._writing:
             self._worker.loop.remove_writer(self._socket)
         self.is_closed = True
-        self._upload = None
-        while self._descriptors:
-            os.close(self._descriptors.pop())
+        if self._upload is not None:
+            self._worker.release(self._upload)
+            self._upload = None
+        self._rest = b""
+        self._drop_descriptors()
         self._socket.close()
         self._worker.closed(self)

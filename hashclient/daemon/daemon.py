@@ -43,6 +43,8 @@ RESTART_S = 0.2
 #: One that ends by itself so soon after its start ends early; so many in a row end the daemon.
 EARLY_S = 2.0
 MAX_EARLY_DEATHS = 16
+#: Seconds between two times that the lists are opened again for who asks for that.
+RELOAD_S = 1.0
 #: Seconds between two looks at what has to be done now and then.
 WATCH_S = 0.5
 #: Seconds that the processes have to end.
@@ -193,7 +195,7 @@ class Daemon:
         # The parent has one thread, so forking is safe.
         process = multiprocessing.get_context("fork").Process(
             target=_work,
-            args=(self._session, listeners, self._options, self._counts, row, names),
+            args=(self._session, listeners, self._options, self._counts, row, names, os.getpid()),
             daemon=True,
         )
         # A signal before the process has its own handlers would run the parent's in it.
@@ -224,13 +226,15 @@ class Daemon:
         woken: int,
     ) -> None:
         """Keep the processes going until the daemon is to stop."""
-        fetch_at = float("inf")
+        fetch_at, reload_at = float("inf"), 0.0
         if self._fetch_every_s is not None:
             fetch_at = time.monotonic() + self._fetch_every_s
         waited = [woken] if exposition is None else [woken, exposition.fileno()]
         while not self._stopping:
-            if self._reloading:
+            if self._reloading and time.monotonic() >= reload_at:
+                # Whoever asks for it meanwhile is heard the next time.
                 self._reloading = False
+                reload_at = time.monotonic() + RELOAD_S
                 self._tell(signal.SIGHUP)
             self._restart_dead(listeners, names)
             if time.monotonic() >= fetch_at:
@@ -267,7 +271,10 @@ class Daemon:
                         hint=_DEAD_HINT,
                     )
             _log.info("process %d has ended: %d", process.pid, code)
-            self._start(row, listeners, names)
+            try:
+                self._start(row, listeners, names)
+            except StateError as error:  # there may be room for it later
+                _log.info("%s", error.message)
 
     def _begin_fetch(self) -> None:
         if self._fetch is None or self._fetching is not None:
@@ -301,7 +308,11 @@ class Daemon:
                 process.join()
         if self._fetching is not None:
             self._fetching.terminate()
-            self._fetching.wait()
+            try:
+                self._fetching.wait(max(0.0, until - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                self._fetching.kill()  # what it was writing is the old or the new
+                self._fetching.wait()
 
     def _on_stop(self, _signal: int, _frame: FrameType | None) -> None:
         self._stopping = True
@@ -317,13 +328,13 @@ def _work(
     counts: Counts,
     row: int,
     names: list[str],
+    parent: int,
 ) -> None:
     """Serve, in a process of its own.
 
     Raises:
         SystemExit: it cannot, with the exit code of what is wrong.
     """
-    parent = os.getppid()
     signal.set_wakeup_fd(-1)
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_DFL)
@@ -333,7 +344,7 @@ def _work(
     mine = counts.row(row)
     mine.clear(Count.OPEN)
     try:
-        worker = Worker(session, listeners, options, mine, names)
+        worker = Worker(session, listeners, options, mine, names, parent)
     except HashclientError as error:
         _log.info("a process cannot serve: %s", error.message)
         raise SystemExit(int(error.exit_code)) from None

@@ -31,7 +31,7 @@ class Ledger:
     """The records of one process of a daemon."""
 
     def __init__(
-        self, session: Session, lists: InUse, counts: Row, arguments: Sequence[str], *, act: bool
+        self, session: Session, counts: Row, arguments: Sequence[str], lists: InUse, *, act: bool
     ) -> None:
         """Log that it starts; with `act`, do with matches what the policy says."""
         self._session = session
@@ -40,23 +40,47 @@ class Ledger:
         self._act = act and bool(session.settings.config.policy)
         self._wants_reports = True
         self._prepared = 0.0
-        self.begin(lists)
+        self._lists = lists
+        self._responder = self._respond() if self._act else None
+        self._begin()
 
-    def begin(self, lists: InUse) -> None:
-        """Go on with other lists: the log says from when on, and with which."""
+    def use(self, lists: InUse) -> None:
+        """Go on with other lists: where they differ, the log says from when on, and with which."""
+        if lists is self._lists:
+            return
+        same = lists.same_lists(self._lists)
+        self._lists = lists
+        if same:
+            return
+        self._recorder.end()
+        if self._act:
+            # What a policy is for must be known, or nothing is done about matches but a record.
+            self._responder = None
+            try:
+                self._responder = self._respond()
+            except HashclientError as error:
+                self._failed(error)
+        self._begin()
+
+    def _respond(self) -> Responder:
+        return Responder(self._session, self._lists.states)
+
+    def _begin(self) -> None:
+        self._renew()
+        self._recorder.start(self._arguments)
+
+    def _renew(self) -> None:
+        lists = self._lists
         self.summary = Summary(lists.states, missing=lists.lists.missing)
         self._recorder = RunRecord(
             self._session, COMMAND, self.summary, lists.key_id, on_failure=self._failed
         )
-        self._responder = Responder(self._session, lists.states) if self._act else None
-        self._lists = lists
-        self._recorder.start(self._arguments)
 
     def add(self, found: Sequence[Outcome]) -> None:
         """Record matches and conflicts, and act on them."""
         if self.summary.failed is not None:
             # The recorder has given up; the disk may have room again.
-            self.begin(self._lists)
+            self._renew()
         for outcome in found:
             self.summary.add(outcome)
         kept = self._recorder.keep(found)

@@ -7,16 +7,15 @@ is not, keeps an input that matches nothing from being called clean: nobody know
 from __future__ import annotations
 
 import copy
-import os
 import time
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 from hashclient.core.model import ListState
 from hashclient.errors import HashclientError
 from hashclient.index.matcher import Judge
 from hashclient.index.open_lists import OpenLists
+from hashclient.index.reader import CLOCK_TOLERANCE
 from hashclient.session import Session
-from hashclient.system.layout import MANIFEST_NAME
 from hashclient.system.log import Log
 
 _log = Log("daemon")
@@ -26,28 +25,56 @@ _log = Log("daemon")
 LOOK_S = 1.0
 REOPEN_S = 60.0
 
+MISSING = "Missing"
+STALE = "Stale"
+
 
 class InUse:
     """One state of the lists: what judges, and whether its answer is whole."""
 
-    def __init__(self, lists: OpenLists) -> None:
+    def __init__(self, lists: OpenLists, session: Session) -> None:
+        """Ask `lists`, for as long as the clock of `session` says that they count."""
         self.lists = lists
         self.judge: Judge = lists.judge()
         #: For the thread that reads streams.
         self.may_be_listed = self.judge.screen()
         self.key_id = lists.sealer.key_id
-        #: Of what is not whole: one word for clients.
-        self.doubt: str | None = None
+        #: What keeps the answer from being whole, as far as that does not come with time.
+        self.known_doubt: str | None = None
         if lists.missing:
-            self.doubt = "Missing"
+            self.known_doubt = MISSING
         elif any(state.stale for state in lists.states):
-            self.doubt = "Stale"
+            self.known_doubt = STALE
+        self._clock = session.now
+        manifests = [index.manifest for index in lists.indexes]
+        grace = session.settings.grace
+        self._until = min(_after(m.expires, grace(m.provider)) for m in manifests)
+        self._since = max(m.checked_at for m in manifests) - CLOCK_TOLERANCE
 
-    def doubted(self, word: str) -> InUse:
-        """Return the same, but not whole any more."""
+    @property
+    def doubt(self) -> str | None:
+        """Why what matches nothing may be listed all the same, as one word for clients.
+
+        It is asked for with each answer, since a list goes stale while the daemon runs. A clock
+        that was set back cannot tell whether one has.
+        """
+        if self.known_doubt is None and not self._since <= self._clock() < self._until:
+            return STALE
+        return self.known_doubt
+
+    def doubted(self) -> InUse:
+        """Return the same, but not whole any more: others should be here and are not."""
         other = copy.copy(self)
-        other.doubt = word
+        other.known_doubt = MISSING
         return other
+
+    def same_lists(self, other: InUse) -> bool:
+        """Tell whether a log need not say that one follows the other."""
+        return (self.states, self.lists.missing, self.key_id) == (
+            other.states,
+            other.lists.missing,
+            other.key_id,
+        )
 
     @property
     def states(self) -> tuple[ListState, ...]:
@@ -71,48 +98,35 @@ class Lists:
             ConfigError: the seal key is missing or malformed.
         """
         self._session = session
-        self._seen = self._look()
-        self.now = InUse(session.open_lists())
+        self._seen = session.list_folders()
+        self.now = InUse(session.open_lists(), session)
         self._opened = self._looked = time.monotonic()
 
     def refresh(self, *, force: bool = False) -> bool:
         """Open them again if there may be others; return whether they were.
 
-        Where that fails, those that are in use stay, and become stale in their time.
+        Where that fails, those that are in use go on finding matches. Nothing is called clean then,
+        as no scan would say so either, and it is tried again after `LOOK_S`.
         """
         moment = time.monotonic()
         if not force and moment < self._looked + LOOK_S:
             return False
         self._looked = moment
-        seen = self._look()
+        seen = self._session.list_folders()
         if not force and seen == self._seen and moment < self._opened + REOPEN_S:
             return False
-        self._opened = moment
         try:
-            self.now = InUse(self._session.open_lists())
-        except HashclientError as error:
-            _log.info("lists cannot be opened again: %s", error.message)
-            if self.now.doubt is None and self._expired(self._session.now()):
-                self.now = self.now.doubted("Stale")
+            self.now = InUse(self._session.open_lists(), self._session)
+        except (HashclientError, OSError, MemoryError) as error:
+            _log.info("lists cannot be opened again: %s", getattr(error, "message", error))
+            self._opened = -REOPEN_S
+            self.now = self.now.doubted()
             return False
+        self._opened = moment
         self._seen = seen
         return True
 
-    def _expired(self, now: datetime) -> bool:
-        return any(state.expires < now and not state.in_grace for state in self.now.states)
 
-    def _look(self) -> list[tuple[str, int, int]]:
-        """Return what tells of a new generation, or of a list that has come or gone."""
-        found = []
-        try:
-            with os.scandir(self._session.settings.layout.lists) as folders:
-                names = sorted(folder.path for folder in folders)
-        except OSError:
-            return []
-        for path in names:
-            try:
-                status = os.stat(f"{path}/{MANIFEST_NAME}")  # noqa: PTH116 - often
-                found.append((path, status.st_ino, status.st_mtime_ns))
-            except OSError:
-                found.append((path, 0, 0))
-        return found
+def _after(moment: datetime, grace: timedelta) -> datetime:
+    """Return `grace` after `moment`, or the last moment there is."""
+    return min(moment, datetime.max.replace(tzinfo=UTC) - grace) + grace

@@ -7,9 +7,13 @@ second or so.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import socket
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from socketserver import TCPServer
 from typing import Self
 
 from hashclient import __version__
@@ -35,6 +39,9 @@ _TOTALS = {
     Count.RELOADS: ("reloads", "How often a process has opened the lists again."),
 }
 _PREFIX = "hashclient_serve"
+#: Seconds and bytes that a request may take.
+REQUEST_S = 1.0
+MAX_REQUEST_BYTES = 1 << 14
 
 
 def render(counts: Counts) -> str:
@@ -69,6 +76,25 @@ def _head(name: str, kind: str, what: str) -> Iterator[str]:
     yield f"# TYPE {_PREFIX}_{name} {kind}"
 
 
+def _request(sock: socket.socket) -> bytes:
+    """Return what is sent within `REQUEST_S`, up to the end of a request."""
+    data, until = b"", time.monotonic() + REQUEST_S
+    while b"\r\n\r\n" not in data and len(data) < MAX_REQUEST_BYTES:
+        left = until - time.monotonic()
+        if left <= 0:
+            break
+        sock.settimeout(left)
+        try:
+            part = sock.recv(4096)
+        except OSError:
+            break
+        if not part:
+            break
+        data += part
+    sock.settimeout(REQUEST_S)
+    return data
+
+
 class Exposition:
     """Listens for Prometheus; who waits for `fileno` to be readable calls `answer` then."""
 
@@ -83,8 +109,20 @@ class Exposition:
             address_family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
             timeout = 0
 
+            def server_bind(self) -> None:
+                """Bind, without asking anybody for the name of this machine."""
+                TCPServer.server_bind(self)
+
+            def handle_error(self, *_: object) -> None:
+                """Say nothing: whoever asked is gone, or has asked for nonsense."""
+
         class Handler(BaseHTTPRequestHandler):
-            timeout = 1
+            timeout = REQUEST_S
+
+            def setup(self) -> None:
+                """Read the request first: however slowly it comes, the daemon has to go on."""
+                super().setup()
+                self.rfile = io.BufferedReader(io.BytesIO(_request(self.connection)))
 
             def do_GET(self) -> None:
                 found = self.path.partition("?")[0] == "/metrics"
@@ -117,7 +155,8 @@ class Exposition:
 
     def answer(self) -> None:
         """Answer one request."""
-        self._server.handle_request()
+        with contextlib.suppress(OSError):  # whoever asked has gone
+            self._server.handle_request()
 
     def __enter__(self) -> Self:
         return self

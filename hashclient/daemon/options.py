@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import enum
+import ipaddress
 import os
 import re
 from pathlib import Path
 
 import msgspec
 
+from hashclient.containers.cage import Options as ContainerOptions
 from hashclient.errors import UsageError
 from hashclient.system.text import printable
 
@@ -43,7 +45,10 @@ class TcpAddress(msgspec.Struct, frozen=True):
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine can reach it."""
-        return self.host in ("localhost", "::1") or self.host.startswith("127.")
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"  # another name may stand for any address
 
 
 Address = UnixAddress | TcpAddress
@@ -78,7 +83,8 @@ class Options(msgspec.Struct, frozen=True):
 
     `max_stream_bytes` bounds a stream, `idle_s` the wait for a client that says nothing, and
     `stream_s` the time that one stream may take. `max_connections` and `kept` are of each process:
-    beyond `kept` open connections less of each stream is kept.
+    beyond `kept` open connections less of each stream is kept. What is in containers is checked as
+    `containers` says, of streams with `spool_bytes` of disk for all of one process.
     """
 
     no_verdict: NoVerdict = NoVerdict.FOUND
@@ -87,3 +93,5 @@ class Options(msgspec.Struct, frozen=True):
     stream_s: float = 3600.0
     max_connections: int = 4096
     act: bool = True
+    containers: ContainerOptions | None = None
+    spool_bytes: int = 1 << 30

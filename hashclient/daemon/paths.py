@@ -1,42 +1,100 @@
 """What a client names instead of sending it: paths that the daemon can read, and descriptors.
 
-Both are read in threads, since a disk may take its time; everybody else is answered meanwhile.
+Both are read in threads, in pieces. What matches at a path is recorded apart from streams: to take
+a file away may take its time.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from hashclient.core.digests import CHUNK_BYTES
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
+from hashclient.daemon.answers import answer, unknown
+from hashclient.daemon.ledger import Ledger
 from hashclient.daemon.lists import InUse
+from hashclient.daemon.openers import Openers
+from hashclient.daemon.protocol import Command
 from hashclient.daemon.uploads import Upload
 from hashclient.scan.checker import Checker
 from hashclient.scan.executors.inline import Inline
 from hashclient.scan.executors.interface import Result
-from hashclient.scan.reading import same_content
-from hashclient.scan.reasons import CHANGED, ENDLESS, reason_of
+from hashclient.scan.members import opens_as_container
+from hashclient.scan.reading import SPARSE_BYTES, SPARSE_SHARE, same_content
+from hashclient.scan.reasons import CHANGED, ENDLESS, SPARSE, reason_of
 from hashclient.scan.sources.files import Trees, WalkOptions, kind_of
 
+if TYPE_CHECKING:
+    from hashclient.daemon.host import Client, Form
+    from hashclient.daemon.options import Options
 
-def check_path(lists: InUse, path: str) -> Iterator[list[Outcome]]:
+#: Bytes of a descriptor that are read in one piece.
+PIECE_BYTES = 32 << 20
+
+
+class Office(Protocol):
+    """Who has the clients: `Worker` is the one there is."""
+
+    options: Options
+    is_stopping: bool
+
+    @property
+    def lists(self) -> InUse:
+        """The lists as they are now."""
+        ...
+
+    def count(self, outcome: Outcome | None, lists: InUse) -> None:
+        """Count an input by its verdict; None is a clean one."""
+        ...
+
+    openers: Openers | None
+
+    def looked_inside(self, upload: Upload) -> None:
+        """Take a stream of which it is known what is in it."""
+        ...
+
+    def release(self, upload: Upload) -> None:
+        """Forget a stream that never comes to its end."""
+        ...
+
+
+class _DroppedError(Exception):
+    """Nobody waits for this any more."""
+
+
+def check_path(
+    lists: InUse,
+    path: str,
+    on_bytes: Callable[[int], None] | None = None,
+    openers: Openers | None = None,
+) -> Iterator[list[Outcome]]:
     """Check the file or the tree at `path`; yield what is not clean, as it is found.
 
     Links below it are not followed, and no file is skipped for what it is: what is no regular file
-    has no content to check, unless `path` itself is one.
+    has no content to check, unless `path` itself is one. `on_bytes` is called now and then while a
+    file is read. What is in containers is checked by one of the `openers`.
     """
     options = WalkOptions((), one_file_system=False, follow_symlinks=False)
-    checker = Checker(lists.judge)
-    for item in Inline().run(Trees([path], options).batches(), lambda _: checker):
-        outcomes = item.outcomes if isinstance(item, Result) else []
-        if isinstance(item, Outcome):
-            outcomes = [item]
-        found = [_told(outcome, path) for outcome in outcomes if outcome.kind is not Kind.CLEAN]
-        yield [outcome for outcome in found if outcome is not None]
+    members = None if openers is None else openers.new(lists)
+    try:
+        checker = Checker(lists.judge, on_bytes=on_bytes, members=members)
+        for item in Inline().run(Trees([path], options).batches(), lambda _: checker):
+            outcomes = item.outcomes if isinstance(item, Result) else []
+            if isinstance(item, Outcome):
+                outcomes = [item]
+            told = [_told(outcome, path) for outcome in outcomes if outcome.kind is not Kind.CLEAN]
+            found = [outcome for outcome in told if outcome is not None]
+            yield found if openers is None else openers.accepted(found)
+    finally:
+        if members is not None:
+            members.close()
 
 
 def _told(outcome: Outcome, path: str) -> Outcome | None:
@@ -48,32 +106,189 @@ def _told(outcome: Outcome, path: str) -> Outcome | None:
     return Outcome(Kind.UNREAD, path, reason=outcome.reason)
 
 
-def read_descriptor(fd: int, upload: Upload, deadline: float) -> Outcome | None:
-    """Digest the regular file that `fd` is, from its beginning; its offset is left alone.
+class PathJob:
+    """A path that a client has asked about."""
 
-    Return an outcome if it cannot be read to its end.
+    def __init__(
+        self,
+        office: Office,
+        records: PathRecords,
+        connection: Client,
+        command: Command,
+        path: str,
+        form: Form,
+    ) -> None:
+        self._office = office
+        self._records = records
+        self._connection = connection
+        self._path = path
+        self._form = form
+        self._every = command is Command.ALLMATCHSCAN
+        self._first_only = command is Command.SCAN
+        self._lists = office.lists
+        self._is_clean = True
+        self._found: Iterator[list[Outcome]] = check_path(
+            self._lists, path, self._on_bytes, office.openers
+        )
+
+    def piece(self) -> Callable[[], bool]:
+        """Check some of it."""
+        rule = self._office.options.no_verdict
+        if not self._path.startswith("/"):
+            text = unknown("Path", "not an absolute path", rule)
+            return lambda: self._tell([f"{self._shown(self._path)}: {text}"], [], last=True)
+        outcomes = next(self._found, None)
+        if outcomes is None:
+            lines = []
+            if self._is_clean:
+                said = answer(None, self._lists.doubt, rule)
+                lines = [f"{self._shown(self._path)}: {text}" for text in said]
+            clean = [None] if self._is_clean else []
+            return lambda: self._tell(lines, clean, last=True)
+        found = [o for o in outcomes if o.kind in (Kind.MATCH, Kind.CONFLICT)]
+        if found:
+            self._records.add(found, self._lists)
+        if outcomes:
+            self._is_clean = False
+        lines = [
+            f"{self._shown(outcome.place)}: {text}"
+            for outcome in found + [o for o in outcomes if o not in found]
+            for text in answer(outcome, self._lists.doubt, rule, every=self._every)
+        ]
+        if self._first_only and found:
+            return lambda: self._tell(lines[:1], outcomes, last=True)
+        return lambda: self._tell(lines, outcomes, last=False)
+
+    def drop(self) -> None:
+        """Check no more."""
+        if isinstance(self._found, Generator):
+            self._found.close()
+        self._found = iter(())
+
+    def _tell(self, lines: list[str], outcomes: Sequence[Outcome | None], *, last: bool) -> bool:
+        for outcome in outcomes:
+            self._office.count(outcome, self._lists)
+        self._connection.answer(self._form, lines, last=last)
+        return not last
+
+    def _shown(self, path: str) -> str:
+        """Return a path as it stands in an answer: whoever names files must not end its line."""
+        return path.replace("\n", "_") if self._form[1] == b"\n" else path
+
+    def _on_bytes(self, _: int) -> None:
+        if self._connection.is_closed or self._office.is_stopping:
+            raise _DroppedError
+
+
+class PathRecords:
+    """The records of what matches at paths, for several threads."""
+
+    def __init__(self, make: Callable[[InUse], Ledger]) -> None:
+        """`make` begins a ledger, at the first match."""
+        self._make = make
+        self._lock = threading.Lock()
+        self._ledger: Ledger | None = None
+
+    def add(self, found: Sequence[Outcome], lists: InUse) -> None:
+        """Record matches and conflicts, and act on them."""
+        with self._lock:
+            if self._ledger is None:
+                self._ledger = self._make(lists)
+            self._ledger.use(lists)
+            self._ledger.add(found)
+
+    def prepare_reports(self) -> None:
+        """Prepare the reports that matches want, now and then."""
+        if self._ledger is not None:
+            self._ledger.prepare_reports()
+
+    def end(self) -> None:
+        """Log that it ends."""
+        with self._lock:
+            if self._ledger is not None:
+                self._ledger.end()
+
+
+class DescriptorJob:
+    """An open file that a client has handed over; it is read from its beginning.
+
+    Its offset is left alone, since the client has the same.
     """
-    try:
-        before = os.fstat(fd)
-        if not stat.S_ISREG(before.st_mode):
-            return _unread(upload, kind_of(before.st_mode))
+
+    def __init__(self, office: Office, fd: int, upload: Upload) -> None:
+        self._office = office
+        self._fd = fd
+        self._upload = upload
+        self._at = 0
+        self._before: os.stat_result | None = None
+        self._deadline = time.monotonic() + office.options.stream_s
+        self._is_over = False
+        self._opens = False
+
+    def piece(self) -> Callable[[], bool]:
+        """Read some of it; at the end, what is in it."""
+        try:
+            failed = self._read()
+        except OSError as error:
+            failed = self._unread(reason_of(error))
+        if failed is not None:
+            return lambda: self._end(failed)
+        return lambda: not self._is_over or self._end(None)
+
+    def _read(self) -> Outcome | None:
+        fd = self._fd
+        before = self._before
+        if before is None:
+            before = self._before = os.fstat(fd)
+            if not stat.S_ISREG(before.st_mode):
+                return self._unread(kind_of(before.st_mode))
+            if before.st_size > SPARSE_BYTES:
+                if before.st_blocks * 512 * SPARSE_SHARE < before.st_size:
+                    return self._unread(SPARSE)
         buffer = memoryview(bytearray(CHUNK_BYTES))
-        at = 0
-        while count := os.preadv(fd, [buffer], at):
-            upload.digester.update(buffer[:count])
-            at += count
-            if time.monotonic() > deadline:
-                return _unread(upload, ENDLESS)
-        after = os.fstat(fd)
-    except OSError as error:
-        return _unread(upload, reason_of(error))
-    if not same_content(before, after) or (before.st_size and at != before.st_size):
-        return _unread(upload, CHANGED)
-    return None
+        until = self._at + PIECE_BYTES
+        while self._at < until:
+            count = os.preadv(fd, [buffer], self._at)
+            if not self._at:
+                self._opens = self._office.openers is not None and opens_as_container(
+                    buffer[:count]
+                )
+            if not count:
+                self._is_over = True
+                after = os.fstat(fd)
+                if not same_content(before, after) or before.st_size not in (0, self._at):
+                    return self._unread(CHANGED)
+                if self._opens and self._office.openers is not None:
+                    # The client has the same offset.
+                    at = os.lseek(fd, 0, os.SEEK_CUR)
+                    self._upload.inside = self._office.openers.open(self._upload, fd, self._at)
+                    os.lseek(fd, at, os.SEEK_SET)
+                    if not same_content(before, os.fstat(fd)):
+                        return self._unread(CHANGED)
+                return None
+            self._upload.update(buffer[:count])
+            self._at += count
+            if time.monotonic() > self._deadline:
+                return self._unread(ENDLESS)
+        return None
 
+    def _end(self, failed: Outcome | None) -> bool:
+        if failed is None:
+            self._office.looked_inside(self._upload)
+        else:
+            self._office.release(self._upload)
+            self._office.count(failed, self._upload.lists)
+            self._upload.answered(failed)
+        return False
 
-def _unread(upload: Upload, reason: str) -> Outcome:
-    return Outcome(Kind.UNREAD, upload.name, reason=reason, is_stream=True)
+    def drop(self) -> None:
+        """Close it."""
+        if self._fd >= 0:
+            with contextlib.suppress(OSError):
+                os.close(self._fd)
+            self._fd = -1
+            if not self._is_over:
+                self._office.release(self._upload)
 
-
-Tell = Callable[[list[Outcome]], None]
+    def _unread(self, reason: str) -> Outcome:
+        return Outcome(Kind.UNREAD, self._upload.name, reason=reason, is_stream=True)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import enum
 import re
+import sys
 
 import msgspec
 
@@ -93,6 +94,7 @@ Event = Request | Chunk | Whole | Mark
 _BEGINNINGS = {ord("z"): b"zINSTREAM\0", ord("n"): b"nINSTREAM\n"}
 _BEGINNING_BYTES = 10
 _DATA_AT = _BEGINNING_BYTES + _LENGTH_BYTES
+_BARE_END = re.compile(rb"[\n\0]")
 _NO_MORE = b"\0\0\0\0"
 
 
@@ -101,7 +103,7 @@ class Parser:
 
     `chunk_left` is what is still to come of a chunk: whoever has so many bytes at hand may take
     them without asking the parser. After FILDES, `wants_descriptor` is set until the byte that
-    comes with one was seen.
+    comes with one was seen. `used` is how many bytes the last call of `feed` has taken.
     """
 
     def __init__(self, max_stream_bytes: int | None = None) -> None:
@@ -112,6 +114,7 @@ class Parser:
         self._stream_bytes = 0
         self.chunk_left = 0
         self.wants_descriptor = False
+        self.used = 0
 
     @property
     def is_between(self) -> bool:
@@ -128,25 +131,30 @@ class Parser:
         """Whether a command without `z` or `n` was begun, which may have no delimiter."""
         return bool(self._held) and not self._in_stream and self._held[0] not in _DELIMITERS
 
-    def feed(self, data: memoryview) -> list[Event]:
-        """Take the next bytes and return what they complete.
+    @property
+    def holds_path(self) -> bool:
+        """Whether an argument was begun; where it is cut, it names something else."""
+        return b" " in self._held
 
-        Chunks are views of `data`, or of what was held.
+    def feed(self, data: memoryview, most: int = sys.maxsize) -> list[Event]:
+        """Take the next bytes and return what they complete, at most `most` events.
+
+        Chunks are views of `data`.
 
         Raises:
             BrokenError: a command or a stream is too long.
         """
         events: list[Event] = []
         try:
-            self._feed(data, events)
+            self._feed(data, events, most)
         except BrokenError as error:
             error.events = events
             raise
         return events
 
-    def _feed(self, data: memoryview, events: list[Event]) -> None:
+    def _feed(self, data: memoryview, events: list[Event], most: int) -> None:
         at, end = 0, len(data)
-        while at < end:
+        while at < end and len(events) < most:
             if self.chunk_left:
                 take = min(self.chunk_left, end - at)
                 events.append(Chunk(data[at : at + take]))
@@ -163,6 +171,7 @@ class Parser:
                 at += _DATA_AT + len(whole.data) + _LENGTH_BYTES
             else:
                 at = self._command(data, at, events)
+        self.used = at
 
     def _whole(self, data: memoryview, at: int, end: int) -> Whole | None:
         """Return a stream of one chunk that is there from its command to its end, as most are."""
@@ -209,9 +218,11 @@ class Parser:
         piece = bytes(data[at : at + MAX_COMMAND_BYTES])
         line = self._held + piece
         delimiter = _DELIMITERS.get(line[0], b"\n")
-        place = line.find(delimiter, len(self._held))
-        if place < 0 and line[0] not in _DELIMITERS:
-            place = line.find(b"\0", len(self._held))
+        if line[0] in _DELIMITERS:
+            place = line.find(delimiter, len(self._held))
+        else:  # whichever comes first, or it would depend on where the bytes are cut
+            found = _BARE_END.search(line, len(self._held))
+            place = -1 if found is None else found.start()
         if place < 0:
             if len(line) >= MAX_COMMAND_BYTES:
                 raise BrokenError("COMMAND TOO LONG.")

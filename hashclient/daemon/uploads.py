@@ -14,6 +14,7 @@ from hashclient.core.algorithms import Algorithm, mask_of
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.daemon.lists import InUse
+from hashclient.daemon.spool import Spooled
 from hashclient.index.matcher import Place, verdict
 from hashclient.scan.reading import StreamDigester
 
@@ -22,9 +23,12 @@ class Upload:
     """One stream: what is known of it, and who is answered; `name` is what it is called.
 
     `answered` is called with the outcome once it is recorded, or None where it is clean.
+    `reserved_bytes` are what it may keep of itself. Of what was found in it, the worst counts.
     """
 
-    __slots__ = ("answered", "began", "digester", "lists", "name")
+    __slots__ = (
+        *("answered", "began", "digester", "inside", "kept", "lists", "name", "reserved_bytes"),
+    )
 
     def __init__(
         self,
@@ -33,16 +37,45 @@ class Upload:
         answered: Callable[[Outcome | None], None],
         began: float,
         kept_bytes: int,
+        kept: Spooled | None = None,
     ) -> None:
         self.lists = lists
         self.name = name
         self.answered = answered
         self.began = began
+        self.reserved_bytes = kept_bytes
         self.digester = StreamDigester(lists.judge.plan(None), kept_bytes)
+        #: Where it is kept, as long as it may be a container; and what was found in it.
+        self.kept = kept
+        self.inside: list[Outcome] = []
+
+    def update(self, chunk: memoryview) -> None:
+        """Take the next bytes."""
+        self.digester.update(chunk)
+        if self.kept is not None:
+            self.kept.update(chunk)
+
+    def may_be_container(self) -> bool:
+        """Tell of a stream at its end whether it has to be opened, too."""
+        kept = self.kept
+        if kept is None:
+            return False
+        if kept.finish() is not None or kept.failure is not None:
+            return True
+        self.let_go()
+        return False
+
+    def let_go(self) -> None:
+        """Keep it no more."""
+        if self.kept is not None:
+            self.kept.close()
+            self.kept = None
 
     def is_surely_clean(self) -> bool:
         """Tell of most streams that match nothing, at their end and in a few microseconds."""
         lists, digester = self.lists, self.digester
+        if self.inside:
+            return False
         if not lists.judge.plan(digester.length):
             return True  # no entry has this size, and none is without one
         may_be_listed = lists.may_be_listed

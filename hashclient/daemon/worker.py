@@ -7,29 +7,35 @@ the same time is judged together and recorded together, before anybody is answer
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import os
+import resource
 import signal
 import socket
-import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from hashclient import __version__
 from hashclient.core.digests import CHUNK_BYTES, digest_of
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.daemon.answers import OK, answer, unknown
-from hashclient.daemon.connection import Connection, Form
+from hashclient.daemon.connection import Connection
 from hashclient.daemon.counts import Count, Row
+from hashclient.daemon.host import STREAM, Client, Form
 from hashclient.daemon.ledger import Ledger
 from hashclient.daemon.lists import InUse, Lists
+from hashclient.daemon.openers import Openers, OpeningJob, worst
 from hashclient.daemon.options import Options
-from hashclient.daemon.paths import check_path, read_descriptor
+from hashclient.daemon.paths import DescriptorJob, PathJob, PathRecords
 from hashclient.daemon.protocol import Command
+from hashclient.daemon.records import StreamRecords
+from hashclient.daemon.spool import Spool
+from hashclient.daemon.turns import Turns
 from hashclient.daemon.uploads import Upload, judge
-from hashclient.errors import HashclientError
+from hashclient.scan.members import opens_as_container
 from hashclient.session import Session
 from hashclient.system.log import Log
 
@@ -42,8 +48,20 @@ KEPT_BYTES_OF_MANY = 1 << 18
 MANY = 64
 #: Connections that are accepted at a time: other processes want some as well.
 _ACCEPTED = 8
-#: Threads that read paths and descriptors.
+#: And how many are kept at most of all streams; what is left is shared out by this share.
+ALL_KEPT_BYTES = 32 << 20
+KEPT_SHARE = 8
+#: Less is not worth keeping.
+LEAST_KEPT_BYTES = 4096
+#: Threads that read paths, and those that read descriptors.
 _READERS = 8
+#: Descriptors that are left for what is not a connection: files that are read and written.
+SPARE_DESCRIPTORS = 128
+MOST_DESCRIPTORS = 1 << 17
+#: One that has said nothing for so long is closed, if there are too many and others come; and
+#: seconds between two searches for such.
+SILENT_S = 1.0
+SEARCH_S = 0.05
 #: Seconds between two looks at what has gone idle, and at the lists.
 SWEEP_S = 1.0
 #: Seconds that open requests have to end when the daemon is stopped.
@@ -66,8 +84,9 @@ class Worker:
         options: Options,
         counts: Row,
         arguments: Sequence[str],
+        parent: int,
     ) -> None:
-        """Open the lists, and log that the daemon starts.
+        """Open the lists, and log that the daemon starts, whose process is `parent`.
 
         Raises:
             StateError: no list can be used.
@@ -79,21 +98,30 @@ class Worker:
         self.buffer = memoryview(bytearray(CHUNK_BYTES))
         self.loop: asyncio.AbstractEventLoop = asyncio.new_event_loop()
         self._session = session
-        self._parent = os.getppid()
+        self._parent = parent
         self._arguments = arguments
         self._listeners = listeners
         self._lists = Lists(session)
-        self._ledger = Ledger(session, self.lists, counts, arguments, act=options.act)
-        #: Matches of paths are recorded apart: to take a file away may take its time.
-        self._of_paths: Ledger | None = None
-        self._of_paths_lock = threading.Lock()
-        self._readers = ThreadPoolExecutor(_READERS, "reader")
-        self._connections: set[Connection] = set()
+        self._doubt = self.lists.doubt
+        self.is_stopping = False
+        self._max_connections = min(options.max_connections, _descriptors() - SPARE_DESCRIPTORS)
+        self._searched = 0.0
+        ledger = functools.partial(Ledger, session, counts, arguments, act=options.act)
+        self._records = StreamRecords(self.loop, ledger(self.lists), counts, self._tell)
+        self._of_paths = PathRecords(ledger)
+        self._paths = Turns(self.loop, _READERS, "path")
+        self._files = Turns(self.loop, _READERS, "descriptor")
+        #: By age: the oldest come first.
+        self._connections: dict[Client, None] = {}
+        self._kept_bytes = 0
+        self.openers: Openers | None = None
+        if options.containers is not None:
+            rules = session.settings.config.accept
+            self.openers = Openers(options.containers, rules, lambda: session.now().date())
+        self._spool = Spool(session.settings.layout.spool, options.spool_bytes)
         self._ended: list[Upload] = []
-        self._stopping = False
-        self._corked: set[Connection] | None = None
-        self._clean_for: InUse | None = None
-        self._clean_answer = b""
+        self._corked: set[Client] | None = None
+        self._clean: tuple[InUse | None, str | None, bytes] = (None, None, b"")
         self.reload_all: Callable[[], None] = self.reload
         self.stop_all: Callable[[], None] = self.stop
 
@@ -111,16 +139,28 @@ class Worker:
         loop.add_signal_handler(signal.SIGINT, lambda: None)  # the parent decides what it means
         loop.add_signal_handler(signal.SIGHUP, self.reload)
         loop.call_later(SWEEP_S, self._sweep)
+        loop.set_exception_handler(self._failed)
         try:
             loop.run_forever()
         finally:
+            self.is_stopping = True
             for connection in list(self._connections):
                 connection.close()
-            self._readers.shutdown(wait=False, cancel_futures=True)
-            self._ledger.end()
-            if self._of_paths is not None:
-                self._of_paths.end()
+            self._records.end()
+            self._paths.close()
+            self._files.close()
+            self._of_paths.end()
+            if self.openers is not None:
+                self.openers.close()
             loop.close()
+
+    def _failed(self, _: object, context: dict[str, Any]) -> None:
+        """Take note that something was not done as it should: whoever waits for it may do so long.
+
+        Nobody knows what it leaves behind, so the process ends, and another one takes its place.
+        """
+        _log.info("failed: %s", type(context.get("exception")).__name__)
+        self.loop.stop()
 
     def later(self, seconds: float, do: Callable[[], None]) -> None:
         """Call `do` after so many seconds."""
@@ -128,12 +168,12 @@ class Worker:
 
     def stop(self) -> None:
         """Accept no more, let open requests end, and stop."""
-        if self._stopping:
+        if self.is_stopping:
             return
-        self._stopping = True
+        self.is_stopping = True
         for listener in self._listeners:
             self.loop.remove_reader(listener)
-        for connection in [c for c in self._connections if c.is_idle]:
+        for connection in [c for c in self._connections if c.is_silent]:
             connection.close()
         if not self._connections:
             self.loop.stop()
@@ -147,12 +187,8 @@ class Worker:
     def _refresh(self, *, force: bool = False) -> None:
         if self._lists.refresh(force=force):
             self.counts.add(Count.RELOADS)
-            self._ledger.end()
-            self._ledger.begin(self.lists)
-            with self._of_paths_lock:
-                if self._of_paths is not None:
-                    self._of_paths.end()
-                    self._of_paths = None
+        self._records.use(self.lists)
+        self._doubt = self.lists.doubt
 
     def _sweep(self) -> None:
         if os.getppid() != self._parent:
@@ -161,19 +197,13 @@ class Worker:
         for connection in list(self._connections):
             if connection.stream_took(now) > self.options.stream_s:
                 connection.give_up("the stream takes too long.")
-            elif connection.is_idle or connection.stream_took(now):
-                if now > connection.last + self.options.idle_s:
-                    self.counts.add(Count.IDLE)
-                    connection.close()
-        self._refresh()
-        self._readers.submit(self._prepare_reports)
+            elif connection.waits_for_client and now > connection.last + self.options.idle_s:
+                self.counts.add(Count.IDLE)
+                connection.close()
+        # Nothing is taken away on the word of a list that has gone stale.
+        self._refresh(force=self.lists.doubt != self._doubt)
+        self._records.prepare_reports(self._of_paths.prepare_reports)
         self.later(SWEEP_S, self._sweep)
-
-    def _prepare_reports(self) -> None:
-        with self._of_paths_lock:
-            if self._of_paths is not None:
-                self._of_paths.prepare_reports()
-        self._ledger.prepare_reports()
 
     def _accept(self, listener: socket.socket) -> None:
         for _ in range(_ACCEPTED):
@@ -186,62 +216,107 @@ class Worker:
                 self.loop.remove_reader(listener)
                 self.later(SWEEP_S, functools.partial(self._listen_again, listener))
                 return
-            if len(self._connections) >= self.options.max_connections:
+            if not self._has_place():
                 self.counts.add(Count.REFUSED)
                 sock.close()
                 continue
             sock.setblocking(False)  # noqa: FBT003 - the socket's own word
             is_unix = sock.family == socket.AF_UNIX
             if not is_unix:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                with contextlib.suppress(OSError):  # gone again: reading tells
+                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.counts.add(Count.CONNECTIONS)
             self.counts.add(Count.OPEN)
-            self._connections.add(Connection(self, sock, is_unix=is_unix))
+            self._connections[Connection(self, sock, is_unix=is_unix)] = None
+
+    def _has_place(self) -> bool:
+        """Tell whether one more may connect; one that says nothing makes place for it."""
+        if len(self._connections) < self._max_connections:
+            return True
+        now = time.monotonic()
+        if now < self._searched:
+            return False
+        for connection in self._connections:
+            if connection.waits_for_client and now > connection.last + SILENT_S:
+                self.counts.add(Count.IDLE)
+                connection.close()
+                return True
+        self._searched = now + SEARCH_S
+        return False
 
     def _listen_again(self, listener: socket.socket) -> None:
-        if not self._stopping:
+        if not self.is_stopping:
             self.loop.add_reader(listener, self._accept, listener)
 
-    def closed(self, connection: Connection) -> None:
+    def closed(self, connection: Client) -> None:
         """Take note that a connection is closed."""
-        self._connections.discard(connection)
+        self._connections.pop(connection, None)
         self.counts.add(Count.OPEN, -1)
-        if self._stopping and not self._connections:
+        self._paths.closed(connection)
+        self._files.closed(connection)
+        if self.is_stopping and not self._connections:
             self.loop.stop()
 
     def upload(self, name: str, answered: Callable[[Outcome | None], None]) -> Upload:
         """Begin a stream."""
-        kept = KEPT_BYTES if len(self._connections) <= MANY else KEPT_BYTES_OF_MANY
-        return Upload(self.lists, name, answered, time.monotonic(), kept)
+        most = KEPT_BYTES if len(self._connections) <= MANY else KEPT_BYTES_OF_MANY
+        kept = min(most, max(0, ALL_KEPT_BYTES - self._kept_bytes) // KEPT_SHARE)
+        if kept < LEAST_KEPT_BYTES:
+            kept = 0
+        self._kept_bytes += kept
+        spooled = None if self.openers is None or name != STREAM else self._spool.keep()
+        return Upload(self.lists, name, answered, time.monotonic(), kept, spooled)
+
+    def release(self, upload: Upload) -> None:
+        """Forget a stream: there is room to keep more of others."""
+        self._kept_bytes -= upload.reserved_bytes
+        upload.reserved_bytes = 0
+        upload.let_go()
+
+    def has_room(self, connection: Client) -> None:
+        """Go on with what had to wait until a connection could say more."""
+        self._paths.resume(connection)
+        self._files.resume(connection)
 
     def is_surely_clean(self, data: memoryview) -> bool:
         """Tell of most streams that are there as a whole and match nothing; count those."""
+        if self.openers is not None and opens_as_container(data):
+            return False
         lists = self.lists
         may_be_listed = lists.may_be_listed
         for algorithm in lists.judge.plan(len(data)):
             if may_be_listed(algorithm, digest_of(algorithm, data)):
                 return False
-        self._count_clean(len(data))
+        self._count_clean(len(data), lists)
         return True
 
-    def _count_clean(self, length: int) -> None:
+    def _count_clean(self, length: int, lists: InUse) -> None:
         self.counts.add(Count.BYTES, length)
         self.counts.timed(0.0)
-        self._count(None)
+        self.count(None, lists)
 
     @property
     def clean_answer(self) -> bytes:
         """What is said of a stream that matches nothing."""
         lists = self.lists
-        if lists is not self._clean_for:
-            self._clean_for = lists
-            self._clean_answer = f"stream: {self.answers(None)[0]}".encode()
-        return self._clean_answer
+        doubt = lists.doubt
+        if self._clean[0] is not lists or self._clean[1] != doubt:
+            (said,) = answer(None, doubt, self.options.no_verdict)
+            self._clean = (lists, doubt, f"stream: {said}".encode())
+        return self._clean[2]
 
-    def ended(self, upload: Upload) -> None:
-        """Take a stream that has come to its end; what may match is judged with others."""
+    def ended(self, upload: Upload, client: Client) -> None:
+        """Take a stream that has come to its end; one that may be a container is opened first."""
+        if upload.may_be_container():
+            self._files.add(client, OpeningJob(self, upload))
+        else:
+            self.looked_inside(upload)
+
+    def looked_inside(self, upload: Upload) -> None:
+        """Take a stream of which it is known what is in it; what may match is judged soon."""
+        self.release(upload)
         if upload.is_surely_clean():
-            self._count_clean(upload.digester.length)
+            self._count_clean(upload.digester.length, upload.lists)
             upload.answered(None)
             return
         if not self._ended:
@@ -249,145 +324,74 @@ class Worker:
         self._ended.append(upload)
 
     def _judge(self) -> None:
-        """Judge what has ended, record what matches, and answer."""
+        """Judge what has ended; answer what is clean, and record what is not."""
         uploads, self._ended = self._ended, []
         started = time.monotonic()
-        outcomes = judge(uploads)
-        found = [outcome for outcome in outcomes if outcome is not None]
+        outcomes = [
+            worst([*([] if whole is None else [whole]), *upload.inside])
+            for upload, whole in zip(uploads, judge(uploads), strict=True)
+        ]
+        took = time.monotonic() - started
+        for upload in uploads:
+            self.counts.add(Count.BYTES, upload.digester.length)
+            self.counts.timed(took)
+        self._tell([(u, None) for u, o in zip(uploads, outcomes, strict=True) if o is None])
+        found = [(u, o) for u, o in zip(uploads, outcomes, strict=True) if o is not None]
         if found:
-            self._ledger.add(found)
-        counts, took = self.counts, time.monotonic() - started
+            self._records.add(found)
+
+    def _tell(self, told: Sequence[tuple[Upload, Outcome | None]]) -> None:
+        """Answer; all that a client is told goes out at once."""
         self._corked = set()
-        for upload, outcome in zip(uploads, outcomes, strict=True):
-            counts.add(Count.BYTES, upload.digester.length)
-            self._count(outcome)
-            counts.timed(took)
+        for upload, outcome in told:
+            self.count(outcome, upload.lists)
             upload.answered(outcome)
-        # All that a client is told goes out at once.
         corked, self._corked = self._corked, None
         for connection in corked:
             connection.writable()
 
-    def flush(self, connection: Connection) -> None:
+    def flush(self, connection: Client) -> None:
         """Write what a connection has to say, soon."""
         if self._corked is None:
             connection.writable()
         else:
             self._corked.add(connection)
 
-    def _count(self, outcome: Outcome | None) -> None:
+    def count(self, outcome: Outcome | None, lists: InUse) -> None:
+        """Count an input by its verdict; None is a clean one."""
         if outcome is not None:
             self.counts.add(_KINDS[outcome.kind])
-        elif self.lists.doubt is None:
+        elif lists.doubt is None:
             self.counts.add(Count.CLEAN)
         else:
             self.counts.add(Count.NO_VERDICT)
 
-    def answers(self, outcome: Outcome | None, *, every: bool = False) -> list[str]:
-        """Return what is said of an input; None is a clean one."""
-        return answer(outcome, self.lists.doubt, self.options.no_verdict, every=every)
+    def answers(self, upload: Upload, outcome: Outcome | None) -> list[str]:
+        """Return what is said of a stream; None is a clean one.
+
+        It rests on the lists that it began with, however whole those are that came since.
+        """
+        return answer(outcome, upload.lists.doubt, self.options.no_verdict)
 
     def without_verdict(self, word: str, reason: str) -> list[str]:
         """Return what is said of an input that was not read for a reason of the daemon's."""
         self.counts.add(Count.UNREAD)
         return [unknown(word, reason.rstrip("."), self.options.no_verdict)]
 
-    def check_path(self, connection: Connection, command: Command, path: str, form: Form) -> None:
+    def check_path(self, connection: Client, command: Command, path: str, form: Form) -> None:
         """Check what is at a path, and answer with what is not clean there."""
-        self._readers.submit(self._in_thread, self._check_path, connection, path, form, command)
+        job = PathJob(self, self._of_paths, connection, command, path, form)
+        self._paths.add(connection, job)
 
-    def check_descriptor(self, connection: Connection, fd: int, form: Form) -> None:
+    def check_descriptor(self, connection: Client, fd: int, form: Form) -> None:
         """Check the file that a descriptor is, and answer."""
 
         def told(found: Outcome | None) -> None:
-            connection.answer(form, [f"fd[{fd}]: {text}" for text in self.answers(found)])
+            said = self.answers(upload, found)
+            connection.answer(form, [f"{upload.name}: {text}" for text in said])
 
         upload = self.upload(f"fd[{fd}]", told)
-        self._readers.submit(self._in_thread, self._read_descriptor, connection, fd, upload)
-
-    def _in_thread(self, do: Callable[..., None], connection: Connection, *values: object) -> None:
-        """Do something in a thread; a failure is a failure of that one request."""
-        try:
-            do(connection, *values)
-        except HashclientError as error:
-            _log.info("request failed: %s", error.message)
-            self._soon(connection.close)
-        except BaseException:
-            self._soon(connection.close)
-            raise
-
-    def _soon(self, do: Callable[..., None], *values: object) -> None:
-        if not self.loop.is_closed():
-            self.loop.call_soon_threadsafe(do, *values)
-
-    def _read_descriptor(self, _: Connection, fd: int, upload: Upload) -> None:
-        try:
-            failed = read_descriptor(fd, upload, time.monotonic() + self.options.stream_s)
-        finally:
-            os.close(fd)
-        if failed is None:
-            self._soon(self.ended, upload)
-        else:
-            self._soon(self._failed, upload, failed)
-
-    def _failed(self, upload: Upload, outcome: Outcome) -> None:
-        self._count(outcome)
-        upload.answered(outcome)
-
-    def _check_path(
-        self,
-        connection: Connection,
-        path: str,
-        form: Form,
-        command: Command,
-    ) -> None:
-        lists, clean = self.lists, True
-        every, first_only = command is Command.ALLMATCHSCAN, command is Command.SCAN
-        if not path.startswith("/"):
-            lines = [f"{path}: {unknown('Path', 'not an absolute path', self.options.no_verdict)}"]
-            self._soon(self._answer_path, connection, form, lines, [])
-            return
-        for outcomes in check_path(lists, path):
-            found = [o for o in outcomes if o.kind in (Kind.MATCH, Kind.CONFLICT)]
-            if found:
-                self._record(found, lists)
-            if outcomes:
-                clean = False
-                said = [
-                    f"{o.path}: {text}" for o in outcomes for text in self.answers(o, every=every)
-                ]
-                done = first_only and bool(found)
-                said = said[:1] if done else said
-                self._soon(self._answer_path, connection, form, said, outcomes, not done)
-                if done:
-                    return
-        if clean:
-            self._soon(self._answer_path, connection, form, self._clean(path), [None])
-        else:
-            self._soon(self._answer_path, connection, form, [], [])
-
-    def _clean(self, path: str) -> list[str]:
-        return [f"{path}: {text}" for text in self.answers(None)]
-
-    def _answer_path(
-        self,
-        connection: Connection,
-        form: Form,
-        lines: list[str],
-        outcomes: Sequence[Outcome | None],
-        more: bool = False,  # noqa: FBT001, FBT002 - called by the loop
-    ) -> None:
-        for outcome in outcomes:
-            self._count(outcome)
-        connection.answer(form, lines, last=not more)
-
-    def _record(self, found: list[Outcome], lists: InUse) -> None:
-        with self._of_paths_lock:
-            if self._of_paths is None:
-                self._of_paths = Ledger(
-                    self._session, lists, self.counts, self._arguments, act=self.options.act
-                )
-            self._of_paths.add(found)
+        self._files.add(connection, DescriptorJob(self, fd, upload))
 
     def say(self, command: Command | None, *, is_unix: bool) -> str:
         """Return the answer to a command that is about the daemon itself."""
@@ -422,3 +426,13 @@ class Worker:
             "MEMSTATS: heap N/A mmap N/A used N/A free N/A releasable N/A pools 1 pools_used N/A"
             " pools_total N/A\nEND"
         )
+
+
+def _descriptors() -> int:
+    """Have as many descriptors as this process may, and return how many."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        return wanted
+    return MOST_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft

@@ -165,7 +165,8 @@ class Judge:
             for algorithm, (tags, rows) in columns.items():
                 places = index.find(algorithm, tags)
                 if len(places.queries):
-                    found.append((algorithm, Found(rows[places.queries], places.runs, places.rows)))
+                    inputs = rows[places.queries].astype(np.intp)
+                    found.append((algorithm, Found(inputs, places.runs, places.rows)))
             for row, hit in index.hits(found, available, sizes) if found else ():
                 hits.setdefault(row, []).append(hit)
         return {

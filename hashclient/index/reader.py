@@ -224,7 +224,7 @@ def _joined(
     found: Sequence[tuple[Algorithm, Found]],
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], npt.NDArray[np.intp], Uint8]:
     """Return inputs with the runs and rows they hit, each once, and the mask of what agreed."""
-    inputs = np.concatenate([one.queries for _, one in found]).astype(np.intp)
+    inputs = np.concatenate([one.queries for _, one in found])
     runs = np.concatenate([one.runs for _, one in found])
     rows = np.concatenate([one.rows for _, one in found])
     bits = np.concatenate([np.full(len(one.rows), algorithm, np.uint8) for algorithm, one in found])

@@ -186,7 +186,9 @@ class Checker:
                         is_plain = members is not None and not reader.may_be_container
                         if reader.may_be_container:
                             seen = (status, read[5]) if read[4] else None
-                            is_plain = self._open(file_fd, group, name, status, seen, result)
+                            is_plain = self._open(
+                                file_fd, group, name, status, read[2], seen, result
+                            )
                     finally:
                         os.close(file_fd)
                 except Deferred:
@@ -220,17 +222,19 @@ class Checker:
         group: Group,
         name: str,
         status: os.stat_result,
+        size: int,
         seen: tuple[os.stat_result, bool | None] | None,
         result: Result,
     ) -> bool:
         """Check what is in a file that may be a container; return whether it is none after all.
 
-        `seen` is its status, and whether nobody could write to it, if these can be relied on.
+        It is `size` bytes long. `seen` is its status, and whether nobody could write to it, if
+        these can be relied on.
         """
         assert self._members is not None
         opened = self._members.open(
             fd,
-            status.st_size,
+            size,
             join(group.directory, name),
             lambda: same_content(status, os.fstat(fd)),
         )
@@ -261,11 +265,13 @@ class Checker:
                         changed.append(name)
                         continue
                     if reader.may_be_container:
+                        reader.refuse_sparse(status)
                         if not whole and status.st_size >= DEFER_BYTES:
                             result.deferred.append(group._replace(names=[name]))
                             continue
                         seen = status, None
-                        if self._open(file_fd, group, name, status, seen, result):
+                        size = status.st_size
+                        if self._open(file_fd, group, name, status, size, seen, result):
                             self._plain.append(status)
                     else:
                         self._plain.append(status)

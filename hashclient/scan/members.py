@@ -7,15 +7,19 @@ looked up, and turn into outcomes. The container itself is checked as a file by 
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 
 import msgspec
 import numpy as np
 
+from hashclient.config import ContainersConfig
 from hashclient.containers.cage import Cage, Chain, Found, Options
 from hashclient.containers.interface import ISO_HEAD_BYTES, NotReadError, Why
+from hashclient.containers.limits import Limits
 from hashclient.containers.protocol import Job
+from hashclient.containers.sandbox import kernel_locks
 from hashclient.containers.sniffing import has_mark, may_front
 from hashclient.core.algorithms import Algorithm, mask_of
 from hashclient.core.digests import digest_fd
@@ -28,6 +32,8 @@ from hashclient.scan.inside import MAX_KNOWN, MEMBER, Inside
 from hashclient.scan.reasons import CHANGED, reason_of
 from hashclient.system.text import MAX_EXCERPT_CHARS
 
+#: What is told of one file, member by member, besides what is clean: more would only fill memory.
+MAX_TOLD = 10_000
 #: Members that are looked up together.
 ROWS_AT_ONCE = 4_096
 
@@ -41,6 +47,34 @@ _DIGEST_AT = [
 ]
 
 
+def container_options(
+    config: ContainersConfig,
+    noticed: Callable[[str], None],
+    passwords: Sequence[bytes] = (),
+    *,
+    verify_sizes: bool = False,
+) -> Options:
+    """Return how containers are opened; `noticed` hears what the kernel lacks to do that safely."""
+    requires = config.sandbox == "require"
+    if missing := kernel_locks().missing:
+        end = "none is opened" if requires else "what opens them is less confined"
+        noticed(f"containers: this kernel has no {missing}: {end}")
+    limits = Limits(
+        config.depth,
+        config.members,
+        config.bytes_out,
+        config.ratio,
+        config.time_s,
+        config.memory_mib,
+    )
+    return Options(limits, requires, verify_sizes, tuple(passwords))
+
+
+def opens_as_container(data: memoryview) -> bool:
+    """Tell whether bytes that begin so may be a container."""
+    return has_mark(data) or may_front(data)
+
+
 class Opened(msgspec.Struct):
     """What was found in one file, before it is counted."""
 
@@ -50,8 +84,11 @@ class Opened(msgspec.Struct):
     by_size: int = 0
     by_claim: int = 0
     outcomes: list[Outcome] = msgspec.field(default_factory=list)
+    told: int = 0
     #: Whether a digest is missing that could tell more about a member.
     lacks: bool = False
+    #: How many more would have been told.
+    untold: int = 0
     #: What a cache may know of it, in parts.
     columns: list[Inside] = msgspec.field(default_factory=list)
 
@@ -59,6 +96,15 @@ class Opened(msgspec.Struct):
     def is_container(self) -> bool:
         """Whether there was anything in it."""
         return self.members > 0
+
+    def tell(self, outcome: Outcome) -> None:
+        """Take an outcome that is not clean, while there is room."""
+        if self.told >= MAX_TOLD:
+            self.untold += 1
+            self.read -= outcome.kind is not Kind.UNREAD
+            return
+        self.told += 1
+        self.outcomes.append(outcome)
 
     def known(self) -> bytes | None:
         """Return what a cache may know of it; None where that would not be all, or too much."""
@@ -185,10 +231,7 @@ class Members:
         if not is_unchanged():
             return _failed(path, CHANGED, None)
         if any(outcome.kind is Kind.MATCH for outcome in opened.outcomes):
-            try:
-                self._add_outer(fd, size, opened)
-            except OSError as error:
-                return _failed(path, reason_of(error), None)
+            self._add_outer(fd, size, opened)
             if not is_unchanged():
                 return _failed(path, CHANGED, None)
         return opened
@@ -238,6 +281,11 @@ class Members:
             opened.outcomes.append(_unread(path, ("",), str(error.why), error.detail))
             opened.members += 1
         self._judge_rows(waiting, path, namer, opened, forced=forced)
+        if opened.untold:
+            # They count as one input, which is unread: nothing is passed over.
+            opened.members -= opened.untold - 1
+            text = f"{opened.untold:,} more are unread or match, and are not told one by one"
+            opened.outcomes.append(_unread(path, ("",), str(Why.LIMIT), text))
         return opened
 
     def _masks(self, sizes: Sequence[int | None]) -> bytes:
@@ -252,7 +300,7 @@ class Members:
         opened.members += 1
         if row.why is not None:
             members = namer.members(found.chain, is_whole=not row.name)
-            opened.outcomes.append(_unread(path, members, row.why, row.detail))
+            opened.tell(_unread(path, members, row.why, row.detail))
         elif row.ruled_out:
             column = np.zeros(1, MEMBER)
             column["size"], column["exact"] = row.size or 0, row.exact
@@ -313,30 +361,34 @@ class Members:
             opened.clean += 1
             if not self._keep_clean:
                 return
-        opened.outcomes.append(
-            Outcome(
-                kind,
-                path,
-                row.size,
-                hits=hits,
-                digests=digests,
-                tags={a: words.tobytes() for a, words in tags.items()} if hits else {},
-                members=namer.members(found.chain),
-            )
+        outcome = Outcome(
+            kind,
+            path,
+            row.size,
+            hits=hits,
+            digests=digests,
+            tags={a: words.tobytes() for a, words in tags.items()} if hits else {},
+            members=namer.members(found.chain),
         )
+        if kind is Kind.CLEAN:
+            opened.outcomes.append(outcome)
+        else:
+            opened.tell(outcome)
 
     def _add_outer(self, fd: int, size: int, opened: Opened) -> None:
         """Give each match the tags of the file that it is in, by which that is known again.
 
-        Raises:
-            OSError: it cannot be read.
+        One that cannot be read any more has none: it matches all the same, but nobody could prove
+        which file to take away.
         """
         plan = tuple(Algorithm)
-        os.lseek(fd, 0, os.SEEK_SET)
-        digests, length = digest_fd(fd, plan, size)
-        sealed = self._judge.seal(dict(zip(plan, digests, strict=True)))
-        tags = {algorithm: words.tobytes() for algorithm, words in sealed.items()}
-        outer = Outer(length, tags, opened.members)
+        tags: dict[Algorithm, bytes] = {}
+        with contextlib.suppress(OSError):
+            os.lseek(fd, 0, os.SEEK_SET)
+            digests, _ = digest_fd(fd, plan, size)
+            sealed = self._judge.seal(dict(zip(plan, digests, strict=True)))
+            tags = {algorithm: words.tobytes() for algorithm, words in sealed.items()}
+        outer = Outer(size, tags, opened.members)
         opened.outcomes = [
             msgspec.structs.replace(outcome, outer=outer) if outcome.kind is Kind.MATCH else outcome
             for outcome in opened.outcomes

@@ -141,6 +141,11 @@ class Layout(msgspec.Struct, frozen=True):
         return self.root / "quarantine"
 
     @property
+    def spool(self) -> Path:
+        """Where a daemon keeps streams that may be containers, in files without a name."""
+        return self.root / "spool"
+
+    @property
     def reports(self) -> Path:
         """Reports: those that wait, and those that were sent, one folder each."""
         return self.root / "reports"
@@ -174,6 +179,7 @@ FILES: Mapping[str, str] = {
     r"quarantine/lock": "the lock of whoever changes the quarantine",
     rf"quarantine/{_ID}/item\.json": "what is known of a file that was taken away",
     rf"quarantine/{_ID}/evidence\.age": "that file, sealed",
+    r"spool/.+": "streams that a daemon keeps for a moment, on file systems without unnamed files",
     r"reports/lock": "the lock of whoever changes a report",
     r"reports/prepare\.lock": "the lock of whoever prepares one",
     rf"reports/r-{_ID}/report\.json": "how far a report has come",

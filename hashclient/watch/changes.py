@@ -5,8 +5,13 @@ watched before it is listed: what came into it in between is told twice rather t
 Where the kernel had more to tell than it keeps, or no more directories may be watched, something
 was missed, and only a look at everything finds it.
 
-Limits: a store through a shared memory map tells nothing, nor does what another machine changes on
-a network file system; trees there are refused.
+What the kernel does not tell of is looked for now and then: whether each root is still the
+directory that is watched, and what is mounted below. A directory that may not be read is told like
+a file: a scan says that nothing is known of it.
+
+Limits: a store through a shared memory map tells nothing, a write by a name elsewhere (a hard link)
+tells nothing here, and what another machine changes on a network file system tells nobody; trees
+there are refused.
 """
 
 from __future__ import annotations
@@ -15,6 +20,7 @@ import errno
 import os
 import select
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -23,6 +29,7 @@ from inotify_simple import INotify, flags
 from hashclient.errors import StateError, UsageError
 from hashclient.system.filesystems import tells_of_changes
 from hashclient.system.log import Log
+from hashclient.system.mountinfo import parse_mountinfo
 from hashclient.system.text import printable
 
 _log = Log("watch")
@@ -63,6 +70,10 @@ class Changes:
         #: Whether all directories are watched: later, the system may allow no more.
         self.is_whole = True
         self._is_starting = True
+        #: What is mounted below the roots, and where the kernel does not learn of all changes.
+        self._mounted: frozenset[tuple[int, str]] = frozenset()
+        self._mountinfo, self._mounts_then = b"", self._mounted
+        self.untold: frozenset[str] = frozenset()
         try:
             self._inotify = INotify(nonblocking=True)
         except OSError as error:
@@ -73,6 +84,8 @@ class Changes:
         try:
             for root in roots:
                 self._begin(root)
+            # What is there already is for the first scan.
+            self.look_again()
         except BaseException:
             self.close()
             raise
@@ -121,18 +134,67 @@ class Changes:
                 " not told to this machine",
                 hint="scan it by a timer instead, or run `watch` on the server that has the disk",
             )
-        # What is there already is for the first scan.
-        for _ in self._add(root):
-            pass
 
     def look_again(self) -> None:
         """Watch whatever is there now and is not watched; what was missed is known to be so."""
         self._missed = False
         self.is_whole = True
         self._files.clear()
+        self._mounted = self._mounts()
+        self.untold = frozenset(p for _, p in self._mounted if not _tells(p))
         for root in self._roots:
+            if not self._is_watched(root):
+                self._drop_tree(root)
             for _ in self._add(root):
                 pass
+
+    def look_around(self) -> bool:
+        """Look for what the kernel does not tell of; return whether something was missed."""
+        for root in self._roots:
+            if not self._is_watched(root) and (root in self._numbers or Path(root).is_dir()):
+                _log.info("another directory than before is at %s", printable(root))
+                self._missed = True
+        if self._mounts() != self._mounted:
+            _log.info("something else is mounted than before")
+            self._missed = True
+        return self._missed
+
+    def _is_watched(self, root: str) -> bool:
+        """Tell whether the directory that is at `root` now is the one that is watched.
+
+        Adding a watch to it again gives the same number then.
+        """
+        before = self._numbers.get(root)
+        try:
+            number = self._inotify.add_watch(root, _MASK)
+        except OSError:
+            return False
+        if number != before and number not in self._paths:
+            self._remove(number)  # it is added with all that is below
+        return bool(number == before)
+
+    def _remove(self, number: int) -> None:
+        try:
+            self._inotify.rm_watch(number)
+        except OSError:
+            return
+
+    def _mounts(self) -> frozenset[tuple[int, str]]:
+        """Return what is mounted at the roots and below: numbers and places."""
+        try:
+            text = Path("/proc/self/mountinfo").read_bytes()
+        except OSError:
+            return frozenset()
+        if text == self._mountinfo:
+            return self._mounts_then
+        table = parse_mountinfo(text)
+        below = tuple(f"{root.rstrip('/')}/" for root in self._roots)
+        found = ((number, mount.point) for number, mount in table.items())
+        self._mountinfo = text
+        self._mounts_then = frozenset(
+            (n, p) for n, p in found if f"{p.rstrip('/')}/".startswith(below)
+        )
+        return self._mounts_then
 
     def wait(self, seconds: float | None, wake: int) -> bool:
         """Wait until there is something to read, or `wake` is readable; return whether there is."""
@@ -157,6 +219,7 @@ class Changes:
             if mask & flags.MOVE_SELF:
                 # A root that was moved; others were told of by their parents.
                 if directory in self._roots:
+                    self._drop_tree(directory)
                     self._missed = True
                 continue
             path = f"{directory.rstrip('/')}/{event.name}"
@@ -167,6 +230,11 @@ class Changes:
                     self._files.update(self._add(path))
             elif not mask & flags.MOVED_FROM and not self._is_without(path):
                 self._files.add(path)
+        return self._missed
+
+    @property
+    def missed(self) -> bool:
+        """Whether something was missed since everything was looked at."""
         return self._missed
 
     def take(self) -> set[str]:
@@ -190,8 +258,9 @@ class Changes:
                 if error.errno == errno.ENOSPC:
                     self._full(path)
                     return
-                # Gone again, a link, or nothing that may be read: a scan says so.
-                continue
+                if error.errno == errno.EACCES:
+                    yield path
+                continue  # or gone again, or a link
             before = self._paths.get(number)
             if before is not None and before != path:
                 self._numbers.pop(before, None)  # it was moved, and keeps its watch
@@ -203,8 +272,9 @@ class Changes:
                             waiting.append(entry.path)
                         elif not self._is_without(entry.path):
                             yield entry.path
-            except OSError:
-                continue
+            except OSError as error:
+                if error.errno in (errno.EACCES, errno.EIO):
+                    yield path
 
     def _full(self, path: str) -> None:
         """No more directories may be watched.
@@ -231,7 +301,16 @@ class Changes:
         for path in [p for p in self._numbers if p == top or p.startswith(below)]:
             number = self._numbers.pop(path)
             self._paths.pop(number, None)
-            try:
-                self._inotify.rm_watch(number)
-            except OSError:
-                continue
+            self._remove(number)
+
+
+def _tells(path: str) -> bool:
+    """Tell whether changes below a directory are told of; one that is gone has none."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return True
+    try:
+        return tells_of_changes(fd)
+    finally:
+        os.close(fd)

@@ -32,6 +32,10 @@ ATTEMPTS = 5
 MOST_FILES = 50_000
 #: Seconds between two looks at everything where not all directories can be watched any more.
 PARTLY_S = 300.0
+#: A file that changes all the time is looked at all the same, after so many times the settle time.
+MOST_SETTLES = 10
+#: Seconds between two looks at what the kernel does not tell of, and at whether lists have come.
+LOOK_S = 2.0
 #: Seconds that a failure which may pass, such as a full disk, is waited for.
 RETRY_S = 10.0
 
@@ -52,11 +56,15 @@ class Watch:
         told: Callable[[Handled], None],
         on_failure: Callable[[HashclientError], None],
         on_scan: Callable[[Summary], None] = lambda _: None,
+        on_lists: Callable[[Summary], None] = lambda _: None,
+        on_untold: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Look at a file `settle_s` after its last change, and at everything each `rescan_s`.
 
         `told` is called with each outcome that is not clean, after it is recorded and acted upon;
         `on_failure` with what goes wrong on the way; `on_scan` when everything was looked at.
+        `on_lists` is called where a scan rests on other lists than the one before, or on some that
+        are not whole any more; `on_untold` with each directory below which not all is told.
         """
         self._client = client
         self._state_dir = os.path.realpath(client.session.settings.state_dir)
@@ -69,9 +77,17 @@ class Watch:
         self._told = told
         self._on_failure = on_failure
         self._on_scan = on_scan
+        self._on_lists = on_lists
+        self._on_untold = on_untold
         self._stopping = False
-        #: Files to be looked at, by the moment from which on they may be.
+        #: Files to be looked at, by the moment from which on they may be; the first of these, or
+        #: one before it; and the moment at which each must be.
         self._due: dict[str, float] = {}
+        self._first_due = float("inf")
+        self._latest: dict[str, float] = {}
+        self._untold: frozenset[str] = frozenset()
+        self._lists: tuple[object, ...] | None = None
+        self._folders: list[tuple[str, int, int]] = []
         self._attempts: dict[str, int] = {}
 
     def run(self, on_ready: Callable[[int], None]) -> None:
@@ -104,20 +120,26 @@ class Watch:
         self._stopping = True
 
     def _watch(self, woken: int) -> None:
-        rescan_at = time.monotonic() + self._next_rescan_s
+        rescan_at = look_at = time.monotonic()
+        rescan_at += self._next_rescan_s
         while not self._stopping:
-            now = time.monotonic()
-            first = min(self._due.values(), default=rescan_at)
-            if self._changes.wait(min(first, rescan_at) - now, woken):
+            until = min(self._first_due, rescan_at, look_at)
+            if self._changes.wait(until - time.monotonic(), woken):
                 self._take_in()
             now = time.monotonic()
-            if self._changes.read() or now >= rescan_at:
-                self._everything()
-                rescan_at = time.monotonic() + self._next_rescan_s
-                continue
-            due = sorted(path for path, moment in self._due.items() if moment <= now)
-            if due:
-                self._look_at(due[:MOST_FILES])
+            missed = self._changes.missed
+            if now >= look_at:
+                look_at = now + LOOK_S
+                missed = self._changes.look_around() or self._are_other_lists()
+            if missed or now >= rescan_at:
+                # What cannot be looked at is still missed.
+                done = self._everything()
+                rescan_at = time.monotonic() + (self._next_rescan_s if done else RETRY_S)
+            elif now >= self._first_due:
+                due = sorted(path for path, moment in self._due.items() if moment <= now)
+                if due:
+                    self._look_at(due[:MOST_FILES])
+                self._first_due = min(self._due.values(), default=float("inf"))
 
     @property
     def _next_rescan_s(self) -> float:
@@ -125,19 +147,34 @@ class Watch:
             return self._rescan_s
         return min(self._rescan_s, PARTLY_S)
 
-    def _take_in(self) -> bool:
-        """Note what has changed; return whether something was missed."""
-        missed = self._changes.read()
-        moment = time.monotonic() + self._settle_s
-        for path in self._changes.take():
-            self._due[path] = moment
-        return missed
+    def _are_other_lists(self) -> bool:
+        """Tell whether there are other lists than before: what was clean may be listed now."""
+        before, self._folders = self._folders, self._client.session.list_folders()
+        return before != self._folders
 
-    def _everything(self, *, first: bool = False) -> None:
-        """Look at everything, by the cache: what was missed is found."""
+    def _take_in(self) -> None:
+        """Note what has changed."""
+        self._changes.read()
+        now = time.monotonic()
+        for path in self._changes.take():
+            latest = self._latest.setdefault(path, now + self._settle_s * MOST_SETTLES)
+            self._is_due(path, min(now + self._settle_s, latest))
+
+    def _is_due(self, path: str, moment: float) -> None:
+        self._due[path] = moment
+        self._first_due = min(self._first_due, moment)
+
+    def _everything(self, *, first: bool = False) -> bool:
+        """Look at everything, by the cache: what was missed is found. Return whether it was."""
+        self._folders = self._client.session.list_folders()
         self._changes.look_again()
         self._due.clear()
+        self._latest.clear()
         self._attempts.clear()
+        self._first_due = float("inf")
+        for path in sorted(self._changes.untold - self._untold):
+            self._on_untold(path)
+        self._untold = self._changes.untold
         run = self._scan(
             lambda front: self._client.scan(
                 *self._roots,
@@ -150,11 +187,13 @@ class Watch:
         )
         if run is not None and not self._stopping:
             self._on_scan(run.summary)
+        return run is not None
 
     def _look_at(self, paths: Sequence[str]) -> None:
         """Look at files that have changed."""
         for path in paths:
             del self._due[path]
+            self._latest.pop(path, None)
         source = _Files(paths)
         self._scan(
             lambda front: self._client.scan(
@@ -179,6 +218,10 @@ class Watch:
         front = FrontEnd(observer=observer, stops={_Stopped: ExitCode.TERMINATED})
         try:
             with begin(front) as run:
+                lists = (run.summary.lists, run.summary.missing)
+                if lists != self._lists:
+                    self._lists = lists
+                    self._on_lists(run.summary)
                 for handled in run:
                     self._tell(handled)
                 return run
@@ -189,7 +232,8 @@ class Watch:
             # Nothing is known of them yet: they stay to be looked at.
             moment = time.monotonic() + RETRY_S
             for path in paths:
-                self._due.setdefault(path, moment)
+                if path not in self._due:
+                    self._is_due(path, moment)
             return None
 
     def _tell(self, handled: Handled) -> None:
@@ -198,7 +242,8 @@ class Watch:
         if outcome.kind is Kind.UNREAD and outcome.reason == CHANGED:
             tried = self._attempts[path] = self._attempts.get(path, 0) + 1
             if tried < ATTEMPTS:
-                self._due.setdefault(path, time.monotonic() + self._settle_s * (1 << tried))
+                if path not in self._due:
+                    self._is_due(path, time.monotonic() + self._settle_s * (1 << tried))
                 return
         self._attempts.pop(path, None)
         if outcome.kind is not Kind.SKIPPED:

@@ -378,3 +378,27 @@ def test_mail_is_opened(state: Path, tmp_path: Path) -> None:
     tree = write_tree(tmp_path / "t", {"m": mail.as_bytes()})
     result = scan(state, tree)
     assert (result.code, result.lines[0]["members"]) == (10, ["a.zip", "x"])
+
+
+def test_a_report_names_the_member_and_the_file_that_holds_it_is_the_evidence(
+    state: Path, tmp_path: Path
+) -> None:
+    box = tmp_path / "box"
+    box.mkdir()
+    with_recipient(state)
+    with (state / "config.toml").open("a") as config:
+        config.write(f'[report.to.body]\nkind = "package"\ndirectory = "{box}"\n')
+    tree = write_tree(tmp_path / "t", {"o.zip": NESTED})
+    (line, _) = scan(state, "--quarantine", tree).lines
+    made = run("--state-dir", state, "report", "prepare", line["id"], "--to", "body")
+    assert made.code == 0, made.err
+    done = run("--state-dir", state, "report", "submit", "--all")
+    assert done.code == 0, done.err
+    (package,) = box.iterdir()
+    (document,) = package.glob("**/document.json")
+    (match,) = json.loads(document.read_text())["matches"]
+    assert (match["path"], match["size"]) == (str(tree / "o.zip"), len(NESTED))
+    (step,) = [step for step in match["story"] if step["event"] == "in-member"]
+    assert step["detail"]["members"] == ["in/b.tgz", "b.tar", "deep!/x"]
+    assert match["evidence"] is not None
+    assert len(list(package.glob("**/evidence/*.age"))) == 1

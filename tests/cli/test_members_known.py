@@ -128,3 +128,55 @@ def test_claims_that_are_to_be_verified_are_read(
     world = World(tmp_path, sized=True)
     world.scan()
     assert world.scan("--verify-sizes").summary["members_read"] > 0
+
+
+def encrypted(data: bytes) -> bytes:
+    """Return a zip whose members are all said to be encrypted."""
+    changed = bytearray(data)
+    for mark, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        place = changed.find(mark)
+        while place >= 0:
+            changed[place + at] |= 1
+            place = changed.find(mark, place + 4)
+    return bytes(changed)
+
+
+def test_very_many_that_are_unread_or_match_are_not_told_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hashclient.scan import members
+
+    monkeypatch.setattr(members, "MAX_TOLD", 3)
+    world = World(tmp_path, sized=False)
+    many = {f"m{n}": b"%d" % n for n in range(8)}
+    for path in world.tree.iterdir():
+        path.unlink()
+    (world.tree / "o.zip").write_bytes(encrypted(zip_of(many)))
+    result = world.scan()
+    assert (result.code, len(result.lines)) == (3, 5)
+    assert "5 more are unread or match" in result.lines[3]["reason"]
+    summary = result.summary
+    assert (summary["inputs"], summary["unread"], summary["clean"]) == (5, 4, 1)
+    world.list(**{f"e{n}": data for n, data in enumerate(many.values())})
+    (world.tree / "o.zip").write_bytes(zip_of(many))
+    result = world.scan()
+    summary = result.summary
+    assert (result.code, summary["match"], summary["unread"]) == (11, 3, 1)
+    read = summary["files_read"] + summary["members_read"]
+    assert summary["inputs"] == read + summary["unread"]
+
+
+def test_a_container_that_is_nearly_all_hole_is_unread(tmp_path: Path) -> None:
+    """No entry has its size; its beginning is a tar's, and the rest would take hours."""
+    import os
+    import tarfile
+
+    world = World(tmp_path, sized=True)
+    path = world.tree / "hole.tar"
+    member = tarfile.TarInfo("x")
+    member.size = 1 << 40
+    path.write_bytes(member.tobuf())
+    os.truncate(path, 1 << 40)
+    result = world.scan()
+    assert result.code == 3
+    assert ["sparse" in line["reason"] for line in result.lines[:-1]] == [True]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.clamd import Daemon, everything, instream, open_for_reading, serving
 from tests.support import (
@@ -326,6 +327,22 @@ def test_metrics(daemon: Daemon) -> None:
     assert value('hashclient_serve_objects_total{verdict="clean"}') == clean + 1
     assert value('hashclient_serve_objects_total{verdict="match"}') == match + 1
     assert value("hashclient_serve_answer_seconds_count") >= 2
+    with urllib.request.urlopen(daemon.metrics) as answer:
+        families = {f.name: f for f in text_string_to_metric_families(answer.read().decode())}
+    assert families["hashclient_serve_objects"].type == "counter"
+    assert {s.labels["verdict"] for s in families["hashclient_serve_objects"].samples} == {
+        "clean",
+        "match",
+        "conflict",
+        "unread",
+        "no_verdict",
+    }
+    times = families["hashclient_serve_answer_seconds"]
+    assert times.type == "histogram"
+    buckets = [s.value for s in times.samples if s.name.endswith("_bucket")]
+    assert buckets == sorted(buckets)
+    assert buckets[-1] == next(s.value for s in times.samples if s.name.endswith("_count"))
+    assert all(family.documentation for family in families.values())
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,16 @@ from typing import Any
 
 import pytest
 
-from tests.support import arguments, csv_of, environment, make_state, run, write_tree
+from tests.support import (
+    Site,
+    arguments,
+    csv_of,
+    edit_manifest,
+    environment,
+    make_state,
+    run,
+    write_tree,
+)
 
 LISTED = b"listed one"
 TIMEOUT_S = 30
@@ -176,3 +185,64 @@ def test_what_cannot_be_watched_is_refused(state: Path, tree: Path) -> None:
 def test_without_a_list_it_does_not_start(tmp_path: Path, tree: Path) -> None:
     (tmp_path / "state").mkdir()
     assert run("--state-dir", tmp_path / "state", "watch", tree).code == 8
+
+
+def test_a_root_that_is_removed_and_made_again_is_watched_again(state: Path, tree: Path) -> None:
+    with watching(state, tree) as watch:
+        tree.rename(tree.with_name("away"))
+        assert watch.next()["type"] == "unread"
+        write_tree(tree, {"sub/x": LISTED})
+        assert watch.paths(1) == {str(tree / "sub/x")}
+        watch.wait_for("looked at everything")
+        (tree / "sub/y").write_bytes(LISTED)
+        assert watch.paths(1) == {str(tree / "sub/y")}
+
+
+def test_new_lists_are_for_what_is_there_already(tmp_path: Path) -> None:
+    with Site(tmp_path / "site") as site:
+        site.publish(csv_of({"e-1": LISTED}), "base")
+        assert site.call(*site.init_arguments()).code == 0
+        assert site.call("fetch").code == 0
+        tree = write_tree(tmp_path / "t", {"a": b"listed later"})
+        with watching(site.state, tree) as watch:
+            site.publish(csv_of({"e-2": b"listed later"}), "base")
+            assert site.call("fetch").code == 0
+            line = watch.next()
+            assert (line["path"], line["entry"]) == (str(tree / "a"), "e-2")
+
+
+def test_a_list_that_is_stale_is_told(state: Path, tree: Path) -> None:
+    with watching(state, tree) as watch:
+        edit_manifest(state, "base", expires="2020-01-01T00:00:00Z")
+        (tree / "x").write_bytes(LISTED)
+        watch.wait_for("list is stale: base")
+        assert watch.paths(1) == {str(tree / "x")}
+
+
+def test_what_is_mounted_below_is_looked_at(state: Path, tree: Path) -> None:
+    unshare = ["unshare", "--mount", "--propagation", "private"]
+    if subprocess.run([*unshare, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("nothing may be mounted here")
+    command = arguments("--state-dir", state, "watch", "--format", "jsonl", tree)
+    # Both in one namespace: the watch, and what mounts and writes there afterwards.
+    script = (
+        '"$@" & pid=$!; read line; mount -t tmpfs none "$0/sub"; printf "listed one" > "$0/sub/m";'
+        ' read line; umount "$0/sub"; kill $pid; wait $pid'
+    )
+    with subprocess.Popen(
+        [*unshare, "sh", "-c", script, str(tree), *command],
+        env=environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        watch = Watching(process)
+        assert process.stdin is not None
+        watch.wait_for("looked at everything")
+        process.stdin.write("mount\n")
+        process.stdin.flush()
+        assert watch.paths(1) == {str(tree / "sub/m")}
+        process.stdin.write("end\n")
+        process.stdin.close()
+        assert process.wait(TIMEOUT_S) == 0

@@ -29,6 +29,7 @@ NAMES = (
     "inventory",
     "matches",
     "mounts",
+    "clamd",
     "item",
     "document",
     "answer",

@@ -38,10 +38,10 @@ USES: Mapping[str, str] = {
     "quarantine": "audit config index matches session",
     "reporting": "__init__ audit config index matches net quarantine session",
     "scan": "audit config containers formats index lists matches quarantine reporting session",
-    "daemon": "__init__ index scan session",
+    "daemon": "__init__ config containers index scan session",
     "status": "__init__ audit config fetch index matches quarantine reporting",
     "upkeep": "audit matches quarantine reporting scan session",
-    "client": "config containers fetch index scan session status upkeep",
+    "client": "config fetch index scan session status upkeep",
     "watch": "client scan",
     "cli": "__init__ audit client config configfile daemon fetch formats index matches migrations"
     " provider quarantine reporting scan session status watch",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -16,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from hashclient.containers import cage as cage_module
-from hashclient.containers import protocol
+from hashclient.containers import protocol, sandbox
 from hashclient.containers.cage import Cage, Found, Options
 from hashclient.containers.interface import NotReadError, Why
 from hashclient.containers.limits import Limits
@@ -305,3 +306,14 @@ def test_one_that_is_tired_is_replaced(archive: Path) -> None:
     liar = Liar(Done(5, is_tired=True))
     liar.open(archive)
     assert liar.cage._channel is None
+
+
+def test_limits_that_a_service_manager_forbids_are_done_without(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(1, "refused")
+
+    for name in ("getrlimit", "setrlimit"):
+        monkeypatch.setattr(resource, name, refused)
+        sandbox._limit(1 << 28, 60)

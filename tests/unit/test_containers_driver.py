@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import io
 import lzma
+import random
 import shutil
 import subprocess
 import tarfile
@@ -312,3 +313,29 @@ class Counting(Found):
 
     def row(self, row: Row) -> None:
         self.count += 1
+
+
+@pytest.mark.skipif(not has_others, reason="libarchive is not here")
+@pytest.mark.parametrize(
+    "kind", ["7zip", "ar", "cpio", "gnutar", "iso9660", "odc", "pax", "ustar", "xar", "zip"]
+)
+def test_digests_are_those_of_what_bsdtar_extracts(kind: str, tmp_path: Path) -> None:
+    chance = random.Random(kind)
+    source = tmp_path / "s"
+    (source / "d").mkdir(parents=True)
+    names = [f"d/{n}-{chance.randrange(10**6)}.bin" for n in range(8)]
+    if kind == "ar":
+        names = [f"m{n}" for n in range(8)]
+    for name in names:
+        size = chance.choice([0, 1, 511, 512, 513, 70_000, 300_000])
+        data = chance.randbytes(size) if chance.random() < 0.5 else b"text " * (size // 5)
+        (source / name).write_bytes(data)
+    packed = tmp_path / "packed"
+    subprocess.run(["bsdtar", "-C", source, "--format", kind, "-cf", packed, *names], check=True)
+    found = drive(packed.read_bytes())
+    assert not found.unread
+    for (inside,), digest in found.read.items():
+        given = ["bsdtar", "-xOf", str(packed), inside.decode()]
+        out = subprocess.run(given, check=True, capture_output=True).stdout
+        assert hashlib.sha256(out).digest() == digest, inside
+    assert len(found.read) == len(names)

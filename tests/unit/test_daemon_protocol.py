@@ -190,3 +190,32 @@ def test_a_descriptor_is_announced_and_then_comes() -> None:
 def test_names_have_nothing_in_them_that_ends_a_name() -> None:
     assert signature("base", "a:b c/d") == "Hashclient.base.a_b_c_d"
     assert no_verdict("Unread") == "Heuristics.Limits.Exceeded.Hashclient.Unread"
+
+
+@given(st.binary(max_size=300), st.integers(min_value=1, max_value=5))
+def test_so_many_events_at_a_time_are_the_same_events(data: bytes, most: int) -> None:
+    data = data + b"\0zPING\0" + instream(b"a", b"b") + data
+    whole, parts = Parser(100), Parser(100)
+    try:
+        expected = list(plain(whole.feed(memoryview(data))))
+    except BrokenError as error:
+        expected = list(plain(error.events))
+    found: list[object] = []
+    used = 0
+    while used < len(data):
+        try:
+            events = parts.feed(memoryview(data)[used:], most)
+        except BrokenError as error:
+            found += plain(error.events)
+            break
+        assert len(events) <= most
+        found += plain(events)
+        used += parts.used
+    assert found == expected
+
+
+@pytest.mark.parametrize("data", [b"VERSION\0PING\n", b"PING\nVERSION\0"])
+def test_an_old_command_ends_at_the_first_end_wherever_it_is_cut(data: bytes) -> None:
+    whole = parse(data)
+    assert len(whole) == 2
+    assert parse(*(data[n : n + 1] for n in range(len(data)))) == whole

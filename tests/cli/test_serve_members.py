@@ -1,0 +1,154 @@
+"""What is inside of what clients send: archives and mail are opened as by a scan."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from email.message import EmailMessage
+from pathlib import Path
+
+import pytest
+
+from hashclient.daemon import spool
+from hashclient.daemon.spool import Spool
+from tests.clamd import Daemon, everything, instream, open_for_reading, serving
+from tests.support import csv_of, make_state, run, write_tree
+
+LISTED = b"listed one"
+FOUND = b"stream: Hashclient.base.e-1 FOUND\0"
+CLEAN = b"stream: OK\0"
+UNREAD = b"stream: Heuristics.Limits.Exceeded.Hashclient.Unread FOUND\0"
+
+
+def zipped(members: dict[str, bytes]) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return out.getvalue()
+
+
+def tarred(members: dict[str, bytes]) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as archive:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return out.getvalue()
+
+
+def mailed(data: bytes) -> bytes:
+    mail = EmailMessage()
+    mail["From"], mail["To"], mail["Subject"] = "a@example.org", "b@example.org", "dummy"
+    mail.set_content("a dummy mail")
+    mail.add_attachment(data, maintype="application", subtype="octet-stream", filename="f.bin")
+    return bytes(mail)
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_state(tmp_path_factory.mktemp("site"), {"base": csv_of({"e-1": LISTED})})
+
+
+@pytest.fixture(scope="module")
+def daemon(state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    with serving(state, tmp_path_factory.mktemp("run")) as daemon:
+        yield daemon
+
+
+HOLDERS = {
+    "zip": zipped({"a": b"benign", "in/x": LISTED}),
+    "zip in tar.gz": tarred({"deep/a.zip": zipped({"x": LISTED})}),
+    "mail": mailed(LISTED),
+    "zip in a mail": mailed(zipped({"x": LISTED})),
+}
+
+
+@pytest.mark.parametrize("name", HOLDERS)
+@pytest.mark.parametrize("step", [7, 1 << 20])
+def test_a_listed_member_of_a_stream_is_found(daemon: Daemon, name: str, step: int) -> None:
+    data = HOLDERS[name]
+    chunks = [data[at : at + step] for at in range(0, len(data), step)]
+    assert daemon.ask(instream(*chunks)) == FOUND
+
+
+def test_a_benign_container_is_clean(daemon: Daemon) -> None:
+    for data in (zipped({"a": b"benign"}), mailed(b"benign"), tarred({"t": b"x"})):
+        assert daemon.ask(instream(data)) == CLEAN
+
+
+def test_what_cannot_be_opened_has_no_verdict(daemon: Daemon) -> None:
+    data = zipped({"a": b"benign" * 50})
+    assert daemon.ask(instream(data[:-30])) == UNREAD
+    broken = bytearray(data)
+    broken[40] ^= 0xFF
+    assert daemon.ask(instream(bytes(broken))) == UNREAD
+
+
+def test_many_in_one_session(daemon: Daemon) -> None:
+    with daemon.connect() as sock:
+        sock.sendall(b"zIDSESSION\0")
+        for _ in range(10):
+            sock.sendall(instream(HOLDERS["zip"]) + instream(b"benign") + instream(LISTED))
+        sock.sendall(b"zEND\0")
+        answers = everything(sock).split(b"\0")[:-1]
+    assert sum(a.endswith(b"FOUND") for a in answers) == 20
+    assert sum(a.endswith(b"OK") for a in answers) == 10
+
+
+def test_descriptors_and_paths(daemon: Daemon, tmp_path: Path) -> None:
+    tree = write_tree(tmp_path / "t", {"a.zip": HOLDERS["zip"], "b.zip": zipped({"b": b"b"})})
+    fd = open_for_reading(tree / "a.zip")
+    os.lseek(fd, 5, os.SEEK_SET)
+    assert daemon.ask_descriptor(fd).endswith(b"Hashclient.base.e-1 FOUND\0")
+    assert os.lseek(fd, 0, os.SEEK_CUR) == 5
+    os.close(fd)
+    assert daemon.ask(b"zCONTSCAN %s\0" % os.fsencode(tree)) == (
+        b"%s/a.zip!/in/x: Hashclient.base.e-1 FOUND\0" % os.fsencode(tree)
+    )
+
+
+def test_matches_in_streams_are_recorded(daemon: Daemon, state: Path) -> None:
+    assert daemon.ask(instream(HOLDERS["mail"])) == FOUND
+    assert "stdin:stream" in run("--state-dir", state, "matches").out
+    assert "f.bin" in (state / "audit" / "log.jsonl").read_text()
+
+
+def test_they_are_left_closed_where_that_is_asked_for(state: Path, tmp_path: Path) -> None:
+    with serving(state, tmp_path / "run", "--no-members") as daemon:
+        assert daemon.ask(instream(HOLDERS["zip"])) == CLEAN
+        assert daemon.ask(instream(LISTED)) == FOUND
+
+
+def test_without_room_there_is_no_verdict(state: Path, tmp_path: Path) -> None:
+    big = zipped({"a": os.urandom(40 << 20), "x": LISTED})
+    with serving(state, tmp_path / "run", "--spool-mib", 0) as daemon:
+        assert daemon.ask(instream(HOLDERS["zip"])) == FOUND  # memory suffices
+        assert daemon.ask(instream(big)) == UNREAD
+        assert daemon.ask(instream(HOLDERS["zip"])) == FOUND  # and is there again
+    with serving(state, tmp_path / "run") as daemon:
+        assert daemon.ask(instream(big)) == FOUND
+    assert list((state / "spool").iterdir()) == []
+
+
+def test_rooms_are_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spool, "MEMORY_BYTES", 100_000)
+    room = Spool(tmp_path / "spool", 150_000)
+    kept = [room.keep() for _ in range(3)]
+    data = b"PK\3\4" + bytes(79_996)
+    for each in kept:
+        each.update(memoryview(data))
+    fds = [each.finish() for each in kept]
+    assert [each.failure is None for each in kept] == [True, True, False]
+    assert (room.memory_bytes, room.disk_bytes) == (80_000, 80_000)
+    for fd, each in zip(fds[:2], kept, strict=False):
+        assert fd is not None
+        assert os.pread(fd, len(data) + 1, 0) == data
+        each.close()
+    assert fds[2] is None
+    assert (room.memory_bytes, room.disk_bytes) == (0, 0)
+    assert list((tmp_path / "spool").iterdir()) == []

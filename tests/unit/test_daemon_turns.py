@@ -1,0 +1,119 @@
+"""Turns: one piece each, one request of a client at a time, none for who has no room."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from hashclient.daemon.turns import Turns
+
+
+class Owner:
+    """Somebody who waits for work."""
+
+    def __init__(self) -> None:
+        self.is_closed = self.is_gone = False
+        self.has_room = True
+
+    def close_if_gone(self) -> None:
+        if self.is_gone:
+            self.close()
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+class Job:
+    """Work of some pieces, that says when it is at it."""
+
+    def __init__(self, name: str, pieces: int, said: list[str]) -> None:
+        self.name, self.left, self.said = name, pieces, said
+        self.at_told: Callable[[], None] = lambda: None
+
+    def piece(self) -> Callable[[], bool]:
+        if self.left < 0:
+            raise ValueError(self.name)
+        self.left -= 1
+
+        def told() -> bool:
+            self.said.append(self.name)
+            self.at_told()
+            return self.left > 0
+
+        return told
+
+    def drop(self) -> None:
+        self.said.append(f"{self.name} dropped")
+
+
+def run(start: Callable[[Turns], None], until: Callable[[], bool]) -> None:
+    """Let one thread work until something is so."""
+
+    async def working() -> None:
+        turns = Turns(asyncio.get_running_loop(), 1, "test")
+        start(turns)
+        for _ in range(1000):
+            if until():
+                break
+            await asyncio.sleep(0.001)
+        turns.close()
+        assert until()
+
+    asyncio.run(working())
+
+
+def test_each_has_a_turn_and_of_each_one_request_is_at_work() -> None:
+    said: list[str] = []
+    greedy, modest = Owner(), Owner()
+
+    def start(turns: Turns) -> None:
+        turns.add(greedy, Job("a", 3, said))
+        turns.add(greedy, Job("b", 1, said))
+        turns.add(modest, Job("c", 2, said))
+
+    run(start, lambda: len(said) == 9)
+    assert said == ["a", "c", "a", "c", "c dropped", "a", "a dropped", "b", "b dropped"]
+
+
+def test_who_has_no_room_waits_until_there_is_some() -> None:
+    said: list[str] = []
+    full, other = Owner(), Owner()
+    jobs = [Job("full", 2, said), Job("other", 2, said)]
+
+    def start(turns: Turns) -> None:
+        jobs[0].at_told = lambda: setattr(full, "has_room", False)
+
+        def now_there_is() -> None:
+            full.has_room = True
+            jobs[0].at_told = lambda: None
+            turns.resume(full)
+
+        turns.add(full, jobs[0])
+        turns.add(other, jobs[1])
+        asyncio.get_running_loop().call_later(0.05, now_there_is)
+
+    run(start, lambda: len(said) == 6)
+    assert said == ["full", "other", "other", "other dropped", "full", "full dropped"]
+
+
+def test_what_fails_or_whose_owner_has_gone_is_dropped_and_others_go_on() -> None:
+    said: list[str] = []
+    broken, gone, other = Owner(), Owner(), Owner()
+
+    def start(turns: Turns) -> None:
+        turns.add(broken, Job("broken", -1, said))
+        gone.is_gone = True
+        turns.add(gone, Job("gone", 5, said))
+        turns.add(gone, Job("gone too", 5, said))
+        turns.add(other, Job("other", 1, said))
+
+    run(start, lambda: len(said) == 6)
+    assert said == [
+        "broken dropped",
+        "gone",
+        "gone dropped",
+        "gone too dropped",
+        "other",
+        "other dropped",
+    ]
+    assert broken.is_closed

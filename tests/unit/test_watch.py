@@ -1,0 +1,146 @@
+"""Watching: what goes on changing is looked at all the same; what cannot be watched is told."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fixtures import client as fixture
+from fixtures.simulator import Simulator
+from hashclient.client import Client
+from hashclient.core.model import Handled
+from hashclient.errors import HashclientError
+from hashclient.watch import watch as watch_module
+from hashclient.watch.changes import Changes
+from hashclient.watch.watch import Watch
+from tests.support import csv_of, write_tree
+
+LISTED = b"listed one"
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> Client:
+    simulator = Simulator(tmp_path / "provider")
+    simulator.publish(csv_of({"e-1": LISTED}), "base")
+    made = fixture.Client(tmp_path / "state", simulator, simulator.root)
+    made.fetch()
+    return Client(made.session)
+
+
+def test_a_file_that_changes_all_the_time_is_looked_at_all_the_same(
+    client: Client, tmp_path: Path
+) -> None:
+    tree = write_tree(tmp_path / "t", {"a": b"benign"})
+    told: list[Handled] = []
+    over = threading.Event()
+
+    def end(handled: Handled) -> None:
+        told.append(handled)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def write() -> None:
+        for _ in range(2000):  # at most for so long
+            (tree / "busy").write_bytes(LISTED)
+            if over.wait(0.01):
+                return
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    writer = threading.Thread(target=write)
+    watch = Watch(
+        client,
+        [str(tree)],
+        settle_s=0.1,
+        rescan_s=1000,
+        jobs=1,
+        told=end,
+        on_failure=lambda _: None,
+        on_scan=lambda _: writer.start(),
+    )
+    watch.run(lambda _: None)
+    over.set()
+    writer.join()
+    assert {h.outcome.path for h in told} == {str(tree / "busy")}
+
+
+def test_what_cannot_be_looked_at_stays_to_be_looked_at(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch_module, "RETRY_S", 0.1)
+    monkeypatch.setattr(watch_module, "LOOK_S", 0.1)
+    tree = write_tree(tmp_path / "t", {"a": b"benign"})
+    lists = client.session.settings.layout.lists
+    told: list[Handled] = []
+    failures: list[str] = []
+
+    def begin(_: object) -> None:
+        if not failures:
+            lists.rename(tmp_path / "gone")
+            (tree / "x").write_bytes(LISTED)
+
+    def failed(error: HashclientError) -> None:
+        failures.append(error.message)
+        if len(failures) == 3:
+            (tmp_path / "gone").rename(lists)
+
+    def end(handled: Handled) -> None:
+        told.append(handled)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    watch = Watch(
+        client,
+        [str(tree)],
+        settle_s=0.1,
+        rescan_s=1000,
+        jobs=1,
+        told=end,
+        on_failure=failed,
+        on_scan=begin,
+    )
+    watch.run(lambda _: None)
+    assert {h.outcome.path for h in told} == {str(tree / "x")}
+    assert len(failures) >= 3
+
+
+@pytest.fixture
+def own_directory() -> Iterator[Path]:
+    """A directory that another account gets at, too."""
+    path = Path(tempfile.mkdtemp())
+    path.chmod(0o777)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_directory_that_may_not_be_read_is_told_like_a_file(own_directory: Path) -> None:
+    os.seteuid(65534)
+    try:
+        with Changes([str(own_directory)]) as changes:
+            (own_directory / "closed").mkdir(mode=0)
+            changes.read()
+            assert changes.take() == {str(own_directory / "closed")}
+    finally:
+        os.seteuid(0)
+
+
+def test_a_root_that_is_another_directory_is_missed(tmp_path: Path) -> None:
+    tree = write_tree(tmp_path / "parent/t", {"a": b"benign"})
+    with Changes([str(tree)]) as changes:
+        assert not changes.look_around()
+        tree.parent.rename(tmp_path / "elsewhere")
+        assert not changes.read()
+        assert changes.look_around()
+        changes.look_again()
+        assert not changes.look_around()
+        write_tree(tree, {"b": b"benign"})
+        assert changes.look_around()
+        changes.look_again()
+        write_tree(tree, {"c": b"benign"})
+        assert not changes.read()
+        assert changes.take() == {str(tree / "c")}
