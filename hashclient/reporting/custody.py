@@ -56,21 +56,18 @@ class Custody(msgspec.Struct, frozen=True):
     records: int
 
 
-def collect(audit_dir: Path, ids: Collection[str]) -> list[bytes]:
+def collect(audit_dir: Path, ids: Collection[str], copied: Collection[str] = ()) -> list[bytes]:
     """Return the genesis record and all that name one of `ids`, as lines without newlines.
 
-    A record without a signature is left out where the log has a signed copy of it. Where it has
-    none, all records up to the next signature follow, which covers them. What was archived away is
-    not among them, but the genesis record is: each file of the log has it.
+    A record without a signature is left out if its hash is in `copied`: the log has a signed copy
+    of it. Else all records up to the next signature follow it, which covers them. What was archived
+    away is not among them, but the genesis record is: each file of the log has it.
 
     Raises:
         AuditError: the log is broken.
         StateError: there is none.
     """
     wanted = frozenset(ids)
-    copied = {
-        _hash_of_copy(record) for record in read(audit_dir, event=COPIED) if record.sig is not None
-    }
     lines: list[bytes] = []
     open_end = False
     for record in read(audit_dir):
@@ -86,8 +83,10 @@ def collect(audit_dir: Path, ids: Collection[str]) -> list[bytes]:
     return lines
 
 
-def sign_copies(session: Session, ids: Collection[str]) -> None:
+def sign_copies(session: Session, ids: Collection[str]) -> set[str]:
     """Log a signed copy of each record that names one of `ids` and has no signature of its own.
+
+    Returns the hashes of all records that the log has a copy of then, also from before.
 
     Such a record is copied only if the next signature in the log covers it: it is right, and the
     records between are joined to it by their hashes. After the last signature there is what a
@@ -98,6 +97,7 @@ def sign_copies(session: Session, ids: Collection[str]) -> None:
         StateError: there is none.
     """
     wanted = frozenset(ids)
+    copied: set[str] = set()
     copies: dict[str, Record] = {}
     #: Of the records since the last signature, those that are wanted.
     waiting: list[Record] = []
@@ -111,7 +111,7 @@ def sign_copies(session: Session, ids: Collection[str]) -> None:
         previous = record
         if record.event == COPIED and record.sig is not None:
             verify_signature(record, identity.public_key, f"record {record.seq}")
-            copies.pop(_hash_of_copy(record), None)
+            copied.add(_hash_of_copy(record))
         elif record.sig is None and _names(record.data, wanted):
             waiting.append(record)
         if record.sig is not None and waiting:
@@ -119,10 +119,12 @@ def sign_copies(session: Session, ids: Collection[str]) -> None:
             copies.update((w.hash, w) for w in waiting)
             waiting.clear()
     copies.update((w.hash, w) for w in waiting)
-    events = [Event(COPIED, {"record": json.loads(record.line)}) for record in copies.values()]
-    for start in range(0, len(events), COPIES_AT_ONCE):
-        part = events[start : start + COPIES_AT_ONCE]
-        session.audit.append(part, durable=True, sign_each=True)
+    missing = [record for record_hash, record in copies.items() if record_hash not in copied]
+    for start in range(0, len(missing), COPIES_AT_ONCE):
+        part = missing[start : start + COPIES_AT_ONCE]
+        events = [Event(COPIED, {"record": json.loads(record.line)}) for record in part]
+        session.audit.append(events, durable=True, sign_each=True)
+    return copied | copies.keys()
 
 
 def _hash_of_copy(record: Record) -> str:
@@ -155,8 +157,8 @@ def bind(
         AuditError: the log is broken or cannot be written.
     """
     audit_dir = session.settings.layout.audit
-    sign_copies(session, ids)
-    before = b"".join(line + b"\n" for line in collect(audit_dir, ids))
+    copied = sign_copies(session, ids)
+    before = b"".join(line + b"\n" for line in collect(audit_dir, ids, copied))
     bound = {**data, "files": dict(files), "custody_sha256": hashlib.sha256(before).hexdigest()}
     archived = parse_head(next(read(audit_dir)), "line 1").before
     if archived is not None:  # what was recorded up to then is not in the chain

@@ -977,13 +977,14 @@ def test_a_copy_is_of_an_earlier_record_that_is_whole(tmp_path: Path) -> None:
     log_together(desk, match, other)
     genesis, *_, unsigned, last = read(desk.settings.layout.audit)
     record = json.loads(unsigned.line)
-    for data in (
+    wrong: tuple[dict[str, Any], ...] = (
         {"record": {**record, "seq": 9_999}},
         {"record": {**record, "data": {**record["data"], "size": 7}}},
         {"record": json.loads(last.line), "more": 1},
         {"record": []},
         {},
-    ):
+    )
+    for data in wrong:
         desk.audit.append([Event("record-signed", data)], durable=True)
         *_, forged = read(desk.settings.layout.audit)
         before = genesis.line + b"\n" + forged.line + b"\n"
