@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hashclient.fetch.build import Progress as FetchProgress
     from hashclient.fetch.fetcher import Fetched
     from hashclient.index.open_lists import OpenLists
+    from hashclient.lists.importers.reading import Reading
     from hashclient.scan.pipeline import FrontEnd, Run, Scan
     from hashclient.scan.sources.interface import Source
     from hashclient.scan.sources.stream import Stream
@@ -224,12 +225,14 @@ class Client:
         show_clean: bool = False,
         lists: OpenLists | None = None,
         front: FrontEnd | None = None,
+        reading: Reading | None = None,
     ) -> Run:
         """Check digests, in hexadecimal, and those in `files`; return the run.
 
         `-` among the files is `stdin`, if that is given. Inputs that nothing can be told of, for
         want of digests of other kinds, are unread, or with `accept_gaps` clean. Clean inputs are
-        counted, and given out with `show_clean` only.
+        counted, and given out with `show_clean` only. `reading` says which rows of files are meant,
+        and how their columns are called.
 
         Raises:
             UsageError: there is nothing to look up. What cannot be read is raised in the end.
@@ -248,7 +251,7 @@ class Client:
         names = [os.fspath(path) for path in files]
         lists = lists or self.session.open_lists()
         summary = Summary(lists.states, missing=lists.missing, gaps_accepted=accept_gaps)
-        batches = batches_of(digests, names, stdin, observer.failed)
+        batches = batches_of(digests, names, stdin, observer.failed, reading)
         key_id = lists.sealer.key_id
         return Run(
             lookup(batches, lists, summary, keep_clean=show_clean),

@@ -6,8 +6,10 @@ import contextlib
 import ctypes
 import os
 import shutil
+import struct
 import subprocess
 from collections.abc import Iterator
+from fcntl import ioctl
 from pathlib import Path
 
 import pytest
@@ -63,6 +65,36 @@ def disk(directory: Path, kind: str) -> Iterator[Path]:
     image = make_image(directory / f"{kind}.image", kind)
     with mounted("-o", "loop", image, directory / "m") as where:
         yield where
+
+
+class Vault:
+    """A directory that is encrypted (fscrypt), on a disk of its own that is mounted."""
+
+    #: Of mkfs.ext4.
+    OPTIONS = ("-O", "encrypt", "-b", 4096)
+
+    def __init__(self, disk: Path) -> None:
+        """Make it in the top directory; skip where the kernel cannot."""
+        self.path = disk / "vault"
+        self.path.mkdir()
+        self._root = os.open(disk, os.O_RDONLY)
+        key = bytearray(struct.pack("=II32sII32s64s", 2, 0, b"", 64, 0, b"", bytes(range(64))))
+        try:
+            ioctl(self._root, 0xC0506617, key)  # FS_IOC_ADD_ENCRYPTION_KEY
+            self._id = bytes(key[8:24])
+            fd = os.open(self.path, os.O_RDONLY)
+            # FS_IOC_SET_ENCRYPTION_POLICY
+            ioctl(fd, 0x800C6613, struct.pack("=BBBBB3s16s", 2, 1, 4, 2, 0, b"", self._id))
+            os.close(fd)
+        except OSError as error:
+            pytest.skip(f"no fscrypt: {error}")
+
+    def lock(self) -> None:
+        """Take the key away."""
+        os.sync()
+        # FS_IOC_REMOVE_ENCRYPTION_KEY
+        ioctl(self._root, 0xC0406618, bytearray(struct.pack("=II32sI20s", 2, 0, self._id, 0, b"")))
+        os.close(self._root)
 
 
 class Map:

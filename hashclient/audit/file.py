@@ -304,7 +304,7 @@ def _not_a_key(path: Path) -> AuditError:
 
 @contextlib.contextmanager
 def audit_errors(what: str, path: Path) -> Iterator[None]:
-    """Translate what the system and `fsio` raise into the one error of this module."""
+    """Translate what the system and `system.files` raise into the one error of this room."""
     try:
         yield
     except OSError as error:

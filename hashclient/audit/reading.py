@@ -58,7 +58,8 @@ class Report(msgspec.Struct, frozen=True):
 
     `records` are those that are here, the first of `first_time`; they are in files from number
     `first_segment` to `segment`. `archived_seq` is the last record of those that were archived
-    away, and `archived_hash` its hash; 0 and None where all are here.
+    away, and `archived_hash` its hash; 0 and None where all are here. `is_closed` says that the
+    last file is: one that went on from there is not here, or was never begun because of a kill.
     """
 
     records: int
@@ -72,6 +73,7 @@ class Report(msgspec.Struct, frozen=True):
     segment: int = 1
     archived_seq: int = 0
     archived_hash: str | None = None
+    is_closed: bool = False
 
 
 def verify(
@@ -237,6 +239,7 @@ class _Check:
             self._number,
             0 if before is None else before.seq,
             None if before is None else before.hash,
+            self.last.event == CLOSED,
         )
 
 

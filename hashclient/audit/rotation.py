@@ -79,7 +79,7 @@ def rotate(
     1. The file system can do it, and nothing else has the name that the closed file gets.
     2. The record that closes the file is written, unless a kill came after that; it is on the disk.
     3. The next file is made under a temporary name, with the record that names the last one.
-    4. The closed file gets its name besides the one of the log.
+    4. The closed file gets its name besides the one of the log, durably.
     5. The next file takes the name of the log, durably.
 
     Raises:
@@ -115,6 +115,7 @@ def rotate(
         os.fsync(new)
         if not os.path.lexists(closed_path):  # 4
             os.link(path, closed_path)
+        fsync_dir(directory)  # a disk may keep what comes next without this: then it had no name
         os.rename(temporary, path)  # noqa: PTH104 - 5
         fsync_dir(directory)
     except BaseException:

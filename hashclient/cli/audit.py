@@ -116,7 +116,8 @@ def verify(app: App, checkpoint_path: Path | None, output_format: str) -> None:
         app.out(json.dumps({**values, "checkpoint": checkpoint is not None}))
         return
     app.out("the audit log is intact")
-    shown = {k: v for k, v in values.items() if k not in ("first_segment", "segment")}
+    left_out = ("first_segment", "segment", "ends_closed")
+    shown = {k: v for k, v in values.items() if k not in left_out}
     if report.segment > 1:
         shown["files"] = report.segment - report.first_segment + 1
     if report.archived_seq:
@@ -128,6 +129,8 @@ def verify(app: App, checkpoint_path: Path | None, output_format: str) -> None:
         shown["archived"] = f"{gone}: records 1 to {report.archived_seq}"
     else:
         del shown["archived"]
+    if report.is_closed:
+        shown["end"] = f"file {report.segment} is closed: if another one followed, it is not here"
     for name, value in shown.items():
         app.out(f"  {name.replace('_', ' '):<11} {value}")
     if checkpoint is None:
@@ -231,6 +234,7 @@ def _report_values(report: Report) -> dict[str, Any]:
         "public_key": report.public_key,
         "first_segment": report.first_segment,
         "segment": report.segment,
+        "ends_closed": report.is_closed,
         "archived": None
         if report.archived_hash is None
         else {"seq": report.archived_seq, "hash": report.archived_hash},

@@ -146,7 +146,7 @@ def command(
     Exit codes: 2 wrong options, 4 unreachable, 5 not authorised, 6 the root does not fit the
     provider; all are in `hashclient --help`.
     """
-    from hashclient.config import OAuthConfig, ProviderConfig
+    from hashclient.configfile.tables import OAuthConfig, ProviderConfig
     from hashclient.errors import UsageError
     from hashclient.fetch.pinning import pin_provider
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from hashclient.cli.app import App, pass_app
+from hashclient.cli.importing import make_reading, reading_options, say_remarks
 from hashclient.cli.options import report_options
 from hashclient.errors import ExitCode, UsageError
 
@@ -30,6 +31,7 @@ from hashclient.errors import ExitCode, UsageError
     help="Count as clean what cannot be told since entries lack digests of the kind given. It is"
     " said all the same.",
 )
+@reading_options
 @report_options("text", "jsonl", "csv")
 @pass_app
 def command(
@@ -37,6 +39,8 @@ def command(
     digests: tuple[str, ...],
     sources: tuple[str, ...],
     accept_gaps: bool,
+    where: str | None,
+    columns: tuple[str, ...],
     output_format: str,
     output: Path | None,
     show_all: bool,
@@ -45,9 +49,10 @@ def command(
     """Check digests that were computed elsewhere.
 
     A DIGEST is an MD5, SHA-1 or SHA-256 in hexadecimal. A file may hold bare digests, the output
-    of md5sum, sha1sum or sha256sum (GNU or BSD style), of hashdeep, CSV with a header, or ClamAV
-    signatures (.hdb, .hsb); in UTF-8, with lines that end in LF, CRLF or CR; or it is the NSRL
-    database (RDSv3). Whatever is not understood is refused.
+    of md5sum, sha1sum or sha256sum (GNU or BSD style), of hashdeep, CSV or TSV with a header, JSONL
+    or Parquet, ICSE exports, VICS JSON of Project VIC or CAID, NCMEC hash sharing XML, ClamAV
+    signatures (.hdb, .hsb), or it is the NSRL database (RDSv3) or its NSRLFile.txt; in gzip or
+    zstd, too. All rows are looked up, but for --where. Whatever is not understood is refused.
     Outcomes and exit codes are those of `scan`; a row with several digests has to agree in all.
 
     A list can only be asked by digests that its entries have: `status` says which these are. An
@@ -70,6 +75,7 @@ def command(
         raise UsageError(
             "nothing to look up", hint="give digests as arguments, or a file of them with --from"
         )
+    reading = make_reading(where, columns, all_rows=True)
     report = Report(
         app,
         "lookup",
@@ -87,8 +93,10 @@ def command(
         show_clean=show_all,
         lists=load_lists(app),
         front=report.front,
+        reading=reading,
     )
     code = report.write(run)
+    say_remarks(app, reading)
     if run.summary.gaps and not accept_gaps:
         app.say(
             "hint: look up other digests of the same files too, or their sizes; --accept-gaps does"

@@ -96,6 +96,7 @@ def command(
       hashclient matches show 3kdz7wnq2m
     """
     if ctx.invoked_subcommand is not None:
+        _refuse_choice(ctx)
         return None
     from hashclient.formats.interface import Context, formatter
 
@@ -120,11 +121,29 @@ def command(
     return ExitCode.OK
 
 
+def _refuse_choice(ctx: click.Context) -> None:
+    """Refuse options that choose matches before a subcommand, to which they would mean nothing.
+
+    Raises:
+        UsageError: there are some.
+    """
+    from click.core import ParameterSource
+
+    for name in ("states", "paths", "list_name", "since"):
+        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise UsageError(
+                f"options that choose matches stand before `{ctx.invoked_subcommand}`",
+                hint=f"write them after it: `hashclient matches {ctx.invoked_subcommand} …`",
+            )
+
+
 def _choice(
     states: Sequence[str], paths: Sequence[str], list_name: str | None, since: datetime | None
 ) -> Choice:
     from hashclient.matches.selection import Choice
 
+    if "" in paths:  # of a variable that is not set: it would be the current directory
+        raise UsageError("--path is empty", hint="`--path .` is the current directory")
     # Matches are on record by their paths without links, or, of earlier versions, with them.
     forms = {form(path): None for path in paths for form in (os.path.realpath, os.path.abspath)}
     return Choice(
@@ -180,7 +199,7 @@ def show(app: App, match_id: str, output_format: str) -> ExitCode:
 
 @command.command("close")
 @click.argument("match_ids", metavar="ID…", nargs=-1, shell_complete=MATCHES)
-@click.option("--withdrawn", is_flag=True, help="Close all that are withdrawn and in place.")
+@click.option("--withdrawn", is_flag=True, help="As --state withdrawn.")
 @choice_options
 @click.option("--dry-run", is_flag=True, help="Say which would be closed, and close none.")
 @click.option("--reason", metavar="TEXT", required=True, help="Why; it goes into the audit log.")
@@ -201,8 +220,8 @@ def close(
     """Say that matches have been dealt with by other means, or need nothing.
 
     They are not named as open any more; when a scan finds the file again, the match is open again.
-    Besides single ones, all can be closed that the options choose, as `hashclient matches` lists
-    them, and that are open: nothing was done about them, and they are not closed. Try it with
+    Besides single ones, all can be closed that the options choose together, as `hashclient matches`
+    lists them, and that are open: nothing was done about them, and they are not closed. Try it with
     --dry-run.
 
     \b
@@ -213,34 +232,39 @@ def close(
     from hashclient.cli.items import Results
     from hashclient.formats.fields import plural
 
+    if withdrawn:
+        states = (*states, MatchState.WITHDRAWN)
+        if set(states) != {MatchState.WITHDRAWN}:
+            raise UsageError("--withdrawn is a --state of its own", hint="give one of them")
     choice = _choice(states, paths, list_name, since)
     is_choosing = bool(choice.where()[1])
-    if not match_ids and not withdrawn and not is_choosing:
+    if not match_ids and not is_choosing:
         raise UsageError(
             "no match to close", hint="give ids, or --withdrawn, --path, --list, --state or --since"
         )
     results = Results(app, output_format)
     with open_record(app) as record:
         chosen = {match_id: record.get(match_id) for match_id in match_ids}
-        if withdrawn:
-            found = record.find([MatchState.WITHDRAWN])
-            chosen |= {m.id: m for m in found if m.in_place}
-        if is_choosing:
-            chosen |= {m.id: m for m in record.find(choice=choice) if _is_closable(m)}
         for match in chosen.values():
             if not match.in_place:
                 raise UsageError(
                     f"match {match.id} is not in place: it is {match.state}",
                     hint="`hashclient quarantine restore` and `purge` end its story",
                 )
-        if not dry_run:
-            _close(app, record, list(chosen.values()), reason)
+        if is_choosing:
+            chosen |= {m.id: m for m in record.find(choice=choice) if _is_closable(m)}
+        closed = set(chosen) if dry_run else _close(app, record, list(chosen.values()), reason)
         for match in chosen.values():
             word = "would be closed" if dry_run else str(MatchState.CLOSED)
-            results.put(match.id, word, path=match.path, done=not dry_run)
-    if is_choosing and chosen:
+            if match.id not in closed:
+                word = "not closed: something was done about it meanwhile"
+            is_done = match.id in closed and not dry_run
+            results.put(
+                match.id, word, path=match.path, done=is_done, attention=match.id not in closed
+            )
+    if is_choosing and closed:
         verb = "would be closed" if dry_run else "closed"
-        app.say(f"{verb}: {plural(len(chosen), 'match')}")
+        app.say(f"{verb}: {plural(len(closed), 'match')}")
     return results.end(
         "no match is withdrawn and in its place" if withdrawn else "no such match is open"
     )
@@ -255,18 +279,31 @@ def _is_closable(match: Match) -> bool:
     )
 
 
-def _close(app: App, record: Matches, chosen: Sequence[Match], reason: str) -> None:
-    """Close matches, some at a time: logged first, so that a kill leaves none closed unlogged."""
+def _close(app: App, record: Matches, chosen: Sequence[Match], reason: str) -> set[str]:
+    """Close matches, some at a time, and return the ids of those that were closed.
+
+    They are logged first, so that a kill leaves none closed unlogged. One that has another state
+    than when it was chosen is left as it is: it may have been taken away meanwhile.
+    """
     from hashclient.audit.log import Event
 
     detail = {"by": app.operator(), "reason": reason}
+    closed: set[str] = set()
     for start in range(0, len(chosen), _AT_ONCE):
-        batch = chosen[start : start + _AT_ONCE]
-        events = [Event("closed", {"id": m.id, **path_fields(m.path), **detail}) for m in batch]
-        app.audit_log().append(events, durable=True, sign_each=True)
         with record.batch():
+            batch = [m for m in chosen[start : start + _AT_ONCE] if _is_unchanged(m, record)]
+            events = [Event("closed", {"id": m.id, **path_fields(m.path), **detail}) for m in batch]
+            app.audit_log().append(events, durable=True, sign_each=True)
             for match in batch:
                 record.change(match.id, MatchState.CLOSED, app.now(), detail)
+        closed.update(match.id for match in batch)
+    return closed
+
+
+def _is_unchanged(match: Match, record: Matches) -> bool:
+    """Tell whether a match is still as it was when it was chosen."""
+    now = record.look_up(match.id)
+    return now is not None and (now.state, now.in_place) == (match.state, match.in_place)
 
 
 def open_record(app: App) -> Matches:

@@ -5,21 +5,28 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from hashclient.cli.app import App, Terminated, existing_path, format_option, pass_app
 from hashclient.cli.completing import LISTS_OF_REPOSITORY, ROLES
+from hashclient.cli.importing import (
+    check_category,
+    make_reading,
+    open_files,
+    publishing_options,
+    reading_options,
+    say_remarks,
+)
+from hashclient.cli.providerview import show_change, warn_doubles
 from hashclient.errors import ExitCode, UsageError
 from hashclient.system.text import printable
 
 if TYPE_CHECKING:
     from hashclient.provider.repository import Repository
-    from hashclient.provider.results import Published
 
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
 
@@ -142,6 +149,14 @@ def init(app: App, directory: Path, keys: int, threshold: int, output_format: st
 @_repo
 @_list
 @click.argument("files", metavar="FILE...", nargs=-1, required=True)
+@reading_options
+@publishing_options
+@click.option(
+    "--replace",
+    is_flag=True,
+    help="The files are all of the list: withdraw what they lack, leave alone what is listed.",
+)
+@click.option("--dry-run", is_flag=True, help="Check all of it, and publish nothing.")
 @_key_options("a new list")
 @format_option("text", "json")
 @pass_app
@@ -150,64 +165,72 @@ def publish(
     directory: Path,
     list_name: str,
     files: tuple[str, ...],
+    where: str | None,
+    columns: tuple[str, ...],
+    category: str | None,
+    category_map: Path | None,
+    known_good: tuple[str, ...],
+    max_bad: int,
+    replace: bool,
+    dry_run: bool,
     output_format: str,
     keys: int,
     threshold: int,
 ) -> None:
     """Add the entries of FILE... to a list, as its next generation.
 
-    A FILE is CSV with a header (entry_id, md5, sha1, sha256, size, category, added; one digest
-    column at least), output of md5sum, sha1sum, sha256sum or hashdeep, ClamAV signatures (.hdb,
-    .hsb), the NSRL database (RDSv3), or one digest a line; `-` is standard input. An entry without
-    an id gets one, an entry without a category is `uncategorised`. All is checked first: with one
-    bad line, or a digest of the empty file, nothing is published. Entries whose digests are listed
-    before are published, and counted.
+    A FILE is CSV or TSV with a header (entry_id, md5, sha1, sha256, size, category, added; one
+    digest column at least), an ICSE export, VICS JSON of Project VIC or CAID, NCMEC hash sharing
+    XML, JSONL, Parquet, output of md5sum, sha1sum, sha256sum or hashdeep, ClamAV signatures (.hdb,
+    .hsb), the NSRL database (RDSv3) or NSRLFile.txt, or one digest a line; in gzip or zstd, too;
+    `-` is standard input. docs/import.md describes them all. An entry without an id gets one. All
+    is checked first: with more than --max-bad rows that cannot be used, digests of the empty file
+    among them, nothing is published. Entries whose digests are listed before are published, and
+    counted.
 
     The first publication makes the list and its keys.
 
     \b
       hashclient provider publish /srv/lists --list baseline entries.csv
+      hashclient provider publish /srv/lists --list baseline \\
+            --where 'Baseline = true' icse.csv
       sha256sum * | hashclient provider publish /srv/lists --list local -
     """
     from hashclient.provider.keys import Keys
 
+    check_category(category)
+    if replace and max_bad:
+        raise UsageError(
+            "--replace takes no --max-bad: what was skipped would be withdrawn",
+            hint="see to the rows that cannot be used first",
+        )
+    reading = make_reading(where, columns, category_map=category_map, max_bad=max_bad)
     repository = _repository(app, directory)
-    done = repository.publish(list_name, _sources(files), list_keys=Keys(keys, threshold))
-    more = {
+    done = repository.publish(
+        list_name,
+        open_files(files, sys.stdin.buffer),
+        list_keys=Keys(keys, threshold),
+        reading=reading,
+        category=category,
+        known_good=open_files(known_good, sys.stdin.buffer) if known_good else None,
+        replace=replace,
+        dry_run=dry_run,
+    )
+    remarks = reading.remarks
+    more: dict[str, Any] = {
         "listed_before": done.listed.count if done.listed else 0,
         "repeated": done.repeated.count if done.repeated else 0,
+        "withdrawn": done.withdrawn,
+        "not_meant": remarks.not_meant,
+        "skipped": [{"at": place, "reason": what} for place, what in remarks.skipped],
+        "dry_run": dry_run,
     }
-    _show_change(app, done, "added", output_format, more)
-    _warn_doubles(app, done)
-    _warn_expiring(app, repository)
-
-
-def _warn_doubles(app: App, done: Published) -> None:
-    """Say how many of the entries that were added are of files that were listed before."""
-    for some, what in ((done.listed, "on the list before"), (done.repeated, "given twice")):
-        if some is not None:
-            app.warn(
-                f"{what}, by all their digests: {some.count:,} of {done.changed:,} entries,"
-                f" the first from {some.first}",
-                "they were published all the same; `hashclient provider withdraw` takes entries"
-                " off the list",
-            )
-
-
-def _sources(files: tuple[str, ...]) -> Iterator[tuple[str, BinaryIO]]:
-    """Open one file after the other."""
-    for name in files:
-        if name == "-":
-            yield "standard input", sys.stdin.buffer
-            continue
-        try:
-            with Path(name).open("rb") as stream:
-                yield name, stream
-        except OSError as error:
-            raise UsageError(
-                f"cannot read {printable(name)}: {error.strerror}",
-                hint="check the path and its permissions",
-            ) from error
+    what = "would be added" if dry_run else "added"
+    show_change(app, done, what, output_format, more, with_withdrawn=replace)
+    say_remarks(app, reading)
+    warn_doubles(app, done, dry_run=dry_run)
+    if not dry_run:
+        _warn_expiring(app, repository)
 
 
 @command.command("withdraw")
@@ -226,7 +249,7 @@ def withdraw(
     """
     repository = _repository(app, directory)
     done = repository.withdraw(list_name, entry_ids)
-    _show_change(app, done, "withdrawn", output_format)
+    show_change(app, done, "withdrawn", output_format)
     _warn_expiring(app, repository)
 
 
@@ -268,29 +291,6 @@ def consolidate(
         app.out(
             f"list {done.list_name}: generation {done.generation}: {done.before} segments"
             f" -> {done.after}"
-        )
-
-
-def _show_change(
-    app: App,
-    done: Published,
-    what: str,
-    output_format: str,
-    more: Mapping[str, int] = MappingProxyType({}),
-) -> None:
-    if output_format == "json":
-        document = {
-            "list": done.list_name,
-            "generation": done.generation,
-            what: done.changed,
-            "live": done.live,
-            **more,
-        }
-        app.out(json.dumps(document))
-    else:
-        app.out(
-            f"list {done.list_name}: generation {done.generation}: {done.changed} {what},"
-            f" {done.live} live"
         )
 
 

@@ -1,13 +1,17 @@
-"""How `provider status` shows a repository: as text and as JSON."""
+"""How `provider` shows a repository, and what has changed in it: as text and as JSON."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from hashclient.cli.app import App
 
 if TYPE_CHECKING:
-    from hashclient.provider.results import Status
+    from hashclient.provider.results import Published, Status
 
 
 def status_json(found: Status) -> str:
@@ -67,3 +71,42 @@ def _aligned(rows: list[list[str]]) -> str:
         for row in rows
     )
     return "\n".join(line.rstrip() for line in lines)
+
+
+def show_change(
+    app: App,
+    done: Published,
+    what: str,
+    output_format: str,
+    more: Mapping[str, Any] = MappingProxyType({}),
+    *,
+    with_withdrawn: bool = False,
+) -> None:
+    """Say what a publication or a withdrawal has changed; `what` became of the entries."""
+    if output_format == "json":
+        document = {
+            "list": done.list_name,
+            "generation": done.generation,
+            what.removeprefix("would be "): done.changed,
+            "live": done.live,
+            **more,
+        }
+        app.out(json.dumps(document))
+    else:
+        app.out(
+            f"list {done.list_name}: generation {done.generation}: {done.changed} {what},"
+            f"{f' {done.withdrawn} withdrawn,' if with_withdrawn else ''} {done.live} live"
+        )
+
+
+def warn_doubles(app: App, done: Published, *, dry_run: bool) -> None:
+    """Say how many of the entries that were added are of files that were listed before."""
+    published = "they would be published" if dry_run else "they were published"
+    for some, what in ((done.listed, "on the list before"), (done.repeated, "given twice")):
+        if some is not None:
+            app.warn(
+                f"{what}, by all their digests: {some.count:,} of {done.changed:,} entries,"
+                f" the first from {some.first}",
+                f"{published} all the same; `hashclient provider withdraw` takes entries"
+                " off the list",
+            )

@@ -136,6 +136,8 @@ class Report(Observer):
         if failure is not None:
             if run.exit_code is failure.exit_code:
                 raise failure
+            # FILE may be empty still, as long as everything was kept back to be sorted.
+            self._app.output.fail(run.exit_code, failure.message, self._app.now())
             self._app.warn(failure.message, failure.hint)
         return run.exit_code
 

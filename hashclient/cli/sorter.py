@@ -1,4 +1,4 @@
-"""Outcomes in the order of their paths' bytes, in memory that does not grow with their number.
+"""Outcomes by the bytes of paths, and of members' names, in memory that stays flat.
 
 They are kept in a temporary database of SQLite, which lies in memory while it is small, and then in
 a file without a name in the directory for temporary files. Clean files of a large tree take some
@@ -18,13 +18,17 @@ from hashclient.cli.output import OutputError
 from hashclient.core.model import Handled
 from hashclient.system.text import printable
 
-_TABLE = "CREATE TABLE outcome (path BLOB NOT NULL, number INTEGER PRIMARY KEY, data BLOB NOT NULL)"
-_SORTED = "SELECT path, data FROM outcome ORDER BY path, number"
+_TABLE = (
+    "CREATE TABLE outcome (path BLOB NOT NULL, member BLOB NOT NULL, number INTEGER PRIMARY KEY,"
+    " names BLOB NOT NULL, data BLOB NOT NULL)"
+)
+_ADD = "INSERT INTO outcome (path, member, names, data) VALUES (?, ?, ?, ?)"
+_SORTED = "SELECT path, names, data FROM outcome ORDER BY path, member, number"
 _CACHE_KB = 8192
 
 
 class Sorter:
-    """Takes outcomes as they come, and gives them back by path; those of one path as they came."""
+    """Takes outcomes as they come, and gives them back by path and member; else as they came."""
 
     def __init__(self, *, keep_digests: bool = False) -> None:
         """Begin with none."""
@@ -45,19 +49,28 @@ class Sorter:
         """
         outcome = handled.outcome
         digests = outcome.digests if self._keep_digests else {}
-        # A path may be any bytes, and msgpack takes text only; words for people lose nothing.
+        # Names may be any bytes, and as text msgpack takes no such; words for people lose nothing.
+        names = [os.fsencode(name) for name in outcome.members]
         plain = msgspec.structs.replace(
             handled,
             outcome=msgspec.structs.replace(
-                outcome, path="", reason=_text(outcome.reason), digests=digests, tags={}
+                outcome,
+                path="",
+                reason=_text(outcome.reason),
+                digests=digests,
+                tags={},
+                members=(),
+                outer=None,
             ),
             acted=tuple(
                 msgspec.structs.replace(a, detail=_text(a.detail) or "") for a in handled.acted
             ),
         )
-        row = (os.fsencode(outcome.path), msgspec.msgpack.encode(plain))
+        encode = msgspec.msgpack.encode
+        member = b"".join(name + b"\0" for name in names)
+        row = (os.fsencode(outcome.path), member, encode(names), encode(plain))
         with _errors():
-            self._db.execute("INSERT INTO outcome (path, data) VALUES (?, ?)", row)
+            self._db.execute(_ADD, row)
 
     def __iter__(self) -> Iterator[Handled]:
         """Yield them all, and forget them.
@@ -66,9 +79,12 @@ class Sorter:
             OutputError: they cannot be read back.
         """
         with contextlib.closing(self._db), _errors():
-            for path, data in self._db.execute(_SORTED):
+            for path, names, data in self._db.execute(_SORTED):
                 handled = msgspec.msgpack.decode(data, type=Handled)
-                outcome = msgspec.structs.replace(handled.outcome, path=os.fsdecode(path))
+                members = tuple(map(os.fsdecode, msgspec.msgpack.decode(names, type=list[bytes])))
+                outcome = msgspec.structs.replace(
+                    handled.outcome, path=os.fsdecode(path), members=members
+                )
                 yield msgspec.structs.replace(handled, outcome=outcome)
 
 
@@ -83,5 +99,6 @@ def _errors() -> Iterator[None]:
     except (sqlite3.Error, MemoryError) as error:
         raise OutputError(
             f"cannot sort what was found: {error}",
-            hint="make room where temporary files are, or leave out --sort",
+            hint="make room where temporary files are, or leave out --sort;"
+            " `hashclient matches` has what matched",
         ) from error

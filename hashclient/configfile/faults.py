@@ -139,7 +139,7 @@ def _faults_of_union(value: Any, info: Any, place: Place) -> Iterator[Fault]:
         yield Fault(
             f"{key!r} is missing {in_table(place)}", f"it is one of: {', '.join(sorted(by_tag))}"
         )
-    elif value[key] not in by_tag:
+    elif not isinstance(value[key], str) or value[key] not in by_tag:
         yield _not_one_of(value[key], by_tag, (*place, key))
     else:
         yield from _faults_of_struct(value, by_tag[value[key]], place)

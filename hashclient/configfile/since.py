@@ -13,6 +13,9 @@ import re
 from typing import Any
 
 from hashclient.configfile.faults import Fault, wrong_type
+from hashclient.system.log import Log
+
+_log = Log("config")
 
 KEY = "since"
 
@@ -58,6 +61,9 @@ def apply_since(document: dict[str, Any], own: str) -> Fault | None:
             return Fault(f"[{KEY}] stands below [{KEY}]", hint="write each version at the top")
         if version <= mine:
             _merge(document, table)
+        else:
+            # Meant so, or a version that was mistyped: then what it says is done nowhere.
+            _log.info("passed over, for later versions: [%s.%s]", KEY, ".".join(map(str, version)))
     return None
 
 

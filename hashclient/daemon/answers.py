@@ -31,7 +31,7 @@ def answer(
     if outcome is not None and kind is not Kind.CLEAN:
         return [unknown("Unread", outcome.reason or "it was not read", rule)]
     if doubt is not None:
-        return [unknown(doubt, f"lists are not whole: {doubt.lower()}", rule)]
+        return [unknown(doubt, f"lists are {doubt.lower()}", rule)]
     return [OK]
 
 

@@ -143,13 +143,15 @@ class Connection:
             except BrokenError as error:
                 some, broken = error.events, str(error)
             events += len(some)
-            self._is_last_event = False
-            last = len(some) - 1 if used == len(data) and parser.is_between else -1
-            for number, event in enumerate(some):
-                if self._is_told_all:
+            is_last = used == len(data) and parser.is_between
+            for event in some:
+                if type(event) is Whole:  # nearly all of what nearly all clients send
+                    self._whole(event)
+                else:
+                    self._is_last_event = is_last and event is some[-1]
+                    self._take(event)
+                if not self._in_session and self._is_told_all:
                     break
-                self._is_last_event = number == last
-                self._take(event)
         if broken is not None and not self._is_told_all:
             self._broken(broken)
         self._corked = False
@@ -184,9 +186,7 @@ class Connection:
 
     def _take(self, event: Event) -> None:
         """Do what one event asks for."""
-        if isinstance(event, Whole):
-            self._whole(event)
-        elif isinstance(event, Chunk):
+        if isinstance(event, Chunk):
             if self._upload is not None:
                 self._upload.update(event.data)
         elif isinstance(event, Request):
@@ -204,8 +204,9 @@ class Connection:
         if self._in_session:
             self._number += 1
             prefix = b"%d: " % self._number
-        if self._worker.is_surely_clean(event.data):
-            self._out += prefix + self._worker.clean_answer + event.delimiter
+        clean = self._worker.clean_answer(event.data)
+        if clean is not None:
+            self._out += prefix + clean + event.delimiter
             self._ending = not self._in_session
             return
         self._pending += 1
@@ -280,6 +281,7 @@ class Connection:
 
     def writable(self) -> None:
         """Write what there is to say, as far as there is room."""
+        sent = 0
         if self._out:
             try:
                 sent = self._socket.send(self._out)
@@ -288,12 +290,13 @@ class Connection:
             except OSError:
                 self.close()
                 return
+            was_full = not self.has_room
             del self._out[:sent]
+            if was_full and self.has_room:
+                self._worker.has_room(self)
+        if self._out:
             if sent:
                 self.last = time.monotonic()
-                if self.has_room:
-                    self._worker.has_room(self)
-        if self._out:
             if not self._writing:
                 self._writing = True
                 self._worker.loop.add_writer(self._socket, self.writable)

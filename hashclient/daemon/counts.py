@@ -40,6 +40,7 @@ _TIMED = _FIRST_CLASS + len(BOUNDS_S) + 1
 _MICROSECONDS = _TIMED + 1
 _ROW = _MICROSECONDS + 1
 _WORD_BYTES = 8
+_BYTES = int(Count.BYTES)
 
 
 class Counts:
@@ -94,3 +95,11 @@ class Row:
         words[_FIRST_CLASS + bisect.bisect_left(BOUNDS_S, seconds)] += 1
         words[_TIMED] += 1
         words[_MICROSECONDS] += int(seconds * 1e6)
+
+    def clean(self, verdict: Count, length: int) -> None:
+        """Count a stream of `length` bytes that matches nothing, and was answered at once."""
+        words = self._words
+        words[verdict] += 1
+        words[_BYTES] += length
+        words[_FIRST_CLASS] += 1
+        words[_TIMED] += 1

@@ -77,9 +77,8 @@ class Host(Protocol):
     buffer: memoryview
     loop: asyncio.AbstractEventLoop
 
-    @property
-    def clean_answer(self) -> bytes:
-        """What is said of a stream that matches nothing."""
+    def clean_answer(self, data: memoryview) -> bytes | None:
+        """Return what is said of most streams that match nothing, and count it; None of others."""
         ...
 
     def later(self, seconds: float, do: Callable[[], None]) -> None:
@@ -96,10 +95,6 @@ class Host(Protocol):
 
     def release(self, upload: Upload) -> None:
         """Forget a stream that never comes to its end."""
-        ...
-
-    def is_surely_clean(self, data: memoryview) -> bool:
-        """Tell of most streams that are there as a whole and match nothing; count those."""
         ...
 
     def answers(self, upload: Upload, outcome: Outcome | None) -> list[str]:

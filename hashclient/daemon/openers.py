@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from hashclient.config import AcceptRule, Config
+from hashclient.config import Config
+from hashclient.configfile.tables import AcceptRule
 from hashclient.containers.cage import Options as ContainerOptions
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome

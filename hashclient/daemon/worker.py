@@ -121,7 +121,8 @@ class Worker:
         self._spool = Spool(session.settings.layout.spool, options.spool_bytes)
         self._ended: list[Upload] = []
         self._corked: set[Client] | None = None
-        self._clean: tuple[InUse | None, str | None, bytes] = (None, None, b"")
+        #: What is said of a stream that matches nothing, by why it may be listed all the same.
+        self._said: dict[str | None, bytes] = {}
         self.reload_all: Callable[[], None] = self.reload
         self.stop_all: Callable[[], None] = self.stop
 
@@ -278,32 +279,22 @@ class Worker:
         self._paths.resume(connection)
         self._files.resume(connection)
 
-    def is_surely_clean(self, data: memoryview) -> bool:
-        """Tell of most streams that are there as a whole and match nothing; count those."""
+    def clean_answer(self, data: memoryview) -> bytes | None:
+        """Return what is said of most streams that match nothing, and count it; None of others."""
         if self.openers is not None and opens_as_container(data):
-            return False
-        lists = self.lists
+            return None
+        lists = self._lists.now
         may_be_listed = lists.may_be_listed
         for algorithm in lists.judge.plan(len(data)):
             if may_be_listed(algorithm, digest_of(algorithm, data)):
-                return False
-        self._count_clean(len(data), lists)
-        return True
-
-    def _count_clean(self, length: int, lists: InUse) -> None:
-        self.counts.add(Count.BYTES, length)
-        self.counts.timed(0.0)
-        self.count(None, lists)
-
-    @property
-    def clean_answer(self) -> bytes:
-        """What is said of a stream that matches nothing."""
-        lists = self.lists
+                return None
         doubt = lists.doubt
-        if self._clean[0] is not lists or self._clean[1] != doubt:
-            (said,) = answer(None, doubt, self.options.no_verdict)
-            self._clean = (lists, doubt, f"stream: {said}".encode())
-        return self._clean[2]
+        self.counts.clean(Count.CLEAN if doubt is None else Count.NO_VERDICT, len(data))
+        said = self._said.get(doubt)
+        if said is None:
+            (text,) = answer(None, doubt, self.options.no_verdict)
+            said = self._said[doubt] = f"stream: {text}".encode()
+        return said
 
     def ended(self, upload: Upload, client: Client) -> None:
         """Take a stream that has come to its end; one that may be a container is opened first."""
@@ -316,7 +307,9 @@ class Worker:
         """Take a stream of which it is known what is in it; what may match is judged soon."""
         self.release(upload)
         if upload.is_surely_clean():
-            self._count_clean(upload.digester.length, upload.lists)
+            doubt = upload.lists.doubt
+            verdict = Count.CLEAN if doubt is None else Count.NO_VERDICT
+            self.counts.clean(verdict, upload.digester.length)
             upload.answered(None)
             return
         if not self._ended:

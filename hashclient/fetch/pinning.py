@@ -16,13 +16,14 @@ from pathlib import Path
 import msgspec
 
 from hashclient.audit.log import Event
-from hashclient.config import ProviderConfig, parse_config
+from hashclient.config import parse_config
 from hashclient.configfile.edit import (
     provider_table,
     read_config_text,
     with_table,
     write_config_text,
 )
+from hashclient.configfile.tables import ProviderConfig
 from hashclient.core.model import is_name
 from hashclient.errors import HashclientError, UsageError, VerificationError
 from hashclient.migrations.migrate import writing

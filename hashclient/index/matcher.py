@@ -15,6 +15,7 @@ from hashclient.core.digests import CHEAPEST_COVER, EVERY_DIGEST
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Hit
 from hashclient.index.blinding import Sealer
+from hashclient.index.prefixtable import may_have
 from hashclient.index.reader import Found, Index
 from hashclient.lists.wire import NO_SIZE, Uint8, Uint32, Uint64
 
@@ -99,8 +100,8 @@ class Judge:
     def screen(self) -> Callable[[Algorithm, bytes], bool]:
         """Return a quick test of one digest: whether an entry may have it.
 
-        False is certain. It takes some two microseconds, where `find` of a single tag takes thirty;
-        of what is not listed it lets one in seven pass. It is for one thread.
+        False is certain. It takes some three microseconds, where `find` of a single tag takes
+        thirty; of what is not listed next to nothing passes. It is for one thread.
         """
         ciphers = {a: self.sealer.encryptor(a) for a in Algorithm}
         tables = {
@@ -109,9 +110,8 @@ class Judge:
 
         def may_be_listed(algorithm: Algorithm, digest: bytes) -> bool:
             key = int.from_bytes(ciphers[algorithm].update(digest[:16])[:8], "little")
-            for bits, shift in tables[algorithm]:
-                place = key >> shift
-                if bits[place >> 6] >> (place & 63) & 1:
+            for table in tables[algorithm]:  # noqa: SIM110 - half the time that `any` takes
+                if may_have(table, key):
                     return True
             return False
 

@@ -9,6 +9,8 @@ set in its word. Keys have to be spread evenly, as tags and hashes are.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 
@@ -109,6 +111,34 @@ def _expand(queries: Rows, first: Rows, counts: Rows) -> tuple[Rows, Rows]:
     ends = counts.cumsum()
     after_first = np.arange(counts.sum()) - np.repeat(ends - counts, counts)
     return np.repeat(queries, counts), np.repeat(first, counts) + after_first
+
+
+class Lookup(NamedTuple):
+    """A table and its column, for looking up one key in plain Python: see `may_have`."""
+
+    bits: memoryview
+    shift: int
+    starts: memoryview
+    column: memoryview
+
+
+def may_have(lookup: Lookup, key: int) -> bool:
+    """Tell whether a column has one key. It takes a microsecond, where `find` takes twenty.
+
+    Where that would take long, or the table is not that of the column, it says yes: `find` knows.
+    """
+    bits, shift, starts, column = lookup
+    place = key >> shift
+    at, bit = place >> 6, place & 63
+    word = bits[at]
+    from_here = word >> bit
+    if not from_here & 1:
+        return False
+    first = starts[at] + (word & ((1 << bit) - 1)).bit_count()
+    end = starts[at + 1] - from_here.bit_count() + 1
+    if not 0 < end - first <= MOST_CROWDED or end > len(column):
+        return True
+    return key in column[first:end].tolist()
 
 
 def shift_of(bits: Uint64) -> np.uint64:

@@ -22,7 +22,7 @@ from hashclient.index.blinding import Sealer
 from hashclient.index.coverage import Sizes, count_missed, may_miss, sizes_missed
 from hashclient.index.manifest import Manifest, read_manifest, verify_runs
 from hashclient.index.pieces import damaged
-from hashclient.index.prefixtable import NOTHING
+from hashclient.index.prefixtable import NOTHING, Lookup
 from hashclient.index.run import REBUILD_HINT, DamagedError, Run
 from hashclient.lists.wire import NO_SIZE, Strings, Uint8, Uint32, Uint64, checksum_of
 from hashclient.system.files import state_error
@@ -120,8 +120,8 @@ class RunSet:
             return Found(NOTHING, NOTHING, NOTHING)
         return Found(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
-    def tables(self, algorithm: Algorithm) -> list[tuple[memoryview, int]]:
-        """Return of each run how its keys of `algorithm` begin: see `Run.table`."""
+    def tables(self, algorithm: Algorithm) -> list[Lookup]:
+        """Return of each run what it takes to look up one key of `algorithm`."""
         return [table for run in self.runs if (table := run.table(algorithm.label)) is not None]
 
     def find_ids(self, ids: Strings, hashes: Uint64) -> Found:

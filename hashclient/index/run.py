@@ -30,7 +30,7 @@ import numpy.typing as npt
 
 from hashclient.core.algorithms import Algorithm
 from hashclient.errors import StateError
-from hashclient.index.prefixtable import NOTHING, Rows, find, shift_of, table_lengths
+from hashclient.index.prefixtable import NOTHING, Lookup, Rows, find, shift_of, table_lengths
 from hashclient.lists.wire import Strings, Uint8, Uint32, Uint64
 from hashclient.system.files import state_error
 from hashclient.system.text import printable
@@ -226,16 +226,19 @@ class Run:
         except ValueError as error:
             raise self.damaged() from error
 
-    def table(self, prefix: str) -> tuple[memoryview, int] | None:
-        """Return how the keys of `prefix` begin, as a `prefixtable` has it; None without keys.
-
-        The words of its bits, and by how many bits a key is shifted to be the place of its bit.
-        """
+    def table(self, prefix: str) -> Lookup | None:
+        """Return what it takes to look up one key of `prefix`; None without keys."""
         column = self._sections.get(f"{prefix}.{KEY_SECTIONS[prefix][0]}")
         if column is None or not len(column):
             return None
-        bits = self._sections[f"{prefix}.bits"].view(np.uint64)
-        return bits.data, int(shift_of(bits))
+        bits, starts = (self._sections[f"{prefix}.{part}"] for part in TABLE)
+        words = bits.view(np.uint64)
+        return Lookup(
+            words.data,
+            int(shift_of(words)),
+            starts.view(np.uint32).data,
+            column.view(np.uint64).data,
+        )
 
 
 def aligned(offset: int) -> int:

@@ -79,7 +79,7 @@ SEEN_AGAIN = """
 INSERT INTO stream VALUES (?, 1) ON CONFLICT (match) DO UPDATE SET times_seen = times_seen + 1
 """
 
-#: What `MatchStore.matches` reads; conditions and order follow.
+#: What `_matches` reads; conditions and order follow.
 MATCH = (
     "SELECT id, path, size, state, in_place, key_id, md5, sha1, sha256, first_seen, last_seen"
     " FROM match"

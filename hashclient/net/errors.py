@@ -216,7 +216,7 @@ def parse_retry_after(value: str | None, now: float) -> float | None:
         return float(value[:9]) if len(value) < 10 else 1e9
     try:
         moment = email.utils.parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):  # the latter of a number that no date has
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)

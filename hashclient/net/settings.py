@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hashclient.config import ProviderConfig, ServiceDestination
+from hashclient.configfile.tables import ProviderConfig, ServiceDestination
 from hashclient.net.client import Limits
 from hashclient.net.credentials import Access, OAuth
 from hashclient.net.peer import REPORTING_SERVICE

@@ -63,6 +63,8 @@ class Entries(msgspec.Struct):
     """Gathers batches of digests into the `add` segments of one generation."""
 
     generation: int
+    #: Of entries that have none.
+    category: str = DEFAULT_CATEGORY
     segments: list[NewSegment] = msgspec.field(default_factory=list)
     ids: list[Strings] = msgspec.field(default_factory=list)
     rows: int = 0
@@ -81,7 +83,7 @@ class Entries(msgspec.Struct):
         self.digests.add(batch, self.rows)
         self.starts.append(self.rows)
         self.origins.append((name, batch.lines))
-        self.pending.append(_table(batch, self.generation, self.rows + 1))
+        self.pending.append(_table(batch, self.generation, self.rows + 1, self.category))
         self.rows += batch.count
         if sum(table.num_rows for table in self.pending) >= SEGMENT_ENTRIES:
             self._encode(SEGMENT_ENTRIES)
@@ -150,7 +152,8 @@ class Entries(msgspec.Struct):
 
     def hashes(self) -> Uint64:
         """Return the hashes of all entry ids."""
-        return np.concatenate([entry_hashes(ids) for ids in self.ids])
+        none = np.zeros(0, np.uint64)
+        return np.concatenate([none, *(entry_hashes(ids) for ids in self.ids)])
 
     def check_unique(self, hashes: Uint64, live: Uint64) -> None:
         """Refuse an entry whose id occurs before it, or is `live` on the list (sorted hashes)."""
@@ -190,8 +193,11 @@ def _is_valid(table: pa.Table) -> bool:
     return True
 
 
-def _table(batch: DigestBatch, generation: int, number: int) -> pa.Table:
-    """Return the rows of `batch` as an `add` segment has them; `number` is that of the first."""
+def _table(batch: DigestBatch, generation: int, number: int, category: str) -> pa.Table:
+    """Return the rows of `batch` as an `add` segment has them; `number` is that of the first.
+
+    Entries without a category get `category`.
+    """
     import pyarrow as pa
 
     count = batch.count
@@ -200,7 +206,7 @@ def _table(batch: DigestBatch, generation: int, number: int) -> pa.Table:
     ids = made
     if batch.entry_ids is not None:
         ids = [given or other for given, other in zip(batch.entry_ids, made, strict=True)]
-    categories = [c or DEFAULT_CATEGORY for c in batch.categories or [None] * count]
+    categories = [c or category for c in batch.categories or [None] * count]
     added = np.full(count, "NaT", "datetime64[ms]") if batch.added is None else batch.added
     columns = {
         "entry_id": pa.array(ids, pa.string()),

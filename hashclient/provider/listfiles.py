@@ -32,6 +32,7 @@ from hashclient.provider.doubles import Doubles
 from hashclient.provider.entries import NewSegment
 from hashclient.provider.keys import Clock, Roles
 from hashclient.provider.public import PUBLIC_MODE, make_folder_below
+from hashclient.provider.replace import Listed
 from hashclient.system.files import read_regular, state_error, write_atomic
 
 #: How long a file stays that a list does not name any more, in seconds: longer than any fetch.
@@ -69,7 +70,9 @@ class ListFiles:
         targets = roles.lists[list_name].signed.targets
         return read_public(self._path(targets[target_name(list_name, segment.name)]))
 
-    def live_hashes(self, roles: Roles, index: ListIndex, doubles: Doubles | None = None) -> Uint64:
+    def live_hashes(
+        self, roles: Roles, index: ListIndex, doubles: Doubles | Listed | None = None
+    ) -> Uint64:
         """Return the sorted hashes of the ids of the entries that are listed.
 
         The 64-bit hashes of the checksum stand for the ids. Two of 10 million ids share one in

@@ -52,7 +52,7 @@ def make_folder_below(public: Path, path: Path) -> None:
     try:
         mode = stat.S_IMODE(public.stat().st_mode)
         for folder in (path, *path.parents):
-            if folder == public:
+            if folder == public or public not in folder.parents:
                 break
             if stat.S_IMODE(folder.stat().st_mode) != mode:
                 # Who may write to a folder of another account may not be allowed to.

@@ -24,18 +24,26 @@ from tuf.api.metadata import TOP_LEVEL_ROLE_NAMES
 
 from hashclient.core.model import is_name
 from hashclient.errors import StateError, UsageError
-from hashclient.lists.importers.registry import read_digests
+from hashclient.lists.importers.reading import Reading
 from hashclient.lists.wire import (
     Segment,
+    Strings,
     checksum_of,
     entry_hashes,
+    is_category,
     is_entry_id,
     target_name,
     withdraw_schema,
 )
 from hashclient.provider.consolidate import KEEP_NEWEST, join_ranges, ranges_to_join
 from hashclient.provider.doubles import Doubles, Int64
-from hashclient.provider.entries import SEGMENT_ENTRIES, Entries, new_segment
+from hashclient.provider.entries import (
+    DEFAULT_CATEGORY,
+    SEGMENT_ENTRIES,
+    Entries,
+    NewSegment,
+    new_segment,
+)
 from hashclient.provider.hints import own_hints
 from hashclient.provider.keys import Clock, Keys, KeyStore, Roles, Validity
 from hashclient.provider.listfiles import ListFiles, read_public
@@ -45,6 +53,7 @@ from hashclient.provider.public import (
     make_open_dir,
     make_public_root,
 )
+from hashclient.provider.replace import Listed
 from hashclient.provider.results import (
     Consolidated,
     ListStatus,
@@ -54,6 +63,7 @@ from hashclient.provider.results import (
     Some,
     Status,
 )
+from hashclient.provider.screen import read_screened
 from hashclient.system.files import sweep_temporary
 from hashclient.system.locks import writer_lock
 from hashclient.system.text import printable
@@ -115,12 +125,21 @@ class Repository:
         sources: Iterable[tuple[str, BinaryIO]],
         *,
         list_keys: Keys = _ONE_KEY,
+        reading: Reading | None = None,
+        category: str | None = None,
+        known_good: Iterable[tuple[str, BinaryIO]] | None = None,
+        replace: bool = False,
+        dry_run: bool = False,
     ) -> Published:
         """Add the entries of `sources`, files of digests with their names, as a new generation.
 
         The first publication of a list makes its role, with `list_keys`. An entry without an id
-        gets `<generation>-<number>`, one without a category `uncategorised`. Doubles
-        are published, and counted.
+        gets `<generation>-<number>`, one without a category `category`, or the list's name. Doubles
+        are published, and counted. `reading` says how files are read, and which rows are meant;
+        `known_good` are files of digests that must not be on a list. With `replace`, entries that
+        the sources lack are withdrawn, and those that are listed as they are stay; without a
+        difference there is no new generation. With `dry_run` all is checked, and nothing is
+        written.
 
         Raises:
             UsageError: an entry breaks a rule of the format, has a digest of the empty file, or its
@@ -133,35 +152,51 @@ class Repository:
         with self._locked():
             roles = self._load()
             current = self._files.current(roles, list_name)
-            entries = Entries(current.generation + 1)
+            entries = Entries(current.generation + 1, category or _category_of(list_name))
             is_new = list_name not in roles.lists
-            roles.require_signers(["targets" if is_new else list_name, "snapshot", "timestamp"])
-            for name, stream in sources:
-                for batch in read_digests(stream, name):
-                    entries.add(batch, name)
+            if not dry_run:
+                signers = ["targets" if is_new else list_name, "snapshot", "timestamp"]
+                roles.require_signers(signers)
+            batches = read_screened(sources, reading or Reading(), known_good)
+            withdrawn: Strings = np.zeros(0, "S1")
+            if replace:
+                listed = Listed()
+                self._files.live_hashes(roles, current, listed)
+                batches, withdrawn = listed.difference(list(batches), entries.category)
+            for name, batch in batches:
+                entries.add(batch, name)
             entries.finish()
-            if not entries.segments:
+            if replace and not entries.segments and not len(withdrawn):
+                return Published(list_name, current.generation, 0, current.entries)
+            if not entries.segments and not len(withdrawn):
                 raise UsageError(
                     "no entries to publish", hint="give files that hold at least one digest"
                 )
             doubles = Doubles(entries.digests, entries.rows)
             live = self._files.live_hashes(roles, current, doubles)
+            doubles.withdraw(withdrawn)
+            gone = entry_hashes(withdrawn)
             hashes = entries.hashes()
-            entries.check_unique(hashes, live)
+            entries.check_unique(hashes, np.setdiff1d(live, gone, assume_unique=True))
             entries.check_categories(doubles.categories, list_name)
-            changed = {list_name}
-            if is_new:
-                roles.add_list(list_name, list_keys)
-                changed.add("targets")
-            checksum = checksum_of(hashes)
-            index = self._files.next_index(current, entries.segments, entries.rows, checksum)
-            self._files.write(roles, index, entries.segments)
-            roles.commit(changed)
+            # What goes comes before what is added: an id may be in both.
+            segments = [*_withdrawals(current.generation + 1, withdrawn), *entries.segments]
+            change = entries.rows - len(withdrawn)
+            checksum = checksum_of(hashes) - checksum_of(gone)
+            index = self._files.next_index(current, segments, change, checksum)
+            if not dry_run:
+                changed = {list_name}
+                if is_new:
+                    roles.add_list(list_name, list_keys)
+                    changed.add("targets")
+                self._files.write(roles, index, segments)
+                roles.commit(changed)
             return Published(
                 list_name,
                 index.generation,
                 entries.rows,
                 index.entries,
+                withdrawn=len(withdrawn),
                 listed=_some(entries, doubles.listed()),
                 repeated=_some(entries, doubles.repeated()),
             )
@@ -173,8 +208,6 @@ class Repository:
             UsageError: there is no such list, an id is not on it or is given twice.
             StateError: as `publish`.
         """
-        import pyarrow as pa
-
         self.require()
         with self._locked():
             roles = self._load()
@@ -190,7 +223,8 @@ class Repository:
             if times > 1:
                 raise UsageError(f"entry id is given twice: {entry_id}")
             roles.require_signers([list_name, "snapshot", "timestamp"])
-            hashes = entry_hashes(np.array([i.encode() for i in entry_ids]))
+            ids = np.array([i.encode() for i in entry_ids])
+            hashes = entry_hashes(ids)
             unknown = ~np.isin(hashes, self._files.live_hashes(roles, current))
             if unknown.any():
                 raise UsageError(
@@ -198,11 +232,7 @@ class Repository:
                     hint="it may be withdrawn already; nothing was changed",
                 )
             generation = current.generation + 1
-            table = pa.table([pa.array(entry_ids, pa.string())], schema=withdraw_schema())
-            segments = [
-                new_segment(generation, "withdraw", number, table.slice(start, SEGMENT_ENTRIES))
-                for number, start in enumerate(range(0, len(entry_ids), SEGMENT_ENTRIES))
-            ]
+            segments = _withdrawals(generation, ids)
             index = self._files.next_index(current, segments, -len(entry_ids), -checksum_of(hashes))
             self._files.write(roles, index, segments)
             roles.commit({list_name})
@@ -372,6 +402,18 @@ class Repository:
             return Roles.load(self._metadata, self._keys, self._clock, self._validity)
 
 
+def _withdrawals(generation: int, ids: Strings) -> list[NewSegment]:
+    """Return the segments that withdraw entries."""
+    import pyarrow as pa
+
+    texts = [text.decode() for text in ids.tolist()]
+    table = pa.table([pa.array(texts, pa.string())], schema=withdraw_schema())
+    return [
+        new_segment(generation, "withdraw", number, table.slice(start, SEGMENT_ENTRIES))
+        for number, start in enumerate(range(0, len(texts), SEGMENT_ENTRIES))
+    ]
+
+
 def _some(entries: Entries, rows: Int64) -> Some | None:
     return Some(len(rows), entries.where(int(rows[0]))) if len(rows) else None
 
@@ -389,3 +431,8 @@ def _check_list_name(name: str) -> None:
             hint="lower-case letters, digits, `.`, `_` and `-`, at most 64; not the name of a"
             " role such as `targets`",
         )
+
+
+def _category_of(list_name: str) -> str:
+    """Return the category of entries that have none: the list's name, if it may be one."""
+    return list_name if is_category(list_name) else DEFAULT_CATEGORY

@@ -27,6 +27,8 @@ class Published(msgspec.Struct, frozen=True):
     live: int
     listed: Some | None = None
     repeated: Some | None = None
+    #: Entries that were withdrawn besides, since the source lacks them.
+    withdrawn: int = 0
 
 
 class Consolidated(msgspec.Struct, frozen=True):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
@@ -96,6 +97,13 @@ def reseal(
             room.exchange(folder, changed)  # 7
         if match is not None:  # 8
             matches.note(match_id, RESEALED, room.now(), {"by": mark.by, "reason": mark.reason})
+        if os.path.lexists(folder):
+            raise StateError(
+                f"{match_id} is sealed again, but the old copy cannot be removed:"
+                f" {printable(folder)}",
+                hint="who could open it still can: remove the folder, or let the next command on"
+                " the quarantine do so",
+            )
         return Resealed(changed, done=True)
 
 

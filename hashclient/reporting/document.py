@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from hashclient import __version__
-from hashclient.config import ReportConfig
+from hashclient.configfile.tables import ReportConfig
 from hashclient.core.match import Match, Step
 from hashclient.core.model import ENTRY_FIELDS, Hit, hit_fields
 from hashclient.errors import VerificationError

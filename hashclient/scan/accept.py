@@ -14,7 +14,7 @@ from datetime import date
 
 import msgspec
 
-from hashclient.config import AcceptRule
+from hashclient.configfile.tables import AcceptRule
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 

@@ -7,8 +7,10 @@ A match is away if all of this is true:
    one, nothing was excluded, lies on another file system where the scan had to stay on one, or
    could not be listed by the scan.
 3. Where that way ends, in the file's own directory or above it, is the same directory of the same
-   file system as when the file matched. So an unmounted share has lost nothing.
-4. There is no such name in it, or none of a regular file.
+   file system as when the file matched. So an unmounted share has lost nothing. It tells its names:
+   one that is encrypted has its key.
+4. There is no such name in it, or none of a regular file. A link that leads somewhere says nothing:
+   the file may have been moved and still be reached by this path.
 
 Each open match below a PATH that the scan has not found again costs a look at its name, and each of
 their directories is opened once; a scan without any pays for one question to the record.
@@ -26,6 +28,7 @@ from hashclient.core.match import Place
 from hashclient.matches.selection import Left, Selection
 from hashclient.scan.sources.files import Coverage, join
 from hashclient.scan.whereabouts import Grounds
+from hashclient.system.encryption import tells_names
 
 _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
@@ -93,7 +96,8 @@ class _Way:
             except OSError:
                 return False
         if self._standing is None:
-            self._standing = Place(self._real, grounds.standing_of(end.fd, end.rest))
+            standing = grounds.standing_of(end.fd, end.rest) if tells_names(end.fd) else None
+            self._standing = Place(self._real, standing)
         return self._standing.is_at(one.standing)  # 3
 
     def _go(self, directory: bytes) -> _End | None:
@@ -130,13 +134,16 @@ class _Way:
 
 
 def _is_away(name: bytes, directory_fd: int, *, of_directory: bool = False) -> bool:
-    """Tell whether there is no file, or no directory, of a name.
+    """Tell whether there is no file, or no directory, of a name, nor a link that leads anywhere.
 
     Raises:
         OSError: that cannot be told.
     """
     try:
         mode = os.stat(name, dir_fd=directory_fd, follow_symlinks=False).st_mode
+        if stat.S_ISLNK(mode):
+            os.stat(name, dir_fd=directory_fd)
+            return False
     except FileNotFoundError:
         return True
     return not (stat.S_ISDIR(mode) if of_directory else stat.S_ISREG(mode))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 import numpy as np
@@ -26,6 +26,9 @@ from hashclient.lists.importers.interface import DigestBatch
 from hashclient.lists.wire import NO_SIZE
 from hashclient.system.background import ahead
 from hashclient.system.text import printable
+
+if TYPE_CHECKING:
+    from hashclient.lists.importers.reading import Reading
 
 #: Batches that are read ahead of the one that is judged.
 AHEAD = 2
@@ -86,10 +89,12 @@ def batches_of(
     files: Sequence[str],
     stdin: BinaryIO | None,
     on_failure: Callable[[UsageError], None],
+    reading: Reading | None = None,
 ) -> Iterator[tuple[str, DigestBatch]]:
     """Yield `digests`, in hexadecimal, and those in `files`, with the name of where they are from.
 
-    `-` among the files is `stdin`, if there is one.
+    `-` among the files is `stdin`, if there is one. Without a `reading`, all rows of files are
+    meant.
 
     Raises:
         UsageError: one cannot be read to its end; after all others. `on_failure` is called with
@@ -103,9 +108,9 @@ def batches_of(
 
                 yield "argument", digests_of_arguments(digests)
             elif name == "-" and stdin is not None:
-                yield from _read(stdin, "stdin")
+                yield from _read(stdin, "stdin", reading)
             else:
-                yield from _content(name)
+                yield from _content(name, reading)
         except UsageError as error:
             errors.append(error)
     for other in errors[1:]:
@@ -114,21 +119,24 @@ def batches_of(
         raise errors[0]
 
 
-def _content(path: str) -> Iterator[tuple[str, DigestBatch]]:
+def _content(path: str, reading: Reading | None) -> Iterator[tuple[str, DigestBatch]]:
     name = printable(path)
     try:
         stream = open(path, "rb")  # noqa: SIM115, PTH123 - closed below; any bytes, as they came
     except OSError as error:
         raise UsageError(f"cannot read {name}: {error.strerror}", hint="check the path") from error
     with stream:
-        yield from _read(stream, name)
+        yield from _read(stream, name, reading)
 
 
-def _read(stream: BinaryIO, name: str) -> Iterator[tuple[str, DigestBatch]]:
+def _read(
+    stream: BinaryIO, name: str, reading: Reading | None
+) -> Iterator[tuple[str, DigestBatch]]:
     # Brings all kinds of files; most lookups are of arguments.
+    from hashclient.lists.importers.reading import Reading
     from hashclient.lists.importers.registry import read_digests
 
-    for batch in read_digests(stream, name):
+    for batch in read_digests(stream, name, reading or Reading(all_rows=True)):
         yield name, batch
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 import numpy as np
 
-from hashclient.config import ContainersConfig
+from hashclient.configfile.tables import ContainersConfig
 from hashclient.containers.cage import Cage, Chain, Found, Options
 from hashclient.containers.interface import ISO_HEAD_BYTES, NotReadError, Why
 from hashclient.containers.limits import Limits

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from hashclient.config import PolicyRule, Settings
+from hashclient.config import Settings
+from hashclient.configfile.tables import PolicyRule
 from hashclient.core.kinds import Action, Kind
 from hashclient.core.model import Hit, Outcome
 from hashclient.errors import ConfigError

@@ -172,6 +172,24 @@ def _uuid_of(fd: int, kind: int, device: int, number: int) -> bytes | None:
     return b" ".join([b"uuid", uuid.hex().encode(), *filter(None, names)]) + within
 
 
+def told_uuids(directory_fd: int) -> list[bytes]:
+    """Return the UUID of the file system of an open directory, if the kernel says it: one or none.
+
+    It need not be open for reading; that it can be opened so is needed.
+    """
+    try:
+        fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory_fd)
+    except OSError:
+        return []
+    try:
+        uuid = _asked_uuid(fd, kind_of(fd))
+    except OSError:
+        return []
+    finally:
+        os.close(fd)
+    return [uuid.hex().encode()] if any(uuid) else []
+
+
 def _asked_uuid(fd: int, kind: int) -> bytes:
     """Return the UUID that the kernel says; nothing if it does not, which is no error."""
     with contextlib.suppress(OSError):
@@ -237,12 +255,24 @@ def unique_mount(fd: int) -> int | None:
 
     None if the kernel does not say it (it does from version 6.8 on).
     """
-    statx = _statx()
-    status = array("Q", bytes(256))
-    if statx is None or statx(fd, status) != 0:
+    status = _status(fd)
+    if status is None:
         return None
     # The mask is the first word of 32 bits, whichever way round; the number of the mount is at 144.
     return status[18] if memoryview(status).cast("B").cast("I")[0] & _STATX_MNT_ID_UNIQUE else None
+
+
+def attributes(fd: int) -> int:
+    """Return the attributes of an open file, as statx(2) has them; of a kernel without it, none."""
+    status = _status(fd)
+    return 0 if status is None else status[1]
+
+
+def _status(fd: int) -> array[int] | None:
+    """Return what statx(2) says of an open file, in words of 64 bits; None if it says nothing."""
+    statx = _statx()
+    status = array("Q", bytes(256))
+    return status if statx is not None and statx(fd, status) == 0 else None
 
 
 @functools.cache

@@ -158,6 +158,16 @@ def test_rotate_goes_on_in_another_file(world: World) -> None:
     assert "files 1 to 2: records 1 to 10" in world.output("verify")
 
 
+def test_a_last_file_that_was_taken_away_is_said_to_be_missed(world: World) -> None:
+    """Only a checkpoint proves it: a kill may have come before the next was begun."""
+    world.output("rotate")
+    assert "if another one followed" not in world.output("verify")
+    (world.directory / "log-000001.jsonl").rename(world.directory / "log.jsonl")
+    shown = world.output("verify")
+    assert "  end         file 1 is closed: if another one followed, it is not here\n" in shown
+    assert json.loads(world.output("verify", "--format", "json"))["ends_closed"] is True
+
+
 def test_rotate_without_a_log(tmp_path: Path) -> None:
     result = call("--state-dir", tmp_path / "state", "audit", "rotate")
     assert (result.code, result.out) == (8, "")

@@ -97,6 +97,18 @@ def test_what_took_its_place_is_no_file(world: World) -> None:
     assert world.states() == {"sub/deep/a": "gone"}
 
 
+@pytest.mark.parametrize("moved", ["sub/deep/a", "sub/deep"])
+def test_what_was_moved_and_is_reached_by_a_link_is_not_gone(world: World, moved: str) -> None:
+    (world.tree / moved).rename(world.tree.parent / "moved")
+    (world.tree / moved).symlink_to(world.tree.parent / "moved")
+    world.scan()
+    assert world.states() == {"sub/deep/a": "found"}
+    # A scan that follows the link goes on with the same match, where the file is.
+    world.scan("--follow-symlinks", world.tree)
+    (path,) = world.states()
+    assert path.startswith(str(world.tree.parent / "moved")) and world.story() == ["found"]
+
+
 def other_tree(world: World) -> None:
     world.scan(write_tree(world.tree.parent / "other", {"x": b"x"}))
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from hashclient.cli.app import App
-from hashclient.config import MAX_GRACE_HOURS, ProviderConfig
+from hashclient.config import MAX_GRACE_HOURS
 from hashclient.configfile.edit import provider_table
+from hashclient.configfile.tables import ProviderConfig
 from tests.support import Result, call, csv_of, edit_manifest, make_state, write_tree
 
 NOW = datetime(2026, 5, 10, 12, tzinfo=UTC)

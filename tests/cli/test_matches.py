@@ -7,10 +7,13 @@ import os
 import re
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hashclient.audit import log
+from hashclient.cli import matches as module
+from hashclient.cli.app import App
 from hashclient.core.kinds import MatchState
 from hashclient.matches.store import Matches
 from tests.support import Result, bytes_path, call, csv_of, make_state, run, write_tree
@@ -242,3 +245,45 @@ def test_what_is_taken_away_is_not_closed_with_others(world: World) -> None:
     closed = world.call("matches", "close", "--list", "base", "--reason", "x")
     assert (closed.code, closed.out) == (0, "")
     assert sorted(world.listed()) == [("a", "reported"), ("b", "quarantined")]
+
+
+def test_options_before_the_subcommand_close_nothing_else(world: World) -> None:
+    ids = world.ids()
+    wide = ("close", "--list", "base", "--reason", "x")
+    refused = world.call("matches", "--path", world.tree / "sub", *wide)
+    assert refused.code == 2 and "stand before `close`" in refused.err
+    assert world.call("matches", "--state", "found", "show", ids["a"]).code == 2
+    # A variable of the shell that is not set.
+    empty = world.call("matches", "close", "--path", "", "--reason", "x")
+    assert (empty.code, "--path is empty" in empty.err) == (2, True)
+    assert sorted(world.listed()) == [("a", "found"), ("b", "found")]
+
+
+def test_withdrawn_is_one_of_the_options_that_choose_together(world: World) -> None:
+    world.ids()
+    with Matches(world.state) as record:
+        record.withdraw("base", ["e-1", "e-2"], 9, datetime(2026, 5, 1, tzinfo=UTC))
+    below = ("matches", "close", "--withdrawn", "--path", world.tree / "sub", "--reason", "x")
+    assert world.call(*below, "--state", "found").code == 2
+    assert world.call(*below).code == 0
+    assert sorted(world.listed()) == [("a", "withdrawn"), ("b", "closed")]
+
+
+def test_what_is_taken_away_meanwhile_is_not_closed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = world.ids()
+    real = module._close
+
+    def later(app: App, record: Matches, *rest: Any) -> set[str]:
+        now = datetime(2026, 5, 1, tzinfo=UTC)
+        record.change(ids["b"], MatchState.QUARANTINED, now, {}, in_place=False)
+        return real(app, record, *rest)
+
+    monkeypatch.setattr(module, "_close", later)
+    result = world.call("matches", "close", "--list", "base", "--reason", "x")
+    assert (result.code, result.err) == (3, "closed: 1 match\n")
+    assert "not closed: something was done about it meanwhile" in result.out
+    assert sorted(world.listed()) == [("a", "closed"), ("b", "quarantined")]
+    events = log.read(world.state / "audit", event="closed")
+    assert [event.data["id"] for event in events] == [ids["a"]]

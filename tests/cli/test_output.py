@@ -22,6 +22,8 @@ import pytest
 from hashclient import config
 from hashclient.cli import main as command
 from hashclient.cli.app import Terminated
+from hashclient.cli.output import OutputError
+from hashclient.cli.sorter import Sorter
 from hashclient.errors import ExitCode
 from hashclient.formats.interface import FORMATS
 from tests.contract.readers import Report
@@ -397,6 +399,29 @@ def test_matches_for_which_there_is_no_room(
     assert not [line for line in text.splitlines() if line.startswith("found ")]
     if size == 200:
         assert TABLE["text"].read(text).exit_code == 8
+
+
+@pytest.mark.parametrize("output_format", FORMATS)
+@pytest.mark.parametrize("paths", [(".",), ("other",)])
+def test_a_sort_for_which_there_is_no_room_says_so(
+    state: Path,
+    files: Path,
+    report: Path,
+    output_format: str,
+    paths: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever outranks it: nothing was written yet, and an empty file would tell nobody."""
+
+    def add(*_: object) -> NoReturn:
+        raise OutputError("cannot sort what was found: database or disk is full")
+
+    monkeypatch.setattr(Sorter, "add", add)
+    options = ("--all", "--no-inventory", "--format", output_format, "--output", report, "--sort")
+    result = call("--state-dir", state, "scan", *options, *(files / path for path in paths))
+    assert result.code == (11 if paths == (".",) else 8)
+    assert "cannot sort what was found" in result.err
+    assert "cannot sort what was found" in report.read_text()
 
 
 def test_of_two_runs_one_writes(state: Path, tmp_path: Path, report: Path) -> None:

@@ -68,6 +68,10 @@ def test_the_commands_make_and_change_a_repository(tmp_path: Path) -> None:
         "live": 4,
         "listed_before": 1,
         "repeated": 2,
+        "withdrawn": 0,
+        "not_meant": 0,
+        "skipped": [],
+        "dry_run": False,
     }
     off = (
         "hint: they were published all the same; `hashclient provider withdraw` takes entries off"

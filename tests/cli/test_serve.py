@@ -273,7 +273,7 @@ def test_a_new_generation_is_used_by_who_asks_next(tmp_path: Path) -> None:
     ("rule", "answer"),
     [
         ("found", b"stream: Heuristics.Limits.Exceeded.Hashclient.Stale FOUND\0"),
-        ("error", b"stream: lists are not whole: stale. ERROR\0"),
+        ("error", b"stream: lists are stale. ERROR\0"),
         ("ok", CLEAN),
     ],
 )

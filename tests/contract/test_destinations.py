@@ -15,7 +15,7 @@ import pytest
 from fixtures.desk import A, B, Desk, desk_and_service, load_unconfined
 from fixtures.reporting_service import Fault, ReportingService
 from hashclient.audit.log import verify as verify_audit
-from hashclient.config import ReportConfig
+from hashclient.configfile.tables import ReportConfig
 from hashclient.core.kinds import MatchState
 from hashclient.core.match import Match
 from hashclient.errors import UsageError

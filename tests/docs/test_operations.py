@@ -18,9 +18,9 @@ import pytest
 from ruamel.yaml import YAML
 
 from hashclient.cli.main import COMMANDS, WITHOUT_DEFAULTS, cli
-from hashclient.config import (
+from hashclient.config import Config, parse_config, resolve_settings
+from hashclient.configfile.tables import (
     AcceptRule,
-    Config,
     ContainersConfig,
     InventoryConfig,
     KeepConfig,
@@ -31,8 +31,6 @@ from hashclient.config import (
     QuarantineConfig,
     ReportConfig,
     ServiceDestination,
-    parse_config,
-    resolve_settings,
 )
 from hashclient.core.kinds import MatchState
 from hashclient.errors import ExitCode

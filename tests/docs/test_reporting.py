@@ -9,7 +9,8 @@ import pytest
 from pyrage import x25519
 
 from hashclient import quarantine, reporting
-from hashclient.config import PackageDestination, ServiceDestination, parse_config
+from hashclient.config import parse_config
+from hashclient.configfile.tables import PackageDestination, ServiceDestination
 from hashclient.errors import HashclientError
 from hashclient.quarantine.age import EXAMPLE_RECIPIENT
 from hashclient.reporting.destinations.cybertipline.api import Answer, check

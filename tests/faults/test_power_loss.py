@@ -160,6 +160,19 @@ def test_what_is_logged_durably_is_on_the_disk(tmp_path: Path) -> None:
         assert disk.volatile() == set()
 
 
+def test_a_closed_file_has_its_name_for_good_before_the_next_takes_that_of_the_log(
+    tmp_path: Path,
+) -> None:
+    """Else the disk could keep the second change alone: the closed file would have no name."""
+    log = AuditLog(tmp_path / "audit", clock=lambda: datetime(2026, 1, 31, tzinfo=UTC))
+    log.append([Event("match", {})])
+    moment = Moment(tmp_path, lambda name, path: name == "rename" and path.endswith("/.tmp-log"))
+    with watched(moment):
+        assert log.rotate() is not None
+    assert moment.volatile == [set()]
+    assert moment.now() == set()
+
+
 # --- quarantine --------------------------------------------------------------------------
 
 

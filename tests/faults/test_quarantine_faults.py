@@ -32,6 +32,7 @@ from hashclient.quarantine.safe_rename import PRIVATE_NAME, Place
 from hashclient.quarantine.safe_rename import open_file as real_open_file
 from hashclient.quarantine.sealing import Digester, digest_all
 from hashclient.quarantine.vault import Stage, Taken, load_item
+from tests import disks
 from tests.support import fast_directory
 
 CONTENT = b"benign " * 20_000
@@ -305,6 +306,26 @@ def test_another_disk_in_the_place_of_the_one_with_the_file_settles_nothing(
         subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
         assert scene.ward.take(match).detail == "quarantined"
         assert not file.exists()
+
+
+@root_only
+def test_a_directory_that_is_encrypted_and_locked_settles_nothing(tmp_path: Path) -> None:
+    """The kernel says of each name in it that there is no such file."""
+    scene = Scene(tmp_path)
+    image = disks.make_image(tmp_path / "image", "ext4", *disks.Vault.OPTIONS)
+    with disks.mounted("-o", "loop", image, tmp_path / "disk") as disk:
+        vault = disks.Vault(disk)
+        file = vault.path / "file.bin"
+        file.write_bytes(CONTENT)
+        match = scene.ward.match(file, entry="e-2")
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        taken = scene.ward.take(match)
+        assert (taken.taken, taken.sealed) == (False, True)
+        subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
+        vault.lock()
+        taken = scene.ward.take(match)
+        assert not taken.taken and "its directory is encrypted, and locked" in taken.detail
+        assert scene.ward.get(match).in_place
 
 
 @pytest.mark.parametrize("code", [errno.ENOENT, errno.ELOOP, errno.EISDIR])

@@ -154,6 +154,22 @@ def test_an_exchange_that_may_not_be_on_the_disk_removes_nothing(
     assert scene.check() == "new" and scene.ward.names() == {scene.match.id}
 
 
+def test_an_old_copy_that_cannot_be_removed_is_not_called_removed(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    scene.ward.take(scene.match)
+
+    def fail(name: str, argument: object) -> None:
+        if name == "unlink" and str(argument).endswith("/evidence.age"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with pytest.raises(StateError, match="the old copy cannot be removed"), watched(fail):
+        scene.reseal()
+    assert scene.check() == "new"
+    (old,) = scene.ward.settings.layout.quarantine.glob(".tmp-*/evidence.age")
+    scene.reseal()
+    assert not old.exists() and scene.ward.names() == {scene.match.id}
+
+
 def test_a_killed_isolation_is_finished_by_add_all(fast: Path) -> None:
     """From any instant, by the real command, and without a scan."""
     stages = set()

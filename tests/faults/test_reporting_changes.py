@@ -12,7 +12,7 @@ import pytest
 
 from fixtures.desk import A, B, Desk, desk_and_service
 from fixtures.reporting_service import Fault, ReportingService
-from hashclient.config import PackageDestination
+from hashclient.configfile.tables import PackageDestination
 from hashclient.core.kinds import MatchState
 from hashclient.core.match import Match
 from hashclient.errors import AuditError, ConfigError, ExitCode, StateError, UnreachableError

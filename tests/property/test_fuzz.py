@@ -21,6 +21,7 @@ NAMES = (
     "audit",
     "checkpoint",
     "digests",
+    "exports",
     "nsrl",
     "delegations",
     "manifest",
@@ -93,7 +94,9 @@ def test_broken_input_gives_documented_errors_only(
         target(mutated(chance, seeds[number % len(seeds)]))
 
 
-@pytest.mark.parametrize("name", ["index", "config", "audit", "checkpoint", "digests", "staging"])
+@pytest.mark.parametrize(
+    "name", ["index", "config", "audit", "checkpoint", "digests", "exports", "staging"]
+)
 def test_any_bytes_give_documented_errors_only(
     table: dict[str, tuple[Target, list[bytes]]], name: str
 ) -> None:

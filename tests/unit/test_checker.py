@@ -28,6 +28,7 @@ from hashclient.scan.executors.interface import Result
 from hashclient.scan.memory import Memory
 from hashclient.scan.reading import ATTEMPTS, DIRECTORY
 from hashclient.scan.reasons import CHANGED, ENDLESS, SPARSE
+from hashclient.scan.sources import files
 from hashclient.scan.sources.interface import Group
 from tests.support import csv_of, digests_of, make_state, remember_at_once, write_tree
 
@@ -111,7 +112,7 @@ def test_all_files_of_a_task_that_hit_are_judged_at_once(
     tree = write_tree(tmp_path / "t", contents)
     looks: list[int] = []
     opened: list[str] = []
-    hits_by_row, open_directory = judging.Judge.hits_by_row, judging_module.open_directory
+    hits_by_row, open_directory = judging.Judge.hits_by_row, files.open_directory
 
     def look(judge: Any, columns: Any, sizes: Any) -> Any:
         looks.append(len(sizes))

@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hashclient.config import (
+from hashclient.config import Settings, parse_config, resolve_settings
+from hashclient.configfile.edit import provider_table
+from hashclient.configfile.tables import (
     OAuthConfig,
     PackageDestination,
     PolicyRule,
@@ -20,11 +22,7 @@ from hashclient.config import (
     QuarantineConfig,
     ReportConfig,
     ServiceDestination,
-    Settings,
-    parse_config,
-    resolve_settings,
 )
-from hashclient.configfile.edit import provider_table
 from hashclient.errors import ConfigError
 from tests.support import call
 
@@ -275,6 +273,13 @@ def test_what_is_for_later_versions_is_passed_over(
     assert config.policy == (PolicyRule(("record",)),)
 
 
+def test_what_is_passed_over_is_said_to_who_listens(caplog: pytest.LogCaptureFixture) -> None:
+    """A version that is mistyped hides what was meant, from all machines."""
+    with caplog.at_level("INFO", "hashclient"):
+        parse_config(SINCE, COMMANDS, "f", version="0.9")
+    assert caplog.messages == ["passed over, for later versions: [since.0.10.1]"]
+
+
 def test_what_is_for_this_version_is_checked_as_anything_else() -> None:
     for version in ("0.10.1", "1.0"):
         with pytest.raises(ConfigError, match=r"unknown key 'shiny' in \[\[policy\]\] number 1"):
@@ -415,6 +420,8 @@ def test_without_a_word_matches_are_recorded_only() -> None:
         ),
         ('kind = "package"', "", "'kind' is missing in [report.to.police]"),
         ('kind = "package"', "kind = 3", "a whole number is no value of 'kind'"),
+        ('kind = "package"', 'kind = ["package"]', "a list is no value of 'kind'"),
+        ('kind = "package"', "kind = { a = 1 }", "a table is no value of 'kind'"),
         ('email = "abuse@example.org"', 'default = "nobody"', "names no destination: nobody"),
         (
             '"report"]',

@@ -22,7 +22,7 @@ import pytest
 from fixtures.client import Client, csv, digests_of
 from fixtures.crash import Recorder, watched
 from fixtures.simulator import Simulator, status
-from hashclient.config import OAuthConfig, ProviderConfig
+from hashclient.configfile.tables import OAuthConfig, ProviderConfig
 from hashclient.core.algorithms import Algorithm
 from hashclient.errors import (
     AuthorisationError,

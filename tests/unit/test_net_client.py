@@ -333,6 +333,8 @@ def test_framing_that_is_not_clear_is_refused(headers: list[tuple[str, str]]) ->
         ("", None),
         ("\u0663", None),
         ("Thu, 99 Jan 1970 00:01:40 GMT", None),
+        ("Thu, 01 Jan 99999999999 00:01:40 GMT", None),
+        ("Thu, 01 Jan 1970 00:01:40 +99999999999999999999", None),
     ],
 )
 def test_retry_after_is_read_in_both_forms(value: str | None, seconds: float | None) -> None:

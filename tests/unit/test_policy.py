@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hashclient.config import PolicyRule
+from hashclient.configfile.tables import PolicyRule
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Action, Kind
 from hashclient.core.model import Hit, Outcome

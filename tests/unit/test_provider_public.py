@@ -11,6 +11,7 @@ import pytest
 
 from fixtures.client import csv
 from fixtures.simulator import Simulator
+from hashclient.provider.public import make_folder_below
 from hashclient.provider.repository import Repository
 from tests.support import call
 
@@ -116,3 +117,11 @@ def test_folders_that_a_killed_command_left_closed_are_opened(tmp_path: Path) ->
         stream.seek(0)
         repository.publish("baseline", [("list", stream)])
     assert repository.closed() == []
+
+
+def test_nothing_that_is_not_below_public_gets_its_mode(tmp_path: Path) -> None:
+    public, keys = tmp_path / "public", tmp_path / "keys"
+    public.mkdir(mode=0o755)
+    keys.mkdir(mode=0o700)
+    make_folder_below(public, keys / "new")
+    assert modes(tmp_path)["keys"] == 0o700

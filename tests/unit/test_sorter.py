@@ -15,7 +15,7 @@ from hashclient.cli.output import OutputError
 from hashclient.cli.sorter import Sorter
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Action, Kind, MatchState
-from hashclient.core.model import Acted, Hit, MatchRef
+from hashclient.core.model import Acted, Hit, MatchRef, Outer
 from tests.outcomes import handled
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -50,15 +50,28 @@ def test_all_come_back_whole_in_the_order_of_their_bytes() -> None:
     assert list(chosen) == sorted(given, key=lambda one: os.fsencode(one.outcome.path))
 
 
+def test_members_come_by_their_names_whatever_these_are_behind_their_file() -> None:
+    names = [("b",), ("\udcff\0\n",), ("a", "\udcfe"), ("a",), ("",), ()]
+    given = [handled(Kind.UNREAD, "/z.zip", reason="x", members=name) for name in names]
+    chosen = Sorter()
+    for one in given:
+        chosen.add(one)
+    found = [one.outcome.members for one in chosen]
+    assert found == [(), ("",), ("a",), ("a", "\udcfe"), ("b",), ("\udcff\0\n",)]
+
+
 def test_what_is_not_to_be_shown_is_not_kept() -> None:
     tags = {Algorithm.MD5: bytes(16)}
-    given = handled(Kind.MATCH, "/a", 5, None, HITS, digests=DIGESTS, tags=tags)
+    outer = Outer(7, {Algorithm.MD5: bytes(16)}, 1)
+    given = handled(
+        *(Kind.MATCH, "/a", 5, None, HITS), digests=DIGESTS, tags=tags, members=("m",), outer=outer
+    )
     for keep in (False, True):
         chosen = Sorter(keep_digests=keep)
         chosen.add(given)
         (back,) = chosen
         assert dict(back.outcome.digests) == (DIGESTS if keep else {})
-        assert back.outcome.tags == {}
+        assert back.outcome.tags == {} and back.outcome.outer is None
 
 
 def test_words_that_are_no_text_are_shown() -> None:

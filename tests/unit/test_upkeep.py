@@ -15,7 +15,8 @@ from fixtures.crash import in_child
 from fixtures.desk import Desk
 from hashclient import upkeep
 from hashclient.audit.log import read
-from hashclient.config import KeepConfig, parse_config
+from hashclient.config import parse_config
+from hashclient.configfile.tables import KeepConfig
 from hashclient.core.kinds import MatchState
 from hashclient.core.match import SETTLED, Match
 from hashclient.errors import ConfigError, HashclientError, StateError

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from hashclient.lists.importers.importfile import ImportFile
 from hashclient.lists.importers.interface import DigestBatch
 from hashclient.lists.importers.lines import chunks_of_lines, lines_of
+from hashclient.lists.importers.reading import Reading
 from hashclient.lists.importers.rows import BY_HEX_DIGITS, Rows
 from hashclient.lists.wire import NO_SIZE
 
@@ -27,8 +28,9 @@ class ClamAv:
     """Reads signatures of whole files; their names are the rows' names."""
 
     name = "ClamAV"
+    has_columns = False
 
-    def sniff(self, head: bytes) -> bool:
+    def sniff(self, head: bytes, reading: Reading) -> bool:
         """Say whether a first line begins as a signature of a whole file does."""
         return _FIRST.match(head) is not None
 
@@ -45,10 +47,12 @@ class ClamAv:
 def _add_line(rows: Rows, file: ImportFile, line: int, content: bytes) -> None:
     match = _LINE.fullmatch(content)
     if match is None:
-        raise file.bad(line, "not a ClamAV signature of a file (digest:size:name)")
+        file.skip(line, "not a ClamAV signature of a file (digest:size:name)")
+        return
     digits, size, name = match.groups()
     algorithm = BY_HEX_DIGITS.get(len(digits))
     if algorithm is None:
-        raise file.bad(line, f"no digest has {len(digits)} hexadecimal digits")
+        file.skip(line, f"no digest has {len(digits)} hexadecimal digits")
+        return
     rows.add(line, name, _NO_SIZE if size is None else int(size))
     rows.add_hex(algorithm, digits)

@@ -1,6 +1,7 @@
-"""CSV with a header: the one kind of file that gives entries their ids, categories and times.
+"""CSV with a header, separated by commas, semicolons or tabs: also ICSE exports and NSRLFile.txt.
 
-It comes in millions of rows, and is decoded by the column. No cell holds a line break.
+It comes in millions of rows, and is decoded by the column. No cell holds a line break. What a
+header means is left to `columns`.
 """
 
 from __future__ import annotations
@@ -9,36 +10,55 @@ import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
-import numpy.typing as npt
 
-from hashclient.core.algorithms import Algorithm
+from hashclient.lists.importers.columns import OTHER_NAMES, is_nsrl, our_columns
 from hashclient.lists.importers.importfile import MAX_LINE_BYTES, ImportFile
 from hashclient.lists.importers.interface import DigestBatch, Int64
 from hashclient.lists.importers.lines import chunks_of_lines, refuse_separators
-from hashclient.lists.importers.rows import SIZE, from_hex
-from hashclient.lists.wire import NO_SIZE, Uint8, Uint32, Uint64
-from hashclient.system.text import printable
+from hashclient.lists.importers.reading import COLUMNS, Reading
+from hashclient.lists.importers.table import batch_of
+from hashclient.lists.wire import Uint8
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_COLUMNS = ("entry_id", "md5", "sha1", "sha256", "size", "category", "added")
+_DELIMITERS = (",", ";", "\t")
 
 
-def _header_cells(head: bytes) -> list[str]:
-    cells = head.decode("utf-8", "replace").strip().split(",")
-    return [cell.strip().strip('"').lower() for cell in cells]
+class _Header(msgspec.Struct, frozen=True):
+    """A header: its columns in small letters, and which of them is which of ours."""
+
+    delimiter: str
+    columns: list[str]
+    ours: dict[str, str]
+    #: Names need not be UTF-8: those of the NSRL are not.
+    any_bytes: bool
+
+
+def _cells(head: bytes, delimiter: str) -> list[str]:
+    cells = head.decode("utf-8", "replace").strip("\r\n ").split(delimiter)
+    return [cell.strip().strip('"').strip().lower() for cell in cells]
+
+
+def _delimiter(head: bytes, reading: Reading) -> str | None:
+    """Return what separates the columns of a header, None if it has none that is known."""
+    wanted = {*COLUMNS, *OTHER_NAMES, *(name.lower() for name in reading.columns.values())}
+    known = {d: len(wanted.intersection(_cells(head, d))) for d in _DELIMITERS}
+    best = max(_DELIMITERS, key=lambda d: known[d])
+    return best if known[best] else None
 
 
 class Csv:
     """Reads CSV with a header of some of our columns, in any order."""
 
     name = "CSV"
+    has_columns = True
 
-    def sniff(self, head: bytes) -> bool:
-        """Say whether a first line is a header with a column of ours."""
-        return len(head) <= MAX_LINE_BYTES and bool(set(_header_cells(head)) & set(_COLUMNS))
+    def sniff(self, head: bytes, reading: Reading) -> bool:
+        """Say whether a first line is a header with a column that is known."""
+        return len(head) <= MAX_LINE_BYTES and _delimiter(head, reading) is not None
 
     def read(self, file: ImportFile) -> Iterator[DigestBatch]:
         """Read the file in batches; see `Importer`."""
@@ -46,30 +66,25 @@ class Csv:
         line, chunk = next(chunks, (1, b"\n"))
         refuse_separators(chunk, line, file)
         end = chunk.find(b"\n") + 1
-        columns = _columns(chunk[:end], line, file)
+        header = _header(chunk[:end], line, file)
         for first, rows in itertools.chain([(line + 1, chunk[end:])], chunks):
             refuse_separators(rows, first, file)
             lines = _row_lines(first, rows, file)
-            if len(lines):
-                yield _csv_batch(_csv_table(rows, columns, lines, file), lines, file)
+            if len(lines) and (batch := _batch(rows, header, lines, file)).count:
+                yield batch
 
 
-def _columns(head: bytes, line: int, file: ImportFile) -> list[str]:
-    columns = _header_cells(head)
-    for position, column in enumerate(columns, 1):
-        if column not in _COLUMNS:
-            shown = f" ({printable(column)})" if len(column) < 32 else ""
-            raise file.bad(line, f"column {position}{shown} of the CSV header is unknown")
-    if len(set(columns)) != len(columns):
-        raise file.bad(line, "a column occurs twice in the CSV header")
-    if not any(a.label in columns for a in Algorithm):
-        raise file.bad(line, "the CSV header names no md5, sha1 or sha256 column")
-    return columns
+def _header(head: bytes, line: int, file: ImportFile) -> _Header:
+    delimiter = _delimiter(head, file.reading)
+    assert delimiter is not None  # or it would not have been sniffed
+    columns = _cells(head, delimiter)
+    ours = our_columns(columns, line, file)
+    return _Header(delimiter, columns, ours, is_nsrl(columns))
 
 
 def _row_lines(first: int, chunk: bytes, file: ImportFile) -> Int64:
     """Return the numbers of the lines that are not blank: those that are rows."""
-    data = np.frombuffer(chunk, np.uint8)
+    data: Uint8 = np.frombuffer(chunk, np.uint8)
     ends = np.flatnonzero(data == ord("\n"))
     lengths = np.diff(ends, prepend=-1)
     if (lengths > MAX_LINE_BYTES).any():
@@ -78,8 +93,21 @@ def _row_lines(first: int, chunk: bytes, file: ImportFile) -> Int64:
     return np.flatnonzero(lengths > 1) + first
 
 
-def _csv_table(chunk: bytes, columns: list[str], lines: Int64, file: ImportFile) -> pa.Table:
-    """Parse rows of CSV into columns of text, empty cells as nulls."""
+def _batch(chunk: bytes, header: _Header, lines: Int64, file: ImportFile) -> DigestBatch:
+    table, lines = _table(chunk, header, lines, file)
+
+    def column(name: str) -> pa.Array:
+        return table.column(name).combine_chunks()
+
+    cells = {ours: column(theirs) for theirs, ours in header.ours.items()}
+    return batch_of(cells, lines, file, column)
+
+
+def _table(chunk: bytes, header: _Header, lines: Int64, file: ImportFile) -> tuple[pa.Table, Int64]:
+    """Parse rows of CSV into columns of text, empty cells as nulls; leave out what is no row.
+
+    What is not asked about is not made.
+    """
     import pyarrow as pa
     import pyarrow.csv as pa_csv
 
@@ -87,19 +115,23 @@ def _csv_table(chunk: bytes, columns: list[str], lines: Int64, file: ImportFile)
 
     def note(row: pa_csv.InvalidRow) -> str:
         broken.append(row.number)
-        return "error"
+        return "skip" if file.reading.max_bad else "error"
 
+    where = file.reading.where
+    wanted = dict.fromkeys([*header.ours, *(where.columns() if where is not None else ())])
+    what = f"not {len(header.columns)} cells, as the header has"
     try:
         # Of a row that has another number of cells besides, the reader would print a traceback.
-        chunk.decode()
+        text = _as_utf8(chunk, any_bytes=header.any_bytes)
         table = pa_csv.read_csv(
-            pa.BufferReader(chunk),
+            pa.BufferReader(text),
             read_options=pa_csv.ReadOptions(
-                use_threads=False, block_size=len(chunk) + 1, column_names=columns
+                use_threads=False, block_size=len(text) + 1, column_names=header.columns
             ),
-            parse_options=pa_csv.ParseOptions(invalid_row_handler=note),
+            parse_options=pa_csv.ParseOptions(delimiter=header.delimiter, invalid_row_handler=note),
             convert_options=pa_csv.ConvertOptions(
-                column_types=dict.fromkeys(columns, pa.string()),
+                include_columns=list(wanted),
+                column_types=dict.fromkeys(wanted, pa.string()),
                 strings_can_be_null=True,
                 null_values=[""],
             ),
@@ -107,123 +139,23 @@ def _csv_table(chunk: bytes, columns: list[str], lines: Int64, file: ImportFile)
     except (pa.ArrowInvalid, UnicodeDecodeError):  # its message quotes the row
         if broken:
             line = int(lines[min(broken[0], len(lines)) - 1])
-            what = f"not {len(columns)} cells, as the header has"
-            raise file.bad(line, what) from None
+            file.skip(line, what)
         what = "this line, or one of the next, is not CSV in UTF-8"
         raise file.bad(int(lines[0]), what) from None
-    if table.num_rows != len(lines):
+    for number in broken:
+        file.skip(int(lines[min(number, len(lines)) - 1]), what)
+    kept = np.ones(len(lines), np.bool_)
+    kept[[n - 1 for n in broken if n <= len(lines)]] = False
+    if table.num_rows != np.count_nonzero(kept):
         raise file.bad(int(lines[0]), "from here on, a quoted cell holds a line break")
-    return table
+    return table, lines[kept]
 
 
-def _csv_batch(table: pa.Table, lines: Int64, file: ImportFile) -> DigestBatch:
-    count = table.num_rows
-    cells = {c: table.column(c).combine_chunks() for c in table.column_names}
-    digests: dict[Algorithm, tuple[Uint8, Uint32]] = {}
-    has_digest = np.zeros(count, np.bool_)
-    for algorithm in Algorithm:
-        column = cells.get(algorithm.label)
-        if column is None or column.null_count == count:
-            continue
-        rows = _valid_rows(column)
-        has_digest[rows] = True
-        digests[algorithm] = (_csv_digests(column, algorithm, rows, lines, file), rows)
-    if not has_digest.all():
-        raise file.bad(int(lines[np.argmin(has_digest)]), "a row without a digest")
-    sizes = np.full(count, NO_SIZE)
-    if "size" in cells:
-        rows = _valid_rows(cells["size"])
-        sizes[rows] = _csv_sizes(cells["size"].drop_null(), lines[rows], file)
-    added = _csv_times(cells["added"], lines, file) if "added" in cells else None
-    return DigestBatch(
-        count,
-        [None] * count,
-        lines,
-        digests,
-        sizes,
-        _csv_texts(cells.get("entry_id")),
-        _csv_texts(cells.get("category")),
-        added,
-    )
-
-
-def _valid_rows(column: pa.Array) -> Uint32:
-    valid = column.is_valid().to_numpy(zero_copy_only=False)
-    return np.flatnonzero(valid).astype(np.uint32)
-
-
-def _csv_texts(column: pa.Array | None) -> list[str | None] | None:
-    if column is None:
-        return None
-    texts: list[str | None] = column.to_numpy(zero_copy_only=False).tolist()
-    return texts
-
-
-def _csv_digests(
-    column: pa.Array, algorithm: Algorithm, rows: Uint32, lines: Int64, file: ImportFile
-) -> Uint8:
-    """Decode a column of hexadecimal digests, nulls left out, over its one buffer."""
-    import pyarrow.compute as pc
-
-    values = column.drop_null()
-    fits = pc.equal(pc.binary_length(values), 2 * algorithm.digest_bytes)
-    wrong = ~fits.to_numpy(zero_copy_only=False)
-    if not wrong.any():
-        offsets = np.frombuffer(values.buffers()[1], np.int32)[values.offset :]
-        text = values.buffers()[2][int(offsets[0]) : int(offsets[len(values)])]
-        try:
-            return from_hex(text, algorithm.digest_bytes)
-        except ValueError:
-            pass
-        is_hex = pc.match_substring_regex(values, "^[0-9A-Fa-f]+$")
-        wrong = ~is_hex.to_numpy(zero_copy_only=False)
-    line = int(lines[rows[np.argmax(wrong)]])
-    raise file.bad(line, f"not a {algorithm.label} digest in hexadecimal")
-
-
-def _csv_sizes(values: pa.Array, lines: Int64, file: ImportFile) -> Uint64:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    fits = pc.match_substring_regex(values, f"^{SIZE.pattern.decode()}$")
-    wrong = ~fits.to_numpy(zero_copy_only=False)
-    if wrong.any():
-        raise file.bad(int(lines[np.argmax(wrong)]), "not a size in bytes")
-    sizes: Uint64 = values.cast(pa.uint64()).to_numpy()
-    return sizes
-
-
-def _csv_times(column: pa.Array, lines: Int64, file: ImportFile) -> npt.NDArray[np.datetime64]:
-    """Parse RFC 3339 times; a date alone is its midnight, and without a zone it is UTC."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    is_date = pc.match_substring_regex(column, "^[0-9]{4}-[0-9]{2}-[0-9]{2}$")
-    has_zone = pc.match_substring_regex(column, "(Z|[+-][0-9]{2}:?[0-9]{2})$")
-    suffix = pc.if_else(is_date, "T00:00:00Z", pc.if_else(has_zone, "", "Z"))
-    full = pc.binary_join_element_wise(column, suffix, "")
-    utc = pa.timestamp("ms", tz="UTC")
+def _as_utf8(chunk: bytes, *, any_bytes: bool) -> bytes:
     try:
-        times = full.cast(utc)
-    except pa.ArrowInvalid:
-        line = int(lines[_first_uncastable(full, utc)])
-        what = "not a date, nor a time such as 2024-05-01T12:00:00Z (at most milliseconds)"
-        raise file.bad(line, what) from None
-    result: npt.NDArray[np.datetime64] = times.to_numpy(zero_copy_only=False)
-    return result
-
-
-def _first_uncastable(column: pa.Array, to: pa.DataType) -> int:
-    """Return the first row at which a cast fails that is known to fail somewhere."""
-    import pyarrow as pa
-
-    low, high = 0, len(column)
-    while high - low > 1:
-        middle = (low + high) // 2
-        try:
-            column.slice(low, middle - low).cast(to)
-        except pa.ArrowInvalid:
-            high = middle
-        else:
-            low = middle
-    return low
+        chunk.decode()
+    except UnicodeDecodeError:
+        if not any_bytes:
+            raise
+        return chunk.decode("latin-1").encode()
+    return chunk

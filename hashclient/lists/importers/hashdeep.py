@@ -8,6 +8,7 @@ from hashclient.core.algorithms import Algorithm
 from hashclient.lists.importers.importfile import ImportFile
 from hashclient.lists.importers.interface import DigestBatch
 from hashclient.lists.importers.lines import chunks_of_lines, lines_of
+from hashclient.lists.importers.reading import Reading
 from hashclient.lists.importers.rows import HEX, SIZE, Rows
 
 _MAGIC = b"%%%% HASHDEEP"
@@ -17,8 +18,9 @@ class Hashdeep:
     """Reads output of hashdeep; algorithms that we do not use are passed over."""
 
     name = "hashdeep"
+    has_columns = False
 
-    def sniff(self, head: bytes) -> bool:
+    def sniff(self, head: bytes, reading: Reading) -> bool:
         """Say whether a first line is hashdeep's."""
         return head.startswith(_MAGIC)
 
@@ -54,11 +56,16 @@ def _add_line(
     if not columns:
         raise file.bad(line, "no hashdeep header (%%%% size,...) before the first row")
     if len(cells) != len(columns) or not SIZE.fullmatch(cells[0]):
-        raise file.bad(line, "not a row of the hashdeep header above it")
-    rows.add(line, cells[-1], int(cells[0]))
+        file.skip(line, "not a row of the hashdeep header above it")
+        return
+    found = []
     for algorithm in Algorithm:
         if (label := algorithm.label.encode()) in columns:
             digits = cells[columns.index(label)]
             if HEX.fullmatch(digits) is None or len(digits) != 2 * algorithm.digest_bytes:
-                raise file.bad(line, f"not a {algorithm.label} digest")
-            rows.add_hex(algorithm, digits)
+                file.skip(line, f"not a {algorithm.label} digest")
+                return
+            found.append((algorithm, digits))
+    rows.add(line, cells[-1], int(cells[0]))
+    for algorithm, digits in found:
+        rows.add_hex(algorithm, digits)

@@ -7,6 +7,7 @@ broken where it was cut.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import select
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from hashclient.errors import UsageError
+from hashclient.lists.importers.reading import Reading
 from hashclient.system.text import printable
 
 #: Bytes read at a time: 32k rows of the shortest digest, and the memory that a batch takes.
@@ -25,9 +27,11 @@ MAX_LINE_BYTES = 64 << 10
 
 FORMATS_HINT = (
     "accepted are: one digest (MD5, SHA-1 or SHA-256 in hex) a line; md5sum, sha1sum or sha256sum"
-    " output; hashdeep output; CSV with a header of entry_id, md5, sha1, sha256, size, category,"
-    " added; ClamAV signatures (.hdb, .hsb); these in UTF-8, with lines that end in LF, CRLF or CR;"
-    " and the NSRL database (RDSv3)"
+    " output; hashdeep output; CSV or TSV with a header of entry_id, md5, sha1, sha256, size,"
+    " category, added, or with --column; ICSE exports; NSRLFile.txt; JSONL; ClamAV signatures"
+    " (.hdb, .hsb); these in UTF-8, with lines that end in LF, CRLF or CR; VICS (Project VIC, CAID)"
+    " JSON; NCMEC hash sharing XML; all these also in gzip or zstd; Parquet; and the NSRL database"
+    " (RDSv3)"
 )
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -37,12 +41,16 @@ _FIRST_LINE = re.compile(
 
 
 class ImportFile:
-    """A file that is imported, from where its stream stands."""
+    """A file that is imported, from where its stream stands.
 
-    def __init__(self, stream: BinaryIO, name: str) -> None:
+    `reading` is how it is to be read.
+    """
+
+    def __init__(self, stream: BinaryIO, name: str, reading: Reading | None = None) -> None:
         """Import `stream`; `name` is what messages call it."""
         self.stream = stream
         self.name = printable(name)
+        self.reading = Reading() if reading is None else reading
         self._missing = _bytes_ahead(stream)
         self._begun = b""
         self._ended = False
@@ -64,6 +72,16 @@ class ImportFile:
                 return line
             self._begun += self._read()
 
+    def beginning(self, count: int) -> bytes:
+        """Return the first `count` bytes, fewer if the file has no more.
+
+        Raises:
+            UsageError: reading fails.
+        """
+        while len(self._begun) < count and (block := self._read()):
+            self._begun += block
+        return self._begun[:count]
+
     def blocks(self) -> Iterator[bytes]:
         """Yield the bytes of the file, at least one at a time; called once.
 
@@ -84,6 +102,40 @@ class ImportFile:
     def bad(self, line: int, what: str) -> UsageError:
         """Return the error for a line: `what` is wrong with it, without what stands there."""
         return UsageError(f"{self.name}:{line}: {what}", hint=FORMATS_HINT)
+
+    def skip(self, line: int, what: str) -> None:
+        """Count a row that cannot be used: `what` is wrong with it, without what stands there.
+
+        Raises:
+            UsageError: there are more than may be.
+        """
+        try:
+            self.reading.skip(f"{self.name}:{line}", what)
+        except UsageError as error:
+            raise UsageError(error.message, hint=error.hint or FORMATS_HINT) from None
+
+    def choose_rows(self, which: str, example: str) -> UsageError:
+        """Return the error for a file that does not say by itself which rows are meant."""
+        return UsageError(
+            f"{self.name}: {which}: which rows are meant?",
+            hint=f"say so with --where, such as '{example}', or `all`",
+        )
+
+    def descriptor(self, what: str) -> int:
+        """Return the descriptor of a regular file that is read here and there, not in a row.
+
+        Raises:
+            UsageError: it is none; `what` is what it holds.
+        """
+        try:
+            descriptor = self.stream.fileno()
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise OSError(errno.EINVAL, "not a regular file")
+        except OSError as error:
+            raise UsageError(
+                f"{self.name}: {what} cannot be read from a pipe", hint="give the file itself"
+            ) from error
+        return descriptor
 
     def _read(self) -> bytes:
         """Read the next bytes; none are the end."""

@@ -7,7 +7,7 @@ is left to the callers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -19,6 +19,7 @@ from hashclient.lists.wire import Uint8, Uint32, Uint64
 
 if TYPE_CHECKING:
     from hashclient.lists.importers.importfile import ImportFile
+    from hashclient.lists.importers.reading import Reading
 
 Int64 = npt.NDArray[np.int64]
 
@@ -30,7 +31,7 @@ class DigestBatch(msgspec.Struct, frozen=True, eq=False):
     file, signatures in one of ClamAV; None where there is none. `lines` (count,) are line numbers
     from 1, in a database those of rows. `digests[a]` is a pair: the digests of algorithm `a` as
     (m, digest_bytes) and the (m,) rows they belong to, ascending. `sizes` (count,) are in bytes or
-    `NO_SIZE`. The last three are None unless a CSV has the column; `added` is (count,)
+    `NO_SIZE`. The last three are None unless the file has such a column; `added` is (count,)
     datetime64[ms] in UTC, NaT for an empty cell.
     """
 
@@ -43,6 +44,34 @@ class DigestBatch(msgspec.Struct, frozen=True, eq=False):
     categories: list[str | None] | None = None
     added: npt.NDArray[np.datetime64] | None = None
 
+    def without(self, rows: Sequence[int]) -> DigestBatch:
+        """Return the batch without some rows, ascending."""
+        if not len(rows):
+            return self
+        kept = np.ones(self.count, np.bool_)
+        kept[np.asarray(rows, np.int64)] = False
+        number = np.cumsum(kept) - 1
+        digests = {}
+        for algorithm, (values, of) in self.digests.items():
+            stay = kept[of]
+            if stay.any():
+                digests[algorithm] = values[stay], number[of[stay]].astype(np.uint32)
+        places = np.flatnonzero(kept).tolist()
+
+        def some(column: list[str | None] | None) -> list[str | None] | None:
+            return None if column is None else [column[n] for n in places]
+
+        return DigestBatch(
+            len(places),
+            [self.names[n] for n in places],
+            self.lines[kept],
+            digests,
+            self.sizes[kept],
+            some(self.entry_ids),
+            some(self.categories),
+            None if self.added is None else self.added[kept],
+        )
+
 
 class Importer(Protocol):
     """Reads one kind of file. Every implementation passes `tests/contract/test_importers.py`."""
@@ -51,17 +80,21 @@ class Importer(Protocol):
     def name(self) -> str:
         """What the kind is called, as `FORMATS_HINT` calls it."""
 
-    def sniff(self, head: bytes) -> bool:
+    @property
+    def has_columns(self) -> bool:
+        """Whether rows have columns with names, which `--where` and `--column` ask for."""
+
+    def sniff(self, head: bytes, reading: Reading) -> bool:
         """Say whether a file is of this kind, by its first line.
 
         `head` is the first line that is neither blank nor a comment, without its end and without
-        a byte order mark; of a longer one, 64 KiB at least.
+        a byte order mark; of a longer one, 64 KiB at least. `reading` may name columns.
         """
 
     def read(self, file: ImportFile) -> Iterator[DigestBatch]:
         """Read the file in batches, in memory that does not grow with it.
 
-        A file without rows gives no batch.
+        A file without rows gives no batch. A row that cannot be used goes to `file.skip`.
 
         Raises:
             UsageError: something is not understood, named by its line or row and never quoted;

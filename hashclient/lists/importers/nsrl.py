@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
-import stat
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +11,7 @@ from hashclient.core.algorithms import Algorithm
 from hashclient.errors import UsageError
 from hashclient.lists.importers.importfile import MAX_LINE_BYTES, ImportFile
 from hashclient.lists.importers.interface import DigestBatch
+from hashclient.lists.importers.reading import Reading
 from hashclient.lists.importers.rows import HEX, from_hex
 from hashclient.lists.wire import NO_SIZE, Uint8, Uint32
 from hashclient.system.text import printable
@@ -31,8 +29,9 @@ class Nsrl:
     """Reads the table FILE of RDSv3; its sizes are left out, as known good files need none."""
 
     name = "NSRL"
+    has_columns = False
 
-    def sniff(self, head: bytes) -> bool:
+    def sniff(self, head: bytes, reading: Reading) -> bool:
         """Say whether a file is an SQLite database."""
         return head.startswith(SQLITE_MAGIC)
 
@@ -46,7 +45,8 @@ class Nsrl:
                 rows = db.execute("SELECT sha256, sha1, md5 FROM FILE")
                 first = 1
                 while some := rows.fetchmany(ROWS):
-                    yield _batch(some, first, file)
+                    if (batch := _batch(some, first, file)).count:
+                        yield batch
                     first += len(some)
             finally:
                 db.close()
@@ -62,14 +62,7 @@ def _open(file: ImportFile) -> sqlite3.Connection:
     """Open the database that `file` is; if another has its name by now, none is opened."""
     import sqlite3
 
-    try:
-        descriptor = file.stream.fileno()
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file")
-    except OSError as error:
-        raise UsageError(
-            f"{file.name}: a database cannot be read from a pipe", hint="give the file itself"
-        ) from error
+    descriptor = file.descriptor("a database")
     # A batch may be asked for, and the last one dropped, by different threads; never at once.
     uri = f"file:/proc/self/fd/{descriptor}?mode=ro"
     db = sqlite3.connect(uri, uri=True, check_same_thread=False)
@@ -84,24 +77,36 @@ def _batch(rows: list[Any], first: int, file: ImportFile) -> DigestBatch:
     """Turn rows of sha256, sha1 and md5, some of which may be empty, into a batch."""
     digests: dict[Algorithm, tuple[Uint8, Uint32]] = {}
     has_digest = np.zeros(len(rows), np.bool_)
+    bad: set[int] = set()
     for column, algorithm in enumerate(_COLUMNS):
         numbers = [n for n, row in enumerate(rows) if row[column]]
-        cells = [rows[n][column] for n in numbers]
         try:
-            if any(len(cell) != 2 * algorithm.digest_bytes for cell in cells):
-                raise ValueError("a digest of the wrong length")
-            values = from_hex(b"".join(cells), algorithm.digest_bytes)
+            values = _values(rows, numbers, column, algorithm)
         except (ValueError, TypeError):
-            wrong = next(n for n in numbers if not _is_digest(rows[n][column], algorithm))
-            raise file.bad(first + wrong, f"not a {algorithm.label} digest") from None
+            wrong = {n for n in numbers if not _is_digest(rows[n][column], algorithm)}
+            for n in sorted(wrong - bad):
+                file.skip(first + n, f"not a {algorithm.label} digest")
+            bad |= wrong
+            numbers = [n for n in numbers if n not in wrong]
+            values = _values(rows, numbers, column, algorithm)
         if numbers:
             has_digest[numbers] = True
             digests[algorithm] = (values, np.array(numbers, np.uint32))
-    if not has_digest.all():
-        raise file.bad(first + int(np.argmin(has_digest)), "a row without a digest")
+    for n in np.flatnonzero(~has_digest).tolist():
+        if n not in bad:
+            file.skip(first + n, "a row without a digest")
+            bad.add(n)
     nothing: list[str | None] = [None] * len(rows)
     lines = np.arange(first, first + len(rows), dtype=np.int64)
-    return DigestBatch(len(rows), nothing, lines, digests, np.full(len(rows), NO_SIZE))
+    batch = DigestBatch(len(rows), nothing, lines, digests, np.full(len(rows), NO_SIZE))
+    return batch.without(sorted(bad))
+
+
+def _values(rows: list[Any], numbers: list[int], column: int, algorithm: Algorithm) -> Uint8:
+    cells = [rows[n][column] for n in numbers]
+    if any(len(cell) != 2 * algorithm.digest_bytes for cell in cells):
+        raise ValueError("a digest of the wrong length")
+    return from_hex(b"".join(cells), algorithm.digest_bytes)
 
 
 def _is_digest(cell: object, algorithm: Algorithm) -> bool:

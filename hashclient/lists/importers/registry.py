@@ -8,30 +8,47 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from hashclient.errors import UsageError
 from hashclient.lists.importers.clamav import ClamAv
+from hashclient.lists.importers.compressed import expanded
 from hashclient.lists.importers.csv import Csv
 from hashclient.lists.importers.hashdeep import Hashdeep
 from hashclient.lists.importers.importfile import ImportFile
 from hashclient.lists.importers.interface import DigestBatch, Importer
+from hashclient.lists.importers.jsonlines import JsonLines
+from hashclient.lists.importers.ncmec import Ncmec
 from hashclient.lists.importers.nsrl import Nsrl
+from hashclient.lists.importers.parquet import Parquet
+from hashclient.lists.importers.reading import Reading
 from hashclient.lists.importers.sums import Sums
+from hashclient.lists.importers.vics import Vics
 
 #: Asked in this order. A sum file comes before CSV: one of its names may be `md5,sha1`.
-IMPORTERS: tuple[Importer, ...] = (Nsrl(), Hashdeep(), ClamAv(), Sums(), Csv())
+IMPORTERS: tuple[Importer, ...] = (
+    *(Nsrl(), Parquet(), Vics(), JsonLines(), Ncmec(), Hashdeep(), ClamAv(), Sums(), Csv()),
+)
 
 
-def read_digests(stream: BinaryIO, name: str) -> Iterator[DigestBatch]:
+def read_digests(
+    stream: BinaryIO, name: str, reading: Reading | None = None
+) -> Iterator[DigestBatch]:
     """Read a file of digests of whatever kind in batches of some 64k rows at most.
 
-    `name` is what messages call the file. Its beginning says which kind it is; one that is of none
-    is refused as a sum file is, with the number of the line. A file without rows gives no batch.
+    `name` is what messages call the file. Its beginning says which kind it is, and whether it is
+    compressed; one that is of none is refused as a sum file is, with the number of the line. A file
+    without rows gives no batch. `reading` says what is asked for; without it, all rows of a file
+    have to be meant and understood.
 
     Raises:
         UsageError: a line is in no accepted format, or reading fails; also while iterating.
     """
-    file = ImportFile(stream, name)
+    file = expanded(ImportFile(stream, name, reading))
     head = file.head()
-    for importer in IMPORTERS:
-        if importer.sniff(head):
-            return importer.read(file)
-    return Sums().read(file)
+    chosen = next((i for i in IMPORTERS if i.sniff(head, file.reading)), Sums())
+    if (file.reading.where or file.reading.columns) and not chosen.has_columns and head:
+        raise UsageError(
+            f"{file.name}: a file of this kind has no columns to choose by",
+            hint="leave out --where and --column, or give a CSV, TSV, JSONL, JSON, XML or Parquet"
+            " file whose columns have these names",
+        )
+    return chosen.read(file)

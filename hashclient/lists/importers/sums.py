@@ -14,6 +14,7 @@ import numpy as np
 from hashclient.lists.importers.importfile import ImportFile
 from hashclient.lists.importers.interface import DigestBatch
 from hashclient.lists.importers.lines import chunks_of_lines, lines_of
+from hashclient.lists.importers.reading import Reading
 from hashclient.lists.importers.rows import BY_HEX_DIGITS, Rows, from_hex
 from hashclient.lists.wire import NO_SIZE
 
@@ -33,8 +34,9 @@ class Sums:
     """Reads bare digests and sum files, whose kinds of lines may be mixed."""
 
     name = "md5sum"
+    has_columns = False
 
-    def sniff(self, head: bytes) -> bool:
+    def sniff(self, head: bytes, reading: Reading) -> bool:
         """Say whether a first line is a digest, or one of a sum file."""
         return _SUM_LINE.fullmatch(head) is not None
 
@@ -75,19 +77,23 @@ def _bare_batch(first: int, chunk: bytes) -> DigestBatch | None:
 def _add_sum_line(rows: Rows, file: ImportFile, line: int, content: bytes) -> None:
     match = _SUM_LINE.fullmatch(content)
     if match is None:
-        raise file.bad(line, "not a line of a file of digests")
+        file.skip(line, "not a line of a file of digests")
+        return
     escape, bare, name, tag, tag_name, tag_hex = match.groups()
     digits = bare or tag_hex
     algorithm = BY_HEX_DIGITS.get(len(digits))
     if algorithm is None:
-        raise file.bad(line, f"no digest has {len(digits)} hexadecimal digits")
+        file.skip(line, f"no digest has {len(digits)} hexadecimal digits")
+        return
     if tag and tag != algorithm.name.encode():
-        raise file.bad(line, "the digest does not have the length of its algorithm")
+        file.skip(line, "the digest does not have the length of its algorithm")
+        return
     file_name: bytes | None = name or tag_name
     if escape:
         try:
             file_name = _ESCAPE.sub(lambda found: _ESCAPED[found[1]], file_name or b"")
         except KeyError:
-            raise file.bad(line, "an unknown escape in the file name") from None
+            file.skip(line, "an unknown escape in the file name")
+            return
     rows.add(line, file_name)
     rows.add_hex(algorithm, digits)

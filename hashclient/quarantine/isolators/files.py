@@ -35,6 +35,7 @@ from hashclient.quarantine.safe_rename import (
     remove_exactly,
 )
 from hashclient.quarantine.tombstone import has_tombstone, put_tombstone
+from hashclient.system.encryption import tells_names
 from hashclient.system.text import printable
 
 #: Of the processes that hold a file open, so many are named.
@@ -154,6 +155,8 @@ class FileSpot:
         if now is None:
             if self.place.identity() != (item.origin.device, item.origin.directory_inode):
                 raise UnclearError("its directory is another one now: is something not mounted?")
+            if not tells_names(self.place.fd):
+                raise UnclearError("its directory is encrypted, and locked")
             return Sight.NOTHING
         is_seen = seen is not None and os.path.samestat(_file(seen).status, now)
         if stat.S_ISREG(now.st_mode) and not is_seen:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from hashclient.config import PackageDestination, ReportConfig, ServiceDestination
+from hashclient.configfile.tables import PackageDestination, ReportConfig, ServiceDestination
 from hashclient.errors import ConfigError, UsageError
 from hashclient.system.text import printable
 

@@ -42,6 +42,7 @@ from hashclient.system.files import (
     state_error,
     write_atomic,
 )
+from hashclient.system.identity import told_uuids
 from hashclient.system.layout import Layout
 from hashclient.system.locks import writer_lock
 from hashclient.system.mountinfo import Mount, mount_number, parse_mountinfo
@@ -63,6 +64,8 @@ _PSEUDO = frozenset(
         *("securityfs", "selinuxfs", "sysfs", "tracefs"),
     }
 )
+#: Their statfs(2) gives a number that is made of the UUID; that of others is the device's.
+_NUMBERED_BY_UUID = frozenset({"ext2", "ext3", "ext4", "btrfs"})
 UNTOLD = "cannot tell which file system this is: /proc cannot be read"
 _BY_UUID = "/dev/disk/by-uuid"
 _Hash = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
@@ -215,7 +218,8 @@ class Mounts:
     def standing_of(self, fd: int, rest: bytes = b"") -> str | None:
         """Return what stands for `rest` in an open directory: see `core.match.Place`.
 
-        File systems without a name of their own, as those in memory, are told by their numbers.
+        Here a name that another file system may get is worth nothing: one that takes the place of
+        another would have lost all that was on that. None where there is no better one.
         """
         path, mount = _real_path(fd), self._mount_of(fd)
         if path is None or mount is None:
@@ -223,14 +227,29 @@ class Mounts:
         inner = _inner(path, mount, rest)
         if inner is None:
             return None
-        if b"/" in mount.source or b":" in mount.source:
-            names = list(self._names(mount, fd))
-        else:
-            try:
-                names = [b"device %d %x" % (os.fstat(fd).st_dev, os.fstatvfs(fd).f_fsid)]
-            except OSError:
-                return None
-        return " ".join([_hash("inner", inner), *(_hash(mount.kind, name) for name in names)])
+        try:
+            names = [_hash(mount.kind, name) for name in self._own_names(mount, fd)]
+        except OSError:
+            return None
+        return " ".join([_hash("inner", inner), *names]) if names else None
+
+    def _own_names(self, mount: Mount, fd: int) -> Iterator[bytes]:
+        """Yield the names of a file system that no other one gets.
+
+        Raises:
+            OSError: it cannot be asked.
+        """
+        if mount.source.startswith(b"/dev/"):
+            # The next disk gets the name of the device. Of most kinds, also the number.
+            number = os.fstatvfs(fd).f_fsid if mount.kind in _NUMBERED_BY_UUID else 0
+            uuids = self._uuids_at(mount.source) or told_uuids(fd)
+            yield from (b"uuid " + uuid for uuid in uuids)
+            if number:
+                yield b"number %x" % number
+        elif b"/" in mount.source or b":" in mount.source:
+            yield b"source " + mount.source
+        elif number := os.fstatvfs(fd).f_fsid:
+            yield b"device %d %x" % (os.fstat(fd).st_dev, number)
 
     def _record_of(self, fd: int) -> Record | None:
         path = _real_path(fd)
@@ -260,10 +279,12 @@ class Mounts:
         with contextlib.suppress(OSError):
             if number := os.fstatvfs(fd).f_fsid:
                 yield b"number %x" % number
-        if mount.source not in self._uuids:
-            self._uuids[mount.source] = list(_uuids_of(mount.source))
-        for uuid in self._uuids[mount.source]:
-            yield b"uuid " + uuid
+        yield from (b"uuid " + uuid for uuid in self._uuids_at(mount.source))
+
+    def _uuids_at(self, source: bytes) -> Sequence[bytes]:
+        if source not in self._uuids:
+            self._uuids[source] = list(_uuids_of(source))
+        return self._uuids[source]
 
     def _mount_of(self, fd: int) -> Mount | None:
         """Return the mount that an open directory is on; None if that cannot be told."""

@@ -17,7 +17,7 @@ from urllib.parse import urlencode
 import httpx
 import msgspec
 
-from hashclient.config import ServiceDestination
+from hashclient.configfile.tables import ServiceDestination
 from hashclient.errors import (
     AuthorisationError,
     ConfigError,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from hashclient.config import ServiceDestination
+from hashclient.configfile.tables import ServiceDestination
 from hashclient.errors import ExitCode, HashclientError, UsageError
 from hashclient.reporting.destinations.cybertipline.api import Service
 from hashclient.reporting.destinations.cybertipline.filing import Filing

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 
 import msgspec
 
-from hashclient.config import ServiceDestination
+from hashclient.configfile.tables import ServiceDestination
 from hashclient.errors import StateError
 from hashclient.quarantine.evidence import Proven, find_item, plain_source, sealed_source
 from hashclient.quarantine.item import evidence_path

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from hashclient.config import PackageDestination
+from hashclient.configfile.tables import PackageDestination
 from hashclient.errors import UsageError
 from hashclient.quarantine.age import canonical_recipient
 from hashclient.quarantine.evidence import find_item

@@ -1,0 +1,157 @@
+"""Options of commands that read files of digests, and what is said of what was read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import click
+
+from hashclient.cli.app import App, existing_path
+from hashclient.errors import UsageError
+from hashclient.system.text import printable
+
+if TYPE_CHECKING:
+    from hashclient.lists.importers.reading import Reading
+
+#: Places that are named in text; `--format json` has all.
+SHOWN = 20
+
+
+def reading_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say which rows of a file are meant, and what its columns are."""
+    for option in (
+        click.option(
+            "--column",
+            "columns",
+            metavar="OURS=THEIRS",
+            multiple=True,
+            help="What the file calls a column of ours, such as md5=HASH_MD5. Can be given several"
+            " times.",
+        ),
+        click.option(
+            "--where",
+            metavar="CONDITION",
+            help="Take the rows of which this holds, such as 'Baseline = true'; `all` takes all."
+            " docs/import.md has the rules.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def publishing_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say what becomes of rows that are published."""
+    for option in (
+        click.option(
+            "--max-bad",
+            type=click.IntRange(0, 1_000_000),
+            default=0,
+            show_default=True,
+            metavar="N",
+            help="Skip at most N rows that cannot be used or must not be on a list; with more,"
+            " nothing is published.",
+        ),
+        click.option(
+            "--known-good",
+            metavar="FILE",
+            multiple=True,
+            help="Skip what this file of digests has, such as the NSRL's. Can be given several"
+            " times.",
+        ),
+        click.option(
+            "--category-map",
+            metavar="FILE",
+            type=existing_path(dir_okay=False),
+            help="A TOML file with names on the list for those in the files; false leaves rows"
+            " out.",
+        ),
+        click.option(
+            "--category",
+            metavar="NAME",
+            help="Of entries that have none. [default: the list's name]",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def make_reading(
+    where: str | None,
+    columns: tuple[str, ...],
+    *,
+    category_map: Path | None = None,
+    max_bad: int = 0,
+    all_rows: bool = False,
+) -> Reading:
+    """Return what the options ask for.
+
+    Raises:
+        UsageError: one of them is not understood.
+    """
+    from hashclient.lists.importers.categories import load_category_map
+    from hashclient.lists.importers.reading import Reading, parse_columns
+    from hashclient.lists.importers.where import parse_where
+
+    return Reading(
+        where=None if where is None else parse_where(where),
+        columns=parse_columns(columns),
+        categories=None if category_map is None else load_category_map(category_map),
+        max_bad=max_bad,
+        all_rows=all_rows,
+    )
+
+
+def check_category(category: str | None) -> None:
+    """Refuse what cannot be the name of a category.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    from hashclient.lists.wire import is_category
+
+    if category is not None and not is_category(category):
+        raise UsageError(
+            f"not a name for a category: {printable(category)}",
+            hint="at most 31 of a-z 0-9 . _ - beginning with a letter or a digit",
+        )
+
+
+def say_remarks(app: App, reading: Reading) -> None:
+    """Say what was ignored, left out and skipped."""
+    remarks = reading.remarks
+    for note in remarks.notes:
+        app.say(note)
+    if remarks.not_meant:
+        app.say(f"{_rows(remarks.not_meant, 'was', 'were')} not meant, and left out")
+    if remarks.skipped:
+        app.warn(f"{_rows(len(remarks.skipped))} could not be used, and skipped:")
+        for place, what in remarks.skipped[:SHOWN]:
+            app.say(f"  {place}: {what}")
+        if len(remarks.skipped) > SHOWN:
+            app.say(f"  and {len(remarks.skipped) - SHOWN:,} more")
+
+
+def _rows(count: int, one: str = "", more: str = "") -> str:
+    return f"1 row {one}".rstrip() if count == 1 else f"{count:,} rows {more}".rstrip()
+
+
+def open_files(names: tuple[str, ...], stdin: BinaryIO) -> Iterator[tuple[str, BinaryIO]]:
+    """Open one file after the other; `-` is `stdin`.
+
+    Raises:
+        UsageError: one cannot be opened.
+    """
+    for name in names:
+        if name == "-":
+            yield "standard input", stdin
+            continue
+        try:
+            with Path(name).open("rb") as stream:
+                yield name, stream
+        except OSError as error:
+            raise UsageError(
+                f"cannot read {printable(name)}: {error.strerror}",
+                hint="check the path and its permissions",
+            ) from error

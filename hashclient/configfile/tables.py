@@ -1,0 +1,177 @@
+"""The tables of config.toml as values: their keys, types and defaults.
+
+What a value may be beyond its type, and how tables depend on each other, `config` checks.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Literal
+
+import msgspec
+
+from hashclient.core.patience import ATTEMPTS, MIN_RATE_KIB_S, TIMEOUT_S
+
+
+class OAuthConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """OAuth 2 client credentials: where tokens come from, and the reference to the secret."""
+
+    token_url: str
+    client_id: str
+    client_secret_file: str | None = None
+    client_secret_env: str | None = None
+    scope: str | None = None
+    ca: str | None = None
+
+
+class ProviderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One provider: where it is, how to get in, and the root of trust that was pinned.
+
+    `lists` restricts what is fetched; without it, every list of the provider is. `grace_hours`
+    is how long past its expiry a list still counts as usable. The poison guard refuses a
+    generation that adds a digest in one of the files `known_good`, or that adds and withdraws
+    more than the share `max_churn` of the entries that were live before. `timeout_s`,
+    `min_rate_kib_s` and `attempts` say how patient the transport is.
+    """
+
+    url: str
+    root_sha256: str
+    token_file: str | None = None
+    token_env: str | None = None
+    token_credential: str | None = None
+    basic_file: str | None = None
+    client_cert: str | None = None
+    client_key: str | None = None
+    ca: str | None = None
+    proxy: str | None = None
+    proxy_basic_file: str | None = None
+    allow_http: bool = False
+    oauth: OAuthConfig | None = None
+    lists: tuple[str, ...] | None = None
+    grace_hours: float = 0.0
+    known_good: tuple[str, ...] = ()
+    max_churn: float | None = None
+    timeout_s: float = TIMEOUT_S
+    min_rate_kib_s: float = MIN_RATE_KIB_S
+    attempts: int = ATTEMPTS
+
+
+class PolicyRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What to do about matches of a list, of a category, or of both; what is not named fits all.
+
+    Every match is recorded; `record` is for saying that this is all, as no action at all is.
+    """
+
+    actions: tuple[Literal["record", "report", "quarantine"], ...]
+    list: str | None = None
+    category: str | None = None
+
+
+class QuarantineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How files are taken away: to whom they are sealed, and for how long they are kept.
+
+    `recipients` are age public keys; one of their owners is needed to open anything again.
+    `tombstone` is the text of a file that is left in place of the one taken. `retention_days`
+    counts from the acknowledgement of the report; without it nothing is ever due. Without
+    `isolate_containers`, a file is not taken away for what is in it.
+    """
+
+    recipients: tuple[str, ...] = ()
+    tombstone: str | None = None
+    retention_days: float | None = None
+    isolate_containers: bool = True
+
+
+class InventoryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What scans remember of files: what is believed unchanged is read again in so many days."""
+
+    reread_days: int = 14
+
+
+class PackageDestination(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="package"
+):
+    """A body that takes packages: the directory they are put in, and its age public keys."""
+
+    directory: str
+    recipients: tuple[str, ...] = ()
+
+
+class ServiceDestination(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="cybertipline"
+):
+    """A reporting service with an API of the CyberTipline's kind.
+
+    `evidence` says what is uploaded: the `file` itself, its `sealed` form, or `none`.
+    """
+
+    url: str
+    incident_type: str
+    basic_file: str
+    evidence: Literal["file", "sealed", "none"] = "file"
+    ca: str | None = None
+    proxy: str | None = None
+    proxy_basic_file: str | None = None
+    allow_http: bool = False
+    timeout_s: float = TIMEOUT_S
+    min_rate_kib_s: float = MIN_RATE_KIB_S
+    attempts: int = ATTEMPTS
+
+
+class ReportConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Who reports, and to whom; `default` names the destination that is meant if none is named."""
+
+    organisation: str | None = None
+    contact: str | None = None
+    email: str | None = None
+    default: str | None = None
+    to: dict[str, PackageDestination | ServiceDestination] = {}
+
+    def destination(self) -> str | None:
+        """Return the name of the destination that is meant if none is named, if there is one."""
+        if self.default is None and len(self.to) == 1:
+            return next(iter(self.to))
+        return self.default
+
+
+class ContainersConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How far containers are opened: bounds for one file and all that is in it.
+
+    `depth` counts containers in one another, `members` members, `bytes_out` the bytes that come out
+    and `ratio` these against the bytes of the file. `time_s` is how long it may take, `memory_mib`
+    what a process that opens containers may use. `sandbox` says what happens where the kernel lacks
+    what locks that process up: with `require`, no container is opened there.
+    """
+
+    depth: int = 32
+    members: int = 2_000_000
+    bytes_out: int = 1 << 42
+    ratio: int = 2_000
+    time_s: int = 3_600
+    memory_mib: int = 256
+    sandbox: Literal["auto", "require"] = "auto"
+
+
+class AcceptRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What may stay unread in a container: of a path, for a reason, until the end of a day in UTC.
+
+    `path` is a pattern as those of `--exclude`, for the whole path with the names of members.
+    """
+
+    path: str
+    reason: Literal["encrypted", "damaged", "limit"]
+    until: dt.date
+
+
+class KeepConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """For how long what grows by itself is kept.
+
+    `matches_days` counts from the last step of a match that is settled (restored, purged or
+    closed); without it they are kept for ever. `inventory_days` counts from the last scan that came
+    across a file. A file of the audit log that has `audit_mib` MiB is closed, and the next begun;
+    with 0 it never is.
+    """
+
+    matches_days: float | None = None
+    inventory_days: float = 90
+    audit_mib: float = 64

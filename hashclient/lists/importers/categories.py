@@ -1,0 +1,86 @@
+"""Names of categories: as files have them, and as lists have them.
+
+Bodies number and name their categories differently, country by country. A name is only brought
+into the form that a list needs ('Category 1' becomes `category-1`); what a category means, and
+whether its files belong on a list at all, a map says that somebody has written.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from hashclient.errors import UsageError
+from hashclient.lists.wire import is_category
+from hashclient.system.files import read_regular
+from hashclient.system.text import printable
+
+MAX_MAP_BYTES = 1 << 20
+
+_BLANKS = re.compile(r"\s+")
+_NUMBER = re.compile(r"[0-9]{1,9}")
+_HINT = (
+    'a line of it is: "Category 1" = "name-on-the-list", or "Category 0" = false to leave it out'
+)
+
+
+def category_name(text: str) -> str:
+    """Return a name in the form that lists have: small letters, `-` for blanks.
+
+    What may not be in a name stays: two names are never made one by leaving something out, but by
+    the size of letters and the width of blanks.
+    """
+    return _BLANKS.sub("-", text.strip()).lower()
+
+
+def numbered(number: str) -> str:
+    """Return the name of a category that has a number alone; of another, the name as it is."""
+    return f"category-{int(number)}" if _NUMBER.fullmatch(number) else number
+
+
+class CategoryMap(msgspec.Struct, frozen=True):
+    """What a file's categories are called on the list; None leaves their rows out."""
+
+    names: Mapping[str, str | None]
+
+    def __contains__(self, text: object) -> bool:
+        """Say whether the map names a category, whatever form it has."""
+        return isinstance(text, str) and numbered(category_name(text)) in self.names
+
+    def name_of(self, text: str) -> str | None:
+        """Return the name on the list, or None for rows to leave out; KeyError if unknown."""
+        return self.names[numbered(category_name(text))]
+
+
+def load_category_map(path: Path) -> CategoryMap:
+    """Read a map from a TOML file of one table: names in the file, names on the list or false.
+
+    Raises:
+        UsageError: it cannot be read, or is something else.
+    """
+    shown = printable(path)
+    try:
+        document = tomllib.loads(read_regular(path, MAX_MAP_BYTES).decode())
+    except OSError as error:
+        raise UsageError(
+            f"cannot read the map of categories: {shown}: {error.strerror or error}"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"not a map of categories: {shown}", hint=_HINT) from error
+    names: dict[str, str | None] = {}
+    for key, value in document.items():
+        name = numbered(category_name(key))
+        if not (value is False or (isinstance(value, str) and is_category(value))):
+            raise UsageError(
+                f"{shown}: {printable(key[:40])}: not the name of a category, nor false", hint=_HINT
+            )
+        if name in names:
+            raise UsageError(f"{shown}: {printable(key[:40])}: is named twice", hint=_HINT)
+        names[name] = value or None
+    if not names:
+        raise UsageError(f"{shown}: the map of categories is empty", hint=_HINT)
+    return CategoryMap(names)

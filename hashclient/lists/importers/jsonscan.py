@@ -1,0 +1,162 @@
+"""JSON that is longer than memory: its values one after the other, where they stand.
+
+Whoever reads a document asks for its structure piece by piece: a bracket, a key, a value. A value
+has at most `MAX_VALUE_CHARS`, and so has white space. Objects with the same key twice, numbers
+that are not finite, text that is not UTF-8 and values that are nested too deeply are refused: what
+a document says must not depend on who reads it.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import math
+import re
+from typing import Any
+
+from hashclient.errors import UsageError
+from hashclient.lists.importers.importfile import ImportFile
+
+MAX_VALUE_CHARS = 1 << 20
+
+_BLANKS = re.compile(r"[ \t\n\r]*")
+
+
+class _DoubledKeyError(ValueError):
+    """An object has the same key twice."""
+
+
+class Scanner:
+    """Reads a document from its beginning."""
+
+    def __init__(self, file: ImportFile) -> None:
+        """Read `file`; nothing is read before it is asked for."""
+        self.file = file
+        #: The record that is read, for messages.
+        self.number = 1
+        #: What was read and is not used up: from `at` on.
+        self.text = ""
+        self.at = 0
+        #: How much was used up before `text`.
+        self.gone = 0
+        self._blocks = file.blocks()
+        self._decoder = codecs.getincrementaldecoder("utf-8-sig")()
+        self._ended = False
+        self._decode = json.JSONDecoder(
+            object_pairs_hook=_object, parse_float=_finite, parse_constant=_finite
+        ).raw_decode
+
+    def fill(self) -> bool:
+        """Read some more; say whether there was any.
+
+        Raises:
+            UsageError: reading fails, or it is not UTF-8.
+        """
+        block = b"" if self._ended else next(self._blocks, b"")
+        self._ended = not block
+        try:
+            more = self._decoder.decode(block, self._ended)
+        except UnicodeDecodeError:
+            raise self.bad("not UTF-8") from None
+        self.gone += self.at
+        self.text, self.at = self.text[self.at :] + more, 0
+        return not self._ended
+
+    def peek(self) -> str:
+        """Return the next character that is not blank, "" at the end."""
+        blanks = 0
+        while True:
+            found = _BLANKS.match(self.text, self.at)
+            assert found is not None  # it matches anything
+            blanks += found.end() - self.at
+            self.at = found.end()
+            if self.at < len(self.text):
+                return self.text[self.at]
+            if blanks > MAX_VALUE_CHARS:
+                raise self.bad("white space without end")
+            if not self.fill():
+                return ""
+
+    def take(self, character: str) -> bool:
+        """Step over `character` if it comes next; say whether it did."""
+        if self.peek() != character:
+            return False
+        self.at += 1
+        return True
+
+    def need(self, character: str) -> None:
+        """Step over `character`.
+
+        Raises:
+            UsageError: something else comes next.
+        """
+        if not self.take(character):
+            raise self.bad("not JSON, or not all of it")
+
+    def value(self) -> Any:
+        """Return the next value.
+
+        Raises:
+            UsageError: it is none that means one thing to every parser, or too long.
+        """
+        self.peek()
+        while True:
+            try:
+                value, end = self._decode(self.text, self.at)
+            except _DoubledKeyError:
+                raise self.bad("an object that has the same key twice") from None
+            except RecursionError:
+                raise self.bad("values that are nested too deeply") from None
+            except ValueError:
+                pass
+            else:
+                # A number may go on in what is still to come.
+                if end < len(self.text) or self._ended:
+                    self.at = end
+                    return value
+                self.fill()
+                continue
+            if len(self.text) - self.at > MAX_VALUE_CHARS:
+                raise self.bad(f"not JSON, or a value of more than {MAX_VALUE_CHARS} characters")
+            if self._ended:
+                raise self.bad("not JSON, or not all of it")
+            self.fill()
+
+    def key(self) -> str:
+        """Return the next key of an object, and step over the colon behind it.
+
+        Raises:
+            UsageError: none comes next.
+        """
+        if self.peek() != '"':
+            raise self.bad("not JSON, or not all of it")
+        key = self.value()
+        self.need(":")
+        return str(key)
+
+    def end(self) -> None:
+        """See that nothing comes any more.
+
+        Raises:
+            UsageError: something does.
+        """
+        if self.peek():
+            raise self.bad("something stands behind the end of the document")
+
+    def bad(self, what: str) -> UsageError:
+        """Return the error for what is read: `what` is wrong with it."""
+        return self.file.bad(self.number, what)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) != len(pairs):
+        raise _DoubledKeyError
+    return document
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError("a number is not finite")
+    return number

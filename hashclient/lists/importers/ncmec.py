@@ -1,0 +1,257 @@
+"""XML of NCMEC's hash sharing service, version 2: the answer to a query for entries.
+
+Written from the samples that its public clients are tested with; there is no schema to read. An
+entry is an `image` or a `video` with a member, an id, a classification and fingerprints. Entries
+that are said to be deleted are no rows: those of the list of before have to be withdrawn. Nothing
+is trusted: no document type, no entities, nothing loaded from elsewhere, bounded in depth and
+length.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+from xml.parsers import expat
+
+import numpy as np
+import numpy.typing as npt
+
+from hashclient.errors import UsageError
+from hashclient.lists.importers.columns import no_column
+from hashclient.lists.importers.importfile import ImportFile
+from hashclient.lists.importers.interface import DigestBatch
+from hashclient.lists.importers.reading import OTHER_HASHES, Reading
+from hashclient.lists.importers.table import batch_of
+from hashclient.lists.wire import is_entry_id
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+NAMESPACE = "https://hashsharing.ncmec.org/hashsharing/v2"
+MAX_DEPTH = 12
+MAX_TEXT_CHARS = 64 << 10
+#: Of anything that the parser has to hold until it ends: a tag, an attribute, a comment.
+MAX_TOKEN_BYTES = 256 << 10
+_PIECE_BYTES = 64 << 10
+_ROWS = 8192
+
+_FIRST = re.compile(rb"<\?xml[\s?]|<(?:\w{1,32}:)?queryResult[\s>]")
+_DIGESTS = ("md5", "sha1", "sha256")
+#: What `--where` may ask about.
+COLUMNS = ("type", "member", "id", "timestamp", "classification", *_DIGESTS)
+_ENTRIES = {
+    ("images", "image"): "image",
+    ("images", "deletedImage"): "",
+    ("videos", "video"): "video",
+    ("videos", "deletedVideo"): "",
+}
+
+
+class Ncmec:
+    """Reads entries; their ids are `member:type:id`, their categories the classifications."""
+
+    name = "NCMEC"
+    has_columns = True
+
+    def sniff(self, head: bytes, reading: Reading) -> bool:
+        """Say whether a first line begins as XML does."""
+        return _FIRST.match(head) is not None
+
+    def read(self, file: ImportFile) -> Iterator[DigestBatch]:
+        """Read the file in batches; see `Importer`. What counts as a line is an entry."""
+        document = _Document(file)
+        for block in file.blocks():
+            for start in range(0, len(block), _PIECE_BYTES):
+                document.feed(block[start : start + _PIECE_BYTES])
+                if document.count >= _ROWS and (batch := document.batch()).count:
+                    yield batch
+        document.finish()
+        if document.count and (batch := document.batch()).count:
+            yield batch
+        document.check()
+
+
+class _Document:
+    """An answer that is read as it comes: entries until they are a batch."""
+
+    def __init__(self, file: ImportFile) -> None:
+        self._file = file
+        self._parser = expat.ParserCreate(namespace_separator=" ")
+        self._parser.buffer_text = True
+        self._parser.StartElementHandler = self._start
+        self._parser.EndElementHandler = self._end
+        self._parser.CharacterDataHandler = self._text
+        self._parser.StartDoctypeDeclHandler = self._refuse_type
+        self._parser.EntityDeclHandler = self._refuse_type
+        self._fed = 0
+        self._at = 0
+        self._path: list[str] = []
+        self._texts: list[str] = []
+        self._length = 0
+        self._number = 0
+        self._entry: dict[str, str] | None = None
+        self._doubled = False
+        self._entries: list[dict[str, str]] = []
+        self._numbers: list[int] = []
+        #: Hashes of what entries are known by: of those that were read, and of those deleted.
+        self._known: list[npt.NDArray[np.int64]] = []
+        self._deleted: set[int] = set()
+        self._names = _names(file)
+
+    @property
+    def count(self) -> int:
+        """How many entries wait to be a batch."""
+        return len(self._entries)
+
+    def feed(self, piece: bytes) -> None:
+        """Read on.
+
+        Raises:
+            UsageError: it is no such document.
+        """
+        self._parse(piece, last=False)
+        self._fed += len(piece)
+        if self._fed - self._at > MAX_TOKEN_BYTES:
+            raise self._bad(f"a tag of more than {MAX_TOKEN_BYTES} bytes")
+
+    def finish(self) -> None:
+        """Read to the end.
+
+        Raises:
+            UsageError: it is not whole.
+        """
+        self._parse(b"", last=True)
+
+    def batch(self) -> DigestBatch:
+        """Return the entries that were read since, maybe none that can be used."""
+        import pyarrow as pa
+
+        entries, numbers = self._entries, np.array(self._numbers, np.int64)
+        self._entries, self._numbers = [], []
+        self._known.append(np.array([_hash_of(entry) for entry in entries], np.int64))
+
+        def column(name: str) -> pa.Array:
+            return pa.array([entry.get(name) or None for entry in entries], pa.string())
+
+        cells = {ours: column(theirs) for ours, theirs in self._names.items()}
+        return batch_of(cells, numbers, self._file, column)
+
+    def check(self) -> None:
+        """Refuse a document in which an entry is there and deleted.
+
+        Raises:
+            UsageError: there is one.
+        """
+        if not self._deleted:
+            return
+        count = len(self._deleted)
+        self._file.reading.remarks.note(
+            f"{self._file.name}: {count:,} entries are said to be deleted, and are passed over: if"
+            " they are on the list, withdraw them"
+        )
+        deleted = np.fromiter(self._deleted, np.int64)
+        if any(np.isin(known, deleted).any() for known in self._known):
+            raise UsageError(
+                f"{self._file.name}: an entry is there and said to be deleted as well",
+                hint="get the answer again; one query gives each entry once",
+            )
+
+    def _parse(self, piece: bytes, *, last: bool) -> None:
+        try:
+            self._parser.Parse(piece, last)
+        except (expat.ExpatError, ValueError, LookupError) as error:  # the last: of encodings
+            raise self._bad("not whole and well-formed XML") from error
+
+    def _bad(self, what: str) -> UsageError:
+        return self._file.bad(max(self._number, 1), what)
+
+    def _refuse_type(self, *_: object) -> None:
+        raise self._bad("a document type or an entity")
+
+    def _start(self, name: str, attributes: dict[str, str]) -> None:
+        self._at = self._parser.CurrentByteIndex
+        namespace, _, tag = name.rpartition(" ")
+        self._path.append(tag)
+        self._texts, self._length = [], 0
+        depth = len(self._path)
+        if depth > MAX_DEPTH:
+            raise self._bad("elements that are nested too deeply")
+        if depth == 1 and (tag, namespace) != ("queryResult", NAMESPACE):
+            raise self._bad("not an answer of NCMEC's hash sharing service (queryResult, v2)")
+        if depth == 2 and tag not in ("images", "videos", "paging"):
+            raise self._bad("an element that is none of images, videos and paging")
+        if depth == 3 and self._path[1] != "paging":
+            self._number += 1
+            self._entry, self._doubled = {"tag": tag}, False
+        elif depth == 4 and self._entry is not None and tag == "member":
+            self._put("member", attributes.get("id", ""))
+
+    def _text(self, text: str) -> None:
+        self._at = self._parser.CurrentByteIndex
+        self._length += len(text)
+        if self._length > MAX_TEXT_CHARS:
+            raise self._bad(f"a text of more than {MAX_TEXT_CHARS} characters")
+        self._texts.append(text)
+
+    def _end(self, _name: str) -> None:
+        self._at = self._parser.CurrentByteIndex
+        depth, tag = len(self._path), self._path.pop()
+        text = "".join(self._texts).strip()
+        self._texts, self._length = [], 0
+        if self._entry is None:
+            return
+        if depth == 3:
+            self._add(self._entry)
+            self._entry = None
+        elif depth == 4 and tag in ("id", "timestamp", "classification"):
+            self._put(tag, text)
+        elif depth == 5 and self._path[3] == "fingerprints":
+            if tag in _DIGESTS:
+                self._put(tag, text)
+            else:
+                self._file.reading.remarks.note(OTHER_HASHES)
+
+    def _put(self, name: str, text: str) -> None:
+        assert self._entry is not None
+        self._doubled |= name in self._entry
+        self._entry[name] = text
+
+    def _add(self, entry: dict[str, str]) -> None:
+        kind = _ENTRIES.get((self._path[1], entry["tag"]))
+        if kind is None:
+            self._file.skip(self._number, "an entry of a kind that is not known")
+        elif self._doubled:
+            self._file.skip(self._number, "an entry in which something stands twice")
+        elif not entry.get("id") or not entry.get("member"):
+            self._file.skip(self._number, "an entry without an id or a member")
+        elif not kind:
+            entry["type"] = entry["tag"].removeprefix("deleted").lower()
+            self._deleted.add(_hash_of(entry))
+        else:
+            entry["type"] = kind
+            entry_id = _id_of(entry)
+            # What looks like a digest is no id, nor part of one.
+            is_id = is_entry_id(entry["id"]) and is_entry_id(entry_id)
+            entry["entry"] = entry_id if is_id else ""
+            self._entries.append(entry)
+            self._numbers.append(self._number)
+
+
+def _id_of(entry: dict[str, str]) -> str:
+    return f"{entry['member']}:{entry['type']}:{entry['id']}"
+
+
+def _hash_of(entry: dict[str, str]) -> int:
+    return hash(_id_of(entry))
+
+
+def _names(file: ImportFile) -> dict[str, str]:
+    """Return our columns and the fields of an entry that they are."""
+    names = {"entry_id": "entry", "category": "classification", "added": "timestamp"}
+    names |= {digest: digest for digest in _DIGESTS}
+    asked = file.reading.where.columns() if file.reading.where is not None else ()
+    for field in (*asked, *map(str.lower, file.reading.columns.values())):
+        if field not in COLUMNS:
+            raise no_column(field, COLUMNS, file)
+    return names | {ours: theirs.lower() for ours, theirs in file.reading.columns.items()}

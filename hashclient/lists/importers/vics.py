@@ -1,0 +1,125 @@
+"""VICS: the JSON of Project VIC (1.3 and 2.0) and of CAID (1.2), lists and cases.
+
+No schema of it is public: what is read here is what docs/import.md describes. A document names its
+data model first, then has an array `value` of media, or of cases that have arrays of Media. What a
+medium's fields mean is here; `vicsbatch` reads many at once.
+
+Categories are numbers that mean something else in each country. Those of CAID mix what is illegal
+with what is not, and 0 is what nobody has judged: which rows are meant then has to be said.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from hashclient.errors import UsageError
+from hashclient.lists.importers.importfile import ImportFile
+from hashclient.lists.importers.interface import DigestBatch
+from hashclient.lists.importers.jsonscan import Scanner
+from hashclient.lists.importers.reading import Reading
+from hashclient.lists.importers.vicsbatch import Fields, Many, Media
+
+_FIRST = re.compile(rb'\{\s*(?:"@?odata\.|$)')
+_MODEL = re.compile(
+    r"https?://[^\s\"]{1,200}/ProjectVic/DataModels/"
+    r"(?:(?P<old>1\.[23])\.xml|2\.0\.xml/[A-Za-z]{1,32}/\$metadata)#(?P<of>Media|Cases)",
+    re.IGNORECASE,
+)
+_CAID = "1.2"
+
+
+class Vics:
+    """Reads media of lists and of cases."""
+
+    name = "VICS"
+    has_columns = True
+
+    def sniff(self, head: bytes, reading: Reading) -> bool:
+        """Say whether a first line begins as an OData document, or is but a bracket."""
+        return _FIRST.match(head) is not None
+
+    def read(self, file: ImportFile) -> Iterator[DigestBatch]:
+        """Read the file in batches; see `Importer`. What counts as a line is a medium."""
+        scanner = Scanner(file)
+        of, is_caid = _data_model(scanner)
+        reading = file.reading
+        if is_caid and not (reading.where or reading.categories or reading.all_rows):
+            raise file.choose_rows("a CAID list mixes classes of files", "Category = 1")
+        media = Media(file, Fields(file))
+        many = Many(scanner, media)
+        has_value = False
+        while scanner.take(","):
+            if scanner.key() != "value":
+                scanner.value()
+                continue
+            if has_value:
+                raise scanner.bad("an object that has the same key twice")
+            has_value = True
+            if of == "media":
+                yield from _array_of_media(scanner, media, many)
+            else:
+                yield from _cases(scanner, media, many)
+        scanner.need("}")
+        scanner.end()
+        if not has_value:
+            raise scanner.bad("no array called value")
+        if (batch := media.batch()).count:
+            yield batch
+        media.check()
+
+
+def _data_model(scanner: Scanner) -> tuple[str, bool]:
+    """Return what the document is of, and whether it is CAID's; what names it comes first."""
+    scanner.need("{")
+    key = scanner.key() if scanner.peek() == '"' else ""
+    value: Any = scanner.value() if key in ("odata.metadata", "@odata.context") else None
+    model = _MODEL.fullmatch(value) if isinstance(value, str) else None
+    if model is None or (key == "odata.metadata") != (model["old"] is not None):
+        raise UsageError(
+            f"{scanner.file.name}: not a data model that is known",
+            hint="known are VICS 1.3 and 2.0 and CAID (1.2), of Media or Cases; the document has to"
+            " begin with it, as odata.metadata or @odata.context",
+        )
+    return model["of"].lower(), model["old"] == _CAID
+
+
+def _cases(scanner: Scanner, media: Media, many: Many) -> Iterator[DigestBatch]:
+    scanner.need("[")
+    if scanner.take("]"):
+        return
+    while True:
+        scanner.need("{")
+        has_media = False
+        if not scanner.take("}"):
+            while True:
+                if scanner.key() != "Media":
+                    scanner.value()
+                elif has_media:
+                    raise scanner.bad("an object that has the same key twice")
+                else:
+                    has_media = True
+                    yield from _array_of_media(scanner, media, many)
+                if not scanner.take(","):
+                    break
+            scanner.need("}")
+        if not scanner.take(","):
+            break
+    scanner.need("]")
+
+
+def _array_of_media(scanner: Scanner, media: Media, many: Many) -> Iterator[DigestBatch]:
+    scanner.need("[")
+    if scanner.take("]"):
+        return
+    while True:
+        if not many.take():
+            media.add(scanner.value(), scanner.number)
+            scanner.number += 1
+            many.learn()
+        if media.is_full and (batch := media.batch()).count:
+            yield batch
+        if not scanner.take(","):
+            break
+    scanner.need("]")

@@ -1,0 +1,397 @@
+"""Media of a VICS document become a batch: one by one, or many in one go.
+
+Python's own decoder takes one object after the other, and sees keys that stand twice. It takes
+three times as long as decoding only what is needed, so runs of media are decoded together where
+that is known to mean the same. A run is a guess: from here to the last place that looks like the
+border of two media. If the text up to there is an array of media, the border is one, for what
+stands behind it cannot change that. What the fast decoder does not see is looked for besides: each
+key that is needed has to stand there exactly as often as it was decoded, so that none stands
+twice. Whatever is unusual goes the slow way, one by one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+from msgspec import UNSET, UnsetType
+
+from hashclient.lists.importers.categories import numbered
+from hashclient.lists.importers.columns import no_column
+from hashclient.lists.importers.importfile import ImportFile
+from hashclient.lists.importers.interface import DigestBatch, Int64
+from hashclient.lists.importers.jsonscan import Scanner
+from hashclient.lists.importers.reading import OTHER_HASHES
+from hashclient.lists.importers.table import batch_of, text_of
+from hashclient.lists.wire import Uint8, is_entry_id
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+#: Media that make a batch.
+_ROWS = 8192
+
+#: Fields that documents have, for whoever writes them in another size of letters.
+_NAMES = {
+    name.lower(): name
+    for name in (
+        *("MediaID", "Category", "MD5", "SHA1", "SHA256", "MediaSize", "DateUpdated", "MimeType"),
+        *("VictimIdentified", "OffenderIdentified", "IsDistributed", "IsPrecategorized"),
+        *("IsSuspected", "Series", "Tags", "Comments"),
+    )
+}
+_OURS = {"md5": "MD5", "sha1": "SHA1", "sha256": "SHA256", "size": "MediaSize"}
+_HASHES, _FILES = "AlternativeHashes", "MediaFiles"
+_SHA256_NAMES = ("sha256", "sha-256")
+
+_BORDER = re.compile(r'\}[ \t\n\r]*,[ \t\n\r]*\{[ \t\n\r]*"[^"\\]{1,64}"')
+#: Media that are decoded in one go: few enough to stay in the caches of a processor.
+_PIECE_CHARS = 1 << 18
+_SMALLEST_PIECE_CHARS = 1 << 12
+_IS_BLANK = np.zeros(256, np.bool_)
+_IS_BLANK[list(b" \t\n\r")] = True
+
+
+class Fields:
+    """Which fields of media are read, and what for."""
+
+    def __init__(self, file: ImportFile) -> None:
+        """Find out what is asked for.
+
+        Raises:
+            UsageError: a column is named that cannot be one.
+        """
+        reading = file.reading
+        #: Our columns with the fields that they are.
+        self.ours: dict[str, str] = dict(_OURS)
+        for ours, theirs in reading.columns.items():
+            self.ours[ours] = _NAMES.get(theirs.lower(), theirs)
+        self.ours.setdefault("category", "Category")
+        asked = () if reading.where is None else reading.where.columns()
+        #: Columns of `--where`, in small letters, with the fields that they are.
+        self.asked = {name: _NAMES.get(name, name) for name in asked}
+        self.named = {
+            *self.asked.values(),
+            *(_NAMES.get(t.lower(), t) for t in reading.columns.values()),
+        }
+        self.all: list[str] = list(dict.fromkeys([*self.ours.values(), *self.asked.values()]))
+        for name in self.all:
+            if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_.@ -]{0,62}", name) or name in (
+                _HASHES,
+                _FILES,
+            ):
+                raise no_column(name, (), file)
+        #: Whether media of no judged category are meant, too.
+        self.any_category = bool(reading.where or reading.categories or reading.all_rows)
+
+
+class Media:
+    """Media that were read until they are a batch."""
+
+    def __init__(self, file: ImportFile, fields: Fields) -> None:
+        """Begin with none."""
+        self.file, self.fields = file, fields
+        self._columns: dict[str, list[Any]] = {name: [] for name in fields.all}
+        self._numbers: list[int] = []
+        self._unseen = set(fields.named)
+        self._any = False
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there are as many as a batch has."""
+        return len(self._numbers) >= _ROWS
+
+    def add(self, record: Any, number: int) -> None:
+        """Take one medium, or count it as one that cannot be used.
+
+        Raises:
+            UsageError: it has no judged category, and nobody has said that it is meant.
+        """
+        self._any = True
+        if not isinstance(record, dict):
+            self.file.skip(number, "not an object")
+            return
+        try:
+            cells = {name: text_of(record.get(name)) for name in self.fields.all}
+            if "PhotoDNA" in record:
+                self.file.reading.remarks.note(OTHER_HASHES)
+            sha256 = _other_hashes(record.get(_HASHES), self.file)
+        except ValueError:
+            self.file.skip(number, "a field that is neither text nor a number")
+            return
+        if sha256 and "SHA256" in cells and not cells["SHA256"]:
+            cells["SHA256"] = sha256
+        self._unseen -= record.keys()
+        for name, cell in cells.items():
+            self._columns[name].append(cell)
+        self._numbers.append(number)
+
+    def extend(self, columns: Mapping[str, list[Any]], first: int) -> int:
+        """Take media by their fields, the first of them with this number; return how many."""
+        count = 0
+        for name, column in columns.items():
+            count = len(column)
+            self._columns[name] += column
+            if name in self._unseen and column.count(UNSET) < count:
+                self._unseen.remove(name)
+        self._numbers += range(first, first + count)
+        return count
+
+    def batch(self) -> DigestBatch:
+        """Return what was taken since, maybe nothing.
+
+        Raises:
+            UsageError: as `add`.
+        """
+        import pyarrow as pa
+
+        fields = self.fields
+        numbers = np.array(self._numbers, np.int64)
+        arrays = {name: _array(cells) for name, cells in self._columns.items()}
+        self._columns, self._numbers = {name: [] for name in fields.all}, []
+        cells = {ours: arrays[theirs] for ours, theirs in fields.ours.items()}
+        self._see_to_categories(cells["category"], numbers)
+        cells["category"] = _renamed(cells["category"], numbered)
+        if "entry_id" in cells:
+            cells["entry_id"] = _renamed(
+                cells["entry_id"], lambda text: text if is_entry_id(text) else None
+            )
+        for name, cell in cells.items():
+            if name != "size" and pa.types.is_integer(cell.type):
+                cells[name] = cell.cast(pa.string())
+
+        def column(name: str) -> pa.Array:
+            return arrays[fields.asked[name]].cast(pa.string())
+
+        return batch_of(cells, numbers, self.file, column)
+
+    def check(self) -> None:
+        """Refuse a document none of whose media has a field that somebody has named."""
+        if self._any and self._unseen:
+            raise no_column(min(self._unseen), (), self.file)
+
+    def _see_to_categories(self, given: pa.Array, numbers: Int64) -> None:
+        import pyarrow.compute as pc
+
+        if self.fields.any_category:
+            return
+        for category in pc.unique(given).to_pylist():
+            if category in (None, 0, "0"):
+                wrong = pc.is_null(given) if category is None else pc.equal(given, category)
+                number = numbers[np.argmax(wrong.to_numpy(zero_copy_only=False))]
+                raise self.file.choose_rows(
+                    f"record {number} has category 0 or none, which nobody has judged",
+                    "Category = 1 OR Category = 2",
+                )
+
+
+class Many:
+    """Decodes runs of media in one go, where they are as usual."""
+
+    def __init__(self, scanner: Scanner, media: Media) -> None:
+        """Decode what `scanner` comes to, which is a medium."""
+        self._scanner, self._media = scanner, media
+        self._border: str | None = None
+        #: Less of it is decoded at once after what was unusual, then more again.
+        self._piece = _PIECE_CHARS
+        #: Up to here, counted from the beginning of the document, all goes the slow way.
+        self._slow_until = 0
+        self._slots = {name: f"f{number}" for number, name in enumerate(media.fields.all)}
+        self._lean = msgspec.json.Decoder(_array_type(self._slots, whole=False))
+        self._look_inside = False
+        self._whole = msgspec.json.Decoder(_array_type(self._slots, whole=True))
+
+    def learn(self) -> None:
+        """Learn what the border of two media looks like, from the one that was read last."""
+        scanner = self._scanner
+        if self._border is None and scanner.peek() == ",":
+            start = scanner.text.rfind("}", 0, scanner.at)
+            found = _BORDER.match(scanner.text, start) if start >= 0 else None
+            self._border = found[0] if found else None
+
+    def take(self) -> bool:
+        """Take media that are here, but for the last; say no where the next goes the slow way."""
+        scanner = self._scanner
+        if self._border is None or scanner.gone + scanner.at < self._slow_until:
+            return False
+        if len(scanner.text) - scanner.at < _PIECE_CHARS:
+            scanner.fill()
+        scanner.peek()
+        start = scanner.at
+        while True:
+            cut = scanner.text.rfind(self._border, start, start + self._piece)
+            if cut < 0:
+                return False
+            decoded = self._decoded("[" + scanner.text[start : cut + 1] + "]")
+            if decoded is not None:
+                break
+            # An array may have ended; up to there it may be as usual.
+            if self._piece // 2 < _SMALLEST_PIECE_CHARS:
+                self._slow_until = scanner.gone + cut + 1
+                return False
+            self._piece //= 2
+        self._piece = min(2 * self._piece, _PIECE_CHARS)
+        scanner.number += self._media.extend(decoded, scanner.number)
+        scanner.at = cut + 1
+        return True
+
+    def _decoded(self, text: str) -> dict[str, list[Any]] | None:
+        """Return the fields of an array of media; None if it may mean something else to others."""
+        # A key may be written with numbers for its letters, and is not found then.
+        if "\\" in text and "\\u" in text:
+            return None
+        data = np.frombuffer(text.encode(), np.uint8)
+        # What is inside of media is looked at only where it matters.
+        if not self._look_inside and not _may_name_sha256(data):
+            columns = self._decoded_by(self._lean, text, data)
+            if columns is not None:
+                return columns
+            self._look_inside = True
+        return self._decoded_by(self._whole, text, data)
+
+    def _decoded_by(
+        self, decoder: msgspec.json.Decoder[Any], text: str, data: Uint8
+    ) -> dict[str, list[Any]] | None:
+        try:
+            records: list[Any] = decoder.decode(text)
+        except (msgspec.DecodeError, RecursionError):
+            return None
+        columns = {n: list(map(attrgetter(slot), records)) for n, slot in self._slots.items()}
+        expected = {name: _present(column) for name, column in columns.items()}
+        if decoder is self._whole:
+            expected = self._inner(records, columns, expected)
+        return columns if _stand_so_often(data, expected) else None
+
+    def _inner(
+        self, records: list[Any], columns: dict[str, list[Any]], expected: Mapping[str, int]
+    ) -> dict[str, int]:
+        """Take SHA-256 from the other hashes of media; return how often keys stand there in all."""
+        files = [f for record in records if record.files for f in record.files]
+        counts = {
+            name: expected[name] + _present(list(map(attrgetter(slot), files)))
+            for name, slot in self._slots.items()
+        }
+        counts[_HASHES] = _present([record.hashes for record in records])
+        counts[_FILES] = _present([record.files for record in records])
+        hashes = [h for record in records if record.hashes for h in record.hashes]
+        counts["HashName"] = _present([h.name for h in hashes])
+        counts["HashValue"] = _present([h.value for h in hashes])
+        if "SHA256" in columns:
+            column = columns["SHA256"]
+            for row, record in enumerate(records):
+                for other in record.hashes or ():
+                    if str(other.name).lower() in _SHA256_NAMES and other.value:
+                        column[row] = column[row] or other.value
+        return counts
+
+
+def _array_type(slots: Mapping[str, str], *, whole: bool) -> Any:
+    """Return the type of an array of media with what is needed of them.
+
+    `whole` ones have their other hashes and their files.
+    """
+    cells = [(slot, str | int | bool | float | None | UnsetType, UNSET) for slot in slots.values()]
+    names = {slot: name for name, slot in slots.items()}
+    if not whole:
+        return list[msgspec.defstruct("Medium", cells, rename=names, gc=False)]  # type: ignore[misc]
+    text = str | None | UnsetType
+    one_hash = msgspec.defstruct(
+        "Hash",
+        [("name", text, UNSET), ("value", text, UNSET)],
+        rename={"name": "HashName", "value": "HashValue"},
+        gc=False,
+    )
+    one_file = msgspec.defstruct("File", cells, rename=names, gc=False)
+    hashes, files = list[one_hash], list[one_file]  # type: ignore[valid-type]
+    inner = [
+        ("hashes", hashes | None | UnsetType, UNSET),
+        ("files", files | None | UnsetType, UNSET),
+    ]
+    names |= {"hashes": _HASHES, "files": _FILES}
+    return list[msgspec.defstruct("Medium", [*cells, *inner], rename=names, gc=False)]  # type: ignore[misc]
+
+
+def _present(column: list[Any]) -> int:
+    """Return how many records have a field."""
+    return len(column) - column.count(UNSET)
+
+
+def _array(column: Sequence[Any]) -> pa.Array:
+    """Return the cells of a column as text, or numbers if they are nothing else; null for ""."""
+    import pyarrow as pa
+
+    kinds = set(map(type, column))
+    if kinds == {int}:
+        with contextlib.suppress(OverflowError):
+            return pa.array(column, pa.int64())
+    elif kinds == {str}:
+        return pa.array([c or None for c in column] if "" in column else column, pa.string())
+    elif kinds == {UnsetType}:
+        return pa.nulls(len(column), pa.string())
+    return pa.array([None if c is UNSET else text_of(c) for c in column], pa.string())
+
+
+def _may_name_sha256(data: Uint8) -> bool:
+    """Say whether some text in JSON ends as the names of SHA-256 do, and no digits."""
+    ends = data[4:] == ord('"')
+    for back, byte in enumerate(b"652", 1):
+        ends &= data[4 - back : -back] == byte
+    before = data[:-4][ends]
+    return bool(((before == ord("-")) | (before == ord("A")) | (before == ord("a"))).any())
+
+
+def _stand_so_often(data: Uint8, expected: Mapping[str, int]) -> bool:
+    """Say whether each key stands in JSON as often as expected, wherever it stands.
+
+    A quote within a text has a backslash before it, so that a key is never missed; a text may be
+    taken for one. Then, and where blanks stand before a colon, the answer is no.
+    """
+    colons = np.flatnonzero(data == ord(":"))
+    before = data[colons - 1]
+    if _IS_BLANK[before].any():
+        return False
+    quotes = colons[before == ord('"')] - 1
+    ends = [data[quotes - back].astype(np.uint32) << 8 * back for back in (1, 2, 3)]
+    last_three = ends[0] | ends[1] | ends[2]
+    for name, count in expected.items():
+        key = f'"{name}'.encode()
+        end = sum(key[-back] << 8 * back for back in (1, 2, 3))
+        found = quotes[last_three == end]
+        # No key is missed: as many as expected, and they are those.
+        for back in range(4, len(key) + 1 if len(found) != count else 0):
+            found = found[data[found - back] == key[-back]]
+        if len(found) != count:
+            return False
+    return True
+
+
+def _other_hashes(given: Any, file: ImportFile) -> str | None:
+    """Return the SHA-256 among a medium's other hashes; whatever else they are is ignored.
+
+    Raises:
+        ValueError: a name or a value is no text.
+    """
+    found = None
+    for one in given if isinstance(given, list) else ():
+        if not isinstance(one, dict):
+            continue
+        name, value = text_of(one.get("HashName")), text_of(one.get("HashValue"))
+        if (name or "").lower() in _SHA256_NAMES:
+            found = found or value
+        else:
+            file.reading.remarks.note(OTHER_HASHES)
+    return found
+
+
+def _renamed(column: pa.Array, name: Callable[[str], str | None]) -> pa.Array:
+    """Return a column with each value in another form, as text."""
+    import pyarrow as pa
+
+    encoded = column.dictionary_encode()
+    names = [name(str(value)) for value in encoded.dictionary.to_pylist()]
+    return pa.array(names, pa.string()).take(encoded.indices)

@@ -1,0 +1,173 @@
+"""`--where`: which rows of a file are meant, by what stands in their columns.
+
+    Baseline = true AND Number of submissions >= 3 OR Series name = 'A series'
+
+A condition is COLUMN OP VALUE; OP is one of `= != < <= > >=`. AND binds tighter than OR; there are
+no brackets. `all` alone means every row. Names and values are compared without regard to the size
+of letters; they are quoted with ' or " where they hold an operator, a quote, AND or OR. With the
+value `true` or `false`, cells are read as yes or no; with < and the like, as numbers: a cell that
+is neither is a row that cannot be used. An empty cell agrees with nothing but `= ''`. Nothing of
+the text is ever evaluated.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from hashclient.errors import UsageError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Mask = npt.NDArray[np.bool_]
+
+MAX_CHARS = 2000
+MAX_CONDITIONS = 50
+TRUE = ("true", "yes", "y", "t", "1")
+FALSE = ("false", "no", "n", "f", "0")
+#: Fifteen digits are what a float holds without rounding.
+NUMBER = r"-?[0-9]{1,15}(?:\.[0-9]{1,9})?"
+
+_TOKEN = re.compile(
+    r"""\s*(?:(?P<quoted>'[^']*'|"[^"]*")|(?P<op>[<>!]=|[=<>])|(?P<word>[^\s'"=<>!]+))"""
+)
+_HINT = "such as 'Baseline = true AND Number of submissions >= 3', or `all`"
+
+
+class Condition(msgspec.Struct, frozen=True):
+    """One comparison; `column` and `value` in small letters."""
+
+    column: str
+    op: str
+    value: str
+
+    @property
+    def is_truth(self) -> bool:
+        """Whether cells are read as yes or no."""
+        return self.value in ("true", "false") and self.op in ("=", "!=")
+
+
+class Where(msgspec.Struct, frozen=True):
+    """A filter: one of `alternatives` has to hold, with all of its conditions."""
+
+    alternatives: tuple[tuple[Condition, ...], ...]
+
+    def columns(self) -> tuple[str, ...]:
+        """Return the columns that are asked about, in small letters, each once."""
+        return tuple(dict.fromkeys(c.column for some in self.alternatives for c in some))
+
+    def choose(self, column: Callable[[str], pa.Array], count: int) -> tuple[Mask, dict[str, Mask]]:
+        """Tell which of `count` rows are meant.
+
+        `column` gives the texts of a column, with None for an empty cell. The second value has,
+        by column, rows whose cells are not what a condition compares with.
+        """
+        meant = np.zeros(count, np.bool_)
+        unclear: dict[str, Mask] = {}
+        for conditions in self.alternatives:
+            all_hold = np.ones(count, np.bool_)
+            for condition in conditions:
+                holds, wrong = _compare(condition, column(condition.column))
+                all_hold &= holds
+                if wrong.any():
+                    before = unclear.get(condition.column, np.zeros(count, np.bool_))
+                    unclear[condition.column] = before | wrong
+            meant |= all_hold
+        return meant, unclear
+
+
+def parse_where(text: str) -> Where:
+    """Parse a filter.
+
+    Raises:
+        UsageError: it is none, or longer than anybody needs.
+    """
+    if len(text) > MAX_CHARS:
+        raise UsageError(f"--where is longer than {MAX_CHARS} characters")
+    if text.strip().lower() == "all":
+        return Where(((),))
+    alternatives: list[tuple[Condition, ...]] = []
+    conditions: list[Condition] = []
+    part: list[tuple[str, str]] = []
+    for kind, token in [*_tokens(text), ("word", "OR")]:
+        joins = kind == "word" and token.upper() in ("AND", "OR")
+        if not joins:
+            part.append((kind, token))
+            continue
+        conditions.append(_condition(part))
+        part = []
+        if token.upper() == "OR":
+            alternatives.append(tuple(conditions))
+            conditions = []
+    if sum(map(len, alternatives)) > MAX_CONDITIONS:
+        raise UsageError(f"--where has more than {MAX_CONDITIONS} conditions")
+    return Where(tuple(alternatives))
+
+
+def _tokens(text: str) -> list[tuple[str, str]]:
+    tokens: list[tuple[str, str]] = []
+    at = 0
+    text = text.rstrip()
+    while at < len(text):
+        found = _TOKEN.match(text, at)
+        if found is None:
+            raise UsageError(f"--where is not understood at character {at + 1}", hint=_HINT)
+        kind = str(found.lastgroup)
+        token = found[kind]
+        tokens.append((kind, token[1:-1] if kind == "quoted" else token))
+        at = found.end()
+    return tokens
+
+
+def _condition(part: list[tuple[str, str]]) -> Condition:
+    places = [n for n, (kind, _) in enumerate(part) if kind == "op"]
+    if len(places) != 1 or not 0 < places[0] < len(part) - 1:
+        raise UsageError("--where has a part that is not COLUMN OP VALUE", hint=_HINT)
+    place = places[0]
+    column = " ".join(token for _, token in part[:place]).strip().lower()
+    value = " ".join(token for _, token in part[place + 1 :]).strip().lower()
+    op = part[place][1]
+    if op not in ("=", "!=") and re.fullmatch(NUMBER, value) is None:
+        raise UsageError(f"--where compares with {op} what is no number", hint=_HINT)
+    return Condition(column, op, value)
+
+
+def _compare(condition: Condition, cells: pa.Array) -> tuple[Mask, Mask]:
+    """Return which cells agree, and which are not of the kind that is compared."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    op, value = condition.op, condition.value
+    cells = pc.fill_null(pc.utf8_lower(pc.utf8_trim_whitespace(cells)), "")
+    filled = _mask(pc.not_equal(cells, ""))
+    if condition.is_truth:
+        yes = _mask(pc.is_in(cells, pa.array(TRUE)))
+        no = _mask(pc.is_in(cells, pa.array(FALSE)))
+        holds = yes if (value == "true") == (op == "=") else no
+        return holds, filled & ~yes & ~no
+    if op in ("=", "!="):
+        same = _mask(pc.equal(cells, value))
+        if value:
+            return (same if op == "=" else filled & ~same), np.zeros(len(cells), np.bool_)
+        return (~filled if op == "=" else filled), np.zeros(len(cells), np.bool_)
+    is_number = _mask(pc.match_substring_regex(cells, f"^{NUMBER}$"))
+    numbers = pc.if_else(pa.array(is_number), cells, "0").cast(pa.float64()).to_numpy()
+    wanted = float(value)
+    compared = {
+        "<": numbers < wanted,
+        "<=": numbers <= wanted,
+        ">": numbers > wanted,
+        ">=": numbers >= wanted,
+    }[op]
+    return is_number & compared, filled & ~is_number
+
+
+def _mask(array: pa.Array) -> Mask:
+    mask: Mask = array.to_numpy(zero_copy_only=False).astype(np.bool_)
+    return mask

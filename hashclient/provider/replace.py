@@ -1,0 +1,121 @@
+"""A source that is the whole truth: what it has and the list lacks is added, the rest withdrawn.
+
+What is the same is left alone, so that clients download the difference. An entry is the same if its
+digests, size and category are, and its id where the source gives one; when it was added does not
+count. Both are compared by 64-bit hashes, as ids are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from hashclient.core.algorithms import Algorithm
+from hashclient.errors import UsageError
+from hashclient.lists.importers.interface import DigestBatch
+from hashclient.lists.wire import (
+    MAX_ENTRY_ID_BYTES,
+    AddBatch,
+    Strings,
+    Uint8,
+    Uint32,
+    Uint64,
+    entry_hashes,
+)
+from hashclient.provider.screen import Named
+
+#: Odd, so that no two hashes become one when they are multiplied by it.
+_ODD = np.uint64(0x9E3779B97F4A7C15)
+_WIDTHS = {a: a.digest_bytes for a in Algorithm}
+
+
+class Listed:
+    """The entries that are listed; is shown all that was ever added and withdrawn, in order."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._parts: list[tuple[Strings, Uint64, Uint64]] = []
+
+    def add(self, batch: AddBatch, hashes: Uint64) -> None:
+        """Take note of entries that were added; `hashes` are those of their ids."""
+        categories = [batch.categories[code] for code in batch.category_codes.tolist()]
+        self._parts.append((batch.ids, hashes, _contents(batch.digests, batch.sizes, categories)))
+
+    def withdraw(self, ids: Strings) -> None:
+        """Take note of entries that were withdrawn."""
+        gone = entry_hashes(ids)
+        parts = [(i, h, c, ~np.isin(h, gone)) for i, h, c in self._parts]
+        self._parts = [(i[keep], h[keep], c[keep]) for i, h, c, keep in parts if keep.any()]
+
+    def difference(self, batches: Sequence[Named], category: str) -> tuple[list[Named], Strings]:
+        """Return what of the source is not listed, and the ids of what is listed and not in it.
+
+        `category` is that of entries without one.
+
+        Raises:
+            UsageError: the source has no entry at all.
+        """
+        if not any(batch.count for _, batch in batches):
+            raise UsageError(
+                "no entries to publish: all that is listed would be withdrawn",
+                hint="see to the source; `hashclient provider withdraw` takes entries off a list",
+            )
+        ids, hashes, contents = (
+            np.concatenate([part[column] for part in self._parts])
+            if self._parts
+            else np.zeros(0, ("S1", np.uint64, np.uint64)[column])
+            for column in range(3)
+        )
+        pairs = _pairs(hashes, contents)
+        stays = np.zeros(len(ids), np.bool_)
+        new: list[Named] = []
+        for name, batch in batches:
+            names, theirs = _of_source(batch, category)
+            is_named = np.array([text is not None for text in names], np.bool_)
+            given = [(text or "")[: MAX_ENTRY_ID_BYTES + 1] for text in names]
+            id_hashes = entry_hashes(np.array([t.encode("ascii", "replace") for t in given]))
+            their_pairs = _pairs(id_hashes, theirs)
+            stays |= np.isin(pairs, their_pairs[is_named])
+            stays |= np.isin(contents, theirs[~is_named])
+            listed = np.where(is_named, np.isin(their_pairs, pairs), np.isin(theirs, contents))
+            rest = batch.without(np.flatnonzero(listed).tolist())
+            if rest.count:
+                new.append((name, rest))
+        return new, ids[~stays]
+
+
+def _of_source(batch: DigestBatch, category: str) -> tuple[list[str | None], Uint64]:
+    """Return the ids that the source gives, and what its entries hold."""
+    names = [text or None for text in batch.entry_ids or [None] * batch.count]
+    categories = [text or category for text in batch.categories or [None] * batch.count]
+    return names, _contents(batch.digests, batch.sizes, categories)
+
+
+def _pairs(hashes: Uint64, contents: Uint64) -> Uint64:
+    pairs: Uint64 = hashes ^ (contents * _ODD)
+    return pairs
+
+
+def _contents(
+    digests: Mapping[Algorithm, tuple[Uint8, Uint32]], sizes: Uint64, categories: Sequence[str]
+) -> Uint64:
+    """Return a hash of the digests, the size and the category of each entry."""
+    count = len(sizes)
+    columns: list[npt.NDArray[np.uint8]] = [sizes.astype("<u8").view(np.uint8).reshape(count, 8)]
+    for algorithm, width in _WIDTHS.items():
+        column = np.zeros((count, width + 1), np.uint8)
+        if algorithm in digests:
+            values, rows = digests[algorithm]
+            column[rows, :width] = values
+            column[rows, width] = 1
+        columns.append(column)
+    table = np.ascontiguousarray(np.concatenate(columns, axis=1))
+    data, width = table.tobytes(), table.shape[1]
+    found = (
+        hashlib.blake2b(data[n * width : (n + 1) * width] + name.encode(), digest_size=8).digest()
+        for n, name in enumerate(categories)
+    )
+    return np.frombuffer(b"".join(found), np.uint64)

@@ -1,0 +1,134 @@
+"""What is not published though it can be read: digests of the empty file, and of known good files.
+
+Neither may be on a list: every client refuses the one, and whoever knows a file to be good the
+other. They are skipped and counted, as rows are that cannot be used, up to the same bound; one
+more, and nothing is published. Known good files are looked for in one pass over their lists,
+however long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from hashclient.core.algorithms import Algorithm
+from hashclient.lists.empty_file import rows_of_the_empty_file
+from hashclient.lists.importers.interface import DigestBatch, Int64
+from hashclient.lists.importers.reading import Reading
+from hashclient.lists.importers.registry import read_digests
+from hashclient.lists.wire import Uint8, Uint64
+from hashclient.system.text import printable
+
+Named = tuple[str, DigestBatch]
+
+
+def read_screened(
+    sources: Iterable[tuple[str, BinaryIO]],
+    reading: Reading,
+    known_good: Iterable[tuple[str, BinaryIO]] | None,
+) -> Iterable[Named]:
+    """Read files of digests, and leave out what must not be published.
+
+    Raises:
+        UsageError: a file is not understood, or more rows than may be are skipped; also while
+            reading.
+    """
+    read = (
+        (name, batch) for name, stream in sources for batch in read_digests(stream, name, reading)
+    )
+    batches = without_empty_file(read, reading)
+    return batches if known_good is None else without_known_good(batches, known_good, reading)
+
+
+def without_empty_file(batches: Iterable[Named], reading: Reading) -> Iterator[Named]:
+    """Yield batches without rows that have a digest of the empty file.
+
+    Where no row may be skipped they are left in: whoever publishes them refuses all.
+
+    Raises:
+        UsageError: more rows than may be are skipped; also while reading.
+    """
+    for name, batch in batches:
+        rows = rows_of_the_empty_file(batch.digests) if reading.max_bad else np.zeros(0, np.uint32)
+        for row in rows.tolist():
+            reading.skip(_place(name, batch, row), "has a digest of the empty file")
+        if len(rows) < batch.count:
+            yield name, batch.without(rows.tolist())
+
+
+def without_known_good(
+    batches: Iterable[Named], known_good: Iterable[tuple[str, BinaryIO]], reading: Reading
+) -> Iterator[Named]:
+    """Yield batches without rows that have a digest of a known good file.
+
+    `known_good` are files of digests with their names. All batches are held until these are read.
+
+    Raises:
+        UsageError: as `without_empty_file`; or a list of known good files cannot be read.
+    """
+    held = list(batches)
+    digests = _Digests(held)
+    for name, stream in known_good:
+        for batch in read_digests(stream, name):
+            digests.look_for(batch)
+    for (name, batch), rows in zip(held, digests.found(), strict=True):
+        for row in rows.tolist():
+            reading.skip(_place(name, batch, row), "has a digest of a known good file")
+        if len(rows) < batch.count:
+            yield name, batch.without(rows.tolist())
+
+
+def _place(name: str, batch: DigestBatch, row: int) -> str:
+    return f"{printable(name)}:{batch.lines[row]}"
+
+
+class _Digests:
+    """The digests of batches, and which of them were found elsewhere."""
+
+    def __init__(self, held: list[Named]) -> None:
+        self._counts = [batch.count for _, batch in held]
+        self._is_found: npt.NDArray[np.bool_] = np.zeros(sum(self._counts), np.bool_)
+        self._columns: dict[Algorithm, tuple[Uint64, Uint8, Int64]] = {}
+        starts = np.cumsum([0, *self._counts])
+        for algorithm in Algorithm:
+            parts = [
+                (b.digests[algorithm][0], b.digests[algorithm][1].astype(np.int64) + start)
+                for (_, b), start in zip(held, starts.tolist(), strict=False)
+                if algorithm in b.digests
+            ]
+            if parts:
+                values = np.concatenate([v for v, _ in parts])
+                rows = np.concatenate([r for _, r in parts])
+                keys = _keys(values)
+                order = np.argsort(keys, kind="stable")
+                self._columns[algorithm] = keys[order], values[order], rows[order]
+
+    def look_for(self, batch: DigestBatch) -> None:
+        """Note which digests of `batch` there are."""
+        for algorithm, (values, _) in batch.digests.items():
+            if algorithm not in self._columns:
+                continue
+            keys, ours, rows = self._columns[algorithm]
+            theirs = _keys(values)
+            places = np.minimum(np.searchsorted(keys, theirs), len(keys) - 1)
+            # The first eight bytes tell nearly all apart; the rest is compared of those left.
+            alike = {values[n].tobytes() for n in np.flatnonzero(keys[places] == theirs)}
+            wanted = np.unique(theirs[keys[places] == theirs])
+            for n in np.flatnonzero(np.isin(keys, wanted)) if alike else ():
+                if ours[n].tobytes() in alike:
+                    self._is_found[rows[n]] = True
+
+    def found(self) -> Iterator[Int64]:
+        """Yield for each batch the rows that were found."""
+        start = 0
+        for count in self._counts:
+            yield np.flatnonzero(self._is_found[start : start + count])
+            start += count
+
+
+def _keys(values: Uint8) -> Uint64:
+    """Return the first eight bytes of digests, (n, digest_bytes), as (n,) numbers."""
+    return np.ascontiguousarray(values[:, :8]).view(np.uint64).reshape(len(values))
