@@ -200,7 +200,7 @@ def test_digests_that_disagree_are_a_conflict(tmp_path: Path) -> None:
     (outcome,) = check(lists, tree, "a").outcomes
     assert outcome.kind is Kind.CONFLICT
     assert outcome.hits == (
-        Hit("base", "e-1", "uncategorised", 1, (Algorithm.SHA1,), complete=False),
+        Hit("base", "e-1", "base", 1, (Algorithm.SHA1,), complete=False),
     )
     assert outcome.digests[Algorithm.MD5].hex() == md5
 
