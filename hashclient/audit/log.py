@@ -34,6 +34,7 @@ from hashclient.audit.record import (
     EVENT_PATTERN,
     FORMAT,
     GENESIS,
+    MAX_LINE_BYTES,
     NO_HASH,
     OWN_EVENTS,
     RECOVERED,
@@ -70,6 +71,8 @@ __all__ = [
 
 #: A record that closes a file is no longer than this, with its newline.
 _CLOSING_BYTES = 1024
+#: So much of a line may be an event that has no signature of its own.
+_LONG_BODY_CHARS = MAX_LINE_BYTES // 2
 
 
 class AuditLog:
@@ -246,7 +249,8 @@ class AuditLog:
         for left, body in zip(range(len(bodies) - 1, -1, -1), bodies, strict=True):
             seq += 1
             # The last record of a batch is signed and covers the others; genesis stands alone.
-            signed.append(sign_each or seq == 1 or not left)
+            # A very long record is signed as well: one more, with a copy of it, would be too long.
+            signed.append(sign_each or seq == 1 or not left or len(body) > _LONG_BODY_CHARS)
             head, prev = chain_record(seq, now, body, prev, signed=signed[-1])
             heads.append(head)
             hashes.append(prev)

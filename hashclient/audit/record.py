@@ -60,6 +60,8 @@ _CHECKPOINT = "checkpoint"
 
 # ASCII only: a log shown on a terminal cannot play tricks, and its bytes are its text.
 _to_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+#: The same of a text alone.
+_quote = json.encoder.encode_basestring_ascii
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -132,7 +134,7 @@ def encode_body(event: str, data: Mapping[str, Any]) -> str:
     if "\\ud" in text:  # a character beyond the BMP, which stays, or a lone surrogate
         plain = json.dumps(dict(data), ensure_ascii=False)
         text = _to_json(json.loads(plain.encode("utf-8", "surrogatepass").decode(errors="replace")))
-    return f'"event":{_to_json(event)},"data":{text}'
+    return f'"event":{_quote(event)},"data":{text}'
 
 
 def encode_record(
@@ -343,12 +345,12 @@ def broken(where: str, reason: str, hint: str = _HINT_ALTERED) -> NoReturn:
 
 def _head(seq: int, time: str, body: str, prev: str) -> bytes:
     """Return the bytes of a line that its hash covers: all before the key `hash`."""
-    return f'{{"seq":{seq},"time":"{time}",{body},"prev":{_to_json(prev)}'.encode("ascii")
+    return f'{{"seq":{seq},"time":"{time}",{body},"prev":{_quote(prev)}'.encode("ascii")
 
 
 def _ending(record_hash: str, sig: str | None) -> bytes:
     signature = "" if sig is None else f',"sig":"{sig}"'
-    return f',"hash":{_to_json(record_hash)}{signature}}}'.encode("ascii")
+    return f',"hash":{_quote(record_hash)}{signature}}}'.encode("ascii")
 
 
 def _hash(head: bytes, *, signed: bool) -> str:

@@ -13,6 +13,9 @@ class Algorithm(enum.IntEnum):
     SHA1 = 2
     SHA256 = 4
 
+    # Algorithms are keys of many small dictionaries, and the hash of an enumeration is Python code.
+    __hash__ = int.__hash__
+
     @property
     def label(self) -> str:
         """The name used in files, options and output: `md5`, `sha1`, `sha256`."""

@@ -58,7 +58,7 @@ LEAVABLE = (MatchState.FOUND, MatchState.WITHDRAWN)
 STREAM_PREFIX = "stdin:"
 
 
-class Place(msgspec.Struct, frozen=True):
+class Place(msgspec.Struct, frozen=True, gc=False):
     """Where a file is: its path without links, and what stands for the directory and file system.
 
     `standing` is None where that cannot be told; else words of which the first stands for the
@@ -78,7 +78,7 @@ class Place(msgspec.Struct, frozen=True):
         return inner == other_inner and not set(names).isdisjoint(others)
 
 
-class Match(msgspec.Struct, frozen=True):
+class Match(msgspec.Struct, frozen=True, gc=False):
     """One file that matched. Times are in UTC.
 
     `in_place` tells whether it is where it was found, as far as this program has done anything

@@ -1,6 +1,7 @@
 """The values that the rest of the project speaks in: algorithms, hits, outcomes, summaries.
 
-All are frozen. Nothing here does I/O or knows a format.
+All are frozen. Those that a run has many of are no business of the garbage collector: such a value
+is in no circle. Nothing here does I/O or knows a format.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def is_name(text: str) -> bool:
     return NAME_PATTERN.fullmatch(text) is not None and ".." not in text
 
 
-class Hit(msgspec.Struct, frozen=True):
+class Hit(msgspec.Struct, frozen=True, gc=False):
     """One entry that an input agrees with in at least one digest.
 
     `algorithms` are those whose digests agree. `complete` is True when every digest that both
@@ -76,7 +77,7 @@ def hit_fields(hit: Hit, names: tuple[str, ...] = ENTRY_FIELDS) -> dict[str, Any
     return {name: fields[name] for name in names}
 
 
-class MatchRef(msgspec.Struct, frozen=True):
+class MatchRef(msgspec.Struct, frozen=True, gc=False):
     """What the record of matches says of one outcome: its id there, and its story so far.
 
     `in_place` is False once the file was taken away from where it was found.
@@ -113,7 +114,7 @@ class Outer(msgspec.Struct, frozen=True):
     members: int
 
 
-class Outcome(msgspec.Struct, frozen=True):
+class Outcome(msgspec.Struct, frozen=True, gc=False):
     """What was found of one input. What is recorded and done comes after: `Recorded`, `Handled`.
 
     `path` is decoded with surrogateescape, so `os.fsencode` gives back its bytes. `size` is in
@@ -151,7 +152,7 @@ class Outcome(msgspec.Struct, frozen=True):
         return "!/".join((self.path, *(name.replace("!", "!!") for name in self.members)))
 
 
-class Recorded(msgspec.Struct, frozen=True):
+class Recorded(msgspec.Struct, frozen=True, gc=False):
     """An outcome that is recorded and logged as far as it has to be.
 
     `record` is None for what is no match, has no file, or could not be recorded.
@@ -161,7 +162,7 @@ class Recorded(msgspec.Struct, frozen=True):
     record: MatchRef | None = None
 
 
-class Handled(msgspec.Struct, frozen=True):
+class Handled(msgspec.Struct, frozen=True, gc=False):
     """An outcome after all that is done about it: what may be shown.
 
     `record` is as in `Recorded`, as the actions have left it; `acted` is what became of these.

@@ -53,7 +53,7 @@ class TextFormatter:
         if outcome.hits:
             whys = []
             for hit in outcome.hits:
-                agreed = ", ".join(a.label for a in hit.algorithms)
+                agreed = ", ".join([a.label for a in hit.algorithms])
                 verb = "agrees" if len(hit.algorithms) == 1 else "agree"
                 if not hit.complete:
                     verb += ", others do not"

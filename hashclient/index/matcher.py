@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from hashclient.core.algorithms import Algorithm, mask_of
 from hashclient.core.digests import CHEAPEST_COVER, EVERY_DIGEST
@@ -15,8 +16,8 @@ from hashclient.core.kinds import Kind
 from hashclient.core.model import Hit
 from hashclient.index.blinding import Sealer
 from hashclient.index.prefixtable import may_have
-from hashclient.index.reader import Index
-from hashclient.lists.wire import NO_SIZE, Uint32, Uint64
+from hashclient.index.reader import Found, Index
+from hashclient.lists.wire import NO_SIZE, Uint8, Uint32, Uint64
 
 #: Sizes whose plan is remembered; bounds the memory that a tree of many sizes takes.
 PLANS_KEPT = 1 << 16
@@ -24,9 +25,13 @@ PLANS_KEPT = 1 << 16
 #: The row of an input that is asked about alone.
 _FIRST = np.zeros(1, np.uint32)
 
+_EVERY = mask_of(Algorithm)
+
 #: An entry of one of the lists: number of the list, run in it, row of the run.
 Place = tuple[int, int, int]
 Plan = tuple[Algorithm, ...]
+#: By algorithm, the (m, 2) tags that are known of inputs and the (m,) rows that these have.
+Columns = dict[Algorithm, tuple[Uint64, Uint32]]
 
 
 class Judge:
@@ -117,7 +122,24 @@ class Judge:
         mask = 0
         for number, run, row in places:
             mask |= int(self._indexes[number].runs[run].masks[row])
-        return mask & mask_of(Algorithm)
+        return mask & _EVERY
+
+    def wanted_by_row(self, columns: Columns, count: int) -> tuple[npt.NDArray[np.bool_], Uint8]:
+        """Return which of `count` inputs hit an entry, and what algorithms these entries have.
+
+        The second is a mask for each input, zero for one that hits nothing.
+        """
+        is_hit, masks = np.zeros(count, np.bool_), np.zeros(count, np.uint8)
+        for index in self._indexes:
+            for algorithm, (tags, rows) in columns.items():
+                found = index.find(algorithm, tags)
+                for number in np.unique(found.runs).tolist():
+                    of_run = found.runs == number
+                    inputs = rows[found.queries[of_run]]
+                    is_hit[inputs] = True
+                    of_entries = index.runs[number].masks[found.rows[of_run]]
+                    np.bitwise_or.at(masks, inputs, of_entries & np.uint8(_EVERY))
+        return is_hit, masks
 
     def hits(self, tags: Mapping[Algorithm, Uint64], size: int | None) -> tuple[Hit, ...]:
         """Return every entry that one of an input's tags hits, complete ones first.
@@ -128,9 +150,7 @@ class Judge:
         sizes = np.array([NO_SIZE if size is None else size], np.uint64)
         return self.hits_by_row(columns, sizes).get(0, ())
 
-    def hits_by_row(
-        self, columns: Mapping[Algorithm, tuple[Uint64, Uint32]], sizes: Uint64
-    ) -> dict[int, tuple[Hit, ...]]:
+    def hits_by_row(self, columns: Columns, sizes: Uint64) -> dict[int, tuple[Hit, ...]]:
         """Return what many inputs hit, by the input's row; rows that hit nothing are left out.
 
         `columns` has for each algorithm the (m, 2) tags that are known and the (m,) rows they
@@ -141,25 +161,19 @@ class Judge:
             available[rows] |= np.uint8(algorithm)
         hits: dict[int, list[Hit]] = {}
         for index in self._indexes:
-            found: dict[int, dict[Algorithm, set[tuple[int, int]]]] = {}
+            found = []
             for algorithm, (tags, rows) in columns.items():
                 places = index.find(algorithm, tags)
-                for input_row, run, row in zip(
-                    rows[places.queries].tolist(),
-                    places.runs.tolist(),
-                    places.rows.tolist(),
-                    strict=True,
-                ):
-                    by_algorithm = found.setdefault(input_row, {})
-                    by_algorithm.setdefault(algorithm, set()).add((run, row))
-            for input_row, by_algorithm in found.items():
-                size = None if sizes[input_row] == NO_SIZE else int(sizes[input_row])
-                of_index = index.hits(by_algorithm, int(available[input_row]), size)
-                hits.setdefault(input_row, []).extend(of_index)
+                if len(places.queries):
+                    inputs = rows[places.queries].astype(np.intp)
+                    found.append((algorithm, Found(inputs, places.runs, places.rows)))
+            for row, hit in index.hits(found, available, sizes) if found else ():
+                hits.setdefault(row, []).append(hit)
         return {
-            row: tuple(sorted(found_hits, key=lambda hit: not hit.complete))
-            for row, found_hits in hits.items()
-            if found_hits
+            row: tuple(of_row)
+            if len(of_row) == 1
+            else tuple(sorted(of_row, key=lambda hit: not hit.complete))
+            for row, of_row in hits.items()
         }
 
     def seal(self, digests: Mapping[Algorithm, bytes]) -> dict[Algorithm, Uint64]:

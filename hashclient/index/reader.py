@@ -7,7 +7,7 @@ what the manifest names and never waits for a writer. `writer` makes runs, `mani
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from hashclient.index.manifest import Manifest, read_manifest, verify_runs
 from hashclient.index.pieces import damaged
 from hashclient.index.prefixtable import NOTHING, Lookup
 from hashclient.index.run import REBUILD_HINT, DamagedError, Run
-from hashclient.lists.wire import Strings, Uint32, Uint64, checksum_of
+from hashclient.lists.wire import NO_SIZE, Strings, Uint8, Uint32, Uint64, checksum_of
 from hashclient.system.files import state_error
 from hashclient.system.layout import MANIFEST_NAME
 from hashclient.system.text import printable
@@ -182,40 +182,60 @@ class Index(RunSet):
         self.manifest = manifest
 
     def hits(
-        self, found: dict[Algorithm, set[tuple[int, int]]], available: int, size: int | None
-    ) -> list[Hit]:
-        """Judge one input against every entry that one of its digests hit.
+        self, found: Sequence[tuple[Algorithm, Found]], available: Uint8, sizes: Uint64
+    ) -> Iterator[tuple[int, Hit]]:
+        """Judge many inputs against every entry that one of their digests hit.
 
-        `found` has the (run, row) pairs by algorithm, `available` the mask of the algorithms
-        whose digests of the input are known, `size` the input's bytes if known. An entry of
-        another size is ruled out. A hit is complete when all digests that both have agree.
+        `found` says by algorithm which entries were hit, its queries being the numbers of inputs.
+        Of each input, `available` has the mask of the algorithms whose digests are known, `sizes`
+        the size in bytes or `NO_SIZE`. An entry of another size is ruled out. A hit is complete
+        when all digests that both have agree. Yields the number of the input with each hit, in the
+        order of inputs, and of an input in that of the entries.
         """
-        hits = []
-        for number, row in sorted(set().union(*found.values())):
+        inputs, runs, rows, agreed = _joined(found)
+        entry_sizes = np.full(len(rows), NO_SIZE, np.uint64)
+        for number in np.unique(runs).tolist():
             run = self.runs[number]
-            entry_size = run.size_of(row)
-            if size is not None and entry_size is not None and entry_size != size:
-                continue
-            agreed = 0
-            for algorithm, rows in found.items():
-                if (number, row) in rows:
-                    agreed |= algorithm
+            sized = np.flatnonzero((runs == number) & (rows < len(run.sizes)))
+            entry_sizes[sized] = run.sizes[rows[sized]]
+        given = sizes[inputs]
+        fits = (given == NO_SIZE) | (entry_sizes == NO_SIZE) | (given == entry_sizes)
+        inputs, runs, rows, agreed = (column[fits] for column in (inputs, runs, rows, agreed))
+        complete = np.zeros(len(rows), np.bool_)
+        names: list[tuple[str, str]] = [("", "")] * len(rows)
+        for number in np.unique(runs).tolist():
+            run, at = self.runs[number], np.flatnonzero(runs == number)
+            of = rows[at]
+            complete[at] = agreed[at] == run.masks[of] & available[inputs[at]]
+            named = zip(at.tolist(), run.ids[of].tolist(), run.categories[of].tolist(), strict=True)
             try:
-                entry = bytes(run.ids[row]).decode("ascii")
-                category = run.category_names[run.categories[row]]
+                for place, entry, category in named:
+                    names[place] = entry.decode("ascii"), run.category_names[category]
             except (IndexError, UnicodeDecodeError) as error:
                 raise run.damaged() from error
-            hits.append(
-                Hit(
-                    list_name=self.manifest.list,
-                    entry=entry,
-                    category=category,
-                    generation=self.manifest.generation,
-                    algorithms=Algorithm.in_mask(agreed),
-                    complete=agreed == int(run.masks[row]) & available,
-                )
-            )
-        return hits
+        list_name, generation = self.manifest.list, self.manifest.generation
+        columns = inputs.tolist(), names, agreed.tolist(), complete.tolist()
+        for number, (entry, category), mask, whole in zip(*columns, strict=True):
+            algorithms = Algorithm.in_mask(mask)
+            yield number, Hit(list_name, entry, category, generation, algorithms, whole)
+
+
+def _joined(
+    found: Sequence[tuple[Algorithm, Found]],
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], npt.NDArray[np.intp], Uint8]:
+    """Return inputs with the runs and rows they hit, each once, and the mask of what agreed."""
+    inputs = np.concatenate([one.queries for _, one in found])
+    runs = np.concatenate([one.runs for _, one in found])
+    rows = np.concatenate([one.rows for _, one in found])
+    bits = np.concatenate([np.full(len(one.rows), algorithm, np.uint8) for algorithm, one in found])
+    order = np.lexsort((rows, runs, inputs))
+    inputs, runs, rows, bits = inputs[order], runs[order], rows[order], bits[order]
+    begins = np.ones(len(rows), np.bool_)
+    begins[1:] = (inputs[1:] != inputs[:-1]) | (runs[1:] != runs[:-1]) | (rows[1:] != rows[:-1])
+    first = np.flatnonzero(begins)
+    if not len(first):
+        return inputs, runs, rows, bits
+    return inputs[first], runs[first], rows[first], np.bitwise_or.reduceat(bits, first)
 
 
 #: Rows that are looked at together where all of them are.

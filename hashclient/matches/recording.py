@@ -41,7 +41,7 @@ ON CONFLICT (list, entry, match) DO UPDATE SET
 """
 
 
-class _Found(msgspec.Struct, frozen=True):
+class _Found(msgspec.Struct, frozen=True, gc=False):
     """One outcome to be recorded: where it is, which entries it hit, and how it is written."""
 
     outcome: Outcome

@@ -1,9 +1,10 @@
 """The chain of custody: the records of the audit log that concern one report, and their check.
 
-Records are handed over line by line as they stand in the log, each with its hash and nearly all
-with a signature of their own, so whoever gets them needs neither the log nor this machine. The last
-one is the record that the report was packaged; it names the hash of every file of the package and
-of the lines before it, so one signature of the audit key covers all.
+Records are handed over line by line as they stand in the log, each with its hash and a signature
+of its own, so whoever gets them needs neither the log nor this machine. A record without one is
+covered by a later record, which is about other matches; so a copy of it is logged and signed, and
+handed over. The last one is the record that the report was packaged; it names the hash of every
+file of the package and of the lines before it, so one signature of the audit key covers all.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from hashclient.audit.record import (
     Checkpoint,
     Identity,
     Record,
+    broken,
     parse_checkpoint,
     parse_genesis,
     parse_head,
@@ -38,6 +40,10 @@ from hashclient.system.strictjson import parse_json
 #: The event whose record binds a package, and the one that takes a report back.
 PACKAGED = "report-packaged"
 RETRACTED = "report-retracted"
+#: The event of a signed copy of one earlier record, whole, in `record` of its data.
+COPIED = "record-signed"
+#: So many copies are logged at once, which bounds the memory that they take.
+COPIES_AT_ONCE = 512
 
 NOTE_FORMAT = "hashclient-retraction/1"
 
@@ -50,12 +56,12 @@ class Custody(msgspec.Struct, frozen=True):
     records: int
 
 
-def collect(audit_dir: Path, ids: Collection[str]) -> list[bytes]:
+def collect(audit_dir: Path, ids: Collection[str], copied: Collection[str] = ()) -> list[bytes]:
     """Return the genesis record and all that name one of `ids`, as lines without newlines.
 
-    Records that an older version did not sign by themselves are followed by all up to the next
-    signature, which covers them. What was archived away is not among them, but the genesis record
-    is: each file of the log has it.
+    A record without a signature is left out if its hash is in `copied`: the log has a signed copy
+    of it. Else all records up to the next signature follow it, which covers them. What was archived
+    away is not among them, but the genesis record is: each file of the log has it.
 
     Raises:
         AuditError: the log is broken.
@@ -70,9 +76,61 @@ def collect(audit_dir: Path, ids: Collection[str]) -> list[bytes]:
         if record.event in (GENESIS, SEGMENT):
             continue
         if open_end or _names(record.data, wanted):
+            if not open_end and record.sig is None and record.hash in copied:
+                continue
             lines.append(record.line)
             open_end = record.sig is None
     return lines
+
+
+def sign_copies(session: Session, ids: Collection[str]) -> set[str]:
+    """Log a signed copy of each record that names one of `ids` and has no signature of its own.
+
+    Returns the hashes of all records that the log has a copy of then, also from before.
+
+    Such a record is copied only if the next signature in the log covers it: it is right, and the
+    records between are joined to it by their hashes. After the last signature there is what a
+    killed command has left; the append of the copies adopts it, as any other would.
+
+    Raises:
+        AuditError: the log is broken or cannot be written.
+        StateError: there is none.
+    """
+    wanted = frozenset(ids)
+    copied: set[str] = set()
+    copies: dict[str, Record] = {}
+    #: Of the records since the last signature, those that are wanted.
+    waiting: list[Record] = []
+    identity: Identity | None = None
+    previous: Record | None = None
+    for record in read(session.settings.layout.audit):
+        if identity is None:
+            identity = parse_head(record, "line 1").identity
+        if previous is not None and previous.sig is None and record.prev != previous.hash:
+            broken(f"record {record.seq}", "it does not follow the record before it")
+        previous = record
+        if record.event == COPIED and record.sig is not None:
+            verify_signature(record, identity.public_key, f"record {record.seq}")
+            copied.add(_hash_of_copy(record))
+        elif record.sig is None and _names(record.data, wanted):
+            waiting.append(record)
+        if record.sig is not None and waiting:
+            verify_signature(record, identity.public_key, f"record {record.seq}")
+            copies.update((w.hash, w) for w in waiting)
+            waiting.clear()
+    copies.update((w.hash, w) for w in waiting)
+    missing = [record for record_hash, record in copies.items() if record_hash not in copied]
+    for start in range(0, len(missing), COPIES_AT_ONCE):
+        part = missing[start : start + COPIES_AT_ONCE]
+        events = [Event(COPIED, {"record": json.loads(record.line)}) for record in part]
+        session.audit.append(events, durable=True, sign_each=True)
+    return copied | copies.keys()
+
+
+def _hash_of_copy(record: Record) -> str:
+    """Return the hash of the record that `record` is a copy of; empty if it is none."""
+    copy = record.data.get("record")
+    return str(copy.get("hash", "")) if isinstance(copy, dict) else ""
 
 
 def _names(value: Any, wanted: frozenset[str]) -> bool:
@@ -99,7 +157,8 @@ def bind(
         AuditError: the log is broken or cannot be written.
     """
     audit_dir = session.settings.layout.audit
-    before = b"".join(line + b"\n" for line in collect(audit_dir, ids))
+    copied = sign_copies(session, ids)
+    before = b"".join(line + b"\n" for line in collect(audit_dir, ids, copied))
     bound = {**data, "files": dict(files), "custody_sha256": hashlib.sha256(before).hexdigest()}
     archived = parse_head(next(read(audit_dir)), "line 1").before
     if archived is not None:  # what was recorded up to then is not in the chain
@@ -117,7 +176,8 @@ def verify_custody(text: bytes) -> Custody:
     1. Each line is what the writer of the log writes for its content, and its hash is right.
     2. The first record, and no other, is a genesis record, signed by the key it names.
     3. Records come in their order in the log, none twice.
-    4. Each signature is right, and a record without one is joined to the next by its hash.
+    4. Each signature is right, and a record without one is joined to the next by its hash. A copy
+       is of a record before it, spelled as the log spells it, with the right hash.
     5. The last record says that a report was packaged, is signed, and names the hash of the lines
        before it, so that none of them is missing.
 
@@ -159,6 +219,18 @@ def _verify_next(previous: Record, record: Record, identity: Identity, number: i
         verify_signature(record, identity.public_key, f"line {number}")
     if previous.sig is None and record.prev != previous.hash:
         raise VerificationError(f"{where}: it does not follow the unsigned line before it")
+    if record.event == COPIED:
+        _verify_copy(record, number)
+
+
+def _verify_copy(record: Record, number: int) -> None:
+    where = f"line {number}"
+    try:
+        line = json.dumps(record.data["record"], separators=(",", ":")).encode("ascii")
+    except (KeyError, ValueError, RecursionError):
+        raise VerificationError(f"chain of custody, {where}: it holds no copy") from None
+    if set(record.data) != {"record"} or parse_record(line, where).seq >= record.seq:
+        raise VerificationError(f"chain of custody, {where}: it is no copy of an earlier record")
 
 
 def verify_checkpoint(text: bytes, custody: Custody) -> Checkpoint:

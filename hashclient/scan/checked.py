@@ -64,14 +64,21 @@ def records_of_tags(judge: Judge, files: Sequence[File]) -> Records:
             by_plan.setdefault(file.plan, []).append(number)
         else:
             records[number] = file.record
+    seal_digests(judge, files, records, by_plan)
+    return records
+
+
+def seal_digests(
+    judge: Judge, files: Sequence[File], records: Records, by_plan: Mapping[Plan, Sequence[int]]
+) -> None:
+    """Note the tags of the digests that were computed last; `by_plan` are numbers of files."""
     for plan, numbers in by_plan.items():
         rows = np.array(numbers)
-        for place, algorithm in enumerate(plan):
+        for place, algorithm in enumerate(plan, -len(plan)):
             digests = [files[n].digests[place] for n in numbers]
             tags = judge.sealer.tags_of(algorithm, digests)
             records["tags"][rows, SLOT[algorithm]] = tags
-        records["mask"][rows] = mask_of(plan)
-    return records
+        records["mask"][rows] |= np.uint8(mask_of(plan))
 
 
 def learned_of(

@@ -24,7 +24,7 @@ from hashclient.core.algorithms import Algorithm, mask_of
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.errors import StateError
-from hashclient.index.matcher import Judge, Place, Plan, verdict
+from hashclient.index.matcher import Judge, Plan
 from hashclient.lists.wire import Uint8
 from hashclient.scan.checked import (
     SLOT,
@@ -35,6 +35,7 @@ from hashclient.scan.checked import (
     records_of_tags,
 )
 from hashclient.scan.executors.interface import Result
+from hashclient.scan.judging import FILE_FLAGS, judge_files, outcome_of
 from hashclient.scan.members import Members
 from hashclient.scan.memory import Cache
 from hashclient.scan.reading import (
@@ -46,7 +47,6 @@ from hashclient.scan.reading import (
     relied_size,
     same_content,
 )
-from hashclient.scan.reasons import reason_of
 from hashclient.scan.records import PLAIN, Records
 from hashclient.scan.sources.files import join, open_directory
 from hashclient.scan.sources.interface import Group, Task
@@ -59,10 +59,8 @@ DEFER_BYTES = 4 << 20
 #: A task stops after reading this much and hands the rest back, so that no worker ends late.
 TASK_BYTES = 64 << 20
 
-_FILE_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 #: CLOCK_REALTIME_COARSE, of linux/time.h, and the longest tick of it.
 _COARSE_CLOCK, TICK_NS = 5, 10_000_000
-_ALL = mask_of(Algorithm)
 
 
 class _Look(msgspec.Struct, gc=False):
@@ -175,7 +173,7 @@ class Checker:
                 names, looks = self._look(fd, group, result, files)
                 names = self._look_inside(fd, group, looks, result, whole=whole) + names
             learn, identities, members = self._learn, self._identities, self._members
-            flags = _FILE_FLAGS if group.follow else _FILE_FLAGS | os.O_NOFOLLOW
+            flags = FILE_FLAGS if group.follow else FILE_FLAGS | os.O_NOFOLLOW
             reader, defer_bytes, known = self._reader, None if whole else DEFER_BYTES, len(files)
             for position, name in enumerate(names):
                 if self._is_enough():
@@ -254,7 +252,7 @@ class Checker:
         """Look into files that are settled themselves; return the names of those that changed."""
         changed: list[str] = []
         reader = self._reader
-        flags = _FILE_FLAGS if group.follow else _FILE_FLAGS | os.O_NOFOLLOW
+        flags = FILE_FLAGS if group.follow else FILE_FLAGS | os.O_NOFOLLOW
         looks = self._not_known_inside(group, looks, result)
         for position, look in enumerate(looks):
             name = look.name
@@ -399,7 +397,7 @@ class Checker:
         plain = records["mask"] & np.uint8(PLAIN) != 0
         if self._members is None:
             plain[:] = True
-        hit = self._places(records, np.where(known, wanted, np.uint8(0)))
+        hit = self._hit(records, np.where(known, wanted, np.uint8(0)))
         # A container that hits is read as if nothing were known of it: that is rare.
         known[[row for row in hit if not plain[row]]] = False
         settled = known & plain
@@ -429,84 +427,32 @@ class Checker:
         ]
         return [names[row] for row in np.flatnonzero(~known).tolist()], looks
 
-    def _places(self, records: Records, masks: Uint8) -> dict[int, list[Place]]:
-        """Look up, of each record, the tags in its mask; return what was found, by the row."""
-        places: dict[int, list[Place]] = {}
+    def _hit(self, records: Records, masks: Uint8) -> set[int]:
+        """Look up, of each record, the tags in its mask; return the rows of those that hit."""
+        hit: set[int] = set()
         for algorithm in Algorithm:
             rows = np.flatnonzero(masks & np.uint8(algorithm))
             if len(rows):
                 tags = np.ascontiguousarray(records["tags"][rows, SLOT[algorithm]])
-                for query, found in self._judge.find(algorithm, tags).items():
-                    places.setdefault(int(rows[query]), []).extend(found)
-        return places
+                hit.update(rows[list(self._judge.find(algorithm, tags))].tolist())
+        return hit
 
     def _judge_files(self, files: list[File], records: Records, result: Result) -> None:
-        """Look all tags of a task up together, then judge the few files that hit."""
-        places = self._places(records, records["mask"])
-        shown = range(len(files)) if self._keep_clean else sorted(places)
-        result.clean += len(files) - len(shown)
-        for number in shown:
-            file, outcome = files[number], None
-            if number in places:
-                outcome = self._judge_hit(file, records[number], places[number], result)
-            if outcome is None or outcome.kind is Kind.CLEAN:
-                result.clean += 1
-                if self._keep_clean:
-                    digests = file.by_algorithm()
-                    self._tell_clean(file.group, file.name, file.length, result, digests)
+        """Judge all files of a task together; count the clean ones, and tell of the others."""
+        outcomes = judge_files(self._judge, self._reader, files, records, result)
+        result.clean += len(files) - len(outcomes)
+        for number in range(len(files)) if self._keep_clean else sorted(outcomes):
+            if number in outcomes:
+                result.outcomes.append(outcomes[number])
             else:
-                result.outcomes.append(outcome)
-
-    def _judge_hit(
-        self, file: File, record: np.void, places: list[Place], result: Result
-    ) -> Outcome:
-        """Compute what the entries that were hit have besides, note it in `record`, and judge."""
-        missing = self._judge.wanted(places) & ~int(record["mask"])
-        if missing:
-            plan, reads = Algorithm.in_mask(missing), 0 if file.digests else 1
-            try:
-                digests = self._read_again(file, plan)
-            except (OSError, SetAside) as error:
-                # It is unread after all, and each file is counted once.
-                result.files_read -= 1 - reads
-                return _outcome(file.path, error)
-            result.files_read += reads
-            for algorithm, words in self._judge.seal(dict(zip(plan, digests, strict=True))).items():
-                record["tags"][SLOT[algorithm]] = words
-            record["mask"] |= np.uint8(missing)
-        elif not file.digests:
-            result.known_unchanged += 1
-            result.believed_unchanged += int(record["read_day"] != 0)
-        tags = {a: record["tags"][SLOT[a]] for a in Algorithm.in_mask(int(record["mask"]) & _ALL)}
-        hits = self._judge.hits(tags, file.length)
-        return Outcome(
-            verdict(hits),
-            file.path,
-            file.length,
-            hits=hits,
-            digests=file.by_algorithm(),
-            tags={a: words.tobytes() for a, words in tags.items()},
-        )
-
-    def _read_again(self, file: File, plan: Plan) -> list[bytes]:
-        """Compute more digests of the very file that was read before, or that is known."""
-        directory_fd = open_directory(file.group.directory, follow=True)
-        try:
-            fd = os.open(file.name, _FILE_FLAGS, dir_fd=directory_fd)
-        finally:
-            os.close(directory_fd)
-        try:
-            digests = self._reader.read_more(fd, plan, file.status, file.length)
-        finally:
-            os.close(fd)
-        file.plan += plan
-        file.digests += digests
-        return digests
+                file = files[number]
+                digests = file.by_algorithm()
+                self._tell_clean(file.group, file.name, file.length, result, digests)
 
     def _set_aside(
         self, group: Group, name: str, error: OSError | SetAside, result: Result
     ) -> None:
-        result.outcomes.append(_outcome(join(group.directory, name), error))
+        result.outcomes.append(outcome_of(join(group.directory, name), error))
 
     @staticmethod
     def _tell_clean(
@@ -518,10 +464,3 @@ class Checker:
     ) -> None:
         path = join(group.directory, name)
         result.outcomes.append(Outcome(Kind.CLEAN, path, size, digests=digests or {}))
-
-
-def _outcome(path: str, error: OSError | SetAside) -> Outcome:
-    """Return how a file ends that was not checked."""
-    if isinstance(error, SetAside):
-        return Outcome(error.kind, path, reason=str(error))
-    return Outcome(Kind.UNREAD, path, reason=reason_of(error))

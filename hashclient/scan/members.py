@@ -8,6 +8,7 @@ looked up, and turn into outcomes. The container itself is checked as a file by 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Sequence
 
@@ -193,7 +194,8 @@ class Members:
         `keep_clean` gives out clean members one by one as well.
         """
         self._judge = judge
-        self._cage = Cage(options, self._masks)
+        # Not a method of this: in a circle, the lists would stay open until that is looked for.
+        self._cage = Cage(options, functools.partial(_masks_of, judge))
         self._keep_clean = keep_clean
         #: Bytes that have come out of containers.
         self.bytes_out = 0
@@ -287,10 +289,6 @@ class Members:
             text = f"{opened.untold:,} more are unread or match, and are not told one by one"
             opened.outcomes.append(_unread(path, ("",), str(Why.LIMIT), text))
         return opened
-
-    def _masks(self, sizes: Sequence[int | None]) -> bytes:
-        plan = self._judge.plan
-        return bytes([mask_of(plan(size)) for size in sizes])
 
     def _count(
         self, found: Found, path: str, namer: _Namer, opened: Opened, waiting: list[Found]
@@ -393,6 +391,11 @@ class Members:
             msgspec.structs.replace(outcome, outer=outer) if outcome.kind is Kind.MATCH else outcome
             for outcome in opened.outcomes
         ]
+
+
+def _masks_of(judge: Judge, sizes: Sequence[int | None]) -> bytes:
+    """Return, of members of these sizes, which algorithms are worth computing: a mask each."""
+    return bytes([mask_of(judge.plan(size)) for size in sizes])
 
 
 class _Namer:

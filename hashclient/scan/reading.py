@@ -212,7 +212,7 @@ class Reader:
         self.bytes_read = 0
         #: Whether the file that was read last may be a container.
         self.may_be_container = False
-        self._on_first = self._sniff if sniffs else None
+        self._sniffs = sniffs
         self._first_bytes = 0
         self._may_front = False
 
@@ -293,7 +293,8 @@ class Reader:
             if defer_bytes is not None:
                 raise Deferred
         on_bytes = self._on_bytes if size is not None else self._bounded(status, defer_bytes)
-        capped, on_first = trust is FULL, self._on_first
+        # The method is not kept: in a circle, all of this would stay until that is looked for.
+        capped, on_first = trust is FULL, self._sniff if self._sniffs else None
         unwritable: bool | None = None
         is_held = False
         if self._leases and capped:
@@ -385,7 +386,7 @@ class Reader:
             if size is not None:
                 self.refuse_sparse(before)
             on_bytes = self._on_bytes if size is not None else self._bounded(before)
-            on_first = self._on_first
+            on_first = self._sniff if self._sniffs else None
             os.lseek(fd, 0, os.SEEK_SET)
             unwritable = is_unwritable(fd) if self._leases and capped else None
             failure = None

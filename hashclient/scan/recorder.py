@@ -31,6 +31,8 @@ _log = Log("scan")
 
 #: What the log repeats of all arguments of a run; together with the rest they are one of its lines.
 MAX_LOGGED_ARGUMENTS_CHARS = 1 << 16
+#: Of so many matches that are recorded together, each record has a signature of its own.
+SIGNED_EACH = 64
 #: Of so many matches at once it is noted that they are gone.
 GONE_BATCH = 512
 
@@ -97,9 +99,12 @@ class RunRecord:
             if o.kind is Kind.ACCEPTED
         ]
         if events:
-            # A report hands single records over, so each is signed; it may only hold recorded ones.
+            # A report hands single records over, signed. A signature takes longer than all else
+            # that is done to record a match, so of many only the last one is signed, which covers
+            # the others: whoever packages a report has those signed that are in it.
             reportable = any(k.record is not None for k in kept)
-            self._log(events, durable=True, sign_each=reportable)
+            sign_each = reportable and len(events) <= SIGNED_EACH
+            self._log(events, durable=True, sign_each=sign_each)
         return kept
 
     def note_gone(self, find: Callable[[Selection, datetime], Iterator[Left]]) -> None:

@@ -16,13 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hashclient.core.algorithms import Algorithm, mask_of
+from hashclient.core.model import Hit
 from hashclient.index import coverage, runwriter
 from hashclient.index import writer as index_writer
 from hashclient.index.blinding import Sealer
 from hashclient.index.manifest import MANIFEST_FORMAT, Manifest, write_manifest
-from hashclient.index.reader import Index, open_index
+from hashclient.index.reader import Found, Index, open_index
 from hashclient.index.writer import IndexWriter, sweep
-from hashclient.lists.wire import NO_SIZE, AddBatch, checksum_of, entry_hashes
+from hashclient.lists.wire import NO_SIZE, AddBatch, Uint8, checksum_of, entry_hashes
 
 SEALER = Sealer(bytes(32))
 TIME = datetime(2024, 1, 1, tzinfo=UTC)
@@ -184,11 +185,18 @@ def check_hits(index: Index, live: dict[bytes, Entry]) -> None:
     """Ask as a scan does: with all digests and the size of each entry, and of another size."""
     for entry_id, entry in live.items():
         digests = dict(entry.digests)
-        found: dict[Algorithm, set[tuple[int, int]]] = {}
-        for algorithm, digest in digests.items():
-            at = index.find(algorithm, SEALER.tags_of(algorithm, [digest]))
-            found[algorithm] = set(zip(at.runs.tolist(), at.rows.tolist(), strict=True))
-        hits = index.hits(found, entry.mask, entry.size)
+        found = [(a, index.find(a, SEALER.tags_of(a, [d]))) for a, d in digests.items()]
+        available = np.array([entry.mask], np.uint8)
+
+        def hits_of(
+            size: int | None,
+            found: list[tuple[Algorithm, Found]] = found,
+            available: Uint8 = available,
+        ) -> list[Hit]:
+            sizes = np.array([NO_SIZE if size is None else size], np.uint64)
+            return [hit for number, hit in index.hits(found, available, sizes) if number == 0]
+
+        hits = hits_of(entry.size)
         (mine,) = [h for h in hits if h.entry.encode() == entry_id]
         assert mine.complete and mine.category == entry.category
         assert mask_of(mine.algorithms) == entry.mask
@@ -200,7 +208,7 @@ def check_hits(index: Index, live: dict[bytes, Entry]) -> None:
             assert set(hit.algorithms) == agree
             assert hit.complete == (mask_of(agree) == other.mask & entry.mask)
         if entry.size is not None:
-            others = index.hits(found, entry.mask, entry.size + 2)
+            others = hits_of(entry.size + 2)
             assert entry_id not in {h.entry.encode() for h in others}
 
 

@@ -115,6 +115,14 @@ def test_two_logs_have_different_ids_and_keys(tmp_path: Path) -> None:
     assert reports[0].public_key != reports[1].public_key
 
 
+def test_a_record_too_long_to_be_copied_into_another_is_signed(directory: Path) -> None:
+    log = AuditLog(directory, clock=lambda: START)
+    long = Event("match", {"hits": "x" * (MAX_LINE_BYTES // 2)})
+    log.append([match(1), long, match(2), match(3)])
+    signed = [record.seq for record in read(directory) if record.sig is not None]
+    assert signed == [1, 3, 5]
+
+
 def test_the_last_record_of_an_append_is_signed(log: AuditLog, directory: Path) -> None:
     signed = [record.seq for record in read(directory) if record.sig is not None]
     assert signed == [1, 2, 5, 6]

@@ -20,6 +20,7 @@ from hashclient.core.model import Hit, Outcome
 from hashclient.index import matcher as judging
 from hashclient.index.open_lists import OpenLists, open_lists
 from hashclient.scan import checker as module
+from hashclient.scan import judging as judging_module
 from hashclient.scan import reading
 from hashclient.scan.cache import InventoryPlace
 from hashclient.scan.checker import DEFER_BYTES, TASK_BYTES, Checker
@@ -27,6 +28,7 @@ from hashclient.scan.executors.interface import Result
 from hashclient.scan.memory import Memory
 from hashclient.scan.reading import ATTEMPTS, DIRECTORY
 from hashclient.scan.reasons import CHANGED, ENDLESS, SPARSE
+from hashclient.scan.sources import files
 from hashclient.scan.sources.interface import Group
 from tests.support import csv_of, digests_of, make_state, remember_at_once, write_tree
 
@@ -100,6 +102,42 @@ def test_files_are_judged_and_counted(tmp_path: Path) -> None:
     assert (result.files_read, result.bytes_read) == (2, 18)
 
 
+def test_all_files_of_a_task_that_hit_are_judged_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what is read of them besides is read with one look at each directory."""
+    contents = {f"{folder}/{n}": f"{folder}{n}".encode() for folder in "ab" for n in range(3)}
+    entries = {f"e-{name[0]}{name[-1]}": content for name, content in contents.items()}
+    lists = lists_of(tmp_path, base=csv_of(entries), more=csv_of({"e-1": contents["a/1"]}))
+    tree = write_tree(tmp_path / "t", contents)
+    looks: list[int] = []
+    opened: list[str] = []
+    hits_by_row, open_directory = judging.Judge.hits_by_row, files.open_directory
+
+    def look(judge: Any, columns: Any, sizes: Any) -> Any:
+        looks.append(len(sizes))
+        return hits_by_row(judge, columns, sizes)
+
+    def opens(path: str, *, follow: bool) -> int:
+        opened.append(path)
+        return open_directory(path, follow=follow)
+
+    monkeypatch.setattr(judging.Judge, "hits_by_row", look)
+    monkeypatch.setattr(judging_module, "open_directory", opens)
+    groups = [Group(str(tree / folder), ["0", "1", "2"], follow=False) for folder in "ab"]
+    result = checker(lists).check(groups)
+    assert looks == [6]
+    assert opened == [group.directory for group in groups]
+    assert [o.path for o in result.outcomes] == [f"{tree}/{name}" for name in contents]
+    found = [[(hit.list_name, hit.entry) for hit in o.hits] for o in result.outcomes]
+    assert found[1] == [("base", "e-a1"), ("more", "e-1")]
+    assert [of_file for n, of_file in enumerate(found) if n != 1] == [
+        [("base", entry)] for entry in entries if entry != "e-a1"
+    ]
+    assert all(hit.complete and hit.algorithms == ALL for o in result.outcomes for hit in o.hits)
+    assert (result.clean, result.files_read) == (0, 6)
+
+
 def test_clean_files_are_named_when_asked_for(tmp_path: Path) -> None:
     lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}))
     tree = write_tree(tmp_path / "t", {"b": b"other", "d": b"LISTED"})
@@ -162,7 +200,7 @@ def test_digests_that_disagree_are_a_conflict(tmp_path: Path) -> None:
     (outcome,) = check(lists, tree, "a").outcomes
     assert outcome.kind is Kind.CONFLICT
     assert outcome.hits == (
-        Hit("base", "e-1", "uncategorised", 1, (Algorithm.SHA1,), complete=False),
+        Hit("base", "e-1", "base", 1, (Algorithm.SHA1,), complete=False),
     )
     assert outcome.digests[Algorithm.MD5].hex() == md5
 
@@ -283,9 +321,9 @@ def test_a_file_that_hits_and_then_changes_is_unread(
     """Between the first digest and the others, so that they would be of different contents."""
     lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}))
     tree = write_tree(tmp_path / "t", {"a": b"listed"})
-    judge = judging.Judge.wanted
+    judge = judging.Judge.wanted_by_row
 
-    def meanwhile(*args: Any) -> int:
+    def meanwhile(*args: Any) -> Any:
         if how == "rewritten":
             (tree / "a").write_bytes(b"benign")
         else:
@@ -294,7 +332,7 @@ def test_a_file_that_hits_and_then_changes_is_unread(
             (tree / "a").write_bytes(b"listed")
         return judge(*args)
 
-    monkeypatch.setattr(judging.Judge, "wanted", meanwhile)
+    monkeypatch.setattr(judging.Judge, "wanted_by_row", meanwhile)
     expected = "no such file or directory" if how == "gone" else CHANGED
     assert kinds(check(lists, tree, "a")) == {"a": (Kind.UNREAD, expected)}
 

@@ -17,7 +17,7 @@ from hashclient.core.model import Gap, Hit, ListState, MissingList, Outcome, Rec
 from hashclient.core.verdict import Summary
 from hashclient.errors import AuditError, ExitCode, StateError
 from hashclient.matches.store import Matches
-from hashclient.scan.recorder import RunRecord
+from hashclient.scan.recorder import SIGNED_EACH, RunRecord
 from hashclient.session import Session, current_operator
 from hashclient.system.layout import MATCHES_NAME as DATABASE_NAME
 
@@ -245,3 +245,15 @@ def test_arguments_beyond_measure_keep_no_match_out_of_the_log(
     assert start["arguments"]
     assert run.summary.exit_code is ExitCode.MATCH_ATTENTION  # of LISTS, one is stale
     assert run.summary.failed is None
+
+
+@pytest.mark.parametrize("count", [SIGNED_EACH, SIGNED_EACH + 1])
+def test_of_many_matches_that_are_logged_together_the_last_record_is_signed(
+    run: Run, count: int
+) -> None:
+    run.record.start([])
+    run.add(*(match(f"/srv/{n}") for n in range(count)))
+    records = list(audit_log.read(run.directory / "audit", event="match"))
+    signed = [record.sig is not None for record in records]
+    assert signed == [count == SIGNED_EACH] * (count - 1) + [True]
+    audit_log.verify(run.directory / "audit")

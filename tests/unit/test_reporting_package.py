@@ -15,6 +15,7 @@ import tarfile
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -22,7 +23,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fixtures.desk import Desk
-from hashclient.audit.log import read
+from hashclient.audit.log import Event, read, verify
+from hashclient.audit.record import encode_body, encode_record, format_time, parse_record
 from hashclient.core.match import Match
 from hashclient.errors import (
     AuthorisationError,
@@ -33,6 +35,7 @@ from hashclient.errors import (
 )
 from hashclient.quarantine.age import load_identities, write_identity
 from hashclient.reporting import document as document_module
+from hashclient.reporting.custody import verify_custody
 from hashclient.reporting.destinations.package.package import Packager
 from hashclient.reporting.destinations.package.verify import verify_package, verify_retraction
 from hashclient.reporting.document import Document, encode_document, file_path, parse_document
@@ -908,3 +911,92 @@ def test_a_chain_of_custody_goes_across_the_files_of_the_log(tmp_path: Path) -> 
     desk.retract(other)
     note = desk.out / f"hashclient-report-{other.id}-retraction.json"
     assert verify_retraction(note).record.data["reason"] == "a mistake"
+
+
+def log_together(desk: Desk, *matches: Match) -> None:
+    """Log matches again, in one append, so that one signature covers all of them."""
+    desk.audit.append(
+        [Event("match", {"id": m.id, "path": m.path, "size": m.size}) for m in matches],
+        durable=True,
+    )
+
+
+def custody_of(desk: Desk, report: Report) -> list[dict[str, Any]]:
+    lines = (package_of(desk, report) / "custody.jsonl").read_bytes().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_of_matches_that_were_signed_together_only_those_of_the_report_are_handed_over(
+    tmp_path: Path,
+) -> None:
+    desk = Desk(tmp_path)
+    first, second, third = desk.find("a", A), desk.find("b", b"b"), desk.find("c", b"c")
+    log_together(desk, third, first, second)
+    (logged,) = [r for r in read(desk.settings.layout.audit, event="match") if r.sig is None][1:]
+    report = desk.prepare(first)
+    assert desk.send(report).error is None
+    assert verify_package(package_of(desk, report)).document.report == report.id
+    lines = custody_of(desk, report)
+    assert all("sig" in line for line in lines)
+    (copy,) = [line for line in lines if line["event"] == "record-signed"]
+    assert copy["data"] == {"record": json.loads(logged.line)}
+    text = json.dumps(lines)
+    assert second.id not in text and third.id not in text
+    assert [line["event"] for line in lines].count("match") == 1
+    verify(desk.settings.layout.audit)
+
+    # What was copied once is not copied again.
+    other = desk.prepare(first, third, again=True)
+    assert desk.send(other).error is None
+    verify_package(package_of(desk, other))
+    copies = [line for line in custody_of(desk, other) if line["event"] == "record-signed"]
+    assert [c["data"]["record"]["data"]["id"] for c in copies] == [first.id, third.id]
+    assert copies[0] == copy
+
+
+def test_what_no_signature_covers_is_not_copied(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    first, second = desk.find("a", A), desk.find("b", b"b")
+    log_together(desk, first, second)
+    report = desk.prepare(first)
+    log = desk.settings.layout.audit / "log.jsonl"
+    lines = log.read_bytes().splitlines(keepends=True)
+    (at,) = [n for n, line in enumerate(lines) if b'"sig"' not in line]
+    record = parse_record(lines[at].rstrip(b"\n"), "")
+    body = encode_body("match", {**record.data, "size": 7})
+    forged, _ = encode_record(record.seq, format_time(record.time), body, record.prev, None)
+    log.write_bytes(b"".join([*lines[:at], forged, *lines[at + 1 :]]))
+    error = desk.send(report).error
+    assert error is not None and "does not follow the record before it" in error.message
+    assert b"record-signed" not in log.read_bytes()
+
+
+def test_a_copy_is_of_an_earlier_record_that_is_whole(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    match, other = desk.find("a", A), desk.find("b", b"b")
+    log_together(desk, match, other)
+    genesis, *_, unsigned, last = read(desk.settings.layout.audit)
+    record = json.loads(unsigned.line)
+    wrong: tuple[dict[str, Any], ...] = (
+        {"record": {**record, "seq": 9_999}},
+        {"record": {**record, "data": {**record["data"], "size": 7}}},
+        {"record": json.loads(last.line), "more": 1},
+        {"record": []},
+        {},
+    )
+    for data in wrong:
+        desk.audit.append([Event("record-signed", data)], durable=True)
+        *_, forged = read(desk.settings.layout.audit)
+        before = genesis.line + b"\n" + forged.line + b"\n"
+        bound = {"custody_sha256": hashlib.sha256(before).hexdigest()}
+        desk.audit.append([Event("report-packaged", bound)], durable=True)
+        *_, packaged = read(desk.settings.layout.audit)
+        with pytest.raises(VerificationError):
+            verify_custody(before + packaged.line + b"\n")
+    desk.audit.append([Event("record-signed", {"record": record})], durable=True)
+    *_, copy = read(desk.settings.layout.audit)
+    before = genesis.line + b"\n" + copy.line + b"\n"
+    bound = {"custody_sha256": hashlib.sha256(before).hexdigest()}
+    desk.audit.append([Event("report-packaged", bound)], durable=True)
+    *_, packaged = read(desk.settings.layout.audit)
+    assert verify_custody(before + packaged.line + b"\n").records == 3

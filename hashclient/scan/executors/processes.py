@@ -13,7 +13,7 @@ import multiprocessing
 import os
 import signal
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
@@ -56,15 +56,15 @@ class _WireGroup(msgspec.Struct, array_like=True):
 
 
 class _WireOutcome(msgspec.Struct, array_like=True):
-    kind: str
+    kind: Kind
     path: bytes
     size: int | None
     reason: str | None
-    hits: list[tuple[str, str, str, int, int, bool]]
-    digests: dict[int, bytes]
-    tags: dict[int, bytes]
+    hits: tuple[Hit, ...]
+    digests: Mapping[Algorithm, bytes]
+    tags: Mapping[Algorithm, bytes]
     members: list[bytes]
-    outer: tuple[int, dict[int, bytes], int] | None
+    outer: Outer | None
     obstacle: str | None
 
 
@@ -107,20 +107,15 @@ def _unpack_task(groups: list[_WireGroup]) -> Task:
 def _pack_result(result: Result) -> _WireResult:
     outcomes = [
         _WireOutcome(
-            str(o.kind),
+            o.kind,
             os.fsencode(o.path),
             o.size,
             o.reason,
-            [
-                (h.list_name, h.entry, h.category, h.generation, sum(h.algorithms), h.complete)
-                for h in o.hits
-            ],
-            {int(a): d for a, d in o.digests.items()},
-            {int(a): t for a, t in o.tags.items()},
+            o.hits,
+            o.digests,
+            o.tags,
             [os.fsencode(name) for name in o.members],
-            None
-            if o.outer is None
-            else (o.outer.size, {int(a): t for a, t in o.outer.tags.items()}, o.outer.members),
+            o.outer,
             o.obstacle,
         )
         for o in result.outcomes
@@ -143,25 +138,18 @@ def _pack_result(result: Result) -> _WireResult:
     )
 
 
-def _tags(wire: dict[int, bytes]) -> dict[Algorithm, bytes]:
-    return {Algorithm(a): tag for a, tag in wire.items()}
-
-
 def _unpack_result(wire: _WireResult) -> Result:
     outcomes = [
         Outcome(
-            Kind(o.kind),
+            o.kind,
             os.fsdecode(o.path),
             o.size,
             o.reason,
-            tuple(
-                Hit(name, entry, category, generation, Algorithm.in_mask(mask), complete)
-                for name, entry, category, generation, mask, complete in o.hits
-            ),
-            {Algorithm(a): d for a, d in o.digests.items()},
-            tags=_tags(o.tags),
-            members=tuple(os.fsdecode(name) for name in o.members),
-            outer=None if o.outer is None else Outer(o.outer[0], _tags(o.outer[1]), o.outer[2]),
+            o.hits,
+            o.digests,
+            tags=o.tags,
+            members=tuple([os.fsdecode(name) for name in o.members]),
+            outer=o.outer,
             obstacle=o.obstacle,
         )
         for o in wire.outcomes

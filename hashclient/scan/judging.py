@@ -1,0 +1,146 @@
+"""What becomes of the files of a task: their tags are looked up together, and so is what hits.
+
+Where a digest of a file hits, the other digests that the entry has are computed from the file, in
+the order of the directories; then all files that hit are judged at once. So a file that matches
+costs little more than one that does not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from hashclient.core.algorithms import Algorithm, mask_of
+from hashclient.core.kinds import Kind
+from hashclient.core.model import Outcome
+from hashclient.index.matcher import Columns, Judge, Plan, verdict
+from hashclient.lists.wire import Uint32, Uint64
+from hashclient.scan.checked import SLOT, File, seal_digests
+from hashclient.scan.executors.interface import Result
+from hashclient.scan.reading import Reader, SetAside
+from hashclient.scan.reasons import reason_of
+from hashclient.scan.records import Records
+from hashclient.scan.sources.files import join, open_directory
+
+#: How a file is opened: never waiting, and never as the terminal of this process.
+FILE_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+_ALL = mask_of(Algorithm)
+_TAG_BYTES = 16
+
+
+def judge_files(
+    judge: Judge, reader: Reader, files: Sequence[File], records: Records, result: Result
+) -> dict[int, Outcome]:
+    """Return the outcomes of the files that are not clean, by their numbers.
+
+    `records` have the tags of `files`. Those that are computed besides are noted there and in the
+    files; what was read and what was known is counted in `result`.
+
+    Raises:
+        StateError: an index cannot be read.
+    """
+    is_hit, wanted = judge.wanted_by_row(_columns(records), len(files))
+    rows = np.flatnonzero(is_hit)
+    if not len(rows):
+        return {}
+    missing = wanted[rows] & ~records["mask"][rows]
+    outcomes = _read_further(judge, reader, files, records, (rows, missing), result)
+    for number, lacks in zip(rows.tolist(), missing.tolist(), strict=True):
+        if not lacks and not files[number].digests:
+            result.known_unchanged += 1
+            result.believed_unchanged += int(records["read_day"][number] != 0)
+    if outcomes:
+        rows = rows[[number not in outcomes for number in rows.tolist()]]
+    chosen = records[rows]
+    sizes: Uint64 = np.array([files[number].length for number in rows.tolist()], np.uint64)
+    hits = judge.hits_by_row(_columns(chosen), sizes)
+    tags, masks = chosen["tags"].tobytes(), (chosen["mask"] & _ALL).tolist()
+    width = _TAG_BYTES * len(SLOT)
+    numbers = rows.tolist()
+    for row, found in hits.items():
+        file, number = files[numbers[row]], numbers[row]
+        outcomes[number] = Outcome(
+            verdict(found),
+            file.path,
+            file.length,
+            hits=found,
+            digests=file.by_algorithm(),
+            tags={
+                a: tags[(start := row * width + _TAG_BYTES * SLOT[a]) : start + _TAG_BYTES]
+                for a in Algorithm.in_mask(masks[row])
+            },
+        )
+    return outcomes
+
+
+def _columns(records: Records) -> Columns:
+    """Return the tags of records, by algorithm, and the rows they belong to."""
+    columns: Columns = {}
+    masks = records["mask"]
+    for algorithm in Algorithm:
+        rows: Uint32 = np.flatnonzero(masks & np.uint8(algorithm)).astype(np.uint32)
+        if len(rows):
+            tags = np.ascontiguousarray(records["tags"][rows, SLOT[algorithm]])
+            columns[algorithm] = tags, rows
+    return columns
+
+
+def _read_further(
+    judge: Judge,
+    reader: Reader,
+    files: Sequence[File],
+    records: Records,
+    needed: tuple[np.ndarray, np.ndarray],
+    result: Result,
+) -> dict[int, Outcome]:
+    """Compute what entries have besides; return how files end that cannot be read again.
+
+    `needed` are the numbers of files and the masks of the algorithms that they lack.
+    """
+    ended: dict[int, Outcome] = {}
+    by_plan: dict[Plan, list[int]] = {}
+    rows, masks = needed
+    with contextlib.ExitStack() as stack:
+        directory, directory_fd = None, -1
+        for number, mask in zip(rows.tolist(), masks.tolist(), strict=True):
+            if not mask:
+                continue
+            file, plan = files[number], Algorithm.in_mask(mask)
+            try:
+                if file.group.directory != directory:
+                    stack.close()
+                    directory = None
+                    directory_fd = open_directory(file.group.directory, follow=True)
+                    stack.callback(os.close, directory_fd)
+                    directory = file.group.directory
+                digests = _read_again(reader, directory_fd, file, plan)
+            except (OSError, SetAside) as error:
+                # It is unread after all, and each file is counted once.
+                result.files_read -= 1 if file.digests else 0
+                ended[number] = outcome_of(join(file.group.directory, file.name), error)
+                continue
+            result.files_read += 0 if file.digests else 1
+            file.plan += plan
+            file.digests += digests
+            by_plan.setdefault(plan, []).append(number)
+    seal_digests(judge, files, records, by_plan)
+    return ended
+
+
+def _read_again(reader: Reader, directory_fd: int, file: File, plan: Plan) -> list[bytes]:
+    """Compute more digests of the very file that was read before, or that is known."""
+    fd = os.open(file.name, FILE_FLAGS, dir_fd=directory_fd)
+    try:
+        return reader.read_more(fd, plan, file.status, file.length)
+    finally:
+        os.close(fd)
+
+
+def outcome_of(path: str, error: OSError | SetAside) -> Outcome:
+    """Return how a file ends that was not checked."""
+    if isinstance(error, SetAside):
+        return Outcome(error.kind, path, reason=str(error))
+    return Outcome(Kind.UNREAD, path, reason=reason_of(error))
