@@ -131,12 +131,12 @@ class Client:
         """
         from hashclient.core.verdict import Summary
         from hashclient.scan.accept import accepting
-        from hashclient.scan.cache import InventoryPlace
         from hashclient.scan.engine import Progress, default_jobs, scan
         from hashclient.scan.executors.inline import Inline
         from hashclient.scan.members import container_options
         from hashclient.scan.memory import Memory
         from hashclient.scan.pipeline import FrontEnd, Scan
+        from hashclient.scan.place import InventoryPlace
         from hashclient.scan.recorder import RunRecord
         from hashclient.scan.sources.files import Trees, WalkOptions
         from hashclient.scan.sources.mounts import Mounts

@@ -8,8 +8,7 @@ for up to `BLOCK_INODES` files. Only tags are kept, never digests; other than th
 inventory may be lost at any time and costs nothing but reading again. What the disk has garbled
 counts as lost: each row has a checksum.
 
-Version 3 knew no proof, and other numbers of file systems. Its table stays beside the new one: all
-that it holds is believed, as read on the day when it was last used, and it goes once all is due.
+Version 3 knew no proof. Its table stays beside the new one, believed, until all of it is due.
 """
 
 from __future__ import annotations
@@ -40,7 +39,6 @@ from hashclient.scan.records import (
     of_inodes,
     records_of,
 )
-from hashclient.system.files import is_there, state_error
 from hashclient.system.identity import Identity
 from hashclient.system.layout import Layout
 from hashclient.system.sqlite import open_database
@@ -428,46 +426,6 @@ class Inventory:
                 f"cannot use the inventory: {printable(self._path)}: {error}",
                 hint="it may be removed at any time; a scan then reads every file again",
             ) from error
-
-
-class InventoryPlace:
-    """The inventory of one state directory, whose tags are made under one key."""
-
-    def __init__(self, state_dir: Path, key_id: str, reread_days: int = REREAD_DAYS) -> None:
-        """Nothing is opened yet; what is believed is due after `reread_days`."""
-        self._state_dir = state_dir
-        self._key_id = key_id
-        self._reread_days = reread_days
-
-    def reader(self) -> Inventory | None:
-        """Open it for reading; None if there is none."""
-        if not is_there(Layout(self._state_dir).inventory):
-            return None
-        return Inventory(self._state_dir, self._key_id, reread_days=self._reread_days)
-
-    def writer(self) -> Inventory:
-        """Open it for writing, or make it."""
-        return Inventory(self._state_dir, self._key_id, write=True, reread_days=self._reread_days)
-
-    def remove(self) -> None:
-        """Remove it."""
-        remove_inventory(self._state_dir)
-
-
-def remove_inventory(state_dir: Path) -> None:
-    """Remove the inventory.
-
-    Raises:
-        StateError: it cannot be removed.
-    """
-    # The file itself last: what is left of a journal must not be applied to another database.
-    inventory = Layout(state_dir).inventory
-    for suffix in ("-wal", "-shm", ""):
-        path = inventory.with_name(inventory.name + suffix)
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            raise state_error("cannot remove", path, error) from error
 
 
 def today() -> int:

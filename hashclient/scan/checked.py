@@ -55,6 +55,18 @@ class File(msgspec.Struct, gc=False):
         return dict(zip(self.plan, self.digests, strict=True))
 
 
+class Look(msgspec.Struct, gc=False):
+    """A file that is settled itself, and is still to be looked at for being a container.
+
+    It is settled by the cache where it `is_known`, or only `is_believed`, otherwise by its size.
+    """
+
+    name: str
+    status: os.stat_result
+    is_known: bool = False
+    is_believed: bool = False
+
+
 def records_of_tags(judge: Judge, files: Sequence[File]) -> Records:
     """Return records of the tags of files; where and what these were is left out."""
     records = np.zeros(len(files), RECORD)

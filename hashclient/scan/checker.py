@@ -17,7 +17,6 @@ import stat
 import time
 from collections.abc import Callable
 
-import msgspec
 import numpy as np
 
 from hashclient.core.algorithms import Algorithm, mask_of
@@ -25,17 +24,16 @@ from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.errors import StateError
 from hashclient.index.matcher import Judge, Plan
-from hashclient.lists.wire import Uint8
 from hashclient.scan.checked import (
-    SLOT,
     File,
+    Look,
     learned_of,
     learned_of_containers,
     learned_of_plain,
     records_of_tags,
 )
 from hashclient.scan.executors.interface import Result
-from hashclient.scan.judging import FILE_FLAGS, judge_files, outcome_of
+from hashclient.scan.judging import FILE_FLAGS, judge_files, listed_rows, outcome_of
 from hashclient.scan.members import Members
 from hashclient.scan.memory import Cache
 from hashclient.scan.reading import (
@@ -61,18 +59,6 @@ TASK_BYTES = 64 << 20
 
 #: CLOCK_REALTIME_COARSE, of linux/time.h, and the longest tick of it.
 _COARSE_CLOCK, TICK_NS = 5, 10_000_000
-
-
-class _Look(msgspec.Struct, gc=False):
-    """A file that is settled itself, and is still to be looked at for being a container.
-
-    It is settled by the cache where it `is_known`, or only `is_believed`, otherwise by its size.
-    """
-
-    name: str
-    status: os.stat_result
-    is_known: bool = False
-    is_believed: bool = False
 
 
 class Checker:
@@ -247,7 +233,7 @@ class Checker:
         return not opened.is_container
 
     def _look_inside(
-        self, fd: int, group: Group, looks: list[_Look], result: Result, *, whole: bool
+        self, fd: int, group: Group, looks: list[Look], result: Result, *, whole: bool
     ) -> list[str]:
         """Look into files that are settled themselves; return the names of those that changed."""
         changed: list[str] = []
@@ -286,7 +272,7 @@ class Checker:
             self._settle(group, look, result)
         return changed
 
-    def _not_known_inside(self, group: Group, looks: list[_Look], result: Result) -> list[_Look]:
+    def _not_known_inside(self, group: Group, looks: list[Look], result: Result) -> list[Look]:
         """Settle containers whose members the cache knows, and none is listed; return the rest."""
         if self._cache is None or self._members is None or self._keep_clean or not looks:
             return looks
@@ -308,7 +294,7 @@ class Checker:
             result.believed_unchanged += len(members) if believed else 0
         return [look for place, look in enumerate(looks) if place not in known]
 
-    def _settle(self, group: Group, look: _Look, result: Result) -> None:
+    def _settle(self, group: Group, look: Look, result: Result) -> None:
         """Count a file that is clean by what the cache knows, or by its size."""
         result.clean += 1
         if look.is_known:
@@ -321,7 +307,7 @@ class Checker:
 
     def _look(
         self, fd: int, group: Group, result: Result, files: list[File]
-    ) -> tuple[list[str], list[_Look]]:
+    ) -> tuple[list[str], list[Look]]:
         """Settle what needs no reading; return the names of the rest."""
         names: list[str] = []
         statuses: list[os.stat_result] = []
@@ -371,7 +357,7 @@ class Checker:
         plans: list[Plan],
         result: Result,
         files: list[File],
-    ) -> tuple[list[str], list[_Look]]:
+    ) -> tuple[list[str], list[Look]]:
         """Settle what the cache knows unchanged; return the names of the rest, and what to open."""
         if not names:
             return [], []
@@ -385,7 +371,7 @@ class Checker:
                 self._cache = None
         if records is None:
             looks = [
-                _Look(name, status)
+                Look(name, status)
                 for name, status, plan in zip(names, statuses, plans, strict=True)
                 if not plan
             ]
@@ -397,7 +383,7 @@ class Checker:
         plain = records["mask"] & np.uint8(PLAIN) != 0
         if self._members is None:
             plain[:] = True
-        hit = self._hit(records, np.where(known, wanted, np.uint8(0)))
+        hit = listed_rows(self._judge, records, np.where(known, wanted, np.uint8(0)))
         # A container that hits is read as if nothing were known of it: that is rare.
         known[[row for row in hit if not plain[row]]] = False
         settled = known & plain
@@ -422,20 +408,10 @@ class Checker:
             for row in np.flatnonzero(settled).tolist():
                 self._tell_clean(group, names[row], statuses[row].st_size, result)
         looks = [
-            _Look(names[row], statuses[row], bool(is_read[row]), bool(believed[row]))
+            Look(names[row], statuses[row], bool(is_read[row]), bool(believed[row]))
             for row in np.flatnonzero(known & ~plain).tolist()
         ]
         return [names[row] for row in np.flatnonzero(~known).tolist()], looks
-
-    def _hit(self, records: Records, masks: Uint8) -> set[int]:
-        """Look up, of each record, the tags in its mask; return the rows of those that hit."""
-        hit: set[int] = set()
-        for algorithm in Algorithm:
-            rows = np.flatnonzero(masks & np.uint8(algorithm))
-            if len(rows):
-                tags = np.ascontiguousarray(records["tags"][rows, SLOT[algorithm]])
-                hit.update(rows[list(self._judge.find(algorithm, tags))].tolist())
-        return hit
 
     def _judge_files(self, files: list[File], records: Records, result: Result) -> None:
         """Judge all files of a task together; count the clean ones, and tell of the others."""

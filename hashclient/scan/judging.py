@@ -17,7 +17,7 @@ from hashclient.core.algorithms import Algorithm, mask_of
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.index.matcher import Columns, Judge, Plan, verdict
-from hashclient.lists.wire import Uint32, Uint64
+from hashclient.lists.wire import Uint8, Uint32, Uint64
 from hashclient.scan.checked import SLOT, File, seal_digests
 from hashclient.scan.executors.interface import Result
 from hashclient.scan.reading import Reader, SetAside
@@ -144,3 +144,14 @@ def outcome_of(path: str, error: OSError | SetAside) -> Outcome:
     if isinstance(error, SetAside):
         return Outcome(error.kind, path, reason=str(error))
     return Outcome(Kind.UNREAD, path, reason=reason_of(error))
+
+
+def listed_rows(judge: Judge, records: Records, masks: Uint8) -> set[int]:
+    """Look up, of each record, the tags in its mask; return the rows of those that are listed."""
+    listed: set[int] = set()
+    for algorithm in Algorithm:
+        rows = np.flatnonzero(masks & np.uint8(algorithm))
+        if len(rows):
+            tags = np.ascontiguousarray(records["tags"][rows, SLOT[algorithm]])
+            listed.update(rows[list(judge.find(algorithm, tags))].tolist())
+    return listed

@@ -16,11 +16,12 @@ from hashclient.core.model import Outcome
 from hashclient.core.verdict import Summary
 from hashclient.index.open_lists import open_lists
 from hashclient.scan import cache
-from hashclient.scan.cache import Block, InventoryPlace
+from hashclient.scan.cache import Block
 from hashclient.scan.engine import Progress, scan
 from hashclient.scan.executors.inline import Inline
 from hashclient.scan.inside import MEMBER, Container, Inside
 from hashclient.scan.memory import Cache, Memory, Place
+from hashclient.scan.place import InventoryPlace
 from hashclient.scan.records import RECORD, Records, are_due, merged_records, records_of
 from hashclient.scan.sources.files import Trees, WalkOptions
 from hashclient.system.identity import Identity

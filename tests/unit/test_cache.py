@@ -24,9 +24,9 @@ from hashclient.scan.cache import (
     DamagedInventoryError,
     Inventory,
     are_settled,
-    remove_inventory,
 )
 from hashclient.scan.inside import MEMBER
+from hashclient.scan.place import remove_inventory
 from hashclient.scan.records import RECORD, RECORD_BEFORE, Records, records_of
 from hashclient.system.identity import Identity
 from hashclient.system.layout import INVENTORY_NAME

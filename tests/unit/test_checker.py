@@ -22,10 +22,10 @@ from hashclient.index.open_lists import OpenLists, open_lists
 from hashclient.scan import checker as module
 from hashclient.scan import judging as judging_module
 from hashclient.scan import reading
-from hashclient.scan.cache import InventoryPlace
 from hashclient.scan.checker import DEFER_BYTES, TASK_BYTES, Checker
 from hashclient.scan.executors.interface import Result
 from hashclient.scan.memory import Memory
+from hashclient.scan.place import InventoryPlace
 from hashclient.scan.reading import ATTEMPTS, DIRECTORY
 from hashclient.scan.reasons import CHANGED, ENDLESS, SPARSE
 from hashclient.scan.sources import files
@@ -199,9 +199,7 @@ def test_digests_that_disagree_are_a_conflict(tmp_path: Path) -> None:
     tree = write_tree(tmp_path / "t", {"a": b"listed"})
     (outcome,) = check(lists, tree, "a").outcomes
     assert outcome.kind is Kind.CONFLICT
-    assert outcome.hits == (
-        Hit("base", "e-1", "base", 1, (Algorithm.SHA1,), complete=False),
-    )
+    assert outcome.hits == (Hit("base", "e-1", "base", 1, (Algorithm.SHA1,), complete=False),)
     assert outcome.digests[Algorithm.MD5].hex() == md5
 
 
