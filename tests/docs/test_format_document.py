@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shlex
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 from tuf.ngclient.config import UpdaterConfig
 
+from fixtures import exports
 from hashclient.cli.main import cli
 from hashclient.core.model import NAME_PATTERN
 from hashclient.lists import wire
@@ -129,8 +131,10 @@ def test_the_documented_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (entries,) = blocks("provider.md", "csv")
     Path("entries.csv").write_text(entries)
     Path("more.txt").write_text(f"{hashlib.md5(b'benign').hexdigest()}\n")
+    with Path("icse.csv").open("wb") as out:
+        exports.icse(out, exports.entries(20))
     commands = [
-        line.removeprefix("$ hashclient ").split()
+        shlex.split(line.removeprefix("$ hashclient "))
         for block in blocks("provider.md", "console")
         for line in block.splitlines()
         if line.startswith("$ hashclient provider ") and "provider serve" not in line
@@ -140,4 +144,5 @@ def test_the_documented_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert (result.exit_code, result.exception) == (0, None), command
     assert len(commands) > 10
     (baseline,) = Repository(Path("repo"), clock=lambda: datetime.now(UTC)).status().lists
-    assert (baseline.generation, baseline.live) == (3, 2)
+    agreed = sum(e.baseline for e in exports.entries(20))
+    assert (baseline.generation, baseline.live) == (4, 2 + agreed)
