@@ -12,6 +12,7 @@ import re
 
 from hashclient.containers.interface import HEAD_BYTES, ISO_HEAD_BYTES, TAIL_BYTES
 from hashclient.containers.mail import Eml
+from hashclient.containers.tarheader import BLOCK_BYTES, is_header
 
 #: Bytes of the end of a zip archive that has no comment behind it.
 END_BYTES = 22
@@ -84,7 +85,9 @@ def has_mark(head: bytes | memoryview) -> bool:
     if length < HEAD_BYTES:
         return False
     if head[148] in _TAR_BEGINS and (head[155] in _TAR_ENDS or head[154] in _TAR_ENDS):
-        return True
+        # So does one in a dozen files of anything; the sum tells, as it does whoever opens it.
+        if is_header(bytes(head[:BLOCK_BYTES])):
+            return True
     if head[257] == _LETTER_U and head[257:262] == b"ustar":
         return True
     return (
