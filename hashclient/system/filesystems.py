@@ -26,6 +26,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from hashclient.system.fstypes import CTIME, FUSE, NINE_P, SIZES, TELLS, with_trait
+
 _T = TypeVar("_T")
 
 
@@ -44,101 +46,14 @@ class SizeTrust(enum.Enum):
 #: By themselves, since looking up a member of an enumeration costs as much as ten other names.
 NONE, NONZERO, FULL = SizeTrust
 
-_FUSE = 0x65735546
-_9P = 0x01021997
-
-#: File systems without a block device that are trusted, by the number that statfs(2) gives them:
-#: from linux/magic.h, and from their own headers where they are not part of Linux.
-_TRUSTED = frozenset(
-    {
-        0x9123683E,  # btrfs
-        0xCA451A4E,  # bcachefs
-        0x2FC12FC1,  # zfs
-        0x24051905,  # ubifs
-        0x01021994,  # tmpfs, devtmpfs
-        0x858458F6,  # ramfs
-        0x958458F6,  # hugetlbfs
-        0x794C7630,  # overlay
-        0x61756673,  # aufs
-        0xF15F,  # ecryptfs
-        0xE0F5E1E2,  # erofs, which may lie in a file
-        0x6969,  # nfs
-        0x517B,  # smb
-        0xFF534D42,  # cifs
-        0xFE534D42,  # smb2 and later
-        0x00C36400,  # ceph
-        0x5346414F,  # afs
-        0x6B414653,  # afs of the kernel
-        0x73757245,  # coda
-        0x0BD00BD0,  # lustre
-        0x47504653,  # gpfs
-        0x19830326,  # beegfs
-        0x20030528,  # orangefs
-        0xAAD7AAEA,  # panfs
-        0x786F4256,  # vboxsf
-        0xBACBACBC,  # vmhgfs
-        0x7C7C6673,  # prl_fs
-    }
-)
-
-#: File systems on which each change of a file sets ctime, in the kernel or at a server. Not
-#: bcachefs: its snapshots share the numbers of device and inode.
-_KEEP_CTIME = frozenset(
-    {
-        0xEF53,  # ext2, ext3, ext4
-        0x58465342,  # xfs
-        0xF2F52010,  # f2fs
-        0x9123683E,  # btrfs
-        0x2FC12FC1,  # zfs
-        0x3153464A,  # jfs
-        0x52654973,  # reiserfs
-        0x3434,  # nilfs2
-        0x7366746E,  # ntfs3
-        0x01161970,  # gfs2
-        0x7461636F,  # ocfs2
-        0x24051905,  # ubifs
-        0x794C7630,  # overlay
-        0x61756673,  # aufs
-        0xF15F,  # ecryptfs
-        0x6969,  # nfs
-        0x517B,  # smb
-        0xFF534D42,  # cifs
-        0xFE534D42,  # smb2 and later
-        0x00C36400,  # ceph
-        0x0BD00BD0,  # lustre
-        0x47504653,  # gpfs
-        0x19830326,  # beegfs
-    }
-)
+#: Those without a block device whose sizes are trusted, those whose ctime tells of each change, and
+#: those whose changes this kernel tells.
+_TRUSTED, _KEEP_CTIME, _TELL_OF_CHANGES = map(with_trait, (SIZES, CTIME, TELLS))
 
 
 def keeps_ctime(kind: int) -> bool:
     """Tell whether each change of a file sets its ctime, on a file system of type `kind`."""
     return kind in _KEEP_CTIME
-
-
-#: And those on which this kernel makes each change, so that it can tell of them.
-_TELL_OF_CHANGES = frozenset(
-    {
-        0xEF53,  # ext2, ext3, ext4
-        0x58465342,  # xfs
-        0xF2F52010,  # f2fs
-        0x9123683E,  # btrfs
-        0xCA451A4E,  # bcachefs
-        0x2FC12FC1,  # zfs
-        0x3153464A,  # jfs
-        0x52654973,  # reiserfs
-        0x3434,  # nilfs2
-        0x7366746E,  # ntfs3
-        0x4D44,  # FAT
-        0x2011BAB0,  # exFAT
-        0x01021994,  # tmpfs
-        0x858458F6,  # ramfs
-        0x24051905,  # ubifs
-        0x794C7630,  # overlay
-        0xF15F,  # ecryptfs
-    }
-)
 
 
 def tells_of_changes(fd: int) -> bool:
@@ -157,11 +72,11 @@ def trust_of(fd: int, device: int) -> SizeTrust:
     """Tell how far the file system of an open file is trusted; `device` is its `st_dev`."""
     try:
         kind = kind_of(fd)
-        if kind == _FUSE:
+        if kind == FUSE:
             return fuse_trust(device, _read("mountinfo"), _read("uid_map"), os.geteuid())
     except OSError:
         return NONE
-    if kind == _9P:
+    if kind == NINE_P:
         return NONZERO
     # What lies on a block device is a disk, of whatever format.
     return FULL if kind in _TRUSTED or os.major(device) else NONE

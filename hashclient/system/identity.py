@@ -33,29 +33,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hashclient.system.filesystems import ask_at, keeps_ctime, kind_of
+from hashclient.system.fstypes import BTRFS, CLUSTER, EXT, NETWORK, STACKED, XFS, with_trait
 from hashclient.system.mountinfo import mount_of, unescaped
 
-_EXT, _BTRFS, _XFS = 0xEF53, 0x9123683E, 0x58465342
-#: Where other machines change files without this one's kernel being asked first.
-_NETWORK = frozenset(
-    {
-        0x6969,  # nfs
-        0x517B,  # smb
-        0xFF534D42,  # cifs
-        0xFE534D42,  # smb2 and later
-        0x00C36400,  # ceph
-        0x0BD00BD0,  # lustre
-        0x47504653,  # gpfs
-        0x19830326,  # beegfs
-    }
-)
-_CLUSTER = frozenset({0x01161970, 0x7461636F})  # gfs2, ocfs2
-#: Those that lie upon others, and have no disk of their own.
-_STACKED = frozenset({0x794C7630, 0x61756673, 0xF15F})  # overlay, aufs, ecryptfs
+_NETWORK, _CLUSTER, _STACKED = map(with_trait, (NETWORK, CLUSTER, STACKED))
 #: Where a lease was tried, on each of these, against stores through maps made before and after. Not
 #: xfs: whoever may write to two files can exchange their contents there, and no time changes
 #: (`XFS_IOC_SWAPEXT`). Not overlay: a map of a file of it is none for the kernel.
-_LEASES_PROVE = frozenset({_EXT, _BTRFS})
+_LEASES_PROVE = frozenset({EXT, BTRFS})
 
 #: From linux/fs.h: the request, and the length of what it fills in.
 _GET_UUID, _UUID_BYTES = 0x80111500, 17
@@ -159,7 +144,7 @@ def _uuid_of(fd: int, kind: int, device: int, number: int) -> bytes | None:
     """Return what stands for a file system for good, if it lies on disks that are built in."""
     within: bytes | None = b""
     try:
-        if kind == _BTRFS:
+        if kind == BTRFS:
             within = _subvolume_of(fd)
             # Its files are on devices that are none, and it may have any number of disks.
             uuid = ioctl(fd, _BTRFS_INFO, bytes(_BTRFS_INFO_BYTES))[_BTRFS_UUID]
@@ -174,7 +159,7 @@ def _uuid_of(fd: int, kind: int, device: int, number: int) -> bytes | None:
     except OSError:
         return None
     if not any(uuid):
-        uuid = b"%x" % number if kind == _EXT and number else b""
+        uuid = b"%x" % number if kind == EXT and number else b""
     if not uuid or not names or None in names or within is None:
         return None
     return b" ".join([b"uuid", uuid.hex().encode(), *filter(None, [*names, within])])
@@ -214,7 +199,7 @@ def _asked_uuid(fd: int, kind: int) -> bytes:
     with contextlib.suppress(OSError):
         return ioctl(fd, _GET_UUID, bytes(_UUID_BYTES))[1:]
     with contextlib.suppress(OSError):
-        if kind == _XFS:
+        if kind == XFS:
             return ioctl(fd, _XFS_GEOMETRY, bytes(_XFS_GEOMETRY_BYTES))[_XFS_UUID]
     return b""
 

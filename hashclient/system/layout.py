@@ -23,7 +23,6 @@ MOUNTS_NAME = "mounts.json"
 MANIFEST_NAME = "manifest.json"
 STAGING_NAME = "staging.json"
 CHECKS_NAME = "checks.json"
-RUN_PREFIX = "run-"
 #: In the folder of the known good files.
 SOURCES_NAME = "sources.json"
 #: In the folder of a provider that is trusted, and in the folder of its metadata, as TUF names it.

@@ -19,10 +19,11 @@ import signal
 from fcntl import F_RDLCK, F_SETLEASE, F_UNLCK, fcntl
 
 from hashclient.system.filesystems import kind_of
+from hashclient.system.fstypes import BTRFS, EXT, XFS
 
 #: Where a lease was seen to keep every writer out: ext2 to ext4, btrfs, xfs. Not overlay, where the
 #: map of a file is one of another file, nor a network, where other machines do not ask this one.
-_KEEPS_OUT = frozenset({0xEF53, 0x9123683E, 0x58465342})
+_KEEPS_OUT = frozenset({EXT, BTRFS, XFS})
 
 
 def can_lease() -> bool:

@@ -25,7 +25,7 @@ import pytest
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.digests import digest_fd
 from hashclient.scan import cache, checked, checker, reading
-from hashclient.system import filesystems, identity
+from hashclient.system import filesystems, fstypes, identity
 from hashclient.system.identity import Identities, Identity
 from hashclient.system.leases import is_unwritable, keeps_out
 from tests.disks import Map, disk, make_image, mounted, needs_mounts, tool
@@ -461,10 +461,10 @@ def test_an_earlier_kernel_says_the_uuid_of_xfs_as_well(
 ) -> None:
     with disk(tmp_path, "xfs") as tree:
         fd = os.open(tree, os.O_RDONLY)
-        said = identity._asked_uuid(fd, identity._XFS)
+        said = identity._asked_uuid(fd, fstypes.XFS)
         monkeypatch.setattr(identity, "_GET_UUID", 0)
-        assert identity._asked_uuid(fd, identity._XFS) == said and any(said)
-        assert identity._asked_uuid(fd, identity._EXT) == b""
+        assert identity._asked_uuid(fd, fstypes.XFS) == said and any(said)
+        assert identity._asked_uuid(fd, fstypes.EXT) == b""
         os.close(fd)
 
 
