@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from hashclient import __version__
+from hashclient.containers.sniffing import ends_as_zip
 from hashclient.core.digests import CHUNK_BYTES, digest_of
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
@@ -283,7 +284,7 @@ class Worker:
 
     def clean_answer(self, data: memoryview) -> bytes | None:
         """Return what is said of most streams that match nothing, and count it; None of others."""
-        if self.openers is not None and opens_as_container(data):
+        if self.openers is not None and (opens_as_container(data) or ends_as_zip(data)):
             return None
         lists = self._lists.now
         may_be_listed = lists.may_be_listed

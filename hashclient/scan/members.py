@@ -21,7 +21,7 @@ from hashclient.containers.interface import ISO_HEAD_BYTES, NotReadError, Why
 from hashclient.containers.limits import Limits
 from hashclient.containers.protocol import Job
 from hashclient.containers.sandbox import kernel_locks
-from hashclient.containers.sniffing import has_mark, may_front
+from hashclient.containers.sniffing import END_BYTES, ends_as_zip, has_mark, may_front
 from hashclient.core.algorithms import Algorithm, mask_of
 from hashclient.core.digests import digest_fd
 from hashclient.core.kinds import Kind
@@ -37,6 +37,9 @@ from hashclient.system.text import MAX_EXCERPT_CHARS
 MAX_TOLD = 10_000
 #: Members that are looked up together.
 ROWS_AT_ONCE = 4_096
+
+#: Why nothing is known of a stream that was not kept.
+BEHIND = "limit: an archive stands behind bytes that did not tell of it; scan it as a file"
 
 _ALL = mask_of(Algorithm)
 _DIGEST_AT = [
@@ -132,6 +135,7 @@ class Kept:
         self._most_bytes = most_bytes
         self._fd: int | None = None
         self._head: bytearray | None = bytearray()
+        self._end = b""
         self.length = 0
         #: Why it could not be kept, if so.
         self.failure: str | None = None
@@ -146,13 +150,23 @@ class Kept:
             chunk = self._decide()
         if self._fd is not None:
             self._write(chunk)
+        elif len(chunk) >= END_BYTES:
+            self._end = bytes(chunk[-END_BYTES:])
+        else:
+            self._end = (self._end + bytes(chunk))[-END_BYTES:]
 
     def finish(self) -> int | None:
-        """Return a descriptor of all that has come; None if it is no container."""
+        """Return a descriptor of all that has come; None if it is no container.
+
+        Of what was let go only the end is known: where that is the end of an archive, it is a
+        `failure` that nobody can look inside.
+        """
         if self._head is not None:
-            chunk = self._decide()
+            chunk = self._decide(is_all=True)
             if self._fd is not None:
                 self._write(chunk)
+        elif self._fd is None and self.failure is None and ends_as_zip(self._end):
+            self.failure = BEHIND
         return self._fd
 
     def close(self) -> None:
@@ -161,11 +175,12 @@ class Kept:
             os.close(self._fd)
             self._fd = None
 
-    def _decide(self) -> memoryview:
+    def _decide(self, *, is_all: bool = False) -> memoryview:
         """Look at the first bytes, and begin to keep what may be a container; return them."""
         head = memoryview(bytes(self._head or b""))
         self._head = None
-        if has_mark(head) or may_front(head):
+        self._end = bytes(head[-END_BYTES:])
+        if opens_as_container(head) or (is_all and ends_as_zip(head)):
             try:
                 self._fd = os.memfd_create("hashclient")
             except OSError as error:

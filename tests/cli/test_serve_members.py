@@ -89,6 +89,19 @@ def test_what_cannot_be_opened_has_no_verdict(daemon: Daemon) -> None:
     assert daemon.ask(instream(bytes(broken))) == UNREAD
 
 
+@pytest.mark.parametrize("step", [5, 1 << 20])
+def test_an_archive_behind_bytes_that_do_not_tell_of_it_is_never_clean(
+    daemon: Daemon, state: Path, step: int
+) -> None:
+    """A file of the same bytes is opened; of a stream, the beginning decides what is kept."""
+    for front, answer in ((b"\1" * 100, FOUND), (b"\1" * 100_000, UNREAD)):
+        data = front + HOLDERS["zip"]
+        chunks = [data[at : at + step] for at in range(0, len(data), step)]
+        assert daemon.ask(instream(*chunks)) == answer
+        code = run("--state-dir", state, "scan", "-", stdin=data).code
+        assert code == (10 if answer == FOUND else 3)
+
+
 def test_many_in_one_session(daemon: Daemon) -> None:
     with daemon.connect() as sock:
         sock.sendall(b"zIDSESSION\0")
