@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from hashclient.containers.sniffing import END_BYTES, ends_as_zip
 from hashclient.core.digests import CHUNK_BYTES
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
@@ -258,7 +259,8 @@ class DescriptorJob:
                 after = os.fstat(fd)
                 if not same_content(before, after) or before.st_size not in (0, self._at):
                     return self._unread(CHANGED)
-                if self._opens and self._office.openers is not None:
+                end = os.pread(fd, END_BYTES, max(0, self._at - END_BYTES))
+                if self._office.openers is not None and (self._opens or ends_as_zip(end)):
                     # The client has the same offset.
                     at = os.lseek(fd, 0, os.SEEK_CUR)
                     self._upload.inside = self._office.openers.open(self._upload, fd, self._at)

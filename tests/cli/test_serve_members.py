@@ -125,6 +125,13 @@ def test_descriptors_and_paths(daemon: Daemon, tmp_path: Path) -> None:
     )
 
 
+def test_a_descriptor_of_an_archive_behind_other_bytes(daemon: Daemon, tmp_path: Path) -> None:
+    tree = write_tree(tmp_path / "t", {"a": b"\1" * 300_000 + HOLDERS["zip"]})
+    fd = open_for_reading(tree / "a")
+    assert daemon.ask_descriptor(fd).endswith(b"Hashclient.base.e-1 FOUND\0")
+    os.close(fd)
+
+
 def test_matches_in_streams_are_recorded(daemon: Daemon, state: Path) -> None:
     assert daemon.ask(instream(HOLDERS["mail"])) == FOUND
     assert "stdin:stream" in run("--state-dir", state, "matches").out
