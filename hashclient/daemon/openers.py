@@ -61,7 +61,7 @@ class Openers:
             if known is lists:
                 return members
             members.close()
-        return Members(lists.judge, self._options)
+        return self.new(lists)
 
     def put_back(self, lists: InUse, members: Members) -> None:
         """Take back what is not needed any more."""
