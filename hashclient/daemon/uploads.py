@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
-
-from hashclient.core.algorithms import Algorithm, mask_of
+from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.daemon.lists import InUse
 from hashclient.daemon.spool import Spooled
-from hashclient.index.matcher import Place, verdict
+from hashclient.index.matcher import Place
 from hashclient.scan.reading import StreamDigester
+from hashclient.scan.streaming import judge_hit
 
 
 class Upload:
@@ -111,22 +110,6 @@ def _judge(
                 places.setdefault(rows[query], []).extend(found)
     for row, found in places.items():
         upload = uploads[numbers[row]]
-        outcomes[numbers[row]] = _judge_hit(upload, digests[row], found)
-
-
-def _judge_hit(
-    upload: Upload, digests: dict[Algorithm, bytes], places: Sequence[Place]
-) -> Outcome | None:
-    """Compute what the entries that were hit have besides, and judge."""
-    ask, digester = upload.lists.judge, upload.digester
-    missing = ask.wanted(places) & ~mask_of(digests)
-    digests |= digester.more(Algorithm.in_mask(missing))
-    tags = ask.seal(digests)
-    hits = ask.hits(tags, digester.length)
-    kind = verdict(hits)
-    if kind is Kind.CLEAN:
-        return None
-    kept = {a: np.ascontiguousarray(words).tobytes() for a, words in tags.items()}
-    return Outcome(
-        kind, upload.name, digester.length, hits=hits, digests=digests, tags=kept, is_stream=True
-    )
+        outcome = judge_hit(ask, upload.name, upload.digester, digests[row], found)
+        if outcome.kind is not Kind.CLEAN:
+            outcomes[numbers[row]] = outcome

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 
 from hashclient.core.algorithms import Algorithm, mask_of
 from hashclient.core.kinds import Kind
-from hashclient.core.model import Hit, Outcome
-from hashclient.index.matcher import Judge, verdict
+from hashclient.core.model import Outcome
+from hashclient.index.matcher import Judge, Place, verdict
 from hashclient.scan.executors.interface import Result
 from hashclient.scan.members import Kept, Members
 from hashclient.scan.reading import StreamDigester
@@ -54,20 +55,29 @@ class StreamChecker:
             for found in self._judge.find(algorithm, words.reshape(1, 2)).values()
             for place in found
         ]
-        hits: tuple[Hit, ...] = ()
-        if places:
-            missing = self._judge.wanted(places) & ~mask_of(digests)
-            more = stream.more(Algorithm.in_mask(missing))
-            digests |= more
-            tags |= self._judge.seal(more)
-            hits = self._judge.hits(tags, length)
         result = Result(files_read=1, bytes_read=length)
-        kind = verdict(hits)
-        result.clean = int(kind is Kind.CLEAN)
-        if kind is not Kind.CLEAN or self._keep_clean:
-            kept = {a: words.tobytes() for a, words in tags.items()} if hits else {}
-            outcome = Outcome(
-                kind, name, length, hits=hits, digests=digests, tags=kept, is_stream=True
-            )
+        outcome = Outcome(Kind.CLEAN, name, length, digests=digests, is_stream=True)
+        if places:
+            outcome = judge_hit(self._judge, name, stream, digests, places)
+        result.clean = int(outcome.kind is Kind.CLEAN)
+        if outcome.kind is not Kind.CLEAN or self._keep_clean:
             result.outcomes.append(outcome)
         return result
+
+
+def judge_hit(
+    judge: Judge,
+    name: str,
+    stream: StreamDigester,
+    digests: dict[Algorithm, bytes],
+    places: Sequence[Place],
+) -> Outcome:
+    """Judge a stream that has hit entries at `places` by `digests`, which are completed first."""
+    missing = judge.wanted(places) & ~mask_of(digests)
+    digests |= stream.more(Algorithm.in_mask(missing))
+    tags = judge.seal(digests)
+    hits = judge.hits(tags, stream.length)
+    kept = {a: words.tobytes() for a, words in tags.items()} if hits else {}
+    return Outcome(
+        verdict(hits), name, stream.length, hits=hits, digests=digests, tags=kept, is_stream=True
+    )
