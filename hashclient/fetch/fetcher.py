@@ -36,6 +36,7 @@ from hashclient.errors import (
 from hashclient.fetch.base import Base, open_base
 from hashclient.fetch.build import Build, Progress, delta_of, tidy
 from hashclient.fetch.guard import PoisonGuard, open_guard
+from hashclient.fetch.notices import OnNotices, fetch_notices
 from hashclient.fetch.withdrawals import Reached, reach_back
 from hashclient.index.checks import LIMIT_S, note_pieces
 from hashclient.index.manifest import Manifest, OtherKeyError, load_manifest, write_manifest
@@ -104,15 +105,16 @@ class Fetcher:
         *,
         progress: Progress | None = None,
         received: Callable[[], int] = lambda: 0,
+        on_notices: OnNotices = lambda _: None,
         accept_churn: bool = False,
         rebuild: bool = False,
     ) -> None:
         """Bind what a fetch needs; nothing but the key is read yet, and it has to be there.
 
-        `progress` hears of segments, and of parts of them if `received` counts what `source` gets.
-        `accept_churn` lets pass what the provider's `max_churn` would refuse. `rebuild` builds
-        lists from their first segment even where what is here looks sound; of that, only the
-        manifest is read.
+        `progress` hears of segments, and of parts of them if `received` counts what `source` gets;
+        `on_notices` of notices, if there are any. `accept_churn` lets pass what the provider's
+        `max_churn` would refuse. `rebuild` builds lists from their first segment even where what is
+        here looks sound; of that, only the manifest is read.
 
         Raises:
             ConfigError: the key is missing or malformed.
@@ -123,6 +125,8 @@ class Fetcher:
         self._now = session.now
         self._progress = progress or (lambda *_: None)
         self._received = received
+        self._session = session
+        self._on_notices = on_notices
         self._settings = session.settings
         self._audit = session.audit
         self._source = source
@@ -158,6 +162,7 @@ class Fetcher:
             trust.refresh()
             offered = trust.lists()
             _log.info("provider %s: metadata is verified, lists: %d", self._provider, len(offered))
+            fetch_notices(self._session, trust, self._provider, self._on_notices)
             # A list that we have and that is not offered any more is refused, not forgotten.
             ours = {m.list for m in self._manifests() if m.provider == self._provider}
             known = ours.union(offered, config.lists or ())

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterator
 from hashclient.errors import HashclientError, UsageError
 from hashclient.fetch.build import Progress
 from hashclient.fetch.fetcher import Fetched, Fetcher
+from hashclient.fetch.notices import OnNotices
 from hashclient.index.reader import lists_on_disk
 from hashclient.migrations.migrate import writing
 from hashclient.net.client import Transport
@@ -33,11 +34,12 @@ def fetch_all(
     progress: Progress | None = None,
     on_failure: Callable[[HashclientError], None] = lambda _: None,
     on_wait: Callable[[], None] = lambda: None,
+    on_notices: OnNotices = lambda _: None,
 ) -> Iterator[Fetched]:
     """Yield what becomes of every list, or of those in `only`, of one provider or of all.
 
-    `progress`, `accept_churn` and `rebuild` are as for `Fetcher`, `wait_s` and `on_wait` as for
-    `writing`.
+    `progress`, `accept_churn`, `rebuild` and `on_notices` are as for `Fetcher`, `wait_s` and
+    `on_wait` as for `writing`.
 
     Raises:
         HashclientError: as `Fetcher.fetch`; with several providers, the error of the highest exit
@@ -66,6 +68,7 @@ def fetch_all(
                         accept_churn=accept_churn,
                         progress=progress,
                         received=received.count,
+                        on_notices=on_notices,
                     ):
                         unknown.discard(fetched.list_name)
                         yield fetched
@@ -97,6 +100,7 @@ def fetch_from(
     accept_churn: bool = False,
     progress: Progress | None = None,
     received: Callable[[], int] = lambda: 0,
+    on_notices: OnNotices = lambda _: None,
 ) -> Iterator[Fetched]:
     """Yield what becomes of every list of provider `name`, whose bytes `source` gives.
 
@@ -111,6 +115,7 @@ def fetch_from(
         source,
         progress=progress,
         received=received,
+        on_notices=on_notices,
         accept_churn=accept_churn,
         rebuild=rebuild,
     )
