@@ -19,7 +19,7 @@ from hashclient.errors import VerificationError
 from hashclient.system.strictjson import parse_json
 from hashclient.system.text import excerpt
 
-FORMAT = "hashclient-notice/1"
+FORMAT: Literal["hashclient-notice/1"] = "hashclient-notice/1"
 MAX_NOTICE_BYTES = 1 << 14
 MAX_REFERENCES = 32
 MAX_LISTS = 32

@@ -67,6 +67,7 @@ from hashclient.provider.screen import read_screened
 from hashclient.system.files import sweep_temporary
 from hashclient.system.locks import writer_lock
 from hashclient.system.text import printable
+from hashclient.trust.noticerole import NOTICES
 
 #: What a repository's directory holds.
 _OWN_NAMES = {"public", "keys", "lock", "root.json"}
@@ -154,6 +155,8 @@ class Repository:
             current = self._files.current(roles, list_name)
             entries = Entries(current.generation + 1, category or _category_of(list_name))
             is_new = list_name not in roles.lists
+            if is_new and list_name == NOTICES:
+                raise UsageError(f"a list cannot be called {NOTICES}, as a role is")
             if not dry_run:
                 signers = ["targets" if is_new else list_name, "snapshot", "timestamp"]
                 roles.require_signers(signers)
@@ -365,6 +368,25 @@ class Repository:
                 f"not a provider's repository: {printable(self.directory)}",
                 hint="`hashclient provider init` makes one",
             )
+
+    def roles(self) -> Roles:
+        """Return the roles as they are published, to look at.
+
+        Raises:
+            StateError: there is no repository, or it is corrupt.
+        """
+        return self._load()
+
+    @contextlib.contextmanager
+    def changing(self) -> Iterator[Roles]:
+        """Hold the lock, and yield the roles for who changes and commits them.
+
+        Raises:
+            StateError: there is no repository, it is corrupt, or another process changes it.
+        """
+        self.require()
+        with self._locked():
+            yield self._load()
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
