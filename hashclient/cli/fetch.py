@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from hashclient.cli.app import App, format_option, pass_app
 from hashclient.cli.completing import LISTS
+from hashclient.cli.noticeview import document_of_fetched, show_notices
 from hashclient.core.kinds import MatchState
 from hashclient.errors import ExitCode, HashclientError
 from hashclient.system.text import counted, path_fields, printable
@@ -17,6 +18,7 @@ from hashclient.system.text import counted, path_fields, printable
 if TYPE_CHECKING:
     from hashclient.core.match import Match
     from hashclient.fetch.fetcher import Fetched
+    from hashclient.fetch.notices import FetchedNotices
 
 
 #: A fetch that takes longer than a day is not waited for.
@@ -77,12 +79,19 @@ def command(
     verification, 7 expired; all are in `hashclient --help`.
     """
     results: list[Fetched] = []
+    of_notices: list[FetchedNotices] = []
     code = ExitCode.OK
+
+    def on_notices(notices: FetchedNotices) -> None:
+        of_notices.append(notices)
+        show_notices(app, notices, with_text=output_format == "text")
+
     try:
         for fetched in fetch_lists(
             app,
             frozenset(only),
             provider,
+            on_notices=on_notices,
             rebuild=rebuild,
             accept_churn=accept_churn,
             wait_s=wait_s,
@@ -104,15 +113,25 @@ def command(
         app.warn(error.message, error.hint)
     finally:
         if output_format == "json":
-            app.out(json.dumps({"lists": [_document(f) for f in results]}))
-    return code
+            document: dict[str, Any] = {"lists": [_document(f) for f in results]}
+            if of_notices:
+                document["notices"] = [document_of_fetched(n) for n in of_notices]
+            app.out(json.dumps(document))
+    return max([code, *(n.error.exit_code for n in of_notices if n.error is not None)])
 
 
 def fetch_and_tell(app: App) -> ExitCode | None:
     """Fetch for another command, which goes on with what is there; return the worst failure."""
     failed = ExitCode.OK
+    refused: list[ExitCode] = []
+
+    def on_notices(notices: FetchedNotices) -> None:
+        show_notices(app, notices, with_text=False)
+        if notices.error is not None:
+            refused.append(notices.error.exit_code)
+
     try:
-        for fetched in fetch_lists(app):
+        for fetched in fetch_lists(app, on_notices=on_notices):
             if fetched.error is not None:
                 app.warn(_refusal(fetched, fetched.error), fetched.error.hint)
                 failed = max(failed, fetched.error.exit_code)
@@ -128,7 +147,7 @@ def fetch_and_tell(app: App) -> ExitCode | None:
             raise
         app.warn(error.message, error.hint)
         failed = max(failed, error.exit_code)
-    return failed or None
+    return max([failed, *refused]) or None
 
 
 def fetch_lists(
@@ -139,6 +158,7 @@ def fetch_lists(
     rebuild: bool = False,
     accept_churn: bool = False,
     wait_s: float = 0.0,
+    on_notices: Callable[[FetchedNotices], None] | None = None,
 ) -> Iterator[Fetched]:
     """Yield what becomes of every list of one provider or of all.
 
@@ -157,6 +177,7 @@ def fetch_lists(
             wait_s=wait_s,
             progress=progress,
             on_failure=lambda error: app.warn(error.message, error.hint),
+            on_notices=on_notices,
             on_wait=lambda: app.say("another hashclient is writing to this state: waiting for it"),
         )
 

@@ -21,6 +21,7 @@ from hashclient.cli.importing import (
     reading_options,
     say_remarks,
 )
+from hashclient.cli.providernotice import command as notice_command
 from hashclient.cli.providerview import show_change, warn_doubles
 from hashclient.errors import ExitCode, UsageError
 from hashclient.system.text import printable
@@ -318,9 +319,9 @@ def rotate(
 ) -> None:
     """Replace the keys of ROLE by new ones and remove the old ones.
 
-    ROLE is root, targets, snapshot, timestamp or the name of a list. Clients follow by
+    ROLE is root, targets, snapshot, timestamp, notices or the name of a list. Clients follow by
     themselves. Rotate after a key may have leaked, or was lost. The keys of the root have to be
-    here; for a list, those of targets.
+    here; for notices and for a list, those of targets.
 
     \b
       hashclient provider rotate /srv/lists timestamp
@@ -433,3 +434,6 @@ def serve(app: App, directory: Path, bind: str, output_format: str, verbose: boo
             server.serve_forever()
     except (KeyboardInterrupt, Terminated):
         app.debug("stopped")
+
+
+command.add_command(notice_command)
