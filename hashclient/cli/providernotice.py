@@ -114,7 +114,7 @@ def _text_options(function: _Decorated) -> _Decorated:
 @format_option("text", "json")
 @pass_app
 def publish(
-    app: App, directory: Path, keys: int, threshold: int, output_format: str, **said: Any
+    app: App, /, directory: Path, keys: int, threshold: int, output_format: str, **said: Any
 ) -> None:
     """Publish a new notice.
 
@@ -137,7 +137,7 @@ def publish(
 @format_option("text", "json")
 @pass_app
 def update(
-    app: App, directory: Path, ids: tuple[str, ...], output_format: str, **said: Any
+    app: App, /, directory: Path, ids: tuple[str, ...], output_format: str, **said: Any
 ) -> None:
     """Replace the notices ID... by a new one.
 
@@ -157,7 +157,7 @@ def update(
 @format_option("text", "json")
 @pass_app
 def cancel(
-    app: App, directory: Path, ids: tuple[str, ...], output_format: str, **said: Any
+    app: App, /, directory: Path, ids: tuple[str, ...], output_format: str, **said: Any
 ) -> None:
     """End the notices ID... before they expire.
 

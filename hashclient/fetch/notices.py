@@ -136,6 +136,8 @@ def _download(
         except AuditError:
             raise
         except HashclientError as error:
+            if not error.message.startswith("notice "):
+                error.message = f"notice {notice_id}: {error.message}"
             _log_refusal(session, provider, error)
             come.refused.append(Refused(notice_id, error.message))
             come.error = error

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -26,7 +27,7 @@ _MAX_TARGETS_BYTES = 5_000_000
 
 
 class _Signed(msgspec.Struct, frozen=True):
-    notices: msgspec.Raw | None = msgspec.field(name="hashclient-notices", default=None)
+    notices: Any = msgspec.field(name="hashclient-notices", default=None)
 
 
 class _Targets(msgspec.Struct, frozen=True):
@@ -108,7 +109,7 @@ def _refused(book: Book) -> Iterator[str]:
 
 
 def _stale(book: Book, now: datetime, grace: timedelta) -> str | None:
-    if now >= book.expires + grace:
+    if now - grace >= book.expires:
         return (
             f"notices of provider {book.provider} are STALE: what vouches for them has expired on"
             f" {book.expires:%Y-%m-%d %H:%M} UTC; run `hashclient fetch`"

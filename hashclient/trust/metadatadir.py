@@ -18,6 +18,7 @@ from hashclient.system.files import (
     make_private_dir,
     read_regular,
     state_error,
+    sweep_temporary,
     write_atomic,
 )
 from hashclient.system.strictjson import parse_json
@@ -98,6 +99,7 @@ class MetadataDir:
         That is temporary files of killed runs, which it names `tmp` and at random, and metadata
         that would be refused if it came from the provider.
         """
+        sweep_temporary(self.path)
         for path in self.path.glob("tmp*"):
             if path.suffix != ".json":
                 with contextlib.suppress(OSError):

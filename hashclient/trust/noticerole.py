@@ -13,7 +13,11 @@ import json
 from datetime import datetime
 
 import msgspec
-from tuf.api.exceptions import BadVersionNumberError, RepositoryError
+from tuf.api.exceptions import (
+    BadVersionNumberError,
+    LengthOrHashMismatchError,
+    RepositoryError,
+)
 from tuf.api.metadata import DelegatedRole, Delegations, Metadata, MetaFile, TargetFile, Targets
 
 from hashclient.core.model import is_name
@@ -90,7 +94,10 @@ def verify_role(delegator: Targets, meta: MetaFile, data: bytes) -> SignedNotice
         RepositoryError: one of these does not hold.
         ValueError: a hash or a key is none.
     """
-    meta.verify_length_and_hashes(data)  # 1
+    try:
+        meta.verify_length_and_hashes(data)  # 1
+    except LengthOrHashMismatchError as error:
+        raise RepositoryError(f"{NOTICES}.json is not what the snapshot says") from error
     metadata: Metadata[Targets] = Metadata.from_bytes(data)
     signed = metadata.signed
     if not isinstance(signed, Targets):
