@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 from collections.abc import Iterator
 from datetime import datetime
+from pathlib import Path
 
 import msgspec
 
@@ -83,6 +84,15 @@ def load_book(layout: Layout, provider: str) -> Book | None:
         return None
     except OSError as error:
         raise state_error("cannot read", path, error) from error
+    return parse_book(data, provider, path)
+
+
+def parse_book(data: bytes, provider: str, path: Path) -> Book:
+    """Return what the bytes of a file say; `path` names it in messages.
+
+    Raises:
+        DamagedBookError, StateError: as `load_book`.
+    """
     line, _, body = data.partition(b"\n")
     try:
         if is_newer(format_of(line), BOOK_FORMAT):
@@ -101,15 +111,20 @@ def load_book(layout: Layout, provider: str) -> Book | None:
     return book
 
 
+def encode_book(book: Book) -> bytes:
+    """Return the bytes of a file; `parse_book` gives `book` back."""
+    body = msgspec.json.encode(book) + b"\n"
+    head = msgspec.json.encode(_Head(BOOK_FORMAT, hashlib.sha256(body).hexdigest()))
+    return head + b"\n" + body
+
+
 def write_book(layout: Layout, book: Book) -> None:
     """Replace what is kept of the notices of a provider. The lock is held.
 
     Raises:
         StateError: it cannot be written.
     """
-    body = msgspec.json.encode(book) + b"\n"
-    head = msgspec.json.encode(_Head(BOOK_FORMAT, hashlib.sha256(body).hexdigest()))
-    write_atomic(layout.notices_of(book.provider), head + b"\n" + body)
+    write_atomic(layout.notices_of(book.provider), encode_book(book))
 
 
 def providers_with_notices(layout: Layout) -> list[str]:

@@ -23,6 +23,8 @@ from hashclient.system.layout import TARGETS_NAME
 
 #: Of a state without a notice, nothing is decoded but what has this in it.
 _MARK = b'"hashclient-notices"'
+#: The metadata of the role, beside that of the others.
+_ROLE_NAME = "notices.json"
 _MAX_TARGETS_BYTES = 5_000_000
 
 
@@ -76,7 +78,10 @@ def read_notices(settings: Settings, now: datetime) -> NoticesStatus | None:
             continue
         if book is None:
             problems.append(f"notices of provider {name} are not here; run `hashclient fetch`")
-            code = max(code, ExitCode.STATE)
+            if (settings.layout.metadata(name) / _ROLE_NAME).exists():
+                # They were here. Else a version that knows of none has fetched last.
+                code = max(code, ExitCode.STATE)
+            alarming += least is not None
             continue
         of_provider = standings(name, book.notices, now)
         found += of_provider
