@@ -39,8 +39,8 @@ def command() -> None:
     cancelled by another one.
 
     \b
-      hashclient provider notice publish /srv/lists --sender lists@example.org \\
-            --event consolidation --severity minor --headline 'baseline is consolidated tomorrow'
+      hashclient provider notice publish /srv/lists --event maintenance \\
+            --sender lists@example.org --headline 'no updates on Friday'
       hashclient provider notice list /srv/lists
     """
 
@@ -119,8 +119,8 @@ def publish(
     """Publish a new notice.
 
     \b
-      hashclient provider notice publish /srv/lists --sender lists@example.org \\
-            --event correction --severity severe --urgency immediate --list baseline \\
+      hashclient provider notice publish /srv/lists --event correction \\
+            --severity severe --urgency immediate --list baseline \\
             --headline 'check category undecided again' --expires 2026-12-31
     """
     from hashclient.provider.keys import Keys
@@ -145,7 +145,7 @@ def update(
     acknowledged the old ones have to acknowledge it again.
 
     \b
-      hashclient provider notice update /srv/lists n-20260131t120000 --severity minor
+      hashclient provider notice update /srv/lists n-1 --severity minor
     """
     _tell(app, _board(app, directory).update(ids, _draft(said), app.now()), output_format)
 
@@ -162,7 +162,7 @@ def cancel(
     """End the notices ID... before they expire.
 
     \b
-      hashclient provider notice cancel /srv/lists n-20260131t120000 \\
+      hashclient provider notice cancel /srv/lists n-1 \\
             --description 'it was a mistake'
     """
     _tell(app, _board(app, directory).cancel(ids, _draft(said), app.now()), output_format)

@@ -16,7 +16,7 @@ from hashclient.config import Config, Settings
 from hashclient.notices.lifecycle import Kept
 from hashclient.notices.store import Book, changing, load_book, write_book
 from hashclient.status.notices import NoticesStatus, read_notices
-from hashclient.system.layout import Layout
+from hashclient.system.layout import Layout, purpose_of
 from tests.support import Result, Site, call, csv_of, run
 
 TRICKS = "\u202egpj.exe\u2069 \\ end"
@@ -91,6 +91,9 @@ def test_a_notice_from_the_provider_to_the_log_of_a_client(site: Site, state: Pa
     assert mine[1]["data"]["how"] == "headline" and mine[1]["data"]["by"]
     assert mine[2]["data"]["remark"] == "ticket 4711"
     assert site.run("audit", "verify", state=state).code == 0
+    files = [p.relative_to(state).as_posix() for p in state.rglob("*") if not p.is_dir()]
+    assert "notices/main.json" in files
+    assert [path for path in files if purpose_of(path) is None] == []
 
 
 def test_an_update_is_open_again_and_a_cancel_is_not(site: Site, state: Path) -> None:
