@@ -24,6 +24,7 @@ from hashclient.cli.importing import (
 from hashclient.cli.providerview import show_change, warn_doubles
 from hashclient.errors import ExitCode, UsageError
 from hashclient.system.text import printable
+from hashclient.system.times import for_people
 
 if TYPE_CHECKING:
     from hashclient.provider.repository import Repository
@@ -89,7 +90,7 @@ def _warn_expiring(app: App, repository: Repository) -> bool:
         expired = expired or left.total_seconds() <= 0
         when = "has expired" if left.total_seconds() <= 0 else f"expires in {left.days} day(s)"
         app.warn(
-            f"role {role} {when}: {at:%Y-%m-%d %H:%M} UTC",
+            f"role {role} {when}: {for_people(at)}",
             hint=f"run {renew}" if wanting is None else f"{wanting} and run {renew}",
         )
     return expired

@@ -21,6 +21,7 @@ from hashclient.formats.fields import counts_text, plural
 from hashclient.scan.pipeline import FrontEnd, Observer, Run
 from hashclient.system.process import exit_code_at_bad_pages
 from hashclient.system.text import printable
+from hashclient.system.times import for_people
 
 if TYPE_CHECKING:
     from hashclient.cli.sorter import Sorter
@@ -53,7 +54,7 @@ def load_lists(app: App) -> OpenLists:
         if not state.fresh:
             grace = " and is in its grace period" if state.in_grace else ""
             app.warn(
-                f"list {state.name} is stale: it expired {state.expires:%Y-%m-%d %H:%M} UTC{grace}",
+                f"list {state.name} is stale: it expired {for_people(state.expires)}{grace}",
                 "run `hashclient fetch`; if that does not help, check this machine's clock",
             )
     return lists

@@ -54,6 +54,7 @@ from hashclient.system.files import (
 )
 from hashclient.system.log import Log
 from hashclient.system.text import printable
+from hashclient.system.times import for_people
 from hashclient.trust.tuf import Source, Trust
 
 _log = Log("fetch")
@@ -191,8 +192,8 @@ class Fetcher:
         for manifest in self._manifests():
             if manifest.checked_at > now + CLOCK_TOLERANCE:
                 raise StaleError(
-                    f"the clock shows {now:%Y-%m-%d %H:%M} UTC, but list {manifest.list} was"
-                    f" checked at {manifest.checked_at:%Y-%m-%d %H:%M} UTC",
+                    f"the clock shows {for_people(now)}, but list {manifest.list} was"
+                    f" checked at {for_people(manifest.checked_at)}",
                     hint="set this machine's clock right; if it is right now and was ahead then,"
                     " remove the list's folder and fetch again",
                 )
