@@ -37,7 +37,7 @@ MAX_WAIT_S = 86_400.0
 @click.option(
     "--rebuild",
     is_flag=True,
-    help="Build the lists anew from what is signed, not from what is here.",
+    help="Build the lists again from what is signed, not from what is here.",
 )
 @click.option(
     "--accept-churn", is_flag=True, help="Take a generation that `max_churn` would refuse."
@@ -172,7 +172,8 @@ def _show(app: App, fetched: Fetched) -> None:
     state = f"{live}, fresh until {for_people(fetched.expires)}"
     if fetched.added is None:
         app.out(
-            f"list {name}: generation {fetched.before} -> {fetched.generation}, built anew; {state}"
+            f"list {name}: generation {fetched.before} -> {fetched.generation},"
+            f" built again; {state}"
         )
     elif not fetched.changed:
         app.out(f"list {name}: nothing new, generation {fetched.generation}; {state}")

@@ -121,7 +121,7 @@ def verify(app: App, output_format: str) -> ExitCode:
 
 
 def _document(item: Item, quarantine: Quarantine, record: Matches) -> dict[str, Any]:
-    """Return what `list` and `show` tell of an item."""
+    """Return what `list` and `show` say about an item."""
     match = record.look_up(item.id)
     state = "unrecorded" if match is None else str(match.state)
     due = quarantine.due(item.id, record)

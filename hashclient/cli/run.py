@@ -124,11 +124,11 @@ class Report(Observer):
                 ) as self._write:
                     failure = self._tell_all(run)
             except OutputError as error:
-                # Nobody can be told but through the exit code; what was found still is logged.
+                # Only the exit code can still say it; what was found still is logged.
                 failure = error
                 run.give_up(error)
             except (KeyboardInterrupt, Terminated) as error:
-                # The second signal, while the end was told: what was found outranks it as well.
+                # The second signal, while the end was written: what was found outranks it as well.
                 run.give_up(error)
         if self._is_open and failure is None and self._is_text:
             self._app.say(

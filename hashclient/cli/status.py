@@ -48,7 +48,7 @@ def command(app: App, output_format: str, verify: bool, output: Path | None) -> 
     Ends with 0 only when every list that should be here is, usable and fresh, and whatever else
     is kept can be read, so that a monitor can call it. What should be here is what `lists` in the
     configuration names or, without that, what the provider offered at the last fetch, and every
-    folder of a list. It needs no network: it tells of the last fetch.
+    folder of a list. It needs no network: it shows what the last fetch found.
 
     A list is `recognised by` md5, say, as far as its entries have an MD5: `lookup` can decide
     nothing about the others by that. By size+md5 also entries without one are ruled out that have

@@ -66,7 +66,7 @@ class Fetched(msgspec.Struct, frozen=True):
     """What became of one list in a fetch.
 
     `before` is the generation that was here, None for a first fetch. `added` and `withdrawn`
-    count entries, and are None when the list had to be built anew over an older generation.
+    count entries, and are None when the list had to be built again over an older generation.
     `is_ahead` says that `published_at` is in the future, as the clock here shows it.
     `affected` are matches with a hit of an entry that is withdrawn now, and `listed_again` what was
     taken away for an entry that was withdrawn and is back; `problem` says why these could not be

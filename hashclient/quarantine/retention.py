@@ -81,7 +81,7 @@ def recover(room: Room, matches: Matches, mark: Mark) -> Iterator[Item]:
 
 
 def _match_of(item: Item) -> Match:
-    """Return the match as an item tells of it."""
+    """Return the match as its item describes it."""
     is_removed = item.stage is Stage.REMOVED
     return Match(
         id=item.id,

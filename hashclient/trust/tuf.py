@@ -334,7 +334,7 @@ class Trust:
                 since = f" since {for_people(expires)} ({days} days)"
         return StaleError(
             f"provider {self._name}: {error}{since}",
-            hint="the provider has to sign anew; if it has, check this machine's clock",
+            hint="the provider has to sign again; if it has, check this machine's clock",
         )
 
 
