@@ -34,14 +34,14 @@ def command(ctx: click.Context) -> None:
     \b
       hashclient notices
       hashclient notices show n-20260131t120000
-      hashclient notices acknowledge n-20260131t120000 --remark 'ticket 4711'
+      hashclient notices acknowledge n-20260131t120000 --reason 'ticket 4711'
     """
     if ctx.invoked_subcommand is None:
         ctx.invoke(list_notices, show_all=False, provider=None, output_format="text")
 
 
 @command.command("list")
-@click.option("--all", "show_all", is_flag=True, help="Also those that ask for nothing any more.")
+@click.option("--show-all", is_flag=True, help="Also those that ask for nothing any more.")
 @click.option("--provider", metavar="NAME", help="Only notices of this provider.")
 @format_option("text", "json")
 @pass_app
@@ -52,7 +52,7 @@ def list_notices(app: App, show_all: bool, provider: str | None, output_format: 
 
     \b
       hashclient notices list
-      hashclient notices list --all --format json
+      hashclient notices list --show-all --format json
     """
     journal = _journal(app)
     found = [s for s in journal.all() if provider in {None, s.provider} and (show_all or s.stands)]
@@ -63,7 +63,9 @@ def list_notices(app: App, show_all: bool, provider: str | None, output_format: 
         for standing in found:
             app.out(line_of(standing))
         if not found:
-            app.say("there is no notice" if show_all else "no notice stands; --all shows others")
+            app.say(
+                "there is no notice" if show_all else "no notice stands; --show-all shows others"
+            )
     if failure is not None:
         raise failure
 
@@ -101,20 +103,22 @@ def show(app: App, name: str, output_format: str) -> None:
 
 @command.command("acknowledge")
 @click.argument("names", metavar="ID...", nargs=-1, required=True, shell_complete=NOTICES)
-@click.option("--remark", metavar="TEXT", help="What was done; it goes into the audit log.")
+@click.option(
+    "--reason", metavar="TEXT", help="What was done about it; it goes into the audit log."
+)
 @format_option("text", "json")
 @pass_app
-def acknowledge(app: App, names: tuple[str, ...], remark: str | None, output_format: str) -> None:
+def acknowledge(app: App, names: tuple[str, ...], reason: str | None, output_format: str) -> None:
     """Say that notices have been dealt with; they are open no more.
 
     An update of one of them is a notice of its own, and open again.
 
     \b
-      hashclient notices acknowledge n-20260131t120000 --remark 'ticket 4711'
+      hashclient notices acknowledge n-20260131t120000 --reason 'ticket 4711'
     """
     journal = _journal(app)
     chosen = journal.find(names)
-    done = journal.acknowledge(chosen, remark)
+    done = journal.acknowledge(chosen, reason)
     documents = []
     for standing in chosen:
         is_done = standing.name in done

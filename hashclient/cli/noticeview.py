@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hashclient.cli.app import App
 from hashclient.system.text import printable
+from hashclient.system.times import for_people, for_programs
 
 if TYPE_CHECKING:
     from hashclient.fetch.notices import FetchedNotices
@@ -25,7 +26,7 @@ def line_of(standing: Standing) -> str:
     notice = standing.notice
     return (
         f"{standing.name}  [{severity_of(notice)}]  {_state_of(standing)}"
-        f"  {notice.sent:%Y-%m-%d}  {printable(notice.headline)}"
+        f"  {for_people(notice.sent)}  {printable(notice.headline)}"
     )
 
 
@@ -45,15 +46,15 @@ def text_of(standing: Standing) -> Iterator[str]:
         "certainty": str(notice.certainty),
         "lists": ", ".join(notice.lists),
         "sender": printable(notice.sender),
-        "sent": f"{notice.sent:%Y-%m-%d %H:%M:%S} UTC",
-        "expires": f"{notice.expires:%Y-%m-%d %H:%M:%S} UTC",
-        "received": f"{kept.received:%Y-%m-%d %H:%M:%S} UTC",
+        "sent": for_people(notice.sent),
+        "expires": for_people(notice.expires),
+        "received": for_people(kept.received),
         "contact": printable(notice.contact),
     }
     if kept.acknowledged is not None:
-        said = f": {printable(kept.acknowledged.remark)}" if kept.acknowledged.remark else ""
+        said = f": {printable(kept.acknowledged.reason)}" if kept.acknowledged.reason else ""
         by = printable(kept.acknowledged.by)
-        rows["acknowledged"] = f"{kept.acknowledged.at:%Y-%m-%d %H:%M:%S} UTC by {by}{said}"
+        rows["acknowledged"] = f"{for_people(kept.acknowledged.at)} by {by}{said}"
     yield from (f"  {name:<13} {value}" for name, value in rows.items() if value)
     for name in ("description", "instruction"):
         text: str = getattr(notice, name)
@@ -71,8 +72,8 @@ def document_of(standing: Standing) -> dict[str, Any]:
         "provider": standing.provider,
         "state": str(standing.state),
         "ended_by": standing.by,
-        "received": kept.received.isoformat(),
-        "shown": kept.shown.isoformat() if kept.shown else None,
+        "received": for_programs(kept.received),
+        "shown": for_programs(kept.shown) if kept.shown else None,
         "acknowledged": kept.acknowledged and msgspec.to_builtins(kept.acknowledged),
         "notice": msgspec.to_builtins(standing.notice),
     }

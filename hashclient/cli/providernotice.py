@@ -13,6 +13,7 @@ import click
 from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.cli.noticeview import document_of, line_of
 from hashclient.errors import UsageError
+from hashclient.system.times import for_people
 
 if TYPE_CHECKING:
     from hashclient.notices.document import Notice
@@ -230,4 +231,4 @@ def _tell(app: App, notice: Notice, output_format: str) -> None:
     if output_format == "json":
         app.out(json.dumps({"id": notice.id, "type": str(notice.type)}))
     else:
-        app.out(f"notice {notice.id}: {notice.type}, until {notice.expires:%Y-%m-%d %H:%M} UTC")
+        app.out(f"notice {notice.id}: {notice.type}, until {for_people(notice.expires)}")

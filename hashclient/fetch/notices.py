@@ -26,6 +26,7 @@ from hashclient.notices.store import (
 )
 from hashclient.session import Session
 from hashclient.system.log import Log
+from hashclient.system.times import for_programs
 from hashclient.trust.noticerole import SignedNotices
 from hashclient.trust.tuf import METADATA_HINT, Trust
 
@@ -173,8 +174,8 @@ def _arrival(standing: Standing) -> Event:
         "type": str(notice.type),
         "status": str(notice.status),
         "severity": str(notice.severity),
-        "sent": notice.sent.isoformat(),
-        "expires": notice.expires.isoformat(),
+        "sent": for_programs(notice.sent),
+        "expires": for_programs(notice.expires),
         "references": [reference.id for reference in notice.references],
         "document": standing.kept.digest,
     }

@@ -18,7 +18,7 @@ from hashclient.notices.store import changing, load_book, providers_with_notices
 from hashclient.session import Session
 from hashclient.system.text import printable
 
-MAX_REMARK_CHARS = 500
+MAX_REASON_CHARS = 500
 
 
 class Journal:
@@ -59,7 +59,7 @@ class Journal:
             if not called:
                 raise UsageError(
                     f"no such notice: {printable(name)}",
-                    hint="`hashclient notices list --all` shows those that are here",
+                    hint="`hashclient notices list --show-all` shows those that are here",
                 )
             if len(called) > 1:
                 both = " or ".join(standing.name for standing in called[:3])
@@ -86,17 +86,17 @@ class Journal:
 
         self._change(names, note)
 
-    def acknowledge(self, chosen: Sequence[Standing], remark: str | None = None) -> set[str]:
+    def acknowledge(self, chosen: Sequence[Standing], reason: str | None = None) -> set[str]:
         """Log that notices have been dealt with, and note it; return the names of those.
 
         What has been acknowledged before, or asks for nothing, is left as it is.
 
         Raises:
-            UsageError: the remark is too long.
+            UsageError: the reason is too long.
             AuditError, StateError: it cannot be logged, or noted.
         """
-        if remark is not None and len(remark) > MAX_REMARK_CHARS:
-            raise UsageError(f"the remark has more than {MAX_REMARK_CHARS} characters")
+        if reason is not None and len(reason) > MAX_REASON_CHARS:
+            raise UsageError(f"the reason has more than {MAX_REASON_CHARS} characters")
         now = self._session.now()
         done: set[str] = set()
 
@@ -104,9 +104,9 @@ class Journal:
             if standing.state is not State.OPEN:
                 return None
             done.add(standing.name)
-            said = {} if remark is None else {"remark": remark}
+            said = {} if reason is None else {"reason": reason}
             event = Event("notice-acknowledged", {**_about(standing), "by": self._by, **said})
-            value = Acknowledged(now, self._by, remark)
+            value = Acknowledged(now, self._by, reason)
             return event, msgspec.structs.replace(standing.kept, acknowledged=value)
 
         self._change({standing.name for standing in chosen}, note)

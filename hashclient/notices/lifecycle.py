@@ -40,7 +40,7 @@ class Acknowledged(msgspec.Struct, frozen=True):
 
     at: datetime
     by: str
-    remark: str | None = None
+    reason: str | None = None
 
 
 class Ended(msgspec.Struct, frozen=True):

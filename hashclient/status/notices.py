@@ -20,6 +20,7 @@ from hashclient.notices.lifecycle import Standing, State, counts, is_alarming, s
 from hashclient.notices.store import Book, load_book, providers_with_notices
 from hashclient.system.files import read_regular
 from hashclient.system.layout import TARGETS_NAME
+from hashclient.system.times import for_people
 
 #: Of a state without a notice, nothing is decoded but what has this in it.
 _MARK = b'"hashclient-notices"'
@@ -117,7 +118,7 @@ def _stale(book: Book, now: datetime, grace: timedelta) -> str | None:
     if now - grace >= book.expires:
         return (
             f"notices of provider {book.provider} are STALE: what vouches for them has expired on"
-            f" {book.expires:%Y-%m-%d %H:%M} UTC; run `hashclient fetch`"
+            f" {for_people(book.expires)}; run `hashclient fetch`"
         )
     return None
 

@@ -36,6 +36,7 @@ from hashclient.errors import (
 from hashclient.system.files import state_error
 from hashclient.system.strictjson import parse_json
 from hashclient.system.text import excerpt, printable
+from hashclient.system.times import for_people
 from hashclient.trust.metadatadir import MAX_METADATA_BYTES, MetadataDir
 from hashclient.trust.noticerole import (
     MAX_ROLE_BYTES,
@@ -47,7 +48,7 @@ from hashclient.trust.noticerole import (
 
 #: What is said of metadata that cannot be trusted, where nothing is known that fits better.
 METADATA_HINT = "nothing was changed; tell the provider if it persists"
-_SIGN_AGAIN_HINT = "the provider has to sign anew; if it has, check this machine's clock"
+_SIGN_AGAIN_HINT = "the provider has to sign again; if it has, check this machine's clock"
 #: Bounds a file whose length nobody has announced.
 _MAX_UNANNOUNCED_BYTES = 64 << 20
 #: What a target may be signed by, the first that is there before its name in its address; one of
@@ -274,7 +275,7 @@ class Trust:
         if found.expires <= self._now:
             raise StaleError(
                 f"provider {self._name}: role {NOTICES} has expired, on"
-                f" {found.expires:%Y-%m-%d %H:%M} UTC",
+                f" {for_people(found.expires)}",
                 hint=_SIGN_AGAIN_HINT,
             )
         upper = min(self._verified[role].expires for role in TOP_LEVEL_ROLE_NAMES)
@@ -371,7 +372,7 @@ class Trust:
             expires = datetime.fromisoformat(signed["expires"])
             if expires <= self._now:
                 days = (self._now - expires).days
-                since = f" since {expires:%Y-%m-%d %H:%M} UTC ({days} days)"
+                since = f" since {for_people(expires)} ({days} days)"
         return StaleError(
             f"provider {self._name}: {error}{since}",
             hint=_SIGN_AGAIN_HINT,

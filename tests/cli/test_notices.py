@@ -73,7 +73,7 @@ def test_a_notice_from_the_provider_to_the_log_of_a_client(site: Site, state: Pa
     assert told.code == 0 and f"  headline      {shown}\n" in told.out
     assert "\u202e" not in fetched.out + listed.out + told.out
     done = site.run(
-        "notices", "acknowledge", f"main/{first}", "--remark", "ticket 4711", state=state
+        "notices", "acknowledge", f"main/{first}", "--reason", "ticket 4711", state=state
     )
     assert done.out == f"main/{first}  acknowledged\n"
     again = site.run("notices", "acknowledge", first, state=state)
@@ -89,7 +89,7 @@ def test_a_notice_from_the_provider_to_the_log_of_a_client(site: Site, state: Pa
         "notice-acknowledged",
     ]
     assert mine[1]["data"]["how"] == "headline" and mine[1]["data"]["by"]
-    assert mine[2]["data"]["remark"] == "ticket 4711"
+    assert mine[2]["data"]["reason"] == "ticket 4711"
     assert site.run("audit", "verify", state=state).code == 0
     files = [p.relative_to(state).as_posix() for p in state.rglob("*") if not p.is_dir()]
     assert "notices/main.json" in files
@@ -108,7 +108,7 @@ def test_an_update_is_open_again_and_a_cancel_is_not(site: Site, state: Path) ->
     third = notice(site, "cancel", second, "--description", "It was a mistake.")
     fetched = site.call("fetch", state=state)
     assert f"notice main/{second}: cancelled by {third}\n" in fetched.out
-    found = ids(site.call("notices", "list", "--all", "--format", "json", state=state))
+    found = ids(site.call("notices", "list", "--show-all", "--format", "json", state=state))
     assert (found[first], found[second], found[third]) == ("updated", "cancelled", "cancel")
     # The provider sees the same, and refuses to refer to what has ended.
     repo = site.repository.directory
@@ -244,7 +244,7 @@ def test_words_that_mean_nothing_are_refused(site: Site, state: Path, tmp_path: 
     for words, message in (
         (("show", "nonsense"), "no such notice: nonsense"),
         (("show", "\x1b[2J"), "no such notice: \\x1b[2J"),
-        (("acknowledge", first, "--remark", "x" * 501), "more than 500 characters"),
+        (("acknowledge", first, "--reason", "x" * 501), "more than 500 characters"),
         (("acknowledge",), "missing argument"),
     ):
         done = site.call("notices", *words, state=state)
