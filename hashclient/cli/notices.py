@@ -56,13 +56,13 @@ def list_notices(app: App, show_all: bool, provider: str | None, output_format: 
     """
     journal = _journal(app)
     found = [s for s in journal.all() if provider in {None, s.provider} and (show_all or s.stands)]
-    failure = _note_shown(journal, found, "headline")
+    failure = journal.failure or _note_shown(journal, found, "headline")
     if output_format == "json":
         app.out(json.dumps({"notices": [document_of(standing) for standing in found]}))
     else:
         for standing in found:
             app.out(line_of(standing))
-        if not found:
+        if not found and failure is None:
             app.say(
                 "there is no notice" if show_all else "no notice stands; --show-all shows others"
             )

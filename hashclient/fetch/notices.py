@@ -155,7 +155,10 @@ def _keep(
 ) -> FetchedNotices:
     now = session.now()
     stood = {s.notice.id for s in standings(provider, before, now) if s.stands}
-    kept = merged(before, come.arrived, signed.targets.keys(), now)
+    # One that is signed with another content now is what it was.
+    other = {r.id for r in come.refused} & {one.notice.id for one in before}
+    gone = {one.notice.id for one in before if one.notice.id in other and not one.signed}
+    kept = merged(before, come.arrived, signed.targets.keys() - gone, now)
     found = standings(provider, kept, now)
     new = {one.notice.id for one in come.arrived}
     arrived = tuple(s for s in found if s.notice.id in new)

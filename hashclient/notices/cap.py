@@ -1,8 +1,8 @@
 """A notice as a message of the Common Alerting Protocol 1.2 (OASIS, 1 July 2010), in XML.
 
 For whoever hands alerts on: control rooms, ticket systems. It has no signature; what vouches for it
-is how it came here. Characters that could play tricks on a terminal are numbers in it, which is
-the same to whoever reads XML.
+is how it came here. It is ASCII: any other character is a number in it, which is the same to who
+reads XML, plays no tricks on a terminal, and does not depend on the encoding of one.
 """
 
 from __future__ import annotations
@@ -70,6 +70,6 @@ def _element(name: str, text: str, depth: int) -> str:
 
 
 def _escaped(char: str) -> str:
-    if char in "&<>" or not (char.isprintable() or char == "\n"):
+    if char in "&<>" or not (" " <= char <= "~" or char == "\n"):
         return f"&#x{ord(char):x};"
     return char

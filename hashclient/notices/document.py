@@ -24,6 +24,8 @@ MAX_NOTICE_BYTES = 1 << 14
 MAX_REFERENCES = 32
 MAX_LISTS = 32
 MAX_LANGUAGE_CHARS = 35
+#: Times that every calendar and time zone knows, with four digits.
+FIRST_YEAR, LAST_YEAR = 2000, 9998
 
 
 class Type(enum.StrEnum):
@@ -75,9 +77,9 @@ class Certainty(enum.StrEnum):
 #: CAP allows no space, comma, `<` or `&` in a sender; a reference is three of them with commas.
 _SENDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9@._:/+-]{0,79}", re.ASCII)
 _LANGUAGE = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8}){0,3}", re.ASCII)
-#: Control characters; and the two that no XML document may hold.
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ufffe\uffff]")
-_CONTROL_BUT_NEWLINE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\ufffe\uffff]")
+#: Control characters; halves of characters; and the two that no XML document may hold.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+_CONTROL_BUT_NEWLINE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 #: What may be a digest: those stay in lists, sealed, and are in no message.
 _DIGEST = re.compile("[0-9A-Fa-f]{32}")
 
@@ -182,6 +184,8 @@ def find_fault(notice: Notice) -> str | None:
     times = [notice.sent, notice.expires, *(r.sent for r in notice.references)]
     if any(time.microsecond for time in times):
         return "a time is not in whole seconds"
+    if not all(FIRST_YEAR <= time.year <= LAST_YEAR for time in times):
+        return f"a time is not of the years {FIRST_YEAR} to {LAST_YEAR}"
     if notice.expires <= notice.sent:
         return "it expires before it is sent"
     return _fault_of_references(notice) or _fault_of_texts(notice) or _fault_of_lists(notice)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 import msgspec
 
 from hashclient.audit.log import Event
-from hashclient.errors import UsageError
+from hashclient.errors import StateError, UsageError
 from hashclient.notices.lifecycle import Acknowledged, Kept, Standing, State, standings
 from hashclient.notices.store import changing, load_book, providers_with_notices, write_book
 from hashclient.session import Session
@@ -28,17 +28,25 @@ class Journal:
         """Nothing is read yet."""
         self._session = session
         self._layout = session.settings.layout
+        #: What could not be read of one provider, and keeps nobody from the notices of others.
+        self.failure: StateError | None = None
 
     def all(self) -> list[Standing]:
         """Return every notice that is kept here and how it stands now, the newest first.
 
+        What is kept of a provider and cannot be read is in `failure`.
+
         Raises:
-            StateError: what is kept is damaged, or cannot be read.
+            StateError: it is not known of which providers notices are kept.
         """
         found: list[Standing] = []
         now = self._session.now()
         for provider in providers_with_notices(self._layout):
-            book = load_book(self._layout, provider)
+            try:
+                book = load_book(self._layout, provider)
+            except StateError as error:
+                self.failure = error
+                continue
             found += standings(provider, book.notices if book else (), now)
         return sorted(found, key=lambda s: s.notice.sent, reverse=True)
 
@@ -47,7 +55,7 @@ class Journal:
 
         Raises:
             UsageError: one is not here, or several have the id.
-            StateError: as `all`.
+            StateError: one is not here, and not all could be read.
         """
         found: dict[str, list[Standing]] = {}
         for standing in self.all():
@@ -56,6 +64,8 @@ class Journal:
         chosen: dict[str, Standing] = {}
         for name in names:
             called = found.get(name, [])
+            if not called and self.failure is not None:
+                raise self.failure
             if not called:
                 raise UsageError(
                     f"no such notice: {printable(name)}",
@@ -97,6 +107,9 @@ class Journal:
         """
         if reason is not None and len(reason) > MAX_REASON_CHARS:
             raise UsageError(f"the reason has more than {MAX_REASON_CHARS} characters")
+        if reason is not None:
+            # What is no UTF-8 cannot be kept as it is.
+            reason = reason.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
         now = self._session.now()
         done: set[str] = set()
 
@@ -124,7 +137,7 @@ class Journal:
         """Let `note` change what is kept of the notices of these names: logged, then written."""
         now = self._session.now()
         with changing(self._layout):
-            for provider in providers_with_notices(self._layout):
+            for provider in sorted({name.partition("/")[0] for name in names}):
                 book = load_book(self._layout, provider)
                 if book is None:
                     continue

@@ -184,9 +184,9 @@ class NoticeBoard:
             **values,
         )
         notice = msgspec.structs.replace(notice, expires=notice.expires.replace(microsecond=0))
-        data = encode_notice(notice)
         fault = find_fault(notice)
-        if fault is None and len(data) > MAX_NOTICE_BYTES:
+        data = b"" if fault else encode_notice(notice)
+        if len(data) > MAX_NOTICE_BYTES:
             fault = f"it is too large: {len(data):,} bytes, more than {MAX_NOTICE_BYTES:,}"
         if fault is not None:
             raise UsageError(f"not a notice: {fault}", hint="docs/notices.md has the rules")

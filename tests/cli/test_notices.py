@@ -6,6 +6,7 @@ import json
 import time
 import timeit
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import capvalidator
@@ -200,6 +201,16 @@ def test_a_damaged_record_is_said(site: Site, state: Path) -> None:
     shown = site.call("status", state=state)
     assert shown.code == 8 and "what is kept of notices is damaged" in shown.out
     assert site.call("notices", state=state).code == 8
+    # It keeps nobody from those of another provider.
+    layout = Layout(state)
+    now = datetime.now(UTC)
+    kept = (Kept(make_notice("n-9", expires=now + timedelta(days=1)), "d", now),)
+    with changing(layout):
+        write_book(layout, Book("second", 1, "", now, now, kept))
+    listed = site.call("notices", state=state)
+    assert listed.code == 8 and listed.out.startswith("second/n-9  [Minor]  open  ")
+    assert site.call("notices", "acknowledge", "n-9", state=state).code == 0
+    assert site.call("notices", "show", "n-1", state=state).code == 8
     assert site.call("scan", state / "config.toml", state=state).code == 0
 
 
@@ -249,6 +260,9 @@ def test_words_that_mean_nothing_are_refused(site: Site, state: Path, tmp_path: 
     ):
         done = site.call("notices", *words, state=state)
         assert done.code == 2 and message in done.err, done.err
+    odd = site.run("notices", "acknowledge", first, "--reason", b"caf\xe9", state=state)
+    assert odd.code == 0
+    assert "caf\ufffd\n" in site.run("notices", "show", first, state=state).out
     nothing = call("--state-dir", tmp_path / "none", "notices")
     assert (nothing.code, nothing.out) == (0, "")
     layout = Layout(state)
@@ -302,6 +316,10 @@ def test_the_real_command_says_what_is_wrong_at_the_provider(tmp_path: Path) -> 
         (
             ("publish", repo, "--sender", "a@b", "--event", "x", "--headline", "0" * 32),
             "may be a digest",
+        ),
+        (
+            ("publish", repo, "--sender", "a@b", "--event", "x", "--headline", "y\udcff"),
+            "headline has a control character",
         ),
         (("cancel", repo, "nonsense"), "no such notice: nonsense"),
     ):

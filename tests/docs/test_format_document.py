@@ -79,6 +79,7 @@ def test_the_documented_limits_are_those_of_the_code() -> None:
         f"at most {noticerole.MAX_ROLE_BYTES >> 20} MiB and name",
         f"at most {noticerole.MAX_NOTICES:,} targets",
         f"1 to {notices.MAX_REFERENCES} earlier notices",
+        f"of the years {notices.FIRST_YEAR} to {notices.LAST_YEAR} |",
         f"names of up to {notices.MAX_LISTS} lists",
         *(f"1 to {notices.LINES[name]} characters |" for name in ("event", "headline")),
         f"`contact` | string | up to {notices.LINES['contact']} characters |",

@@ -369,6 +369,14 @@ def test_a_notice_published_again_with_another_content_is_refused(
 ) -> None:
     sign(simulator, fresh(simulator, "first", headline="Something else"))
     refused(client, ExitCode.UNVERIFIED, "first was published again with another content")
+    # Nor does that bring back what was taken away before.
+    unsign(simulator, "first")
+    client.fetch()
+    client.notices.clear()
+    assert states(client) == {"first": State.WITHDRAWN}
+    sign(simulator, fresh(simulator, "first", headline="Something else"))
+    refused(client, ExitCode.UNVERIFIED, "first was published again with another content")
+    assert states(client) == {"first": State.WITHDRAWN}
 
 
 def test_a_cancelled_notice_that_is_replayed_stays_cancelled(
@@ -570,7 +578,8 @@ def test_a_damaged_record_is_begun_again(client: Client) -> None:
     Journal(client.session).acknowledge(found(client))
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(HashclientError, match="damaged"):
-        found(client)
+        load_book(client.settings.layout, "main")
+    assert found(client) == []
     client.fetch()
     # What was acknowledged is open again, and the log says when it was.
     assert states(client) == {"first": State.OPEN}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -18,6 +18,7 @@ from hashclient.notices.document import (
     PARAGRAPHS,
     Type,
     encode_notice,
+    find_fault,
     parse_notice,
 )
 
@@ -77,6 +78,9 @@ LIKE_A_DIGEST = "see d41d8cd98f00b204e9800998ecf8427e"
         ({"sent": "2026-05-01T12:00:00.5Z"}, "whole seconds"),
         ({"sent": 1}, "not valid"),
         ({"sent": "0001-01-01T00:00:00+14:00"}, "out of range"),
+        ({"sent": "1999-12-31T23:59:59Z"}, "years 2000 to 9998"),
+        ({"expires": "9999-01-01T00:00:00Z"}, "years 2000 to 9998"),
+        ({"type": "Update", "references": [reference(sent="0999-01-01T00:00:00Z")]}, "years 2000"),
         ({"expires": "2026-05-01T12:00:00Z"}, "expires before"),
         ({"sender": "a b"}, "sender"),
         ({"sender": "a,b"}, "sender"),
@@ -176,6 +180,11 @@ def test_the_widest_notice_that_is_allowed_fits() -> None:
     assert parse_notice(encode_notice(notice), "n-1") == notice
 
 
+def test_half_a_character_is_none() -> None:
+    """An argument that is no UTF-8 comes to the provider's command as such."""
+    assert find_fault(make_notice(headline="a\udcff")) == "headline has a control character"
+
+
 def test_the_end_of_time_is_a_time() -> None:
-    end = datetime(9999, 12, 31, tzinfo=UTC) - timedelta(days=1)
+    end = datetime(9998, 12, 31, 23, 59, 59, tzinfo=UTC)
     assert parse_notice(encode_notice(make_notice(expires=end)), "n-1").expires == end
