@@ -56,7 +56,8 @@ def list_notices(app: App, show_all: bool, provider: str | None, output_format: 
     """
     journal = _journal(app)
     found = [s for s in journal.all() if provider in {None, s.provider} and (show_all or s.stands)]
-    failure = journal.failure or _note_shown(journal, found, "headline")
+    unnoted = _note_shown(journal, found, "headline")
+    failure = journal.failure or unnoted
     if output_format == "json":
         app.out(json.dumps({"notices": [document_of(standing) for standing in found]}))
     else:
