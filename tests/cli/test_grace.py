@@ -12,37 +12,33 @@ from hashclient.cli.app import App
 from hashclient.config import MAX_GRACE_HOURS
 from hashclient.configfile.edit import provider_table
 from hashclient.configfile.tables import ProviderConfig
-from tests.support import Result, call, csv_of, edit_manifest, make_state, write_tree
+from tests.kit import Run, State, edit_manifest, write_tree
 
 NOW = datetime(2026, 5, 10, 12, tzinfo=UTC)
 LISTED = {"e-1": b"listed one", "e-2": b"the second that is listed"}
 EXPIRED = "list base is stale: it expired"
 
 
-class World:
+class World(State):
     """A state whose list `base` expired some time before `NOW`, and one that is always fresh."""
 
     def __init__(self, directory: Path) -> None:
-        lists = {"base": csv_of(LISTED), "fresh": csv_of({"x": b"another"})}
-        self.state = make_state(directory, lists)
-        for name in lists:
-            edit_manifest(self.state, name, checked_at="2026-05-10T00:00:00Z")
+        super().__init__(directory, {"base": LISTED, "fresh": {"x": b"another"}})
+        for name in ("base", "fresh"):
+            edit_manifest(self.path, name, checked_at="2026-05-10T00:00:00Z")
         self.clean = write_tree(directory / "clean", {"a": b"benign"})
         self.listed = write_tree(directory / "listed", {"a": b"benign", "b": LISTED["e-1"]})
 
     def expire(self, hours: float, grace_hours: float | None) -> None:
         """Let `base` have expired so many hours ago."""
         expires = (NOW - timedelta(hours=hours)).isoformat()
-        edit_manifest(self.state, "base", expires=expires)
-        edit_manifest(self.state, "fresh", expires=(NOW + timedelta(days=1)).isoformat())
+        edit_manifest(self.path, "base", expires=expires)
+        edit_manifest(self.path, "fresh", expires=(NOW + timedelta(days=1)).isoformat())
         config = ProviderConfig("https://provider.test", "0" * 64, grace_hours=grace_hours or 0.0)
-        (self.state / "config.toml").write_text(provider_table("main", config))
+        self.configure(provider_table("main", config))
 
-    def scan(self, tree: Path) -> Result:
-        return call("--state-dir", self.state, "scan", "--format", "jsonl", tree)
-
-    def status(self, *args: str) -> Result:
-        return call("--state-dir", self.state, "status", *args)
+    def status(self, *args: str) -> Run:
+        return self.call("status", *args)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +52,7 @@ def world(made: World, monkeypatch: pytest.MonkeyPatch) -> World:
     return made
 
 
-def base(result: Result) -> dict[str, object]:
+def base(result: Run) -> dict[str, object]:
     found: dict[str, dict[str, object]] = {s["name"]: s for s in result.summary["lists"]}
     assert found["fresh"]["fresh"] is True and "in_grace" not in found["fresh"]
     return found["base"]
@@ -123,19 +119,19 @@ def test_a_clock_that_was_set_back_has_no_grace(world: World) -> None:
     """It cannot tell what has expired."""
     world.expire(hours=5, grace_hours=6)
     later = (NOW + timedelta(hours=1)).isoformat()
-    edit_manifest(world.state, "base", checked_at=later)
+    edit_manifest(world.path, "base", checked_at=later)
     try:
         assert world.scan(world.clean).code == 7
         assert world.scan(world.listed).code == 11
         assert world.status().code == 7
     finally:
-        edit_manifest(world.state, "base", checked_at="2026-05-10T00:00:00Z")
+        edit_manifest(world.path, "base", checked_at="2026-05-10T00:00:00Z")
 
 
 def test_the_longest_grace_of_a_list_that_never_expires_can_be_reckoned(world: World) -> None:
     world.expire(hours=5, grace_hours=MAX_GRACE_HOURS)
     assert world.scan(world.clean).code == 0
-    edit_manifest(world.state, "base", expires="9999-12-31T23:59:59Z")
+    edit_manifest(world.path, "base", expires="9999-12-31T23:59:59Z")
     assert world.scan(world.clean).code == 0
     assert world.status().code == 0
 
@@ -143,6 +139,6 @@ def test_the_longest_grace_of_a_list_that_never_expires_can_be_reckoned(world: W
 def test_a_lookup_has_the_same_grace(world: World) -> None:
     digest = "0" * 32
     world.expire(hours=5, grace_hours=6)
-    assert call("--state-dir", world.state, "lookup", digest).code == 0
+    assert world.call("lookup", digest).code == 0
     world.expire(hours=5, grace_hours=4)
-    assert call("--state-dir", world.state, "lookup", digest).code == 7
+    assert world.call("lookup", digest).code == 7

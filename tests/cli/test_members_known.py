@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import io
-import time
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from fixtures.client import Client
-from fixtures.simulator import Simulator
-from tests.support import Result, call, csv_of, remember_at_once, write_tree
+from tests.kit import Run, State, remember_at_once
 
 LISTED = b"a listed file of some length"
 BENIGN = b"a benign file"
@@ -26,38 +23,24 @@ def zip_of(files: Mapping[str, bytes]) -> bytes:
     return out.getvalue()
 
 
-class World:
-    """A provider, a state directory, and a tree of archives."""
+class World(State):
+    """A tree of archives, none of which has what is listed."""
 
     def __init__(self, directory: Path, *, sized: bool) -> None:
-        self.sized = sized
-        self._probe = directory / "probe"
-        self.simulator = Simulator(directory / "provider")
-        self.simulator.publish(csv_of({"e-0": b"something else"}, sized=sized))
-        self.state = directory / "state"
-        self.client = Client(self.state, self.simulator, self.simulator.root)
-        self.client.fetch()
         files = {f"a{n}.zip": zip_of({"x": b"%d" % n, "y": BENIGN}) for n in range(3)}
         files["in.zip"] = zip_of({"z.zip": zip_of({"w": LISTED, "v": BENIGN}), "u": b""})
-        self.tree = write_tree(directory / "t", {**files, "plain": BENIGN})
+        lists = {"baseline": {"e-0": b"something else"}}
+        super().__init__(directory, lists, {**files, "plain": BENIGN}, sized=sized)
+        self.sized = sized
 
-    def scan(self, *options: str) -> Result:
-        words = ("--state-dir", self.state, "scan", "--format", "jsonl", "--jobs", "1")
+    def scan(self, *args: object) -> Run:
         self.let_time_pass()
-        result = call(*words, *options, self.tree)
+        result = super().scan("--jobs", "1", *args)
         self.let_time_pass()
         return result
 
-    def let_time_pass(self) -> None:
-        """Wait for the next tick of the file system's clock, so that each change has its time."""
-        self._probe.write_bytes(b"")
-        first = self._probe.stat().st_ctime_ns
-        while self._probe.stat().st_ctime_ns == first or time.time_ns() <= first:
-            self._probe.write_bytes(b"")
-
     def list(self, **entries: bytes) -> None:
-        self.simulator.publish(csv_of(entries, sized=self.sized))
-        self.client.fetch()
+        self.add(entries, "baseline")
 
 
 @pytest.fixture(params=[True, False], ids=["with sizes", "without sizes"])
@@ -66,7 +49,7 @@ def world(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     return World(tmp_path, sized=request.param)
 
 
-def counts(result: Result) -> tuple[int, int, int]:
+def counts(result: Run) -> tuple[int, int, int]:
     summary = result.summary
     return summary["members"], summary["members_read"], summary["files_read"]
 
@@ -106,7 +89,7 @@ def test_what_is_listed_since_is_found_in_them(world: World) -> None:
     assert result.code == 10
     assert [line["members"] for line in result.lines[:-1]] == [["z.zip", "w"]]
     world.list(e2=BENIGN)
-    found = sorted(line["path"].rpartition("/t/")[2] for line in world.scan().lines[:-1])
+    found = sorted(line["path"].rpartition("/tree/")[2] for line in world.scan().lines[:-1])
     members = ["a0.zip!/y", "a1.zip!/y", "a2.zip!/y", "in.zip!/z.zip!/v", "in.zip!/z.zip!/w"]
     assert found == [*members, "plain"]
 

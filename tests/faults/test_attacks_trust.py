@@ -33,7 +33,7 @@ from hashclient.index.run import DamagedError
 from hashclient.provider.keys import Keys
 from hashclient.trust.metadatadir import MAX_METADATA_BYTES
 from tests.attack_world import ALL, NEW, World, new_root_key, refused, roles_of
-from tests.support import edit_manifest
+from tests.kit import edit_manifest
 
 
 def test_the_honest_provider_is_followed(client: Client, world: World) -> None:

@@ -25,8 +25,8 @@ from fixtures.client import Client
 from hashclient.system.layout import STAGING_NAME
 from hashclient.system.process import BAD_PAGE
 from tests.attack_world import ALL, NEW, World
-from tests.support import (
-    Result,
+from tests.kit import (
+    Run,
     Site,
     checked,
     csv_of,
@@ -84,7 +84,7 @@ def run_of(state: Path, name: str = "base") -> Path:
     return path
 
 
-def hooked(state: Path, when: str, *args: object, stdin: bytes = b"") -> Result:
+def hooked(state: Path, when: str, *args: object, stdin: bytes = b"") -> Run:
     command = [sys.executable, "-c", HOOKED, str(run_of(state)), when, "--state-dir", str(state)]
     done = subprocess.run(
         [*command, *map(str, args)],
@@ -94,7 +94,7 @@ def hooked(state: Path, when: str, *args: object, stdin: bytes = b"") -> Result:
         timeout=60,
         check=False,
     )
-    return checked(Result(done.returncode, done.stdout.decode(), done.stderr.decode()))
+    return checked(Run(done.returncode, done.stdout.decode(), done.stderr.decode()))
 
 
 def events(state: Path) -> list[str]:

@@ -34,7 +34,7 @@ from hashclient.configfile.edit import provider_table
 from hashclient.errors import AuditError, ExitCode, HashclientError, StateError
 from hashclient.fetch import build
 from hashclient.index import runwriter, writer
-from tests.support import edit_manifest
+from tests.kit import edit_manifest
 
 ALL = range(30)
 #: By generation: the entries that are listed. Generation 0 stands for no list at all.

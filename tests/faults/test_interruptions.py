@@ -23,7 +23,7 @@ from hashclient.audit import log as audit_log
 from hashclient.audit.log import AuditLog, Event
 from hashclient.formats.fields import plural
 from hashclient.matches.store import Matches
-from tests.support import Result, call, csv_of, fast_directory, make_state, write_tree
+from tests.kit import Run, call, csv_of, fast_directory, make_state, write_tree
 
 # What is interrupted between opening and closing a database or a directory leaves that to the end
 # of the process, which is at hand there, but not here. Python 3.13 tells of databases.
@@ -124,10 +124,10 @@ class World:
         shutil.copytree(self.fresh, self.state)
         write_tree(self.tree, FILES)
 
-    def call(self, *args: object) -> Result:
+    def call(self, *args: object) -> Run:
         return call("--state-dir", self.state, *args)
 
-    def scan(self, *at: int, **watched: Any) -> tuple[Result, int]:
+    def scan(self, *at: int, **watched: Any) -> tuple[Run, int]:
         """Scan, interrupted at lines `at`; return the result and how many lines were watched."""
         with Interruption(*at, **watched) as interruption:
             result = self.call("scan", self.tree)
@@ -142,7 +142,7 @@ class World:
     def logged(self, event: str) -> list[Any]:
         return [record.data for record in audit_log.read(self.state / "audit", event=event)]
 
-    def check_told_once(self, result: Result, at: int) -> None:
+    def check_told_once(self, result: Run, at: int) -> None:
         """Check that output, record and log agree, and none has anything twice."""
         told = Counter(
             line.split()[1] for line in result.out.splitlines() if line.startswith("match ")
