@@ -19,7 +19,7 @@ LISTED = {"e-1": b"listed one", "e-2": b"the second that is listed"}
 EXPIRED = "list base is stale: it expired"
 
 
-class World(State):
+class Expired(State):
     """A state whose list `base` expired some time before `NOW`, and one that is always fresh."""
 
     def __init__(self, directory: Path) -> None:
@@ -42,12 +42,12 @@ class World(State):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return World(tmp_path_factory.mktemp("site"))
+def made(tmp_path_factory: pytest.TempPathFactory) -> Expired:
+    return Expired(tmp_path_factory.mktemp("site"))
 
 
 @pytest.fixture
-def world(made: World, monkeypatch: pytest.MonkeyPatch) -> World:
+def world(made: Expired, monkeypatch: pytest.MonkeyPatch) -> Expired:
     monkeypatch.setattr(App, "now", staticmethod(lambda: NOW))
     return made
 
@@ -59,7 +59,7 @@ def base(result: Run) -> dict[str, object]:
 
 
 @pytest.mark.parametrize(("tree", "code"), [("clean", 0), ("listed", 10)])
-def test_within_the_grace_period_the_list_counts(world: World, tree: str, code: int) -> None:
+def test_within_the_grace_period_the_list_counts(world: Expired, tree: str, code: int) -> None:
     world.expire(hours=5, grace_hours=6)
     result = world.scan(getattr(world, tree))
     assert (result.code, result.summary["exit_code"]) == (code, code)
@@ -71,7 +71,7 @@ def test_within_the_grace_period_the_list_counts(world: World, tree: str, code: 
 @pytest.mark.parametrize(("tree", "code"), [("clean", 7), ("listed", 11)])
 @pytest.mark.parametrize("grace", [None, 0, 4.99])
 def test_beyond_it_or_without_one_it_is_stale(
-    world: World, tree: str, code: int, grace: float | None
+    world: Expired, tree: str, code: int, grace: float | None
 ) -> None:
     world.expire(hours=5, grace_hours=grace)
     result = world.scan(getattr(world, tree))
@@ -82,21 +82,21 @@ def test_beyond_it_or_without_one_it_is_stale(
 
 @pytest.mark.parametrize(("hours", "code"), [(0, 0), (6 - 1 / 3600, 0), (6, 7)])
 def test_it_begins_with_the_expiry_and_ends_to_the_second(
-    world: World, hours: float, code: int
+    world: Expired, hours: float, code: int
 ) -> None:
     world.expire(hours=hours, grace_hours=6)
     assert world.scan(world.clean).code == code
     assert world.status().code == code
 
 
-def test_before_the_expiry_nothing_is_said(world: World) -> None:
+def test_before_the_expiry_nothing_is_said(world: Expired) -> None:
     world.expire(hours=-1, grace_hours=6)
     result = world.scan(world.clean)
     assert (result.code, result.err) == (0, "")
     assert base(result)["fresh"] is True and "in_grace" not in base(result)
 
 
-def test_status_shows_it_and_ends_well(world: World) -> None:
+def test_status_shows_it_and_ends_well(world: Expired) -> None:
     world.expire(hours=5, grace_hours=6)
     text = world.status()
     assert text.code == 0
@@ -109,13 +109,13 @@ def test_status_shows_it_and_ends_well(world: World) -> None:
     assert found["fresh"]["fresh"] is True
 
 
-def test_status_of_a_stale_list_is_an_error(world: World) -> None:
+def test_status_of_a_stale_list_is_an_error(world: Expired) -> None:
     world.expire(hours=5, grace_hours=1)
     text = world.status()
     assert text.code == 7 and "STALE: past its expiry" in text.out
 
 
-def test_a_clock_that_was_set_back_has_no_grace(world: World) -> None:
+def test_a_clock_that_was_set_back_has_no_grace(world: Expired) -> None:
     """It cannot tell what has expired."""
     world.expire(hours=5, grace_hours=6)
     later = (NOW + timedelta(hours=1)).isoformat()
@@ -128,7 +128,7 @@ def test_a_clock_that_was_set_back_has_no_grace(world: World) -> None:
         edit_manifest(world.path, "base", checked_at="2026-05-10T00:00:00Z")
 
 
-def test_the_longest_grace_of_a_list_that_never_expires_can_be_reckoned(world: World) -> None:
+def test_the_longest_grace_of_a_list_that_never_expires_can_be_reckoned(world: Expired) -> None:
     world.expire(hours=5, grace_hours=MAX_GRACE_HOURS)
     assert world.scan(world.clean).code == 0
     edit_manifest(world.path, "base", expires="9999-12-31T23:59:59Z")
@@ -136,7 +136,7 @@ def test_the_longest_grace_of_a_list_that_never_expires_can_be_reckoned(world: W
     assert world.status().code == 0
 
 
-def test_a_lookup_has_the_same_grace(world: World) -> None:
+def test_a_lookup_has_the_same_grace(world: Expired) -> None:
     digest = "0" * 32
     world.expire(hours=5, grace_hours=6)
     assert world.call("lookup", digest).code == 0

@@ -46,7 +46,7 @@ runpy.run_module("hashclient", run_name="__main__")
 FILES = {f"d{n % 3}/f{n}": content(n) for n in range(12)}
 
 
-class World(State):
+class Known(State):
     """A tree of files, and a list whose entries have no size: so every file is worth reading."""
 
     def __init__(self, directory: Path) -> None:
@@ -68,10 +68,10 @@ class World(State):
 
 
 @pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Known:
     # Tests do not wait until what they wrote is old enough to be known.
     remember_at_once(monkeypatch, tmp_path)
-    return World(tmp_path)
+    return Known(tmp_path)
 
 
 def reads(result: Run) -> tuple[int, int]:
@@ -82,7 +82,7 @@ def matches(result: Run) -> set[str]:
     return {Path(line["path"]).name for line in result.lines if line["type"] == "match"}
 
 
-def test_an_unchanged_tree_is_not_read_again(world: World) -> None:
+def test_an_unchanged_tree_is_not_read_again(world: Known) -> None:
     first = world.scan()
     assert reads(first) == (12, sum(map(len, FILES.values())))
     again = world.scan()
@@ -91,7 +91,7 @@ def test_an_unchanged_tree_is_not_read_again(world: World) -> None:
     assert again.summary["inputs"] == 12 and again.summary["clean"] == 11
 
 
-def test_a_new_generation_is_checked_without_reading(world: World) -> None:
+def test_a_new_generation_is_checked_without_reading(world: Known) -> None:
     world.scan()
     world.add({"e-5": content(5), "e-7": content(7)})
     found = world.scan()
@@ -104,7 +104,7 @@ def test_a_new_generation_is_checked_without_reading(world: World) -> None:
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="there is no strace")
-def test_the_kernel_is_not_asked_for_a_single_byte(world: World, tmp_path: Path) -> None:
+def test_the_kernel_is_not_asked_for_a_single_byte(world: Known, tmp_path: Path) -> None:
     world.scan()
     world.add({"e-5": content(5)})
     trace = tmp_path / "trace"
@@ -122,7 +122,7 @@ def test_the_kernel_is_not_asked_for_a_single_byte(world: World, tmp_path: Path)
 
 
 def test_digests_that_are_missing_are_computed_once_for_the_files_that_need_them(
-    world: World,
+    world: Known,
 ) -> None:
     world.scan()
     # All digests of this entry must agree, and of its file only one is known.
@@ -132,7 +132,7 @@ def test_digests_that_are_missing_are_computed_once_for_the_files_that_need_them
     assert reads(world.scan()) == (0, 0)
 
 
-def test_a_list_of_another_algorithm_makes_files_be_read_for_it_alone(world: World) -> None:
+def test_a_list_of_another_algorithm_makes_files_be_read_for_it_alone(world: Known) -> None:
     world.scan()
     world.add({"e-5": content(5)}, "other", algorithms=(Algorithm.MD5,))
     found = world.scan()
@@ -147,7 +147,7 @@ def _restore(path: Path, before: os.stat_result) -> None:
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-def test_an_edit_with_its_time_set_back_is_seen(world: World) -> None:
+def test_an_edit_with_its_time_set_back_is_seen(world: Known) -> None:
     world.scan()
     path = world.file(1)
     before = path.stat()
@@ -161,7 +161,7 @@ def test_an_edit_with_its_time_set_back_is_seen(world: World) -> None:
     assert (matches(found), reads(found)) == ({"f0", "f1"}, (1, len(content(0))))
 
 
-def test_a_file_that_is_replaced_is_seen(world: World) -> None:
+def test_a_file_that_is_replaced_is_seen(world: Known) -> None:
     world.scan()
     path = world.file(1)
     before = path.stat()
@@ -173,7 +173,7 @@ def test_a_file_that_is_replaced_is_seen(world: World) -> None:
     assert (matches(found), reads(found)[0]) == ({"f0", "f1"}, 1)
 
 
-def test_files_that_are_swapped_are_seen(world: World) -> None:
+def test_files_that_are_swapped_are_seen(world: Known) -> None:
     world.scan()
     listed, clean, aside = world.file(0), world.file(3), world.tree / "aside"
     listed.rename(aside)
@@ -183,7 +183,7 @@ def test_files_that_are_swapped_are_seen(world: World) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 3])
-def test_a_file_that_is_cut_or_grows_is_seen(world: World, size: int) -> None:
+def test_a_file_that_is_cut_or_grows_is_seen(world: Known, size: int) -> None:
     path = world.file(1)
     path.write_bytes(content(0) + b"!")
     world.scan()
@@ -199,7 +199,7 @@ def test_a_file_that_is_cut_or_grows_is_seen(world: World, size: int) -> None:
     assert (matches(found), reads(found)) == ({"f0", "f1"}, (1, len(content(0))))
 
 
-def test_links_to_a_known_file_are_known(world: World) -> None:
+def test_links_to_a_known_file_are_known(world: Known) -> None:
     link = world.tree / "d1" / "link"
     link.hardlink_to(world.file(0))
     world.scan()
@@ -210,7 +210,7 @@ def test_links_to_a_known_file_are_known(world: World) -> None:
     assert matches(world.scan()) == set()
 
 
-def test_a_tree_that_has_moved_is_known(world: World) -> None:
+def test_a_tree_that_has_moved_is_known(world: Known) -> None:
     world.scan()
     (world.tree / "d0").rename(world.tree / "moved")
     found = world.scan()
@@ -219,7 +219,7 @@ def test_a_tree_that_has_moved_is_known(world: World) -> None:
     assert moved[0]["path"] == str(world.tree / "moved" / "f0")
 
 
-def test_an_inode_that_is_used_again_is_seen(world: World) -> None:
+def test_an_inode_that_is_used_again_is_seen(world: Known) -> None:
     world.scan()
     inodes = set()
     for number in range(1, 12):
@@ -236,7 +236,7 @@ def test_an_inode_that_is_used_again_is_seen(world: World) -> None:
 
 
 def test_a_file_that_has_just_changed_is_not_remembered(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: Known, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cache, "FRESH_PROVEN_NS", 3600 * 10**9)
     for _ in range(2):
@@ -245,7 +245,7 @@ def test_a_file_that_has_just_changed_is_not_remembered(
 
 
 def test_a_file_that_changes_after_it_was_read_is_not_remembered_as_it_was(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: Known, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It changes between the reading and the noting, which goes by the status of the reading."""
     original = records.records_of
@@ -263,7 +263,7 @@ def test_a_file_that_changes_after_it_was_read_is_not_remembered_as_it_was(
 
 
 @pytest.mark.parametrize("year", [1850, 2400, 3000])
-def test_a_file_from_another_century_does_not_stop_a_scan(world: World, year: int) -> None:
+def test_a_file_from_another_century_does_not_stop_a_scan(world: Known, year: int) -> None:
     world.scan()
     seconds = (year - 1970) * 31_556_952
     os.utime(world.file(1), (seconds, seconds))
@@ -273,7 +273,7 @@ def test_a_file_from_another_century_does_not_stop_a_scan(world: World, year: in
         assert (found.code, matches(found), found.err) == (10, {"f0", "f2"}, "")
 
 
-def test_another_seal_key_begins_anew(world: World) -> None:
+def test_another_seal_key_begins_anew(world: Known) -> None:
     world.scan()
     (world.path / "seal.key").write_text("12" * 32 + "\n")
     shutil.rmtree(world.path / "lists")
@@ -284,7 +284,7 @@ def test_another_seal_key_begins_anew(world: World) -> None:
 
 
 @pytest.mark.parametrize("damage", ["garbage", "truncated", "empty"])
-def test_a_damaged_inventory_is_told_and_made_anew(world: World, damage: str) -> None:
+def test_a_damaged_inventory_is_told_and_made_anew(world: Known, damage: str) -> None:
     world.scan()
     data = world.database.read_bytes()
     bad = {"garbage": os.urandom(len(data)), "truncated": data[: len(data) // 2], "empty": b""}
@@ -297,7 +297,7 @@ def test_a_damaged_inventory_is_told_and_made_anew(world: World, damage: str) ->
     assert (matches(found), reads(found), found.err) == ({"f0"}, (0, 0), "")
 
 
-def test_damage_that_shows_only_in_a_page_is_made_good(world: World) -> None:
+def test_damage_that_shows_only_in_a_page_is_made_good(world: Known) -> None:
     world.scan()
     data = bytearray(world.database.read_bytes())
     with sqlite3.connect(world.database) as db:
@@ -312,7 +312,7 @@ def test_damage_that_shows_only_in_a_page_is_made_good(world: World) -> None:
     assert reads(world.scan()) == (0, 0)
 
 
-def test_stats_of_a_damaged_inventory_are_an_error(world: World) -> None:
+def test_stats_of_a_damaged_inventory_are_an_error(world: Known) -> None:
     world.scan()
     world.database.write_bytes(b"no database" * 1000)
     for command in (["stats"], ["prune"]):
@@ -320,7 +320,7 @@ def test_stats_of_a_damaged_inventory_are_an_error(world: World) -> None:
         assert result.code == 8 and "hint: a scan" in result.err
 
 
-def test_where_nothing_can_be_written_the_verdict_is_the_same(world: World) -> None:
+def test_where_nothing_can_be_written_the_verdict_is_the_same(world: Known) -> None:
     world.scan()
     result = run(
         *("--state-dir", world.path, "scan", "--format", "jsonl", "--jobs", "1", world.tree),
@@ -332,7 +332,7 @@ def test_where_nothing_can_be_written_the_verdict_is_the_same(world: World) -> N
     assert result.err.count("cannot use the inventory") <= 1
 
 
-def test_that_it_cannot_be_opened_is_said_once(world: World) -> None:
+def test_that_it_cannot_be_opened_is_said_once(world: Known) -> None:
     warnings: list[HashclientError] = []
     world.database.mkdir()
     outcomes, summary = world.client.scan(world.tree, on_failure=warnings.append)
@@ -340,7 +340,7 @@ def test_that_it_cannot_be_opened_is_said_once(world: World) -> None:
     assert len(warnings) == 1 and "cannot use the inventory" in warnings[0].message
 
 
-def test_scans_at_the_same_time_do_not_disturb_each_other(world: World) -> None:
+def test_scans_at_the_same_time_do_not_disturb_each_other(world: Known) -> None:
     results: list[Run] = []
 
     def one() -> None:
@@ -370,7 +370,7 @@ def test_scans_at_the_same_time_do_not_disturb_each_other(world: World) -> None:
 
 
 @pytest.mark.parametrize("at", ["BEGIN", "INSERT", "UPDATE", "COMMIT"])
-def test_a_kill_while_it_is_written_loses_nothing_but_that(world: World, at: str) -> None:
+def test_a_kill_while_it_is_written_loses_nothing_but_that(world: Known, at: str) -> None:
     world.scan()
     world.file(1).write_bytes(content(0))
     world.file(2).unlink()
@@ -397,7 +397,7 @@ def test_a_kill_while_it_is_written_loses_nothing_but_that(world: World, at: str
     assert reads(world.scan()) == (0, 0)
 
 
-def test_stats_and_prune_say_what_they_did(world: World) -> None:
+def test_stats_and_prune_say_what_they_did(world: Known) -> None:
     def inventory_command(*args: str) -> Run:
         return world.call("inventory", *args)
 
@@ -424,7 +424,7 @@ def test_stats_and_prune_say_what_they_did(world: World) -> None:
     assert reads(world.scan())[0] == 12
 
 
-def test_no_digest_is_in_it(world: World) -> None:
+def test_no_digest_is_in_it(world: Known) -> None:
     world.add({"e-5": content(5)}, "other", algorithms=tuple(Algorithm))
     world.scan()
     data = b"".join(path.read_bytes() for path in world.path.glob(f"{DATABASE_NAME}*"))
@@ -436,13 +436,13 @@ def test_no_digest_is_in_it(world: World) -> None:
             assert bytes.fromhex(digest)[:16] not in data
 
 
-def test_without_the_inventory_everything_is_read_and_still_remembered(world: World) -> None:
+def test_without_the_inventory_everything_is_read_and_still_remembered(world: Known) -> None:
     assert reads(world.scan("--no-inventory"))[0] == 12
     assert reads(world.scan("--no-inventory"))[0] == 12
     assert reads(world.scan()) == (0, 0)
 
 
-def test_digests_are_shown_also_when_they_are_known(world: World) -> None:
+def test_digests_are_shown_also_when_they_are_known(world: Known) -> None:
     expected = digests_of(content(0), SHA1_ONLY)
     for _ in range(2):
         found = world.scan("--show-digests")
@@ -452,7 +452,7 @@ def test_digests_are_shown_also_when_they_are_known(world: World) -> None:
     assert reads(world.scan()) == (0, 0)
 
 
-def test_clean_files_are_reported_when_they_are_known(world: World) -> None:
+def test_clean_files_are_reported_when_they_are_known(world: Known) -> None:
     first = world.scan("--show-all")
     again = world.scan("--show-all")
     assert reads(again) == (0, 0)
@@ -460,7 +460,7 @@ def test_clean_files_are_reported_when_they_are_known(world: World) -> None:
     assert again.summary["clean"] == 11 and again.summary["match"] == 1
 
 
-def test_sizes_rule_files_out_before_the_inventory_is_asked(world: World) -> None:
+def test_sizes_rule_files_out_before_the_inventory_is_asked(world: Known) -> None:
     shutil.rmtree(world.path / "lists")
     world.provider.publish(csv([2, 5]), "sized")
     world.client.fetch("sized")

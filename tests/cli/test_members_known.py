@@ -23,7 +23,7 @@ def zip_of(files: Mapping[str, bytes]) -> bytes:
     return out.getvalue()
 
 
-class World(State):
+class Archives(State):
     """A tree of archives, none of which has what is listed."""
 
     def __init__(self, directory: Path, *, sized: bool) -> None:
@@ -44,9 +44,11 @@ class World(State):
 
 
 @pytest.fixture(params=[True, False], ids=["with sizes", "without sizes"])
-def world(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+def world(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Archives:
     remember_at_once(monkeypatch, tmp_path)
-    return World(tmp_path, sized=request.param)
+    return Archives(tmp_path, sized=request.param)
 
 
 def counts(result: Run) -> tuple[int, int, int]:
@@ -54,7 +56,7 @@ def counts(result: Run) -> tuple[int, int, int]:
     return summary["members"], summary["members_read"], summary["files_read"]
 
 
-def test_unchanged_archives_are_not_opened_again(world: World) -> None:
+def test_unchanged_archives_are_not_opened_again(world: Archives) -> None:
     first = world.scan()
     assert (first.code, first.summary["members"]) == (0, 10)
     second = world.scan()
@@ -64,7 +66,7 @@ def test_unchanged_archives_are_not_opened_again(world: World) -> None:
 
 
 def test_that_a_file_is_no_container_is_counted_as_known_where_its_size_says_nothing_of_that(
-    world: World,
+    world: Archives,
 ) -> None:
     """Also where no entry has its size: it may have come to be one since, without a trace."""
     world.scan()
@@ -82,7 +84,7 @@ def test_that_a_file_is_no_container_is_counted_as_known_where_its_size_says_not
     }
 
 
-def test_what_is_listed_since_is_found_in_them(world: World) -> None:
+def test_what_is_listed_since_is_found_in_them(world: Archives) -> None:
     world.scan()
     world.list(e1=LISTED)
     result = world.scan()
@@ -94,7 +96,7 @@ def test_what_is_listed_since_is_found_in_them(world: World) -> None:
     assert found == [*members, "plain"]
 
 
-def test_one_that_has_changed_is_opened(world: World) -> None:
+def test_one_that_has_changed_is_opened(world: Archives) -> None:
     world.scan()
     world.list(e1=LISTED)
     (world.tree / "a1.zip").write_bytes(zip_of({"x": LISTED}))
@@ -105,12 +107,12 @@ def test_one_that_has_changed_is_opened(world: World) -> None:
     }
 
 
-def test_clean_members_are_told_where_that_is_asked_for(world: World) -> None:
+def test_clean_members_are_told_where_that_is_asked_for(world: Archives) -> None:
     world.scan()
     assert len(world.scan("--show-all").lines) == 16
 
 
-def test_what_was_unread_is_tried_again(world: World) -> None:
+def test_what_was_unread_is_tried_again(world: Archives) -> None:
     data = bytearray(zip_of({"b": LISTED * 9}))
     data[40] ^= 0xFF
     (world.tree / "bad.zip").write_bytes(data)
@@ -118,7 +120,7 @@ def test_what_was_unread_is_tried_again(world: World) -> None:
         assert world.scan().code == 3
 
 
-def test_no_inventory_opens_them_all(world: World) -> None:
+def test_no_inventory_opens_them_all(world: Archives) -> None:
     first = world.scan()
     assert counts(world.scan("--no-inventory")) == counts(first)
 
@@ -127,7 +129,7 @@ def test_claims_that_are_to_be_verified_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     remember_at_once(monkeypatch, tmp_path)
-    world = World(tmp_path, sized=True)
+    world = Archives(tmp_path, sized=True)
     world.scan()
     assert world.scan("--verify-sizes").summary["members_read"] > 0
 
@@ -149,7 +151,7 @@ def test_very_many_that_are_unread_or_match_are_not_told_one_by_one(
     from hashclient.scan import members
 
     monkeypatch.setattr(members, "MAX_TOLD", 3)
-    world = World(tmp_path, sized=False)
+    world = Archives(tmp_path, sized=False)
     many = {f"m{n}": b"%d" % n for n in range(8)}
     for path in world.tree.iterdir():
         path.unlink()
@@ -173,7 +175,7 @@ def test_a_container_that_is_nearly_all_hole_is_unread(tmp_path: Path) -> None:
     import os
     import tarfile
 
-    world = World(tmp_path, sized=True)
+    world = Archives(tmp_path, sized=True)
     path = world.tree / "hole.tar"
     member = tarfile.TarInfo("x")
     member.size = 1 << 40

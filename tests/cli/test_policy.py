@@ -29,7 +29,7 @@ BOTH = '[[policy]]\nactions = ["quarantine", "report"]\n'
 PROVIDER = '[providers.main]\nurl = "https://127.0.0.1:1"\nroot_sha256 = "00"\n'
 
 
-class World(State):
+class Policies(State):
     """A tree with files of two lists, and a key for the evidence."""
 
     def __init__(self, directory: Path) -> None:
@@ -62,11 +62,11 @@ def acted(result: Run) -> dict[str, list[tuple[str, bool | None, str]]]:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
+def world(tmp_path: Path) -> Policies:
+    return Policies(tmp_path)
 
 
-def test_without_a_policy_nothing_is_touched(world: World) -> None:
+def test_without_a_policy_nothing_is_touched(world: Policies) -> None:
     result = world.scan()
     assert result.code == 10
     assert acted(result) == {"worst": [], "other": []}
@@ -74,7 +74,7 @@ def test_without_a_policy_nothing_is_touched(world: World) -> None:
     assert not (world.path / "quarantine").exists() and not (world.path / "reports").exists()
 
 
-def test_the_policy_takes_away_what_it_says_and_nothing_else(world: World) -> None:
+def test_the_policy_takes_away_what_it_says_and_nothing_else(world: Policies) -> None:
     world.set_policy(QUARANTINE)
     result = world.scan()
     assert result.code == 10
@@ -92,7 +92,7 @@ def test_the_policy_takes_away_what_it_says_and_nothing_else(world: World) -> No
     assert set(acted(result)) == {"other"}
 
 
-def test_the_command_line_takes_away_all(world: World) -> None:
+def test_the_command_line_takes_away_all(world: Policies) -> None:
     world.set_policy("")
     result = world.call("scan", "--quarantine", world.tree)
     assert result.code == 10
@@ -103,14 +103,14 @@ def test_the_command_line_takes_away_all(world: World) -> None:
     assert set(world.states().values()) == {MatchState.QUARANTINED}
 
 
-def test_without_recipients_nothing_is_scanned(world: World) -> None:
+def test_without_recipients_nothing_is_scanned(world: Policies) -> None:
     world.set_policy("", recipients=False)
     result = world.scan("--quarantine")
     assert (result.code, result.out) == (2, "")
     assert "recipients" in result.err and "keygen" in result.err
 
 
-def test_a_policy_for_a_list_that_nobody_knows_is_an_error(world: World) -> None:
+def test_a_policy_for_a_list_that_nobody_knows_is_an_error(world: Policies) -> None:
     world.set_policy('[[policy]]\nlist = "bsae"\nactions = ["record"]\n')
     for args in (["scan", world.tree], ["scan", "--policy-check", world.tree], ["status"]):
         if args == ["status"]:  # which wants a provider
@@ -123,7 +123,7 @@ def test_a_policy_for_a_list_that_nobody_knows_is_an_error(world: World) -> None
     assert world.scan("--no-actions").code == 10
 
 
-def test_a_policy_may_be_for_a_list_that_is_not_here_yet(world: World) -> None:
+def test_a_policy_may_be_for_a_list_that_is_not_here_yet(world: Policies) -> None:
     rule = '[[policy]]\nlist = "soon"\nactions = ["record"]\n'
     world.set_policy(rule + PROVIDER + 'lists = ["base", "local", "soon"]\n')
     result = world.scan()
@@ -139,7 +139,7 @@ def test_a_policy_may_be_for_a_list_that_is_not_here_yet(world: World) -> None:
     assert "a policy" not in world.scan().err
 
 
-def test_a_recipient_that_is_none_is_found_before_the_scan(world: World) -> None:
+def test_a_recipient_that_is_none_is_found_before_the_scan(world: Policies) -> None:
     world.set_policy("")
     path = world.path / "config.toml"
     path.write_text(path.read_text().replace("age1", "age0"))
@@ -149,7 +149,7 @@ def test_a_recipient_that_is_none_is_found_before_the_scan(world: World) -> None
 
 
 @pytest.mark.parametrize("output_format", ["jsonl", "text"])
-def test_a_check_of_the_policy_does_nothing(world: World, output_format: str) -> None:
+def test_a_check_of_the_policy_does_nothing(world: Policies, output_format: str) -> None:
     world.set_policy(QUARANTINE + REPORT)
     if output_format == "jsonl":
         result = world.scan("--policy-check")
@@ -168,7 +168,7 @@ def test_a_check_of_the_policy_does_nothing(world: World, output_format: str) ->
 
 
 @pytest.mark.parametrize("policy", [BOTH, f"{BOTH}[scan]\nquarantine = true\n"])
-def test_no_actions_outranks_everything(world: World, policy: str) -> None:
+def test_no_actions_outranks_everything(world: Policies, policy: str) -> None:
     world.set_policy(policy)
     result = world.scan("--no-actions", "--quarantine")
     assert result.code == 10
@@ -184,18 +184,18 @@ def test_no_actions_outranks_everything(world: World, policy: str) -> None:
     assert world.left() == {"worst", "other", "clean"}
 
 
-def test_no_actions_needs_no_recipients(world: World) -> None:
+def test_no_actions_needs_no_recipients(world: Policies) -> None:
     world.set_policy("[scan]\nquarantine = true\n", recipients=False)
     assert world.scan().code == 2
     assert world.scan("--no-actions").code == 10
 
 
-def test_a_check_without_a_policy_says_that_matches_are_recorded(world: World) -> None:
+def test_a_check_without_a_policy_says_that_matches_are_recorded(world: Policies) -> None:
     result = world.call("scan", "--policy-check", world.tree)
     assert result.code == 10 and result.out.count("would only be recorded") == 2
 
 
-def test_a_report_is_prepared_once_for_all_matches_of_a_scan(world: World) -> None:
+def test_a_report_is_prepared_once_for_all_matches_of_a_scan(world: Policies) -> None:
     world.set_policy(BOTH)
     result = world.scan()
     assert result.code == 10
@@ -209,7 +209,7 @@ def test_a_report_is_prepared_once_for_all_matches_of_a_scan(world: World) -> No
     assert len(world.reports()) == 1
 
 
-def test_what_stays_in_place_is_reported_once(world: World) -> None:
+def test_what_stays_in_place_is_reported_once(world: Policies) -> None:
     world.set_policy(REPORT)
 
     def told() -> set[str]:
@@ -228,7 +228,7 @@ def test_what_stays_in_place_is_reported_once(world: World) -> None:
 
 @pytest.mark.parametrize("next_command", ["scan", "submit"])
 def test_a_report_that_a_killed_scan_wanted_is_prepared_by_what_comes_next(
-    world: World, monkeypatch: pytest.MonkeyPatch, next_command: str
+    world: Policies, monkeypatch: pytest.MonkeyPatch, next_command: str
 ) -> None:
     world.set_policy(BOTH)
 
@@ -250,7 +250,7 @@ def test_a_report_that_a_killed_scan_wanted_is_prepared_by_what_comes_next(
     assert len(report["matches"]) == 2  # type: ignore[arg-type]
 
 
-def test_nothing_is_taken_away_on_the_word_of_a_stale_list(world: World) -> None:
+def test_nothing_is_taken_away_on_the_word_of_a_stale_list(world: Policies) -> None:
     world.set_policy(BOTH)
     edit_manifest(world.path, "base", expires="2020-01-01T00:00:00Z")
     result = world.scan()
@@ -264,7 +264,7 @@ def test_nothing_is_taken_away_on_the_word_of_a_stale_list(world: World) -> None
 
 def test_a_list_that_is_not_stale_does_not_speak_for_one_that_is(tmp_path: Path) -> None:
     """A file on two lists, of which only the stale one's rule wants it taken away."""
-    world = World(tmp_path)
+    world = Policies(tmp_path)
     both = {"base": csv_of({"e-1": WORST}), "local": csv_of({"e-2": WORST})}
     world.path = make_state(tmp_path / "second", both)
     world.set_policy(QUARANTINE)
@@ -279,7 +279,7 @@ def test_a_list_that_is_not_stale_does_not_speak_for_one_that_is(tmp_path: Path)
 
 
 def test_what_is_wanted_for_a_destination_that_is_gone_keeps_no_other_back(
-    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    world: Policies, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     world.set_policy(REPORT)
 
@@ -308,7 +308,7 @@ def test_what_is_wanted_for_a_destination_that_is_gone_keeps_no_other_back(
     assert len(list(world.handover.iterdir())) == 2
 
 
-def test_what_cannot_be_taken_away_needs_attention(world: World, tmp_path: Path) -> None:
+def test_what_cannot_be_taken_away_needs_attention(world: Policies, tmp_path: Path) -> None:
     world.set_policy(QUARANTINE)
     os.link(world.tree / "worst", tmp_path / "another-name")
     result = world.scan()
@@ -318,7 +318,7 @@ def test_what_cannot_be_taken_away_needs_attention(world: World, tmp_path: Path)
     assert result.summary["exit_code"] == 11
 
 
-def test_a_quarantine_that_cannot_be_written_leaves_all_in_place(world: World) -> None:
+def test_a_quarantine_that_cannot_be_written_leaves_all_in_place(world: Policies) -> None:
     world.set_policy(QUARANTINE)
     (world.path / "quarantine").touch()
     result = world.scan()
@@ -328,7 +328,7 @@ def test_a_quarantine_that_cannot_be_written_leaves_all_in_place(world: World) -
     assert world.left() == {"worst", "other", "clean"}
 
 
-def test_a_log_that_cannot_be_written_leaves_all_in_place(world: World) -> None:
+def test_a_log_that_cannot_be_written_leaves_all_in_place(world: Policies) -> None:
     world.set_policy(QUARANTINE)
     for path in (world.path / "audit").iterdir():
         path.unlink()
@@ -342,7 +342,7 @@ def test_a_log_that_cannot_be_written_leaves_all_in_place(world: World) -> None:
 def test_conflicts_are_never_taken_away(tmp_path: Path) -> None:
     md5, sha1, _ = csv_of({"e": WORST}).decode().splitlines()[1].split(",")[1:4]
     rows = f"entry_id,md5,sha1,category\ne-1,{md5[::-1]},{sha1},worst\n"
-    world = World(tmp_path)
+    world = Policies(tmp_path)
     world.path = make_state(tmp_path / "second", {"base": rows.encode()})
     world.set_policy(QUARANTINE)
     result = world.scan("--quarantine")
@@ -351,7 +351,7 @@ def test_conflicts_are_never_taken_away(tmp_path: Path) -> None:
     assert world.left() == {"worst", "other", "clean"}
 
 
-def test_what_is_taken_away_is_for_its_owner_only(world: World) -> None:
+def test_what_is_taken_away_is_for_its_owner_only(world: Policies) -> None:
     world.set_policy(BOTH)
     world.scan()
     for path in (world.path / "quarantine", world.path / "reports"):
@@ -362,7 +362,7 @@ def test_what_is_taken_away_is_for_its_owner_only(world: World) -> None:
 
 
 def test_reports_of_many_are_wanted_in_one_change_of_the_record(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: Policies, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changes: list[list[str]] = []
     batch = Matches.batch

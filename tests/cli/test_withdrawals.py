@@ -25,7 +25,7 @@ from tests.kit import Run, State, bytes_path, run, write_tree
 LISTED = range(6)
 
 
-class World(State):
+class Withdrawals(State):
     """A tree in which f<n> is what entry e-<n> stands for; some of these are listed."""
 
     def __init__(self, directory: Path) -> None:
@@ -67,15 +67,15 @@ class World(State):
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
+def world(tmp_path: Path) -> Withdrawals:
+    return Withdrawals(tmp_path)
 
 
 def names(lines: list[dict[str, Any]]) -> list[tuple[str, str]]:
     return [(Path(line["path"]).name, line["entry"]) for line in lines]
 
 
-def test_withdrawn_matches_are_named_once_and_shown_until_scanned_again(world: World) -> None:
+def test_withdrawn_matches_are_named_once_and_shown_until_scanned_again(world: Withdrawals) -> None:
     assert world.scan().summary["match"] == 6
     world.provider.withdraw("e-1", "e-4")
     assert world.status() == []
@@ -95,7 +95,7 @@ def test_withdrawn_matches_are_named_once_and_shown_until_scanned_again(world: W
     assert len(world.status()) == 2
 
 
-def test_publishing_again_clears_it_when_it_matches_again(world: World) -> None:
+def test_publishing_again_clears_it_when_it_matches_again(world: Withdrawals) -> None:
     world.scan()
     world.provider.withdraw("e-1", "e-4")
     world.affected()
@@ -110,7 +110,7 @@ def test_publishing_again_clears_it_when_it_matches_again(world: World) -> None:
 
 @pytest.mark.parametrize(("entry", "list_name"), [(1, "baseline"), (1, "second")])
 def test_what_was_taken_away_and_is_listed_again_stays_away(
-    world: World, entry: int, list_name: str
+    world: Withdrawals, entry: int, list_name: str
 ) -> None:
     """No scan comes across it any more; restoring it would put listed material back."""
     ids = world.quarantine("f1", "f4")
@@ -139,7 +139,7 @@ def test_what_was_taken_away_and_is_listed_again_stays_away(
         assert world.states_of(ids)["f1"] == "withdrawn"
 
 
-def test_what_is_in_its_place_or_not_listed_again_hides_no_other(world: World) -> None:
+def test_what_is_in_its_place_or_not_listed_again_hides_no_other(world: Withdrawals) -> None:
     """All of what was withdrawn is looked up, in the order in which it was found."""
     world.scan(world.tree / "f2")  # stays in its place
     ids = world.quarantine("f5", "f1", "f4")
@@ -154,7 +154,7 @@ def test_what_is_in_its_place_or_not_listed_again_hides_no_other(world: World) -
     assert world.states_of(ids) == dict.fromkeys(order[2:], "quarantined") | {order[1]: "withdrawn"}
 
 
-def test_what_another_seal_key_recorded_hides_no_other(world: World) -> None:
+def test_what_another_seal_key_recorded_hides_no_other(world: Withdrawals) -> None:
     ids = world.quarantine("f1", "f4")
     world.provider.withdraw("e-1", "e-4")
     world.affected()
@@ -168,7 +168,7 @@ def test_what_another_seal_key_recorded_hides_no_other(world: World) -> None:
 
 
 def test_an_entry_that_was_put_right_does_not_hold_back_what_it_was_withdrawn_for(
-    world: World,
+    world: Withdrawals,
 ) -> None:
     ids = world.quarantine("f1")
     world.provider.withdraw("e-1")
@@ -179,7 +179,7 @@ def test_an_entry_that_was_put_right_does_not_hold_back_what_it_was_withdrawn_fo
 
 
 def test_an_entry_under_another_name_is_no_withdrawal_for_what_was_taken_away(
-    world: World,
+    world: Withdrawals,
 ) -> None:
     ids = world.quarantine("f1")
     world.provider.withdraw("e-1")
@@ -190,7 +190,7 @@ def test_an_entry_under_another_name_is_no_withdrawal_for_what_was_taken_away(
     assert world.states_of(ids) == {"f1": "quarantined"}
 
 
-def test_an_entry_that_came_and_went_between_fetches_is_not_withdrawn(world: World) -> None:
+def test_an_entry_that_came_and_went_between_fetches_is_not_withdrawn(world: Withdrawals) -> None:
     world.scan()
     world.provider.withdraw("e-1")
     world.provider.publish(csv([1]))
@@ -198,7 +198,7 @@ def test_an_entry_that_came_and_went_between_fetches_is_not_withdrawn(world: Wor
     assert world.status() == []
 
 
-def test_all_paths_of_an_entry_are_affected_and_no_other_entry(world: World) -> None:
+def test_all_paths_of_an_entry_are_affected_and_no_other_entry(world: Withdrawals) -> None:
     write_tree(world.tree, {"copy/f1": content(1), "copy/f2": content(2)})
     world.scan()
     world.provider.withdraw("e-1")
@@ -209,7 +209,7 @@ def test_all_paths_of_an_entry_are_affected_and_no_other_entry(world: World) -> 
     ]
 
 
-def test_a_list_that_is_built_anew_reaches_back_too(world: World) -> None:
+def test_a_list_that_is_built_anew_reaches_back_too(world: Withdrawals) -> None:
     world.scan()
     world.provider.withdraw("e-1", "e-2")
     manifest = world.path / "lists" / "baseline" / "manifest.json"
@@ -217,7 +217,9 @@ def test_a_list_that_is_built_anew_reaches_back_too(world: World) -> None:
     assert world.affected() == [("f1", "e-1"), ("f2", "e-2")]
 
 
-def test_a_consolidated_segment_that_straddles_our_generation_reaches_back(world: World) -> None:
+def test_a_consolidated_segment_that_straddles_our_generation_reaches_back(
+    world: Withdrawals,
+) -> None:
     world.scan()
     world.provider.withdraw("e-1")
     straddled = Simulator(world.provider.repository.directory.with_name("other"))
@@ -238,7 +240,7 @@ def test_a_consolidated_segment_that_straddles_our_generation_reaches_back(world
 
 @pytest.mark.parametrize("step", ["log", "record"])
 def test_a_fetch_that_dies_after_the_switch_is_made_up_for(
-    world: World, monkeypatch: pytest.MonkeyPatch, step: str
+    world: Withdrawals, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     world.scan()
     world.provider.withdraw("e-1")
@@ -261,7 +263,7 @@ def test_a_fetch_that_dies_after_the_switch_is_made_up_for(
     assert names(world.status()) == [("f1", "e-1")]
 
 
-def test_a_path_that_is_not_utf8_is_told_by_its_bytes(world: World) -> None:
+def test_a_path_that_is_not_utf8_is_told_by_its_bytes(world: Withdrawals) -> None:
     raw = os.fsencode(world.tree) + b"/\xff\n\x1b"
     Path(os.fsdecode(raw)).write_bytes(content(1))
     world.scan()
@@ -277,7 +279,7 @@ def test_a_path_that_is_not_utf8_is_told_by_its_bytes(world: World) -> None:
     assert "\\xff\\x0a\\x1b" in text and "\x1b" not in text
 
 
-def test_thousands_of_matches_are_withdrawn_and_logged(world: World) -> None:
+def test_thousands_of_matches_are_withdrawn_and_logged(world: Withdrawals) -> None:
     with Matches(world.path) as record:
         ((path, match),) = world.client.scan(world.tree / "f1", inventory=False)[0].items()
         paths = [path, *(f"/x/{n:05d}" for n in range(3000))]
@@ -291,13 +293,13 @@ def test_thousands_of_matches_are_withdrawn_and_logged(world: World) -> None:
     assert len(world.status()) == len(paths)
 
 
-def test_lookups_are_not_remembered(world: World) -> None:
+def test_lookups_are_not_remembered(world: Withdrawals) -> None:
     digest = digests_of(1)[Algorithm.MD5].hex()
     assert world.call("lookup", digest).code == 10
     assert not (world.path / DATABASE_NAME).exists()
 
 
-def test_withdrawn_entries_of_one_list_leave_those_of_others(world: World) -> None:
+def test_withdrawn_entries_of_one_list_leave_those_of_others(world: Withdrawals) -> None:
     world.provider.publish(csv([1]), "other")
     world.client.fetch()
     world.scan()
@@ -311,7 +313,7 @@ def test_withdrawn_entries_of_one_list_leave_those_of_others(world: World) -> No
     assert [line["list"] for line in world.status()] == ["baseline", "other"]
 
 
-def test_a_damaged_record_stops_neither_scan_nor_list(world: World) -> None:
+def test_a_damaged_record_stops_neither_scan_nor_list(world: Withdrawals) -> None:
     world.scan()
     path = world.path / DATABASE_NAME
     path.write_bytes(os.urandom(5000))
@@ -334,7 +336,7 @@ def test_a_damaged_record_stops_neither_scan_nor_list(world: World) -> None:
 
 @pytest.mark.parametrize("output_format", ["text", "json"])
 def test_the_command_says_that_it_cannot_reach_back(
-    world: World, monkeypatch: pytest.MonkeyPatch, output_format: str
+    world: Withdrawals, monkeypatch: pytest.MonkeyPatch, output_format: str
 ) -> None:
     world.scan()
     (world.path / DATABASE_NAME).write_bytes(os.urandom(5000))
@@ -352,7 +354,7 @@ def test_the_command_says_that_it_cannot_reach_back(
         assert "generation 1 -> generation 2, 0 added, 1 withdrawn" in done.out
 
 
-def test_the_command_names_the_paths(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_names_the_paths(world: Withdrawals, monkeypatch: pytest.MonkeyPatch) -> None:
     world.scan()
     for number, arguments in enumerate(([], ["--format", "json"]), 1):
         world.provider.withdraw(f"e-{number}")
@@ -378,7 +380,7 @@ def test_the_command_names_the_paths(world: World, monkeypatch: pytest.MonkeyPat
 
 
 def test_the_command_says_what_is_left_of_each(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: Withdrawals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.provider.publish(csv([2]), "second")
     world.client.fetch()
@@ -412,7 +414,7 @@ def test_the_command_says_what_is_left_of_each(
     ]
 
 
-def test_the_record_is_readable_where_nothing_can_be_written(world: World) -> None:
+def test_the_record_is_readable_where_nothing_can_be_written(world: Withdrawals) -> None:
     world.scan()
     world.provider.withdraw("e-1")
     world.client.fetch()

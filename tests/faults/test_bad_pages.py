@@ -24,7 +24,7 @@ import pytest
 from fixtures.client import Client
 from hashclient.system.layout import STAGING_NAME
 from hashclient.system.process import BAD_PAGE
-from tests.attack_world import ALL, NEW, World
+from tests.attack_world import ALL, NEW, Generations
 from tests.kit import (
     Run,
     Site,
@@ -292,7 +292,7 @@ def test_a_bad_block_among_known_good_files_is_mended(disk: RottenDisk, tmp_path
         assert site.call("status", "--verify").code == 0
 
 
-def test_a_rebuild_goes_on_from_nothing(world: World, client: Client) -> None:
+def test_a_rebuild_goes_on_from_nothing(world: Generations, client: Client) -> None:
     """What an unfinished build has left may be what cannot be read."""
     world.simulator.files = dict(world.served[3])
     directory = client.settings.layout.lists / "baseline"

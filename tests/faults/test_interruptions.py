@@ -109,7 +109,7 @@ class Interruption:
         return self.trace
 
 
-class World:
+class Interrupted:
     """A state directory in which nothing was found so far, and a tree in which all is listed."""
 
     def __init__(self, directory: Path) -> None:
@@ -162,9 +162,9 @@ class World:
 
 
 @pytest.fixture
-def world() -> Iterator[World]:
+def world() -> Iterator[Interrupted]:
     with fast_directory() as directory:
-        yield World(directory)
+        yield Interrupted(directory)
 
 
 def test_who_traced_before_goes_on_afterwards() -> None:
@@ -182,7 +182,7 @@ def test_who_traced_before_goes_on_afterwards() -> None:
     assert found is tracer
 
 
-def test_what_is_found_is_told_recorded_and_logged_once(world: World) -> None:
+def test_what_is_found_is_told_recorded_and_logged_once(world: Interrupted) -> None:
     codes = set()
     for at in world.points(150):
         world.begin()
@@ -192,7 +192,7 @@ def test_what_is_found_is_told_recorded_and_logged_once(world: World) -> None:
     assert codes >= {10, 130}
 
 
-def test_what_was_counted_and_is_on_its_way_is_told_or_does_not_count(world: World) -> None:
+def test_what_was_counted_and_is_on_its_way_is_told_or_does_not_count(world: Interrupted) -> None:
     codes = set()
     for at in range(1, 1_000):
         world.begin()
@@ -208,7 +208,7 @@ def test_what_was_counted_and_is_on_its_way_is_told_or_does_not_count(world: Wor
 
 @pytest.mark.parametrize("times", [1, 2, 3])
 def test_signals_right_after_a_match_is_logged(
-    world: World, monkeypatch: pytest.MonkeyPatch, times: int
+    world: Interrupted, monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
     append = AuditLog.append
 
@@ -225,7 +225,7 @@ def test_signals_right_after_a_match_is_logged(
     world.check_told_once(result, times)
 
 
-def test_a_second_signal_logs_nothing_twice_and_hides_no_match(world: World) -> None:
+def test_a_second_signal_logs_nothing_twice_and_hides_no_match(world: Interrupted) -> None:
     """What is told then may be cut off; record, log and exit code are not."""
     codes = set()
     watched = {
@@ -252,7 +252,7 @@ def test_a_second_signal_logs_nothing_twice_and_hides_no_match(world: World) -> 
     assert codes >= {11}
 
 
-def test_what_was_not_done_is_made_up_for(world: World) -> None:
+def test_what_was_not_done_is_made_up_for(world: Interrupted) -> None:
     """Whatever interrupts it, in the end all files are taken away and reported, each once."""
     key = x25519.Identity.generate().to_public()
     with (world.fresh / "config.toml").open("a") as config:
