@@ -18,7 +18,7 @@ from hashclient.notices.lifecycle import Kept
 from hashclient.notices.store import Book, changing, load_book, write_book
 from hashclient.status.notices import NoticesStatus, read_notices
 from hashclient.system.layout import Layout, purpose_of
-from tests.support import Result, Site, call, csv_of, run
+from tests.kit import Run, Site, call, csv_of, run
 
 TRICKS = "\u202egpj.exe\u2069 \\ end"
 
@@ -52,7 +52,7 @@ def publish(site: Site, *words: object) -> str:
     return notice(site, "publish", *common, "--headline", "A headline", *words)
 
 
-def ids(done: Result) -> dict[str, str]:
+def ids(done: Run) -> dict[str, str]:
     assert done.code == 0, done.err
     return {n["notice"]["id"]: n["state"] for n in json.loads(done.out)["notices"]}
 
@@ -145,8 +145,8 @@ def test_status_shows_open_ones_and_ends_with_3_where_it_is_asked_to(
     assert f"notices       1 open, {len(others) - 1:,} acknowledged\n" in shown.out
     assert f"  main/{severe}  [Severe]  A headline\n" in shown.out
     metrics = site.call("status", "--format", "prometheus", state=state).out
-    assert 'hashclient_notices_open{provider="main",severity="Severe"} 1\n' in metrics
-    assert 'hashclient_notices_open{provider="main",severity="Extreme"} 0\n' in metrics
+    assert 'hashclient_notices_open{provider="main",severity="Severe"} 1.0\n' in metrics
+    assert 'hashclient_notices_open{provider="main",severity="Extreme"} 0.0\n' in metrics
     allowed_from(state, "severe")
     assert site.call("status", state=state).code == 3
     document = json.loads(site.call("status", "--format", "json", state=state).out)

@@ -12,7 +12,7 @@ from hashclient.notices.lifecycle import KEEP, State
 from hashclient.provider.notices import DEFAULT_LIFE, REMOVED_AFTER
 from hashclient.trust.noticerole import MAX_NOTICES
 from tests.docs.blocks import DOCS, marked_blocks, table_rows
-from tests.support import Site, call, csv_of
+from tests.kit import Site, call, csv_of
 
 pytestmark = pytest.mark.docs
 
