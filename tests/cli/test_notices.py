@@ -68,20 +68,20 @@ def test_a_notice_from_the_provider_to_the_log_of_a_client(site: Site, state: Pa
     assert fetched.code == 0
     shown = "\\xe2\\x80\\xaegpj.exe\\xe2\\x81\\xa9 \\\\ end"
     assert f"notice main/{first}: [Severe] {shown}\n" in fetched.out
-    listed = site.run("notices", state=state)
+    listed = site.call("notices", state=state)
     assert f"main/{first}  [Severe]  open  " in listed.out and shown in listed.out
     told = site.run("notices", "show", first, state=state)
     assert told.code == 0 and f"  headline      {shown}\n" in told.out
     assert "\u202e" not in fetched.out + listed.out + told.out
-    done = site.run(
+    done = site.call(
         "notices", "acknowledge", f"main/{first}", "--reason", "ticket 4711", state=state
     )
     assert done.out == f"main/{first}  acknowledged\n"
-    again = site.run("notices", "acknowledge", first, state=state)
+    again = site.call("notices", "acknowledge", first, state=state)
     assert again.out == f"main/{first}  is acknowledged\n"
-    assert "by " in site.run("notices", "show", first, state=state).out
+    assert "by " in site.call("notices", "show", first, state=state).out
     # Each step is in the log, once.
-    log = site.run("audit", "show", "--format", "jsonl", state=state).lines
+    log = site.call("audit", "show", "--format", "jsonl", state=state).lines
     events = [line for line in log if line["event"].startswith("notice-")]
     mine = [e for e in events if e["data"]["notice"] == first]
     assert [e["event"] for e in mine] == [
@@ -91,7 +91,7 @@ def test_a_notice_from_the_provider_to_the_log_of_a_client(site: Site, state: Pa
     ]
     assert mine[1]["data"]["how"] == "headline" and mine[1]["data"]["by"]
     assert mine[2]["data"]["reason"] == "ticket 4711"
-    assert site.run("audit", "verify", state=state).code == 0
+    assert site.call("audit", "verify", state=state).code == 0
     files = [p.relative_to(state).as_posix() for p in state.rglob("*") if not p.is_dir()]
     assert "notices/main.json" in files
     assert [path for path in files if purpose_of(path) is None] == []
