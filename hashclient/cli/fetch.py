@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -80,11 +80,11 @@ def command(
     verification, 7 expired; all are in `hashclient --help`.
     """
     results: list[Fetched] = []
-    of_notices: list[FetchedNotices] = []
+    of_notices: dict[str, FetchedNotices] = {}
     code = ExitCode.OK
 
     def on_notices(notices: FetchedNotices) -> None:
-        of_notices.append(notices)
+        of_notices[notices.provider] = notices
         show_notices(app, notices, with_text=output_format == "text")
 
     try:
@@ -116,20 +116,19 @@ def command(
         if output_format == "json":
             document: dict[str, Any] = {"lists": [_document(f) for f in results]}
             if of_notices:
-                document["notices"] = [document_of_fetched(n) for n in of_notices]
+                document["notices"] = [document_of_fetched(n) for n in of_notices.values()]
             app.out(json.dumps(document))
-    return max([code, *(n.error.exit_code for n in of_notices if n.error is not None)])
+    return _worst(code, of_notices)
 
 
 def fetch_and_tell(app: App) -> ExitCode | None:
     """Fetch for another command, which goes on with what is there; return the worst failure."""
     failed = ExitCode.OK
-    refused: list[ExitCode] = []
+    of_notices: dict[str, FetchedNotices] = {}
 
     def on_notices(notices: FetchedNotices) -> None:
+        of_notices[notices.provider] = notices
         show_notices(app, notices, with_text=False)
-        if notices.error is not None:
-            refused.append(notices.error.exit_code)
 
     try:
         for fetched in fetch_lists(app, on_notices=on_notices):
@@ -148,7 +147,12 @@ def fetch_and_tell(app: App) -> ExitCode | None:
             raise
         app.warn(error.message, error.hint)
         failed = max(failed, error.exit_code)
-    return max([failed, *refused]) or None
+    return _worst(failed, of_notices) or None
+
+
+def _worst(code: ExitCode, of_notices: Mapping[str, FetchedNotices]) -> ExitCode:
+    """Return the worst of a code and of what was refused of notices."""
+    return max([code, *(n.error.exit_code for n in of_notices.values() if n.error)])
 
 
 def fetch_lists(

@@ -1,9 +1,9 @@
 """Notices of a provider: taken as a fetch comes by, verified one by one, and kept.
 
 1 the role of notices is verified (`trust`), and may not go back; 2 what is signed and not here is
-downloaded, verified and parsed; 3 the audit log hears of what has arrived; 4 all is kept in one
-step. One that breaks a rule keeps no other back: what is wrong with it is said, and kept in its
-place. Whatever fails here keeps no list from being fetched.
+downloaded, verified and parsed; 3 what has arrived is logged; 4 all is kept in one step. One that
+breaks a rule keeps no other back: what is wrong with it is said, and kept in its place. Whatever
+fails here keeps no list from being fetched.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ OnNotices = Callable[[FetchedNotices], None]
 def fetch_notices(session: Session, trust: Trust, provider: str, on_notices: OnNotices) -> None:
     """Take what `provider` has to say, after `trust.refresh`, and call `on_notices` if it does.
 
-    Whatever is refused, all or a part, is told in this way, and in the audit log.
+    What is refused, all of it or a part, is handed over in the same way, and logged.
 
     Raises:
         AuditError: the audit log cannot be written.

@@ -2,7 +2,7 @@
 
 The role is made by the first notice. What has expired for long is taken out of it, so that it does
 not grow; what was cancelled or replaced stays until then, since clients that have been away have to
-hear of both. Texts are checked by the rules that clients check them by (`notices.document`).
+learn of both. Texts are checked by the rules that clients check them by (`notices.document`).
 """
 
 from __future__ import annotations
