@@ -41,7 +41,8 @@ def command() -> None:
 
     \b
       hashclient provider notice publish /srv/lists --event maintenance \\
-            --sender lists@example.org --headline 'no updates on Friday'
+            --severity minor --headline 'no updates on Friday' \\
+            --sender lists@example.org
       hashclient provider notice list /srv/lists
     """
 
@@ -59,7 +60,11 @@ def _text_options(function: _Decorated) -> _Decorated:
             click.option("--instruction", metavar="TEXT", help="What clients should do."),
             click.option("--contact", metavar="TEXT", help="Whom to ask."),
             click.option("--event", metavar="TEXT", help="What kind of thing it is, in a word."),
-            click.option("--severity", type=_choice(_SEVERITIES), help="How bad it is."),
+            click.option(
+                "--severity",
+                type=_choice(_SEVERITIES),
+                help="How bad it is; a new notice has to say so.",
+            ),
             click.option("--urgency", type=_choice(_URGENCIES), help="How soon to act."),
             click.option("--certainty", type=_choice(_CERTAINTIES), help="How sure it is."),
             click.option(

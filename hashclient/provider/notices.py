@@ -45,7 +45,6 @@ DEFAULTS: Mapping[str, Any] = {
     "status": Status.ACTUAL,
     "language": "en",
     "urgency": Urgency.UNKNOWN,
-    "severity": Severity.UNKNOWN,
     "certainty": Certainty.OBSERVED,
     "description": "",
     "instruction": "",
@@ -165,7 +164,8 @@ class NoticeBoard:
                     hint="a name of yours that is unique for good, such as lists@example.org",
                 )
             values["sender"] = known[0].sender
-        for name in ("event", "headline"):
+        # How bad it is has to be said: what is not known alarms everybody who asks to be alarmed.
+        for name in ("event", "headline", "severity"):
             if name not in values:
                 raise UsageError(f"a notice needs --{name}")
         notice_id = values.pop("id", None) or _free_id(sent, {notice.id for notice in known})

@@ -48,7 +48,7 @@ def notice(site: Site, command: str, *words: object) -> str:
 
 
 def publish(site: Site, *words: object) -> str:
-    common = ("--sender", "lists@provider.test", "--event", "test")
+    common = ("--sender", "lists@provider.test", "--event", "test", "--severity", "unknown")
     return notice(site, "publish", *common, "--headline", "A headline", *words)
 
 
@@ -302,28 +302,23 @@ def test_a_thousand_notices_cost_little(site: Site, state: Path) -> None:
 def test_the_real_command_says_what_is_wrong_at_the_provider(tmp_path: Path) -> None:
     repo = tmp_path / "repo"
     assert run("provider", "init", repo).code == 0
-    for words, message in (
-        (("publish", repo, "--event", "x", "--headline", "y"), "the first notice needs a --sender"),
-        (("publish", repo, "--sender", "a@b", "--event", "x"), "a notice needs --headline"),
-        (
-            ("publish", repo, "--sender", "a b", "--event", "x", "--headline", "y"),
-            "sender is not allowed",
-        ),
-        (
-            ("publish", repo, "--sender", "a@b", "--event", "x", "--headline", "y\x1b"),
-            "headline has a control character",
-        ),
-        (
-            ("publish", repo, "--sender", "a@b", "--event", "x", "--headline", "0" * 32),
-            "may be a digest",
-        ),
-        (
-            ("publish", repo, "--sender", "a@b", "--event", "x", "--headline", "y\udcff"),
-            "headline has a control character",
-        ),
-        (("cancel", repo, "nonsense"), "no such notice: nonsense"),
+    good = {"sender": "a@b", "event": "x", "headline": "y", "severity": "minor"}
+    for changes, message in (
+        ({"sender": None}, "the first notice needs a --sender"),
+        ({"event": None}, "a notice needs --event"),
+        ({"headline": None}, "a notice needs --headline"),
+        ({"severity": None}, "a notice needs --severity"),
+        ({"sender": "a b"}, "sender is not allowed"),
+        ({"headline": "y\x1b"}, "headline has a control character"),
+        ({"headline": "y\udcff"}, "headline has a control character"),
+        ({"headline": "0" * 32}, "may be a digest"),
+        ({"expires": "2001-01-01"}, "expires before"),
     ):
-        done = call("provider", "notice", *words)
+        said = {**good, **changes}
+        words = [word for k, v in said.items() if v is not None for word in (f"--{k}", v)]
+        done = call("provider", "notice", "publish", repo, *words)
         assert done.code == 2 and message in done.err, done.err
+    done = call("provider", "notice", "cancel", repo, "nonsense")
+    assert done.code == 2 and "no such notice: nonsense" in done.err
     assert not (repo / "public" / "targets" / "notices").exists()
-    assert sorted(path.name[:9] for path in (repo / "keys").glob("notices*")) == []
+    assert list((repo / "keys").glob("notices*")) == []

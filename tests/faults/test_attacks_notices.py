@@ -36,7 +36,13 @@ from hashclient.trust import noticerole
 from hashclient.trust.noticerole import FIELD, MAX_NOTICES, NOTICES
 
 HOUR = timedelta(hours=1)
-FIRST = Draft(id="first", sender="lists@provider.test", event="test", headline="The first")
+FIRST = Draft(
+    id="first",
+    sender="lists@provider.test",
+    event="test",
+    severity=Severity.MINOR,
+    headline="The first",
+)
 
 
 @pytest.fixture(scope="module")

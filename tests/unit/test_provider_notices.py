@@ -13,6 +13,7 @@ from tuf.api.metadata import Metadata, Targets
 
 from fixtures.client import csv
 from hashclient.errors import StateError, UsageError
+from hashclient.notices.document import Severity
 from hashclient.notices.lifecycle import State
 from hashclient.provider import notices
 from hashclient.provider.keys import Keys
@@ -21,7 +22,9 @@ from hashclient.provider.repository import Repository
 from hashclient.trust.noticerole import FIELD, NOTICES
 
 NOW = datetime(2026, 5, 1, 12, 0, 0, 5, tzinfo=UTC)
-FIRST = Draft(sender="lists@provider.test", event="test", headline="The first")
+FIRST = Draft(
+    sender="lists@provider.test", event="test", severity=Severity.MINOR, headline="The first"
+)
 
 
 class Clock:
@@ -107,7 +110,8 @@ def test_what_is_not_said_again_is_as_before(board: NoticeBoard) -> None:
     last = board.cancel([second.id], Draft(), NOW)
     assert (last.headline, last.instruction) == ("Cancelled: Another", "")
     assert last.expires == second.expires
-    assert board.publish(Draft(event="x", headline="y"), NOW).sender == first.sender
+    short = Draft(event="x", headline="y", severity=Severity.MINOR)
+    assert board.publish(short, NOW).sender == first.sender
 
 
 def test_only_what_stands_is_referred_to(board: NoticeBoard) -> None:
