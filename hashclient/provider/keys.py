@@ -267,6 +267,15 @@ class Roles:
             return self._delegator
         return self.targets.signed if role in self.lists else self.root.signed
 
+    def add_notices(self, keys: Keys) -> Metadata[Targets]:
+        """Make the role of notices, with keys of its own; `commit` has to follow."""
+        self.notices = Metadata(Targets())
+        self.notices.signed.version = 0
+        self._delegator = new_delegator(keys.threshold)
+        for key in self.keys.generate(NOTICES, keys.count):
+            self._delegator.add_key(key, NOTICES)
+        return self.notices
+
     def delegations(self) -> dict[str, DelegatedRole]:
         """Return the delegation of each list, by its name."""
         delegations = self.targets.signed.delegations
@@ -313,15 +322,6 @@ class Roles:
         )
         for key in self.keys.generate(name, keys.count):
             self.targets.signed.add_key(key, name)
-
-    def add_notices(self, keys: Keys) -> Metadata[Targets]:
-        """Make the role of notices, with keys of its own; `commit` has to follow."""
-        self.notices = Metadata(Targets())
-        self.notices.signed.version = 0
-        self._delegator = new_delegator(keys.threshold)
-        for key in self.keys.generate(NOTICES, keys.count):
-            self._delegator.add_key(key, NOTICES)
-        return self.notices
 
     def commit(
         self, changed: Collection[str], signers: Mapping[str, Sequence[Signer]] | None = None
