@@ -320,9 +320,9 @@ def rotate(
 ) -> None:
     """Replace the keys of ROLE by new ones and remove the old ones.
 
-    ROLE is root, targets, snapshot, timestamp, notices or the name of a list. Clients follow by
+    ROLE is root, targets, snapshot, timestamp or the name of a list. Clients follow by
     themselves. Rotate after a key may have leaked, or was lost. The keys of the root have to be
-    here; for notices and for a list, those of targets.
+    here; for a list, those of targets.
 
     \b
       hashclient provider rotate /srv/lists timestamp

@@ -153,10 +153,10 @@ class Repository:
         with self._locked():
             roles = self._load()
             current = self._files.current(roles, list_name)
+            if list_name == NOTICES and list_name not in roles.lists:
+                raise UsageError(f"a list cannot be called {NOTICES}, as a role is")
             entries = Entries(current.generation + 1, category or _category_of(list_name))
             is_new = list_name not in roles.lists
-            if is_new and list_name == NOTICES:
-                raise UsageError(f"a list cannot be called {NOTICES}, as a role is")
             if not dry_run:
                 signers = ["targets" if is_new else list_name, "snapshot", "timestamp"]
                 roles.require_signers(signers)
@@ -357,18 +357,6 @@ class Repository:
         """
         return list(closed_folders(self.directory, self.public))
 
-    def require(self) -> None:
-        """Check that there is a repository.
-
-        Raises:
-            StateError: there is none.
-        """
-        if not (self._metadata / "timestamp.json").exists():
-            raise StateError(
-                f"not a provider's repository: {printable(self.directory)}",
-                hint="`hashclient provider init` makes one",
-            )
-
     def roles(self) -> Roles:
         """Return the roles as they are published, to look at.
 
@@ -387,6 +375,18 @@ class Repository:
         self.require()
         with self._locked():
             yield self._load()
+
+    def require(self) -> None:
+        """Check that there is a repository.
+
+        Raises:
+            StateError: there is none.
+        """
+        if not (self._metadata / "timestamp.json").exists():
+            raise StateError(
+                f"not a provider's repository: {printable(self.directory)}",
+                hint="`hashclient provider init` makes one",
+            )
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
