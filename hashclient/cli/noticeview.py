@@ -93,7 +93,9 @@ def show_notices(app: App, fetched: FetchedNotices, *, with_text: bool) -> None:
     if any(standing.stands for standing in fetched.arrived):
         app.say("next: `hashclient notices show ID` shows all of it")
     if (error := fetched.error) is not None:
-        app.warn(error.message, error.hint)
+        more = len(fetched.refused) - 1
+        others = f" ({more:,} more of its notices are not here either)" if more > 0 else ""
+        app.warn(f"{error.message}{others}", error.hint)
 
 
 def document_of_fetched(fetched: FetchedNotices) -> dict[str, Any]:
@@ -105,6 +107,8 @@ def document_of_fetched(fetched: FetchedNotices) -> dict[str, Any]:
             {"id": s.notice.id, "state": str(s.state), "ended_by": s.by} for s in fetched.ended
         ],
     }
+    if fetched.refused:
+        document["refused"] = [{"id": one.id, "reason": one.reason} for one in fetched.refused]
     if (error := fetched.error) is not None:
         document["error"] = {"message": error.message, "exit_code": int(error.exit_code)}
     return document

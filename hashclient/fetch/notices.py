@@ -9,6 +9,7 @@ fails here keeps no list from being fetched.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from http import HTTPStatus
 
 import msgspec
 
@@ -37,13 +38,14 @@ class FetchedNotices(msgspec.Struct, frozen=True):
     """What became of the notices of one provider in a fetch.
 
     `arrived` are those that were not here before, and how they stand; `ended` are earlier ones that
-    stood until now. `error` says what was refused: a
-    single notice, or all of them.
+    stood until now. `refused` are those that were not taken, or did not come. `error` is what is
+    wrong with one of these, the one with the highest exit code, or with all notices.
     """
 
     provider: str
     arrived: tuple[Standing, ...] = ()
     ended: tuple[Standing, ...] = ()
+    refused: tuple[Refused, ...] = ()
     error: HashclientError | None = None
 
 
@@ -94,11 +96,16 @@ def _fetch(session: Session, trust: Trust, provider: str) -> FetchedNotices | No
 
 
 class _Come(msgspec.Struct):
-    """What has come of what is signed and was not here, what has not, and the last failure."""
+    """What has come of what is signed and was not here, what has not, and the worst failure."""
 
     arrived: list[Kept] = msgspec.field(default_factory=list)
     refused: list[Refused] = msgspec.field(default_factory=list)
     error: HashclientError | None = None
+
+    def refuse(self, notice_id: str, error: HashclientError) -> None:
+        self.refused.append(Refused(notice_id, error.message))
+        if self.error is None or error.exit_code > self.error.exit_code:
+            self.error = error
 
 
 def _book(session: Session, provider: str) -> Book | None:
@@ -118,12 +125,12 @@ def _download(
 ) -> _Come:
     """Download what is signed and not `here`, by its id and digest."""
     come = _Come()
+    goes_on = True
     for notice_id, info in sorted(signed.targets.items()):
         digest = trust.hash_of(info)
         if here.get(notice_id) == digest:
             continue
-        if come.error is not None and not isinstance(come.error, VerificationError):
-            # What failed once for want of a network, or of a credential, fails again.
+        if not goes_on:
             come.refused.append(Refused(notice_id, "it was not fetched"))
             continue
         try:
@@ -140,8 +147,10 @@ def _download(
             if not error.message.startswith("notice "):
                 error.message = f"notice {notice_id}: {error.message}"
             _log_refusal(session, provider, error)
-            come.refused.append(Refused(notice_id, error.message))
-            come.error = error
+            come.refuse(notice_id, error)
+            # What failed once for want of a network, or of a credential, fails again.
+            is_missing = getattr(error, "status", None) == HTTPStatus.NOT_FOUND
+            goes_on = isinstance(error, VerificationError) or is_missing
     return come
 
 
@@ -166,7 +175,7 @@ def _keep(
     book = Book(provider, signed.version, epoch, signed.expires, now, kept, tuple(come.refused))
     write_book(session.settings.layout, book)  # 4
     ended = tuple(s for s in found if s.notice.id in stood and not s.stands)
-    return FetchedNotices(provider, arrived, ended, come.error)
+    return FetchedNotices(provider, arrived, ended, book.refused, come.error)
 
 
 def _arrival(standing: Standing) -> Event:

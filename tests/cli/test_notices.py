@@ -223,6 +223,7 @@ def test_what_is_wrong_with_notices_keeps_no_list_back(site: Site, state: Path) 
     assert fetched.code == 6
     assert "list baseline: new -> generation 1" in fetched.out
     assert f"hashclient: warning: notice {first}: " in fetched.err
+    assert "more of its notices" not in fetched.err
     # What could not be read may be as severe as any.
     allowed_from(state, "extreme")
     others = ids(site.call("notices", "list", "--format", "json", state=state))
