@@ -135,14 +135,25 @@ def provider_table(name: str, provider: msgspec.Struct) -> str:
 
     Appending text keeps what an operator wrote in the file, comments included.
     """
-    lines = [f"[providers.{_toml_string(name)}]"]
+    place = f"providers.{_toml_string(name)}"
     values = msgspec.to_builtins(provider)
-    oauth = values.pop("oauth", None)
-    lines += [f"{key} = {_toml_value(value)}" for key, value in values.items()]
-    if oauth:
-        lines += ["", f"[providers.{_toml_string(name)}.oauth]"]
-        lines += [f"{k} = {_toml_value(v)}" for k, v in oauth.items() if v is not None]
+    mirrors = values.pop("mirrors", ())
+    lines = [f"[{place}]", *_address_lines(place, values)]
+    for mirror in mirrors:
+        lines += ["", f"[[{place}.mirrors]]", *_address_lines(f"{place}.mirrors", mirror)]
     return "\n".join(lines) + "\n"
+
+
+def _address_lines(place: str, values: dict[str, Any]) -> Iterator[str]:
+    """Yield the lines of the table at `place`, the address first, and of the table below it."""
+    oauth = values.pop("oauth", None)
+    if "url" in values:
+        yield f"url = {_toml_value(values.pop('url'))}"
+    yield from (f"{key} = {_toml_value(value)}" for key, value in values.items())
+    if oauth:
+        yield ""
+        yield f"[{place}.oauth]"
+        yield from (f"{k} = {_toml_value(v)}" for k, v in oauth.items() if v is not None)
 
 
 def _toml_value(value: Any) -> str:

@@ -35,7 +35,7 @@ class World:
         expires = (NOW - timedelta(hours=hours)).isoformat()
         edit_manifest(self.state, "base", expires=expires)
         edit_manifest(self.state, "fresh", expires=(NOW + timedelta(days=1)).isoformat())
-        config = ProviderConfig("https://provider.test", "0" * 64, grace_hours=grace_hours or 0.0)
+        config = ProviderConfig(root_sha256="0" * 64, grace_hours=grace_hours or 0.0)
         (self.state / "config.toml").write_text(provider_table("main", config))
 
     def scan(self, tree: Path) -> Result:
