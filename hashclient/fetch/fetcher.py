@@ -32,7 +32,7 @@ from hashclient.errors import (
     VerificationError,
 )
 from hashclient.fetch.base import Base, open_base
-from hashclient.fetch.build import Build, Progress, delta_of, tidy
+from hashclient.fetch.build import Build, Progress, tidy
 from hashclient.fetch.guard import PoisonGuard, open_guard
 from hashclient.fetch.pinning import load_pinned_root
 from hashclient.fetch.withdrawals import Reached, reach_back
@@ -41,7 +41,7 @@ from hashclient.index.manifest import Manifest, OtherKeyError, load_manifest, wr
 from hashclient.index.open_lists import OFFERS_NOTHING_HINT
 from hashclient.index.reader import CLOCK_TOLERANCE, Index, list_folders, open_manifest
 from hashclient.index.run import DamagedError
-from hashclient.lists.wire import MAX_INDEX_BYTES, ListIndex, parse_index
+from hashclient.lists.wire import MAX_INDEX_BYTES, ListIndex, delta_of, parse_index
 from hashclient.matches.store import Matches
 from hashclient.session import Session
 from hashclient.system.files import (
