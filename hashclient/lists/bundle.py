@@ -96,6 +96,8 @@ class Bundle:
         return self._read(offset, size)
 
     def _find(self) -> None:
+        if self._bytes < _BLOCK:
+            raise _not_a_bundle()
         offset = 0
         while any(header := self._read(offset, _BLOCK)):
             name, size = _parse_header(header)

@@ -33,6 +33,10 @@ from hashclient.status.status import read_status
 ALL = range(40)
 
 
+def place_of(mirror: Simulator, name: str) -> Place:
+    return Place(name, URL, lambda: contextlib.nullcontext(mirror))
+
+
 class World:
     """A provider, mirrors of it that can turn bad each on its own, and a client."""
 
@@ -58,9 +62,7 @@ class World:
     def fetch(self, *mirrors: Simulator | Place, only: tuple[str, ...] = ()) -> list[Fetched]:
         """Fetch from these, the first of which is called m-1."""
         places = [
-            mirror
-            if isinstance(mirror, Place)
-            else Place(f"m-{n}", URL, lambda mirror=mirror: contextlib.nullcontext(mirror))
+            mirror if isinstance(mirror, Place) else place_of(mirror, f"m-{n}")
             for n, mirror in enumerate(mirrors, 1)
         ]
         self.told.clear()
