@@ -319,7 +319,7 @@ def _text_stream(fd: int) -> TextIO:
 
 
 def _without_values_of_flags(command: click.Command, words: Sequence[str]) -> list[str]:
-    """Return `words` without what would end even a lenient parse: `--all=yes` becomes `--all`."""
+    """Return `words` without what would end even a lenient parse: `--sort=yes` becomes `--sort`."""
     flags = {
         name
         for option in command.params

@@ -16,6 +16,7 @@ from hashclient.cli.output import OutputError
 from hashclient.cli.signals import Signals
 from hashclient.core.kinds import Kind, MatchState
 from hashclient.errors import ExitCode, HashclientError
+from hashclient.formats.conclusion import conclusion
 from hashclient.formats.fields import counts_text, plural
 from hashclient.scan.pipeline import FrontEnd, Observer, Run
 from hashclient.system.process import exit_code_at_bad_pages
@@ -33,7 +34,7 @@ STOPS: Mapping[type[BaseException], ExitCode] = {
     Terminated: ExitCode.TERMINATED,
 }
 
-#: What is counted, and listed with --all only.
+#: What is counted, and listed with --show-all only.
 _COUNTED = frozenset({Kind.CLEAN, Kind.SKIPPED})
 #: Of the words that a line begins with, on a terminal: bold red, and yellow.
 _COLOURS = {Kind.MATCH: "1;31", Kind.CONFLICT: "33", Kind.UNREAD: "33"}
@@ -218,8 +219,8 @@ class Report(Observer):
         if self._output is not None and self._app.has_terminal():
             code = run.summary.exit_code
             self._app.say(counts_text(run.summary))
-            where = printable(self._output)
-            self._app.say(f"exit {int(code)}: {code.meaning}; the report is in {where}")
+            self._app.say(f"exit {int(code)}: {conclusion(run.summary)}")
+            self._app.say(f"the report is in {printable(self._output)}")
         if number := run.summary.gone:
             verb = "is" if number == 1 else "are"
             self._app.say(

@@ -21,6 +21,7 @@ from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Action
 from hashclient.core.model import Handled, Hit
 from hashclient.core.verdict import Summary
+from hashclient.formats.conclusion import conclusion
 from hashclient.formats.fields import (
     done_word,
     failure_text,
@@ -108,7 +109,7 @@ class CsvFormatter:
                 f"began {self._context.now:%Y-%m-%d %H:%M:%S} UTC, took {summary.elapsed_s:.1f} s"
             )
             yield {"kind": "run", "reason": text_cell(f"{text}; {took}")}
-        parts = [f"exit {int(summary.exit_code)}: {summary.exit_code.meaning}"]
+        parts = [f"exit {int(summary.exit_code)}: {conclusion(summary)}"]
         parts.append(plural(summary.inputs, "input"))
         parts += filter(None, [rests_on(summary), inside_text(summary)])
         yield {"kind": "summary", "reason": "; ".join(parts)}

@@ -22,6 +22,7 @@ from hashclient.core.match import PROGRESS
 from hashclient.core.model import Handled
 from hashclient.core.verdict import Summary
 from hashclient.errors import ExitCode
+from hashclient.formats.conclusion import conclusion
 from hashclient.formats.fields import (
     failure_text,
     gap_text,
@@ -164,7 +165,7 @@ class HtmlFormatter:
             return element("header", *about, title, class_="plain")
         code = summary.exit_code
         tone = "good" if code is ExitCode.OK else "bad" if summary.counts[Kind.MATCH] else "warn"
-        meaning = element("p", f"Exit code {int(code)}: {code.meaning}.", class_="meaning")
+        meaning = element("p", f"Exit code {int(code)}: {conclusion(summary)}.", class_="meaning")
         return element("header", *about, title, meaning, class_=tone)
 
     def _attention(self, summary: Summary) -> Iterator[str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from hashclient.core.model import Handled
 from hashclient.core.verdict import Summary
+from hashclient.formats.conclusion import conclusion
 from hashclient.formats.fields import (
     counts_text,
     failure_text,
@@ -75,7 +76,7 @@ class TextFormatter:
         lines = [*(self._work(summary) if self._of_run else ()), *self._attention(summary)]
         if (text := run_text(self._context)) is not None:
             lines.append(text)
-        lines.append(f"exit {int(summary.exit_code)}: {summary.exit_code.meaning}")
+        lines.append(f"exit {int(summary.exit_code)}: {conclusion(summary)}")
         return "\n".join(lines)
 
     def _work(self, summary: Summary) -> Iterator[str]:

@@ -105,10 +105,10 @@ class Sender:
             if damaged is not None:
                 raise damaged
 
-    def send(self, report_id: str, *, anew: bool = False) -> Sent:
+    def send(self, report_id: str, *, again: bool = False) -> Sent:
         """Send one report now, whether it is due or not.
 
-        With `anew`, what a service may have of it is forgotten first: a person has made sure that
+        With `again`, what a service may have of it is forgotten first: a person has made sure that
         it has nothing.
 
         Raises:
@@ -120,7 +120,7 @@ class Sender:
             if not report.is_open:
                 self._outbox.settle(report, self._record)
                 raise UsageError(f"report {report.id} is {report.state} already")
-            if anew:
+            if again:
                 report = self._forget(report)
             return self._send(report)
 

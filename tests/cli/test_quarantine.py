@@ -291,7 +291,7 @@ def test_verify_finds_damage(desk: Desk) -> None:
         (["release", "bbbbbbbbbb", "--reason", "x"], 2, "nothing in quarantine has the id"),
         (["restore", "--identity", "KEY", "--reason", "x"], 2, "nothing to restore"),
         (
-            ["restore", "a", "b", "--identity", "KEY", "--reason", "x", "--to", "f"],
+            ["restore", "a", "b", "--identity", "KEY", "--reason", "x", "--output", "f"],
             *(2, "--to is for one item"),
         ),
         (["restore", "a", "--identity", "none", "--reason", "x"], 2, "cannot read identity file"),

@@ -178,7 +178,7 @@ def test_all_that_is_in_no_report_yet(desk: Desk) -> None:
         ["prepare", "bbbbbbbbbb", "--all"],
         ["submit"],
         ["submit", "--all", "r-bbbbbbbbbb"],
-        ["submit", "--all", "--anew"],
+        ["submit", "--all", "--again"],
         ["submit", "--all", "--due"],
         ["submit", "--due", "r-bbbbbbbbbb"],
         ["submit", "--all", "--allow-closed"],

@@ -105,7 +105,7 @@ def test_the_summary_for_people() -> None:
         "list baseline, generation 3, fresh until 2026-01-02 03:04 UTC",
         "list local, generation 1, expired 2026-01-02 03:04 UTC, STALE",
         "list old, generation 2, expired 2026-01-02 03:04 UTC, in its grace period",
-        f"exit 11: {ExitCode.MATCH_ATTENTION.meaning}",
+        "exit 11: 1 match; list local is stale",
     ]
 
 

@@ -82,7 +82,7 @@ _REFUSALS: tuple[tuple[range, type[HashclientError], str, str], ...] = (
         range(ALREADY_RETRACTED, ALREADY_RETRACTED + 1),
         StateError,
         "the service says that the report is retracted",
-        "somebody else uses this account; `report submit --anew` begins it anew",
+        "somebody else uses this account; `report submit --again` begins it again",
     ),
     (
         range(ALREADY_FINISHED, ALREADY_FINISHED + 1),

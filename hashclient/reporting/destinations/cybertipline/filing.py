@@ -215,7 +215,7 @@ class Filing:
             raise StateError(
                 f"the service does not know report {self._id}, which may have been finished",
                 hint="ask the recipient whether it has come; if not, `hashclient report submit"
-                f" --anew {self.report.id}` begins it anew",
+                f" --again {self.report.id}` begins it again",
             )
         return self._finished(answer)
 
