@@ -31,6 +31,7 @@ NAMES = (
     "matches",
     "mounts",
     "clamd",
+    "bundle",
     "item",
     "document",
     "answer",
