@@ -100,7 +100,8 @@ def pin_provider(
                     raise
                 raise VerificationError(
                     error.message,
-                    hint=f"check {place.name}, and that this is the root of this provider:"
+                    hint=f"check {'the URL' if copy is None else place.name}, and that this is the"
+                    " root of this provider:"
                     f" {printable(root_file)}; {ROOT_HINT}",
                 ) from error
             offered = trust.lists()

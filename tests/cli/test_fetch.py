@@ -266,7 +266,7 @@ def test_the_pinned_root_is_not_to_be_changed(site: Site, own: Path) -> None:
     )
 
 
-MAIN = '[providers."main"]\n'
+MAIN = "[providers.main]\n"
 
 
 def away(config: Path) -> None:
