@@ -132,8 +132,9 @@ class _Published:
         self.lists: list[ExportedList] = []
         self._expiries: list[datetime] = []
         numbers = sorted(
-            int(path.name.partition(".")[0])
-            for path in (public / "metadata").glob("[0-9]*.root.json")
+            int(number)
+            for path in (public / "metadata").glob("*.root.json")
+            if (number := path.name.partition(".")[0]).isdecimal()
         )
         roots: list[Metadata[Root]] = [self._metadata(f"{number}.root.json") for number in numbers]
         if not roots:
