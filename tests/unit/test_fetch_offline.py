@@ -307,9 +307,9 @@ def test_the_same_repository_gives_the_same_bytes_for_its_owner_alone(world: Wor
 
 def test_what_is_not_published_is_not_exported(world: World) -> None:
     (world.public / "metadata" / "notes.json").write_text("{}")
-    (world.public / "metadata" / "1x.root.json").write_text("{}")
     (world.public / "targets" / "lists" / "baseline" / "00.old").write_text("")
     world.provider.publish(csv([20]))
+    (world.public / "metadata" / "1x.root.json").write_text("{}")
     with world.export().open("rb") as stream:
         names = Bundle(stream)._members.keys()
     assert not {name for name in names if "notes" in name or "old" in name or "keys" in name}
