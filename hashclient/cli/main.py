@@ -34,6 +34,7 @@ from hashclient.cli.streams import open_streams
 from hashclient.errors import ExitCode, HashclientError, out_of_memory
 from hashclient.system.files import user_path
 from hashclient.system.text import nearest, printable
+from hashclient.system.times import show_local_time
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -225,6 +226,11 @@ and those of a command in config.toml; flags outrank the environment, which outr
     help="The key that seals lists at rest, when it is kept outside the state directory.",
 )
 @click.option(
+    "--local-time",
+    is_flag=True,
+    help="Show people times of this machine's zone; what programs read is always in UTC.",
+)
+@click.option(
     "-v",
     "--verbose",
     count=True,
@@ -243,6 +249,7 @@ def cli(
     state_dir: str | None,
     config_path: str | None,
     seal_key_file: str | None,
+    local_time: bool,
     verbose: int,
     quiet: bool,
 ) -> None:
@@ -252,6 +259,8 @@ def cli(
     process.before_command()
     name, command, words = ctx.meta[_CALLED]
     process.output.prepare(ctx, name, command, words)  # before anything that can fail
+
+    show_local_time(wanted=local_time)
 
     def load(*, complete: bool = True) -> Settings:
         from hashclient.config import resolve_settings

@@ -223,7 +223,7 @@ class Output:
     def fail(self, code: ExitCode, message: str, now: datetime) -> None:
         """Let FILE say that the command failed, unless it holds a report, or the part of one.
 
-        What cannot be written then is not told: the command has its own error already.
+        What cannot be written then is passed over: the command has its own error already.
         """
         if self._path is None or self._is_whole:
             return

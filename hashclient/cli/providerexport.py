@@ -10,6 +10,7 @@ import click
 from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.errors import UsageError
 from hashclient.system.text import counted, printable
+from hashclient.system.times import for_people, for_programs
 
 
 @click.command("export")
@@ -48,13 +49,13 @@ def command(
 
     wanted = _generations(since)
     done = export_bundle(directory, to, wanted)
-    until = f"{done.until:%Y-%m-%d %H:%M} UTC"
+    until = for_people(done.until)
     if output_format == "json":
         document = {
             "file": str(to),
             "files": done.files,
             "bytes": done.bytes,
-            "until": done.until.isoformat(),
+            "until": for_programs(done.until),
             "lists": [
                 {"list": entry.name, "generation": entry.generation, "since": entry.since}
                 for entry in done.lists

@@ -343,7 +343,7 @@ def _prepare_wanted(app: App) -> list[HashclientError]:
 
 
 def _one_after_another(attempts: Iterator[Sent]) -> Iterator[Sent | HashclientError]:
-    """Yield attempts; what was sent is told of also where something else fails in the end."""
+    """Yield attempts; what was sent is shown also where something else fails in the end."""
     try:
         yield from attempts
     except LockedError:

@@ -21,6 +21,7 @@ from hashclient.formats.fields import counts_text, plural
 from hashclient.scan.pipeline import FrontEnd, Observer, Run
 from hashclient.system.process import exit_code_at_bad_pages
 from hashclient.system.text import printable
+from hashclient.system.times import for_people
 
 if TYPE_CHECKING:
     from hashclient.cli.sorter import Sorter
@@ -53,7 +54,7 @@ def load_lists(app: App) -> OpenLists:
         if not state.fresh:
             grace = " and is in its grace period" if state.in_grace else ""
             app.warn(
-                f"list {state.name} is stale: it expired {state.expires:%Y-%m-%d %H:%M} UTC{grace}",
+                f"list {state.name} is stale: it expired {for_people(state.expires)}{grace}",
                 "run `hashclient fetch`; if that does not help, check this machine's clock",
             )
     return lists
@@ -123,11 +124,11 @@ class Report(Observer):
                 ) as self._write:
                     failure = self._tell_all(run)
             except OutputError as error:
-                # Nobody can be told but through the exit code; what was found still is logged.
+                # Only the exit code can still say it; what was found still is logged.
                 failure = error
                 run.give_up(error)
             except (KeyboardInterrupt, Terminated) as error:
-                # The second signal, while the end was told: what was found outranks it as well.
+                # The second signal, while the end was written: what was found outranks it as well.
                 run.give_up(error)
         if self._is_open and failure is None and self._is_text:
             self._app.say(

@@ -36,6 +36,7 @@ from hashclient.formats.fields import (
     words,
 )
 from hashclient.system.text import printable
+from hashclient.system.times import for_people
 
 if TYPE_CHECKING:
     from hashclient.formats.interface import Context
@@ -90,7 +91,7 @@ class CsvFormatter:
         for state in summary.lists:
             if not state.fresh:
                 grace = ", in its grace period" if state.in_grace else ""
-                reason = f"list {state.name} expired {state.expires:%Y-%m-%d %H:%M} UTC{grace}"
+                reason = f"list {state.name} expired {for_people(state.expires)}{grace}"
                 row = {"kind": "stale", "reason": reason, "list": text_cell(state.name)}
                 yield row | {"generation": str(state.generation)}
         for gap in summary.gaps:
@@ -105,9 +106,7 @@ class CsvFormatter:
         for skipped, number in sorted(summary.skipped.items()):
             yield {"kind": "skips", "reason": text_cell(f"{words(skipped)}: {number:,}")}
         if (text := run_text(self._context)) is not None:
-            took = (
-                f"began {self._context.now:%Y-%m-%d %H:%M:%S} UTC, took {summary.elapsed_s:.1f} s"
-            )
+            took = f"began {for_people(self._context.now)}, took {summary.elapsed_s:.1f} s"
             yield {"kind": "run", "reason": text_cell(f"{text}; {took}")}
         parts = [f"exit {int(summary.exit_code)}: {conclusion(summary)}"]
         parts.append(plural(summary.inputs, "input"))

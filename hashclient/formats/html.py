@@ -36,6 +36,7 @@ from hashclient.formats.htmlrun import about_run, contents, next_steps
 from hashclient.formats.htmltable import ORDER, charts, counts, files_table, lists_table
 from hashclient.formats.markup import Markup, element
 from hashclient.formats.text import human_bytes
+from hashclient.system.times import for_people
 
 if TYPE_CHECKING:
     from hashclient.formats.interface import Context
@@ -158,7 +159,7 @@ class HtmlFormatter:
 
     def _verdict(self, summary: Summary | None) -> Markup:
         now = self._context.now
-        when = element("time", f"{now:%Y-%m-%d %H:%M:%S} UTC", datetime=f"{now:%Y-%m-%dT%H:%M:%SZ}")
+        when = element("time", for_people(now), datetime=f"{now:%Y-%m-%dT%H:%M:%SZ}")
         about = [element("p", f"hashclient {self._context.command}, ", when, class_="about")]
         title = element("h1", self._title(summary))
         if summary is None:
@@ -181,7 +182,7 @@ class HtmlFormatter:
         for state in summary.lists:
             if not state.fresh:
                 grace = " It is within the grace that is allowed." if state.in_grace else ""
-                yield f"List {state.name} expired {state.expires:%Y-%m-%d %H:%M} UTC.{grace}"
+                yield f"List {state.name} expired {for_people(state.expires)}.{grace}"
         if self._actions_failed:
             yield f"Actions that could not be done: {self._actions_failed:,}."
         for gap in summary.gaps:

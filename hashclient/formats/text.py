@@ -25,6 +25,7 @@ from hashclient.formats.fields import (
     words,
 )
 from hashclient.system.text import printable
+from hashclient.system.times import for_people
 
 if TYPE_CHECKING:
     from hashclient.formats.interface import Context
@@ -91,7 +92,7 @@ class TextFormatter:
         if (skipped := skipped_text(summary)) is not None:
             yield skipped
         for state in summary.lists:
-            when = f"{state.expires:%Y-%m-%d %H:%M} UTC"
+            when = for_people(state.expires)
             fresh = f"fresh until {when}"
             if not state.fresh:
                 fresh = f"expired {when}, {'in its grace period' if state.in_grace else 'STALE'}"

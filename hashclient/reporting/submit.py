@@ -224,7 +224,7 @@ class Sender:
                 f"destination {report.destination} was of the kind {report.kind},"
                 " and is another one now",
                 hint="configure it as it was, under this name; what was not sent can be retracted,"
-                " and prepared anew",
+                " and prepared again",
             )
         return self._at(table)
 
@@ -253,7 +253,7 @@ class Sender:
         problem = Problem(self._session.now(), error.message, error.hint, int(error.exit_code))
         person = isinstance(error, UsageError | AuthorisationError)
         changed = report.failed(problem, person=person, retry_after_s=retry_after_s)
-        with contextlib.suppress(StateError):  # the error that is told is the first one
+        with contextlib.suppress(StateError):  # the first error is the one to show
             changed = self._outbox.save(changed)
         with contextlib.suppress(AuditError):
             requests = [r.id for r in report.remote.requests[-3:]]

@@ -10,7 +10,7 @@ import pytest
 
 from hashclient.cli.main import cli
 from hashclient.errors import ExitCode
-from tests.support import ROOT, call, csv_of, make_state, write_tree
+from tests.support import ROOT, call, csv_of, make_state, run, write_tree
 
 TREE = {"clean.txt": b"clean", "listed.txt": b"listed"}
 
@@ -73,8 +73,8 @@ def test_earlier_spellings_are_in_no_help() -> None:
 def test_quiet_stands_anywhere(state: Path, tree: Path, flag: str) -> None:
     loud = call("--state-dir", state, "scan", tree)
     assert "next: " in loud.err
-    for words in ((flag, "scan"), ("scan", flag)):
-        assert call("--state-dir", state, *words, tree).err == ""
+    assert call("--state-dir", state, flag, "scan", tree).err == ""
+    assert call("--state-dir", state, "scan", flag, tree).err == ""
     for words in (
         ("matches", "show", flag),
         ("matches", flag, "show"),
@@ -111,3 +111,13 @@ def test_the_table_of_words_names_options_that_there_are() -> None:
             found = (command.get_command(context, name) for name in command.list_commands(context))
             commands += filter(None, found)
     assert named and named <= known
+
+
+def test_people_see_utc_or_local_time_and_programs_utc(state: Path, tree: Path) -> None:
+    env = {"TZ": "Asia/Kolkata", "HASHCLIENT_LOCAL_TIME": "1"}
+    local = run("--state-dir", state, "scan", tree, env=env).out
+    programs = run("--state-dir", state, "scan", "--format", "jsonl", tree, env=env).lines
+    utc = call("--state-dir", state, "scan", tree).out
+    assert re.search(r"fresh until \d{4}-\d\d-\d\d \d\d:\d\d UTC\n", utc)
+    assert re.search(r"fresh until \d{4}-\d\d-\d\d \d\d:\d\d\+05:30\n", local)
+    assert programs[0]["last_seen"].endswith("Z") and programs[-1]["started"].endswith("Z")

@@ -610,7 +610,7 @@ def test_a_scan_that_does_not_know_what_was_mounted_is_not_whole(
     asked = scan_jsonl(own_state, clean)
     assert (asked.code, asked.summary["clean"]) == (8, 3)
     assert "mounts.json" in asked.err
-    # What is damaged is made anew; what another version has written is not touched.
+    # What is damaged is made again; what another version has written is not touched.
     again = content in {b"{", b""}
     assert scan(own_state, clean).code == (0 if again else 8)
     path.write_bytes(b"{") if again else None

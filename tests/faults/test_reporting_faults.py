@@ -328,7 +328,7 @@ def test_what_is_in_doubt_at_finish_and_unknown_there_is_for_a_person(
     assert isinstance(sent.error, StateError) and "--again" in (sent.error.hint or "")
     assert sent.report.remote.in_doubt is Call.FINISH
     assert service.reports == {}
-    # Having asked the recipient, they begin it anew.
+    # Having asked the recipient, they begin it again.
     sent = desk.send(report, again=True)
     assert sent.error is None
     assert len(sent.report.remote.past) == 1

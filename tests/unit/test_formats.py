@@ -226,8 +226,8 @@ def test_paths_in_json_lose_nothing() -> None:
             handled(Kind.MATCH, "a", 5, None, (MATCH, CONFLICT), record=RECORDED, acted=(ACTED,)),
             (
                 '{"type": "match", "schema": 1, "path": "a", "size": 5, "id": "3kdz7wnq2m",'
-                ' "state": "reported", "in_place": true, "first_seen": "2026-01-02T03:04:00+00:00",'
-                ' "last_seen": "2026-01-03T03:04:00+00:00",'
+                ' "state": "reported", "in_place": true, "first_seen": "2026-01-02T03:04:00Z",'
+                ' "last_seen": "2026-01-03T03:04:00Z",'
                 ' "list": "baseline", "entry": "e-1", "category": "synthetic", "generation": 3,'
                 ' "algorithms": ["md5", "sha1"], "more": [{"list": "local", "entry": "e-2",'
                 ' "category": "other", "generation": 1, "algorithms": ["sha256"],'

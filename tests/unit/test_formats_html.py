@@ -135,7 +135,7 @@ def test_the_verdict_comes_first_in_words(summary: Summary, title: str, tone: st
     assert header.get("class") == tone
     code = summary.exit_code
     assert content(header[-1]) == f"Exit code {int(code)}: {conclusion(summary)}."
-    assert content(header[0]) == "hashclient scan, 2026-01-02 03:04:05 UTC"
+    assert content(header[0]) == "hashclient scan, 2026-01-02 03:04 UTC"
 
 
 def test_what_is_on_record_is_no_verdict() -> None:
