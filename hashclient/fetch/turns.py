@@ -87,9 +87,12 @@ def fetch_in_turn(
                     else:
                         held[fetched.list_name] = _worse(before, fetched)
         except HashclientError as error:
-            if timed is None and not isinstance(error, UsageError):
+            # What is needed to get in may be missing for one place alone.
+            is_unset = timed is None and isinstance(error, ConfigError) and len(places) > 1
+            # Once it is open, the fetcher logs what it refuses.
+            if timed is None and (is_unset or not isinstance(error, UsageError)):
                 log_refusal(session.audit, name, None, error, place.name)
-            if not (_is_of_place(error) or (timed is None and isinstance(error, ConfigError))):
+            if not is_unset and not _is_of_place(error):
                 yield from held.values()
                 raise
             failed = error

@@ -36,7 +36,7 @@ def test_from_a_provider_to_a_match_without_a_network(repo: Path, tmp_path: Path
     shutil.copy(repo / "root.json", tmp_path / "root.json")
     shutil.move(repo, tmp_path / "far-away")
     client = ("--state-dir", state)
-    pinned = run(*client, "init", "--root", tmp_path / "root.json", "--from", bundle)
+    pinned = call(*client, "init", "--root", tmp_path / "root.json", "--from", bundle)
     assert pinned.code == 0, pinned.err
     assert "url" not in (state / "config.toml").read_text()
     fetched = run(*client, "fetch", "--from", bundle)
@@ -44,8 +44,8 @@ def test_from_a_provider_to_a_match_without_a_network(repo: Path, tmp_path: Path
     assert fetched.out.startswith("list baseline: new -> generation 1, 2 added, 0 withdrawn;")
     assert fetched.out.endswith(f"; from {bundle}\n")
     tree = write_tree(tmp_path / "tree", {"a": LISTED["e-1"], "b": b"unlisted"})
-    assert run(*client, "scan", tree).code == 10
-    assert f"at {bundle}" in run(*client, "status").out
+    assert call(*client, "scan", tree).code == 10
+    assert f"at {bundle}" in call(*client, "status").out
     log = call(*client, "audit", "show", "--event", "fetch", "--format", "jsonl")
     assert str(bundle) in log.out
     # Without --from there is nowhere to fetch from, and that is said.
@@ -89,6 +89,19 @@ def test_a_network_that_comes_later_goes_on(tmp_path: Path) -> None:
         # And what was brought before is older now.
         older = site.call("fetch", "--from", bundle)
         assert older.code == 6 and site.call("status").code == 0
+
+
+def test_whose_lists_are_brought_by_hand_keeps_no_other_from_being_fetched(tmp_path: Path) -> None:
+    with Site(tmp_path / "site") as site:
+        site.publish(csv_of(LISTED))
+        assert site.call(*site.init_arguments()).code == 0
+        other = tmp_path / "other"
+        assert call("provider", "init", other).code == 0
+        root, public = other / "root.json", other / "public"
+        assert site.call("init", "--root", root, "--from", public, "--name", "hand").code == 0
+        assert site.call("fetch").code == 0
+        alone = site.call("fetch", "--provider", "hand")
+        assert (alone.code, "provider hand has no address" in alone.err) == (2, True)
 
 
 def test_what_cannot_be_meant_is_said_at_once(repo: Path, tmp_path: Path) -> None:

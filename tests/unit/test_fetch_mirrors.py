@@ -188,6 +188,17 @@ def test_a_mirror_that_holds_updates_back_until_they_expire_is_passed_over(world
     assert [error.exit_code for error in world.told] == [ExitCode.STALE]
 
 
+def test_a_mirror_that_lacks_the_newest_root_is_passed_over(world: World) -> None:
+    """A 404 ends the search for a root, so it shows by what is signed with the new keys."""
+    world.fetch(world.mirror())
+    world.provider.rotate("timestamp")
+    world.provider.renew()
+    one, two = world.mirror(), world.mirror()
+    one.files.pop("metadata/2.root.json")
+    assert fetched_all(world.fetch(one, two), "m-2")
+    assert [error.exit_code for error in world.told] == [ExitCode.UNVERIFIED]
+
+
 def test_the_metadata_of_one_mirror_and_the_files_of_another(world: World) -> None:
     """Newer metadata came from a mirror that has no more: only those files will do then."""
     new = world.mirror(parquet=status(404))
@@ -273,6 +284,8 @@ def test_a_credential_that_is_not_here_is_a_fault_of_its_mirror(world: World) ->
     assert fetched_all(world.fetch(first, world.mirror()), "m-2")
     (told,) = world.told
     assert isinstance(told, ConfigError) and "https://one.test/x is passed over" in told.message
+    (refused,) = world.events("refused")
+    assert (refused["source"], refused["exit_code"]) == ("https://one.test/x", 2)
     with pytest.raises(ConfigError):
         world.fetch(first)
 
