@@ -11,7 +11,7 @@ from fixtures import hostile
 from fixtures.hostile import Behaviour, HostileServer, head, reply
 from fixtures.tls import Authority, server_context
 from tests.hostile_site import HostileSite
-from tests.support import Result, call
+from tests.kit import Run, call
 
 TIMESTAMP = "/metadata/timestamp.json"
 SECOND = "0ther-t0ken-of-the-mirror"
@@ -44,7 +44,7 @@ class Mirrored(HostileSite):
         for path, data in self.simulator.files.items():
             self.mirror.on(f"/{path}", reply(data))
 
-    def call(self, *args: object) -> Result:
+    def call(self, *args: object) -> Run:
         return call("--state-dir", self.state, *args)
 
     def check_credentials(self) -> None:

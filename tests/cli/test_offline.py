@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import Site, call, csv_of, run, write_tree
+from tests.kit import Site, call, csv_of, run, write_tree
 
 LISTED = {"e-1": b"listed one", "e-2": b"listed two"}
 

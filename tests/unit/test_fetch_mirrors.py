@@ -37,7 +37,7 @@ def place_of(mirror: Simulator, name: str) -> Place:
     return Place(name, URL, lambda: contextlib.nullcontext(mirror))
 
 
-class World:
+class Mirrors:
     """A provider, mirrors of it that can turn bad each on its own, and a client."""
 
     def __init__(self, directory: Path) -> None:
@@ -81,8 +81,8 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
+def world(tmp_path: Path) -> Mirrors:
+    return Mirrors(tmp_path)
 
 
 def fetched_all(results: list[Fetched], source: str) -> bool:
@@ -92,7 +92,7 @@ def fetched_all(results: list[Fetched], source: str) -> bool:
     }
 
 
-def test_the_first_is_enough_and_no_other_is_asked(world: World) -> None:
+def test_the_first_is_enough_and_no_other_is_asked(world: Mirrors) -> None:
     one, two = world.mirror(), world.mirror()
     assert fetched_all(world.fetch(one, two), "m-1")
     one.requests.clear()
@@ -122,7 +122,7 @@ def garbled(_url: str, data: bytes, _max_bytes: int) -> bytes:
     ],
 )
 def test_a_mirror_that_fails_as_a_whole_is_passed_over(
-    world: World, faults: dict[str, Any], code: int
+    world: Mirrors, faults: dict[str, Any], code: int
 ) -> None:
     one, two = world.mirror(**faults), world.mirror()
     assert fetched_all(world.fetch(one, two), "m-2")
@@ -146,7 +146,7 @@ def test_a_mirror_that_fails_as_a_whole_is_passed_over(
     ],
 )
 def test_a_mirror_that_fails_for_one_list_is_asked_for_the_others(
-    world: World, faults: dict[str, Any], code: int
+    world: Mirrors, faults: dict[str, Any], code: int
 ) -> None:
     one, two = world.mirror(**faults), world.mirror()
     results = {r.list_name: r for r in world.fetch(one, two)}
@@ -159,7 +159,7 @@ def test_a_mirror_that_fails_for_one_list_is_asked_for_the_others(
     assert world.client.numbers(ALL) == {*range(15), *range(20, 25)}
 
 
-def test_a_mirror_that_lags_is_passed_over_once_something_newer_is_here(world: World) -> None:
+def test_a_mirror_that_lags_is_passed_over_once_something_newer_is_here(world: Mirrors) -> None:
     one, two = world.mirror(), world.mirror()
     one.files = dict(world.old)
     # What is not older than what is here is taken: a first fetch cannot know.
@@ -175,7 +175,7 @@ def test_a_mirror_that_lags_is_passed_over_once_something_newer_is_here(world: W
     assert world.client.numbers(ALL) == {*range(15), *range(20, 25)}
 
 
-def test_a_mirror_that_holds_updates_back_until_they_expire_is_passed_over(world: World) -> None:
+def test_a_mirror_that_holds_updates_back_until_they_expire_is_passed_over(world: Mirrors) -> None:
     one, two = world.mirror(), world.mirror()
     frozen = copy.copy(world.provider)
     frozen.files = dict(one.files)
@@ -188,7 +188,7 @@ def test_a_mirror_that_holds_updates_back_until_they_expire_is_passed_over(world
     assert [error.exit_code for error in world.told] == [ExitCode.STALE]
 
 
-def test_a_mirror_that_lacks_the_newest_root_is_passed_over(world: World) -> None:
+def test_a_mirror_that_lacks_the_newest_root_is_passed_over(world: Mirrors) -> None:
     """A 404 ends the search for a root, so it shows by what is signed with the new keys."""
     world.fetch(world.mirror())
     world.provider.rotate("timestamp")
@@ -199,7 +199,7 @@ def test_a_mirror_that_lacks_the_newest_root_is_passed_over(world: World) -> Non
     assert [error.exit_code for error in world.told] == [ExitCode.UNVERIFIED]
 
 
-def test_the_metadata_of_one_mirror_and_the_files_of_another(world: World) -> None:
+def test_the_metadata_of_one_mirror_and_the_files_of_another(world: Mirrors) -> None:
     """Newer metadata came from a mirror that has no more: only those files will do then."""
     new = world.mirror(parquet=status(404))
     old = world.mirror()
@@ -209,7 +209,7 @@ def test_the_metadata_of_one_mirror_and_the_files_of_another(world: World) -> No
     assert [error.exit_code for error in world.told] == [4, 4, 6]
 
 
-def test_what_is_signed_and_refused_is_asked_for_once(world: World) -> None:
+def test_what_is_signed_and_refused_is_asked_for_once(world: Mirrors) -> None:
     world.fetch(world.mirror())
     limited = msgspec.structs.replace(world.client.settings.config.providers["main"], max_churn=0.1)
     world.client.settings = msgspec.structs.replace(
@@ -224,7 +224,7 @@ def test_what_is_signed_and_refused_is_asked_for_once(world: World) -> None:
     assert two.requests == [] and world.told == []
 
 
-def test_when_all_have_failed_the_worst_is_raised_and_each_is_told(world: World) -> None:
+def test_when_all_have_failed_the_worst_is_raised_and_each_is_told(world: Mirrors) -> None:
     with pytest.raises(VerificationError) as caught:
         world.fetch(
             world.mirror(timestamp=truncated),
@@ -236,7 +236,7 @@ def test_when_all_have_failed_the_worst_is_raised_and_each_is_told(world: World)
     assert [event["source"] for event in world.events("refused")] == ["m-1", "m-2", "m-3"]
 
 
-def test_a_list_that_none_has_ends_with_the_worst_of_what_is_wrong(world: World) -> None:
+def test_a_list_that_none_has_ends_with_the_worst_of_what_is_wrong(world: Mirrors) -> None:
     mirrors = (world.mirror(g000002=garbled), world.mirror(timestamp=truncated))
     results = {r.list_name: r for r in world.fetch(*mirrors)}
     assert results["other"].error is None
@@ -248,14 +248,14 @@ def test_a_list_that_none_has_ends_with_the_worst_of_what_is_wrong(world: World)
     assert error is not None and error.exit_code is ExitCode.UNVERIFIED
 
 
-def test_one_list_alone_is_asked_for_at_each(world: World) -> None:
+def test_one_list_alone_is_asked_for_at_each(world: Mirrors) -> None:
     one, two = world.mirror(timestamp=truncated), world.mirror()
     (fetched,) = world.fetch(one, two, only=("other",))
     assert (fetched.list_name, fetched.source) == ("other", "m-2")
     assert not [path for path in two.requests if "baseline" in path]
 
 
-def test_mirrors_that_fail_for_too_long_end_it(world: World) -> None:
+def test_mirrors_that_fail_for_too_long_end_it(world: Mirrors) -> None:
     seconds = iter(range(0, 10_000_000, 200))
     world.clock = lambda: float(next(seconds))
     assert PATIENCE * world.client.settings.provider("main").timeout_s == 240
@@ -267,7 +267,7 @@ def test_mirrors_that_fail_for_too_long_end_it(world: World) -> None:
     assert "not asked: m-3" in world.told[-1].message
 
 
-def test_a_wrong_clock_is_no_fault_of_a_mirror(world: World) -> None:
+def test_a_wrong_clock_is_no_fault_of_a_mirror(world: Mirrors) -> None:
     world.fetch(world.mirror())
     world.client.now -= timedelta(days=3)
     one, two = world.mirror(), world.mirror()
@@ -276,7 +276,7 @@ def test_a_wrong_clock_is_no_fault_of_a_mirror(world: World) -> None:
     assert one.requests == two.requests == [] == world.told
 
 
-def test_a_credential_that_is_not_here_is_a_fault_of_its_mirror(world: World) -> None:
+def test_a_credential_that_is_not_here_is_a_fault_of_its_mirror(world: Mirrors) -> None:
     provider = ProviderConfig(
         url="https://one.test/x", root_sha256="", token_file="/nonexistent/token"
     )
@@ -290,7 +290,7 @@ def test_a_credential_that_is_not_here_is_a_fault_of_its_mirror(world: World) ->
         world.fetch(first)
 
 
-def test_status_says_from_where_lists_came(world: World) -> None:
+def test_status_says_from_where_lists_came(world: Mirrors) -> None:
     world.fetch(world.mirror(g000002=status(404)), world.mirror())
     status_now = read_status(world.client.settings, {}, world.client.now)
     assert status_now.audit is not None

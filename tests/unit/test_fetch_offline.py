@@ -34,7 +34,7 @@ from hashclient.provider.export import Exported, export_bundle
 ALL = range(60)
 
 
-class World:
+class Exporting:
     """A provider, what it exports, and a client that has nothing else."""
 
     def __init__(self, directory: Path) -> None:
@@ -82,12 +82,12 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
+def world(tmp_path: Path) -> Exporting:
+    return Exporting(tmp_path)
 
 
 @pytest.mark.parametrize("way", ["bundle", "copy"])
-def test_a_first_fetch_and_one_with_nothing_new(world: World, way: str) -> None:
+def test_a_first_fetch_and_one_with_nothing_new(world: Exporting, way: str) -> None:
     path = world.export() if way == "bundle" else world.public
     (fetched,) = world.fetch(path)
     assert (fetched.before, fetched.generation, fetched.added) == (None, 1, 10)
@@ -103,7 +103,7 @@ def test_a_first_fetch_and_one_with_nothing_new(world: World, way: str) -> None:
     assert not [name for name in names if "parquet" in name or name.endswith("index.json")]
 
 
-def test_the_network_goes_on_from_a_bundle_and_a_bundle_from_the_network(world: World) -> None:
+def test_the_network_goes_on_from_a_bundle_and_a_bundle_from_the_network(world: Exporting) -> None:
     world.fetch(world.export())
     world.provider.publish(csv(range(20, 25)))
     (fetched,) = world.client.fetch()
@@ -122,13 +122,13 @@ def test_the_network_goes_on_from_a_bundle_and_a_bundle_from_the_network(world: 
     assert world.numbers() == {0, *range(2, 10), *range(20, 25), *range(30, 35)}
 
 
-def test_what_has_changed_since_a_generation_is_enough_from_there_on(world: World) -> None:
+def test_what_has_changed_since_a_generation_is_enough_from_there_on(world: Exporting) -> None:
     world.fetch(world.export())
     for n in range(20, 23):
         world.provider.publish(csv([n]))
     whole, part = world.export("whole"), world.export("part", baseline=1)
     assert part.stat().st_size < whole.stat().st_size
-    newcomer = World(world.directory / "newcomer")
+    newcomer = Exporting(world.directory / "newcomer")
     newcomer.provider = world.provider
     newcomer.client = Client(newcomer.directory / "s", world.provider, world.provider.root)
     with pytest.raises(UnreachableError, match=r"there is no .*g000001") as caught:
@@ -142,7 +142,7 @@ def test_what_has_changed_since_a_generation_is_enough_from_there_on(world: Worl
     assert newcomer.numbers() == world.numbers() == {*range(10), 20, 21, 22}
 
 
-def test_what_has_expired_has_expired(world: World) -> None:
+def test_what_has_expired_has_expired(world: Exporting) -> None:
     world.provider.now -= timedelta(days=8)
     world.provider.renew()
     path = world.export()
@@ -156,7 +156,7 @@ def test_what_has_expired_has_expired(world: World) -> None:
     assert world.numbers() == set(range(10))
 
 
-def test_an_older_bundle_is_refused_once_a_newer_one_was_read(world: World) -> None:
+def test_an_older_bundle_is_refused_once_a_newer_one_was_read(world: Exporting) -> None:
     old = world.export("old")
     copy = world.directory / "copy"
     shutil.copytree(world.public, copy)
@@ -168,14 +168,14 @@ def test_an_older_bundle_is_refused_once_a_newer_one_was_read(world: World) -> N
     assert world.numbers() == {*range(10), *range(20, 25)}
 
 
-def test_a_bundle_of_another_provider_is_refused(world: World, tmp_path: Path) -> None:
-    other = World(tmp_path / "other")
+def test_a_bundle_of_another_provider_is_refused(world: Exporting, tmp_path: Path) -> None:
+    other = Exporting(tmp_path / "other")
     with pytest.raises(VerificationError):
         world.fetch(other.export())
     assert not (world.client.settings.layout.lists / "baseline" / "manifest.json").exists()
 
 
-def test_any_byte_of_any_file_that_was_changed_is_found(world: World) -> None:
+def test_any_byte_of_any_file_that_was_changed_is_found(world: Exporting) -> None:
     path = world.export()
     names: list[str] = []
     world.repack(path, names.extend)
@@ -196,7 +196,7 @@ def test_any_byte_of_any_file_that_was_changed_is_found(world: World) -> None:
     world.fetch(path)
 
 
-def test_a_file_that_is_missing_is_named(world: World) -> None:
+def test_a_file_that_is_missing_is_named(world: Exporting) -> None:
     path = world.export()
     with pytest.raises(UnreachableError, match=r"there is no metadata/timestamp\.json in it"):
         world.fetch(world.repack(path, lambda files: files.pop("metadata/timestamp.json")))
@@ -208,7 +208,7 @@ def test_a_file_that_is_missing_is_named(world: World) -> None:
         world.fetch(copy)
 
 
-def test_a_bundle_that_breaks_the_format_is_refused_and_logged(world: World) -> None:
+def test_a_bundle_that_breaks_the_format_is_refused_and_logged(world: Exporting) -> None:
     path = world.export()
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(VerificationError, match=f"bundle {path}: it is cut short"):
@@ -292,7 +292,7 @@ def test_a_bundle_has_no_way_out_of_it(tmp_path: Path) -> None:
 # What is exported
 
 
-def test_the_same_repository_gives_the_same_bytes_for_its_owner_alone(world: World) -> None:
+def test_the_same_repository_gives_the_same_bytes_for_its_owner_alone(world: Exporting) -> None:
     one = world.export("one")
     before = os.umask(0)
     try:
@@ -305,7 +305,7 @@ def test_the_same_repository_gives_the_same_bytes_for_its_owner_alone(world: Wor
     assert world.exported.until == world.provider.metadata("timestamp").signed.expires
 
 
-def test_what_is_not_published_is_not_exported(world: World) -> None:
+def test_what_is_not_published_is_not_exported(world: Exporting) -> None:
     (world.public / "metadata" / "notes.json").write_text("{}")
     (world.public / "targets" / "lists" / "baseline" / "00.old").write_text("")
     world.provider.publish(csv([20]))
@@ -318,7 +318,7 @@ def test_what_is_not_published_is_not_exported(world: World) -> None:
     assert len([name for name in names if name.endswith("index.json")]) == 1
 
 
-def test_what_was_consolidated_is_exported_whole(world: World) -> None:
+def test_what_was_consolidated_is_exported_whole(world: Exporting) -> None:
     for n in range(20, 26):
         world.provider.publish(csv([n]))
     world.provider.repository.consolidate("baseline", keep_newest=2)
@@ -331,7 +331,7 @@ def test_what_was_consolidated_is_exported_whole(world: World) -> None:
     assert world.numbers() == {*range(10), *range(20, 26)}
 
 
-def test_a_generation_that_is_not_there(world: World) -> None:
+def test_a_generation_that_is_not_there(world: Exporting) -> None:
     with pytest.raises(UsageError, match="no generation 2"):
         world.export(baseline=2)
     with pytest.raises(UsageError, match="no such list: other"):
@@ -339,7 +339,7 @@ def test_a_generation_that_is_not_there(world: World) -> None:
     assert not (world.directory / "a.bundle").exists()
 
 
-def test_a_repository_that_is_corrupt_is_not_exported(world: World) -> None:
+def test_a_repository_that_is_corrupt_is_not_exported(world: Exporting) -> None:
     before = world.export().read_bytes()
     (segment,) = world.public.rglob("*.parquet")
     segment.write_bytes(segment.read_bytes()[:-1] + b"\0")
@@ -351,7 +351,7 @@ def test_a_repository_that_is_corrupt_is_not_exported(world: World) -> None:
     assert not list(world.directory.glob(".tmp*"))
 
 
-def test_only_a_file_is_replaced(world: World) -> None:
+def test_only_a_file_is_replaced(world: Exporting) -> None:
     os.mkfifo(world.directory / "a.bundle")
     with pytest.raises(UsageError, match="cannot write"):
         world.export()
