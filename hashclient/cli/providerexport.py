@@ -72,7 +72,7 @@ def command(
         if entry.since is None and wanted.get(entry.name):
             app.say(
                 f"list {entry.name}: since it was consolidated, what has changed since that"
-                " generation cannot be told any more: all of the list is in the bundle"
+                " generation is not known any more: all of the list is in the bundle"
             )
     if done.until <= app.now():
         app.warn(

@@ -35,7 +35,7 @@ class Place(msgspec.Struct, frozen=True):
 def addresses(
     name: str, provider: ProviderConfig, on_bytes: Callable[[int], None] | None = None
 ) -> list[Place]:
-    """Return the addresses of provider `name`, in order; `on_bytes` hears of what comes from any.
+    """Return the addresses of provider `name`, in order; `on_bytes` counts what comes.
 
     Raises:
         ConfigError: it has none, or the settings of one contradict each other.

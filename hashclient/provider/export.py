@@ -71,7 +71,7 @@ def export_bundle(directory: Path, to: Path, since: Mapping[str, int]) -> Export
     """Write what the repository in `directory` publishes to the file `to`, for its owner alone.
 
     Of a list in `since`, segments are left out that a client has which is at that generation, or at
-    a later one. All of it is written where they cannot be told apart any more: `Exported.lists`
+    a later one. All of it is written where those are not known any more: `Exported.lists`
     says so. The same repository gives the same bytes.
 
     Raises:
