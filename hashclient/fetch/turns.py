@@ -1,9 +1,9 @@
 """One provider, from the first of several places that has what is asked for.
 
 1 a place is asked for the metadata, and for all lists that are left; 2 what another place may do
-better (it is not there, not let in, not what was signed, expired) is logged and reported, and
-asked for at the next place; 3 so until nothing is left, there is no other place, or places have failed for
-too long. What is signed and refused is so wherever it comes from, and asked for once. No place
+better (it is not there, not let in, not what was signed, expired) is logged and reported, and asked
+for at the next place; 3 so until nothing is left, there is no other place, or places have failed
+for too long. What is signed and refused is so wherever it comes from, and asked for once. No place
 sees what was meant for another: each has a transport, and a credential, of its own.
 """
 
