@@ -14,7 +14,7 @@ from http import HTTPStatus
 import msgspec
 
 from hashclient.audit.log import Event
-from hashclient.errors import AuditError, HashclientError, VerificationError
+from hashclient.errors import HashclientError, VerificationError
 from hashclient.notices.document import MAX_NOTICE_BYTES, Notice, parse_notice
 from hashclient.notices.lifecycle import Kept, Standing, merged, standings
 from hashclient.notices.store import (
@@ -53,19 +53,23 @@ class FetchedNotices(msgspec.Struct, frozen=True):
 OnNotices = Callable[[FetchedNotices], None]
 
 
-def fetch_notices(session: Session, trust: Trust, provider: str, on_notices: OnNotices) -> None:
+def fetch_notices(
+    session: Session, trust: Trust, provider: str, origin: str, on_notices: OnNotices
+) -> None:
     """Take what `provider` has to say, after `trust.refresh`, and call `on_notices` if it does.
+
+    The log says of what is refused that it comes from `origin`.
 
     What is refused, all of it or a part, is handed over in the same way, and logged.
 
     Raises:
         AuditError: the audit log cannot be written.
     """
-    if (fetched := _fetch(session, trust, provider)) is not None:
+    if (fetched := _fetch(session, trust, provider, origin)) is not None:
         on_notices(fetched)
 
 
-def _fetch(session: Session, trust: Trust, provider: str) -> FetchedNotices | None:
+def _fetch(session: Session, trust: Trust, provider: str, origin: str) -> FetchedNotices | None:
     layout = session.settings.layout
     try:
         signed = trust.notices()  # 1
@@ -84,28 +88,30 @@ def _fetch(session: Session, trust: Trust, provider: str) -> FetchedNotices | No
                 hint="nothing was changed; tell the provider",
             )
         here = {one.notice.id: one.digest for one in before.notices} if before else {}
-        come = _download(session, trust, provider, signed, here)
+        come = _download(session, trust, signed, here)
+        for error in come.errors:
+            _log_refusal(session, provider, origin, error)
         with changing(layout):
             # Somebody may have acknowledged one meanwhile.
             before = _book(session, provider)
             kept = before.notices if before else ()
             return _keep(session, provider, signed, epoch, kept, come)
     except HashclientError as error:
-        _log_refusal(session, provider, error)
+        _log_refusal(session, provider, origin, error)
         return FetchedNotices(provider, error=error)
 
 
 class _Come(msgspec.Struct):
-    """What has come of what is signed and was not here, what has not, and the worst failure."""
+    """What has come of what is signed and was not here, what has not, and what has failed."""
 
     arrived: list[Kept] = msgspec.field(default_factory=list)
     refused: list[Refused] = msgspec.field(default_factory=list)
-    error: HashclientError | None = None
+    errors: list[HashclientError] = msgspec.field(default_factory=list)
 
-    def refuse(self, notice_id: str, error: HashclientError) -> None:
-        self.refused.append(Refused(notice_id, error.message))
-        if self.error is None or error.exit_code > self.error.exit_code:
-            self.error = error
+    @property
+    def error(self) -> HashclientError | None:
+        """The failure with the highest exit code, the first of these."""
+        return max(self.errors, key=lambda error: error.exit_code, default=None)
 
 
 def _book(session: Session, provider: str) -> Book | None:
@@ -117,11 +123,7 @@ def _book(session: Session, provider: str) -> Book | None:
 
 
 def _download(
-    session: Session,
-    trust: Trust,
-    provider: str,
-    signed: SignedNotices,
-    here: Mapping[str, str],
+    session: Session, trust: Trust, signed: SignedNotices, here: Mapping[str, str]
 ) -> _Come:
     """Download what is signed and not `here`, by its id and digest."""
     come = _Come()
@@ -141,13 +143,11 @@ def _download(
                 )
             notice = parse_notice(trust.download(info, MAX_NOTICE_BYTES), notice_id)
             come.arrived.append(Kept(notice, digest, session.now()))
-        except AuditError:
-            raise
         except HashclientError as error:
             if not error.message.startswith("notice "):
                 error.message = f"notice {notice_id}: {error.message}"
-            _log_refusal(session, provider, error)
-            come.refuse(notice_id, error)
+            come.refused.append(Refused(notice_id, error.message))
+            come.errors.append(error)
             # What failed once for want of a network, or of a credential, fails again.
             is_missing = getattr(error, "status", None) == HTTPStatus.NOT_FOUND
             goes_on = isinstance(error, VerificationError) or is_missing
@@ -194,11 +194,12 @@ def _arrival(standing: Standing) -> Event:
     return Event("notice-received", data)
 
 
-def _log_refusal(session: Session, provider: str, error: HashclientError) -> None:
+def _log_refusal(session: Session, provider: str, origin: str, error: HashclientError) -> None:
     data = {
         "provider": provider,
         "list": None,
         "exit_code": int(error.exit_code),
         "reason": error.message,
+        "source": origin,
     }
     session.audit.append([Event("refused", data)], durable=True)
