@@ -8,7 +8,7 @@ learn of both. Texts are checked by the rules that clients check them by (`notic
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -98,7 +98,7 @@ class NoticeBoard:
             StateError: there is no repository, a key is missing, or a file cannot be written; the
                 old state is still published.
         """
-        with self._repository.changing() as roles:
+        with self._changing() as roles:
             return self._publish(roles, Type.ALERT, draft.given(), (), now, keys)
 
     def update(self, ids: Sequence[str], draft: Draft, now: datetime) -> Notice:
@@ -108,7 +108,7 @@ class NoticeBoard:
             UsageError: as `publish`; or one of them is not there, or does not stand any more.
             StateError: as `publish`.
         """
-        with self._repository.changing() as roles:
+        with self._changing() as roles:
             old = self._earlier(roles, ids, now)
             values = _inherited(old[0]) | draft.given()
             return self._publish(roles, Type.UPDATE, values, old, now)
@@ -120,7 +120,7 @@ class NoticeBoard:
             UsageError: as `update`.
             StateError: as `publish`.
         """
-        with self._repository.changing() as roles:
+        with self._changing() as roles:
             old = self._earlier(roles, ids, now)
             values = _inherited(old[0])
             # It has to be there for as long as what it ends would be.
@@ -135,7 +135,13 @@ class NoticeBoard:
         Raises:
             StateError: there is no repository, or it is corrupt.
         """
-        return self._standing(self._repository.roles(), now)
+        return self._standing(self._repository.load(), now)
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[Roles]:
+        self._repository.require()
+        with self._repository.changing():
+            yield self._repository.load()
 
     def _publish(
         self,

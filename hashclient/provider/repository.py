@@ -357,8 +357,8 @@ class Repository:
         """
         return list(closed_folders(self.directory, self.public))
 
-    def roles(self) -> Roles:
-        """Return the roles as they are published, to look at.
+    def load(self) -> Roles:
+        """Return what is published, and the means to change it.
 
         Raises:
             StateError: there is no repository, or it is corrupt.
@@ -366,15 +366,15 @@ class Repository:
         return self._load()
 
     @contextlib.contextmanager
-    def changing(self) -> Iterator[Roles]:
-        """Hold the lock, and yield the roles for who changes and commits them.
+    def changing(self) -> Iterator[None]:
+        """Hold the lock for a change, and clear away what an earlier one has left.
 
         Raises:
-            StateError: there is no repository, it is corrupt, or another process changes it.
+            LockedError: another process holds it.
+            StateError: the disk fails.
         """
-        self.require()
         with self._locked():
-            yield self._load()
+            yield
 
     def require(self) -> None:
         """Check that there is a repository.
