@@ -1,9 +1,9 @@
-"""How much processor time a control group lets this process have, as a container or a unit says.
+"""The quota of processor time that a control group (a container or a unit) gives this process.
 
-The kernel still shows all processors then. A quota of processor time is no set of
-processors: whoever starts a process for each that it may run on gets them all throttled together.
-Both hierarchies of groups are read: the one of version 2, and those of version 1. A group can have
-no more than those above it, so each of them is looked at. What cannot be read limits nothing.
+With a quota the kernel still shows all processors. If a program starts one process for each of
+them, the kernel throttles all of these together. Both hierarchies of groups are read: version 2 and
+version 1. A group cannot have more than the groups above it, so each of these is read. A file that
+cannot be read sets no limit.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-#: Where the groups are mounted on any system of today, and what says which of them we are in.
+#: Where the groups are mounted on today's systems, and the file that names our groups.
 MOUNTED = Path("/sys/fs/cgroup")
 OWN_GROUPS = Path("/proc/self/cgroup")
 
@@ -30,10 +30,10 @@ def usable_processors(
 
 
 def _groups(mounted: Path, own_groups: Path) -> Iterator[Path]:
-    """Yield the directory of each group that we are in, innermost first, of both versions.
+    """Yield the directory of each of our groups, innermost first, of both versions.
 
-    Within a container, the path of a group may be the one outside of it: then only the directories
-    that are there are those of our groups.
+    In a container, the path of a group may be its path outside; then only those directories exist
+    here that belong to our groups.
     """
     try:
         lines = own_groups.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
@@ -43,14 +43,14 @@ def _groups(mounted: Path, own_groups: Path) -> Iterator[Path]:
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if (number, controllers) == ("0", ""):
-            # Beside groups of version 1, that of version 2 may have a place of its own.
+            # Where groups of version 1 are in use, version 2 may be mounted elsewhere.
             roots = [mounted, mounted / "unified"]
         elif "cpu" in controllers.split(","):
             roots = [mounted / controllers, mounted / "cpu"]
         else:
             continue
         inner = PurePosixPath(path.lstrip("/"))
-        if ".." in inner.parts:  # outside of what this namespace shows
+        if ".." in inner.parts:  # outside of this namespace
             inner = PurePosixPath()
         for root in roots:
             for group in (inner, *inner.parents):
@@ -60,10 +60,10 @@ def _groups(mounted: Path, own_groups: Path) -> Iterator[Path]:
 def _quota(group: Path) -> float | None:
     """Return the quota of one group in processors, None if it has none."""
     try:
-        # Version 2: `max 100000`, or how many microseconds of so many.
+        # Version 2: `max 100000`, or microseconds of processor time and of the period.
         used, period = (group / "cpu.max").read_text(encoding="ascii").split()
     except (OSError, ValueError):
-        # Version 1: two files, and -1 is no quota.
+        # Version 1: two files; -1 means no quota.
         share = _number(group / "cpu.cfs_quota_us")
         of = _number(group / "cpu.cfs_period_us")
     else:
