@@ -1,4 +1,4 @@
-"""`demo`: the whole way from a signed list to an exit code, on this machine, with dummy files.
+"""`demo`: all steps from a signed list to an exit code, on this machine, with dummy files.
 
 Every step is the real command in a process of its own, as a user would type it, with its real
 output and exit code. Only benign files made here and a list made of them are used.
@@ -31,7 +31,7 @@ from hashclient.system.files import make_private_dir
 STEP_TIMEOUT_S = 60
 
 
-#: What the demo adds to its configuration: the officer's key, a recipient of reports, a policy.
+#: The demo adds this to its configuration: the officer's key, a recipient of reports, a policy.
 _CONFIG = """
 [quarantine]
 recipients = ["{public}"]
@@ -50,7 +50,7 @@ actions = ["quarantine", "report"]
 """
 
 
-#: The program that does what the commands do.
+#: A program that uses the library in place of the commands.
 _PROGRAM = """\
 import sys
 from hashclient import Client
@@ -63,7 +63,7 @@ sys.exit(run.exit_code)
 
 
 class _StepError(HashclientError):
-    """A step ended otherwise than it has to."""
+    """A step ended in another way than expected."""
 
     exit_code = ExitCode.BUG
 
@@ -73,16 +73,16 @@ class _StepError(HashclientError):
     "--keep",
     metavar="DIR",
     type=existing_path(file_okay=False),
-    help="Work in DIR, which must be new or empty, and leave everything there to look at.",
+    help="Work in DIR, which must be new or empty, and leave all files there.",
 )
 @pass_app
 def command(app: App, keep: Path | None) -> ExitCode:
     """Show the whole tool at work on this machine, on dummy files.
 
-    A provider on loopback publishes a signed list and serves it over HTTPS behind a token; the
-    client pins it, fetches, scans, takes away what matched, reports it, puts it back when the
-    entry is withdrawn, and refuses what it must. Each step is the command you would type, with
-    its real output and exit code.
+    A provider on loopback publishes a signed list and serves it over HTTPS with a token. The client
+    pins the provider, fetches the list, scans files, isolates and reports files that match,
+    restores a file after its entry is withdrawn, and refuses a list that was tampered with. Each
+    step is the command that you would type, with its real output and exit code.
 
     \b
       hashclient demo
@@ -238,7 +238,7 @@ class _Demo:
 
     @staticmethod
     def _argv(words: str) -> list[str]:
-        # Our own code, isolated from the directory that the demo works in.
+        # Our own code, not modules from the directory that the demo works in.
         return [sys.executable, "-P", "-m", "hashclient", *shlex.split(words)]
 
     @contextlib.contextmanager
