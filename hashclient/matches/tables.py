@@ -9,7 +9,7 @@ import contextlib
 import json
 import os
 import sqlite3
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -184,9 +184,9 @@ class MatchStore:
             self._times_seen(match_id) if path.startswith(_STREAM_PREFIX) else None,
         )
 
-    def _at(self, paths: Collection[str]) -> dict[str, list[Match]]:
+    def _at(self, paths: Sequence[bytes]) -> dict[str, list[Match]]:
         """Return the matches that should be at `paths`, by path, those seen last first."""
-        rows = self._many(MATCH + _IN_PLACE_AT, [os.fsencode(path) for path in paths])
+        rows = self._many(MATCH + _IN_PLACE_AT, paths)
         # The order holds within a path, since all of one are asked for at once.
         hits: dict[str, list[Hit]] = {}
         for match_id, *hit in self._many(_HITS_OF, [row[0] for row in rows]):

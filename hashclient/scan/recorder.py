@@ -187,8 +187,8 @@ class RunRecord:
             self._failed(error)
             return kept
         _log.info("recorded %d matches", len(found))
-        for n, match in zip(places, found, strict=True):
-            kept[n] = Recorded(outcomes[n], match.ref)
+        for n, ref in zip(places, found, strict=True):
+            kept[n] = Recorded(outcomes[n], ref)
         return kept
 
     def _failed(self, error: AuditError | StateError) -> None:
