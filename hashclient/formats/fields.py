@@ -74,7 +74,12 @@ def record_fields(record: MatchRef) -> dict[str, Any]:
 
 def entry_fields(hit: Hit) -> dict[str, Any]:
     """Return which entry was hit; `complete` is there only where some of its digests disagree."""
-    return hit_fields(hit, ENTRY_FIELDS if hit.complete else LOGGED_FIELDS)
+    return hit_fields(hit, entry_names(hit))
+
+
+def entry_names(hit: Hit) -> tuple[str, ...]:
+    """Return the names of these fields."""
+    return ENTRY_FIELDS if hit.complete else LOGGED_FIELDS
 
 
 def digest_fields(outcome: Outcome) -> dict[str, str]:
