@@ -7,6 +7,7 @@ that is met by two ways, is known when it comes again.
 
 from __future__ import annotations
 
+import functools
 import json
 import operator
 import os
@@ -30,6 +31,7 @@ MAX_NAME_CHARS = 1_000
 
 ADD_MATCH = "INSERT INTO match VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _ALGORITHMS = tuple(Algorithm)
+_mask_of = functools.lru_cache(maxsize=64)(mask_of)
 #: SQLite's module binds values of its own types at once, and asks of others, such as `bytes` and
 #: enumerations, how they are adapted: so rows that come by the thousand have none of these.
 _FOUND = MatchState.FOUND.value
@@ -49,6 +51,9 @@ ON CONFLICT (list, entry, match) DO UPDATE SET
 """
 
 
+_Rows = Sequence[tuple[Any, ...]]
+
+
 class _Found(msgspec.Struct, frozen=True, gc=False):
     """One outcome to be recorded: where it is, and which entries it hit, all of them complete."""
 
@@ -61,16 +66,6 @@ class _Found(msgspec.Struct, frozen=True, gc=False):
         """Those under which it may be on record: an earlier version kept the one with links."""
         place = self.place
         return (place.path,) if place.reached is None else (place.path, place.reached)
-
-
-class _Changes(msgspec.Struct, frozen=True):
-    """The rows that a batch writes, by statement."""
-
-    added: list[tuple[Any, ...]] = msgspec.field(default_factory=list)
-    renewed: list[tuple[Any, ...]] = msgspec.field(default_factory=list)
-    hits: list[tuple[Any, ...]] = msgspec.field(default_factory=list)
-    steps: list[tuple[Any, ...]] = msgspec.field(default_factory=list)
-    streams: list[tuple[str]] = msgspec.field(default_factory=list)
 
 
 class Recording(Selection):
@@ -103,37 +98,29 @@ class Recording(Selection):
     def _record(self, found: Sequence[_Found], key_id: str, now: datetime) -> list[MatchRef]:
         """Write what is at different paths."""
         known = self._known_at([path for one in found for path in one.paths])
-        ids = iter(new_ids(len(found)))
-        time, changes = to_text(now), _Changes()
+        before = [_known(one, known, key_id) if known else None for one in found]
+        time = to_text(now)
         seen = datetime.fromisoformat(time)
-        recorded: list[MatchRef] = []
-        for one in found:
-            outcome, place = one.outcome, one.place
-            before = _known(one, known, key_id) if known else None
-            if before is None:
-                match_id = next(ids)
-                ref = MatchRef(match_id, MatchState.FOUND, seen, seen)
-                changes.added.append(_new(match_id, one, key_id, time))
-            else:
-                match_id = before.id
-                state = before.state if before.state in PROGRESS else MatchState.FOUND
-                ref = MatchRef(match_id, state, before.first_seen, seen, before.in_place)
-                changes.renewed.append(_renewed(before, state, one, key_id, time))
-            if outcome.is_stream:
-                changes.streams.append((match_id,))
-            if before is None and place.reached is None:
-                changes.steps.append((match_id, time, _FOUND, "{}"))
-            elif before is None or before.state not in PROGRESS:
-                detail: dict[str, Any] = {} if before is None else {"again": True}
-                if place.reached is not None:
-                    detail["through"] = printable(place.reached)
-                changes.steps.append((match_id, time, _FOUND, json.dumps(detail)))
-            changes.hits.extend(hit_rows(match_id, one.hits))
-            recorded.append(ref)
-        self._write(changes)
-        for one, ref in zip(found, recorded, strict=True):
+        ids = iter(new_ids(before.count(None)))
+        recorded = [
+            MatchRef(next(ids), MatchState.FOUND, seen, seen) if old is None else _again(old, seen)
+            for old in before
+        ]
+        rows = list(zip([ref.id for ref in recorded], found, before, strict=True))
+        self._write(
+            added=[_new(i, one, key_id, time) for i, one, old in rows if old is None],
+            renewed=[_renewed(old, one, key_id, time) for _, one, old in rows if old is not None],
+            hits=[row for i, one, _ in rows for row in hit_rows(i, one.hits)],
+            streams=[(i,) for i, one, _ in rows if one.outcome.is_stream],
+            steps=[
+                (i, time, _FOUND, _detail(one, old))
+                for i, one, old in rows
+                if old is None or old.state not in PROGRESS
+            ],
+        )
+        for match_id, one, _ in rows:
             if one.outcome.members:
-                self._note_member(ref.id, one, time)
+                self._note_member(match_id, one, time)
         return recorded
 
     def _known_at(self, paths: Sequence[str]) -> Mapping[str, Sequence[Match]]:
@@ -160,18 +147,20 @@ class Recording(Selection):
         if text not in noted and len(noted) < MAX_MEMBERS_NOTED:
             self._db.execute(ADD_STEP, (match_id, time, IN_MEMBER, text))
 
-    def _write(self, changes: _Changes) -> None:
+    def _write(
+        self, *, added: _Rows, renewed: _Rows, hits: _Rows, streams: _Rows, steps: _Rows
+    ) -> None:
         db = self._db
-        if changes.streams:
+        if streams:
             db.execute(STREAMS)
         # In the order of their table, of which neighbours share a page.
-        hits = sorted(changes.hits, key=_by_entry)
+        hits = sorted(hits, key=_by_entry)
         for statement, rows in (
-            (ADD_MATCH, changes.added),
-            (_RENEW, changes.renewed),
+            (ADD_MATCH, added),
+            (_RENEW, renewed),
             (_ADD_HIT, hits),
-            (SEEN_AGAIN, changes.streams),
-            (ADD_STEP, changes.steps),
+            (SEEN_AGAIN, streams),
+            (ADD_STEP, steps),
         ):
             if rows:
                 db.executemany(statement, rows)
@@ -198,7 +187,7 @@ def place_of(outcome: Outcome) -> Place:
 def hit_rows(match_id: str, hits: Sequence[Hit]) -> list[tuple[Any, ...]]:
     """Return entries that a match hit as rows."""
     return [
-        (match_id, h.list_name, h.entry, h.category, mask_of(h.algorithms), h.generation)
+        (match_id, h.list_name, h.entry, h.category, _mask_of(h.algorithms), h.generation)
         for h in hits
     ]
 
@@ -254,13 +243,28 @@ def _new(match_id: str, one: _Found, key_id: str, time: str) -> tuple[Any, ...]:
     )
 
 
-def _renewed(
-    before: Match, state: MatchState, one: _Found, key_id: str, time: str
-) -> tuple[Any, ...]:
+def _again(before: Match, seen: datetime) -> MatchRef:
+    """Return the record of a match that is found again."""
+    state = before.state if before.state in PROGRESS else MatchState.FOUND
+    return MatchRef(before.id, state, before.first_seen, seen, before.in_place)
+
+
+def _renewed(before: Match, one: _Found, key_id: str, time: str) -> tuple[Any, ...]:
     """Return what is written of a match that is found again."""
     outcome, place = one.outcome, one.place
     # What an earlier run has computed stays known.
     earlier = before.tags if key_id == before.key_id else {}
     tags = map({**earlier, **outcome.tags}.get, _ALGORITHMS)
+    state = before.state if before.state in PROGRESS else MatchState.FOUND
     head = (os.fsencode(place.path), outcome.size, state, key_id)
     return (*head, *tags, time, place.standing, before.id)
+
+
+def _detail(one: _Found, before: Match | None) -> str:
+    """Return what the story says of a file that is found, as JSON."""
+    if before is None and one.place.reached is None:
+        return "{}"
+    detail: dict[str, Any] = {} if before is None else {"again": True}
+    if one.place.reached is not None:
+        detail["through"] = printable(one.place.reached)
+    return json.dumps(detail)

@@ -54,9 +54,9 @@ class _Links:
     many of them its list of names tells, as far as that is read: it may be much longer.
     """
 
-    def __init__(self, paths: Iterable[str]) -> None:
-        """Answer for files at `paths`."""
-        self._counts = Counter(path.rpartition("/")[0] for path in paths)
+    def __init__(self, directories: Iterable[str]) -> None:
+        """Answer for files whose directories are `directories`, one a file."""
+        self._counts = Counter(directories)
         #: By directory, the names that were seen there, and whether each is a link.
         self._seen: dict[str, dict[str, bool]] = {}
 
@@ -96,12 +96,22 @@ class Whereabouts:
 
     def of(self, outcomes: Sequence[Outcome]) -> list[Place]:
         """Return the places of outcomes, in their order."""
-        links = _Links(outcome.path for outcome in outcomes if not outcome.is_stream)
+        files = [outcome.path.rpartition("/") for outcome in outcomes]
+        links = _Links(met for met, _, _ in files)
         known: dict[str, _Directory | None] = {}
-        return [place_of(o) if o.is_stream else self._of(o.path, known, links) for o in outcomes]
+        return [
+            place_of(outcome) if outcome.is_stream else self._of(outcome.path, file, known, links)
+            for outcome, file in zip(outcomes, files, strict=True)
+        ]
 
-    def _of(self, path: str, known: dict[str, _Directory | None], links: _Links) -> Place:
-        met, slash, name = path.rpartition("/")
+    def _of(
+        self,
+        path: str,
+        file: tuple[str, str, str],
+        known: dict[str, _Directory | None],
+        links: _Links,
+    ) -> Place:
+        met, slash, name = file
         if name in ("", ".", ".."):
             return Place(_plain(path))
         if links.has(met, name, path):
@@ -111,7 +121,7 @@ class Whereabouts:
         found = known[met]
         if found is None:
             return Place(_plain(path))
-        real = f"{found.path}/{name}"
+        real = path if met == found.path and slash else f"{found.path}/{name}"
         if real == path:
             return Place(real, found.standing)
         plain = _plain(path)
