@@ -85,7 +85,7 @@ FAILURES: dict[str, tuple[list[str], list[str], dict[str, str], int]] = {
     "a damaged list": (["--state-dir", "damaged"], ["."], {}, 8),
     "no such option": ([], ["--frob", "."], {}, 2),
     "no such option with a value": ([], ["--frob=1", "."], {}, 2),
-    "a flag with a value": ([], ["--all=yes", "."], {}, 2),
+    "a flag with a value": ([], ["--show-all=yes", "."], {}, 2),
     "an option without its value": ([], [".", "--exclude"], {}, 2),
     "a wrong value": ([], ["--jobs", "many", "."], {}, 2),
     "nothing to scan": ([], [], {}, 2),
@@ -131,7 +131,7 @@ def test_a_scan_that_fails_before_it_begins_leaves_no_old_report(
 def test_wherever_it_stands_among_words_that_are_wrong(
     state: Path, report: Path, where: int
 ) -> None:
-    words: list[object] = ["--all=yes", "--frob=1", "--exclude"]
+    words: list[object] = ["--show-all=yes", "--frob=1", "--exclude"]
     words[where:where] = [f"--output={report}"]
     assert call("--state-dir", state, "scan", *words).code == 2
     assert read(report, "text").exit_code == 2
@@ -417,7 +417,15 @@ def test_a_sort_for_which_there_is_no_room_says_so(
         raise OutputError("cannot sort what was found: database or disk is full")
 
     monkeypatch.setattr(Sorter, "add", add)
-    options = ("--all", "--no-inventory", "--format", output_format, "--output", report, "--sort")
+    options = (
+        "--show-all",
+        "--no-inventory",
+        "--format",
+        output_format,
+        "--output",
+        report,
+        "--sort",
+    )
     result = call("--state-dir", state, "scan", *options, *(files / path for path in paths))
     assert result.code == (11 if paths == (".",) else 8)
     assert "cannot sort what was found" in result.err

@@ -41,7 +41,7 @@ def test_rot_is_found_and_mended(site: Site, tmp_path: Path) -> None:
     assert "fetch --rebuild" in status["problem"]
     assert not status["usable"]
     rebuilt = site.call("fetch", "--rebuild")
-    assert (rebuilt.code, "built anew" in rebuilt.out) == (0, True)
+    assert (rebuilt.code, "built again" in rebuilt.out) == (0, True)
     assert site.call("status", "--verify").code == 0
     tree = write_tree(tmp_path / "tree", FILES)
     assert site.call("scan", "--no-inventory", tree).code == 10
@@ -89,7 +89,7 @@ def test_a_fetch_that_finds_rot_says_so_and_so_does_everybody(
     assert "index file is damaged" in refused[-1]["data"]["reason"]
     check_all_say_so(site, tree, "index file is damaged")
     mended = site.call("fetch", *mend)
-    assert (mended.code, "built anew" in mended.out) == (0, True)
+    assert (mended.code, "built again" in mended.out) == (0, True)
     check_mended(site, tree)
 
 

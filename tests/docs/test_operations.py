@@ -53,7 +53,7 @@ COMMAND_VARIABLE = f"HASHCLIENT_({'|'.join(COMMANDS)})_".upper()
 
 
 def options(command: click.Command, context: click.Context) -> Iterator[click.Option]:
-    yield from (p for p in command.params if isinstance(p, click.Option))
+    yield from (p for p in command.params if isinstance(p, click.Option) and not p.hidden)
     if isinstance(command, click.Group):
         for name in command.list_commands(context):
             child = command.get_command(context, name)
