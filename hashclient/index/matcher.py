@@ -50,6 +50,8 @@ class Judge:
         self._plans: dict[int | None, Plan] = {}
         #: Whether entries without a size make every file worth reading, whatever its size.
         self.reads_everything = any(index.unsized_masks for index in indexes)
+        #: All algorithms of which an entry has a digest.
+        self.every_algorithm = Algorithm.in_mask(EVERY_DIGEST[self._masks(None)])
         #: The plan of every file, if sizes make no difference to it.
         self._one_plan: Plan | None = None
         unsized = 0
