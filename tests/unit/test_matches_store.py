@@ -99,10 +99,10 @@ def test_a_withdrawal_stands_until_the_entry_matches_again(record: Matches) -> N
 
 
 def test_a_match_is_withdrawn_when_none_of_its_entries_is_left(record: Matches) -> None:
-    (found,) = record.record([match("/a", hit("e-1"), hit("e-2"))], KEY, NOW)
+    (made,) = record.record([match("/a", hit("e-1"), hit("e-2"))], KEY, NOW)
     record.withdraw("base", ["e-1"], 7, LATER)
     assert record.withdrawn() == []
-    found = record.get(found.id)
+    found = record.get(made.id)
     assert found.state is MatchState.FOUND
     assert [h.entry for h in found.standing] == ["e-2"]
     assert [h.withdrawn_generation for h in found.hits] == [7, None]
@@ -246,7 +246,7 @@ def test_a_report_is_wanted_until_one_is_prepared(record: Matches) -> None:
 
 def test_a_known_match_is_not_adopted(record: Matches) -> None:
     (made,) = record.record([match("/a", hit("e-1"))], KEY, NOW)
-    assert not record.adopt(made, LATER, {"by": "me"})
+    assert not record.adopt(record.get(made.id), LATER, {"by": "me"})
     assert [step.event for step in record.story(made.id)] == ["found"]
 
 
