@@ -68,7 +68,7 @@ class RunRecord:
         self._on_failure = on_failure
         self._places_of = places_of
         self._started = session.now()
-        self._hits = HitParts(lambda hit: json_around_entry(hit, LOGGED_FIELDS, compact=True))
+        self._events = MatchEvents()
         self._audit_failed = self._matches_failed = self._ended = False
 
     def start(self, arguments: Sequence[str]) -> None:
@@ -96,7 +96,7 @@ class RunRecord:
         """
         kept = self._remember(outcomes)
         events: list[Event | Encoded] = [
-            self._event(k) for k in kept if k.outcome.kind in (Kind.MATCH, Kind.CONFLICT)
+            self._events.of(k) for k in kept if k.outcome.kind in (Kind.MATCH, Kind.CONFLICT)
         ]
         events += [
             Event("accepted", {**_place_fields(o), "reason": o.reason})
@@ -167,23 +167,6 @@ class RunRecord:
             }
         self._log([Event(f"{self._command}-end", data)])
 
-    def _event(self, recorded: Recorded) -> Event | Encoded:
-        """Return what is logged of a match or a conflict."""
-        outcome, record = recorded.outcome, recorded.record
-        path = outcome.origin or outcome.path
-        kind = str(outcome.kind)
-        if outcome.members or len(path) > MAX_LOGGED_PATH_CHARS or not is_unicode(path):
-            return Event(kind, _data(recorded))
-        # Of these there may be very many: the same, without `json`.
-        hits = []
-        for hit in outcome.hits:
-            before, after = self._hits.of(hit)
-            hits.append(f"{{{before}{quote(hit.entry)}{after}}}")
-        head = "" if record is None else f'"id":{quote(record.id)},'
-        size = "null" if outcome.size is None else outcome.size
-        data = f'{{{head}"path":{quote(path)},"size":{size},"hits":[{",".join(hits)}]}}'
-        return Encoded(kind, data)
-
     def _log(
         self, events: Sequence[Event | Encoded], *, durable: bool = False, sign_each: bool = False
     ) -> None:
@@ -218,6 +201,30 @@ class RunRecord:
     def _failed(self, error: AuditError | StateError) -> None:
         self._summary.fail(error)
         self._on_failure(error)
+
+
+class MatchEvents:
+    """What is logged of matches and conflicts. There may be very many, so most need no encoder."""
+
+    def __init__(self) -> None:
+        """Nothing is prepared yet."""
+        self._hits = HitParts(lambda hit: json_around_entry(hit, LOGGED_FIELDS, compact=True))
+
+    def of(self, recorded: Recorded) -> Event | Encoded:
+        """Return what is logged of one."""
+        outcome, record = recorded.outcome, recorded.record
+        path = outcome.origin or outcome.path
+        kind = str(outcome.kind)
+        if outcome.members or len(path) > MAX_LOGGED_PATH_CHARS or not is_unicode(path):
+            return Event(kind, _data(recorded))
+        hits = []
+        for hit in outcome.hits:
+            before, after = self._hits.of(hit)
+            hits.append(f"{{{before}{quote(hit.entry)}{after}}}")
+        head = "" if record is None else f'"id":{quote(record.id)},'
+        size = "null" if outcome.size is None else outcome.size
+        data = f'{{{head}"path":{quote(path)},"size":{size},"hits":[{",".join(hits)}]}}'
+        return Encoded(kind, data)
 
 
 def _data(recorded: Recorded) -> dict[str, Any]:

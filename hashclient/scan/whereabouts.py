@@ -121,7 +121,7 @@ class Whereabouts:
         found = known[met]
         if found is None:
             return Place(_plain(path))
-        real = path if met == found.path and slash else f"{found.path}/{name}"
+        real = f"{found.path}/{name}"
         if real == path:
             return Place(real, found.standing)
         plain = _plain(path)
