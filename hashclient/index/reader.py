@@ -120,6 +120,14 @@ class RunSet:
             return Found(NOTHING, NOTHING, NOTHING)
         return Found(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
+    def may_find(self, algorithm: Algorithm, tags: Uint64) -> npt.NDArray[np.bool_]:
+        """Tell of each of (n, 2) tags whether `find` may find it; False is certain."""
+        may = np.zeros(len(tags), np.bool_)
+        for run in self.runs:
+            queries, _ = run.find(algorithm.label, tags[:, 0], once=True)
+            may[queries] = True
+        return may
+
     def tables(self, algorithm: Algorithm) -> list[Lookup]:
         """Return of each run what it takes to look up one key of `algorithm`."""
         return [table for run in self.runs if (table := run.table(algorithm.label)) is not None]

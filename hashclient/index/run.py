@@ -208,10 +208,11 @@ class Run:
             return self.sized_masks  # only one mask in the whole run
         return mask_set(self.masks[low:high])
 
-    def find(self, prefix: str, keys: Uint64) -> tuple[Rows, Rows]:
+    def find(self, prefix: str, keys: Uint64, *, once: bool = False) -> tuple[Rows, Rows]:
         """Return (query, position) pairs where the sorted keys of `prefix` equal `keys`.
 
-        A key that occurs several times gives several pairs; `keys` come in any order.
+        A key that occurs several times gives several pairs, or with `once` a few if it occurs very
+        often; `keys` come in any order.
 
         Raises:
             DamagedError: the sections do not fit each other; that is seen by chance only.
@@ -222,7 +223,8 @@ class Run:
         keys_column = column.view(np.uint64)
         bits, starts = (self._sections[f"{prefix}.{part}"] for part in TABLE)
         try:
-            return find(bits.view(np.uint64), starts.view(np.uint32), keys_column, keys)
+            table = bits.view(np.uint64), starts.view(np.uint32)
+            return find(*table, keys_column, keys, once=once)
         except ValueError as error:
             raise self.damaged() from error
 

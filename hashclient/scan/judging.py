@@ -173,5 +173,5 @@ def listed_rows(judge: Judge, records: Records, masks: Uint8) -> set[int]:
         rows = np.flatnonzero(masks & np.uint8(algorithm))
         if len(rows):
             tags = np.ascontiguousarray(records["tags"][rows, SLOT[algorithm]])
-            listed.update(rows[list(judge.find(algorithm, tags))].tolist())
+            listed.update(rows[judge.are_listed(algorithm, tags)].tolist())
     return listed
