@@ -126,6 +126,28 @@ def scan_md5(bench: Bench) -> Iterator[Row]:
     yield from _scan(bench, "md5", hashdeep=False)
 
 
+def matches(bench: Bench) -> Iterator[Row]:
+    """What does it cost to record and report that every file matches, beside writing them down?"""
+    files = bench.count(100_000)
+    where = tree(bench.work, files=files, total_bytes=files * 4000)
+    with site(
+        bench.work, "every", entries=files, algorithms=ALL, sizes=True, tree_dir=where, share=1.0
+    ) as here:
+        out = bench.work / "found.db"
+        floor = run(
+            [PYTHON, "-m", "bench.floors", "record", where, out],
+            before=["rm", "-f", out, f"{out}-journal", f"{out}.log"],
+        )
+        left = [here.state / name for name in ("matches.db", "audit")]
+        for written in ("text", "jsonl", "csv"):
+            scan = hashclient(here.state, "scan", "--no-inventory", "--format", written, where)
+            ours = run(scan, expect=[10], before=["rm", "-rf", *left])
+            name = f"{files:,} matches, {written}"
+            yield time_row(name, ours.wall_s, floor.wall_s, "sha256, one table, two files")
+            if files >= 100_000:  # of fewer, the start of the program is much of it
+                yield time_row(name, ours.wall_s, 3 * files / 100_000, "3 s for 100,000", 1.0)
+
+
 def sizes_known(bench: Bench) -> Iterator[Row]:
     """What does a scan cost in which no size fits, beside find listing the sizes?"""
     files = bench.count(1_000_000)
@@ -318,6 +340,7 @@ SCENARIOS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "one-file": one_file,
     "scan-sha256": scan_sha256,
     "scan-md5": scan_md5,
+    "matches": matches,
     "sizes-known": sizes_known,
     "rescan": rescan,
     "large-files": large_files,
