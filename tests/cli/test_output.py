@@ -28,7 +28,7 @@ from hashclient.errors import ExitCode
 from hashclient.formats.interface import FORMATS
 from tests.contract.readers import Report
 from tests.contract.test_formats import TABLE
-from tests.support import (
+from tests.kit import (
     UNMEASURED,
     arguments,
     call,
@@ -510,7 +510,7 @@ def test_who_may_only_read_a_report_keeps_no_old_one_in_it(
 def metrics(tmp_path: Path) -> Iterator[Path]:
     path = tmp_path / "metrics" / "hashclient.prom"
     path.parent.mkdir()
-    path.write_text("hashclient_status_exit_code 0\n")
+    path.write_text("hashclient_status_exit_code 0.0\n")
     yield path
     assert list(path.parent.iterdir()) == [path]
 
@@ -528,7 +528,7 @@ def test_metrics_of_a_status_that_fails_say_so(
     samples = [line for line in metrics.read_text().splitlines() if line[0] != "#"]
     assert [line.split("{")[0] for line in samples] == [
         "hashclient_build_info",
-        "hashclient_status_exit_code 2",
+        "hashclient_status_exit_code 2.0",
     ]
 
 
@@ -551,7 +551,7 @@ def test_a_status_that_is_interrupted(
     monkeypatch.setattr(config, "resolve_settings", fail)
     words = ("status", "--format", "prometheus", "--output", metrics)
     assert call("--state-dir", state, *words).code == 143
-    assert "hashclient_status_exit_code 143\n" in metrics.read_text()
+    assert "hashclient_status_exit_code 143.0\n" in metrics.read_text()
 
 
 def test_a_status_that_cannot_be_written_leaves_the_old_one(state: Path, metrics: Path) -> None:
@@ -560,4 +560,4 @@ def test_a_status_that_cannot_be_written_leaves_the_old_one(state: Path, metrics
         result = call("--config", "/nowhere", *words)
     assert result.code == 2
     assert "/nowhere" in result.err
-    assert metrics.read_text() == "hashclient_status_exit_code 0\n"
+    assert metrics.read_text() == "hashclient_status_exit_code 0.0\n"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import Site, csv_of, digests_of, edit_manifest, write_tree
+from tests.kit import Site, csv_of, digests_of, edit_manifest, write_tree
 
 FILES = {"a": b"one", "b": b"two", "c": b"three"}
 
@@ -61,7 +61,7 @@ def check_all_say_so(site: Site, tree: Path, problem: str) -> None:
         assert problem in result.err + result.out
         assert "hashclient fetch" in result.err + result.out
     metrics = site.call("status", "--format", "prometheus").out
-    assert 'hashclient_list_usable{list="baseline"} 0\n' in metrics
+    assert 'hashclient_list_usable{list="baseline"} 0.0\n' in metrics
 
 
 def check_mended(site: Site, tree: Path) -> None:
@@ -118,4 +118,4 @@ def test_what_is_overdue_is_said_and_no_reason_to_fail(site: Site) -> None:
     assert entry["verified_since"].startswith("2020-01-01T00:00:00")
     assert len(entry["warnings"]) == 1 and entry["fresh"]
     metrics = site.call("status", "--format", "prometheus").out
-    assert 'hashclient_list_verified_timestamp_seconds{list="baseline"} 1577836800.0\n' in metrics
+    assert 'hashclient_list_verified_timestamp_seconds{list="baseline"} 1.5778368e+09\n' in metrics
