@@ -10,7 +10,6 @@ import pytest
 from hashclient.core.kinds import Kind
 from hashclient.core.match import Place
 from hashclient.core.model import Outcome
-from hashclient.scan import whereabouts
 from hashclient.scan.whereabouts import LISTED_FROM, LISTED_TIMES, Whereabouts
 
 
@@ -60,7 +59,7 @@ def test_of_many_files_in_a_directory_none_is_asked_about_alone(
     for number in range(LISTED_FROM):
         (tmp_path / f"{number}").touch()
     asked: list[str] = []
-    monkeypatch.setattr(whereabouts.os, "lstat", asked.append)
+    monkeypatch.setattr(os, "lstat", asked.append)
     paths = [f"{tmp_path}/{number}" for number in range(LISTED_FROM)]
     assert [place.path for place in places(paths)] == paths
     assert asked == []
