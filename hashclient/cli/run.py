@@ -7,6 +7,7 @@ summary comes last and says so.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from hashclient.core.kinds import Kind, MatchState
 from hashclient.errors import ExitCode, HashclientError
 from hashclient.formats.conclusion import conclusion
 from hashclient.formats.fields import counts_text, plural
-from hashclient.scan.pipeline import FrontEnd, Observer, Run
+from hashclient.scan.pipeline import PORTION, FrontEnd, Observer, Run
 from hashclient.system.process import exit_code_at_bad_pages
 from hashclient.system.text import printable
 from hashclient.system.times import for_people
@@ -187,8 +188,9 @@ class Report(Observer):
         """Write what was kept back, by path; only once."""
         sorter, self._sorter = self._sorter, None
         if sorter is not None:
-            for handled in sorter:
-                self._tell([handled])
+            ordered = iter(sorter)
+            while portion := list(itertools.islice(ordered, PORTION)):
+                self._tell(portion)
 
     def _put(self, text: str | None) -> None:
         """Write what a formatter gives, after its beginning."""
