@@ -8,6 +8,7 @@ that is met by two ways, is known when it comes again.
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import operator
 import os
@@ -200,6 +201,10 @@ def _complete(hits: tuple[Hit, ...]) -> tuple[Hit, ...]:
 
 def _without_repeats(found: Sequence[_Found]) -> Iterator[Sequence[_Found]]:
     """Cut a batch where a path comes again."""
+    paths = list(itertools.chain.from_iterable([one.paths for one in found]))
+    if len(set(paths)) == len(paths):  # as mostly
+        yield found
+        return
     seen: set[str] = set()
     start = 0
     for number, one in enumerate(found):
@@ -207,8 +212,7 @@ def _without_repeats(found: Sequence[_Found]) -> Iterator[Sequence[_Found]]:
             yield found[start:number]
             start, seen = number, set()
         seen.update(one.paths)
-    if start < len(found):
-        yield found[start:]
+    yield found[start:]
 
 
 def _known(one: _Found, known: Mapping[str, Sequence[Match]], key_id: str) -> Match | None:

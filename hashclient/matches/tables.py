@@ -95,6 +95,8 @@ _IN_PLACE_AT = " WHERE path IN (%s) AND in_place = 1 ORDER BY last_seen DESC, id
 ADD_STEP = "INSERT INTO step (match, time, event, detail) VALUES (?, ?, ?, ?)"
 _TIMES_SEEN = "SELECT times_seen FROM stream WHERE match = ?"
 _STREAM_PREFIX = STREAM_PREFIX.encode()
+#: Room for what a batch changes: a page that does not fit is written, and waited for, too early.
+_CACHE_KB = 8192
 
 
 class MatchStore:
@@ -114,6 +116,7 @@ class MatchStore:
             try:
                 # What was written stays written if the power fails: the directory is synced, too.
                 self._db.execute("PRAGMA synchronous = EXTRA")
+                self._db.execute(f"PRAGMA cache_size = -{_CACHE_KB}")
                 version = self._db.execute("PRAGMA user_version").fetchone()[0]
                 if version == 0:
                     version = self._make()
