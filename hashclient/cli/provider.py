@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import click
 
-from hashclient.cli.app import App, Terminated, existing_path, format_option, pass_app
-from hashclient.cli.completing import LISTS_OF_REPOSITORY, ROLES
+from hashclient.cli.app import App, Terminated, format_option, pass_app
+from hashclient.cli.completing import ROLES
 from hashclient.cli.importing import (
     check_category,
     make_reading,
@@ -21,14 +19,18 @@ from hashclient.cli.importing import (
     reading_options,
     say_remarks,
 )
+from hashclient.cli.provider_ask import diff, find, show
+from hashclient.cli.provider_options import (
+    key_options,
+    list_option,
+    repo_argument,
+    repository_at,
+    warn_closed,
+    warn_expiring,
+)
 from hashclient.cli.providerview import show_change, warn_doubles
 from hashclient.errors import ExitCode, UsageError
 from hashclient.system.text import printable
-
-if TYPE_CHECKING:
-    from hashclient.provider.repository import Repository
-
-_Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
 
 
 @click.group("provider")
@@ -47,74 +49,9 @@ def command() -> None:
     """
 
 
-_repo = click.argument("directory", metavar="REPO", type=existing_path(file_okay=False))
-_list = click.option(
-    "--list",
-    "list_name",
-    metavar="NAME",
-    required=True,
-    shell_complete=LISTS_OF_REPOSITORY,
-    help="The list.",
-)
-
-
-def _key_options(whose: str) -> Callable[[_Decorated], _Decorated]:
-    """Return a decorator that adds `--keys` and `--threshold`."""
-
-    def decorate(function: _Decorated) -> _Decorated:
-        for flag, text in (
-            ("--threshold", "How many of them have to sign."),
-            ("--keys", f"How many keys to make for {whose}."),
-        ):
-            option = click.option(
-                flag,
-                type=click.IntRange(1, 16),
-                metavar="N",
-                default=1,
-                show_default=True,
-                help=text,
-            )
-            function = option(function)
-        return function
-
-    return decorate
-
-
-def _warn_expiring(app: App, repository: Repository) -> bool:
-    """Warn of roles that expire soon; tell whether one has expired."""
-    expired = False
-    renew = f"`hashclient provider renew {shlex.quote(str(repository.directory))}`"
-    for role, at, wanting in repository.expiring():
-        left = at - app.now()
-        expired = expired or left.total_seconds() <= 0
-        when = "has expired" if left.total_seconds() <= 0 else f"expires in {left.days} day(s)"
-        app.warn(
-            f"role {role} {when}: {at:%Y-%m-%d %H:%M} UTC",
-            hint=f"run {renew}" if wanting is None else f"{wanting} and run {renew}",
-        )
-    return expired
-
-
-def _warn_closed(app: App, repository: Repository) -> None:
-    """Warn when a web server that has an account of its own cannot read what is published."""
-    if closed := repository.closed():
-        more = f" and {len(closed) - 1:,} more" if len(closed) > 1 else ""
-        public = shlex.quote(str(repository.public))
-        app.warn(
-            f"closed to a web server of another account: {printable(closed[0])}{more}",
-            f"chmod a+x {shlex.quote(str(repository.directory))}; chmod -R a+rX {public}",
-        )
-
-
-def _repository(app: App, directory: Path) -> Repository:
-    from hashclient.provider.repository import Repository
-
-    return Repository(directory, clock=app.now)
-
-
 @command.command("init")
-@_repo
-@_key_options("the root role")
+@repo_argument
+@key_options("the root role")
 @format_option("text", "json")
 @pass_app
 def init(app: App, directory: Path, keys: int, threshold: int, output_format: str) -> None:
@@ -129,7 +66,7 @@ def init(app: App, directory: Path, keys: int, threshold: int, output_format: st
     """
     from hashclient.provider.keys import Keys
 
-    repository = _repository(app, directory)
+    repository = repository_at(app, directory)
     repository.create(root_keys=Keys(keys, threshold))
     if output_format == "json":
         found = repository.status()
@@ -142,12 +79,12 @@ def init(app: App, directory: Path, keys: int, threshold: int, output_format: st
         f"every account of this machine may read {printable(repository.public)}, as a web server"
         " has to; keys/ is yours alone"
     )
-    _warn_closed(app, repository)
+    warn_closed(app, repository)
 
 
 @command.command("publish")
-@_repo
-@_list
+@repo_argument
+@list_option
 @click.argument("files", metavar="FILE...", nargs=-1, required=True)
 @reading_options
 @publishing_options
@@ -157,7 +94,7 @@ def init(app: App, directory: Path, keys: int, threshold: int, output_format: st
     help="The files are all of the list: withdraw what they lack, leave alone what is listed.",
 )
 @click.option("--dry-run", is_flag=True, help="Check all of it, and publish nothing.")
-@_key_options("a new list")
+@key_options("a new list")
 @format_option("text", "json")
 @pass_app
 def publish(
@@ -205,7 +142,7 @@ def publish(
             hint="see to the rows that cannot be used first",
         )
     reading = make_reading(where, columns, category_map=category_map, max_bad=max_bad)
-    repository = _repository(app, directory)
+    repository = repository_at(app, directory)
     done = repository.publish(
         list_name,
         open_files(files, sys.stdin.buffer),
@@ -230,12 +167,12 @@ def publish(
     say_remarks(app, reading)
     warn_doubles(app, done, dry_run=dry_run)
     if not dry_run:
-        _warn_expiring(app, repository)
+        warn_expiring(app, repository)
 
 
 @command.command("withdraw")
-@_repo
-@_list
+@repo_argument
+@list_option
 @click.argument("entry_ids", metavar="ENTRY_ID...", nargs=-1, required=True)
 @format_option("text", "json")
 @pass_app
@@ -247,15 +184,15 @@ def withdraw(
     \b
       hashclient provider withdraw /srv/lists --list baseline 2024-017 2024-018
     """
-    repository = _repository(app, directory)
+    repository = repository_at(app, directory)
     done = repository.withdraw(list_name, entry_ids)
     show_change(app, done, "withdrawn", output_format)
-    _warn_expiring(app, repository)
+    warn_expiring(app, repository)
 
 
 @command.command("consolidate")
-@_repo
-@_list
+@repo_argument
+@list_option
 @click.option(
     "--keep-newest",
     type=click.IntRange(0, 1_000_000),
@@ -278,7 +215,7 @@ def consolidate(
     \b
       hashclient provider consolidate /srv/lists --list baseline
     """
-    done = _repository(app, directory).consolidate(list_name, keep_newest=keep_newest)
+    done = repository_at(app, directory).consolidate(list_name, keep_newest=keep_newest)
     if output_format == "json":
         document = {
             "list": done.list_name,
@@ -295,7 +232,7 @@ def consolidate(
 
 
 @command.command("rotate")
-@_repo
+@repo_argument
 @click.argument("role", shell_complete=ROLES)
 @click.option(
     "--keys", type=click.IntRange(1, 16), metavar="N", help="New keys. [default: as many]"
@@ -334,7 +271,7 @@ def rotate(
             hint="without them there will be as many keys as before",
         )
     wanted = None if keys is None or threshold is None else Keys(keys, threshold)
-    _repository(app, directory).rotate(role, wanted)
+    repository_at(app, directory).rotate(role, wanted)
     if output_format == "json":
         app.out(json.dumps({"rotated": role}))
     else:
@@ -342,7 +279,7 @@ def rotate(
 
 
 @command.command("renew")
-@_repo
+@repo_argument
 @format_option("text", "json")
 @pass_app
 def renew(app: App, directory: Path, output_format: str) -> None:
@@ -354,13 +291,13 @@ def renew(app: App, directory: Path, output_format: str) -> None:
     \b
       hashclient provider renew /srv/lists
     """
-    repository = _repository(app, directory)
+    repository = repository_at(app, directory)
     done = repository.renew()
     if output_format == "json":
         app.out(json.dumps({"signed": done.signed, "skipped": done.skipped}))
     else:
         app.say(f"signed anew: {', '.join(done.signed)}")
-    _warn_expiring(app, repository)
+    warn_expiring(app, repository)
     if done.skipped:
         app.warn(
             f"due, but the keys are not here: {', '.join(done.skipped)}",
@@ -369,7 +306,7 @@ def renew(app: App, directory: Path, output_format: str) -> None:
 
 
 @command.command("status")
-@_repo
+@repo_argument
 @format_option("text", "json")
 @pass_app
 def status(app: App, directory: Path, output_format: str) -> ExitCode:
@@ -385,15 +322,15 @@ def status(app: App, directory: Path, output_format: str) -> ExitCode:
     """
     from hashclient.cli.providerview import status_json, status_text
 
-    repository = _repository(app, directory)
+    repository = repository_at(app, directory)
     found = repository.status()
     app.out(status_json(found) if output_format == "json" else status_text(found, app.now()))
-    _warn_closed(app, repository)
-    return ExitCode.STALE if _warn_expiring(app, repository) else ExitCode.OK
+    warn_closed(app, repository)
+    return ExitCode.STALE if warn_expiring(app, repository) else ExitCode.OK
 
 
 @command.command("serve")
-@_repo
+@repo_argument
 @click.option(
     "--bind",
     metavar="HOST:PORT",
@@ -422,7 +359,7 @@ def serve(app: App, directory: Path, bind: str, output_format: str, verbose: boo
             app.debug(text)
 
     try:
-        with open_server(_repository(app, directory), bind, clock=app.now, log=log) as opened:
+        with open_server(repository_at(app, directory), bind, clock=app.now, log=log) as opened:
             server, at = opened
             # For a client that is started elsewhere.
             ca, token = (str(path.absolute()) for path in (at.ca, at.token_file))
@@ -433,3 +370,7 @@ def serve(app: App, directory: Path, bind: str, output_format: str, verbose: boo
             server.serve_forever()
     except (KeyboardInterrupt, Terminated):
         app.debug("stopped")
+
+
+for _other in (show, find, diff):
+    command.add_command(_other)

@@ -88,7 +88,7 @@ class Repository:
         self._clock = clock
         self._validity = validity
         self._metadata = self.public / "metadata"
-        self._files = ListFiles(self.public / "targets", clock)
+        self.files = ListFiles(self.public / "targets", clock)
         self._keys = KeyStore(directory / "keys")
 
     def create(self, *, root_keys: Keys = _ONE_KEY) -> None:
@@ -150,8 +150,8 @@ class Repository:
         _check_list_name(list_name)
         self.require()
         with self._locked():
-            roles = self._load()
-            current = self._files.current(roles, list_name)
+            roles = self.load()
+            current = self.files.current(roles, list_name)
             entries = Entries(current.generation + 1, category or _category_of(list_name))
             is_new = list_name not in roles.lists
             if not dry_run:
@@ -161,7 +161,7 @@ class Repository:
             withdrawn: Strings = np.zeros(0, "S1")
             if replace:
                 listed = Listed()
-                self._files.live_hashes(roles, current, listed)
+                self.files.live_hashes(roles, current, listed)
                 batches, withdrawn = listed.difference(list(batches), entries.category)
             for name, batch in batches:
                 entries.add(batch, name)
@@ -173,7 +173,7 @@ class Repository:
                     "no entries to publish", hint="give files that hold at least one digest"
                 )
             doubles = Doubles(entries.digests, entries.rows)
-            live = self._files.live_hashes(roles, current, doubles)
+            live = self.files.live_hashes(roles, current, doubles)
             doubles.withdraw(withdrawn)
             gone = entry_hashes(withdrawn)
             hashes = entries.hashes()
@@ -183,13 +183,13 @@ class Repository:
             segments = [*_withdrawals(current.generation + 1, withdrawn), *entries.segments]
             change = entries.rows - len(withdrawn)
             checksum = checksum_of(hashes) - checksum_of(gone)
-            index = self._files.next_index(current, segments, change, checksum)
+            index = self.files.next_index(current, segments, change, checksum)
             if not dry_run:
                 changed = {list_name}
                 if is_new:
                     roles.add_list(list_name, list_keys)
                     changed.add("targets")
-                self._files.write(roles, index, segments)
+                self.files.write(roles, index, segments)
                 roles.commit(changed)
             return Published(
                 list_name,
@@ -210,10 +210,10 @@ class Repository:
         """
         self.require()
         with self._locked():
-            roles = self._load()
+            roles = self.load()
             if list_name not in roles.lists:
-                raise _no_such_list(roles, list_name)
-            current = self._files.current(roles, list_name)
+                raise no_such_list(roles, list_name)
+            current = self.files.current(roles, list_name)
             if not entry_ids:
                 raise UsageError("no entries to withdraw")
             if wrong := [i for i in entry_ids if not is_entry_id(i)]:
@@ -225,7 +225,7 @@ class Repository:
             roles.require_signers([list_name, "snapshot", "timestamp"])
             ids = np.array([i.encode() for i in entry_ids])
             hashes = entry_hashes(ids)
-            unknown = ~np.isin(hashes, self._files.live_hashes(roles, current))
+            unknown = ~np.isin(hashes, self.files.live_hashes(roles, current))
             if unknown.any():
                 raise UsageError(
                     f"entry is not on list {list_name}: {entry_ids[int(np.argmax(unknown))]}",
@@ -233,8 +233,8 @@ class Repository:
                 )
             generation = current.generation + 1
             segments = _withdrawals(generation, ids)
-            index = self._files.next_index(current, segments, -len(entry_ids), -checksum_of(hashes))
-            self._files.write(roles, index, segments)
+            index = self.files.next_index(current, segments, -len(entry_ids), -checksum_of(hashes))
+            self.files.write(roles, index, segments)
             roles.commit({list_name})
             return Published(list_name, generation, len(entry_ids), index.entries)
 
@@ -250,17 +250,17 @@ class Repository:
         """
         self.require()
         with self._locked():
-            roles = self._load()
+            roles = self.load()
             if list_name not in roles.lists:
-                raise _no_such_list(roles, list_name)
-            current = self._files.current(roles, list_name)
+                raise no_such_list(roles, list_name)
+            current = self.files.current(roles, list_name)
             targets = roles.lists[list_name].signed.targets
 
             def read(segment: Segment) -> bytes:
-                return self._files.read_segment(roles, list_name, segment)
+                return self.files.read_segment(roles, list_name, segment)
 
             roles.require_signers([list_name, "snapshot", "timestamp"])
-            self._files.remove_unreferenced(roles, list_name)
+            self.files.remove_unreferenced(roles, list_name)
             joined = ranges_to_join(current.segments, current.generation, keep_newest)
             replaced = [segment for segments in joined for segment in segments]
             if not replaced:
@@ -276,7 +276,7 @@ class Repository:
             for segment in replaced:
                 del targets[target_name(list_name, segment.name)]
             index = msgspec.structs.replace(current, segments=segments)
-            self._files.write(roles, index, new)
+            self.files.write(roles, index, new)
             roles.commit({list_name})
             return Consolidated(list_name, current.generation, len(current.segments), len(segments))
 
@@ -292,7 +292,7 @@ class Repository:
         """
         self.require()
         with self._locked():
-            roles = self._load()
+            roles = self.load()
             if role not in roles.names():
                 raise UsageError(
                     f"no such role: {printable(role)}", hint=f"roles: {', '.join(roles.names())}"
@@ -307,7 +307,7 @@ class Repository:
         """
         self.require()
         with self._locked():
-            roles = self._load()
+            roles = self.load()
             signed, skipped = roles.renew()
             wanting = [roles.wanting(role) or "" for role in skipped]
             return Renewed(tuple(signed), tuple(skipped), tuple(wanting))
@@ -320,7 +320,7 @@ class Repository:
         Raises:
             StateError: as `status`.
         """
-        roles = self._load()
+        roles = self.load()
         return [(role, at, roles.wanting(role)) for role, at in roles.expiring()]
 
     def status(self) -> Status:
@@ -329,14 +329,14 @@ class Repository:
         Raises:
             StateError: there is no repository, or it is corrupt.
         """
-        roles = self._load()
+        roles = self.load()
         role_states = []
         for name in roles.names():
             signed, (keyids, threshold) = roles.metadata(name).signed, roles.key_policy(name)
             role_states.append(
                 RoleStatus(name, signed.version, signed.expires, len(keyids), threshold)
             )
-        indexes = [self._files.current(roles, name) for name in sorted(roles.lists)]
+        indexes = [self.files.current(roles, name) for name in sorted(roles.lists)]
         return Status(
             hashlib.sha256(read_public(self.root_file)).hexdigest(),
             tuple(role_states),
@@ -372,7 +372,7 @@ class Repository:
         lock = writer_lock(self.directory / "lock", busy=busy, hint="wait until it has finished")
         with own_hints("cannot change", self.directory), lock:
             written = (self.directory, self._metadata, self._keys.directory)
-            for folder in (*written, *self._files.directory.glob("lists/*")):
+            for folder in (*written, *self.files.directory.glob("lists/*")):
                 sweep_temporary(folder)
             self._keys.made.clear()
             try:
@@ -391,12 +391,17 @@ class Repository:
         published: set[str] = set()
         if (self._metadata / "timestamp.json").exists():
             try:
-                published = self._load().key_files()
+                published = self.load().key_files()
             except StateError:
                 return  # what is published is not known: a key too many does no harm
         self._keys.discard(self._keys.made - published)
 
-    def _load(self) -> Roles:
+    def load(self) -> Roles:
+        """Return what is published, and the means to change it.
+
+        Raises:
+            StateError: there is no repository, or it is corrupt.
+        """
         self.require()
         with own_hints("cannot read", self.directory):
             return Roles.load(self._metadata, self._keys, self._clock, self._validity)
@@ -418,7 +423,8 @@ def _some(entries: Entries, rows: Int64) -> Some | None:
     return Some(len(rows), entries.where(int(rows[0]))) if len(rows) else None
 
 
-def _no_such_list(roles: Roles, name: str) -> UsageError:
+def no_such_list(roles: Roles, name: str) -> UsageError:
+    """Return the error that says which lists there are."""
     return UsageError(
         f"no such list: {printable(name)}", hint=f"lists: {', '.join(roles.lists) or 'none yet'}"
     )

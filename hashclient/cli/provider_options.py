@@ -1,0 +1,85 @@
+"""What the commands of a provider share: options, the repository that is meant, and warnings."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from hashclient.cli.app import App, existing_path
+from hashclient.cli.completing import LISTS_OF_REPOSITORY
+from hashclient.system.text import printable
+
+if TYPE_CHECKING:
+    from hashclient.provider.repository import Repository
+
+_Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
+
+
+repo_argument = click.argument("directory", metavar="REPO", type=existing_path(file_okay=False))
+list_option = click.option(
+    "--list",
+    "list_name",
+    metavar="NAME",
+    required=True,
+    shell_complete=LISTS_OF_REPOSITORY,
+    help="The list.",
+)
+
+
+def key_options(whose: str) -> Callable[[_Decorated], _Decorated]:
+    """Return a decorator that adds `--keys` and `--threshold`."""
+
+    def decorate(function: _Decorated) -> _Decorated:
+        for flag, text in (
+            ("--threshold", "How many of them have to sign."),
+            ("--keys", f"How many keys to make for {whose}."),
+        ):
+            option = click.option(
+                flag,
+                type=click.IntRange(1, 16),
+                metavar="N",
+                default=1,
+                show_default=True,
+                help=text,
+            )
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def warn_expiring(app: App, repository: Repository) -> bool:
+    """Warn of roles that expire soon; tell whether one has expired."""
+    expired = False
+    renew = f"`hashclient provider renew {shlex.quote(str(repository.directory))}`"
+    for role, at, wanting in repository.expiring():
+        left = at - app.now()
+        expired = expired or left.total_seconds() <= 0
+        when = "has expired" if left.total_seconds() <= 0 else f"expires in {left.days} day(s)"
+        app.warn(
+            f"role {role} {when}: {at:%Y-%m-%d %H:%M} UTC",
+            hint=f"run {renew}" if wanting is None else f"{wanting} and run {renew}",
+        )
+    return expired
+
+
+def warn_closed(app: App, repository: Repository) -> None:
+    """Warn when a web server that has an account of its own cannot read what is published."""
+    if closed := repository.closed():
+        more = f" and {len(closed) - 1:,} more" if len(closed) > 1 else ""
+        public = shlex.quote(str(repository.public))
+        app.warn(
+            f"closed to a web server of another account: {printable(closed[0])}{more}",
+            f"chmod a+x {shlex.quote(str(repository.directory))}; chmod -R a+rX {public}",
+        )
+
+
+def repository_at(app: App, directory: Path) -> Repository:
+    """Return the repository in a directory."""
+    from hashclient.provider.repository import Repository
+
+    return Repository(directory, clock=app.now)
