@@ -20,6 +20,7 @@ from hashclient.cli.importing import (
     say_remarks,
 )
 from hashclient.cli.provider_ask import diff, find, show
+from hashclient.cli.provider_clients import client, server_config
 from hashclient.cli.provider_options import (
     key_options,
     list_option,
@@ -372,5 +373,5 @@ def serve(app: App, directory: Path, bind: str, output_format: str, verbose: boo
         app.debug("stopped")
 
 
-for _other in (show, find, diff):
+for _other in (show, find, diff, client, server_config):
     command.add_command(_other)

@@ -81,5 +81,6 @@ def warn_closed(app: App, repository: Repository) -> None:
 def repository_at(app: App, directory: Path) -> Repository:
     """Return the repository in a directory."""
     from hashclient.provider.repository import Repository
+    from hashclient.session import current_operator
 
-    return Repository(directory, clock=app.now)
+    return Repository(directory, clock=app.now, operator=current_operator())

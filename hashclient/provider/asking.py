@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hashclient.lists.wire import AddBatch
+from hashclient.provider.changes import require_list
 from hashclient.provider.find import Questions
 from hashclient.provider.keys import Roles
 from hashclient.provider.listing import Listing, segments_between
-from hashclient.provider.repository import Repository, no_such_list
+from hashclient.provider.repository import Repository
 from hashclient.provider.results import Answer, Difference, Overview
 
 
@@ -80,6 +81,5 @@ def find(repository: Repository, questions: Questions, lists: Sequence[str] = ()
 def _roles_with(repository: Repository, lists: Sequence[str]) -> Roles:
     roles = repository.load()
     for name in lists:
-        if name not in roles.lists:
-            raise no_such_list(roles, name)
+        require_list(roles, name)
     return roles

@@ -187,6 +187,8 @@ class Roles:
         self.snapshot: Metadata[Snapshot] = roles.pop("snapshot")
         self.targets: Metadata[Targets] = roles.pop("targets")
         self.lists: dict[str, Metadata[Targets]] = roles
+        #: Called before something is written that clients see at once.
+        self.announce: Callable[[], None] = lambda: None
 
     @classmethod
     def create(
@@ -328,6 +330,8 @@ class Roles:
             metadata.sign(signer, append=True)
         data = metadata.to_bytes()
         name = "timestamp" if role == "timestamp" else f"{metadata.signed.version}.{role}"
+        if role in ("timestamp", "root"):
+            self.announce()
         write_atomic(self.directory / f"{name}.json", data, mode=PUBLIC_MODE)
         return data
 

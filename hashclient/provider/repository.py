@@ -12,38 +12,24 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-import msgspec
-import numpy as np
-from tuf.api.metadata import TOP_LEVEL_ROLE_NAMES
-
-from hashclient.core.model import is_name
 from hashclient.errors import StateError, UsageError
 from hashclient.lists.importers.reading import Reading
-from hashclient.lists.wire import (
-    Segment,
-    Strings,
-    checksum_of,
-    entry_hashes,
-    is_category,
-    is_entry_id,
-    target_name,
-    withdraw_schema,
+from hashclient.provider.changelog import ChangeLog
+from hashclient.provider.changes import (
+    Change,
+    addition,
+    check_entry_ids,
+    check_list_name,
+    consolidation,
+    require_list,
+    withdrawal,
 )
-from hashclient.provider.consolidate import KEEP_NEWEST, join_ranges, ranges_to_join
-from hashclient.provider.doubles import Doubles, Int64
-from hashclient.provider.entries import (
-    DEFAULT_CATEGORY,
-    SEGMENT_ENTRIES,
-    Entries,
-    NewSegment,
-    new_segment,
-)
+from hashclient.provider.consolidate import KEEP_NEWEST
 from hashclient.provider.hints import own_hints
 from hashclient.provider.keys import Clock, Keys, KeyStore, Roles, Validity
 from hashclient.provider.listfiles import ListFiles, read_public
@@ -53,14 +39,12 @@ from hashclient.provider.public import (
     make_open_dir,
     make_public_root,
 )
-from hashclient.provider.replace import Listed
 from hashclient.provider.results import (
     Consolidated,
     ListStatus,
     Published,
     Renewed,
     RoleStatus,
-    Some,
     Status,
 )
 from hashclient.provider.screen import read_screened
@@ -69,7 +53,7 @@ from hashclient.system.locks import writer_lock
 from hashclient.system.text import printable
 
 #: What a repository's directory holds.
-_OWN_NAMES = {"public", "keys", "lock", "root.json"}
+_OWN_NAMES = {"public", "keys", "lock", "root.json", "clients.json", "log"}
 
 _ONE_KEY = Keys()
 _DEFAULT_VALIDITY = Validity()
@@ -79,17 +63,27 @@ class Repository:
     """The repository in one directory. Each method that writes holds the lock for its time."""
 
     def __init__(
-        self, directory: Path, *, clock: Clock, validity: Validity = _DEFAULT_VALIDITY
+        self,
+        directory: Path,
+        *,
+        clock: Clock,
+        validity: Validity = _DEFAULT_VALIDITY,
+        operator: str | None = None,
     ) -> None:
-        """Name a repository; `create` makes it, the other methods find out whether it is there."""
+        """Name a repository; `create` makes it, the other methods find out whether it is there.
+
+        `operator` is who acts, in the words of the log.
+        """
         self.directory = directory
         self.public = directory / "public"
         self.root_file = directory / "root.json"
-        self._clock = clock
+        self.clients_file = directory / "clients.json"
+        self.clock = clock
         self._validity = validity
         self._metadata = self.public / "metadata"
         self.files = ListFiles(self.public / "targets", clock)
         self._keys = KeyStore(directory / "keys")
+        self.log = ChangeLog(directory / "log", clock, operator)
 
     def create(self, *, root_keys: Keys = _ONE_KEY) -> None:
         """Make the repository: keys, roles, no list.
@@ -111,13 +105,16 @@ class Repository:
                 f" (there is {printable(min(present))})",
                 hint="a repository has a directory of its own",
             )
-        with self._locked():
+        with self.changing():
             if (self._metadata / "timestamp.json").exists():
                 raise UsageError(
                     f"already a repository: {printable(self.directory)}",
                     hint="`hashclient provider publish` adds a list to it",
                 )
-            Roles.create(self._metadata, self._keys, self._clock, self._validity, root_keys)
+            self.log.record(
+                "repository-created", keys=root_keys.count, threshold=root_keys.threshold
+            )
+            Roles.create(self._metadata, self._keys, self.clock, self._validity, root_keys)
 
     def publish(
         self,
@@ -147,59 +144,21 @@ class Repository:
             StateError: there is no repository, a key is missing, or a file cannot be written;
                 the old state is still published.
         """
-        _check_list_name(list_name)
+        check_list_name(list_name)
         self.require()
-        with self._locked():
+        with self.changing():
             roles = self.load()
-            current = self.files.current(roles, list_name)
-            entries = Entries(current.generation + 1, category or _category_of(list_name))
-            is_new = list_name not in roles.lists
             if not dry_run:
+                is_new = list_name not in roles.lists
                 signers = ["targets" if is_new else list_name, "snapshot", "timestamp"]
                 roles.require_signers(signers)
             batches = read_screened(sources, reading or Reading(), known_good)
-            withdrawn: Strings = np.zeros(0, "S1")
-            if replace:
-                listed = Listed()
-                self.files.live_hashes(roles, current, listed)
-                batches, withdrawn = listed.difference(list(batches), entries.category)
-            for name, batch in batches:
-                entries.add(batch, name)
-            entries.finish()
-            if replace and not entries.segments and not len(withdrawn):
-                return Published(list_name, current.generation, 0, current.entries)
-            if not entries.segments and not len(withdrawn):
-                raise UsageError(
-                    "no entries to publish", hint="give files that hold at least one digest"
-                )
-            doubles = Doubles(entries.digests, entries.rows)
-            live = self.files.live_hashes(roles, current, doubles)
-            doubles.withdraw(withdrawn)
-            gone = entry_hashes(withdrawn)
-            hashes = entries.hashes()
-            entries.check_unique(hashes, np.setdiff1d(live, gone, assume_unique=True))
-            entries.check_categories(doubles.categories, list_name)
-            # What goes comes before what is added: an id may be in both.
-            segments = [*_withdrawals(current.generation + 1, withdrawn), *entries.segments]
-            change = entries.rows - len(withdrawn)
-            checksum = checksum_of(hashes) - checksum_of(gone)
-            index = self.files.next_index(current, segments, change, checksum)
-            if not dry_run:
-                changed = {list_name}
-                if is_new:
-                    roles.add_list(list_name, list_keys)
-                    changed.add("targets")
-                self.files.write(roles, index, segments)
-                roles.commit(changed)
-            return Published(
-                list_name,
-                index.generation,
-                entries.rows,
-                index.entries,
-                withdrawn=len(withdrawn),
-                listed=_some(entries, doubles.listed()),
-                repeated=_some(entries, doubles.repeated()),
+            done, change = addition(
+                self.files, roles, list_name, batches, category=category, replace=replace
             )
+            if change is not None and not dry_run:
+                self._apply(roles, change, list_keys)
+            return done
 
     def withdraw(self, list_name: str, entry_ids: Sequence[str]) -> Published:
         """Take entries off a list, as a new generation.
@@ -209,34 +168,14 @@ class Repository:
             StateError: as `publish`.
         """
         self.require()
-        with self._locked():
+        with self.changing():
             roles = self.load()
-            if list_name not in roles.lists:
-                raise no_such_list(roles, list_name)
-            current = self.files.current(roles, list_name)
-            if not entry_ids:
-                raise UsageError("no entries to withdraw")
-            if wrong := [i for i in entry_ids if not is_entry_id(i)]:
-                position = list(entry_ids).index(wrong[0]) + 1
-                raise UsageError(f"not an entry id: number {position} of those given")
-            entry_id, times = Counter(entry_ids).most_common(1)[0]
-            if times > 1:
-                raise UsageError(f"entry id is given twice: {entry_id}")
+            require_list(roles, list_name)
+            check_entry_ids(entry_ids)
             roles.require_signers([list_name, "snapshot", "timestamp"])
-            ids = np.array([i.encode() for i in entry_ids])
-            hashes = entry_hashes(ids)
-            unknown = ~np.isin(hashes, self.files.live_hashes(roles, current))
-            if unknown.any():
-                raise UsageError(
-                    f"entry is not on list {list_name}: {entry_ids[int(np.argmax(unknown))]}",
-                    hint="it may be withdrawn already; nothing was changed",
-                )
-            generation = current.generation + 1
-            segments = _withdrawals(generation, ids)
-            index = self.files.next_index(current, segments, -len(entry_ids), -checksum_of(hashes))
-            self.files.write(roles, index, segments)
-            roles.commit({list_name})
-            return Published(list_name, generation, len(entry_ids), index.entries)
+            done, change = withdrawal(self.files, roles, list_name, entry_ids)
+            self._apply(roles, change)
+            return done
 
     def consolidate(self, list_name: str, *, keep_newest: int = KEEP_NEWEST) -> Consolidated:
         """Join small segments of a list into larger ones; generation and entries stay.
@@ -249,36 +188,25 @@ class Repository:
             StateError: as `publish`.
         """
         self.require()
-        with self._locked():
+        with self.changing():
             roles = self.load()
-            if list_name not in roles.lists:
-                raise no_such_list(roles, list_name)
-            current = self.files.current(roles, list_name)
-            targets = roles.lists[list_name].signed.targets
-
-            def read(segment: Segment) -> bytes:
-                return self.files.read_segment(roles, list_name, segment)
-
+            require_list(roles, list_name)
             roles.require_signers([list_name, "snapshot", "timestamp"])
             self.files.remove_unreferenced(roles, list_name)
-            joined = ranges_to_join(current.segments, current.generation, keep_newest)
-            replaced = [segment for segments in joined for segment in segments]
-            if not replaced:
-                count = len(current.segments)
-                return Consolidated(list_name, current.generation, count, count)
-            new = join_ranges(joined, read)
-            start = current.segments.index(replaced[0])
-            segments = (
-                *current.segments[:start],
-                *(n.segment for n in new),
-                *current.segments[start + len(replaced) :],
-            )
-            for segment in replaced:
-                del targets[target_name(list_name, segment.name)]
-            index = msgspec.structs.replace(current, segments=segments)
-            self.files.write(roles, index, new)
-            roles.commit({list_name})
-            return Consolidated(list_name, current.generation, len(current.segments), len(segments))
+            done, change = consolidation(self.files, roles, list_name, keep_newest)
+            if change is not None:
+                self._apply(roles, change)
+            return done
+
+    def _apply(self, roles: Roles, change: Change, list_keys: Keys = _ONE_KEY) -> None:
+        """Write a change of a list, record it and publish it."""
+        changed = {change.list_name}
+        if change.list_name not in roles.lists:
+            roles.add_list(change.list_name, list_keys)
+            changed.add("targets")
+        change.write(self.files, roles)
+        self._announce(roles, change.event, **change.data)
+        roles.commit(changed)
 
     def rotate(self, role: str, wanted: Keys | None = None) -> None:
         """Replace the keys of `role`: root, targets, snapshot, timestamp or a list.
@@ -291,12 +219,13 @@ class Repository:
             StateError: as `publish`.
         """
         self.require()
-        with self._locked():
+        with self.changing():
             roles = self.load()
             if role not in roles.names():
                 raise UsageError(
                     f"no such role: {printable(role)}", hint=f"roles: {', '.join(roles.names())}"
                 )
+            self._announce(roles, "keys-rotated", role=role)
             roles.rotate(role, wanted)
 
     def renew(self) -> Renewed:
@@ -306,8 +235,9 @@ class Repository:
             StateError: as `publish`.
         """
         self.require()
-        with self._locked():
+        with self.changing():
             roles = self.load()
+            self._announce(roles, "roles-renewed")
             signed, skipped = roles.renew()
             wanting = [roles.wanting(role) or "" for role in skipped]
             return Renewed(tuple(signed), tuple(skipped), tuple(wanting))
@@ -366,8 +296,23 @@ class Repository:
                 hint="`hashclient provider init` makes one",
             )
 
+    def _announce(self, roles: Roles, event: str, **data: Any) -> None:
+        """Have a change recorded just before clients can see it, with the versions it has then."""
+
+        def with_versions() -> dict[str, Any]:
+            root, timestamp = roles.root.signed, roles.timestamp.signed
+            return {**data, "root": root.version, "timestamp": timestamp.version}
+
+        roles.announce = self.log.announcer(event, with_versions)
+
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
+    def changing(self) -> Iterator[None]:
+        """Hold the lock for a change, and clear away what an earlier one has left.
+
+        Raises:
+            LockedError: another process holds it.
+            StateError: the disk fails.
+        """
         busy = f"another process is changing {printable(self.directory)}"
         lock = writer_lock(self.directory / "lock", busy=busy, hint="wait until it has finished")
         with own_hints("cannot change", self.directory), lock:
@@ -375,9 +320,11 @@ class Repository:
             for folder in (*written, *self.files.directory.glob("lists/*")):
                 sweep_temporary(folder)
             self._keys.made.clear()
+            self.log.begin()
             try:
                 yield
             except BaseException:
+                self.log.failed()
                 self._discard_keys()
                 raise
 
@@ -404,41 +351,4 @@ class Repository:
         """
         self.require()
         with own_hints("cannot read", self.directory):
-            return Roles.load(self._metadata, self._keys, self._clock, self._validity)
-
-
-def _withdrawals(generation: int, ids: Strings) -> list[NewSegment]:
-    """Return the segments that withdraw entries."""
-    import pyarrow as pa
-
-    texts = [text.decode() for text in ids.tolist()]
-    table = pa.table([pa.array(texts, pa.string())], schema=withdraw_schema())
-    return [
-        new_segment(generation, "withdraw", number, table.slice(start, SEGMENT_ENTRIES))
-        for number, start in enumerate(range(0, len(texts), SEGMENT_ENTRIES))
-    ]
-
-
-def _some(entries: Entries, rows: Int64) -> Some | None:
-    return Some(len(rows), entries.where(int(rows[0]))) if len(rows) else None
-
-
-def no_such_list(roles: Roles, name: str) -> UsageError:
-    """Return the error that says which lists there are."""
-    return UsageError(
-        f"no such list: {printable(name)}", hint=f"lists: {', '.join(roles.lists) or 'none yet'}"
-    )
-
-
-def _check_list_name(name: str) -> None:
-    if not is_name(name) or name in TOP_LEVEL_ROLE_NAMES:
-        raise UsageError(
-            f"not a name for a list: {printable(name)}",
-            hint="lower-case letters, digits, `.`, `_` and `-`, at most 64; not the name of a"
-            " role such as `targets`",
-        )
-
-
-def _category_of(list_name: str) -> str:
-    """Return the category of entries that have none: the list's name, if it may be one."""
-    return list_name if is_category(list_name) else DEFAULT_CATEGORY
+            return Roles.load(self._metadata, self._keys, self.clock, self._validity)

@@ -31,7 +31,7 @@ USES: Mapping[str, str] = {
     "containers": "__init__",
     "trust": "",
     "net": "__init__ configfile",
-    "provider": "lists",
+    "provider": "audit lists",
     "index": "config lists",
     "session": "audit config index migrations",
     "fetch": "audit config configfile index lists matches migrations net session trust",
