@@ -21,6 +21,7 @@ from hashclient.cli.importing import (
 )
 from hashclient.cli.provider_ask import diff, find, show
 from hashclient.cli.provider_clients import client, server_config
+from hashclient.cli.provider_log import log
 from hashclient.cli.provider_options import (
     key_options,
     list_option,
@@ -373,5 +374,5 @@ def serve(app: App, directory: Path, bind: str, output_format: str, verbose: boo
         app.debug("stopped")
 
 
-for _other in (show, find, diff, client, server_config):
+for _other in (show, find, diff, client, server_config, log):
     command.add_command(_other)
