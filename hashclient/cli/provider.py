@@ -9,8 +9,7 @@ from typing import Any
 
 import click
 
-from hashclient.cli.app import App, Terminated, format_option, pass_app
-from hashclient.cli.completing import ROLES
+from hashclient.cli.app import App, Terminated, existing_path, format_option, pass_app
 from hashclient.cli.importing import (
     check_category,
     make_reading,
@@ -21,6 +20,7 @@ from hashclient.cli.importing import (
 )
 from hashclient.cli.provider_ask import diff, find, show
 from hashclient.cli.provider_clients import client, server_config
+from hashclient.cli.provider_keys import key
 from hashclient.cli.provider_log import log
 from hashclient.cli.provider_options import (
     key_options,
@@ -30,6 +30,8 @@ from hashclient.cli.provider_options import (
     warn_closed,
     warn_expiring,
 )
+from hashclient.cli.provider_passphrase import new_passphrase, passphrase_option, passphrases
+from hashclient.cli.provider_roles import renew, rotate
 from hashclient.cli.providerview import show_change, warn_doubles
 from hashclient.errors import ExitCode, UsageError
 from hashclient.system.text import printable
@@ -54,14 +56,30 @@ def command() -> None:
 @command.command("init")
 @repo_argument
 @key_options("the root role")
+@click.option("--encrypt-keys", is_flag=True, help="Put all keys under a passphrase.")
+@click.option(
+    "--passphrase-file",
+    type=existing_path(dir_okay=False),
+    metavar="FILE",
+    help="That passphrase. [default: asked for at the terminal]",
+)
 @format_option("text", "json")
 @pass_app
-def init(app: App, directory: Path, keys: int, threshold: int, output_format: str) -> None:
+def init(
+    app: App,
+    directory: Path,
+    keys: int,
+    threshold: int,
+    encrypt_keys: bool,
+    passphrase_file: Path | None,
+    output_format: str,
+) -> None:
     """Make a repository in the new or empty directory REPO.
 
     Give the root role several keys and a threshold when nobody alone should be able to replace
     all other keys. The root's keys are needed for `rotate` and once in half a year for `renew`:
-    in between, keep their files (REPO/keys/root-*.pem) offline.
+    in between, keep their files (REPO/keys/root-*.pem) offline. With --encrypt-keys, new keys that
+    other commands make later are under the passphrase of those that they go with, too.
 
     \b
       hashclient provider init /srv/lists --keys 3 --threshold 2
@@ -69,7 +87,10 @@ def init(app: App, directory: Path, keys: int, threshold: int, output_format: st
     from hashclient.provider.keys import Keys
 
     repository = repository_at(app, directory)
-    repository.create(root_keys=Keys(keys, threshold))
+    if passphrase_file is not None and not encrypt_keys:
+        raise UsageError("--passphrase-file is of use with --encrypt-keys only")
+    passphrase = new_passphrase(passphrase_file) if encrypt_keys else None
+    repository.create(root_keys=Keys(keys, threshold), passphrase=passphrase)
     if output_format == "json":
         found = repository.status()
         document = {"root": str(repository.root_file.absolute()), "root_sha256": found.root_sha256}
@@ -97,6 +118,7 @@ def init(app: App, directory: Path, keys: int, threshold: int, output_format: st
 )
 @click.option("--dry-run", is_flag=True, help="Check all of it, and publish nothing.")
 @key_options("a new list")
+@passphrase_option
 @format_option("text", "json")
 @pass_app
 def publish(
@@ -112,6 +134,7 @@ def publish(
     max_bad: int,
     replace: bool,
     dry_run: bool,
+    passphrase_file: Path | None,
     output_format: str,
     keys: int,
     threshold: int,
@@ -144,7 +167,7 @@ def publish(
             hint="see to the rows that cannot be used first",
         )
     reading = make_reading(where, columns, category_map=category_map, max_bad=max_bad)
-    repository = repository_at(app, directory)
+    repository = repository_at(app, directory, passphrases(passphrase_file))
     done = repository.publish(
         list_name,
         open_files(files, sys.stdin.buffer),
@@ -176,17 +199,23 @@ def publish(
 @repo_argument
 @list_option
 @click.argument("entry_ids", metavar="ENTRY_ID...", nargs=-1, required=True)
+@passphrase_option
 @format_option("text", "json")
 @pass_app
 def withdraw(
-    app: App, directory: Path, list_name: str, entry_ids: tuple[str, ...], output_format: str
+    app: App,
+    directory: Path,
+    list_name: str,
+    entry_ids: tuple[str, ...],
+    passphrase_file: Path | None,
+    output_format: str,
 ) -> None:
     """Take entries off a list, as its next generation.
 
     \b
       hashclient provider withdraw /srv/lists --list baseline 2024-017 2024-018
     """
-    repository = repository_at(app, directory)
+    repository = repository_at(app, directory, passphrases(passphrase_file))
     done = repository.withdraw(list_name, entry_ids)
     show_change(app, done, "withdrawn", output_format)
     warn_expiring(app, repository)
@@ -203,10 +232,16 @@ def withdraw(
     metavar="N",
     help="Leave the newest N generations as they are.",
 )
+@passphrase_option
 @format_option("text", "json")
 @pass_app
 def consolidate(
-    app: App, directory: Path, list_name: str, keep_newest: int, output_format: str
+    app: App,
+    directory: Path,
+    list_name: str,
+    keep_newest: int,
+    passphrase_file: Path | None,
+    output_format: str,
 ) -> None:
     """Join small segments of a list into few larger ones.
 
@@ -217,7 +252,8 @@ def consolidate(
     \b
       hashclient provider consolidate /srv/lists --list baseline
     """
-    done = repository_at(app, directory).consolidate(list_name, keep_newest=keep_newest)
+    repository = repository_at(app, directory, passphrases(passphrase_file))
+    done = repository.consolidate(list_name, keep_newest=keep_newest)
     if output_format == "json":
         document = {
             "list": done.list_name,
@@ -230,80 +266,6 @@ def consolidate(
         app.out(
             f"list {done.list_name}: generation {done.generation}: {done.before} segments"
             f" -> {done.after}"
-        )
-
-
-@command.command("rotate")
-@repo_argument
-@click.argument("role", shell_complete=ROLES)
-@click.option(
-    "--keys", type=click.IntRange(1, 16), metavar="N", help="New keys. [default: as many]"
-)
-@click.option(
-    "--threshold",
-    type=click.IntRange(1, 16),
-    metavar="N",
-    help="How many of them have to sign. [default: as before]",
-)
-@format_option("text", "json")
-@pass_app
-def rotate(
-    app: App,
-    directory: Path,
-    role: str,
-    keys: int | None,
-    threshold: int | None,
-    output_format: str,
-) -> None:
-    """Replace the keys of ROLE by new ones and remove the old ones.
-
-    ROLE is root, targets, snapshot, timestamp or the name of a list. Clients follow by
-    themselves. Rotate after a key may have leaked, or was lost. The keys of the root have to be
-    here; for a list, those of targets.
-
-    \b
-      hashclient provider rotate /srv/lists timestamp
-      hashclient provider rotate /srv/lists root --keys 3 --threshold 2
-    """
-    from hashclient.provider.keys import Keys
-
-    if (keys is None) != (threshold is None):
-        raise UsageError(
-            "`rotate` needs both --keys and --threshold, or neither",
-            hint="without them there will be as many keys as before",
-        )
-    wanted = None if keys is None or threshold is None else Keys(keys, threshold)
-    repository_at(app, directory).rotate(role, wanted)
-    if output_format == "json":
-        app.out(json.dumps({"rotated": role}))
-    else:
-        app.say(f"role {role} has new keys")
-
-
-@command.command("renew")
-@repo_argument
-@format_option("text", "json")
-@pass_app
-def renew(app: App, directory: Path, output_format: str) -> None:
-    """Sign the timestamp anew, and what is past half of its time.
-
-    Clients refuse a repository whose signatures have expired, so run this every day. A role
-    that is due but whose keys are kept elsewhere is named; bring them in time.
-
-    \b
-      hashclient provider renew /srv/lists
-    """
-    repository = repository_at(app, directory)
-    done = repository.renew()
-    if output_format == "json":
-        app.out(json.dumps({"signed": done.signed, "skipped": done.skipped}))
-    else:
-        app.say(f"signed anew: {', '.join(done.signed)}")
-    warn_expiring(app, repository)
-    if done.skipped:
-        app.warn(
-            f"due, but the keys are not here: {', '.join(done.skipped)}",
-            hint=f"{'; '.join(done.wanting)}; then run `renew` again",
         )
 
 
@@ -374,5 +336,5 @@ def serve(app: App, directory: Path, bind: str, output_format: str, verbose: boo
         app.debug("stopped")
 
 
-for _other in (show, find, diff, client, server_config, log):
+for _other in (rotate, renew, show, find, diff, client, server_config, log, key):
     command.add_command(_other)

@@ -81,7 +81,8 @@ def add(
 
     \b
       hashclient provider client add /srv/lists alice --output alice.token
-      hashclient provider client add /srv/lists bob --output - | age -r age1… > bob.age
+      hashclient provider client add /srv/lists bob --output - \\
+            | age -r age1… > bob.age
     """
     from hashclient.provider.access import add_client
 
@@ -119,7 +120,7 @@ def rotate(
 
     \b
       hashclient provider client rotate /srv/lists alice --output alice.token.2
-      hashclient provider client rotate /srv/lists alice --output new --overlap-days 0
+      hashclient provider client rotate /srv/lists bob --output b --overlap-days 0
     """
     from hashclient.provider.access import rotate_client
 
@@ -198,8 +199,8 @@ def server_config() -> None:
     """Write the configuration of a web server that serves a repository to its clients.
 
     \b
-      hashclient provider server-config nginx /srv/lists --server-name lists.example.org \\
-            --output /etc/nginx/conf.d/lists.conf
+      hashclient provider server-config nginx /srv/lists \\
+            --server-name lists.example.org --output /etc/nginx/conf.d/lists.conf
     """
 
 
@@ -266,8 +267,8 @@ def nginx(
     then.
 
     \b
-      hashclient provider server-config nginx /srv/lists --server-name lists.example.org \\
-            --output /etc/nginx/conf.d/lists.conf
+      hashclient provider server-config nginx /srv/lists \\
+            --server-name lists.example.org --output /etc/nginx/conf.d/lists.conf
       nginx -t && nginx -s reload
     """
     from hashclient.provider.access import all_clients

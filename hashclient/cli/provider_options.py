@@ -14,6 +14,7 @@ from hashclient.cli.completing import LISTS_OF_REPOSITORY
 from hashclient.system.text import printable
 
 if TYPE_CHECKING:
+    from hashclient.provider.keyfiles import Passphrases
     from hashclient.provider.repository import Repository
 
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
@@ -78,9 +79,11 @@ def warn_closed(app: App, repository: Repository) -> None:
         )
 
 
-def repository_at(app: App, directory: Path) -> Repository:
-    """Return the repository in a directory."""
+def repository_at(app: App, directory: Path, passphrases: Passphrases | None = None) -> Repository:
+    """Return the repository in a directory, whose keys `passphrases` open."""
     from hashclient.provider.repository import Repository
     from hashclient.session import current_operator
 
-    return Repository(directory, clock=app.now, operator=current_operator())
+    return Repository(
+        directory, clock=app.now, operator=current_operator(), passphrases=passphrases
+    )

@@ -9,19 +9,14 @@ by the old and the new keys. What a list holds is left to `provider`; locking, t
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from securesystemslib.signer import CryptoSigner, Key, Signer, SSlibKey
+from securesystemslib.signer import Signer
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import (
     TOP_LEVEL_ROLE_NAMES,
@@ -35,16 +30,15 @@ from tuf.api.metadata import (
     Timestamp,
 )
 
-from hashclient.errors import ConfigError, StateError, UsageError
+from hashclient.errors import StateError, UsageError
+from hashclient.provider.keystore import KeyStore
 from hashclient.provider.public import PUBLIC_MODE
 from hashclient.system.files import (
     MAX_STATE_BYTES,
-    make_private_dir,
     read_regular,
     state_error,
     write_atomic,
 )
-from hashclient.system.secrets import read_secret
 from hashclient.system.text import printable
 
 Clock = Callable[[], datetime]
@@ -77,91 +71,6 @@ class Keys(msgspec.Struct, frozen=True):
                 f"a threshold of {self.threshold} with {self.count} keys is not possible",
                 hint="1 <= threshold <= keys <= 16",
             )
-
-
-class KeyStore:
-    """Ed25519 keys in a private directory, one file a key: `<role>-<start of its id>.pem`.
-
-    A file may be kept elsewhere (offline) while nothing has to be signed with it.
-    """
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        #: Names of the files that `generate` has written.
-        self.made: set[str] = set()
-
-    def _path(self, role: str, keyid: str) -> Path:
-        return self.directory / f"{role}-{keyid[:16]}.pem"
-
-    def generate(self, role: str, count: int) -> list[Key]:
-        """Make and store `count` new keys for `role`; return their public halves."""
-        make_private_dir(self.directory)
-        signers = [CryptoSigner.generate_ed25519() for _ in range(count)]
-        for signer in signers:
-            path = self._path(role, signer.public_key.keyid)
-            self.made.add(path.name)
-            write_atomic(path, signer.private_bytes)
-        return [signer.public_key for signer in signers]
-
-    def signers(self, role: str, keyids: Sequence[str], threshold: int) -> list[Signer]:
-        """Return signers for those of `keyids` whose files are here.
-
-        Raises:
-            StateError: fewer than `threshold` are here, or one is not usable.
-        """
-        found = self.present(role, keyids)
-        if len(found) < threshold:
-            paths = (self._path(role, keyid) for keyid in keyids)
-            missing = [path.name for path in paths if not path.exists()]
-            enough = threshold - len(found)
-            choice = f"{enough} of " if enough < len(missing) else ""
-            raise StateError(
-                f"role {role} needs {threshold} signing key(s), {len(found)} here",
-                hint=f"put {choice}{', '.join(missing)} back into {printable(self.directory)}",
-            )
-        return found
-
-    def present(self, role: str, keyids: Sequence[str]) -> list[Signer]:
-        """Return signers for those of `keyids` whose files are here.
-
-        Raises:
-            StateError: one is not usable.
-        """
-        paths = {keyid: self._path(role, keyid) for keyid in keyids}
-        return [self._load(path, keyid) for keyid, path in paths.items() if path.exists()]
-
-    @staticmethod
-    def _load(path: Path, keyid: str) -> Signer:
-        try:
-            private = load_pem_private_key(read_secret(path, "signing key"), None)
-            if not isinstance(private, Ed25519PrivateKey):
-                raise TypeError
-            public = SSlibKey.from_crypto(private.public_key())
-        except ConfigError as error:
-            raise StateError(error.message, hint=error.hint) from error
-        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-            raise StateError(f"not an Ed25519 key: {printable(path)}") from error
-        if public.keyid != keyid:
-            raise StateError(f"not the key that its name says: {printable(path)}")
-        return CryptoSigner(private, public)
-
-    def discard(self, names: Collection[str]) -> None:
-        """Remove key files, as far as that is possible."""
-        for name in names:
-            with contextlib.suppress(OSError):
-                (self.directory / name).unlink()
-
-    def name_of(self, role: str, keyid: str) -> str:
-        """Return the name of the file of a key."""
-        return self._path(role, keyid).name
-
-    def retire(self, role: str, keep: Collection[str]) -> None:
-        """Remove the keys of `role` that are not in `keep`."""
-        pattern = re.compile(re.escape(role) + r"-[0-9a-f]{16}\.pem")
-        kept = {self._path(role, keyid) for keyid in keep}
-        for path in self.directory.iterdir():
-            if pattern.fullmatch(path.name) and path not in kept:
-                path.unlink()
 
 
 class Roles:
@@ -269,10 +178,18 @@ class Roles:
     def wanting(self, role: str) -> str | None:
         """Return what has to be done so that `role` can be signed; None if its keys are here."""
         try:
-            self.require_signers([role])
+            self.keys.check(role, *self.key_policy(role))
         except StateError as error:
             return error.hint or error.message
         return None
+
+    def can_sign(self, role: str) -> bool:
+        """Tell whether `role` can be signed here and now; a passphrase may be asked for."""
+        try:
+            self.require_signers([role])
+        except StateError:
+            return False
+        return True
 
     def key_files(self) -> set[str]:
         """Return the names of the key files that count for a role."""
@@ -289,6 +206,7 @@ class Roles:
         self.delegations()[name] = DelegatedRole(
             name, [], keys.threshold, terminating=True, paths=[f"lists/{name}/*"]
         )
+        self.keys.protect_as("targets", self.key_policy("targets")[0])
         for key in self.keys.generate(name, keys.count):
             self.targets.signed.add_key(key, name)
 
@@ -349,6 +267,8 @@ class Roles:
         # What has to sign in the end is looked for before anything is published.
         above = "targets" if role in self.lists else "root"
         self.keys.signers(above, *self.key_policy(above))
+        for protecting in (role, above):
+            self.keys.protect_as(protecting, self.key_policy(protecting)[0])
         old_signers = self.keys.present(role, old)
         delegator = self.targets.signed if role in self.lists else self.root.signed
         for keyid in old:
@@ -397,7 +317,7 @@ class Roles:
             if self.metadata(role).signed.expires - now < self._validity.of(role) / 2
         ]
         elsewhere = set(due) - {"timestamp", "snapshot"}
-        skipped = [role for role in elsewhere if self.wanting(role) is not None]
+        skipped = [role for role in elsewhere if not self.can_sign(role)]
         due = [role for role in due if role not in skipped]
         self.commit(due)
         if "root" in due:

@@ -31,7 +31,9 @@ from hashclient.provider.changes import (
 )
 from hashclient.provider.consolidate import KEEP_NEWEST
 from hashclient.provider.hints import own_hints
-from hashclient.provider.keys import Clock, Keys, KeyStore, Roles, Validity
+from hashclient.provider.keyfiles import Passphrases
+from hashclient.provider.keys import Clock, Keys, Roles, Validity
+from hashclient.provider.keystore import KeyStore
 from hashclient.provider.listfiles import ListFiles, read_public
 from hashclient.provider.public import (
     closed_folders,
@@ -52,6 +54,8 @@ from hashclient.system.files import sweep_temporary
 from hashclient.system.locks import writer_lock
 from hashclient.system.text import printable
 
+#: What to do when a key is here but cannot be opened.
+OPEN_KEY = "give the passphrase of its key"
 #: What a repository's directory holds.
 _OWN_NAMES = {"public", "keys", "lock", "root.json", "clients.json", "log"}
 
@@ -69,10 +73,11 @@ class Repository:
         clock: Clock,
         validity: Validity = _DEFAULT_VALIDITY,
         operator: str | None = None,
+        passphrases: Passphrases | None = None,
     ) -> None:
         """Name a repository; `create` makes it, the other methods find out whether it is there.
 
-        `operator` is who acts, in the words of the log.
+        `operator` is who acts, in the words of the log; `passphrases` open its keys.
         """
         self.directory = directory
         self.public = directory / "public"
@@ -82,11 +87,11 @@ class Repository:
         self._validity = validity
         self._metadata = self.public / "metadata"
         self.files = ListFiles(self.public / "targets", clock)
-        self._keys = KeyStore(directory / "keys")
+        self._keys = KeyStore(directory / "keys", passphrases or Passphrases())
         self.log = ChangeLog(directory / "log", clock, operator)
 
-    def create(self, *, root_keys: Keys = _ONE_KEY) -> None:
-        """Make the repository: keys, roles, no list.
+    def create(self, *, root_keys: Keys = _ONE_KEY, passphrase: bytes | None = None) -> None:
+        """Make the repository: keys, roles, no list. All keys are put under `passphrase`, if any.
 
         Raises:
             UsageError: the directory holds a repository, or something else.
@@ -114,6 +119,7 @@ class Repository:
             self.log.record(
                 "repository-created", keys=root_keys.count, threshold=root_keys.threshold
             )
+            self._keys.passphrase = passphrase
             Roles.create(self._metadata, self._keys, self.clock, self._validity, root_keys)
 
     def publish(
@@ -239,7 +245,7 @@ class Repository:
             roles = self.load()
             self._announce(roles, "roles-renewed")
             signed, skipped = roles.renew()
-            wanting = [roles.wanting(role) or "" for role in skipped]
+            wanting = [roles.wanting(role) or OPEN_KEY for role in skipped]
             return Renewed(tuple(signed), tuple(skipped), tuple(wanting))
 
     def expiring(self) -> list[tuple[str, datetime, str | None]]:
@@ -320,6 +326,7 @@ class Repository:
             for folder in (*written, *self.files.directory.glob("lists/*")):
                 sweep_temporary(folder)
             self._keys.made.clear()
+            self._keys.passphrase = None
             self.log.begin()
             try:
                 yield

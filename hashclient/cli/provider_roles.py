@@ -1,0 +1,91 @@
+"""`provider rotate` and `renew`: the keys of roles, and how long their signatures hold."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from hashclient.cli.app import App, format_option, pass_app
+from hashclient.cli.completing import ROLES
+from hashclient.cli.provider_options import repo_argument, repository_at, warn_expiring
+from hashclient.cli.provider_passphrase import passphrase_option, passphrases
+from hashclient.errors import UsageError
+
+
+@click.command("rotate")
+@repo_argument
+@click.argument("role", shell_complete=ROLES)
+@click.option(
+    "--keys", type=click.IntRange(1, 16), metavar="N", help="New keys. [default: as many]"
+)
+@click.option(
+    "--threshold",
+    type=click.IntRange(1, 16),
+    metavar="N",
+    help="How many of them have to sign. [default: as before]",
+)
+@passphrase_option
+@format_option("text", "json")
+@pass_app
+def rotate(
+    app: App,
+    directory: Path,
+    role: str,
+    keys: int | None,
+    threshold: int | None,
+    passphrase_file: Path | None,
+    output_format: str,
+) -> None:
+    """Replace the keys of ROLE by new ones and remove the old ones.
+
+    ROLE is root, targets, snapshot, timestamp or the name of a list. Clients follow by
+    themselves. Rotate after a key may have leaked, or was lost. The keys of the root have to be
+    here; for a list, those of targets.
+
+    \b
+      hashclient provider rotate /srv/lists timestamp
+      hashclient provider rotate /srv/lists root --keys 3 --threshold 2
+    """
+    from hashclient.provider.keys import Keys
+
+    if (keys is None) != (threshold is None):
+        raise UsageError(
+            "`rotate` needs both --keys and --threshold, or neither",
+            hint="without them there will be as many keys as before",
+        )
+    wanted = None if keys is None or threshold is None else Keys(keys, threshold)
+    repository_at(app, directory, passphrases(passphrase_file)).rotate(role, wanted)
+    if output_format == "json":
+        app.out(json.dumps({"rotated": role}))
+    else:
+        app.say(f"role {role} has new keys")
+
+
+@click.command("renew")
+@repo_argument
+@passphrase_option
+@format_option("text", "json")
+@pass_app
+def renew(app: App, directory: Path, passphrase_file: Path | None, output_format: str) -> None:
+    """Sign the timestamp anew, and what is past half of its time.
+
+    Clients refuse a repository whose signatures have expired, so run this every day. A role
+    that is due but whose keys are kept elsewhere is named; bring them in time.
+
+    \b
+      hashclient provider renew /srv/lists
+    """
+    repository = repository_at(app, directory, passphrases(passphrase_file))
+    done = repository.renew()
+    if output_format == "json":
+        app.out(json.dumps({"signed": done.signed, "skipped": done.skipped}))
+    else:
+        app.say(f"signed anew: {', '.join(done.signed)}")
+    warn_expiring(app, repository)
+    if done.skipped:
+        app.warn(
+            f"due, but the keys are not here: {', '.join(done.skipped)}",
+            hint=f"{'; '.join(done.wanting)}; then run `renew` again",
+        )
