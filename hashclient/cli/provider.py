@@ -20,13 +20,18 @@ from hashclient.cli.importing import (
 )
 from hashclient.cli.provider_ask import diff, find, show
 from hashclient.cli.provider_clients import client, server_config
+from hashclient.cli.provider_drafts import draft
 from hashclient.cli.provider_keys import key
 from hashclient.cli.provider_log import log
 from hashclient.cli.provider_options import (
+    draft_option,
     key_options,
+    keys_wanted,
     list_option,
+    public_key_option,
     repo_argument,
     repository_at,
+    say_draft,
     warn_closed,
     warn_expiring,
 )
@@ -118,6 +123,8 @@ def init(
 )
 @click.option("--dry-run", is_flag=True, help="Check all of it, and publish nothing.")
 @key_options("a new list")
+@public_key_option
+@draft_option
 @passphrase_option
 @format_option("text", "json")
 @pass_app
@@ -138,6 +145,8 @@ def publish(
     output_format: str,
     keys: int,
     threshold: int,
+    public_keys: tuple[Path, ...],
+    draft: Path | None,
 ) -> None:
     """Add the entries of FILE... to a list, as its next generation.
 
@@ -150,7 +159,8 @@ def publish(
     among them, nothing is published. Entries whose digests are listed before are published, and
     counted.
 
-    The first publication makes the list and its keys.
+    The first publication makes the list and its keys. With --public-key, its keys are those of
+    people, who sign apart: a --draft is what they are given.
 
     \b
       hashclient provider publish /srv/lists --list baseline entries.csv
@@ -158,9 +168,9 @@ def publish(
             --where 'Baseline = true' icse.csv
       sha256sum * | hashclient provider publish /srv/lists --list local -
     """
-    from hashclient.provider.keys import Keys
-
     check_category(category)
+    if draft is not None and dry_run:
+        raise UsageError("give either --draft or --dry-run")
     if replace and max_bad:
         raise UsageError(
             "--replace takes no --max-bad: what was skipped would be withdrawn",
@@ -171,12 +181,13 @@ def publish(
     done = repository.publish(
         list_name,
         open_files(files, sys.stdin.buffer),
-        list_keys=Keys(keys, threshold),
+        list_keys=keys_wanted(keys, threshold, public_keys),
         reading=reading,
         category=category,
         known_good=open_files(known_good, sys.stdin.buffer) if known_good else None,
         replace=replace,
         dry_run=dry_run,
+        draft=draft,
     )
     remarks = reading.remarks
     more: dict[str, Any] = {
@@ -187,11 +198,12 @@ def publish(
         "skipped": [{"at": place, "reason": what} for place, what in remarks.skipped],
         "dry_run": dry_run,
     }
-    what = "would be added" if dry_run else "added"
+    what = "would be added" if dry_run or draft else "added"
     show_change(app, done, what, output_format, more, with_withdrawn=replace)
     say_remarks(app, reading)
-    warn_doubles(app, done, dry_run=dry_run)
-    if not dry_run:
+    warn_doubles(app, done, dry_run=dry_run or draft is not None)
+    say_draft(app, draft)
+    if not dry_run and draft is None:
         warn_expiring(app, repository)
 
 
@@ -199,6 +211,7 @@ def publish(
 @repo_argument
 @list_option
 @click.argument("entry_ids", metavar="ENTRY_ID...", nargs=-1, required=True)
+@draft_option
 @passphrase_option
 @format_option("text", "json")
 @pass_app
@@ -207,6 +220,7 @@ def withdraw(
     directory: Path,
     list_name: str,
     entry_ids: tuple[str, ...],
+    draft: Path | None,
     passphrase_file: Path | None,
     output_format: str,
 ) -> None:
@@ -216,8 +230,9 @@ def withdraw(
       hashclient provider withdraw /srv/lists --list baseline 2024-017 2024-018
     """
     repository = repository_at(app, directory, passphrases(passphrase_file))
-    done = repository.withdraw(list_name, entry_ids)
-    show_change(app, done, "withdrawn", output_format)
+    done = repository.withdraw(list_name, entry_ids, draft=draft)
+    show_change(app, done, "would be withdrawn" if draft else "withdrawn", output_format)
+    say_draft(app, draft)
     warn_expiring(app, repository)
 
 
@@ -232,6 +247,7 @@ def withdraw(
     metavar="N",
     help="Leave the newest N generations as they are.",
 )
+@draft_option
 @passphrase_option
 @format_option("text", "json")
 @pass_app
@@ -240,6 +256,7 @@ def consolidate(
     directory: Path,
     list_name: str,
     keep_newest: int,
+    draft: Path | None,
     passphrase_file: Path | None,
     output_format: str,
 ) -> None:
@@ -253,7 +270,7 @@ def consolidate(
       hashclient provider consolidate /srv/lists --list baseline
     """
     repository = repository_at(app, directory, passphrases(passphrase_file))
-    done = repository.consolidate(list_name, keep_newest=keep_newest)
+    done = repository.consolidate(list_name, keep_newest=keep_newest, draft=draft)
     if output_format == "json":
         document = {
             "list": done.list_name,
@@ -267,6 +284,7 @@ def consolidate(
             f"list {done.list_name}: generation {done.generation}: {done.before} segments"
             f" -> {done.after}"
         )
+    say_draft(app, draft if done.before != done.after else None)
 
 
 @command.command("status")
@@ -336,5 +354,5 @@ def serve(app: App, directory: Path, bind: str, output_format: str, verbose: boo
         app.debug("stopped")
 
 
-for _other in (rotate, renew, show, find, diff, client, server_config, log, key):
+for _other in (draft, rotate, renew, show, find, diff, client, server_config, log, key):
     command.add_command(_other)

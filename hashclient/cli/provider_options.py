@@ -11,10 +11,12 @@ import click
 
 from hashclient.cli.app import App, existing_path
 from hashclient.cli.completing import LISTS_OF_REPOSITORY
+from hashclient.errors import UsageError
 from hashclient.system.text import printable
 
 if TYPE_CHECKING:
     from hashclient.provider.keyfiles import Passphrases
+    from hashclient.provider.keys import Keys
     from hashclient.provider.repository import Repository
 
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
@@ -29,6 +31,41 @@ list_option = click.option(
     shell_complete=LISTS_OF_REPOSITORY,
     help="The list.",
 )
+
+
+draft_option = click.option(
+    "--draft",
+    type=existing_path(),
+    metavar="DIR",
+    help="Publish nothing: write it into a new directory, for people to sign apart.",
+)
+public_key_option = click.option(
+    "--public-key",
+    "public_keys",
+    type=existing_path(dir_okay=False),
+    metavar="FILE",
+    multiple=True,
+    help="A key of somebody who signs apart, as `key new` writes it. Can be given several times.",
+)
+
+
+def keys_wanted(count: int | None, threshold: int | None, public: tuple[Path, ...]) -> Keys:
+    """Return the keys that options ask for.
+
+    Raises:
+        UsageError: the numbers do not fit, or a key cannot be read or is given twice.
+    """
+    from hashclient.provider.keyfiles import load_public
+    from hashclient.provider.keys import Keys
+
+    if not public:
+        return Keys(count or 1, threshold or 1)
+    if count not in (None, 1, len(public)):
+        raise UsageError("--keys is for keys that are made here, --public-key for those of people")
+    keys = tuple(load_public(path) for path in public)
+    if len({key.keyid for key in keys}) < len(keys):
+        raise UsageError("a key is given twice with --public-key")
+    return Keys(len(keys), threshold or 1, keys)
 
 
 def key_options(whose: str) -> Callable[[_Decorated], _Decorated]:
@@ -87,3 +124,11 @@ def repository_at(app: App, directory: Path, passphrases: Passphrases | None = N
     return Repository(
         directory, clock=app.now, operator=current_operator(), passphrases=passphrases
     )
+
+
+def say_draft(app: App, draft: Path | None) -> None:
+    """Say that a draft was written, and what comes next."""
+    if draft is not None:
+        where = shlex.quote(str(draft))
+        app.say(f"nothing is published; the draft is in {printable(draft)}")
+        app.say(f"hint: each signs it with `hashclient provider draft sign {where} --key FILE`")

@@ -7,9 +7,17 @@ from pathlib import Path
 
 import click
 
-from hashclient.cli.app import App, format_option, pass_app
+from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.cli.completing import ROLES
-from hashclient.cli.provider_options import repo_argument, repository_at, warn_expiring
+from hashclient.cli.provider_options import (
+    draft_option,
+    keys_wanted,
+    public_key_option,
+    repo_argument,
+    repository_at,
+    say_draft,
+    warn_expiring,
+)
 from hashclient.cli.provider_passphrase import passphrase_option, passphrases
 from hashclient.errors import UsageError
 
@@ -26,6 +34,8 @@ from hashclient.errors import UsageError
     metavar="N",
     help="How many of them have to sign. [default: as before]",
 )
+@public_key_option
+@draft_option
 @passphrase_option
 @format_option("text", "json")
 @pass_app
@@ -35,6 +45,8 @@ def rotate(
     role: str,
     keys: int | None,
     threshold: int | None,
+    public_keys: tuple[Path, ...],
+    draft: Path | None,
     passphrase_file: Path | None,
     output_format: str,
 ) -> None:
@@ -42,33 +54,49 @@ def rotate(
 
     ROLE is root, targets, snapshot, timestamp or the name of a list. Clients follow by
     themselves. Rotate after a key may have leaked, or was lost. The keys of the root have to be
-    here; for a list, those of targets.
+    here; for a list, those of targets. With --public-key, the new keys of the root or of a list are
+    those of people, who sign a --draft apart; it needs signatures of the old keys as well.
 
     \b
       hashclient provider rotate /srv/lists timestamp
       hashclient provider rotate /srv/lists root --keys 3 --threshold 2
+      hashclient provider rotate /srv/lists baseline --threshold 2 --draft new \\
+            --public-key alice.pub --public-key bob.pub --public-key carol.pub
     """
-    from hashclient.provider.keys import Keys
-
-    if (keys is None) != (threshold is None):
+    if not public_keys and (keys is None) != (threshold is None):
         raise UsageError(
             "`rotate` needs both --keys and --threshold, or neither",
             hint="without them there will be as many keys as before",
         )
-    wanted = None if keys is None or threshold is None else Keys(keys, threshold)
-    repository_at(app, directory, passphrases(passphrase_file)).rotate(role, wanted)
+    if public_keys and threshold is None:
+        raise UsageError("`rotate` needs --threshold with --public-key")
+    wanted = None if threshold is None else keys_wanted(keys, threshold, public_keys)
+    repository_at(app, directory, passphrases(passphrase_file)).rotate(role, wanted, draft=draft)
     if output_format == "json":
-        app.out(json.dumps({"rotated": role}))
-    else:
+        app.out(json.dumps({"rotated": role} if draft is None else {"drafted": [role]}))
+    elif draft is None:
         app.say(f"role {role} has new keys")
+    say_draft(app, draft)
 
 
 @click.command("renew")
 @repo_argument
+@click.option(
+    "--draft",
+    type=existing_path(),
+    metavar="DIR",
+    help="Write what is due and has its keys elsewhere into a new directory, for people to sign.",
+)
 @passphrase_option
 @format_option("text", "json")
 @pass_app
-def renew(app: App, directory: Path, passphrase_file: Path | None, output_format: str) -> None:
+def renew(
+    app: App,
+    directory: Path,
+    draft: Path | None,
+    passphrase_file: Path | None,
+    output_format: str,
+) -> None:
     """Sign the timestamp anew, and what is past half of its time.
 
     Clients refuse a repository whose signatures have expired, so run this every day. A role
@@ -78,6 +106,14 @@ def renew(app: App, directory: Path, passphrase_file: Path | None, output_format
       hashclient provider renew /srv/lists
     """
     repository = repository_at(app, directory, passphrases(passphrase_file))
+    if draft is not None:
+        drafted = repository.draft_renewal(draft)
+        if output_format == "json":
+            app.out(json.dumps({"drafted": drafted}))
+        else:
+            app.say(f"to be signed: {', '.join(drafted)}")
+        say_draft(app, draft)
+        return
     done = repository.renew()
     if output_format == "json":
         app.out(json.dumps({"signed": done.signed, "skipped": done.skipped}))

@@ -29,7 +29,7 @@ class ChangeLog:
     ) -> None:
         """Record in `directory`, which is made if need be, what `operator` does."""
         self.directory = directory
-        self._operator = operator
+        self.operator = operator
         self._log = AuditLog(directory, clock=clock, max_bytes=MAX_FILE_BYTES)
         self._announced: str | None = None
 
@@ -39,7 +39,7 @@ class ChangeLog:
         Raises:
             AuditError: it cannot be recorded.
         """
-        self._log.append([Event(event, {"operator": self._operator, **data})], durable=True)
+        self._log.append([Event(event, {"operator": self.operator, **data})], durable=True)
 
     def begin(self) -> None:
         """Say that a command begins: nothing of it was announced yet."""

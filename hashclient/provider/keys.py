@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from securesystemslib.signer import Signer
+from securesystemslib.signer import Key, Signer
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import (
     TOP_LEVEL_ROLE_NAMES,
@@ -60,10 +60,14 @@ class Validity(msgspec.Struct, frozen=True):
 
 
 class Keys(msgspec.Struct, frozen=True):
-    """How many keys a role has, and how many of them have to sign."""
+    """How many keys a role has, and how many of them have to sign.
+
+    With `public`, these are its keys: of people who keep the private ones, and sign apart.
+    """
 
     count: int = 1
     threshold: int = 1
+    public: tuple[Key, ...] = ()
 
     def __post_init__(self) -> None:
         if not 1 <= self.threshold <= self.count <= 16:
@@ -206,9 +210,70 @@ class Roles:
         self.delegations()[name] = DelegatedRole(
             name, [], keys.threshold, terminating=True, paths=[f"lists/{name}/*"]
         )
-        self.keys.protect_as("targets", self.key_policy("targets")[0])
-        for key in self.keys.generate(name, keys.count):
+        if not keys.public:
+            self.keys.protect_as("targets", self.key_policy("targets")[0])
+        for key in keys.public or self.keys.generate(name, keys.count):
             self.targets.signed.add_key(key, name)
+
+    def replace_keys(self, role: str, keys: Keys) -> None:
+        """Give the root or a list the keys of people; a draft has to follow."""
+        delegator = self.targets.signed if role in self.lists else self.root.signed
+        for keyid in list(self.key_policy(role)[0]):
+            delegator.revoke_key(keyid, role)
+        for key in keys.public:
+            delegator.add_key(key, role)
+        described = self.delegations().get(role) or self.root.signed.roles[role]
+        described.threshold = keys.threshold
+
+    def published(self, role: str) -> bytes | None:
+        """Return the metadata of `role` as it is published, or None if it is not yet.
+
+        Raises:
+            StateError: it cannot be read.
+        """
+        version = self.metadata(role).signed.version
+        path = self.directory / f"{version}.{role}.json"
+        try:
+            return read_regular(path, MAX_STATE_BYTES) if version else None
+        except OSError as error:
+            raise state_error("cannot read published metadata", path, error) from error
+
+    def prepare(self, changed: Collection[str]) -> dict[str, Metadata[Any]]:
+        """Return the next versions of roles, for others to sign; nothing is written."""
+        found = {name: self.metadata(name) for name in sorted(changed)}
+        for name, metadata in found.items():
+            metadata.signed.version += 1
+            metadata.signed.expires = self._expiry(name)
+            metadata.signatures.clear()
+        return found
+
+    def take(self, signed: Mapping[str, Metadata[Any]]) -> None:
+        """Write and publish roles that others have signed; the root comes last.
+
+        Raises:
+            StateError: the keys of snapshot and timestamp are not here, or a file cannot be
+                written; nothing is published then.
+        """
+        below = [name for name in sorted(signed) if name not in ("root", "targets")]
+        below += ["targets"] if "targets" in signed else []
+        for name in below:
+            data = signed[name].to_bytes()
+            self._write(f"{signed[name].signed.version}.{name}", data)
+            if name == "targets":
+                self.targets = signed[name]
+            else:
+                self.lists[name] = signed[name]
+            self.snapshot.signed.meta[f"{name}.json"] = _meta_file(signed[name], data)
+        if below:
+            data = self._sign("snapshot", None)
+            self.timestamp.signed.snapshot_meta = _meta_file(self.snapshot, data)
+            self._sign("timestamp", None)
+        if "root" in signed:
+            self.root = signed["root"]
+            self.announce()
+            data = self.root.to_bytes()
+            self._write(f"{self.root.signed.version}.root", data)
+            self._write_root(data)
 
     def commit(
         self, changed: Collection[str], signers: Mapping[str, Sequence[Signer]] | None = None
@@ -234,15 +299,23 @@ class Roles:
 
     def commit_root(self, signers: Sequence[Signer] | None = None) -> None:
         """Sign and write a new root, which clients see at once."""
-        data = self._sign("root", signers)
+        self._write_root(self._sign("root", signers))
+
+    def _write_root(self, data: bytes) -> None:
         write_atomic(self.directory.parent.parent / "root.json", data, mode=PUBLIC_MODE)
+
+    def _write(self, name: str, data: bytes) -> None:
+        write_atomic(self.directory / f"{name}.json", data, mode=PUBLIC_MODE)
+
+    def _expiry(self, role: str) -> datetime:
+        return self._clock().replace(microsecond=0) + self._validity.of(role)
 
     def _sign(self, role: str, signers: Sequence[Signer] | None) -> bytes:
         metadata = self.metadata(role)
         if signers is None:
             signers = self.keys.signers(role, *self.key_policy(role))
         metadata.signed.version += 1
-        metadata.signed.expires = self._clock().replace(microsecond=0) + self._validity.of(role)
+        metadata.signed.expires = self._expiry(role)
         metadata.signatures.clear()
         for signer in signers:
             metadata.sign(signer, append=True)
@@ -250,7 +323,7 @@ class Roles:
         name = "timestamp" if role == "timestamp" else f"{metadata.signed.version}.{role}"
         if role in ("timestamp", "root"):
             self.announce()
-        write_atomic(self.directory / f"{name}.json", data, mode=PUBLIC_MODE)
+        self._write(name, data)
         return data
 
     def rotate(self, role: str, wanted: Keys | None = None) -> None:
@@ -302,6 +375,15 @@ class Roles:
         found = [(role, self.metadata(role).signed.expires) for role in self.names()]
         return [(role, at) for role, at in found if at - now < self._validity.of(role) / 4]
 
+    def due(self) -> list[str]:
+        """Return the roles past half of their validity."""
+        now = self._clock()
+        return [
+            role
+            for role in self.names()
+            if self.metadata(role).signed.expires - now < self._validity.of(role) / 2
+        ]
+
     def renew(self) -> tuple[list[str], list[str]]:
         """Sign the timestamp anew, and each role past half of its validity.
 
@@ -310,12 +392,7 @@ class Roles:
         Raises:
             StateError: as `commit`.
         """
-        now = self._clock()
-        due = [
-            role
-            for role in self.names()
-            if self.metadata(role).signed.expires - now < self._validity.of(role) / 2
-        ]
+        due = self.due()
         elsewhere = set(due) - {"timestamp", "snapshot"}
         skipped = [role for role in elsewhere if not self.can_sign(role)]
         due = [role for role in due if role not in skipped]

@@ -15,8 +15,6 @@ from hashclient.provider.keyfiles import Passphrases, is_encrypted, load_private
 from hashclient.system.files import MAX_TEXT_BYTES, make_private_dir, read_regular, write_atomic
 from hashclient.system.text import printable
 
-_NO_PASSPHRASES = Passphrases()
-
 
 class KeyStore:
     """Ed25519 keys in a private directory, one file a key: `<role>-<start of its id>.pem`.
@@ -24,9 +22,9 @@ class KeyStore:
     A file may be kept elsewhere (offline) while nothing has to be signed with it.
     """
 
-    def __init__(self, directory: Path, passphrases: Passphrases = _NO_PASSPHRASES) -> None:
+    def __init__(self, directory: Path, passphrases: Passphrases | None = None) -> None:
         self.directory = directory
-        self._passphrases = passphrases
+        self._passphrases = passphrases or Passphrases()
         #: Names of the files that `generate` has written.
         self.made: set[str] = set()
         #: New keys are put under this passphrase.

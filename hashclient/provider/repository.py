@@ -30,6 +30,8 @@ from hashclient.provider.changes import (
     withdrawal,
 )
 from hashclient.provider.consolidate import KEEP_NEWEST
+from hashclient.provider.drafting import check_public, take_draft, write_draft
+from hashclient.provider.drafts import Draft
 from hashclient.provider.hints import own_hints
 from hashclient.provider.keyfiles import Passphrases
 from hashclient.provider.keys import Clock, Keys, Roles, Validity
@@ -133,6 +135,7 @@ class Repository:
         known_good: Iterable[tuple[str, BinaryIO]] | None = None,
         replace: bool = False,
         dry_run: bool = False,
+        draft: Path | None = None,
     ) -> Published:
         """Add the entries of `sources`, files of digests with their names, as a new generation.
 
@@ -142,7 +145,7 @@ class Repository:
         `known_good` are files of digests that must not be on a list. With `replace`, entries that
         the sources lack are withdrawn, and those that are listed as they are stay; without a
         difference there is no new generation. With `dry_run` all is checked, and nothing is
-        written.
+        written. With `draft`, a new directory, all of it is written there, for others to sign.
 
         Raises:
             UsageError: an entry breaks a rule of the format, has a digest of the empty file, or its
@@ -154,8 +157,9 @@ class Repository:
         self.require()
         with self.changing():
             roles = self.load()
-            if not dry_run:
-                is_new = list_name not in roles.lists
+            is_new = list_name not in roles.lists
+            check_public(list_keys, draft, is_new=is_new)
+            if not dry_run and draft is None:
                 signers = ["targets" if is_new else list_name, "snapshot", "timestamp"]
                 roles.require_signers(signers)
             batches = read_screened(sources, reading or Reading(), known_good)
@@ -163,11 +167,13 @@ class Repository:
                 self.files, roles, list_name, batches, category=category, replace=replace
             )
             if change is not None and not dry_run:
-                self._apply(roles, change, list_keys)
+                self._apply(roles, change, draft, list_keys)
             return done
 
-    def withdraw(self, list_name: str, entry_ids: Sequence[str]) -> Published:
-        """Take entries off a list, as a new generation.
+    def withdraw(
+        self, list_name: str, entry_ids: Sequence[str], *, draft: Path | None = None
+    ) -> Published:
+        """Take entries off a list, as a new generation; or write that as a `draft`.
 
         Raises:
             UsageError: there is no such list, an id is not on it or is given twice.
@@ -178,16 +184,20 @@ class Repository:
             roles = self.load()
             require_list(roles, list_name)
             check_entry_ids(entry_ids)
-            roles.require_signers([list_name, "snapshot", "timestamp"])
+            if draft is None:
+                roles.require_signers([list_name, "snapshot", "timestamp"])
             done, change = withdrawal(self.files, roles, list_name, entry_ids)
-            self._apply(roles, change)
+            self._apply(roles, change, draft)
             return done
 
-    def consolidate(self, list_name: str, *, keep_newest: int = KEEP_NEWEST) -> Consolidated:
+    def consolidate(
+        self, list_name: str, *, keep_newest: int = KEEP_NEWEST, draft: Path | None = None
+    ) -> Consolidated:
         """Join small segments of a list into larger ones; generation and entries stay.
 
         The `keep_newest` generations are left as they are. Files that no segment is in any more
-        stay for clients in the middle of a fetch, until the next consolidation a day later.
+        stay for clients in the middle of a fetch, until the next consolidation a day later. With
+        `draft`, it is written there, for others to sign.
 
         Raises:
             UsageError: there is no such list.
@@ -197,31 +207,69 @@ class Repository:
         with self.changing():
             roles = self.load()
             require_list(roles, list_name)
-            roles.require_signers([list_name, "snapshot", "timestamp"])
-            self.files.remove_unreferenced(roles, list_name)
+            if draft is None:
+                roles.require_signers([list_name, "snapshot", "timestamp"])
+                self.files.remove_unreferenced(roles, list_name)
             done, change = consolidation(self.files, roles, list_name, keep_newest)
             if change is not None:
-                self._apply(roles, change)
+                self._apply(roles, change, draft)
             return done
 
-    def _apply(self, roles: Roles, change: Change, list_keys: Keys = _ONE_KEY) -> None:
-        """Write a change of a list, record it and publish it."""
+    def _apply(
+        self, roles: Roles, change: Change, draft: Path | None, list_keys: Keys = _ONE_KEY
+    ) -> None:
+        """Write a change of a list, record it and publish it; or write it as a draft."""
         changed = {change.list_name}
         if change.list_name not in roles.lists:
             roles.add_list(change.list_name, list_keys)
             changed.add("targets")
+        if draft is not None:
+            self._write_draft(draft, roles, changed, change)
+            return
         change.write(self.files, roles)
         self._announce(roles, change.event, **change.data)
         roles.commit(changed)
 
-    def rotate(self, role: str, wanted: Keys | None = None) -> None:
+    def _write_draft(
+        self, draft: Path, roles: Roles, changed: set[str], change: Change | None = None
+    ) -> None:
+        write_draft(draft, roles, changed, change, clock=self.clock, operator=self.log.operator)
+        self.log.record("draft-made", roles=sorted(changed))
+
+    def publish_draft(self, directory: Path) -> Draft:
+        """Publish a draft that enough people have signed, and return it.
+
+        Raises:
+            UsageError: there is no such draft.
+            VerificationError: it is refused: changed, of another generation, or signed by keys
+                that do not count.
+            StateError: too few have signed it, or as `publish`.
+        """
+        self.require()
+        with self.changing():
+            roles = self.load()
+            roles.require_signers(["snapshot", "timestamp"])
+            draft = take_draft(roles, self.files, directory, self.clock)
+            lists = {
+                name: {"generation": c.generation, "added": c.added, "withdrawn": c.withdrawn}
+                for name, c in draft.lists.items()
+            }
+            signers = {name: sorted(draft.signed_by(name)) for name in sorted(draft.roles)}
+            self._announce(roles, "draft-published", lists=lists, signers=signers)
+            roles.take(draft.signed())
+            for name in set(draft.roles) - {"targets"}:
+                self._keys.retire(name, roles.key_policy(name)[0])
+            return draft
+
+    def rotate(self, role: str, wanted: Keys | None = None, *, draft: Path | None = None) -> None:
         """Replace the keys of `role`: root, targets, snapshot, timestamp or a list.
 
         Clients follow by themselves. The old keys are removed; as many new ones are made, with
-        the same threshold, unless others are `wanted`.
+        the same threshold, unless others are `wanted`. Keys of people go into a `draft`, which they
+        sign.
 
         Raises:
-            UsageError: there is no such role.
+            UsageError: there is no such role, or people cannot have its keys.
             StateError: as `publish`.
         """
         self.require()
@@ -231,8 +279,40 @@ class Repository:
                 raise UsageError(
                     f"no such role: {printable(role)}", hint=f"roles: {', '.join(roles.names())}"
                 )
-            self._announce(roles, "keys-rotated", role=role)
-            roles.rotate(role, wanted)
+            if draft is None and not (wanted and wanted.public):
+                self._announce(roles, "keys-rotated", role=role)
+                roles.rotate(role, wanted)
+                return
+            if role in ("targets", "snapshot", "timestamp"):
+                raise UsageError(f"keys of people sign the root and lists, not {role}")
+            if wanted is None or not wanted.public:
+                raise UsageError(
+                    "a draft of new keys needs their public halves",
+                    hint="`hashclient provider key new` makes a pair",
+                )
+            check_public(wanted, draft, is_new=True)
+            assert draft is not None
+            roles.replace_keys(role, wanted)
+            self._write_draft(draft, roles, {"root"} if role == "root" else {"targets", role})
+
+    def draft_renewal(self, draft: Path) -> list[str]:
+        """Write a draft of the roles that are due and whose keys are elsewhere; return these.
+
+        Raises:
+            UsageError: there is none, or the draft cannot be written.
+            StateError: as `publish`.
+        """
+        self.require()
+        with self.changing():
+            roles = self.load()
+            due = set(roles.due()) - {"snapshot", "timestamp"}
+            elsewhere = {role for role in due if not roles.can_sign(role)}
+            if not elsewhere:
+                raise UsageError(
+                    "no role is due whose keys are elsewhere", hint="`renew` alone is enough"
+                )
+            self._write_draft(draft, roles, elsewhere)
+            return sorted(elsewhere)
 
     def renew(self) -> Renewed:
         """Sign the timestamp anew, and whatever is past half of its validity, or expired.
