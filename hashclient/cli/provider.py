@@ -263,7 +263,7 @@ def consolidate(
     """Join small segments of a list into few larger ones.
 
     The list stays the same, and new clients download less. Clients that are up to date download
-    nothing; those that were away for more than N generations may build the list anew. Once a
+    nothing; those that were away for more than N generations may build the list again. Once a
     day, from cron, is enough.
 
     \b

@@ -14,6 +14,7 @@ from hashclient.cli.importing import make_reading, open_files, reading_options, 
 from hashclient.cli.provider_options import list_option, repo_argument, repository_at
 from hashclient.cli.providerview import aligned
 from hashclient.errors import ExitCode, UsageError
+from hashclient.system.times import for_people, for_programs
 
 if TYPE_CHECKING:
     from hashclient.provider.results import Answer, Difference, Entry, Overview, Step
@@ -88,7 +89,7 @@ def diff(
 @repo_argument
 @click.argument("entry_ids", metavar="[ENTRY_ID]...", nargs=-1)
 @click.option(
-    "--digests",
+    "--from",
     "sources",
     metavar="FILE|-",
     multiple=True,
@@ -124,7 +125,7 @@ def find(
 
     \b
       hashclient provider find /srv/lists 2024-00017
-      hashclient provider find /srv/lists --digests complaint.txt
+      hashclient provider find /srv/lists --from complaint.txt
 
     Exit codes: 0 each is listed, 3 one is not, was withdrawn, or differs; all are in
     `hashclient --help`.
@@ -134,7 +135,7 @@ def find(
 
     if not entry_ids and not sources:
         raise UsageError(
-            "nothing to find", hint="give ids of entries, or a file of digests with --digests"
+            "nothing to find", hint="give ids of entries, or a file of digests with --from"
         )
     questions = Questions(entry_ids)
     reading = make_reading(where, columns, all_rows=True)
@@ -205,7 +206,7 @@ def _overview_json(found: Overview) -> str:
     document = {
         "list": found.name,
         "generation": found.generation,
-        "published_at": found.published_at.isoformat(),
+        "published_at": for_programs(found.published_at),
         "live": found.live,
         "with_size": found.sized,
         "categories": found.categories,
@@ -223,7 +224,7 @@ def _overview_json(found: Overview) -> str:
 def _overview_text(found: Overview) -> str:
     facts = [
         ["list", found.name],
-        ["generation", f"{found.generation} of {found.published_at:%Y-%m-%d %H:%M}Z"],
+        ["generation", f"{found.generation} of {for_people(found.published_at)}"],
         ["keys", f"{found.threshold} of {found.keys}"],
         ["live", f"{found.live:,}"],
         ["with size", f"{found.sized:,}"],

@@ -15,6 +15,7 @@ from hashclient.cli.provider_options import repo_argument, repository_at
 from hashclient.cli.providerview import aligned
 from hashclient.errors import UsageError
 from hashclient.system.text import printable
+from hashclient.system.times import for_people, for_programs
 
 if TYPE_CHECKING:
     from hashclient.provider.access import Given
@@ -179,7 +180,7 @@ def list_clients(app: App, directory: Path, output_format: str) -> None:
         rows = [["CLIENT", "STATE", "TOKENS", "EXPIRES"]]
         for c in clients:
             expires = c.expires()
-            when = "-" if expires is None else f"{expires:%Y-%m-%d %H:%M}Z"
+            when = "-" if expires is None else for_people(expires)
             rows.append([c.name, _state(c, app), str(len(c.valid_tokens(now))), when])
         app.out(aligned(rows))
     else:
@@ -189,7 +190,7 @@ def list_clients(app: App, directory: Path, output_format: str) -> None:
         if expires is not None and expires < now + SOON:
             what = "has expired" if expires <= now else "expires soon"
             app.warn(
-                f"the token of client {c.name} {what}: {expires:%Y-%m-%d %H:%M} UTC",
+                f"the token of client {c.name} {what}: {for_people(expires)}",
                 hint="`hashclient provider client rotate` gives it a new one",
             )
 
@@ -310,13 +311,13 @@ def _tell(app: App, directory: Path, given: Given, output: Path, output_format: 
         document = {
             "client": given.client,
             "token_file": str(output),
-            "expires": given.expires.isoformat(),
+            "expires": for_programs(given.expires),
         }
         app.out(json.dumps(document))
     else:
         app.out(
             f"client {given.client}: token in {printable(output)}, valid until"
-            f" {given.expires:%Y-%m-%d %H:%M}Z"
+            f" {for_people(given.expires)}"
         )
     app.say("hand it over by a way that others cannot read; only its hash stays here")
     _say_reload(app, directory)
@@ -339,10 +340,10 @@ def _client_json(c: Client, state: str) -> dict[str, Any]:
     return {
         "name": c.name,
         "state": state,
-        "added": c.added.isoformat(),
-        "revoked": None if c.revoked is None else c.revoked.isoformat(),
+        "added": for_programs(c.added),
+        "revoked": None if c.revoked is None else for_programs(c.revoked),
         "tokens": [
-            {"id": t.id, "made": t.made.isoformat(), "expires": t.expires.isoformat()}
+            {"id": t.id, "made": for_programs(t.made), "expires": for_programs(t.expires)}
             for t in c.tokens
         ],
     }

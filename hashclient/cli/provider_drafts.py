@@ -14,6 +14,7 @@ from hashclient.cli.provider_options import repo_argument, repository_at, warn_e
 from hashclient.cli.provider_passphrase import passphrase_option, passphrases
 from hashclient.errors import ExitCode, UsageError, VerificationError
 from hashclient.system.text import printable
+from hashclient.system.times import for_people, for_programs
 
 if TYPE_CHECKING:
     from hashclient.provider.drafts import Draft
@@ -157,7 +158,7 @@ def _show(app: App, found: Draft, output_format: str) -> None:
         app.out(json.dumps(_document(found), indent=2))
         return
     by = "" if found.head.by is None else f" by {printable(found.head.by)}"
-    app.out(f"draft of {found.head.made:%Y-%m-%d %H:%M}Z{by}")
+    app.out(f"draft of {for_people(found.head.made)}{by}")
     app.out(f"follows root.json sha256 {found.root_sha256}")
     for name, change in found.lists.items():
         app.out(
@@ -180,7 +181,7 @@ def _show(app: App, found: Draft, output_format: str) -> None:
 
 def _document(found: Draft) -> dict[str, Any]:
     return {
-        "made": found.head.made.isoformat(),
+        "made": for_programs(found.head.made),
         "root_sha256": found.root_sha256,
         "lists": [
             {
@@ -205,7 +206,7 @@ def _roles(found: Draft) -> list[dict[str, Any]]:
         {
             "role": name,
             "version": metadata.signed.version,
-            "expires": metadata.signed.expires.isoformat(),
+            "expires": for_programs(metadata.signed.expires),
             "policies": [
                 {
                     "threshold": policy.threshold,

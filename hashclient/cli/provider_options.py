@@ -13,6 +13,7 @@ from hashclient.cli.app import App, existing_path
 from hashclient.cli.completing import LISTS_OF_REPOSITORY
 from hashclient.errors import UsageError
 from hashclient.system.text import printable
+from hashclient.system.times import for_people
 
 if TYPE_CHECKING:
     from hashclient.provider.keyfiles import Passphrases
@@ -99,7 +100,7 @@ def warn_expiring(app: App, repository: Repository) -> bool:
         expired = expired or left.total_seconds() <= 0
         when = "has expired" if left.total_seconds() <= 0 else f"expires in {left.days} day(s)"
         app.warn(
-            f"role {role} {when}: {at:%Y-%m-%d %H:%M} UTC",
+            f"role {role} {when}: {for_people(at)}",
             hint=f"run {renew}" if wanting is None else f"{wanting} and run {renew}",
         )
     return expired

@@ -97,7 +97,7 @@ def renew(
     passphrase_file: Path | None,
     output_format: str,
 ) -> None:
-    """Sign the timestamp anew, and what is past half of its time.
+    """Sign the timestamp again, and what is past half of its time.
 
     Clients refuse a repository whose signatures have expired, so run this every day. A role
     that is due but whose keys are kept elsewhere is named; bring them in time.
@@ -118,7 +118,7 @@ def renew(
     if output_format == "json":
         app.out(json.dumps({"signed": done.signed, "skipped": done.skipped}))
     else:
-        app.say(f"signed anew: {', '.join(done.signed)}")
+        app.say(f"signed again: {', '.join(done.signed)}")
     warn_expiring(app, repository)
     if done.skipped:
         app.warn(

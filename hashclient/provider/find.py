@@ -53,7 +53,7 @@ class Questions:
                 # It may be a digest, so it is not repeated.
                 raise UsageError(
                     f"not an entry id: number {number} of those given",
-                    hint="digests are asked for with --digests FILE",
+                    hint="digests are asked for with --from FILE",
                 )
         self.asked: list[str] = list(ids)
         self._ids: dict[bytes, list[int]] = {}

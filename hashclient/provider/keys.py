@@ -385,7 +385,7 @@ class Roles:
         ]
 
     def renew(self) -> tuple[list[str], list[str]]:
-        """Sign the timestamp anew, and each role past half of its validity.
+        """Sign the timestamp again, and each role past half of its validity.
 
         Returns the roles that were signed, and those that were due but have a key elsewhere.
 

@@ -315,7 +315,7 @@ class Repository:
             return sorted(elsewhere)
 
     def renew(self) -> Renewed:
-        """Sign the timestamp anew, and whatever is past half of its validity, or expired.
+        """Sign the timestamp again, and whatever is past half of its validity, or expired.
 
         Raises:
             StateError: as `publish`.

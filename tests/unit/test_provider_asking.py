@@ -166,7 +166,7 @@ def test_every_list_is_looked_at_unless_some_are_named(repo: Simulator) -> None:
 def test_a_digest_in_place_of_an_id_is_not_repeated() -> None:
     with pytest.raises(UsageError, match="not an entry id: number 2 of those given") as caught:
         Questions(["e-1", md5(1)])
-    assert caught.value.hint == "digests are asked for with --digests FILE"
+    assert caught.value.hint == "digests are asked for with --from FILE"
 
 
 def test_the_same_digest_twice_is_answered_twice(repo: Simulator) -> None:
@@ -184,7 +184,7 @@ def test_the_commands_never_show_a_digest(repo: Simulator, tmp_path: Path) -> No
     for words, code in (
         (["show", where, "--list", "baseline"], 0),
         (["diff", where, "--list", "baseline", "0", "--ids"], 0),
-        (["find", where, "e-4", "--digests", sums], 3),
+        (["find", where, "e-4", "--from", sums], 3),
     ):
         for form in ("text", "json"):
             done = call("provider", *words, "--format", form)
@@ -232,11 +232,11 @@ def test_find_ends_with_0_when_each_is_listed_and_agrees(repo: Simulator, tmp_pa
     assert call("provider", "find", where, "e-1", "e-3").code == 3
     assert call("provider", "find", where, "e-9").out == "e-9: not found\n"
     asks.write_text(f"md5,size\n{md5(4)},4\n")
-    assert call("provider", "find", where, "--digests", asks).code == 0
+    assert call("provider", "find", where, "--from", asks).code == 0
     asks.write_text(f"md5,size\n{md5(4)},5\n")
-    differs = call("provider", "find", where, "--digests", asks)
+    differs = call("provider", "find", where, "--from", asks)
     assert differs.code == 3
     assert differs.out.endswith("agrees in md5; differs in size\n")
     asks.write_text("md5,size\n")
-    assert call("provider", "find", where, "--digests", asks).code == 3
+    assert call("provider", "find", where, "--from", asks).code == 3
     assert call("provider", "find", where).code == 2
