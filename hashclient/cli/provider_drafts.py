@@ -170,7 +170,8 @@ def _show(app: App, found: Draft, output_format: str) -> None:
         for category, count in change.categories.items():
             app.out(f"  added in category {category}: {count:,}")
     for role in _roles(found):
-        app.out(f"role {role['role']}: version {role['version']}, until {role['expires']}")
+        until = for_people(found.roles[role["role"]].signed.expires)
+        app.out(f"role {role['role']}: version {role['version']}, until {until}")
         for policy in role["policies"]:
             signed, threshold = len(policy["signed"]), policy["threshold"]
             app.out(f"  {signed} of {threshold} signatures of {len(policy['keys'])} keys")

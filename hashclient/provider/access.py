@@ -17,6 +17,7 @@ from hashclient.errors import StateError
 from hashclient.provider.clients import Client, Clients, Token
 from hashclient.provider.newfiles import write_new
 from hashclient.provider.repository import Repository
+from hashclient.system.times import for_programs
 
 
 class Given(msgspec.Struct, frozen=True):
@@ -93,7 +94,7 @@ def _give(
         if output is not None:
             write_new(output, token.encode() + b"\n")
         try:
-            data = {"client": name, "token": newest.id, "expires": newest.expires.isoformat()}
+            data = {"client": name, "token": newest.id, "expires": for_programs(newest.expires)}
             repository.log.announcer(event, lambda: data)()
             clients.write(changed)
         except BaseException:
