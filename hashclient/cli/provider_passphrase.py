@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from hashclient.provider.keyfiles import Passphrases
 
 #: What systemd's `LoadCredential=` calls it.
-CREDENTIAL = "hashclient-key-passphrase"
+CREDENTIAL = "hashclient.key-passphrase"
 
 passphrase_option = click.option(
     "--passphrase-file",

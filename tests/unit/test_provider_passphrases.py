@@ -223,7 +223,7 @@ def test_a_passphrase_from_a_file_the_environment_or_a_credential(tmp_path: Path
     assert real("provider", "renew", repo, HASHCLIENT_KEY_PASSPHRASE=text).code == 0
     folder = tmp_path / "credentials"
     folder.mkdir()
-    secret(folder / "hashclient-key-passphrase", text).chmod(0o440)
+    secret(folder / "hashclient.key-passphrase", text).chmod(0o440)
     assert real("provider", "renew", repo, CREDENTIALS_DIRECTORY=str(folder)).code == 0
     without = real("provider", "renew", repo)
     assert without.code == 8
