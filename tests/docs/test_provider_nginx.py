@@ -26,7 +26,7 @@ from hashclient.provider.clients import Clients
 from hashclient.provider.repository import Repository
 from hashclient.provider.serverconfig import MANY, Site, nginx_clients, nginx_server
 from tests.docs.blocks import DOCS, free_port, marked_blocks
-from tests.support import Result, call, wait_until
+from tests.kit import Run, call, wait_until
 
 NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 SITE = Site(
@@ -110,11 +110,11 @@ class Nginx:
             return True
         return False
 
-    def call(self, *args: object) -> Result:
+    def call(self, *args: object) -> Run:
         """Run the command on the client's state directory."""
         return call("--state-dir", self.directory / "state", *args)
 
-    def init(self, *options: object) -> Result:
+    def init(self, *options: object) -> Run:
         """Pin the provider behind nginx."""
         url = f"https://127.0.0.1:{self.port}"
         root = self.repository.root_file
