@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ import click
 from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.cli.provider_options import repo_argument, repository_at, warn_expiring
 from hashclient.cli.provider_passphrase import passphrase_option, passphrases
-from hashclient.errors import ExitCode, UsageError, VerificationError
+from hashclient.errors import ExitCode, UsageError
 from hashclient.system.text import printable
 from hashclient.system.times import for_people, for_programs
 
@@ -20,12 +20,16 @@ if TYPE_CHECKING:
     from hashclient.provider.drafts import Draft
 
 _draft = click.argument("draft", metavar="DRAFT", type=existing_path())
-_root = click.option(
-    "--root",
-    type=existing_path(dir_okay=False),
-    metavar="FILE",
-    help="The root.json that you know: refuse a draft of another repository.",
-)
+
+
+def _root(*, required: bool) -> Callable[[Any], Any]:
+    return click.option(
+        "--root",
+        type=existing_path(dir_okay=False),
+        metavar="FILE",
+        required=required,
+        help="The root.json that you know: refuse a draft of another repository.",
+    )
 
 
 @click.group("draft")
@@ -38,14 +42,14 @@ def draft() -> None:
 
     \b
       hashclient provider draft show change
-      hashclient provider draft sign change --key alice.pem
+      hashclient provider draft sign change --root root.json --key alice.pem
       hashclient provider draft publish /srv/lists change
     """
 
 
 @draft.command("show")
 @_draft
-@_root
+@_root(required=False)
 @format_option("text", "json")
 @pass_app
 def show(app: App, draft: Path, root: Path | None, output_format: str) -> ExitCode:
@@ -75,7 +79,7 @@ def show(app: App, draft: Path, root: Path | None, output_format: str) -> ExitCo
     required=True,
     help="Your private key.",
 )
-@_root
+@_root(required=True)
 @passphrase_option
 @format_option("text", "json")
 @pass_app
@@ -83,17 +87,18 @@ def sign(
     app: App,
     draft: Path,
     key_file: Path,
-    root: Path | None,
+    root: Path,
     passphrase_file: Path | None,
     output_format: str,
 ) -> None:
     """Verify a draft, and add a signature with your key to each role that it counts for.
 
-    Look at it with `show` first. A key that counts for nothing in the draft is refused, and so is
-    a draft that holds a signature that is none.
+    Look at it with `show` first. --root is the root.json that you know: without it, whoever has
+    made the draft could have made all that stands before it, too. A key that counts for nothing in
+    the draft is refused, and so is a draft that holds a signature that is none.
 
     \b
-      hashclient provider draft sign change --key alice.pem --root root.json
+      hashclient provider draft sign change --root root.json --key alice.pem
     """
     from hashclient.provider.drafting import sign_draft
 
@@ -134,22 +139,19 @@ def _load(draft: Path, root: Path | None) -> Draft:
     """Load a draft, of the repository whose root is in a file.
 
     Raises:
-        VerificationError: it is refused, or is of another repository.
+        UsageError: the root, or the draft, cannot be read.
+        VerificationError: the draft is refused, or is of another repository.
     """
-    from hashclient.provider.drafts import load_draft
+    from hashclient.provider.drafts import load_draft, verify_root
     from hashclient.system.files import MAX_STATE_BYTES, read_regular
 
     found = load_draft(draft)
     if root is not None:
         try:
-            known = hashlib.sha256(read_regular(root, MAX_STATE_BYTES)).hexdigest()
+            known = read_regular(root, MAX_STATE_BYTES)
         except OSError as error:
             raise UsageError(f"cannot read {printable(root)}: {error.strerror or error}") from error
-        if known != found.root_sha256:
-            raise VerificationError(
-                f"the draft follows another root than {printable(root)}",
-                hint="it is of another repository, or the root was renewed: compare the newest",
-            )
+        verify_root(found, known)
     return found
 
 

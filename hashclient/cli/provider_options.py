@@ -132,4 +132,7 @@ def say_draft(app: App, draft: Path | None) -> None:
     if draft is not None:
         where = shlex.quote(str(draft))
         app.say(f"nothing is published; the draft is in {printable(draft)}")
-        app.say(f"hint: each signs it with `hashclient provider draft sign {where} --key FILE`")
+        app.say(
+            f"hint: each signs it with `hashclient provider draft sign {where} --root ROOT.JSON"
+            " --key FILE`"
+        )

@@ -27,7 +27,7 @@ def overview(repository: Repository, list_name: str) -> Overview:
     roles = _roles_with(repository, [list_name])
     index = repository.files.current(roles, list_name)
     keyids, threshold = roles.key_policy(list_name)
-    listing = Listing()
+    listing = Listing(with_ids=False)
     for _, batch in repository.files.batches(roles, list_name, index.segments):
         if isinstance(batch, AddBatch):
             listing.add(batch)
@@ -49,7 +49,7 @@ def difference(
     roles = _roles_with(repository, [list_name])
     index = repository.files.current(roles, list_name)
     last = index.generation if last is None else last
-    listing = Listing()
+    listing = Listing(with_ids=True)
     segments = segments_between(index, first, last)
     for _, batch in repository.files.batches(roles, list_name, segments):
         if isinstance(batch, AddBatch):

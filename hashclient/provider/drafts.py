@@ -28,7 +28,7 @@ import hashlib
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import msgspec
 from securesystemslib.exceptions import UnverifiedSignatureError
@@ -38,17 +38,9 @@ from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import DelegatedRole, Metadata, Root, Targets
 
 from hashclient.core.model import is_name
-from hashclient.errors import StateError, UsageError, VerificationError
-from hashclient.lists.wire import (
-    MAX_SEGMENT_BYTES,
-    ListIndex,
-    Segment,
-    parse_add_segment,
-    parse_index,
-    parse_withdraw_segment,
-    target_name,
-)
-from hashclient.system.files import MAX_STATE_BYTES, MAX_TEXT_BYTES, read_regular
+from hashclient.errors import StateError, VerificationError
+from hashclient.provider.draftlists import ListChange, read_file, refuse, unreadable, verify_list
+from hashclient.system.files import MAX_STATE_BYTES, MAX_TEXT_BYTES
 from hashclient.system.strictjson import parse_json
 from hashclient.system.text import excerpt, printable
 
@@ -81,20 +73,6 @@ class Policy(msgspec.Struct, frozen=True):
     def wanting(self, keyids: set[str]) -> int:
         """Return how many signatures are missing when `keyids` have signed."""
         return max(0, self.threshold - len(keyids & set(self.keys)))
-
-
-class ListChange(msgspec.Struct, frozen=True):
-    """What a draft changes in a list, counted in its files: `categories` are of what is added.
-
-    With `replaced` files of before, the new ones take their place, as a consolidation does.
-    """
-
-    generation: int
-    added: int
-    withdrawn: int
-    live: int
-    categories: dict[str, int]
-    replaced: int = 0
 
 
 class Draft(msgspec.Struct, frozen=True):
@@ -135,28 +113,52 @@ def load_draft(directory: Path) -> Draft:
     before = {name: _load_role(path) for name, path in _files_of(directory / "before")}
     roles = {name: _load_role(path) for name, path in _files_of(directory / "roles")}
     if not roles or "root" not in before or "targets" not in before:
-        _refuse("something is missing in it")
-    root_bytes = _read(directory / "before" / "root.json", MAX_STATE_BYTES)
+        refuse("something is missing in it")
+    root_bytes = read_file(directory / "before" / "root.json", MAX_STATE_BYTES)
     _verify_before(before)  # 1
     for name, role in roles.items():
         if not isinstance(role.signed, Root if name == "root" else Targets):
-            _refuse(f"role {printable(name)} is of another kind")
+            refuse(f"role {printable(name)} is of another kind")
         if role.signatures:
-            _refuse(f"role {printable(name)} has signatures of its own")
+            refuse(f"role {printable(name)} has signatures of its own")
         version = before[name].signed.version if name in before else 0
         if role.signed.version != version + 1:  # 2
-            _refuse(f"role {printable(name)} is not the version after the one before")
+            refuse(f"role {printable(name)} is not the version after the one before")
     _verify_delegations(before, roles)  # 4
     lists: dict[str, ListChange] = {}
     files: dict[str, Path] = {}
     for name in sorted(set(roles) - {"root", "targets"}):
-        change = _verify_list(directory, name, before.get(name), roles[name], files)  # 3
+        change = verify_list(directory, name, before.get(name), roles[name], files)  # 3
         if change is not None:
             lists[name] = change
     policies = {name: policies_of(name, before, roles) for name in roles}
     signatures = _load_signatures(directory, roles, policies)  # 5
     digest = hashlib.sha256(root_bytes).hexdigest()
     return Draft(directory, head, before, roles, lists, files, signatures, digest)
+
+
+def verify_root(draft: Draft, known: bytes) -> None:
+    """Check that a draft follows the root that somebody knows, or one that its keys have signed.
+
+    Raises:
+        VerificationError: it does not: the draft is of another repository.
+    """
+    if hashlib.sha256(known).hexdigest() == draft.root_sha256:
+        return
+    root = draft.before["root"]
+    try:
+        trusted = Metadata.from_bytes(known)
+        if not isinstance(trusted.signed, Root):
+            raise ValueError
+    except (RepositoryError, ValueError, RecursionError) as error:
+        raise VerificationError("the root that is given is none") from error
+    policy = _policy_of(trusted.signed, trusted.signed.roles["root"])
+    if root.signed.version <= trusted.signed.version or policy.wanting(_signers(root, policy)):
+        raise VerificationError(
+            "the draft follows another root than the one that is given",
+            hint="it is of another repository, or all keys of the root were replaced since: get"
+            " the newest root.json by a way that you trust",
+        )
 
 
 def policies_of(
@@ -184,7 +186,7 @@ def _policy_of(delegator: Any, role: Any) -> Policy:
 
 
 def _load_head(directory: Path) -> Head:
-    data = _read(directory / "draft.json", MAX_TEXT_BYTES)
+    data = read_file(directory / "draft.json", MAX_TEXT_BYTES)
     try:
         document = parse_json(data)
         version = document.get("format") if isinstance(document, dict) else None
@@ -204,17 +206,17 @@ def _files_of(folder: Path) -> list[tuple[str, Path]]:
     try:
         paths = sorted(folder.iterdir())
     except OSError as error:
-        raise _unreadable(folder, error) from error
+        raise unreadable(folder, error) from error
     for path in paths:
         name = path.name.removesuffix(".json")
         if path.suffix != ".json" or not is_name(name) or name in ("snapshot", "timestamp"):
-            _refuse(f"a file that does not belong there: {printable(path)}")
+            refuse(f"a file that does not belong there: {printable(path)}")
         found.append((name, path))
     return found
 
 
 def _load_role(path: Path) -> Metadata[Any]:
-    data = _read(path, MAX_STATE_BYTES)
+    data = read_file(path, MAX_STATE_BYTES)
     try:
         return Metadata.from_bytes(data)
     except (RepositoryError, ValueError, RecursionError) as error:
@@ -224,21 +226,25 @@ def _load_role(path: Path) -> Metadata[Any]:
 def _verify_before(before: Mapping[str, Metadata[Any]]) -> None:
     root, targets = before["root"], before["targets"]
     if not isinstance(root.signed, Root) or not isinstance(targets.signed, Targets):
-        _refuse("what is before is of another kind")
+        refuse("what is before is of another kind")
     for name, role in before.items():
         if name in ("root", "targets"):
             policy = _policy_of(root.signed, root.signed.roles[name])
         elif name in _delegations(targets) and isinstance(role.signed, Targets):
             policy = _policy_of(targets.signed.delegations, _delegations(targets)[name])
         else:
-            _refuse(f"what is before names no list {printable(name)}")
-        good = {
-            keyid
-            for keyid, key in policy.keys.items()
-            if keyid in role.signatures and _is_valid(key, role.signatures[keyid], role)
-        }
-        if policy.wanting(good):
-            _refuse(f"what is before is not signed as it has to be: role {printable(name)}")
+            refuse(f"what is before names no list {printable(name)}")
+        if policy.wanting(_signers(role, policy)):
+            refuse(f"what is before is not signed as it has to be: role {printable(name)}")
+
+
+def _signers(role: Metadata[Any], policy: Policy) -> set[str]:
+    """Return the ids of the keys of a policy that have signed a role."""
+    return {
+        keyid
+        for keyid, key in policy.keys.items()
+        if keyid in role.signatures and _is_valid(key, role.signatures[keyid], role)
+    }
 
 
 def _verify_delegations(
@@ -248,25 +254,25 @@ def _verify_delegations(
     if "targets" in roles:
         new = _delegations(roles["targets"])
         if roles["targets"].signed.targets:
-            _refuse("targets name files of their own")
+            refuse("targets name files of their own")
         for name in sorted(set(old) | set(new)):
             known = old.get(name) == new.get(name) and _keys_of(before, name) == _keys_of(
                 roles, name
             )
             if not known and (name not in new or name not in roles):
-                _refuse(f"targets change list {printable(name)}, which is not in the draft")
+                refuse(f"targets change list {printable(name)}, which is not in the draft")
             if new[name].paths != [f"lists/{name}/*"] or not new[name].terminating:
-                _refuse(f"targets give list {printable(name)} files that are not its own")
+                refuse(f"targets give list {printable(name)} files that are not its own")
         old = new
     for name in set(roles) - {"root", "targets"}:
         if name not in old:
-            _refuse(f"targets name no list {printable(name)}")
+            refuse(f"targets name no list {printable(name)}")
     if "root" in roles:
         kept = [before["root"].signed, roles["root"].signed]
         for name in ("targets", "snapshot", "timestamp"):
             one, other = (_policy_of(root, root.roles[name]) for root in kept)
             if one != other:
-                _refuse(f"the root has other keys for role {name}")
+                refuse(f"the root has other keys for role {name}")
 
 
 def _keys_of(roles: Mapping[str, Metadata[Any]], name: str) -> Policy | None:
@@ -278,67 +284,9 @@ def _keys_of(roles: Mapping[str, Metadata[Any]], name: str) -> Policy | None:
 def _delegations(targets: Metadata[Any]) -> dict[str, DelegatedRole]:
     delegations = targets.signed.delegations
     if delegations is None or delegations.roles is None:
-        _refuse("targets name no lists")
+        refuse("targets name no lists")
     roles: dict[str, DelegatedRole] = delegations.roles
     return roles
-
-
-def _verify_list(
-    directory: Path,
-    name: str,
-    before: Metadata[Any] | None,
-    role: Metadata[Any],
-    files: dict[str, Path],
-) -> ListChange | None:
-    """Verify the new files of a list, and add them to `files`; None says that there are none."""
-    old = {} if before is None else before.signed.targets
-    contents: dict[str, bytes] = {}
-    index_name = target_name(name, "index.json")
-    for path, target in role.signed.targets.items():
-        folder, _, file_name = path.rpartition("/")
-        digest = target.hashes.get("sha256", "")
-        if folder != f"lists/{name}" or not is_name(file_name) or set(target.hashes) != {"sha256"}:
-            _refuse(f"list {printable(name)} names a file that is not its own")
-        if old.get(path) == target:
-            continue
-        if path in old and path != index_name:
-            _refuse(f"list {printable(name)} changes a file that is published")
-        here = directory / "files" / folder / f"{digest}.{file_name}"
-        data = _read(here, MAX_SEGMENT_BYTES)
-        if len(data) != target.length or hashlib.sha256(data).hexdigest() != digest:
-            _refuse(f"a file is not the one that is signed: {printable(here)}")
-        files[path], contents[path] = here, data
-    if index_name not in contents:
-        if contents or old.keys() != role.signed.targets.keys() or before is None:
-            _refuse(f"list {printable(name)} has other files without a new index")
-        return None
-    change = _verify_index(name, parse_index(contents.pop(index_name), name), contents, role)
-    return msgspec.structs.replace(change, replaced=len(old.keys() - role.signed.targets.keys()))
-
-
-def _verify_index(
-    name: str, index: ListIndex, contents: Mapping[str, bytes], role: Metadata[Any]
-) -> ListChange:
-    named = {target_name(name, segment.name): segment for segment in index.segments}
-    if {*named, target_name(name, "index.json")} != set(role.signed.targets):
-        _refuse(f"list {printable(name)} names other files than its index")
-    added = withdrawn = 0
-    categories: dict[str, int] = {}
-    for path, data in contents.items():
-        segment: Segment = named[path]
-        if segment.kind == "add":
-            added += segment.entries
-            for batch in parse_add_segment(data, segment):
-                for code in batch.category_codes.tolist():
-                    category = batch.categories[code]
-                    categories[category] = categories.get(category, 0) + 1
-        else:
-            withdrawn += segment.entries
-            for _ in parse_withdraw_segment(data, segment):
-                pass
-    return ListChange(
-        index.generation, added, withdrawn, index.entries, dict(sorted(categories.items()))
-    )
 
 
 def _load_signatures(
@@ -349,21 +297,21 @@ def _load_signatures(
     try:
         paths = sorted(folder.iterdir()) if folder.is_dir() else []
     except OSError as error:
-        raise _unreadable(folder, error) from error
+        raise unreadable(folder, error) from error
     if len(paths) > MAX_SIGNATURES:
-        _refuse(f"more than {MAX_SIGNATURES:,} signatures")
+        refuse(f"more than {MAX_SIGNATURES:,} signatures")
     for path in paths:
         try:
-            file = msgspec.convert(parse_json(_read(path, MAX_TEXT_BYTES)), SignatureFile)
+            file = msgspec.convert(parse_json(read_file(path, MAX_TEXT_BYTES)), SignatureFile)
         except ValueError as error:
             raise VerificationError(f"not a signature: {printable(path)}") from error
         if file.role not in roles:
-            _refuse(f"a signature of a role that is not in it: {printable(path)}")
+            refuse(f"a signature of a role that is not in it: {printable(path)}")
         keys = {k: v for policy in policies[file.role] for k, v in policy.keys.items()}
         if file.keyid not in keys:
-            _refuse(f"a signature of a key that does not count: {printable(path)}")
+            refuse(f"a signature of a key that does not count: {printable(path)}")
         if file.keyid in found[file.role]:
-            _refuse(f"a key has signed twice: {printable(path)}")
+            refuse(f"a key has signed twice: {printable(path)}")
         signature = Signature(file.keyid, file.sig)
         if not _is_valid(keys[file.keyid], signature, roles[file.role]):
             raise VerificationError(
@@ -381,23 +329,3 @@ def _is_valid(key: Key, signature: Signature, role: Metadata[Any]) -> bool:
     except (UnverifiedSignatureError, BadSignatureError, ValueError):
         return False
     return True
-
-
-def _read(path: Path, max_bytes: int) -> bytes:
-    try:
-        return read_regular(path, max_bytes)
-    except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: OSError) -> UsageError:
-    return UsageError(
-        f"cannot read the draft: {printable(path)}: {error.strerror or error}",
-        hint="a draft is a directory that --draft has made",
-    )
-
-
-def _refuse(what: str) -> NoReturn:
-    raise VerificationError(
-        f"the draft is refused: {what}", hint="it was changed, or is no draft; make it again"
-    )

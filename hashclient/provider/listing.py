@@ -26,59 +26,62 @@ from hashclient.lists.wire import (
     Uint64,
     entry_hashes,
 )
-from hashclient.provider.doubles import Int64
 from hashclient.provider.results import Difference, Overview, Step
 from hashclient.system.text import printable
 
+Int32 = npt.NDArray[np.int32]
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
 
 class Listing:
     """The entries of a list, or of some of its generations; is shown segments in their order."""
 
-    def __init__(self) -> None:
-        """Begin with none."""
+    def __init__(self, *, with_ids: bool) -> None:
+        """Begin with none; ids are kept for `difference`."""
+        self._with_ids = with_ids
         self._ids: list[Strings] = []
         self._hashes: list[Uint64] = []
-        self._places: list[Int64] = []
+        self._places: list[Int32] = []
         self._masks: list[Uint8] = []
         self._sized: list[npt.NDArray[np.bool_]] = []
-        self._codes: list[Int64] = []
+        self._codes: list[Int32] = []
         self._categories: dict[str, int] = {}
         self._gone_ids: list[Strings] = []
         self._gone: list[Uint64] = []
-        self._gone_places: list[Int64] = []
+        self._gone_places: list[Int32] = []
         self._place = 0
 
     def add(self, batch: AddBatch) -> None:
         """Take note of entries that were added."""
         self._place += 1
         count = len(batch.ids)
-        self._ids.append(batch.ids)
+        if self._with_ids:
+            self._ids.append(batch.ids)
         self._hashes.append(entry_hashes(batch.ids))
-        self._places.append(np.full(count, self._place, np.int64))
+        self._places.append(np.full(count, self._place, np.int32))
         self._masks.append(batch.masks)
         self._sized.append(batch.sizes != NO_SIZE)
         codes = [self._categories.setdefault(c, len(self._categories)) for c in batch.categories]
-        self._codes.append(np.array(codes, np.int64)[batch.category_codes])
+        self._codes.append(np.array(codes, np.int32)[batch.category_codes])
 
     def withdraw(self, ids: Strings) -> None:
         """Take note of entries that were withdrawn."""
         self._place += 1
-        self._gone_ids.append(ids)
+        if self._with_ids:
+            self._gone_ids.append(ids)
         self._gone.append(entry_hashes(ids))
-        self._gone_places.append(np.full(len(ids), self._place, np.int64))
+        self._gone_places.append(np.full(len(ids), self._place, np.int32))
 
     def overview(self, index: ListIndex, keys: int, threshold: int) -> Overview:
         """Return what is listed now, in numbers; all segments of `index` were shown."""
         live = _last_is(
             _joined(self._hashes, np.uint64),
-            _joined(self._places, np.int64),
+            _joined(self._places, np.int32),
             _joined(self._gone, np.uint64),
-            _joined(self._gone_places, np.int64),
+            _joined(self._gone_places, np.int32),
         )
         masks = _joined(self._masks, np.uint8)[live]
-        codes = _joined(self._codes, np.int64)[live]
+        codes = _joined(self._codes, np.int32)[live]
         names = list(self._categories)
         counted = np.bincount(codes, minlength=len(names)).tolist()
         categories = {n: count for n, count in zip(names, counted, strict=True) if count}
@@ -101,7 +104,7 @@ class Listing:
         What was added and withdrawn in between is in neither.
         """
         added, gone = _joined(self._hashes, np.uint64), _joined(self._gone, np.uint64)
-        came, went = _joined(self._places, np.int64), _joined(self._gone_places, np.int64)
+        came, went = _joined(self._places, np.int32), _joined(self._gone_places, np.int32)
         hashes = np.concatenate([added, gone])
         order = np.lexsort((np.concatenate([came, went]), hashes))
         ordered = hashes[order]
@@ -114,7 +117,7 @@ class Listing:
         first_of, last_of = order[begins], order[ends]
         before, after = ~is_add[begins], is_add[ends]
         ids = [i.decode() for part in (*self._ids, *self._gone_ids) for i in part.tolist()]
-        codes, names = _joined(self._codes, np.int64), list(self._categories)
+        codes, names = _joined(self._codes, np.int32), list(self._categories)
         counted = Counter(names[codes[n]] for n in last_of[after & ~before].tolist())
         return Difference(
             list_name,
@@ -158,7 +161,7 @@ def segments_between(index: ListIndex, first: int, last: int) -> tuple[Segment, 
 
 
 def _last_is(
-    hashes: Uint64, places: Int64, gone: Uint64, gone_places: Int64
+    hashes: Uint64, places: Int32, gone: Uint64, gone_places: Int32
 ) -> npt.NDArray[np.bool_]:
     """Tell which entries were not withdrawn after they were added."""
     if not len(gone):

@@ -58,8 +58,8 @@ from hashclient.system.text import printable
 
 #: What to do when a key is here but cannot be opened.
 OPEN_KEY = "give the passphrase of its key"
-#: What a repository's directory holds.
-_OWN_NAMES = {"public", "keys", "lock", "root.json", "clients.json", "log"}
+#: What a command that makes a repository leaves when it is killed. Clients come later.
+_OWN_NAMES = {"public", "keys", "lock", "root.json", "log"}
 
 _ONE_KEY = Keys()
 _DEFAULT_VALIDITY = Validity()

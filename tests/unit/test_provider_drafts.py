@@ -18,7 +18,7 @@ from fixtures.simulator import PlainClient, Simulator
 from hashclient.audit import log as audit_log
 from hashclient.errors import HashclientError, StateError, UsageError, VerificationError
 from hashclient.provider.drafting import sign_draft
-from hashclient.provider.drafts import load_draft
+from hashclient.provider.drafts import load_draft, verify_root
 from hashclient.provider.keyfiles import Passphrases, load_public
 from hashclient.provider.keys import Keys
 from hashclient.provider.personkeys import make_pair
@@ -331,6 +331,38 @@ def test_targets_cannot_be_given_more_than_the_draft_says(world: World) -> None:
         load_draft(draft)
 
 
+def test_a_draft_of_a_root_that_is_not_known_is_not_signed(world: World, tmp_path: Path) -> None:
+    """What is before may be made up, all of it; only the root tells."""
+    known = world.simulator.root
+    draft = world.draft(range(5, 6))
+    verify_root(load_draft(draft), known)
+    (tmp_path / "elsewhere").mkdir()
+    other = World(tmp_path / "elsewhere")
+    with pytest.raises(VerificationError, match="follows another root"):
+        verify_root(load_draft(other.draft(range(3))), known)
+    with pytest.raises(VerificationError, match="follows another root"):
+        verify_root(load_draft(draft), other.simulator.root)
+    for nonsense in (b"", b"{}", world.repository.load().published("targets") or b""):
+        with pytest.raises(VerificationError):
+            verify_root(load_draft(draft), nonsense)
+
+
+def test_a_root_that_was_renewed_is_known_by_its_keys(world: World) -> None:
+    known = world.simulator.root
+    world.simulator.now += timedelta(days=200)
+    assert "root" in world.repository.renew().signed
+    draft = world.draft(range(5, 6))
+    verify_root(load_draft(draft), known)
+    newest = world.simulator.root
+    world.simulator.rotate("root")
+    draft = world.draft(range(5, 6))
+    verify_root(load_draft(draft), newest)  # the old keys have signed the new root
+    # An older one than that has none of its keys: the newest has to come by hand.
+    world.simulator.rotate("root")
+    with pytest.raises(VerificationError, match="follows another root"):
+        verify_root(load_draft(world.draft(range(6, 7))), newest)
+
+
 def test_an_expired_draft_is_refused(world: World) -> None:
     draft = world.draft(range(5, 6))
     world.sign(draft, "alice", "bob")
@@ -510,7 +542,8 @@ def test_the_commands(tmp_path: Path) -> None:
     assert shown.code == 3
     assert "list baseline: generation 1: 3 added, 0 withdrawn, 3 live" in shown.out
     assert "  0 of 2 signatures of 3 keys" in shown.out
-    sign = ("provider", "draft", "sign", draft, "--key")
+    assert call("provider", "draft", "sign", draft, "--key", tmp_path / "alice.pem").code == 2
+    sign = ("provider", "draft", "sign", draft, "--root", repo / "root.json", "--key")
     assert call(*sign, tmp_path / "alice.pem").code == 0
     assert call(*sign, tmp_path / "alice.pem").code == 2
     early = call("provider", "draft", "publish", repo, draft)
