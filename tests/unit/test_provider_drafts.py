@@ -17,6 +17,8 @@ from fixtures.client import csv
 from fixtures.simulator import PlainClient, Simulator
 from hashclient.audit import log as audit_log
 from hashclient.errors import HashclientError, StateError, UsageError, VerificationError
+from hashclient.provider import drafting
+from hashclient.provider import keys as provider_keys
 from hashclient.provider.drafting import sign_draft
 from hashclient.provider.drafts import load_draft, verify_root
 from hashclient.provider.keyfiles import Passphrases, load_public
@@ -474,10 +476,6 @@ def test_a_draft_takes_the_place_of_nothing(world: World) -> None:
 
 def test_a_draft_is_whole_or_not_there(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     where, left = world.place(), 0
-
-    class Killed(BaseException):
-        pass
-
     real = system_files.fsync_dir
     for step in range(100):
         left = step
@@ -498,6 +496,54 @@ def test_a_draft_is_whole_or_not_there(world: World, monkeypatch: pytest.MonkeyP
                 assert not where.exists()
     assert step > 3
     assert load_draft(where).lists["baseline"].added == 1
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing of ours catches it."""
+
+
+def test_a_kill_while_a_draft_is_published_leaves_the_old_state_or_the_new(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = PlainClient(tmp_path / "client", world.simulator)
+    draft = world.draft(range(5, 6))
+    world.sign(draft, "alice", "bob")
+    real = system_files.write_atomic
+    for writes in range(20):
+        left = writes
+
+        def write(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+            nonlocal left
+            if left == 0:
+                raise Killed
+            left -= 1
+            real(path, data, mode=mode)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(provider_keys, "write_atomic", write)
+            patch.setattr(drafting, "write_atomic", write)
+            try:
+                world.publish(draft)
+                break
+            except Killed:
+                world.simulator.serve_published()
+                assert client.generation() == 1
+    assert writes > 3
+    assert client.generation() == 2
+
+
+def test_a_key_from_the_vault_signs_as_those_of_people_do(empty: World) -> None:
+    """A new list changes targets, whose key need not be on the machine that publishes."""
+    (targets,) = (empty.repository.directory / "keys").glob("targets-*.pem")
+    vault = empty.directory / "vault.pem"
+    targets.rename(vault)
+    draft = empty.draft(range(3))
+    empty.sign(draft, "alice", "bob")
+    with pytest.raises(StateError, match="role targets of the draft needs 1 signature"):
+        empty.publish(draft)
+    sign_draft(draft, vault, NONE)
+    empty.publish(draft)
+    assert empty.repository.status().lists[0].live == 3
 
 
 def test_a_draft_is_for_its_owner_alone(world: World) -> None:
