@@ -16,7 +16,7 @@ from hashclient.lists.importers.reading import Reading
 from hashclient.provider.asking import difference, find, overview
 from hashclient.provider.find import Questions
 from hashclient.provider.results import Answer, Step
-from tests.support import call
+from tests.kit import call
 
 
 @pytest.fixture

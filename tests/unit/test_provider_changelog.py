@@ -16,7 +16,7 @@ from hashclient.audit import log as audit_log
 from hashclient.errors import AuditError, StateError, UsageError
 from hashclient.provider.keys import Keys
 from hashclient.provider.repository import Repository
-from tests.support import call
+from tests.kit import call
 
 CHANGES: dict[str, tuple[str, Callable[[Simulator], object]]] = {
     "a list": ("list-published", lambda s: s.publish(csv(range(5, 8)))),

@@ -21,7 +21,7 @@ from hashclient.provider.access import add_client, all_clients, revoke_client, r
 from hashclient.provider.clients import Clients, Doorkeeper
 from hashclient.provider.server import open_server
 from hashclient.provider.serverconfig import Site, nginx_clients, nginx_server
-from tests.support import call
+from tests.kit import call
 
 YEAR = timedelta(days=365)
 WEEK = timedelta(days=7)

@@ -25,7 +25,7 @@ from hashclient.provider.keyfiles import Passphrases, load_public
 from hashclient.provider.keys import Keys
 from hashclient.provider.personkeys import make_pair
 from hashclient.system import files as system_files
-from tests.support import call
+from tests.kit import call
 
 NONE = Passphrases()
 PEOPLE = ("alice", "bob", "carol")

@@ -22,7 +22,7 @@ from hashclient.provider.keyfiles import Passphrases, is_encrypted, load_private
 from hashclient.provider.keys import Keys
 from hashclient.provider.personkeys import change_passphrase, make_pair
 from hashclient.provider.repository import Repository
-from tests.support import ROOT, Result, call, environment
+from tests.kit import ROOT, Run, call, environment
 
 PASSPHRASE = b"six words of nobody in particular"
 
@@ -199,7 +199,7 @@ def secret(path: Path, text: str) -> Path:
     return path
 
 
-def real(*words: object, **env: str) -> Result:
+def real(*words: object, **env: str) -> Run:
     """Run the command in a process of its own, without a terminal."""
     done = subprocess.run(
         [sys.executable, "-m", "hashclient", *map(str, words)],
@@ -211,7 +211,7 @@ def real(*words: object, **env: str) -> Result:
         timeout=60,
         check=False,
     )
-    return Result(done.returncode, done.stdout, done.stderr)
+    return Run(done.returncode, done.stdout, done.stderr)
 
 
 def test_a_passphrase_from_a_file_the_environment_or_a_credential(tmp_path: Path) -> None:
