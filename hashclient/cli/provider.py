@@ -198,6 +198,7 @@ def publish(
         "not_meant": remarks.not_meant,
         "skipped": [{"at": place, "reason": what} for place, what in remarks.skipped],
         "dry_run": dry_run,
+        "draft": None if draft is None or not draft.exists() else str(draft),
     }
     what = "would be added" if dry_run or draft else "added"
     show_change(app, done, what, output_format, more, with_withdrawn=replace)
@@ -232,7 +233,8 @@ def withdraw(
     """
     repository = repository_at(app, directory, passphrases(passphrase_file))
     done = repository.withdraw(list_name, entry_ids, draft=draft)
-    show_change(app, done, "would be withdrawn" if draft else "withdrawn", output_format)
+    more = {"draft": None if draft is None else str(draft)}
+    show_change(app, done, "would be withdrawn" if draft else "withdrawn", output_format, more)
     say_draft(app, draft)
     warn_expiring(app, repository)
 
@@ -285,7 +287,7 @@ def consolidate(
             f"list {done.list_name}: generation {done.generation}: {done.before} segments"
             f" -> {done.after}"
         )
-    say_draft(app, draft if done.before != done.after else None)
+    say_draft(app, draft)
 
 
 @command.command("status")

@@ -171,6 +171,9 @@ def _show(app: App, found: Draft, output_format: str) -> None:
             app.out(f"  in place of {change.replaced:,} files that are published: they are joined")
         for category, count in change.categories.items():
             app.out(f"  added in category {category}: {count:,}")
+    for name in found.with_other_keys():
+        what = "is new" if name not in found.before else "has other keys than before"
+        app.out(f"role {name} {what}")
     for role in _roles(found):
         until = for_people(found.roles[role["role"]].signed.expires)
         app.out(f"role {role['role']}: version {role['version']}, until {until}")
@@ -198,6 +201,7 @@ def _document(found: Draft) -> dict[str, Any]:
             }
             for name, change in found.lists.items()
         ],
+        "other_keys": found.with_other_keys(),
         "roles": _roles(found),
     }
 

@@ -129,7 +129,9 @@ def repository_at(app: App, directory: Path, passphrases: Passphrases | None = N
 
 def say_draft(app: App, draft: Path | None) -> None:
     """Say that a draft was written, and what comes next."""
-    if draft is not None:
+    if draft is not None and not draft.exists():
+        app.say("nothing would change: there is no draft")
+    elif draft is not None:
         where = shlex.quote(str(draft))
         app.say(f"nothing is published; the draft is in {printable(draft)}")
         app.say(

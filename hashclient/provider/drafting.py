@@ -60,10 +60,7 @@ def write_draft(
         StateError: a file cannot be written.
     """
     before = _published(roles, changed)
-    if directory.exists() or directory.is_symlink():
-        raise UsageError(
-            f"draft exists: {printable(directory)}", hint="give a directory that is not there yet"
-        )
+    check_place(directory)
     try:
         temporary = Path(tempfile.mkdtemp(prefix=TEMP_PREFIX, dir=directory.parent))
     except OSError as error:
@@ -87,12 +84,25 @@ def write_draft(
         head = Head(FORMAT, clock(), operator)
         write_atomic(temporary / "draft.json", msgspec.json.encode(head) + b"\n")
         load_draft(temporary)
+        check_place(directory)
         temporary.rename(directory)
         fsync_dir(directory.parent)
     except OSError as error:
         raise state_error("cannot write", directory, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_place(directory: Path | None) -> None:
+    """Check that a draft may be written to `directory`; None is for no draft.
+
+    Raises:
+        UsageError: something is there already.
+    """
+    if directory is not None and (directory.exists() or directory.is_symlink()):
+        raise UsageError(
+            f"draft exists: {printable(directory)}", hint="give a directory that is not there yet"
+        )
 
 
 def _signers_here(roles: Roles, name: str, policies: Sequence[Policy]) -> list[Signer]:
@@ -194,6 +204,8 @@ def take_draft(roles: Roles, files: ListFiles, directory: Path, clock: Clock) ->
             raise StateError(
                 f"role {printable(name)} of the draft has expired", hint="make the draft again"
             )
+    for name in set(draft.lists) & set(roles.lists):
+        files.remove_unreferenced(roles, name)
     for target, path in draft.files.items():
         _copy(path, files.directory / target, files.directory.parent)
     return draft

@@ -93,6 +93,22 @@ class Draft(msgspec.Struct, frozen=True):
         """Return the ids of the keys that have signed `role`."""
         return set(self.signatures.get(role, {}))
 
+    def with_other_keys(self) -> list[str]:
+        """Return the roles that have other keys than before, new lists among them."""
+        found = [
+            name
+            for name in self.lists_named()
+            if _keys_of(self.before, name) != _keys_of(self.roles, name)
+        ]
+        if "root" in self.roles:
+            one, other = policies_of("root", self.before, self.roles)
+            found += ["root"] if one != other else []
+        return found
+
+    def lists_named(self) -> list[str]:
+        """Return the lists that targets name, if targets change."""
+        return sorted(_delegations(self.roles["targets"])) if "targets" in self.roles else []
+
     def signed(self) -> dict[str, Metadata[Any]]:
         """Return the roles with their signatures, as they are published."""
         return {
@@ -218,7 +234,9 @@ def _files_of(folder: Path) -> list[tuple[str, Path]]:
 def _load_role(path: Path) -> Metadata[Any]:
     data = read_file(path, MAX_STATE_BYTES)
     try:
-        return Metadata.from_bytes(data)
+        metadata = Metadata.from_bytes(data)
+        _ = metadata.signed_bytes  # what cannot be signed, since it holds a fraction, say
+        return metadata
     except (RepositoryError, ValueError, RecursionError) as error:
         raise VerificationError(f"the draft is not valid: {printable(path)}") from error
 
@@ -261,12 +279,15 @@ def _verify_delegations(
             )
             if not known and (name not in new or name not in roles):
                 refuse(f"targets change list {printable(name)}, which is not in the draft")
-            if new[name].paths != [f"lists/{name}/*"] or not new[name].terminating:
+            own = [f"lists/{name}/*"]
+            if not known and (new[name].paths != own or not new[name].terminating):
                 refuse(f"targets give list {printable(name)} files that are not its own")
         old = new
-    for name in set(roles) - {"root", "targets"}:
+    for name in sorted(set(roles) - {"root", "targets"}):
         if name not in old:
             refuse(f"targets name no list {printable(name)}")
+        if name not in before and name in _delegations(before["targets"]):
+            refuse(f"what is before of list {printable(name)} is missing")
     if "root" in roles:
         kept = [before["root"].signed, roles["root"].signed]
         for name in ("targets", "snapshot", "timestamp"):

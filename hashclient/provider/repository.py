@@ -30,7 +30,7 @@ from hashclient.provider.changes import (
     withdrawal,
 )
 from hashclient.provider.consolidate import KEEP_NEWEST
-from hashclient.provider.drafting import check_public, take_draft, write_draft
+from hashclient.provider.drafting import check_place, check_public, take_draft, write_draft
 from hashclient.provider.drafts import Draft
 from hashclient.provider.hints import own_hints
 from hashclient.provider.keyfiles import Passphrases
@@ -159,6 +159,7 @@ class Repository:
             roles = self.load()
             is_new = list_name not in roles.lists
             check_public(list_keys, draft, is_new=is_new)
+            check_place(draft)
             if not dry_run and draft is None:
                 signers = ["targets" if is_new else list_name, "snapshot", "timestamp"]
                 roles.require_signers(signers)
@@ -184,6 +185,7 @@ class Repository:
             roles = self.load()
             require_list(roles, list_name)
             check_entry_ids(entry_ids)
+            check_place(draft)
             if draft is None:
                 roles.require_signers([list_name, "snapshot", "timestamp"])
             done, change = withdrawal(self.files, roles, list_name, entry_ids)
@@ -207,6 +209,7 @@ class Repository:
         with self.changing():
             roles = self.load()
             require_list(roles, list_name)
+            check_place(draft)
             if draft is None:
                 roles.require_signers([list_name, "snapshot", "timestamp"])
                 self.files.remove_unreferenced(roles, list_name)
@@ -233,8 +236,8 @@ class Repository:
     def _write_draft(
         self, draft: Path, roles: Roles, changed: set[str], change: Change | None = None
     ) -> None:
+        self.log.announcer("draft-made", lambda: {"roles": sorted(changed)})()
         write_draft(draft, roles, changed, change, clock=self.clock, operator=self.log.operator)
-        self.log.record("draft-made", roles=sorted(changed))
 
     def publish_draft(self, directory: Path) -> Draft:
         """Publish a draft that enough people have signed, and return it.

@@ -222,6 +222,11 @@ def pipe_at(path: Path) -> None:
     os.mkfifo(path)
 
 
+def forget(draft: Path) -> None:
+    (draft / "before/baseline.json").unlink()
+    edited(draft / "roles/baseline.json", lambda m: m["signed"].update(version=1))
+
+
 CHANGED: dict[str, Callable[[Path], object]] = {
     "a later expiry": lambda d: edited(
         d / "roles/baseline.json", lambda m: m["signed"].update(expires="2099-01-01T00:00:00Z")
@@ -257,6 +262,10 @@ CHANGED: dict[str, Callable[[Path], object]] = {
     "other keys before": lambda d: edited(
         d / "before/targets.json",
         lambda m: m["signed"]["delegations"]["roles"][0].update(threshold=1),
+    ),
+    "what is before, missing": forget,
+    "a fraction": lambda d: edited(
+        d / "roles/baseline.json", lambda m: m["signed"].update(note=1.5)
     ),
     "no root before": lambda d: (d / "before/root.json").unlink(),
     "a role that is no role": lambda d: (d / "roles/snapshot.json").write_text("{}"),
@@ -460,6 +469,47 @@ def test_keys_of_people_need_a_draft(empty: World) -> None:
 def test_a_list_that_is_there_keeps_its_keys(world: World) -> None:
     with pytest.raises(UsageError, match="the list has its keys already"):
         world.simulator.publish(csv(range(5, 6)), list_keys=world.keys, draft=world.place())
+
+
+def test_what_changes_nothing_is_no_draft(world: World, tmp_path: Path) -> None:
+    where = world.place()
+    same = tmp_path / "same.csv"
+    same.write_bytes(csv(range(3)))
+    done = call(
+        *("provider", "publish", world.repository.directory, "--list", "baseline", "--replace"),
+        *("--draft", where, same, "--format", "json"),
+    )
+    assert (done.code, json.loads(done.out)["draft"], where.exists()) == (0, None, False)
+    assert "nothing would change: there is no draft" in done.err
+
+
+def test_other_keys_are_shown_to_who_signs(world: World) -> None:
+    where = world.place()
+    world.repository.rotate("baseline", world.public("alice", "mallory", threshold=1), draft=where)
+    shown = call("provider", "draft", "show", where)
+    assert "role baseline has other keys than before\n" in shown.out
+    assert load_draft(world.draft(range(3), "second")).with_other_keys() == ["second"]
+    assert load_draft(world.draft(range(5, 6))).with_other_keys() == []
+
+
+def test_files_that_people_have_replaced_go_after_a_day(world: World) -> None:
+    for start in (10, 20, 30):
+        draft = world.draft(range(start, start + 5))
+        world.sign(draft, "alice", "bob")
+        world.publish(draft)
+    joined = world.place()
+    world.repository.consolidate("baseline", keep_newest=0, draft=joined)
+    world.sign(joined, "alice", "bob")
+    world.publish(joined)
+    folder = world.repository.public / "targets/lists/baseline"
+    before = len(list(folder.glob("*.parquet")))
+    assert before == 5
+    world.simulator.now += timedelta(days=2)
+    world.simulator.renew()
+    draft = world.draft(range(40, 41))
+    world.sign(draft, "alice", "bob")
+    world.publish(draft)
+    assert len(list(folder.glob("*.parquet"))) == 2
 
 
 def test_a_draft_takes_the_place_of_nothing(world: World) -> None:
