@@ -13,7 +13,7 @@ Loading one verifies it, as far as the draft alone can tell:
 
 1. What is before is signed as it has to be: targets by the root's keys, a list by those that
    targets name. Whoever signs compares the root with the one they know.
-2. Each role is the next version of the one before.
+2. Each role is the next version of the one before, and has no other fields than that.
 3. A list has the files that it had, but for those that are new, and these are here, whole: their
    digests are in the role, and they are read as a client reads them.
 4. Targets name the lists that they named, with the same keys, but for those in the draft; and a
@@ -137,6 +137,9 @@ def load_draft(directory: Path) -> Draft:
             refuse(f"role {printable(name)} is of another kind")
         if role.signatures:
             refuse(f"role {printable(name)} has signatures of its own")
+        others = before[name].signed.unrecognized_fields if name in before else {}
+        if role.signed.unrecognized_fields != others:
+            refuse(f"role {printable(name)} says something that is not known here")
         version = before[name].signed.version if name in before else 0
         if role.signed.version != version + 1:  # 2
             refuse(f"role {printable(name)} is not the version after the one before")

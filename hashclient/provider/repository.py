@@ -230,7 +230,7 @@ class Repository:
             self._write_draft(draft, roles, changed, change)
             return
         change.write(self.files, roles)
-        self._announce(roles, change.event, **change.data)
+        self.announce(roles, change.event, **change.data)
         roles.commit(changed)
 
     def _write_draft(
@@ -258,7 +258,7 @@ class Repository:
                 for name, c in draft.lists.items()
             }
             signers = {name: sorted(draft.signed_by(name)) for name in sorted(draft.roles)}
-            self._announce(roles, "draft-published", lists=lists, signers=signers)
+            self.announce(roles, "draft-published", lists=lists, signers=signers)
             roles.take(draft.signed())
             for name in set(draft.roles) - {"targets"}:
                 self._keys.retire(name, roles.key_policy(name)[0])
@@ -283,7 +283,7 @@ class Repository:
                     f"no such role: {printable(role)}", hint=f"roles: {', '.join(roles.names())}"
                 )
             if draft is None and not (wanted and wanted.public):
-                self._announce(roles, "keys-rotated", role=role)
+                self.announce(roles, "keys-rotated", role=role)
                 roles.rotate(role, wanted)
                 return
             if role in ("targets", "snapshot", "timestamp"):
@@ -326,7 +326,7 @@ class Repository:
         self.require()
         with self.changing():
             roles = self.load()
-            self._announce(roles, "roles-renewed")
+            self.announce(roles, "roles-renewed")
             signed, skipped = roles.renew()
             wanting = [roles.wanting(role) or OPEN_KEY for role in skipped]
             return Renewed(tuple(signed), tuple(skipped), tuple(wanting))
@@ -385,7 +385,7 @@ class Repository:
                 hint="`hashclient provider init` makes one",
             )
 
-    def _announce(self, roles: Roles, event: str, **data: Any) -> None:
+    def announce(self, roles: Roles, event: str, **data: Any) -> None:
         """Have a change recorded just before clients can see it, with the versions it has then."""
 
         def with_versions() -> dict[str, Any]:
@@ -441,4 +441,7 @@ class Repository:
         """
         self.require()
         with own_hints("cannot read", self.directory):
-            return Roles.load(self._metadata, self._keys, self.clock, self._validity)
+            roles = Roles.load(self._metadata, self._keys, self.clock, self._validity)
+        # Whoever publishes without a word of their own is recorded all the same.
+        self.announce(roles, "repository-changed")
+        return roles

@@ -102,6 +102,14 @@ def test_without_a_log_nothing_is_published(simulator: Simulator) -> None:
     assert (simulator.repository.public / "metadata/timestamp.json").read_bytes() == published
 
 
+def test_whoever_publishes_is_recorded(simulator: Simulator) -> None:
+    """Also what has no word of its own here."""
+    with simulator.repository.changing():
+        roles = simulator.repository.load()
+        roles.commit({"targets"})
+    assert events(simulator)[-1] == "repository-changed"
+
+
 def test_what_changes_nothing_is_not_recorded(simulator: Simulator) -> None:
     before = events(simulator)
     simulator.publish(csv(range(30, 33)), dry_run=True)

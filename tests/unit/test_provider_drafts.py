@@ -264,6 +264,9 @@ CHANGED: dict[str, Callable[[Path], object]] = {
         lambda m: m["signed"]["delegations"]["roles"][0].update(threshold=1),
     ),
     "what is before, missing": forget,
+    "a field that nobody knows": lambda d: edited(
+        d / "roles/baseline.json", lambda m: m["signed"].update(note="x")
+    ),
     "a fraction": lambda d: edited(
         d / "roles/baseline.json", lambda m: m["signed"].update(note=1.5)
     ),
