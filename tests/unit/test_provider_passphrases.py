@@ -26,6 +26,8 @@ from tests.kit import ROOT, Run, call, environment
 
 PASSPHRASE = b"six words of nobody in particular"
 
+needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="there is no openssl")
+
 
 def knowing(*passphrases: bytes | None) -> Callable[[], Passphrases]:
     left = list(passphrases)
@@ -70,6 +72,7 @@ def test_all_keys_are_under_the_passphrase_and_clients_notice_nothing(
     assert len(found) == 6 and all(found.values())
 
 
+@needs_openssl
 def test_openssl_opens_such_a_key(simulator: Simulator) -> None:
     key = next(iter((simulator.repository.directory / "keys").glob("root-*.pem")))
     for passphrase, code in ((PASSPHRASE, 0), (b"another one", 1)):
@@ -82,6 +85,7 @@ def test_openssl_opens_such_a_key(simulator: Simulator) -> None:
         assert (done.returncode != 0) == bool(code), done.stderr
 
 
+@needs_openssl
 def test_a_key_that_openssl_made_slower_to_guess_is_read(tmp_path: Path) -> None:
     plain, slow = tmp_path / "plain.pem", tmp_path / "slow.pem"
     key_id = make_pair(plain, tmp_path / "public.pem", None)
