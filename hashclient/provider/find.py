@@ -31,6 +31,9 @@ from hashclient.lists.wire import (
 from hashclient.provider.results import Answer, Entry
 from hashclient.system.text import printable
 
+#: Some 600 bytes of memory each.
+MAX_ASKED = 1_000_000
+
 
 class _Hit(msgspec.Struct):
     """An entry of a list that was asked for by question number `question`."""
@@ -46,7 +49,7 @@ class Questions:
         """Ask for the entries `ids`.
 
         Raises:
-            UsageError: one cannot be an id, or is given twice.
+            UsageError: one cannot be an id.
         """
         for number, text in enumerate(ids, 1):
             if not is_entry_id(text):
@@ -72,7 +75,7 @@ class Questions:
         """Ask for the entries that have digests of the rows of files.
 
         Raises:
-            UsageError: a file is not understood.
+            UsageError: a file is not understood, or there are more than `MAX_ASKED` rows.
         """
         for name, stream in sources:
             for batch in read_digests(stream, name, reading):
@@ -83,6 +86,10 @@ class Questions:
 
     def _ask(self, batch: DigestBatch, name: str) -> None:
         start = len(self.asked)
+        if start + batch.count > MAX_ASKED:
+            raise UsageError(
+                f"{name}: more than {MAX_ASKED:,} rows to find", hint="ask for fewer at once"
+            )
         self.asked += [f"{name}:{line}" for line in batch.lines.tolist()]
         sizes = batch.sizes.tolist()
         for row in range(batch.count):

@@ -13,6 +13,7 @@ import pytest
 from fixtures.simulator import Simulator
 from hashclient.errors import UsageError
 from hashclient.lists.importers.reading import Reading
+from hashclient.provider import find as provider_find
 from hashclient.provider.asking import difference, find, overview
 from hashclient.provider.find import Questions
 from hashclient.provider.results import Answer, Step
@@ -172,6 +173,14 @@ def test_a_digest_in_place_of_an_id_is_not_repeated() -> None:
 def test_the_same_digest_twice_is_answered_twice(repo: Simulator) -> None:
     answers = asked(repo, content=f"{md5(4)}\n{md5(4)}\n")
     assert [len(a.entries) for a in answers] == [1, 1]
+
+
+def test_more_rows_than_memory_is_meant_for_are_refused(
+    repo: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provider_find, "MAX_ASKED", 2)
+    with pytest.raises(UsageError, match=r"asked\.csv: more than 2 rows to find"):
+        asked(repo, content=f"{md5(1)}\n{md5(2)}\n{md5(3)}\n")
 
 
 # The command
