@@ -260,7 +260,7 @@ class Repository:
             signers = {name: sorted(draft.signed_by(name)) for name in sorted(draft.roles)}
             self.announce(roles, "draft-published", lists=lists, signers=signers)
             roles.take(draft.signed())
-            for name in set(draft.roles) - {"targets"}:
+            for name in set(draft.with_other_keys()) & set(draft.before):
                 self._keys.retire(name, roles.key_policy(name)[0])
             return draft
 

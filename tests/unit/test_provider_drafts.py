@@ -440,6 +440,16 @@ def test_a_list_goes_to_people_and_to_others(world: World, tmp_path: Path) -> No
         world.simulator.publish(csv(range(5, 6)), "local")
 
 
+def test_key_files_that_do_not_count_are_left_alone(world: World) -> None:
+    """Only who gives a role other keys has the old ones removed."""
+    other = world.repository.directory / "keys" / f"baseline-{'0' * 16}.pem"
+    other.write_text("of an earlier time")
+    draft = world.draft(range(5, 6))
+    world.sign(draft, "alice", "bob")
+    world.publish(draft)
+    assert other.read_text() == "of an earlier time"
+
+
 def test_small_segments_are_joined_by_people(world: World) -> None:
     for start in range(10, 40, 10):
         draft = world.draft(range(start, start + 5))
