@@ -38,6 +38,7 @@ from hashclient.cli.provider_options import (
 from hashclient.cli.provider_passphrase import new_passphrase, passphrase_option, passphrases
 from hashclient.cli.provider_roles import renew, rotate
 from hashclient.cli.providerexport import command as export
+from hashclient.cli.providernotice import command as notice
 from hashclient.cli.providerview import show_change, warn_doubles
 from hashclient.errors import ExitCode, UsageError
 from hashclient.system.text import printable
@@ -357,5 +358,18 @@ def serve(app: App, directory: Path, bind: str, output_format: str, verbose: boo
         app.debug("stopped")
 
 
-for _other in (export, draft, rotate, renew, show, find, diff, client, server_config, log, key):
+for _other in (
+    export,
+    draft,
+    rotate,
+    renew,
+    show,
+    find,
+    diff,
+    client,
+    server_config,
+    log,
+    key,
+    notice,
+):
     command.add_command(_other)

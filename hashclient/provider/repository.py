@@ -55,6 +55,7 @@ from hashclient.provider.screen import read_screened
 from hashclient.system.files import sweep_temporary
 from hashclient.system.locks import writer_lock
 from hashclient.system.text import printable
+from hashclient.trust.noticerole import NOTICES
 
 #: What to do when a key is here but cannot be opened.
 OPEN_KEY = "give the passphrase of its key"
@@ -157,6 +158,8 @@ class Repository:
         self.require()
         with self.changing():
             roles = self.load()
+            if list_name == NOTICES and list_name not in roles.lists:
+                raise UsageError(f"a list cannot be called {NOTICES}, as a role is")
             is_new = list_name not in roles.lists
             check_public(list_keys, draft, is_new=is_new)
             check_place(draft)
@@ -286,7 +289,7 @@ class Repository:
                 self.announce(roles, "keys-rotated", role=role)
                 roles.rotate(role, wanted)
                 return
-            if role in ("targets", "snapshot", "timestamp"):
+            if role not in ("root", *roles.lists):
                 raise UsageError(f"keys of people sign the root and lists, not {role}")
             if wanted is None or not wanted.public:
                 raise UsageError(
@@ -308,7 +311,7 @@ class Repository:
         self.require()
         with self.changing():
             roles = self.load()
-            due = set(roles.due()) - {"snapshot", "timestamp"}
+            due = set(roles.due()) - {"snapshot", "timestamp", NOTICES}
             elsewhere = {role for role in due if not roles.can_sign(role)}
             if not elsewhere:
                 raise UsageError(
