@@ -14,7 +14,9 @@ from fixtures.client import csv
 from fixtures.simulator import Simulator
 from hashclient.audit import log as audit_log
 from hashclient.errors import AuditError, StateError, UsageError
+from hashclient.notices.document import Severity
 from hashclient.provider.keys import Keys
+from hashclient.provider.notices import Draft, NoticeBoard
 from hashclient.provider.repository import Repository
 from tests.kit import call
 
@@ -108,6 +110,26 @@ def test_whoever_publishes_is_recorded(simulator: Simulator) -> None:
         roles = simulator.repository.load()
         roles.commit({"targets"})
     assert events(simulator)[-1] == "repository-changed"
+
+
+def test_notices_are_recorded_before_they_are_seen(
+    simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board, seen = NoticeBoard(simulator.repository), list[str]()
+    rename = Path.replace
+
+    def replace(path: Path, target: Path) -> Path:
+        if target.name == "timestamp.json":
+            seen.append(events(simulator)[-1])
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    draft = Draft(sender="a", event="b", headline="c", severity=Severity.MINOR)
+    first = board.publish(draft, simulator.now)
+    board.cancel([first.id], Draft(), simulator.now)
+    assert seen == ["notice-published", "notice-published"]
+    record = list(audit_log.read(simulator.repository.log.directory))[-2]
+    assert (record.data["notice"], record.data["type"]) == (first.id, "Alert")
 
 
 def test_what_changes_nothing_is_not_recorded(simulator: Simulator) -> None:

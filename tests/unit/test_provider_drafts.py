@@ -17,12 +17,15 @@ from fixtures.client import csv
 from fixtures.simulator import PlainClient, Simulator
 from hashclient.audit import log as audit_log
 from hashclient.errors import HashclientError, StateError, UsageError, VerificationError
+from hashclient.notices.document import Severity
 from hashclient.provider import drafting
 from hashclient.provider import keys as provider_keys
 from hashclient.provider.drafting import sign_draft
 from hashclient.provider.drafts import load_draft, verify_root
 from hashclient.provider.keyfiles import Passphrases, load_public
 from hashclient.provider.keys import Keys
+from hashclient.provider.notices import Draft as Said
+from hashclient.provider.notices import NoticeBoard
 from hashclient.provider.personkeys import make_pair
 from hashclient.system import files as system_files
 from tests.kit import call
@@ -448,6 +451,22 @@ def test_key_files_that_do_not_count_are_left_alone(world: World) -> None:
     world.sign(draft, "alice", "bob")
     world.publish(draft)
     assert other.read_text() == "of an earlier time"
+
+
+def test_drafts_and_notices_leave_each_other_alone(world: World, tmp_path: Path) -> None:
+    """The role of notices stands beside the lists; a draft of targets brings it along unchanged."""
+    client = PlainClient(tmp_path / "client", world.simulator)
+    board = NoticeBoard(world.repository)
+    said = Said(sender="a", event="b", headline="c", severity=Severity.MINOR)
+    board.publish(said, world.simulator.now)
+    draft = world.draft(range(3), "second")
+    world.sign(draft, "alice", "bob")
+    world.publish(draft)
+    board.publish(said, world.simulator.now)
+    assert len(board.standing(world.simulator.now)) == 2
+    assert client.fetch("second")[0].generation == 1
+    with pytest.raises(UsageError, match="keys of people sign the root and lists, not notices"):
+        world.repository.rotate("notices", world.keys, draft=world.place())
 
 
 def test_small_segments_are_joined_by_people(world: World) -> None:
