@@ -2,7 +2,8 @@
 
 It shows a client the same interface as a real provider's web server, so that a client can be set
 up and tested on one machine. A repository for others belongs behind a real web server. Only
-regular files below `public/` are served, to those who know the token; nothing is listed.
+regular files below `public/` are served, to those who know the token that is made for trials, or
+have one as a client of the repository; nothing is listed.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from hashclient.errors import UsageError
+from hashclient.errors import StateError, UsageError
+from hashclient.provider.clients import Doorkeeper
 from hashclient.provider.keys import Clock
 from hashclient.provider.public import PUBLIC_MODE
 from hashclient.provider.repository import Repository
@@ -70,18 +72,30 @@ class TrialServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
         address: tuple[str, int],
         public: Path,
         token: bytes,
+        doorkeeper: Doorkeeper,
         context: ssl.SSLContext,
         log: Callable[[str], None],
     ) -> None:
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self.public = Path(os.path.realpath(public))
         self.expected = b"Bearer " + token
+        self._doorkeeper = doorkeeper
         self.log = log
         super().__init__(address, _Handler)
         # The handshake is left to the thread of the connection: none can hold up the others.
         self.socket = context.wrap_socket(
             self.socket, server_side=True, do_handshake_on_connect=False
         )
+
+    def is_allowed(self, header: bytes) -> bool:
+        """Tell whether a header is that of the trial, or of a client of the repository."""
+        if hmac.compare_digest(header, self.expected):
+            return True
+        try:
+            return self._doorkeeper.who(header) is not None
+        except StateError as error:
+            self.log(error.message)
+            return False
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Note a broken connection; it concerns nobody else."""
@@ -118,7 +132,8 @@ def open_server(
         context.load_cert_chain(pair)
     token = read_secret(token_file, "token file").strip()
     try:
-        server = TrialServer(address, repository.public, token, context, log)
+        doorkeeper = Doorkeeper(repository.clients_file, clock)
+        server = TrialServer(address, repository.public, token, doorkeeper, context, log)
     except OSError as error:
         raise UsageError(
             f"cannot listen on {bind}: {error.strerror}", hint="port 0 takes a free one"
@@ -171,7 +186,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if self.headers["Content-Length"] or self.headers["Transfer-Encoding"]:
             self.close_connection = True  # a body is not read, so what follows it is unknown
         given = (self.headers["Authorization"] or "").encode("latin-1", "replace")
-        if not hmac.compare_digest(given, self.server.expected):
+        if not self.server.is_allowed(given):
             self._refuse(HTTPStatus.UNAUTHORIZED, ("WWW-Authenticate", "Bearer"))
             return
         fd = self._open()

@@ -34,7 +34,7 @@ USES: Mapping[str, str] = {
     "index": "config lists",
     "session": "audit config index migrations",
     "notices": "audit session",
-    "provider": "lists notices trust",
+    "provider": "audit lists notices trust",
     "fetch": "audit config configfile index lists matches migrations net notices session trust",
     "quarantine": "audit config index matches session",
     "reporting": "__init__ audit configfile index matches net quarantine session",
