@@ -43,7 +43,9 @@ class Whereabouts:
     def of(self, outcomes: Sequence[Outcome]) -> list[Place]:
         """Return the places of outcomes, in their order."""
         known: dict[str, tuple[str, str | None] | None] = {}
-        return [place_of(o) if o.is_stream else self._of(o.path, known) for o in outcomes]
+        return [
+            place_of(o) if o.is_stream or o.is_object else self._of(o.path, known) for o in outcomes
+        ]
 
     def _of(self, path: str, known: dict[str, tuple[str, str | None] | None]) -> Place:
         met, slash, name = path.rpartition("/")

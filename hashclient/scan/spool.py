@@ -1,13 +1,15 @@
 """Room for streams that may be containers: they are kept until what is in them was checked.
 
 Little of them is kept in memory, together for all streams; what goes beyond is moved to files
-without a name, which nobody can open and nothing outlives. What has no room has no verdict.
+without a name, which nobody can open and nothing outlives. What has no room has no verdict. Threads
+may share the room; a stream is one thread's.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
+import threading
 from pathlib import Path
 
 from hashclient.scan.members import Kept
@@ -27,6 +29,7 @@ class Spool:
         self._most_bytes = most_bytes
         self.memory_bytes = 0
         self.disk_bytes = 0
+        self._lock = threading.Lock()
 
     def keep(self) -> Spooled:
         """Return what keeps one stream, as far as it may be a container."""
@@ -34,17 +37,25 @@ class Spool:
 
     def has_memory(self, count: int) -> bool:
         """Take so many bytes of memory, if there are."""
-        if self.memory_bytes + count > MEMORY_BYTES:
-            return False
-        self.memory_bytes += count
-        return True
+        with self._lock:
+            if self.memory_bytes + count > MEMORY_BYTES:
+                return False
+            self.memory_bytes += count
+            return True
 
     def has_disk(self, count: int) -> bool:
         """Take so many bytes of disk, if there are."""
-        if self.disk_bytes + count > self._most_bytes:
-            return False
-        self.disk_bytes += count
-        return True
+        with self._lock:
+            if self.disk_bytes + count > self._most_bytes:
+                return False
+            self.disk_bytes += count
+            return True
+
+    def give_back(self, memory_bytes: int, disk_bytes: int) -> None:
+        """Take back what a stream had."""
+        with self._lock:
+            self.memory_bytes -= memory_bytes
+            self.disk_bytes -= disk_bytes
 
     def open(self) -> int:
         """Return a descriptor of an empty file without a name.
@@ -72,10 +83,18 @@ class Spooled(Kept):
 
     def close(self) -> None:
         """Let go of what was kept, and of the room that it had."""
-        self._spool.memory_bytes -= self._in_memory
-        self._spool.disk_bytes -= self._on_disk
+        self._spool.give_back(self._in_memory, self._on_disk)
         self._in_memory = self._on_disk = 0
         super().close()
+
+    def keep_all(self) -> None:
+        """Keep it whatever it begins with: before anything has come.
+
+        Raises:
+            OSError: there is no room.
+        """
+        self._head = None
+        self._fd = os.memfd_create("hashclient")
 
     def _write(self, chunk: memoryview) -> None:
         if not self._on_disk and self._spool.has_memory(len(chunk)):
@@ -97,7 +116,7 @@ class Spooled(Kept):
             except OSError as error:
                 self._fail(reason_of(error))
                 return False
-            self._spool.memory_bytes -= self._in_memory
+            self._spool.give_back(self._in_memory, 0)
             self._in_memory = 0
         return True
 

@@ -1,0 +1,216 @@
+"""What was read of objects before: sealed tags by bucket, key, version, ETag and size.
+
+A row stands for all of these by one hash of them, so a name that has another ETag or length now is
+not known, and neither is anything told of what is in a bucket. Only what was read is kept, never
+what a store says. A version cannot change; without one, an ETag that is the same is believed for so
+many days. Like the inventory, the file may be lost at any time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import sqlite3
+import time
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from hashclient.errors import StateError
+from hashclient.scan.cache import DAY_S
+from hashclient.scan.records import Records
+from hashclient.system.files import is_there
+from hashclient.system.layout import Layout
+from hashclient.system.sqlite import open_database
+from hashclient.system.text import excerpt, printable
+
+VERSION = 1
+#: What `records` returns, as far as a judge wants to know.
+RECORD = np.dtype([("mask", "u1"), ("tags", "<u8", (3, 2)), ("read_day", "<u4")])
+#: Rows that wait before they are written.
+WAITING = 2_000
+
+_TABLES = (
+    "CREATE TABLE meta (key_id TEXT NOT NULL) STRICT",
+    """
+    CREATE TABLE object (
+        id TEXT PRIMARY KEY,
+        read_day INTEGER NOT NULL,
+        mask INTEGER NOT NULL,
+        tags BLOB NOT NULL,
+        crc INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID
+    """,
+    f"PRAGMA user_version = {VERSION}",
+)
+_FIND = (
+    "SELECT id, read_day, mask, tags, crc FROM object WHERE id IN (SELECT value FROM json_each(?))"
+)
+_STORE = "INSERT OR REPLACE INTO object VALUES (?, ?, ?, ?, ?)"
+#: What SQLite says of a file that is not what we wrote.
+_DAMAGE = frozenset({sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_HINT = "it may be removed at any time; a scan then reads every object again"
+
+
+def row_id(namespace: str, key: str, version: str | None, etag: str | None, size: int) -> str:
+    """Return what a row is called: 32 hexadecimal digits."""
+    parts = (namespace, key, version or "", etag or "", str(size))
+    text = "\0".join(f"{len(part)} {part}" for part in parts)
+    return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+
+
+class ObjectCache:
+    """What is known of objects in one state directory; used by the thread that hands work out."""
+
+    def __init__(
+        self,
+        state_dir: Path,
+        key_id: str,
+        *,
+        reread_days: int,
+        keep_days: float,
+        use: bool = True,
+        on_failure: Callable[[StateError], None] = lambda _: None,
+    ) -> None:
+        """Nothing is opened yet. Tags are sealed under the key `key_id`.
+
+        With `use` unset nothing is known, and what is read is written all the same. What cannot be
+        read or written is told once, to `on_failure`.
+        """
+        self._path = Layout(state_dir).objects
+        self._key_id = key_id
+        self._reread_days = reread_days
+        self._keep_days = keep_days
+        self._use = use
+        self._on_failure = on_failure
+        self._db: sqlite3.Connection | None = None
+        self._is_broken = False
+        self._waiting: list[tuple[str, int, int, bytes, int]] = []
+        self._day = int(time.time() // DAY_S)
+
+    def find(self, ids: Sequence[str], *, are_versions: Sequence[bool]) -> Records | None:
+        """Return a record for each of `ids`, of mask 0 where nothing is known; None if none is.
+
+        `are_versions` says which of them are of one version. What is only believed has its day in
+        `read_day`, and what is known has 0.
+        """
+        if not self._use or self._is_broken or (self._db is None and not is_there(self._path)):
+            return None
+        rows: list[tuple[str, int, int, bytes, int]] = []
+        with self._failures():
+            rows = self._open().execute(_FIND, (json.dumps(ids),)).fetchall()
+        if not rows:
+            return None
+        known = {row[0]: row for row in rows}
+        records = np.zeros(len(ids), RECORD)
+        for number, (name, is_version) in enumerate(zip(ids, are_versions, strict=True)):
+            row = known.get(name)
+            if row is None or row[4] != _checksum(*row[:4]):
+                continue
+            age = self._day - row[1]
+            if not is_version and not 0 <= age < self._reread_days:
+                continue
+            records[number]["mask"] = row[2]
+            records[number]["tags"] = np.frombuffer(row[3], "<u8").reshape(3, 2)
+            records[number]["read_day"] = 0 if is_version else row[1]
+        return records
+
+    def learn(self, name: str, mask: int, tags: bytes) -> None:
+        """Remember what was read of an object."""
+        if self._is_broken:
+            return
+        self._waiting.append((name, self._day, mask, tags, _checksum(name, self._day, mask, tags)))
+        if len(self._waiting) >= WAITING:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what was learned."""
+        if not self._waiting or self._is_broken:
+            return
+        with self._failures():
+            db = self._open()
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                db.executemany(_STORE, self._waiting)
+                oldest = self._day - int(self._keep_days)
+                db.execute("DELETE FROM object WHERE read_day < ?", (oldest,))
+                db.execute("COMMIT")
+            except BaseException:
+                db.execute("ROLLBACK")
+                raise
+        self._waiting.clear()
+
+    def close(self) -> None:
+        """Write what was learned, and close."""
+        self.flush()
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+
+    def _open(self) -> sqlite3.Connection:
+        if self._db is None:
+            db = open_database(self._path, "rwc")
+            try:
+                self._prepare(db)
+            except BaseException:
+                db.close()
+                raise
+            self._db = db
+        return self._db
+
+    def _prepare(self, db: sqlite3.Connection) -> None:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = NORMAL")
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            (version,) = db.execute("PRAGMA user_version").fetchone()
+            if version > VERSION:
+                raise StateError(
+                    f"a newer hashclient has written {printable(self._path)}", hint=_HINT
+                )
+            if version == 0:
+                for statement in _TABLES:
+                    db.execute(statement)
+            keys = db.execute("SELECT key_id FROM meta").fetchall()
+            if keys != [(self._key_id,)]:  # another key sealed it: these tags say nothing
+                db.execute("DELETE FROM object")
+                db.execute("DELETE FROM meta")
+                db.execute("INSERT INTO meta VALUES (?)", (self._key_id,))
+            db.execute("COMMIT")
+        except BaseException:
+            db.execute("ROLLBACK")
+            raise
+
+    @contextlib.contextmanager
+    def _failures(self) -> Iterator[None]:
+        """Go on without a cache that cannot be used, and say so once."""
+        try:
+            yield
+        except StateError as error:
+            self._give_up(error)
+        except (OSError, sqlite3.Error, ValueError) as error:
+            if isinstance(error, sqlite3.DatabaseError) and error.sqlite_errorcode in _DAMAGE:
+                self._remove()
+            text = f"cannot use {printable(self._path)}: {excerpt(error)}"
+            self._give_up(StateError(text, hint=_HINT))
+
+    def _remove(self) -> None:
+        """Remove a file that is damaged: the next scan makes another one."""
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+        for suffix in ("-wal", "-shm", ""):
+            with contextlib.suppress(OSError):
+                self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+
+    def _give_up(self, error: StateError) -> None:
+        self._is_broken = True
+        self._waiting.clear()
+        self._on_failure(error)
+
+
+def _checksum(name: str, day: int, mask: int, tags: bytes) -> int:
+    return zlib.crc32(tags, zlib.crc32(b"%d %d " % (day, mask), zlib.crc32(name.encode())))
