@@ -46,7 +46,7 @@ COLUMNS = (
     *("list", "entry", "category", "generation", "algorithms", "complete"),
     *(str(action) for action in Action),
     "actions",
-    "container",
+    *("container", "evidence"),
 )
 DIGEST_COLUMNS = tuple(a.label for a in Algorithm)
 
@@ -134,6 +134,7 @@ def _file_cells(handled: Handled) -> dict[str, str]:
         "size": "" if outcome.size is None else str(outcome.size),
         "reason": text_cell(words(outcome.reason or "")),
         "container": text_cell(printable(outcome.path)) if outcome.members else "",
+        "evidence": text_cell(outcome.evidence or ""),
         **{str(acted.action): done_word(acted) for acted in handled.acted},
         "actions": text_cell(words("; ".join(acted.detail for acted in handled.acted))),
     }

@@ -25,8 +25,8 @@ from hashclient.errors import UsageError
 from hashclient.objects.failures import StoreError, Trouble, of_obstore
 from hashclient.objects.stores import S3, Store
 
-#: Objects a page. A store gives a thousand at a time; more at once costs less for each.
-PAGE_OBJECTS = 5_000
+#: Objects a page: as many as a store gives at a time.
+PAGE_OBJECTS = 1_000
 #: So many pages may have nothing in them: of much that was deleted, say.
 MAX_EMPTY = 1_000
 REPEATED = "the store repeats what it has listed"
@@ -114,26 +114,23 @@ def _has_leading_slash(s3: S3, uri: ObjectUri) -> bool:
 
 
 def _pages(store: Store, uri: ObjectUri, after: str | None) -> Iterator[Any]:
-    """Yield pages as obstore lists them, and the rest by botocore where it cannot."""
+    """Yield pages as obstore lists them, and the rest by botocore where it cannot.
+
+    What obstore has got before it fails it keeps to itself: botocore is asked for that, too.
+    """
     first = None
     try:
         for chunk in _chunks(store, uri, after):
             begin = chunk.column("key")[0].as_py()
-            is_back = begin == first if store.scheme == "az" else first and begin <= first
-            if is_back:
-                break
+            if first is not None and (begin == first if store.scheme == "az" else begin <= first):
+                raise ListingEndedError(REPEATED)
             first, after = begin, os.fsdecode(chunk.column("key")[-1].as_py())
             yield chunk
-        else:
-            return
-        reason = REPEATED
-    except StoreError as error:
-        if error.trouble is not Trouble.NAME:
-            raise
-        reason = UNNAMABLE
-    if store.s3 is None:
-        raise ListingEndedError(reason)
-    yield from _pages_of_s3(store.s3, uri, after)
+    except (StoreError, ListingEndedError) as error:
+        if store.s3 is None:
+            is_name = isinstance(error, StoreError) and error.trouble is Trouble.NAME
+            raise ListingEndedError(UNNAMABLE if is_name else str(error)) from None
+        yield from _pages_of_s3(store.s3, uri, after)
 
 
 def _chunks(store: Store, uri: ObjectUri, after: str | None) -> Iterator[Any]:

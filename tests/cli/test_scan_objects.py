@@ -2,16 +2,82 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+import io
+import json
+import signal
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
-from fixtures.buckets import SECRET_KEY, Site
-from tests.support import Result, csv_of, make_state, run
+from fixtures.buckets import (
+    ACCESS_KEY,
+    SECRET_KEY,
+    Answer,
+    Request,
+    Site,
+    error,
+    is_listing,
+    listing,
+)
+from tests.support import ROOT, Result, arguments, csv_of, environment, make_state, wait_until
 
 LISTED = b"listed one"
+#: Of the same length, and not listed.
+OTHER = LISTED[::-1]
 BIG = bytes(range(256)) * 9_000
+
+
+class Commands:
+    """One process that runs many commands: to start it takes longer than all that they do.
+
+    What obstore has begun stays in it, and out of the processes that other tests fork.
+    """
+
+    CODE = """
+import json, os, sys
+from tests.support import call
+for line in sys.stdin:
+    args, env = json.loads(line)
+    before = dict(os.environ)
+    os.environ.update(env)
+    result = call(*args)
+    os.environ.clear()
+    os.environ.update(before)
+    print(json.dumps([result.code, result.out, result.err]), flush=True)
+"""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", self.CODE],
+            env=environment(),
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, args: Sequence[object], env: Mapping[str, str]) -> Result:
+        pipes = self._process
+        assert pipes.stdin is not None
+        assert pipes.stdout is not None
+        pipes.stdin.write(json.dumps([[str(arg) for arg in args], env]) + "\n")
+        pipes.stdin.flush()
+        return Result(*json.loads(pipes.stdout.readline()))
+
+    def close(self) -> None:
+        self._process.communicate()
+
+
+@pytest.fixture(scope="module")
+def commands() -> Iterator[Commands]:
+    commands = Commands()
+    yield commands
+    commands.close()
 
 
 @pytest.fixture(scope="module")
@@ -21,25 +87,358 @@ def site() -> Iterator[Site]:
     site.close()
 
 
+@pytest.fixture(autouse=True)
+def _nothing_answers_instead(site: Site) -> Iterator[None]:
+    yield
+    site.answer = lambda _request: None
+
+
 @pytest.fixture
 def state(tmp_path: Path) -> Path:
     return make_state(tmp_path / "site", {"base": csv_of({"e-1": LISTED, "e-2": BIG})})
 
 
-def scan(site: Site, state: Path, *args: object, **env: str) -> Result:
+Scan = Callable[..., Result]
+
+
+@pytest.fixture
+def scan(commands: Commands, site: Site, state: Path) -> Scan:
+    """Return what runs a scan, and looks that it has told no secret."""
+    return lambda *args, **env: _scan(commands, site, state, args, env)
+
+
+def _scan(
+    commands: Commands, site: Site, state: Path, args: Sequence[object], env: Mapping[str, str]
+) -> Result:
     words = ("--state-dir", state, "scan", "--format", "jsonl", "--all", *args)
-    result = run(*words, env={"HASHCLIENT_DEBUG": "1", **site.environment, **env})
-    assert SECRET_KEY not in result.out + result.err
+    result = commands.run(words, {**site.environment, **env})
+    told = result.out + result.err
+    if (log := state / "audit" / "log.jsonl").exists():
+        told += log.read_text()
+    for secret in (SECRET_KEY, ACCESS_KEY, hashlib.md5(LISTED).hexdigest()):
+        assert secret not in told
     return result
 
 
-def test_objects_are_listed_read_and_judged(site: Site, state: Path) -> None:
-    bucket = site.bucket(**{"a/one": LISTED, "a/two": LISTED[::-1], "b": b"short", "c/big": BIG})
-    result = scan(site, state, f"{bucket.uri}/")
+def reasons(result: Result) -> dict[str, str]:
+    return {line["path"]: line["reason"] for line in result.lines if line["type"] == "unread"}
+
+
+def evidence(result: Result) -> dict[str, str]:
+    return {line["path"]: line["evidence"] for line in result.lines if "evidence" in line}
+
+
+def trusting(state: Path, bucket: str) -> None:
+    (state / "config.toml").write_text(f'[objects."{bucket}"]\ntrust_etag = true\n')
+
+
+def test_objects_are_listed_read_and_judged(site: Site, state: Path, scan: Scan) -> None:
+    bucket = site.bucket(**{"a/one": LISTED, "a/two": OTHER, "b": b"short", "c/big": BIG})
+    result = scan(f"{bucket.uri}/")
     assert result.outcomes == {
         f"{bucket.uri}/a/one": "match",
         f"{bucket.uri}/a/two": "clean",
         f"{bucket.uri}/b": "clean",
         f"{bucket.uri}/c/big": "match",
-    }, result.err
-    assert result.code == 10
+    }
+    assert evidence(result) == {
+        f"{bucket.uri}/a/one": "read",
+        f"{bucket.uri}/a/two": "read",
+        f"{bucket.uri}/b": "size",
+        f"{bucket.uri}/c/big": "read",
+    }
+    summary = result.summary
+    assert (result.code, summary["files_read"], summary["ruled_out_by_size"]) == (10, 3, 1)
+    assert summary["by_store_digest"] == 0
+    assert (state / "audit" / "log.jsonl").read_text().count(f"{bucket.uri}/a/one") == 1
+
+
+def test_a_uri_is_an_object_and_what_is_below_it(site: Site, state: Path, scan: Scan) -> None:
+    bucket = site.bucket(**{"a": b"x", "a/b": b"xx", "ab": b"xxx", "a/b/c": b"x", "é ?#%": b"x"})
+    found = lambda *args: sorted(scan(*args).outcomes)  # noqa: E731
+    uri = bucket.uri
+    assert found(f"{uri}/a") == [f"{uri}/a", f"{uri}/a/b", f"{uri}/a/b/c"]
+    assert found(f"{uri}/a/") == [f"{uri}/a/b", f"{uri}/a/b/c"]
+    assert found(f"{uri}/é %3F%23%25", f"{uri}/ab") == [f"{uri}/ab", f"{uri}/é %3F%23%25"]
+
+
+def test_without_an_object_there_is_nothing_to_check(site: Site, state: Path, scan: Scan) -> None:
+    bucket = site.bucket()
+    assert scan(bucket.uri).code == 3
+    assert scan(f"{bucket.uri}/none").code == 3
+
+
+def test_keys_that_obstore_cannot_name_are_listed_and_read_by_botocore(
+    site: Site, state: Path, scan: Scan
+) -> None:
+    keys = ["/lead", "a", "a//b", "dir/", "up/../x", "x/./y", "z"]
+    bucket = site.bucket(**dict.fromkeys(keys, LISTED))
+    result = scan(bucket.uri)
+    assert result.outcomes == {f"{bucket.uri}/{key}": "match" for key in keys}, result.err
+    without = site.bucket(**dict.fromkeys(keys[1:], LISTED))
+    result = scan(without.uri, "--no-members")
+    assert result.outcomes == {f"{without.uri}/{key}": "match" for key in keys[1:]}, result.err
+
+
+def test_a_slash_at_the_end_of_a_key_is_found_again(site: Site, state: Path, scan: Scan) -> None:
+    bucket = site.bucket(**{"dir/": LISTED, "dir/x": OTHER})
+    assert scan(bucket.uri).outcomes == {
+        f"{bucket.uri}/dir/": "match",
+        f"{bucket.uri}/dir/x": "clean",
+    }
+
+
+def test_without_reading_nothing_is_read(site: Site, state: Path, scan: Scan) -> None:
+    bucket = site.bucket(one=LISTED, two=OTHER, three=b"3")
+    bucket.put_parts("parts", LISTED)
+    result = scan("--no-read", bucket.uri)
+    assert reasons(result) == {
+        f"{bucket.uri}/one": "--no-read: its etag is that of an entry, and only its content"
+        " could tell",
+        f"{bucket.uri}/two": "--no-read: what its store says of it is not trusted (trust_etag)",
+        f"{bucket.uri}/parts": "--no-read: its store gives no digest of it",
+    }
+    assert (result.code, bucket.reads()) == (3, [])
+    assert result.outcomes[f"{bucket.uri}/three"] == "clean"
+    assert result.summary["opens_containers"] is False
+
+
+def test_etags_that_are_trusted_decide(site: Site, state: Path, scan: Scan) -> None:
+    others = {f"n{n}": b"%010d" % n for n in range(20)}
+    bucket = site.bucket(one=LISTED, **others)
+    trusting(state, bucket.uri)
+    result = scan("--no-members", bucket.uri)
+    summary = result.summary
+    # What is listed is read before anything is said of it, and one of the others to check.
+    assert result.outcomes[f"{bucket.uri}/one"] == "match"
+    assert sorted(bucket.reads()) == ["n0", "one", "one"]
+    assert (summary["clean"], summary["by_store_digest"], result.code) == (20, 19, 10)
+    assert set(evidence(result).values()) == {"read", "etag"}
+    without = scan("--no-read", bucket.uri)
+    assert without.summary["by_store_digest"] == 20
+    assert list(reasons(without)) == [f"{bucket.uri}/one"]
+
+
+def test_an_etag_of_another_content_ends_the_trust(site: Site, state: Path, scan: Scan) -> None:
+    """As those of an encrypted bucket are, which look like an MD5."""
+    bucket = site.bucket(**{f"n{n}": b"%010d" % n for n in range(5)})
+    trusting(state, bucket.uri)
+    rows = [(f"n{n}", 10, f"{n}" * 32) for n in range(5)]
+
+    def lie(request: Request) -> Answer:
+        if is_listing(request):
+            return listing(rows)
+        key = request[1].rpartition("/")[2]
+        if request[0] != "GET" or not key.startswith("n"):
+            return None
+        headers = {"ETag": f'"{key[1:] * 32}"', "Content-Range": "bytes 0-9/10"}
+        headers["Last-Modified"] = "Thu, 01 Jan 2026 00:00:00 GMT"
+        return "206 Partial Content", headers, b"%010d" % int(key[1:])
+
+    site.answer = lie
+    result = scan("--no-members", bucket.uri)
+    text = "its etag was taken for its md5, and that of another object is none"
+    assert reasons(result) == {f"{bucket.uri}/n{n}": text for n in range(1, 5)}
+    assert (result.summary["by_store_digest"], result.code) == (0, 3)
+    assert evidence(result) == {f"{bucket.uri}/n0": "read"}
+
+
+def test_what_was_read_is_not_read_again(site: Site, state: Path, scan: Scan) -> None:
+    bucket = site.bucket(one=LISTED, two=OTHER, three=b"3")
+    scan(bucket.uri)
+    site.requests.clear()
+    again = scan(bucket.uri)
+    assert (set(bucket.reads()), again.code) == ({"one"}, 10)  # what is listed is proven each time
+    assert (again.summary["known_unchanged"], again.summary["believed_unchanged"]) == (2, 2)
+    assert evidence(again)[f"{bucket.uri}/two"] == "known"
+    bucket.put("two", LISTED)
+    assert scan(bucket.uri).outcomes[f"{bucket.uri}/two"] == "match"
+    site.requests.clear()
+    scan("--no-inventory", bucket.uri)
+    assert set(bucket.reads()) == {"one", "two", "three"}
+
+
+def test_every_version_is_checked(site: Site, state: Path, scan: Scan) -> None:
+    bucket = site.bucket()
+    bucket.keep_versions()
+    first = bucket.put("a", LISTED)
+    second = bucket.put("a", OTHER)
+    bucket.delete("a")
+    third = bucket.put("ab", LISTED)
+    uri = bucket.uri
+    assert scan(uri).outcomes == {f"{uri}/ab?versionId={third}": "match"}
+    result = scan("--all-versions", uri)
+    assert result.outcomes == {
+        f"{uri}/a?versionId={first}": "match",
+        f"{uri}/a?versionId={second}": "clean",
+        f"{uri}/ab?versionId={third}": "match",
+    }
+    assert len(scan("--all-versions", f"{uri}/a").outcomes) == 2
+    one = scan(f"{uri}/a?versionId={first}")
+    assert (list(one.outcomes.values()), one.code) == (["match"], 10)
+
+
+def test_what_is_in_containers_is_checked(site: Site, state: Path, scan: Scan) -> None:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("in/a.jpg", LISTED)
+        archive.writestr("b", b"b")
+    behind = b"\x7fELF" + bytes(70_000) + packed.getvalue()
+    bucket = site.bucket(**{"x.zip": packed.getvalue(), "program": behind, "c": bytes(50_000)})
+    result = scan(bucket.uri)
+    assert {path for path, kind in result.outcomes.items() if kind == "match"} == {
+        f"{bucket.uri}/x.zip!/in/a.jpg",
+        f"{bucket.uri}/program!/in/a.jpg",
+    }
+    assert (result.code, result.summary["members"]) == (10, 4)
+    closed = scan("--no-members", bucket.uri)
+    assert (closed.code, closed.summary["files_read"]) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (error("403 Forbidden", "AccessDenied"), "permission denied"),
+        (
+            error("403 Forbidden", "InvalidObjectState"),
+            "is in an archive storage class: it has to be restored before it can be read",
+        ),
+        (error("404 Not Found", "NoSuchKey"), "vanished after it was listed"),
+        (error("412 Precondition Failed", "PreconditionFailed"), "changed after it was listed"),
+        (error("400 Bad Request", LISTED.hex()), "the store refused: it answered 400"),
+    ],
+)
+def test_an_object_that_cannot_be_read_is_unread_alone(
+    site: Site, state: Path, scan: Scan, answer: Answer, reason: str
+) -> None:
+    bucket = site.bucket(one=LISTED, two=LISTED)
+    site.answer = lambda request: answer if request[1].endswith("/two") else None
+    result = scan(bucket.uri)
+    assert reasons(result) == {f"{bucket.uri}/two": reason}
+    assert (result.outcomes[f"{bucket.uri}/one"], result.code) == ("match", 11)
+
+
+def test_an_object_that_changes_between_listing_and_reading_is_unread(
+    site: Site, state: Path, scan: Scan
+) -> None:
+    bucket = site.bucket(one=LISTED)
+
+    def change(request: Request) -> Answer:
+        if request[1].endswith("/one") and request[0] == "GET":
+            site.answer = lambda _request: None
+            bucket.put("one", OTHER)
+        return None
+
+    site.answer = change
+    result = scan(bucket.uri)
+    assert reasons(result) == {f"{bucket.uri}/one": "changed after it was listed"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (None, "no such bucket"),
+        (error("403 Forbidden", "AccessDenied"), "permission denied"),
+        (error("400 Bad Request", "ExpiredToken"), "the credentials have expired"),
+        (error("403 Forbidden", "InvalidAccessKeyId"), "the credentials are not accepted"),
+    ],
+)
+def test_a_bucket_that_cannot_be_listed_is_unread(
+    site: Site, state: Path, scan: Scan, answer: Answer, reason: str
+) -> None:
+    site.answer = lambda _request: answer
+    result = scan("s3://no-such-bucket/x/")
+    assert reasons(result) == {"s3://no-such-bucket/x/": f"the listing ended early: {reason}"}
+    assert result.code == 3
+
+
+def test_without_credentials_a_bucket_is_unread(site: Site, state: Path, scan: Scan) -> None:
+    none = dict.fromkeys(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), "")
+    result = scan("s3://bucket", AWS_EC2_METADATA_DISABLED="true", **none)
+    assert reasons(result) == {"s3://bucket/": "the listing ended early: no credentials were found"}
+
+
+def test_a_listing_that_ended_goes_on_with_a_token(site: Site, state: Path, scan: Scan) -> None:
+    bucket = site.bucket(**{f"{n}": LISTED for n in range(4)})
+    etag = hashlib.md5(LISTED).hexdigest()
+
+    def pages(request: Request) -> Answer:
+        if not is_listing(request) or "start-after" in request[2]:
+            return None
+        if "continuation-token" in request[2]:
+            return error("400 Bad Request", "ExpiredToken")
+        return listing([(f"{n}", 10, etag) for n in range(2)], more="next")
+
+    site.answer = pages
+    first = scan(bucket.uri, "--no-members")
+    assert list(first.outcomes.values()).count("match") == 2, first.out
+    (reason,) = reasons(first).values()
+    assert reason.startswith("the listing ended early: the credentials have expired; --resume ")
+    assert first.code == 11
+    token = reason.split()[-3]
+    second = scan("--resume", token, bucket.uri)
+    assert second.outcomes == {f"{bucket.uri}/2": "match", f"{bucket.uri}/3": "match"}
+    wrong = scan("--resume", token, f"{bucket.uri}/x")
+    assert (wrong.code, wrong.out) == (2, "")
+    assert scan("--resume", "e30", bucket.uri).code == 2
+
+
+def test_a_store_that_repeats_a_page_is_left(site: Site, state: Path, scan: Scan) -> None:
+    bucket = site.bucket()
+    rows = [(f"{n}", 1, "x") for n in range(1000, 2500)]
+    site.answer = lambda request: listing(rows, more="again") if is_listing(request) else None
+    result = scan("--no-members", bucket.uri)
+    (reason,) = reasons(result).values()
+    assert reason.startswith("the listing ended early: the store repeats what it has listed; --res")
+    assert result.code == 3
+
+
+def test_an_interrupted_scan_says_where_to_go_on(site: Site, state: Path, scan: Scan) -> None:
+    bucket = site.bucket(**{f"{n}": OTHER for n in range(3)})
+    words = arguments("--state-dir", state, "scan", bucket.uri)
+
+    def hang(request: Request) -> Answer:
+        if request[1].endswith("/2"):
+            site.answer = lambda _request: None
+            process.send_signal(signal.SIGINT)
+            wait_until(lambda: process.poll() is not None)
+        return None
+
+    site.answer = hang
+    with subprocess.Popen(
+        words, env=environment(**site.environment), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 130, (out, err)
+    assert b"Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--no-read", "/srv"), "--no-read: there are no objects to check"),
+        (("--resume", "x", "s3://a-bucket/", "/srv"), "--resume: files are checked besides"),
+        (("--exclude", "x", "s3://a-bucket/"), "--exclude is not for objects"),
+        (("s3://a-bucket/100%",), "a % in a URI begins no escape: s3://a-bucket/100%25"),
+        (("s3://a-bucket/x?y",), "not the URI of an object: s3://a-bucket/x%3Fy"),
+        (("s3:///x",), "not the name of a bucket: "),
+        (("--all-versions", "gs://a-bucket/x"), "versions are listed of S3 only: gs://a-bucket/x"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(
+    site: Site, state: Path, scan: Scan, args: tuple[str, ...], message: str
+) -> None:
+    result = scan(*args)
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith(f"hashclient: error: {message}"), result.err
+
+
+def test_files_and_objects_are_checked_together(
+    site: Site, state: Path, scan: Scan, tmp_path: Path
+) -> None:
+    bucket = site.bucket(one=LISTED)
+    file = tmp_path / "file"
+    file.write_bytes(LISTED)
+    result = scan(file, bucket.uri)
+    assert result.outcomes == {str(file): "match", f"{bucket.uri}/one": "match"}
+    assert len({line["id"] for line in result.lines[:-1]}) == 2
