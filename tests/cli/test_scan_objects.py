@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
+from pyrage import x25519
 
 from fixtures.buckets import (
     ACCESS_KEY,
@@ -442,3 +443,99 @@ def test_files_and_objects_are_checked_together(
     result = scan(file, bucket.uri)
     assert result.outcomes == {str(file): "match", f"{bucket.uri}/one": "match"}
     assert len({line["id"] for line in result.lines[:-1]}) == 2
+
+
+@pytest.fixture
+def sealing(state: Path, tmp_path: Path) -> Path:
+    """Return the key that opens what is taken away."""
+    key = tmp_path / "officer.key"
+    identity = x25519.Identity.generate()
+    key.write_text(f"{identity}\n")
+    key.chmod(0o600)
+    recipient = f'[quarantine]\nrecipients = ["{identity.to_public()}"]\n'
+    (state / "config.toml").write_text(recipient)
+    return key
+
+
+def details(result: Result) -> list[str]:
+    return [acted["detail"] for line in result.lines for acted in line.get("actions", ())]
+
+
+def test_exactly_the_version_that_matched_is_deleted(
+    site: Site, state: Path, scan: Scan, sealing: Path, tmp_path: Path, commands: Commands
+) -> None:
+    bucket = site.bucket()
+    bucket.keep_versions()
+    listed = bucket.put("a b", LISTED)
+    other = bucket.put("a b", OTHER)
+    result = scan("--quarantine", "--all-versions", bucket.uri)
+    assert (details(result), result.code) == (["quarantined"], 10)
+    assert bucket.versions("a b") == [other]
+    match = result.lines[0]["id"] if result.lines[0]["type"] == "match" else result.lines[1]["id"]
+    uri = f"{bucket.uri}/a b?versionId={listed}"
+    item = json.loads((state / "quarantine" / match / "item.json").read_bytes())
+    assert item["path"] == uri
+    restore = ("quarantine", "restore", match, "--identity", sealing, "--force", "--reason", "t")
+    words = ("--state-dir", state, *restore)
+    refused = commands.run(words, site.environment)
+    assert (refused.code, "came from a bucket" in refused.err) == (2, True)
+    back = tmp_path / "back"
+    assert commands.run((*words, "--to", back), site.environment).code == 0
+    assert back.read_bytes() == LISTED
+
+
+def test_without_versions_nothing_is_deleted_but_on_a_condition(
+    site: Site, state: Path, scan: Scan, sealing: Path
+) -> None:
+    bucket = site.bucket(one=LISTED)
+    result = scan("--quarantine", bucket.uri)
+    text = "sealed, but still in place: its store keeps no versions, and may not delete on a"
+    assert details(result) == [f"{text} condition"]
+    assert (bucket.keys, result.code) == (["one"], 11)
+    with (state / "config.toml").open("a") as config:
+        config.write(f'[objects."{bucket.uri}"]\nconditional_delete = true\n')
+    result = scan("--quarantine", bucket.uri)
+    assert (details(result), bucket.keys, result.code) == (["quarantined"], [], 10)
+
+
+def test_a_legal_hold_may_be_what_is_wanted(
+    site: Site, state: Path, scan: Scan, sealing: Path
+) -> None:
+    bucket = site.bucket()
+    bucket.keep_versions()
+    site.client.put_object_lock_configuration(
+        Bucket=bucket.name, ObjectLockConfiguration={"ObjectLockEnabled": "Enabled"}
+    )
+    bucket.put("one", LISTED)
+    with (state / "config.toml").open("a") as config:
+        config.write(f'[objects."{bucket.uri}"]\nisolate = "hold"\n')
+    result = scan("--quarantine", bucket.uri)
+    text = "sealed, and put on legal hold and left in place, as it is configured"
+    assert (details(result), bucket.keys, result.code) == ([text], ["one"], 10)
+    where = {"Bucket": bucket.name, "Key": "one"}
+    hold = site.client.get_object_legal_hold(**where)["LegalHold"]
+    assert hold == {"Status": "ON"}
+
+
+def test_a_report_has_the_uri_and_the_object_that_stays(
+    site: Site, state: Path, scan: Scan, sealing: Path, tmp_path: Path, commands: Commands
+) -> None:
+    bucket = site.bucket()
+    bucket.keep_versions()
+    version = bucket.put("one", LISTED)
+    public = (state / "config.toml").read_text().split('"')[1]
+    desk = tmp_path / "desk"
+    desk.mkdir()
+    with (state / "config.toml").open("a") as config:
+        config.write(
+            '[report]\norganisation = "o"\ncontact = "c"\n[report.to.desk]\nkind = "package"\n'
+            f'directory = "{desk}"\nrecipients = ["{public}"]\n'
+        )
+    match = scan(bucket.uri).lines[0]["id"]
+    for words in (("prepare", "--seal-evidence", match), ("submit", "--all")):
+        done = commands.run(("--state-dir", state, "report", *words), site.environment)
+        assert done.code == 0, done.err
+    (document,) = (state / "reports").glob("r-*/document.json")
+    (reported,) = json.loads(document.read_bytes())["matches"]
+    assert reported["path"] == f"{bucket.uri}/one?versionId={version}"
+    assert reported["evidence"]["name"] == f"evidence/{match}.age"
