@@ -35,11 +35,12 @@ class Asked(msgspec.Struct, frozen=True):
     reads: bool
     all_versions: bool
     resume: str | None
+    report: str | None = None
 
     @property
     def texts(self) -> list[str]:
-        """The URIs as they are written."""
-        return [uri.text for uri in self.uris]
+        """The URIs as they are written, and the report."""
+        return [*(uri.text for uri in self.uris), *([] if self.report is None else [self.report])]
 
     def check(self, *, others: bool, excludes: bool) -> None:
         """Refuse what does not go together; `others` says whether files are asked for besides.
@@ -51,9 +52,10 @@ class Asked(msgspec.Struct, frozen=True):
             "--no-read": not self.reads,
             "--all-versions": self.all_versions,
             "--resume": self.resume is not None,
+            "--inventory-report": self.report is not None,
         }
         options = ", ".join(name for name, is_given in given.items() if is_given)
-        if options and not self.uris:
+        if options and not self.uris and self.report is None:
             raise UsageError(
                 f"{options}: there are no objects to check",
                 hint="give a URI, as s3://BUCKET/PREFIX",
@@ -62,7 +64,12 @@ class Asked(msgspec.Struct, frozen=True):
             raise UsageError(
                 f"{options}: files are checked besides", hint="scan the files by themselves"
             )
-        if excludes and self.uris:
+        if self.report is not None and (len(self.uris) > 1 or self.resume is not None):
+            raise UsageError(
+                "--inventory-report is about one bucket, from its beginning",
+                hint="leave out --resume, and give one URI at most",
+            )
+        if excludes and (self.uris or self.report):
             raise UsageError(
                 "--exclude is not for objects", hint="give the prefixes that are meant, each as URI"
             )
@@ -86,7 +93,7 @@ class Asked(msgspec.Struct, frozen=True):
         Raises:
             UsageError: the token is of something else, or a library is missing.
         """
-        if not self.uris:
+        if not self.uris and self.report is None:
             return None
         try:
             import botocore  # noqa: F401 - missing now rather than later
@@ -102,6 +109,13 @@ class Asked(msgspec.Struct, frozen=True):
 
         after = None if self.resume is None else read_token(self.resume, self.uris[0])
         settings = app.settings
+        spool = Spool(settings.layout.spool, SPOOL_BYTES)
+        uris, report = self.uris, None
+        if self.report is not None:
+            from hashclient.objects.report import Report
+
+            report = Report(self.report, uris[0] if uris else None, make_file=spool.open)
+            uris = (report.uri,)
         config = settings.config
         cache = ObjectCache(
             settings.state_dir,
@@ -116,5 +130,5 @@ class Asked(msgspec.Struct, frozen=True):
             known = config.objects.get(bucket)
             return known is not None and known.trust_etag
 
-        tools = Tools(Spool(settings.layout.spool, SPOOL_BYTES), cache, trusts, jobs or READERS)
-        return Objects(Request(self.uris, self.reads, self.all_versions, after), tools)
+        tools = Tools(spool, cache, trusts, jobs or READERS)
+        return Objects(Request(uris, self.reads, self.all_versions, after, report), tools)

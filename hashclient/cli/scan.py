@@ -114,6 +114,13 @@ _path = click.Path(readable=False)
     help="Check every version of each object, not the latest alone; for S3.",
 )
 @click.option(
+    "--inventory-report",
+    metavar="REPORT",
+    help="Check the objects that REPORT names instead of a listing: the manifest.json of an S3"
+    " Inventory, as path or URI, or a Parquet or CSV file with columns key and size, and perhaps"
+    " etag and version.",
+)
+@click.option(
     "--resume",
     metavar="TOKEN",
     help="Go on with a listing of objects that ended early, behind what was checked then.",
@@ -161,6 +168,7 @@ def command(
     no_inventory: bool,
     no_read: bool,
     all_versions: bool,
+    inventory_report: str | None,
     resume: str | None,
     quarantine: bool,
     policy_check: bool,
@@ -198,13 +206,13 @@ def command(
     from hashclient.client import Client
     from hashclient.scan.sources.files import WalkOptions
 
-    if not paths and files_from is None:
+    if not paths and files_from is None and inventory_report is None:
         raise UsageError(
             "missing argument: nothing to check",
             hint="see `hashclient scan --help`: give a PATH, `-` for stdin, or --files-from",
         )
     paths, uris = split_paths(paths)
-    asked = Asked(uris, not no_read, all_versions, resume)
+    asked = Asked(uris, not no_read, all_versions, resume, inventory_report)
     asked.check(others=bool(paths) or files_from is not None, excludes=bool(exclude))
     stream = _stream(paths, files_from, stdin_name, quarantine=quarantine)
     if null and files_from is None:

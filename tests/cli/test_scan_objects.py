@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import json
@@ -11,7 +12,12 @@ import sys
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote_plus
 
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
 import pytest
 from pyrage import x25519
 
@@ -19,6 +25,7 @@ from fixtures.buckets import (
     ACCESS_KEY,
     SECRET_KEY,
     Answer,
+    Bucket,
     Request,
     Site,
     error,
@@ -539,3 +546,133 @@ def test_a_report_has_the_uri_and_the_object_that_stays(
     (reported,) = json.loads(document.read_bytes())["matches"]
     assert reported["path"] == f"{bucket.uri}/one?versionId={version}"
     assert reported["evidence"]["name"] == f"evidence/{match}.age"
+
+
+def inventory(site: Site, bucket: Bucket, kind: str, rows: list[dict[str, Any]]) -> str:
+    """Publish a report as S3 Inventory does; return the URI of its manifest."""
+    reports = site.bucket()
+    out = io.BytesIO()
+    names = list(rows[0])
+    if kind == "CSV":
+        lines = [",".join(f'"{row[name]}"' for name in names) for row in rows]
+        out.write(gzip.compress("\n".join([*lines, ""]).encode()))
+    else:
+        table = pa.Table.from_pylist(rows)
+        pq.write_table(table, out)
+    reports.put("data/1", out.getvalue())
+    manifest = {
+        "sourceBucket": bucket.name,
+        "destinationBucket": f"arn:aws:s3:::{reports.name}",
+        "version": "2016-11-30",
+        "fileFormat": kind,
+        "fileSchema": ", ".join(names),
+        "files": [
+            {
+                "key": "data/1",
+                "size": len(out.getvalue()),
+                "MD5checksum": hashlib.md5(out.getvalue()).hexdigest(),
+            }
+        ],
+    }
+    reports.put("2026/manifest.json", json.dumps(manifest).encode())
+    return f"{reports.uri}/2026/manifest.json"
+
+
+@pytest.mark.parametrize("kind", ["CSV", "Parquet"])
+def test_a_report_of_s3_inventory_takes_the_place_of_a_listing(
+    site: Site, state: Path, scan: Scan, kind: str
+) -> None:
+    bucket = site.bucket()
+    bucket.keep_versions()
+    one, two = bucket.put("a b+c", LISTED), bucket.put("x/y", OTHER)
+    etag = hashlib.md5(LISTED).hexdigest()
+
+    def row(key: str, version: str | None, tag: str, *, latest: bool = True) -> dict[str, Any]:
+        name = {"CSV": ("Bucket", "Key", "VersionId", "IsLatest", "IsDeleteMarker", "Size", "ETag")}
+        fields = name.get(
+            kind,
+            ("bucket", "key", "version_id", "is_latest", "is_delete_marker", "size", "e_tag"),
+        )
+        is_csv = kind == "CSV"
+        flag = str(latest).lower() if is_csv else latest
+        shown = quote_plus(key) if is_csv else key
+        size = "10" if is_csv else 10
+        values = (bucket.name, shown, version, flag, "false" if is_csv else False, size, tag)
+        return dict(zip(fields, values, strict=True))
+
+    other = hashlib.md5(OTHER).hexdigest()
+    rows = [
+        row("a b+c", one, etag),
+        row("x/y", two, other),
+        row("x/y", "0" * 32, other, latest=False),
+    ]
+    manifest = inventory(site, bucket, kind, rows)
+    site.requests.clear()
+    result = scan("--inventory-report", manifest)
+    assert result.outcomes == {
+        f"{bucket.uri}/a b+c?versionId={one}": "match",
+        f"{bucket.uri}/x/y?versionId={two}": "clean",
+    }, result.err
+    assert not any("list-type" in query for _, _, query in site.requests)
+    every = scan("--inventory-report", manifest, "--all-versions")
+    gone = f"{bucket.uri}/x/y?versionId={'0' * 32}"
+    assert reasons(every)[gone] in {
+        "vanished after it was listed",
+        "the store refused: it answered 400",
+    }
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_any_table_of_keys_and_sizes_will_do(
+    site: Site, state: Path, scan: Scan, tmp_path: Path, kind: str
+) -> None:
+    bucket = site.bucket(**{"one": LISTED, "100%": OTHER, "other": LISTED})
+    table = pa.table({"key": ["one", "100%", "none", "long"], "size": [10, 10, 10, None]})
+    path = tmp_path / f"rows.{kind}"
+    if kind == "csv":
+        pyarrow.csv.write_csv(table, path)
+    else:
+        pq.write_table(table, path)
+    result = scan("--inventory-report", path, f"{bucket.uri}/")
+    assert result.outcomes == {
+        f"{bucket.uri}/one": "match",
+        f"{bucket.uri}/100%25": "clean",
+        f"{bucket.uri}/none": "unread",
+        f"{bucket.uri}/long": "unread",
+    }, result.err
+    assert reasons(result)[f"{bucket.uri}/long"] == "the report does not say how long it is"
+    assert scan("--inventory-report", path).code == 2
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"PAR1 and no more", "damaged"),
+        (b"name,length\na,1\n", "it has no columns key and size"),
+        (b'key,size\na,"1\nb', "damaged"),
+        (b"key,size\na,many\n", "damaged"),
+        (b"bucket,key,size\nelsewhere,a,1\n", "it has rows of another bucket"),
+    ],
+)
+def test_a_report_that_is_none_is_unread(
+    site: Site, state: Path, scan: Scan, tmp_path: Path, data: bytes, reason: str
+) -> None:
+    path = tmp_path / "rows"
+    path.write_bytes(data)
+    result = scan("--inventory-report", path, "s3://some-bucket/")
+    why = f"the listing ended early: the report cannot be read: {reason}"
+    assert reasons(result) == {"s3://some-bucket/": why}
+    assert result.code == 3
+
+
+def test_a_manifest_that_is_none_is_refused(
+    site: Site, state: Path, scan: Scan, tmp_path: Path
+) -> None:
+    bucket = site.bucket(**{"manifest.json": b"{}"})
+    path = tmp_path / "manifest.json"
+    assert scan("--inventory-report", path).code == 2
+    path.write_bytes(b"[" * 100_000)
+    assert scan("--inventory-report", path).code == 2
+    result = scan("--inventory-report", f"{bucket.uri}/manifest.json")
+    assert (result.code, result.out) == (2, "")
+    assert "it is no manifest of S3 Inventory" in result.err.replace("s3 inventory", "S3 Inventory")

@@ -21,6 +21,7 @@ from hashclient.core.objecturi import ObjectUri
 from hashclient.index.matcher import Judge
 from hashclient.objects.failures import StoreError
 from hashclient.objects.listing import ListingEndedError, list_pages
+from hashclient.objects.report import Report
 from hashclient.objects.stores import Store
 from hashclient.scan.executors.interface import Advance, Result
 from hashclient.scan.members import Members
@@ -49,13 +50,15 @@ class Request(msgspec.Struct, frozen=True):
     """What is asked for: objects by their URIs, and how.
 
     Without `reads`, nothing is read. With `all_versions`, every version counts. `after` is the key
-    behind which the listing of the one URI goes on.
+    behind which the listing of the one URI goes on. With a `report`, what that says of the one URI
+    takes the place of its listing.
     """
 
     uris: tuple[ObjectUri, ...]
     reads: bool = True
     all_versions: bool = False
     after: str | None = None
+    report: Report | None = None
 
 
 class Tools(msgspec.Struct, frozen=True):
@@ -148,7 +151,13 @@ class _Bucket:
         self._keep_clean = keep_clean
         self._make_members = make_members
         self._first_members = make_members()
-        self._pages = list_pages(store, uri, after=request.after, all_versions=request.all_versions)
+        every = request.all_versions
+        self._pages = (
+            list_pages(store, uri, after=request.after, all_versions=every)
+            if request.report is None
+            else request.report.pages(all_versions=every)
+        )
+        self._is_listing = request.report is None
         self._after = request.after
         self._all_versions = request.all_versions
         options = Options(
@@ -253,7 +262,8 @@ class _Bucket:
         """Note behind which key everything is told."""
         while self._open and not self._open[0].left:
             key = self._open.popleft().last_key
-            self._after = self._after if key is None else key
+            if self._is_listing and key is not None:
+                self._after = key
 
     def _settle(self) -> Iterator[Result | Outcome]:
         """Tell of what is clean by what the store says, or was taken for that."""
