@@ -113,7 +113,7 @@ class Report:
         except StoreError as error:
             raise _unusable(self._where, error.reason) from None
         except OSError as error:
-            raise _unusable(self._where, error.strerror or "cannot be read") from error
+            raise _unusable(self._where, (error.strerror or "it fails").lower()) from error
         except (ValueError, RecursionError) as error:
             raise _unusable(self._where, "it is no manifest of S3 Inventory") from error
 
@@ -217,7 +217,7 @@ class Report:
 
 def _unusable(where: str, why: str) -> UsageError:
     return UsageError(
-        f"cannot read the report {printable(where)}: {why.lower()}",
+        f"cannot read the report {printable(where)}: {why}",
         hint="give the manifest.json of an S3 Inventory, or a table with columns key and size",
     )
 

@@ -675,4 +675,32 @@ def test_a_manifest_that_is_none_is_refused(
     assert scan("--inventory-report", path).code == 2
     result = scan("--inventory-report", f"{bucket.uri}/manifest.json")
     assert (result.code, result.out) == (2, "")
-    assert "it is no manifest of S3 Inventory" in result.err.replace("s3 inventory", "S3 Inventory")
+    assert "it is no manifest of S3 Inventory" in result.err
+
+
+@pytest.mark.parametrize("length", [5, 15])
+def test_an_object_of_another_length_is_unread(
+    site: Site, state: Path, scan: Scan, length: int
+) -> None:
+    bucket = site.bucket(one=LISTED)
+    headers = {"ETag": f'"{hashlib.md5(LISTED).hexdigest()}"', "Content-Range": "bytes 0-9/10"}
+    headers["Last-Modified"] = "Thu, 01 Jan 2026 00:00:00 GMT"
+    answer = "206 Partial Content", headers, (LISTED * 2)[:length]
+    site.answer = lambda request: answer if request[1].endswith("/one") else None
+    result = scan(bucket.uri)
+    assert list(reasons(result)) == [f"{bucket.uri}/one"]
+    assert result.code == 3
+
+
+def test_a_file_that_is_not_what_its_manifest_says_ends_the_report(
+    site: Site, state: Path, scan: Scan
+) -> None:
+    bucket = site.bucket(one=LISTED)
+    rows = [{"bucket": bucket.name, "key": "one", "size": 10}]
+    manifest = inventory(site, bucket, "Parquet", rows)
+    name = manifest.split("/")[2]
+    site.client.put_object(Bucket=name, Key="data/1", Body=b"PAR1 another one PAR1")
+    result = scan("--inventory-report", manifest)
+    (reason,) = reasons(result).values()
+    assert reason.startswith("the listing ended early: the report cannot be read: ")
+    assert result.code == 3

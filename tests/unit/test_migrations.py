@@ -25,6 +25,7 @@ from hashclient.migrations.version import Version, read_version, write_version
 from hashclient.quarantine import item
 from hashclient.reporting import document, report
 from hashclient.scan import cache
+from hashclient.scan.objects import cache as object_cache
 from hashclient.scan.sources import mounts
 from hashclient.session import Session
 from hashclient.system.layout import Layout
@@ -51,6 +52,7 @@ def test_the_table_of_formats_says_what_the_modules_write() -> None:
         "`trust/*/`": "1",
         "`matches.db`": str(tables._VERSION),
         "`inventory.db`": str(cache._VERSION),
+        "`objects.db`": str(object_cache.VERSION),
         "`mounts.json`": mounts.FORMAT,
         "`audit/log.jsonl`": record.FORMAT,
         "`audit/log-*.jsonl`, and a `log.jsonl` after them": record.SEGMENT_FORMAT,
