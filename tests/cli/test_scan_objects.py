@@ -118,7 +118,7 @@ def scan(commands: Commands, site: Site, state: Path) -> Scan:
 def _scan(
     commands: Commands, site: Site, state: Path, args: Sequence[object], env: Mapping[str, str]
 ) -> Result:
-    words = ("--state-dir", state, "scan", "--format", "jsonl", "--all", *args)
+    words = ("--state-dir", state, "scan", "--format", "jsonl", "--show-all", *args)
     result = commands.run(words, {**site.environment, **env})
     told = result.out + result.err
     if (log := state / "audit" / "log.jsonl").exists():
@@ -487,7 +487,7 @@ def test_exactly_the_version_that_matched_is_deleted(
     refused = commands.run(words, site.environment)
     assert (refused.code, "came from a bucket" in refused.err) == (2, True)
     back = tmp_path / "back"
-    assert commands.run((*words, "--to", back), site.environment).code == 0
+    assert commands.run((*words, "--output", back), site.environment).code == 0
     assert back.read_bytes() == LISTED
 
 
