@@ -9,6 +9,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -32,7 +33,9 @@ from fixtures.buckets import (
     is_listing,
     listing,
 )
-from tests.support import ROOT, Result, arguments, csv_of, environment, make_state, wait_until
+from hashclient.core.objecturi import parse_uri
+from hashclient.scan.objects.token import read_token
+from tests.support import ROOT, Result, arguments, csv_of, environment, make_state
 
 LISTED = b"listed one"
 #: Of the same length, and not listed.
@@ -163,7 +166,10 @@ def test_objects_are_listed_read_and_judged(site: Site, state: Path, scan: Scan)
 
 def test_a_uri_is_an_object_and_what_is_below_it(site: Site, state: Path, scan: Scan) -> None:
     bucket = site.bucket(**{"a": b"x", "a/b": b"xx", "ab": b"xxx", "a/b/c": b"x", "é ?#%": b"x"})
-    found = lambda *args: sorted(scan(*args).outcomes)  # noqa: E731
+
+    def found(*args: str) -> list[str]:
+        return sorted(scan(*args).outcomes)
+
     uri = bucket.uri
     assert found(f"{uri}/a") == [f"{uri}/a", f"{uri}/a/b", f"{uri}/a/b/c"]
     assert found(f"{uri}/a/") == [f"{uri}/a/b", f"{uri}/a/b/c"]
@@ -401,15 +407,20 @@ def test_a_store_that_repeats_a_page_is_left(site: Site, state: Path, scan: Scan
     assert result.code == 3
 
 
-def test_an_interrupted_scan_says_where_to_go_on(site: Site, state: Path, scan: Scan) -> None:
-    bucket = site.bucket(**{f"{n}": OTHER for n in range(3)})
-    words = arguments("--state-dir", state, "scan", bucket.uri)
+def test_an_interrupted_scan_says_where_to_go_on(site: Site, state: Path) -> None:
+    bucket = site.bucket(z=OTHER)
+    words = arguments("--state-dir", state, "scan", "--no-members", bucket.uri)
+    has_ended = threading.Event()
+    first = [(f"a{n:04}", 1, "x") for n in range(1_000)]
 
     def hang(request: Request) -> Answer:
-        if request[1].endswith("/2"):
-            site.answer = lambda _request: None
+        if is_listing(request):
+            if "continuation-token" in request[2]:
+                return listing([("z", 10, hashlib.md5(OTHER).hexdigest())])
+            return listing(first, more="next")
+        if request[1].endswith("/z"):
             process.send_signal(signal.SIGINT)
-            wait_until(lambda: process.poll() is not None)
+            has_ended.wait(20)
         return None
 
     site.answer = hang
@@ -417,8 +428,11 @@ def test_an_interrupted_scan_says_where_to_go_on(site: Site, state: Path, scan: 
         words, env=environment(**site.environment), stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
         out, err = process.communicate(timeout=30)
+        has_ended.set()
     assert process.returncode == 130, (out, err)
     assert b"Traceback" not in err
+    token = err.partition(b"--resume ")[2].partition(b",")[0].decode()
+    assert read_token(token, parse_uri(bucket.uri)) == "a0999"
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,7 @@ def test_an_etag_decides_where_every_entry_of_its_size_has_an_md5(judge: Judge) 
     done = sorter(judge, trusts=True, keep_clean=True).sort(page_of(rows))
     assert [w.key for w in done.wanted] == ["0", "2", "listed"]
     assert [w.claimed is not None for w in done.wanted] == [True, False, False]
+    assert done.by_store is not None
     assert done.by_store.column("key").to_pylist() == [b"1"]
     assert [o.path for o in done.result.outcomes] == ["s3://b/3", "s3://b/4"]
     (outcome,) = sorter(judge, trusts=True, reads=False).sort(page_of(rows[2:3])).result.outcomes
@@ -100,6 +101,7 @@ def test_one_in_a_thousand_is_read(judge: Judge) -> None:
     rows = [(f"{n}", 4, etag(b"%d" % n), None, None) for n in range(20 * SAMPLE)]
     done = sorter(judge, trusts=True).sort(page_of(rows))
     assert 8 < len(done.wanted) < 40
+    assert done.by_store is not None
     assert done.by_store.num_rows == len(rows) - len(done.wanted)
 
 
@@ -216,7 +218,7 @@ def test_no_two_objects_have_one_row() -> None:
         ["s3 b", "k\udcff", *parts[2:]],
         [*parts[:4], 11],
     ]
-    names = {row_id(*some) for some in [parts, *others]}  # type: ignore[arg-type]
+    names = {row_id(*some) for some in [parts, *others]}
     assert len(names) == 6
 
 
@@ -251,6 +253,10 @@ class _Reads:
         return Checked(Result(clean=1), wanted)
 
 
+def fail(_: object) -> Any:
+    raise StoreError(Trouble.OTHER, "no")
+
+
 def take_all(threads: Threads) -> None:
     while True:
         threads.next(10)
@@ -272,8 +278,7 @@ def test_threads_give_back_what_they_are_given_and_what_they_raise() -> None:
             take_all(threads)
 
     def fails() -> Iterator[Any]:
-        raise StoreError(Trouble.OTHER, "no")
-        yield
+        yield from map(fail, [""])
 
     with Threads(fails(), lambda _stopped: _Reads(), 2) as threads, pytest.raises(StoreError):
         threads.next(10)
