@@ -19,11 +19,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from hashclient.core.objecturi import ObjectUri
 from hashclient.errors import UsageError
 from hashclient.objects.failures import StoreError, Trouble, of_obstore
-from hashclient.objects.stores import S3, Store
+from hashclient.objects.stores import S3, Store, quoted
 
 #: Objects a page: as many as a store gives at a time.
 PAGE_OBJECTS = 1_000
@@ -50,11 +51,24 @@ class ListingEndedError(Exception):
 
 def page_of(rows: Sequence[tuple[str, int, str | None, str | None, str | None]]) -> Any:
     """Return a page of rows, each as `SCHEMA` has it; keys are decoded with surrogateescape."""
-    keys, *columns = zip(*rows, strict=True) if rows else ((),) * len(SCHEMA)
+    exact = [(key, size, quoted(etag), version, note) for key, size, etag, version, note in rows]
+    keys, *columns = zip(*exact, strict=True) if exact else ((),) * len(SCHEMA)
     arrays = [pa.array([os.fsencode(key) for key in keys], pa.binary())]
     for values, field in zip(columns, list(SCHEMA)[1:], strict=True):
         arrays.append(pa.array(values, field.type))
     return pa.record_batch(arrays, schema=SCHEMA)
+
+
+def quoted_etags(etags: Any) -> Any:
+    """Return a column of ETags in quotes, as `quoted` does it."""
+    if pc.all(pc.fill_null(pc.match_substring_regex(etags, '^(W/)?"'), fill_value=False)).as_py():
+        return etags  # as nearly every store gives them
+    bare = pc.utf8_trim(etags, '"')
+    return pc.if_else(
+        pc.equal(bare, ""),
+        pa.scalar(None, pa.string()),
+        pc.binary_join_element_wise('"', bare, '"', ""),
+    )
 
 
 def list_pages(
@@ -157,7 +171,7 @@ def _chunks(store: Store, uri: ObjectUri, after: str | None) -> Iterator[Any]:
                 columns = [
                     batch.column("path").cast(pa.binary()),
                     batch.column("size"),
-                    batch.column("e_tag").cast(pa.string()),
+                    quoted_etags(batch.column("e_tag").cast(pa.string())),
                     batch.column("version").cast(pa.string()),
                     pa.nulls(batch.num_rows, pa.string()),
                 ]

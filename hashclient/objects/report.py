@@ -21,13 +21,11 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.parquet as pq
 
 from hashclient.core.objecturi import ObjectUri, is_object_uri, parse_uri
 from hashclient.errors import UsageError
 from hashclient.objects.failures import StoreError
-from hashclient.objects.listing import SCHEMA, ListingEndedError
+from hashclient.objects.listing import SCHEMA, ListingEndedError, quoted_etags
 from hashclient.objects.stores import Store
 from hashclient.system.text import printable
 
@@ -208,7 +206,7 @@ class Report:
         parts = [
             _unescaped(keys) if escaped else keys,
             pc.fill_null(sizes, 0),
-            _quoted(_texts(rows.column("etag"))) if "etag" in columns else nothing,
+            quoted_etags(_texts(rows.column("etag"))) if "etag" in columns else nothing,
             _texts(rows.column("version")) if "version" in columns else nothing,
             note,
         ]
@@ -234,10 +232,20 @@ def _fetch(store: Store, uri: ObjectUri, most: int, sink: Callable[[memoryview],
         raise ValueError("too long")
     for start in range(0, seen.size, _RANGE_BYTES):
         stop = min(start + _RANGE_BYTES, seen.size)
-        store.read(uri.key, start, stop, sink, etag=seen.etag, version=seen.version)
+        store.read(
+            uri.key,
+            start,
+            stop,
+            sink,
+            etag=seen.etag,
+            version=seen.version,
+            is_all=stop - start == seen.size,
+        )
 
 
 def _parquet(source: Any) -> Iterator[Any]:
+    import pyarrow.parquet as pq  # takes memory that a listing has no use for
+
     with pq.ParquetFile(source) as file:
         wanted = {known for names in _NAMES.values() for known in names}
         columns = [name for name in file.schema_arrow.names if name.lower() in wanted]
@@ -245,6 +253,8 @@ def _parquet(source: Any) -> Iterator[Any]:
 
 
 def _csv(stream: Any, names: Sequence[str] | None) -> Iterator[Any]:
+    import pyarrow.csv
+
     text = pa.string()
     wanted = {known for known_names in _NAMES.values() for known in known_names}
     reading = pyarrow.csv.ReadOptions(
@@ -278,12 +288,6 @@ def _texts(column: Any) -> Any:
     """Return a column of texts, in which nothing is none."""
     column = column.cast(pa.string())
     return pc.if_else(pc.equal(column, ""), pa.scalar(None, pa.string()), column)
-
-
-def _quoted(etags: Any) -> Any:
-    """Return ETags as the store gives them, in quotes."""
-    bare = pc.utf8_trim(etags, '"')
-    return pc.binary_join_element_wise('"', bare, '"', "")
 
 
 def _unescaped(keys: Any) -> Any:

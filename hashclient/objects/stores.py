@@ -107,13 +107,13 @@ class Store:
         Raises:
             StoreError: it is not there, or cannot be asked for.
         """
-        if self._is_plain(uri.key):
+        if _is_plain(uri.key):
             with _obstore_errors():
                 import obstore
 
                 options = _options(None, uri.version) | {"head": True}
                 meta = obstore.get(self.store, uri.key, options=options).meta
-                return Seen(meta["size"], meta["e_tag"], meta["version"])
+                return Seen(meta["size"], quoted(meta["e_tag"]), meta["version"])
         return self._other(uri.key).head(uri.key, uri.version)
 
     def read(
@@ -125,33 +125,30 @@ class Store:
         *,
         etag: str | None = None,
         version: str | None = None,
+        is_all: bool = False,
     ) -> Seen:
         """Give bytes `start` to `stop` of an object that has this ETag and version, if given.
 
-        They are not more than were asked for; whoever asks counts whether they are fewer.
+        Whoever asks counts how many there are. With `is_all`, these are all that it has: not every
+        store takes that for a range.
 
         Raises:
             StoreError: it is another one now, or cannot be read.
         """
-        if not self._is_plain(key):
-            seen = self._other(key).read(key, start, stop, sink, etag=etag, version=version)
-        else:
-            with _obstore_errors():
-                import obstore
+        span = None if is_all else (start, stop)
+        if not _is_plain(key):
+            return self._other(key).read(key, span, sink, etag=etag, version=version)
+        with _obstore_errors():
+            import obstore
 
-                options = _options(etag, version) | {"range": (start, stop)}
-                got = obstore.get(self.store, key, options=options)
-                meta = got.meta
-                seen = Seen(meta["size"], meta["e_tag"], meta["version"])
-                if etag is None or seen.etag == etag:
-                    for chunk in got.stream(min_chunk_size=CHUNK_BYTES):
-                        sink(memoryview(chunk))
-        if etag is not None and seen.etag != etag:
-            raise StoreError(Trouble.CHANGED, CHANGED)
+            options = _options(etag, version) | ({} if span is None else {"range": span})
+            got = obstore.get(self.store, key, options=options)
+            meta = got.meta
+            seen = Seen(meta["size"], quoted(meta["e_tag"]), meta["version"])
+            _verify_etag(seen, etag)
+            for chunk in got.stream(min_chunk_size=CHUNK_BYTES):
+                sink(memoryview(chunk))
         return seen
-
-    def _is_plain(self, key: str) -> bool:
-        return _PLAIN.fullmatch(key) is not None and key.isprintable()
 
     def _other(self, key: str) -> S3:
         if self._s3 is None:
@@ -232,34 +229,34 @@ class S3:
         """
         with _botocore_errors():
             got = self.client.head_object(**self._named(key, version))
-        return Seen(got["ContentLength"], got.get("ETag"), got.get("VersionId"))
+        return Seen(got["ContentLength"], quoted(got.get("ETag")), got.get("VersionId"))
 
     def read(
         self,
         key: str,
-        start: int,
-        stop: int,
+        span: tuple[int, int] | None,
         sink: Sink,
         *,
         etag: str | None,
         version: str | None,
     ) -> Seen:
-        """Give bytes `start` to `stop` of an object.
+        """Give the bytes of an object in a `span`, or all of them.
 
         Raises:
             StoreError: it is another one now, or cannot be read.
         """
-        conditions = {} if etag is None or etag.startswith("W/") else {"IfMatch": etag}
+        options = {} if etag is None or etag.startswith("W/") else {"IfMatch": etag}
+        if span is not None:
+            options["Range"] = f"bytes={span[0]}-{span[1] - 1}"
         with _botocore_errors():
-            named = self._named(key, version)
-            got = self.client.get_object(**named, **conditions, Range=f"bytes={start}-{stop - 1}")
+            got = self.client.get_object(**self._named(key, version), **options)
+            size = int(got.get("ContentRange", "").rpartition("/")[2] or got["ContentLength"])
+            seen = Seen(size, quoted(got.get("ETag")), got.get("VersionId"))
             with contextlib.closing(got["Body"]) as body:
-                left = stop - start
-                while left and (chunk := body.read(min(left, CHUNK_BYTES))):
-                    left -= len(chunk)
+                _verify_etag(seen, etag)
+                while chunk := body.read(CHUNK_BYTES):
                     sink(memoryview(chunk))
-        size = int(got.get("ContentRange", "").rpartition("/")[2] or got["ContentLength"])
-        return Seen(size, got.get("ETag"), got.get("VersionId"))
+        return seen
 
     def _named(self, key: str, version: str | None) -> dict[str, str]:
         # A lone surrogate is no character: botocore would fail far from here.
@@ -293,6 +290,27 @@ class _Credentials:
             "token": frozen.token,
             "expires_at": datetime.now(UTC) + timedelta(seconds=CREDENTIALS_S),
         }
+
+
+def quoted(etag: str | None) -> str | None:
+    """Return an ETag in quotes: some stores list them without, and give them with these."""
+    if etag is None or etag.startswith(('"', "W/")):
+        return etag or None
+    return f'"{etag}"' if etag else None
+
+
+def _is_plain(key: str) -> bool:
+    return _PLAIN.fullmatch(key) is not None
+
+
+def _verify_etag(seen: Seen, etag: str | None) -> None:
+    """Let an object pass that is the one which was asked for, also if its store heeds no condition.
+
+    Raises:
+        StoreError: it is another one.
+    """
+    if etag is not None and seen.etag != etag:
+        raise StoreError(Trouble.CHANGED, CHANGED)
 
 
 def _open_other(scheme: Scheme, bucket: str) -> Any:

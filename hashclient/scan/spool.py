@@ -7,9 +7,11 @@ may share the room; a stream is one thread's.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from hashclient.scan.members import Kept
@@ -18,6 +20,8 @@ from hashclient.scan.reasons import reason_of
 #: Bytes in memory, of all streams of one process together.
 MEMORY_BYTES = 32 << 20
 _COPY_BYTES = 1 << 20
+#: How often who waits for room looks whether that is still wanted.
+_LOOK_S = 0.2
 
 
 class Spool:
@@ -30,6 +34,8 @@ class Spool:
         self.memory_bytes = 0
         self.disk_bytes = 0
         self._lock = threading.Lock()
+        self._room = threading.Condition()
+        self._reserved = 0
 
     def keep(self) -> Spooled:
         """Return what keeps one stream, as far as it may be a container."""
@@ -56,6 +62,28 @@ class Spool:
         with self._lock:
             self.memory_bytes -= memory_bytes
             self.disk_bytes -= disk_bytes
+
+    @contextlib.contextmanager
+    def reserved(self, count: int, is_stopped: Callable[[], bool]) -> Iterator[None]:
+        """Wait until there is room for one more stream of so many bytes, and keep it for the block.
+
+        Who knows how long a stream is need not find out in its middle that others have the room.
+        What has no room at all does not wait: it will be told so. The wait ends, too, when it
+        `is_stopped`.
+        """
+        count = min(count, self._most_bytes)
+        with self._room:
+            while self._reserved and self._reserved + count > self._most_bytes:
+                if is_stopped():
+                    break
+                self._room.wait(_LOOK_S)
+            self._reserved += count
+        try:
+            yield
+        finally:
+            with self._room:
+                self._reserved -= count
+                self._room.notify_all()
 
     def open(self) -> int:
         """Return a descriptor of an empty file without a name.

@@ -6,6 +6,8 @@ import gzip
 import hashlib
 import io
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -104,9 +106,15 @@ def _nothing_answers_instead(site: Site) -> Iterator[None]:
     site.answer = lambda _request: None
 
 
+@pytest.fixture(scope="module")
+def fresh_state(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    entries = {"base": csv_of({"e-1": LISTED, "e-2": BIG})}
+    return make_state(tmp_path_factory.mktemp("site"), entries)
+
+
 @pytest.fixture
-def state(tmp_path: Path) -> Path:
-    return make_state(tmp_path / "site", {"base": csv_of({"e-1": LISTED, "e-2": BIG})})
+def state(fresh_state: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(fresh_state, tmp_path / "state")
 
 
 Scan = Callable[..., Result]
@@ -718,3 +726,73 @@ def test_a_file_that_is_not_what_its_manifest_says_ends_the_report(
     (reason,) = reasons(result).values()
     assert reason.startswith("the listing ended early: the report cannot be read: ")
     assert result.code == 3
+
+
+def test_a_bucket_of_google_is_scanned(site: Site, state: Path, scan: Scan) -> None:
+    """By the client of Google's store; the server speaks what both have in common."""
+    name = "bucketofgoogle"  # the server takes no escape in a name for what it stands for
+    site.client.create_bucket(Bucket=name)
+    for key, data in {"one": LISTED, "two": OTHER}.items():
+        site.client.put_object(Bucket=name, Key=key, Body=data, ACL="public-read")
+    config = f'[objects."gs://{name}"]\ntrust_etag = true\n'
+    (state / "config.toml").write_text(config)
+    env = {"GOOGLE_BASE_URL": site.url, "GOOGLE_SKIP_SIGNATURE": "true"}
+    result = scan("--no-read", f"gs://{name}/", **env)
+    assert evidence(result) == {f"gs://{name}/two": "md5Hash"}
+    assert reasons(result)[f"gs://{name}/one"].startswith("--no-read: its md5Hash is that of an")
+    assert scan(f"gs://{name}/", **env).outcomes == {
+        f"gs://{name}/one": "match",
+        f"gs://{name}/two": "clean",
+    }
+
+
+def test_a_container_of_azure_is_scanned(site: Site, state: Path, scan: Scan) -> None:
+    time = "<Last-Modified>Thu, 01 Jan 2026 00:00:00 GMT</Last-Modified>"
+    blobs = "".join(
+        f"<Blob><Name>{name}</Name><Properties>{time}<Etag>0x{name}</Etag>"
+        "<Content-Length>10</Content-Length><Content-Type>x</Content-Type></Properties></Blob>"
+        for name in ("one", "two")
+    )
+    listed = f'<?xml version="1.0"?><EnumerationResults><Blobs>{blobs}</Blobs><NextMarker/>'
+    listed += "</EnumerationResults>"
+
+    def azure(request: Request) -> Answer:
+        if "comp=list" in request[2]:
+            return "200 OK", {"Content-Type": "application/xml"}, listed.encode()
+        name = request[1].rpartition("/")[2]
+        headers = {"ETag": f"0x{name}", "Last-Modified": "Thu, 01 Jan 2026 00:00:00 GMT"}
+        return "200 OK", headers, LISTED if name == "one" else OTHER
+
+    site.answer = azure
+    env = {
+        "AZURE_STORAGE_ENDPOINT": site.url,
+        "AZURE_STORAGE_ACCOUNT_NAME": "account",
+        "AZURE_SKIP_SIGNATURE": "true",
+    }
+    assert scan("az://container/", **env).outcomes == {
+        "az://container/one": "match",
+        "az://container/two": "clean",
+    }
+    result = scan("--no-read", "az://container/", **env)
+    assert set(reasons(result).values()) == {"--no-read: its store gives no digest of it"}
+
+
+def test_objects_come_in_order_when_that_is_asked_for(site: Site, state: Path, scan: Scan) -> None:
+    bucket = site.bucket(b=LISTED, a=OTHER, c=b"c")
+    result = scan("--sort", bucket.uri)
+    paths = [line["path"] for line in result.lines[:-1]]
+    assert paths == [f"{bucket.uri}/{key}" for key in "abc"]
+    assert [line["evidence"] for line in result.lines[:-1]] == ["read", "read", "size"]
+
+
+def test_a_large_archive_waits_for_room(site: Site, state: Path, scan: Scan) -> None:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("filling", os.urandom(2 << 20))
+        archive.writestr("a.jpg", LISTED)
+    large = {f"{n}.zip": packed.getvalue() for n in range(4)}
+    bucket = site.bucket(**large, filling=bytes(3 << 20))
+    result = scan(bucket.uri)
+    found = {path for path, kind in result.outcomes.items() if kind == "match"}
+    assert found == {f"{bucket.uri}/{name}!/a.jpg" for name in large}
+    assert (result.code, result.summary["members"]) == (10, 8)

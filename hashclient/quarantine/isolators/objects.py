@@ -85,7 +85,13 @@ class HeldObject:
         uri = self.spot.uri
         with _errors(uri):
             seen = self.spot.store.read(
-                uri.key, start, stop, found.extend, etag=self.seen.etag, version=self.seen.version
+                uri.key,
+                start,
+                stop,
+                found.extend,
+                etag=self.seen.etag,
+                version=self.seen.version,
+                is_all=stop - start == self.size,
             )
             if len(found) != stop - start or seen.size != self.size:
                 raise StoreError(Trouble.CHANGED, CHANGED)

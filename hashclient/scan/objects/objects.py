@@ -28,12 +28,13 @@ from hashclient.scan.members import Members
 from hashclient.scan.objects.cache import ObjectCache, row_id
 from hashclient.scan.objects.claims import EVIDENCE
 from hashclient.scan.objects.pending import Pending
-from hashclient.scan.objects.reader import ObjectReader
+from hashclient.scan.objects.reader import ObjectReader, Opener
 from hashclient.scan.objects.sorting import Options, Sorter, clean_outcome
 from hashclient.scan.objects.threads import Page, Threads
 from hashclient.scan.objects.token import make_token
 from hashclient.scan.objects.wanted import Checked
 from hashclient.scan.spool import Spool
+from hashclient.system.cgroups import usable_processors
 
 #: Objects that are read at a time: a store takes long to answer, and many at once.
 READERS = 16
@@ -149,8 +150,12 @@ class _Bucket:
         self._judge = judge
         self._tools = tools
         self._keep_clean = keep_clean
-        self._make_members = make_members
-        self._first_members = make_members()
+        first = make_members()
+        processors = usable_processors(len(os.sched_getaffinity(0)))
+        # As many processes open containers as there are processors, however many objects are read.
+        more = [] if first is None else [make_members() for _ in range(1, processors)]
+        members = [one for one in (first, *more) if one is not None]
+        self._opener = Opener(members, tools.spool) if members else None
         every = request.all_versions
         self._pages = (
             list_pages(store, uri, after=request.after, all_versions=every)
@@ -166,7 +171,7 @@ class _Bucket:
             store.namespace,
             reads=request.reads,
             trusts=store.scheme in EVIDENCE and tools.trusts(store.text),
-            looks=self._first_members is not None,
+            looks=self._opener is not None,
             keep_clean=keep_clean,
         )
         chance = np.random.default_rng(tools.chance())
@@ -210,12 +215,10 @@ class _Bucket:
             self._pending.close()
 
     def _reader(self, is_stopped: Callable[[], bool]) -> ObjectReader:
-        members, self._first_members = self._first_members or self._make_members(), None
         return ObjectReader(
             self._store,
             self._judge,
-            members=members,
-            spool=self._tools.spool,
+            opener=self._opener,
             keep_clean=self._keep_clean,
             is_stopped=is_stopped,
         )

@@ -13,7 +13,8 @@ A reader is used by one thread.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from queue import SimpleQueue
 
 import msgspec
 import numpy as np
@@ -44,10 +45,54 @@ from hashclient.scan.spool import Spool
 
 #: Bytes that are asked for at a time: a connection that breaks costs no more than that.
 RANGE_BYTES = 16 << 20
+#: What is longer is looked at before it is read: only what may be a container takes room.
+LARGE_BYTES = 1 << 20
 
 
 class StoppedError(Exception):
     """The scan has ended: nobody waits for what is read."""
+
+
+class Opener:
+    """Opens what may be a container, for several threads, of which a few do so at a time.
+
+    Each container is opened by a process, which may take much memory.
+    """
+
+    def __init__(self, members: Sequence[Members], spool: Spool) -> None:
+        """Open with `members`, each of which serves one thread at a time; keep in `spool`."""
+        self._spool = spool
+        self._free: SimpleQueue[Members] = SimpleQueue()
+        for one in members:
+            self._free.put(one)
+
+    def watch(self, stack: contextlib.ExitStack) -> Kept:
+        """Return what keeps a short object if it may be a container, until `stack` is closed."""
+        kept = self._spool.keep()
+        stack.callback(kept.close)
+        return kept
+
+    def keep(self, stack: contextlib.ExitStack, size: int, is_stopped: Callable[[], bool]) -> Kept:
+        """Return what keeps an object of this size; this waits until there is room."""
+        stack.enter_context(self._spool.reserved(size, is_stopped))
+        kept = self._spool.keep()
+        stack.callback(kept.close)
+        kept.keep_all()
+        return kept
+
+    def open(self, kept: Kept, path: str, result: Result) -> bool:
+        """Check what is in an object that was kept; return whether it is no container."""
+        members = self._free.get()
+        try:
+            opened = members.open_kept(kept, path)
+        finally:
+            self._free.put(members)
+        opened.outcomes = [
+            msgspec.structs.replace(o, is_stream=False, is_object=True, evidence=READ)
+            for o in opened.outcomes
+        ]
+        opened.add_to(result)
+        return not opened.is_container
 
 
 class ObjectReader:
@@ -58,12 +103,11 @@ class ObjectReader:
         store: Store,
         judge: Judge,
         *,
-        members: Members | None = None,
-        spool: Spool | None = None,
+        opener: Opener | None = None,
         keep_clean: bool = False,
         is_stopped: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Judge with `judge`; open containers with `members`, which are kept in `spool` until then.
+        """Judge with `judge`; open containers with `opener`.
 
         With `keep_clean`, clean objects are outcomes as well. What is read when the scan
         `is_stopped` is given up.
@@ -71,8 +115,7 @@ class ObjectReader:
         self._store = store
         self._bucket = store.text
         self._judge = judge
-        self._members = members
-        self._spool = spool
+        self._opener = opener
         self._keep_clean = keep_clean
         self._is_stopped = is_stopped
 
@@ -95,28 +138,29 @@ class ObjectReader:
     def _check(self, wanted: Wanted) -> Checked:
         result = Result()
         read = _Read(self._store, wanted, self._is_stopped)
-        members = self._members if wanted.looks else None
+        opener = self._opener if wanted.looks else None
         with contextlib.ExitStack() as stack:
-            kept = None
+            kept: Kept | None = None
+            is_large = opener is not None and wanted.size > LARGE_BYTES
             digests: dict[Algorithm, bytes] = {}
             plan = wanted.plan
             if wanted.claimed is not None and Algorithm.MD5 not in plan:
                 plan = (*plan, Algorithm.MD5)
-            if plan:
-                kept = self._keep(stack) if members is not None else None
+            if opener is not None and (is_large or not plan) and self._looks_like_one(read):
+                kept = opener.keep(stack, wanted.size, self._is_stopped)
+            elif opener is not None and plan and not is_large:
+                kept = opener.watch(stack)
+            if plan or kept is not None:
                 digests = read.whole(plan, kept)
-                if kept is not None and self._is_behind(kept):
-                    # Its end alone tells of an archive: it is read again, and kept as a whole.
-                    kept = self._keep(stack, whole=True)
-                    read.whole((), kept)
-            elif members is not None and self._looks_like_one(read):
-                kept = self._keep(stack, whole=True)
+            if opener is not None and kept is not None and self._is_behind(kept):
+                # Its end alone tells of an archive: it is read again, and kept as a whole.
+                kept = opener.keep(stack, wanted.size, self._is_stopped)
                 read.whole((), kept)
             outcome = self._judge_digests(wanted, read, digests)
             self._count(wanted, outcome, plan, result)
-            is_plain = members is not None
-            if members is not None and kept is not None:
-                is_plain = self._open(members, kept, outcome.path, result)
+            is_plain = opener is not None
+            if opener is not None and kept is not None:
+                is_plain = opener.open(kept, outcome.path, result)
         result.bytes_read = read.bytes_read
         md5 = digests.get(Algorithm.MD5)
         contradicted = wanted.claimed is not None and wanted.claimed != md5
@@ -174,14 +218,6 @@ class ObjectReader:
             tags[SLOT[algorithm]] = words
         return mask, tags.tobytes()
 
-    def _keep(self, stack: contextlib.ExitStack, *, whole: bool = False) -> Kept:
-        assert self._spool is not None, "whoever opens containers has room for them"
-        kept = self._spool.keep()
-        stack.callback(kept.close)
-        if whole:
-            kept.keep_all()
-        return kept
-
     @staticmethod
     def _is_behind(kept: Kept) -> bool:
         """Tell whether what was let go ends as an archive does."""
@@ -197,16 +233,6 @@ class ObjectReader:
             return may_front(head) and has_end_of_zip(head)
         count = TAIL_BYTES if may_front(head) else END_BYTES
         return has_end_of_zip(read.part(max(0, size - count), size))
-
-    def _open(self, members: Members, kept: Kept, path: str, result: Result) -> bool:
-        """Check what is in an object that was kept; return whether it is no container."""
-        opened = members.open_kept(kept, path)
-        opened.outcomes = [
-            msgspec.structs.replace(o, is_stream=False, is_object=True, evidence=READ)
-            for o in opened.outcomes
-        ]
-        opened.add_to(result)
-        return not opened.is_container
 
     def _unread(self, wanted: Wanted, reason: str) -> Checked:
         path = wanted.uri(self._bucket)
@@ -270,7 +296,13 @@ class _Read:
 
         version = self.version
         seen = self._store.read(
-            self.wanted.key, start, stop, counted, etag=self._etag, version=version
+            self.wanted.key,
+            start,
+            stop,
+            counted,
+            etag=self._etag,
+            version=version,
+            is_all=stop - start == self.wanted.size,
         )
         self.bytes_read += count
         is_other = seen.size != self.wanted.size or count != stop - start
