@@ -1,19 +1,22 @@
 """A bucket of many objects on loopback, and what others need to list it.
 
-    python -m bench.buckets serve COUNT     a server; it writes its port, and counts of requests at the end
+    python -m bench.buckets serve COUNT     a server: it writes its port, and how much was read
     python -m bench.buckets obstore URL     list it by obstore, and do nothing else
     python -m bench.buckets botocore URL    the same by botocore's paginator
     python -m bench.buckets parquet FILE    read an inventory report, and do nothing else
 
-Content is made when it is asked for: of each object a number and blanks, so that its MD5 is its ETag.
+Content is made when it is asked for: a number and blanks, so that the MD5 of each is its ETag.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import socketserver
+import subprocess
 import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -127,6 +130,44 @@ def serve(count: int) -> None:
         print(server.server_address[1], flush=True)
         for _ in sys.stdin:
             print(server.reads, flush=True)
+
+
+@contextlib.contextmanager
+def served(count: int) -> Iterator[tuple[str, Callable[[], int]]]:
+    """Run the server; give its address, and what tells how many objects were read so far."""
+    words = [sys.executable, "-m", "bench.buckets", "serve", str(count)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
+        asking, answers = server.stdin, server.stdout
+
+        def reads() -> int:
+            asking.write("\n")
+            asking.flush()
+            return int(answers.readline())
+
+        try:
+            yield f"http://127.0.0.1:{int(answers.readline())}", reads
+        finally:
+            server.terminate()
+
+
+def cost_of(
+    words: Sequence[str | os.PathLike[str]], url: str, codes: Sequence[int] = (0,)
+) -> tuple[float, int]:
+    """Return how many CPU seconds a command takes, and its memory in bytes.
+
+    Raises:
+        RuntimeError: it ends with none of `codes`.
+    """
+    env = {**os.environ, **ENVIRONMENT, "AWS_ENDPOINT_URL": url}
+    with subprocess.Popen(words, env=env, stdout=subprocess.DEVNULL) as process:
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode not in codes:
+        raise RuntimeError(f"{words}: exit {process.returncode}")
+    return used.ru_utime + used.ru_stime, used.ru_maxrss << 10
 
 
 def by_obstore(url: str) -> None:

@@ -28,6 +28,15 @@ def split_paths(paths: Sequence[str]) -> tuple[tuple[str, ...], tuple[ObjectUri,
     return files, tuple(parse_uri(path) for path in paths if is_object_uri(path))
 
 
+def _is_installed(library: str) -> bool:
+    from importlib.util import find_spec
+
+    try:
+        return find_spec(library) is not None
+    except ImportError:  # what it is a part of is not there
+        return False
+
+
 class Asked(msgspec.Struct, frozen=True):
     """What is asked: objects, whether they are read, which versions, and where to go on."""
 
@@ -95,13 +104,11 @@ class Asked(msgspec.Struct, frozen=True):
         """
         if not self.uris and self.report is None:
             return None
-        try:
-            import botocore  # noqa: F401 - missing now rather than later
-            import obstore  # noqa: F401
-        except ImportError as error:
-            from hashclient.objects.failures import missing_extra
+        for library in ("obstore", "botocore", "arro3.core"):
+            if not _is_installed(library):  # better said now than in the middle
+                from hashclient.objects.failures import missing_extra
 
-            raise missing_extra(error) from error
+                raise missing_extra(ImportError(name=library))
         from hashclient.scan.objects.cache import ObjectCache
         from hashclient.scan.objects.objects import READERS, Objects, Request, Tools
         from hashclient.scan.objects.token import read_token

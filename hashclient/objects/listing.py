@@ -28,6 +28,8 @@ from hashclient.objects.stores import S3, Store, quoted
 
 #: Objects a page: as many as a store gives at a time.
 PAGE_OBJECTS = 1_000
+#: So many of them are handed on as one.
+TOGETHER = 4
 #: So many pages may have nothing in them: of much that was deleted, say.
 MAX_EMPTY = 1_000
 REPEATED = "the store repeats what it has listed"
@@ -82,7 +84,7 @@ def list_pages(
         ListingEndedError: it ended before its end, or could not begin.
         UsageError: the store has no list of versions.
     """
-    if all_versions and store.s3 is None:
+    if all_versions and store.scheme != "s3":
         raise UsageError(
             f"versions are listed of S3 only: {uri.text}", hint="leave out --all-versions"
         )
@@ -91,15 +93,36 @@ def list_pages(
             yield _page_of_one(store, uri)
             return
         if store.s3 is not None and (all_versions or _has_leading_slash(store.s3, uri)):
-            yield from _pages_of_s3(store.s3, uri, after, all_versions=all_versions)
+            pages = _pages_of_s3(store.s3, uri, after, all_versions=all_versions)
+            yield from _together(pages)
             return
         if uri.key and not uri.key.endswith("/") and (after is None or after < uri.key):
             page = _page_of_one(store, uri)
             if page.num_rows:
                 yield page
-        yield from _pages(store, uri, after)
+        yield from _together(_pages(store, uri, after))
     except StoreError as error:
         raise ListingEndedError(error.reason) from None
+
+
+def _together(pages: Iterator[Any]) -> Iterator[Any]:
+    """Yield the first page, and then several as one: less is done for each.
+
+    What ends the pages early comes after what came before it.
+    """
+    waiting: list[Any] = []
+    try:
+        for number, page in enumerate(pages):
+            waiting.append(page)
+            if number == 0 or len(waiting) == TOGETHER:
+                yield pa.concat_batches(waiting)
+                waiting.clear()
+    except (StoreError, ListingEndedError):
+        if waiting:
+            yield pa.concat_batches(waiting)
+        raise
+    if waiting:
+        yield pa.concat_batches(waiting)
 
 
 def _page_of_one(store: Store, uri: ObjectUri) -> Any:

@@ -32,7 +32,7 @@ from hashclient.system.text import printable
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 16 << 20
 #: Rows that are read together.
-ROWS = 10_000
+ROWS = 50_000
 _RANGE_BYTES = 16 << 20
 _BLOCK_BYTES = 4 << 20
 
@@ -187,16 +187,19 @@ class Report:
                     columns[name] = column
         if "key" not in columns or "size" not in columns:
             raise ListingEndedError(DAMAGED.format("it has no columns key and size"))
-        keep = pa.array([True] * batch.num_rows)
+        keep = None
         if "marker" in columns:
-            keep = pc.and_(keep, pc.invert(_flags(columns["marker"])))
+            keep = pc.invert(_flags(columns["marker"]))
         if "latest" in columns and not all_versions:
-            keep = pc.and_(keep, _flags(columns["latest"]))
+            latest = _flags(columns["latest"])
+            keep = latest if keep is None else pc.and_(keep, latest)
         if "bucket" in columns:
             of_bucket = pc.equal(columns["bucket"].cast(pa.string()), self.uri.bucket)
             if not pc.all(pc.fill_null(of_bucket, fill_value=False)).as_py():
                 raise ListingEndedError(DAMAGED.format("it has rows of another bucket"))
-        rows = pa.record_batch(list(columns.values()), names=list(columns)).filter(keep)
+        rows = pa.record_batch(list(columns.values()), names=list(columns))
+        if keep is not None:
+            rows = rows.filter(keep)
         keys = rows.column("key").cast(pa.binary())
         if keys.null_count:
             raise ListingEndedError(DAMAGED.format("it has rows without a key"))

@@ -67,29 +67,18 @@ class Seen(msgspec.Struct, frozen=True):
 
 
 class Store:
-    """A bucket; `namespace` tells it from those of the same name elsewhere."""
+    """A bucket; what it takes to ask its store is found out when that is first asked.
+
+    All of that raises `UsageError` where a library is not installed, and `StoreError` where there
+    are no credentials, or where what is configured cannot be used.
+    """
 
     def __init__(self, scheme: Scheme, bucket: str) -> None:
-        """Nothing is asked of the store yet.
-
-        Raises:
-            UsageError: a library is not installed.
-            StoreError: there are no credentials, or what is configured cannot be used.
-        """
+        """Nothing is looked for yet."""
         self.scheme = scheme
         self.bucket = bucket
-        self._s3: S3 | None = None
-        try:
-            if scheme == "s3":
-                self._s3 = S3(bucket)
-                self.store = self._s3.store()
-                self.namespace = f"s3 {self._s3.endpoint or ''} {bucket}"
-            else:
-                self.store = _open_other(scheme, bucket)
-                account = self.store.config.get("account_name", "") if scheme == "az" else ""
-                self.namespace = f"{scheme} {_endpoint() or account} {bucket}"
-        except ImportError as error:
-            raise missing_extra(error) from error
+        self._lock = threading.RLock()
+        self._opened: tuple[Any, S3 | None] | None = None
 
     @property
     def text(self) -> str:
@@ -97,9 +86,33 @@ class Store:
         return f"{self.scheme}://{self.bucket}"
 
     @property
+    def store(self) -> Any:
+        """The bucket for obstore."""
+        return self._open()[0]
+
+    @property
     def s3(self) -> S3 | None:
         """What botocore does; None where the store is not S3."""
-        return self._s3
+        return None if self.scheme != "s3" else self._open()[1]
+
+    @property
+    def namespace(self) -> str:
+        """What tells the bucket from those of the same name elsewhere."""
+        if (s3 := self.s3) is not None:
+            return f"s3 {s3.endpoint or ''} {self.bucket}"
+        account = self.store.config.get("account_name", "") if self.scheme == "az" else ""
+        return f"{self.scheme} {_endpoint() or account} {self.bucket}"
+
+    def _open(self) -> tuple[Any, S3 | None]:
+        with self._lock:  # many threads may be the first
+            if self._opened is None:
+                try:
+                    s3 = S3(self.bucket) if self.scheme == "s3" else None
+                    store = _open_other(self.scheme, self.bucket) if s3 is None else s3.store()
+                except ImportError as error:
+                    raise missing_extra(error) from error
+                self._opened = store, s3
+            return self._opened
 
     def head(self, uri: ObjectUri) -> Seen:
         """Return what the store says of an object.
@@ -151,9 +164,9 @@ class Store:
         return seen
 
     def _other(self, key: str) -> S3:
-        if self._s3 is None:
+        if (s3 := self.s3) is None:
             raise of_obstore(ValueError(key))
-        return self._s3
+        return s3
 
 
 class S3:

@@ -78,7 +78,7 @@ def test_what_may_be_an_md5() -> None:
 
 
 def sorter(judge: Judge, **options: Any) -> Sorter:
-    known = Options("s3://b", "s3", "s3 b", **options)
+    known = Options("s3://b", "s3", lambda: "s3 b", **options)
     return Sorter(judge, known, None, np.random.default_rng(1))
 
 

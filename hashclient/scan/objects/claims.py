@@ -8,6 +8,7 @@ are MD5s. Columns in, columns out.
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,11 @@ def md5_claims(etags: Any) -> tuple[Flags, Uint8]:
     text = np.frombuffer(
         chosen.buffers()[1], np.uint8, count * _HEX_CHARS, chosen.offset * _HEX_CHARS
     )
+    # Mostly all are hexadecimal, and this is faster. It skips blanks, which leaves fewer bytes.
+    with contextlib.suppress(ValueError):
+        raw = bytes.fromhex(text.tobytes().decode("latin-1"))
+        if len(raw) == 16 * count:
+            return flags, np.frombuffer(raw, np.uint8).reshape(count, 16)
     digits = _DIGITS[text].reshape(count, _HEX_CHARS)
     is_hex = (digits != _NO_DIGIT).all(axis=1)
     flags[np.flatnonzero(flags)[~is_hex]] = False

@@ -116,17 +116,16 @@ class Objects:
         keep_clean: bool,
     ) -> Iterator[Result | Outcome | Advance]:
         yield Advance()  # before anything is waited for
-        try:
-            store = Store(uri.scheme, uri.bucket)
-        except StoreError as error:
-            yield _ended(uri, error.reason, None)
-            return
+        store = Store(uri.scheme, uri.bucket)
         members = make_members if self._request.reads else lambda: None
         run = _Bucket(uri, store, judge, self._request, self._tools, members, keep_clean=keep_clean)
         is_over = False
         try:
             yield from run.check()
             is_over = True
+        except StoreError as error:
+            is_over = True
+            yield _ended(uri, error.reason, None)
         finally:
             self.token = None if is_over else run.token
 
@@ -168,7 +167,7 @@ class _Bucket:
         options = Options(
             store.text,
             store.scheme,
-            store.namespace,
+            lambda: store.namespace,
             reads=request.reads,
             trusts=store.scheme in EVIDENCE and tools.trusts(store.text),
             looks=self._opener is not None,

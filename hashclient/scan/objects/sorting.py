@@ -14,7 +14,7 @@ there is nothing to be found in it.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -47,13 +47,14 @@ NO_DIGEST = "--no-read: its store gives no digest of it"
 class Options(msgspec.Struct, frozen=True):
     """How objects of one bucket are dealt with.
 
+    `namespace` tells the bucket from those of the same name elsewhere: it may have to look first.
     With `trusts`, an ETag that may be an MD5 is taken for one. Without `reads`, nothing is read.
     With `looks`, what is in containers counts.
     """
 
     bucket: str
     scheme: str
-    namespace: str
+    namespace: Callable[[], str]
     reads: bool = True
     trusts: bool = False
     looks: bool = False
@@ -132,7 +133,7 @@ class Sorter:
         keep = possible[chosen]
         chosen, digests = chosen[keep], digests[keep]
         claims.decides[chosen] = (common[chosen] & np.uint8(Algorithm.MD5)) != 0
-        claims.digests = dict(zip(chosen.tolist(), digests, strict=True)) if self.trusts else {}
+        claims.rows, claims.digests = chosen, digests
         if len(chosen):
             tags = self._judge.sealer.tags(Algorithm.MD5, digests)
             claims.is_listed[chosen[list(self._judge.find(Algorithm.MD5, tags))]] = True
@@ -159,7 +160,7 @@ class Sorter:
             if work.possible[row] and not by_store:
                 wanted.plan = judge.plan(wanted.size)
             if work.sampled[row]:
-                wanted.claimed = work.claims.digests[row].tobytes()
+                wanted.claimed = work.claims.digest_of(row)
             elif self._is_known(wanted, known.get(number)):
                 if by_store:
                     done.each_by_store.append(wanted)
@@ -194,7 +195,7 @@ class Sorter:
         """
         if self._cache is None:
             return {}
-        space = self._options.namespace
+        space = self._options.namespace()
         ids = [row_id(space, w.key, w.version, w.etag, w.size) for w in objects]
         records = self._cache.find(ids, are_versions=[w.version is not None for w in objects])
         if records is None:
@@ -247,7 +248,13 @@ class _Claims:
         self.is_md5: Flags = np.zeros(count, np.bool_)
         self.decides: Flags = np.zeros(count, np.bool_)
         self.is_listed: Flags = np.zeros(count, np.bool_)
-        self.digests: dict[int, npt.NDArray[np.uint8]] = {}
+        self.rows: npt.NDArray[np.intp] = np.zeros(0, np.intp)
+        self.digests: npt.NDArray[np.uint8] = np.zeros((0, 16), np.uint8)
+
+    def digest_of(self, row: int) -> bytes:
+        """Return the digest that is claimed of an object."""
+        digest: bytes = self.digests[self.rows.searchsorted(row)].tobytes()
+        return digest
 
 
 class _Work(msgspec.Struct, frozen=True):
