@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
@@ -100,10 +101,14 @@ class Objects:
             StateError: an index cannot be read, or there is no room for what has to be kept.
             UsageError: a library is missing, or what is asked for a store cannot do.
         """
+        # Of many small pages, Arrow's own allocator keeps some 30 MB more than the system's.
+        pool = pa.default_memory_pool()
+        pa.set_memory_pool(pa.system_memory_pool())
         try:
             for uri in self._request.uris:
                 yield from self._check_uri(uri, judge, make_members, keep_clean=keep_clean)
         finally:
+            pa.set_memory_pool(pool)
             if self._tools.cache is not None:
                 self._tools.cache.close()
 

@@ -201,7 +201,7 @@ class Sorter:
         if records is None:
             return {}
         # What has neither ETag nor version may be anything.
-        has_name = [w.version is not None or w.etag is not None for w in objects]
+        has_name = [w.version is not None or w.has_strong_etag for w in objects]
         records["mask"][~np.array(has_name)] = 0
         tagged = records["mask"] & np.uint8(mask_of(Algorithm))
         listed = listed_rows(self._judge, records, tagged)

@@ -33,6 +33,11 @@ class Wanted(msgspec.Struct, gc=False):
     settled: str = READ
     page: int = 0
 
+    @property
+    def has_strong_etag(self) -> bool:
+        """Whether its ETag stands for its bytes; a weak one stands for something like them."""
+        return self.etag is not None and not self.etag.startswith("W/")
+
     def uri(self, bucket: str, version: str | None = None) -> str:
         """Return its URI, with the version that was read where that is known."""
         return f"{bucket}/{key_text(self.key)}{version_text(version or self.version)}"
