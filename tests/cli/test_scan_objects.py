@@ -37,7 +37,7 @@ from fixtures.buckets import (
 )
 from hashclient.core.objecturi import parse_uri
 from hashclient.scan.objects.token import read_token
-from tests.support import ROOT, Result, arguments, csv_of, environment, make_state
+from tests.kit import ROOT, Run, arguments, csv_of, environment, make_state
 
 LISTED = b"listed one"
 #: Of the same length, and not listed.
@@ -53,7 +53,7 @@ class Commands:
 
     CODE = """
 import json, os, sys
-from tests.support import call
+from tests.kit import call
 for line in sys.stdin:
     args, env = json.loads(line)
     before = dict(os.environ)
@@ -74,13 +74,13 @@ for line in sys.stdin:
             text=True,
         )
 
-    def run(self, args: Sequence[object], env: Mapping[str, str]) -> Result:
+    def run(self, args: Sequence[object], env: Mapping[str, str]) -> Run:
         pipes = self._process
         assert pipes.stdin is not None
         assert pipes.stdout is not None
         pipes.stdin.write(json.dumps([[str(arg) for arg in args], env]) + "\n")
         pipes.stdin.flush()
-        return Result(*json.loads(pipes.stdout.readline()))
+        return Run(*json.loads(pipes.stdout.readline()))
 
     def close(self) -> None:
         self._process.communicate()
@@ -117,7 +117,7 @@ def state(fresh_state: Path, tmp_path: Path) -> Path:
     return shutil.copytree(fresh_state, tmp_path / "state")
 
 
-Scan = Callable[..., Result]
+Scan = Callable[..., Run]
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def scan(commands: Commands, site: Site, state: Path) -> Scan:
 
 def _scan(
     commands: Commands, site: Site, state: Path, args: Sequence[object], env: Mapping[str, str]
-) -> Result:
+) -> Run:
     words = ("--state-dir", state, "scan", "--format", "jsonl", "--show-all", *args)
     result = commands.run(words, {**site.environment, **env})
     told = result.out + result.err
@@ -139,11 +139,11 @@ def _scan(
     return result
 
 
-def reasons(result: Result) -> dict[str, str]:
+def reasons(result: Run) -> dict[str, str]:
     return {line["path"]: line["reason"] for line in result.lines if line["type"] == "unread"}
 
 
-def evidence(result: Result) -> dict[str, str]:
+def evidence(result: Run) -> dict[str, str]:
     return {line["path"]: line["evidence"] for line in result.lines if "evidence" in line}
 
 
@@ -486,7 +486,7 @@ def sealing(state: Path, tmp_path: Path) -> Path:
     return key
 
 
-def details(result: Result) -> list[str]:
+def details(result: Run) -> list[str]:
     return [acted["detail"] for line in result.lines for acted in line.get("actions", ())]
 
 

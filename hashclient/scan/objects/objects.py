@@ -256,7 +256,8 @@ class _Bucket:
         if checked.by_store:
             self._pending.add(wanted)
         cache = self._tools.cache
-        if cache is not None and checked.record is not None:
+        has_name = wanted.version is not None or wanted.has_strong_etag
+        if cache is not None and has_name and checked.record is not None:
             space = self._store.namespace
             name = row_id(space, wanted.key, wanted.version, wanted.etag, wanted.size)
             cache.learn(name, *checked.record)
