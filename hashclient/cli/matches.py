@@ -15,6 +15,7 @@ from hashclient.cli.app import App, format_option, pass_app
 from hashclient.cli.completing import LISTS, MATCHES
 from hashclient.cli.options import FORMAT_HELP, output_option
 from hashclient.core.kinds import MatchState
+from hashclient.core.objecturi import is_object_uri, parse_uri
 from hashclient.errors import ExitCode, UsageError
 from hashclient.formats.interface import FORMATS
 from hashclient.system.text import path_fields, printable
@@ -146,10 +147,12 @@ def _choice(
     if "" in paths:  # of a variable that is not set: it would be the current directory
         raise UsageError("--path is empty", hint="`--path .` is the current directory")
     # Matches are on record by their paths without links, or, of earlier versions, with them.
-    forms = {form(path): None for path in paths for form in (os.path.realpath, os.path.abspath)}
+    files = [path for path in paths if not is_object_uri(path)]
+    forms = {form(path): None for path in files for form in (os.path.realpath, os.path.abspath)}
+    objects = tuple(parse_uri(path).text for path in paths if is_object_uri(path))
     return Choice(
         tuple(MatchState(state) for state in states),
-        tuple("/" + path.lstrip("/") for path in forms),
+        (*("/" + path.lstrip("/") for path in forms), *objects),
         list_name,
         None if since is None else since.replace(tzinfo=UTC),
     )

@@ -64,6 +64,12 @@ def is_object_uri(text: str) -> bool:
     return _PREFIX.match(text) is not None
 
 
+def _shown(text: str) -> str:
+    """Return what was given as a URI for a message, without what may be a secret in it."""
+    bare, mark, _ = re.sub(r"//[^/@]*@", "//…@", text).partition("?")
+    return key_text(bare) + ("?…" if mark else "")
+
+
 def parse_uri(text: str) -> ObjectUri:
     """Return what a URI names.
 
@@ -73,19 +79,19 @@ def parse_uri(text: str) -> ObjectUri:
     found = _URI.fullmatch(text)
     if found is None:
         raise UsageError(
-            f"not the URI of an object: {key_text(text)}",
+            f"not the URI of an object: {_shown(text)}",
             hint="write s3://BUCKET/PREFIX; a ? in a key is %3F, a # is %23",
         )
     scheme, bucket, key, version = found.groups()
     if not _BUCKET.fullmatch(bucket):
         raise UsageError(
-            f"not the name of a bucket: {key_text(bucket)}",
+            f"not the URI of a bucket: {_shown(text)}",
             hint="write s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX",
         )
     name: Scheme = "s3" if scheme == "s3" else "gs" if scheme == "gs" else "az"
     whole = None if version is None else _unescaped(version, text)
     if whole == "":
-        raise UsageError(f"the version in a URI is empty: {key_text(text)}", hint="leave it out")
+        raise UsageError(f"the version in a URI is empty: {_shown(text)}", hint="leave it out")
     return ObjectUri(name, bucket, _unescaped(key or "", text), whole)
 
 
@@ -93,7 +99,7 @@ def _unescaped(part: str, text: str) -> str:
     def byte(found: re.Match[bytes]) -> bytes:
         if found[1] is None:
             raise UsageError(
-                f"a % in a URI begins no escape: {key_text(text)}",
+                f"a % in a URI begins no escape: {_shown(text)}",
                 hint="write %25 for a % that belongs to the key",
             )
         return bytes.fromhex(found[1].decode())

@@ -92,14 +92,17 @@ def list_pages(
         if uri.version is not None:
             yield _page_of_one(store, uri)
             return
-        if store.s3 is not None and (all_versions or _has_leading_slash(store.s3, uri)):
-            pages = _pages_of_s3(store.s3, uri, after, all_versions=all_versions)
-            yield from _together(pages)
+        s3 = store.s3
+        if s3 is not None and all_versions:
+            yield from _together(_pages_of_s3(s3, uri, after, all_versions=True))
             return
         if uri.key and not uri.key.endswith("/") and (after is None or after < uri.key):
             page = _page_of_one(store, uri)
             if page.num_rows:
                 yield page
+        if s3 is not None and _has_leading_slash(s3, uri):
+            yield from _together(_pages_of_s3(s3, uri, after))
+            return
         yield from _together(_pages(store, uri, after))
     except StoreError as error:
         raise ListingEndedError(error.reason) from None
@@ -146,7 +149,7 @@ def _prefix_of(uri: ObjectUri) -> str:
 def _has_leading_slash(s3: S3, uri: ObjectUri) -> bool:
     """Tell whether obstore would leave out the beginning of some key."""
     if uri.key:
-        return False
+        return uri.key.startswith("/")
     return bool(s3.call("list_objects_v2", Prefix="/", MaxKeys=1).get("KeyCount"))
 
 
@@ -155,6 +158,8 @@ def _pages(store: Store, uri: ObjectUri, after: str | None) -> Iterator[Any]:
 
     What obstore has got before it fails it keeps to itself: botocore is asked for that, too.
     """
+    if uri.key.startswith("/"):
+        raise ListingEndedError(UNNAMABLE)
     first = None
     try:
         for chunk in _chunks(store, uri, after):

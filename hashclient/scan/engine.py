@@ -103,6 +103,7 @@ def scan(
     judge = lists.judge(all_digests=all_digests)
 
     opened: list[Members] = []
+    opened_last: Generator[object] | None = None
 
     def members() -> Members | None:
         if containers is None:
@@ -141,6 +142,7 @@ def scan(
             # After all that is forked: what their libraries begin lives in one process.
             of_objects = objects.check(judge, members, keep_clean=keep_clean)
             results = itertools.chain(results, of_objects)
+            opened_last = of_objects
         for item in results:
             if isinstance(item, Advance):
                 if item.path is not None:
@@ -179,6 +181,8 @@ def scan(
                 ended = time.monotonic()
                 due = ended + max(TICK_S, TICK_SHARE * (ended - now))
     finally:
+        if opened_last is not None:
+            opened_last.close()
         memory.flush()
         close()
         source.close()

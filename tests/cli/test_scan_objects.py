@@ -37,7 +37,7 @@ from fixtures.buckets import (
 )
 from hashclient.core.objecturi import parse_uri
 from hashclient.scan.objects.token import read_token
-from tests.kit import ROOT, Run, arguments, csv_of, environment, make_state
+from tests.kit import ROOT, Run, arguments, call, csv_of, environment, make_state
 
 LISTED = b"listed one"
 #: Of the same length, and not listed.
@@ -197,6 +197,9 @@ def test_keys_that_obstore_cannot_name_are_listed_and_read_by_botocore(
     bucket = site.bucket(**dict.fromkeys(keys, LISTED))
     result = scan(bucket.uri)
     assert result.outcomes == {f"{bucket.uri}/{key}": "match" for key in keys}, result.err
+    for part in ("/lead", "a//", "up/../", "x/./y"):
+        below = {f"{bucket.uri}/{key}": "match" for key in keys if key.startswith(part)}
+        assert scan("--no-members", f"{bucket.uri}/{part}").outcomes == below
     without = site.bucket(**dict.fromkeys(keys[1:], LISTED))
     result = scan(without.uri, "--no-members")
     assert result.outcomes == {f"{without.uri}/{key}": "match" for key in keys[1:]}, result.err
@@ -450,8 +453,10 @@ def test_an_interrupted_scan_says_where_to_go_on(site: Site, state: Path) -> Non
         (("--resume", "x", "s3://a-bucket/", "/srv"), "--resume: files are checked besides"),
         (("--exclude", "x", "s3://a-bucket/"), "--exclude is not for objects"),
         (("s3://a-bucket/100%",), "a % in a URI begins no escape: s3://a-bucket/100%25"),
-        (("s3://a-bucket/x?y",), "not the URI of an object: s3://a-bucket/x%3Fy"),
-        (("s3:///x",), "not the name of a bucket: "),
+        (("s3://a-bucket/x?y",), "not the URI of an object: s3://a-bucket/x?…"),
+        (("s3://key:secret@bucket/x",), "not the URI of a bucket: s3://…@bucket/x"),
+        (("az://c1/x?sv=1&sig=secret",), "not the URI of an object: az://c1/x?…"),
+        (("s3:///x",), "not the URI of a bucket: s3:///x"),
         (("--all-versions", "gs://a-bucket/x"), "versions are listed of S3 only: gs://a-bucket/x"),
     ],
 )
@@ -796,3 +801,35 @@ def test_a_large_archive_waits_for_room(site: Site, state: Path, scan: Scan) -> 
     found = {path for path, kind in result.outcomes.items() if kind == "match"}
     assert found == {f"{bucket.uri}/{name}!/a.jpg" for name in large}
     assert (result.code, result.summary["members"]) == (10, 8)
+
+
+def test_without_the_libraries_the_extra_is_named(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    result = call("--state-dir", state, "scan", "s3://a-bucket/")
+    assert (result.code, result.out) == (2, "")
+    assert "object stores need obstore, which is not installed" in result.err
+    assert "pip install 'hashclient[objects]'" in result.err
+
+
+def test_matches_are_chosen_by_uri(site: Site, state: Path, scan: Scan, commands: Commands) -> None:
+    bucket = site.bucket(**{"a/one": LISTED, "b/two": LISTED})
+    scan(bucket.uri)
+
+    def chosen(*paths: str) -> list[str]:
+        options = [word for path in paths for word in ("--path", path)]
+        words = ("--state-dir", state, "matches", "--format", "jsonl", *options)
+        return [line["path"] for line in commands.run(words, {}).lines]
+
+    assert chosen(f"{bucket.uri}/a/") == [f"{bucket.uri}/a/one"]
+    assert chosen(f"{bucket.uri}/b/two") == [f"{bucket.uri}/b/two"]
+    assert len(chosen(bucket.uri)) == 2
+
+
+def test_sarif_has_the_uri_of_an_object(site: Site, state: Path, commands: Commands) -> None:
+    bucket = site.bucket(**{"a b/ü%": LISTED})
+    words = ("--state-dir", state, "scan", "--format", "sarif", bucket.uri)
+    (result,) = json.loads(commands.run(words, site.environment).out)["runs"][0]["results"]
+    location = result["locations"][0]["physicalLocation"]["artifactLocation"]
+    assert location["uri"] == f"{bucket.uri}/a%20b/%C3%BC%25"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 import msgspec
 import numpy as np
@@ -94,7 +94,7 @@ class Objects:
 
     def check(
         self, judge: Judge, make_members: Callable[[], Members | None], *, keep_clean: bool
-    ) -> Iterator[Result | Outcome | Advance]:
+    ) -> Generator[Result | Outcome | Advance]:
         """Check all objects; `make_members` gives what opens containers, for each thread its own.
 
         Raises:
