@@ -15,7 +15,6 @@ from hashclient.cli.app import App, format_option, pass_app
 from hashclient.cli.completing import LISTS, MATCHES
 from hashclient.cli.options import FORMAT_HELP, output_option
 from hashclient.core.kinds import MatchState
-from hashclient.core.objecturi import is_object_uri, parse_uri
 from hashclient.errors import ExitCode, UsageError
 from hashclient.formats.interface import FORMATS
 from hashclient.system.text import path_fields, printable
@@ -142,6 +141,7 @@ def _refuse_choice(ctx: click.Context) -> None:
 def _choice(
     states: Sequence[str], paths: Sequence[str], list_name: str | None, since: datetime | None
 ) -> Choice:
+    from hashclient.core.objecturi import is_object_uri, parse_uri
     from hashclient.matches.selection import Choice
 
     if "" in paths:  # of a variable that is not set: it would be the current directory

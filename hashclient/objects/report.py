@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -29,7 +30,8 @@ from hashclient.objects.listing import SCHEMA, ListingEndedError, quoted_etags
 from hashclient.objects.stores import Store
 from hashclient.system.text import printable
 
-MANIFEST = "manifest.json"
+#: What S3 calls the file that names the others.
+_MANIFEST = re.compile(r"(?:.*/)?manifest\.json", re.DOTALL)
 MAX_MANIFEST_BYTES = 16 << 20
 #: Rows that are read together.
 ROWS = 50_000
@@ -79,7 +81,7 @@ class Report:
         self._where = where
         self._make_file = make_file
         self._manifest: _Manifest | None = None
-        if where.rpartition("/")[2] == MANIFEST:
+        if _MANIFEST.fullmatch(where):
             self._manifest = self._read_manifest()
             found = parse_uri(f"s3://{self._manifest.source_bucket}/")
             if uri is not None and uri != found:

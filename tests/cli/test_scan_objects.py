@@ -833,3 +833,26 @@ def test_sarif_has_the_uri_of_an_object(site: Site, state: Path, commands: Comma
     (result,) = json.loads(commands.run(words, site.environment).out)["runs"][0]["results"]
     location = result["locations"][0]["physicalLocation"]["artifactLocation"]
     assert location["uri"] == f"{bucket.uri}/a%20b/%C3%BC%25"
+
+
+def test_a_container_that_is_known_is_not_read_again(
+    site: Site, state: Path, commands: Commands
+) -> None:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("a", OTHER)
+        archive.writestr("b", b"b")
+    bucket = site.bucket(**{"x.zip": packed.getvalue(), "plain": OTHER})
+    words = ("--state-dir", state, "scan", "--format", "jsonl", bucket.uri)
+    first = commands.run(words, site.environment)
+    site.requests.clear()
+    again = commands.run(words, site.environment)
+    assert (bucket.reads(), again.code) == ([], 0)
+    for name in ("inputs", "clean", "members"):
+        assert again.summary[name] == first.summary[name]
+    assert again.summary["known_unchanged"] == 4
+    # Without a look into archives it was read, too, and what is known of it stays.
+    commands.run((*words, "--no-members", "--no-inventory"), site.environment)
+    site.requests.clear()
+    commands.run(words, site.environment)
+    assert bucket.reads() == []

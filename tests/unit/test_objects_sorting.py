@@ -142,7 +142,7 @@ def cache(
 
 def masks(store: ObjectCache, *names: str, are_versions: bool = False) -> list[int] | None:
     found = store.find(names, are_versions=[are_versions] * len(names))
-    return None if found is None else found["mask"].tolist()
+    return None if found is None else found.records["mask"].tolist()
 
 
 def test_what_is_remembered_is_known(tmp_path: Path, failures: list[StateError]) -> None:
@@ -154,7 +154,7 @@ def test_what_is_remembered_is_known(tmp_path: Path, failures: list[StateError])
     assert masks(again, "a", "b") == [9, 0]
     found = again.find(["a"], are_versions=[False])
     assert found is not None
-    assert found["tags"].tobytes() == TAGS
+    assert found.records["tags"].tobytes() == TAGS
     assert masks(cache(tmp_path, failures, use=False), "a") is None
     # Without a version it is only believed, until it is due.
     assert masks(cache(tmp_path, failures, reread_days=0), "a") == [0]

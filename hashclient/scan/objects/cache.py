@@ -17,10 +17,14 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
+from hashclient.core.algorithms import Algorithm, mask_of
 from hashclient.errors import StateError
 from hashclient.scan.cache import DAY_S
+from hashclient.scan.checked import SLOT
+from hashclient.scan.inside import MEMBER, READS, Inside
 from hashclient.scan.records import Records
 from hashclient.system.files import is_there
 from hashclient.system.layout import Layout
@@ -41,18 +45,31 @@ _TABLES = (
         read_day INTEGER NOT NULL,
         mask INTEGER NOT NULL,
         tags BLOB NOT NULL,
+        inside BLOB NOT NULL,
         crc INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID
     """,
     f"PRAGMA user_version = {VERSION}",
 )
 _FIND = (
-    "SELECT id, read_day, mask, tags, crc FROM object WHERE id IN (SELECT value FROM json_each(?))"
+    "SELECT id, read_day, mask, tags, inside, crc FROM object"
+    " WHERE id IN (SELECT value FROM json_each(?))"
 )
-_STORE = "INSERT OR REPLACE INTO object VALUES (?, ?, ?, ?, ?)"
+_STORE = "INSERT OR REPLACE INTO object VALUES (?, ?, ?, ?, ?, ?)"
 #: What SQLite says of a file that is not what we wrote.
 _DAMAGE = frozenset({sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _HINT = "it may be removed at any time; a scan then reads every object again"
+
+
+#: A row: its name, the day it was read, its mask, its tags, what is inside, and a checksum.
+_Row = tuple[str, int, int, bytes, bytes, int]
+
+
+class Known(msgspec.Struct):
+    """What is known of objects: a record of each, and of containers what is inside, by number."""
+
+    records: Records
+    insides: dict[int, Inside]
 
 
 def row_id(namespace: str, key: str, version: str | None, etag: str | None, size: int) -> str:
@@ -88,10 +105,10 @@ class ObjectCache:
         self._on_failure = on_failure
         self._db: sqlite3.Connection | None = None
         self._is_broken = False
-        self._waiting: list[tuple[str, int, int, bytes, int]] = []
+        self._waiting: dict[str, _Row] = {}
         self._day = int(time.time() // DAY_S)
 
-    def find(self, ids: Sequence[str], *, are_versions: Sequence[bool]) -> Records | None:
+    def find(self, ids: Sequence[str], *, are_versions: Sequence[bool]) -> Known | None:
         """Return a record for each of `ids`, of mask 0 where nothing is known; None if none is.
 
         `are_versions` says which of them are of one version. What is only believed has its day in
@@ -99,16 +116,16 @@ class ObjectCache:
         """
         if not self._use or self._is_broken or (self._db is None and not is_there(self._path)):
             return None
-        rows: list[tuple[str, int, int, bytes, int]] = []
+        known: dict[str, _Row] = {}
         with self._failures():
-            rows = self._open().execute(_FIND, (json.dumps(ids),)).fetchall()
-        if not rows:
+            known = _rows(self._open(), ids)
+        if not known:
             return None
-        known = {row[0]: row for row in rows}
         records = np.zeros(len(ids), RECORD)
+        insides: dict[int, Inside] = {}
         for number, (name, is_version) in enumerate(zip(ids, are_versions, strict=True)):
             row = known.get(name)
-            if row is None or row[4] != _checksum(*row[:4]):
+            if row is None:
                 continue
             age = self._day - row[1]
             if not is_version and not 0 <= age < self._reread_days:
@@ -116,13 +133,15 @@ class ObjectCache:
             records[number]["mask"] = row[2]
             records[number]["tags"] = np.frombuffer(row[3], "<u8").reshape(3, 2)
             records[number]["read_day"] = 0 if is_version else row[1]
-        return records
+            if row[4]:
+                insides[number] = np.frombuffer(row[4], MEMBER)
+        return Known(records, insides)
 
-    def learn(self, name: str, mask: int, tags: bytes) -> None:
-        """Remember what was read of an object."""
+    def learn(self, name: str, mask: int, tags: bytes, inside: bytes = b"") -> None:
+        """Remember what was read of an object, and what is `inside` of a container."""
         if self._is_broken:
             return
-        self._waiting.append((name, self._day, mask, tags, _checksum(name, self._day, mask, tags)))
+        self._waiting[name] = _row(name, self._day, mask, tags, inside)
         if len(self._waiting) >= WAITING:
             self.flush()
 
@@ -134,7 +153,9 @@ class ObjectCache:
             db = self._open()
             db.execute("BEGIN IMMEDIATE")
             try:
-                db.executemany(_STORE, self._waiting)
+                before = _rows(db, list(self._waiting))
+                merged = [_merged(before.get(name), row) for name, row in self._waiting.items()]
+                db.executemany(_STORE, merged)
                 oldest = self._day - int(self._keep_days)
                 db.execute("DELETE FROM object WHERE read_day < ?", (oldest,))
                 db.execute("COMMIT")
@@ -212,5 +233,28 @@ class ObjectCache:
         self._on_failure(error)
 
 
-def _checksum(name: str, day: int, mask: int, tags: bytes) -> int:
-    return zlib.crc32(tags, zlib.crc32(b"%d %d " % (day, mask), zlib.crc32(name.encode())))
+def _rows(db: sqlite3.Connection, ids: Sequence[str]) -> dict[str, _Row]:
+    """Return what is stored under these names, and is what was written."""
+    rows: list[_Row] = db.execute(_FIND, (json.dumps(ids),)).fetchall()
+    return {row[0]: row for row in rows if row == _row(*row[:5])}
+
+
+def _row(name: str, day: int, mask: int, tags: bytes, inside: bytes) -> _Row:
+    """Return a row with its checksum, which covers how containers are read, too."""
+    head = b"%s %d %d %d " % (name.encode(), day, mask, READS)
+    return name, day, mask, tags, inside, zlib.crc32(inside, zlib.crc32(tags, zlib.crc32(head)))
+
+
+def _merged(old: _Row | None, new: _Row) -> _Row:
+    """Return what is known of an object after it was read again, perhaps in another way.
+
+    Its content is the same: its name says so. What is older makes all of it as old.
+    """
+    if old is None or not (old[2] & ~new[2] or (old[4] and not new[4])):
+        return new
+    tags = np.frombuffer(new[3], "<u8").reshape(3, 2).copy()
+    earlier = np.frombuffer(old[3], "<u8").reshape(3, 2)
+    for algorithm in Algorithm.in_mask(old[2] & ~new[2] & mask_of(Algorithm)):
+        tags[SLOT[algorithm]] = earlier[SLOT[algorithm]]
+    day = min(old[1], new[1])
+    return _row(new[0], day, old[2] | new[2], tags.tobytes(), new[4] or old[4])

@@ -179,7 +179,8 @@ class _Bucket:
             keep_clean=keep_clean,
         )
         chance = np.random.default_rng(tools.chance())
-        self._sorter = Sorter(judge, options, tools.cache, chance)
+        are_clean = None if first is None else first.are_clean
+        self._sorter = Sorter(judge, options, tools.cache, chance, are_clean)
         self._pending = Pending(tools.spool)
         self._is_contradicted = False
         self._open: deque[_OpenPage] = deque()

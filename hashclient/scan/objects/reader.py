@@ -38,7 +38,7 @@ from hashclient.objects.stores import Sink, Store
 from hashclient.scan.checked import SLOT
 from hashclient.scan.executors.interface import Result
 from hashclient.scan.members import BEHIND, Kept, Members
-from hashclient.scan.objects.wanted import BY_SIZE, READ, Checked, Wanted
+from hashclient.scan.objects.wanted import BY_SIZE, READ, Checked, Record, Wanted
 from hashclient.scan.reasons import reason_of
 from hashclient.scan.records import PLAIN
 from hashclient.scan.spool import Spool
@@ -80,8 +80,11 @@ class Opener:
         kept.keep_all()
         return kept
 
-    def open(self, kept: Kept, path: str, result: Result) -> bool:
-        """Check what is in an object that was kept; return whether it is no container."""
+    def open(self, kept: Kept, path: str, result: Result) -> tuple[bool, bytes]:
+        """Check what is in an object that was kept.
+
+        Return whether it is no container, and what a cache may know of what is in it.
+        """
         members = self._free.get()
         try:
             opened = members.open_kept(kept, path)
@@ -92,7 +95,7 @@ class Opener:
             for o in opened.outcomes
         ]
         opened.add_to(result)
-        return not opened.is_container
+        return not opened.is_container, opened.known() or b""
 
 
 class ObjectReader:
@@ -158,13 +161,13 @@ class ObjectReader:
                 read.whole((), kept)
             outcome = self._judge_digests(wanted, read, digests)
             self._count(wanted, outcome, plan, result)
-            is_plain = opener is not None
+            is_plain, inside = opener is not None, b""
             if opener is not None and kept is not None:
-                is_plain = opener.open(kept, outcome.path, result)
+                is_plain, inside = opener.open(kept, outcome.path, result)
         result.bytes_read = read.bytes_read
         md5 = digests.get(Algorithm.MD5)
         contradicted = wanted.claimed is not None and wanted.claimed != md5
-        record = self._record(digests, is_plain=is_plain)
+        record = self._record(digests, inside, is_plain=is_plain)
         by_store = not plan and wanted.settled != BY_SIZE
         return Checked(result, wanted, record, contradicted, by_store)
 
@@ -208,15 +211,15 @@ class ObjectReader:
         )
 
     def _record(
-        self, digests: dict[Algorithm, bytes], *, is_plain: bool
-    ) -> tuple[int, bytes] | None:
+        self, digests: dict[Algorithm, bytes], inside: bytes, *, is_plain: bool
+    ) -> Record | None:
         mask = mask_of(digests) | (PLAIN if is_plain else 0)
-        if not mask:
+        if not mask and not inside:
             return None
         tags = np.zeros((len(SLOT), 2), np.uint64)
         for algorithm, words in self._judge.seal(digests).items():
             tags[SLOT[algorithm]] = words
-        return mask, tags.tobytes()
+        return mask, tags.tobytes(), inside
 
     @staticmethod
     def _is_behind(kept: Kept) -> bool:

@@ -28,6 +28,7 @@ from hashclient.core.model import Outcome
 from hashclient.index.matcher import Judge
 from hashclient.lists.wire import Uint64
 from hashclient.scan.executors.interface import Result
+from hashclient.scan.inside import Inside
 from hashclient.scan.judging import listed_rows
 from hashclient.scan.objects.cache import ObjectCache, row_id
 from hashclient.scan.objects.claims import EVIDENCE, Flags, md5_claims
@@ -82,12 +83,17 @@ class Sorter:
         options: Options,
         cache: ObjectCache | None,
         chance: np.random.Generator,
+        are_clean: Callable[[Sequence[Inside]], list[bool]] | None = None,
     ) -> None:
-        """`chance` says which objects are read to check what their store says."""
+        """`chance` says which objects are read to check what their store says.
+
+        `are_clean` tells of containers whose members are known that none of these is listed.
+        """
         self._judge = judge
         self._options = options
         self._cache = cache
         self._chance = chance
+        self._are_clean = are_clean
         self.trusts = options.trusts
         self._is_first = True
 
@@ -162,13 +168,7 @@ class Sorter:
             if work.sampled[row]:
                 wanted.claimed = work.claims.digest_of(row)
             elif self._is_known(wanted, known.get(number)):
-                if by_store:
-                    done.each_by_store.append(wanted)
-                    continue
-                result.clean += 1
-                result.known_unchanged += 1
-                result.believed_unchanged += int(known[number][1])
-                self._tell_clean(wanted, KNOWN, result)
+                self._settle_known(wanted, known[number], done, by_store=by_store)
                 continue
             if not options.reads:
                 reason = self._why_unread(work, row)
@@ -181,34 +181,62 @@ class Sorter:
             wanted.settled = EVIDENCE[options.scheme] if by_store else BY_SIZE
             done.wanted.append(wanted)
 
-    def _is_known(self, wanted: Wanted, known: tuple[int, bool] | None) -> bool:
+    def _is_known(self, wanted: Wanted, known: _Known | None) -> bool:
         """Tell whether all that is wanted of an object is known, and none of it listed."""
         if known is None:
             return False
-        needed = mask_of(wanted.plan) | (PLAIN if self._options.looks else 0)
-        return known[0] & needed == needed
+        has_inside = not self._options.looks or bool(known.mask & PLAIN) or known.members > 0
+        needed = mask_of(wanted.plan)
+        return has_inside and known.mask & needed == needed
 
-    def _known(self, objects: Sequence[Wanted]) -> dict[int, tuple[int, bool]]:
-        """Return what is known of objects that were read before, by their number: none is listed.
+    def _settle_known(self, wanted: Wanted, known: _Known, done: Sorted, *, by_store: bool) -> None:
+        """Count an object that was read before, and what is in it."""
+        result, members = done.result, known.members if self._options.looks else 0
+        result.members += members
+        count = members
+        if by_store:
+            done.each_by_store.append(wanted)
+        else:
+            count += 1
+            self._tell_clean(wanted, KNOWN, result)
+        result.clean += count
+        result.known_unchanged += count
+        result.believed_unchanged += count if known.is_believed else 0
 
-        That is a mask of what is known, and whether it is only believed.
+    def _known(self, objects: Sequence[Wanted]) -> dict[int, _Known]:
+        """Return what is known of objects that were read before, by their number.
+
+        Neither they nor anything in them is listed, as far as that is known.
         """
         if self._cache is None:
             return {}
         space = self._options.namespace()
         ids = [row_id(space, w.key, w.version, w.etag, w.size) for w in objects]
-        records = self._cache.find(ids, are_versions=[w.version is not None for w in objects])
-        if records is None:
+        found = self._cache.find(ids, are_versions=[w.version is not None for w in objects])
+        if found is None:
             return {}
+        records, insides = found.records, found.insides
         # What has neither ETag nor version may be anything.
         has_name = [w.version is not None or w.has_strong_etag for w in objects]
         records["mask"][~np.array(has_name)] = 0
         tagged = records["mask"] & np.uint8(mask_of(Algorithm))
         listed = listed_rows(self._judge, records, tagged)
+        if self._options.keep_clean or self._are_clean is None:
+            insides = {}  # the names of members are not known
+        clean = [] if self._are_clean is None else self._are_clean(list(insides.values()))
+        members = {
+            number: len(inside)
+            for (number, inside), is_clean in zip(insides.items(), clean, strict=True)
+            if is_clean
+        }
         return {
-            number: (int(records[number]["mask"]), bool(records[number]["read_day"]))
-            for number in np.flatnonzero(records["mask"]).tolist()
-            if number not in listed
+            number: _Known(
+                int(records[number]["mask"]),
+                bool(records[number]["read_day"]),
+                members.get(number, 0),
+            )
+            for number, is_named in enumerate(has_name)
+            if is_named and number not in listed and (records[number]["mask"] or number in members)
         }
 
     def _why_unread(self, work: _Work, row: int) -> str:
@@ -239,6 +267,14 @@ class Sorter:
         for wanted, note in zip(objects_of(page, numbers), notes, strict=True):
             path = wanted.uri(self._options.bucket)
             result.outcomes.append(Outcome(Kind.UNREAD, path, reason=note, is_object=True))
+
+
+class _Known(msgspec.Struct, frozen=True):
+    """What is known of an object: a mask, whether it is only believed, how much is inside."""
+
+    mask: int
+    is_believed: bool
+    members: int
 
 
 class _Claims:

@@ -14,6 +14,10 @@ BY_SIZE = "size"
 KNOWN = "known"
 
 
+#: What a cache may know of an object: a mask, tags, and what is inside.
+Record = tuple[int, bytes, bytes]
+
+
 class Wanted(msgspec.Struct, gc=False):
     """An object that is to be read, or to be looked at for being a container.
 
@@ -52,6 +56,6 @@ class Checked(msgspec.Struct):
 
     result: Result
     wanted: Wanted
-    record: tuple[int, bytes] | None = None
+    record: Record | None = None
     contradicted: bool = False
     by_store: bool = False
