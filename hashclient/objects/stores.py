@@ -47,8 +47,9 @@ CHUNK_BYTES = 1 << 18
 #: Keys that obstore gives back as they are: no part is empty or a dot, and none is unprintable.
 _PART = r"(?!\.{1,2}(?:/|\Z))[^/\x00-\x1f\x7f]+"
 _PLAIN = re.compile(f"{_PART}(?:/{_PART})*")
-#: Endpoints of Amazon itself, where a bucket has a host of its own.
+#: Endpoints of Amazon itself, and those of them that obstore finds by the region alone.
 _AMAZON = re.compile(r"https://[a-z0-9.-]+\.amazonaws\.com(?:\.cn)?")
+_USUAL = re.compile(r"https://s3(?:\.[a-z0-9-]+)?\.amazonaws\.com")
 #: Variables that name an endpoint of the other stores; a trial has one without TLS.
 _ENDPOINTS = ("GOOGLE_BASE_URL", "AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT")
 _YES = frozenset({"1", "true", "yes", "on"})
@@ -202,8 +203,8 @@ class S3:
         self.region: str = self.client.meta.region_name
         given: str = self.client.meta.endpoint_url
         self.is_amazon = _AMAZON.fullmatch(given) is not None
-        self.endpoint = None if self.is_amazon else given
-        if self.is_amazon:
+        self.endpoint = None if _USUAL.fullmatch(given) else given
+        if self.endpoint is None:
             # A bucket is asked where it is; whoever may not know goes on with what is configured.
             with contextlib.suppress(StoreError), _botocore_errors():
                 found = self.client.head_bucket(Bucket=bucket).get("BucketRegion")

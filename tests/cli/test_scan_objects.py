@@ -856,3 +856,21 @@ def test_a_container_that_is_known_is_not_read_again(
     site.requests.clear()
     commands.run(words, site.environment)
     assert bucket.reads() == []
+
+
+@pytest.mark.parametrize("code", ["SlowDown", "InternalError"])
+def test_a_store_that_is_busy_is_asked_again(
+    site: Site, state: Path, scan: Scan, code: str
+) -> None:
+    bucket = site.bucket(one=LISTED)
+    refused: set[Request] = set()
+
+    def busy(request: Request) -> Answer:
+        if request in refused:
+            return None
+        refused.add(request)
+        return error("503 Slow Down" if code == "SlowDown" else "500 Internal Server Error", code)
+
+    site.answer = busy
+    assert scan("--no-members", bucket.uri).outcomes == {f"{bucket.uri}/one": "match"}
+    assert len(refused) > 1

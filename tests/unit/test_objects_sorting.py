@@ -21,6 +21,7 @@ from hashclient.errors import StateError, UsageError
 from hashclient.index.matcher import Judge
 from hashclient.objects.failures import NAME, StoreError, Trouble, of_botocore, of_obstore
 from hashclient.objects.listing import page_of
+from hashclient.objects.stores import S3
 from hashclient.scan.executors.interface import Result
 from hashclient.scan.objects.cache import VERSION, WAITING, ObjectCache, row_id
 from hashclient.scan.objects.claims import md5_claims
@@ -282,3 +283,37 @@ def test_threads_give_back_what_they_are_given_and_what_they_raise() -> None:
 
     with Threads(fails(), lambda _stopped: _Reads(), 2) as threads, pytest.raises(StoreError):
         threads.next(10)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "given", "is_amazon"),
+    [
+        (None, None, True),
+        ("https://s3.eu-central-1.amazonaws.com", None, True),
+        ("https://s3.cn-north-1.amazonaws.com.cn", "https://s3.cn-north-1.amazonaws.com.cn", True),
+        (
+            "https://s3-fips.us-east-1.amazonaws.com",
+            "https://s3-fips.us-east-1.amazonaws.com",
+            True,
+        ),
+        ("https://amazonaws.com.example.org", "https://amazonaws.com.example.org", False),
+    ],
+)
+def test_which_endpoints_are_amazons(
+    monkeypatch: pytest.MonkeyPatch, endpoint: str | None, given: str | None, *, is_amazon: bool
+) -> None:
+    """Nothing is asked: whoever is not there cannot say where a bucket is."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    if endpoint is not None:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr("botocore.httpsession.URLLib3Session.send", refuse)
+    monkeypatch.setattr("hashclient.objects.stores.RETRIES", 0)
+    s3 = S3("bucket")
+    assert (s3.endpoint, s3.is_amazon) == (given, is_amazon)
