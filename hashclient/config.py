@@ -24,6 +24,7 @@ from hashclient.configfile.tables import (
     ContainersConfig,
     InventoryConfig,
     KeepConfig,
+    NoticesConfig,
     ObjectsConfig,
     PolicyRule,
     ProviderConfig,
@@ -92,6 +93,7 @@ class Config(msgspec.Struct, frozen=True):
     inventory: InventoryConfig = InventoryConfig()
     report: ReportConfig = ReportConfig()
     keep: KeepConfig = KeepConfig()
+    notices: NoticesConfig = NoticesConfig()
     containers: ContainersConfig = ContainersConfig()
     accept: tuple[AcceptRule, ...] = ()
     objects: dict[str, ObjectsConfig] = {}
@@ -120,6 +122,7 @@ class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     report: ReportConfig = ReportConfig()
     keep: KeepConfig = KeepConfig()
     objects: dict[str, ObjectsConfig] = {}
+    notices: NoticesConfig = NoticesConfig()
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -321,6 +324,7 @@ def parse_config(
         known.inventory,
         known.report,
         known.keep,
+        known.notices,
         scan.containers,
         scan.accept,
         known.objects,

@@ -22,6 +22,7 @@ from hashclient.migrations.check import check_state
 from hashclient.migrations.formats import FORMATS
 from hashclient.migrations.migrate import STEPS, writing
 from hashclient.migrations.version import Version, read_version, write_version
+from hashclient.notices import store
 from hashclient.quarantine import item
 from hashclient.reporting import document, report
 from hashclient.scan import cache
@@ -54,6 +55,7 @@ def test_the_table_of_formats_says_what_the_modules_write() -> None:
         "`inventory.db`": str(cache._VERSION),
         "`objects.db`": str(object_cache.VERSION),
         "`mounts.json`": mounts.FORMAT,
+        "`notices/*.json`": store.BOOK_FORMAT,
         "`audit/log.jsonl`": record.FORMAT,
         "`audit/log-*.jsonl`, and a `log.jsonl` after them": record.SEGMENT_FORMAT,
         "`quarantine/*/item.json`": item.FORMAT,
