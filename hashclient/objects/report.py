@@ -3,7 +3,7 @@
 1. A `manifest.json` names the bucket, the columns, and files with their MD5s. Each file is fetched
    into a file without a name, compared with its MD5, and read piece by piece. It is Parquet, or CSV
    in which keys are escaped as in a URL.
-2. Any other report is one Parquet or CSV file, which is read where it is. It has columns `key` and
+2. Any other report is one Parquet or CSV file, by its path or its URI. It has columns `key` and
    `size`, and perhaps `etag` and `version`; its keys stand as they are.
 3. Of versions, the latest counts unless all are asked for; marks of deletion are none.
 
@@ -16,7 +16,8 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 from urllib.parse import unquote_to_bytes
 
 import msgspec
@@ -28,11 +29,13 @@ from hashclient.errors import UsageError
 from hashclient.objects.failures import StoreError
 from hashclient.objects.listing import SCHEMA, ListingEndedError, quoted_etags
 from hashclient.objects.stores import Store
+from hashclient.system.files import open_at_once, read_regular, refuse_irregular
 from hashclient.system.text import printable
 
 #: What S3 calls the file that names the others.
 _MANIFEST = re.compile(r"(?:.*/)?manifest\.json", re.DOTALL)
 MAX_MANIFEST_BYTES = 16 << 20
+MAX_TABLE_BYTES = 1 << 40
 #: Rows that are read together.
 ROWS = 50_000
 _RANGE_BYTES = 16 << 20
@@ -102,14 +105,12 @@ class Report:
         try:
             if is_object_uri(self._where):
                 uri = parse_uri(self._where)
-                data = bytearray()
-                _fetch(Store(uri.scheme, uri.bucket), uri, MAX_MANIFEST_BYTES, data.extend)
+                found = bytearray()
+                _fetch(Store(uri.scheme, uri.bucket), uri, MAX_MANIFEST_BYTES, found.extend)
+                data = bytes(found)
             else:
-                with open(self._where, "rb") as stream:  # noqa: PTH123 - any bytes
-                    data = bytearray(stream.read(MAX_MANIFEST_BYTES + 1))
-            if len(data) > MAX_MANIFEST_BYTES:
-                raise ValueError("too long")
-            return msgspec.json.decode(bytes(data), type=_Manifest)
+                data = read_regular(Path(self._where), MAX_MANIFEST_BYTES)
+            return msgspec.json.decode(data, type=_Manifest)
         except StoreError as error:
             raise _unusable(self._where, error.reason) from None
         except OSError as error:
@@ -171,8 +172,8 @@ class Report:
             raise ListingEndedError(DAMAGED.format("a file of it is not what its manifest says"))
 
     def _table(self) -> Iterator[Any]:
-        """Read one file that is here."""
-        with open(self._where, "rb") as stream:  # noqa: PTH123 - any bytes
+        """Read one file that is here, or an object."""
+        with self._open_table() as stream:
             is_parquet = stream.read(4) == b"PAR1"
             stream.seek(0)
             if is_parquet:
@@ -180,6 +181,21 @@ class Report:
             else:
                 packed = "gzip" if self._where.endswith(".gz") else None
                 yield from _csv(pa.input_stream(stream, compression=packed), None)
+
+    def _open_table(self) -> IO[bytes]:
+        if not is_object_uri(self._where):
+            path = Path(self._where)
+            refuse_irregular(path)
+            return open_at_once(path)
+        uri = parse_uri(self._where)
+        stream = os.fdopen(self._make_file(), "w+b")
+        try:
+            _fetch(Store(uri.scheme, uri.bucket), uri, MAX_TABLE_BYTES, stream.write)
+            stream.seek(0)
+        except BaseException:
+            stream.close()
+            raise
+        return stream
 
     def _page(self, batch: Any, *, escaped: bool, all_versions: bool) -> Any:
         columns = {}

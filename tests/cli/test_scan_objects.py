@@ -669,6 +669,19 @@ def test_any_table_of_keys_and_sizes_will_do(
     }, result.err
     assert reasons(result)[f"{bucket.uri}/long"] == "the report does not say how long it is"
     assert scan("--inventory-report", path).code == 2
+    # So does one that lies in a bucket itself.
+    reports = site.bucket(**{path.name: path.read_bytes()})
+    again = scan("--inventory-report", f"{reports.uri}/{path.name}", f"{bucket.uri}/")
+    assert again.outcomes == result.outcomes
+
+
+def test_a_report_that_is_a_pipe_keeps_nobody_waiting(
+    site: Site, state: Path, scan: Scan, tmp_path: Path
+) -> None:
+    for name in ("manifest.json", "rows.csv"):
+        os.mkfifo(tmp_path / name)
+    assert scan("--inventory-report", tmp_path / "manifest.json").code == 2
+    assert scan("--inventory-report", tmp_path / "rows.csv", "s3://a-bucket/").code == 3
 
 
 @pytest.mark.parametrize(
