@@ -51,7 +51,7 @@ COLUMNS = (
     *_HIT_COLUMNS,
     *(str(action) for action in Action),
     "actions",
-    "container",
+    *("container", "evidence"),
 )
 _NO_RECORD = ("",) * len(_RECORD_COLUMNS)
 _NO_HIT = ("",) * len(_HIT_COLUMNS)
@@ -151,6 +151,7 @@ class CsvFormatter:
             after = [done.get(action, "") for action in Action]
             after.append(text_cell(words("; ".join(acted.detail for acted in handled.acted))))
         after.append(text_cell(printable(outcome.path)) if outcome.members else "")
+        after.append("" if outcome.evidence is None else text_cell(outcome.evidence))
         after += [outcome.digests[a].hex() if a in outcome.digests else "" for a in self._digests]
         return before, after
 

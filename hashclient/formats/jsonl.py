@@ -52,6 +52,7 @@ class JsonlFormatter:
             or handled.acted
             or outcome.members
             or outcome.reason is not None
+            or outcome.evidence is not None
             or self._show_digests
             or not is_unicode(outcome.path)
         ):

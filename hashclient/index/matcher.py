@@ -82,6 +82,19 @@ class Judge:
             self._plans[size] = plan
         return plan
 
+    def of_sizes(self, sizes: Uint64) -> tuple[npt.NDArray[np.bool_], Uint8]:
+        """Tell of many sizes which an entry may have, and the algorithms that all of those have.
+
+        The second is a mask for each size: with a digest of one of these, an input of this size is
+        decided.
+        """
+        possible, common = np.zeros(len(sizes), np.bool_), np.full(len(sizes), _EVERY, np.uint8)
+        for index in self._indexes:
+            of_list, masks = index.of_sizes(sizes)
+            possible |= of_list
+            common &= np.where(of_list, masks, np.uint8(_EVERY))
+        return possible, common
+
     def _masks(self, size: int | None) -> int:
         masks = 0
         for index in self._indexes:

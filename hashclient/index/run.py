@@ -208,6 +208,32 @@ class Run:
             return self.sized_masks  # only one mask in the whole run
         return mask_set(self.masks[low:high])
 
+    def of_sizes(self, sizes: Uint64) -> tuple[Rows, Uint8]:
+        """Return which of `sizes` entries have, by number, and the algorithms that all these have.
+
+        The second is a mask for each of the first.
+        """
+        column = self.sizes
+        if not len(column):
+            return NOTHING, np.zeros(0, np.uint8)
+        fits = np.flatnonzero(sizes <= np.iinfo(column.dtype).max)
+        # What is looked for in order is found near what was found last.
+        keys, which = np.unique(sizes[fits].astype(column.dtype), return_inverse=True)
+        low = column.searchsorted(keys, "left")
+        has = low < len(column)
+        has[has] = column[low[has]] == keys[has]
+        masks = np.zeros(len(keys), np.uint8)
+        low = low[has]
+        if self.sized_masks & (self.sized_masks - 1) == 0:
+            masks[has] = self.sized_masks.bit_length()
+        elif len(low):
+            # Each second part lies between two sizes, and is passed over. The last may be the end.
+            bounds = np.column_stack([low, column.searchsorted(keys[has], "right")]).ravel()
+            parts = bounds if bounds[-1] < len(column) else bounds[:-1]
+            masks[has] = np.bitwise_and.reduceat(self.masks[: len(column)], parts)[::2]
+        found = has[which]
+        return fits[found], masks[which[found]]
+
     def find(self, prefix: str, keys: Uint64, *, once: bool = False) -> tuple[Rows, Rows]:
         """Return (query, position) pairs where the sorted keys of `prefix` equal `keys`.
 

@@ -181,6 +181,8 @@ def place_of(outcome: Outcome) -> Place:
     """Return where an outcome says that it is; links in its path stay."""
     if outcome.is_stream:
         return Place(STREAM_PREFIX + outcome.path)
+    if outcome.is_object:
+        return Place(outcome.path)
     # One file has one path: `//srv` would stay what it is, where others are made plain.
     return Place("/" + os.path.abspath(outcome.path).lstrip("/"))  # noqa: PTH100 - links stay
 

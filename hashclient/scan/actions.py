@@ -161,7 +161,7 @@ class Responder:
         except HashclientError as error:
             detail = f"not {_PARTICIPLES[action]}: {error.message}"
             return self._not_done(action, detail, error.exit_code)
-        if not taken.taken or taken.attention:
+        if taken.attention or not taken.sealed:
             self._note(ExitCode.INCOMPLETE)
         with_it = _with_it(outcome) if taken.taken else ""
         return Acted(action, done=taken.taken, detail=taken.detail + with_it)

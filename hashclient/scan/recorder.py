@@ -160,6 +160,8 @@ class RunRecord:
                 "members": summary.members,
                 "ruled_out_by_claim": summary.ruled_out_by_claim,
             }
+        if summary.by_store_digest is not None:
+            data["by_store_digest"] = summary.by_store_digest
         if summary.gaps:
             data |= {
                 "gaps": [gap_fields(gap) for gap in summary.gaps],

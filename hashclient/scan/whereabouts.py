@@ -100,7 +100,9 @@ class Whereabouts:
         links = _Links(met for met, _, _ in files)
         known: dict[str, _Directory | None] = {}
         return [
-            place_of(outcome) if outcome.is_stream else self._of(outcome.path, file, known, links)
+            place_of(outcome)
+            if outcome.is_stream or outcome.is_object
+            else self._of(outcome.path, file, known, links)
             for outcome, file in zip(outcomes, files, strict=True)
         ]
 
