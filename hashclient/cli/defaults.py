@@ -20,8 +20,10 @@ from hashclient.system.text import nearest, printable
 
 #: The prefix of our environment variables.
 ENV_PREFIX = "HASHCLIENT"
+#: The passphrase of a provider's keys.
+KEY_PASSPHRASE = f"{ENV_PREFIX}_KEY_PASSPHRASE"
 #: Variables that do not belong to an option.
-OTHER_VARIABLES = frozenset({f"{ENV_PREFIX}_SEAL_KEY", f"{ENV_PREFIX}_DEBUG"})
+OTHER_VARIABLES = frozenset({f"{ENV_PREFIX}_SEAL_KEY", f"{ENV_PREFIX}_DEBUG", KEY_PASSPHRASE})
 #: Kubernetes sets these in each container beside a service that is called `hashclient`.
 _OF_SERVICES = re.compile(
     rf"{ENV_PREFIX}_(?:SERVICE_(?:HOST|PORT(?:_\w+)?)|PORT(?:_[0-9]+_(?:TCP|UDP|SCTP)(?:_\w+)?)?)"

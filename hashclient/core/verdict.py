@@ -23,9 +23,10 @@ class Summary(msgspec.Struct):
     Some answers do not rest on reading: `ruled_out_by_size` inputs have a size that no entry has;
     `ruled_out_by_claim` inputs have such a size only by the claim of a container, which may be
     wrong; `known_unchanged` inputs were read by an earlier scan and are unchanged since. Of the
-    last, `believed_unchanged` inputs are unproven, all others are proven. `members` of the inputs
-    are in containers; `members_read` of these were read. With `opens_containers` False, containers
-    are not opened; None means that it is not known.
+    last, `believed_unchanged` inputs are unproven, all others are proven. `by_store_digest` objects
+    are decided by a digest from their store; it is None where no store was asked. `members` of the
+    inputs are in containers; `members_read` of these were read. With `opens_containers` False,
+    containers are not opened; None means that it is not known.
     """
 
     lists: tuple[ListState, ...]
@@ -36,6 +37,7 @@ class Summary(msgspec.Struct):
     known_unchanged: int = 0
     believed_unchanged: int = 0
     ruled_out_by_claim: int = 0
+    by_store_digest: int | None = None
     members: int = 0
     members_read: int = 0
     opens_containers: bool | None = None

@@ -32,7 +32,7 @@ from hashclient.matches.store import Matches
 from hashclient.quarantine import isolate, reseal, restore, retention, verify
 from hashclient.quarantine.age import load_identities, write_identity
 from hashclient.quarantine.isolate import Taken
-from hashclient.quarantine.isolators.files import Files
+from hashclient.quarantine.isolators.everywhere import Everywhere
 from hashclient.quarantine.isolators.interface import Isolator
 from hashclient.quarantine.item import Item, Mark, Stage, evidence_path, item_ids, load_item
 from hashclient.quarantine.reseal import Resealed
@@ -73,9 +73,11 @@ class Quarantine:
     ) -> None:
         """Call `on_bytes` with the number of bytes after each part is sealed, opened or checked.
 
-        `isolator` is for the kind of place of the matches; the default is for files.
+        `isolator` is for the kind of place of the matches; the default is for files and objects.
         """
-        self._room = Room(session, on_bytes, isolator or Files())
+        self._room = Room(
+            session, on_bytes, isolator or Everywhere(session.settings.config.objects)
+        )
 
     def take(self, match: Match, matches: Matches, *, reason: str) -> Taken:
         """Seal the file of a match and remove it from its place; also finish an interrupted act.

@@ -53,12 +53,13 @@ class Removed(msgspec.Struct, frozen=True):
     """The result of removing a held file.
 
     If `done`, `remains` says what is left of the file elsewhere. Otherwise `why` says why nothing
-    was removed.
+    was removed; with `is_meant`, this is intended.
     """
 
     done: bool
     why: str = ""
     remains: tuple[str, ...] = ()
+    is_meant: bool = False
 
 
 class Sight(enum.Enum):
