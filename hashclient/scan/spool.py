@@ -1,8 +1,8 @@
-"""Keeps streams that may be containers until their members were checked.
+"""Room for streams that may be containers: they are kept until what is in them was checked.
 
-A small part is kept in memory, for all streams together; the rest is moved to files without a name,
-which nobody can open and which vanish with the process. A stream without room gets no verdict.
-Threads may share the room; a stream is one thread's.
+Little of them is kept in memory, together for all streams; what goes beyond is moved to files
+without a name, which nobody can open and nothing outlives. What has no room has no verdict. Threads
+may share the room; a stream is one thread's.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from hashclient.scan.members import Kept
 from hashclient.scan.reasons import reason_of
 
-#: Bytes in memory for all streams of one process.
+#: Bytes in memory, of all streams of one process together.
 MEMORY_BYTES = 32 << 20
 _COPY_BYTES = 1 << 20
 #: How often who waits for room looks whether that is still wanted.
@@ -25,10 +25,10 @@ _LOOK_S = 0.2
 
 
 class Spool:
-    """The room for the streams of one process."""
+    """The room that the streams of one process have."""
 
     def __init__(self, directory: Path, most_bytes: int) -> None:
-        """Use up to `most_bytes` of disk in `directory`, which is made on first use."""
+        """Have `most_bytes` of disk in `directory`, which is made when it is first needed."""
         self._directory = directory
         self._most_bytes = most_bytes
         self.memory_bytes = 0
@@ -38,11 +38,11 @@ class Spool:
         self._reserved = 0
 
     def keep(self) -> Spooled:
-        """Return the object that keeps one stream, if it may be a container."""
+        """Return what keeps one stream, as far as it may be a container."""
         return Spooled(self, MEMORY_BYTES + self._most_bytes)
 
     def has_memory(self, count: int) -> bool:
-        """Reserve this many bytes of memory, if available."""
+        """Take so many bytes of memory, if there are."""
         with self._lock:
             if self.memory_bytes + count > MEMORY_BYTES:
                 return False
@@ -50,7 +50,7 @@ class Spool:
             return True
 
     def has_disk(self, count: int) -> bool:
-        """Reserve this many bytes of disk, if available."""
+        """Take so many bytes of disk, if there are."""
         with self._lock:
             if self.disk_bytes + count > self._most_bytes:
                 return False
@@ -89,13 +89,13 @@ class Spool:
         """Return a descriptor of an empty file without a name.
 
         Raises:
-            OSError: it cannot be made.
+            OSError: there can be none.
         """
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             flags = os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC
             return os.open(self._directory, flags, 0o600)
-        except OSError:  # a file system without unnamed files
+        except OSError:  # a file system that knows no such files
             fd, name = tempfile.mkstemp(dir=self._directory)
             os.unlink(name)  # noqa: PTH108 - mkstemp gives a text
             return fd
@@ -110,7 +110,7 @@ class Spooled(Kept):
         self._in_memory = self._on_disk = 0
 
     def close(self) -> None:
-        """Drop the stream, and free its room."""
+        """Let go of what was kept, and of the room that it had."""
         self._spool.give_back(self._in_memory, self._on_disk)
         self._in_memory = self._on_disk = 0
         super().close()
@@ -132,7 +132,7 @@ class Spooled(Kept):
         super()._write(chunk)
 
     def _has_disk(self, count: int) -> bool:
-        """Reserve room on the disk for this many more bytes, and for the bytes in memory."""
+        """Have room for so many more bytes on the disk, and for what was in memory until now."""
         wanted = count + self._in_memory
         if not self._spool.has_disk(wanted):
             self._fail("limit: there is no room for more streams that may be containers")
@@ -149,7 +149,7 @@ class Spooled(Kept):
         return True
 
     def _move(self) -> None:
-        """Move the bytes in memory to a file."""
+        """Move what is in memory to a file."""
         assert self._fd is not None
         fd = self._spool.open()
         try:
