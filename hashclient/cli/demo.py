@@ -141,7 +141,7 @@ class _Demo:
         self._step("provider show repo --list baseline")
         self._say("Who may fetch gets a token, of which the provider keeps a hash")
         self._step("provider client add repo example-ltd --output token")
-        self._say("It serves the list over HTTPS on loopback, to whoever has the token")
+        self._say("It serves the list over HTTPS on loopback, to clients with the token")
         with self._server() as served:
             (self._directory / "wrong-token").write_text("not-the-token\n")
             (self._directory / "wrong-token").chmod(0o600)
@@ -153,7 +153,7 @@ class _Demo:
         self._app.out("\nEvery step ended as expected.")
 
     def _client(self, url: str) -> None:
-        self._say("A client: pins the provider and its root; a wrong token gets nowhere")
+        self._say("A client: pins the provider and its root; a wrong token is refused")
         access = f"init {url} --root repo/root.json --ca ca.pem --token-file"
         self._step(f"{access} wrong-token", ExitCode.UNAUTHORISED)
         self._step(f"{access} token")
@@ -171,7 +171,7 @@ class _Demo:
         self._app.out(_PROGRAM.strip("\n"))
         self._run("python scan.py", [sys.executable, "-P", "scan.py"], ExitCode.MATCH)
         self._report_and_remove()
-        self._say("The provider has something to say to all clients; somebody deals with it")
+        self._say("The provider publishes a notice; an operator acknowledges it")
         self._step(
             "provider notice publish repo --id n-1 --sender lists@example.org --severity severe"
             " --event correction --list baseline --headline 'entry d-2 is not what it should be'"
@@ -202,7 +202,7 @@ class _Demo:
         with (self._directory / "state/config.toml").open("a") as config:
             config.write(_CONFIG.format(public=public, handover=self._directory / "handover"))
         make_private_dir(self._directory / "handover")
-        self._say("The policy says what is to be done about matches: first a look, then the act")
+        self._say("The policy names the actions on matches: first a dry run, then the scan")
         self._step("scan --policy-check files", ExitCode.MATCH)
         self._step("scan files", ExitCode.MATCH)
         self._step("quarantine list")

@@ -92,9 +92,9 @@ def command(
 
     def untold(path: str) -> None:
         app.warn(
-            f"cannot watch {printable(path)}: what others change on this kind of file system is not"
-            " told to this machine",
-            "it is looked at with everything: --rescan-every",
+            f"cannot watch {printable(path)}: this machine does not see changes by others on this"
+            " kind of file system",
+            "it is checked in scans of everything: --rescan-every",
         )
 
     watch = Watch(

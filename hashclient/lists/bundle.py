@@ -116,7 +116,7 @@ class Bundle:
         if not self._members:
             raise _not_a_bundle()
         if any(self._read(offset + _BLOCK, _BLOCK)):
-            raise VerificationError("it goes on behind its end", hint=_HINT)
+            raise VerificationError("it has bytes after its end", hint=_HINT)
 
     def _read_mark(self) -> Mark:
         try:
@@ -151,11 +151,11 @@ def _parse_header(header: bytes) -> tuple[str, int]:
     except (tarfile.TarError, ValueError) as error:
         raise _not_a_bundle() from error
     if info.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or info.linkname:
-        raise VerificationError("it has something else than plain files in it", hint=_HINT)
+        raise VerificationError("it has other members than plain files", hint=_HINT)
     if not NAME.fullmatch(info.name):
         raise VerificationError(f"it has a file of the name {excerpt(info.name)!r}", hint=_HINT)
     if info.size < 0:
-        raise VerificationError(f"{info.name} has less than no bytes", hint=_HINT)
+        raise VerificationError(f"{info.name} has a negative size", hint=_HINT)
     return info.name, info.size
 
 

@@ -71,7 +71,7 @@ def parse_recipients(texts: Iterable[str]) -> list[Any]:
             raise ConfigError(
                 "the public key of an example in the documents is no recipient: nobody could open"
                 " what is sealed to it",
-                hint="put the public key of whoever is to open it in its place",
+                hint="replace it with the public key of an officer",
             )
         kind = ssh if text.startswith(_SSH_TYPES) else x25519
         try:

@@ -174,7 +174,7 @@ def prove(source: Source) -> Proven:
 
 def _check_tags(proven: Proven, match: Match, sealer: Sealer) -> None:
     if not match.tags:
-        raise StateError(f"nothing is known to prove the file by: {proven.source.name}")
+        raise StateError(f"there is no digest to prove the file by: {proven.source.name}")
     if not is_what_matched(proven.digester, proven.size, match.tags, sealer):
         raise _changed(proven.source.name)
 

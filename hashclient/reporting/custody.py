@@ -248,7 +248,7 @@ def verify_checkpoint(text: bytes, custody: Custody) -> Checkpoint:
     if checkpoint.seq < custody.last.seq or (
         checkpoint.seq == custody.last.seq and checkpoint.hash != custody.last.hash
     ):
-        raise VerificationError("the checkpoint does not vouch for the chain of custody")
+        raise VerificationError("the checkpoint does not cover the chain of custody")
     return checkpoint
 
 

@@ -138,8 +138,8 @@ class Changes:
             os.close(fd)
         if not tells:
             raise UsageError(
-                f"cannot watch {printable(root)}: what others change on this kind of file system is"
-                " not told to this machine",
+                f"cannot watch {printable(root)}: this machine does not see changes by others on"
+                " this kind of file system",
                 hint="scan it by a timer instead, or run `watch` on the server that has the disk",
             )
 
@@ -163,7 +163,7 @@ class Changes:
             _log.info("another directory than before is in the place of one that is watched")
             self._missed = True
         if self._mounts() != self._mounted:
-            _log.info("something else is mounted than before")
+            _log.info("the mounts have changed")
             self._missed = True
         return self._missed
 
@@ -216,7 +216,7 @@ class Changes:
         for event in self._inotify.read(timeout=0):
             mask = event.mask
             if mask & flags.Q_OVERFLOW:
-                _log.info("the kernel had more to tell than it keeps")
+                _log.info("the kernel reported more changes than its queue holds")
                 self._missed = True
                 continue
             directory = self._paths.get(event.wd)

@@ -77,7 +77,7 @@ class _Records:
             return
         record: dict[str, Any] = {key.lower(): value for key, value in given.items()}
         if len(record) != len(given):
-            self._file.skip(line, "keys that differ in the size of letters alone")
+            self._file.skip(line, "keys that differ in case alone")
             return
         self._ask(record)
         try:

@@ -141,7 +141,7 @@ class Scanner:
             UsageError: more text follows.
         """
         if self.peek():
-            raise self.bad("something stands behind the end of the document")
+            raise self.bad("there is text after the end of the document")
 
     def bad(self, what: str) -> UsageError:
         """Return the error for what is read: `what` is wrong with it."""

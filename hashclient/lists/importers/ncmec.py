@@ -146,13 +146,13 @@ class _Document:
             return
         count = len(self._deleted)
         self._file.reading.remarks.note(
-            f"{self._file.name}: {count:,} entries are said to be deleted, and are passed over: if"
+            f"{self._file.name}: {count:,} entries are marked as deleted and were ignored: if"
             " they are on the list, withdraw them"
         )
         deleted = np.fromiter(self._deleted, np.int64)
         if any(np.isin(known, deleted).any() for known in self._known):
             raise UsageError(
-                f"{self._file.name}: an entry is there and said to be deleted as well",
+                f"{self._file.name}: an entry is both present and marked as deleted",
                 hint="get the answer again; one query gives each entry once",
             )
 
@@ -179,7 +179,7 @@ class _Document:
         if depth == 1 and (tag, namespace) != ("queryResult", NAMESPACE):
             raise self._bad("not an answer of NCMEC's hash sharing service (queryResult, v2)")
         if depth == 2 and tag not in ("images", "videos", "paging"):
-            raise self._bad("an element that is none of images, videos and paging")
+            raise self._bad("an element other than images, videos and paging")
         if depth == 3 and self._path[1] != "paging":
             self._number += 1
             self._entry, self._doubled = {"tag": tag}, False
@@ -221,7 +221,7 @@ class _Document:
         if kind is None:
             self._file.skip(self._number, "an entry of a kind that is not known")
         elif self._doubled:
-            self._file.skip(self._number, "an entry in which something stands twice")
+            self._file.skip(self._number, "an entry with a repeated element")
         elif not entry.get("id") or not entry.get("member"):
             self._file.skip(self._number, "an entry without an id or a member")
         elif not kind:

@@ -41,7 +41,7 @@ from hashclient.system.text import printable
 #: At most this many processes that hold a file open are named.
 _MOST_NAMED = 5
 #: Reported where the kernel says that somebody has the file open, and `/proc` does not show who.
-UNSEEN = "a program that is not to be seen from here"
+UNSEEN = "a program that is not visible from here"
 
 #: Why a removal has removed nothing; `{}` is the place to which another file was moved aside.
 REMOVALS = {

@@ -105,7 +105,7 @@ def find_destination(config: ReportConfig, name: str | None) -> tuple[str, Table
     names = ", ".join(sorted(config.to))
     name = config.destination() if name is None else name
     if name is None:
-        raise UsageError("to whom is not said", hint=f"give --to one of: {names}")
+        raise UsageError("no destination is given", hint=f"give --to one of: {names}")
     if name not in config.to:
         raise UsageError(f"no destination is called {printable(name)}", hint=f"there are: {names}")
     table = config.to[name]

@@ -107,7 +107,7 @@ def verify_package(
         if expected is not None and key != expected:
             raise VerificationError(
                 f"package is signed by another key than expected: {key}",
-                hint="it is not from whom it should be, or the reporter has a new audit log",
+                hint="the package is from somebody else, or the reporter has a new audit log",
             )
         signed = custody.last.data  # 4
         if signed.get("report") != document.report:
