@@ -70,12 +70,12 @@ def take(room: Room, match_id: str, matches: Matches, mark: Mark) -> Taken:
     """Seal the file of a match and remove it from its place.
 
     1. The match may be isolated: it is in place, not withdrawn, its story has not ended, and there
-    are recipients to seal to.
+       are recipients to seal to.
     2. The path is opened without following a link at any of its components.
     3. At the path is a regular file of the right size.
     4. The file is read once; it is sealed into a new folder and digested at the same time.
     5. It is the file that matched: its tags are those of the record, and the file has not changed
-    meanwhile.
+       meanwhile.
     6. The sealed copy is on the disk: it was synced, and reads back as written.
     7. The folder gets its document, and then its name, durably.
     8. The sealing is logged.

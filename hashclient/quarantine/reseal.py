@@ -50,7 +50,7 @@ def reseal(
     2. The intent to open the copy, and the new recipients, are logged.
     3. The copy is opened in memory and sealed into a new folder at the same time.
     4. It is the file: the old copy was unchanged, the size is right, and so are the tags, where the
-    seal key is still the same.
+       seal key is still the same.
     5. The new copy is on the disk, and reads back as written.
     6. It is logged that the new copy is complete, and about to take the place of the old one.
     7. The new copy with its document takes that place in one step, durably.

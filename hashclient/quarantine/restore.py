@@ -67,9 +67,9 @@ def restore(
     1. It may be restored: it is not on hold, and its entries are withdrawn or `force` is set.
     2. The place exists and is free; no link leads to it, unless the user has just named it.
     3. The intent to open the copy is logged, and the copy is decrypted into a file without a name,
-    or with an unused name.
+       or with an unused name.
     4. It is the file: the copy was unchanged, the size is right, and so are the tags, where the
-    seal key is still the same.
+       seal key is still the same.
     5. The file gets its attributes, is on the disk, and reads back as decrypted.
     6. The tombstone is removed, and the file gets its name, durably and without replacing a file.
     7. The restoring is logged, then noted in the item, then in the record.

@@ -173,7 +173,7 @@ def purge(
     1. It may be destroyed, by the item and the record, read under the lock.
     2. The intent to destroy it is logged. If logging fails, nothing is destroyed.
     3. The record says that it is purged, unless the file is still in its place. If it is not due
-    any more, since a report was taken back meanwhile, the purge ends here.
+       any more, since a report was taken back meanwhile, the purge ends here.
     4. The sealed copy is unlinked.
     5. The destruction is logged, and the rest of the item is dropped.
 

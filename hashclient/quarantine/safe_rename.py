@@ -214,10 +214,10 @@ def remove_exactly(place: Place, private: str, fd: int, status: os.stat_result) 
 
     1. The file is unchanged, as far as the system knows.
     2. The name is moved to the name `private` in the same directory, without replacing a file; if
-    `private` is taken, to a random name. From here on nobody can exchange the file through its old
-    name.
+       `private` is taken, to a random name. From here on nobody can exchange the file through its
+       old name.
     3. The moved file has the same inode, and its content was not changed meanwhile. Otherwise it is
-    moved back.
+       moved back.
     4. The private name is unlinked.
 
     A kill in between leaves the file under the private name; the next act deals with it.

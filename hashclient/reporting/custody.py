@@ -177,9 +177,9 @@ def verify_custody(text: bytes) -> Custody:
     2. The first record, and no other, is a genesis record, signed by the key it names.
     3. Records are in their order in the log, and none comes twice.
     4. Each signature is right, and a record without one is joined to the next by its hash. A copy
-    holds an earlier record, spelled as the log spells it, with the right hash.
+       holds an earlier record, spelled as the log spells it, with the right hash.
     5. The last record says that a report was packaged, is signed, and has the hash of the lines
-    before it, so none of them is missing.
+       before it, so none of them is missing.
 
     Raises:
         VerificationError: a check failed.
@@ -284,7 +284,7 @@ def verify_note(text: bytes) -> tuple[Identity, Record]:
     1. It is spelled as the writer spells it, byte for byte.
     2. Its records verify like those of a log, and the first is the genesis record.
     3. The other records are about this report, in their order in the log; they say that it was
-    packaged and, in the end, that it is retracted.
+       packaged and, in the end, that it is retracted.
 
     Raises:
         VerificationError: the document is no such note, or was changed.

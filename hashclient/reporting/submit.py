@@ -131,9 +131,9 @@ class Sender:
         package that was handed over, a signed note is put.
 
         1. A report that was handed over counts no more: the log and the record of matches say so,
-        and no item is due for destruction because of it.
+           and no item is due for destruction because of it.
         2. The decision to take it back is written to disk. After a kill from here on, the next
-        command that sends goes on.
+           command that sends goes on.
         3. The report is taken back, and this is noted.
 
         Raises:

@@ -5,9 +5,9 @@ notes the result. A kill or a broken connection leaves a call in doubt. The next
 resolves it by these rules, so that there is never a second finished report, and none stays open:
 
 * open: a report may be open under an id that we do not know. Unfinished, it vanishes there by
-itself; another one is opened.
+  itself; another one is opened.
 * upload, file details: the service cannot be asked what it has. The report is retracted, and
-another one is opened.
+  another one is opened.
 * finish: it is finished again; the answer "finished already" counts as success.
 * retract: it is retracted again; the answer "gone already" counts as success.
 

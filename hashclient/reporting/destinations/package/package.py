@@ -138,7 +138,7 @@ class Packager:
 
         1. The other files are hashed; the evidence was proven when it was gathered.
         2. The audit log binds them: a signed record has all these hashes, and `data` about the
-        report.
+           report.
         3. All files are written and synced; the evidence is compared once more.
         4. The block runs, in which the caller notes the name that is about to appear.
         5. The package gets its name, unless another file has it.

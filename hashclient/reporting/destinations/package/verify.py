@@ -77,10 +77,10 @@ def verify_package(
     """Verify a package: a directory, an archive, or an archive that one of `identities` opens.
 
     1. It has only the files of the format: no links, no other types, no other names, each file
-    within its limit.
+       within its limit.
     2. The document follows the format strictly.
     3. The chain of custody verifies by itself, see `verify_custody`. Its key is `public_key`, if
-    that is given.
+       that is given.
     4. Its last record is about this report, and has the hashes of exactly the files of the package.
     5. The checkpoint is of the same log and covers that record.
     6. The evidence is exactly as in the document, by name, length and hash.
