@@ -66,7 +66,7 @@ def scan(
     lists: OpenLists,
     progress: Progress,
     *,
-    jobs: int,
+    jobs: int | None = None,
     keep_clean: bool = False,
     sparse: bool = False,
     all_digests: bool = False,
@@ -83,7 +83,8 @@ def scan(
     a file's size has, and not the cheapest that suffice. With `memory`, files that are known or
     believed unchanged are not read. The summary in `progress` is kept up to date and holds what was
     found so far when the iteration is ended early. What runs the checking is `executor`, by default
-    this process for a little and `jobs` others for more; a `stream` comes first, and is read here.
+    this process for a little and `jobs` others for more. Without `jobs` there is one a processor,
+    and more as long as they wait for storage. A `stream` comes first, and is read here.
     What is in containers is checked as `containers` says, and not at all without it; `accept`
     changes what an outcome is taken for that something is accepted of.
 
@@ -174,7 +175,7 @@ def scan(
 def _results(
     items: Iterator[Task | Outcome],
     make_checker: MakeChecker,
-    jobs: int,
+    jobs: int | None,
     close: Callable[[], None],
 ) -> Iterator[Result | Outcome | Advance]:
     """Run a single task in this process, and more than that, and large files, in others."""
@@ -193,8 +194,11 @@ def _results(
             yield result
     if tasks:
         # It brings multiprocessing, which little work never needs.
+        from hashclient.scan.executors.pacing import most_workers
         from hashclient.scan.executors.processes import Processes
 
         close()
         work = itertools.chain(tasks, items)
-        yield from Processes(jobs, TICK_S).run(work, make_checker)
+        processors = default_jobs()
+        most = most_workers(processors) if jobs is None else jobs
+        yield from Processes(jobs or processors, TICK_S, most).run(work, make_checker)

@@ -17,13 +17,9 @@ from hashclient.core.kinds import Kind
 from hashclient.core.model import Hit, Outcome
 from hashclient.errors import StateError
 from hashclient.scan.executors.interface import Advance, MakeChecker, OnBytes, Result
-from hashclient.scan.executors.processes import (
-    MAX_AHEAD_BYTES,
-    MAX_REPLACED,
-    PROGRESS_BYTES,
-    TASKS_AHEAD,
-    Pool,
-)
+from hashclient.scan.executors.pacing import TASKS_AHEAD
+from hashclient.scan.executors.processes import MAX_AHEAD_BYTES, MAX_REPLACED, Pool
+from hashclient.scan.executors.worker import PROGRESS_BYTES
 from hashclient.scan.reasons import WORKER_DIED
 from hashclient.scan.sources.interface import Group, Task
 from tests.support import environment
