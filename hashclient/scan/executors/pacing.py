@@ -30,6 +30,8 @@ MOST = 64
 TASKS_AHEAD = 3
 #: Names in the first tasks, as long as nobody knows how long one takes.
 FIRST_NAMES = 8
+#: Fewer names than that cost more to hand over than to check, unless each takes a second.
+FEW_NAMES = 4
 #: Seconds that a task should take, and how much longer it may be before it is divided.
 BATCH_S = 0.25
 BATCH_SLACK = 2.0
@@ -104,7 +106,8 @@ class Pacing:
         """How many names make a task of a useful time."""
         if self._name_s is None:
             return FIRST_NAMES
-        return max(1, int(BATCH_S / max(self._name_s, 1e-9)))
+        least = FEW_NAMES if self._name_s < 1 else 1
+        return max(least, int(BATCH_S / max(self._name_s, 1e-9)))
 
     def divide(self, task: Task) -> tuple[Task, Task]:
         """Return what of a task to send now, and what is left for the next time."""
