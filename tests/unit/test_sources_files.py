@@ -29,6 +29,7 @@ from hashclient.scan.sources.files import (
     walk,
 )
 from hashclient.scan.sources.interface import TASK_CHARS, TASK_NAMES, Task
+from hashclient.scan.sources.listing import Entry, Lister
 from tests.support import fast_directory, make_deep_tree, open_files, write_tree
 
 DEPTH = 5_000
@@ -298,14 +299,14 @@ def test_a_directory_whose_reading_fails_is_unread_and_keeps_what_was_read(
     inner = "/".join(["i"] * (depth + 1))
     write_tree(tmp_path, {f"bad/{inner}/f": b"", "other/g": b""})
     inode = bad.stat().st_ino
-    entries = module._entries
+    read = Lister.read
 
-    def failing(fd: int) -> Iterator[tuple[str, int]]:
-        yield from entries(fd)
+    def failing(lister: Lister, fd: int) -> Iterator[list[Entry]]:
+        yield from read(lister, fd)
         if os.fstat(fd).st_ino == inode:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(module, "_entries", failing)
+    monkeypatch.setattr(Lister, "read", failing)
     files, others = found(tmp_path)
     assert files == below(tmp_path, f"bad/{inner}/f", "other/g")
     assert others == {str(bad): (Kind.UNREAD, "input/output error")}
