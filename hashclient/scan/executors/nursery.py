@@ -14,10 +14,11 @@ import multiprocessing
 import os
 import signal
 import struct
+from collections import deque
 from collections.abc import Callable
 from multiprocessing.connection import Connection, Pipe
 from multiprocessing.process import BaseProcess
-from socket import AF_UNIX, SOCK_SEQPACKET, recv_fds, send_fds, socket, socketpair
+from socket import AF_UNIX, MSG_DONTWAIT, SOCK_SEQPACKET, recv_fds, send_fds, socket, socketpair
 
 from hashclient.scan.executors.interface import MakeChecker
 from hashclient.scan.executors.worker import SIGNALS, become_child, serve
@@ -59,6 +60,10 @@ class Nursery:
         Raises:
             OSError: the system has no room for it.
         """
+        #: The connections to workers that were asked for; those that are there; the last error.
+        self._asked: deque[Connection] = deque()
+        self._born: list[tuple[Late, Connection]] = []
+        self._error = 0
         self.end, its_end = socketpair(AF_UNIX, SOCK_SEQPACKET)
         try:
             # Not a daemon, which could have no children.
@@ -69,39 +74,83 @@ class Nursery:
         finally:
             its_end.close()
 
-    def start(self) -> tuple[Late, Connection]:
-        """Fork a worker; return it, and the connection to it.
+    @property
+    def asked(self) -> int:
+        """How many workers were asked for that have not been born."""
+        return len(self._asked)
+
+    def ask_for_one(self) -> None:
+        """Ask for a worker, and do not wait for it; `born` has it when it is there.
 
         Raises:
             OSError: the system has no room for it, or the nursery has ended.
         """
         ours, its = Pipe()
         try:
-            pid = self._ask(_FORK, 0, its.fileno())
+            send_fds(self.end, [_QUESTION.pack(_FORK, 0)], [its.fileno()])
         except OSError:
             ours.close()
             raise
         finally:
             its.close()
-        return Late(self._ask, pid), ours
+        self._asked.append(ours)
 
-    def _ask(self, what: int, pid: int, *fds: int) -> int:
+    def born(self, *, wait: bool = False) -> list[tuple[Late, Connection]]:
+        """Return the workers that are there since the last time, with the connections to them.
+
+        With `wait`, all that were asked for are waited for.
+
+        Raises:
+            OSError: the system has no room for one, or the nursery has ended.
+        """
+        with contextlib.suppress(BlockingIOError):
+            while self._asked:
+                self._take_one(0 if wait else MSG_DONTWAIT)
+        if self._error and not self._born:
+            error, self._error = self._error, 0
+            raise OSError(error, os.strerror(error))
+        born, self._born = self._born, []
+        return born
+
+    def _take_one(self, flags: int) -> None:
+        """Take the answer about the first worker that was asked for.
+
+        Raises:
+            BlockingIOError: it is not there yet.
+        """
+        pid, error = self._answer(flags)
+        connection = self._asked.popleft()
+        if error:
+            connection.close()
+            self._error = error
+        else:
+            self._born.append((Late(self._ask, pid), connection))
+
+    def _ask(self, what: int, pid: int) -> int:
         """Ask, and wait for the answer.
 
         Raises:
             OSError: what the nursery has met, or that it has ended.
         """
-        send_fds(self.end, [_QUESTION.pack(what, pid)], list(fds))
-        answer = self.end.recv(_ANSWER.size)
-        if not answer:
-            raise OSError(errno.ECHILD, os.strerror(errno.ECHILD))
-        number, error = _ANSWER.unpack(answer)
+        self.end.send(_QUESTION.pack(what, pid))
+        while self._asked:  # these were asked before
+            self._take_one(0)
+        number, error = self._answer(0)
         if error:
             raise OSError(error, os.strerror(error))
-        return int(number)
+        return number
+
+    def _answer(self, flags: int) -> tuple[int, int]:
+        answer = self.end.recv(_ANSWER.size, flags)
+        if not answer:
+            answer = _ANSWER.pack(0, errno.ECHILD)
+        number, error = _ANSWER.unpack(answer)
+        return int(number), int(error)
 
     def close(self) -> None:
         """End it, and what it has forked and is still there."""
+        for connection in [*self._asked, *(born for _, born in self._born)]:
+            connection.close()
         self.end.close()
         self._process.join()
 

@@ -41,8 +41,6 @@ from hashclient.system.process import bad_page
 MAX_AHEAD_BYTES = 32 << 10
 #: How often workers are replaced before something is held to be wrong with the machine.
 MAX_REPLACED = 16
-#: So many workers are started at a time, before results are read again.
-_STARTED_AT_ONCE = 8
 _log = Log("scan")
 #: How a worker ends that cannot read an index: in its handler, or without one.
 _BAD_PAGE_CODES = (ExitCode.STATE, -signal.SIGBUS)
@@ -158,13 +156,16 @@ class Pool:
 
     def _start_late(self) -> bool:
         """Start one more worker, in a run that has begun; return whether there is one."""
+        if self._nursery is None:
+            return False
         try:
-            if self._nursery is not None:
-                self._add(*self._nursery.start())
-                return True
+            self._nursery.ask_for_one()
+            for process, connection in self._nursery.born(wait=True):
+                self._add(process, connection)
         except OSError as error:
-            _log.info("no more worker processes: %s", error.strerror)
-        return False
+            _log.info("no worker process: %s", error.strerror)
+            return False
+        return True
 
     def run(
         self, tasks: Iterator[Task | Outcome], tick_s: float
@@ -186,17 +187,19 @@ class Pool:
             if not begun:
                 begun = True
                 yield Advance()
+            asked = [self._nursery.end] if self._nursery is not None and self._nursery.asked else []
             left_s = self._pacing.due - time.monotonic()
-            ready = wait(list(busy), 0 if self._lacks_workers else max(0, min(tick_s, left_s)))
+            ready = wait([*busy, *asked], max(0, min(tick_s, left_s)))
             if time.monotonic() >= self._pacing.due:
                 self._look()
-            elif not ready and not self._lacks_workers:
+            elif not ready:
                 yield Advance()
-            self._start_some()
+            self._grow()
             dead: list[_Worker] = []
             failure: StateError | None = None
             for connection in ready:
-                assert isinstance(connection, Connection)
+                if not isinstance(connection, Connection):
+                    continue
                 message = self._receive(busy[connection])
                 if message is None:
                     dead.append(busy[connection])
@@ -256,20 +259,26 @@ class Pool:
             pass  # it died; reading from it will say so
         return True
 
+    def _grow(self) -> None:
+        """Ask for workers that are lacking, and have those work that are there by now."""
+        if self._nursery is None or not (self._nursery.asked or self._lacks_workers):
+            return
+        try:
+            for process, connection in self._nursery.born():
+                self._add(process, connection)
+            while self._lacks_workers:
+                self._nursery.ask_for_one()
+        except OSError as error:
+            _log.info("no more worker processes: %s", error.strerror)
+            self._pacing.limit(len(self._workers))
+
     @property
     def _lacks_workers(self) -> bool:
         """Whether there should be more workers, and there is something for them to do."""
-        return len(self._workers) < self._pacing.wanted and bool(
+        asked = 0 if self._nursery is None else self._nursery.asked
+        return len(self._workers) + asked < self._pacing.wanted and bool(
             self._walking or self._rest or self._waiting
         )
-
-    def _start_some(self) -> None:
-        """Start some of the workers that are lacking, if the system has room for them."""
-        for _ in range(_STARTED_AT_ONCE):
-            if not self._lacks_workers:
-                return
-            if not self._start_late():
-                self._pacing.limit(len(self._workers))
 
     def _look(self) -> None:
         """Look how workers spend their time; those that are not needed any more end."""
