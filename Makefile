@@ -65,7 +65,7 @@ dist: venv ## build sdist and wheel into dist/, and try the wheel in an environm
 
 # uv (https://docs.astral.sh/uv/) is needed for this one only. Existing pins are kept as far as
 # pyproject.toml allows; ARGS=--upgrade takes the newest.
-lock: ## write the lock files anew from pyproject.toml (needs uv)
+lock: ## write the lock files again from pyproject.toml (needs uv)
 	@command -v uv > /dev/null || { echo 'make lock: uv not found; pipx install uv' >&2; exit 1; }
 	compile() {
 	  uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
@@ -80,7 +80,7 @@ clean: ## remove everything that the targets have made
 	rm -rf .fuzz .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find hashclient tests fixtures bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The virtual environment. Its stamp names all that it was made from; it is made anew when one of
+# The virtual environment. Its stamp names all that it was made from; it is made again when one of
 # these has changed, when the tree was moved, or when it no longer runs.
 venv:
 	@exec 9> .venv.lock

@@ -137,7 +137,7 @@ class HostileSite:
         """Change the provider's table in the configuration."""
         lines = self.config.read_text().splitlines()
         kept = [line for line in lines if line.partition(" = ")[0] not in settings]
-        position = kept.index('[providers."main"]') + 1
+        position = kept.index("[providers.main]") + 1
         kept[position:position] = [f"{key} = {value}" for key, value in settings.items()]
         self.config.write_text("\n".join([*kept, ""]))
 

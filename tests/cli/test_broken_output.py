@@ -56,7 +56,7 @@ def run_into(stdout: int, state: Path, *args: object, **variables: str) -> Resul
     [
         *("--help", "--version", "status", "matches", "audit show", "audit checkpoint", "demo"),
         *("scan DIR/clean", "scan --format html DIR/clean", "scan DIR/listed"),
-        "lookup --all 00000000000000000000000000000000",
+        "lookup --show-all 00000000000000000000000000000000",
         *("quarantine keygen --output DIR/KEY", "provider init DIR/REPO"),
     ],
 )

@@ -24,7 +24,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 def scan(state: Path, *args: object, stdin: bytes = b"", cwd: Path | None = None) -> Result:
-    command = ("--state-dir", state, "scan", "--format", "jsonl", "--all")
+    command = ("--state-dir", state, "scan", "--format", "jsonl", "--show-all")
     return run(*command, *args, stdin=stdin, cwd=cwd)
 
 

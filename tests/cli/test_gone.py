@@ -75,8 +75,8 @@ def test_status_and_its_metrics_follow(world: World) -> None:
     world.file.unlink()
     world.scan()
     metrics = render(Client(world.state).status())
-    assert 'hashclient_matches{state="found"} 0' in metrics
-    assert 'hashclient_matches{state="gone"} 1' in metrics
+    assert 'hashclient_matches{state="found"} 0.0' in metrics
+    assert 'hashclient_matches{state="gone"} 1.0' in metrics
 
 
 @pytest.mark.parametrize("where", ["sub/deep", "sub", "."])

@@ -75,7 +75,11 @@ FAULTS: dict[str, tuple[Callable[[HostileSite], None], int, str]] = {
     "a page": (html, 6, ROOT_HINT),
     "names without versions": (inconsistent, 6, "the provider has to publish under names that"),
     "another provider's root": (foreign, 6, ROOT_HINT),
-    "expired": (expired, 7, "the provider has to sign anew; if it has, check this machine's clock"),
+    "expired": (
+        expired,
+        7,
+        "the provider has to sign again; if it has, check this machine's clock",
+    ),
     "a delegation that is none": (greedy, 6, "nothing was changed; tell the provider"),
 }
 

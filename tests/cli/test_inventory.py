@@ -481,8 +481,8 @@ def test_digests_are_shown_also_when_they_are_known(world: World) -> None:
 
 
 def test_clean_files_are_reported_when_they_are_known(world: World) -> None:
-    first = world.scan("--all")
-    again = world.scan("--all")
+    first = world.scan("--show-all")
+    again = world.scan("--show-all")
     assert reads(again) == (0, 0)
     assert again.outcomes == first.outcomes and len(again.outcomes) == 12
     assert again.summary["clean"] == 11 and again.summary["match"] == 1

@@ -74,13 +74,13 @@ def test_one_digest_that_is_listed(state: Path, digest: str) -> None:
 @pytest.mark.parametrize("digest", CLEAN)
 def test_one_digest_that_is_not(state: Path, digest: str) -> None:
     assert lookup(state, digest).code == 0
-    result = lookup_jsonl(state, "--all", digest)
+    result = lookup_jsonl(state, "--show-all", digest)
     assert result.outcomes == {digest: "clean"}
 
 
 def test_the_real_command_and_its_input(state: Path) -> None:
     given = f"{SHA1}  a\n{CLEAN[1]}  b\n".encode()
-    command = ["--state-dir", state, "lookup", "--format", "jsonl", "--all", "--from", "-"]
+    command = ["--state-dir", state, "lookup", "--format", "jsonl", "--show-all", "--from", "-"]
     result = run(*command, stdin=given)
     assert (result.code, result.outcomes) == (10, {"a": "match", "b": "clean"})
     assert run(*command, stdin=b"").code == 3
@@ -169,7 +169,7 @@ def test_a_row_has_to_agree_in_all_it_says(tmp_path: Path) -> None:
         f"{digests_of(b'by md5 alone')[0]},{CLEAN[1]},,999",
     ]
     path.write_text("\n".join(["md5,sha1,sha256,size", *rows, ""]))
-    result = lookup_jsonl(state, "--all", "--from", path)
+    result = lookup_jsonl(state, "--show-all", "--from", path)
     assert [line["type"] for line in result.lines[:-1]] == [
         "match",
         "conflict",
@@ -180,7 +180,7 @@ def test_a_row_has_to_agree_in_all_it_says(tmp_path: Path) -> None:
         "match",
     ]
     assert result.code == 11
-    # Without --all the same, but for the clean ones.
+    # Without --show-all the same, but for the clean ones.
     brief = lookup_jsonl(state, "--from", path)
     assert [line["type"] for line in brief.lines[:-1]] == [
         line["type"] for line in result.lines[:-1] if line["type"] != "clean"
@@ -228,7 +228,7 @@ def test_what_cannot_be_looked_up(state: Path, args: list[str], message: str) ->
 def test_each_line_is_a_row_however_it_ends(state: Path, tmp_path: Path, end: str) -> None:
     path = tmp_path / "sums"
     path.write_text(f"{CLEAN[1]}  a{end}{SHA1}  b{end}", newline="")
-    result = lookup_jsonl(state, "--all", "--from", path)
+    result = lookup_jsonl(state, "--show-all", "--from", path)
     assert (result.code, result.outcomes) == (10, {"a": "clean", "b": "match"})
 
 
@@ -296,7 +296,7 @@ def test_long_files_are_judged_while_they_are_read(
     for number in (3, 4, 250, 499):
         rows[number] = SHA1
     path.write_text("".join(f"{row}\n" for row in rows))
-    result = lookup_jsonl(state, "--show-digests", "--all", "--from", path)
+    result = lookup_jsonl(state, "--show-digests", "--show-all", "--from", path)
     assert result.code == 10
     assert [line["path"] for line in result.lines if "path" in line] == rows
     assert (result.summary["match"], result.summary["clean"]) == (4, 496)

@@ -104,7 +104,7 @@ def test_a_story_is_told(world: World) -> None:
     assert lines[0] == f"match {match_id}: found"
     assert f"  path        {world.tree}/sub/b" in lines
     assert "  entry       base e-2 (synthetic; generation 1)" in lines
-    assert re.fullmatch(r"  \d{4}-\d\d-\d\d \d\d:\d\d:\d\d  found", lines[-1])
+    assert re.fullmatch(r"  \d{4}-\d\d-\d\d \d\d:\d\d UTC  found", lines[-1])
     document = json.loads(world.call("matches", "show", match_id, "--format", "json").out)
     assert (document["id"], document["state"], document["in_place"]) == (match_id, "found", True)
     assert [e["entry"] for e in document["entries"]] == ["e-2"]

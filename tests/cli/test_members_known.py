@@ -124,7 +124,7 @@ def test_one_that_has_changed_is_opened(world: World) -> None:
 
 def test_clean_members_are_told_where_that_is_asked_for(world: World) -> None:
     world.scan()
-    assert len(world.scan("--all").lines) == 16
+    assert len(world.scan("--show-all").lines) == 16
 
 
 def test_what_was_unread_is_tried_again(world: World) -> None:

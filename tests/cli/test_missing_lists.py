@@ -379,7 +379,7 @@ def test_two_providers_offer_a_list_of_one_name(state: Path, tmp_path: Path) -> 
     assert_missing(asked, "base", "from provider main")
     metrics = call("--state-dir", state, "status", "--format", "prometheus").out
     assert metrics.count('hashclient_list_usable{list="base"} ') == 1
-    assert 'hashclient_list_usable{list="base"} 0\n' in metrics
+    assert 'hashclient_list_usable{list="base"} 0.0\n' in metrics
 
 
 def test_a_monitor_sees_it(state: Path) -> None:
@@ -389,9 +389,9 @@ def test_a_monitor_sees_it(state: Path) -> None:
     (other,) = [entry for entry in document["lists"] if entry["name"] == "other"]
     assert (other["usable"], other["provider"]) == (False, "main")
     metrics = call("--state-dir", state, "status", "--format", "prometheus").out
-    assert 'hashclient_list_usable{list="base"} 1\n' in metrics
-    assert 'hashclient_list_usable{list="other"} 0\n' in metrics
-    assert "hashclient_lists_missing 1\n" in metrics
+    assert 'hashclient_list_usable{list="base"} 1.0\n' in metrics
+    assert 'hashclient_list_usable{list="other"} 0.0\n' in metrics
+    assert "hashclient_lists_missing 1.0\n" in metrics
 
 
 def test_the_log_names_what_was_not_asked(state: Path, tmp_path: Path) -> None:

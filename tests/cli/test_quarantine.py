@@ -291,8 +291,8 @@ def test_verify_finds_damage(desk: Desk) -> None:
         (["release", "bbbbbbbbbb", "--reason", "x"], 2, "nothing in quarantine has the id"),
         (["restore", "--identity", "KEY", "--reason", "x"], 2, "nothing to restore"),
         (
-            ["restore", "a", "b", "--identity", "KEY", "--reason", "x", "--to", "f"],
-            *(2, "--to is for one item"),
+            ["restore", "a", "b", "--identity", "KEY", "--reason", "x", "--output", "f"],
+            *(2, "--output is for one item"),
         ),
         (["restore", "a", "--identity", "none", "--reason", "x"], 2, "cannot read identity file"),
         (["keygen"], 2, "missing option '--output'"),
@@ -377,13 +377,13 @@ def test_a_key_that_would_not_count_is_not_added(tmp_path: Path) -> None:
 
 def test_a_key_is_made_only_where_the_configuration_can_be_written(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
-    config.write_text("quarantine = { retention_days = 3 }\n")
+    config.write_text("[[quarantine]]\nretention_days = 3\n")
     key = tmp_path / "officer.key"
     where = ("--state-dir", tmp_path, "quarantine")
     for args in (("keygen", "--write-config", "--output", key), ("add-recipient", "age1x")):
         result = call(*where, *args)
         assert result.code == 2, result
-        assert config.read_text() == "quarantine = { retention_days = 3 }\n"
+        assert config.read_text() == "[[quarantine]]\nretention_days = 3\n"
     assert not key.exists()
     secret = "AGE-SECRET-KEY-1" + "Q" * 58
     result = call(*where, "add-recipient", secret)

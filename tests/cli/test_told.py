@@ -37,7 +37,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return World(tmp_path_factory.mktemp("world"))
 
 
-@pytest.mark.parametrize("more", [(), ("--all",)])
+@pytest.mark.parametrize("more", [(), ("--show-all",)])
 @pytest.mark.parametrize("jobs", ["1", "2"])
 def test_sorted_outcomes_come_by_the_bytes_of_their_paths(
     world: World, more: tuple[str, ...], jobs: str
@@ -62,7 +62,7 @@ def test_what_is_skipped_is_counted_by_reason_and_listed_with_all(world: World) 
     found = world.call("scan", "--format", "jsonl", world.tree)
     assert found.summary["skipped_by_reason"] == {"named pipe": 1, "symbolic link": 2}
     assert set(found.outcomes.values()) == {"match"}
-    everything = world.call("scan", "--format", "jsonl", "--all", world.tree).outcomes
+    everything = world.call("scan", "--format", "jsonl", "--show-all", world.tree).outcomes
     assert sorted(set(everything.values())) == ["clean", "match", "skipped"]
     text = world.call("scan", world.tree).out
     assert "\nskipped 3: symbolic link 2, named pipe 1\n" in text
@@ -131,7 +131,7 @@ def test_with_an_output_a_terminal_still_shows_the_verdict(world: World, tmp_pat
     out, seen = on_terminal(*args, both=False)
     assert out == ""
     assert "44 inputs: 1 clean, 40 matches, 0 conflicts, 3 skipped, 0 unread\n" in seen
-    assert f"exit 10: match; the report is in {report}\n" in seen
+    assert f"exit 10: 40 matches\nthe report is in {report}\n" in seen
     # In a script it does not talk.
     assert world.call(*args[2:]).err == ""
 

@@ -353,7 +353,7 @@ def test_publishing_looking_up_and_known_good_lists_read_the_same(
         assert not inspection.is_clean
 
     found = call(
-        "--state-dir", state, "lookup", "--format", "jsonl", "--show-digests", "--all",
+        "--state-dir", state, "lookup", "--format", "jsonl", "--show-digests", "--show-all",
         "--from", path,
     )  # fmt: skip
     kinds = {line["digests"]["md5"]: line["type"] for line in found.lines if "digests" in line}

@@ -238,7 +238,7 @@ def test_a_bad_block_is_said_and_mended(disk: RottenDisk, tmp_path: Path, place:
         assert "list baseline" in status.out  # it goes on with what it can read
         assert "fetch --rebuild" in status.out
         rebuilt = site.call("fetch", "--rebuild")
-        assert (rebuilt.code, "built anew" in rebuilt.out) == (0, True)
+        assert (rebuilt.code, "built again" in rebuilt.out) == (0, True)
         assert run_of(site.state, "baseline").stat().st_ino != before
         assert site.call("status", "--verify").code == 0
         assert site.call("scan", tree).code == 10

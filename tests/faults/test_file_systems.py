@@ -52,7 +52,9 @@ def state(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 
 def scan(state: Path, *args: object) -> Result:
-    return call("--state-dir", state, "scan", "--format", "jsonl", "--all", "--jobs", "1", *args)
+    return call(
+        "--state-dir", state, "scan", "--format", "jsonl", "--show-all", "--jobs", "1", *args
+    )
 
 
 def found(result: Result) -> dict[str, str]:
@@ -275,7 +277,7 @@ def test_without_proc_a_share_that_is_not_mounted_is_not_clean(state: Path, tmp_
     """What is remembered cannot be compared: nobody knows whether the share is here."""
     beside = write_tree(tmp_path / "other", {"beside": BENIGN})
     share = tmp_path / "share"
-    command = ["--state-dir", state, "scan", "--format", "jsonl", "--all", share, beside]
+    command = ["--state-dir", state, "scan", "--format", "jsonl", "--show-all", share, beside]
     with mounted("-t", "tmpfs", "share", share):
         write_tree(share, {"f": BENIGN})
         assert call(*command).code == 0

@@ -77,7 +77,7 @@ def check_all(layout: Layout) -> None:
     (item,) = json.loads(on(layout, "quarantine", "list", "--format", "json").out)["items"]
     back = layout.root.parent / "back.bin"
     officer = layout.root.parent / "officer.key"
-    how = ("--identity", officer, "--reason", "test", "--to", back, "--force")
+    how = ("--identity", officer, "--reason", "test", "--output", back, "--force")
     restored = on(layout, "quarantine", "restore", item["id"], *how)
     assert restored.code in {0, 3}, restored  # 3: an attribute that this disk does not keep
     assert back.read_bytes() == LISTED["taken.bin"]

@@ -49,7 +49,7 @@ def state(request: pytest.FixtureRequest, sized: Path, unsized: Path) -> Path:
 
 def scan(state: Path, *args: object, use_inventory: bool = False) -> Result:
     options = [] if use_inventory else ["--no-inventory"]
-    return call("--state-dir", state, "scan", "--format", "jsonl", "--all", *options, *args)
+    return call("--state-dir", state, "scan", "--format", "jsonl", "--show-all", *options, *args)
 
 
 def found(result: Result) -> dict[str, str]:

@@ -215,7 +215,7 @@ def test_what_is_finished_is_not_called_unsent_since_the_log_broke(
 
 
 def test_two_services_under_one_name(desk: Desk, service: ReportingService, report: Report) -> None:
-    """A report that another service does not know is begun anew there, or is for a person."""
+    """A report that another service does not know is begun again there, or is for a person."""
     service.fail("upload", Fault(code=1000))
     desk.send_due()
     (desk.directory / "second").mkdir()

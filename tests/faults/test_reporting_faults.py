@@ -325,11 +325,11 @@ def test_what_is_in_doubt_at_finish_and_unknown_there_is_for_a_person(
     service.vanish()
     desk.wait(days=2)
     (sent,) = desk.send_due()
-    assert isinstance(sent.error, StateError) and "--anew" in (sent.error.hint or "")
+    assert isinstance(sent.error, StateError) and "--again" in (sent.error.hint or "")
     assert sent.report.remote.in_doubt is Call.FINISH
     assert service.reports == {}
-    # Having asked the recipient, they begin it anew.
-    sent = desk.send(report, anew=True)
+    # Having asked the recipient, they begin it again.
+    sent = desk.send(report, again=True)
     assert sent.error is None
     assert len(sent.report.remote.past) == 1
     check_one_finished(desk, service, report)

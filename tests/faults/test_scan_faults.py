@@ -122,7 +122,7 @@ def test_pipes_sockets_and_devices_never_block(state: Path, tmp_path: Path) -> N
     (tree / "null").symlink_to("/dev/null")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tree / "socket"))
-        result = scan(state, "--all", "--follow-symlinks", tree, "/dev/zero", "/dev/tty")
+        result = scan(state, "--show-all", "--follow-symlinks", tree, "/dev/zero", "/dev/tty")
     assert result.code == 10
     assert reasons(result) == {
         f"{tree}/pipe": "named pipe",
@@ -174,7 +174,7 @@ def test_a_state_directory_that_cannot_be_written_still_scans(state: Path, tmp_p
 
 def test_a_sparse_file_of_more_than_4_gib_is_read_to_its_end(state: Path, fast: Path) -> None:
     path = sparse(fast / "f", 2**32 + 1)
-    result = scan(state, "--all", "--no-inventory", "--sparse", path)
+    result = scan(state, "--show-all", "--no-inventory", "--sparse", path)
     assert result.code == 0
     assert result.summary["bytes_read"] == 2**32 + 1
     assert result.lines[0]["size"] == 2**32 + 1
@@ -213,7 +213,7 @@ def test_5000_directories_deep_with_few_descriptors(state: Path, fast: Path) -> 
     few = (100, 100)
     result = scan(
         state,
-        *("--all", "--jobs", "2", fast),
+        *("--show-all", "--jobs", "2", fast),
         preexec=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, few),
     )
     assert result.code == 0
@@ -225,7 +225,7 @@ def test_a_mounted_file_system_is_another_one(state: Path, tmp_path: Path) -> No
     tree = write_tree(tmp_path / "t", {"f": b"clean", "mnt/g": b"hidden"})
     script = 'mount -t tmpfs none "$1" && echo listed > "$1/h" && shift && exec "$@"'
     namespace = ["unshare", "--mount", "--map-root-user", "sh", "-c", script, "sh", f"{tree}/mnt"]
-    command = arguments("--state-dir", state, "scan", "--format", "jsonl", "--all")
+    command = arguments("--state-dir", state, "scan", "--format", "jsonl", "--show-all")
     found = []
     for options in ([], ["--one-file-system"]):
         done = subprocess.run(
@@ -302,7 +302,7 @@ def test_a_signal_ends_a_scan_with_what_was_found(
 ) -> None:
     tree = write_tree(tmp_path / "t", {"f": found})
     endless = sparse(tmp_path / "endless", ENDLESS_BYTES)
-    with running(state, "--all", "--jobs", "2", tree, endless) as process:
+    with running(state, "--show-all", "--jobs", "2", tree, endless) as process:
         assert process.stdout is not None
         first = process.stdout.readline()
         wait_until(lambda: bool(workers_reading(process.pid, "endless")), process.pid)

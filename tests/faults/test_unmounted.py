@@ -69,7 +69,7 @@ def mounted(path: Path, files: dict[str, bytes], source: str = "share") -> Itera
 
 
 def scan(state: Path, *args: object) -> Result:
-    return call("--state-dir", state, "scan", "--format", "jsonl", "--all", *args)
+    return call("--state-dir", state, "scan", "--format", "jsonl", "--show-all", *args)
 
 
 def unread(result: Result) -> dict[str, str]:

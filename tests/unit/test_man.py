@@ -42,7 +42,7 @@ def shown(text: str) -> str:
 
 def options_of(command: click.Command) -> Iterator[str]:
     for parameter in command.params:
-        if isinstance(parameter, click.Option):
+        if isinstance(parameter, click.Option) and not parameter.hidden:
             yield from parameter.opts
     if isinstance(command, click.Group):
         for child in command.commands.values():

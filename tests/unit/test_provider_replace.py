@@ -98,7 +98,7 @@ def test_a_client_follows(simulator: Simulator, tmp_path: Path) -> None:
     publish(simulator, f"{head}a,{DIGESTS[0]},y\nb,{DIGESTS[3]},x\nc,{DIGESTS[2]},x\n")
     client.fetch()
     found = call(
-        *("--state-dir", tmp_path / "state", "lookup", "--format", "jsonl", "--all"),
+        *("--state-dir", tmp_path / "state", "lookup", "--format", "jsonl", "--show-all"),
         *(DIGESTS[n] for n in range(4)),
     )
     assert [(line["type"], line.get("category")) for line in found.lines[:-1]] == [

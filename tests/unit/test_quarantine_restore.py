@@ -255,7 +255,7 @@ def test_a_place_that_is_gone_or_behind_a_link_is_refused(ward: Ward, file: Path
     file.parent.rmdir()
     with pytest.raises(UsageError, match="not there any more") as raised:
         ward.restore(match)
-    assert raised.value.hint is not None and "--to" in raised.value.hint
+    assert raised.value.hint is not None and "--output" in raised.value.hint
     elsewhere = file.parent.with_name("elsewhere")
     elsewhere.mkdir()
     file.parent.symlink_to(elsewhere)
