@@ -89,6 +89,8 @@ class Pacing:
         self._name_s: float | None = None
         #: What workers have started, and for how long it had run.
         self._started: dict[int, float] = {}
+        #: Whether there were too many at the last look: one alone may have been a pause.
+        self._too_many = False
         self._looked = clock()
         self._pause_s = FIRST_LOOK_S
         #: When to look at the workers next.
@@ -161,8 +163,9 @@ class Pacing:
             enough = self._enough(wall_s - queued_s, ran_s + self._ran_for(busy, wall_s))
         if enough > self.wanted * MORE:
             self.wanted = min(enough, self.wanted * GROWTH)
-        elif enough < self.wanted * FEWER:
+        elif enough < self.wanted * FEWER and self._too_many:
             self.wanted = enough
+        self._too_many = enough < self.wanted * FEWER
 
     def limit(self, most: int) -> None:
         """Have no more than so many workers: there is no room for others."""
