@@ -33,6 +33,7 @@ MAKERS: dict[str, Make] = {
     "inline": Inline,
     "processes-1": lambda: Processes(1, 0.05),
     "processes-3": lambda: Processes(3, 0.05),
+    "processes-1-to-8": lambda: Processes(1, 0.05, 8),
 }
 each_executor = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS.keys())
 

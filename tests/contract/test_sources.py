@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from hypothesis import given
@@ -15,9 +16,11 @@ from hypothesis import strategies as st
 
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
+from hashclient.scan.sources import files as files_module
 from hashclient.scan.sources import names as module
 from hashclient.scan.sources.files import Trees, WalkOptions, join
 from hashclient.scan.sources.interface import TASK_NAMES, Source, Task
+from hashclient.scan.sources.listing import Lister
 from hashclient.scan.sources.names import MAX_NAME_BYTES, Names
 from hashclient.scan.sources.several import Several
 from tests.support import environment, open_files, write_tree
@@ -50,8 +53,24 @@ def _names(paths: list[str], *, null: bool) -> Source:
     return Names(opened(b"".join(os.fsencode(p) + end for p in paths)), "names", null=null)
 
 
+class Waiting(Lister):
+    """Takes every step for one that waits, and has threads from the beginning."""
+
+    is_slow = property(lambda _: True, lambda _, __: None)  # type: ignore[assignment]
+    may_thread = property(lambda _: True, lambda _, __: None)  # type: ignore[assignment]
+
+
+class SlowTrees(Trees):
+    """Trees that are listed ahead, as where that takes its time."""
+
+    def batches(self) -> Iterator[Task | Outcome]:
+        with mock.patch.object(files_module, "Lister", Waiting):
+            yield from super().batches()
+
+
 MAKERS: dict[str, Make] = {
     "trees": lambda paths: Trees(paths, WalkOptions()),
+    "trees-ahead": lambda paths: SlowTrees(paths, WalkOptions()),
     "names": lambda paths: _names(paths, null=False),
     "names-null": lambda paths: _names(paths, null=True),
     "several": lambda paths: Several(

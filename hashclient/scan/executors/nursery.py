@@ -141,10 +141,11 @@ class Nursery:
         return number
 
     def _answer(self, flags: int) -> tuple[int, int]:
-        answer = self.end.recv(_ANSWER.size, flags)
-        if not answer:
-            answer = _ANSWER.pack(0, errno.ECHILD)
-        number, error = _ANSWER.unpack(answer)
+        try:
+            answer = self.end.recv(_ANSWER.size, flags)
+        except ConnectionError:
+            answer = b""
+        number, error = _ANSWER.unpack(answer or _ANSWER.pack(0, errno.ECHILD))
         return int(number), int(error)
 
     def close(self) -> None:
@@ -153,6 +154,7 @@ class Nursery:
             connection.close()
         self.end.close()
         self._process.join()
+        self._process.close()
 
 
 def forked(work: Callable[..., None], *args: object, daemon: bool = True) -> BaseProcess:
@@ -193,6 +195,7 @@ def _tend(end: socket, not_ours: socket, make: MakeChecker) -> None:
                 process = born.pop(pid)
                 process.join()
                 number = process.exitcode or 0
+                process.close()
         except OSError as failure:
             error = failure.errno or errno.EIO
         with contextlib.suppress(BrokenPipeError):

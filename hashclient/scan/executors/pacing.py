@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from hashclient.scan.sources.interface import Task
+from hashclient.scan.sources.interface import TASK_NAMES, Task
 from hashclient.system.cgroups import available_memory
 from hashclient.system.processors import busy_s, children_of
 
@@ -36,7 +36,7 @@ FEW_NAMES = 4
 BATCH_S = 0.25
 BATCH_SLACK = 2.0
 #: Where a task takes longer, waiting for the next one costs nothing beside it.
-LONG_S = 0.02
+LONG_S = 0.05
 #: How much a new measurement of the time of a name says.
 _WEIGHT = 0.3
 #: The first look at what workers do, after so many seconds, and the longest time between two.
@@ -101,7 +101,8 @@ class Pacing:
         """How many tasks are sent to a worker, with the one that it is at."""
         if self._name_s is None:
             return 1
-        return TASKS_AHEAD if self._name_s * self.names < LONG_S else 1
+        whole = min(self.names, TASK_NAMES)
+        return TASKS_AHEAD if self._name_s * whole < LONG_S else 1
 
     @property
     def names(self) -> int:
