@@ -44,9 +44,12 @@ class Late:
         with contextlib.suppress(OSError):  # the nursery has ended, and ends its workers
             self._ask(_END, self.pid or 0)
 
-    def join(self) -> None:
-        """Wait until it has ended; its exit code stays unknown if the nursery has ended, too."""
-        if self.exitcode is None:
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until it has ended, unless there is a `timeout`: then the nursery waits for it.
+
+        Its exit code stays unknown if the nursery has ended, too.
+        """
+        if timeout is None and self.exitcode is None:
             with contextlib.suppress(OSError):
                 self.exitcode = self._ask(_WAIT, self.pid or 0)
 
@@ -148,13 +151,14 @@ class Nursery:
         number, error = _ANSWER.unpack(answer or _ANSWER.pack(0, errno.ECHILD))
         return int(number), int(error)
 
-    def close(self) -> None:
-        """End it, and what it has forked and is still there."""
+    def close(self, wait_s: float | None = None) -> None:
+        """End it, and what it has forked and is still there; wait for it, or for so long."""
         for connection in [*self._asked, *(born for _, born in self._born)]:
             connection.close()
         self.end.close()
-        self._process.join()
-        self._process.close()
+        self._process.join(wait_s)
+        if self._process.exitcode is not None:
+            self._process.close()
 
 
 def forked(work: Callable[..., None], *args: object, daemon: bool = True) -> BaseProcess:

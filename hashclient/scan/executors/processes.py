@@ -41,6 +41,8 @@ from hashclient.system.process import bad_page
 MAX_AHEAD_BYTES = 32 << 10
 #: How often workers are replaced before something is held to be wrong with the machine.
 MAX_REPLACED = 16
+#: Seconds that workers have to end when the run does.
+END_S = 3.0
 _log = Log("scan")
 #: How a worker ends that cannot read an index: in its handler, or without one.
 _BAD_PAGE_CODES = (ExitCode.STATE, -signal.SIGBUS)
@@ -54,7 +56,7 @@ class _Process(Protocol):
     @property
     def exitcode(self) -> int | None: ...
     def terminate(self) -> None: ...
-    def join(self) -> None: ...
+    def join(self, timeout: float | None = None) -> None: ...
 
 
 class _Worker(msgspec.Struct):
@@ -117,10 +119,12 @@ class Pool:
         for worker in self._workers:
             worker.process.terminate()
             worker.connection.close()
+        # One that waits for a server which never answers cannot be ended, by nothing.
+        until = time.monotonic() + END_S
         for worker in self._workers:
-            worker.process.join()
+            worker.process.join(max(0.0, until - time.monotonic()))
         if self._nursery is not None:
-            self._nursery.close()
+            self._nursery.close(max(0.0, until - time.monotonic()))
 
     def _start(self) -> None:
         """Start one more worker.

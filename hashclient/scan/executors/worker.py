@@ -29,9 +29,12 @@ def become_child(not_ours: Sequence[Connection | socket]) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     forget_exit_codes()
     end_at_bad_pages()
+    # Whoever reads what the run writes does not wait for this process, which may hang in a server.
     # What goes wrong here ends as unread files; only who looks for a bug wants to see more.
-    if not is_debugged():
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1) if is_debugged() else (0, 1, 2):
+        os.dup2(nowhere, fd)
+    os.close(nowhere)
     for end in not_ours:
         end.close()
     # What was inherited lives as long as the process: looking through it again and again is in
