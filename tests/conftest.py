@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.support import restored_signals
+from tests.kit import restored_signals
 
 # The same examples in every run; a busy machine must not make a test fail.
 settings.register_profile(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hashclient.core.algorithms import Algorithm
-from tests.support import Result, call, csv_of, make_state, remember_at_once, run, write_tree
+from tests.kit import Run, call, csv_of, make_state, remember_at_once, run, write_tree
 
 ONE, OTHER = b"file A", b"file B"  # of one size
 
@@ -34,11 +34,11 @@ def mixed(size: int | None = len(ONE)) -> str:
     return entry("mixed", digests, size)
 
 
-def scan(state: Path, *args: object) -> Result:
+def scan(state: Path, *args: object) -> Run:
     return call("--state-dir", state, "scan", "--format", "jsonl", *args)
 
 
-def sums(state: Path, tree: Path, *algorithms: Algorithm, sized: bool = False) -> Result:
+def sums(state: Path, tree: Path, *algorithms: Algorithm, sized: bool = False) -> Run:
     """Look up what md5sum or hashdeep say of the files in a tree."""
     rows = [",".join([*(a.label for a in algorithms), *(["size"] if sized else [])])]
     for path in sorted(tree.iterdir()):

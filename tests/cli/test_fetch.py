@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from hashclient.core.algorithms import Algorithm
-from tests.support import (
+from tests.kit import (
     Site,
     arguments,
     csv_of,

@@ -18,9 +18,9 @@ import pytest
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Kind
 from hashclient.lists.importers import importfile
-from tests.support import (
+from tests.kit import (
     ROOT,
-    Result,
+    Run,
     arguments,
     call,
     csv_of,
@@ -46,11 +46,11 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_state(tmp_path_factory.mktemp("site"), lists)
 
 
-def lookup(state: Path, *args: object) -> Result:
+def lookup(state: Path, *args: object) -> Run:
     return call("--state-dir", state, "lookup", *args)
 
 
-def lookup_jsonl(state: Path, *args: object) -> Result:
+def lookup_jsonl(state: Path, *args: object) -> Run:
     result = lookup(state, "--format", "jsonl", *args)
     for line in result.lines:
         VALIDATOR.validate(line)
@@ -106,7 +106,7 @@ def test_a_pipe_that_gives_nothing_yet_is_not_at_its_end(state: Path) -> None:
             os.write(writing, f"{MD5}\n".encode())
         os.close(writing)
         out, _ = process.communicate(timeout=30)
-    assert Result(process.returncode, out, "").summary["inputs"] == 2
+    assert Run(process.returncode, out, "").summary["inputs"] == 2
     assert process.returncode == 10
 
 
@@ -338,7 +338,7 @@ def test_the_log_says_where_and_not_what(state: Path, tmp_path: Path) -> None:
 def test_output_goes_to_a_file(state: Path, tmp_path: Path) -> None:
     result = lookup(state, "--format", "jsonl", "--output", tmp_path / "report", MD5)
     assert (result.code, result.out) == (10, "")
-    assert Result(10, (tmp_path / "report").read_text(), "").summary["match"] == 1
+    assert Run(10, (tmp_path / "report").read_text(), "").summary["match"] == 1
 
 
 def test_a_stale_list(tmp_path: Path) -> None:

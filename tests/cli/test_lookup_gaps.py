@@ -9,7 +9,7 @@ import pytest
 
 from hashclient.audit.log import read
 from hashclient.core.algorithms import Algorithm
-from tests.support import Result, call, csv_of, digests_of, make_state, run
+from tests.kit import Run, call, csv_of, digests_of, make_state, run
 
 MD5, SHA1, SHA256 = Algorithm
 #: Listed by all digests, and by one alone: with its size, and without.
@@ -29,7 +29,7 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return state_of(tmp_path_factory.mktemp("site"), sized=False)
 
 
-def look_up(state: Path, *args: object) -> Result:
+def look_up(state: Path, *args: object) -> Run:
     return call("--state-dir", state, "lookup", *args)
 
 

@@ -19,7 +19,7 @@ from hashclient.cli import main as module
 from hashclient.cli.app import Terminated
 from hashclient.cli.main import COMMANDS, cli, exit_code_table
 from hashclient.errors import ExitCode, StateError
-from tests.support import (
+from tests.kit import (
     UNMEASURED,
     arguments,
     call,

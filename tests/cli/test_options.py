@@ -10,7 +10,7 @@ import pytest
 
 from hashclient.cli.main import cli
 from hashclient.errors import ExitCode
-from tests.support import ROOT, call, csv_of, make_state, run, write_tree
+from tests.kit import ROOT, call, csv_of, make_state, run, write_tree
 
 TREE = {"clean.txt": b"clean", "listed.txt": b"listed"}
 

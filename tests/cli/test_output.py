@@ -28,7 +28,7 @@ from hashclient.errors import ExitCode
 from hashclient.formats.interface import FORMATS
 from tests.contract.readers import Report
 from tests.contract.test_formats import TABLE
-from tests.support import (
+from tests.kit import (
     UNMEASURED,
     arguments,
     call,

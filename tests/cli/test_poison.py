@@ -14,7 +14,7 @@ import pytest
 from fixtures.client import content, csv, digests_of
 from hashclient.core.algorithms import Algorithm
 from hashclient.provider import entries
-from tests.support import Result, Site, call
+from tests.kit import Run, Site, call
 
 EMPTY = {a: hashlib.new(a.label).hexdigest() for a in Algorithm}
 
@@ -34,16 +34,16 @@ def careless(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(entries, "rows_of_the_empty_file", lambda _digests: none)
 
 
-def command(site: Site, *args: str | Path) -> Result:
+def command(site: Site, *args: str | Path) -> Run:
     """Run the command in this process, against the provider that is served."""
     return call("--state-dir", site.state, *args)
 
 
-def init(site: Site, *options: str | Path) -> Result:
+def init(site: Site, *options: str | Path) -> Run:
     return command(site, *site.init_arguments(*options))
 
 
-def fetch(site: Site, *args: str) -> Result:
+def fetch(site: Site, *args: str) -> Run:
     return command(site, "fetch", *args)
 
 

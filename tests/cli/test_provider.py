@@ -23,7 +23,7 @@ from hashclient.errors import (
     UsageError,
 )
 from hashclient.provider.repository import Repository
-from tests.support import call
+from tests.kit import call
 
 MD5 = hashlib.md5(b"benign").hexdigest()
 SHA1 = hashlib.sha1(b"benign").hexdigest()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fixtures.client import csv
-from tests.support import Site, edit_manifest
+from tests.kit import Site, edit_manifest
 
 AHEAD = "list baseline: its published_at is in the future: 2099-01-01 10:00 UTC"
 HINT = "hint: check this machine's clock; if it is right, tell the provider\n"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import Site, csv_of, digests_of, edit_manifest, write_tree
+from tests.kit import Site, csv_of, digests_of, edit_manifest, write_tree
 
 FILES = {"a": b"one", "b": b"two", "c": b"three"}
 

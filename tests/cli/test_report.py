@@ -11,7 +11,7 @@ import pytest
 
 from fixtures.desk import Desk
 from fixtures.reporting_service import Fault, ReportingService
-from tests.support import Result, call, csv_of, make_state, run, write_tree
+from tests.kit import Run, call, csv_of, make_state, run, write_tree
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def desk(tmp_path: Path, service: ReportingService) -> Desk:
     return Desk(tmp_path / "desk", f"[report.to.hotline]\n{service.table()}")
 
 
-def command(desk: Desk, *args: object) -> Result:
+def command(desk: Desk, *args: object) -> Run:
     """Run a command in this process on the desk's state directory."""
     return call("--state-dir", desk.settings.state_dir, *args)
 
@@ -39,7 +39,7 @@ def test_from_a_scan_to_a_confirmed_report(tmp_path: Path) -> None:
     table = '[report]\norganisation = "Example"\n[report.to.police]\nkind = "package"\n'
     (state / "config.toml").write_text(f'{table}directory = "{out}"\n')
 
-    def do(*args: object) -> Result:
+    def do(*args: object) -> Run:
         return call("--state-dir", state, *args)
 
     assert do("scan", tree).code == 10

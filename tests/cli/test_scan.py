@@ -17,9 +17,9 @@ import pytest
 
 from fixtures.generate import make_tree
 from hashclient.core.kinds import Kind
-from tests.support import (
+from tests.kit import (
     ROOT,
-    Result,
+    Run,
     arguments,
     bytes_path,
     call,
@@ -67,11 +67,11 @@ def listed(tmp_path: Path) -> Path:
     return write_tree(tmp_path / "listed", files)
 
 
-def scan(state: Path, *args: object, **kwargs: Any) -> Result:
+def scan(state: Path, *args: object, **kwargs: Any) -> Run:
     return run("--state-dir", state, "scan", *args, **kwargs)
 
 
-def scan_jsonl(state: Path, *args: object, **kwargs: Any) -> Result:
+def scan_jsonl(state: Path, *args: object, **kwargs: Any) -> Run:
     """Scan, and check that every line keeps the contract."""
     result = scan(state, "--format", "jsonl", *args, **kwargs)
     assert result.out.isascii()
@@ -253,7 +253,7 @@ def test_output_goes_to_a_file(state: Path, listed: Path, tmp_path: Path) -> Non
     report.write_text("old\n" * 1000)
     result = scan(state, "--format", "jsonl", "--output", report, listed)
     assert (result.code, result.out, result.err) == (10, "", "")
-    written = Result(10, report.read_text(), "")
+    written = Run(10, report.read_text(), "")
     assert written.summary["match"] == 2
 
 
@@ -298,7 +298,7 @@ def test_an_output_that_cannot_be_written(
     os.close(write)
     if target != write:
         os.close(target)
-    checked(Result(done.returncode, "", done.stderr))
+    checked(Run(done.returncode, "", done.stderr))
     assert done.returncode == code
     assert "cannot write the output" in done.stderr
 
@@ -315,7 +315,7 @@ def test_no_output_of_any_kind_is_lost_silently(state: Path, args: list[str]) ->
             timeout=60,
             check=False,
         )
-    checked(Result(done.returncode, "", done.stderr))
+    checked(Run(done.returncode, "", done.stderr))
     assert done.returncode in {2, 8}
 
 

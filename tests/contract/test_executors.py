@@ -23,7 +23,7 @@ from hashclient.scan.executors.interface import Advance, Executor, MakeChecker, 
 from hashclient.scan.executors.processes import Processes
 from hashclient.scan.sources.files import Trees, WalkOptions
 from hashclient.scan.sources.interface import Group, Task
-from tests.support import csv_of, fast_directory, make_state, write_tree
+from tests.kit import csv_of, fast_directory, make_state, write_tree
 
 # The runner of the tests may have a thread; what is forked here does not rely on it.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")

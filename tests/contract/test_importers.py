@@ -37,8 +37,8 @@ from hashclient.lists.importers.sums import Sums
 from hashclient.lists.importers.vics import Vics
 from hashclient.lists.wire import NO_SIZE, parse_add_segment, parse_index
 from hashclient.provider.repository import Repository
+from tests.kit import call, csv_of, make_state
 from tests.streams import Endless
-from tests.support import call, csv_of, make_state
 
 #: A row as a test gives it: its digest, and its size.
 Row = tuple[str, int]

@@ -23,7 +23,7 @@ from hashclient.scan.sources.interface import TASK_NAMES, Source, Task
 from hashclient.scan.sources.listing import Lister
 from hashclient.scan.sources.names import MAX_NAME_BYTES, Names
 from hashclient.scan.sources.several import Several
-from tests.support import environment, open_files, write_tree
+from tests.kit import environment, open_files, write_tree
 
 Make = Callable[[list[str]], Source]
 
@@ -56,8 +56,8 @@ def _names(paths: list[str], *, null: bool) -> Source:
 class Waiting(Lister):
     """Takes every step for one that waits, and has threads from the beginning."""
 
-    is_slow = property(lambda _: True, lambda _, __: None)  # type: ignore[assignment]
-    may_thread = property(lambda _: True, lambda _, __: None)  # type: ignore[assignment]
+    is_slow = property(lambda _: True, lambda _, __: None)
+    may_thread = property(lambda _: True, lambda _, __: None)
 
 
 class SlowTrees(Trees):

@@ -39,7 +39,7 @@ from hashclient.quarantine.age import EXAMPLE_RECIPIENT
 from hashclient.status.prometheus import render
 from tests.docs.blocks import DOCS, DOCUMENTS, marked_blocks, run_command, run_script, table_rows
 from tests.docs.commands import check_invocation, invocations
-from tests.support import Site, csv_of, write_tree
+from tests.kit import Site, csv_of, write_tree
 from tests.unit.test_prometheus import full
 
 pytestmark = pytest.mark.docs

@@ -31,7 +31,7 @@ from hashclient.migrations.migrate import STEPS, Step, writing
 from hashclient.migrations.version import Version, read_version
 from hashclient.system.files import write_atomic
 from hashclient.system.layout import Layout, purpose_of
-from tests.support import Result, call, digests_of, run
+from tests.kit import Run, call, digests_of, run
 
 ARCHIVE = Path(__file__).parents[1] / "data" / "state-0.1.0.tar.xz"
 MOST = 200
@@ -45,7 +45,7 @@ def unpacked(directory: Path) -> Layout:
     return Layout(directory / "state")
 
 
-def on(layout: Layout, *args: object) -> Result:
+def on(layout: Layout, *args: object) -> Run:
     return call("--state-dir", layout.root, *args)
 
 

@@ -17,7 +17,7 @@ from hashclient.core.kinds import MatchState
 from hashclient.core.match import Match
 from hashclient.errors import AuditError, ConfigError, ExitCode, StateError, UnreachableError
 from hashclient.reporting.report import Call, Report, State
-from tests.support import fast_directory
+from tests.kit import fast_directory
 
 
 @pytest.fixture

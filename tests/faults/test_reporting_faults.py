@@ -33,7 +33,7 @@ from hashclient.errors import (
 )
 from hashclient.reporting.destinations.package.verify import verify_package
 from hashclient.reporting.report import Call, Report, State
-from tests.support import fast_directory
+from tests.kit import fast_directory
 
 CALLS = ("submit", "upload", "fileinfo", "finish")
 #: No attempt changes the disk so often.

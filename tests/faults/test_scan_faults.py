@@ -20,8 +20,8 @@ from hashclient.audit import log
 from hashclient.core.algorithms import Algorithm
 from hashclient.scan.reasons import SPARSE, WORKER_DIED
 from hashclient.scan.sources.interface import TASK_NAMES
-from tests.support import (
-    Result,
+from tests.kit import (
+    Run,
     arguments,
     checked,
     csv_of,
@@ -52,11 +52,11 @@ def fast() -> Iterator[Path]:
         yield directory
 
 
-def scan(state: Path, *args: object, **kwargs: Any) -> Result:
+def scan(state: Path, *args: object, **kwargs: Any) -> Run:
     return run("--state-dir", state, "scan", "--format", "jsonl", *args, **kwargs)
 
 
-def reasons(result: Result) -> dict[str, str]:
+def reasons(result: Run) -> dict[str, str]:
     return {line["path"]: line["reason"] for line in result.lines if "reason" in line}
 
 
@@ -238,7 +238,7 @@ def test_a_mounted_file_system_is_another_one(state: Path, tmp_path: Path) -> No
         )
         if "unshare" in done.stderr or "mount" in done.stderr:
             pytest.skip("no mount namespaces here")
-        found.append(checked(Result(done.returncode, done.stdout, done.stderr)).outcomes)
+        found.append(checked(Run(done.returncode, done.stdout, done.stderr)).outcomes)
     assert found[0] == {f"{tree}/f": "clean", f"{tree}/mnt/h": "clean"}
     assert found[1] == {f"{tree}/f": "clean", f"{tree}/mnt": "skipped"}
 
@@ -279,7 +279,7 @@ def test_a_worker_that_is_killed_loses_its_own_files_only(
         for pid in workers_reading(process.pid, "endless"):
             os.kill(pid, signal.SIGKILL)
         out, err = process.communicate(timeout=60)
-    result = checked(Result(process.returncode, out, err))
+    result = checked(Run(process.returncode, out, err))
     assert result.code == 3
     assert result.outcomes[str(endless)] == "unread"
     assert set(reasons(result).values()) == {WORKER_DIED}
@@ -309,7 +309,7 @@ def test_a_signal_ends_a_scan_with_what_was_found(
         # As a terminal does it: all processes of the group hear of it.
         os.killpg(process.pid, number)
         out, err = process.communicate(timeout=60)
-    result = checked(Result(process.returncode, first + out, err))
+    result = checked(Run(process.returncode, first + out, err))
     assert result.code == code
     assert set(result.outcomes) == {f"{tree}/f"}
     assert result.summary["inputs"] == 1
@@ -326,7 +326,7 @@ def test_a_signal_to_a_scan_of_many_processes_that_do_nothing_yet(
         wait_until(lambda: len(members(process.pid)) > 4, process.pid)
         os.killpg(process.pid, signal.SIGTERM)
         out, err = process.communicate(timeout=60)
-    result = checked(Result(process.returncode, out, err))
+    result = checked(Run(process.returncode, out, err))
     assert result.code == 143
     assert result.summary["inputs"] == 0
     assert members(process.pid) == set()

@@ -13,8 +13,8 @@ import pytest
 
 from fixtures.faulty_fs import COUNTS_BYTES, File, Pace, mounted, requests_of, why_not
 from hashclient.core.algorithms import Algorithm
-from tests.support import (
-    Result,
+from tests.kit import (
+    Run,
     arguments,
     checked,
     csv_of,
@@ -56,7 +56,7 @@ def slow(where: Path, pace: Pace) -> contextlib.AbstractContextManager[Path]:
     return mounted(where, tree(), pace=pace)
 
 
-def scan(state: Path, *args: object) -> Result:
+def scan(state: Path, *args: object) -> Run:
     return run("--state-dir", state, "scan", "--format", "jsonl", "--show-all", *args)
 
 
@@ -145,7 +145,7 @@ def test_a_worker_that_is_killed_loses_a_short_batch_and_is_replaced(
         # Neither the first one nor the nursery, which have the lowest numbers.
         os.kill(max(members(process.pid)), signal.SIGKILL)
         out, err = process.communicate(timeout=60)
-    result = checked(Result(process.returncode, out, err))
+    result = checked(Run(process.returncode, out, err))
     unread = result.summary["unread"]
     assert unread <= 3 * 8
     assert result.code == (11 if unread else 10)
@@ -165,7 +165,7 @@ def test_a_server_that_never_answers_does_not_keep_a_scan_from_ending(
         first = process.stdout.readline()
         os.killpg(process.pid, number)
         out, err = process.communicate(timeout=60)
-        result = checked(Result(process.returncode, first + out, err))
+        result = checked(Run(process.returncode, first + out, err))
         assert result.code == 11
         assert result.summary["exit_code"] == 11
     wait_until(lambda: members(process.pid) == set(), process.pid)

@@ -18,7 +18,7 @@ from fixtures.quarantine import Ward
 from hashclient.core.algorithms import Algorithm
 from hashclient.errors import StateError
 from hashclient.quarantine.item import Item, encode_item, parse_item
-from tests.support import fast_directory
+from tests.kit import fast_directory
 
 CHUNK = 1 << 16
 

@@ -21,7 +21,7 @@ from hashclient.lists.importers.registry import read_digests
 from hashclient.scan.engine import Progress, scan
 from hashclient.scan.lookup import lookup
 from hashclient.scan.sources.files import Trees, WalkOptions
-from tests.support import fast_directory, make_state, run, write_tree
+from tests.kit import fast_directory, make_state, run, write_tree
 
 #: Few contents of few sizes, so that files and entries meet; no entry may be of an empty file.
 CONTENTS = [b"a", b"b", b"aa", b"ab", b"bb", b"aaa", b"abc"]

@@ -26,7 +26,7 @@ from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.scan import checker
-from tests.support import remember_at_once
+from tests.kit import remember_at_once
 
 #: What files may hold: several of each size, so that sizes alone decide little.
 CONTENTS = [b"", b"A", b"B", b"AAAAA", b"BBBBB", b"CCCCC"]
@@ -194,7 +194,7 @@ def agree(found: dict[str, Verdict], expected: dict[str, Verdict]) -> None:
             assert (kind, expected_kind) == (Kind.CLEAN, Kind.CONFLICT)
 
 
-class World:
+class Shortcuts:
     """A provider with what it lists, a client, a tree."""
 
     def __init__(self, directory: Path) -> None:
@@ -257,7 +257,7 @@ def test_what_answers_rest_on_is_counted(tree: dict[str, bytes], listed: list[En
     ruled_out = sum(len(data) not in sizes for data in tree.values())
     rest = len(tree) - ruled_out
     with tempfile.TemporaryDirectory() as name:
-        world = World(Path(name))
+        world = Shortcuts(Path(name))
         for path, data in tree.items():
             (world.tree / path).write_bytes(data)
         world.publish("a", listed, 0)
@@ -284,7 +284,7 @@ def test_no_shortcut_changes_a_verdict(
     changes: list[tuple[str, list[Entry], int, list[Edit]]],
 ) -> None:
     with tempfile.TemporaryDirectory() as name:
-        world = World(Path(name))
+        world = Shortcuts(Path(name))
         for path, data in tree.items():
             (world.tree / path).write_bytes(data)
         world.publish("a", of_a, 0)
@@ -317,7 +317,7 @@ def test_workers_change_no_verdict(files: list[tuple[str, bytes]], listed: list[
     with tempfile.TemporaryDirectory() as name, warnings.catch_warnings():
         # The pool forks while threads of the test runner are there.
         warnings.simplefilter("ignore", DeprecationWarning)
-        world = World(Path(name))
+        world = Shortcuts(Path(name))
         for number in range(2):
             for path, data in files:
                 (world.tree / str(number) / path).parent.mkdir(parents=True, exist_ok=True)
@@ -338,7 +338,7 @@ def test_workers_change_no_verdict(files: list[tuple[str, bytes]], listed: list[
 def test_a_size_rules_out_only_what_cannot_match(listed: list[Entry], files: list[bytes]) -> None:
     """The plan by itself: with a digest of each plan, every entry that fits is touched."""
     with tempfile.TemporaryDirectory() as name:
-        world = World(Path(name))
+        world = Shortcuts(Path(name))
         world.publish("a", listed, 0)
         judge = world.client.open().judge()
         for data in files:

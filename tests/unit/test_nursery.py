@@ -15,7 +15,7 @@ from hashclient.scan.executors.interface import MakeChecker, OnBytes, Result
 from hashclient.scan.executors.nursery import Nursery
 from hashclient.scan.executors.wire import decode_message, encode_task
 from hashclient.scan.sources.interface import Group, Task
-from tests.support import open_files, wait_until
+from tests.kit import open_files, wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
 
@@ -104,9 +104,14 @@ def test_one_that_was_killed_is_an_error_and_nothing_waits_for_it() -> None:
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
     one._process.join()
-    with pytest.raises(OSError, match=r"child|pipe"):
+
+    def another() -> None:
         one.ask_for_one()
         one.born(wait=True)
+
+    with pytest.raises(OSError, match=r"child|pipe"):
+        another()
+    assert one.asked == 0
     late.terminate()
     late.join()
     assert late.exitcode is None

@@ -13,7 +13,7 @@ import pytest
 
 from hashclient.scan.judging import FILE_FLAGS
 from hashclient.scan.opening import FILES_AHEAD, WAITS, OpenedAhead, Waits
-from tests.support import open_files, write_tree
+from tests.kit import open_files, write_tree
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from hashclient.scan.executors.processes import MAX_AHEAD_BYTES, MAX_REPLACED, P
 from hashclient.scan.executors.worker import PROGRESS_BYTES
 from hashclient.scan.reasons import WORKER_DIED
 from hashclient.scan.sources.interface import Group, Task
-from tests.support import environment
+from tests.kit import environment
 
 # The runner of the tests may have a thread; what is forked here does not rely on it.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")

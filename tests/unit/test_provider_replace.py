@@ -13,7 +13,7 @@ from fixtures.simulator import Simulator
 from hashclient.errors import UsageError
 from hashclient.lists.wire import parse_add_segment, parse_index, parse_withdraw_segment
 from hashclient.provider.results import Published
-from tests.support import call
+from tests.kit import call
 
 DIGESTS = [hashlib.md5(b"benign %d" % n).hexdigest() for n in range(40)]
 

@@ -27,7 +27,7 @@ from hashclient.quarantine.age import parse_recipients, seal
 from hashclient.quarantine.safe_rename import PRIVATE_NAME
 from hashclient.quarantine.store import Room
 from hashclient.system.layout import MATCHES_NAME as DATABASE_NAME
-from tests.support import open_files
+from tests.kit import open_files
 
 
 def test_what_is_withdrawn_comes_back_as_it_was(ward: Ward, file: Path) -> None:
