@@ -24,7 +24,7 @@ TASK_NAMES = 512
 #: Length of the directories in a task, in characters: deep trees have long ones.
 TASK_CHARS = 1 << 14
 #: Seconds that somebody waits for a task to be full, where it takes long to list inputs.
-TASK_S = 0.02
+TASK_S = 0.05
 
 
 class Group(NamedTuple):
