@@ -30,6 +30,16 @@ def busy_s(pid: int) -> tuple[float, float] | None:
         return None
 
 
+def is_runnable(pid: int) -> bool:
+    """Tell whether a process runs, or could run if there was a processor for it.
+
+    For how long it could, its times say only when it runs again.
+    """
+    with contextlib.suppress(OSError, IndexError):
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] == b"R"
+    return False
+
+
 def children_of(parents: Collection[int]) -> list[tuple[int, int]]:
     """Return the processes that `parents` have started, each after the one that has started it.
 

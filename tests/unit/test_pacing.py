@@ -30,8 +30,10 @@ class Machine:
         self.now = 100.0
         self.used: dict[int, tuple[float, float]] = {}
         self.children: list[tuple[int, int]] = []
+        self.are_runnable = False
         monkeypatch.setattr(pacing, "busy_s", lambda pid: self.used.get(pid, (0.0, 0.0)))
         monkeypatch.setattr(pacing, "children_of", lambda pids: self.children)
+        monkeypatch.setattr(pacing, "is_runnable", lambda pid: self.are_runnable)
 
     def clock(self) -> float:
         return self.now
@@ -75,7 +77,14 @@ def names(items: Task) -> list[tuple[str, str]]:
 
 def test_workers_that_wait_for_storage_become_more_within_a_few_looks(machine: Machine) -> None:
     one = Pacing(2, 64, machine.clock)
-    assert machine.looks(one, 4, runs=0.02)[-1] == 64
+    assert machine.looks(one, 5, runs=0.02) == [2, 8, 32, 64, 64]
+
+
+def test_one_look_alone_starts_nothing(machine: Machine) -> None:
+    one = Pacing(2, 64, machine.clock)
+    for _ in range(5):
+        machine.looks(one, 1, runs=0.02)
+        assert set(machine.looks(one, 2, runs=1.0)) == {2}
 
 
 def test_there_are_more_the_less_they_run(machine: Machine) -> None:
@@ -89,6 +98,13 @@ def test_workers_that_compute_or_wait_for_a_processor_stay_as_many(
 ) -> None:
     one = Pacing(2, 64, machine.clock)
     assert set(machine.looks(one, 20, runs, queued)) == {2}
+
+
+def test_workers_that_have_not_got_a_processor_yet_stay_as_many(machine: Machine) -> None:
+    """For how long they have waited for one, the kernel says only when they get it."""
+    machine.are_runnable = True
+    one = Pacing(2, 64, machine.clock)
+    assert set(machine.looks(one, 20, runs=0.05)) == {2}
 
 
 def test_workers_that_wait_for_what_computes_for_them_stay_as_many(machine: Machine) -> None:
@@ -118,7 +134,7 @@ def test_between_two_looks_there_is_a_bounded_time(machine: Machine) -> None:
 
 def test_no_more_than_there_is_room_for(machine: Machine) -> None:
     one = Pacing(2, 64, machine.clock)
-    machine.looks(one, 2, runs=0.02)
+    machine.looks(one, 3, runs=0.02)
     one.limit(7)
     assert one.wanted == 7
     assert machine.looks(one, 4, runs=0.02)[-1] == 7

@@ -16,13 +16,13 @@ from __future__ import annotations
 import math
 import resource
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 import msgspec
 
 from hashclient.scan.sources.interface import TASK_NAMES, Task
 from hashclient.system.cgroups import available_memory
-from hashclient.system.processors import busy_s, children_of
+from hashclient.system.processors import busy_s, children_of, is_runnable
 
 #: Workers at most, unless there are more processors, or somebody asks for more.
 MOST = 64
@@ -40,7 +40,7 @@ LONG_S = 0.05
 #: How much a new measurement of the time of a name says.
 _WEIGHT = 0.3
 #: The first look at what workers do, after so many seconds, and the longest time between two.
-FIRST_LOOK_S = 0.01
+FIRST_LOOK_S = 0.005
 LOOK_S = 0.25
 #: How many times as many workers there may be after a look.
 GROWTH = 4
@@ -89,8 +89,8 @@ class Pacing:
         self._name_s: float | None = None
         #: What workers have started, and for how long it had run.
         self._started: dict[int, float] = {}
-        #: Whether there were too many at the last look: one alone may have been a pause.
-        self._too_many = False
+        #: Whether there were too few or too many at the last look.
+        self._too_few = self._too_many = False
         self._looked = clock()
         self._pause_s = FIRST_LOOK_S
         #: When to look at the workers next.
@@ -148,25 +148,30 @@ class Pacing:
         self._pause_s = min(LOOK_S, 2 * self._pause_s)
         since, self._looked, self.due = self._looked, now, now + self._pause_s
         wall_s = ran_s = queued_s = 0.0
-        busy: set[int] = set()
+        busy: dict[int, float] = {}
         for pid, times in workers:
             used = _used(pid, times)
             if used is not None and times.busy_since is not None:
-                wall_s += now - max(since, times.busy_since)
+                passed_s = now - max(since, times.busy_since)
+                wall_s += passed_s
                 ran_s += used[0]
                 queued_s += used[1]
-                busy.add(pid)
+                busy[pid] = max(0.0, passed_s - used[0] - used[1])
         if wall_s <= 0:
             return
         enough = self._enough(wall_s - queued_s, ran_s)
         if enough > self.wanted * MORE and self.wanted < self.most:
-            # They may wait for what computes for them.
-            enough = self._enough(wall_s - queued_s, ran_s + self._ran_for(busy, wall_s))
-        if enough > self.wanted * MORE:
+            # They may wait for a processor still, or for what computes for them.
+            queued_s += sum(rest_s for pid, rest_s in busy.items() if is_runnable(pid))
+            ran_s += self._ran_for(busy, wall_s)
+            enough = self._enough(wall_s - queued_s, ran_s)
+        # Twice: one look alone may have come at a bad moment.
+        too_few, too_many = enough > self.wanted * MORE, enough < self.wanted * FEWER
+        if too_few and self._too_few:
             self.wanted = min(enough, self.wanted * GROWTH)
-        elif enough < self.wanted * FEWER and self._too_many:
+        elif too_many and self._too_many:
             self.wanted = enough
-        self._too_many = enough < self.wanted * FEWER
+        self._too_few, self._too_many = too_few, too_many
 
     def limit(self, most: int) -> None:
         """Have no more than so many workers: there is no room for others."""
@@ -180,7 +185,7 @@ class Pacing:
         share = min(1.0, ran_s / apart_s) if apart_s > 0 else 1.0
         return min(self.most, max(self.jobs, int(self.jobs * (2 / share - 1))))
 
-    def _ran_for(self, workers: set[int], unknown_s: float) -> float:
+    def _ran_for(self, workers: Collection[int], unknown_s: float) -> float:
         """Return for how long what `workers` have started ran since this was last asked.
 
         What is seen for the first time counts as `unknown_s`: the next look knows.
