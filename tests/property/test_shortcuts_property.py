@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fixtures.client import Client
@@ -27,6 +27,7 @@ from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.scan import checker
 from tests.kit import remember_at_once
+from tests.kit.depth import examples
 
 #: What files may hold: several of each size, so that sizes alone decide little.
 CONTENTS = [b"", b"A", b"B", b"AAAAA", b"BBBBB", b"CCCCC"]
@@ -251,7 +252,7 @@ sized_entries = entries().map(lambda entry: replace(entry, sized=True))
 
 
 @given(trees, st.lists(sized_entries, min_size=1, max_size=3))
-@settings(max_examples=12)
+@examples(12)
 def test_what_answers_rest_on_is_counted(tree: dict[str, bytes], listed: list[Entry]) -> None:
     sizes = {len(entry.data) for entry in listed}
     ruled_out = sum(len(data) not in sizes for data in tree.values())
@@ -276,7 +277,7 @@ def test_what_answers_rest_on_is_counted(tree: dict[str, bytes], listed: list[En
 
 
 @given(trees, listed_first, listed_first, st.lists(steps, min_size=1, max_size=3))
-@settings(max_examples=30)
+@examples(30)
 def test_no_shortcut_changes_a_verdict(
     tree: dict[str, bytes],
     of_a: list[Entry],
@@ -312,7 +313,7 @@ def test_no_shortcut_changes_a_verdict(
 
 
 @given(st.lists(st.tuples(names, contents), max_size=5), st.lists(entries(), min_size=1))
-@settings(max_examples=6)
+@examples(6)
 def test_workers_change_no_verdict(files: list[tuple[str, bytes]], listed: list[Entry]) -> None:
     with tempfile.TemporaryDirectory() as name, warnings.catch_warnings():
         # The pool forks while threads of the test runner are there.
@@ -334,7 +335,7 @@ def test_workers_change_no_verdict(files: list[tuple[str, bytes]], listed: list[
 
 
 @given(st.lists(entries(), min_size=1, max_size=6), st.lists(contents, min_size=1, max_size=6))
-@settings(max_examples=40)
+@examples(40)
 def test_a_size_rules_out_only_what_cannot_match(listed: list[Entry], files: list[bytes]) -> None:
     """The plan by itself: with a digest of each plan, every entry that fits is touched."""
     with tempfile.TemporaryDirectory() as name:
