@@ -48,7 +48,7 @@ GROWTH = 4
 MORE, FEWER = 1.25, 0.5
 #: Memory of its own that a worker may need, with the process that opens containers for it, and the
 #: share of what is free that all of them may take.
-WORKER_BYTES = 48 << 20
+WORKER_BYTES = 32 << 20
 MEMORY_SHARE = 0.25
 #: The share of its descriptors that the parent may spend on connections to workers.
 DESCRIPTOR_SHARE = 0.25
