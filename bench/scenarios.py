@@ -190,7 +190,7 @@ def large_files(bench: Bench) -> Iterator[Row]:
 
 
 def slow_storage(bench: Bench) -> Iterator[Row]:
-    """Does a scan of a file system that answers each request in 5 ms keep many waiting at a time?"""
+    """Are many requests under way where a file system answers each in 5 ms?"""
     if why_not() is not None:
         return
     files, folders = 1_500, 20
