@@ -209,7 +209,8 @@ def slow_storage(bench: Bench) -> Iterator[Row]:
                 name = f"{files:,} files, 5 ms a request, {kept} kept"
                 jobs = {n: run([*scan, "--jobs", str(n)], repeat=1).wall_s for n in _JOBS}
                 best = min(jobs, key=jobs.__getitem__)
-                yield time_row(name, ours, jobs[best], f"--jobs {best}, the best", 1.2)
+                peer = run([*scan, "--jobs", str(best)])
+                yield time_row(name, ours, peer.wall_s, f"--jobs {best}, the best", 1.2)
                 shell = f"find {where} -type f -print0 | xargs -0 -P16 -n50 sha256sum"
                 peer = run(["sh", "-c", shell])
                 yield time_row(name, ours, peer.wall_s, "xargs -P16 sha256sum", 1.0)

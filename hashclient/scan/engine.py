@@ -29,7 +29,7 @@ from hashclient.scan.executors.interface import (
 )
 from hashclient.scan.members import Members
 from hashclient.scan.memory import Memory
-from hashclient.scan.sources.interface import Source, Task
+from hashclient.scan.sources.interface import Source, Task, divided
 from hashclient.scan.sources.stream import Stream
 from hashclient.scan.streaming import StreamChecker
 from hashclient.system.cgroups import usable_processors
@@ -38,6 +38,8 @@ from hashclient.system.cgroups import usable_processors
 TICK_S = 0.2
 #: And how many times as long as such a look takes, if it takes long: a twentieth of the time.
 TICK_SHARE = 20
+#: Little work is done in this process if so many names of it take less than so many seconds.
+PROBE_NAMES, PROBE_S = 16, 0.1
 
 
 class Progress(msgspec.Struct):
@@ -172,6 +174,17 @@ def scan(
         summary.elapsed_s = time.monotonic() - started
 
 
+def _as_long_as_it_is_quick(task: Task, left: list[Task]) -> Iterator[Task | Outcome]:
+    """Yield the first names of a task, and the rest if these were quick; it is `left` otherwise."""
+    first, rest = divided(task, PROBE_NAMES)
+    began = time.monotonic()
+    yield first
+    if rest and time.monotonic() - began < PROBE_S:
+        yield rest
+    elif rest:
+        left.append(rest)
+
+
 def _results(
     items: Iterator[Task | Outcome],
     make_checker: MakeChecker,
@@ -188,7 +201,8 @@ def _results(
         if len(tasks) == 2:
             break
     if len(tasks) == 1:
-        for result in Inline(hand_back=True).run(iter([tasks.pop()]), make_checker):
+        little = _as_long_as_it_is_quick(tasks.pop(), left=tasks)
+        for result in Inline(hand_back=True).run(little, make_checker):
             if isinstance(result, Result):
                 tasks += single_tasks(result.deferred)
             yield result

@@ -113,6 +113,18 @@ def test_much_is_asked_at_once_and_the_outcomes_are_the_same(
     assert at_once > 8
 
 
+def test_few_files_of_one_directory_are_not_read_one_after_the_other(
+    state: Path, tmp_path: Path, counts: Path
+) -> None:
+    """So few are else done in one process."""
+    files = {f"f{n}": File(b"clean %d" % n, direct_io=False) for n in range(80)}
+    (tmp_path / "m").mkdir()
+    with mounted(tmp_path / "m", files, pace=Pace(4 * DELAY_S, 1, True, str(counts))) as where:
+        result = scan(state, where)
+    assert (result.code, result.summary["clean"]) == (0, 80)
+    assert requests_of(counts)["most"] > 3
+
+
 def test_a_file_needs_no_more_requests_than_it_has_to(
     state: Path, tmp_path: Path, counts: Path
 ) -> None:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Collection, Iterable
 
 import msgspec
 
-from hashclient.scan.sources.interface import TASK_NAMES, Task
+from hashclient.scan.sources.interface import TASK_NAMES, Task, divided
 from hashclient.system.cgroups import available_memory
 from hashclient.system.processors import busy_s, children_of, is_runnable
 
@@ -114,18 +114,10 @@ class Pacing:
 
     def divide(self, task: Task) -> tuple[Task, Task]:
         """Return what of a task to send now, and what is left for the next time."""
-        left = self.names
-        if sum(len(group.names) for group in task) <= left * BATCH_SLACK:
+        names = self.names
+        if sum(len(group.names) for group in task) <= names * BATCH_SLACK:
             return task, []
-        for place, group in enumerate(task):
-            if len(group.names) >= left:
-                first = [*task[:place], group._replace(names=group.names[:left])]
-                rest = task[place + 1 :]
-                if len(group.names) > left:
-                    rest = [group._replace(names=group.names[left:]), *rest]
-                return first, rest
-            left -= len(group.names)
-        return task, []
+        return divided(task, names)
 
     def sent(self, times: Times) -> None:
         """Note that a worker has something to do."""

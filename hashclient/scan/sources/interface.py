@@ -39,6 +39,19 @@ class Group(NamedTuple):
 Task = list[Group]
 
 
+def divided(task: Task, names: int) -> tuple[Task, Task]:
+    """Return the first so many names of a task, one at least, and the rest of it."""
+    for place, group in enumerate(task):
+        if len(group.names) >= names:
+            first = [*task[:place], group._replace(names=group.names[:names])]
+            rest = task[place + 1 :]
+            if len(group.names) > names:
+                rest = [group._replace(names=group.names[names:]), *rest]
+            return first, rest
+        names -= len(group.names)
+    return task, []
+
+
 class Source(Protocol):
     """Lists inputs. `arguments` are what was asked for, as the audit log says it."""
 
