@@ -106,6 +106,25 @@ def test_what_cannot_be_opened_ahead_is_reported_by_the_walk_itself(tmp_path: Pa
 
 
 @pytest.mark.usefixtures("_ahead")
+def test_a_link_that_takes_the_place_of_a_directory_is_not_followed_ahead(tmp_path: Path) -> None:
+    tree = write_tree(tmp_path / "t", {"a/f": b"", "b/f": b"", "c/f": b""})
+    write_tree(tmp_path / "elsewhere", {"secret": b""})
+
+    def swapping(fd: int | None, name: str, *, follow: bool) -> tuple[int, os.stat_result]:
+        if name == "b" and not (tree / "b").is_symlink():
+            (tree / "b").rename(tmp_path / "away")
+            (tree / "b").symlink_to("../elsewhere")
+        return opened(fd, name, follow=follow)
+
+    opened = listing.open_in
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(listing, "open_in", swapping)
+        found, outcomes = listed(tree)
+    assert sorted(found) == [f"{tree}/a/f", f"{tree}/c/f"]
+    assert outcomes == [(f"{tree}/b", Kind.UNREAD)]
+
+
+@pytest.mark.usefixtures("_ahead")
 def test_a_directory_longer_than_is_kept_ahead_is_read_to_its_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
