@@ -134,10 +134,11 @@ class Client:
         that the lists have are computed of each file, not the cheapest alone. Without `inventory`
         every file is read, also those that are known or believed unchanged; without `learn` the
         inventory is neither asked nor written to. `jobs` is the number of worker processes, by
-        default one a processor; with 0 all is done in this process, which is slower and forks
-        nothing. With `members`, what is in archives and mail is checked, too; `verify_sizes` reads
-        also what claims a size that no entry has, and `passwords` are tried where something is
-        encrypted. `lists` are those to compare with, by default those that should be here.
+        default one a processor, and more as long as they wait for storage; with 0 all is done in
+        this process, which is slower and forks nothing. With `members`, what is in archives and
+        mail is checked, too; `verify_sizes` reads also what claims a size that no entry has, and
+        `passwords` are tried where something is encrypted. `lists` are those to compare with, by
+        default those that should be here.
 
         Raises:
             UsageError: there is nothing to check.
@@ -146,7 +147,7 @@ class Client:
         """
         from hashclient.core.verdict import Summary
         from hashclient.scan.accept import accepting
-        from hashclient.scan.engine import Progress, default_jobs, scan
+        from hashclient.scan.engine import Progress, scan
         from hashclient.scan.executors.inline import Inline
         from hashclient.scan.members import container_options
         from hashclient.scan.memory import Memory
@@ -195,7 +196,7 @@ class Client:
             source,
             lists,
             progress,
-            jobs=jobs or default_jobs(),
+            jobs=jobs,
             executor=Inline() if jobs == 0 else None,
             keep_clean=show_clean,
             sparse=sparse,

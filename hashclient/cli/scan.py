@@ -54,7 +54,8 @@ _path = click.Path(readable=False)
     "--jobs",
     type=click.IntRange(1, 256),
     metavar="N",
-    help="Worker processes. [default: as many as there are processors, or as a quota is worth]",
+    help="Worker processes. [default: as many as there are processors, or as a quota is worth, and"
+    " more as long as they wait for storage]",
 )
 @click.option(
     "--exclude",

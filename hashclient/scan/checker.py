@@ -36,6 +36,7 @@ from hashclient.scan.executors.interface import Result
 from hashclient.scan.judging import FILE_FLAGS, judge_files, listed_rows, outcome_of
 from hashclient.scan.members import Members
 from hashclient.scan.memory import Cache
+from hashclient.scan.opening import OpenedAhead, Waits
 from hashclient.scan.reading import (
     Deferred,
     Reader,
@@ -96,6 +97,7 @@ class Checker:
             clock=clock,
             sniffs=members is not None,
         )
+        self._waits = Waits()
         self._file_systems = Identities()
         #: By `st_dev`, for one task: as long as the reader keeps each of them from going away.
         self._identities: dict[int, Identity | None] = {}
@@ -120,6 +122,7 @@ class Checker:
         started_ns = min(time.time_ns(), time.clock_gettime_ns(_COARSE_CLOCK) + TICK_NS)
         self._reader.begin_task()
         self._reader.spare = self._judge.every_algorithm if self._expects_hits else ()
+        self._waits.begin()
         self._identities.clear()
         self._plain.clear()
         self._inside.clear()
@@ -132,6 +135,7 @@ class Checker:
                     result.deferred.append(group)
                 else:
                     self._check_group(group, result, files, whole=alone)
+            self._waits.end(len(files))
             records = records_of_tags(self._judge, files)
             self._judge_files(files, records, result)
         finally:
@@ -157,6 +161,7 @@ class Checker:
             for name in group.names:
                 self._set_aside(group, name, error, result)
             return
+        ahead = None
         try:
             names = group.names
             if self._looks_first:
@@ -165,12 +170,13 @@ class Checker:
             learn, identities, members = self._learn, self._identities, self._members
             flags = FILE_FLAGS if group.follow else FILE_FLAGS | os.O_NOFOLLOW
             reader, defer_bytes, known = self._reader, None if whole else DEFER_BYTES, len(files)
+            ahead = OpenedAhead(names, flags, fd) if self._waits.often else None
             for position, name in enumerate(names):
                 if self._is_enough():
                     result.deferred.append(group._replace(names=names[position:]))
                     break
                 try:
-                    file_fd = os.open(name, flags, dir_fd=fd)
+                    file_fd = ahead.take() if ahead else os.open(name, flags, dir_fd=fd)
                     try:
                         read = reader.read(file_fd, defer_bytes)
                         status = read[3]
@@ -203,6 +209,8 @@ class Checker:
                     files.append(file)
             result.files_read += len(files) - known
         finally:
+            if ahead is not None:
+                ahead.close()
             os.close(fd)
 
     def _is_enough(self) -> bool:
@@ -228,12 +236,14 @@ class Checker:
         these can be relied on.
         """
         assert self._members is not None
+        waits = self._waits.count()
         opened = self._members.open(
             fd,
             size,
             join(group.directory, name),
             lambda: same_content(status, os.fstat(fd)),
         )
+        self._waits.leave_out(waits)  # of the process that opens it
         opened.add_to(result)
         if seen is not None and (known := opened.known()) is not None:
             self._inside.append((*seen, known))
