@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 
 from hashclient.containers.interface import HEAD_BYTES, ISO_HEAD_BYTES, TAIL_BYTES
-from hashclient.containers.mail import Eml
+from hashclient.containers.mailmarks import begins_as_mail
 from hashclient.containers.tarheader import BLOCK_BYTES, is_header
 
 #: Bytes of the end of a zip archive that has no comment behind it.
@@ -30,7 +30,6 @@ _MARKS = re.compile(
 )
 #: How a mail may begin, perhaps behind a byte order mark: a field of a header.
 _FIELD = re.compile(rb"(?:\xef\xbb\xbf)?[\r\n]*[!-9;-~]+[ \t]*:")
-_is_mail = Eml().sniff
 #: The same of lha, behind two bytes of anything.
 _LHA = frozenset({b"-lh", b"-lz", b"-pm"})
 #: What may stand in front of a zip archive: programs, scripts, pictures, sound, films, documents.
@@ -74,7 +73,7 @@ def has_mark(head: bytes | memoryview) -> bool:
     kinds = _BEGINS[head[0]]
     if kinds & _MARK and _MARKS.match(head):
         return True
-    if kinds & _TEXT and _FIELD.match(head) and _is_mail(bytes(head[:HEAD_BYTES]), b""):
+    if kinds & _TEXT and _FIELD.match(head) and begins_as_mail(bytes(head[:HEAD_BYTES])):
         return True
     if head[2] == _DASH and length > 5 and bytes(head[2:5]) in _LHA:
         return True

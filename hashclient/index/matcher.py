@@ -133,7 +133,7 @@ class Judge:
         for index in self._indexes:
             for algorithm, (tags, rows) in columns.items():
                 found = index.find(algorithm, tags)
-                for number in np.unique(found.runs).tolist():
+                for number in sorted(set(found.runs.tolist())):
                     of_run = found.runs == number
                     inputs = rows[found.queries[of_run]]
                     is_hit[inputs] = True

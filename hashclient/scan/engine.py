@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterator
 
 import msgspec
 
-from hashclient.containers.cage import Options
+from hashclient.containers.limits import Options
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.core.verdict import Summary
