@@ -13,6 +13,8 @@ from hashclient.containers.interface import HEAD_BYTES
 #: A field of a header, up to its colon.
 FIELD = re.compile(rb"([!-9;-~]+)[ \t]*:")
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+#: A longer line is no header, and may be taken in pieces.
+MAX_LINE_BYTES = 64 << 10
 
 #: Fields of mail alone: one of them is enough. Of the others, two.
 _STRONG = frozenset(
@@ -28,6 +30,8 @@ _WEAK = frozenset(
     b" x-status path lines organization".split()
 )
 _MARKS = _STRONG | _WEAK
+#: A field that begins a line, with a name no longer than any of those.
+_FIELDS = re.compile(rb"(?:\A|[\r\n])([!-9;-~]{1,40}+)[ \t]*:")
 
 
 class MailMarks:
@@ -67,3 +71,16 @@ def begins_as_mail(head: bytes) -> bool:
             return marks.is_mail  # clients pass over a line that is no field
     # Whatever is not known yet may still follow; in a short text nothing does.
     return marks.is_mail or len(head) >= HEAD_BYTES
+
+
+def can_be_mail(content: bytes | memoryview) -> bool:
+    """Tell whether all that there is of a text has the fields of mail at the beginning of lines.
+
+    Whoever reads the header looks at fewer lines than this; so a text that cannot be mail, of
+    `MAX_LINE_BYTES` at most, need not be opened to be found none.
+    """
+    marks = MailMarks()
+    start = len(BYTE_ORDER_MARK) if content[:3] == BYTE_ORDER_MARK else 0
+    for name in _FIELDS.findall(content[start:]):
+        marks.add(name.lower())
+    return marks.is_mail

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 
 from hashclient.containers.interface import HEAD_BYTES, ISO_HEAD_BYTES, TAIL_BYTES
-from hashclient.containers.mailmarks import begins_as_mail
+from hashclient.containers.mailmarks import MAX_LINE_BYTES, begins_as_mail, can_be_mail
 from hashclient.containers.tarheader import BLOCK_BYTES, is_header
 
 #: Bytes of the end of a zip archive that has no comment behind it.
@@ -28,8 +28,10 @@ _MARKS = re.compile(
     rb"|Rar!\x1a\x07|RE~\^|MSCF|0707|!<arch>\n|\xed\xab\xee\xdb|xar!|WARC/|Cr24|x\x9f\x3e\x22"
     rb"|[\r\n]*From ",
 )
-#: How a mail may begin, perhaps behind a byte order mark: a field of a header.
-_FIELD = re.compile(rb"(?:\xef\xbb\xbf)?[\r\n]*[!-9;-~]+[ \t]*:")
+#: How a mail may begin, perhaps behind a byte order mark: a field of a header, among the bytes that
+#: tell. A word is taken as a whole: to try its parts takes long where it is all of a large file.
+_BEGIN_OF_MAIL = rb"(?:\xef\xbb\xbf)?[\r\n]*[!-9;-~]{1,512}+[ \t]*:"
+_FIELD = re.compile(_BEGIN_OF_MAIL)
 #: The same of lha, behind two bytes of anything.
 _LHA = frozenset({b"-lh", b"-lz", b"-pm"})
 #: What may stand in front of a zip archive: programs, scripts, pictures, sound, films, documents.
@@ -56,16 +58,39 @@ def _begins_of() -> bytes:
 
 
 _BEGINS = _begins_of()
+
+
+def _class_of(kinds: int) -> bytes:
+    """Return the class of bytes, for an expression, that what is of one of `kinds` begins with."""
+    return b"[" + b"".join(b"\\x%02x" % n for n in range(256) if _BEGINS[n] & kinds) + b"]"
+
+
+#: What this does not find and what does not end as a zip archive has no mark, and is no front of
+#: one: most files of a tree are told by it alone, in one call. It has all rules of `has_mark` and
+#: `may_front`, each as it is there or wider.
+may_bear = re.compile(
+    rb"(?s:"
+    rb"(?=%b)(?:%b|%b)|%b"
+    rb"|..-(?:lh|lz|pm)"  # lha
+    rb"|[\x00-\xe0](?:\x00.{3}|\xff{4}).{8}\x00"  # the legacy .lzma
+    rb"|.{148} *[0-7]+[ \x00]"  # the sum in a header of tar
+    rb"|.{257}ustar"
+    rb"|.{4}ftyp"  # a film
+    rb"|.{32769}CD001"  # an image of a disk
+    rb")" % (_class_of(_MARK | _FRONT), _MARKS.pattern, _FRONTS.pattern, _BEGIN_OF_MAIL)
+).match
+
 #: The first digit of the sum in a header of tar, and what ends it.
 _TAR_BEGINS = frozenset(b" 01234567\x00\x80")
 _TAR_ENDS = frozenset(b" \x00")
 _DASH, _LETTER_C, _LETTER_U, _LETTER_P = b"-CuP"
 
 
-def has_mark(head: bytes | memoryview) -> bool:
+def has_mark(head: bytes | memoryview, *, is_all: bool = False) -> bool:
     """Tell whether a file that begins like this may be a container, as far as its head tells.
 
-    Single bytes are looked at first: nothing is copied of most files.
+    Single bytes are looked at first: nothing is copied of most files. With `is_all` there is no
+    more of it: so a short text with colons that says nowhere that it is mail is known to be none.
     """
     length = len(head)
     if length < 3:
@@ -73,7 +98,12 @@ def has_mark(head: bytes | memoryview) -> bool:
     kinds = _BEGINS[head[0]]
     if kinds & _MARK and _MARKS.match(head):
         return True
-    if kinds & _TEXT and _FIELD.match(head) and begins_as_mail(bytes(head[:HEAD_BYTES])):
+    if (
+        kinds & _TEXT
+        and _FIELD.match(head)
+        and begins_as_mail(bytes(head[:HEAD_BYTES]))
+        and not (is_all and length < MAX_LINE_BYTES and not can_be_mail(head))
+    ):
         return True
     if head[2] == _DASH and length > 5 and bytes(head[2:5]) in _LHA:
         return True
