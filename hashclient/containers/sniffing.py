@@ -58,32 +58,42 @@ def _begins_of() -> bytes:
 
 
 _BEGINS = _begins_of()
-
-
-def _class_of(kinds: int) -> bytes:
-    """Return the class of bytes, for an expression, that what is of one of `kinds` begins with."""
-    return b"[" + b"".join(b"\\x%02x" % n for n in range(256) if _BEGINS[n] & kinds) + b"]"
-
-
-#: What this does not find and what does not end as a zip archive has no mark, and is no front of
-#: one: most files of a tree are told by it alone, in one call. It has all rules of `has_mark` and
-#: `may_front`, each as it is there or wider.
-may_bear = re.compile(
-    rb"(?s:"
-    rb"(?=%b)(?:%b|%b)|%b"
-    rb"|..-(?:lh|lz|pm)"  # lha
-    rb"|[\x00-\xe0](?:\x00.{3}|\xff{4}).{8}\x00"  # the legacy .lzma
-    rb"|.{148} *[0-7]+[ \x00]"  # the sum in a header of tar
-    rb"|.{257}ustar"
-    rb"|.{4}ftyp"  # a film
-    rb"|.{32769}CD001"  # an image of a disk
-    rb")" % (_class_of(_MARK | _FRONT), _MARKS.pattern, _FRONTS.pattern, _BEGIN_OF_MAIL)
-).match
-
+#: All that has a mark or is a front by how it begins: a mail, at least, has the name of a field.
+_begins = re.compile(rb"(?s:%b|%b|%b)" % (_MARKS.pattern, _FRONTS.pattern, _BEGIN_OF_MAIL)).match
+_begins_with_field = _FIELD.match
 #: The first digit of the sum in a header of tar, and what ends it.
 _TAR_BEGINS = frozenset(b" 01234567\x00\x80")
 _TAR_ENDS = frozenset(b" \x00")
-_DASH, _LETTER_C, _LETTER_U, _LETTER_P = b"-CuP"
+_DASH, _LETTER_C, _LETTER_F, _LETTER_U, _LETTER_P = b"-CfuP"
+
+
+def may_bear(head: memoryview) -> bool:
+    """Tell whether a file that begins like this is worth a closer look by the rules below.
+
+    Most files of a tree end here. No rule of `has_mark`, `may_front` or `ends_as_zip` accepts what
+    this refuses: it looks at one byte where they look at several.
+    """
+    length = len(head)
+    if not length:
+        return False
+    kinds = _BEGINS[head[0]]
+    if kinds and (_begins_with_field(head) if kinds == _TEXT else _begins(head)):
+        return True
+    if length < END_BYTES:
+        return (
+            (length > 5 and head[2] == _DASH)
+            or (length > 8 and head[4] == _LETTER_F)
+            or (length >= _LZMA_BYTES and not head[13])
+        )
+    if head[2] == _DASH or not head[13] or head[4] == _LETTER_F or head[-END_BYTES] == _LETTER_P:
+        return True
+    if length < HEAD_BYTES:
+        return False
+    if head[148] in _TAR_BEGINS and (head[155] in _TAR_ENDS or head[154] in _TAR_ENDS):
+        return True
+    if head[257] == _LETTER_U:
+        return True
+    return length >= _ISO_MARK_END and head[_ISO_MARK_AT] == _LETTER_C
 
 
 def has_mark(head: bytes | memoryview, *, is_all: bool = False) -> bool:
@@ -140,7 +150,7 @@ def may_front(head: bytes | memoryview) -> bool:
     if _BEGINS[head[0]] & _FRONT and _FRONTS.match(head):
         return True
     # A film has its mark behind four bytes of anything.
-    return len(head) > 8 and head[4] == 0x66 and head[4:8] == b"ftyp"
+    return len(head) > 8 and head[4] == _LETTER_F and head[4:8] == b"ftyp"
 
 
 def ends_as_zip(end: bytes | memoryview) -> bool:

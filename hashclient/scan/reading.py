@@ -58,9 +58,6 @@ LOOK_BYTES = 1 << 12
 #: So much of a stream is kept, so that it need not be digested in every way it could match.
 KEPT_BYTES = 1 << 20
 
-#: What the end of a zip archive begins with.
-_LETTER_P = 0x50
-
 DIRECTORY = "is a directory, and was listed as a file"
 
 
@@ -367,7 +364,7 @@ class Reader:
     def _sniff(self, first: memoryview) -> None:
         """Look at the first bytes of a file, which mostly are all."""
         self._first_bytes = length = len(first)
-        if may_bear(first) is None and (length < END_BYTES or first[-END_BYTES] != _LETTER_P):
+        if not may_bear(first):
             self.may_be_container = self._may_front = False
             return
         is_one = has_mark(first, is_all=length == self._size) or ends_as_zip(first)
