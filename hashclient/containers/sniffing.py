@@ -67,7 +67,7 @@ _TAR_ENDS = frozenset(b" \x00")
 _DASH, _LETTER_C, _LETTER_F, _LETTER_U, _LETTER_P = b"-CfuP"
 
 
-def may_bear(head: memoryview) -> bool:
+def may_bear(head: bytes | memoryview) -> bool:
     """Tell whether a file that begins like this is worth a closer look by the rules below.
 
     Most files of a tree end here. No rule of `has_mark`, `may_front` or `ends_as_zip` accepts what

@@ -88,16 +88,16 @@ class Opened(msgspec.Struct):
     clean: int = 0
     read: int = 0
     members: int = 0
-    by_size: int = 0
-    by_claim: int = 0
     outcomes: list[Outcome] = msgspec.field(default_factory=list)
     told: int = 0
     #: Whether a digest is missing that could tell more about a member.
     lacks: bool = False
     #: How many more would have been told.
     untold: int = 0
-    #: What a cache may know of it, in parts.
+    #: What a cache may know of it, in parts; and of what was not read, the sizes that are claimed.
     columns: list[Inside] = msgspec.field(default_factory=list)
+    exact_sizes: list[int] = msgspec.field(default_factory=list)
+    claimed_sizes: list[int] = msgspec.field(default_factory=list)
 
     @property
     def is_container(self) -> bool:
@@ -115,18 +115,21 @@ class Opened(msgspec.Struct):
 
     def known(self) -> bytes | None:
         """Return what a cache may know of it; None where that would not be all, or too much."""
-        count = sum(map(len, self.columns))
+        sizes = self.exact_sizes + self.claimed_sizes
+        count = sum(map(len, self.columns)) + len(sizes)
         if not 0 < count == self.members <= MAX_KNOWN:
             return None
-        return b"".join(part.tobytes() for part in self.columns)
+        unread = np.zeros(len(sizes), MEMBER)
+        unread["size"], unread["exact"][: len(self.exact_sizes)] = sizes, 1
+        return b"".join(part.tobytes() for part in [*self.columns, unread])
 
     def add_to(self, result: Result) -> None:
         """Count it in the result of a task."""
         result.clean += self.clean
         result.members += self.members
         result.members_read += self.read
-        result.ruled_out_by_size += self.by_size
-        result.ruled_out_by_claim += self.by_claim
+        result.ruled_out_by_size += len(self.exact_sizes)
+        result.ruled_out_by_claim += len(self.claimed_sizes)
         result.outcomes += self.outcomes
 
 
@@ -332,14 +335,8 @@ class Members:
             members = namer.members(found.chain, is_whole=not row.name)
             opened.tell(_unread(path, members, row.why, row.detail))
         elif row.ruled_out:
-            column = np.zeros(1, MEMBER)
-            column["size"], column["exact"] = row.size or 0, row.exact
-            opened.columns.append(column)
             opened.clean += 1
-            if row.exact:
-                opened.by_size += 1
-            else:
-                opened.by_claim += 1
+            (opened.exact_sizes if row.exact else opened.claimed_sizes).append(row.size or 0)
             if self._keep_clean:
                 members = namer.members(found.chain)
                 outcome = Outcome(Kind.CLEAN, path, row.size, members=members)
