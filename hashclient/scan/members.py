@@ -267,7 +267,8 @@ class Members:
         """
         if not insides:
             return []
-        members = np.concatenate(insides)
+        # Not `np.concatenate`, which looks at each field of each of them.
+        members = np.frombuffer(b"".join([inside.tobytes() for inside in insides]), MEMBER)
         owners = np.repeat(np.arange(len(insides)), [len(inside) for inside in insides])
         masks = members["mask"]
         sizes, of_size = np.unique(members["size"], return_inverse=True)
