@@ -35,7 +35,7 @@ class Client:
     """One use of a state directory.
 
     Several may be used at once, in one process or many: scans take no lock, and a fetch fails while
-    another one runs, unless it is told to wait.
+    another one runs, unless it is asked to wait.
     """
 
     def __init__(self, state: Session | str | os.PathLike[str]) -> None:
@@ -50,6 +50,7 @@ class Client:
         self,
         *only: str,
         provider: str | None = None,
+        copy: str | os.PathLike[str] | None = None,
         rebuild: bool = False,
         accept_churn: bool = False,
         wait_s: float = 0.0,
@@ -59,7 +60,8 @@ class Client:
     ) -> Iterator[Fetched]:
         """Fetch all lists, or those named in `only`; yield what became of each.
 
-        One that was refused stays as it was, and has an `error`. `rebuild` builds the lists again
+        One that was refused stays as it was, and has an `error`. With a `copy`, which is a bundle
+        or a directory, that is read and no network used. `rebuild` builds the lists again
         from what is signed; `accept_churn` takes a change that the configured `max_churn` refuses.
         `progress` is called with a list's name, and the bytes done and in all. Another fetch in
         this state directory is waited for `wait_s` seconds; `on_wait` is called when that begins.
@@ -67,7 +69,8 @@ class Client:
         Raises:
             LockedError: another fetch takes longer than that.
             HashclientError: a provider could not be fetched from; after all others were tried. Of
-                several failures the worst is raised; `on_failure` is called with the others.
+                several failures the worst is raised; `on_failure` is called with the others, and
+                with those of addresses that another one has made up for.
             UsageError: a list in `only` is offered by none of them.
         """
         from hashclient.fetch.providers import fetch_all
@@ -78,6 +81,7 @@ class Client:
             self.session,
             only,
             provider,
+            copy=None if copy is None else Path(copy),
             rebuild=rebuild,
             accept_churn=accept_churn,
             wait_s=wait_s,
@@ -229,7 +233,7 @@ class Client:
     ) -> Run:
         """Check digests, in hexadecimal, and those in `files`; return the run.
 
-        `-` among the files is `stdin`, if that is given. Inputs that nothing can be told of, for
+        `-` among the files is `stdin`, if that is given. Inputs that cannot be judged, for
         want of digests of other kinds, are unread, or with `accept_gaps` clean. Clean inputs are
         counted, and given out with `show_clean` only. `reading` says which rows of files are meant,
         and how their columns are called.

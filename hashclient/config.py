@@ -37,6 +37,8 @@ from hashclient.system.layout import Layout
 from hashclient.system.text import excerpt, printable
 
 CONFIG_NAME = "config.toml"
+#: All of them may have to be tried.
+MAX_MIRRORS = 16
 #: Ten years: more is a mistake, and no date to reckon with.
 MAX_GRACE_HOURS = 87_600
 #: A hundred years, for the same reason.
@@ -295,6 +297,10 @@ def parse_config(
             raise ConfigError(
                 f"configuration {where}: max_churn of provider {name} is not above zero"
             )
+        if len(provider.mirrors) > MAX_MIRRORS:
+            raise ConfigError(
+                f"configuration {where}: provider {name} has more than {MAX_MIRRORS} mirrors"
+            )
         for list_name in provider.lists or ():
             if not is_name(list_name):
                 raise ConfigError(f"configuration {where}: {list_name!r} cannot name a list")
@@ -324,7 +330,7 @@ def _not_valid(where: str, fault: Fault) -> ConfigError:
 
 
 def _rename(table: Any, place: Sequence[str], name: str, where: str) -> Iterator[str]:
-    """Call a key by its new `name` wherever it stands; yield what to tell of each."""
+    """Call a key by its new `name` wherever it stands; yield what to say about each."""
     if not isinstance(table, dict):
         return
     key, *below = place

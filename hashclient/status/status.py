@@ -26,6 +26,10 @@ from hashclient.index.open_lists import ExpectedList, expected_lists
 from hashclient.index.reader import Index, state_of
 from hashclient.matches.store import Matches
 from hashclient.system.files import is_there, state_error
+from hashclient.system.times import for_people
+
+#: So many records of fetches are looked at for each list: some are fetched more often than others.
+FETCHES_PER_LIST = 4
 
 
 class ListStatus(msgspec.Struct, frozen=True):
@@ -71,10 +75,16 @@ class ReportsStatus(msgspec.Struct, frozen=True):
 
 
 class AuditStatus(msgspec.Struct, frozen=True):
-    """The last record of the audit log, and the last that says how a scan has ended, if any."""
+    """The last record of the audit log, and the last that says how a scan has ended, if any.
+
+    `sources` says of a list from where it was fetched last, or found to have nothing new: an
+    address, or the path of a bundle or a directory. It is not known of a list whose last fetch is
+    far back in the log, or was by an earlier version.
+    """
 
     last: Record
     last_scan: Record | None
+    sources: Mapping[str, str] = msgspec.field(default_factory=dict)
 
 
 class Status(msgspec.Struct):
@@ -142,7 +152,7 @@ def read_status(
         if is_there(settings.layout.reports):
             status.reports = _reports(settings)
     with status.part():
-        status.audit = _audit(settings)
+        status.audit = _audit(settings, len(lists))
     return status
 
 
@@ -195,8 +205,8 @@ def _warnings(manifest: Manifest, now: datetime) -> Iterator[str]:
     since = manifest.verified_since
     if now - since > OVERDUE:
         yield (
-            f"parts of the index were not compared with their digests since {since:%Y-%m-%d %H:%M}"
-            f" UTC, for more than {OVERDUE.days} days; run `hashclient fetch`, and more often"
+            f"parts of the index were not compared with their digests since {for_people(since)},"
+            f" for more than {OVERDUE.days} days; run `hashclient fetch`, and more often"
         )
 
 
@@ -219,7 +229,7 @@ def _freshness(manifest: Manifest, now: datetime, grace: timedelta) -> tuple[Exi
         until = manifest.expires + grace
         return (
             ExitCode.OK,
-            f"past its expiry, in its grace period until {until:%Y-%m-%d %H:%M} UTC",
+            f"past its expiry, in its grace period until {for_people(until)}",
         )
     return ExitCode.STALE, "STALE: past its expiry"
 
@@ -252,13 +262,16 @@ def _reports(settings: Settings) -> ReportsStatus:
     return ReportsStatus({str(s): counts[s] for s in State}, min(waiting, default=None))
 
 
-def _audit(settings: Settings) -> AuditStatus | None:
+def _audit(settings: Settings, lists: int) -> AuditStatus | None:
     try:
         last = next(read(settings.layout.audit, limit=1), None)
         last_scan = next(read(settings.layout.audit, event="scan-end", limit=1), None)
+        limit = FETCHES_PER_LIST * lists
+        fetches = list(read(settings.layout.audit, event="fetch", limit=limit)) if limit else []
     except StateError:  # it has not begun
         return None
-    return None if last is None else AuditStatus(last, last_scan)
+    sources = {str(r.data.get("list")): r.data["source"] for r in fetches if "source" in r.data}
+    return None if last is None else AuditStatus(last, last_scan, sources)
 
 
 def _text_of(error: HashclientError) -> str:

@@ -26,6 +26,7 @@ from tuf.ngclient import FetcherInterface, Updater
 from hashclient.core.model import is_name
 from hashclient.errors import (
     AuthorisationError,
+    DeliveryError,
     HashclientError,
     StaleError,
     UnreachableError,
@@ -34,6 +35,7 @@ from hashclient.errors import (
 from hashclient.system.files import state_error
 from hashclient.system.strictjson import parse_json
 from hashclient.system.text import excerpt, printable
+from hashclient.system.times import for_people
 from hashclient.trust.metadatadir import MAX_METADATA_BYTES, MetadataDir
 
 #: What is said of metadata that cannot be trusted, where nothing is known that fits better.
@@ -307,14 +309,14 @@ class Trust:
         except tuf_errors.ExpiredMetadataError as error:
             raise self._stale(error) from error
         except (tuf_errors.RepositoryError, tuf_errors.DownloadError) as error:
-            raise VerificationError(
+            raise DeliveryError(
                 f"provider {self._name}: {excerpt(error)}",
                 hint=METADATA_HINT,
             ) from error
         except OSError as error:
             raise state_error("cannot keep metadata in", self._directory.path, error) from error
         except (ValueError, TypeError, KeyError, RuntimeError) as error:
-            raise VerificationError(
+            raise DeliveryError(
                 f"provider {self._name}: metadata is malformed: {excerpt(error)}",
                 hint=METADATA_HINT,
             ) from error
@@ -330,10 +332,10 @@ class Trust:
             expires = datetime.fromisoformat(signed["expires"])
             if expires <= self._now:
                 days = (self._now - expires).days
-                since = f" since {expires:%Y-%m-%d %H:%M} UTC ({days} days)"
+                since = f" since {for_people(expires)} ({days} days)"
         return StaleError(
             f"provider {self._name}: {error}{since}",
-            hint="the provider has to sign anew; if it has, check this machine's clock",
+            hint="the provider has to sign again; if it has, check this machine's clock",
         )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hashclient.config import Config, Settings
@@ -23,7 +23,8 @@ from hashclient.scan.executors.interface import Advance, Executor, MakeChecker, 
 from hashclient.scan.executors.processes import Processes
 from hashclient.scan.sources.files import Trees, WalkOptions
 from hashclient.scan.sources.interface import Group, Task
-from tests.support import csv_of, fast_directory, make_state, write_tree
+from tests.kit import csv_of, fast_directory, make_state, write_tree
+from tests.kit.depth import examples
 
 # The runner of the tests may have a thread; what is forked here does not rely on it.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
@@ -195,7 +196,7 @@ def scanned(tree: Path, lists: OpenLists, executor: Executor) -> tuple[list[Outc
     return outcomes, summary
 
 
-@settings(max_examples=12)
+@examples(12)
 @given(trees)
 def test_all_executors_find_the_same_on_any_tree(files: dict[tuple[str, str, str], bytes]) -> None:
     with fast_directory() as directory:
