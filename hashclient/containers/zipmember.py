@@ -185,11 +185,10 @@ def _inflated_at_once(data: Data, start: int, entry: Entry) -> Iterator[bytes]:
     """Yield what a small deflated member decodes to: most are such, so it is done in few steps."""
     inflater = decoding.inflater(-15)
     rest = data.read_at(start, entry[1])
-    most = decoding.FIRST_PIECE_BYTES
     count = found = 0
     while not inflater.eof:
         try:
-            piece = inflater.decompress(rest, most)
+            piece = inflater.decompress(rest, PIECE_BYTES)
         except decoding.ERRORS as error:
             raise decoding.not_read(error) from error
         if piece:
@@ -198,7 +197,6 @@ def _inflated_at_once(data: Data, start: int, entry: Entry) -> Iterator[bytes]:
             yield piece
         elif not inflater.eof and not inflater.unconsumed_tail:
             raise damaged("compressed data ends too early")
-        most = PIECE_BYTES
         rest = inflater.unconsumed_tail
     if inflater.unused_data or len(rest):
         raise damaged("bytes behind its compressed data")
