@@ -128,10 +128,11 @@ def learned_of(
         if identity.proves:
             is_proven[:] = [file.unwritable is True for file in chosen]
         records["read_day"] = np.where(is_proven, 0, day)
-        for row, file in enumerate(chosen):
-            # What the cache knew and was read again in part rests on what it rested on before.
-            if file.record is not None:
-                records["read_day"][row] = file.record["read_day"]
+        # What the cache knew and was read again in part rests on what it rested on before.
+        was_known = [number for number in numbers if files[number].record is not None]
+        if was_known:
+            at = np.searchsorted(rows, was_known)
+            records["read_day"][at] = tags["read_day"].take(was_known)
         yield from _settled(identity, records, started_ns)
 
 

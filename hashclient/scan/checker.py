@@ -193,8 +193,10 @@ class Checker:
                 except (OSError, SetAside) as error:
                     self._set_aside(group, name, error, result)
                 else:
-                    so_far = (plan, digests, reliable, free, is_plain)
-                    files.append(File(group, name, status, length, *so_far))
+                    file = File(
+                        group, name, status, length, plan, digests, reliable, free, is_plain
+                    )
+                    files.append(file)
             result.files_read += len(files) - known
         finally:
             os.close(fd)
