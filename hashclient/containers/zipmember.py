@@ -234,6 +234,7 @@ def first_inflated(data: Data, start: int, entry: Entry, count: int) -> bytes:
         if not packed:
             raise damaged("compressed data ends too early")
         position += len(packed)
+        step = min(2 * step, PIECE_BYTES)  # empty blocks without end are passed over soon
         try:
             head += inflater.decompress(packed, count - len(head))
         except decoding.ERRORS as error:

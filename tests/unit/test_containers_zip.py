@@ -420,6 +420,23 @@ def test_the_first_bytes_of_a_member_are_those_that_it_begins_with() -> None:
                 assert member.head(count) == content[:count]
 
 
+def test_empty_blocks_in_front_of_a_member_are_passed_over_in_few_steps() -> None:
+    class Counted(Whole):
+        reads = 0
+
+        def read_at(self, offset: int, count: int) -> bytes:
+            self.reads += 1
+            return super().read_at(offset, count)
+
+    packed = b"\0\0\0\xff\xff" * 200_000 + archives.raw_deflate(A)
+    whole = Counted(archives.Zip().add(b"a", A, data=packed).end())
+    (member,) = (found for found in each(Zip(), whole) if isinstance(found, Member))
+    before = whole.reads
+    assert member.head is not None
+    assert member.head(512) == A[:512]
+    assert whole.reads - before < 20
+
+
 @pytest.mark.parametrize("method", [STORED, DEFLATED])
 def test_a_short_member_is_checked_where_only_its_first_bytes_are_read(method: int) -> None:
     lies: list[dict[str, int]] = [{"crc": 1}]
