@@ -25,7 +25,7 @@ from bench.measure import (
     seconds_to_first_line,
     time_row,
 )
-from bench.site import publish_delta, site, tree, write_digests
+from bench.site import publish_delta, settle, site, tree, write_digests
 from fixtures.faulty_fs import File, Pace, mounted, why_not
 from fixtures.generate import make_list
 from hashclient.core.algorithms import Algorithm
@@ -402,6 +402,24 @@ def objects(bench: Bench) -> Iterator[Row]:
     yield time_row(f"{name} in a report: CPU", reported, bare, "reading the Parquet file", 3.0)
 
 
+def known_archives(bench: Bench) -> Iterator[Row]:
+    """What does a scan of archives cost that are known unchanged, beside as many plain files?"""
+    count = bench.count(100_000)
+    where = bench.work / f"known-{count}"
+    if not where.exists():
+        inside.make_small(where, count)
+        settle()
+    with site(
+        bench.work, "unsized", entries=bench.count(1_000_000), algorithms=("sha256",)
+    ) as here:
+        costs = []
+        for kind in ("zips", "files"):
+            run(hashclient(here.state, "scan", where / kind), repeat=1)
+            costs.append(run(hashclient(here.state, "scan", where / kind)).wall_s)
+        name = f"nothing changed, {count:,} archives"
+        yield time_row(name, costs[0], costs[1], "as many plain files", 1.3)
+
+
 SCENARIOS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "start": start,
     "one-file": one_file,
@@ -419,4 +437,5 @@ SCENARIOS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "serve": serve,
     "members": members,
     "objects": objects,
+    "known-archives": known_archives,
 }

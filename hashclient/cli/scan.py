@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hashclient.cli.app import App, existing_path, pass_app
+from hashclient.cli.early import load_numpy
 from hashclient.cli.options import report_options
 from hashclient.errors import ExitCode, UsageError
 from hashclient.formats.interface import FORMATS
@@ -215,6 +216,7 @@ def command(
     paths, uris = split_paths(paths)
     asked = Asked(uris, not no_read, all_versions, resume, inventory_report)
     asked.check(others=bool(paths) or files_from is not None, excludes=bool(exclude))
+    load_numpy()
     stream = _stream(paths, files_from, stdin_name, quarantine=quarantine)
     if null and files_from is None:
         raise UsageError("--null is about the names of --files-from", hint="give both")

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from hashclient.containers.forward import Forward
 from hashclient.containers.interface import Data, Member, Stream, Unlisted
 from hashclient.containers.mail import MESSAGE
-from hashclient.containers.mimeheaders import FIELD, Collector
+from hashclient.containers.mailmarks import FIELD
+from hashclient.containers.mimeheaders import Collector
 
 _BLOCK_BYTES = 64 << 10
 _LINES_BYTES = 4 << 10

@@ -164,6 +164,8 @@ class Inventory:
         # away counts as lost, and is made again.
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = OFF")
+        # What one flush reads and writes again, without reading it twice.
+        self._db.execute("PRAGMA cache_size = -8192")
         self._db.execute("BEGIN IMMEDIATE")
         version = self._version()
         known = version in {_VERSION, _VERSION_BEFORE}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from hashclient.containers.cage import Options
+from hashclient.containers.limits import Options
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.core.verdict import Summary
@@ -92,8 +92,8 @@ def scan(
     found so far when the iteration is ended early. What runs the checking is `executor`, by default
     this process for a little and `jobs` others for more. Without `jobs` there is one a processor,
     and more as long as they wait for storage. A `stream` comes first, and is read here, as
-    `objects` are, which come last. What is in containers is checked as `containers` says, and not at all without it; `accept`
-    changes what an outcome is taken for that something is accepted of.
+    `objects` are, which come last. What is in containers is checked as `containers` says, and not
+    at all without it; `accept` changes what an outcome is taken for that something is accepted of.
 
     Raises:
         StateError: worker processes keep dying.
