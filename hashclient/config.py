@@ -21,6 +21,7 @@ from hashclient.configfile.faults import Fault, find_fault, unknown_key, wrong_t
 from hashclient.configfile.since import KEY, apply_since
 from hashclient.configfile.tables import (
     AcceptRule,
+    ClusterConfig,
     ContainersConfig,
     InventoryConfig,
     KeepConfig,
@@ -37,6 +38,8 @@ from hashclient.system.layout import Layout
 from hashclient.system.text import excerpt, printable
 
 CONFIG_NAME = "config.toml"
+#: Tables of config.toml that hold defaults of commands, which are no matter of a program.
+COMMAND_TABLES = frozenset({"init", "fetch", "status", "scan", "lookup", "watch", "serve"})
 #: Ten years: more is a mistake, and no date to reckon with.
 MAX_GRACE_HOURS = 87_600
 #: A hundred years, for the same reason.
@@ -90,6 +93,7 @@ class Config(msgspec.Struct, frozen=True):
     keep: KeepConfig = KeepConfig()
     containers: ContainersConfig = ContainersConfig()
     accept: tuple[AcceptRule, ...] = ()
+    cluster: ClusterConfig = ClusterConfig()
     commands: dict[str, dict[str, Any]] = {}
     notes: tuple[str, ...] = ()
 
@@ -114,6 +118,7 @@ class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     inventory: InventoryConfig = InventoryConfig()
     report: ReportConfig = ReportConfig()
     keep: KeepConfig = KeepConfig()
+    cluster: ClusterConfig = ClusterConfig()
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -311,6 +316,7 @@ def parse_config(
         known.keep,
         scan.containers,
         scan.accept,
+        known.cluster,
         commands,
         tuple(notes),
     )

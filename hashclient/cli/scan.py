@@ -57,6 +57,13 @@ _path = click.Path(readable=False)
     help="Worker processes. [default: as many as there are processors, or as a quota is worth]",
 )
 @click.option(
+    "--executor",
+    metavar="WHERE",
+    help="What checks the files: `processes` of this machine; the workers of a cluster,"
+    " `dask://HOST:PORT`; or `local-cluster:N`, for a trial. [default: that of config.toml, or"
+    " `processes`]",
+)
+@click.option(
     "--exclude",
     multiple=True,
     metavar="GLOB",
@@ -134,6 +141,7 @@ def command(
     show_digests: bool,
     sort: bool,
     jobs: int | None,
+    executor: str | None,
     exclude: tuple[str, ...],
     one_file_system: bool,
     follow_symlinks: bool,
@@ -181,6 +189,12 @@ def command(
             "missing argument: nothing to check",
             hint="see `hashclient scan --help`: give a PATH, `-` for stdin, or --files-from",
         )
+    executor = executor or app.settings.config.cluster.scheduler or "processes"
+    if show_digests and executor != "processes":
+        raise UsageError(
+            "digests stay on the machine where they were computed",
+            hint="leave out --show-digests, or give `--executor processes`",
+        )
     stream = _stream(paths, files_from, stdin_name, quarantine=quarantine)
     if null and files_from is None:
         raise UsageError("--null is about the names of --files-from", hint="give both")
@@ -215,6 +229,7 @@ def command(
         sparse=sparse,
         all_digests=all_digests,
         jobs=jobs,
+        executor=executor,
         # The inventory knows tags, not digests: to show these, files are read.
         inventory=not no_inventory and not show_digests,
         show_clean=show_all,
@@ -231,7 +246,9 @@ def command(
         run.summary.failed, run.summary.failure = failed, None
     options = WalkOptions(tuple(exclude), one_file_system, follow_symlinks)
     # How many names come from elsewhere nobody knows.
-    countable = app.progress_wanted() and stream is None and files_from is None
+    countable = (
+        app.progress_wanted() and stream is None and files_from is None and executor == "processes"
+    )
     with (
         files_counted(paths if countable else (), options) as total,
         scan_progress(app, run.progress, total) as report.tick,

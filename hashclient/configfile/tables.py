@@ -175,3 +175,16 @@ class KeepConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     matches_days: float | None = None
     inventory_days: float = 90
     audit_mib: float = 64
+
+
+class ClusterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The cluster that scans run on, and what proves each side of a connection to the other.
+
+    `scheduler` is as for `scan --executor`. `ca` is a file of certificates that have signed those
+    of scheduler and workers; `cert` and `key` are the client's own.
+    """
+
+    scheduler: str | None = None
+    ca: str | None = None
+    cert: str | None = None
+    key: str | None = None

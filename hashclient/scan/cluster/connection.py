@@ -1,0 +1,276 @@
+"""The one module that knows Dask: a connection to its scheduler, or a small cluster of our own.
+
+Dask pickles what it sends and runs what it receives: the exception from our rule, made bearable by
+TLS with certificates on both sides wherever others could connect. What it would log or store is
+turned off, as far as a client can; exceptions of its own become ours here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import logging
+import os
+import queue
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from hashclient.errors import ConfigError, StateError, UnreachableError, UsageError
+from hashclient.scan.cluster.address import LocalCluster, Scheduler
+from hashclient.system.process import is_debugged
+
+CONNECT_S = 10.0
+_MUTE = logging.CRITICAL + 1
+#: For a call to workers to come back; they give up before that.
+CALL_S = 150.0
+#: For what is told to workers when a scan is over: nobody waits for it.
+GOODBYE_S = 2.0
+
+#: What costs time on each worker, or shows to others what runs there.
+_QUIET = {
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.system-monitor.interval": "5s",
+    "distributed.scheduler.http.routes": [],
+    "distributed.worker.http.routes": [],
+    "distributed.admin.log-length": 100,
+}
+#: A batch during which three workers have died is not tried again.
+_ALLOWED_FAILURES = 2
+_GONE = (
+    OSError,
+    RuntimeError,
+    TimeoutError,
+    asyncio.CancelledError,
+    concurrent.futures.CancelledError,
+)
+
+
+class GoneError(Exception):
+    """The scheduler does not answer any more."""
+
+
+class Connection:
+    """What a scan needs of a cluster; for one thread."""
+
+    def __init__(self, client: Any, shares_state: bool) -> None:  # noqa: FBT001 - a fact
+        """Use a client of Dask. With `shares_state`, the workers have the client's directory."""
+        self._client = client
+        self.shares_state = shares_state
+        #: Batches that have ended, one way or the other.
+        self._done: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the scheduler was there a moment ago."""
+        return bool(self._client.status == "running")
+
+    def workers(self) -> dict[str, int]:
+        """Return the addresses of all workers, with how many batches each can run at a time.
+
+        Raises:
+            GoneError: the scheduler does not answer.
+        """
+        with _told():
+            info: Mapping[str, Any] = self._client.scheduler_info(n_workers=-1)
+            return {address: int(one["nthreads"]) for address, one in info["workers"].items()}
+
+    def call(
+        self, function: Callable[..., Any], *args: object, workers: Collection[str]
+    ) -> dict[str, Any]:
+        """Call a function in the process of each of `workers`; return what each has answered.
+
+        An exception is an answer, too: the worker has died, or has no such function.
+
+        Raises:
+            GoneError: the scheduler does not answer.
+        """
+        if not workers:
+            return {}
+        with _told():
+            answers: dict[str, Any] = self._client.run(
+                function,
+                *args,
+                workers=list(workers),
+                on_error="return",
+                callback_timeout=CALL_S,
+            )
+            return answers
+
+    def submit(self, function: Callable[..., bytes], *args: object, key: str, resource: str) -> Any:
+        """Have a function called by some worker that has `resource`; return what stands for it.
+
+        Raises:
+            GoneError: the scheduler does not answer.
+        """
+        with _told():
+            future = self._client.submit(
+                function, *args, key=key, pure=False, resources={resource: 1}
+            )
+            future.add_done_callback(self._done.put)
+            return future
+
+    def ended(self, timeout_s: float) -> list[Any]:
+        """Return what has ended since the last call; wait for the first such."""
+        found = []
+        with contextlib.suppress(queue.Empty):
+            found.append(self._done.get(timeout=timeout_s))
+            while True:
+                found.append(self._done.get_nowait())
+        return found
+
+    def answers(self, futures: Mapping[str, Any]) -> dict[str, bytes | None]:
+        """Return what was answered, by key; None where no worker could.
+
+        Raises:
+            GoneError: the scheduler does not answer, or has forgotten them.
+        """
+        finished = {key: future for key, future in futures.items() if future.status == "finished"}
+        if any(future.status in {"cancelled", "lost"} for future in futures.values()):
+            raise GoneError
+        found: dict[str, bytes | None] = dict.fromkeys(futures)
+        if finished:
+            with _told():
+                found.update(self._client.gather(finished, errors="skip"))
+        return found
+
+    def goodbye(
+        self, futures: Collection[Any], function: Callable[..., Any], *args: object
+    ) -> None:
+        """Cancel what is not done, and call a function in all workers, without waiting for long."""
+        with contextlib.suppress(*_GONE):
+            self._client.cancel(list(futures), force=True)
+            self._client.run(
+                function,
+                *args,
+                on_error="ignore",
+                callback_timeout=GOODBYE_S,
+            )
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except _GONE as error:
+        raise GoneError from error
+
+
+@contextlib.contextmanager
+def connected(
+    where: LocalCluster | Scheduler, environment: Mapping[str, str]
+) -> Iterator[Connection]:
+    """Connect to a scheduler, or start a cluster here whose workers have `environment` besides.
+
+    Raises:
+        UsageError: Dask is not installed.
+        UnreachableError: the scheduler does not answer.
+        ConfigError: a certificate cannot be used.
+        StateError: the machine has no room for workers.
+    """
+    try:
+        import dask
+        import distributed
+    except ImportError as error:
+        raise UsageError(
+            "a cluster needs Dask, which is not installed",
+            hint="pip install 'hashclient[cluster]'",
+        ) from error
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_hushed())
+        stack.enter_context(dask.config.set(_QUIET))
+        if isinstance(where, LocalCluster):
+            stack.enter_context(
+                dask.config.set({"distributed.scheduler.allowed-failures": _ALLOWED_FAILURES})
+            )
+            address: Any = stack.enter_context(_started(distributed, where, environment))
+            security = address.security
+        else:
+            address, security = where.url, _security(distributed, where)
+        try:
+            client = distributed.Client(
+                address, security=security, timeout=CONNECT_S, set_as_default=False
+            )
+        except (OSError, TimeoutError, ValueError, RuntimeError) as error:
+            raise UnreachableError(
+                f"the scheduler cannot be reached: {getattr(where, 'url', 'local cluster')}",
+                hint="is it running, and are the certificates of the same authority?",
+            ) from error
+        stack.callback(_close, client)
+        yield Connection(client, isinstance(where, LocalCluster))
+
+
+@contextlib.contextmanager
+def _started(
+    distributed: Any, where: LocalCluster, environment: Mapping[str, str]
+) -> Iterator[Any]:
+    """Start workers on this machine; end them in the end."""
+    try:
+        cluster = distributed.LocalCluster(
+            n_workers=where.workers,
+            threads_per_worker=1,
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address=None,
+            memory_limit=0,  # nothing is written to disk when memory is short
+            # Others on this machine could connect as well: they have no certificate.
+            security=distributed.Security.temporary(),
+            silence_logs=_MUTE,
+            env=dict(environment),
+        )
+    except (OSError, RuntimeError, TimeoutError) as error:
+        raise StateError(
+            "a local cluster cannot be started",
+            hint="try fewer workers, or raise the limits of processes and open files",
+        ) from error
+    try:
+        yield cluster
+    finally:
+        with contextlib.suppress(*_GONE):
+            cluster.close(timeout=CONNECT_S)
+
+
+def _security(distributed: Any, where: Scheduler) -> Any:
+    if where.tls is None:
+        return None
+    security = distributed.Security(
+        tls_ca_file=os.fspath(where.tls.ca),
+        tls_client_cert=os.fspath(where.tls.cert),
+        tls_client_key=os.fspath(where.tls.key),
+        require_encryption=True,
+    )
+    try:
+        security.get_connection_args("client")
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            "certificates of the cluster cannot be used: no PEM, or key and certificate differ",
+            hint="check ca, cert and key in [cluster] of config.toml",
+        ) from error
+    return security
+
+
+def _close(client: Any) -> None:
+    with contextlib.suppress(*_GONE):
+        client.close(timeout=GOODBYE_S)
+
+
+@contextlib.contextmanager
+def _hushed() -> Iterator[None]:
+    """Let Dask say nothing by itself; who looks for a bug wants to see all."""
+    logger = logging.getLogger("distributed")
+    before = logger.level
+    if not is_debugged():
+        logger.setLevel(_MUTE)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def environment_of(state_dir: Path, config: Path | None, key_file: Path | None) -> dict[str, str]:
+    """Return what tells workers on this machine to use the client's own state directory."""
+    found = {"HASHCLIENT_STATE_DIR": state_dir, "HASHCLIENT_SEAL_KEY_FILE": key_file}
+    if config is not None and config.is_file():
+        found["HASHCLIENT_CONFIG"] = config
+    return {name: os.fspath(path) for name, path in found.items() if path is not None}
