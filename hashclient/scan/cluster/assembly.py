@@ -1,4 +1,4 @@
-"""What a scan on a cluster is put together from: the client's settings and lists, and an address."""
+"""What a scan on a cluster is put together from: settings, lists and an address."""
 
 from __future__ import annotations
 

@@ -28,10 +28,12 @@ CALL_S = 150.0
 #: For what is told to workers when a scan is over: nobody waits for it.
 GOODBYE_S = 2.0
 
-#: What costs time on each worker, or shows to others what runs there.
-_QUIET = {
+#: What costs time in each process, or shows to others what runs there. Measured with a scheduler and
+#: two workers that have nothing to do: 10 ms of CPU time a second instead of 66.
+QUIET = {
     "distributed.worker.profile.enabled": False,
-    "distributed.admin.system-monitor.interval": "5s",
+    "distributed.admin.tick.interval": "2s",
+    "distributed.admin.system-monitor.interval": "10s",
     "distributed.scheduler.http.routes": [],
     "distributed.worker.http.routes": [],
     "distributed.admin.log-length": 100,
@@ -54,12 +56,16 @@ class GoneError(Exception):
 class Connection:
     """What a scan needs of a cluster; for one thread."""
 
-    def __init__(self, client: Any, shares_state: bool) -> None:  # noqa: FBT001 - a fact
+    def __init__(self, client: Any, *, shares_state: bool) -> None:
         """Use a client of Dask. With `shares_state`, the workers have the client's directory."""
-        self._client = client
+        import distributed as untyped
+
+        distributed: Any = untyped
+        self._client: Any = client
         self.shares_state = shares_state
-        #: Batches that have ended, one way or the other.
-        self._done: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        #: Batches that have ended, one way or the other, come into its queue. No call-back of a
+        #: batch is used: that would leave a thread behind.
+        self._done: Any = distributed.as_completed(loop=client.loop)
 
     @property
     def is_up(self) -> bool:
@@ -108,16 +114,16 @@ class Connection:
             future = self._client.submit(
                 function, *args, key=key, pure=False, resources={resource: 1}
             )
-            future.add_done_callback(self._done.put)
+            self._done.add(future)
             return future
 
     def ended(self, timeout_s: float) -> list[Any]:
         """Return what has ended since the last call; wait for the first such."""
         found = []
         with contextlib.suppress(queue.Empty):
-            found.append(self._done.get(timeout=timeout_s))
+            found.append(self._done.queue.get(timeout=timeout_s))
             while True:
-                found.append(self._done.get_nowait())
+                found.append(self._done.queue.get_nowait())
         return found
 
     def answers(self, futures: Mapping[str, Any]) -> dict[str, bytes | None]:
@@ -171,15 +177,16 @@ def connected(
     """
     try:
         import dask
-        import distributed
+        import distributed as untyped
     except ImportError as error:
         raise UsageError(
             "a cluster needs Dask, which is not installed",
             hint="pip install 'hashclient[cluster]'",
         ) from error
+    distributed: Any = untyped
     with contextlib.ExitStack() as stack:
         stack.enter_context(_hushed())
-        stack.enter_context(dask.config.set(_QUIET))
+        stack.enter_context(dask.config.set(QUIET))
         if isinstance(where, LocalCluster):
             stack.enter_context(
                 dask.config.set({"distributed.scheduler.allowed-failures": _ALLOWED_FAILURES})
@@ -198,7 +205,7 @@ def connected(
                 hint="is it running, and are the certificates of the same authority?",
             ) from error
         stack.callback(_close, client)
-        yield Connection(client, isinstance(where, LocalCluster))
+        yield Connection(client, shares_state=isinstance(where, LocalCluster))
 
 
 @contextlib.contextmanager

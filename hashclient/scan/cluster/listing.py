@@ -95,7 +95,7 @@ class Lister:
         self._names = 0
         self._listed = Listed()
 
-    def list(self, starts: Sequence[Start]) -> Listed:
+    def run(self, starts: Sequence[Start]) -> Listed:
         """List directories and what is below them, the first ones first."""
         until = self._clock() + LIST_S
         self._listed, self._names = Listed([], [], [], [], []), 0

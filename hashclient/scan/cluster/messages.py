@@ -256,13 +256,15 @@ def pack_result(result: Result, elapsed_s: float) -> Checked:
 
 def unpack_result(wire: Checked) -> Result:
     """Return a result as it was before it was sent, without what was handed back."""
-    return Result(
-        **dict(zip(_COUNTS, wire.counts, strict=True)),
+    result = Result(
         outcomes=[unpack_outcome(outcome) for outcome in wire.outcomes],
         learned=wire.learned,
         seen=wire.seen,
         containers=wire.containers,
     )
+    for name, count in zip(_COUNTS, wire.counts, strict=True):
+        setattr(result, name, count)
+    return result
 
 
 def add_result(total: Result, result: Result) -> None:

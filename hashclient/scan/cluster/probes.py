@@ -60,23 +60,30 @@ def _leave(directory: str) -> Probe:
     fd = open_directory(directory, follow=True)
     try:
         name, token = f"{PREFIX}{secrets.token_hex(8)}", secrets.token_bytes(16)
-        try:
-            file_fd = os.open(name, _WRITE_FLAGS, 0o644, dir_fd=fd)
-        except OSError:
+        if not _write(fd, name, token):
             return Probe(raw, signs=tuple(_signs(fd)))
-        try:
-            os.fchmod(file_fd, 0o644)  # a worker may run as somebody else
-            os.write(file_fd, token)
-            os.fsync(file_fd)
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.unlink(name, dir_fd=fd)
-            return Probe(raw, signs=tuple(_signs(fd)))
-        finally:
-            os.close(file_fd)
         return Probe(raw, os.fsencode(name), token)
     finally:
         os.close(fd)
+
+
+def _write(fd: int, name: str, token: bytes) -> bool:
+    """Write a probe into an open directory; return whether that could be done."""
+    try:
+        file_fd = os.open(name, _WRITE_FLAGS, 0o644, dir_fd=fd)
+    except OSError:
+        return False
+    try:
+        os.fchmod(file_fd, 0o644)  # a worker may run as somebody else
+        os.write(file_fd, token)
+        os.fsync(file_fd)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(name, dir_fd=fd)
+        return False
+    finally:
+        os.close(file_fd)
+    return True
 
 
 def _signs(fd: int) -> Iterator[Sign]:

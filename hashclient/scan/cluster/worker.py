@@ -273,8 +273,11 @@ def check(run: str, payload: bytes) -> bytes:
     return check_with(work.checker, work.base, payload)
 
 
-def check_with(make: Callable[[], Checks], base: str, payload: bytes) -> bytes:
-    """Check a batch of files with what `make` returns; relative paths are relative to `base`."""
+def check_with(make: Callable[[], Checks], base: str | None, payload: bytes) -> bytes:
+    """Check a batch of files with what `make` returns.
+
+    Relative paths are relative to `base`, or to where this process is.
+    """
     return encode(_caught(lambda: _check(make(), base, payload)))
 
 
@@ -284,7 +287,7 @@ def list_directories(run: str, payload: bytes) -> bytes:
     if work is None:
         return encode(Lost(WORKER_FAILED))
     work.used = time.monotonic()
-    return encode(_caught(lambda: work.lister().list(decode_directories(payload).starts)))
+    return encode(_caught(lambda: work.lister().run(decode_directories(payload).starts)))
 
 
 def _caught(do: Callable[[], Answer]) -> Answer:
@@ -297,12 +300,13 @@ def _caught(do: Callable[[], Answer]) -> Answer:
         return Lost(WORKER_FAILED)
 
 
-def _check(checker: Checks, base: str, payload: bytes) -> Answer:
+def _check(checker: Checks, base: str | None, payload: bytes) -> Answer:
     """Check as much of a batch as fits into the time, and hand the rest back."""
     started = time.monotonic()
     groups = [group_of(names) for names in decode_files(payload).groups]
-    prefix = "" if not groups or groups[0].directory.startswith("/") else f"{base}/"
-    if prefix:
+    prefix = ""
+    if base is not None and groups and not groups[0].directory.startswith("/"):
+        prefix = f"{base}/"
         groups = [group._replace(directory=prefix + group.directory) for group in groups]
     waiting: list[Task] = list(parts_of(groups, TASK_NAMES))
     waiting.reverse()

@@ -260,7 +260,7 @@ class _Run:
             elif isinstance(message, Failed):
                 self._failure = StateError(message.message, hint=message.hint)
             else:
-                reason = WORKER_DIED if message is None else message.reason
+                reason = message.reason if isinstance(message, Lost) else WORKER_DIED
                 self._told += self._lose(batch, reason)
         if borders:
             self._cross(borders)
@@ -310,6 +310,7 @@ class _Run:
 def _decoded(answer: bytes) -> Answer:
     """Return what a worker says; one that makes no sense has lost its batch."""
     try:
-        return decode_answer(answer)
+        said: Answer = decode_answer(answer)
     except (msgspec.MsgspecError, TypeError):
         return Lost(WORKER_FAILED)
+    return said
