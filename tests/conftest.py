@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.support import restored_signals
+
+if TYPE_CHECKING:
+    from tests.clusters import SharedCluster
 
 # The same examples in every run; a busy machine must not make a test fail.
 settings.register_profile(
@@ -60,3 +64,12 @@ def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 def _own_signals() -> Iterator[None]:
     with restored_signals():
         yield
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedCluster]:
+    """A Dask cluster that is started when the first test needs it."""
+    from tests.clusters import shared_cluster
+
+    with shared_cluster(tmp_path_factory.mktemp("cluster")) as shared:
+        yield shared

@@ -23,13 +23,15 @@ from hashclient.system.process import is_debugged
 
 CONNECT_S = 10.0
 _MUTE = logging.CRITICAL + 1
+#: For the scheduler to answer, with results of batches, say.
+ANSWER_S = 60.0
 #: For a call to workers to come back; they give up before that.
 CALL_S = 150.0
 #: For what is told to workers when a scan is over: nobody waits for it.
 GOODBYE_S = 2.0
 
-#: What costs time in each process, or shows to others what runs there. Measured with a scheduler and
-#: two workers that have nothing to do: 10 ms of CPU time a second instead of 66.
+#: What costs time in each process, or shows to others what runs there. Measured with a scheduler
+#: and two workers that have nothing to do: 10 ms of CPU time a second instead of 66.
 QUIET = {
     "distributed.worker.profile.enabled": False,
     "distributed.admin.tick.interval": "2s",
@@ -79,7 +81,7 @@ class Connection:
             GoneError: the scheduler does not answer.
         """
         with _told():
-            info: Mapping[str, Any] = self._client.scheduler_info(n_workers=-1)
+            info: Mapping[str, Any] = self._sync(self._client.scheduler.identity, n_workers=-1)
             return {address: int(one["nthreads"]) for address, one in info["workers"].items()}
 
     def call(
@@ -138,21 +140,27 @@ class Connection:
         found: dict[str, bytes | None] = dict.fromkeys(futures)
         if finished:
             with _told():
-                found.update(self._client.gather(finished, errors="skip"))
+                gather = self._client.gather
+                found.update(self._sync(gather, finished, errors="skip", asynchronous=True))
         return found
 
     def goodbye(
         self, futures: Collection[Any], function: Callable[..., Any], *args: object
     ) -> None:
         """Cancel what is not done, and call a function in all workers, without waiting for long."""
+        if not self.is_up:
+            return
         with contextlib.suppress(*_GONE):
-            self._client.cancel(list(futures), force=True)
-            self._client.run(
-                function,
-                *args,
-                on_error="ignore",
-                callback_timeout=GOODBYE_S,
-            )
+            cancel = self._client.cancel
+            self._sync(cancel, list(futures), force=True, asynchronous=True, limit_s=GOODBYE_S)
+            self._client.run(function, *args, on_error="ignore", callback_timeout=GOODBYE_S)
+
+    def _sync(self, function: Any, *args: Any, limit_s: float = ANSWER_S, **named: Any) -> Any:
+        """Let the thread of Dask do something, and wait for it: no longer than `limit_s`."""
+        from distributed import utils as untyped
+
+        utils: Any = untyped
+        return utils.sync(self._client.loop, function, *args, callback_timeout=limit_s, **named)
 
 
 @contextlib.contextmanager
