@@ -71,6 +71,8 @@ class SharedCluster:
 @contextlib.contextmanager
 def shared_cluster(directory: Path) -> Iterator[SharedCluster]:
     """Start a cluster with lists."""
-    state = make_state(directory, {"base": csv_of(LISTED)})
+    # Because of the second list, every file is read, whatever its size.
+    unsized = csv_of({"u-0": b"content 50"}, sized=False)
+    state = make_state(directory, {"base": csv_of(LISTED), "unsized": unsized})
     with started(WORKERS, {"HASHCLIENT_STATE_DIR": str(state)}) as cluster:
         yield SharedCluster(cluster, state)

@@ -13,6 +13,7 @@ import contextlib
 import logging
 import os
 import queue
+import socket
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -65,9 +66,12 @@ class Connection:
         distributed: Any = untyped
         self._client: Any = client
         self.shares_state = shares_state
+        self._abandoned: set[str] = set()
         #: Batches that have ended, one way or the other, come into its queue. No call-back of a
         #: batch is used: that would leave a thread behind.
-        self._done: Any = distributed.as_completed(loop=client.loop)
+        self._done: Any = distributed.as_completed(
+            loop=client.loop, with_results=True, raise_errors=False
+        )
 
     @property
     def is_up(self) -> bool:
@@ -119,30 +123,38 @@ class Connection:
             self._done.add(future)
             return future
 
-    def ended(self, timeout_s: float) -> list[Any]:
-        """Return what has ended since the last call; wait for the first such."""
-        found = []
-        with contextlib.suppress(queue.Empty):
-            found.append(self._done.queue.get(timeout=timeout_s))
-            while True:
-                found.append(self._done.queue.get_nowait())
-        return found
+    def ended(self, timeout_s: float) -> dict[str, bytes | None]:
+        """Return the answers to what has ended since the last call, by key; wait for the first.
 
-    def answers(self, futures: Mapping[str, Any]) -> dict[str, bytes | None]:
-        """Return what was answered, by key; None where no worker could.
+        One is None where no worker could do it. An answer that is lost with its worker on the way
+        here is made again elsewhere, and comes later.
 
         Raises:
-            GoneError: the scheduler does not answer, or has forgotten them.
+            GoneError: the scheduler has gone, or has forgotten what was asked.
         """
-        finished = {key: future for key, future in futures.items() if future.status == "finished"}
-        if any(future.status in {"cancelled", "lost"} for future in futures.values()):
-            raise GoneError
-        found: dict[str, bytes | None] = dict.fromkeys(futures)
-        if finished:
-            with _told():
-                gather = self._client.gather
-                found.update(self._sync(gather, finished, errors="skip", asynchronous=True))
+        found: dict[str, bytes | None] = {}
+        with contextlib.suppress(queue.Empty):
+            future, answer = self._done.queue.get(timeout=timeout_s)
+            while True:
+                if future.key in self._abandoned:
+                    self._abandoned.discard(future.key)
+                elif future.status in {"cancelled", "lost"}:
+                    raise GoneError
+                else:
+                    is_bytes = future.status == "finished" and isinstance(answer, bytes)
+                    found[future.key] = answer if is_bytes else None
+                future, answer = self._done.queue.get_nowait()
         return found
+
+    def abandon(self, futures: Collection[Any]) -> None:
+        """Want no answer any more to what was asked.
+
+        Raises:
+            GoneError: the scheduler does not answer.
+        """
+        self._abandoned.update(future.key for future in futures)
+        with _told():
+            self._cancel(futures)
 
     def goodbye(
         self, futures: Collection[Any], function: Callable[..., Any], *args: object
@@ -151,9 +163,12 @@ class Connection:
         if not self.is_up:
             return
         with contextlib.suppress(*_GONE):
-            cancel = self._client.cancel
-            self._sync(cancel, list(futures), force=True, asynchronous=True, limit_s=GOODBYE_S)
+            self._cancel(futures)
             self._client.run(function, *args, on_error="ignore", callback_timeout=GOODBYE_S)
+
+    def _cancel(self, futures: Collection[Any]) -> None:
+        cancel = self._client.cancel
+        self._sync(cancel, list(futures), force=True, asynchronous=True, limit_s=GOODBYE_S)
 
     def _sync(self, function: Any, *args: Any, limit_s: float = ANSWER_S, **named: Any) -> Any:
         """Let the thread of Dask do something, and wait for it: no longer than `limit_s`."""
@@ -204,6 +219,9 @@ def connected(
         else:
             address, security = where.url, _security(distributed, where)
         try:
+            if isinstance(where, Scheduler):
+                # Dask would try for long what is refused at once.
+                socket.create_connection((where.host.strip("[]"), where.port), CONNECT_S).close()
             client = distributed.Client(
                 address, security=security, timeout=CONNECT_S, set_as_default=False
             )
@@ -273,14 +291,16 @@ def _close(client: Any) -> None:
 @contextlib.contextmanager
 def _hushed() -> Iterator[None]:
     """Let Dask say nothing by itself; who looks for a bug wants to see all."""
-    logger = logging.getLogger("distributed")
-    before = logger.level
-    if not is_debugged():
-        logger.setLevel(_MUTE)
+    names = [name for name in logging.root.manager.loggerDict if name.startswith("distributed")]
+    loggers = [logging.getLogger(name) for name in {"distributed", *names}]
+    before = [logger.level for logger in loggers]
     try:
+        for logger in () if is_debugged() else loggers:
+            logger.setLevel(_MUTE)
         yield
     finally:
-        logger.setLevel(before)
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 def environment_of(state_dir: Path, config: Path | None, key_file: Path | None) -> dict[str, str]:

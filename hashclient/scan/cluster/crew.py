@@ -86,17 +86,21 @@ class Crew:
                     )
                 self._wait(0.1)
 
-    def look(self) -> None:
+    def look(self) -> bool:
         """Now and then, see which workers have gone and which have come.
+
+        Returns whether all have gone and others have come: the scheduler does not hand out to these
+        what it had when there was nobody.
 
         Raises:
             GoneError: the scheduler does not answer.
         """
         now = self._clock()
         if now < self._due:
-            return
+            return False
         there = self._connection.workers()
         self._ready = {a: count for a, count in self._ready.items() if a in there}
+        was_empty = not self._ready
         self._refused &= there.keys()
         new = {a: n for a, n in there.items() if a not in self._ready and a not in self._refused}
         for address, (message, _) in self._make_ready(new).items():
@@ -107,6 +111,7 @@ class Crew:
         elif self.idle_since is None:
             self.idle_since = now
         self._due = self._clock() + POLL_S
+        return was_empty and bool(self._ready)
 
     def verify(self, directories: Sequence[str]) -> dict[str, str | None]:
         """See whether directories are the same everywhere; return what is wrong with each.

@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -50,6 +50,8 @@ from hashclient.scan.sources.interface import Task
 
 #: Batches on their way for each that can be checked at a time: one is at work and one waits.
 AHEAD = 2
+#: A batch during which all workers have died so often is not tried again.
+MOST_DEATHS = 3
 #: For a worker to come back when none is left.
 PATIENCE_S = 60.0
 
@@ -60,7 +62,9 @@ class _Job(msgspec.Struct):
     """A batch that is on its way, and what stands for it."""
 
     batch: ToCheck | ToList
-    future: Any
+    future: Any = None
+    #: How often all workers have died while it was on its way.
+    deaths: int = 0
 
 
 class Dask:
@@ -177,7 +181,8 @@ class _Run:
             yield from self._tell()
             if self._failure is not None:  # what others have found comes before
                 raise self._failure
-            self._crew.look()
+            if self._crew.look():
+                self._hand_out_again()
             since = self._crew.idle_since
             if since is not None and time.monotonic() - since > patience_s:
                 raise GoneError
@@ -210,12 +215,30 @@ class _Run:
             batch = self._next_batch(work)
             if batch is None:
                 return
-            function = self._check if isinstance(batch, ToCheck) else worker.list_directories
-            key = f"{self._crew.resource}-{next(self._numbers)}"
-            job = self._jobs[key] = _Job(batch, None)
-            job.future = self._connection.submit(
-                function, self._name, encode(batch), key=key, resource=self._crew.resource
-            )
+            self._submit(_Job(batch))
+
+    def _submit(self, job: _Job) -> None:
+        function = self._check if isinstance(job.batch, ToCheck) else worker.list_directories
+        key = f"{self._crew.resource}-{next(self._numbers)}"
+        self._jobs[key] = job
+        job.future = self._connection.submit(
+            function, self._name, encode(job.batch), key=key, resource=self._crew.resource
+        )
+
+    def _hand_out_again(self) -> None:
+        """Hand out what was on its way when the last worker died; but not for ever."""
+        jobs, self._jobs = self._jobs, {}
+        try:
+            self._connection.abandon([job.future for job in jobs.values()])
+            for key in list(jobs):
+                jobs[key].deaths += 1
+                job = jobs.pop(key)
+                if job.deaths >= MOST_DEATHS:
+                    self._told += self._lose(job.batch, WORKER_DIED)
+                else:
+                    self._submit(job)
+        finally:
+            self._jobs.update(jobs)  # if the scheduler is gone as well
 
     def _next_batch(self, work: Iterator[Task | Outcome]) -> ToCheck | ToList | None:
         """Return what comes next: files if there are enough, and else directories to find more."""
@@ -241,12 +264,12 @@ class _Run:
                 frontier.add_groups([names_of(group) for group in item])
         return frontier.take_files()
 
-    def _take(self, ended: Sequence[Any]) -> Iterator[Result]:
+    def _take(self, answers: Mapping[str, bytes | None]) -> Iterator[Result]:
         """Take the answers of batches that have ended."""
-        futures = {future.key: future for future in ended if future.key in self._jobs}
-        answers = self._connection.answers(futures)
         borders: list[str] = []
         for key, answer in answers.items():
+            if key not in self._jobs:  # it was handed out again
+                continue
             batch = self._jobs.pop(key).batch
             message = None if answer is None else _decoded(answer)
             if isinstance(message, Checked) and isinstance(batch, ToCheck):
