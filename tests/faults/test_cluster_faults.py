@@ -15,7 +15,7 @@ from pathlib import Path
 import cloudpickle
 import pytest
 
-from fixtures.cluster import started
+from fixtures.cluster import started as started_cluster
 from fixtures.tls import Authority
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
@@ -134,7 +134,7 @@ def test_without_a_scheduler_what_was_found_counts_and_the_rest_is_unread(
     cluster: SharedCluster, tmp_path: Path, small_batches: None
 ) -> None:
     tree = write_tree(tmp_path / "t", {f"{n % 20}/{n}": b"not listed" for n in range(300)})
-    with started(1, {"HASHCLIENT_STATE_DIR": str(cluster.state)}) as alone:
+    with started_cluster(1, {"HASHCLIENT_STATE_DIR": str(cluster.state)}) as alone:
         own = SharedCluster(alone, cluster.state)
         found, summary = on_cluster(own, tree)
         outcomes: list[Outcome] = []
@@ -187,16 +187,15 @@ def test_a_worker_that_comes_later_and_has_other_lists_gets_nothing(
     assert all(": worker tcp://127.0.0.1:" in notice for notice in notices)
 
 
-def workers_with(state: Path) -> list[int]:
-    """Return the processes that have a state directory in their environment."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            if f"HASHCLIENT_STATE_DIR={state}\0".encode() in (entry / "environ").read_bytes():
-                found.append(int(entry.name))
-        except (OSError, ValueError):
-            continue
-    return found
+def children_of(pid: int) -> list[int]:
+    """Return the processes that a process has started, and those that these have."""
+    found: list[int] = []
+    try:
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            found += map(int, (task / "children").read_text().split())
+    except OSError:
+        return found
+    return [*found, *(below for child in found for below in children_of(child))]
 
 
 def sparse_tree(directory: Path, count: int) -> Path:
@@ -256,11 +255,12 @@ def test_workers_of_a_local_cluster_end_with_the_scan(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    wait_until(lambda: any(map(opened, workers_with(state))), scanning.pid)
+    wait_until(lambda: any(map(opened, children_of(scanning.pid))), scanning.pid)
+    started = children_of(scanning.pid)
     scanning.send_signal(number)
     _, err = scanning.communicate(timeout=60)
     assert b"Traceback" not in err, err
-    wait_until(lambda: not workers_with(state), scanning.pid)
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started), scanning.pid)
 
 
 def test_a_cluster_with_certificates(cluster: SharedCluster, tmp_path: Path) -> None:
@@ -275,7 +275,7 @@ def test_a_cluster_with_certificates(cluster: SharedCluster, tmp_path: Path) -> 
         (state / "config.toml").write_text("\n".join(["[cluster]", *lines, ""]))
         return run("--state-dir", state, "scan", "--executor", url, tmp_path / "listed").code
 
-    with started(1, {"HASHCLIENT_STATE_DIR": str(cluster.state)}, tls=files) as secure:
+    with started_cluster(1, {"HASHCLIENT_STATE_DIR": str(cluster.state)}, tls=files) as secure:
         assert scan_with(secure.url, ca=authority.ca, cert=mine.cert, key=mine.key) == 10
         assert scan_with(secure.url, ca=authority.ca, cert=wrong.cert, key=wrong.key) == 4
         assert scan_with(secure.url, ca=other.ca, cert=mine.cert, key=mine.key) == 4

@@ -30,7 +30,8 @@ class Frontier:
     def __init__(self) -> None:
         """Nothing is to be done."""
         self._groups: deque[Names] = deque()
-        #: How many files are waiting.
+        self._large: list[Names] = []
+        #: How many files are waiting, without those that are batches of their own.
         self.names = 0
         self._starts: list[Start] = []
         self._wide: list[tuple[str, Wide]] = []
@@ -54,6 +55,10 @@ class Frontier:
         else:
             self._groups.extend(groups)
 
+    def add_large(self, groups: list[Names]) -> None:
+        """Add files that are batches of their own, and come next."""
+        self._large += groups
+
     def add_starts(self, starts: list[Start]) -> None:
         """Add directories, of which the first is to be next."""
         self._starts += reversed(starts)
@@ -64,7 +69,7 @@ class Frontier:
 
     def wants_names(self) -> bool:
         """Tell whether there is not enough to be checked."""
-        return self.names < self.batch_names
+        return not self._large and self.names < self.batch_names
 
     def read_wide(self) -> list[Outcome]:
         """Read on in wide directories until there is work for some time; return outcomes."""
@@ -85,6 +90,8 @@ class Frontier:
 
     def take_files(self) -> ToCheck | None:
         """Take the next batch of files."""
+        if self._large:
+            return ToCheck((self._large.pop(),))
         groups: list[Names] = []
         count = 0
         while self._groups and count < self.batch_names:
@@ -116,13 +123,14 @@ class Frontier:
     @property
     def is_empty(self) -> bool:
         """Whether nothing waits."""
-        return not (self._groups or self._starts or self._wide)
+        return not (self._large or self._groups or self._starts or self._wide)
 
     def empty(self) -> tuple[list[Names], list[str]]:
         """Return the files, and the paths of directories, that are left; forget them."""
         directories = [os.fsdecode(start.path) for start in self._starts]
         directories += [path for path, _ in self._wide]
-        groups = list(self._groups)
+        groups = [*self._large, *self._groups]
+        self._large.clear()
         self._groups.clear()
         self._starts, self._wide, self.names = [], [], 0
         return groups, directories

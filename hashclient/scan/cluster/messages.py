@@ -139,7 +139,11 @@ class _WireOutcome(msgspec.Struct, array_like=True):
 
 
 class Checked(msgspec.Struct, array_like=True, tag="checked"):
-    """What a batch of files came to, and how long it took."""
+    """What a batch of files came to, and how long it took.
+
+    `deferred` was not checked for want of time; each of the `large` ones is to be a batch of its
+    own.
+    """
 
     elapsed_s: float
     counts: tuple[int, ...]
@@ -148,6 +152,7 @@ class Checked(msgspec.Struct, array_like=True, tag="checked"):
     learned: list[tuple[int, bytes]]
     seen: list[tuple[int, int]]
     containers: list[tuple[int, bytes, bytes]]
+    large: list[Names] = []
 
 
 class Listed(msgspec.Struct, array_like=True, tag="listed"):

@@ -41,6 +41,7 @@ from hashclient.scan.cluster.messages import (
     decode_setup,
     encode,
     group_of,
+    names_of,
     pack_result,
     parts_of,
 )
@@ -50,6 +51,7 @@ from hashclient.scan.members import Members
 from hashclient.scan.memory import Memory
 from hashclient.scan.place import InventoryPlace
 from hashclient.scan.reasons import WORKER_FAILED
+from hashclient.scan.sources.files import join
 from hashclient.scan.sources.interface import TASK_NAMES, Group, Task
 from hashclient.session import Session
 from hashclient.system.log import Log
@@ -57,6 +59,8 @@ from hashclient.system.text import printable
 
 #: A batch that has taken so long hands the rest back, so that no worker ends late.
 BATCH_MOST_S = 2.0
+#: A file of at least this size is a batch of its own.
+LARGE_BYTES = 256 << 20
 #: Scans that one process is ready for; of more, the one that was used least lately is dropped.
 MOST_RUNS = 16
 #: How long a worker may take to open its lists and look at paths.
@@ -310,9 +314,14 @@ def _check(checker: Checks, base: str | None, payload: bytes) -> Answer:
         groups = [group._replace(directory=prefix + group.directory) for group in groups]
     waiting: list[Task] = list(parts_of(groups, TASK_NAMES))
     waiting.reverse()
-    total = Result()
+    is_alone = sum(len(group.names) for group in groups) == 1
+    total, large = Result(), list[Group]()
     while waiting:
-        result = checker.check(waiting.pop())
+        task = waiting.pop()
+        if not is_alone and _is_large(task):
+            large += task
+            continue
+        result = checker.check(task)
         add_result(total, result)
         waiting += reversed(list(single_tasks(result.deferred)))
         if time.monotonic() - started >= BATCH_MOST_S:
@@ -320,7 +329,21 @@ def _check(checker: Checks, base: str | None, payload: bytes) -> Answer:
     total.deferred = [group for task in reversed(waiting) for group in task]
     if prefix:
         _strip(total, len(prefix))
-    return pack_result(total, time.monotonic() - started)
+        large = [group._replace(directory=group.directory[len(prefix) :]) for group in large]
+    checked = pack_result(total, time.monotonic() - started)
+    checked.large = [names_of(group) for group in large]
+    return checked
+
+
+def _is_large(task: Task) -> bool:
+    """Tell whether a task is one file that takes so long that others must not wait for it."""
+    if len(task) != 1 or len(task[0].names) != 1:
+        return False
+    try:
+        status = os.stat(join(task[0].directory, task[0].names[0]))  # noqa: PTH116 - any bytes
+        return status.st_size >= LARGE_BYTES
+    except OSError:
+        return False  # whoever checks it says what is wrong
 
 
 def _strip(result: Result, length: int) -> None:

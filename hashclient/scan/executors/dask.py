@@ -273,10 +273,11 @@ class _Run:
             batch = self._jobs.pop(key).batch
             message = None if answer is None else _decoded(answer)
             if isinstance(message, Checked) and isinstance(batch, ToCheck):
-                left = sum(group.count for group in message.deferred)
+                left = sum(group.count for group in [*message.deferred, *message.large])
                 total = sum(group.count for group in batch.groups)
                 self._frontier.took(total - left, message.elapsed_s)
                 self._frontier.add_groups(message.deferred, first=True)
+                self._frontier.add_large(message.large)
                 yield unpack_result(message)
             elif isinstance(message, Listed):
                 borders += self._take_listed(message)
