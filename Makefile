@@ -11,7 +11,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check coverage bench fuzz dist lock clean
+.PHONY: help venv demo test check check-deep coverage bench fuzz dist lock clean
 
 # The caller's environment must not leak into ours, and byte code must be kept: recompiling at
 # every start would cost more than the start.
@@ -21,7 +21,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' Makefile | while IFS=$$'\t' read -r name text; do
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | while IFS=$$'\t' read -r name text; do
 	  printf '  make %-10s %s\n' "$$name" "$$text"
 	done
 	echo '  Variables: PYTHON=python3.x for .venv, ARGS="..." for demo, test, coverage, bench and fuzz'
@@ -39,6 +39,28 @@ check: venv ## check format, lint, types, architecture, and that the docs are in
 	$(BIN)/python -m pytest -q tests/unit/test_architecture.py
 	# Exit code 5: no test carries the mark.
 	$(BIN)/python -m pytest -q -m docs || test $$? = 5
+
+# An hour or two. What is not here (another Python, a mail server) is named and left out.
+PYTHONS ?= 3.11 3.12 3.13
+FUZZ_SECONDS ?= 600
+check-deep: check ## run what takes long: all examples, every Python, the wheel, known holes, fuzzing
+	@for version in $(PYTHONS); do
+	  if ! "python$$version" -c '' 2> /dev/null; then
+	    echo "make: python$$version is not here: not tested" >&2
+	    continue
+	  fi
+	  $(MAKE) VENV=".venv-$$version" PYTHON="python$$version" test ARGS=--deep
+	done
+	$(MAKE) dist
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/pip install -q pip-audit < /dev/null
+	build/audit/bin/pip-audit --require-hashes --disable-pip -r requirements.lock
+	rm -rf build/audit
+	targets=$$($(MAKE) fuzz ARGS=)
+	each=$$(( $(FUZZ_SECONDS) / $$(wc -l <<< "$$targets") + 1 ))
+	for target in $$targets; do
+	  $(BIN)/python -m fixtures.fuzz "$$target" "$$each"
+	done
 
 coverage: venv ## run all tests and demand the branch coverage set in pyproject.toml
 	@$(BIN)/python -m pytest -n auto --dist worksteal --cov --cov-report=term $(ARGS)
@@ -65,7 +87,7 @@ dist: venv ## build sdist and wheel into dist/, and try the wheel in an environm
 
 # uv (https://docs.astral.sh/uv/) is needed for this one only. Existing pins are kept as far as
 # pyproject.toml allows; ARGS=--upgrade takes the newest.
-lock: ## write the lock files anew from pyproject.toml (needs uv)
+lock: ## write the lock files again from pyproject.toml (needs uv)
 	@command -v uv > /dev/null || { echo 'make lock: uv not found; pipx install uv' >&2; exit 1; }
 	compile() {
 	  uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
@@ -76,11 +98,11 @@ lock: ## write the lock files anew from pyproject.toml (needs uv)
 	compile --group dev -c requirements.lock -o requirements-dev.lock
 
 clean: ## remove everything that the targets have made
-	@rm -rf $(VENV) .venv.lock build dist htmlcov .coverage .coverage.*
+	@rm -rf $(VENV) .venv-* .venv.lock build dist htmlcov .coverage .coverage.*
 	rm -rf .fuzz .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find hashclient tests fixtures bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The virtual environment. Its stamp names all that it was made from; it is made anew when one of
+# The virtual environment. Its stamp names all that it was made from; it is made again when one of
 # these has changed, when the tree was moved, or when it no longer runs.
 venv:
 	@exec 9> .venv.lock

@@ -260,7 +260,7 @@ def flat_memory(bench: Bench) -> Iterator[Row]:
             yield bytes_row(
                 f"{what}: more memory", max(0, peak - peaks[0]), 30e6, f"30 MB more {name}"
             )
-        scan = hashclient(here.state, "scan", "--all", one_directory)
+        scan = hashclient(here.state, "scan", "--show-all", one_directory)
         first = seconds_to_first_line(scan)
         yield time_row(f"first outcome of {many // 2:,} names", first, 1.0, "one second", 1.0)
 

@@ -33,7 +33,7 @@ class Client:
     """One use of a state directory.
 
     Several may be used at once, in one process or many: scans take no lock, and a fetch fails while
-    another one runs, unless it is told to wait.
+    another one runs, unless it is asked to wait.
     """
 
     def __init__(self, state: Session | str | os.PathLike[str]) -> None:
@@ -261,7 +261,7 @@ class Client:
     ) -> Run:
         """Check digests, in hexadecimal, and those in `files`; return the run.
 
-        `-` among the files is `stdin`, if that is given. Inputs that nothing can be told of, for
+        `-` among the files is `stdin`, if that is given. Inputs that cannot be judged, for
         want of digests of other kinds, are unread, or with `accept_gaps` clean. Clean inputs are
         counted, and given out with `show_clean` only. `reading` says which rows of files are meant,
         and how their columns are called.

@@ -330,7 +330,7 @@ def _not_valid(where: str, fault: Fault) -> ConfigError:
 
 
 def _rename(table: Any, place: Sequence[str], name: str, where: str) -> Iterator[str]:
-    """Call a key by its new `name` wherever it stands; yield what to tell of each."""
+    """Call a key by its new `name` wherever it stands; yield what to say about each."""
     if not isinstance(table, dict):
         return
     key, *below = place

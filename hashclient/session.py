@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from hashclient.index.open_lists import OpenLists
 
 
-#: So many paths that a command was given are told of it.
+#: So many of the paths that a command was given are logged.
 MAX_PATHS = 100
 
 
@@ -120,7 +120,7 @@ class Session:
         return open_lists(self.settings, self.environ, self.now())
 
     def list_folders(self) -> list[tuple[str, int, int]]:
-        """Return what tells of a new generation, or of a list that has come or gone.
+        """Return what changes with a new generation, or of a list that has come or gone.
 
         It is cheap, so that whoever goes on for long can ask often.
         """

@@ -20,7 +20,7 @@ INVENTORY_S = 2.0
 
 
 def tidy(session: Session, on_failure: Callable[[HashclientError], None]) -> None:
-    """Do a part of what is due; what fails keeps nothing from going on and is told."""
+    """Do a part of what is due; what fails stops nothing else and is reported."""
     for part in (prune_matches, prune_inventory):
         try:
             part(session)

@@ -26,7 +26,7 @@ G2 = "g000002-add-000.parquet"
 
 
 @dataclass
-class World:
+class Generations:
     """A provider with three generations, what it served at each, and a client at generation 2."""
 
     simulator: Simulator

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.support import arguments, environment
+from tests.kit import arguments, environment
 
 TIMEOUT_S = 20
 

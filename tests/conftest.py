@@ -13,20 +13,43 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.support import restored_signals
+from tests.kit import restored_signals
+from tests.kit.depth import count_of, set_depth
 
 if TYPE_CHECKING:
-    from tests.clusters import SharedCluster
+    from tests.kit.cluster import SharedCluster
 
 # The same examples in every run; a busy machine must not make a test fail.
 settings.register_profile(
-    "hashclient",
+    "deep",
     derandomize=True,
     deadline=None,
     database=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
-settings.load_profile("hashclient")
+settings.register_profile("quick", settings.get_profile("deep"), max_examples=count_of(100))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--deep`."""
+    what = "try all examples, and run the tests that take long as well"
+    parser.addoption("--deep", action="store_true", help=what)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Set the depth, before modules of tests ask for it."""
+    set_depth(deep=config.getoption("--deep"))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what takes long, unless it is asked for."""
+    if config.getoption("--deep"):
+        return
+    deep = [item for item in items if item.get_closest_marker("deep")]
+    if deep:
+        config.hook.pytest_deselected(items=deep)
+        items[:] = [item for item in items if not item.get_closest_marker("deep")]
+
 
 _DROPPED_PREFIXES = ("HASHCLIENT_", "XDG_")
 _DROPPED = {
@@ -69,7 +92,7 @@ def _own_signals() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedCluster]:
     """A Dask cluster that is started when the first test needs it."""
-    from tests.clusters import shared_cluster
+    from tests.kit.cluster import shared_cluster
 
     with shared_cluster(tmp_path_factory.mktemp("cluster")) as shared:
         yield shared

@@ -20,7 +20,7 @@ from fixtures.hostile import Behaviour, Connection, HostileServer, Request, repl
 from fixtures.simulator import Simulator
 from fixtures.tls import Authority, server_context
 from hashclient.cli import main as command
-from tests.support import Result, arguments, call, checked, environment
+from tests.kit import Run, arguments, call, checked, environment
 
 TOKEN = "t0ken-7f3a9c-that-must-not-leak"
 NUMBERS = range(5)
@@ -85,7 +85,7 @@ class HostileSite:
         origin = self.server.origin
         return ["init", origin, "--root", self.root, "--ca", self.authority.ca, *options]
 
-    def run(self, *args: object, env: Mapping[str, str] | None = None) -> Result:
+    def run(self, *args: object, env: Mapping[str, str] | None = None) -> Run:
         """Run the real command, as talkative as it can be; no secret is to be seen anywhere."""
         process = subprocess.Popen(
             arguments("-v", "--state-dir", self.state, *args),
@@ -105,7 +105,7 @@ class HostileSite:
             out, err = process.stdout.read(), process.stderr.read()
         assert b"hashclient" in shown
         self.check_secrets({"stdout": out, "stderr": err, "command line": shown})
-        return checked(Result(process.returncode, out.decode(), err.decode()))
+        return checked(Run(process.returncode, out.decode(), err.decode()))
 
     def run_broken(self, *args: object) -> str:
         """Run the command in this process where it has a bug; return the traceback it shows."""
@@ -137,7 +137,7 @@ class HostileSite:
         """Change the provider's table in the configuration."""
         lines = self.config.read_text().splitlines()
         kept = [line for line in lines if line.partition(" = ")[0] not in settings]
-        position = kept.index('[providers."main"]') + 1
+        position = kept.index("[providers.main]") + 1
         kept[position:position] = [f"{key} = {value}" for key, value in settings.items()]
         self.config.write_text("\n".join([*kept, ""]))
 

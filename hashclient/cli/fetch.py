@@ -13,6 +13,7 @@ from hashclient.cli.completing import LISTS
 from hashclient.core.kinds import MatchState
 from hashclient.errors import ExitCode, HashclientError
 from hashclient.system.text import counted, path_fields, printable
+from hashclient.system.times import for_people, for_programs
 
 if TYPE_CHECKING:
     from hashclient.core.match import Match
@@ -36,7 +37,7 @@ MAX_WAIT_S = 86_400.0
 @click.option(
     "--rebuild",
     is_flag=True,
-    help="Build the lists anew from what is signed, not from what is here.",
+    help="Build the lists again from what is signed, not from what is here.",
 )
 @click.option(
     "--accept-churn", is_flag=True, help="Take a generation that `max_churn` would refuse."
@@ -167,10 +168,12 @@ def _show(app: App, fetched: Fetched) -> None:
         app.warn(_refusal(fetched, fetched.error), fetched.error.hint)
         return
     live = counted(fetched.entries or 0, "live entry", "live entries")
-    state = f"{live}, fresh until {fetched.expires:%Y-%m-%d %H:%M} UTC"
+    assert fetched.expires is not None  # it is of each generation that is here
+    state = f"{live}, fresh until {for_people(fetched.expires)}"
     if fetched.added is None:
         app.out(
-            f"list {name}: generation {fetched.before} -> {fetched.generation}, built anew; {state}"
+            f"list {name}: generation {fetched.before} -> {fetched.generation},"
+            f" built again; {state}"
         )
     elif not fetched.changed:
         app.out(f"list {name}: nothing new, generation {fetched.generation}; {state}")
@@ -197,10 +200,10 @@ def _warn_problem(app: App, problem: HashclientError) -> None:
 
 def _warn_ahead(app: App, fetched: Fetched) -> None:
     """Warn of a generation that says it will be published, which is no reason to refuse it."""
-    if fetched.is_ahead:
+    if fetched.is_ahead and fetched.published_at is not None:
         app.warn(
             f"list {fetched.list_name}: its published_at is in the future:"
-            f" {fetched.published_at:%Y-%m-%d %H:%M} UTC",
+            f" {for_people(fetched.published_at)}",
             "check this machine's clock; if it is right, tell the provider",
         )
 
@@ -245,8 +248,8 @@ def _document(fetched: Fetched) -> dict[str, Any]:
         "added": fetched.added,
         "withdrawn": fetched.withdrawn,
         "entries": fetched.entries,
-        "expires": fetched.expires.isoformat() if fetched.expires else None,
-        "published_at": fetched.published_at.isoformat() if fetched.published_at else None,
+        "expires": for_programs(fetched.expires) if fetched.expires else None,
+        "published_at": for_programs(fetched.published_at) if fetched.published_at else None,
     }
     if fetched.affected:
         document["affected"] = [

@@ -28,7 +28,7 @@ from hashclient.errors import ExitCode, UsageError
 @click.option(
     "--accept-gaps",
     is_flag=True,
-    help="Count as clean what cannot be told since entries lack digests of the kind given. It is"
+    help="Count as clean what cannot be decided since entries lack digests of the kind given. It is"
     " said all the same.",
 )
 @reading_options
@@ -65,7 +65,7 @@ def command(
       hashclient lookup --format jsonl --from inventory.hashdeep
 
     Exit codes: 0 nothing found, 10 match, 11 match and something needs attention, 3 a conflict,
-    something that cannot be told or nothing to check, 7 stale list, 8 a list is missing; all are
+    something undecided or nothing to check, 7 stale list, 8 a list is missing; all are
     in `hashclient --help`.
     """
     from hashclient.cli.run import Report, load_lists

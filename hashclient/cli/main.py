@@ -27,12 +27,14 @@ from hashclient.cli.defaults import (
     tell_unknown_variables,
     unknown_variables,
 )
+from hashclient.cli.options import add_verbosity
 from hashclient.cli.output import Output, OutputError
 from hashclient.cli.signals import ignore_signals
 from hashclient.cli.streams import open_streams
 from hashclient.errors import ExitCode, HashclientError, out_of_memory
 from hashclient.system.files import user_path
 from hashclient.system.text import nearest, printable
+from hashclient.system.times import show_local_time
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,6 +71,8 @@ COMMANDS = {
 
 #: The command that is run and the words it is called with, in click's notes of a run.
 _CALLED = "hashclient.called"
+#: What takes the log off stderr again.
+_LOG = "hashclient.log"
 
 
 def exit_code_table() -> str:
@@ -89,6 +93,10 @@ class _Process:
 class _LazyGroup(click.Group):
     """A group whose commands are imported when they are asked for."""
 
+    def __init__(self, *args: Any, **attributes: Any) -> None:
+        super().__init__(*args, **attributes)
+        self._loaded: set[click.Command] = set()
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
@@ -97,7 +105,10 @@ class _LazyGroup(click.Group):
             return None
         command = importlib.import_module(COMMANDS[name]).command
         assert isinstance(command, click.Command)
-        name_variables(command, f"{ENV_PREFIX}_{name.upper()}")
+        if command not in self._loaded:
+            self._loaded.add(command)
+            name_variables(command, f"{ENV_PREFIX}_{name.upper()}")
+            add_verbosity(command, _change_verbosity)
         return command
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -214,8 +225,23 @@ and those of a command in config.toml; flags outrank the environment, which outr
     metavar="FILE",
     help="The key that seals lists at rest, when it is kept outside the state directory.",
 )
-@click.option("-v", "--verbose", count=True, help="Say more on stderr; -vv: in detail.")
-@click.option("-q", "--quiet", is_flag=True, help="Say nothing on stderr but errors and warnings.")
+@click.option(
+    "--local-time",
+    is_flag=True,
+    help="Show people times of this machine's zone; what programs read is always in UTC.",
+)
+@click.option(
+    "-v",
+    "--verbose",
+    count=True,
+    help="Say more on stderr; -vv: in detail. It can stand behind the command, too.",
+)
+@click.option(
+    "-q",
+    "--quiet",
+    is_flag=True,
+    help="Say nothing on stderr but errors and warnings. As -v, anywhere.",
+)
 @click.version_option(__version__, prog_name="hashclient", message="%(prog)s %(version)s")
 @click.pass_context
 def cli(
@@ -223,6 +249,7 @@ def cli(
     state_dir: str | None,
     config_path: str | None,
     seal_key_file: str | None,
+    local_time: bool,
     verbose: int,
     quiet: bool,
 ) -> None:
@@ -232,6 +259,8 @@ def cli(
     process.before_command()
     name, command, words = ctx.meta[_CALLED]
     process.output.prepare(ctx, name, command, words)  # before anything that can fail
+
+    show_local_time(wanted=local_time)
 
     def load(*, complete: bool = True) -> Settings:
         from hashclient.config import resolve_settings
@@ -252,14 +281,8 @@ def cli(
         check_state(settings.layout)
         return settings
 
-    ctx.obj = app = App(
-        load, -1 if quiet else verbose, process.output, functools.partial(load, complete=False)
-    )
-    if app.verbosity > 0:
-        from hashclient.cli.verbose import show_log
-
-        end = show_log(app.debug, details=app.verbosity > 1, process=os.getpid())
-        ctx.call_on_close(end)
+    ctx.obj = app = App(load, 0, process.output, functools.partial(load, complete=False))
+    _change_verbosity(app, -1 if quiet else verbose)
     # Help, and what takes nothing from config.toml, has to work with a broken one.
     if not {"-h", "--help"}.isdisjoint(words):
         return
@@ -268,6 +291,22 @@ def cli(
         ctx.default_map = _command_defaults(ctx.obj, name, command)
         if ctx.default_map:  # the output may be one of them
             process.output.prepare(ctx, name, command, words)
+
+
+def _change_verbosity(app: App, change: int) -> None:
+    """Say more on stderr, or with -1 less: `-q` outranks `-v`, wherever they stand."""
+    if app.verbosity < 0 or change < 0:
+        app.verbosity = -1
+        return
+    app.verbosity += change
+    if app.verbosity > 0:
+        from hashclient.cli.verbose import show_log
+
+        root = click.get_current_context().find_root()
+        if (before := root.meta.pop(_LOG, None)) is not None:
+            before()
+        end = show_log(app.debug, details=app.verbosity > 1, process=os.getpid())
+        root.meta[_LOG] = root.call_on_close(end)
 
 
 def _path(text: str | None) -> Path | None:

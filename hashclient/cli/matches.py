@@ -18,6 +18,7 @@ from hashclient.core.kinds import MatchState
 from hashclient.errors import ExitCode, UsageError
 from hashclient.formats.interface import FORMATS
 from hashclient.system.text import path_fields, printable
+from hashclient.system.times import for_people, for_programs
 
 if TYPE_CHECKING:
     from hashclient.core.match import Match, Step
@@ -182,8 +183,8 @@ def show(app: App, match_id: str, output_format: str) -> ExitCode:
         app.out(f"  seen        {plural(match.times_seen or 1, 'time')}")
     app.out(f"  size        {size}")
     app.out(f"  in place    {place}")
-    app.out(f"  first seen  {match.first_seen:%Y-%m-%d %H:%M:%S} UTC")
-    app.out(f"  last seen   {match.last_seen:%Y-%m-%d %H:%M:%S} UTC")
+    app.out(f"  first seen  {for_people(match.first_seen)}")
+    app.out(f"  last seen   {for_people(match.last_seen)}")
     for hit in match.hits:
         line = f"{hit.list_name} {hit.entry} ({hit.category}; generation {hit.generation})"
         if not hit.stands:
@@ -191,9 +192,7 @@ def show(app: App, match_id: str, output_format: str) -> ExitCode:
         app.out(f"  entry       {line}")
     app.out("story")
     for step in story:
-        app.out(
-            f"  {step.time:%Y-%m-%d %H:%M:%S}  {step.event:<19}{_explain(step.detail)}".rstrip()
-        )
+        app.out(f"  {for_people(step.time)}  {step.event:<19}{_explain(step.detail)}".rstrip())
     return ExitCode.OK
 
 
@@ -333,12 +332,12 @@ def _document(match: Match, story: list[Step]) -> dict[str, Any]:
         "size": match.size,
         "in_place": match.in_place,
         **({"times_seen": match.times_seen} if match.is_stream else {}),
-        "first_seen": match.first_seen.isoformat(),
-        "last_seen": match.last_seen.isoformat(),
+        "first_seen": for_programs(match.first_seen),
+        "last_seen": for_programs(match.last_seen),
         "entries": [
             hit_fields(hit, (*LOGGED_FIELDS, "withdrawn_generation")) for hit in match.hits
         ],
         "story": [
-            {"time": step.time.isoformat(), "event": step.event, **step.detail} for step in story
+            {"time": for_programs(step.time), "event": step.event, **step.detail} for step in story
         ],
     }

@@ -1,14 +1,18 @@
-"""Options that several commands have: how outcomes are written, and where to."""
+"""Options that several commands have, and earlier spellings of options.
+
+What each word means, in every command, is a table in `docs/architecture.md`.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
-from hashclient.cli.app import existing_path, format_option
+from hashclient.cli.app import App, existing_path, format_option
 
 FORMAT_HELP = "How the report is written; docs/formats.md describes each format."
 
@@ -24,11 +28,11 @@ def report_options(*formats: str) -> Callable[[Callable[..., Any]], Callable[...
                 help="Add the digests that were computed to each line.",
             ),
             click.option(
-                "--all",
-                "show_all",
+                "--show-all",
                 is_flag=True,
                 help="Report clean and skipped inputs too, one by one.",
             ),
+            renamed("--all", "--show-all", is_flag=True),
             output_option(),
             format_option(*formats, help=FORMAT_HELP),
         ):
@@ -48,6 +52,79 @@ def output_option() -> Callable[[Any], Any]:
     )
 
 
+class _Renamed(click.Option):
+    """An option under the name that it had in the last release, on its way out of use.
+
+    It stands for the option of today wherever that can be given: as a word, in the environment, in
+    config.toml. Who uses it is told the new name.
+    """
+
+    def __init__(self, *names: Any, new: str, **attributes: Any) -> None:
+        attributes |= {"hidden": True, "expose_value": False, "is_eager": True}
+        super().__init__(*names, **attributes)
+        self._new = new
+
+    def handle_parse_result(
+        self, ctx: click.Context, opts: Mapping[str, Any], args: list[str]
+    ) -> tuple[Any, list[str]]:
+        value, source = self.consume_value(ctx, opts)
+        if source is ParameterSource.DEFAULT or value is None:
+            return None, args
+        assert isinstance(opts, dict)
+        opts.setdefault(self._new.removeprefix("--").replace("-", "_"), value)
+        app = ctx.find_object(App)
+        if app is not None and not ctx.resilient_parsing:
+            app.warn(
+                f"{self.opts[0]} of `{ctx.info_name}` is called {self._new} now",
+                hint="the old name works in this release, and not in the next",
+            )
+        return None, args
+
+
+def renamed(old: str, new: str, **attributes: Any) -> Callable[[Any], Any]:
+    """Return the option `old`, which is called `new` now; its parameter is called after `new`."""
+    name = f"old_{old.removeprefix('--').replace('-', '_')}"
+    return click.option(old, name, cls=_Renamed, new=new, **attributes)
+
+
+class _Anywhere(click.Option):
+    """`-q` or `-v` behind the name of a command, where it does what it does before it."""
+
+    def __init__(self, *names: str, change: Callable[[App, int], None], **attributes: Any) -> None:
+        def apply(ctx: click.Context, _parameter: click.Parameter, value: int) -> None:
+            app = ctx.find_object(App)
+            if value and app is not None and not ctx.resilient_parsing:
+                change(app, -1 if self.is_bool_flag else value)
+
+        super().__init__(
+            names,
+            hidden=True,
+            expose_value=False,
+            is_eager=True,
+            allow_from_autoenv=False,
+            callback=apply,
+            **attributes,
+        )
+
+
+def add_verbosity(command: click.Command, change: Callable[[App, int], None]) -> None:
+    """Let `-q` and `-v` stand behind `command` and all below it, too.
+
+    `change` is called with -1 for `-q`, else with how often `-v` was given.
+    """
+    taken = {flag for parameter in command.params for flag in parameter.opts}
+    for flags, attributes in _VERBOSITY.items():
+        if taken.isdisjoint(flags):
+            command.params.append(_Anywhere(*flags, change=change, **attributes))
+    if isinstance(command, click.Group):
+        for sub_command in command.commands.values():
+            add_verbosity(sub_command, change)
+
+
+_VERBOSITY: dict[tuple[str, str], dict[str, Any]] = {
+    ("-q", "--quiet"): {"is_flag": True},
+    ("-v", "--verbose"): {"count": True, "type": click.IntRange(min=0)},
+}
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _DURATION = re.compile(r"(?P<number>[0-9]+)(?P<unit>[smhd]?)")
 

@@ -223,7 +223,7 @@ class Output:
     def fail(self, code: ExitCode, message: str, now: datetime) -> None:
         """Let FILE say that the command failed, unless it holds a report, or the part of one.
 
-        What cannot be written then is not told: the command has its own error already.
+        What cannot be written then is passed over: the command has its own error already.
         """
         if self._path is None or self._is_whole:
             return
@@ -319,7 +319,7 @@ def _text_stream(fd: int) -> TextIO:
 
 
 def _without_values_of_flags(command: click.Command, words: Sequence[str]) -> list[str]:
-    """Return `words` without what would end even a lenient parse: `--all=yes` becomes `--all`."""
+    """Return `words` without what would end even a lenient parse: `--sort=yes` becomes `--sort`."""
     flags = {
         name
         for option in command.params

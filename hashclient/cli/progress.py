@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 #: Seconds between two pictures of a scan.
 INTERVAL_S = 0.1
-#: From when on the time that is left can be told: not from the first few files.
+#: From when on the time that is left can be estimated: not from the first few files.
 MIN_SHARE = 0.01
 MIN_ELAPSED_S = 2.0
 
@@ -76,7 +76,7 @@ def scan_progress(
             if now - last < INTERVAL_S:
                 return
             last = now
-            # What is read a second time, since it has changed, was told before: never go back.
+            # What is read a second time, since it has changed, was counted before: never go back.
             most = max(most, progress.summary.bytes_read + progress.bytes_ahead)
             large.look(now)
             draw(_scan_line(progress.summary, most, now - started, total(), large))
@@ -94,7 +94,7 @@ class _LargeFiles:
         self._seen: dict[str, tuple[float, int, int]] = {}
         #: The one that takes the longest, with its share if that is known.
         self.shown = ""
-        #: Seconds until all of them have been read, as far as that can be told.
+        #: Seconds until all of them have been read, as far as that can be estimated.
         self.left_s = 0.0
 
     def look(self, now: float) -> None:

@@ -24,6 +24,7 @@ from hashclient.cli.importing import (
 from hashclient.cli.providerview import show_change, warn_doubles
 from hashclient.errors import ExitCode, UsageError
 from hashclient.system.text import printable
+from hashclient.system.times import for_people
 
 if TYPE_CHECKING:
     from hashclient.provider.repository import Repository
@@ -89,7 +90,7 @@ def _warn_expiring(app: App, repository: Repository) -> bool:
         expired = expired or left.total_seconds() <= 0
         when = "has expired" if left.total_seconds() <= 0 else f"expires in {left.days} day(s)"
         app.warn(
-            f"role {role} {when}: {at:%Y-%m-%d %H:%M} UTC",
+            f"role {role} {when}: {for_people(at)}",
             hint=f"run {renew}" if wanting is None else f"{wanting} and run {renew}",
         )
     return expired
@@ -272,7 +273,7 @@ def consolidate(
     """Join small segments of a list into few larger ones.
 
     The list stays the same, and new clients download less. Clients that are up to date download
-    nothing; those that were away for more than N generations may build the list anew. Once a
+    nothing; those that were away for more than N generations may build the list again. Once a
     day, from cron, is enough.
 
     \b
@@ -346,7 +347,7 @@ def rotate(
 @format_option("text", "json")
 @pass_app
 def renew(app: App, directory: Path, output_format: str) -> None:
-    """Sign the timestamp anew, and what is past half of its time.
+    """Sign the timestamp again, and what is past half of its time.
 
     Clients refuse a repository whose signatures have expired, so run this every day. A role
     that is due but whose keys are kept elsewhere is named; bring them in time.
@@ -359,7 +360,7 @@ def renew(app: App, directory: Path, output_format: str) -> None:
     if output_format == "json":
         app.out(json.dumps({"signed": done.signed, "skipped": done.skipped}))
     else:
-        app.say(f"signed anew: {', '.join(done.signed)}")
+        app.say(f"signed again: {', '.join(done.signed)}")
     _warn_expiring(app, repository)
     if done.skipped:
         app.warn(

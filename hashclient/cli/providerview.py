@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from hashclient.cli.app import App
+from hashclient.system.times import for_people, for_programs
 
 if TYPE_CHECKING:
     from hashclient.provider.results import Published, Status
@@ -20,7 +21,7 @@ def status_json(found: Status) -> str:
         {
             "name": r.name,
             "version": r.version,
-            "expires": r.expires.isoformat(),
+            "expires": for_programs(r.expires),
             "keys": r.keys,
             "threshold": r.threshold,
         }
@@ -30,7 +31,7 @@ def status_json(found: Status) -> str:
         {
             "name": entry.name,
             "generation": entry.generation,
-            "published_at": entry.published_at.isoformat(),
+            "published_at": for_programs(entry.published_at),
             "live": entry.live,
             "segments": entry.segments,
         }
@@ -46,9 +47,7 @@ def status_text(found: Status, now: datetime) -> str:
     for role in found.roles:
         expired = "  expired" if role.expires <= now else ""
         keys = f"{role.threshold} of {role.keys}"
-        rows.append(
-            [role.name, str(role.version), keys, f"{role.expires:%Y-%m-%d %H:%M}Z{expired}"]
-        )
+        rows.append([role.name, str(role.version), keys, f"{for_people(role.expires)}{expired}"])
     lists = [["LIST", "GENERATION", "LIVE", "SEGMENTS", "PUBLISHED"]]
     lists += [
         [
@@ -56,7 +55,7 @@ def status_text(found: Status, now: datetime) -> str:
             str(entry.generation),
             str(entry.live),
             str(entry.segments),
-            f"{entry.published_at:%Y-%m-%d %H:%M}Z",
+            for_people(entry.published_at),
         ]
         for entry in found.lists
     ]

@@ -12,6 +12,7 @@ from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.cli.completing import MATCHES
 from hashclient.cli.items import Results
 from hashclient.cli.matches import open_record
+from hashclient.cli.options import renamed
 from hashclient.cli.quarantine_keys import add_recipient, keygen
 from hashclient.cli.quarantine_show import list_items, open_quarantine, show, verify
 from hashclient.errors import ExitCode, UsageError
@@ -126,7 +127,8 @@ def add(
     help="The secret key, as `keygen` or age-keygen wrote it, or an SSH key.",
 )
 @click.option("--withdrawn", is_flag=True, help="All whose entries the provider has withdrawn.")
-@click.option("--to", type=existing_path(), metavar="FILE", help="Put it here instead.")
+@click.option("--output", type=existing_path(), metavar="FILE", help="Put it here instead.")
+@renamed("--to", "--output", type=existing_path(), metavar="FILE")
 @click.option("--force", is_flag=True, help="Also what is not withdrawn.")
 @_reason()
 @format_option("text", "json")
@@ -136,7 +138,7 @@ def restore(
     match_ids: tuple[str, ...],
     identity_file: Path,
     withdrawn: bool,
-    to: Path | None,
+    output: Path | None,
     force: bool,
     reason: str,
     output_format: str,
@@ -161,8 +163,8 @@ def restore(
 
     if not match_ids and not withdrawn:
         raise UsageError("nothing to restore", hint="give ids, or --withdrawn")
-    if to is not None and (withdrawn or len(match_ids) != 1):
-        raise UsageError("--to is for one item")
+    if output is not None and (withdrawn or len(match_ids) != 1):
+        raise UsageError("--output is for one item")
     identities = load_identities(identity_file)
     with open_record(app) as record, bytes_progress(app, "opened") as on_bytes:
         quarantine = open_quarantine(app, on_bytes)
@@ -178,7 +180,7 @@ def restore(
                     identities,
                     record,
                     reason=reason,
-                    to=to,
+                    to=output,
                     force=force,
                 )
                 without = ", ".join(restored.missing)

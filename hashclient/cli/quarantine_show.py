@@ -14,6 +14,7 @@ from hashclient.cli.items import Results
 from hashclient.cli.matches import open_record
 from hashclient.errors import ExitCode
 from hashclient.system.text import path_fields, printable
+from hashclient.system.times import for_people, for_programs
 
 if TYPE_CHECKING:
     from hashclient.matches.store import Matches
@@ -77,7 +78,7 @@ def show(app: App, match_id: str, output_format: str) -> ExitCode:
         ("path", printable(item.file)),
         ("size", f"{item.size:,} bytes"),
         ("owner, mode", f"{origin.uid}:{origin.gid}, {origin.mode:04o}"),
-        ("taken", f"{item.taken.time:%Y-%m-%d %H:%M:%S} UTC by {printable(item.taken.by)}"),
+        ("taken", f"{for_people(item.taken.time)} by {printable(item.taken.by)}"),
         ("reason", printable(item.taken.reason)),
         ("purge", document["due"]),
         ("sealed copy", printable(evidence)),
@@ -120,7 +121,7 @@ def verify(app: App, output_format: str) -> ExitCode:
 
 
 def _document(item: Item, quarantine: Quarantine, record: Matches) -> dict[str, Any]:
-    """Return what `list` and `show` tell of an item."""
+    """Return what `list` and `show` say about an item."""
     match = record.look_up(item.id)
     state = "unrecorded" if match is None else str(match.state)
     due = quarantine.due(item.id, record)
@@ -133,7 +134,7 @@ def _document(item: Item, quarantine: Quarantine, record: Matches) -> dict[str, 
         "taken": _mark_fields(item.taken),
         "hold": None if item.hold is None else _mark_fields(item.hold),
         "due": due.why,
-        "due_at": None if due.at is None else due.at.isoformat(),
+        "due_at": None if due.at is None else for_programs(due.at),
         "recipients": list(item.recipients),
         "evidence_sha256": item.evidence_sha256,
         "evidence_bytes": item.evidence_bytes,
@@ -145,4 +146,4 @@ def _document(item: Item, quarantine: Quarantine, record: Matches) -> dict[str, 
 
 
 def _mark_fields(mark: Any) -> dict[str, str]:
-    return {"by": mark.by, "reason": mark.reason, "time": mark.time.isoformat()}
+    return {"by": mark.by, "reason": mark.reason, "time": for_programs(mark.time)}

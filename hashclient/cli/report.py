@@ -14,6 +14,7 @@ import click
 from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.cli.completing import MATCHES, REPORTS
 from hashclient.cli.matches import open_record
+from hashclient.cli.options import renamed
 from hashclient.cli.reportview import (
     count_of,
     note_of,
@@ -119,8 +120,11 @@ def prepare(
     help="Secret key that opens what is in quarantine, for services that want it open.",
 )
 @click.option(
-    "--anew", is_flag=True, help="Begin anew at the service: you made sure that it has nothing."
+    "--again",
+    is_flag=True,
+    help="Begin again at the service: you made sure that it has nothing.",
 )
+@renamed("--anew", "--again", is_flag=True)
 @click.option(
     "--allow-closed",
     is_flag=True,
@@ -134,7 +138,7 @@ def submit(
     all_reports: bool,
     due_reports: bool,
     identity_paths: tuple[Path, ...],
-    anew: bool,
+    again: bool,
     allow_closed: bool,
     output_format: str,
 ) -> ExitCode:
@@ -153,13 +157,13 @@ def submit(
     """
     if [bool(report_ids), all_reports, due_reports].count(True) != 1:
         raise UsageError("say which reports: their ids, --all or --due")
-    if not report_ids and (anew or allow_closed):
-        option = "--anew" if anew else "--allow-closed"
+    if not report_ids and (again or allow_closed):
+        option = "--again" if again else "--allow-closed"
         raise UsageError(f"{option} is for one report at a time: name it")
     failures = [] if report_ids else _prepare_wanted(app)
     with _sender(app, identity_paths, allow_closed=allow_closed) as sender:
         if report_ids:
-            attempts = _one_by_one(sender, report_ids, anew)
+            attempts = _one_by_one(sender, report_ids, again)
         else:
             attempts = _one_after_another(
                 sender.send_due() if due_reports else sender.send_waiting()
@@ -339,7 +343,7 @@ def _prepare_wanted(app: App) -> list[HashclientError]:
 
 
 def _one_after_another(attempts: Iterator[Sent]) -> Iterator[Sent | HashclientError]:
-    """Yield attempts; what was sent is told of also where something else fails in the end."""
+    """Yield attempts; what was sent is shown also where something else fails in the end."""
     try:
         yield from attempts
     except LockedError:
@@ -349,12 +353,12 @@ def _one_after_another(attempts: Iterator[Sent]) -> Iterator[Sent | HashclientEr
 
 
 def _one_by_one(
-    sender: Sender, report_ids: Sequence[str], anew: bool
+    sender: Sender, report_ids: Sequence[str], again: bool
 ) -> Iterator[Sent | HashclientError]:
     """Send named reports; what cannot be sent does not keep the others back."""
     for report_id in report_ids:
         try:
-            yield sender.send(report_id, anew=anew)
+            yield sender.send(report_id, again=again)
         except LockedError:
             raise
         except HashclientError as error:

@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING, Any
 from hashclient.cli.app import App
 from hashclient.errors import ExitCode, HashclientError
 from hashclient.system.text import printable
+from hashclient.system.times import for_people
 
 if TYPE_CHECKING:
     from hashclient.reporting.report import Report, Sent
-
-#: How times are shown, to the second; they are in UTC.
-_TIME = "%Y-%m-%d %H:%M:%S"
 
 
 def show_report(app: App, report: Report, output_format: str) -> None:
@@ -26,15 +24,15 @@ def show_report(app: App, report: Report, output_format: str) -> None:
     remote, problem = report.remote, report.problem
     rows = {
         "to": report.destination,
-        "created": f"{report.created:%Y-%m-%d %H:%M:%S} UTC, by {report.by}",
+        "created": f"{for_people(report.created)}, by {report.by}",
         "matches": " ".join(report.matches),
         "left out": " ".join(report.left_out),
         "package": report.package.name if report.package else "",
         "reference": report.reference or "",
         "at service": remote.report_id or "",
         "in doubt": f"whether {remote.in_doubt} was carried out" if remote.in_doubt else "",
-        "retraction": _retraction(report, f"{_TIME} UTC"),
-        "attempts": f"{report.attempts} failed, the last {problem.time:{_TIME}} UTC"
+        "retraction": _retraction(report, when=True),
+        "attempts": f"{report.attempts} failed, the last {for_people(problem.time)}"
         if problem
         else "",
         "next attempt": _next(report, app.now()),
@@ -49,7 +47,7 @@ def show_report(app: App, report: Report, output_format: str) -> None:
     app.out("history")
     for step in report.history:
         detail = ", ".join(f"{key} {printable(str(v))}" for key, v in step.detail.items())
-        app.out(f"  {step.time:%Y-%m-%d %H:%M:%S}  {step.event:<15}{detail}".rstrip())
+        app.out(f"  {for_people(step.time)}  {step.event:<15}{detail}".rstrip())
 
 
 def report_document(report: Report) -> dict[str, Any]:
@@ -74,15 +72,15 @@ def _next(report: Report, now: datetime) -> str:
         return "as soon as asked"
     if report.is_due(now):
         return "is due"
-    return f"{report.next_attempt:%Y-%m-%d %H:%M} UTC"
+    return for_people(report.next_attempt)
 
 
-def _retraction(report: Report, form: str = "") -> str:
-    """Say who wants or wanted a report taken back, and why; when, too, in the form `form`."""
+def _retraction(report: Report, *, when: bool = False) -> str:
+    """Say who wants or wanted a report taken back, and why; with `when`, also when."""
     decision = report.retraction
     if decision is None:
         return ""
-    time = f", {decision.time:{form}}" if form else ""
+    time = f", {for_people(decision.time)}" if when else ""
     return f"by {decision.by}{time}: {decision.reason}"
 
 

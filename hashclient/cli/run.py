@@ -16,10 +16,12 @@ from hashclient.cli.output import OutputError
 from hashclient.cli.signals import Signals
 from hashclient.core.kinds import Kind, MatchState
 from hashclient.errors import ExitCode, HashclientError
+from hashclient.formats.conclusion import conclusion
 from hashclient.formats.fields import counts_text, plural
 from hashclient.scan.pipeline import FrontEnd, Observer, Run
 from hashclient.system.process import exit_code_at_bad_pages
 from hashclient.system.text import printable
+from hashclient.system.times import for_people
 
 if TYPE_CHECKING:
     from hashclient.cli.sorter import Sorter
@@ -33,7 +35,7 @@ STOPS: Mapping[type[BaseException], ExitCode] = {
     Terminated: ExitCode.TERMINATED,
 }
 
-#: What is counted, and listed with --all only.
+#: What is counted, and listed with --show-all only.
 _COUNTED = frozenset({Kind.CLEAN, Kind.SKIPPED})
 #: Of the words that a line begins with, on a terminal: bold red, and yellow.
 _COLOURS = {Kind.MATCH: "1;31", Kind.CONFLICT: "33", Kind.UNREAD: "33"}
@@ -52,7 +54,7 @@ def load_lists(app: App) -> OpenLists:
         if not state.fresh:
             grace = " and is in its grace period" if state.in_grace else ""
             app.warn(
-                f"list {state.name} is stale: it expired {state.expires:%Y-%m-%d %H:%M} UTC{grace}",
+                f"list {state.name} is stale: it expired {for_people(state.expires)}{grace}",
                 "run `hashclient fetch`; if that does not help, check this machine's clock",
             )
     return lists
@@ -122,11 +124,11 @@ class Report(Observer):
                 ) as self._write:
                     failure = self._tell_all(run)
             except OutputError as error:
-                # Nobody can be told but through the exit code; what was found still is logged.
+                # Only the exit code can still say it; what was found still is logged.
                 failure = error
                 run.give_up(error)
             except (KeyboardInterrupt, Terminated) as error:
-                # The second signal, while the end was told: what was found outranks it as well.
+                # The second signal, while the end was written: what was found outranks it as well.
                 run.give_up(error)
         if self._is_open and failure is None and self._is_text:
             self._app.say(
@@ -218,8 +220,8 @@ class Report(Observer):
         if self._output is not None and self._app.has_terminal():
             code = run.summary.exit_code
             self._app.say(counts_text(run.summary))
-            where = printable(self._output)
-            self._app.say(f"exit {int(code)}: {code.meaning}; the report is in {where}")
+            self._app.say(f"exit {int(code)}: {conclusion(run.summary)}")
+            self._app.say(f"the report is in {printable(self._output)}")
         if number := run.summary.gone:
             verb = "is" if number == 1 else "are"
             self._app.say(

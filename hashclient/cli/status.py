@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.cli.output import replace
 from hashclient.errors import ExitCode
 from hashclient.system.text import counted, path_fields, printable
+from hashclient.system.times import for_people, for_programs
 
 if TYPE_CHECKING:
     from hashclient.audit.record import Record
@@ -47,7 +48,7 @@ def command(app: App, output_format: str, verify: bool, output: Path | None) -> 
     Ends with 0 only when every list that should be here is, usable and fresh, and whatever else
     is kept can be read, so that a monitor can call it. What should be here is what `lists` in the
     configuration names or, without that, what the provider offered at the last fetch, and every
-    folder of a list. It needs no network: it tells of the last fetch.
+    folder of a list. It needs no network: it shows what the last fetch found.
 
     A list is `recognised by` md5, say, as far as its entries have an MD5: `lookup` can decide
     nothing about the others by that. By size+md5 also entries without one are ruled out that have
@@ -103,7 +104,7 @@ def _lines(settings: Settings, status: Status, now: datetime) -> Iterator[str]:
         counts = [f"{count:,} {state}" for state, count in status.reports.counts.items() if count]
         yield f"reports       {', '.join(counts) or 'none'}"
     if (scan := _last_scan(status)) is not None:
-        end = f"{scan.time:%Y-%m-%d %H:%M} UTC, exit code {scan.data.get('exit_code')}"
+        end = f"{for_people(scan.time)}, exit code {scan.data.get('exit_code')}"
         if isinstance(believed := scan.data.get("believed_unchanged"), int) and believed:
             end += f", {believed:,} {'file' if believed == 1 else 'files'} believed unchanged"
         yield f"last scan     {end}"
@@ -133,20 +134,20 @@ def _list_lines(status: ListStatus, now: datetime) -> list[str]:
         return [f"list {status.name}", f"  state       {status.problem}", *provider]
     state = status.problem or "fresh"
     digests = ", ".join(f"{a} {n:,}" for a, n in manifest.with_digest.items() if n) or "none"
-    published = f"{_in_utc(manifest.published_at):%Y-%m-%d %H:%M} UTC"
+    published = for_people(manifest.published_at)
     rows = {
         "state": state,
         "provider": manifest.provider,
         "generation": f"{manifest.generation}, published {published}",
         "age": _age(now - manifest.published_at),
-        "expires": f"{manifest.expires:%Y-%m-%d %H:%M} UTC",
+        "expires": for_people(manifest.expires),
         "entries": f"{manifest.entries:,} live",
         "digests": digests,
         "sizes": f"{percent(manifest.with_size, manifest.entries)} of the entries have one",
         "recognised": f"by {_shares(status, manifest.entries)}",
-        "fetched": f"{manifest.fetched_at:%Y-%m-%d %H:%M} UTC",
-        "checked": f"{manifest.checked_at:%Y-%m-%d %H:%M} UTC",
-        "verified": f"all of it since {manifest.verified_since:%Y-%m-%d %H:%M} UTC",
+        "fetched": for_people(manifest.fetched_at),
+        "checked": for_people(manifest.checked_at),
+        "verified": f"all of it since {for_people(manifest.verified_since)}",
     }
     lines = [f"  {key:<11} {value}" for key, value in rows.items()]
     lines += [f"  {'warning':<11} {text}" for text in status.warnings]
@@ -172,14 +173,6 @@ def percent(part: int, whole: int) -> str:
         digits += 1
     number, rest = divmod(100 * part * 10**digits // whole, 10**digits)
     return f"{number}.{rest:0{digits}d} %" if digits else f"{number} %"
-
-
-def _in_utc(moment: datetime) -> datetime:
-    """Return a moment in UTC, if that is one that Python knows: at the ends of time it is not."""
-    try:
-        return moment.astimezone(UTC)
-    except OverflowError:
-        return moment
 
 
 def _age(age: timedelta) -> str:
@@ -215,7 +208,7 @@ def _json(settings: Settings, status: Status, now: datetime) -> str:
                 "list": hit.list_name,
                 "entry": hit.entry,
                 "in_place": match.in_place,
-                "last_seen": match.last_seen.isoformat(),
+                "last_seen": for_programs(match.last_seen),
                 "withdrawn_generation": hit.withdrawn_generation,
             }
             for match, hit in status.withdrawn
@@ -227,7 +220,7 @@ def _json(settings: Settings, status: Status, now: datetime) -> str:
         "reports": reports and reports.counts,
         "last_scan": scan
         and {
-            "time": scan.time.isoformat(),
+            "time": for_programs(scan.time),
             "exit_code": scan.data.get("exit_code"),
             "believed_unchanged": scan.data.get("believed_unchanged"),
         },
@@ -254,9 +247,9 @@ def _list_document(status: ListStatus, now: datetime) -> dict[str, Any]:
     if manifest is not None:
         document |= {
             "generation": manifest.generation,
-            "published_at": manifest.published_at.isoformat(),
+            "published_at": for_programs(manifest.published_at),
             "age_s": int((now - manifest.published_at).total_seconds()),
-            "expires": manifest.expires.isoformat(),
+            "expires": for_programs(manifest.expires),
             "entries": manifest.entries,
             "digests": manifest.with_digest,
             "share_with_size": manifest.with_size / manifest.entries if manifest.entries else 0.0,
@@ -264,9 +257,9 @@ def _list_document(status: ListStatus, now: datetime) -> dict[str, Any]:
                 by: count / manifest.entries if manifest.entries else 0.0
                 for by, count in status.recognised.items()
             },
-            "last_fetch": manifest.fetched_at.isoformat(),
-            "last_check": manifest.checked_at.isoformat(),
-            "verified_since": manifest.verified_since.isoformat(),
+            "last_fetch": for_programs(manifest.fetched_at),
+            "last_check": for_programs(manifest.checked_at),
+            "verified_since": for_programs(manifest.verified_since),
             "index_bytes": sum(run.length for run in manifest.runs),
         }
     return document

@@ -27,7 +27,7 @@ class _Bytes(io.BufferedWriter):
 
 
 class _Talk(io.TextIOWrapper):
-    """Stderr: that nobody can be told is nothing to fail for.
+    """Stderr: a message that nobody can read is no reason to fail.
 
     It may be flushed when the interpreter has taken down all that this module had imported.
     """

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     type=DURATION,
     default="24h",
     show_default=True,
-    help="Look at everything so often: some changes are not told of.",
+    help="Look at everything so often: the kernel does not report every change.",
 )
 @click.option(
     "--exclude",
@@ -57,7 +57,7 @@ def command(
 
     It begins with a scan of everything, by what the inventory knows, and repeats that whenever
     changes may have been missed. What matches is recorded, logged and acted upon as by `scan`, and
-    told on stdout. Network file systems and FUSE do not tell of what others change: they are
+    shown on stdout. Network file systems and FUSE do not report what others change: they are
     refused.
 
     \b

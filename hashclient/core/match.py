@@ -61,7 +61,7 @@ STREAM_PREFIX = "stdin:"
 class Place(msgspec.Struct, frozen=True, gc=False):
     """Where a file is: its path without links, and what stands for the directory and file system.
 
-    `standing` is None where that cannot be told; else words of which the first stands for the
+    `standing` is None where that is not known; else words of which the first stands for the
     directory inside of its file system, and each of the others for the file system. `reached` is
     the path by which it was met, where that leads through a link.
     """

@@ -46,7 +46,7 @@ class Summary(msgspec.Struct):
     #: Lists that should be here and could not be asked.
     missing: tuple[MissingList, ...] = ()
     #: What a lookup could not tell, for want of the digests that lists have. Its inputs are unread,
-    #: or, with `gaps_accepted`, clean as far as can be told.
+    #: or, with `gaps_accepted`, clean as far as is known.
     gaps: tuple[Gap, ...] = ()
     gaps_accepted: bool = False
     elapsed_s: float = 0.0

@@ -1,6 +1,6 @@
 """One client: its bytes become requests, and its answers go back in the form it speaks.
 
-A connection never waits: it is told when there is something to read or room to write. It holds no
+A connection never waits: it is called when there is something to read or room to write. It holds no
 more than one command, what a stream keeps of itself, and answers that the client has not read yet;
 while there are such, or many that are still to come, nothing more is read.
 """
@@ -420,7 +420,7 @@ class Connection:
         self._worker.later(DRAIN_S, self.close)
 
     def close_if_gone(self) -> None:
-        """Close if the client has closed, which nobody hears of who does not read from it."""
+        """Close if the client has closed, which only reading from it would show."""
         if self.is_closed or self._reading:
             return
         poll = select.poll()

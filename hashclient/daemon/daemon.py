@@ -238,7 +238,7 @@ class Daemon:
         waited = [woken] if exposition is None else [woken, exposition.fileno()]
         while not self._stopping:
             if self._reloading and time.monotonic() >= reload_at:
-                # Whoever asks for it meanwhile is heard the next time.
+                # Who asks for it meanwhile is answered the next time.
                 self._reloading = False
                 reload_at = time.monotonic() + RELOAD_S
                 self._tell(signal.SIGHUP)

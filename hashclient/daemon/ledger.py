@@ -1,4 +1,4 @@
-"""What a daemon finds is recorded, logged and acted upon before anybody is told of it.
+"""What a daemon finds is recorded, logged and acted upon before anybody gets an answer.
 
 Many at once, so that the disk is waited for once. What cannot be written is counted and tried again
 with the next match; the answer is given all the same, since a match that is not recorded is one.

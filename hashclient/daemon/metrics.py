@@ -14,12 +14,16 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from socketserver import TCPServer
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from hashclient import __version__
 from hashclient.daemon.counts import BOUNDS_S, Count, Counts
 from hashclient.daemon.options import TcpAddress
 from hashclient.errors import StateError
+from hashclient.system.exposition import CONTENT_TYPE, expose
+
+if TYPE_CHECKING:
+    from prometheus_client import Metric
 
 _VERDICTS = {
     Count.CLEAN: "clean",
@@ -46,34 +50,38 @@ MAX_REQUEST_BYTES = 1 << 14
 
 def render(counts: Counts) -> str:
     """Return all counts as text."""
-    return "".join(f"{line}\n" for line in _lines(counts))
+    return expose(_families(counts))
 
 
-def _lines(counts: Counts) -> Iterator[str]:
-    yield from _head("objects_total", "counter", "Objects by verdict.")
+def _families(counts: Counts) -> Iterator[Metric]:
+    from prometheus_client.core import (
+        CounterMetricFamily,
+        GaugeMetricFamily,
+        HistogramMetricFamily,
+    )
+
+    objects = CounterMetricFamily(f"{_PREFIX}_objects", "Objects by verdict.", labels=["verdict"])
     for count, word in _VERDICTS.items():
-        yield f'{_PREFIX}_objects_total{{verdict="{word}"}} {counts.total(count)}'
+        objects.add_metric([word], counts.total(count))
+    yield objects
     for count, (name, what) in _TOTALS.items():
-        yield from _head(f"{name}_total", "counter", what)
-        yield f"{_PREFIX}_{name}_total {counts.total(count)}"
-    yield from _head("open_connections", "gauge", "Connections that are open now.")
-    yield f"{_PREFIX}_open_connections {counts.total(Count.OPEN)}"
-    yield from _head(
-        "answer_seconds", "histogram", "Seconds from the end of an object to its answer."
+        yield CounterMetricFamily(f"{_PREFIX}_{name}", what, value=counts.total(count))
+    yield GaugeMetricFamily(
+        f"{_PREFIX}_open_connections",
+        "Connections that are open now.",
+        value=counts.total(Count.OPEN),
     )
     sums, seconds = counts.times()
-    for bound, number in zip(BOUNDS_S, sums, strict=False):
-        yield f'{_PREFIX}_answer_seconds_bucket{{le="{bound:g}"}} {number}'
-    yield f'{_PREFIX}_answer_seconds_bucket{{le="+Inf"}} {sums[-1]}'
-    yield f"{_PREFIX}_answer_seconds_sum {seconds:.6f}"
-    yield f"{_PREFIX}_answer_seconds_count {sums[-1]}"
-    yield from _head("info", "gauge", "The version that runs.")
-    yield f'{_PREFIX}_info{{version="{__version__}"}} 1'
-
-
-def _head(name: str, kind: str, what: str) -> Iterator[str]:
-    yield f"# HELP {_PREFIX}_{name} {what}"
-    yield f"# TYPE {_PREFIX}_{name} {kind}"
+    bounds = [*(f"{bound:g}" for bound in BOUNDS_S), "+Inf"]
+    yield HistogramMetricFamily(
+        f"{_PREFIX}_answer_seconds",
+        "Seconds from the end of an object to its answer.",
+        buckets=list(zip(bounds, map(float, sums), strict=True)),
+        sum_value=seconds,
+    )
+    info = GaugeMetricFamily(f"{_PREFIX}_info", "The version that runs.", labels=["version"])
+    info.add_metric([__version__], 1)
+    yield info
 
 
 def _request(sock: socket.socket) -> bytes:
@@ -128,7 +136,7 @@ class Exposition:
                 found = self.path.partition("?")[0] == "/metrics"
                 body = render(counts).encode() if found else b"see /metrics\n"
                 self.send_response(200 if found else 404)
-                self.send_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+                self.send_header("Content-Type", CONTENT_TYPE)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)

@@ -1,4 +1,4 @@
-"""What a daemon is told: where it listens, how long it waits, what it says without a verdict."""
+"""How a daemon works: where it listens, how long it waits, what it says without a verdict."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hashclient.system.text import printable
 
 
 class NoVerdict(enum.StrEnum):
-    """What is answered for an input of which nothing can be told."""
+    """What is answered for an input that cannot be judged."""
 
     FOUND = "found"
     ERROR = "error"

@@ -40,4 +40,4 @@ def notify(environ: MutableMapping[str, str], state: str) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
             sock.sendto(state.encode(), address)
     except OSError as error:
-        _log.info("systemd cannot be told: %s", error.strerror)
+        _log.info("cannot notify systemd: %s", error.strerror)

@@ -31,7 +31,7 @@ class Owner(Protocol):
 
     @property
     def has_room(self) -> bool:
-        """Whether what comes next can be told."""
+        """Whether what comes next can be answered."""
         ...
 
     def close_if_gone(self) -> None:

@@ -54,6 +54,7 @@ from hashclient.system.files import (
 )
 from hashclient.system.log import Log
 from hashclient.system.text import printable
+from hashclient.system.times import for_people
 from hashclient.trust.tuf import Source, Trust
 
 _log = Log("fetch")
@@ -65,7 +66,7 @@ class Fetched(msgspec.Struct, frozen=True):
     """What became of one list in a fetch.
 
     `before` is the generation that was here, None for a first fetch. `added` and `withdrawn`
-    count entries, and are None when the list had to be built anew over an older generation.
+    count entries, and are None when the list had to be built again over an older generation.
     `is_ahead` says that `published_at` is in the future, as the clock here shows it.
     `affected` are matches with a hit of an entry that is withdrawn now, and `listed_again` what was
     taken away for an entry that was withdrawn and is back; `problem` says why these could not be
@@ -191,8 +192,8 @@ class Fetcher:
         for manifest in self._manifests():
             if manifest.checked_at > now + CLOCK_TOLERANCE:
                 raise StaleError(
-                    f"the clock shows {now:%Y-%m-%d %H:%M} UTC, but list {manifest.list} was"
-                    f" checked at {manifest.checked_at:%Y-%m-%d %H:%M} UTC",
+                    f"the clock shows {for_people(now)}, but list {manifest.list} was"
+                    f" checked at {for_people(manifest.checked_at)}",
                     hint="set this machine's clock right; if it is right now and was ahead then,"
                     " remove the list's folder and fetch again",
                 )

@@ -141,7 +141,7 @@ def open_guard(
 ) -> PoisonGuard:
     """Return the guard for these files of known good digests, indexing them if they changed.
 
-    With `verify`, an index of them whose bytes have changed is made anew, too. The caller holds
+    With `verify`, an index of them whose bytes have changed is made again, too. The caller holds
     the writers' lock.
 
     Raises:
@@ -154,7 +154,7 @@ def open_guard(
     directory = make_private_dir(Layout(state_dir).known_good)
     sources = _load_sources(directory)
     if sources is not None and (sources.files, sources.key_id) == (stamps, sealer.key_id):
-        # What is damaged or gone is built anew.
+        # What is damaged or gone is built again.
         with contextlib.suppress(DamagedError, FileNotFoundError):
             # Verified first: it reads without a map, where a bad block is an error, no signal.
             if verify:

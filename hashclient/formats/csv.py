@@ -21,6 +21,7 @@ from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Action
 from hashclient.core.model import Handled, Hit
 from hashclient.core.verdict import Summary
+from hashclient.formats.conclusion import conclusion
 from hashclient.formats.fields import (
     done_word,
     failure_text,
@@ -35,6 +36,7 @@ from hashclient.formats.fields import (
     words,
 )
 from hashclient.system.text import printable
+from hashclient.system.times import for_people
 
 if TYPE_CHECKING:
     from hashclient.formats.interface import Context
@@ -89,7 +91,7 @@ class CsvFormatter:
         for state in summary.lists:
             if not state.fresh:
                 grace = ", in its grace period" if state.in_grace else ""
-                reason = f"list {state.name} expired {state.expires:%Y-%m-%d %H:%M} UTC{grace}"
+                reason = f"list {state.name} expired {for_people(state.expires)}{grace}"
                 row = {"kind": "stale", "reason": reason, "list": text_cell(state.name)}
                 yield row | {"generation": str(state.generation)}
         for gap in summary.gaps:
@@ -104,11 +106,9 @@ class CsvFormatter:
         for skipped, number in sorted(summary.skipped.items()):
             yield {"kind": "skips", "reason": text_cell(f"{words(skipped)}: {number:,}")}
         if (text := run_text(self._context)) is not None:
-            took = (
-                f"began {self._context.now:%Y-%m-%d %H:%M:%S} UTC, took {summary.elapsed_s:.1f} s"
-            )
+            took = f"began {for_people(self._context.now)}, took {summary.elapsed_s:.1f} s"
             yield {"kind": "run", "reason": text_cell(f"{text}; {took}")}
-        parts = [f"exit {int(summary.exit_code)}: {summary.exit_code.meaning}"]
+        parts = [f"exit {int(summary.exit_code)}: {conclusion(summary)}"]
         parts.append(plural(summary.inputs, "input"))
         parts += filter(None, [rests_on(summary), inside_text(summary)])
         yield {"kind": "summary", "reason": "; ".join(parts)}

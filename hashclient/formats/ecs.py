@@ -29,6 +29,7 @@ from hashclient.formats.fields import (
     words,
 )
 from hashclient.system.text import path_fields, printable
+from hashclient.system.times import for_programs
 
 if TYPE_CHECKING:
     from hashclient.formats.interface import Context
@@ -78,7 +79,7 @@ class EcsFormatter:
         about = self._context.about
         host = {} if about is None else {"host": {"hostname": about.host}}
         return {
-            "@timestamp": time.isoformat(),
+            "@timestamp": for_programs(time),
             "ecs": {"version": ECS_VERSION},
             "message": message,
             "event": {"module": "hashclient", "dataset": dataset, **event},
@@ -106,8 +107,8 @@ class EcsFormatter:
         labels = {k: v for k, v in path_fields(outcome.place).items() if k != "path"}
         if record is not None:
             time = record.last_seen
-            about["start"] = record.first_seen.isoformat()
-            about["end"] = record.last_seen.isoformat()
+            about["start"] = for_programs(record.first_seen)
+            about["end"] = for_programs(record.last_seen)
             labels |= {"match_id": record.id, "match_state": str(record.state)}
             labels["match_in_place"] = "yes" if record.in_place else "no"
         if outcome.members:
@@ -138,7 +139,7 @@ class EcsFormatter:
 
     def _list(self, state: ListState) -> dict[str, Any]:
         word = "fresh" if state.fresh else "in its grace period" if state.in_grace else "stale"
-        reason = f"{'expires' if state.fresh else 'expired'} {state.expires.isoformat()}"
+        reason = f"{'expires' if state.fresh else 'expired'} {for_programs(state.expires)}"
         message = f"list {state.name}, generation {state.generation}, is {word}: {reason}"
         event = self._event(
             self._context.now,
@@ -207,8 +208,8 @@ class EcsFormatter:
             action="summary",
             outcome="success" if is_whole else "failure",
             reason=code.meaning,
-            start=start.isoformat(),
-            end=(start + duration).isoformat(),
+            start=for_programs(start),
+            end=for_programs(start + duration),
             duration=round(summary.elapsed_s * 1_000_000_000),
         )
         process: dict[str, Any] = {"name": "hashclient", "exit_code": int(code)}

@@ -27,6 +27,7 @@ from hashclient.core.model import (
 from hashclient.core.verdict import Summary
 from hashclient.errors import ExitCode
 from hashclient.system.text import path_fields, printable
+from hashclient.system.times import for_programs
 
 if TYPE_CHECKING:
     from hashclient.formats.interface import Context
@@ -67,8 +68,8 @@ def record_fields(record: MatchRef) -> dict[str, Any]:
         "id": record.id,
         "state": str(record.state),
         "in_place": record.in_place,
-        "first_seen": record.first_seen.isoformat(),
-        "last_seen": record.last_seen.isoformat(),
+        "first_seen": for_programs(record.first_seen),
+        "last_seen": for_programs(record.last_seen),
     }
 
 
@@ -107,7 +108,7 @@ def run_fields(context: Context) -> dict[str, Any]:
         return {}
     directory = {} if about.directory is None else path_fields(about.directory)
     return {
-        "started": context.now.isoformat(timespec="seconds"),
+        "started": for_programs(context.now.replace(microsecond=0)),
         "host": about.host,
         "user": words(about.user),
         **{key.replace("path", "directory"): value for key, value in directory.items()},

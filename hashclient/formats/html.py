@@ -22,6 +22,7 @@ from hashclient.core.match import PROGRESS
 from hashclient.core.model import Handled
 from hashclient.core.verdict import Summary
 from hashclient.errors import ExitCode
+from hashclient.formats.conclusion import conclusion
 from hashclient.formats.fields import (
     failure_text,
     gap_text,
@@ -35,6 +36,7 @@ from hashclient.formats.htmlrun import about_run, contents, next_steps
 from hashclient.formats.htmltable import ORDER, charts, counts, files_table, lists_table
 from hashclient.formats.markup import Markup, element
 from hashclient.formats.text import human_bytes
+from hashclient.system.times import for_people
 
 if TYPE_CHECKING:
     from hashclient.formats.interface import Context
@@ -157,14 +159,14 @@ class HtmlFormatter:
 
     def _verdict(self, summary: Summary | None) -> Markup:
         now = self._context.now
-        when = element("time", f"{now:%Y-%m-%d %H:%M:%S} UTC", datetime=f"{now:%Y-%m-%dT%H:%M:%SZ}")
+        when = element("time", for_people(now), datetime=f"{now:%Y-%m-%dT%H:%M:%SZ}")
         about = [element("p", f"hashclient {self._context.command}, ", when, class_="about")]
         title = element("h1", self._title(summary))
         if summary is None:
             return element("header", *about, title, class_="plain")
         code = summary.exit_code
         tone = "good" if code is ExitCode.OK else "bad" if summary.counts[Kind.MATCH] else "warn"
-        meaning = element("p", f"Exit code {int(code)}: {code.meaning}.", class_="meaning")
+        meaning = element("p", f"Exit code {int(code)}: {conclusion(summary)}.", class_="meaning")
         return element("header", *about, title, meaning, class_=tone)
 
     def _attention(self, summary: Summary) -> Iterator[str]:
@@ -180,7 +182,7 @@ class HtmlFormatter:
         for state in summary.lists:
             if not state.fresh:
                 grace = " It is within the grace that is allowed." if state.in_grace else ""
-                yield f"List {state.name} expired {state.expires:%Y-%m-%d %H:%M} UTC.{grace}"
+                yield f"List {state.name} expired {for_people(state.expires)}.{grace}"
         if self._actions_failed:
             yield f"Actions that could not be done: {self._actions_failed:,}."
         for gap in summary.gaps:

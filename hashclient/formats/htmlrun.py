@@ -13,6 +13,7 @@ from hashclient.core.verdict import Summary
 from hashclient.formats.fields import skipped_text, words
 from hashclient.formats.markup import Markup, element, joined
 from hashclient.system.text import printable
+from hashclient.system.times import for_people
 
 if TYPE_CHECKING:
     from hashclient.formats.interface import Context
@@ -44,7 +45,7 @@ def about_run(context: Context, summary: Summary | None) -> Markup | None:
     where = "a directory that is gone" if about.directory is None else printable(about.directory)
     rows.append(("Directory", element("code", where)))
     rows.append(("User", element("code", words(about.user))))
-    rows.append(("Began", element("span", f"{context.now:%Y-%m-%d %H:%M:%S} UTC")))
+    rows.append(("Began", element("span", for_people(context.now))))
     if summary is not None:
         rows.append(("Took", element("span", f"{summary.elapsed_s:,.1f} s")))
         if (text := skipped_text(summary)) is not None:

@@ -15,6 +15,7 @@ from hashclient.formats.fields import done_word
 from hashclient.formats.markup import Markup, element, joined
 from hashclient.formats.text import human_bytes
 from hashclient.system.text import printable
+from hashclient.system.times import for_people
 
 #: Bars of one chart; what is left is summed up in one more.
 MAX_BARS = 8
@@ -51,7 +52,7 @@ def lists_table(states: Iterable[ListState], missing: Iterable[MissingList]) -> 
         word, tone = ("fresh", "good") if state.fresh else ("stale", "bad")
         if state.in_grace:
             word, tone = "in grace", "warn"
-        until, when = "until" if state.fresh else "since", f"{state.expires:%Y-%m-%d %H:%M} UTC"
+        until, when = "until" if state.fresh else "since", for_people(state.expires)
         rows.append(
             element(
                 "tr",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from hashclient.core.model import Handled
 from hashclient.core.verdict import Summary
+from hashclient.formats.conclusion import conclusion
 from hashclient.formats.fields import (
     counts_text,
     failure_text,
@@ -24,6 +25,7 @@ from hashclient.formats.fields import (
     words,
 )
 from hashclient.system.text import printable
+from hashclient.system.times import for_people
 
 if TYPE_CHECKING:
     from hashclient.formats.interface import Context
@@ -75,7 +77,7 @@ class TextFormatter:
         lines = [*(self._work(summary) if self._of_run else ()), *self._attention(summary)]
         if (text := run_text(self._context)) is not None:
             lines.append(text)
-        lines.append(f"exit {int(summary.exit_code)}: {summary.exit_code.meaning}")
+        lines.append(f"exit {int(summary.exit_code)}: {conclusion(summary)}")
         return "\n".join(lines)
 
     def _work(self, summary: Summary) -> Iterator[str]:
@@ -90,7 +92,7 @@ class TextFormatter:
         if (skipped := skipped_text(summary)) is not None:
             yield skipped
         for state in summary.lists:
-            when = f"{state.expires:%Y-%m-%d %H:%M} UTC"
+            when = for_people(state.expires)
             fresh = f"fresh until {when}"
             if not state.fresh:
                 fresh = f"expired {when}, {'in its grace period' if state.in_grace else 'STALE'}"

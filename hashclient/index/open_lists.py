@@ -311,7 +311,7 @@ def delegated_lists(path: Path) -> tuple[str, ...] | None:
 
 
 def known_lists(settings: Settings) -> frozenset[str] | None:
-    """Return the names of the lists that anything here names; None if that cannot be told.
+    """Return the names of the lists that anything here names; None if that is not known.
 
     The configuration names a list, a provider's verified metadata offers it, or it is here.
 

@@ -330,7 +330,7 @@ def list_folders(lists_dir: Path) -> list[str]:
 
 
 def lists_on_disk(lists_dir: Path) -> list[str]:
-    """Return the names of the lists that have a manifest, as far as can be told, sorted.
+    """Return the names of the lists that have a manifest, as far as they can be found, sorted.
 
     Raises:
         StateError: `lists_dir` cannot be read.

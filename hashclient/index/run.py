@@ -40,7 +40,7 @@ ALIGNMENT = 64
 #: What is read at first of a run, and the longest header: names of categories and of older runs.
 HEAD_BYTES = 1 << 14
 MAX_HEADER_BYTES = 1 << 24
-#: For what a fetch sees when it opens an index, and for what it sees only when it is told to.
+#: For what a fetch sees when it opens an index, and for what it sees only when it is asked to.
 REBUILD_HINT = "run `hashclient fetch` to build it again"
 ROT_HINT = "run `hashclient fetch --rebuild`"
 #: The parts of each sorted key: the key, what goes with it, the row it belongs to.
@@ -114,8 +114,8 @@ class Run:
             raise
         except OSError as error:
             raise unreadable(path, error) from error
-        # Whether a later version has written it cannot be told from a changed byte: the version of
-        # the whole state says that.
+        # A later version and a changed byte look the same here: the version of the whole state
+        # says which it is.
         if head[:8] != RUN_MAGIC and head[:6] == RUN_MAGIC[:6]:
             raise DamagedError(
                 f"index file is of another version: {printable(path)}", hint=REBUILD_HINT

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 RATIO = 4
 #: Generations that are left alone: clients that fetch as often as the provider publishes, and were
-#: not away for longer than so many generations, never build the list anew.
+#: not away for longer than so many generations, never build the list again.
 KEEP_NEWEST = 50
 
 #: Segments of the same generations: what is joined or left alone as a whole.

@@ -379,7 +379,7 @@ class Roles:
         return [(role, at) for role, at in found if at - now < self._validity.of(role) / 4]
 
     def renew(self) -> tuple[list[str], list[str]]:
-        """Sign the timestamp anew, and each role past half of its validity.
+        """Sign the timestamp again, and each role past half of its validity.
 
         Returns the roles that were signed, and those that were due but have a key elsewhere.
 

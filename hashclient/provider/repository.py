@@ -300,7 +300,7 @@ class Repository:
             roles.rotate(role, wanted)
 
     def renew(self) -> Renewed:
-        """Sign the timestamp anew, and whatever is past half of its validity, or expired.
+        """Sign the timestamp again, and whatever is past half of its validity, or expired.
 
         Raises:
             StateError: as `publish`.

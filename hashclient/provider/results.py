@@ -69,7 +69,7 @@ class Status(msgspec.Struct, frozen=True):
 
 
 class Renewed(msgspec.Struct, frozen=True):
-    """Roles that were signed anew, and roles that are due but whose keys are not here.
+    """Roles that were signed again, and roles that are due but whose keys are not here.
 
     `wanting` says for each of these which keys suffice.
     """

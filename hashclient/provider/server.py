@@ -40,7 +40,7 @@ from hashclient.system.secrets import read_secret
 from hashclient.system.text import printable
 
 CERTIFICATE_VALIDITY = timedelta(days=365)
-#: A certificate that would run out while the server is in use is made anew at its start.
+#: A certificate that would run out while the server is in use is made again at its start.
 CERTIFICATE_MARGIN = timedelta(days=7)
 #: Seconds that a connection may stand still.
 IDLE_S = 30.0

@@ -1,7 +1,7 @@
 """The age format, by pyrage: keys as they are written down, sealing and opening of streams.
 
 The one place that knows pyrage. Its errors become ours here, and what it does not say is found out:
-it words errors of the streams anew, and drops one that happens when its last buffer is written, so
+it words errors of the streams again, and drops one that happens when its last buffer is written, so
 the streams note their errors themselves. Whoever seals has to check the length of what was written
 (`sealed_bytes`); a truncated age file is otherwise only noticed by who opens it.
 """

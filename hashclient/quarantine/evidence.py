@@ -33,7 +33,7 @@ CHUNK_BYTES = 1 << 18
 
 
 class Source(msgspec.Struct, frozen=True):
-    """Where bytes come from: what it is for people, its length, and a way to read it anew."""
+    """Where bytes come from: what it is for people, its length, and a way to read it again."""
 
     name: str
     size: int

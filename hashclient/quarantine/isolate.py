@@ -94,7 +94,7 @@ def take(room: Room, match_id: str, matches: Matches, mark: Mark) -> Taken:
             if item.stage is not Stage.REMOVED:
                 _record(act, item, [])
             return Taken(taken=True, sealed=True, detail="in quarantine already")
-        # What another seal key made proves nothing. The file is sealed anew, if it is there.
+        # What another seal key made proves nothing. The file is sealed again, if it is there.
         can_resume = item is not None and room.can_prove(item.key_id)
         recipients = _check(act, item if can_resume else None)  # 1
         try:

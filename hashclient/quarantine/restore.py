@@ -90,7 +90,7 @@ def restore(
         except OSError as error:
             raise UsageError(
                 f"cannot restore to {printable(path)}: {reason_of(error)}",
-                hint="make its directory, or choose another place with --to",
+                hint="make its directory, or choose another place with --output",
             ) from error
         done = Restoration(mark.by, mark.reason, mark.time, in_place=path == item.file)
         room.log("restored", item, mark, to=log_path_fields(path), missing=missing)  # 7
@@ -158,7 +158,8 @@ def _put(room: Room, item: Item, place: Place, identities: Sequence[Any], mark: 
 
 def _is_taken(place: Place) -> UsageError:
     return UsageError(
-        f"something else is there: {printable(place.path)}", hint="choose another place with --to"
+        f"something else is there: {printable(place.path)}",
+        hint="choose another place with --output",
     )
 
 

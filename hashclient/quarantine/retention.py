@@ -21,6 +21,7 @@ from hashclient.quarantine.item import Item, Mark, Stage, item_ids
 from hashclient.quarantine.store import Room
 from hashclient.system.files import fsync_dir
 from hashclient.system.text import printable
+from hashclient.system.times import for_people
 
 _UNRECORDED = "not in the record of matches: `quarantine recover` records it again"
 
@@ -80,7 +81,7 @@ def recover(room: Room, matches: Matches, mark: Mark) -> Iterator[Item]:
 
 
 def _match_of(item: Item) -> Match:
-    """Return the match as an item tells of it."""
+    """Return the match as its item describes it."""
     is_removed = item.stage is Stage.REMOVED
     return Match(
         id=item.id,
@@ -144,7 +145,7 @@ def due(room: Room, item: Item, matches: Matches) -> Due:
         return Due(is_due=False, at=None, why=why)
     at = max(times) + timedelta(days=days)
     verb = "since" if at <= room.now() else "on"
-    return Due(is_due=at <= room.now(), at=at, why=f"due {verb} {at:%Y-%m-%d %H:%M} UTC")
+    return Due(is_due=at <= room.now(), at=at, why=f"due {verb} {for_people(at)}")
 
 
 def _obstacle(item: Item, match: Match | None) -> str | None:

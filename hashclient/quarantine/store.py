@@ -162,7 +162,7 @@ class Room:
         return evidence_path(self.directory, match_id)
 
     def save(self, item: Item) -> None:
-        """Write the document of an item anew, whole or not at all.
+        """Write the document of an item again, whole or not at all.
 
         Raises:
             StateError: it cannot be written.

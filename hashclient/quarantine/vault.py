@@ -16,7 +16,7 @@ match under the match's id:
   is here, for lists and reports; `directory` is `Settings.quarantine_dir`.
 
 Nothing here ever opens a sealed copy without an identity that the caller gives, and nothing here
-shows or writes content but `restore`, to the place it is told. Removal is not secure erasure.
+shows or writes content but `restore`, to the place it is given. Removal is not secure erasure.
 """
 
 from __future__ import annotations

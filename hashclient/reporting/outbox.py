@@ -1,9 +1,9 @@
-"""The outbox: reports on disk, who may change them, and what else has to know of them.
+"""The outbox: reports on disk, who may change them, and where else they are recorded.
 
-A report is made under `prepare.lock` and appears as a whole; from the moment that the audit log and
-the record of matches know of it (`settled`), only who holds `lock` changes it. Both are told of
-every state after it is on disk, and again if a kill came between: a state is settled once both
-know. Sending is left to `submit`.
+A report is made under `prepare.lock` and appears as a whole. Once the audit log and the record of
+matches have it (`settled`), only the holder of `lock` changes it. Each state is written to disk
+first and to these two then, again if a kill came between: it is settled once both have it. `submit`
+sends reports.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ class Outbox:
         """Tell of the reports that a kill has kept from being known.
 
         Raises:
-            AuditError, StateError: they cannot be told.
+            AuditError, StateError: log or record cannot be written.
         """
         if is_there(self.settings.layout.reports):
             with self._preparing():
@@ -192,7 +192,7 @@ class Outbox:
 
     def _settle_new(self, record: Matches) -> None:
         for report_id in self.ids():
-            # A damaged one is told of where reports are sent or listed.
+            # A damaged one is an error where reports are sent or listed.
             with contextlib.suppress(StateError):
                 report = self.get(report_id)
                 if report.settled is None:
@@ -359,7 +359,7 @@ class Outbox:
         return self.save(report.replace(retraction=decision, next_attempt=None))
 
     def retracted(self, report: Report, record: Matches) -> Report:
-        """Note that a report is taken back, and tell of it.
+        """Note that a report is taken back, in the log and the record of matches as well.
 
         Raises:
             StateError, AuditError: it cannot be noted.
@@ -384,7 +384,7 @@ class Outbox:
         """Tell the audit log and the record of matches of the states that a report has come to.
 
         Raises:
-            AuditError, StateError: they cannot be told; the next command that sends tries again.
+            AuditError, StateError: they cannot be written; the next command that sends tries again.
         """
         for state in unsettled(report):
             settle(self.session, report, state, record)

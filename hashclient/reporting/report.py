@@ -228,7 +228,7 @@ class Sent(msgspec.Struct, frozen=True):
 
     @classmethod
     def not_done(cls, report: Report, error: HashclientError) -> Sent:
-        """Say that an attempt failed; it may be that only others could not be told of it."""
+        """Say that an attempt failed; it may be that only log or matches could not be written."""
         return cls(report, "not sent" if report.is_open else str(report.state), error)
 
 

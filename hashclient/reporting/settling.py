@@ -67,7 +67,7 @@ def settle(session: Session, report: Report, state: State, record: Matches) -> N
     session.audit.append([Event(event, logged)], durable=True)
     with record.batch():
         for match_id in report.matches:
-            # A record of matches that was begun anew does not know of old ones.
+            # A record of matches that was begun again does not know of old ones.
             with contextlib.suppress(UsageError):
                 told = record.story(match_id)
                 if any(s.event == step and s.detail.get("report") == report.id for s in told):

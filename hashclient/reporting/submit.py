@@ -105,10 +105,10 @@ class Sender:
             if damaged is not None:
                 raise damaged
 
-    def send(self, report_id: str, *, anew: bool = False) -> Sent:
+    def send(self, report_id: str, *, again: bool = False) -> Sent:
         """Send one report now, whether it is due or not.
 
-        With `anew`, what a service may have of it is forgotten first: a person has made sure that
+        With `again`, what a service may have of it is forgotten first: a person has made sure that
         it has nothing.
 
         Raises:
@@ -120,7 +120,7 @@ class Sender:
             if not report.is_open:
                 self._outbox.settle(report, self._record)
                 raise UsageError(f"report {report.id} is {report.state} already")
-            if anew:
+            if again:
                 report = self._forget(report)
             return self._send(report)
 
@@ -224,7 +224,7 @@ class Sender:
                 f"destination {report.destination} was of the kind {report.kind},"
                 " and is another one now",
                 hint="configure it as it was, under this name; what was not sent can be retracted,"
-                " and prepared anew",
+                " and prepared again",
             )
         return self._at(table)
 
@@ -253,7 +253,7 @@ class Sender:
         problem = Problem(self._session.now(), error.message, error.hint, int(error.exit_code))
         person = isinstance(error, UsageError | AuthorisationError)
         changed = report.failed(problem, person=person, retry_after_s=retry_after_s)
-        with contextlib.suppress(StateError):  # the error that is told is the first one
+        with contextlib.suppress(StateError):  # the first error is the one to show
             changed = self._outbox.save(changed)
         with contextlib.suppress(AuditError):
             requests = [r.id for r in report.remote.requests[-3:]]

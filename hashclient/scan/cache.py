@@ -88,7 +88,7 @@ _DAMAGE = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
 class DamagedInventoryError(StateError):
-    """The file is not what a scan left; nothing is lost by making it anew."""
+    """The file is not what a scan left; nothing is lost by making it again."""
 
 
 class Stats(msgspec.Struct, frozen=True):
@@ -161,7 +161,7 @@ class Inventory:
 
     def _prepare(self, key_id: str) -> None:
         # No waiting for the disk, ever: workers would idle. What a power failure garbles or takes
-        # away counts as lost, and is made anew.
+        # away counts as lost, and is made again.
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = OFF")
         self._db.execute("BEGIN IMMEDIATE")
@@ -420,7 +420,7 @@ class Inventory:
             if not isinstance(error, OSError) and code in _DAMAGE:
                 raise DamagedInventoryError(
                     f"the inventory is damaged: {printable(self._path)}: {error}",
-                    hint="a scan reads every file then, and makes it anew",
+                    hint="a scan reads every file then, and makes it again",
                 ) from error
             raise StateError(
                 f"cannot use the inventory: {printable(self._path)}: {error}",

@@ -8,7 +8,7 @@ entry or digest is in any of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import msgspec
 
@@ -16,9 +16,9 @@ from hashclient import __version__
 from hashclient.audit.record import Record
 from hashclient.index.manifest import Manifest
 from hashclient.status.status import ListStatus, Status
+from hashclient.system.exposition import expose
 
 _PREFIX = "hashclient_"
-_ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 
 
 class _Metric(msgspec.Struct, frozen=True):
@@ -64,23 +64,24 @@ _OF_MANIFESTS: tuple[tuple[str, str, Callable[[Manifest], float]], ...] = (
 
 def render(status: Status) -> str:
     """Return `status` as metrics, all of them gauges, always in the same order."""
-    return "".join(_text(metric) for metric in _metrics(status) if metric.values)
+    return _text(metric for metric in _metrics(status) if metric.values)
 
 
 def render_failure(exit_code: int) -> str:
     """Return the metrics of a status that could not find out anything, and ended with a code."""
-    return "".join(map(_text, _of_command(exit_code)))
+    return _text(_of_command(exit_code))
 
 
-def _text(metric: _Metric) -> str:
-    name = _PREFIX + metric.name
-    lines = [f"# HELP {name} {metric.help}", f"# TYPE {name} gauge"]
-    for of, value in metric.values.items():
-        pairs = zip(metric.labels, of, strict=True)
-        labels = ",".join(f'{label}="{text.translate(_ESCAPES)}"' for label, text in pairs)
-        shown = f"{{{labels}}}" if labels else ""
-        lines.append(f"{name}{shown} {value!r}")  # repr: as many digits as it takes
-    return "\n".join(lines) + "\n"
+def _text(metrics: Iterable[_Metric]) -> str:
+    from prometheus_client.core import GaugeMetricFamily
+
+    def gauge(metric: _Metric) -> GaugeMetricFamily:
+        family = GaugeMetricFamily(_PREFIX + metric.name, metric.help, labels=metric.labels)
+        for of, value in metric.values.items():
+            family.add_metric(of, value)
+        return family
+
+    return expose(map(gauge, metrics))
 
 
 def _metrics(status: Status) -> Iterator[_Metric]:

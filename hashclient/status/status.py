@@ -26,6 +26,7 @@ from hashclient.index.open_lists import ExpectedList, expected_lists
 from hashclient.index.reader import Index, state_of
 from hashclient.matches.store import Matches
 from hashclient.system.files import is_there, state_error
+from hashclient.system.times import for_people
 
 
 class ListStatus(msgspec.Struct, frozen=True):
@@ -195,8 +196,8 @@ def _warnings(manifest: Manifest, now: datetime) -> Iterator[str]:
     since = manifest.verified_since
     if now - since > OVERDUE:
         yield (
-            f"parts of the index were not compared with their digests since {since:%Y-%m-%d %H:%M}"
-            f" UTC, for more than {OVERDUE.days} days; run `hashclient fetch`, and more often"
+            f"parts of the index were not compared with their digests since {for_people(since)},"
+            f" for more than {OVERDUE.days} days; run `hashclient fetch`, and more often"
         )
 
 
@@ -219,7 +220,7 @@ def _freshness(manifest: Manifest, now: datetime, grace: timedelta) -> tuple[Exi
         until = manifest.expires + grace
         return (
             ExitCode.OK,
-            f"past its expiry, in its grace period until {until:%Y-%m-%d %H:%M} UTC",
+            f"past its expiry, in its grace period until {for_people(until)}",
         )
     return ExitCode.STALE, "STALE: past its expiry"
 

@@ -91,7 +91,7 @@ def is_there(path: Path) -> bool:
     """Tell whether something of the state is at `path`.
 
     Raises:
-        StateError: that cannot be told: a directory on the way may not be entered, say.
+        StateError: that cannot be found out: a directory on the way may not be entered, say.
     """
     try:
         path.stat()

@@ -46,7 +46,7 @@ class SizeTrust(enum.Enum):
 #: By themselves, since looking up a member of an enumeration costs as much as ten other names.
 NONE, NONZERO, FULL = SizeTrust
 
-#: Those without a block device whose sizes are trusted, those whose ctime tells of each change, and
+#: Those without a block device whose sizes are trusted, those whose ctime shows each change, and
 #: those whose changes this kernel tells.
 _TRUSTED, _KEEP_CTIME, _TELL_OF_CHANGES = map(with_trait, (SIZES, CTIME, TELLS))
 

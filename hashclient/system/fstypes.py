@@ -14,7 +14,7 @@ SIZES = 1
 #: Each change of a file sets its ctime, in the kernel or at a server. Not so on bcachefs: its
 #: snapshots share the numbers of device and inode.
 CTIME = 2
-#: This kernel makes each change, so that it can tell of them.
+#: This kernel makes each change, so that it can report them.
 TELLS = 4
 #: Other machines change files without this one's kernel being asked first: through a server, or on
 #: a disk that all of them have.

@@ -47,7 +47,7 @@ _GET_UUID, _UUID_BYTES = 0x80111500, 17
 #: From linux/btrfs.h: the same, and where the UUID is in it.
 _BTRFS_INFO, _BTRFS_INFO_BYTES, _BTRFS_UUID = 0x8400941F, 1024, slice(16, 32)
 #: And of the subvolume that a file is in. Its number is given again once it has been deleted and
-#: the file system was mounted anew; but for that of the first one, which may have no UUID.
+#: the file system was mounted again; but for that of the first one, which may have no UUID.
 _SUBVOLUME_INFO, _SUBVOLUME_INFO_BYTES, _SUBVOLUME_UUID = 0x81F8943C, 504, slice(296, 312)
 _FIRST_SUBVOLUME = (5).to_bytes(8, sys.byteorder)
 #: From xfs/xfs_fs.h: the same of its geometry, for kernels before 6.9.

@@ -1,6 +1,6 @@
 """What happens inside, for whoever listens: the standard `logging` below the name `hashclient`.
 
-Nothing here is for the user of a command, who is told by the command line, or for the record, which
+Nothing here is for the user of a command, which the command line serves, or for the record, which
 is the audit log. Never a digest, a credential or what a file holds is said; counts, names of lists
 and providers are. Only `info` and `debug` are used: what is wrong is an error or an outcome.
 

@@ -48,7 +48,7 @@ def mount_number(fd: int) -> int | None:
 
 
 def mount_of(fd: int) -> Mount | None:
-    """Return the mount that a file was opened on; None if that cannot be told."""
+    """Return the mount that a file was opened on; None if that is not known."""
     number = mount_number(fd)
     try:
         text = Path("/proc/self/mountinfo").read_bytes()

@@ -34,6 +34,7 @@ from hashclient.errors import (
 from hashclient.system.files import state_error
 from hashclient.system.strictjson import parse_json
 from hashclient.system.text import excerpt, printable
+from hashclient.system.times import for_people
 from hashclient.trust.metadatadir import MAX_METADATA_BYTES, MetadataDir
 
 #: What is said of metadata that cannot be trusted, where nothing is known that fits better.
@@ -330,10 +331,10 @@ class Trust:
             expires = datetime.fromisoformat(signed["expires"])
             if expires <= self._now:
                 days = (self._now - expires).days
-                since = f" since {expires:%Y-%m-%d %H:%M} UTC ({days} days)"
+                since = f" since {for_people(expires)} ({days} days)"
         return StaleError(
             f"provider {self._name}: {error}{since}",
-            hint="the provider has to sign anew; if it has, check this machine's clock",
+            hint="the provider has to sign again; if it has, check this machine's clock",
         )
 
 

@@ -1,17 +1,16 @@
 """What changes in trees, as inotify(7) tells: names of files to look at, or that some were missed.
 
-The kernel tells of one directory at a time, so each has a watch, and a directory that is new is
-watched before it is listed: what came into it in between is told twice rather than not at all.
-Where the kernel had more to tell than it keeps, or no more directories may be watched, something
-was missed, and only a look at everything finds it.
+The kernel reports one directory at a time, so each has a watch, and a directory that is new is
+watched before it is listed: what came into it in between is reported twice rather than never.
+Where more changed than the kernel keeps, or no more directories may be watched, something was
+missed, and only a look at everything finds it.
 
-What the kernel does not tell of is looked for now and then: whether each root is still the
-directory that is watched, and what is mounted below. A directory that may not be read is told like
-a file: a scan says that nothing is known of it.
+What the kernel does not report is looked for now and then: whether each root is still the
+directory that is watched, and what is mounted below. A directory that may not be read is reported
+like a file: a scan says that nothing is known of it.
 
-Limits: a store through a shared memory map tells nothing, a write by a name elsewhere (a hard link)
-tells nothing here, and what another machine changes on a network file system tells nobody; trees
-there are refused.
+Limits: a store through a shared memory map is not reported, nor is a write by a name elsewhere (a
+hard link), nor what another machine changes on a network file system; trees there are refused.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ class Changes:
         """Watch `roots`, absolute paths of directories; not what lies below `without`.
 
         Raises:
-            UsageError: one is no directory, or is where changes are not told of.
+            UsageError: one is no directory, or is where changes are not reported.
             StateError: the kernel watches no more directories.
         """
         self._roots = roots
@@ -159,7 +158,7 @@ class Changes:
         self._states = [self._state_of(root) for root in self._roots]
 
     def look_around(self) -> bool:
-        """Look for what the kernel does not tell of; return whether something was missed."""
+        """Look for what the kernel does not report; return whether something was missed."""
         if [self._state_of(root) for root in self._roots] != self._states:
             _log.info("another directory than before is in the place of one that is watched")
             self._missed = True
@@ -227,7 +226,7 @@ class Changes:
                 self._forget(event.wd)
                 continue
             if mask & flags.MOVE_SELF:
-                # A root that was moved; others were told of by their parents.
+                # A root that was moved; the watch of its parent reports any other.
                 if directory in self._roots:
                     self._drop_tree(directory)
                     self._missed = True
@@ -248,7 +247,7 @@ class Changes:
         return self._missed
 
     def take(self) -> set[str]:
-        """Return the files that have changed, and begin anew."""
+        """Return the files that have changed, and begin again."""
         files, self._files = self._files, set()
         return files
 
@@ -306,7 +305,7 @@ class Changes:
             self._missed = True
 
     def _drop_tree(self, top: str) -> None:
-        """Watch a directory that was moved away no more; where it went, it may be watched anew."""
+        """Watch a directory that was moved away no more; where it went, it may be watched again."""
         below = f"{top}/"
         for path in [p for p in self._numbers if p == top or p.startswith(below)]:
             number = self._numbers.pop(path)
@@ -315,7 +314,7 @@ class Changes:
 
 
 def _tells(path: str) -> bool:
-    """Tell whether changes below a directory are told of; one that is gone has none."""
+    """Tell whether changes below a directory are reported; one that is gone has none."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:

@@ -26,7 +26,7 @@ from hashclient.watch.changes import Changes
 
 _log = Log("watch")
 
-#: A file that changed while it was read is looked at again so often, and then told as unread.
+#: A file that changed while it was read is looked at again so often, and then reported as unread.
 ATTEMPTS = 5
 #: Most files that one scan is given: what comes meanwhile must not wait for too long.
 MOST_FILES = 50_000
@@ -34,7 +34,7 @@ MOST_FILES = 50_000
 PARTLY_S = 300.0
 #: A file that changes all the time is looked at all the same, after so many times the settle time.
 MOST_SETTLES = 10
-#: Seconds between two looks at what the kernel does not tell of, and at whether lists have come.
+#: Seconds between two looks at what the kernel does not report, and at whether lists have come.
 LOOK_S = 2.0
 #: Seconds that a failure which may pass, such as a full disk, is waited for.
 RETRY_S = 10.0
@@ -64,7 +64,8 @@ class Watch:
         `told` is called with each outcome that is not clean, after it is recorded and acted upon;
         `on_failure` with what goes wrong on the way; `on_scan` when everything was looked at.
         `on_lists` is called where a scan rests on other lists than the one before, or on some that
-        are not whole any more; `on_untold` with each directory below which not all is told.
+        are not whole any more; `on_untold` with each directory below which not all changes are
+        reported.
         """
         self._client = client
         self._state_dir = os.path.realpath(client.session.settings.state_dir)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hashclient.core.algorithms import Algorithm
-from tests.support import Result, call, csv_of, make_state, remember_at_once, run, write_tree
+from tests.kit import Run, call, csv_of, make_state, remember_at_once, run, write_tree
 
 ONE, OTHER = b"file A", b"file B"  # of one size
 
@@ -34,11 +34,11 @@ def mixed(size: int | None = len(ONE)) -> str:
     return entry("mixed", digests, size)
 
 
-def scan(state: Path, *args: object) -> Result:
+def scan(state: Path, *args: object) -> Run:
     return call("--state-dir", state, "scan", "--format", "jsonl", *args)
 
 
-def sums(state: Path, tree: Path, *algorithms: Algorithm, sized: bool = False) -> Result:
+def sums(state: Path, tree: Path, *algorithms: Algorithm, sized: bool = False) -> Run:
     """Look up what md5sum or hashdeep say of the files in a tree."""
     rows = [",".join([*(a.label for a in algorithms), *(["size"] if sized else [])])]
     for path in sorted(tree.iterdir()):
@@ -75,11 +75,11 @@ def test_it_says_what_a_lookup_of_all_digests_says(tmp_path: Path, jobs: int) ->
     state = state_of(tmp_path, *entries)
     tree = write_tree(tmp_path / "t", {f"{n:02d}": data for n, data in enumerate(contents)})
     asked = sums(state, tree, *Algorithm, sized=True)
-    found = scan(state, "--all-digests", "--all", "--jobs", jobs, tree)
+    found = scan(state, "--all-digests", "--show-all", "--jobs", jobs, tree)
     counts = ("match", "conflict", "clean", "unread")
     assert [found.summary[kind] for kind in counts] == [asked.summary[kind] for kind in counts]
     assert found.summary["conflict"] > 1 and found.summary["match"] > 1
-    assert scan(state, "--all", tree).summary["clean"] > found.summary["clean"]
+    assert scan(state, "--show-all", tree).summary["clean"] > found.summary["clean"]
 
 
 def test_the_cache_does_not_stand_for_digests_that_it_does_not_have(
@@ -102,7 +102,7 @@ def test_the_cache_does_not_stand_for_digests_that_it_does_not_have(
 def test_sizes_and_kinds_of_digests_still_decide(tmp_path: Path) -> None:
     state = make_state(tmp_path, {"base": csv_of({"e": ONE}, algorithms=(Algorithm.MD5,))})
     tree = write_tree(tmp_path / "t", {"long": b"a longer file", "same": b"benign"})
-    found = scan(state, "--all-digests", "--show-digests", "--all", tree)
+    found = scan(state, "--all-digests", "--show-digests", "--show-all", tree)
     assert (found.code, found.summary["ruled_out_by_size"]) == (0, 1)
     shown = {Path(line["path"]).name: list(line.get("digests", ())) for line in found.lines[:-1]}
     assert shown == {"long": [], "same": ["md5"]}

@@ -16,7 +16,7 @@ from hashclient.migrations.version import SEGMENTS, read_version
 from hashclient.session import Session
 from hashclient.system.layout import Layout
 from hashclient.system.text import path_fields
-from tests.support import Result, call
+from tests.kit import Run, call
 
 START = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
 
@@ -25,7 +25,7 @@ def match(number: int) -> Event:
     return Event("match", {"path": f"/srv/{number}", "entry": f"e{number}", "list": "demo"})
 
 
-class World:
+class Logged:
     """A state directory with a log of a genesis record and three appends, a minute apart."""
 
     def __init__(self, state: Path) -> None:
@@ -38,7 +38,7 @@ class World:
         self.log.append([Event("scan-start", {"roots": ["/srv"]}), match(1), match(2)])
         self.log.append([Event("scan-end", {"matches": 2, "seconds": 1.5, "complete": True})])
 
-    def audit(self, *arguments: object) -> Result:
+    def audit(self, *arguments: object) -> Run:
         return call("--state-dir", self.state, "audit", *arguments)
 
     def output(self, *arguments: object) -> str:
@@ -48,11 +48,11 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path / "state")
+def world(tmp_path: Path) -> Logged:
+    return Logged(tmp_path / "state")
 
 
-def test_show_prints_aligned_lines(world: World) -> None:
+def test_show_prints_aligned_lines(world: Logged) -> None:
     assert world.output("show", "--event", "match", "--event", "scan-end") == (
         "     4  2026-01-31T12:01:00Z  match                path=/srv/1 entry=e1 list=demo\n"
         "     5  2026-01-31T12:01:00Z  match                path=/srv/2 entry=e2 list=demo\n"
@@ -60,7 +60,7 @@ def test_show_prints_aligned_lines(world: World) -> None:
     )
 
 
-def test_show_makes_paths_printable(world: World) -> None:
+def test_show_makes_paths_printable(world: Logged) -> None:
     world.log.append(
         [
             Event("match", path_fields(os.fsdecode(b"/a b/\x1b[31m\xff"))),
@@ -74,13 +74,13 @@ def test_show_makes_paths_printable(world: World) -> None:
     assert lines[2].endswith(r'path="" more={"a":"\u001b"}')
 
 
-def test_show_is_bounded_as_text_only(world: World) -> None:
+def test_show_is_bounded_as_text_only(world: Logged) -> None:
     world.log.append([match(number) for number in range(100)])
     assert len(world.output("show").splitlines()) == 50
     assert world.output("show", "--format", "jsonl").encode() == world.path.read_bytes()
 
 
-def test_show_since_a_date(world: World) -> None:
+def test_show_since_a_date(world: Logged) -> None:
     nothing = world.audit("show", "--since", "2026-02-01")
     assert (nothing.code, nothing.out, nothing.err) == (0, "", "no record fits\n")
     assert len(world.output("show", "--since", "2026-01-31T12:02").splitlines()) == 1
@@ -90,7 +90,7 @@ def test_show_since_a_date(world: World) -> None:
     assert "not like 2026-01-31" in result.err
 
 
-def test_verify_prints_what_the_log_holds(world: World) -> None:
+def test_verify_prints_what_the_log_holds(world: Logged) -> None:
     result = world.audit("verify")
     report = verify(world.directory)
     assert result.code == 0
@@ -102,7 +102,7 @@ def test_verify_prints_what_the_log_holds(world: World) -> None:
     assert document["checkpoint"] is False
 
 
-def test_a_checkpoint_goes_to_stdout_or_a_file_and_verifies(world: World, tmp_path: Path) -> None:
+def test_a_checkpoint_goes_to_stdout_or_a_file_and_verifies(world: Logged, tmp_path: Path) -> None:
     kept = tmp_path / "kept.json"
     assert world.output("checkpoint").encode() == checkpoint(world.directory)
     assert world.output("checkpoint", "-o", kept) == ""
@@ -117,18 +117,18 @@ def test_a_checkpoint_goes_to_stdout_or_a_file_and_verifies(world: World, tmp_pa
     assert (cut.code, cut.out) == (9, "") and "the log ends at line 5" in cut.err
 
 
-def test_files_of_checkpoints_that_cannot_be_used_are_errors(world: World, tmp_path: Path) -> None:
+def test_files_of_checkpoints_that_cannot_be_used_are_errors(world: Logged, tmp_path: Path) -> None:
     assert world.audit("verify", "--checkpoint", tmp_path / "absent").code == 2
     assert world.audit("verify", "--checkpoint", "/proc/self/mem").code == 2
     assert world.audit("checkpoint", "--output", tmp_path / "absent" / "kept.json").code == 8
 
 
-def test_every_help_has_an_example(world: World) -> None:
+def test_every_help_has_an_example(world: Logged) -> None:
     for name in ("show", "verify", "checkpoint"):
         assert f"    hashclient audit {name}" in world.output(name, "--help")
 
 
-def test_rotate_goes_on_in_another_file(world: World) -> None:
+def test_rotate_goes_on_in_another_file(world: Logged) -> None:
     first = world.output("checkpoint")
     (world.state / "first.json").write_text(first)
     assert world.output("rotate") == "closed log-000001.jsonl, which ends with record 7\n"
@@ -158,7 +158,7 @@ def test_rotate_goes_on_in_another_file(world: World) -> None:
     assert "files 1 to 2: records 1 to 10" in world.output("verify")
 
 
-def test_a_last_file_that_was_taken_away_is_said_to_be_missed(world: World) -> None:
+def test_a_last_file_that_was_taken_away_is_said_to_be_missed(world: Logged) -> None:
     """Only a checkpoint proves it: a kill may have come before the next was begun."""
     world.output("rotate")
     assert "if another one followed" not in world.output("verify")
@@ -175,7 +175,7 @@ def test_rotate_without_a_log(tmp_path: Path) -> None:
 
 
 def test_a_state_that_others_may_read_as_an_earlier_one_has_its_log_in_one_file(
-    world: World,
+    world: Logged,
 ) -> None:
     """An earlier version would take the second file for altered."""
     (world.state / "config.toml").write_text("[keep]\naudit_mib = 0.0001\n")

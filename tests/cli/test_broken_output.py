@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import UNMEASURED, Result, arguments, checked, csv_of, environment, make_state
+from tests.kit import UNMEASURED, Run, arguments, checked, csv_of, environment, make_state
 
 LISTED = b"dummy content that is on the list"
 
@@ -37,7 +37,7 @@ def broken(request: pytest.FixtureRequest) -> Iterator[tuple[int, str]]:
     os.close(fd)
 
 
-def run_into(stdout: int, state: Path, *args: object, **variables: str) -> Result:
+def run_into(stdout: int, state: Path, *args: object, **variables: str) -> Run:
     done = subprocess.run(
         arguments("--state-dir", state, *args),
         env=environment(**UNMEASURED, **variables),
@@ -48,7 +48,7 @@ def run_into(stdout: int, state: Path, *args: object, **variables: str) -> Resul
         timeout=60,
         check=False,
     )
-    return checked(Result(done.returncode, "", done.stderr))
+    return checked(Run(done.returncode, "", done.stderr))
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def run_into(stdout: int, state: Path, *args: object, **variables: str) -> Resul
     [
         *("--help", "--version", "status", "matches", "audit show", "audit checkpoint", "demo"),
         *("scan DIR/clean", "scan --format html DIR/clean", "scan DIR/listed"),
-        "lookup --all 00000000000000000000000000000000",
+        "lookup --show-all 00000000000000000000000000000000",
         *("quarantine keygen --output DIR/KEY", "provider init DIR/REPO"),
     ],
 )

@@ -15,8 +15,8 @@ import pytest
 from fixtures.client import Client
 from fixtures.simulator import Simulator
 from hashclient.scan.cluster.probes import PREFIX
-from tests.clusters import LISTED, SharedCluster
-from tests.support import Result, csv_of, environment, make_state, run, write_tree
+from tests.kit import Run, csv_of, environment, make_state, run, write_tree
+from tests.kit.cluster import LISTED, SharedCluster
 
 
 def archive(files: dict[str, bytes]) -> bytes:
@@ -45,7 +45,7 @@ def make_tree(directory: Path) -> Path:
     return tree
 
 
-def scan(state: Path, *args: object, **kwargs: object) -> Result:
+def scan(state: Path, *args: object, **kwargs: object) -> Run:
     return run("--state-dir", state, "scan", "--format", "jsonl", *args, **kwargs)  # type: ignore[arg-type]
 
 
@@ -53,7 +53,7 @@ def scan(state: Path, *args: object, **kwargs: object) -> Result:
 VARYING = {"id", "first_seen", "last_seen", "elapsed_s", "started"}
 
 
-def told(result: Result) -> list[str]:
+def told(result: Run) -> list[str]:
     """Return each line without what differs from run to run, in order."""
     lines = [
         {name: value for name, value in line.items() if name not in VARYING}

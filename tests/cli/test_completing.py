@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import call, csv_of, environment, make_state, run, write_tree
+from tests.kit import call, csv_of, environment, make_state, run, write_tree
 
 LISTED = b"listed one"
 

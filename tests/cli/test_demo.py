@@ -11,7 +11,7 @@ from hashclient.cli.app import App
 from hashclient.cli.demo import _Demo
 from hashclient.config import Config, Settings
 from hashclient.errors import ExitCode, HashclientError
-from tests.support import ROOT, call, run
+from tests.kit import ROOT, call, run
 
 
 def test_every_step_ends_as_expected(tmp_path: Path) -> None:

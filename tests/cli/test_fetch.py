@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from hashclient.core.algorithms import Algorithm
-from tests.support import (
+from tests.kit import (
     Site,
     arguments,
     csv_of,
@@ -266,7 +266,7 @@ def test_the_pinned_root_is_not_to_be_changed(site: Site, own: Path) -> None:
     )
 
 
-MAIN = '[providers."main"]\n'
+MAIN = "[providers.main]\n"
 
 
 def away(config: Path) -> None:
@@ -374,10 +374,10 @@ def test_no_listed_digest_rests_anywhere(
             ["-v", "fetch"],
             ["status"],
             ["status", "--format", "json"],
-            ["scan", "--all", tree],
-            ["scan", "--format", "jsonl", "--all", tree],
+            ["scan", "--show-all", tree],
+            ["scan", "--format", "jsonl", "--show-all", tree],
             ["lookup", "--from", sums],
-            ["lookup", "--all", *digests_of(b"not listed")],
+            ["lookup", "--show-all", *digests_of(b"not listed")],
             ["audit", "show", "--format", "jsonl"],
             ["audit", "verify"],
             ["audit", "checkpoint"],

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hashclient.scan.reading import DIRECTORY
-from tests.support import Result, csv_of, make_state, run, write_tree
+from tests.kit import Run, csv_of, make_state, run, write_tree
 
 LISTED = b"listed one"
 
@@ -23,8 +23,8 @@ def tree(tmp_path: Path) -> Path:
     return write_tree(tmp_path / "tree", {"a": b"benign", "b/bad": LISTED, "b/c": b"other"})
 
 
-def scan(state: Path, *args: object, stdin: bytes = b"", cwd: Path | None = None) -> Result:
-    command = ("--state-dir", state, "scan", "--format", "jsonl", "--all")
+def scan(state: Path, *args: object, stdin: bytes = b"", cwd: Path | None = None) -> Run:
+    command = ("--state-dir", state, "scan", "--format", "jsonl", "--show-all")
     return run(*command, *args, stdin=stdin, cwd=cwd)
 
 

@@ -10,7 +10,7 @@ import pytest
 from hashclient.errors import ExitCode
 from hashclient.formats.interface import FORMATS
 from tests.contract.test_formats import TABLE
-from tests.support import call, csv_of, make_state, write_tree
+from tests.kit import call, csv_of, make_state, write_tree
 
 CONTENT = b"a benign file on the list"
 

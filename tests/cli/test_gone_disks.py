@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_gone import LISTED, World
+from tests.cli.test_gone import LISTED, state_with_file
 from tests.disks import Vault, make_image, mounted, needs_mounts
 
 pytestmark = needs_mounts
@@ -18,9 +18,9 @@ def test_another_disk_under_the_name_of_the_device_has_lost_nothing(
     tmp_path: Path, kind: str
 ) -> None:
     """As one stick after the other is `/dev/sdb1`."""
-    world = World(tmp_path)
+    state = state_with_file(tmp_path)
     one, two = (make_image(tmp_path / name, kind) for name in ("one", "two"))
-    place = world.tree / "stick"
+    place = state.tree / "stick"
 
     def device() -> str:
         done = subprocess.run(["findmnt", "-no", "SOURCE", place], capture_output=True, check=True)
@@ -28,44 +28,44 @@ def test_another_disk_under_the_name_of_the_device_has_lost_nothing(
 
     with mounted("-o", "loop", one, place):
         (place / "a").write_bytes(LISTED)
-        world.scan()
+        state.scan()
         before = device()
     with mounted("-o", "loop", two, place):
         if device() != before:
             pytest.skip("another loop device")
-        assert world.scan().summary["gone"] == 0
-    assert world.states()["stick/a"] == "found"
+        assert state.scan().summary["gone"] == 0
+    assert state.states()["stick/a"] == "found"
     with mounted("-o", "loop", one, place):
         (place / "a").unlink()
-        assert world.scan().summary["gone"] == 1
-    assert world.states()["stick/a"] == "gone"
+        assert state.scan().summary["gone"] == 1
+    assert state.states()["stick/a"] == "gone"
 
 
 def test_another_folder_mounted_over_it_has_lost_nothing(tmp_path: Path) -> None:
-    world = World(tmp_path)
-    world.scan()
+    state = state_with_file(tmp_path)
+    state.scan()
     (tmp_path / "empty").mkdir()
-    with mounted("--bind", tmp_path / "empty", world.tree / "sub"):
-        assert world.scan().summary["gone"] == 0
-    assert world.states()["sub/deep/a"] == "found"
+    with mounted("--bind", tmp_path / "empty", state.tree / "sub"):
+        assert state.scan().summary["gone"] == 0
+    assert state.states()["sub/deep/a"] == "found"
 
 
 @pytest.mark.parametrize("name", ["a", "deep/a"])
 def test_a_folder_that_is_encrypted_and_locked_has_lost_nothing(tmp_path: Path, name: str) -> None:
     """The kernel says of each name in it that there is no such file."""
-    world = World(tmp_path)
+    state = state_with_file(tmp_path)
     disk = make_image(tmp_path / "disk", "ext4", *Vault.OPTIONS)
-    with mounted("-o", "loop", disk, world.tree / "disk") as place:
+    with mounted("-o", "loop", disk, state.tree / "disk") as place:
         vault = Vault(place)
         for path in (vault.path / name, vault.path / "b"):
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(LISTED)
-        world.scan()
+        state.scan()
         (vault.path / "b").unlink()
-        assert world.scan().summary["gone"] == 1
+        assert state.scan().summary["gone"] == 1
         vault.lock()
         assert not (vault.path / name).exists()
-        locked = world.scan()
+        locked = state.scan()
         assert (locked.code, locked.summary["gone"]) == (11, 0)
-    assert world.states()[f"disk/vault/{name}"] == "found"
-    assert world.states()["disk/vault/b"] == "gone"
+    assert state.states()[f"disk/vault/{name}"] == "found"
+    assert state.states()["disk/vault/b"] == "gone"

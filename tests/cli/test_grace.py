@@ -12,58 +12,54 @@ from hashclient.cli.app import App
 from hashclient.config import MAX_GRACE_HOURS
 from hashclient.configfile.edit import provider_table
 from hashclient.configfile.tables import ProviderConfig
-from tests.support import Result, call, csv_of, edit_manifest, make_state, write_tree
+from tests.kit import Run, State, edit_manifest, write_tree
 
 NOW = datetime(2026, 5, 10, 12, tzinfo=UTC)
 LISTED = {"e-1": b"listed one", "e-2": b"the second that is listed"}
 EXPIRED = "list base is stale: it expired"
 
 
-class World:
+class Expired(State):
     """A state whose list `base` expired some time before `NOW`, and one that is always fresh."""
 
     def __init__(self, directory: Path) -> None:
-        lists = {"base": csv_of(LISTED), "fresh": csv_of({"x": b"another"})}
-        self.state = make_state(directory, lists)
-        for name in lists:
-            edit_manifest(self.state, name, checked_at="2026-05-10T00:00:00Z")
+        super().__init__(directory, {"base": LISTED, "fresh": {"x": b"another"}})
+        for name in ("base", "fresh"):
+            edit_manifest(self.path, name, checked_at="2026-05-10T00:00:00Z")
         self.clean = write_tree(directory / "clean", {"a": b"benign"})
         self.listed = write_tree(directory / "listed", {"a": b"benign", "b": LISTED["e-1"]})
 
     def expire(self, hours: float, grace_hours: float | None) -> None:
         """Let `base` have expired so many hours ago."""
         expires = (NOW - timedelta(hours=hours)).isoformat()
-        edit_manifest(self.state, "base", expires=expires)
-        edit_manifest(self.state, "fresh", expires=(NOW + timedelta(days=1)).isoformat())
+        edit_manifest(self.path, "base", expires=expires)
+        edit_manifest(self.path, "fresh", expires=(NOW + timedelta(days=1)).isoformat())
         config = ProviderConfig("https://provider.test", "0" * 64, grace_hours=grace_hours or 0.0)
-        (self.state / "config.toml").write_text(provider_table("main", config))
+        self.configure(provider_table("main", config))
 
-    def scan(self, tree: Path) -> Result:
-        return call("--state-dir", self.state, "scan", "--format", "jsonl", tree)
-
-    def status(self, *args: str) -> Result:
-        return call("--state-dir", self.state, "status", *args)
+    def status(self, *args: str) -> Run:
+        return self.call("status", *args)
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return World(tmp_path_factory.mktemp("site"))
+def made(tmp_path_factory: pytest.TempPathFactory) -> Expired:
+    return Expired(tmp_path_factory.mktemp("site"))
 
 
 @pytest.fixture
-def world(made: World, monkeypatch: pytest.MonkeyPatch) -> World:
+def world(made: Expired, monkeypatch: pytest.MonkeyPatch) -> Expired:
     monkeypatch.setattr(App, "now", staticmethod(lambda: NOW))
     return made
 
 
-def base(result: Result) -> dict[str, object]:
+def base(result: Run) -> dict[str, object]:
     found: dict[str, dict[str, object]] = {s["name"]: s for s in result.summary["lists"]}
     assert found["fresh"]["fresh"] is True and "in_grace" not in found["fresh"]
     return found["base"]
 
 
 @pytest.mark.parametrize(("tree", "code"), [("clean", 0), ("listed", 10)])
-def test_within_the_grace_period_the_list_counts(world: World, tree: str, code: int) -> None:
+def test_within_the_grace_period_the_list_counts(world: Expired, tree: str, code: int) -> None:
     world.expire(hours=5, grace_hours=6)
     result = world.scan(getattr(world, tree))
     assert (result.code, result.summary["exit_code"]) == (code, code)
@@ -75,7 +71,7 @@ def test_within_the_grace_period_the_list_counts(world: World, tree: str, code: 
 @pytest.mark.parametrize(("tree", "code"), [("clean", 7), ("listed", 11)])
 @pytest.mark.parametrize("grace", [None, 0, 4.99])
 def test_beyond_it_or_without_one_it_is_stale(
-    world: World, tree: str, code: int, grace: float | None
+    world: Expired, tree: str, code: int, grace: float | None
 ) -> None:
     world.expire(hours=5, grace_hours=grace)
     result = world.scan(getattr(world, tree))
@@ -86,21 +82,21 @@ def test_beyond_it_or_without_one_it_is_stale(
 
 @pytest.mark.parametrize(("hours", "code"), [(0, 0), (6 - 1 / 3600, 0), (6, 7)])
 def test_it_begins_with_the_expiry_and_ends_to_the_second(
-    world: World, hours: float, code: int
+    world: Expired, hours: float, code: int
 ) -> None:
     world.expire(hours=hours, grace_hours=6)
     assert world.scan(world.clean).code == code
     assert world.status().code == code
 
 
-def test_before_the_expiry_nothing_is_said(world: World) -> None:
+def test_before_the_expiry_nothing_is_said(world: Expired) -> None:
     world.expire(hours=-1, grace_hours=6)
     result = world.scan(world.clean)
     assert (result.code, result.err) == (0, "")
     assert base(result)["fresh"] is True and "in_grace" not in base(result)
 
 
-def test_status_shows_it_and_ends_well(world: World) -> None:
+def test_status_shows_it_and_ends_well(world: Expired) -> None:
     world.expire(hours=5, grace_hours=6)
     text = world.status()
     assert text.code == 0
@@ -113,36 +109,36 @@ def test_status_shows_it_and_ends_well(world: World) -> None:
     assert found["fresh"]["fresh"] is True
 
 
-def test_status_of_a_stale_list_is_an_error(world: World) -> None:
+def test_status_of_a_stale_list_is_an_error(world: Expired) -> None:
     world.expire(hours=5, grace_hours=1)
     text = world.status()
     assert text.code == 7 and "STALE: past its expiry" in text.out
 
 
-def test_a_clock_that_was_set_back_has_no_grace(world: World) -> None:
+def test_a_clock_that_was_set_back_has_no_grace(world: Expired) -> None:
     """It cannot tell what has expired."""
     world.expire(hours=5, grace_hours=6)
     later = (NOW + timedelta(hours=1)).isoformat()
-    edit_manifest(world.state, "base", checked_at=later)
+    edit_manifest(world.path, "base", checked_at=later)
     try:
         assert world.scan(world.clean).code == 7
         assert world.scan(world.listed).code == 11
         assert world.status().code == 7
     finally:
-        edit_manifest(world.state, "base", checked_at="2026-05-10T00:00:00Z")
+        edit_manifest(world.path, "base", checked_at="2026-05-10T00:00:00Z")
 
 
-def test_the_longest_grace_of_a_list_that_never_expires_can_be_reckoned(world: World) -> None:
+def test_the_longest_grace_of_a_list_that_never_expires_can_be_reckoned(world: Expired) -> None:
     world.expire(hours=5, grace_hours=MAX_GRACE_HOURS)
     assert world.scan(world.clean).code == 0
-    edit_manifest(world.state, "base", expires="9999-12-31T23:59:59Z")
+    edit_manifest(world.path, "base", expires="9999-12-31T23:59:59Z")
     assert world.scan(world.clean).code == 0
     assert world.status().code == 0
 
 
-def test_a_lookup_has_the_same_grace(world: World) -> None:
+def test_a_lookup_has_the_same_grace(world: Expired) -> None:
     digest = "0" * 32
     world.expire(hours=5, grace_hours=6)
-    assert call("--state-dir", world.state, "lookup", digest).code == 0
+    assert world.call("lookup", digest).code == 0
     world.expire(hours=5, grace_hours=4)
-    assert call("--state-dir", world.state, "lookup", digest).code == 7
+    assert world.call("lookup", digest).code == 7

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from hashclient.provider.repository import Repository
-from tests.support import Result, Site, csv_of, run
+from tests.kit import Run, Site, csv_of, run
 
 SECRET = "s3cret-7f3a9c"
 
@@ -33,7 +33,7 @@ def secret_file(tmp_path: Path) -> Path:
     return path
 
 
-def refused(result: Result, code: int, message: str, state: Path) -> None:
+def refused(result: Run, code: int, message: str, state: Path) -> None:
     """Check that nothing was pinned, and that the user hears what to do and no secret."""
     assert result.code == code, result.err
     assert message in result.err

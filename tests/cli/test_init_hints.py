@@ -14,7 +14,7 @@ from fixtures.hostile import reply
 from fixtures.tls import Authority
 from hashclient.provider.repository import Repository
 from tests.hostile_site import TOKEN, HostileSite
-from tests.support import Result, Site, call
+from tests.kit import Run, Site, call
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def site(tmp_path: Path) -> Iterator[HostileSite]:
         yield site
 
 
-def init(site: HostileSite, token: str = TOKEN) -> Result:
+def init(site: HostileSite, token: str = TOKEN) -> Run:
     arguments = site.init_arguments("--token-file", site.secret_file(token))
     return call("--state-dir", site.state, *arguments)
 
@@ -75,7 +75,11 @@ FAULTS: dict[str, tuple[Callable[[HostileSite], None], int, str]] = {
     "a page": (html, 6, ROOT_HINT),
     "names without versions": (inconsistent, 6, "the provider has to publish under names that"),
     "another provider's root": (foreign, 6, ROOT_HINT),
-    "expired": (expired, 7, "the provider has to sign anew; if it has, check this machine's clock"),
+    "expired": (
+        expired,
+        7,
+        "the provider has to sign again; if it has, check this machine's clock",
+    ),
     "a delegation that is none": (greedy, 6, "nothing was changed; tell the provider"),
 }
 

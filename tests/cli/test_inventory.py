@@ -17,25 +17,22 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.client import Client, content, csv
+from fixtures.client import content, csv
 from fixtures.crash import in_child
-from fixtures.simulator import Simulator
 from hashclient.core.algorithms import Algorithm
 from hashclient.errors import HashclientError
 from hashclient.scan import cache, checked, records
 from hashclient.scan.cache import Inventory
 from hashclient.system.layout import INVENTORY_NAME as DATABASE_NAME
-from tests.support import (
+from tests.kit import (
     UNMEASURED,
-    Result,
+    Run,
+    State,
     arguments,
-    call,
-    csv_of,
     digests_of,
     environment,
     remember_at_once,
     run,
-    write_tree,
 )
 
 SHA1_ONLY = (Algorithm.SHA1,)
@@ -49,68 +46,43 @@ runpy.run_module("hashclient", run_name="__main__")
 FILES = {f"d{n % 3}/f{n}": content(n) for n in range(12)}
 
 
-class World:
-    """A provider, a client of it, a tree of files, and scans of that tree in this process."""
+class Known(State):
+    """A tree of files, and a list whose entries have no size: so every file is worth reading."""
 
     def __init__(self, directory: Path) -> None:
-        self.simulator = Simulator(directory / "repo")
-        self.client = Client(directory / "state", self.simulator, self.simulator.root)
-        self.state = directory / "state"
-        self.tree = write_tree(directory / "tree", FILES)
-        self._probe = directory / "probe"
-        # Entries without a size: every file is worth reading.
-        self.list({"e-0": content(0)})
+        entries = {"base": {"e-0": content(0)}}
+        super().__init__(directory, entries, FILES, algorithms=SHA1_ONLY, sized=False)
 
-    def list(
-        self,
-        contents: dict[str, bytes],
-        name: str = "base",
-        *,
-        algorithms: Sequence[Algorithm] = SHA1_ONLY,
-    ) -> None:
-        rows = csv_of(contents, algorithms=algorithms, sized=False)
-        self.simulator.publish(rows, name)
-        self.client.fetch()
-
-    def let_time_pass(self) -> None:
-        """Wait for the next tick of the file system's clock, so that each change has its time."""
-        self._probe.write_bytes(b"")
-        first = self._probe.stat().st_ctime_ns
-        while self._probe.stat().st_ctime_ns == first or time.time_ns() <= first:
-            self._probe.write_bytes(b"")
-
-    def scan(self, *args: str | Path) -> Result:
+    def scan(self, *args: object) -> Run:
         self.let_time_pass()
-        where = [] if any(Path(arg).is_dir() for arg in args) else [self.tree]
-        options = ["--format", "jsonl", "--jobs", "1"]
-        result = call("--state-dir", self.state, "scan", *options, *args, *where)
+        result = super().scan("--jobs", "1", *args)
         self.let_time_pass()
         return result
 
-    def path(self, number: int) -> Path:
+    def file(self, number: int) -> Path:
         return self.tree / f"d{number % 3}" / f"f{number}"
 
     @property
     def database(self) -> Path:
-        return self.state / DATABASE_NAME
+        return self.path / DATABASE_NAME
 
 
 @pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Known:
     # Tests do not wait until what they wrote is old enough to be known.
     remember_at_once(monkeypatch, tmp_path)
-    return World(tmp_path)
+    return Known(tmp_path)
 
 
-def reads(result: Result) -> tuple[int, int]:
+def reads(result: Run) -> tuple[int, int]:
     return result.summary["files_read"], result.summary["bytes_read"]
 
 
-def matches(result: Result) -> set[str]:
+def matches(result: Run) -> set[str]:
     return {Path(line["path"]).name for line in result.lines if line["type"] == "match"}
 
 
-def test_an_unchanged_tree_is_not_read_again(world: World) -> None:
+def test_an_unchanged_tree_is_not_read_again(world: Known) -> None:
     first = world.scan()
     assert reads(first) == (12, sum(map(len, FILES.values())))
     again = world.scan()
@@ -119,25 +91,25 @@ def test_an_unchanged_tree_is_not_read_again(world: World) -> None:
     assert again.summary["inputs"] == 12 and again.summary["clean"] == 11
 
 
-def test_a_new_generation_is_checked_without_reading(world: World) -> None:
+def test_a_new_generation_is_checked_without_reading(world: Known) -> None:
     world.scan()
-    world.list({"e-5": content(5), "e-7": content(7)})
+    world.add({"e-5": content(5), "e-7": content(7)})
     found = world.scan()
     assert (found.code, reads(found), matches(found)) == (10, (0, 0), {"f0", "f5", "f7"})
     assert {line.get("generation") for line in found.lines[:-1]} == {2}
-    world.simulator.withdraw("e-5", "e-0", list_name="base")
+    world.provider.withdraw("e-5", "e-0", list_name="base")
     world.client.fetch()
     found = world.scan()
     assert (reads(found), matches(found)) == ((0, 0), {"f7"})
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="there is no strace")
-def test_the_kernel_is_not_asked_for_a_single_byte(world: World, tmp_path: Path) -> None:
+def test_the_kernel_is_not_asked_for_a_single_byte(world: Known, tmp_path: Path) -> None:
     world.scan()
-    world.list({"e-5": content(5)})
+    world.add({"e-5": content(5)})
     trace = tmp_path / "trace"
     strace = ["strace", "-f", "-o", str(trace), "-e", "trace=openat,open,openat2"]
-    command = arguments("--state-dir", world.state, "scan", "--jobs", "2", world.tree)
+    command = arguments("--state-dir", world.path, "scan", "--jobs", "2", world.tree)
     done = subprocess.run(
         [*strace, *command], env=environment(), capture_output=True, timeout=60, check=False
     )
@@ -150,24 +122,24 @@ def test_the_kernel_is_not_asked_for_a_single_byte(world: World, tmp_path: Path)
 
 
 def test_digests_that_are_missing_are_computed_once_for_the_files_that_need_them(
-    world: World,
+    world: Known,
 ) -> None:
     world.scan()
     # All digests of this entry must agree, and of its file only one is known.
-    world.list({"e-5": content(5)}, algorithms=tuple(Algorithm))
+    world.add({"e-5": content(5)}, algorithms=tuple(Algorithm))
     found = world.scan()
     assert (matches(found), reads(found)) == ({"f0", "f5"}, (1, len(content(5))))
     assert reads(world.scan()) == (0, 0)
 
 
-def test_a_list_of_another_algorithm_makes_files_be_read_for_it_alone(world: World) -> None:
+def test_a_list_of_another_algorithm_makes_files_be_read_for_it_alone(world: Known) -> None:
     world.scan()
-    world.list({"e-5": content(5)}, "other", algorithms=(Algorithm.MD5,))
+    world.add({"e-5": content(5)}, "other", algorithms=(Algorithm.MD5,))
     found = world.scan()
     assert (matches(found), reads(found)[0]) == ({"f0", "f5"}, 12)
     assert reads(world.scan()) == (0, 0)
     # What was known before is known still.
-    shutil.rmtree(world.state / "lists" / "other")
+    shutil.rmtree(world.path / "lists" / "other")
     assert reads(world.scan()) == (0, 0)
 
 
@@ -175,9 +147,9 @@ def _restore(path: Path, before: os.stat_result) -> None:
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-def test_an_edit_with_its_time_set_back_is_seen(world: World) -> None:
+def test_an_edit_with_its_time_set_back_is_seen(world: Known) -> None:
     world.scan()
-    path = world.path(1)
+    path = world.file(1)
     before = path.stat()
     with path.open("r+b") as stream:
         stream.write(content(0))
@@ -189,9 +161,9 @@ def test_an_edit_with_its_time_set_back_is_seen(world: World) -> None:
     assert (matches(found), reads(found)) == ({"f0", "f1"}, (1, len(content(0))))
 
 
-def test_a_file_that_is_replaced_is_seen(world: World) -> None:
+def test_a_file_that_is_replaced_is_seen(world: Known) -> None:
     world.scan()
-    path = world.path(1)
+    path = world.file(1)
     before = path.stat()
     other = path.with_name("other")
     other.write_bytes(content(0))
@@ -201,9 +173,9 @@ def test_a_file_that_is_replaced_is_seen(world: World) -> None:
     assert (matches(found), reads(found)[0]) == ({"f0", "f1"}, 1)
 
 
-def test_files_that_are_swapped_are_seen(world: World) -> None:
+def test_files_that_are_swapped_are_seen(world: Known) -> None:
     world.scan()
-    listed, clean, aside = world.path(0), world.path(3), world.tree / "aside"
+    listed, clean, aside = world.file(0), world.file(3), world.tree / "aside"
     listed.rename(aside)
     clean.rename(listed)
     aside.rename(clean)
@@ -211,8 +183,8 @@ def test_files_that_are_swapped_are_seen(world: World) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 3])
-def test_a_file_that_is_cut_or_grows_is_seen(world: World, size: int) -> None:
-    path = world.path(1)
+def test_a_file_that_is_cut_or_grows_is_seen(world: Known, size: int) -> None:
+    path = world.file(1)
     path.write_bytes(content(0) + b"!")
     world.scan()
     before = path.stat()
@@ -227,18 +199,18 @@ def test_a_file_that_is_cut_or_grows_is_seen(world: World, size: int) -> None:
     assert (matches(found), reads(found)) == ({"f0", "f1"}, (1, len(content(0))))
 
 
-def test_links_to_a_known_file_are_known(world: World) -> None:
+def test_links_to_a_known_file_are_known(world: Known) -> None:
     link = world.tree / "d1" / "link"
-    link.hardlink_to(world.path(0))
+    link.hardlink_to(world.file(0))
     world.scan()
     found = world.scan()
     assert (matches(found), reads(found)) == ({"f0", "link"}, (0, 0))
     # Through one name it is changed under the other.
-    world.path(0).write_bytes(content(1))
+    world.file(0).write_bytes(content(1))
     assert matches(world.scan()) == set()
 
 
-def test_a_tree_that_has_moved_is_known(world: World) -> None:
+def test_a_tree_that_has_moved_is_known(world: Known) -> None:
     world.scan()
     (world.tree / "d0").rename(world.tree / "moved")
     found = world.scan()
@@ -247,12 +219,12 @@ def test_a_tree_that_has_moved_is_known(world: World) -> None:
     assert moved[0]["path"] == str(world.tree / "moved" / "f0")
 
 
-def test_an_inode_that_is_used_again_is_seen(world: World) -> None:
+def test_an_inode_that_is_used_again_is_seen(world: Known) -> None:
     world.scan()
     inodes = set()
     for number in range(1, 12):
-        inodes.add(world.path(number).stat().st_ino)
-        world.path(number).unlink()
+        inodes.add(world.file(number).stat().st_ino)
+        world.file(number).unlink()
     new = [world.tree / f"new-{n}" for n in range(11)]
     for path in new:
         path.write_bytes(content(0))
@@ -264,7 +236,7 @@ def test_an_inode_that_is_used_again_is_seen(world: World) -> None:
 
 
 def test_a_file_that_has_just_changed_is_not_remembered(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: Known, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cache, "FRESH_PROVEN_NS", 3600 * 10**9)
     for _ in range(2):
@@ -273,14 +245,14 @@ def test_a_file_that_has_just_changed_is_not_remembered(
 
 
 def test_a_file_that_changes_after_it_was_read_is_not_remembered_as_it_was(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: Known, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It changes between the reading and the noting, which goes by the status of the reading."""
     original = records.records_of
 
     def change(statuses: Sequence[os.stat_result]) -> records.Records:
         if statuses:
-            world.path(1).write_bytes(content(0))
+            world.file(1).write_bytes(content(0))
         return original(statuses)
 
     monkeypatch.setattr(checked, "records_of", change)
@@ -291,20 +263,20 @@ def test_a_file_that_changes_after_it_was_read_is_not_remembered_as_it_was(
 
 
 @pytest.mark.parametrize("year", [1850, 2400, 3000])
-def test_a_file_from_another_century_does_not_stop_a_scan(world: World, year: int) -> None:
+def test_a_file_from_another_century_does_not_stop_a_scan(world: Known, year: int) -> None:
     world.scan()
     seconds = (year - 1970) * 31_556_952
-    os.utime(world.path(1), (seconds, seconds))
-    world.path(2).write_bytes(content(0))
+    os.utime(world.file(1), (seconds, seconds))
+    world.file(2).write_bytes(content(0))
     for _ in range(2):
         found = world.scan()
         assert (found.code, matches(found), found.err) == (10, {"f0", "f2"}, "")
 
 
-def test_another_seal_key_begins_anew(world: World) -> None:
+def test_another_seal_key_begins_anew(world: Known) -> None:
     world.scan()
-    (world.state / "seal.key").write_text("12" * 32 + "\n")
-    shutil.rmtree(world.state / "lists")
+    (world.path / "seal.key").write_text("12" * 32 + "\n")
+    shutil.rmtree(world.path / "lists")
     world.client.fetch()
     for expected in (12, 0):
         found = world.scan()
@@ -312,7 +284,7 @@ def test_another_seal_key_begins_anew(world: World) -> None:
 
 
 @pytest.mark.parametrize("damage", ["garbage", "truncated", "empty"])
-def test_a_damaged_inventory_is_told_and_made_anew(world: World, damage: str) -> None:
+def test_a_damaged_inventory_is_told_and_made_anew(world: Known, damage: str) -> None:
     world.scan()
     data = world.database.read_bytes()
     bad = {"garbage": os.urandom(len(data)), "truncated": data[: len(data) // 2], "empty": b""}
@@ -325,7 +297,7 @@ def test_a_damaged_inventory_is_told_and_made_anew(world: World, damage: str) ->
     assert (matches(found), reads(found), found.err) == ({"f0"}, (0, 0), "")
 
 
-def test_damage_that_shows_only_in_a_page_is_made_good(world: World) -> None:
+def test_damage_that_shows_only_in_a_page_is_made_good(world: Known) -> None:
     world.scan()
     data = bytearray(world.database.read_bytes())
     with sqlite3.connect(world.database) as db:
@@ -340,18 +312,18 @@ def test_damage_that_shows_only_in_a_page_is_made_good(world: World) -> None:
     assert reads(world.scan()) == (0, 0)
 
 
-def test_stats_of_a_damaged_inventory_are_an_error(world: World) -> None:
+def test_stats_of_a_damaged_inventory_are_an_error(world: Known) -> None:
     world.scan()
     world.database.write_bytes(b"no database" * 1000)
     for command in (["stats"], ["prune"]):
-        result = call("--state-dir", world.state, "inventory", *command)
+        result = world.call("inventory", *command)
         assert result.code == 8 and "hint: a scan" in result.err
 
 
-def test_where_nothing_can_be_written_the_verdict_is_the_same(world: World) -> None:
+def test_where_nothing_can_be_written_the_verdict_is_the_same(world: Known) -> None:
     world.scan()
     result = run(
-        *("--state-dir", world.state, "scan", "--format", "jsonl", "--jobs", "1", world.tree),
+        *("--state-dir", world.path, "scan", "--format", "jsonl", "--jobs", "1", world.tree),
         env=UNMEASURED,
         preexec=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)),
     )
@@ -360,7 +332,7 @@ def test_where_nothing_can_be_written_the_verdict_is_the_same(world: World) -> N
     assert result.err.count("cannot use the inventory") <= 1
 
 
-def test_that_it_cannot_be_opened_is_said_once(world: World) -> None:
+def test_that_it_cannot_be_opened_is_said_once(world: Known) -> None:
     warnings: list[HashclientError] = []
     world.database.mkdir()
     outcomes, summary = world.client.scan(world.tree, on_failure=warnings.append)
@@ -368,22 +340,22 @@ def test_that_it_cannot_be_opened_is_said_once(world: World) -> None:
     assert len(warnings) == 1 and "cannot use the inventory" in warnings[0].message
 
 
-def test_scans_at_the_same_time_do_not_disturb_each_other(world: World) -> None:
-    results: list[Result] = []
+def test_scans_at_the_same_time_do_not_disturb_each_other(world: Known) -> None:
+    results: list[Run] = []
 
     def one() -> None:
         options = ("scan", "--format", "jsonl", "--jobs", "2")
         done = subprocess.run(
             [
                 *(sys.executable, "-c", REMEMBERS_AT_ONCE),
-                *map(str, ("--state-dir", world.state, *options, world.tree)),
+                *map(str, ("--state-dir", world.path, *options, world.tree)),
             ],
             env=environment(),
             capture_output=True,
             text=True,
             check=False,
         )
-        results.append(Result(done.returncode, done.stdout, done.stderr))
+        results.append(Run(done.returncode, done.stdout, done.stderr))
 
     for _ in range(2):
         threads = [threading.Thread(target=one) for _ in range(4)]
@@ -398,10 +370,10 @@ def test_scans_at_the_same_time_do_not_disturb_each_other(world: World) -> None:
 
 
 @pytest.mark.parametrize("at", ["BEGIN", "INSERT", "UPDATE", "COMMIT"])
-def test_a_kill_while_it_is_written_loses_nothing_but_that(world: World, at: str) -> None:
+def test_a_kill_while_it_is_written_loses_nothing_but_that(world: Known, at: str) -> None:
     world.scan()
-    world.path(1).write_bytes(content(0))
-    world.path(2).unlink()
+    world.file(1).write_bytes(content(0))
+    world.file(2).unlink()
 
     def killed() -> None:
         store = Inventory.store
@@ -425,9 +397,9 @@ def test_a_kill_while_it_is_written_loses_nothing_but_that(world: World, at: str
     assert reads(world.scan()) == (0, 0)
 
 
-def test_stats_and_prune_say_what_they_did(world: World) -> None:
-    def inventory_command(*args: str) -> Result:
-        return call("--state-dir", world.state, "inventory", *args)
+def test_stats_and_prune_say_what_they_did(world: Known) -> None:
+    def inventory_command(*args: str) -> Run:
+        return world.call("inventory", *args)
 
     assert inventory_command("stats").code == 8
     assert "there is no inventory yet" in inventory_command("prune").err
@@ -452,10 +424,10 @@ def test_stats_and_prune_say_what_they_did(world: World) -> None:
     assert reads(world.scan())[0] == 12
 
 
-def test_no_digest_is_in_it(world: World) -> None:
-    world.list({"e-5": content(5)}, "other", algorithms=tuple(Algorithm))
+def test_no_digest_is_in_it(world: Known) -> None:
+    world.add({"e-5": content(5)}, "other", algorithms=tuple(Algorithm))
     world.scan()
-    data = b"".join(path.read_bytes() for path in world.state.glob(f"{DATABASE_NAME}*"))
+    data = b"".join(path.read_bytes() for path in world.path.glob(f"{DATABASE_NAME}*"))
     assert len(data) > 12 * 81
     for body in FILES.values():
         for digest in digests_of(body):
@@ -464,13 +436,13 @@ def test_no_digest_is_in_it(world: World) -> None:
             assert bytes.fromhex(digest)[:16] not in data
 
 
-def test_without_the_inventory_everything_is_read_and_still_remembered(world: World) -> None:
+def test_without_the_inventory_everything_is_read_and_still_remembered(world: Known) -> None:
     assert reads(world.scan("--no-inventory"))[0] == 12
     assert reads(world.scan("--no-inventory"))[0] == 12
     assert reads(world.scan()) == (0, 0)
 
 
-def test_digests_are_shown_also_when_they_are_known(world: World) -> None:
+def test_digests_are_shown_also_when_they_are_known(world: Known) -> None:
     expected = digests_of(content(0), SHA1_ONLY)
     for _ in range(2):
         found = world.scan("--show-digests")
@@ -480,17 +452,17 @@ def test_digests_are_shown_also_when_they_are_known(world: World) -> None:
     assert reads(world.scan()) == (0, 0)
 
 
-def test_clean_files_are_reported_when_they_are_known(world: World) -> None:
-    first = world.scan("--all")
-    again = world.scan("--all")
+def test_clean_files_are_reported_when_they_are_known(world: Known) -> None:
+    first = world.scan("--show-all")
+    again = world.scan("--show-all")
     assert reads(again) == (0, 0)
     assert again.outcomes == first.outcomes and len(again.outcomes) == 12
     assert again.summary["clean"] == 11 and again.summary["match"] == 1
 
 
-def test_sizes_rule_files_out_before_the_inventory_is_asked(world: World) -> None:
-    shutil.rmtree(world.state / "lists")
-    world.simulator.publish(csv([2, 5]), "sized")
+def test_sizes_rule_files_out_before_the_inventory_is_asked(world: Known) -> None:
+    shutil.rmtree(world.path / "lists")
+    world.provider.publish(csv([2, 5]), "sized")
     world.client.fetch("sized")
     wanted = [data for data in FILES.values() if len(data) == len(content(2))]
     first = world.scan()

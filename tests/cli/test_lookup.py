@@ -18,9 +18,9 @@ import pytest
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Kind
 from hashclient.lists.importers import importfile
-from tests.support import (
+from tests.kit import (
     ROOT,
-    Result,
+    Run,
     arguments,
     call,
     csv_of,
@@ -46,11 +46,11 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_state(tmp_path_factory.mktemp("site"), lists)
 
 
-def lookup(state: Path, *args: object) -> Result:
+def lookup(state: Path, *args: object) -> Run:
     return call("--state-dir", state, "lookup", *args)
 
 
-def lookup_jsonl(state: Path, *args: object) -> Result:
+def lookup_jsonl(state: Path, *args: object) -> Run:
     result = lookup(state, "--format", "jsonl", *args)
     for line in result.lines:
         VALIDATOR.validate(line)
@@ -74,13 +74,13 @@ def test_one_digest_that_is_listed(state: Path, digest: str) -> None:
 @pytest.mark.parametrize("digest", CLEAN)
 def test_one_digest_that_is_not(state: Path, digest: str) -> None:
     assert lookup(state, digest).code == 0
-    result = lookup_jsonl(state, "--all", digest)
+    result = lookup_jsonl(state, "--show-all", digest)
     assert result.outcomes == {digest: "clean"}
 
 
 def test_the_real_command_and_its_input(state: Path) -> None:
     given = f"{SHA1}  a\n{CLEAN[1]}  b\n".encode()
-    command = ["--state-dir", state, "lookup", "--format", "jsonl", "--all", "--from", "-"]
+    command = ["--state-dir", state, "lookup", "--format", "jsonl", "--show-all", "--from", "-"]
     result = run(*command, stdin=given)
     assert (result.code, result.outcomes) == (10, {"a": "match", "b": "clean"})
     assert run(*command, stdin=b"").code == 3
@@ -106,7 +106,7 @@ def test_a_pipe_that_gives_nothing_yet_is_not_at_its_end(state: Path) -> None:
             os.write(writing, f"{MD5}\n".encode())
         os.close(writing)
         out, _ = process.communicate(timeout=30)
-    assert Result(process.returncode, out, "").summary["inputs"] == 2
+    assert Run(process.returncode, out, "").summary["inputs"] == 2
     assert process.returncode == 10
 
 
@@ -169,7 +169,7 @@ def test_a_row_has_to_agree_in_all_it_says(tmp_path: Path) -> None:
         f"{digests_of(b'by md5 alone')[0]},{CLEAN[1]},,999",
     ]
     path.write_text("\n".join(["md5,sha1,sha256,size", *rows, ""]))
-    result = lookup_jsonl(state, "--all", "--from", path)
+    result = lookup_jsonl(state, "--show-all", "--from", path)
     assert [line["type"] for line in result.lines[:-1]] == [
         "match",
         "conflict",
@@ -180,7 +180,7 @@ def test_a_row_has_to_agree_in_all_it_says(tmp_path: Path) -> None:
         "match",
     ]
     assert result.code == 11
-    # Without --all the same, but for the clean ones.
+    # Without --show-all the same, but for the clean ones.
     brief = lookup_jsonl(state, "--from", path)
     assert [line["type"] for line in brief.lines[:-1]] == [
         line["type"] for line in result.lines[:-1] if line["type"] != "clean"
@@ -228,7 +228,7 @@ def test_what_cannot_be_looked_up(state: Path, args: list[str], message: str) ->
 def test_each_line_is_a_row_however_it_ends(state: Path, tmp_path: Path, end: str) -> None:
     path = tmp_path / "sums"
     path.write_text(f"{CLEAN[1]}  a{end}{SHA1}  b{end}", newline="")
-    result = lookup_jsonl(state, "--all", "--from", path)
+    result = lookup_jsonl(state, "--show-all", "--from", path)
     assert (result.code, result.outcomes) == (10, {"a": "clean", "b": "match"})
 
 
@@ -296,7 +296,7 @@ def test_long_files_are_judged_while_they_are_read(
     for number in (3, 4, 250, 499):
         rows[number] = SHA1
     path.write_text("".join(f"{row}\n" for row in rows))
-    result = lookup_jsonl(state, "--show-digests", "--all", "--from", path)
+    result = lookup_jsonl(state, "--show-digests", "--show-all", "--from", path)
     assert result.code == 10
     assert [line["path"] for line in result.lines if "path" in line] == rows
     assert (result.summary["match"], result.summary["clean"]) == (4, 496)
@@ -338,7 +338,7 @@ def test_the_log_says_where_and_not_what(state: Path, tmp_path: Path) -> None:
 def test_output_goes_to_a_file(state: Path, tmp_path: Path) -> None:
     result = lookup(state, "--format", "jsonl", "--output", tmp_path / "report", MD5)
     assert (result.code, result.out) == (10, "")
-    assert Result(10, (tmp_path / "report").read_text(), "").summary["match"] == 1
+    assert Run(10, (tmp_path / "report").read_text(), "").summary["match"] == 1
 
 
 def test_a_stale_list(tmp_path: Path) -> None:

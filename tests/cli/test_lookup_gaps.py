@@ -9,7 +9,7 @@ import pytest
 
 from hashclient.audit.log import read
 from hashclient.core.algorithms import Algorithm
-from tests.support import Result, call, csv_of, digests_of, make_state, run
+from tests.kit import Run, call, csv_of, digests_of, make_state, run
 
 MD5, SHA1, SHA256 = Algorithm
 #: Listed by all digests, and by one alone: with its size, and without.
@@ -29,7 +29,7 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return state_of(tmp_path_factory.mktemp("site"), sized=False)
 
 
-def look_up(state: Path, *args: object) -> Result:
+def look_up(state: Path, *args: object) -> Run:
     return call("--state-dir", state, "lookup", *args)
 
 
@@ -63,7 +63,7 @@ def test_rows_are_told_one_by_one_with_all_only(state: Path, tmp_path: Path) -> 
     result = look_up(state, "--format", "jsonl", "--from", path)
     assert (result.code, len(result.lines)) == (3, 1)
     assert result.summary["unread"] == 300
-    told = look_up(state, "--format", "jsonl", "--all", "--from", path)
+    told = look_up(state, "--format", "jsonl", "--show-all", "--from", path)
     assert told.code == 3
     assert told.outcomes == {name: "unread" for name, _ in rows}
     assert {line["reason"] for line in told.lines[:-1]} == {"other: 1 of 1 entries has no md5"}
@@ -76,7 +76,7 @@ def test_a_size_rules_out_first(tmp_path: Path) -> None:
     md5 = digests_of(CLEAN)[0]
     for size, kind in ((len(BY_SHA256), "unread"), (len(BY_SHA256) + 1, "clean"), ("", "unread")):
         path.write_text(f"md5,size\n{md5},{size}\n")
-        result = look_up(state, "--format", "jsonl", "--all", "--from", path)
+        result = look_up(state, "--format", "jsonl", "--show-all", "--from", path)
         assert result.code == {"unread": 3, "clean": 0}[kind]
         assert result.lines[0]["type"] == kind
     # Where an entry has no size, none rules it out.
@@ -87,7 +87,7 @@ def test_a_size_rules_out_first(tmp_path: Path) -> None:
 
 def test_gaps_are_accepted_when_asked_for(state: Path) -> None:
     md5 = digests_of(CLEAN)[0]
-    result = look_up(state, "--accept-gaps", "--all", "--format", "jsonl", md5)
+    result = look_up(state, "--accept-gaps", "--show-all", "--format", "jsonl", md5)
     assert (result.code, result.outcomes, result.err) == (0, {md5: "clean"}, "")
     (end,) = read(state / "audit", event="lookup-end", limit=1)
     (gap,) = end.data["gaps"]
@@ -130,7 +130,7 @@ def test_many_rows_of_several_kinds(tmp_path: Path) -> None:
     md5, sha1, sha256 = digests_of(CLEAN)
     rows = [(md5, "", ""), ("", sha1, ""), ("", "", sha256), (md5, sha1, ""), (md5, "", sha256)]
     path.write_text("\n".join(["md5,sha1,sha256", *map(",".join, rows), ""]))
-    result = look_up(state, "--format", "jsonl", "--all", "--from", path)
+    result = look_up(state, "--format", "jsonl", "--show-all", "--from", path)
     assert [line.get("reason") for line in result.lines[:-1]] == [
         "other: 1 of 1 entries has no md5",
         "other: 1 of 1 entries has no sha1; weak: 2 of 2 entries have no sha1",

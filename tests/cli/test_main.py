@@ -19,7 +19,7 @@ from hashclient.cli import main as module
 from hashclient.cli.app import Terminated
 from hashclient.cli.main import COMMANDS, cli, exit_code_table
 from hashclient.errors import ExitCode, StateError
-from tests.support import (
+from tests.kit import (
     UNMEASURED,
     arguments,
     call,
@@ -107,9 +107,9 @@ def test_commands_are_listed_with_whole_sentences(path: list[str]) -> None:
 
 
 def test_a_global_option_behind_the_command(tmp_path: Path) -> None:
-    result = run("scan", "-q", tmp_path)
+    result = run("scan", "--config", "x", tmp_path)
     assert result.code == 2
-    assert "hint: it goes before the command: `hashclient -q scan …`\n" in result.err
+    assert "hint: it goes before the command: `hashclient --config scan …`\n" in result.err
     result = run("provider", "init", "--state-dir", tmp_path, tmp_path)
     assert (
         "hint: it goes before the command: `hashclient --state-dir provider init …`" in result.err

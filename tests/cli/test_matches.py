@@ -16,263 +16,245 @@ from hashclient.cli import matches as module
 from hashclient.cli.app import App
 from hashclient.core.kinds import MatchState
 from hashclient.matches.store import Matches
-from tests.support import Result, bytes_path, call, csv_of, make_state, run, write_tree
+from tests.kit import State, bytes_path, run
 
 CONTENTS = {"e-1": b"the first of them", "e-2": b"the second, and a longer one"}
 
 
-class World:
-    """A state directory, and a tree in which two files are listed."""
-
-    def __init__(self, directory: Path) -> None:
-        self.state = make_state(directory, {"base": csv_of(CONTENTS)})
-        files = {"a": CONTENTS["e-1"], "sub/b": CONTENTS["e-2"], "c": b"nobody listed this"}
-        self.tree = write_tree(directory / "tree", files)
-
-    def call(self, *args: object) -> Result:
-        return call("--state-dir", self.state, *args)
-
-    def ids(self) -> dict[str, str]:
-        """Scan, and return the id of each match by the name of its file."""
-        found = self.call("scan", "--format", "jsonl", self.tree).lines[:-1]
-        return {Path(line["path"]).name: line["id"] for line in found}
-
-    def listed(self, *args: object) -> list[tuple[str, str]]:
-        """Return name and state of the matches that are listed."""
-        result = self.call("matches", "--format", "jsonl", *args)
-        assert (result.code, result.err) == (0, "")
-        return [(Path(line["path"]).name, line["state"]) for line in result.lines]
-
-    def story(self, match_id: str) -> list[str]:
-        document = json.loads(self.call("matches", "show", match_id, "--format", "json").out)
-        return [step["event"] for step in document["story"]]
+def listed(state: State, *args: object) -> list[tuple[str, str]]:
+    """Return name and state of the matches that are listed."""
+    result = state.call("matches", "--format", "jsonl", *args)
+    assert (result.code, result.err) == (0, "")
+    return [(Path(line["path"]).name, line["state"]) for line in result.lines]
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
+def state(tmp_path: Path) -> State:
+    """A tree in which two files are listed."""
+    files = {"a": CONTENTS["e-1"], "sub/b": CONTENTS["e-2"], "c": b"nobody listed this"}
+    return State(tmp_path, {"base": CONTENTS}, files)
 
 
-def test_before_any_scan_there_are_none(world: World) -> None:
+def test_before_any_scan_there_are_none(state: State) -> None:
     for output_format in ("text", "jsonl"):
-        result = world.call("matches", "--format", output_format)
+        result = state.call("matches", "--format", output_format)
         assert (result.code, result.out) == (0, "")
         assert result.err == "no scan has found anything yet\n"
     # A reader makes nothing: the scan of another user could not write to it.
-    assert not (world.state / "matches.db").exists()
-    world.ids()
-    assert world.call("matches", "--state", "purged").err == "no match is in that state\n"
-    assert world.call("-q", "matches", "--state", "purged").err == ""
+    assert not (state.path / "matches.db").exists()
+    state.ids()
+    assert state.call("matches", "--state", "purged").err == "no match is in that state\n"
+    assert state.call("-q", "matches", "--state", "purged").err == ""
 
 
-def test_what_a_scan_finds_is_listed_under_its_id(world: World) -> None:
-    ids = world.ids()
+def test_what_a_scan_finds_is_listed_under_its_id(state: State) -> None:
+    ids = state.ids()
     assert len(set(ids.values())) == 2
-    result = run("--state-dir", world.state, "matches")
+    result = run("--state-dir", state.path, "matches")
     assert (result.code, result.err) == (0, "")
     shown = sorted(result.out.splitlines())
     why = "(synthetic; md5, sha1, sha256 agree)"
     assert shown == [
-        f"found         {world.tree}/a  [{ids['a']}]  base e-1 {why}",
-        f"found         {world.tree}/sub/b  [{ids['b']}]  base e-2 {why}",
+        f"found         {state.tree}/a  [{ids['a']}]  base e-1 {why}",
+        f"found         {state.tree}/sub/b  [{ids['b']}]  base e-2 {why}",
     ]
     # The same files found again are the same matches, however the scan reached them.
-    assert world.ids() == ids
-    os.utime(world.tree / "a")
-    assert world.ids() == ids
-    assert sorted(world.listed()) == [("a", "found"), ("b", "found")]
+    assert state.ids() == ids
+    os.utime(state.tree / "a")
+    assert state.ids() == ids
+    assert sorted(listed(state)) == [("a", "found"), ("b", "found")]
 
 
-def test_matches_are_chosen_by_state(world: World) -> None:
-    ids = world.ids()
-    closed = world.call("matches", "close", ids["a"], "--reason", "removed by hand")
-    assert (closed.code, closed.out) == (0, f"{ids['a']}  {world.tree}/a  closed\n")
-    assert world.listed("--state", "found") == [("b", "found")]
-    assert world.listed("--state", "closed") == [("a", "closed")]
-    assert sorted(world.listed("--state", "closed", "--state", "found")) == [
+def test_matches_are_chosen_by_state(state: State) -> None:
+    ids = state.ids()
+    closed = state.call("matches", "close", ids["a"], "--reason", "removed by hand")
+    assert (closed.code, closed.out) == (0, f"{ids['a']}  {state.tree}/a  closed\n")
+    assert listed(state, "--state", "found") == [("b", "found")]
+    assert listed(state, "--state", "closed") == [("a", "closed")]
+    assert sorted(listed(state, "--state", "closed", "--state", "found")) == [
         ("a", "closed"),
         ("b", "found"),
     ]
-    assert world.call("matches", "--state", "lost").code == 2
+    assert state.call("matches", "--state", "lost").code == 2
 
 
-def test_a_story_is_told(world: World) -> None:
-    match_id = world.ids()["b"]
-    result = world.call("matches", "show", match_id)
+def test_a_story_is_told(state: State) -> None:
+    match_id = state.ids()["b"]
+    result = state.call("matches", "show", match_id)
     assert result.code == 0
     lines = result.out.splitlines()
     assert lines[0] == f"match {match_id}: found"
-    assert f"  path        {world.tree}/sub/b" in lines
+    assert f"  path        {state.tree}/sub/b" in lines
     assert "  entry       base e-2 (synthetic; generation 1)" in lines
-    assert re.fullmatch(r"  \d{4}-\d\d-\d\d \d\d:\d\d:\d\d  found", lines[-1])
-    document = json.loads(world.call("matches", "show", match_id, "--format", "json").out)
+    assert re.fullmatch(r"  \d{4}-\d\d-\d\d \d\d:\d\d UTC  found", lines[-1])
+    document = json.loads(state.call("matches", "show", match_id, "--format", "json").out)
     assert (document["id"], document["state"], document["in_place"]) == (match_id, "found", True)
     assert [e["entry"] for e in document["entries"]] == ["e-2"]
-    assert world.story(match_id) == ["found"]
+    assert state.story(match_id) == ["found"]
 
 
-def test_closing_says_who_and_why_and_a_new_find_opens_again(world: World) -> None:
-    match_id = world.ids()["a"]
-    result = world.call("matches", "close", match_id, "--reason", "ticket 4711", "--format", "json")
-    shown = world.call("matches", "show", match_id).out
+def test_closing_says_who_and_why_and_a_new_find_opens_again(state: State) -> None:
+    match_id = state.ids()["a"]
+    result = state.call("matches", "close", match_id, "--reason", "ticket 4711", "--format", "json")
+    shown = state.call("matches", "show", match_id).out
     assert "closed" in shown and "reason: ticket 4711" in shown
-    (event,) = log.read(world.state / "audit", event="closed")
+    (event,) = log.read(state.path / "audit", event="closed")
     assert event.data["id"] == match_id
     assert event.data["reason"] == "ticket 4711" and event.data["by"]
     (item,) = json.loads(result.out)["items"]
     assert (item["id"], item["done"], item["detail"]) == (match_id, True, "closed")
-    assert world.ids()["a"] == match_id
-    assert world.story(match_id) == ["found", "closed", "found"]
+    assert state.ids()["a"] == match_id
+    assert state.story(match_id) == ["found", "closed", "found"]
 
 
-def test_closing_needs_something_to_close_and_a_reason(world: World) -> None:
-    ids = world.ids()
+def test_closing_needs_something_to_close_and_a_reason(state: State) -> None:
+    ids = state.ids()
     for args in (["--reason", "x"], [ids["a"]], ["nobody", "--reason", "x"]):
-        result = world.call("matches", "close", *args)
+        result = state.call("matches", "close", *args)
         assert result.code == 2 and "hint: " in result.err
-    result = world.call("matches", "close", "--withdrawn", "--reason", "x")
+    result = state.call("matches", "close", "--withdrawn", "--reason", "x")
     assert (result.code, result.out) == (0, "")
     assert result.err == "no match is withdrawn and in its place\n"
     # All are known before the first is closed.
-    assert world.call("matches", "close", ids["a"], "nobody", "--reason", "x").code == 2
-    assert sorted(world.listed("--state", "found")) == [("a", "found"), ("b", "found")]
+    assert state.call("matches", "close", ids["a"], "nobody", "--reason", "x").code == 2
+    assert sorted(listed(state, "--state", "found")) == [("a", "found"), ("b", "found")]
 
 
-def test_an_unknown_id_is_said_to_be_unknown(world: World) -> None:
-    result = world.call("matches", "show", "nobody\x1b")
+def test_an_unknown_id_is_said_to_be_unknown(state: State) -> None:
+    result = state.call("matches", "show", "nobody\x1b")
     assert result.code == 2
     assert "no match has the id nobody\\x1b" in result.err and "`hashclient matches`" in result.err
 
 
-def test_a_log_that_cannot_be_written_keeps_a_match_open(world: World) -> None:
-    match_id = world.ids()["a"]
-    for path in (world.state / "audit").iterdir():
+def test_a_log_that_cannot_be_written_keeps_a_match_open(state: State) -> None:
+    match_id = state.ids()["a"]
+    for path in (state.path / "audit").iterdir():
         path.unlink()
-    (world.state / "audit").rmdir()
-    (world.state / "audit").touch()
-    assert world.call("matches", "close", match_id, "--reason", "x").code == 9
-    assert sorted(world.listed()) == [("a", "found"), ("b", "found")]
+    (state.path / "audit").rmdir()
+    (state.path / "audit").touch()
+    assert state.call("matches", "close", match_id, "--reason", "x").code == 9
+    assert sorted(listed(state)) == [("a", "found"), ("b", "found")]
 
 
-def test_names_of_any_bytes_and_an_output_file(world: World, tmp_path: Path) -> None:
-    raw = os.fsencode(world.tree) + b"/\xff\n\x1b"
+def test_names_of_any_bytes_and_an_output_file(state: State, tmp_path: Path) -> None:
+    raw = os.fsencode(state.tree) + b"/\xff\n\x1b"
     Path(os.fsdecode(raw)).write_bytes(CONTENTS["e-1"])
-    world.ids()
+    state.ids()
     report = tmp_path / "report"
-    result = world.call("matches", "--format", "jsonl", "--output", report)
+    result = state.call("matches", "--format", "jsonl", "--output", report)
     assert (result.code, result.out) == (0, "")
     lines = [json.loads(line) for line in report.read_text().splitlines()]
     assert raw in {bytes_path(line) for line in lines}
     assert all(line["state"] in set(MatchState) for line in lines)
-    text = world.call("matches").out
+    text = state.call("matches").out
     assert "\\xff\\x0a\\x1b" in text and "\x1b" not in text
 
 
-def test_a_damaged_record_is_said_to_be_damaged(world: World) -> None:
-    world.ids()
-    (world.state / "matches.db").write_bytes(b"no database" * 100)
+def test_a_damaged_record_is_said_to_be_damaged(state: State) -> None:
+    state.ids()
+    (state.path / "matches.db").write_bytes(b"no database" * 100)
     for args in (["matches"], ["matches", "show", "x"]):
-        result = world.call(*args)
+        result = state.call(*args)
         assert result.code == 8 and "move it away" in result.err
 
 
-def test_matches_are_chosen_by_path_list_and_time(world: World) -> None:
-    world.ids()
+def test_matches_are_chosen_by_path_list_and_time(state: State) -> None:
+    state.ids()
     # A name that begins like a folder is not below it.
-    (world.tree / "sub2").mkdir()
-    (world.tree / "sub2/x").write_bytes(CONTENTS["e-1"])
-    world.ids()
-    assert world.listed("--path", world.tree / "sub") == [("b", "found")]
-    assert world.listed("--path", f"{world.tree}/sub/") == [("b", "found")]
-    assert world.listed("--path", world.tree / "a") == [("a", "found")]
-    assert len(world.listed("--path", "/")) == 3
-    both = ("--path", world.tree / "sub", "--path", world.tree / "a")
-    assert sorted(world.listed(*both)) == [("a", "found"), ("b", "found")]
-    assert len(world.listed("--list", "base", "--since", "2026-01-01")) == 3
+    (state.tree / "sub2").mkdir()
+    (state.tree / "sub2/x").write_bytes(CONTENTS["e-1"])
+    state.ids()
+    assert listed(state, "--path", state.tree / "sub") == [("b", "found")]
+    assert listed(state, "--path", f"{state.tree}/sub/") == [("b", "found")]
+    assert listed(state, "--path", state.tree / "a") == [("a", "found")]
+    assert len(listed(state, "--path", "/")) == 3
+    both = ("--path", state.tree / "sub", "--path", state.tree / "a")
+    assert sorted(listed(state, *both)) == [("a", "found"), ("b", "found")]
+    assert len(listed(state, "--list", "base", "--since", "2026-01-01")) == 3
     for nothing in (
         ("--list", "other"),
         ("--since", "2999-01-01T00:00:00"),
-        ("--path", world.tree / "nobody"),
-        ("--path", world.tree / "sub", "--state", "closed"),
+        ("--path", state.tree / "nobody"),
+        ("--path", state.tree / "sub", "--state", "closed"),
     ):
-        result = world.call("matches", *nothing)
+        result = state.call("matches", *nothing)
         assert (result.code, result.out, result.err) == (0, "", "no match is like that\n")
-    assert world.call("matches", "--since", "yesterday").code == 2
+    assert state.call("matches", "--since", "yesterday").code == 2
 
 
 def test_a_path_through_a_link_and_one_that_is_relative_choose_the_same(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world.ids()
+    state.ids()
     (tmp_path / "way").symlink_to("tree")
-    assert world.listed("--path", tmp_path / "way/sub") == [("b", "found")]
-    monkeypatch.chdir(world.tree)
-    assert world.listed("--path", "sub") == [("b", "found")]
+    assert listed(state, "--path", tmp_path / "way/sub") == [("b", "found")]
+    monkeypatch.chdir(state.tree)
+    assert listed(state, "--path", "sub") == [("b", "found")]
 
 
-def test_many_are_closed_by_what_they_have_in_common(world: World) -> None:
+def test_many_are_closed_by_what_they_have_in_common(state: State) -> None:
     for number in range(600):
-        (world.tree / f"sub/{number}").write_bytes(CONTENTS["e-1"])
-    ids = world.ids()
-    chosen = ("matches", "close", "--path", world.tree / "sub", "--reason", "disk destroyed")
-    tried = world.call(*chosen, "--dry-run")
+        (state.tree / f"sub/{number}").write_bytes(CONTENTS["e-1"])
+    ids = state.ids()
+    chosen = ("matches", "close", "--path", state.tree / "sub", "--reason", "disk destroyed")
+    tried = state.call(*chosen, "--dry-run")
     assert (tried.code, tried.err) == (0, "would be closed: 601 matches\n")
     assert len(tried.out.splitlines()) == 601
-    assert {state for _, state in world.listed()} == {"found"}
-    done = world.call(*chosen)
+    assert {state for _, state in listed(state)} == {"found"}
+    done = state.call(*chosen)
     assert (done.code, done.err) == (0, "closed: 601 matches\n")
-    assert world.listed("--state", "found") == [("a", "found")]
-    events = list(log.read(world.state / "audit", event="closed"))
+    assert listed(state, "--state", "found") == [("a", "found")]
+    events = list(log.read(state.path / "audit", event="closed"))
     assert len(events) == 601 and all(event.sig for event in events)
     assert {event.data["reason"] for event in events} == {"disk destroyed"}
-    again = world.call(*chosen)
+    again = state.call(*chosen)
     assert (again.code, again.out) == (0, "")
     assert again.err == "no such match is open\n"
     # A single one is as it was, also beside others.
-    both = world.call(
+    both = state.call(
         *("matches", "close", ids["a"], "--list", "base", "--reason", "x", "--format", "json")
     )
     (item,) = json.loads(both.out)["items"]
     assert (item["id"], item["detail"]) == (ids["a"], "closed")
 
 
-def test_what_is_taken_away_is_not_closed_with_others(world: World) -> None:
-    ids = world.ids()
-    with Matches(world.state) as record:
+def test_what_is_taken_away_is_not_closed_with_others(state: State) -> None:
+    ids = state.ids()
+    with Matches(state.path) as record:
         now = datetime(2026, 5, 1, tzinfo=UTC)
         record.change(ids["b"], MatchState.QUARANTINED, now, {}, in_place=False)
         record.change(ids["a"], MatchState.REPORTED, now, {})
-    closed = world.call("matches", "close", "--list", "base", "--reason", "x")
+    closed = state.call("matches", "close", "--list", "base", "--reason", "x")
     assert (closed.code, closed.out) == (0, "")
-    assert sorted(world.listed()) == [("a", "reported"), ("b", "quarantined")]
+    assert sorted(listed(state)) == [("a", "reported"), ("b", "quarantined")]
 
 
-def test_options_before_the_subcommand_close_nothing_else(world: World) -> None:
-    ids = world.ids()
+def test_options_before_the_subcommand_close_nothing_else(state: State) -> None:
+    ids = state.ids()
     wide = ("close", "--list", "base", "--reason", "x")
-    refused = world.call("matches", "--path", world.tree / "sub", *wide)
+    refused = state.call("matches", "--path", state.tree / "sub", *wide)
     assert refused.code == 2 and "stand before `close`" in refused.err
-    assert world.call("matches", "--state", "found", "show", ids["a"]).code == 2
+    assert state.call("matches", "--state", "found", "show", ids["a"]).code == 2
     # A variable of the shell that is not set.
-    empty = world.call("matches", "close", "--path", "", "--reason", "x")
+    empty = state.call("matches", "close", "--path", "", "--reason", "x")
     assert (empty.code, "--path is empty" in empty.err) == (2, True)
-    assert sorted(world.listed()) == [("a", "found"), ("b", "found")]
+    assert sorted(listed(state)) == [("a", "found"), ("b", "found")]
 
 
-def test_withdrawn_is_one_of_the_options_that_choose_together(world: World) -> None:
-    world.ids()
-    with Matches(world.state) as record:
+def test_withdrawn_is_one_of_the_options_that_choose_together(state: State) -> None:
+    state.ids()
+    with Matches(state.path) as record:
         record.withdraw("base", ["e-1", "e-2"], 9, datetime(2026, 5, 1, tzinfo=UTC))
-    below = ("matches", "close", "--withdrawn", "--path", world.tree / "sub", "--reason", "x")
-    assert world.call(*below, "--state", "found").code == 2
-    assert world.call(*below).code == 0
-    assert sorted(world.listed()) == [("a", "withdrawn"), ("b", "closed")]
+    below = ("matches", "close", "--withdrawn", "--path", state.tree / "sub", "--reason", "x")
+    assert state.call(*below, "--state", "found").code == 2
+    assert state.call(*below).code == 0
+    assert sorted(listed(state)) == [("a", "withdrawn"), ("b", "closed")]
 
 
 def test_what_is_taken_away_meanwhile_is_not_closed(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    state: State, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ids = world.ids()
+    ids = state.ids()
     real = module._close
 
     def later(app: App, record: Matches, *rest: Any) -> set[str]:
@@ -281,9 +263,9 @@ def test_what_is_taken_away_meanwhile_is_not_closed(
         return real(app, record, *rest)
 
     monkeypatch.setattr(module, "_close", later)
-    result = world.call("matches", "close", "--list", "base", "--reason", "x")
+    result = state.call("matches", "close", "--list", "base", "--reason", "x")
     assert (result.code, result.err) == (3, "closed: 1 match\n")
     assert "not closed: something was done about it meanwhile" in result.out
-    assert sorted(world.listed()) == [("a", "closed"), ("b", "quarantined")]
-    events = log.read(world.state / "audit", event="closed")
+    assert sorted(listed(state)) == [("a", "closed"), ("b", "quarantined")]
+    events = log.read(state.path / "audit", event="closed")
     assert [event.data["id"] for event in events] == [ids["a"]]

@@ -17,7 +17,7 @@ import pytest
 from pyrage import x25519
 
 from hashclient.containers import libarchive
-from tests.support import Result, csv_of, make_state, run, write_tree
+from tests.kit import Run, csv_of, make_state, run, write_tree
 
 LISTED = b"a listed file of some length"
 BENIGN = b"a benign file"
@@ -46,7 +46,7 @@ def state(tmp_path: Path) -> Path:
     return make_state(tmp_path / "site", {"base": csv_of({"e-1": LISTED}, sized=False)})
 
 
-def scan(state: Path, *args: object, stdin: bytes = b"", cwd: Path | None = None) -> Result:
+def scan(state: Path, *args: object, stdin: bytes = b"", cwd: Path | None = None) -> Run:
     command = ("--state-dir", state, "scan", "--format", "jsonl")
     return run(*command, *args, stdin=stdin, cwd=cwd)
 

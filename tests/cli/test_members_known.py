@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import io
-import time
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from fixtures.client import Client
-from fixtures.simulator import Simulator
-from tests.support import Result, call, csv_of, remember_at_once, write_tree
+from tests.kit import Run, State, remember_at_once
 
 LISTED = b"a listed file of some length"
 BENIGN = b"a benign file"
@@ -26,52 +23,40 @@ def zip_of(files: Mapping[str, bytes]) -> bytes:
     return out.getvalue()
 
 
-class World:
-    """A provider, a state directory, and a tree of archives."""
+class Archives(State):
+    """A tree of archives, none of which has what is listed."""
 
     def __init__(self, directory: Path, *, sized: bool) -> None:
-        self.sized = sized
-        self._probe = directory / "probe"
-        self.simulator = Simulator(directory / "provider")
-        self.simulator.publish(csv_of({"e-0": b"something else"}, sized=sized))
-        self.state = directory / "state"
-        self.client = Client(self.state, self.simulator, self.simulator.root)
-        self.client.fetch()
         files = {f"a{n}.zip": zip_of({"x": b"%d" % n, "y": BENIGN}) for n in range(3)}
         files["in.zip"] = zip_of({"z.zip": zip_of({"w": LISTED, "v": BENIGN}), "u": b""})
-        self.tree = write_tree(directory / "t", {**files, "plain": BENIGN})
+        lists = {"baseline": {"e-0": b"something else"}}
+        super().__init__(directory, lists, {**files, "plain": BENIGN}, sized=sized)
+        self.sized = sized
 
-    def scan(self, *options: str) -> Result:
-        words = ("--state-dir", self.state, "scan", "--format", "jsonl", "--jobs", "1")
+    def scan(self, *args: object) -> Run:
         self.let_time_pass()
-        result = call(*words, *options, self.tree)
+        result = super().scan("--jobs", "1", *args)
         self.let_time_pass()
         return result
 
-    def let_time_pass(self) -> None:
-        """Wait for the next tick of the file system's clock, so that each change has its time."""
-        self._probe.write_bytes(b"")
-        first = self._probe.stat().st_ctime_ns
-        while self._probe.stat().st_ctime_ns == first or time.time_ns() <= first:
-            self._probe.write_bytes(b"")
-
     def list(self, **entries: bytes) -> None:
-        self.simulator.publish(csv_of(entries, sized=self.sized))
-        self.client.fetch()
+        self.add(entries, "baseline")
 
 
 @pytest.fixture(params=[True, False], ids=["with sizes", "without sizes"])
-def world(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+def world(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Archives:
     remember_at_once(monkeypatch, tmp_path)
-    return World(tmp_path, sized=request.param)
+    return Archives(tmp_path, sized=request.param)
 
 
-def counts(result: Result) -> tuple[int, int, int]:
+def counts(result: Run) -> tuple[int, int, int]:
     summary = result.summary
     return summary["members"], summary["members_read"], summary["files_read"]
 
 
-def test_unchanged_archives_are_not_opened_again(world: World) -> None:
+def test_unchanged_archives_are_not_opened_again(world: Archives) -> None:
     first = world.scan()
     assert (first.code, first.summary["members"]) == (0, 10)
     second = world.scan()
@@ -81,7 +66,7 @@ def test_unchanged_archives_are_not_opened_again(world: World) -> None:
 
 
 def test_that_a_file_is_no_container_is_counted_as_known_where_its_size_says_nothing_of_that(
-    world: World,
+    world: Archives,
 ) -> None:
     """Also where no entry has its size: it may have come to be one since, without a trace."""
     world.scan()
@@ -99,19 +84,19 @@ def test_that_a_file_is_no_container_is_counted_as_known_where_its_size_says_not
     }
 
 
-def test_what_is_listed_since_is_found_in_them(world: World) -> None:
+def test_what_is_listed_since_is_found_in_them(world: Archives) -> None:
     world.scan()
     world.list(e1=LISTED)
     result = world.scan()
     assert result.code == 10
     assert [line["members"] for line in result.lines[:-1]] == [["z.zip", "w"]]
     world.list(e2=BENIGN)
-    found = sorted(line["path"].rpartition("/t/")[2] for line in world.scan().lines[:-1])
+    found = sorted(line["path"].rpartition("/tree/")[2] for line in world.scan().lines[:-1])
     members = ["a0.zip!/y", "a1.zip!/y", "a2.zip!/y", "in.zip!/z.zip!/v", "in.zip!/z.zip!/w"]
     assert found == [*members, "plain"]
 
 
-def test_one_that_has_changed_is_opened(world: World) -> None:
+def test_one_that_has_changed_is_opened(world: Archives) -> None:
     world.scan()
     world.list(e1=LISTED)
     (world.tree / "a1.zip").write_bytes(zip_of({"x": LISTED}))
@@ -122,12 +107,12 @@ def test_one_that_has_changed_is_opened(world: World) -> None:
     }
 
 
-def test_clean_members_are_told_where_that_is_asked_for(world: World) -> None:
+def test_clean_members_are_told_where_that_is_asked_for(world: Archives) -> None:
     world.scan()
-    assert len(world.scan("--all").lines) == 16
+    assert len(world.scan("--show-all").lines) == 16
 
 
-def test_what_was_unread_is_tried_again(world: World) -> None:
+def test_what_was_unread_is_tried_again(world: Archives) -> None:
     data = bytearray(zip_of({"b": LISTED * 9}))
     data[40] ^= 0xFF
     (world.tree / "bad.zip").write_bytes(data)
@@ -135,7 +120,7 @@ def test_what_was_unread_is_tried_again(world: World) -> None:
         assert world.scan().code == 3
 
 
-def test_no_inventory_opens_them_all(world: World) -> None:
+def test_no_inventory_opens_them_all(world: Archives) -> None:
     first = world.scan()
     assert counts(world.scan("--no-inventory")) == counts(first)
 
@@ -144,7 +129,7 @@ def test_claims_that_are_to_be_verified_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     remember_at_once(monkeypatch, tmp_path)
-    world = World(tmp_path, sized=True)
+    world = Archives(tmp_path, sized=True)
     world.scan()
     assert world.scan("--verify-sizes").summary["members_read"] > 0
 
@@ -166,7 +151,7 @@ def test_very_many_that_are_unread_or_match_are_not_told_one_by_one(
     from hashclient.scan import members
 
     monkeypatch.setattr(members, "MAX_TOLD", 3)
-    world = World(tmp_path, sized=False)
+    world = Archives(tmp_path, sized=False)
     many = {f"m{n}": b"%d" % n for n in range(8)}
     for path in world.tree.iterdir():
         path.unlink()
@@ -190,7 +175,7 @@ def test_a_container_that_is_nearly_all_hole_is_unread(tmp_path: Path) -> None:
     import os
     import tarfile
 
-    world = World(tmp_path, sized=True)
+    world = Archives(tmp_path, sized=True)
     path = world.tree / "hole.tar"
     member = tarfile.TarInfo("x")
     member.size = 1 << 40

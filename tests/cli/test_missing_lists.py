@@ -15,7 +15,7 @@ from fixtures.client import Client
 from fixtures.simulator import Simulator, status
 from hashclient.audit.log import read
 from hashclient.errors import UnreachableError
-from tests.support import Result, call, csv_of, digests_of, edit_manifest, run, write_tree
+from tests.kit import Run, call, csv_of, digests_of, edit_manifest, run, write_tree
 
 CONFIG = '[providers.main]\nurl = "https://lists.example.org"\nroot_sha256 = "00"\n'
 SECOND = '[providers.second]\nurl = "https://other.example.org"\nroot_sha256 = "00"\n'
@@ -41,7 +41,7 @@ def state(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "state", symlinks=True))
 
 
-def ask(state: Path, tmp_path: Path, *, unprivileged: bool = False) -> dict[str, Result]:
+def ask(state: Path, tmp_path: Path, *, unprivileged: bool = False) -> dict[str, Run]:
     """Ask in every way: for what is clean, for what the first list has, and for the status."""
     ways = {
         "scan clean": ("scan", write_tree(tmp_path / "clean", {"f": b"listed nowhere"})),
@@ -61,7 +61,7 @@ def ask(state: Path, tmp_path: Path, *, unprivileged: bool = False) -> dict[str,
 CODES = {"scan clean": 8, "scan listed": 11, "lookup clean": 8, "lookup listed": 11, "status": 8}
 
 
-def assert_missing(asked: dict[str, Result], name: str, said: str) -> None:
+def assert_missing(asked: dict[str, Run], name: str, said: str) -> None:
     """One list is missing and the other is used: nothing ends in 0, and a match is told."""
     assert {way: result.code for way, result in asked.items()} == {way: CODES[way] for way in asked}
     for way, result in asked.items():
@@ -271,7 +271,7 @@ def test_who_is_trusted_and_not_configured_counts_until_given_up(
     path.write_bytes(path.read_bytes().replace(b'"other"', b'"third"'))
     ways = [way for way in CODES if configuration or way != "status"]
 
-    def asked() -> dict[str, Result]:
+    def asked() -> dict[str, Run]:
         return {way: result for way, result in ask(state, tmp_path).items() if way in ways}
 
     assert_missing(asked(), "third", "never (been )?fetched")
@@ -379,7 +379,7 @@ def test_two_providers_offer_a_list_of_one_name(state: Path, tmp_path: Path) -> 
     assert_missing(asked, "base", "from provider main")
     metrics = call("--state-dir", state, "status", "--format", "prometheus").out
     assert metrics.count('hashclient_list_usable{list="base"} ') == 1
-    assert 'hashclient_list_usable{list="base"} 0\n' in metrics
+    assert 'hashclient_list_usable{list="base"} 0.0\n' in metrics
 
 
 def test_a_monitor_sees_it(state: Path) -> None:
@@ -389,9 +389,9 @@ def test_a_monitor_sees_it(state: Path) -> None:
     (other,) = [entry for entry in document["lists"] if entry["name"] == "other"]
     assert (other["usable"], other["provider"]) == (False, "main")
     metrics = call("--state-dir", state, "status", "--format", "prometheus").out
-    assert 'hashclient_list_usable{list="base"} 1\n' in metrics
-    assert 'hashclient_list_usable{list="other"} 0\n' in metrics
-    assert "hashclient_lists_missing 1\n" in metrics
+    assert 'hashclient_list_usable{list="base"} 1.0\n' in metrics
+    assert 'hashclient_list_usable{list="other"} 0.0\n' in metrics
+    assert "hashclient_lists_missing 1.0\n" in metrics
 
 
 def test_the_log_names_what_was_not_asked(state: Path, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from hashclient.errors import ExitCode
 from hashclient.formats.interface import FORMATS
 from tests.contract.readers import Report
 from tests.contract.test_formats import TABLE
-from tests.support import (
+from tests.kit import (
     UNMEASURED,
     arguments,
     call,
@@ -85,7 +85,7 @@ FAILURES: dict[str, tuple[list[str], list[str], dict[str, str], int]] = {
     "a damaged list": (["--state-dir", "damaged"], ["."], {}, 8),
     "no such option": ([], ["--frob", "."], {}, 2),
     "no such option with a value": ([], ["--frob=1", "."], {}, 2),
-    "a flag with a value": ([], ["--all=yes", "."], {}, 2),
+    "a flag with a value": ([], ["--show-all=yes", "."], {}, 2),
     "an option without its value": ([], [".", "--exclude"], {}, 2),
     "a wrong value": ([], ["--jobs", "many", "."], {}, 2),
     "nothing to scan": ([], [], {}, 2),
@@ -131,7 +131,7 @@ def test_a_scan_that_fails_before_it_begins_leaves_no_old_report(
 def test_wherever_it_stands_among_words_that_are_wrong(
     state: Path, report: Path, where: int
 ) -> None:
-    words: list[object] = ["--all=yes", "--frob=1", "--exclude"]
+    words: list[object] = ["--show-all=yes", "--frob=1", "--exclude"]
     words[where:where] = [f"--output={report}"]
     assert call("--state-dir", state, "scan", *words).code == 2
     assert read(report, "text").exit_code == 2
@@ -417,7 +417,15 @@ def test_a_sort_for_which_there_is_no_room_says_so(
         raise OutputError("cannot sort what was found: database or disk is full")
 
     monkeypatch.setattr(Sorter, "add", add)
-    options = ("--all", "--no-inventory", "--format", output_format, "--output", report, "--sort")
+    options = (
+        "--show-all",
+        "--no-inventory",
+        "--format",
+        output_format,
+        "--output",
+        report,
+        "--sort",
+    )
     result = call("--state-dir", state, "scan", *options, *(files / path for path in paths))
     assert result.code == (11 if paths == (".",) else 8)
     assert "cannot sort what was found" in result.err
@@ -502,7 +510,7 @@ def test_who_may_only_read_a_report_keeps_no_old_one_in_it(
 def metrics(tmp_path: Path) -> Iterator[Path]:
     path = tmp_path / "metrics" / "hashclient.prom"
     path.parent.mkdir()
-    path.write_text("hashclient_status_exit_code 0\n")
+    path.write_text("hashclient_status_exit_code 0.0\n")
     yield path
     assert list(path.parent.iterdir()) == [path]
 
@@ -520,7 +528,7 @@ def test_metrics_of_a_status_that_fails_say_so(
     samples = [line for line in metrics.read_text().splitlines() if line[0] != "#"]
     assert [line.split("{")[0] for line in samples] == [
         "hashclient_build_info",
-        "hashclient_status_exit_code 2",
+        "hashclient_status_exit_code 2.0",
     ]
 
 
@@ -543,7 +551,7 @@ def test_a_status_that_is_interrupted(
     monkeypatch.setattr(config, "resolve_settings", fail)
     words = ("status", "--format", "prometheus", "--output", metrics)
     assert call("--state-dir", state, *words).code == 143
-    assert "hashclient_status_exit_code 143\n" in metrics.read_text()
+    assert "hashclient_status_exit_code 143.0\n" in metrics.read_text()
 
 
 def test_a_status_that_cannot_be_written_leaves_the_old_one(state: Path, metrics: Path) -> None:
@@ -552,4 +560,4 @@ def test_a_status_that_cannot_be_written_leaves_the_old_one(state: Path, metrics
         result = call("--config", "/nowhere", *words)
     assert result.code == 2
     assert "/nowhere" in result.err
-    assert metrics.read_text() == "hashclient_status_exit_code 0\n"
+    assert metrics.read_text() == "hashclient_status_exit_code 0.0\n"

@@ -20,9 +20,9 @@ from hashclient.errors import ExitCode
 from hashclient.formats.interface import DOCUMENTS, FORMATS
 from tests.contract.readers import Report
 from tests.contract.test_formats import TABLE
-from tests.support import (
+from tests.kit import (
     UNMEASURED,
-    Result,
+    Run,
     arguments,
     call,
     csv_of,
@@ -59,7 +59,7 @@ class Scan:
         self.renamed = tmp_path / "report.1"
         self._patch = monkeypatch
 
-    def run(self, name: str, disturb: Callable[[], object], at: int = 2) -> Result:
+    def run(self, name: str, disturb: Callable[[], object], at: int = 2) -> Run:
         """Scan, and `disturb` before match number `at` is written."""
         from hashclient.formats.interface import formatter as real
 

@@ -10,7 +10,7 @@ import pytest
 from hashclient.index.blinding import load_sealer
 from hashclient.scan.cache import Inventory
 from hashclient.system.layout import Layout
-from tests.support import Result, csv_of, digests_of, make_state, run, write_tree
+from tests.kit import Run, csv_of, digests_of, make_state, run, write_tree
 
 LISTED = b"one benign dummy"
 
@@ -21,7 +21,7 @@ def layout(tmp_path: Path) -> Layout:
     return Layout(make_state(tmp_path, {"baseline": csv_of({"hc-1": LISTED})}))
 
 
-def on(layout: Layout, *args: object) -> Result:
+def on(layout: Layout, *args: object) -> Run:
     return run("--state-dir", layout.root, *args)
 
 

@@ -14,7 +14,7 @@ import pytest
 from fixtures.client import content, csv, digests_of
 from hashclient.core.algorithms import Algorithm
 from hashclient.provider import entries
-from tests.support import Result, Site, call
+from tests.kit import Run, Site, call
 
 EMPTY = {a: hashlib.new(a.label).hexdigest() for a in Algorithm}
 
@@ -34,16 +34,16 @@ def careless(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(entries, "rows_of_the_empty_file", lambda _digests: none)
 
 
-def command(site: Site, *args: str | Path) -> Result:
+def command(site: Site, *args: str | Path) -> Run:
     """Run the command in this process, against the provider that is served."""
     return call("--state-dir", site.state, *args)
 
 
-def init(site: Site, *options: str | Path) -> Result:
+def init(site: Site, *options: str | Path) -> Run:
     return command(site, *site.init_arguments(*options))
 
 
-def fetch(site: Site, *args: str) -> Result:
+def fetch(site: Site, *args: str) -> Run:
     return command(site, "fetch", *args)
 
 
@@ -198,13 +198,13 @@ def test_damage_is_no_way_round_the_limit_of_change(site: Site) -> None:
         result = fetch(site)
         assert result.code == 6 and "generation 2 changes 20 of 10 entries" in result.err
         accepted = fetch(site, "--accept-churn")
-        assert accepted.code == 0 and "built anew" in accepted.out
+        assert accepted.code == 0 and "built again" in accepted.out
 
 
 def test_change_that_the_counts_do_not_show_is_refused_until_it_is_accepted(
     site: Site, tmp_path: Path
 ) -> None:
-    """Where segments were joined, the list is built anew: as many entries, but others."""
+    """Where segments were joined, the list is built again: as many entries, but others."""
     with site:
         assert init(site, "--max-churn", "0.5").code == 0
         assert fetch(site).code == 0
@@ -223,7 +223,7 @@ def test_change_that_the_counts_do_not_show_is_refused_until_it_is_accepted(
         assert after == before
         assert scan_codes(site, tmp_path, 0, 20) == {0: 10, 20: 0}
         accepted = fetch(site, "--accept-churn")
-        assert accepted.code == 0 and "built anew" in accepted.out
+        assert accepted.code == 0 and "built again" in accepted.out
         assert scan_codes(site, tmp_path, 0, 20) == {0: 0, 20: 10}
         # A list that stays what it is has changed by nothing, however it is built.
         assert fetch(site, "--rebuild").code == 0

@@ -30,7 +30,7 @@ from hashclient.scan.executors.interface import Advance, Result
 from hashclient.scan.sources import files
 from hashclient.scan.sources.files import WalkOptions
 from hashclient.scan.sources.several import Several
-from tests.support import (
+from tests.kit import (
     arguments,
     csv_of,
     environment,

@@ -23,7 +23,7 @@ from hashclient.errors import (
     UsageError,
 )
 from hashclient.provider.repository import Repository
-from tests.support import call
+from tests.kit import call
 
 MD5 = hashlib.md5(b"benign").hexdigest()
 SHA1 = hashlib.sha1(b"benign").hexdigest()
@@ -88,7 +88,7 @@ def test_the_commands_make_and_change_a_repository(tmp_path: Path) -> None:
     assert run("rotate", repo, "baseline")[1] == "role baseline has new keys\n"
     rotated = run("rotate", repo, "baseline", "--format", "json")[0]
     assert json.loads(rotated) == {"rotated": "baseline"}
-    assert run("renew", repo) == ("", "signed anew: timestamp\n")
+    assert run("renew", repo) == ("", "signed again: timestamp\n")
     renewed = run("renew", repo, "--format", "json")[0]
     assert json.loads(renewed) == {"signed": ["timestamp"], "skipped": []}
     out = run("consolidate", repo, "--list", "baseline")[0]

@@ -13,7 +13,7 @@ import pytest
 from fixtures import exports
 from fixtures.simulator import Simulator
 from hashclient.lists.importers.reading import OTHER_HASHES
-from tests.support import Result, call, csv_of, make_state
+from tests.kit import Run, call, csv_of, make_state
 
 CONTENTS = [b"benign %d" % n for n in range(20)]
 EMPTY_MD5 = "d41d8cd98f00b204e9800998ecf8427e"
@@ -33,7 +33,7 @@ def export(path: Path, write: Callable[..., None], **more: Any) -> list[exports.
     return some
 
 
-def publish(repository: Path, *args: object, list_name: str = "baseline") -> Result:
+def publish(repository: Path, *args: object, list_name: str = "baseline") -> Run:
     return call("provider", "publish", repository, "--list", list_name, *args)
 
 

@@ -16,46 +16,39 @@ import pytest
 from hashclient.core.kinds import MatchState
 from hashclient.errors import ExitCode, StateError
 from hashclient.matches.store import Matches
-from tests.support import Result, bytes_path, call, csv_of, make_state, run, write_tree
+from tests.kit import Run, State, bytes_path, call, run
 
 FILES = {"a/one.bin": b"benign one", "a/two.bin": b"benign two", "b/three.bin": b"benign three"}
 
 
-class Desk:
-    """A state directory with one list, files that match it, and an officer's key."""
+class Desk(State):
+    """Files that match, and an officer's key."""
 
     def __init__(self, directory: Path) -> None:
-        self.state = make_state(
-            directory, {"baseline": csv_of({Path(name).stem: data for name, data in FILES.items()})}
-        )
-        self.share = write_tree(directory / "share", {**FILES, "clean.txt": b"clean"})
+        entries = {Path(name).stem: data for name, data in FILES.items()}
+        super().__init__(directory, {"baseline": entries}, {**FILES, "clean.txt": b"clean"})
         self.key = directory / "officer.key"
         made = call("quarantine", "keygen", "--output", self.key, "--format", "json")
         self.public: str = json.loads(made.out)["public_key"]
-        self.configure(recipients=[self.public])
+        self.set(recipients=[self.public])
 
-    def configure(self, **values: object) -> None:
+    def set(self, **values: object) -> None:
         """Write `[quarantine]`; JSON's texts, lists and numbers are TOML's."""
         lines = [f"{key} = {json.dumps(value)}" for key, value in values.items()]
-        (self.state / "config.toml").write_text("\n".join(["[quarantine]", *lines, ""]))
+        self.configure("\n".join(["[quarantine]", *lines, ""]))
 
-    def call(self, *args: object) -> Result:
+    def act(self, *args: object) -> Run:
         """Run `hashclient quarantine` in this process."""
-        return call("--state-dir", self.state, "quarantine", *args)
-
-    def scan(self) -> dict[str, str]:
-        """Scan, and return the ids of matches by the names of their files."""
-        found = call("--state-dir", self.state, "scan", "--format", "jsonl", self.share)
-        return {Path(m["path"]).name: m["id"] for m in found.lines if m["type"] == "match"}
+        return self.call("quarantine", *args)
 
     def items(self, *args: object) -> list[dict[str, Any]]:
         """Run a command with `--format json` and return what it says of items."""
-        items: list[dict[str, Any]] = json.loads(self.call(*args, "--format", "json").out)["items"]
+        items: list[dict[str, Any]] = json.loads(self.act(*args, "--format", "json").out)["items"]
         return items
 
-    def events(self) -> list[dict[str, Any]]:
+    def logged(self) -> list[dict[str, Any]]:
         """Return the audit log."""
-        return call("--state-dir", self.state, "audit", "show", "--format", "jsonl").lines
+        return self.call("audit", "show", "--format", "jsonl").lines
 
 
 @pytest.fixture
@@ -64,72 +57,72 @@ def desk(tmp_path: Path) -> Desk:
 
 
 def test_the_whole_way(desk: Desk) -> None:
-    ids = desk.scan()
+    ids = desk.ids()
     assert len(ids) == 3
-    done = desk.call("add", ids["one.bin"], "--reason", "ticket 4711")
-    one = desk.share / "a/one.bin"
+    done = desk.act("add", ids["one.bin"], "--reason", "ticket 4711")
+    one = desk.tree / "a/one.bin"
     assert (done.code, done.out) == (0, f"{ids['one.bin']}  {one}  quarantined\n")
     assert not one.exists()
-    done = desk.call("add", "--all")
+    done = desk.act("add", "--all")
     assert done.code == 0
     assert sorted(line.split("  ")[0] for line in done.out.splitlines()) == sorted(
         {ids["two.bin"], ids["three.bin"]}
     )
-    assert [p.name for p in desk.share.rglob("*.*")] == ["clean.txt"]
-    assert desk.scan() == {}
+    assert [p.name for p in desk.tree.rglob("*.*")] == ["clean.txt"]
+    assert desk.ids() == {}
 
-    listed = desk.call("list")
+    listed = desk.act("list")
     assert listed.code == 0 and len(listed.out.splitlines()) == 3
     assert f"{ids['one.bin']}  quarantined   since " in listed.out
-    shown = desk.call("show", ids["one.bin"])
+    shown = desk.act("show", ids["one.bin"])
     assert "reason       ticket 4711" in shown.out
     assert desk.public in shown.out
-    assert desk.call("verify").code == 0
+    assert desk.act("verify").code == 0
 
-    refused = desk.call("restore", ids["one.bin"], "--identity", desk.key, "--reason", "r")
+    refused = desk.act("restore", ids["one.bin"], "--identity", desk.key, "--reason", "r")
     assert refused.code == ExitCode.USAGE and "is not withdrawn" in refused.err
     assert "--force" in refused.err
-    done = desk.call(
+    done = desk.act(
         *("restore", ids["one.bin"], "--identity", desk.key, "--reason", "mistake", "--force")
     )
     assert (done.code, done.out) == (0, f"{ids['one.bin']}  {one}  restored\n")
     assert one.read_bytes() == FILES["a/one.bin"]
-    story = [e["event"] for e in desk.events() if e["data"].get("id") == ids["one.bin"]]
+    story = [e["event"] for e in desk.logged() if e["data"].get("id") == ids["one.bin"]]
     assert story == ["match", "quarantine-sealed", "quarantined", "restoring", "restored"]
-    verified = call("--state-dir", desk.state, "audit", "verify")
+    verified = desk.call("audit", "verify")
     assert verified.code == 0
-    assert desk.scan() == {"one.bin": ids["one.bin"]}
+    assert desk.ids() == {"one.bin": ids["one.bin"]}
 
 
 def test_a_scan_takes_away_what_it_finds(desk: Desk) -> None:
-    found = call("--state-dir", desk.state, "scan", "--quarantine", desk.share)
+    found = desk.call("scan", "--quarantine", desk.tree)
     assert found.code == ExitCode.MATCH
-    assert [p.name for p in desk.share.rglob("*.*")] == ["clean.txt"]
+    assert [p.name for p in desk.tree.rglob("*.*")] == ["clean.txt"]
     assert found.out.count("-> quarantined") == 3
     assert len(desk.items("list")) == 3
 
 
 def test_what_is_withdrawn_comes_back_at_once(desk: Desk, tmp_path: Path) -> None:
-    ids = desk.scan()
-    desk.call("add", "--all")
-    with Matches(desk.state) as record:
+    ids = desk.ids()
+    desk.act("add", "--all")
+    with Matches(desk.path) as record:
         record.withdraw("baseline", ["one", "two"], 4, datetime.now(UTC))
-    assert "its entry was withdrawn: restore it" in desk.call("list").out
-    done = desk.call("restore", "--withdrawn", "--identity", desk.key, "--reason", "withdrawn")
+    assert "its entry was withdrawn: restore it" in desk.act("list").out
+    done = desk.act("restore", "--withdrawn", "--identity", desk.key, "--reason", "withdrawn")
     assert done.code == 0 and done.out.count("restored") == 2
-    assert sorted(p.name for p in desk.share.rglob("*.bin")) == ["one.bin", "two.bin"]
+    assert sorted(p.name for p in desk.tree.rglob("*.bin")) == ["one.bin", "two.bin"]
     assert [item["id"] for item in desk.items("list")] == [ids["three.bin"]]
-    again = desk.call("restore", "--withdrawn", "--identity", desk.key, "--reason", "withdrawn")
+    again = desk.act("restore", "--withdrawn", "--identity", desk.key, "--reason", "withdrawn")
     assert (again.code, again.out) == (0, "")
     assert "nothing in quarantine is withdrawn" in again.err
 
 
 def test_one_failure_does_not_keep_the_others(desk: Desk) -> None:
-    ids = desk.scan()
-    two = desk.share / "a/two.bin"
+    ids = desk.ids()
+    two = desk.tree / "a/two.bin"
     two.write_bytes(b"edited two")  # as long as it was
-    os.link(desk.share / "b/three.bin", desk.share / "b/name.bin")
-    done = desk.call("add", ids["two.bin"], "bbbbbbbbbb", ids["one.bin"], ids["three.bin"])
+    os.link(desk.tree / "b/three.bin", desk.tree / "b/name.bin")
+    done = desk.act("add", ids["two.bin"], "bbbbbbbbbb", ids["one.bin"], ids["three.bin"])
     assert done.code == ExitCode.INCOMPLETE
     assert "hashclient: warning: bbbbbbbbbb: no match has the id bbbbbbbbbb" in done.err
     details = {line.split("  ")[0]: line.split("  ")[2] for line in done.out.splitlines()}
@@ -142,13 +135,13 @@ def test_one_failure_does_not_keep_the_others(desk: Desk) -> None:
 
 
 def test_json_says_all_that_text_does(desk: Desk) -> None:
-    ids = desk.scan()
+    ids = desk.ids()
     items = desk.items("add", "bbbbbbbbbb", ids["one.bin"])
     assert items == [
         {"id": "bbbbbbbbbb", "done": False, "detail": "no match has the id bbbbbbbbbb"},
         {
             "id": ids["one.bin"],
-            "path": str(desk.share / "a/one.bin"),
+            "path": str(desk.tree / "a/one.bin"),
             "done": True,
             "detail": "quarantined",
             "attention": False,
@@ -157,7 +150,7 @@ def test_json_says_all_that_text_does(desk: Desk) -> None:
     ]
     (item,) = desk.items("list")
     assert item["state"] == "quarantined" and item["entries"][0]["entry"] == "one"
-    shown = json.loads(desk.call("show", ids["one.bin"], "--format", "json").out)
+    shown = json.loads(desk.act("show", ids["one.bin"], "--format", "json").out)
     assert {key: shown[key] for key in item} == item
     assert Path(shown["evidence"]).read_bytes().startswith(b"age-encryption.org/v1\n")
     (held,) = desk.items("hold", ids["one.bin"], "--reason", "order")
@@ -172,25 +165,25 @@ def test_json_says_all_that_text_does(desk: Desk) -> None:
 
 def test_a_path_of_any_bytes_is_told_without_loss(desk: Desk) -> None:
     name = os.fsdecode(b"caf\xe9\n.bin")
-    (desk.share / "a/one.bin").rename(desk.share / name)
-    ids = desk.scan()
+    (desk.tree / "a/one.bin").rename(desk.tree / name)
+    ids = desk.ids()
     (item,) = desk.items("add", ids[json.loads(json.dumps("caf\ufffd\n.bin"))])
-    assert bytes_path(item) == os.fsencode(desk.share / name)
-    assert "caf\\xe9\\x0a.bin" in desk.call("list").out
+    assert bytes_path(item) == os.fsencode(desk.tree / name)
+    assert "caf\\xe9\\x0a.bin" in desk.act("list").out
 
 
 def test_no_act_goes_without_a_reason(desk: Desk) -> None:
-    item = desk.scan()["one.bin"]
-    desk.call("add", item)
+    item = desk.ids()["one.bin"]
+    desk.act("add", item)
     for act in (["hold"], ["purge", "--force"], ["restore", "--force", "--identity", desk.key]):
-        result = desk.call(*act, item, "--reason", " ")
+        result = desk.act(*act, item, "--reason", " ")
         assert result.code == ExitCode.USAGE and "--reason is empty" in result.err
     assert len(desk.items("list")) == 1
 
 
 def test_a_path_that_is_too_long_for_the_log_keeps_nothing_out_of_it(desk: Desk) -> None:
     name = "\1" * 250
-    fd = os.open(desk.share, os.O_RDONLY)
+    fd = os.open(desk.tree, os.O_RDONLY)
     for _ in range(900):
         os.mkdir(name, dir_fd=fd)
         inner = os.open(name, os.O_RDONLY, dir_fd=fd)
@@ -200,82 +193,82 @@ def test_a_path_that_is_too_long_for_the_log_keeps_nothing_out_of_it(desk: Desk)
         stream.write(FILES["a/one.bin"])
     os.close(fd)
     try:
-        scanned = call("--state-dir", desk.state, "scan", desk.share)
+        scanned = desk.call("scan", desk.tree)
         assert scanned.code == ExitCode.MATCH, scanned.err
-        events = [event["event"] for event in desk.events()]
+        events = [event["event"] for event in desk.logged()]
         assert events[-6:] == ["scan-start", *["match"] * 4, "scan-end"]
-        assert desk.call("add", "--all").code == ExitCode.OK
+        assert desk.act("add", "--all").code == ExitCode.OK
         assert len(desk.items("list")) == 4
     finally:
-        subprocess.run(["rm", "-rf", desk.share / name], check=True)
+        subprocess.run(["rm", "-rf", desk.tree / name], check=True)
 
 
 def test_taking_all_finishes_what_a_kill_left_between_the_record_and_the_item(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ids = desk.scan()
+    ids = desk.ids()
 
     def stop(*_: object, **__: object) -> None:
         raise StateError("as a kill does")
 
     with monkeypatch.context() as patch:
         patch.setattr("hashclient.quarantine.store.Room.save", stop)
-        assert desk.call("add", ids["one.bin"]).code == ExitCode.STATE
-    damaged = desk.state / "quarantine" / ids["two.bin"] / "item.json"
-    assert desk.call("verify").code == ExitCode.INCOMPLETE
-    assert desk.call("add", ids["two.bin"]).code == ExitCode.OK
+        assert desk.act("add", ids["one.bin"]).code == ExitCode.STATE
+    damaged = desk.path / "quarantine" / ids["two.bin"] / "item.json"
+    assert desk.act("verify").code == ExitCode.INCOMPLETE
+    assert desk.act("add", ids["two.bin"]).code == ExitCode.OK
     damaged.write_text("{}")
-    done = desk.call("add", "--all")
+    done = desk.act("add", "--all")
     assert done.code == ExitCode.OK
     assert {line.split("  ")[0] for line in done.out.splitlines()} == {
         ids["one.bin"],
         ids["three.bin"],
     }
-    findings = desk.call("verify")
+    findings = desk.act("verify")
     assert f"{ids['one.bin']}  whole" in findings.out
-    assert desk.call("add", "--all").out == ""
+    assert desk.act("add", "--all").out == ""
 
 
 def test_purging(desk: Desk) -> None:
-    ids = desk.scan()
-    desk.configure(recipients=[desk.public], retention_days=0)
-    desk.call("add", "--all")
-    assert desk.call("purge").out == ""
-    named = desk.call("purge", ids["one.bin"])
+    ids = desk.ids()
+    desk.set(recipients=[desk.public], retention_days=0)
+    desk.act("add", "--all")
+    assert desk.act("purge").out == ""
+    named = desk.act("purge", ids["one.bin"])
     assert named.code == ExitCode.INCOMPLETE
     assert "not purged: kept until a report of it is acknowledged" in named.out
     for wrong in (["--force"], ["--force", ids["one.bin"]], ["--force", "--reason", "x"]):
-        refused = desk.call("purge", *wrong)
+        refused = desk.act("purge", *wrong)
         assert refused.code == ExitCode.USAGE and "needs ids and a --reason" in refused.err
-    desk.call("hold", ids["one.bin"], "--reason", "order 12/34")
-    forced = desk.call("purge", "--force", ids["one.bin"], ids["two.bin"], "--reason", "order 17")
+    desk.act("hold", ids["one.bin"], "--reason", "order 12/34")
+    forced = desk.act("purge", "--force", ids["one.bin"], ids["two.bin"], "--reason", "order 17")
     assert forced.code == ExitCode.INCOMPLETE
-    assert f"{ids['two.bin']}  {desk.share / 'a/two.bin'}  purged\n" in forced.out
+    assert f"{ids['two.bin']}  {desk.tree / 'a/two.bin'}  purged\n" in forced.out
     assert {item["id"] for item in desk.items("list")} == {ids["one.bin"], ids["three.bin"]}
-    purging = [e for e in desk.events() if e["event"] == "purging"]
+    purging = [e for e in desk.logged() if e["event"] == "purging"]
     assert [e["data"]["reason"] for e in purging] == ["order 17"]
 
-    with Matches(desk.state) as record:
+    with Matches(desk.path) as record:
         record.change(ids["three.bin"], MatchState.ACKNOWLEDGED, datetime.now(UTC), {})
-    asked = desk.call("purge", "--dry-run")
+    asked = desk.act("purge", "--dry-run")
     assert asked.code == 0 and len(asked.out.splitlines()) == 2
     assert "would be purged: due since" in asked.out
-    done = desk.call("purge")
+    done = desk.act("purge")
     assert (done.code, len(done.out.splitlines())) == (0, 1)
     assert [item["id"] for item in desk.items("list")] == [ids["one.bin"]]
 
 
 def test_verify_finds_damage(desk: Desk) -> None:
-    ids = desk.scan()
-    desk.call("add", "--all")
-    evidence = desk.state / "quarantine" / ids["one.bin"] / "evidence.age"
+    ids = desk.ids()
+    desk.act("add", "--all")
+    evidence = desk.path / "quarantine" / ids["one.bin"] / "evidence.age"
     evidence.write_bytes(evidence.read_bytes()[:-1])
-    found = desk.call("verify")
+    found = desk.act("verify")
     assert found.code == ExitCode.STATE
     assert f"{ids['one.bin']}  evidence.age has " in found.out
     assert found.out.count("whole") == 2
     (evidence.parent / "item.json").write_text("{}")
-    assert desk.call("list").code == ExitCode.STATE
+    assert desk.act("list").code == ExitCode.STATE
     assert len(desk.items("list")) == 3
 
 
@@ -291,8 +284,8 @@ def test_verify_finds_damage(desk: Desk) -> None:
         (["release", "bbbbbbbbbb", "--reason", "x"], 2, "nothing in quarantine has the id"),
         (["restore", "--identity", "KEY", "--reason", "x"], 2, "nothing to restore"),
         (
-            ["restore", "a", "b", "--identity", "KEY", "--reason", "x", "--to", "f"],
-            *(2, "--to is for one item"),
+            ["restore", "a", "b", "--identity", "KEY", "--reason", "x", "--output", "f"],
+            *(2, "--output is for one item"),
         ),
         (["restore", "a", "--identity", "none", "--reason", "x"], 2, "cannot read identity file"),
         (["keygen"], 2, "missing option '--output'"),
@@ -300,30 +293,30 @@ def test_verify_finds_damage(desk: Desk) -> None:
     ],
 )
 def test_wrong_uses_are_told(desk: Desk, args: list[str], code: int, words: str) -> None:
-    result = desk.call(*(str(desk.key) if arg == "KEY" else arg for arg in args))
+    result = desk.act(*(str(desk.key) if arg == "KEY" else arg for arg in args))
     assert result.code == code
     assert words in result.err
 
 
 def test_without_recipients_it_says_what_to_do(desk: Desk) -> None:
-    ids = desk.scan()
-    (desk.state / "config.toml").write_text("")
-    result = desk.call("add", *ids.values())
+    ids = desk.ids()
+    (desk.path / "config.toml").write_text("")
+    result = desk.act("add", *ids.values())
     assert result.code == ExitCode.USAGE
     assert result.err.count("no recipients to seal to are configured") == 1
     assert "hashclient quarantine keygen" in result.err
 
 
 def test_the_wrong_key(desk: Desk, tmp_path: Path) -> None:
-    ids = desk.scan()
-    desk.call("add", ids["one.bin"])
-    desk.call("keygen", "--output", tmp_path / "other.key")
+    ids = desk.ids()
+    desk.act("add", ids["one.bin"])
+    desk.act("keygen", "--output", tmp_path / "other.key")
     args = ["restore", ids["one.bin"], "--reason", "x", "--force"]
-    result = desk.call(*args, "--identity", tmp_path / "other.key")
+    result = desk.act(*args, "--identity", tmp_path / "other.key")
     assert result.code == ExitCode.UNAUTHORISED
     assert "none of the identities opens it" in result.err
     (tmp_path / "other.key").chmod(0o644)
-    result = desk.call(*args, "--identity", tmp_path / "other.key")
+    result = desk.act(*args, "--identity", tmp_path / "other.key")
     assert result.code == ExitCode.USAGE and "can be read by others" in result.err
 
 
@@ -377,13 +370,13 @@ def test_a_key_that_would_not_count_is_not_added(tmp_path: Path) -> None:
 
 def test_a_key_is_made_only_where_the_configuration_can_be_written(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
-    config.write_text("quarantine = { retention_days = 3 }\n")
+    config.write_text("[[quarantine]]\nretention_days = 3\n")
     key = tmp_path / "officer.key"
     where = ("--state-dir", tmp_path, "quarantine")
     for args in (("keygen", "--write-config", "--output", key), ("add-recipient", "age1x")):
         result = call(*where, *args)
         assert result.code == 2, result
-        assert config.read_text() == "quarantine = { retention_days = 3 }\n"
+        assert config.read_text() == "[[quarantine]]\nretention_days = 3\n"
     assert not key.exists()
     secret = "AGE-SECRET-KEY-1" + "Q" * 58
     result = call(*where, "add-recipient", secret)
@@ -392,37 +385,37 @@ def test_a_key_is_made_only_where_the_configuration_can_be_written(tmp_path: Pat
 
 def test_an_empty_quarantine(desk: Desk) -> None:
     for args, words in ((["list"], "nothing is in quarantine"), (["purge"], "nothing is due")):
-        result = desk.call(*args)
+        result = desk.act(*args)
         assert (result.code, result.out) == (0, "")
         assert words in result.err
-    assert desk.call("add", "--all").code == 0
-    assert desk.call("verify").code == 0
+    assert desk.act("add", "--all").code == 0
+    assert desk.act("verify").code == 0
     assert desk.items("list") == []
 
 
 def test_a_file_that_may_not_be_removed(desk: Desk) -> None:
-    ids = desk.scan()
-    folder = desk.share / "a"
+    ids = desk.ids()
+    folder = desk.tree / "a"
     folder.chmod(0o500)
     try:
         result = run(
-            *("--state-dir", desk.state, "quarantine", "add", ids["one.bin"]), unprivileged=True
+            *("--state-dir", desk.path, "quarantine", "add", ids["one.bin"]), unprivileged=True
         )
     finally:
         folder.chmod(0o700)
     assert result.code == ExitCode.INCOMPLETE
     assert "sealed, but still in place: permission denied" in result.out
-    assert "sealed, not removed (the file is at" in desk.call("verify").out
-    assert desk.call("verify").code == ExitCode.INCOMPLETE
-    result = run("--state-dir", desk.state, "quarantine", "add", ids["one.bin"])
-    assert (result.code, (desk.share / "a/one.bin").exists()) == (0, False)
+    assert "sealed, not removed (the file is at" in desk.act("verify").out
+    assert desk.act("verify").code == ExitCode.INCOMPLETE
+    result = run("--state-dir", desk.path, "quarantine", "add", ids["one.bin"])
+    assert (result.code, (desk.tree / "a/one.bin").exists()) == (0, False)
 
 
 @pytest.mark.skipif(shutil.which("age") is None, reason="the age tool is missing")
 def test_by_hand_with_the_age_tool(desk: Desk) -> None:
-    ids = desk.scan()
-    desk.call("add", ids["one.bin"])
-    evidence = json.loads(desk.call("show", ids["one.bin"], "--format", "json").out)["evidence"]
+    ids = desk.ids()
+    desk.act("add", ids["one.bin"])
+    evidence = json.loads(desk.act("show", ids["one.bin"], "--format", "json").out)["evidence"]
     opened = subprocess.run(
         ["age", "-d", "-i", desk.key, evidence], capture_output=True, check=True
     )
@@ -430,35 +423,35 @@ def test_by_hand_with_the_age_tool(desk: Desk) -> None:
 
 
 def test_a_lost_record_is_made_up_for(desk: Desk) -> None:
-    ids = desk.scan()
-    desk.call("add", "--all")
-    (desk.state / "matches.db").unlink()
+    ids = desk.ids()
+    desk.act("add", "--all")
+    (desk.path / "matches.db").unlink()
     assert {item["state"] for item in desk.items("list")} == {"unrecorded"}
-    assert "`quarantine recover`" in desk.call("list").out
-    done = desk.call("recover")
+    assert "`quarantine recover`" in desk.act("list").out
+    done = desk.act("recover")
     assert done.code == 0
     assert {line.split("  ")[0] for line in done.out.splitlines()} == set(ids.values())
     assert {item["id"] for item in desk.items("list")} == set(ids.values())
     assert {item["state"] for item in desk.items("list")} == {"quarantined"}
-    again = desk.call("recover")
+    again = desk.act("recover")
     assert (again.code, again.out) == (0, "")
     assert "knows all" in again.err
 
 
 def test_a_new_officer_gets_all_that_is_there(desk: Desk, tmp_path: Path) -> None:
-    ids = desk.scan()
-    assert desk.call("add", "--all").code == 0
+    ids = desk.ids()
+    assert desk.act("add", "--all").code == 0
     new = tmp_path / "new.key"
     made = call("quarantine", "keygen", "--output", new, "--format", "json")
     public = json.loads(made.out)["public_key"]
-    desk.configure(recipients=[public])
+    desk.set(recipients=[public])
 
-    refused = desk.call("reseal", "--all", "--identity", new)
+    refused = desk.act("reseal", "--all", "--identity", new)
     assert refused.code == ExitCode.UNAUTHORISED
     assert refused.err.count("none of the identities opens it") == 3
     one = ids["one.bin"]
-    done = desk.call("reseal", one, "--identity", desk.key, "--identity", new)
-    share = desk.share / "a/one.bin"
+    done = desk.act("reseal", one, "--identity", desk.key, "--identity", new)
+    share = desk.tree / "a/one.bin"
     assert (done.code, done.out) == (0, f"{one}  {share}  sealed again: 1 recipient\n")
     items = desk.items("reseal", "--all", "--identity", desk.key)
     assert {i["id"]: i["detail"] for i in items} == {
@@ -470,34 +463,34 @@ def test_a_new_officer_gets_all_that_is_there(desk: Desk, tmp_path: Path) -> Non
     assert {i["id"]: i["recipients"] for i in desk.items("list")} == {
         i: [public] for i in ids.values()
     }
-    both = desk.call(
+    both = desk.act(
         *("reseal", one, "--identity", new, "--recipient", desk.public, "--recipient", public),
         *("--reason", "for a deputy"),
     )
     assert both.out.endswith("sealed again: 2 recipients\n")
-    assert desk.events()[-1]["data"]["reason"] == "for a deputy"
-    assert desk.call("verify").code == 0
-    back = desk.call("restore", one, "--identity", new, "--reason", "r", "--force")
+    assert desk.logged()[-1]["data"]["reason"] == "for a deputy"
+    assert desk.act("verify").code == 0
+    back = desk.act("restore", one, "--identity", new, "--reason", "r", "--force")
     assert back.code == 0 and share.read_bytes() == FILES["a/one.bin"]
 
 
 def test_sealing_again_needs_to_know_what_and_to_whom(desk: Desk) -> None:
-    (one, *_) = desk.scan().values()
-    desk.call("add", one)
+    (one, *_) = desk.ids().values()
+    desk.act("add", one)
     key = ("--identity", desk.key)
-    assert desk.call("reseal", *key).code == ExitCode.USAGE
-    assert desk.call("reseal", "--all", one, *key).code == ExitCode.USAGE
-    assert desk.call("reseal", one).code == ExitCode.USAGE
+    assert desk.act("reseal", *key).code == ExitCode.USAGE
+    assert desk.act("reseal", "--all", one, *key).code == ExitCode.USAGE
+    assert desk.act("reseal", one).code == ExitCode.USAGE
     secret = desk.key.read_text().splitlines()[-1]
-    refused = desk.call("reseal", one, *key, "--recipient", secret)
+    refused = desk.act("reseal", one, *key, "--recipient", secret)
     assert refused.code == ExitCode.USAGE and secret[:20] not in refused.err
-    desk.configure()
-    refused = desk.call("reseal", one, *key)
+    desk.set()
+    refused = desk.act("reseal", one, *key)
     assert refused.code == ExitCode.USAGE and "no recipients" in refused.err
 
 
 def test_add_all_leaves_what_came_as_a_stream_alone(desk: Desk) -> None:
-    found = run("--state-dir", desk.state, "scan", "-", stdin=FILES["a/one.bin"])
+    found = run("--state-dir", desk.path, "scan", "-", stdin=FILES["a/one.bin"])
     assert found.code == ExitCode.MATCH
-    done = desk.call("add", "--all")
+    done = desk.act("add", "--all")
     assert (done.code, done.out) == (0, "")

@@ -17,9 +17,9 @@ import pytest
 
 from fixtures.generate import make_tree
 from hashclient.core.kinds import Kind
-from tests.support import (
+from tests.kit import (
     ROOT,
-    Result,
+    Run,
     arguments,
     bytes_path,
     call,
@@ -67,11 +67,11 @@ def listed(tmp_path: Path) -> Path:
     return write_tree(tmp_path / "listed", files)
 
 
-def scan(state: Path, *args: object, **kwargs: Any) -> Result:
+def scan(state: Path, *args: object, **kwargs: Any) -> Run:
     return run("--state-dir", state, "scan", *args, **kwargs)
 
 
-def scan_jsonl(state: Path, *args: object, **kwargs: Any) -> Result:
+def scan_jsonl(state: Path, *args: object, **kwargs: Any) -> Run:
     """Scan, and check that every line keeps the contract."""
     result = scan(state, "--format", "jsonl", *args, **kwargs)
     assert result.out.isascii()
@@ -81,7 +81,7 @@ def scan_jsonl(state: Path, *args: object, **kwargs: Any) -> Result:
     summary = result.summary
     assert summary["inputs"] == sum(summary[kind] for kind in Kind)
     assert summary["exit_code"] == result.code
-    for kind in set(Kind) - ({Kind.CLEAN} if "--all" not in args else set()):
+    for kind in set(Kind) - ({Kind.CLEAN} if "--show-all" not in args else set()):
         assert summary[kind] == sum(line["type"] == kind for line in result.lines)
     return result
 
@@ -133,7 +133,7 @@ def test_the_lines_for_scripts(state: Path, listed: Path) -> None:
 
 
 def test_all_and_show_digests(state: Path, listed: Path) -> None:
-    result = scan_jsonl(state, "--all", "--show-digests", "--no-inventory", listed)
+    result = scan_jsonl(state, "--show-all", "--show-digests", "--no-inventory", listed)
     assert result.outcomes == {
         f"{listed}/a": "clean",
         f"{listed}/b/bad": "match",
@@ -154,7 +154,7 @@ def test_every_kind_of_outcome_adds_up(own_state: Path, tmp_path: Path) -> None:
     )
     (tree / "link").symlink_to("a")
     os.mkfifo(tree / "pipe")
-    result = scan_jsonl(state, "--all", "--exclude", "*.tmp", tree, tmp_path / "nope")
+    result = scan_jsonl(state, "--show-all", "--exclude", "*.tmp", tree, tmp_path / "nope")
     assert result.code == 11
     assert result.outcomes == {
         f"{tree}/a": "clean",
@@ -173,7 +173,7 @@ def test_every_kind_of_outcome_adds_up(own_state: Path, tmp_path: Path) -> None:
 
 
 def test_files_can_be_named(state: Path, listed: Path) -> None:
-    assert scan_jsonl(state, "--all", listed / "a", listed / "b" / "bad").outcomes == {
+    assert scan_jsonl(state, "--show-all", listed / "a", listed / "b" / "bad").outcomes == {
         f"{listed}/a": "clean",
         f"{listed}/b/bad": "match",
     }
@@ -253,7 +253,7 @@ def test_output_goes_to_a_file(state: Path, listed: Path, tmp_path: Path) -> Non
     report.write_text("old\n" * 1000)
     result = scan(state, "--format", "jsonl", "--output", report, listed)
     assert (result.code, result.out, result.err) == (10, "", "")
-    written = Result(10, report.read_text(), "")
+    written = Run(10, report.read_text(), "")
     assert written.summary["match"] == 2
 
 
@@ -298,7 +298,7 @@ def test_an_output_that_cannot_be_written(
     os.close(write)
     if target != write:
         os.close(target)
-    checked(Result(done.returncode, "", done.stderr))
+    checked(Run(done.returncode, "", done.stderr))
     assert done.returncode == code
     assert "cannot write the output" in done.stderr
 
@@ -315,7 +315,7 @@ def test_no_output_of_any_kind_is_lost_silently(state: Path, args: list[str]) ->
             timeout=60,
             check=False,
         )
-    checked(Result(done.returncode, "", done.stderr))
+    checked(Run(done.returncode, "", done.stderr))
     assert done.returncode in {2, 8}
 
 
@@ -514,7 +514,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, set[str
 @pytest.mark.parametrize("jobs", ["1", "2", "4", "32"])
 def test_several_processes_find_the_same(large: tuple[Path, Path, set[str]], jobs: str) -> None:
     state, tree, chosen = large
-    result = scan_jsonl(state, "--all", "--jobs", jobs, "--no-inventory", tree)
+    result = scan_jsonl(state, "--show-all", "--jobs", jobs, "--no-inventory", tree)
     assert result.code == 10
     assert {path for path, kind in result.outcomes.items() if kind == "match"} == chosen
     assert result.summary["inputs"] == len(result.outcomes) == 900
@@ -610,7 +610,7 @@ def test_a_scan_that_does_not_know_what_was_mounted_is_not_whole(
     asked = scan_jsonl(own_state, clean)
     assert (asked.code, asked.summary["clean"]) == (8, 3)
     assert "mounts.json" in asked.err
-    # What is damaged is made anew; what another version has written is not touched.
+    # What is damaged is made again; what another version has written is not touched.
     again = content in {b"{", b""}
     assert scan(own_state, clean).code == (0 if again else 8)
     path.write_bytes(b"{") if again else None

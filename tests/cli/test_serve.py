@@ -16,7 +16,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.clamd import Daemon, everything, instream, open_for_reading, serving
-from tests.support import (
+from tests.kit import (
     Site,
     arguments,
     csv_of,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.clamd import Daemon, serving
-from tests.support import csv_of, edit_manifest, make_state, write_tree
+from tests.kit import csv_of, edit_manifest, make_state, write_tree
 
 LISTED = b"listed one"
 CLAMDSCAN = shutil.which("clamdscan")

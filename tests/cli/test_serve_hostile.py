@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.clamd import Daemon, everything, instream, open_for_reading, serving
-from tests.support import Site, csv_of, edit_manifest, make_state, run, wait_until, write_tree
+from tests.kit import Site, csv_of, edit_manifest, make_state, run, wait_until, write_tree
 
 LISTED = b"listed one"
 FOUND = b"stream: Hashclient.base.e-1 FOUND\0"

@@ -15,7 +15,7 @@ import pytest
 from hashclient.daemon import spool
 from hashclient.daemon.spool import Spool
 from tests.clamd import Daemon, everything, instream, open_for_reading, serving
-from tests.support import csv_of, make_state, run, write_tree
+from tests.kit import csv_of, make_state, run, write_tree
 
 LISTED = b"listed one"
 FOUND = b"stream: Hashclient.base.e-1 FOUND\0"

@@ -14,7 +14,7 @@ import pytest
 from hashclient.cli.app import Terminated
 from hashclient.cli.main import _on_sigterm
 from hashclient.cli.signals import SIGNALS, Signals, ignore_signals
-from tests.support import restored_signals
+from tests.kit import restored_signals
 
 INT, TERM = SIGNALS
 

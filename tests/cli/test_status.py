@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from hashclient.cli.status import percent
 from hashclient.core.algorithms import Algorithm
-from tests.support import UNMEASURED, call, csv_of, edit_manifest, make_state, run, write_tree
+from tests.kit import UNMEASURED, call, csv_of, edit_manifest, make_state, run, write_tree
 
 CONFIG = '[providers.main]\nurl = "https://lists.example.org"\nroot_sha256 = "00"\n'
 
@@ -84,7 +84,7 @@ def test_what_a_list_is_recognised_by(tmp_path: Path) -> None:
     assert document["recognised_by"]["size+md5"] == 1
     assert document["recognised_by"]["md5"] == 20 / 21
     metrics = call("--state-dir", state, "status", "--format", "prometheus").out
-    assert f'hashclient_list_recognised_ratio{{list="base",by="sha1"}} {8 / 21!r}\n' in metrics
+    assert f'hashclient_list_recognised_ratio{{by="sha1",list="base"}} {8 / 21!r}\n' in metrics
     # What it says of itself is what a lookup does.
     assert call("--state-dir", state, "lookup", "0" * 32).code == 3
     (state / "rows.csv").write_text(f"md5,size\n{'0' * 32},99\n{'0' * 32},1\n")
@@ -310,8 +310,8 @@ def test_a_broken_part_is_named_and_the_others_are_told(scanned: Path) -> None:
         assert said in result.out and "found" in result.out
     result = call("--state-dir", scanned, "status", "--format", "prometheus")
     assert result.code == 9
-    assert "hashclient_status_exit_code 9\n" in result.out
-    assert 'hashclient_matches{state="found"} 1\n' in result.out
+    assert "hashclient_status_exit_code 9.0\n" in result.out
+    assert 'hashclient_matches{state="found"} 1.0\n' in result.out
     assert "hashclient_audit_records" not in result.out
 
 
@@ -338,12 +338,12 @@ def test_what_was_taken_away_and_what_is_to_be_reported(state: Path, tmp_path: P
     assert document["reports"]["prepared"] == 1
     metrics = call("--state-dir", state, "status", "--format", "prometheus").out
     sealed = sum(path.stat().st_size for path in state.glob("quarantine/*/*.age"))
-    assert f"\nhashclient_quarantine_bytes {sealed}\n" in metrics
+    assert f"\nhashclient_quarantine_bytes {float(sealed)}\n" in metrics
     assert "\nhashclient_report_oldest_open_timestamp_seconds " in metrics
     assert call("--state-dir", state, "report", "submit", "--all").code == 0
     metrics = call("--state-dir", state, "status", "--format", "prometheus").out
-    assert '\nhashclient_reports{state="prepared"} 0\n' in metrics
-    assert '\nhashclient_matches{state="reported"} 2\n' in metrics
+    assert '\nhashclient_reports{state="prepared"} 0.0\n' in metrics
+    assert '\nhashclient_matches{state="reported"} 2.0\n' in metrics
     assert "report_oldest_open" not in metrics
     # What is damaged is said, and the rest is told.
     (record,) = state.glob("reports/*/report.json")

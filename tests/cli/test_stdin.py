@@ -13,8 +13,8 @@ import pytest
 from pyrage import x25519
 
 from hashclient.core.algorithms import Algorithm
-from tests.support import (
-    Result,
+from tests.kit import (
+    Run,
     arguments,
     checked,
     csv_of,
@@ -39,8 +39,8 @@ def state(tmp_path: Path) -> Path:
     return make_state(tmp_path / "site", {"base": csv_of(entries)})
 
 
-def scan(state: Path, *args: object, stdin: bytes = b"", cwd: Path | None = None) -> Result:
-    command = ("--state-dir", state, "scan", "--format", "jsonl", "--all")
+def scan(state: Path, *args: object, stdin: bytes = b"", cwd: Path | None = None) -> Run:
+    command = ("--state-dir", state, "scan", "--format", "jsonl", "--show-all")
     return run(*command, *args, stdin=stdin, cwd=cwd)
 
 
@@ -193,7 +193,7 @@ def test_a_signal_while_it_waits_ends_it_as_any_scan(
     wait_until(lambda: log.exists() and "scan-start" in log.read_text(), process.pid)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
-    result = checked(Result(process.returncode, out, err))
+    result = checked(Run(process.returncode, out, err))
     assert result.code == code
     assert result.summary["interrupted"] is True
     assert result.summary["inputs"] == 0

@@ -12,37 +12,28 @@ from pathlib import Path
 import pytest
 
 from hashclient.audit import log
-from tests.support import Result, arguments, call, csv_of, environment, make_state, write_tree
+from tests.kit import State, arguments, environment
 
 CONTENTS = {"e-1": b"the first of them", "e-2": b"the second, and a longer one"}
 
 
-class World:
-    """A state directory, and a tree of matches, links and clean files."""
-
-    def __init__(self, directory: Path) -> None:
-        self.state = make_state(directory, {"base": csv_of(CONTENTS)})
-        files = {f"{n % 7}/{n}": CONTENTS["e-1"] for n in range(40)} | {"c": b"clean"}
-        self.tree = write_tree(directory / "tree", files)
-        for name in ("z", "y"):
-            (self.tree / name).symlink_to("nowhere")
-        os.mkfifo(self.tree / "pipe")
-
-    def call(self, *args: object) -> Result:
-        return call("--state-dir", self.state, *args)
-
-
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return World(tmp_path_factory.mktemp("world"))
+def state(tmp_path_factory: pytest.TempPathFactory) -> State:
+    """A tree of matches, links and clean files."""
+    files = {f"{n % 7}/{n}": CONTENTS["e-1"] for n in range(40)} | {"c": b"clean"}
+    state = State(tmp_path_factory.mktemp("state"), {"base": CONTENTS}, files)
+    for name in ("z", "y"):
+        (state.tree / name).symlink_to("nowhere")
+    os.mkfifo(state.tree / "pipe")
+    return state
 
 
-@pytest.mark.parametrize("more", [(), ("--all",)])
+@pytest.mark.parametrize("more", [(), ("--show-all",)])
 @pytest.mark.parametrize("jobs", ["1", "2"])
 def test_sorted_outcomes_come_by_the_bytes_of_their_paths(
-    world: World, more: tuple[str, ...], jobs: str
+    state: State, more: tuple[str, ...], jobs: str
 ) -> None:
-    found = world.call("scan", "--format", "jsonl", "--sort", "--jobs", jobs, *more, world.tree)
+    found = state.call("scan", "--format", "jsonl", "--sort", "--jobs", jobs, *more, state.tree)
     paths = [os.fsencode(line["path"]) for line in found.lines[:-1]]
     assert paths == sorted(paths)
     assert len(paths) == (44 if more else 40)
@@ -50,49 +41,49 @@ def test_sorted_outcomes_come_by_the_bytes_of_their_paths(
 
 
 @pytest.mark.parametrize("output_format", ["text", "csv", "sarif", "ecs", "html"])
-def test_a_sorted_report_of_any_format_is_whole(world: World, output_format: str) -> None:
-    plain = world.call("scan", "--format", output_format, world.tree)
-    by_path = world.call("scan", "--format", output_format, "--sort", world.tree)
+def test_a_sorted_report_of_any_format_is_whole(state: State, output_format: str) -> None:
+    plain = state.call("scan", "--format", output_format, state.tree)
+    by_path = state.call("scan", "--format", output_format, "--sort", state.tree)
     assert by_path.code == plain.code == 10
     names = sorted(re.findall(r"tree/\d/(?:<wbr>)?\d+", plain.out))
     assert sorted(re.findall(r"tree/\d/(?:<wbr>)?\d+", by_path.out)) == names
 
 
-def test_what_is_skipped_is_counted_by_reason_and_listed_with_all(world: World) -> None:
-    found = world.call("scan", "--format", "jsonl", world.tree)
+def test_what_is_skipped_is_counted_by_reason_and_listed_with_all(state: State) -> None:
+    found = state.call("scan", "--format", "jsonl", state.tree)
     assert found.summary["skipped_by_reason"] == {"named pipe": 1, "symbolic link": 2}
     assert set(found.outcomes.values()) == {"match"}
-    everything = world.call("scan", "--format", "jsonl", "--all", world.tree).outcomes
+    everything = state.call("scan", "--format", "jsonl", "--show-all", state.tree).outcomes
     assert sorted(set(everything.values())) == ["clean", "match", "skipped"]
-    text = world.call("scan", world.tree).out
+    text = state.call("scan", state.tree).out
     assert "\nskipped 3: symbolic link 2, named pipe 1\n" in text
     assert "skipped   " not in text
 
 
 def test_who_called_it_and_where_is_in_the_report_and_the_log(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    state: State, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(world.tree)
-    summary = world.call("scan", "--format", "jsonl", "c", "1").summary
+    monkeypatch.chdir(state.tree)
+    summary = state.call("scan", "--format", "jsonl", "c", "1").summary
     host = os.uname().nodename
-    assert (summary["host"], summary["directory"]) == (host, str(world.tree))
+    assert (summary["host"], summary["directory"]) == (host, str(state.tree))
     assert summary["paths"] == [{"path": "c"}, {"path": "1"}]
     assert summary["user"] and summary["started"]
-    (start,) = log.read(world.state / "audit", event="scan-start", limit=1)
-    assert (start.data["host"], start.data["directory"]) == (host, str(world.tree))
+    (start,) = log.read(state.path / "audit", event="scan-start", limit=1)
+    assert (start.data["host"], start.data["directory"]) == (host, str(state.tree))
     assert start.data["by"] == summary["user"]
-    text = world.call("scan", "c", "1").out
-    assert f"\nscan of c, 1 by {summary['user']} on {host}, in {world.tree}\nexit 10: " in text
+    text = state.call("scan", "c", "1").out
+    assert f"\nscan of c, 1 by {summary['user']} on {host}, in {state.tree}\nexit 10: " in text
 
 
 def test_a_working_directory_that_is_gone_is_no_reason_to_fail(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
     monkeypatch.chdir(gone)
     gone.rmdir()
-    found = world.call("scan", world.tree / "c")
+    found = state.call("scan", state.tree / "c")
     assert found.code == 0
     assert "in a directory that is gone\n" in found.out
 
@@ -125,19 +116,19 @@ def on_terminal(*args: object, both: bool = True, **env: str) -> tuple[str, str]
     return out.decode(), seen.decode().replace("\r\n", "\n")
 
 
-def test_with_an_output_a_terminal_still_shows_the_verdict(world: World, tmp_path: Path) -> None:
+def test_with_an_output_a_terminal_still_shows_the_verdict(state: State, tmp_path: Path) -> None:
     report = tmp_path / "report.html"
-    args = ("--state-dir", world.state, "scan", "--format", "html", "--output", report, world.tree)
+    args = ("--state-dir", state.path, "scan", "--format", "html", "--output", report, state.tree)
     out, seen = on_terminal(*args, both=False)
     assert out == ""
     assert "44 inputs: 1 clean, 40 matches, 0 conflicts, 3 skipped, 0 unread\n" in seen
-    assert f"exit 10: match; the report is in {report}\n" in seen
+    assert f"exit 10: 40 matches\nthe report is in {report}\n" in seen
     # In a script it does not talk.
-    assert world.call(*args[2:]).err == ""
+    assert state.call(*args[2:]).err == ""
 
 
-def test_lines_of_matches_have_colour_on_a_terminal_and_nowhere_else(world: World) -> None:
-    scan = ("--state-dir", world.state, "scan", "--sort", world.tree / "1")
+def test_lines_of_matches_have_colour_on_a_terminal_and_nowhere_else(state: State) -> None:
+    scan = ("--state-dir", state.path, "scan", "--sort", state.tree / "1")
     _, seen = on_terminal(*scan)
     lines = [line for line in seen.splitlines() if "match " in line or "match\x1b" in line]
     assert any(line.startswith("\x1b[1;31mmatch\x1b[0m  ") for line in lines)

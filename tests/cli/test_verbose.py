@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hashclient.system.log import Log
-from tests.support import ROOT, Site, csv_of, digests_of, environment, make_state, run, write_tree
+from tests.kit import ROOT, Site, csv_of, digests_of, environment, make_state, run, write_tree
 
 LISTED = {f"hc-{n}": b"benign dummy %d" % n for n in range(5)}
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import (
+from tests.kit import (
     Site,
     arguments,
     csv_of,

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from hashclient.cli.main import COMMANDS
-from tests.support import ROOT, UNMEASURED
+from tests.kit import ROOT, UNMEASURED
 
 DATA = "share/man/man1/", "share/man/man5/", "share/bash-completion/", "share/zsh/", "share/fish/"
 

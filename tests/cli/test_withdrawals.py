@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from fixtures.client import Client, content, csv, digests_of
+from fixtures.client import content, csv, digests_of
 from fixtures.simulator import Simulator
 from hashclient.audit import log
 from hashclient.cli import fetch as fetch_command
@@ -20,48 +20,37 @@ from hashclient.configfile.edit import provider_table
 from hashclient.core.algorithms import Algorithm
 from hashclient.matches.store import Matches
 from hashclient.system.layout import MATCHES_NAME as DATABASE_NAME
-from tests.support import Result, bytes_path, call, run, write_tree
+from tests.kit import Run, State, bytes_path, run, write_tree
 
 LISTED = range(6)
 
 
-class World:
-    """A provider, a client, and a tree in which f<n> is what entry e-<n> stands for."""
+class Withdrawals(State):
+    """A tree in which f<n> is what entry e-<n> stands for; some of these are listed."""
 
     def __init__(self, directory: Path) -> None:
-        self.simulator = Simulator(directory / "repo")
-        self.simulator.publish(csv(LISTED))
-        self.client = Client(directory / "state", self.simulator, self.simulator.root)
+        super().__init__(directory, files={f"f{n}": content(n) for n in range(8)})
+        self.provider.publish(csv(LISTED))
         self.client.fetch()
-        self.state = directory / "state"
-        provider = self.client.settings.provider("main")
-        (self.state / "config.toml").write_text(provider_table("main", provider))
-        self.tree = write_tree(directory / "tree", {f"f{n}": content(n) for n in range(8)})
-
-    def scan(self, *paths: Path) -> Result:
-        where = paths or (self.tree,)
-        return call("--state-dir", self.state, "scan", "--format", "jsonl", *where)
+        self.configure(provider_table("main", self.client.settings.provider("main")))
 
     def quarantine(self, *names: str) -> dict[str, str]:
         """Have the scan take files away; return the ids of their matches by name."""
         self.officer = self.tree.with_name("officer.key")
         args = ("quarantine", "keygen", "--write-config", "--output", self.officer)
-        assert call("--state-dir", self.state, *args).code == 0
-        result = call(
-            *("--state-dir", self.state, "scan", "--quarantine", "--format", "jsonl"),
-            *(self.tree / name for name in names),
-        )
+        assert self.call(*args).code == 0
+        result = self.scan("--quarantine", *(self.tree / name for name in names))
         return {Path(line["path"]).name: line["id"] for line in result.lines[:-1]}
 
-    def states(self, ids: dict[str, str]) -> dict[str, str]:
-        with Matches(self.state) as matches:
+    def states_of(self, ids: dict[str, str]) -> dict[str, str]:
+        with Matches(self.path) as matches:
             return {name: str(matches.get(match_id).state) for name, match_id in ids.items()}
 
     def status(self) -> list[dict[str, Any]]:
         """What `status` says of withdrawn matches, which is the same in both formats."""
-        result = call("--state-dir", self.state, "status", "--format", "json")
+        result = self.call("status", "--format", "json")
         found: list[dict[str, Any]] = json.loads(result.out)["withdrawn_matches"]
-        text = call("--state-dir", self.state, "status").out
+        text = self.call("status").out
         assert ("entries withdrawn since they matched" in text) == bool(found)
         for line in found:
             assert f"{line['list']} {line['entry']}" in text
@@ -73,22 +62,22 @@ class World:
         return [(Path(match.path).name, hit.entry) for match, hit in fetched.affected]
 
     def logged(self) -> list[dict[str, Any]]:
-        records = log.read(self.state / "audit")
+        records = log.read(self.path / "audit")
         return [dict(r.data) for r in records if r.event == "withdrawn"]
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
+def world(tmp_path: Path) -> Withdrawals:
+    return Withdrawals(tmp_path)
 
 
 def names(lines: list[dict[str, Any]]) -> list[tuple[str, str]]:
     return [(Path(line["path"]).name, line["entry"]) for line in lines]
 
 
-def test_withdrawn_matches_are_named_once_and_shown_until_scanned_again(world: World) -> None:
+def test_withdrawn_matches_are_named_once_and_shown_until_scanned_again(world: Withdrawals) -> None:
     assert world.scan().summary["match"] == 6
-    world.simulator.withdraw("e-1", "e-4")
+    world.provider.withdraw("e-1", "e-4")
     assert world.status() == []
     before = datetime.now(UTC)
     assert world.affected() == [("f1", "e-1"), ("f4", "e-4")]
@@ -106,113 +95,113 @@ def test_withdrawn_matches_are_named_once_and_shown_until_scanned_again(world: W
     assert len(world.status()) == 2
 
 
-def test_publishing_again_clears_it_when_it_matches_again(world: World) -> None:
+def test_publishing_again_clears_it_when_it_matches_again(world: Withdrawals) -> None:
     world.scan()
-    world.simulator.withdraw("e-1", "e-4")
+    world.provider.withdraw("e-1", "e-4")
     world.affected()
-    world.simulator.publish(csv([1]))
+    world.provider.publish(csv([1]))
     assert world.affected() == []
     assert names(world.status()) == [("f1", "e-1"), ("f4", "e-4")]
     assert world.scan().summary["match"] == 5
     assert names(world.status()) == [("f4", "e-4")]
-    world.simulator.withdraw("e-1")
+    world.provider.withdraw("e-1")
     assert world.affected() == [("f1", "e-1")]
 
 
 @pytest.mark.parametrize(("entry", "list_name"), [(1, "baseline"), (1, "second")])
 def test_what_was_taken_away_and_is_listed_again_stays_away(
-    world: World, entry: int, list_name: str
+    world: Withdrawals, entry: int, list_name: str
 ) -> None:
     """No scan comes across it any more; restoring it would put listed material back."""
     ids = world.quarantine("f1", "f4")
-    world.simulator.withdraw("e-1", "e-4")
+    world.provider.withdraw("e-1", "e-4")
     world.affected()
-    assert world.states(ids) == {"f1": "withdrawn", "f4": "withdrawn"}
-    world.simulator.publish(csv([entry]), list_name)
+    assert world.states_of(ids) == {"f1": "withdrawn", "f4": "withdrawn"}
+    world.provider.publish(csv([entry]), list_name)
     fetched = [f for f in world.client.fetch() if f.listed_again]
     assert [(f.list_name, [m.id for m in f.listed_again]) for f in fetched] == [
         (list_name, [ids["f1"]])
     ]
-    assert world.states(ids) == {"f1": "quarantined", "f4": "withdrawn"}
+    assert world.states_of(ids) == {"f1": "quarantined", "f4": "withdrawn"}
     assert names(world.status()) == [("f4", "e-4")]
-    (event,) = log.read(world.state / "audit", event="listed-again")
+    (event,) = log.read(world.path / "audit", event="listed-again")
     assert event.data["id"] == ids["f1"]
     assert [e["list"] for e in event.data["entries"]] == [list_name]
     assert not any(f.listed_again for f in world.client.fetch())
     args = ("quarantine", "restore", "--identity", world.officer, "--reason", "withdrawn")
-    result = call("--state-dir", world.state, *args, "--withdrawn")
+    result = world.call(*args, "--withdrawn")
     assert (result.code, len(result.out.splitlines())) == (0, 1)
     assert (world.tree / "f4").exists() and not (world.tree / "f1").exists()
     # It can be withdrawn once more.
     if list_name == "baseline":
-        world.simulator.withdraw("e-1")
+        world.provider.withdraw("e-1")
         assert world.affected() == [("f1", "e-1")]
-        assert world.states(ids)["f1"] == "withdrawn"
+        assert world.states_of(ids)["f1"] == "withdrawn"
 
 
-def test_what_is_in_its_place_or_not_listed_again_hides_no_other(world: World) -> None:
+def test_what_is_in_its_place_or_not_listed_again_hides_no_other(world: Withdrawals) -> None:
     """All of what was withdrawn is looked up, in the order in which it was found."""
     world.scan(world.tree / "f2")  # stays in its place
     ids = world.quarantine("f5", "f1", "f4")
-    with Matches(world.state) as matches:
+    with Matches(world.path) as matches:
         order = [Path(match.path).name for match in matches.find()]
     assert order[0] == "f2" and set(order) == {"f1", "f2", "f4", "f5"}
-    world.simulator.withdraw("e-1", "e-2", "e-4", "e-5")
+    world.provider.withdraw("e-1", "e-2", "e-4", "e-5")
     world.affected()
-    world.simulator.publish(csv([2, *(int(name[1:]) for name in order[2:])]))
+    world.provider.publish(csv([2, *(int(name[1:]) for name in order[2:])]))
     (fetched,) = world.client.fetch()
     assert [m.id for m in fetched.listed_again] == [ids[name] for name in order[2:]]
-    assert world.states(ids) == dict.fromkeys(order[2:], "quarantined") | {order[1]: "withdrawn"}
+    assert world.states_of(ids) == dict.fromkeys(order[2:], "quarantined") | {order[1]: "withdrawn"}
 
 
-def test_what_another_seal_key_recorded_hides_no_other(world: World) -> None:
+def test_what_another_seal_key_recorded_hides_no_other(world: Withdrawals) -> None:
     ids = world.quarantine("f1", "f4")
-    world.simulator.withdraw("e-1", "e-4")
+    world.provider.withdraw("e-1", "e-4")
     world.affected()
-    with Matches(world.state) as matches:
+    with Matches(world.path) as matches:
         first, second = matches.find()
         matches._db.execute("UPDATE match SET key_id = 'other' WHERE id = ?", (first.id,))
-    world.simulator.publish(csv([1, 4]))
+    world.provider.publish(csv([1, 4]))
     (fetched,) = world.client.fetch()
     assert [m.id for m in fetched.listed_again] == [second.id]
     assert set(ids.values()) == {first.id, second.id}
 
 
 def test_an_entry_that_was_put_right_does_not_hold_back_what_it_was_withdrawn_for(
-    world: World,
+    world: Withdrawals,
 ) -> None:
     ids = world.quarantine("f1")
-    world.simulator.withdraw("e-1")
+    world.provider.withdraw("e-1")
     world.affected()
-    world.simulator.publish(csv([7]).replace(b"e-7", b"e-1"))
+    world.provider.publish(csv([7]).replace(b"e-7", b"e-1"))
     assert not any(f.listed_again for f in world.client.fetch())
-    assert world.states(ids) == {"f1": "withdrawn"}
+    assert world.states_of(ids) == {"f1": "withdrawn"}
 
 
 def test_an_entry_under_another_name_is_no_withdrawal_for_what_was_taken_away(
-    world: World,
+    world: Withdrawals,
 ) -> None:
     ids = world.quarantine("f1")
-    world.simulator.withdraw("e-1")
-    world.simulator.publish(csv([1]).replace(b"e-1", b"renamed"))
+    world.provider.withdraw("e-1")
+    world.provider.publish(csv([1]).replace(b"e-1", b"renamed"))
     (fetched,) = world.client.fetch()
     assert [m.id for m in fetched.listed_again] == [ids["f1"]]
     assert [m.state for m, _ in fetched.affected] == ["quarantined"]
-    assert world.states(ids) == {"f1": "quarantined"}
+    assert world.states_of(ids) == {"f1": "quarantined"}
 
 
-def test_an_entry_that_came_and_went_between_fetches_is_not_withdrawn(world: World) -> None:
+def test_an_entry_that_came_and_went_between_fetches_is_not_withdrawn(world: Withdrawals) -> None:
     world.scan()
-    world.simulator.withdraw("e-1")
-    world.simulator.publish(csv([1]))
+    world.provider.withdraw("e-1")
+    world.provider.publish(csv([1]))
     assert world.affected() == []
     assert world.status() == []
 
 
-def test_all_paths_of_an_entry_are_affected_and_no_other_entry(world: World) -> None:
+def test_all_paths_of_an_entry_are_affected_and_no_other_entry(world: Withdrawals) -> None:
     write_tree(world.tree, {"copy/f1": content(1), "copy/f2": content(2)})
     world.scan()
-    world.simulator.withdraw("e-1")
+    world.provider.withdraw("e-1")
     assert world.affected() == [("f1", "e-1"), ("f1", "e-1")]
     assert [os.path.relpath(line["path"], world.tree) for line in world.status()] == [
         "copy/f1",
@@ -220,18 +209,20 @@ def test_all_paths_of_an_entry_are_affected_and_no_other_entry(world: World) -> 
     ]
 
 
-def test_a_list_that_is_built_anew_reaches_back_too(world: World) -> None:
+def test_a_list_that_is_built_anew_reaches_back_too(world: Withdrawals) -> None:
     world.scan()
-    world.simulator.withdraw("e-1", "e-2")
-    manifest = world.state / "lists" / "baseline" / "manifest.json"
+    world.provider.withdraw("e-1", "e-2")
+    manifest = world.path / "lists" / "baseline" / "manifest.json"
     manifest.write_text("{}")
     assert world.affected() == [("f1", "e-1"), ("f2", "e-2")]
 
 
-def test_a_consolidated_segment_that_straddles_our_generation_reaches_back(world: World) -> None:
+def test_a_consolidated_segment_that_straddles_our_generation_reaches_back(
+    world: Withdrawals,
+) -> None:
     world.scan()
-    world.simulator.withdraw("e-1")
-    straddled = Simulator(world.simulator.repository.directory.with_name("other"))
+    world.provider.withdraw("e-1")
+    straddled = Simulator(world.provider.repository.directory.with_name("other"))
     straddled.publish(csv([0, 2, 3, 4, 5]))
     data = straddled.files[straddled.target_path("g000001-add-000.parquet")]
 
@@ -239,8 +230,8 @@ def test_a_consolidated_segment_that_straddles_our_generation_reaches_back(world
         segment = {"name": "w1.parquet", "kind": "add", "entries": 5, "first": 1, "last": 2}
         document["segments"] = [segment]
 
-    world.simulator.replace_target("w1.parquet", data)
-    world.simulator.edit_index(change)
+    world.provider.replace_target("w1.parquet", data)
+    world.provider.edit_index(change)
     (fetched,) = world.client.fetch()
     assert (fetched.added, fetched.entries) == (None, 5)
     assert [hit.entry for _, hit in fetched.affected] == ["e-1"]
@@ -249,10 +240,10 @@ def test_a_consolidated_segment_that_straddles_our_generation_reaches_back(world
 
 @pytest.mark.parametrize("step", ["log", "record"])
 def test_a_fetch_that_dies_after_the_switch_is_made_up_for(
-    world: World, monkeypatch: pytest.MonkeyPatch, step: str
+    world: Withdrawals, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     world.scan()
-    world.simulator.withdraw("e-1")
+    world.provider.withdraw("e-1")
 
     def die(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
@@ -272,11 +263,11 @@ def test_a_fetch_that_dies_after_the_switch_is_made_up_for(
     assert names(world.status()) == [("f1", "e-1")]
 
 
-def test_a_path_that_is_not_utf8_is_told_by_its_bytes(world: World) -> None:
+def test_a_path_that_is_not_utf8_is_told_by_its_bytes(world: Withdrawals) -> None:
     raw = os.fsencode(world.tree) + b"/\xff\n\x1b"
     Path(os.fsdecode(raw)).write_bytes(content(1))
     world.scan()
-    world.simulator.withdraw("e-1")
+    world.provider.withdraw("e-1")
     (fetched,) = world.client.fetch()
     assert {os.fsencode(match.path) for match, _ in fetched.affected} == {
         raw,
@@ -284,60 +275,60 @@ def test_a_path_that_is_not_utf8_is_told_by_its_bytes(world: World) -> None:
     }
     assert raw in {bytes_path(line) for line in world.status()}
     assert raw in {bytes_path(line) for line in world.logged()}
-    text = call("--state-dir", world.state, "status").out
+    text = world.call("status").out
     assert "\\xff\\x0a\\x1b" in text and "\x1b" not in text
 
 
-def test_thousands_of_matches_are_withdrawn_and_logged(world: World) -> None:
-    with Matches(world.state) as record:
+def test_thousands_of_matches_are_withdrawn_and_logged(world: Withdrawals) -> None:
+    with Matches(world.path) as record:
         ((path, match),) = world.client.scan(world.tree / "f1", inventory=False)[0].items()
         paths = [path, *(f"/x/{n:05d}" for n in range(3000))]
         times = [type(match)(match.kind, path, 6, hits=match.hits) for path in paths[1:]]
         record.record(times, "key", datetime.now(UTC))
-    world.simulator.withdraw("e-1")
+    world.provider.withdraw("e-1")
     (fetched,) = world.client.fetch()
     assert [m.path for m, _ in fetched.affected] == paths
     assert [line["path"] for line in world.logged()] == paths
-    log.verify(world.state / "audit")
+    log.verify(world.path / "audit")
     assert len(world.status()) == len(paths)
 
 
-def test_lookups_are_not_remembered(world: World) -> None:
+def test_lookups_are_not_remembered(world: Withdrawals) -> None:
     digest = digests_of(1)[Algorithm.MD5].hex()
-    assert call("--state-dir", world.state, "lookup", digest).code == 10
-    assert not (world.state / DATABASE_NAME).exists()
+    assert world.call("lookup", digest).code == 10
+    assert not (world.path / DATABASE_NAME).exists()
 
 
-def test_withdrawn_entries_of_one_list_leave_those_of_others(world: World) -> None:
-    world.simulator.publish(csv([1]), "other")
+def test_withdrawn_entries_of_one_list_leave_those_of_others(world: Withdrawals) -> None:
+    world.provider.publish(csv([1]), "other")
     world.client.fetch()
     world.scan()
-    world.simulator.withdraw("e-1", list_name="other")
+    world.provider.withdraw("e-1", list_name="other")
     results = {f.list_name: f.affected for f in world.client.fetch()}
     assert [hit.list_name for _, hit in results["other"]] == ["other"] and not results["baseline"]
     # It stands on one list still, so there is nothing to undo.
     assert world.status() == []
-    world.simulator.withdraw("e-1")
+    world.provider.withdraw("e-1")
     world.client.fetch()
     assert [line["list"] for line in world.status()] == ["baseline", "other"]
 
 
-def test_a_damaged_record_stops_neither_scan_nor_list(world: World) -> None:
+def test_a_damaged_record_stops_neither_scan_nor_list(world: Withdrawals) -> None:
     world.scan()
-    path = world.state / DATABASE_NAME
+    path = world.path / DATABASE_NAME
     path.write_bytes(os.urandom(5000))
     found = world.scan()
     assert found.code == 11 and found.summary["match"] == 6
     assert found.err.count("warning: cannot use the record of matches") == 1
     for args in (["status"], ["status", "--format", "json"]):
-        result = call("--state-dir", world.state, *args)
+        result = world.call(*args)
         assert result.code == 8 and "move it away" in result.out
-    world.simulator.withdraw("e-1")
+    world.provider.withdraw("e-1")
     (fetched,) = world.client.fetch()
     assert (fetched.generation, fetched.error) == (2, None)
     assert fetched.problem is not None and "cannot use the record" in fetched.problem.message
     assert world.client.numbers(range(8)) == {0, 2, 3, 4, 5}
-    assert not any(r.event == "refused" for r in log.read(world.state / "audit"))
+    assert not any(r.event == "refused" for r in log.read(world.path / "audit"))
     path.unlink()
     assert world.affected() == []
     assert world.scan().code == 10
@@ -345,14 +336,14 @@ def test_a_damaged_record_stops_neither_scan_nor_list(world: World) -> None:
 
 @pytest.mark.parametrize("output_format", ["text", "json"])
 def test_the_command_says_that_it_cannot_reach_back(
-    world: World, monkeypatch: pytest.MonkeyPatch, output_format: str
+    world: Withdrawals, monkeypatch: pytest.MonkeyPatch, output_format: str
 ) -> None:
     world.scan()
-    (world.state / DATABASE_NAME).write_bytes(os.urandom(5000))
-    world.simulator.withdraw("e-1")
+    (world.path / DATABASE_NAME).write_bytes(os.urandom(5000))
+    world.provider.withdraw("e-1")
     results = world.client.fetch()
     monkeypatch.setattr(fetch_command, "fetch_lists", lambda *_, **__: iter(results))
-    done = call("--state-dir", world.state, "fetch", "--format", output_format)
+    done = world.call("fetch", "--format", output_format)
     assert done.code == 8
     assert "cannot tell which paths had matched what is withdrawn" in done.err
     assert "move it away" in done.err
@@ -363,15 +354,15 @@ def test_the_command_says_that_it_cannot_reach_back(
         assert "generation 1 -> generation 2, 0 added, 1 withdrawn" in done.out
 
 
-def test_the_command_names_the_paths(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_names_the_paths(world: Withdrawals, monkeypatch: pytest.MonkeyPatch) -> None:
     world.scan()
     for number, arguments in enumerate(([], ["--format", "json"]), 1):
-        world.simulator.withdraw(f"e-{number}")
+        world.provider.withdraw(f"e-{number}")
         results = world.client.fetch()
         monkeypatch.setattr(
             fetch_command, "fetch_lists", lambda *_, results=results, **__: iter(results)
         )
-        done = call("--state-dir", world.state, "fetch", *arguments)
+        done = world.call("fetch", *arguments)
         path = str(world.tree / f"f{number}")
         if arguments:
             affected = json.loads(done.out)["lists"][0]["affected"]
@@ -389,45 +380,45 @@ def test_the_command_names_the_paths(world: World, monkeypatch: pytest.MonkeyPat
 
 
 def test_the_command_says_what_is_left_of_each(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: Withdrawals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world.simulator.publish(csv([2]), "second")
+    world.provider.publish(csv([2]), "second")
     world.client.fetch()
     ids = world.quarantine("f1")
     world.scan()
-    with Matches(world.state) as matches:
+    with Matches(world.path) as matches:
         (third,) = (m.id for m in matches.find() if m.path.endswith("f3"))
-    call("--state-dir", world.state, "matches", "close", third, "--reason", "x")
+    world.call("matches", "close", third, "--reason", "x")
 
-    def fetch(*args: str) -> Result:
+    def fetch(*args: str) -> Run:
         results = world.client.fetch()
         monkeypatch.setattr(fetch_command, "fetch_lists", lambda *_, **__: iter(results))
-        return call("--state-dir", world.state, "fetch", *args)
+        return world.call("fetch", *args)
 
-    world.simulator.withdraw("e-1", "e-2", "e-3")
+    world.provider.withdraw("e-1", "e-2", "e-3")
     told = fetch()
     assert re.search(rf"f1  \[{ids['f1']}\]  e-1, which was taken away$", told.out, re.MULTILINE)
     assert re.search(r"f2  \[\w+\]  e-2, but another entry stands$", told.out, re.MULTILINE)
     assert re.search(r"f3  \[\w+\]  e-3, which is closed$", told.out, re.MULTILINE)
     assert "next: `hashclient quarantine restore --withdrawn`" in told.err
-    world.simulator.publish(csv([1]))
+    world.provider.publish(csv([1]))
     told = fetch()
     assert "list baseline has again what was withdrawn; this stays in quarantine:" in told.out
     assert f"  {world.tree}/f1  [{ids['f1']}]  e-1\n" in told.out
-    world.simulator.withdraw("e-1")
+    world.provider.withdraw("e-1")
     assert "next: " in fetch().err
-    world.simulator.publish(csv([1]))
+    world.provider.publish(csv([1]))
     documents = json.loads(fetch("--format", "json").out)["lists"]
     assert [d["listed_again"] for d in documents if d["list"] == "baseline"] == [
         [{"path": f"{world.tree}/f1", "id": ids["f1"], "entries": ["e-1"]}]
     ]
 
 
-def test_the_record_is_readable_where_nothing_can_be_written(world: World) -> None:
+def test_the_record_is_readable_where_nothing_can_be_written(world: Withdrawals) -> None:
     world.scan()
-    world.simulator.withdraw("e-1")
+    world.provider.withdraw("e-1")
     world.client.fetch()
-    copy = Path(shutil.copytree(world.state, world.tree.with_name("copy")))
+    copy = Path(shutil.copytree(world.path, world.tree.with_name("copy")))
     (copy / DATABASE_NAME).chmod(0o400)
     result = run("--state-dir", copy, "status", "--format", "json")
     assert len(json.loads(result.out)["withdrawn_matches"]) == 1

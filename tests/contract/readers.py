@@ -27,7 +27,7 @@ from hashclient.core.verdict import Summary
 from hashclient.errors import ExitCode
 from hashclient.formats.csv import COLUMNS, DIGEST_COLUMNS
 from hashclient.formats.fields import done_word, failure_text
-from tests.support import ROOT, bytes_path
+from tests.kit import ROOT, bytes_path
 
 DATA = ROOT / "tests" / "data"
 JSONL_SCHEMA = json.loads((ROOT / "docs" / "jsonl.schema.json").read_text())

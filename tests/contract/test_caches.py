@@ -25,7 +25,7 @@ from hashclient.scan.place import InventoryPlace
 from hashclient.scan.records import RECORD, Records, are_due, merged_records, records_of
 from hashclient.scan.sources.files import Trees, WalkOptions
 from hashclient.system.identity import Identity
-from tests.support import csv_of, make_state, remember_at_once, write_tree
+from tests.kit import csv_of, make_state, remember_at_once, write_tree
 
 KEY = "0123456789abcdef"
 FILE_SYSTEM = 42

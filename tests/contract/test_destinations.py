@@ -23,7 +23,7 @@ from hashclient.reporting.destinations.interface import Destination, Work
 from hashclient.reporting.destinations.registry import KINDS, kind_of
 from hashclient.reporting.outbox import Outbox
 from hashclient.reporting.report import Report, State
-from tests.support import fast_directory
+from tests.kit import fast_directory
 
 ROOT = Path(__file__).parents[2] / "hashclient"
 #: No attempt writes the journal so often.

@@ -11,7 +11,7 @@ from typing import cast
 import cloudpickle
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hashclient.core.kinds import Kind
@@ -30,8 +30,9 @@ from hashclient.scan.executors.interface import Advance, Executor, MakeChecker, 
 from hashclient.scan.executors.processes import Processes
 from hashclient.scan.sources.files import Trees, WalkOptions
 from hashclient.scan.sources.interface import Group, Task
-from tests.clusters import LISTED, SharedCluster
-from tests.support import fast_directory, write_tree
+from tests.kit import fast_directory, write_tree
+from tests.kit.cluster import LISTED, SharedCluster
+from tests.kit.depth import examples
 
 # The runner of the tests may have a thread; what is forked here does not rely on it.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
@@ -235,7 +236,7 @@ def scanned(
     return outcomes, summary
 
 
-@settings(max_examples=12)
+@examples(12)
 @given(files=trees)
 def test_all_executors_find_the_same_on_any_tree(
     cluster: SharedCluster, files: dict[tuple[str, str, str], bytes]

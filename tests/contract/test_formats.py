@@ -47,8 +47,8 @@ from tests.contract.readers import (
     read_sarif,
     read_text,
 )
+from tests.kit import ROOT
 from tests.outcomes import handled
-from tests.support import ROOT
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 DIGESTS = {a: bytes([160 + a]) * a.digest_bytes for a in Algorithm}

@@ -37,8 +37,8 @@ from hashclient.lists.importers.sums import Sums
 from hashclient.lists.importers.vics import Vics
 from hashclient.lists.wire import NO_SIZE, parse_add_segment, parse_index
 from hashclient.provider.repository import Repository
+from tests.kit import call, csv_of, make_state
 from tests.streams import Endless
-from tests.support import call, csv_of, make_state
 
 #: A row as a test gives it: its digest, and its size.
 Row = tuple[str, int]
@@ -353,7 +353,7 @@ def test_publishing_looking_up_and_known_good_lists_read_the_same(
         assert not inspection.is_clean
 
     found = call(
-        "--state-dir", state, "lookup", "--format", "jsonl", "--show-digests", "--all",
+        "--state-dir", state, "lookup", "--format", "jsonl", "--show-digests", "--show-all",
         "--from", path,
     )  # fmt: skip
     kinds = {line["digests"]["md5"]: line["type"] for line in found.lines if "digests" in line}

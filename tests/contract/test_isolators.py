@@ -22,7 +22,7 @@ from hashclient.quarantine.isolators.files import Files
 from hashclient.quarantine.isolators.interface import Isolator, hold_if_there
 from hashclient.quarantine.store import Room
 from hashclient.quarantine.vault import Stage, Taken
-from tests.support import fast_directory
+from tests.kit import fast_directory
 
 OTHER = CONTENT[::-1]
 #: No act logs, saves or removes so often.

@@ -20,7 +20,7 @@ from hashclient.scan.sources.files import Trees, WalkOptions, join
 from hashclient.scan.sources.interface import TASK_NAMES, Source, Task
 from hashclient.scan.sources.names import MAX_NAME_BYTES, Names
 from hashclient.scan.sources.several import Several
-from tests.support import environment, open_files, write_tree
+from tests.kit import environment, open_files, write_tree
 
 Make = Callable[[list[str]], Source]
 

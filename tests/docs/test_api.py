@@ -11,7 +11,7 @@ import pytest
 
 import hashclient
 from tests.docs.blocks import DOCS, TIMEOUT_S, marked_blocks
-from tests.support import Site, csv_of, environment, write_tree
+from tests.kit import Site, csv_of, environment, write_tree
 
 pytestmark = pytest.mark.docs
 

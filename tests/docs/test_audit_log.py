@@ -17,7 +17,7 @@ from hashclient.errors import AuditError, StateError
 from hashclient.scan.recorder import RunRecord
 from hashclient.session import Session
 from tests.docs.blocks import DOCS, marked_blocks, run_script, table_rows
-from tests.support import csv_of, make_state, write_tree
+from tests.kit import csv_of, make_state, write_tree
 
 pytestmark = pytest.mark.docs
 

@@ -24,7 +24,7 @@ from hashclient.errors import ExitCode
 from hashclient.matches.store import Matches
 from tests.docs.blocks import DOCS, ROOT, marked_blocks, table_rows
 from tests.docs.commands import check_invocation, invocations
-from tests.support import UNMEASURED, Site, csv_of, environment, write_tree
+from tests.kit import UNMEASURED, Site, csv_of, environment, write_tree
 
 pytestmark = pytest.mark.docs
 

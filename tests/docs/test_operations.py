@@ -39,7 +39,7 @@ from hashclient.quarantine.age import EXAMPLE_RECIPIENT
 from hashclient.status.prometheus import render
 from tests.docs.blocks import DOCS, DOCUMENTS, marked_blocks, run_command, run_script, table_rows
 from tests.docs.commands import check_invocation, invocations
-from tests.support import Site, csv_of, write_tree
+from tests.kit import Site, csv_of, write_tree
 from tests.unit.test_prometheus import full
 
 pytestmark = pytest.mark.docs
@@ -53,7 +53,7 @@ COMMAND_VARIABLE = f"HASHCLIENT_({'|'.join(COMMANDS)})_".upper()
 
 
 def options(command: click.Command, context: click.Context) -> Iterator[click.Option]:
-    yield from (p for p in command.params if isinstance(p, click.Option))
+    yield from (p for p in command.params if isinstance(p, click.Option) and not p.hidden)
     if isinstance(command, click.Group):
         for name in command.list_commands(context):
             child = command.get_command(context, name)
@@ -176,7 +176,9 @@ def test_every_metric_is_described_and_alerts_use_no_others() -> None:
     }
     samples = re.findall(r"^(hashclient_\w+)(\{.*\})? ", render(full()), re.MULTILINE)
     labels = {name: re.findall(r'[{,](\w+)="', pairs) for name, pairs in samples}
-    assert described == labels
+    assert {n: sorted(of) for n, of in described.items()} == {
+        n: sorted(of) for n, of in labels.items()
+    }
     (block,) = marked_blocks(OPERATIONS, "alerts")
     (group,) = YAML(typ="safe", pure=True).load(block)["groups"]
     used = [re.findall(r"hashclient_\w+", rule["expr"]) for rule in group["rules"]]

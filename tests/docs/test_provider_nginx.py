@@ -23,7 +23,7 @@ from fixtures.client import csv
 from fixtures.tls import Authority
 from hashclient.provider.repository import Repository
 from tests.docs.blocks import DOCS, free_port, marked_blocks
-from tests.support import Result, call, wait_until
+from tests.kit import Run, call, wait_until
 
 NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 TOKEN = "5d0c9e1f6a7b4c38-alice-example"
@@ -101,11 +101,11 @@ class Nginx:
             return True
         return False
 
-    def call(self, *args: object) -> Result:
+    def call(self, *args: object) -> Run:
         """Run the command on the client's state directory."""
         return call("--state-dir", self.directory / "state", *args)
 
-    def init(self, *options: object) -> Result:
+    def init(self, *options: object) -> Run:
         """Pin the provider behind nginx."""
         url = f"https://127.0.0.1:{self.port}"
         root = self.repository.root_file

@@ -14,7 +14,7 @@ from hashclient.configfile.tables import QuarantineConfig
 from hashclient.quarantine import age, isolate, item, safe_rename
 from hashclient.quarantine.isolators import files
 from tests.docs.blocks import DOCS, marked_blocks, run_script, table_rows
-from tests.support import csv_of, make_state
+from tests.kit import csv_of, make_state
 
 pytestmark = pytest.mark.docs
 

@@ -39,7 +39,7 @@ def test_the_commands_end_as_they_should(tmp_path: Path) -> None:
     mail, failed_check = mail.split("CHECK\n")
     assert "FOUND:\n" in before
     assert re.match(r"match     files/listed\.txt  \[[a-z0-9]{10}\]  baseline 1-1 ", mail)
-    assert mail.endswith("exit 10: match\n")
+    assert mail.endswith("exit 10: 1 match\n")
     assert "no verdict, exit code 8\n" in failed_check and failed_check.endswith("\n8\n")
     assert '"exit_code": 8}' in failed_check and "listed.txt" not in failed_check
     assert "exit 8: " in failed_mail and "listed.txt" not in failed_mail

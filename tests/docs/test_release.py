@@ -14,7 +14,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from tests.docs.blocks import ROOT
-from tests.support import UNMEASURED, environment
+from tests.kit import UNMEASURED, environment
 
 pytestmark = pytest.mark.docs
 

@@ -22,7 +22,7 @@ from hashclient.reporting.destinations.package.package import (
 )
 from hashclient.reporting.report import Call, State
 from tests.docs.blocks import DOCS, marked_blocks, run_script, table_rows
-from tests.support import csv_of, make_state, write_tree
+from tests.kit import csv_of, make_state, write_tree
 
 pytestmark = pytest.mark.docs
 

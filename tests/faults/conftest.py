@@ -10,11 +10,11 @@ import pytest
 from fixtures.client import Client, csv
 from fixtures.simulator import Simulator
 from hashclient.provider.keys import Keys
-from tests.attack_world import World
+from tests.attack_world import Generations
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+def world(tmp_path_factory: pytest.TempPathFactory) -> Generations:
     simulator = Simulator(tmp_path_factory.mktemp("provider") / "repo")
     served: dict[int, dict[str, bytes]] = {}
     simulator.publish(csv(range(10)), list_keys=Keys(2, 2))
@@ -25,11 +25,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     client.fetch()
     simulator.withdraw("e-0", "e-1")
     served[3] = dict(simulator.files)
-    return World(simulator, served, client.settings.state_dir, simulator.root)
+    return Generations(simulator, served, client.settings.state_dir, simulator.root)
 
 
 @pytest.fixture
-def simulator(world: World) -> Simulator:
+def simulator(world: Generations) -> Simulator:
     """The provider, honest and at generation 2."""
     world.simulator.files = dict(world.served[2])
     world.simulator.faults.clear()
@@ -38,7 +38,7 @@ def simulator(world: World) -> Simulator:
 
 
 @pytest.fixture
-def client(world: World, simulator: Simulator, tmp_path: Path) -> Client:
+def client(world: Generations, simulator: Simulator, tmp_path: Path) -> Client:
     """A client that has generation 2."""
     state = tmp_path / "state"
     shutil.copytree(world.template, state, symlinks=True)

@@ -22,7 +22,7 @@ from fixtures.simulator import Simulator, endless, status, truncated
 from fixtures.tls import Authority, server_context
 from hashclient.cli import main as command
 from hashclient.errors import ExitCode, HashclientError
-from tests.attack_world import ALL, NEW, World, new_root_key, refused, roles_of
+from tests.attack_world import ALL, NEW, Generations, new_root_key, refused, roles_of
 
 # Unsigned bytes
 
@@ -56,14 +56,14 @@ def test_metadata_that_is_none(
 
 
 @pytest.mark.parametrize("pattern", ["metadata/timestamp.json", "*.snapshot.json", "targets/*"])
-def test_endless_body(client: Client, world: World, pattern: str) -> None:
+def test_endless_body(client: Client, world: Generations, pattern: str) -> None:
     world.simulator.files = dict(world.served[3])
     world.simulator.faults[pattern] = endless
     refused(client, ExitCode.UNVERIFIED, "longer than")
 
 
 @pytest.mark.parametrize("pattern", ["metadata/timestamp.json", "*.snapshot.json", "targets/*"])
-def test_truncated_body(client: Client, world: World, pattern: str) -> None:
+def test_truncated_body(client: Client, world: Generations, pattern: str) -> None:
     world.simulator.files = dict(world.served[3])
     world.simulator.faults[pattern] = truncated
     refused(client, ExitCode.UNREACHABLE, "cut short")
@@ -73,7 +73,7 @@ def test_truncated_body(client: Client, world: World, pattern: str) -> None:
 @pytest.mark.parametrize(
     "pattern", ["*", "metadata/timestamp.json", "*.snapshot.json", "targets/*"]
 )
-def test_revoked_credential(client: Client, world: World, pattern: str, code: int) -> None:
+def test_revoked_credential(client: Client, world: Generations, pattern: str, code: int) -> None:
     world.simulator.files = dict(world.served[3])
     world.simulator.faults[pattern] = status(code)
     refused(client, ExitCode.UNAUTHORISED, str(code))
@@ -81,13 +81,15 @@ def test_revoked_credential(client: Client, world: World, pattern: str, code: in
 
 @pytest.mark.parametrize("code", [404, 500])
 @pytest.mark.parametrize("pattern", ["metadata/timestamp.json", "*.snapshot.json", "targets/*"])
-def test_file_that_is_not_there(client: Client, world: World, pattern: str, code: int) -> None:
+def test_file_that_is_not_there(
+    client: Client, world: Generations, pattern: str, code: int
+) -> None:
     world.simulator.files = dict(world.served[3])
     world.simulator.faults[pattern] = status(code)
     refused(client, ExitCode.UNREACHABLE, str(code))
 
 
-def test_next_root_that_fails_is_not_taken_for_missing(client: Client, world: World) -> None:
+def test_next_root_that_fails_is_not_taken_for_missing(client: Client, world: Generations) -> None:
     world.simulator.faults["metadata/2.root.json"] = status(500)
     refused(client, ExitCode.UNREACHABLE, "500")
 
@@ -101,7 +103,7 @@ def cache_files(client: Client) -> list[Path]:
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"\xff" * 100])
-def test_tampered_cache_heals(client: Client, world: World, data: bytes) -> None:
+def test_tampered_cache_heals(client: Client, world: Generations, data: bytes) -> None:
     world.simulator.files = dict(world.served[3])
     assert len(cache_files(client)) == 6
     for number in range(len(cache_files(client))):
@@ -112,7 +114,7 @@ def test_tampered_cache_heals(client: Client, world: World, data: bytes) -> None
         assert client.numbers(ALL) == NEW
 
 
-def test_cached_root_of_a_thief_does_not_count(client: Client, world: World) -> None:
+def test_cached_root_of_a_thief_does_not_count(client: Client, world: Generations) -> None:
     """The cache is writable; only what follows from the pinned root is believed."""
     thief = CryptoSigner.generate_ed25519()
     metadata = world.simulator.metadata("root")
@@ -128,7 +130,7 @@ def test_cached_root_of_a_thief_does_not_count(client: Client, world: World) -> 
     assert (folder / "root.json").resolve().name == "1.root.json"
 
 
-def test_pinned_root_that_was_exchanged_is_refused(client: Client, world: World) -> None:
+def test_pinned_root_that_was_exchanged_is_refused(client: Client, world: Generations) -> None:
     path = client.settings.layout.provider("main") / "pinned-root.json"
     path.write_bytes(path.read_bytes() + b" ")
     refused(client, ExitCode.STATE, "pinned root is not the one")
@@ -218,7 +220,7 @@ def site(simulator: Simulator, tmp_path: Path, authority: Authority) -> Iterator
 
 
 @pytest.mark.parametrize("attack", ["rollback", "freeze", "signature", "mixed", "format", "vanish"])
-def test_attack_on_the_command(site: Site, world: World, attack: str) -> None:
+def test_attack_on_the_command(site: Site, world: Generations, attack: str) -> None:
     simulator = site.simulator
     expected, message = 6, "hashclient: error: provider main"
     if attack == "rollback":
@@ -249,7 +251,7 @@ def test_attack_on_the_command(site: Site, world: World, attack: str) -> None:
     }
 
 
-def test_provider_that_is_honest_again_is_followed(site: Site, world: World) -> None:
+def test_provider_that_is_honest_again_is_followed(site: Site, world: Generations) -> None:
     site.simulator.files = dict(world.served[1])
     site.serve()
     assert site.run("fetch")[0] == 6
@@ -288,7 +290,7 @@ def test_redirect_on_the_command(site: Site) -> None:
 
 
 def test_truncated_body_on_the_command(
-    site: Site, world: World, monkeypatch: pytest.MonkeyPatch
+    site: Site, world: Generations, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hashclient.net.deadline.Limits.attempts", 1, raising=False)
     site.simulator.files = dict(world.served[3])
@@ -307,7 +309,7 @@ def test_compressed_body_on_the_command(site: Site) -> None:
     assert site.run("fetch")[0] == 6
 
 
-def test_nothing_new_costs_two_small_requests(site: Site, world: World) -> None:
+def test_nothing_new_costs_two_small_requests(site: Site, world: Generations) -> None:
     code, out, _ = site.run("fetch")
     assert code == 0 and "nothing new, generation 2" in out
     assert [r.target for r in site.server.requests] == [

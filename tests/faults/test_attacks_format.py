@@ -25,7 +25,7 @@ from fixtures.client import Client
 from fixtures.simulator import Simulator
 from hashclient.errors import ExitCode
 from hashclient.lists.wire import add_schema, checksum_of, encode_segment, entry_hashes
-from tests.attack_world import ALL, G2, OLD, World, refused
+from tests.attack_world import ALL, G2, OLD, Generations, refused
 
 # index.json
 
@@ -359,7 +359,7 @@ def test_withdrawal_that_cannot_be(
     refused(client, ExitCode.UNVERIFIED, message)
 
 
-def test_list_that_never_adds_up(client: Client, world: World) -> None:
+def test_list_that_never_adds_up(client: Client, world: Generations) -> None:
     simulator = world.simulator
     simulator.files = dict(world.served[3])
     simulator.edit_index(lambda document: document.update(checksum="0123456789abcdef"))

@@ -32,11 +32,11 @@ from hashclient.errors import ExitCode, HashclientError
 from hashclient.index.run import DamagedError
 from hashclient.provider.keys import Keys
 from hashclient.trust.metadatadir import MAX_METADATA_BYTES
-from tests.attack_world import ALL, NEW, World, new_root_key, refused, roles_of
-from tests.support import edit_manifest
+from tests.attack_world import ALL, NEW, Generations, new_root_key, refused, roles_of
+from tests.kit import edit_manifest
 
 
-def test_the_honest_provider_is_followed(client: Client, world: World) -> None:
+def test_the_honest_provider_is_followed(client: Client, world: Generations) -> None:
     world.simulator.files = dict(world.served[3])
     (fetched,) = client.fetch()
     assert (fetched.before, fetched.generation, fetched.withdrawn) == (2, 3, 2)
@@ -47,7 +47,7 @@ def test_the_honest_provider_is_followed(client: Client, world: World) -> None:
 # Going back, and standing still
 
 
-def test_timestamp_rolled_back(client: Client, world: World) -> None:
+def test_timestamp_rolled_back(client: Client, world: Generations) -> None:
     world.simulator.files = dict(world.served[1])
     refused(client, ExitCode.UNVERIFIED, "timestamp version")
 
@@ -188,7 +188,7 @@ def refused_without_scan(client: Client, code: ExitCode, message: str) -> Hashcl
 
 
 @pytest.mark.parametrize("role", ["snapshot", "targets", "baseline"])
-def test_old_file_under_a_new_name(client: Client, world: World, role: str) -> None:
+def test_old_file_under_a_new_name(client: Client, world: Generations, role: str) -> None:
     simulator = world.simulator
     old = Simulator.metadata(simulator, role).to_bytes()
     simulator.edit(role)
@@ -196,7 +196,7 @@ def test_old_file_under_a_new_name(client: Client, world: World, role: str) -> N
     refused(client, ExitCode.UNVERIFIED, "hash|length|version|signed")
 
 
-def test_mixed_generations(client: Client, world: World) -> None:
+def test_mixed_generations(client: Client, world: Generations) -> None:
     mixed = dict(world.served[3])
     name = next(
         n for n in world.served[2] if n.endswith("snapshot.json") and n not in world.served[1]
@@ -209,7 +209,7 @@ def test_mixed_generations(client: Client, world: World) -> None:
     refused(client, ExitCode.UNVERIFIED, "hash|length|version")
 
 
-def test_segment_replaced_by_another_of_the_same_length(client: Client, world: World) -> None:
+def test_segment_replaced_by_another_of_the_same_length(client: Client, world: Generations) -> None:
     simulator = world.simulator
     simulator.files = dict(world.served[3])
     simulator.tamper("targets/*g000003*", lambda data: bytes(len(data)))
@@ -323,7 +323,9 @@ def test_a_number_that_is_none_in_metadata(
     refused(client, ExitCode.UNVERIFIED, f"{role}.json: .*not finite")
 
 
-def test_a_pinned_root_with_a_key_twice(world: World, simulator: Simulator, tmp_path: Path) -> None:
+def test_a_pinned_root_with_a_key_twice(
+    world: Generations, simulator: Simulator, tmp_path: Path
+) -> None:
     root = twice("version", "1")(json.dumps(json.loads(world.root)).encode())
     client = Client(tmp_path / "odd", simulator, root)
     with pytest.raises(HashclientError, match=r"provider main: .*the same key twice") as caught:
@@ -331,7 +333,7 @@ def test_a_pinned_root_with_a_key_twice(world: World, simulator: Simulator, tmp_
     assert caught.value.exit_code is ExitCode.UNVERIFIED
 
 
-def test_a_cache_with_a_key_twice_heals(client: Client, world: World) -> None:
+def test_a_cache_with_a_key_twice_heals(client: Client, world: Generations) -> None:
     world.simulator.files = dict(world.served[3])
     folder = client.settings.layout.provider("main") / "metadata"
     for path in [*folder.glob("*.json"), *folder.glob("root_history/*.json")]:
@@ -402,7 +404,7 @@ def test_root_that_skips_a_version(client: Client, simulator: Simulator) -> None
     refused(client, ExitCode.UNVERIFIED, "root version")
 
 
-def test_tampered_bytes_of_every_file(client: Client, world: World) -> None:
+def test_tampered_bytes_of_every_file(client: Client, world: Generations) -> None:
     """A flipped bit anywhere in what a fetch reads is found, whichever file it is in."""
     honest = world.served[3]
     world.simulator.files = dict(honest)
@@ -627,7 +629,7 @@ def test_file_signed_by_weak_hashes_alone(client: Client, simulator: Simulator) 
     refused(client, ExitCode.UNVERIFIED, "signed without a SHA-256 or SHA-512")
 
 
-def test_segment_that_the_lists_keys_do_not_vouch_for(client: Client, world: World) -> None:
+def test_segment_that_the_lists_keys_do_not_vouch_for(client: Client, world: Generations) -> None:
     simulator = world.simulator
     simulator.files = dict(world.served[3])
     simulator.edit(

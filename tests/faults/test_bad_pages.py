@@ -24,9 +24,9 @@ import pytest
 from fixtures.client import Client
 from hashclient.system.layout import STAGING_NAME
 from hashclient.system.process import BAD_PAGE
-from tests.attack_world import ALL, NEW, World
-from tests.support import (
-    Result,
+from tests.attack_world import ALL, NEW, Generations
+from tests.kit import (
+    Run,
     Site,
     checked,
     csv_of,
@@ -84,7 +84,7 @@ def run_of(state: Path, name: str = "base") -> Path:
     return path
 
 
-def hooked(state: Path, when: str, *args: object, stdin: bytes = b"") -> Result:
+def hooked(state: Path, when: str, *args: object, stdin: bytes = b"") -> Run:
     command = [sys.executable, "-c", HOOKED, str(run_of(state)), when, "--state-dir", str(state)]
     done = subprocess.run(
         [*command, *map(str, args)],
@@ -94,7 +94,7 @@ def hooked(state: Path, when: str, *args: object, stdin: bytes = b"") -> Result:
         timeout=60,
         check=False,
     )
-    return checked(Result(done.returncode, done.stdout.decode(), done.stderr.decode()))
+    return checked(Run(done.returncode, done.stdout.decode(), done.stderr.decode()))
 
 
 def events(state: Path) -> list[str]:
@@ -238,7 +238,7 @@ def test_a_bad_block_is_said_and_mended(disk: RottenDisk, tmp_path: Path, place:
         assert "list baseline" in status.out  # it goes on with what it can read
         assert "fetch --rebuild" in status.out
         rebuilt = site.call("fetch", "--rebuild")
-        assert (rebuilt.code, "built anew" in rebuilt.out) == (0, True)
+        assert (rebuilt.code, "built again" in rebuilt.out) == (0, True)
         assert run_of(site.state, "baseline").stat().st_ino != before
         assert site.call("status", "--verify").code == 0
         assert site.call("scan", tree).code == 10
@@ -292,7 +292,7 @@ def test_a_bad_block_among_known_good_files_is_mended(disk: RottenDisk, tmp_path
         assert site.call("status", "--verify").code == 0
 
 
-def test_a_rebuild_goes_on_from_nothing(world: World, client: Client) -> None:
+def test_a_rebuild_goes_on_from_nothing(world: Generations, client: Client) -> None:
     """What an unfinished build has left may be what cannot be read."""
     world.simulator.files = dict(world.served[3])
     directory = client.settings.layout.lists / "baseline"

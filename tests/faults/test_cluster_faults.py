@@ -30,11 +30,9 @@ from hashclient.scan.executors.dask import Dask
 from hashclient.scan.executors.inline import Inline
 from hashclient.scan.reasons import CLUSTER_GONE, WORKER_DIED
 from hashclient.scan.sources.files import Trees, WalkOptions
-from tests.clusters import LISTED, SharedCluster
-from tests.support import arguments, environment, run, wait_until, write_tree
-
-#: How often workers are killed at random: `CLUSTER_RUNS=30 pytest …` for a deep look.
-RUNS = int(os.environ.get("CLUSTER_RUNS", "2"))
+from tests.kit import arguments, environment, run, wait_until, write_tree
+from tests.kit.cluster import LISTED, SharedCluster
+from tests.kit.depth import count_of
 
 
 @pytest.fixture
@@ -87,7 +85,7 @@ def once(outcomes: list[Outcome]) -> dict[str, Kind]:
     return {outcome.path: outcome.kind for outcome in outcomes}
 
 
-@pytest.mark.parametrize("seed", range(RUNS))
+@pytest.mark.parametrize("seed", range(count_of(30, 2)))
 def test_workers_that_are_killed_at_random_change_nothing(
     cluster: SharedCluster, tmp_path: Path, small_batches: None, seed: int
 ) -> None:

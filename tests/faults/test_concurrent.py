@@ -20,7 +20,7 @@ from hashclient.errors import ExitCode, LockedError
 from hashclient.index import writer as index_writer
 from hashclient.index.blinding import load_sealer
 from hashclient.index.reader import open_index
-from tests.support import Site, arguments, environment
+from tests.kit import Site, arguments, environment
 
 GENERATIONS = 24
 ALL = range(2 * GENERATIONS + 10)

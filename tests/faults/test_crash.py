@@ -34,7 +34,7 @@ from hashclient.configfile.edit import provider_table
 from hashclient.errors import AuditError, ExitCode, HashclientError, StateError
 from hashclient.fetch import build
 from hashclient.index import runwriter, writer
-from tests.support import edit_manifest
+from tests.kit import edit_manifest
 
 ALL = range(30)
 #: By generation: the entries that are listed. Generation 0 stands for no list at all.
@@ -44,7 +44,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @dataclass
-class World:
+class Crashing:
     """A provider, what it serves by generation, and states of a client that has 0 or 3."""
 
     simulator: Simulator
@@ -64,7 +64,7 @@ def _small_runs() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory, _small_runs: None) -> World:
+def world(tmp_path_factory: pytest.TempPathFactory, _small_runs: None) -> Crashing:
     simulator = Simulator(tmp_path_factory.mktemp("provider") / "repo")
     for start in (0, 5, 10):
         simulator.publish(csv(range(start, start + 5)))
@@ -79,14 +79,14 @@ def world(tmp_path_factory: pytest.TempPathFactory, _small_runs: None) -> World:
     simulator.publish(csv(range(15, 20)))
     # As one generation: what changed since 3 comes in one fetch.
     served[4] = dict(simulator.files)
-    return World(simulator, served, states, simulator.root)
+    return Crashing(simulator, served, states, simulator.root)
 
 
 @dataclass
 class Step:
     """From one generation to the next."""
 
-    world: World
+    world: Crashing
     old: int
     new: int
     directory: Path
@@ -121,7 +121,7 @@ class Step:
 
 @pytest.fixture(params=[(0, 3), (3, 4)], ids=["first fetch", "update"])
 def step(
-    world: World, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    world: Crashing, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Step:
     # Syncing takes most of the time and changes nothing that a kill could show.
     monkeypatch.setattr(os, "fsync", lambda _: None)
@@ -210,7 +210,7 @@ def test_disk_fails_at_each_change(step: Step, code: int) -> None:
     assert failures > 60
 
 
-def test_killed_fetch_goes_on_where_it_was(world: World, tmp_path: Path) -> None:
+def test_killed_fetch_goes_on_where_it_was(world: Crashing, tmp_path: Path) -> None:
     """Segments that were sealed before the kill are not asked for again."""
     step = Step(world, 0, 3, tmp_path)
     client = step.client("killed")
@@ -235,7 +235,7 @@ def test_killed_fetch_goes_on_where_it_was(world: World, tmp_path: Path) -> None
     assert asked == ["index.json", "g000003-add-000.parquet"]
 
 
-def test_killed_update_goes_on_where_it_was(world: World, tmp_path: Path) -> None:
+def test_killed_update_goes_on_where_it_was(world: Crashing, tmp_path: Path) -> None:
     """A difference of several generations: those that were sealed are not asked for again."""
     step = Step(world, 3, 4, tmp_path)
     client = step.client("killed")
@@ -259,7 +259,7 @@ def test_killed_update_goes_on_where_it_was(world: World, tmp_path: Path) -> Non
     assert asked == ["index.json", "g000005-add-000.parquet"]
 
 
-def test_noted_update_that_does_not_add_up_is_built_anew(world: World, tmp_path: Path) -> None:
+def test_noted_update_that_does_not_add_up_is_built_anew(world: Crashing, tmp_path: Path) -> None:
     """A base that has drifted misleads whoever goes on from it, but once only."""
     step = Step(world, 3, 4, tmp_path)
     client = step.client("drifted")
@@ -283,7 +283,7 @@ class Result:
 
 
 @pytest.fixture
-def read_only(world: World, tmp_path: Path) -> Iterator[Path]:
+def read_only(world: Crashing, tmp_path: Path) -> Iterator[Path]:
     """A state directory with generation 3 in which nothing can be made or changed."""
     state = tmp_path / "state"
     shutil.copytree(world.states[3], state, symlinks=True)
@@ -348,7 +348,7 @@ def test_read_only_state_can_be_read(read_only: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("victim", ["timestamp", "index.json", "g000002-add"])
-def test_real_command_killed_while_it_waits(world: World, tmp_path: Path, victim: str) -> None:
+def test_real_command_killed_while_it_waits(world: Crashing, tmp_path: Path, victim: str) -> None:
     world.simulator.files = dict(world.served[3])
     state = tmp_path / "state"
     (tmp_path / "root.json").write_bytes(world.root)

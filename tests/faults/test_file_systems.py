@@ -27,7 +27,7 @@ from hashclient.scan import cache
 from hashclient.scan.reading import DIRECTORY
 from hashclient.scan.sources.mounts import UNTOLD
 from tests.disks import make_image, mounted, needs_mounts, tool
-from tests.support import Result, call, csv_of, environment, make_state, write_tree
+from tests.kit import Run, call, csv_of, environment, make_state, write_tree
 
 LISTED = b"listed"
 BENIGN = b"benign"
@@ -51,11 +51,13 @@ def state(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     return Path(shutil.copytree(template, tmp_path / "state"))
 
 
-def scan(state: Path, *args: object) -> Result:
-    return call("--state-dir", state, "scan", "--format", "jsonl", "--all", "--jobs", "1", *args)
+def scan(state: Path, *args: object) -> Run:
+    return call(
+        "--state-dir", state, "scan", "--format", "jsonl", "--show-all", "--jobs", "1", *args
+    )
 
 
-def found(result: Result) -> dict[str, str]:
+def found(result: Run) -> dict[str, str]:
     """Return how each input ended, by its name: its kind, or the reason why it is not checked."""
     return {Path(line["path"]).name: line.get("reason", line["type"]) for line in result.lines[:-1]}
 
@@ -275,7 +277,7 @@ def test_without_proc_a_share_that_is_not_mounted_is_not_clean(state: Path, tmp_
     """What is remembered cannot be compared: nobody knows whether the share is here."""
     beside = write_tree(tmp_path / "other", {"beside": BENIGN})
     share = tmp_path / "share"
-    command = ["--state-dir", state, "scan", "--format", "jsonl", "--all", share, beside]
+    command = ["--state-dir", state, "scan", "--format", "jsonl", "--show-all", share, beside]
     with mounted("-t", "tmpfs", "share", share):
         write_tree(share, {"f": BENIGN})
         assert call(*command).code == 0

@@ -29,7 +29,7 @@ LISTED = set(range(20))
 MOST = 200
 
 
-class World:
+class Merging:
     """A list that was fetched a week ago, of which nothing new has been published."""
 
     def __init__(self, directory: Path) -> None:
@@ -52,9 +52,9 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Merging:
     monkeypatch.setattr(os, "fsync", lambda _: None)
-    return World(tmp_path)
+    return Merging(tmp_path)
 
 
 def rot(folder: Path) -> None:
@@ -78,13 +78,13 @@ def working(client: Client, act: Act) -> None:
         client.fetch()
 
 
-def asked_for(world: World) -> list[str]:
+def asked_for(world: Merging) -> list[str]:
     return [request for request in world.simulator.requests if request.endswith("parquet")]
 
 
 @pytest.mark.parametrize("change", [make_old, unchanged])
 def test_killed_before_each_change_of_a_list_that_is_sound(
-    world: World, change: Callable[[Path], None]
+    world: Merging, change: Callable[[Path], None]
 ) -> None:
     """While a manifest of version 1 is upgraded, and while pieces are compared."""
     for number in range(1, MOST):
@@ -106,7 +106,7 @@ def test_killed_before_each_change_of_a_list_that_is_sound(
 
 @pytest.mark.parametrize("change", [rotten_old, rot])
 def test_killed_before_each_change_of_a_list_that_has_rotted(
-    world: World, change: Callable[[Path], None]
+    world: Merging, change: Callable[[Path], None]
 ) -> None:
     """Once rot is seen it is known, or seen again."""
     known = 0
@@ -135,7 +135,7 @@ def test_killed_before_each_change_of_a_list_that_has_rotted(
 @pytest.mark.parametrize("change", [make_old, unchanged, rot])
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
 def test_a_disk_that_fails_while_an_index_is_compared(
-    world: World, change: Callable[[Path], None], code: int
+    world: Merging, change: Callable[[Path], None], code: int
 ) -> None:
     for number in range(1, MOST):
         client = world.copy(f"f{number}", change)

@@ -23,7 +23,7 @@ from hashclient.audit import log as audit_log
 from hashclient.audit.log import AuditLog, Event
 from hashclient.formats.fields import plural
 from hashclient.matches.store import Matches
-from tests.support import Result, call, csv_of, fast_directory, make_state, write_tree
+from tests.kit import Run, call, csv_of, fast_directory, make_state, write_tree
 
 # What is interrupted between opening and closing a database or a directory leaves that to the end
 # of the process, which is at hand there, but not here. Python 3.13 tells of databases.
@@ -109,7 +109,7 @@ class Interruption:
         return self.trace
 
 
-class World:
+class Interrupted:
     """A state directory in which nothing was found so far, and a tree in which all is listed."""
 
     def __init__(self, directory: Path) -> None:
@@ -124,10 +124,10 @@ class World:
         shutil.copytree(self.fresh, self.state)
         write_tree(self.tree, FILES)
 
-    def call(self, *args: object) -> Result:
+    def call(self, *args: object) -> Run:
         return call("--state-dir", self.state, *args)
 
-    def scan(self, *at: int, **watched: Any) -> tuple[Result, int]:
+    def scan(self, *at: int, **watched: Any) -> tuple[Run, int]:
         """Scan, interrupted at lines `at`; return the result and how many lines were watched."""
         with Interruption(*at, **watched) as interruption:
             result = self.call("scan", self.tree)
@@ -142,7 +142,7 @@ class World:
     def logged(self, event: str) -> list[Any]:
         return [record.data for record in audit_log.read(self.state / "audit", event=event)]
 
-    def check_told_once(self, result: Result, at: int) -> None:
+    def check_told_once(self, result: Run, at: int) -> None:
         """Check that output, record and log agree, and none has anything twice."""
         told = Counter(
             line.split()[1] for line in result.out.splitlines() if line.startswith("match ")
@@ -162,9 +162,9 @@ class World:
 
 
 @pytest.fixture
-def world() -> Iterator[World]:
+def world() -> Iterator[Interrupted]:
     with fast_directory() as directory:
-        yield World(directory)
+        yield Interrupted(directory)
 
 
 def test_who_traced_before_goes_on_afterwards() -> None:
@@ -182,7 +182,7 @@ def test_who_traced_before_goes_on_afterwards() -> None:
     assert found is tracer
 
 
-def test_what_is_found_is_told_recorded_and_logged_once(world: World) -> None:
+def test_what_is_found_is_told_recorded_and_logged_once(world: Interrupted) -> None:
     codes = set()
     for at in world.points(150):
         world.begin()
@@ -192,7 +192,7 @@ def test_what_is_found_is_told_recorded_and_logged_once(world: World) -> None:
     assert codes >= {10, 130}
 
 
-def test_what_was_counted_and_is_on_its_way_is_told_or_does_not_count(world: World) -> None:
+def test_what_was_counted_and_is_on_its_way_is_told_or_does_not_count(world: Interrupted) -> None:
     codes = set()
     for at in range(1, 1_000):
         world.begin()
@@ -208,7 +208,7 @@ def test_what_was_counted_and_is_on_its_way_is_told_or_does_not_count(world: Wor
 
 @pytest.mark.parametrize("times", [1, 2, 3])
 def test_signals_right_after_a_match_is_logged(
-    world: World, monkeypatch: pytest.MonkeyPatch, times: int
+    world: Interrupted, monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
     append = AuditLog.append
 
@@ -225,7 +225,7 @@ def test_signals_right_after_a_match_is_logged(
     world.check_told_once(result, times)
 
 
-def test_a_second_signal_logs_nothing_twice_and_hides_no_match(world: World) -> None:
+def test_a_second_signal_logs_nothing_twice_and_hides_no_match(world: Interrupted) -> None:
     """What is told then may be cut off; record, log and exit code are not."""
     codes = set()
     watched = {
@@ -252,7 +252,7 @@ def test_a_second_signal_logs_nothing_twice_and_hides_no_match(world: World) -> 
     assert codes >= {11}
 
 
-def test_what_was_not_done_is_made_up_for(world: World) -> None:
+def test_what_was_not_done_is_made_up_for(world: Interrupted) -> None:
     """Whatever interrupts it, in the end all files are taken away and reported, each once."""
     key = x25519.Identity.generate().to_public()
     with (world.fresh / "config.toml").open("a") as config:

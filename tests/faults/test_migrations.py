@@ -31,7 +31,7 @@ from hashclient.migrations.migrate import STEPS, Step, writing
 from hashclient.migrations.version import Version, read_version
 from hashclient.system.files import write_atomic
 from hashclient.system.layout import Layout, purpose_of
-from tests.support import Result, call, digests_of, run
+from tests.kit import Run, call, digests_of, run
 
 ARCHIVE = Path(__file__).parents[1] / "data" / "state-0.1.0.tar.xz"
 MOST = 200
@@ -45,7 +45,7 @@ def unpacked(directory: Path) -> Layout:
     return Layout(directory / "state")
 
 
-def on(layout: Layout, *args: object) -> Result:
+def on(layout: Layout, *args: object) -> Run:
     return call("--state-dir", layout.root, *args)
 
 
@@ -77,7 +77,7 @@ def check_all(layout: Layout) -> None:
     (item,) = json.loads(on(layout, "quarantine", "list", "--format", "json").out)["items"]
     back = layout.root.parent / "back.bin"
     officer = layout.root.parent / "officer.key"
-    how = ("--identity", officer, "--reason", "test", "--to", back, "--force")
+    how = ("--identity", officer, "--reason", "test", "--output", back, "--force")
     restored = on(layout, "quarantine", "restore", item["id"], *how)
     assert restored.code in {0, 3}, restored  # 3: an attribute that this disk does not keep
     assert back.read_bytes() == LISTED["taken.bin"]

@@ -19,7 +19,7 @@ from fixtures.hostile import HostileServer, head, reply
 from fixtures.tls import Authority, server_context
 from hashclient.net.exchange import Download
 from tests.hostile_site import HostileSite
-from tests.support import Result
+from tests.kit import Run
 
 TIMESTAMP = "/metadata/timestamp.json"
 Attack = Callable[[HostileSite], object]
@@ -55,7 +55,7 @@ def site(fetched: HostileSite) -> Iterator[HostileSite]:
     fetched.serve()
 
 
-def attacked(site: HostileSite, code: int, message: str) -> Result:
+def attacked(site: HostileSite, code: int, message: str) -> Run:
     """Fetch under attack; check the exit code, the message, and that nothing has changed."""
     before = site.kept()
     result = site.run("fetch")

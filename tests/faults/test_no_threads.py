@@ -9,7 +9,7 @@ import pytest
 
 from fixtures.client import csv
 from hashclient.system import background
-from tests.support import Site
+from tests.kit import Site
 
 
 class NoThread(threading.Thread):

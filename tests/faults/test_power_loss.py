@@ -26,7 +26,7 @@ from hashclient.core.match import Match
 from hashclient.quarantine.safe_rename import PRIVATE_NAME
 from hashclient.system.layout import MANIFEST_NAME
 from hashclient.trust.tuf import Trust
-from tests.attack_world import World
+from tests.attack_world import Generations
 
 #: A lock is made again by whoever needs it. SQLite syncs its database by itself, unseen.
 UNIMPORTANT = ("lock", "matches.db")
@@ -79,7 +79,7 @@ def writes_to_log(name: str, path: str) -> bool:
 
 @pytest.mark.parametrize("is_first", [True, False], ids=["first fetch", "update"])
 def test_a_generation_is_switched_to_and_logged_once_it_is_on_the_disk(
-    world: World, client: Client, simulator: Simulator, tmp_path: Path, is_first: bool
+    world: Generations, client: Client, simulator: Simulator, tmp_path: Path, is_first: bool
 ) -> None:
     if is_first:
         client = Client(tmp_path / "new" / "state", simulator, world.root)
@@ -109,7 +109,7 @@ def test_a_generation_is_switched_to_and_logged_once_it_is_on_the_disk(
     assert (client.settings.layout.lists / "baseline" / MANIFEST_NAME).exists()
 
 
-def test_metadata_is_on_the_disk_once_it_is_trusted(world: World, tmp_path: Path) -> None:
+def test_metadata_is_on_the_disk_once_it_is_trusted(world: Generations, tmp_path: Path) -> None:
     """A refresh that a power loss undoes would let the provider, or a thief, go back."""
     directory = tmp_path / "trust"
     disk = Unsynced(tmp_path)

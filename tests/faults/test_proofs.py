@@ -29,7 +29,7 @@ from hashclient.system import filesystems, fstypes, identity
 from hashclient.system.identity import Identities, Identity
 from hashclient.system.leases import is_unwritable, keeps_out
 from tests.disks import Map, disk, make_image, mounted, needs_mounts, tool
-from tests.support import Result, call, csv_of, make_state, write_tree
+from tests.kit import Run, call, csv_of, make_state, write_tree
 
 LISTED = b"listed"
 BENIGN = b"benign"
@@ -66,7 +66,7 @@ def set_day(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     return set_day
 
 
-def scan(state: Path, tree: Path, *args: object) -> Result:
+def scan(state: Path, tree: Path, *args: object) -> Run:
     settle(tree)
     return call("--state-dir", state, "scan", "--format", "jsonl", "--jobs", "1", *args, tree)
 
@@ -81,7 +81,7 @@ def settle(tree: Path) -> None:
         pass
 
 
-def rests_on(result: Result) -> tuple[int, int, int]:
+def rests_on(result: Run) -> tuple[int, int, int]:
     """Return how many files were read, known unchanged, and among these only believed so."""
     summary = result.summary
     return summary["files_read"], summary["known_unchanged"], summary["believed_unchanged"]

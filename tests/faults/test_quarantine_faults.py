@@ -33,7 +33,7 @@ from hashclient.quarantine.safe_rename import open_file as real_open_file
 from hashclient.quarantine.sealing import Digester, digest_all
 from hashclient.quarantine.vault import Stage, Taken, load_item
 from tests import disks
-from tests.support import fast_directory
+from tests.kit import fast_directory
 
 CONTENT = b"benign " * 20_000
 INNOCENT = b"somebody else's"

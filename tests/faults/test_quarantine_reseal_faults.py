@@ -23,7 +23,7 @@ from hashclient.errors import AuditError, AuthorisationError, StateError
 from hashclient.quarantine.age import unseal
 from hashclient.quarantine.vault import Stage, load_identities, write_identity
 from hashclient.system import files
-from tests.support import call, fast_directory
+from tests.kit import call, fast_directory
 
 #: More changes than any act makes.
 MOST = 200

@@ -18,7 +18,7 @@ from fixtures.faulty_fs import File, mounted, why_not
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.digests import LONGER, SHORTER
 from hashclient.scan import cache
-from tests.support import Result, call, csv_of, make_state, write_tree
+from tests.kit import Run, call, csv_of, make_state, write_tree
 
 #: More than a read of a FUSE server gives here, less than the buffer holds.
 LONG = bytes(range(256)) * 800
@@ -47,12 +47,12 @@ def state(request: pytest.FixtureRequest, sized: Path, unsized: Path) -> Path:
     return sized if request.param == "sized" else unsized
 
 
-def scan(state: Path, *args: object, use_inventory: bool = False) -> Result:
+def scan(state: Path, *args: object, use_inventory: bool = False) -> Run:
     options = [] if use_inventory else ["--no-inventory"]
-    return call("--state-dir", state, "scan", "--format", "jsonl", "--all", *options, *args)
+    return call("--state-dir", state, "scan", "--format", "jsonl", "--show-all", *options, *args)
 
 
-def found(result: Result) -> dict[str, str]:
+def found(result: Run) -> dict[str, str]:
     """Return how each input ended, by its name: its kind, or the reason why it is unread."""
     return {Path(line["path"]).name: line.get("reason", line["type"]) for line in result.lines[:-1]}
 

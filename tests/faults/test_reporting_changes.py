@@ -17,7 +17,7 @@ from hashclient.core.kinds import MatchState
 from hashclient.core.match import Match
 from hashclient.errors import AuditError, ConfigError, ExitCode, StateError, UnreachableError
 from hashclient.reporting.report import Call, Report, State
-from tests.support import fast_directory
+from tests.kit import fast_directory
 
 
 @pytest.fixture
@@ -215,7 +215,7 @@ def test_what_is_finished_is_not_called_unsent_since_the_log_broke(
 
 
 def test_two_services_under_one_name(desk: Desk, service: ReportingService, report: Report) -> None:
-    """A report that another service does not know is begun anew there, or is for a person."""
+    """A report that another service does not know is begun again there, or is for a person."""
     service.fail("upload", Fault(code=1000))
     desk.send_due()
     (desk.directory / "second").mkdir()

@@ -33,7 +33,7 @@ from hashclient.errors import (
 )
 from hashclient.reporting.destinations.package.verify import verify_package
 from hashclient.reporting.report import Call, Report, State
-from tests.support import fast_directory
+from tests.kit import fast_directory
 
 CALLS = ("submit", "upload", "fileinfo", "finish")
 #: No attempt changes the disk so often.
@@ -325,11 +325,11 @@ def test_what_is_in_doubt_at_finish_and_unknown_there_is_for_a_person(
     service.vanish()
     desk.wait(days=2)
     (sent,) = desk.send_due()
-    assert isinstance(sent.error, StateError) and "--anew" in (sent.error.hint or "")
+    assert isinstance(sent.error, StateError) and "--again" in (sent.error.hint or "")
     assert sent.report.remote.in_doubt is Call.FINISH
     assert service.reports == {}
-    # Having asked the recipient, they begin it anew.
-    sent = desk.send(report, anew=True)
+    # Having asked the recipient, they begin it again.
+    sent = desk.send(report, again=True)
     assert sent.error is None
     assert len(sent.report.remote.past) == 1
     check_one_finished(desk, service, report)

@@ -25,7 +25,7 @@ from hashclient.errors import AuditError, HashclientError, StateError, UsageErro
 from hashclient.quarantine.store import Room
 from hashclient.reporting.destinations.package.verify import verify_package, verify_retraction
 from hashclient.reporting.report import Report, State
-from tests.support import call, fast_directory
+from tests.kit import call, fast_directory
 
 SECOND = '[report.to.second]\nkind = "package"\ndirectory = "{}"\n'
 KEPT = "kept until a report of it is acknowledged"

@@ -20,8 +20,8 @@ from hashclient.audit import log
 from hashclient.core.algorithms import Algorithm
 from hashclient.scan.reasons import SPARSE, WORKER_DIED
 from hashclient.scan.sources.interface import TASK_NAMES
-from tests.support import (
-    Result,
+from tests.kit import (
+    Run,
     arguments,
     checked,
     csv_of,
@@ -52,11 +52,11 @@ def fast() -> Iterator[Path]:
         yield directory
 
 
-def scan(state: Path, *args: object, **kwargs: Any) -> Result:
+def scan(state: Path, *args: object, **kwargs: Any) -> Run:
     return run("--state-dir", state, "scan", "--format", "jsonl", *args, **kwargs)
 
 
-def reasons(result: Result) -> dict[str, str]:
+def reasons(result: Run) -> dict[str, str]:
     return {line["path"]: line["reason"] for line in result.lines if "reason" in line}
 
 
@@ -122,7 +122,7 @@ def test_pipes_sockets_and_devices_never_block(state: Path, tmp_path: Path) -> N
     (tree / "null").symlink_to("/dev/null")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tree / "socket"))
-        result = scan(state, "--all", "--follow-symlinks", tree, "/dev/zero", "/dev/tty")
+        result = scan(state, "--show-all", "--follow-symlinks", tree, "/dev/zero", "/dev/tty")
     assert result.code == 10
     assert reasons(result) == {
         f"{tree}/pipe": "named pipe",
@@ -174,7 +174,7 @@ def test_a_state_directory_that_cannot_be_written_still_scans(state: Path, tmp_p
 
 def test_a_sparse_file_of_more_than_4_gib_is_read_to_its_end(state: Path, fast: Path) -> None:
     path = sparse(fast / "f", 2**32 + 1)
-    result = scan(state, "--all", "--no-inventory", "--sparse", path)
+    result = scan(state, "--show-all", "--no-inventory", "--sparse", path)
     assert result.code == 0
     assert result.summary["bytes_read"] == 2**32 + 1
     assert result.lines[0]["size"] == 2**32 + 1
@@ -213,7 +213,7 @@ def test_5000_directories_deep_with_few_descriptors(state: Path, fast: Path) -> 
     few = (100, 100)
     result = scan(
         state,
-        *("--all", "--jobs", "2", fast),
+        *("--show-all", "--jobs", "2", fast),
         preexec=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, few),
     )
     assert result.code == 0
@@ -225,7 +225,7 @@ def test_a_mounted_file_system_is_another_one(state: Path, tmp_path: Path) -> No
     tree = write_tree(tmp_path / "t", {"f": b"clean", "mnt/g": b"hidden"})
     script = 'mount -t tmpfs none "$1" && echo listed > "$1/h" && shift && exec "$@"'
     namespace = ["unshare", "--mount", "--map-root-user", "sh", "-c", script, "sh", f"{tree}/mnt"]
-    command = arguments("--state-dir", state, "scan", "--format", "jsonl", "--all")
+    command = arguments("--state-dir", state, "scan", "--format", "jsonl", "--show-all")
     found = []
     for options in ([], ["--one-file-system"]):
         done = subprocess.run(
@@ -238,7 +238,7 @@ def test_a_mounted_file_system_is_another_one(state: Path, tmp_path: Path) -> No
         )
         if "unshare" in done.stderr or "mount" in done.stderr:
             pytest.skip("no mount namespaces here")
-        found.append(checked(Result(done.returncode, done.stdout, done.stderr)).outcomes)
+        found.append(checked(Run(done.returncode, done.stdout, done.stderr)).outcomes)
     assert found[0] == {f"{tree}/f": "clean", f"{tree}/mnt/h": "clean"}
     assert found[1] == {f"{tree}/f": "clean", f"{tree}/mnt": "skipped"}
 
@@ -279,7 +279,7 @@ def test_a_worker_that_is_killed_loses_its_own_files_only(
         for pid in workers_reading(process.pid, "endless"):
             os.kill(pid, signal.SIGKILL)
         out, err = process.communicate(timeout=60)
-    result = checked(Result(process.returncode, out, err))
+    result = checked(Run(process.returncode, out, err))
     assert result.code == 3
     assert result.outcomes[str(endless)] == "unread"
     assert set(reasons(result).values()) == {WORKER_DIED}
@@ -302,14 +302,14 @@ def test_a_signal_ends_a_scan_with_what_was_found(
 ) -> None:
     tree = write_tree(tmp_path / "t", {"f": found})
     endless = sparse(tmp_path / "endless", ENDLESS_BYTES)
-    with running(state, "--all", "--jobs", "2", tree, endless) as process:
+    with running(state, "--show-all", "--jobs", "2", tree, endless) as process:
         assert process.stdout is not None
         first = process.stdout.readline()
         wait_until(lambda: bool(workers_reading(process.pid, "endless")), process.pid)
         # As a terminal does it: all processes of the group hear of it.
         os.killpg(process.pid, number)
         out, err = process.communicate(timeout=60)
-    result = checked(Result(process.returncode, first + out, err))
+    result = checked(Run(process.returncode, first + out, err))
     assert result.code == code
     assert set(result.outcomes) == {f"{tree}/f"}
     assert result.summary["inputs"] == 1
@@ -326,7 +326,7 @@ def test_a_signal_to_a_scan_of_many_processes_that_do_nothing_yet(
         wait_until(lambda: len(members(process.pid)) > 4, process.pid)
         os.killpg(process.pid, signal.SIGTERM)
         out, err = process.communicate(timeout=60)
-    result = checked(Result(process.returncode, out, err))
+    result = checked(Run(process.returncode, out, err))
     assert result.code == 143
     assert result.summary["inputs"] == 0
     assert members(process.pid) == set()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.clamd import Daemon, instream, serving
-from tests.support import csv_of, make_state, run, wait_until
+from tests.kit import csv_of, make_state, run, wait_until
 
 ENTRIES = {f"e-{number}": b"listed %d" % number for number in range(120)}
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from hashclient.system.layout import MOUNTS_NAME as FILE_NAME
-from tests.support import Result, call, csv_of, make_state, run, write_tree
+from tests.kit import Run, call, csv_of, make_state, run, write_tree
 
 LISTED = b"listed"
 NOT_MOUNTED = "not mounted: a file system was here (tmpfs)"
@@ -68,11 +68,11 @@ def mounted(path: Path, files: dict[str, bytes], source: str = "share") -> Itera
     unmount(path)
 
 
-def scan(state: Path, *args: object) -> Result:
-    return call("--state-dir", state, "scan", "--format", "jsonl", "--all", *args)
+def scan(state: Path, *args: object) -> Run:
+    return call("--state-dir", state, "scan", "--format", "jsonl", "--show-all", *args)
 
 
-def unread(result: Result) -> dict[str, str]:
+def unread(result: Run) -> dict[str, str]:
     return {line["path"]: line["reason"] for line in result.lines[:-1] if line["type"] == "unread"}
 
 

@@ -12,12 +12,13 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hashclient.audit.log import AuditLog, Event, checkpoint, read, verify
 from hashclient.errors import AuditError
 from hashclient.system.text import path_fields
+from tests.kit.depth import examples
 
 ROOT = Path(__file__).parents[2]
 START = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
@@ -58,7 +59,7 @@ def sealed(tmp_path_factory: pytest.TempPathFactory) -> Sealed:
 where_lines = st.integers(0, 11)
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(data=st.data())
 def test_any_other_byte_is_found(sealed: Sealed, data: st.DataObject) -> None:
     position = data.draw(st.integers(0, len(sealed.content) - 1))
@@ -173,6 +174,7 @@ WRITER = """
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from tests.kit.depth import examples
 from hashclient.audit.log import AuditLog, Event
 
 directory, name, *sizes = sys.argv[1:]
@@ -184,7 +186,7 @@ for batch, size in enumerate(sizes):
 """
 
 
-@settings(max_examples=4)
+@examples(4)
 @given(
     writers=st.lists(st.lists(st.integers(1, 40), min_size=5, max_size=30), min_size=4, max_size=4)
 )

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hashclient.index import pieces
@@ -29,6 +29,7 @@ from hashclient.index.manifest import (
 )
 from hashclient.index.pieces import digest_pieces, root_of
 from hashclient.index.run import DamagedError
+from tests.kit.depth import examples
 
 SEALER = Sealer(bytes(32))
 START = datetime(2026, 5, 1, 12, 0, 0, 250_000, tzinfo=UTC)
@@ -86,7 +87,7 @@ def fetch(directory: Path, now: datetime) -> Manifest:
     return manifest
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(st.data(), RUNS, PAUSES)
 def test_any_byte_that_changes_is_found_within_a_round(
     data: st.DataObject, lengths: list[int], pauses: list[int]
@@ -119,7 +120,7 @@ def test_any_byte_that_changes_is_found_within_a_round(
         raise AssertionError("it was never found")
 
 
-@settings(max_examples=20)
+@examples(20)
 @given(RUNS, PAUSES, st.lists(st.integers(-10_000, 10_000), max_size=10))
 def test_what_is_sound_is_never_called_damaged(
     lengths: list[int], pauses: list[int], jumps: list[int]

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fixtures.fuzz.targets import Target, Workshop, targets
+from tests.kit.depth import examples
 
 NAMES = (
     "index",
@@ -108,7 +109,7 @@ def test_any_bytes_give_documented_errors_only(
             st.text(max_size=100).map(lambda t: t.encode("utf-8", "surrogatepass")),
         )
     )
-    @settings(max_examples=100)
+    @examples(100)
     def run(data: bytes) -> None:
         target(data)
 

@@ -10,7 +10,7 @@ from typing import cast
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fixtures.crash import watched
@@ -18,7 +18,8 @@ from fixtures.quarantine import Ward
 from hashclient.core.algorithms import Algorithm
 from hashclient.errors import StateError
 from hashclient.quarantine.item import Item, encode_item, parse_item
-from tests.support import fast_directory
+from tests.kit import fast_directory
+from tests.kit.depth import examples
 
 CHUNK = 1 << 16
 
@@ -62,7 +63,7 @@ def has_attributes(directory: Path) -> bool:
     return True
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(
     data=contents,
     name=names,
@@ -126,7 +127,7 @@ def test_a_document_comes_back_as_it_was(document: tuple[Item, bytes]) -> None:
     assert parse_item(data, item.id, Path("item.json")) == item
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(data=st.data())
 def test_a_document_that_was_tampered_with_is_refused_or_means_itself(
     document: tuple[Item, bytes], data: st.DataObject

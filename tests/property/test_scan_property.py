@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hashclient.config import Config, Settings
@@ -21,7 +21,8 @@ from hashclient.lists.importers.registry import read_digests
 from hashclient.scan.engine import Progress, scan
 from hashclient.scan.lookup import lookup
 from hashclient.scan.sources.files import Trees, WalkOptions
-from tests.support import fast_directory, make_state, run, write_tree
+from tests.kit import fast_directory, make_state, run, write_tree
+from tests.kit.depth import examples
 
 #: Few contents of few sizes, so that files and entries meet; no entry may be of an empty file.
 CONTENTS = [b"a", b"b", b"aa", b"ab", b"bb", b"aaa", b"abc"]
@@ -63,7 +64,7 @@ def opened(state: Path) -> OpenLists:
     return open_lists(Settings(state, state / "c", None, Config()), {}, datetime.now(UTC))
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(st.lists(entries, min_size=1, max_size=2), files)
 def test_a_scan_finds_what_brute_force_finds(
     lists_listed: list[list[Entry]], found_files: list[bytes]
@@ -103,7 +104,7 @@ asked = st.lists(
 )
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(st.lists(entries, min_size=1, max_size=2), asked, st.booleans())
 def test_a_lookup_finds_what_brute_force_finds(
     lists_listed: list[list[Entry]], rows: list[tuple[bytes, int, bool]], accept_gaps: bool

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fixtures.client import Client
@@ -26,7 +26,8 @@ from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.scan import checker
-from tests.support import remember_at_once
+from tests.kit import remember_at_once
+from tests.kit.depth import examples
 
 #: What files may hold: several of each size, so that sizes alone decide little.
 CONTENTS = [b"", b"A", b"B", b"AAAAA", b"BBBBB", b"CCCCC"]
@@ -194,7 +195,7 @@ def agree(found: dict[str, Verdict], expected: dict[str, Verdict]) -> None:
             assert (kind, expected_kind) == (Kind.CLEAN, Kind.CONFLICT)
 
 
-class World:
+class Shortcuts:
     """A provider with what it lists, a client, a tree."""
 
     def __init__(self, directory: Path) -> None:
@@ -251,13 +252,13 @@ sized_entries = entries().map(lambda entry: replace(entry, sized=True))
 
 
 @given(trees, st.lists(sized_entries, min_size=1, max_size=3))
-@settings(max_examples=12)
+@examples(12)
 def test_what_answers_rest_on_is_counted(tree: dict[str, bytes], listed: list[Entry]) -> None:
     sizes = {len(entry.data) for entry in listed}
     ruled_out = sum(len(data) not in sizes for data in tree.values())
     rest = len(tree) - ruled_out
     with tempfile.TemporaryDirectory() as name:
-        world = World(Path(name))
+        world = Shortcuts(Path(name))
         for path, data in tree.items():
             (world.tree / path).write_bytes(data)
         world.publish("a", listed, 0)
@@ -276,7 +277,7 @@ def test_what_answers_rest_on_is_counted(tree: dict[str, bytes], listed: list[En
 
 
 @given(trees, listed_first, listed_first, st.lists(steps, min_size=1, max_size=3))
-@settings(max_examples=30)
+@examples(30)
 def test_no_shortcut_changes_a_verdict(
     tree: dict[str, bytes],
     of_a: list[Entry],
@@ -284,7 +285,7 @@ def test_no_shortcut_changes_a_verdict(
     changes: list[tuple[str, list[Entry], int, list[Edit]]],
 ) -> None:
     with tempfile.TemporaryDirectory() as name:
-        world = World(Path(name))
+        world = Shortcuts(Path(name))
         for path, data in tree.items():
             (world.tree / path).write_bytes(data)
         world.publish("a", of_a, 0)
@@ -312,12 +313,12 @@ def test_no_shortcut_changes_a_verdict(
 
 
 @given(st.lists(st.tuples(names, contents), max_size=5), st.lists(entries(), min_size=1))
-@settings(max_examples=6)
+@examples(6)
 def test_workers_change_no_verdict(files: list[tuple[str, bytes]], listed: list[Entry]) -> None:
     with tempfile.TemporaryDirectory() as name, warnings.catch_warnings():
         # The pool forks while threads of the test runner are there.
         warnings.simplefilter("ignore", DeprecationWarning)
-        world = World(Path(name))
+        world = Shortcuts(Path(name))
         for number in range(2):
             for path, data in files:
                 (world.tree / str(number) / path).parent.mkdir(parents=True, exist_ok=True)
@@ -334,11 +335,11 @@ def test_workers_change_no_verdict(files: list[tuple[str, bytes]], listed: list[
 
 
 @given(st.lists(entries(), min_size=1, max_size=6), st.lists(contents, min_size=1, max_size=6))
-@settings(max_examples=40)
+@examples(40)
 def test_a_size_rules_out_only_what_cannot_match(listed: list[Entry], files: list[bytes]) -> None:
     """The plan by itself: with a digest of each plan, every entry that fits is touched."""
     with tempfile.TemporaryDirectory() as name:
-        world = World(Path(name))
+        world = Shortcuts(Path(name))
         world.publish("a", listed, 0)
         judge = world.client.open().judge()
         for data in files:

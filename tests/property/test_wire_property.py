@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hashclient.core.algorithms import Algorithm, mask_of
@@ -30,6 +30,7 @@ from hashclient.lists.wire import (
     parse_add_segment,
     parse_index,
 )
+from tests.kit.depth import examples
 
 ENTRY_IDS = st.from_regex(r"[A-Za-z0-9._:-]{1,64}", fullmatch=True).filter(is_entry_id)
 CATEGORIES = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,30}", fullmatch=True).filter(is_category)
@@ -184,7 +185,7 @@ SEGMENTS = _segments()
 
 
 @given(st.sampled_from(range(len(SEGMENTS))), st.booleans(), EDITS)
-@settings(max_examples=400)
+@examples(400)
 def test_a_segment_with_some_bytes_changed(
     which: int, at_the_end: bool, edits: list[tuple[float, int, int]]
 ) -> None:

@@ -1,7 +1,7 @@
 """Logs for other implementations: what is in `tests/vectors/audit`, and what is to be said of each.
 
 The files are what is written under a fixed key, id and clock, so they say when a format changes by
-mistake. Run as a program, with the project on the path, this writes them anew.
+mistake. Run as a program, with the project on the path, this writes them again.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ def test_there_are_no_others() -> None:
 
 
 def main() -> None:
-    """Write all vectors anew."""
+    """Write all vectors again."""
     for name in CASES:
         with tempfile.TemporaryDirectory() as temporary:
             build(name, Path(temporary) / name)

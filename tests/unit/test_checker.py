@@ -30,7 +30,7 @@ from hashclient.scan.reading import ATTEMPTS, DIRECTORY
 from hashclient.scan.reasons import CHANGED, ENDLESS, SPARSE
 from hashclient.scan.sources import files
 from hashclient.scan.sources.interface import Group
-from tests.support import csv_of, digests_of, make_state, remember_at_once, write_tree
+from tests.kit import csv_of, digests_of, make_state, remember_at_once, write_tree
 
 ALL = tuple(Algorithm)
 

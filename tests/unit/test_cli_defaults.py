@@ -11,7 +11,7 @@ import pytest
 from hashclient.cli.defaults import command_defaults, unknown_variables
 from hashclient.cli.main import COMMANDS, cli
 from hashclient.errors import ConfigError
-from tests.support import run
+from tests.kit import run
 
 
 def command(name: str) -> click.Command:

@@ -10,7 +10,7 @@ import pytest
 
 from hashclient import Client, ConfigError, ExitCode, Kind, StateError, UsageError
 from hashclient.audit import log as audit_log
-from tests.support import Site, csv_of, digests_of, make_state, write_tree
+from tests.kit import Site, csv_of, digests_of, make_state, write_tree
 
 LISTED = b"a file that is listed"
 POLICY = '[[policy]]\nactions = ["report"]\n[report.to.police]\nkind = "package"\n'

@@ -24,7 +24,7 @@ from hashclient.configfile.tables import (
     ServiceDestination,
 )
 from hashclient.errors import ConfigError
-from tests.support import call
+from tests.kit import call
 
 COMMANDS = frozenset({"scan", "fetch"})
 PROVIDER = '[providers.main]\nurl = "https://lists.example.org"\nroot_sha256 = "00"\n'

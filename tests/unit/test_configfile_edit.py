@@ -27,7 +27,7 @@ def recipients(text: str) -> object:
         ("a = 1", f'a = 1\n\n[quarantine]\nrecipients = ["{KEY}"]\n'),
         (
             "[quarantine] # kept\nretention_days = 3\n",
-            f'[quarantine] # kept\nrecipients = ["{KEY}"]\nretention_days = 3\n',
+            f'[quarantine] # kept\nretention_days = 3\nrecipients = ["{KEY}"]\n',
         ),
         ("[quarantine]\nrecipients = []\n", f'[quarantine]\nrecipients = ["{KEY}"]\n'),
         (
@@ -36,7 +36,7 @@ def recipients(text: str) -> object:
         ),
         (
             '[quarantine]\nrecipients = ["a", ]\n',
-            f'[quarantine]\nrecipients = ["a", "{KEY}"]\n',
+            f'[quarantine]\nrecipients = ["a", "{KEY}" ]\n',
         ),
         (
             '[quarantine]\nrecipients = [\n    "a",  # [Ann]\n]\n[scan]\n',
@@ -44,7 +44,7 @@ def recipients(text: str) -> object:
         ),
         (
             '[quarantine]\nrecipients = [\n  "a" # ]\n]\n',
-            f'[quarantine]\nrecipients = [\n  "a" # ]\n, "{KEY}"]\n',
+            f'[quarantine]\nrecipients = [\n  "a", # ]\n    "{KEY}",\n]\n',
         ),
         ('quarantine.recipients = ["a"]\n', f'quarantine.recipients = ["a", "{KEY}"]\n'),
         (

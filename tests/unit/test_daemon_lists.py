@@ -13,7 +13,7 @@ from fixtures.simulator import Simulator
 from hashclient.daemon.lists import MISSING, STALE, InUse, Lists
 from hashclient.daemon.options import TcpAddress
 from hashclient.session import Session
-from tests.support import csv_of
+from tests.kit import csv_of
 
 
 class Clock:

@@ -42,7 +42,7 @@ from hashclient.lists.wire import add_schema, encode_segment, parse_index
 from hashclient.net.credentials import OAuth
 from hashclient.net.settings import access_of
 from hashclient.system.locks import writer_lock
-from tests.support import edit_manifest
+from tests.kit import edit_manifest
 
 ALL = range(40)
 DAY = timedelta(days=1)

@@ -26,7 +26,7 @@ from hashclient.system.files import (
 from hashclient.system.locks import writer_lock
 from hashclient.system.secrets import read_secret
 from hashclient.system.text import MAX_EXCERPT_CHARS, excerpt, printable
-from tests.support import open_files
+from tests.kit import open_files
 
 
 def names(directory: Path) -> list[str]:

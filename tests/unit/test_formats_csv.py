@@ -47,7 +47,7 @@ def test_a_row_is_an_entry_that_was_hit() -> None:
         Acted(Action.REPORT, done=None, detail="would be reported to police, soon"),
     )
     outcome = handled(Kind.MATCH, "a,b", 5, hits=(MATCH, OTHER), record=RECORDED, acted=acted)
-    seen = "2026-01-02T03:04:00+00:00"
+    seen = "2026-01-02T03:04:00Z"
     file = f'match,"a,b",,5,,3kdz7wnq2m,found,yes,{seen},{seen}'
     done = 'yes,planned,"quarantined; would be reported to police, soon"'
     assert CsvFormatter(Context("scan", NOW)).outcome(outcome).split("\n") == [

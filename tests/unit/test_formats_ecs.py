@@ -16,6 +16,7 @@ from hashclient.core.verdict import Summary
 from hashclient.errors import ExitCode
 from hashclient.formats.ecs import ECS_VERSION, EcsFormatter
 from hashclient.formats.interface import Context
+from hashclient.system.times import for_programs
 from tests.contract.readers import DATA, check_ecs
 from tests.outcomes import handled
 
@@ -47,7 +48,7 @@ def test_a_match_is_an_alert_with_the_entry_as_its_rule() -> None:
     )
     (event,) = events(outcome)
     assert event == {
-        "@timestamp": "2026-01-02T03:04:05+00:00",
+        "@timestamp": "2026-01-02T03:04:05Z",
         "ecs": {"version": ECS_VERSION},
         "message": "match: /srv/a.tar.gz: list baseline, entry e-1, category synthetic",
         "event": {
@@ -59,8 +60,8 @@ def test_a_match_is_an_alert_with_the_entry_as_its_rule() -> None:
             "action": "match",
             "outcome": "success",
             "severity": 99,
-            "start": "2026-01-01T03:04:05+00:00",
-            "end": "2026-01-02T03:04:05+00:00",
+            "start": "2026-01-01T03:04:05Z",
+            "end": "2026-01-02T03:04:05Z",
         },
         "file": {
             "path": "/srv/a.tar.gz",
@@ -124,7 +125,7 @@ def test_what_is_on_record_is_a_state_as_of_when_it_was_seen() -> None:
     (event,) = events(outcome, command="matches")
     assert event["event"]["kind"] == "state"
     assert event["event"]["dataset"] == "hashclient.matches"
-    assert event["@timestamp"] == RECORDED.last_seen.isoformat()
+    assert event["@timestamp"] == for_programs(RECORDED.last_seen)
 
 
 def test_a_path_that_is_not_utf_8_has_its_bytes_in_a_label() -> None:
@@ -164,7 +165,7 @@ def test_lists_and_the_run_come_last() -> None:
     ]
     assert run["process"] == {"name": "hashclient", "exit_code": 7}
     assert run["event"]["duration"] == 1_500_000_000
-    assert run["event"]["end"] == run["@timestamp"] == "2026-01-02T03:04:06.500000+00:00"
+    assert run["event"]["end"] == run["@timestamp"] == "2026-01-02T03:04:06.500000Z"
     assert run["hashclient"] == {
         "inputs": 2**40,
         "clean": 2**40,

@@ -26,6 +26,7 @@ from hashclient.core.model import (
 from hashclient.core.verdict import Summary
 from hashclient.errors import ExitCode
 from hashclient.formats import html
+from hashclient.formats.conclusion import conclusion
 from hashclient.formats.html import ELSEWHERE, HtmlFormatter
 from hashclient.formats.htmltable import MAX_BARS
 from hashclient.formats.interface import Context
@@ -133,8 +134,8 @@ def test_the_verdict_comes_first_in_words(summary: Summary, title: str, tone: st
     (header,) = tree.iter("header")
     assert header.get("class") == tone
     code = summary.exit_code
-    assert content(header[-1]) == f"Exit code {int(code)}: {code.meaning}."
-    assert content(header[0]) == "hashclient scan, 2026-01-02 03:04:05 UTC"
+    assert content(header[-1]) == f"Exit code {int(code)}: {conclusion(summary)}."
+    assert content(header[0]) == "hashclient scan, 2026-01-02 03:04 UTC"
 
 
 def test_what_is_on_record_is_no_verdict() -> None:

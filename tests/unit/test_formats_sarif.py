@@ -83,8 +83,8 @@ def test_a_result_says_what_was_found_where_and_no_digest() -> None:
                 "id": "3kdz7wnq2m",
                 "state": "found",
                 "in_place": True,
-                "first_seen": "2026-01-02T03:04:05+00:00",
-                "last_seen": "2026-01-02T03:04:05+00:00",
+                "first_seen": "2026-01-02T03:04:05Z",
+                "last_seen": "2026-01-02T03:04:05Z",
                 "hits": [
                     {
                         "complete": True,

@@ -26,8 +26,8 @@ from hashclient.index.manifest import (
 )
 from hashclient.index.reader import open_index
 from hashclient.index.run import DamagedError
+from tests.kit import edit_manifest
 from tests.manifests import make_old
-from tests.support import edit_manifest
 
 ALL = range(40)
 KEY = bytes(range(32))

@@ -16,7 +16,7 @@ from hashclient.cli.main import COMMANDS, cli
 from hashclient.cli.man import CONFIG_PAGE, data_files, page, pages
 from hashclient.cli.man_config import config_page
 from hashclient.errors import ExitCode
-from tests.support import ROOT, environment
+from tests.kit import ROOT, environment
 
 MADE = date(2026, 1, 31)
 MANUAL = (ROOT / "docs/operations.md").read_text()
@@ -42,7 +42,7 @@ def shown(text: str) -> str:
 
 def options_of(command: click.Command) -> Iterator[str]:
     for parameter in command.params:
-        if isinstance(parameter, click.Option):
+        if isinstance(parameter, click.Option) and not parameter.hidden:
             yield from parameter.opts
     if isinstance(command, click.Group):
         for child in command.commands.values():

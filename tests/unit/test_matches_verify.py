@@ -11,7 +11,7 @@ import pytest
 
 from hashclient.errors import StateError
 from hashclient.matches.verify import verify_matches
-from tests.support import call, csv_of, make_state, write_tree
+from tests.kit import call, csv_of, make_state, write_tree
 
 
 @pytest.fixture(scope="module")

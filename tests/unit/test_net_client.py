@@ -39,7 +39,7 @@ from hashclient.net.errors import (
 )
 from hashclient.net.exchange import Download
 from hashclient.net.peer import PROVIDER
-from tests.support import open_files
+from tests.kit import open_files
 from tests.transports import BASE, LIMITS, SECRET, SecretFile, opened
 
 BODY = bytes(range(256)) * 40

@@ -15,7 +15,7 @@ from hashclient.errors import StateError
 from hashclient.index import open_lists as index_open_lists
 from hashclient.index.open_lists import delegated_lists, expected_lists, open_lists
 from hashclient.system.layout import TARGETS_NAME
-from tests.support import edit_manifest
+from tests.kit import edit_manifest
 
 
 @pytest.fixture

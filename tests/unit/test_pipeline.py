@@ -74,7 +74,7 @@ class Blocks:
         return self._block("last")
 
 
-class World:
+class Recorded:
     """A state directory without lists, and what runs leave in it."""
 
     def __init__(self, directory: Path) -> None:
@@ -116,15 +116,15 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
+def world(tmp_path: Path) -> Recorded:
+    return Recorded(tmp_path)
 
 
 def paths(found: Sequence[Handled]) -> list[str]:
     return [handled.outcome.path for handled in found]
 
 
-def test_what_is_given_out_is_on_record_and_in_the_log(world: World) -> None:
+def test_what_is_given_out_is_on_record_and_in_the_log(world: Recorded) -> None:
     blocks, watching = Blocks(), Watching()
     run = world.run([match("/a"), None, match("/b")], guard=blocks, observer=watching)
     seen = []
@@ -141,13 +141,13 @@ def test_what_is_given_out_is_on_record_and_in_the_log(world: World) -> None:
     assert world.is_closed and blocks.open == []
 
 
-def test_nothing_is_done_before_it_is_asked_for(world: World) -> None:
+def test_nothing_is_done_before_it_is_asked_for(world: Recorded) -> None:
     world.run([match("/a")]).close()
     assert not (world.directory / "audit").exists()
     assert not (world.directory / MATCHES_NAME).exists()
 
 
-def test_leaving_early_records_what_was_found_and_says_so(world: World) -> None:
+def test_leaving_early_records_what_was_found_and_says_so(world: Recorded) -> None:
     with world.run([match("/a"), match("/b"), None, match("/c")]) as run:
         assert next(run).outcome.path == "/a"
     assert world.is_closed
@@ -159,7 +159,7 @@ def test_leaving_early_records_what_was_found_and_says_so(world: World) -> None:
     assert list(run) == []
 
 
-def test_an_interruption_that_nobody_named_goes_on_to_the_caller(world: World) -> None:
+def test_an_interruption_that_nobody_named_goes_on_to_the_caller(world: Recorded) -> None:
     run = world.run([match("/a"), KeyboardInterrupt()])
     with pytest.raises(KeyboardInterrupt):
         list(run)
@@ -168,7 +168,7 @@ def test_an_interruption_that_nobody_named_goes_on_to_the_caller(world: World) -
     assert run.exit_code is ExitCode.MATCH_ATTENTION
 
 
-def test_a_stop_that_was_named_ends_the_run_regularly(world: World) -> None:
+def test_a_stop_that_was_named_ends_the_run_regularly(world: Recorded) -> None:
     watching = Watching()
     stops = {KeyboardInterrupt: ExitCode.TERMINATED}
     run = world.run([match("/a"), KeyboardInterrupt()], observer=watching, stops=stops)
@@ -178,7 +178,7 @@ def test_a_stop_that_was_named_ends_the_run_regularly(world: World) -> None:
     assert world.end()["interrupted"] is True
 
 
-def test_an_interruption_of_the_caller_can_be_handed_on(world: World) -> None:
+def test_an_interruption_of_the_caller_can_be_handed_on(world: Recorded) -> None:
     """The rest comes all the same, and nothing twice."""
     stops = {KeyboardInterrupt: ExitCode.INTERRUPTED}
     run = world.run([match("/a"), match("/b"), None, match("/c")], stops=stops)
@@ -189,7 +189,7 @@ def test_an_interruption_of_the_caller_can_be_handed_on(world: World) -> None:
     assert run.summary.stopped is ExitCode.INTERRUPTED
 
 
-def test_what_fails_the_run_is_raised_after_what_was_found(world: World) -> None:
+def test_what_fails_the_run_is_raised_after_what_was_found(world: Recorded) -> None:
     failure = StateError("a worker has died")
     run = world.run([match("/a"), match("/b"), failure])
     found: list[Handled] = []
@@ -200,7 +200,7 @@ def test_what_fails_the_run_is_raised_after_what_was_found(world: World) -> None
     assert (world.end()["failed"], world.end()["exit_code"]) == (8, 11)
 
 
-def test_memory_that_runs_out_is_a_failure_like_others(world: World) -> None:
+def test_memory_that_runs_out_is_a_failure_like_others(world: Recorded) -> None:
     run = world.run([Outcome(Kind.CLEAN, "/a"), MemoryError()])
     with pytest.raises(StateError, match="not enough memory"):
         list(run)
@@ -208,7 +208,7 @@ def test_memory_that_runs_out_is_a_failure_like_others(world: World) -> None:
 
 
 @pytest.mark.parametrize("when", ["first", "last"])
-def test_giving_up_counts_what_failed(world: World, when: str) -> None:
+def test_giving_up_counts_what_failed(world: Recorded, when: str) -> None:
     run = world.run([match("/a"), match("/b")])
     left: Callable[[], Any] = (lambda: list(run)) if when == "last" else (lambda: next(run))
     left()
@@ -220,7 +220,7 @@ def test_giving_up_counts_what_failed(world: World, when: str) -> None:
     assert list(run) == []
 
 
-def test_a_failure_to_record_is_told_and_counts_and_the_run_goes_on(world: World) -> None:
+def test_a_failure_to_record_is_told_and_counts_and_the_run_goes_on(world: Recorded) -> None:
     (world.directory / MATCHES_NAME).mkdir()
     watching = Watching()
     run = world.run([match("/a"), None, match("/b")], observer=watching)
@@ -229,14 +229,14 @@ def test_a_failure_to_record_is_told_and_counts_and_the_run_goes_on(world: World
     assert run.exit_code is ExitCode.MATCH_ATTENTION
 
 
-def test_where_nothing_was_found_there_is_nothing_clean(world: World) -> None:
+def test_where_nothing_was_found_there_is_nothing_clean(world: Recorded) -> None:
     run = world.run([])
     assert list(run) == []
     assert run.exit_code is ExitCode.INCOMPLETE
     assert world.logged() == ["scan-start", "scan-end"]
 
 
-def test_what_a_scan_records_together_comes_by_path(world: World) -> None:
+def test_what_a_scan_records_together_comes_by_path(world: Recorded) -> None:
     paths = ["/b", "/\udcff", "/a/c", "/a"]
     run = world.run([*map(match, paths), None, match("/0")])
     run._by_path = Scan._by_path

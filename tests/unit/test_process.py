@@ -13,7 +13,7 @@ import pytest
 
 from hashclient.errors import StateError
 from hashclient.system.process import BAD_PAGE, BAD_PAGE_HINT, bad_page
-from tests.support import environment
+from tests.kit import environment
 
 #: Every way in which our code, and the libraries under it, touch a mapped file; each in a process
 #: of its own, where the file is cut short behind the map. `sha256` and `searchsorted` of a large

@@ -26,7 +26,7 @@ from hashclient.scan.executors.processes import (
 )
 from hashclient.scan.reasons import WORKER_DIED
 from hashclient.scan.sources.interface import Group, Task
-from tests.support import environment
+from tests.kit import environment
 
 # The runner of the tests may have a thread; what is forked here does not rely on it.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")

@@ -103,7 +103,7 @@ def test_every_value_is_read_as_it_was() -> None:
         "list_last_fetch_timestamp_seconds": {"baseline": NOW.timestamp() - 2 * 3600},
         "list_last_check_timestamp_seconds": {"baseline": NOW.timestamp() - 3600},
         "list_verified_timestamp_seconds": {"baseline": NOW.timestamp() - 5 * 86400},
-        "list_recognised_ratio": {"baseline,size+md5": 1, "baseline,md5": 3 / 12_345_678_901},
+        "list_recognised_ratio": {"size+md5,baseline": 1, "md5,baseline": 3 / 12_345_678_901},
         "matches": {str(state): number for number, state in enumerate(MatchState)},
         "quarantine_files": {"": 2},
         "quarantine_bytes": {"": 4096},

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fixtures.client import Client, csv
@@ -20,6 +20,7 @@ from hashclient.lists.wire import MAX_SEGMENTS, Segment
 from hashclient.provider.consolidate import KEEP_NEWEST, RATIO, ranges_to_join
 from hashclient.provider.listfiles import UNREFERENCED_S
 from hashclient.provider.repository import Repository
+from tests.kit.depth import examples
 
 ALL = range(60)
 
@@ -201,7 +202,7 @@ def test_segments_stay_few_however_many_generations(simulator: Simulator) -> Non
     assert client.numbers(ALL) == set(range(40))
 
 
-@settings(max_examples=25)
+@examples(25)
 @given(
     steps=st.lists(
         st.tuples(

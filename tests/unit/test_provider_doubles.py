@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fixtures.client import csv, digests_of
@@ -15,6 +15,7 @@ from fixtures.simulator import Simulator
 from hashclient.core.algorithms import Algorithm
 from hashclient.provider import entries
 from hashclient.provider.results import Published, Some
+from tests.kit.depth import examples
 
 
 @pytest.fixture
@@ -73,7 +74,7 @@ def test_lists_of_the_same_provider_are_no_doubles_of_each_other(simulator: Simu
 Entries = st.lists(st.tuples(st.integers(0, 5), st.sets(st.sampled_from("m12"), min_size=1)))
 
 
-@settings(max_examples=6, deadline=None)
+@examples(6)
 @given(generations=st.lists(Entries.filter(bool), min_size=1, max_size=3), seed=st.integers())
 def test_the_counts_are_those_of_sets(
     tmp_path_factory: pytest.TempPathFactory,

@@ -17,7 +17,7 @@ from hashclient.errors import StateError, UsageError
 from hashclient.provider.keys import Keys
 from hashclient.provider.repository import Repository
 from hashclient.system import files as system_files
-from tests.support import call
+from tests.kit import call
 
 Command = Callable[[Simulator], object]
 

@@ -13,7 +13,7 @@ from fixtures.client import csv
 from fixtures.simulator import Simulator
 from hashclient.provider.public import make_folder_below
 from hashclient.provider.repository import Repository
-from tests.support import call
+from tests.kit import call
 
 
 @pytest.fixture(params=[0o077, 0o027, 0o000], ids=oct)

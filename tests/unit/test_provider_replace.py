@@ -13,7 +13,7 @@ from fixtures.simulator import Simulator
 from hashclient.errors import UsageError
 from hashclient.lists.wire import parse_add_segment, parse_index, parse_withdraw_segment
 from hashclient.provider.results import Published
-from tests.support import call
+from tests.kit import call
 
 DIGESTS = [hashlib.md5(b"benign %d" % n).hexdigest() for n in range(40)]
 
@@ -98,7 +98,7 @@ def test_a_client_follows(simulator: Simulator, tmp_path: Path) -> None:
     publish(simulator, f"{head}a,{DIGESTS[0]},y\nb,{DIGESTS[3]},x\nc,{DIGESTS[2]},x\n")
     client.fetch()
     found = call(
-        *("--state-dir", tmp_path / "state", "lookup", "--format", "jsonl", "--all"),
+        *("--state-dir", tmp_path / "state", "lookup", "--format", "jsonl", "--show-all"),
         *(DIGESTS[n] for n in range(4)),
     )
     assert [(line["type"], line.get("category")) for line in found.lines[:-1]] == [

@@ -27,7 +27,7 @@ from hashclient.quarantine.age import parse_recipients, seal
 from hashclient.quarantine.safe_rename import PRIVATE_NAME
 from hashclient.quarantine.store import Room
 from hashclient.system.layout import MATCHES_NAME as DATABASE_NAME
-from tests.support import open_files
+from tests.kit import open_files
 
 
 def test_what_is_withdrawn_comes_back_as_it_was(ward: Ward, file: Path) -> None:
@@ -255,7 +255,7 @@ def test_a_place_that_is_gone_or_behind_a_link_is_refused(ward: Ward, file: Path
     file.parent.rmdir()
     with pytest.raises(UsageError, match="not there any more") as raised:
         ward.restore(match)
-    assert raised.value.hint is not None and "--to" in raised.value.hint
+    assert raised.value.hint is not None and "--output" in raised.value.hint
     elsewhere = file.parent.with_name("elsewhere")
     elsewhere.mkdir()
     file.parent.symlink_to(elsewhere)

@@ -29,7 +29,7 @@ from hashclient.quarantine.safe_rename import (
     remove_exactly,
     rename_noreplace,
 )
-from tests.support import open_files
+from tests.kit import open_files
 
 PRIVATE = ".hashclient-x"
 

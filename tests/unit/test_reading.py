@@ -44,7 +44,7 @@ from hashclient.scan.sources.interface import Group
 from hashclient.system.filesystems import FULL, NONE, NONZERO, SizeTrust, ask_at, trust_of
 from hashclient.system.leases import can_lease, hold, keeps_out
 from tests.disks import disk, needs_mounts
-from tests.support import csv_of, make_state, write_tree
+from tests.kit import csv_of, make_state, write_tree
 
 SHA1 = (Algorithm.SHA1,)
 MD5 = (Algorithm.MD5,)

@@ -20,7 +20,7 @@ from hashclient.reporting.outbox import MAX_MATCHES, Outbox
 from hashclient.reporting.report import Report, State
 from hashclient.reporting.submit import Sender
 from hashclient.system.locks import writer_lock
-from tests.support import open_files
+from tests.kit import open_files
 
 SECOND = '[report.to.second]\nkind = "package"\ndirectory = "/nowhere"\n'
 HOTLINE = (

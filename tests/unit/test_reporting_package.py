@@ -40,7 +40,7 @@ from hashclient.reporting.destinations.package.package import Packager
 from hashclient.reporting.destinations.package.verify import verify_package, verify_retraction
 from hashclient.reporting.document import Document, encode_document, file_path, parse_document
 from hashclient.reporting.report import Report, State
-from tests.support import call, environment
+from tests.kit import call, environment
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = json.loads((ROOT / "docs" / "report.schema.json").read_bytes())

@@ -29,7 +29,7 @@ from hashclient.scan.sources.files import (
     walk,
 )
 from hashclient.scan.sources.interface import TASK_CHARS, TASK_NAMES, Task
-from tests.support import fast_directory, make_deep_tree, open_files, write_tree
+from tests.kit import fast_directory, make_deep_tree, open_files, write_tree
 
 DEPTH = 5_000
 Others = dict[str, tuple[Kind, str | None]]

@@ -37,7 +37,7 @@ from hashclient.errors import (
 )
 from hashclient.net.client import Access, Transport
 from hashclient.trust.tuf import Source, Trust, TufFetcher
-from tests.support import open_files
+from tests.kit import open_files
 
 INDEX = "lists/baseline/index.json"
 

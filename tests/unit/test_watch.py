@@ -20,7 +20,7 @@ from hashclient.errors import HashclientError
 from hashclient.watch import watch as watch_module
 from hashclient.watch.changes import Changes
 from hashclient.watch.watch import Watch
-from tests.support import csv_of, write_tree
+from tests.kit import csv_of, write_tree
 
 LISTED = b"listed one"
 

@@ -21,7 +21,7 @@ from hashclient.lists.wire import (
     parse_add_segment,
     parse_withdraw_segment,
 )
-from tests.support import ROOT
+from tests.kit import ROOT
 
 ROW: dict[str, Any] = {
     "entry_id": "e-1",

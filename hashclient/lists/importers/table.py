@@ -1,7 +1,7 @@
 """Rows of named columns become a batch: which are meant, what is in them, what is wrong with them.
 
 Whatever has columns (CSV, Parquet, JSON, XML) comes here as columns of text, a batch at a time. A
-row with a cell that is not understood cannot be used, and is told by its number and column alone.
+row with a cell that is not understood cannot be used, and is named by its number and column alone.
 """
 
 from __future__ import annotations

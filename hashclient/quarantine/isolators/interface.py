@@ -1,7 +1,7 @@
 """How the quarantine deals with what matched where it is: hold it, read it, remove exactly it.
 
 `isolate` says in which order, and proves; what is asked here depends on what kind of place it is.
-Errors are those of the system (`OSError`): an act on one match ends with them, told in words. What
+Errors are those of the system (`OSError`): an act on one match ends with them, put into words. What
 is given back is given to the file system, whatever it came from: `restore` needs none of this.
 """
 
@@ -69,7 +69,7 @@ class Sight(enum.Enum):
 
 
 class UnclearError(Exception):
-    """What is at a spot cannot be told just now; the text says why, for people."""
+    """What is at a spot cannot be found out just now; the text says why, for people."""
 
 
 class Spot(Protocol):

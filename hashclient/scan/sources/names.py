@@ -130,7 +130,7 @@ class Names:
             yield Outcome(Kind.UNREAD, self._name, reason=f"list of names: {CUT_SHORT}")
 
     def close(self) -> None:
-        """Keep nothing: names are given anew each time."""
+        """Keep nothing: names are given again each time."""
 
 
 def _bytes_ahead(fd: int) -> int:

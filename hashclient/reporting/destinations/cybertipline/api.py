@@ -70,7 +70,7 @@ _REFUSALS: tuple[tuple[range, type[HashclientError], str, str], ...] = (
         range(NO_SUCH_REPORT, NO_SUCH_REPORT + 1),
         StateError,
         "the service knows no such report",
-        "unfinished reports vanish there after a day; it is begun anew",
+        "unfinished reports vanish there after a day; it is begun again",
     ),
     (
         range(NOT_OURS, NOT_OURS + 1),
@@ -82,7 +82,7 @@ _REFUSALS: tuple[tuple[range, type[HashclientError], str, str], ...] = (
         range(ALREADY_RETRACTED, ALREADY_RETRACTED + 1),
         StateError,
         "the service says that the report is retracted",
-        "somebody else uses this account; `report submit --anew` begins it anew",
+        "somebody else uses this account; `report submit --again` begins it again",
     ),
     (
         range(ALREADY_FINISHED, ALREADY_FINISHED + 1),
@@ -142,7 +142,8 @@ class Service:
     ) -> None:
         """Read the credential and certificates; connect to nothing yet.
 
-        `on_bytes` hears of the bytes of files that are sent. `clocks` are those of `Transport`.
+        `on_bytes` is called with the number of bytes of each part of a file that was sent.
+        `clocks` are those of `Transport`.
 
         Raises:
             ConfigError: the destination's settings cannot be used.

@@ -189,7 +189,7 @@ class Filing:
                 hint="the report is retracted there and sent again later",
             )
         # Digests of the original are known only while it is there in the clear, and are kept
-        # nowhere: when what follows is interrupted, the report is begun anew.
+        # nowhere: when what follows is interrupted, the report is begun again.
         digests = {}
         if sealed_to is None:
             digests = {a.name: digest.hex() for a, digest in evidence.digests.items()}
@@ -215,7 +215,7 @@ class Filing:
             raise StateError(
                 f"the service does not know report {self._id}, which may have been finished",
                 hint="ask the recipient whether it has come; if not, `hashclient report submit"
-                f" --anew {self.report.id}` begins it anew",
+                f" --again {self.report.id}` begins it again",
             )
         return self._finished(answer)
 
@@ -239,7 +239,7 @@ class Filing:
         return self.report
 
     def _give_up(self) -> None:
-        """Retract what is open and forget it, so that the report can be begun anew."""
+        """Retract what is open and forget it, so that the report can be begun again."""
         fine = (OK, ALREADY_RETRACTED, NO_SUCH_REPORT, ALREADY_FINISHED)
         answer = self._call(Call.RETRACT, lambda: self.service.retract(self._id), fine)
         if answer.code == ALREADY_FINISHED:

@@ -87,7 +87,7 @@ class HandOver:
     def _document(self, report: Report, notes: list[str]) -> Document:
         """Return the document of a report; what is in place is sealed for it where that was asked.
 
-        One that is begun is told of as it was, unless what it names was sealed to others since.
+        One that is begun keeps its document, unless what it names was sealed to others since.
         """
         folder = self._outbox.folder(report.id)
         if report.is_untouched:

@@ -39,6 +39,7 @@ from hashclient.reporting.destinations.registry import Verification
 from hashclient.reporting.document import Document, parse_document
 from hashclient.reporting.evidence import evidence_name
 from hashclient.system.text import printable
+from hashclient.system.times import for_programs
 
 #: The files that come first, in this order, and how long each may be, in bytes.
 _HEAD = {
@@ -145,7 +146,7 @@ def verify(path: Path, *, identities: Sequence[Any], public_key: str | None = No
         note = verify_retraction(path, public_key=public_key)
         facts = {
             "retracted": note.report_id,
-            "time": note.record.time.isoformat(),
+            "time": for_programs(note.record.time),
             "reason": note.record.data.get("reason"),
             "public_key": note.public_key,
         }
@@ -154,12 +155,12 @@ def verify(path: Path, *, identities: Sequence[Any], public_key: str | None = No
     document = found.document
     facts = {
         "report": document.report,
-        "created": document.created.isoformat(),
+        "created": for_programs(document.created),
         "organisation": document.reporter.organisation,
         "contact": document.reporter.contact,
         "matches": len(document.matches),
         "evidence": found.evidence,
-        "packaged": found.custody.last.time.isoformat(),
+        "packaged": for_programs(found.custody.last.time),
         "custody_records": found.custody.records,
         "public_key": found.public_key,
     }

@@ -21,7 +21,7 @@ from hashclient.scan.cluster.address import Scheduler, parse_executor
 from hashclient.scan.cluster.connection import Connection, connected
 from hashclient.scan.cluster.messages import PROTOCOL, Spec
 from hashclient.scan.cluster.worker import pins_of
-from tests.support import csv_of, make_state
+from tests.kit import csv_of, make_state
 
 #: What is on the list of the cluster, by entry.
 LISTED = {f"e-{n}": f"content {n}".encode() for n in range(6)}

@@ -1,0 +1,69 @@
+"""What a run comes to, in one sentence: what its exit code means for this run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hashclient.core.kinds import Kind
+from hashclient.core.verdict import Summary
+from hashclient.errors import ExitCode
+from hashclient.formats.fields import plural, signal_name, words
+
+#: Inputs that a run has at least tried to check.
+_CHECKED = (Kind.CLEAN, Kind.MATCH, Kind.CONFLICT, Kind.UNREAD)
+
+
+def conclusion(summary: Summary) -> str:
+    """Return what was found and what keeps the run from being whole, most important first.
+
+    For `OK` alone it says that all was checked: the exit code is the verdict, this only its words.
+    """
+    code = summary.exit_code
+    if code is ExitCode.OK:
+        return f"{_checked(summary)}, none matches, and {_freshness(summary)}"
+    return "; ".join([*_found(summary), *_obstacles(summary)]) or code.meaning
+
+
+def _checked(summary: Summary) -> str:
+    besides = []
+    if summary.counts[Kind.SKIPPED]:
+        besides.append("is skipped")
+    if summary.counts[Kind.ACCEPTED]:
+        besides.append("may stay unread")
+    text = f"every input but what {' or '.join(besides)}" if besides else "every input"
+    text += " was checked"
+    return f"{text} as far as its digests tell" if summary.gaps else text
+
+
+def _found(summary: Summary) -> Iterator[str]:
+    if number := summary.counts[Kind.MATCH]:
+        yield plural(number, "match")
+    if number := summary.counts[Kind.CONFLICT]:
+        yield plural(number, "conflict")
+    if number := summary.counts[Kind.UNREAD]:
+        yield f"{plural(number, 'input')} {'was' if number == 1 else 'were'} not checked"
+
+
+def _obstacles(summary: Summary) -> Iterator[str]:
+    if summary.missing:
+        names = [words(m.name or m.provider or "of an unknown name") for m in summary.missing]
+        yield f"{_named(names)} missing"
+    if stale := [words(state.name) for state in summary.lists if state.stale]:
+        yield f"{_named(stale)} stale"
+    if summary.stopped is not None:
+        yield f"the run was ended by {signal_name(summary.stopped)}"
+    if summary.failed is not None:
+        yield f"the run failed ({summary.failed.meaning})"
+    if not any(summary.counts[kind] for kind in _CHECKED):
+        yield "nothing was checked"
+
+
+def _freshness(summary: Summary) -> str:
+    if any(not state.fresh for state in summary.lists):
+        return "no list is past its grace period"
+    return "the list is fresh" if len(summary.lists) == 1 else "all lists are fresh"
+
+
+def _named(names: list[str]) -> str:
+    few = ", ".join(names[:3]) + (" and others" if len(names) > 3 else "")
+    return f"list {few} is" if len(names) == 1 else f"lists {few} are"

@@ -1,0 +1,123 @@
+"""Words of the command line: earlier spellings work on and say so, `-q` and `-v` stand anywhere."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+import pytest
+
+from hashclient.cli.main import cli
+from hashclient.errors import ExitCode
+from tests.kit import ROOT, call, csv_of, make_state, run, write_tree
+
+TREE = {"clean.txt": b"clean", "listed.txt": b"listed"}
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A state directory whose list has the file `listed.txt` of `TREE`."""
+    lists = {"base": csv_of({"e-1": b"listed"})}
+    return make_state(tmp_path_factory.mktemp("site"), lists)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    return write_tree(tmp_path / "tree", TREE)
+
+
+RENAMED = "hashclient: warning: --all of `scan` is called --show-all now\n"
+
+
+def test_an_earlier_spelling_works_on_and_names_the_new_one(state: Path, tree: Path) -> None:
+    told = call("--state-dir", state, "scan", "--format", "jsonl", "--show-all", tree)
+    assert set(told.outcomes.values()) == {"clean", "match"}
+    assert "warning" not in told.err
+    before = call("--state-dir", state, "scan", "--format", "jsonl", "--all", tree)
+    assert before.outcomes == told.outcomes and before.code == told.code
+    assert RENAMED in before.err and "hint: the old name works in this release" in before.err
+    quiet = call("--state-dir", state, "-q", "scan", "--all", tree)
+    assert RENAMED in quiet.err and "hint" not in quiet.err
+
+
+def test_an_earlier_spelling_counts_in_the_environment_and_in_the_configuration(
+    state: Path, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text("[scan]\nall = true\n")
+    told = call("--state-dir", state, "--config", config, "scan", "--format", "jsonl", tree)
+    assert set(told.outcomes.values()) == {"clean", "match"} and RENAMED in told.err
+    monkeypatch.setenv("HASHCLIENT_SCAN_ALL", "1")
+    told = call("--state-dir", state, "scan", "--format", "jsonl", tree)
+    assert set(told.outcomes.values()) == {"clean", "match"} and RENAMED in told.err
+
+
+def test_the_new_spelling_outranks_the_earlier_one(state: Path, tree: Path, tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text("[scan]\nshow_all = false\n")
+    scan = ("--state-dir", state, "--config", config, "scan", "--format", "jsonl")
+    assert set(call(*scan, tree).outcomes.values()) == {"match"}
+    assert set(call(*scan, "--show-all", tree).outcomes.values()) == {"clean", "match"}
+
+
+def test_earlier_spellings_are_in_no_help() -> None:
+    for name, old in (("scan", "--all"), ("lookup", "--all")):
+        text = call(name, "--help").out
+        assert "--show-all" in text and not re.search(rf"{old}\b(?!-)", text)
+    assert "--anew" not in call("report", "submit", "--help").out
+    assert "--to" not in call("quarantine", "restore", "--help").out
+
+
+@pytest.mark.parametrize("flag", ["-q", "--quiet"])
+def test_quiet_stands_anywhere(state: Path, tree: Path, flag: str) -> None:
+    loud = call("--state-dir", state, "scan", tree)
+    assert "next: " in loud.err
+    assert call("--state-dir", state, flag, "scan", tree).err == ""
+    assert call("--state-dir", state, "scan", flag, tree).err == ""
+    for words in (
+        ("matches", "show", flag),
+        ("matches", flag, "show"),
+        ("inventory", flag, "stats"),
+    ):
+        assert call("--state-dir", state, *words).code != ExitCode.BUG
+
+
+def test_verbose_stands_anywhere_and_each_line_comes_once(state: Path, tree: Path) -> None:
+    before = call("--state-dir", state, "-v", "scan", tree).err.splitlines()
+    behind = call("--state-dir", state, "scan", "-v", tree).err.splitlines()
+    both = call("--state-dir", state, "-v", "scan", "-v", tree).err.splitlines()
+    logged = [line for line in before if line.startswith("hashclient.")]
+    assert logged and len([line for line in behind if line.startswith("hashclient.")]) == len(
+        logged
+    )
+    assert len(set(both)) == len(both) and set(before) <= {*both, *before}
+    # Quiet outranks it, wherever either stands.
+    assert call("--state-dir", state, "-q", "scan", "-v", tree).err == ""
+    assert call("--state-dir", state, "-v", "scan", "-q", tree).err == ""
+
+
+def test_the_table_of_words_names_options_that_there_are() -> None:
+    text = (ROOT / "docs/architecture.md").read_text()
+    table = text.partition("## Words of the command line")[2].partition("\n## ")[0]
+    named = set(re.findall(r"`(--[a-z][a-z-]*[a-z])(?=[` ])", table))
+    commands: list[click.Command] = [cli]
+    known: set[str] = {"--quiet", "--verbose"}
+    while commands:
+        command = commands.pop()
+        known |= {flag for parameter in command.params for flag in parameter.opts}
+        context = cli.make_context("hashclient", [], resilient_parsing=True)
+        if isinstance(command, click.Group):
+            found = (command.get_command(context, name) for name in command.list_commands(context))
+            commands += filter(None, found)
+    assert named and named <= known
+
+
+def test_people_see_utc_or_local_time_and_programs_utc(state: Path, tree: Path) -> None:
+    env = {"TZ": "Asia/Kolkata", "HASHCLIENT_LOCAL_TIME": "1"}
+    local = run("--state-dir", state, "scan", tree, env=env).out
+    programs = run("--state-dir", state, "scan", "--format", "jsonl", tree, env=env).lines
+    utc = call("--state-dir", state, "scan", tree).out
+    assert re.search(r"fresh until \d{4}-\d\d-\d\d \d\d:\d\d UTC\n", utc)
+    assert re.search(r"fresh until \d{4}-\d\d-\d\d \d\d:\d\d\+05:30\n", local)
+    assert programs[0]["last_seen"].endswith("Z") and programs[-1]["started"].endswith("Z")

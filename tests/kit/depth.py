@@ -1,0 +1,28 @@
+"""How deep tests look: `make test` has two minutes, `make check-deep` all night."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+
+#: Of the examples that a property test is worth, the share that a quick run tries.
+QUICK_SHARE = 0.2
+
+
+class _Depth:
+    is_deep = False
+
+
+def set_depth(*, deep: bool) -> None:
+    """Say how deep to look, before modules of tests are imported."""
+    _Depth.is_deep = deep
+    settings.load_profile("deep" if deep else "quick")
+
+
+def examples(number: int) -> settings:
+    """Let a property test try `number` examples, or in a quick run a share of them."""
+    return settings(max_examples=count_of(number))
+
+
+def count_of(number: int, least: int = 3) -> int:
+    """Return `number`, or in a quick run a share of it, but `least` at any rate."""
+    return number if _Depth.is_deep else max(min(least, number), round(number * QUICK_SHARE))

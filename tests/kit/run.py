@@ -1,0 +1,143 @@
+"""The command: run as a process of its own, or in this one, and what came of it."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hashclient.cli import main as command
+from hashclient.errors import ExitCode
+
+ROOT = Path(__file__).parents[2]
+#: What root needs besides, so that what it may not read is really unreadable.
+_UNPRIVILEGED = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What became of a command."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """The output as JSON lines."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+    @property
+    def outcomes(self) -> dict[str, str]:
+        """Path to kind of the lines, without the summary; no path occurs twice."""
+        found: dict[str, str] = {}
+        for line in self.lines[:-1]:
+            assert line["path"] not in found
+            found[line["path"]] = line["type"]
+        return found
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The last of the JSON lines."""
+        last = self.lines[-1]
+        assert last["type"] == "summary"
+        return last
+
+
+def checked(result: Run) -> Run:
+    """Return `result` if it has what every run must have, however it ended."""
+    assert "Traceback" not in result.err, result.err
+    assert "Exception ignored" not in result.err, result.err
+    assert "hashclient: internal error" not in result.err, result.err
+    assert result.code in set(ExitCode) - {ExitCode.BUG}, (result.code, result.err)
+    if result.code in {2, 4, 5, 6, 8, 9} and not result.out:
+        assert result.err.startswith(("hashclient: ", "hashclient.", "Usage: ")), result.err
+    return result
+
+
+#: For a process that `make coverage` must not measure, since that shows in what it does.
+UNMEASURED = {"COVERAGE_PROCESS_CONFIG": ""}
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """Return this process's environment with `changes`, and with this checkout's code."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), **changes}
+
+
+def arguments(*args: object) -> list[str]:
+    """Return the arguments that start the real command; bytes are those of a path."""
+    given = [os.fsdecode(arg) if isinstance(arg, bytes) else str(arg) for arg in args]
+    return [sys.executable, "-m", "hashclient", *given]
+
+
+def run(
+    *args: object,
+    env: Mapping[str, str] | None = None,
+    stdin: bytes = b"",
+    cwd: Path | None = None,
+    unprivileged: bool = False,
+    preexec: Callable[[], object] | None = None,
+) -> Run:
+    """Run the real command to its end; `unprivileged` makes permissions count for root, too."""
+    prefix = _UNPRIVILEGED if unprivileged and os.geteuid() == 0 else ()
+    done = subprocess.run(
+        [*prefix, *arguments(*args)],
+        env=environment(**(env or {})),
+        input=stdin,
+        cwd=cwd,
+        capture_output=True,
+        timeout=60,
+        check=False,
+        preexec_fn=preexec,
+    )
+    err = done.stderr.decode(errors="surrogateescape")
+    return checked(Run(done.returncode, done.stdout.decode(errors="surrogateescape"), err))
+
+
+@contextlib.contextmanager
+def restored_signals() -> Iterator[None]:
+    """Let signals mean in the end what they mean now: a run that has ended leaves them ignored."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def call(*args: object) -> Run:
+    """Run the command in this process: for what would take too many starts."""
+    out, err = io.StringIO(), io.StringIO()
+    with restored_signals(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = command._run([str(arg) for arg in args])
+    return checked(Run(int(code), out.getvalue(), err.getvalue()))
+
+
+def wait_until(condition: Callable[[], bool], pid: int) -> None:
+    """Wait for something that a running scan does soon; give up when it takes far too long."""
+    for _ in range(2_000):
+        if condition():
+            return
+        signal.sigtimedwait([], 0.01)
+    raise AssertionError(f"process {pid} did not do what was expected")
+
+
+def open_files() -> int:
+    """Return how many descriptors this process has open."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def bytes_path(line: Mapping[str, Any]) -> bytes:
+    """Return the path of a JSON line as it is on disk."""
+    if "path_b64" in line:
+        return base64.b64decode(line["path_b64"])
+    return str(line["path"]).encode()
