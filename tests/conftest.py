@@ -90,9 +90,15 @@ def _own_signals() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedCluster]:
+def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedCluster]:
     """A Dask cluster that is started when the first test needs it."""
-    from tests.kit.cluster import shared_cluster
+    from tests.kit import cluster
 
-    with shared_cluster(tmp_path_factory.mktemp("cluster")) as shared:
+    with cluster.shared_cluster(tmp_path_factory.mktemp("cluster")) as shared:
         yield shared
+
+
+@pytest.fixture
+def cluster(shared_cluster: SharedCluster) -> SharedCluster:
+    """A Dask cluster, all of whose workers run."""
+    return shared_cluster.whole()

@@ -239,11 +239,12 @@ def scanned(
 @examples(12)
 @given(files=trees)
 def test_all_executors_find_the_same_on_any_tree(
-    cluster: SharedCluster, files: dict[tuple[str, str, str], bytes]
+    shared_cluster: SharedCluster, files: dict[tuple[str, str, str], bytes]
 ) -> None:
     with fast_directory() as directory:
         tree = write_tree(directory / "t", {"/".join(p): content for p, content in files.items()})
         (tree / "link").symlink_to("nowhere")
+        cluster = shared_cluster
         lists = cluster.lists()
         expected = scanned(tree, lists, Inline())
         assert len(expected[0]) == expected[1].inputs == len(files) + 1

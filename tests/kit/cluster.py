@@ -35,6 +35,11 @@ class SharedCluster:
     cluster: Cluster
     state: Path
 
+    def whole(self) -> SharedCluster:
+        """Wait until all workers run, and return it."""
+        self.cluster.wait(WORKERS)
+        return self
+
     @property
     def url(self) -> str:
         """The address of its scheduler."""

@@ -14,13 +14,17 @@ import logging
 import os
 import queue
 import socket
-from collections.abc import Callable, Collection, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hashclient.errors import ConfigError, StateError, UnreachableError, UsageError
 from hashclient.scan.cluster.address import LocalCluster, Scheduler
+from hashclient.system.log import Log
 from hashclient.system.process import is_debugged
+
+_log = Log("cluster")
 
 CONNECT_S = 10.0
 _MUTE = logging.CRITICAL + 1
@@ -208,6 +212,8 @@ def connected(
         ) from error
     distributed: Any = untyped
     with contextlib.ExitStack() as stack:
+        warned = stack.enter_context(warnings.catch_warnings(record=True))
+        stack.callback(_pass_on, warned)
         stack.enter_context(_hushed())
         stack.enter_context(dask.config.set(QUIET))
         if isinstance(where, LocalCluster):
@@ -245,7 +251,8 @@ def _started(
             threads_per_worker=1,
             processes=True,
             host="127.0.0.1",
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",  # it answers nothing there
+            scheduler_kwargs={"dashboard": False},
             memory_limit=0,  # nothing is written to disk when memory is short
             # Others on this machine could connect as well: they have no certificate.
             security=distributed.Security.temporary(),
@@ -286,6 +293,12 @@ def _security(distributed: Any, where: Scheduler) -> Any:
 def _close(client: Any) -> None:
     with contextlib.suppress(*_GONE):
         client.close(timeout=GOODBYE_S)
+
+
+def _pass_on(warned: Sequence[warnings.WarningMessage]) -> None:
+    """Tell who listens what Dask has warned of, such as versions that differ."""
+    for warning in warned:
+        _log.info("Dask warns: %s", warning.message)
 
 
 @contextlib.contextmanager

@@ -51,6 +51,8 @@ class Crew:
         self._ready: dict[str, int] = {}
         self._refused: set[str] = set()
         self._due = 0.0
+        #: How many were ready before all of them went.
+        self._gone = 0
         #: Since when nobody is ready.
         self.idle_since: float | None = None
 
@@ -86,21 +88,24 @@ class Crew:
                     )
                 self._wait(0.1)
 
-    def look(self) -> bool:
+    def look(self) -> int:
         """Now and then, see which workers have gone and which have come.
 
-        Returns whether all have gone and others have come: the scheduler does not hand out to these
-        what it had when there was nobody.
+        Returns how many have gone if all have, and others have come: the scheduler does not hand
+        out to these what it had when there was nobody.
 
         Raises:
             GoneError: the scheduler does not answer.
         """
         now = self._clock()
         if now < self._due:
-            return False
-        there = self._connection.workers()
+            return 0
+        there, before = self._connection.workers(), len(self._ready)
         self._ready = {a: count for a, count in self._ready.items() if a in there}
-        was_empty = not self._ready
+        if self._ready:
+            self._gone = 0
+        else:
+            self._gone = max(self._gone, before)
         self._refused &= there.keys()
         new = {a: n for a, n in there.items() if a not in self._ready and a not in self._refused}
         for address, (message, _) in self._make_ready(new).items():
@@ -111,7 +116,7 @@ class Crew:
         elif self.idle_since is None:
             self.idle_since = now
         self._due = self._clock() + POLL_S
-        return was_empty and bool(self._ready)
+        return self._gone if self._ready else 0
 
     def verify(self, directories: Sequence[str]) -> dict[str, str | None]:
         """See whether directories are the same everywhere; return what is wrong with each.

@@ -13,6 +13,7 @@ the name of the scan. Each thread has a checker of its own.
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import threading
 import time
@@ -213,6 +214,8 @@ def _prepare(payload: bytes) -> tuple[str, str | None] | None:
             del _runs[old.spec.run]
     for old in dropped:
         old.close()
+    # What is here now lives long: looking through it again and again is in vain.
+    gc.freeze()
     return None
 
 

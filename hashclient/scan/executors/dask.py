@@ -50,7 +50,7 @@ from hashclient.scan.sources.interface import Task
 
 #: Batches on their way for each that can be checked at a time: one is at work and one waits.
 AHEAD = 2
-#: A batch during which all workers have died so often is not tried again.
+#: A batch with which so many workers have died is not tried again.
 MOST_DEATHS = 3
 #: For a worker to come back when none is left.
 PATIENCE_S = 60.0
@@ -63,7 +63,7 @@ class _Job(msgspec.Struct):
 
     batch: ToCheck | ToList
     future: Any = None
-    #: How often all workers have died while it was on its way.
+    #: How many workers have died with it, while the scheduler did not count.
     deaths: int = 0
 
 
@@ -181,8 +181,8 @@ class _Run:
             yield from self._tell()
             if self._failure is not None:  # what others have found comes before
                 raise self._failure
-            if self._crew.look():
-                self._hand_out_again()
+            if died := self._crew.look():
+                self._hand_out_again(died)
             since = self._crew.idle_since
             if since is not None and time.monotonic() - since > patience_s:
                 raise GoneError
@@ -225,13 +225,13 @@ class _Run:
             function, self._name, encode(job.batch), key=key, resource=self._crew.resource
         )
 
-    def _hand_out_again(self) -> None:
-        """Hand out what was on its way when the last worker died; but not for ever."""
+    def _hand_out_again(self, died: int) -> None:
+        """Hand out what was on its way when all of `died` workers did; but not for ever."""
         jobs, self._jobs = self._jobs, {}
         try:
             self._connection.abandon([job.future for job in jobs.values()])
             for key in list(jobs):
-                jobs[key].deaths += 1
+                jobs[key].deaths += min(2, died)  # it was with one of them, and maybe with others
                 job = jobs.pop(key)
                 if job.deaths >= MOST_DEATHS:
                     self._told += self._lose(job.batch, WORKER_DIED)
