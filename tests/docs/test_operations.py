@@ -21,6 +21,7 @@ from hashclient.cli.main import COMMANDS, WITHOUT_DEFAULTS, cli
 from hashclient.config import Config, parse_config, resolve_settings
 from hashclient.configfile.tables import (
     AcceptRule,
+    ClusterConfig,
     ContainersConfig,
     InventoryConfig,
     KeepConfig,
@@ -83,6 +84,7 @@ def variables() -> set[str]:
                 "keep",
                 "containers",
                 "accept",
+                "cluster",
                 "commands",
                 "notes",
             },
@@ -95,6 +97,7 @@ def variables() -> set[str]:
         ("### `[[scan.accept]]`", AcceptRule, set()),
         ("### `[inventory]`", InventoryConfig, set()),
         ("### `[keep]`", KeepConfig, set()),
+        ("### `[cluster]`", ClusterConfig, set()),
         ("### `[report]`", ReportConfig, {"to"}),
         ('### `[report.to.NAME]` with `kind = "package"`', PackageDestination, set()),
         ('### `[report.to.NAME]` with `kind = "cybertipline"`', ServiceDestination, set()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import functools
 import os
 import random
@@ -207,29 +208,20 @@ def sparse_tree(directory: Path, count: int) -> Path:
     return tree
 
 
-def test_a_scan_that_is_interrupted_leaves_workers_that_have_time(
-    cluster: SharedCluster, tmp_path: Path
-) -> None:
-    state = cluster.client_state(tmp_path)
-    pids = cluster.cluster.pids
-    tree = sparse_tree(tmp_path, len(pids))
-    scanning = subprocess.Popen(
-        arguments("--state-dir", state, "scan", "--sparse", "--executor", cluster.url, tree),
+@contextlib.contextmanager
+def scanning_at(where: str, state: Path, tree: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Scan files that take hours, until the end of the context."""
+    process = subprocess.Popen(
+        arguments("--state-dir", state, "scan", "--sparse", "--executor", where, tree),
         env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    wait_until(lambda: reads(pids), scanning.pid)
-    scanning.send_signal(signal.SIGINT)
-    out, err = scanning.communicate(timeout=60)
-    assert b"Traceback" not in err, err
-    assert scanning.returncode in {ExitCode.INTERRUPTED, ExitCode.MATCH_ATTENTION}
-    assert b"interrupted" in out + err
-    wait_until(lambda: not any(map(opened, pids)), scanning.pid)
-    (tmp_path / "small").write_bytes(LISTED["e-1"])
-    assert (
-        run("--state-dir", state, "scan", "--executor", cluster.url, tmp_path / "small").code == 10
-    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def opened(pid: int) -> bool:
@@ -244,23 +236,36 @@ def reads(pids: list[int]) -> bool:
     return all(map(opened, pids))
 
 
+def test_a_scan_that_is_interrupted_leaves_workers_that_have_time(
+    cluster: SharedCluster, tmp_path: Path
+) -> None:
+    state, pids = cluster.client_state(tmp_path), cluster.cluster.pids
+    tree = sparse_tree(tmp_path, len(pids))
+    with scanning_at(cluster.url, state, tree) as scanning:
+        wait_until(lambda: all(map(opened, pids)), scanning.pid)
+        scanning.send_signal(signal.SIGINT)
+        out, err = scanning.communicate(timeout=60)
+    assert b"Traceback" not in err, err
+    assert scanning.returncode == ExitCode.MATCH_ATTENTION
+    assert b"interrupted" in out + err
+    wait_until(lambda: not any(map(opened, pids)), scanning.pid)
+    small = tmp_path / "small"
+    small.write_bytes(LISTED["e-1"])
+    assert run("--state-dir", state, "scan", "--executor", cluster.url, small).code == 10
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_workers_of_a_local_cluster_end_with_the_scan(
     cluster: SharedCluster, tmp_path: Path, number: signal.Signals
 ) -> None:
     state, tree = cluster.client_state(tmp_path), sparse_tree(tmp_path, 1)
-    scanning = subprocess.Popen(
-        arguments("--state-dir", state, "scan", "--sparse", "--executor", "local-cluster:1", tree),
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    wait_until(lambda: any(map(opened, children_of(scanning.pid))), scanning.pid)
-    started = children_of(scanning.pid)
-    scanning.send_signal(number)
-    _, err = scanning.communicate(timeout=60)
+    with scanning_at("local-cluster:1", state, tree) as scanning:
+        wait_until(lambda: any(map(opened, children_of(scanning.pid))), scanning.pid)
+        children = children_of(scanning.pid)
+        scanning.send_signal(number)
+        _, err = scanning.communicate(timeout=60)
     assert b"Traceback" not in err, err
-    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started), scanning.pid)
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), scanning.pid)
 
 
 def test_a_cluster_with_certificates(cluster: SharedCluster, tmp_path: Path) -> None:

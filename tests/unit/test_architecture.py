@@ -37,7 +37,7 @@ USES: Mapping[str, str] = {
     "fetch": "audit config configfile index lists matches migrations net session trust",
     "quarantine": "audit config index matches session",
     "reporting": "__init__ audit configfile index matches net quarantine session",
-    "scan": "audit config configfile containers formats index lists matches quarantine"
+    "scan": "__init__ audit config configfile containers formats index lists matches quarantine"
     " reporting session",
     "daemon": "__init__ config configfile containers index scan session",
     "status": "__init__ audit config fetch index matches quarantine reporting",

@@ -50,6 +50,8 @@ class Crew:
         self._wait = wait
         self._ready: dict[str, int] = {}
         self._refused: set[str] = set()
+        #: Those that were there at the last look.
+        self._seen: set[str] = set()
         self._due = 0.0
         #: How many were ready before all of them went.
         self._gone = 0
@@ -107,7 +109,10 @@ class Crew:
         else:
             self._gone = max(self._gone, before)
         self._refused &= there.keys()
-        new = {a: n for a, n in there.items() if a not in self._ready and a not in self._refused}
+        # What looks after a worker gives up one that dies while it starts: it is left that time.
+        new = {a: n for a, n in there.items() if a in self._seen - self._refused}
+        new = {a: n for a, n in new.items() if a not in self._ready}
+        self._seen = set(there)
         for address, (message, _) in self._make_ready(new).items():
             self._refused.add(address)
             self._on_notice(f"cluster: worker {printable(address)} is not used: {message}")
