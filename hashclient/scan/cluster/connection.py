@@ -44,6 +44,8 @@ QUIET = {
     "distributed.scheduler.http.routes": [],
     "distributed.worker.http.routes": [],
     "distributed.admin.log-length": 100,
+    # After 15 seconds, a worker that is slow to start again would be given up.
+    "distributed.deploy.lost-worker-timeout": "10min",
 }
 #: A batch during which three workers have died is not tried again.
 _ALLOWED_FAILURES = 2
@@ -70,7 +72,8 @@ class Connection:
         distributed: Any = untyped
         self._client: Any = client
         self.shares_state = shares_state
-        self._abandoned: set[str] = set()
+        #: What was asked and has no answer yet, by key.
+        self._asked: dict[str, Any] = {}
         #: Batches that have ended, one way or the other, come into its queue. No call-back of a
         #: batch is used: that would leave a thread behind.
         self._done: Any = distributed.as_completed(
@@ -124,6 +127,7 @@ class Connection:
             future = self._client.submit(
                 function, *args, key=key, pure=False, resources={resource: 1}
             )
+            self._asked[key] = future
             self._done.add(future)
             return future
 
@@ -137,18 +141,34 @@ class Connection:
             GoneError: the scheduler has gone, or has forgotten what was asked.
         """
         found: dict[str, bytes | None] = {}
-        with contextlib.suppress(queue.Empty):
+        try:
             future, answer = self._done.queue.get(timeout=timeout_s)
             while True:
-                if future.key in self._abandoned:
-                    self._abandoned.discard(future.key)
-                elif future.status in {"cancelled", "lost"}:
-                    raise GoneError
-                else:
-                    is_bytes = future.status == "finished" and isinstance(answer, bytes)
-                    found[future.key] = answer if is_bytes else None
+                if self._asked.pop(future.key, None) is not None:
+                    if isinstance(answer, BaseException):  # it was cancelled, and not here
+                        raise GoneError
+                    found[future.key] = answer if isinstance(answer, bytes) else None
                 future, answer = self._done.queue.get_nowait()
+        except queue.Empty:
+            pass
+        # Where an answer was lost and could not be made again, Dask may say nothing more.
+        for key in [] if found else [k for k, f in self._asked.items() if f.status == "error"]:
+            del self._asked[key]
+            found[key] = None
         return found
+
+    def stuck(self) -> set[str]:
+        """Return the keys of what no worker may do just now.
+
+        Raises:
+            GoneError: the scheduler does not answer.
+        """
+        if not self._asked:
+            return set()
+        with _told():
+            ask = self._client.scheduler.get_task_status
+            states: Mapping[str, str] = self._sync(ask, keys=list(self._asked))
+            return {key for key, state in states.items() if state == "no-worker"}
 
     def abandon(self, futures: Collection[Any]) -> None:
         """Want no answer any more to what was asked.
@@ -156,9 +176,10 @@ class Connection:
         Raises:
             GoneError: the scheduler does not answer.
         """
-        self._abandoned.update(future.key for future in futures)
+        for future in futures:
+            self._asked.pop(future.key, None)
         with _told():
-            self._cancel(futures)
+            self._cancel(futures, ANSWER_S)
 
     def goodbye(
         self, futures: Collection[Any], function: Callable[..., Any], *args: object
@@ -167,12 +188,12 @@ class Connection:
         if not self.is_up:
             return
         with contextlib.suppress(*_GONE):
-            self._cancel(futures)
+            self._cancel(futures, GOODBYE_S)
             self._client.run(function, *args, on_error="ignore", callback_timeout=GOODBYE_S)
 
-    def _cancel(self, futures: Collection[Any]) -> None:
+    def _cancel(self, futures: Collection[Any], limit_s: float) -> None:
         cancel = self._client.cancel
-        self._sync(cancel, list(futures), force=True, asynchronous=True, limit_s=GOODBYE_S)
+        self._sync(cancel, list(futures), force=True, asynchronous=True, limit_s=limit_s)
 
     def _sync(self, function: Any, *args: Any, limit_s: float = ANSWER_S, **named: Any) -> Any:
         """Let the thread of Dask do something, and wait for it: no longer than `limit_s`."""

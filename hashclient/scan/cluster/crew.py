@@ -53,8 +53,8 @@ class Crew:
         #: Those that were there at the last look.
         self._seen: set[str] = set()
         self._due = 0.0
-        #: How many were ready before all of them went.
-        self._gone = 0
+        #: As many as were ready at a time.
+        self.most = 0
         #: Since when nobody is ready.
         self.idle_since: float | None = None
 
@@ -90,24 +90,17 @@ class Crew:
                     )
                 self._wait(0.1)
 
-    def look(self) -> int:
-        """Now and then, see which workers have gone and which have come.
-
-        Returns how many have gone if all have, and others have come: the scheduler does not hand
-        out to these what it had when there was nobody.
+    def look(self) -> bool:
+        """Now and then, see which workers have gone and which have come; return whether it did.
 
         Raises:
             GoneError: the scheduler does not answer.
         """
         now = self._clock()
         if now < self._due:
-            return 0
-        there, before = self._connection.workers(), len(self._ready)
+            return False
+        there = self._connection.workers()
         self._ready = {a: count for a, count in self._ready.items() if a in there}
-        if self._ready:
-            self._gone = 0
-        else:
-            self._gone = max(self._gone, before)
         self._refused &= there.keys()
         # What looks after a worker gives up one that dies while it starts: it is left that time.
         new = {a: n for a, n in there.items() if a in self._seen - self._refused}
@@ -121,7 +114,7 @@ class Crew:
         elif self.idle_since is None:
             self.idle_since = now
         self._due = self._clock() + POLL_S
-        return self._gone if self._ready else 0
+        return True
 
     def verify(self, directories: Sequence[str]) -> dict[str, str | None]:
         """See whether directories are the same everywhere; return what is wrong with each.
@@ -168,6 +161,7 @@ class Crew:
                 refusals[address] = refusal
             elif answer == b"":
                 self._ready[address] = asked[address]
+        self.most = max(self.most, len(self._ready))
         return refusals
 
 

@@ -144,6 +144,8 @@ class _Run:
         self._jobs: dict[str, _Job] = {}
         self._numbers = itertools.count()
         self._is_read = False
+        #: Batches that nobody could take at the last look.
+        self._stuck: set[str] = set()
         #: Outcomes that nobody has got yet.
         self._told: list[Outcome] = []
         self._failure: StateError | None = None
@@ -181,8 +183,8 @@ class _Run:
             yield from self._tell()
             if self._failure is not None:  # what others have found comes before
                 raise self._failure
-            if died := self._crew.look():
-                self._hand_out_again(died)
+            if self._crew.look():
+                self._hand_out_again()
             since = self._crew.idle_since
             if since is not None and time.monotonic() - since > patience_s:
                 raise GoneError
@@ -225,20 +227,24 @@ class _Run:
             function, self._name, encode(job.batch), key=key, resource=self._crew.resource
         )
 
-    def _hand_out_again(self, died: int) -> None:
-        """Hand out what was on its way when all of `died` workers did; but not for ever."""
-        jobs, self._jobs = self._jobs, {}
-        try:
-            self._connection.abandon([job.future for job in jobs.values()])
-            for key in list(jobs):
-                jobs[key].deaths += min(2, died)  # it was with one of them, and maybe with others
-                job = jobs.pop(key)
-                if job.deaths >= MOST_DEATHS:
-                    self._told += self._lose(job.batch, WORKER_DIED)
-                else:
-                    self._submit(job)
-        finally:
-            self._jobs.update(jobs)  # if the scheduler is gone as well
+    def _hand_out_again(self) -> None:
+        """Hand out again what the scheduler had when nobody was ready; but not for ever.
+
+        It does not hand that out when somebody is ready again.
+        """
+        stuck = self._connection.stuck() if self._crew.slots else set()
+        # Somebody may just have been made ready: what is stuck for longer is.
+        again, self._stuck = stuck & self._stuck, stuck
+        if not again:
+            return
+        self._connection.abandon([self._jobs[key].future for key in again])
+        for key in again:
+            job = self._jobs.pop(key)
+            job.deaths += min(2, self._crew.most)  # it was with one of them, and maybe with others
+            if job.deaths >= MOST_DEATHS:
+                self._told += self._lose(job.batch, WORKER_DIED)
+            else:
+                self._submit(job)
 
     def _next_batch(self, work: Iterator[Task | Outcome]) -> ToCheck | ToList | None:
         """Return what comes next: files if there are enough, and else directories to find more."""
