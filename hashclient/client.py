@@ -48,6 +48,7 @@ class Client:
         self,
         *only: str,
         provider: str | None = None,
+        copy: str | os.PathLike[str] | None = None,
         rebuild: bool = False,
         accept_churn: bool = False,
         wait_s: float = 0.0,
@@ -57,7 +58,8 @@ class Client:
     ) -> Iterator[Fetched]:
         """Fetch all lists, or those named in `only`; yield what became of each.
 
-        One that was refused stays as it was, and has an `error`. `rebuild` builds the lists again
+        One that was refused stays as it was, and has an `error`. With a `copy`, which is a bundle
+        or a directory, that is read and no network used. `rebuild` builds the lists again
         from what is signed; `accept_churn` takes a change that the configured `max_churn` refuses.
         `progress` is called with a list's name, and the bytes done and in all. Another fetch in
         this state directory is waited for `wait_s` seconds; `on_wait` is called when that begins.
@@ -65,7 +67,8 @@ class Client:
         Raises:
             LockedError: another fetch takes longer than that.
             HashclientError: a provider could not be fetched from; after all others were tried. Of
-                several failures the worst is raised; `on_failure` is called with the others.
+                several failures the worst is raised; `on_failure` is called with the others, and
+                with those of addresses that another one has made up for.
             UsageError: a list in `only` is offered by none of them.
         """
         from hashclient.fetch.providers import fetch_all
@@ -76,6 +79,7 @@ class Client:
             self.session,
             only,
             provider,
+            copy=None if copy is None else Path(copy),
             rebuild=rebuild,
             accept_churn=accept_churn,
             wait_s=wait_s,

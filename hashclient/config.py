@@ -40,6 +40,8 @@ from hashclient.system.text import excerpt, printable
 CONFIG_NAME = "config.toml"
 #: Tables of config.toml that hold defaults of commands, which are no matter of a program.
 COMMAND_TABLES = frozenset({"init", "fetch", "status", "scan", "lookup", "watch", "serve"})
+#: All of them may have to be tried.
+MAX_MIRRORS = 16
 #: Ten years: more is a mistake, and no date to reckon with.
 MAX_GRACE_HOURS = 87_600
 #: A hundred years, for the same reason.
@@ -299,6 +301,10 @@ def parse_config(
         if provider.max_churn is not None and not provider.max_churn > 0:
             raise ConfigError(
                 f"configuration {where}: max_churn of provider {name} is not above zero"
+            )
+        if len(provider.mirrors) > MAX_MIRRORS:
+            raise ConfigError(
+                f"configuration {where}: provider {name} has more than {MAX_MIRRORS} mirrors"
             )
         for list_name in provider.lists or ():
             if not is_name(list_name):

@@ -9,6 +9,7 @@ something goes wrong. This module imports nothing of the project: everything may
     ├── UnreachableError      4   the provider cannot be reached, a retry may help
     ├── AuthorisationError    5   the provider does not let us in
     ├── VerificationError     6   what the provider sent fails verification
+    │   └── DeliveryError     6   it is not what was signed: another address may have that
     ├── StaleError            7   what the provider signed has expired
     ├── StateError            8   the state directory is missing, corrupt or not writable
     │   └── LockedError       8   another process is writing to it
@@ -94,6 +95,10 @@ class VerificationError(HashclientError):
     """Bytes from the provider are not what the trusted keys signed, or break the format."""
 
     exit_code = ExitCode.UNVERIFIED
+
+
+class DeliveryError(VerificationError):
+    """What came is not what was signed; another address of the provider may have that."""
 
 
 class StaleError(HashclientError):

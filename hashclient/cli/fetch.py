@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from hashclient.cli.app import App, format_option, pass_app
+from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.cli.completing import LISTS
 from hashclient.core.kinds import MatchState
 from hashclient.errors import ExitCode, HashclientError
@@ -35,6 +36,13 @@ MAX_WAIT_S = 86_400.0
 )
 @click.option("--provider", metavar="NAME", help="Fetch from this provider only. [default: all]")
 @click.option(
+    "--from",
+    "copy",
+    metavar="PATH",
+    type=existing_path(),
+    help="Read this bundle, or copy of the provider's public/, and use no network.",
+)
+@click.option(
     "--rebuild",
     is_flag=True,
     help="Build the lists again from what is signed, not from what is here.",
@@ -58,6 +66,7 @@ def command(
     app: App,
     only: tuple[str, ...],
     provider: str | None,
+    copy: Path | None,
     rebuild: bool,
     accept_churn: bool,
     wait_s: float,
@@ -66,12 +75,18 @@ def command(
     """Fetch what is new, verify it, seal it, and switch to it.
 
     Signatures, expiry and age are checked first; a list that fails any check is left as it was.
-    With nothing new this costs two small requests, so it may well run every few minutes.
+    With nothing new this costs two small requests, so it may well run every few minutes. Where a
+    provider has `mirrors` in the configuration, these are asked in their order for what the one
+    before does not have, or not as it was signed.
+
+    Without a network, --from reads what `hashclient provider export` has written, or a copy of a
+    provider's public/. It is verified in the same way: what has expired has expired there, too.
 
     \b
       hashclient fetch
       hashclient fetch --list baseline
       hashclient fetch --wait 600
+      hashclient fetch --from /media/usb/lists.bundle
       hashclient --quiet fetch          from cron: speaks only of errors
 
     Exit codes: 0 all lists are up to date, 4 provider unreachable, 5 not authorised, 6 failed
@@ -84,6 +99,7 @@ def command(
             app,
             frozenset(only),
             provider,
+            copy=copy,
             rebuild=rebuild,
             accept_churn=accept_churn,
             wait_s=wait_s,
@@ -137,6 +153,7 @@ def fetch_lists(
     only: frozenset[str] = frozenset(),
     provider: str | None = None,
     *,
+    copy: Path | None = None,
     rebuild: bool = False,
     accept_churn: bool = False,
     wait_s: float = 0.0,
@@ -153,6 +170,7 @@ def fetch_lists(
         yield from Client(app.session).fetch(
             *only,
             provider=provider,
+            copy=copy,
             rebuild=rebuild,
             accept_churn=accept_churn,
             wait_s=wait_s,
@@ -170,6 +188,8 @@ def _show(app: App, fetched: Fetched) -> None:
     live = counted(fetched.entries or 0, "live entry", "live entries")
     assert fetched.expires is not None  # it is of each generation that is here
     state = f"{live}, fresh until {for_people(fetched.expires)}"
+    if fetched.source != app.settings.provider(fetched.provider).url:
+        state += f"; from {fetched.source}"
     if fetched.added is None:
         app.out(
             f"list {name}: generation {fetched.before} -> {fetched.generation},"
@@ -242,6 +262,7 @@ def _document(fetched: Fetched) -> dict[str, Any]:
     document: dict[str, Any] = {
         "list": fetched.list_name,
         "provider": fetched.provider,
+        "source": fetched.source,
         "changed": fetched.changed,
         "before": fetched.before,
         "generation": fetched.generation,

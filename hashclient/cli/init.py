@@ -17,7 +17,7 @@ _file = existing_path(dir_okay=False)
 
 
 @click.command("init")
-@click.argument("url")
+@click.argument("url", required=False)
 @click.option(
     "--root",
     "root_file",
@@ -25,6 +25,14 @@ _file = existing_path(dir_okay=False)
     required=True,
     type=_file,
     help="The provider's root metadata, got by a way you trust.",
+)
+@click.option(
+    "--from",
+    "copy",
+    metavar="PATH",
+    type=existing_path(),
+    help="Read this bundle, or copy of the provider's public/, and use no network. Without a URL,"
+    " `fetch` needs one as well.",
 )
 @click.option(
     "--name",
@@ -105,8 +113,9 @@ _file = existing_path(dir_okay=False)
 @pass_app
 def command(
     app: App,
-    url: str,
+    url: str | None,
     root_file: Path,
+    copy: Path | None,
     name: str,
     lists: tuple[str, ...],
     token_file: Path | None,
@@ -134,14 +143,16 @@ def command(
 ) -> ExitCode:
     """Pin a provider and its root of trust, and prove that it works.
 
-    The provider is contacted once; only when everything verifies is the configuration written.
-    Secrets are referenced, never copied: keep them in files that only you can read.
+    The provider is contacted once, or what it has exported is read; only when everything verifies
+    is the configuration written. Secrets are referenced, never copied: keep them in
+    files that only you can read.
 
     \b
       hashclient init https://lists.example.org/v1 --root root.json \\
           --token-file /etc/hashclient/token
       hashclient init https://lists.example.org/v1 --root root.json \\
           --client-cert client.pem --client-key client.key --ca ca.pem
+      hashclient init --root root.json --from lists.bundle
 
     Exit codes: 2 wrong options, 4 unreachable, 5 not authorised, 6 the root does not fit the
     provider; all are in `hashclient --help`.
@@ -150,6 +161,11 @@ def command(
     from hashclient.errors import UsageError
     from hashclient.fetch.pinning import pin_provider
 
+    if url is None and copy is None:
+        raise UsageError(
+            "missing argument 'URL'",
+            hint="give the provider's address or, where there is no network, --from",
+        )
     oauth = None
     secret = oauth_secret_file or oauth_secret_env
     if oauth_token_url or oauth_client_id or secret or oauth_scope or oauth_ca:
@@ -167,7 +183,7 @@ def command(
             ca=_absolute(oauth_ca),
         )
     provider = ProviderConfig(
-        url=url.rstrip("/"),
+        url=None if url is None else url.rstrip("/"),
         root_sha256="",
         token_file=_absolute(token_file),
         token_env=token_env,
@@ -187,7 +203,7 @@ def command(
         timeout_s=timeout_s,
         attempts=attempts,
     )
-    offered = pin_provider(app.session, name, provider, root_file)
+    offered = pin_provider(app.session, name, provider, root_file, copy)
     if output_format == "json":
         document = {
             "provider": name,
@@ -205,7 +221,7 @@ def command(
         )
     app.say(f"configuration: {printable(app.settings.config_path)}")
     if offered:
-        app.say("next: hashclient fetch")
+        app.say("next: hashclient fetch" if url else "next: hashclient fetch --from PATH")
     return ExitCode.OK
 
 

@@ -21,6 +21,7 @@ from hashclient.cli.importing import (
     reading_options,
     say_remarks,
 )
+from hashclient.cli.providerexport import command as export
 from hashclient.cli.providerview import show_change, warn_doubles
 from hashclient.errors import ExitCode, UsageError
 from hashclient.system.text import printable
@@ -47,6 +48,8 @@ def command() -> None:
       hashclient provider renew /srv/lists              every day, from cron
     """
 
+
+command.add_command(export)
 
 _repo = click.argument("directory", metavar="REPO", type=existing_path(file_okay=False))
 _list = click.option(

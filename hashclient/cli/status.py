@@ -87,12 +87,13 @@ def _text(settings: Settings, status: Status, now: datetime) -> str:
 
 
 def _lines(settings: Settings, status: Status, now: datetime) -> Iterator[str]:
-    for name, url in _providers(settings, status):
-        yield f"provider {name}  {url or 'not configured'}"
+    for name, addresses in _providers(settings, status):
+        shown = "not configured" if addresses is None else ", ".join(addresses) or "no address"
+        yield f"provider {name}  {shown}"
         if (problem := status.providers.get(name)) is not None:
             yield f"  state       {problem}"
     for entry in status.lists:
-        yield from _list_lines(entry, now)
+        yield from _list_lines(entry, now, _source_of(entry, status))
     if status.matches is not None:
         counts = [f"{count:,} {state}" for state, count in status.matches.items() if count]
         yield f"matches       {', '.join(counts) or 'none'}"
@@ -117,17 +118,24 @@ def _lines(settings: Settings, status: Status, now: datetime) -> Iterator[str]:
         yield f"  {printable(match.path)}  [{match.id}]  {hit.list_name} {hit.entry}{where}"
 
 
-def _providers(settings: Settings, status: Status) -> list[tuple[str, str | None]]:
-    """Return the providers by name, with their addresses.
+def _providers(settings: Settings, status: Status) -> list[tuple[str, list[str] | None]]:
+    """Return the providers by name, with their addresses in the order in which they are tried.
 
-    One without an address is not configured, and there is something wrong with it.
+    One of None is not configured, and there is something wrong with it.
     """
-    unconfigured = dict.fromkeys(status.providers)
-    configured = {name: provider.url for name, provider in settings.config.providers.items()}
+    unconfigured: dict[str, list[str] | None] = dict.fromkeys(status.providers)
+    configured = {
+        name: [url for url, _ in provider.addresses]
+        for name, provider in settings.config.providers.items()
+    }
     return sorted((unconfigured | configured).items())
 
 
-def _list_lines(status: ListStatus, now: datetime) -> list[str]:
+def _source_of(entry: ListStatus, status: Status) -> str | None:
+    return status.audit.sources.get(entry.name) if status.audit else None
+
+
+def _list_lines(status: ListStatus, now: datetime, source: str | None) -> list[str]:
     manifest = status.manifest
     if manifest is None:
         provider = [f"  provider    {status.provider}"] if status.provider else []
@@ -146,7 +154,8 @@ def _list_lines(status: ListStatus, now: datetime) -> list[str]:
         "sizes": f"{percent(manifest.with_size, manifest.entries)} of the entries have one",
         "recognised": f"by {_shares(status, manifest.entries)}",
         "fetched": for_people(manifest.fetched_at),
-        "checked": for_people(manifest.checked_at),
+        "checked": for_people(manifest.checked_at)
+        + (f", at {printable(source)}" if source else ""),
         "verified": f"all of it since {for_people(manifest.verified_since)}",
     }
     lines = [f"  {key:<11} {value}" for key, value in rows.items()]
@@ -193,13 +202,17 @@ def _json(settings: Settings, status: Status, now: datetime) -> str:
         "providers": [
             {
                 "name": name,
-                "url": url,
+                "url": addresses[0] if addresses else None,
+                "mirrors": addresses[1:] if addresses else [],
                 "fetched": name not in status.providers,
                 "problem": status.providers.get(name),
             }
-            for name, url in _providers(settings, status)
+            for name, addresses in _providers(settings, status)
         ],
-        "lists": [_list_document(entry, now) for entry in status.lists],
+        "lists": [
+            {**_list_document(entry, now), "source": _source_of(entry, status)}
+            for entry in status.lists
+        ],
         "matches": status.matches,
         "withdrawn_matches": [
             {

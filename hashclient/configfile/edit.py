@@ -128,12 +128,10 @@ def provider_table(name: str, provider: msgspec.Struct) -> str:
     """
     import tomlkit
 
-    values = msgspec.to_builtins(provider)
-    if (oauth := values.get("oauth")) is not None:
-        values["oauth"] = {key: value for key, value in oauth.items() if value is not None}
-    else:
-        values.pop("oauth", None)
-    text = tomlkit.dumps({"providers": {name: values}})
+    # The address first, whatever the order of the fields; `dumps` puts tables last.
+    values = _without_none(msgspec.to_builtins(provider))
+    ordered = {"url": values.pop("url")} if "url" in values else {}
+    text = tomlkit.dumps({"providers": {name: ordered | values}})
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -141,3 +139,12 @@ def provider_table(name: str, provider: msgspec.Struct) -> str:
             error
         )
     return text
+
+
+def _without_none(value: Any) -> Any:
+    """Return a decoded `value` without the keys that have none: TOML has no word for it."""
+    if isinstance(value, dict):
+        return {key: _without_none(inner) for key, inner in value.items() if inner is not None}
+    if isinstance(value, list | tuple):
+        return [_without_none(inner) for inner in value]
+    return value

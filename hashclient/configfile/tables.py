@@ -24,18 +24,9 @@ class OAuthConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ca: str | None = None
 
 
-class ProviderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One provider: where it is, how to get in, and the root of trust that was pinned.
+class AccessConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How to get in at one address: with a credential of its own, which no other address gets."""
 
-    `lists` restricts what is fetched; without it, every list of the provider is. `grace_hours`
-    is how long past its expiry a list still counts as usable. The poison guard refuses a
-    generation that adds a digest in one of the files `known_good`, or that adds and withdraws
-    more than the share `max_churn` of the entries that were live before. `timeout_s`,
-    `min_rate_kib_s` and `attempts` say how patient the transport is.
-    """
-
-    url: str
-    root_sha256: str
     token_file: str | None = None
     token_env: str | None = None
     token_credential: str | None = None
@@ -47,6 +38,29 @@ class ProviderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, om
     proxy_basic_file: str | None = None
     allow_http: bool = False
     oauth: OAuthConfig | None = None
+
+
+class MirrorConfig(AccessConfig, frozen=True, kw_only=True):
+    """Another address of a provider, and how to get in there; nothing is taken from the first."""
+
+    url: str
+
+
+class ProviderConfig(AccessConfig, frozen=True, kw_only=True):
+    """One provider: where it is, how to get in, and the root of trust that was pinned.
+
+    Without a `url` or `mirrors`, what it publishes comes as a file or a directory. `mirrors` are
+    further addresses, in the order in which they are tried after `url`. `lists` restricts what is
+    fetched; without it, every list of the provider is. `grace_hours` is how long past its expiry a
+    list still counts as usable. The poison guard refuses a generation that adds a digest in one of
+    the files `known_good`, or that adds and withdraws more than the share `max_churn` of the
+    entries that were live before. `timeout_s`, `min_rate_kib_s` and `attempts` say how patient the
+    transport is, with each address.
+    """
+
+    root_sha256: str
+    url: str | None = None
+    mirrors: tuple[MirrorConfig, ...] = ()
     lists: tuple[str, ...] | None = None
     grace_hours: float = 0.0
     known_good: tuple[str, ...] = ()
@@ -54,6 +68,12 @@ class ProviderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, om
     timeout_s: float = TIMEOUT_S
     min_rate_kib_s: float = MIN_RATE_KIB_S
     attempts: int = ATTEMPTS
+
+    @property
+    def addresses(self) -> tuple[tuple[str, AccessConfig], ...]:
+        """Every address, and how to get in there, in the order in which they are tried."""
+        first = () if self.url is None else ((self.url, self),)
+        return (*first, *((mirror.url, mirror) for mirror in self.mirrors))
 
 
 class PolicyRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

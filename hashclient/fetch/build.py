@@ -279,13 +279,6 @@ def _adds_up(writer: IndexWriter, index: ListIndex) -> bool:
     return writer.entries == index.entries and f"{writer.checksum:016x}" == index.checksum
 
 
-def delta_of(generation: int, index: ListIndex) -> list[Segment] | None:
-    """Return the segments that lead from `generation` to `index`, None if one straddles it."""
-    if any(s.first <= generation < s.last for s in index.segments):
-        return None
-    return [s for s in index.segments if s.first > generation]
-
-
 def _load_current(directory: Path) -> Manifest | None:
     """Return the manifest that readers use; whether it is right matters to them."""
     try:

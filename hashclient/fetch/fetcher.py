@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -23,8 +22,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from hashclient.audit.log import Event
-from hashclient.config import Settings
+from hashclient.audit.log import AuditLog, Event
 from hashclient.core.match import Match
 from hashclient.core.model import Hit
 from hashclient.errors import (
@@ -34,26 +32,24 @@ from hashclient.errors import (
     VerificationError,
 )
 from hashclient.fetch.base import Base, open_base
-from hashclient.fetch.build import Build, Progress, delta_of, tidy
+from hashclient.fetch.build import Build, Progress, tidy
 from hashclient.fetch.guard import PoisonGuard, open_guard
+from hashclient.fetch.pinning import load_pinned_root
 from hashclient.fetch.withdrawals import Reached, reach_back
 from hashclient.index.checks import LIMIT_S, note_pieces
 from hashclient.index.manifest import Manifest, OtherKeyError, load_manifest, write_manifest
 from hashclient.index.open_lists import OFFERS_NOTHING_HINT
 from hashclient.index.reader import CLOCK_TOLERANCE, Index, list_folders, open_manifest
 from hashclient.index.run import DamagedError
-from hashclient.lists.wire import MAX_INDEX_BYTES, ListIndex, parse_index
+from hashclient.lists.wire import MAX_INDEX_BYTES, ListIndex, delta_of, parse_index
 from hashclient.matches.store import Matches
 from hashclient.session import Session
 from hashclient.system.files import (
-    MAX_STATE_BYTES,
     is_there,
     make_private_dir,
-    read_regular,
     sweep_temporary,
 )
 from hashclient.system.log import Log
-from hashclient.system.text import printable
 from hashclient.system.times import for_people
 from hashclient.trust.tuf import Source, Trust
 
@@ -70,7 +66,8 @@ class Fetched(msgspec.Struct, frozen=True):
     `is_ahead` says that `published_at` is in the future, as the clock here shows it.
     `affected` are matches with a hit of an entry that is withdrawn now, and `listed_again` what was
     taken away for an entry that was withdrawn and is back; `problem` says why these could not be
-    found out. `error` says why the list was left as it was.
+    found out. `error` says why the list was left as it was. `source` is where it came from: an
+    address, or the path of a bundle or a directory.
     """
 
     list_name: str
@@ -87,6 +84,7 @@ class Fetched(msgspec.Struct, frozen=True):
     listed_again: tuple[Match, ...] = ()
     problem: StateError | None = None
     error: HashclientError | None = None
+    source: str | None = None
 
     @property
     def changed(self) -> bool:
@@ -94,8 +92,12 @@ class Fetched(msgspec.Struct, frozen=True):
         return self.error is None and self.before != self.generation
 
 
+class ClockError(StaleError):
+    """The clock here shows a time before the last check: no matter of who delivers."""
+
+
 class Fetcher:
-    """Fetches the lists of one provider. The caller holds the writers' lock."""
+    """Fetches the lists of one provider from one place. The caller holds the writers' lock."""
 
     def __init__(
         self,
@@ -103,6 +105,8 @@ class Fetcher:
         provider: str,
         source: Source,
         *,
+        base: str | None = None,
+        origin: str | None = None,
         progress: Progress | None = None,
         received: Callable[[], int] = lambda: 0,
         accept_churn: bool = False,
@@ -110,10 +114,11 @@ class Fetcher:
     ) -> None:
         """Bind what a fetch needs; nothing but the key is read yet, and it has to be there.
 
-        `progress` hears of segments, and of parts of them if `received` counts what `source` gets.
-        `accept_churn` lets pass what the provider's `max_churn` would refuse. `rebuild` builds
-        lists from their first segment even where what is here looks sound; of that, only the
-        manifest is read.
+        Addresses that `source` is asked for begin with `base`, by default the provider's own; the
+        log says that they come from `origin`, by default the same. `progress` hears of segments,
+        and of parts of them if `received` counts what `source` gets. `accept_churn` lets pass what
+        the provider's `max_churn` would refuse. `rebuild` builds lists from their first segment
+        even where what is here looks sound; of that, only the manifest is read.
 
         Raises:
             ConfigError: the key is missing or malformed.
@@ -127,6 +132,8 @@ class Fetcher:
         self._settings = session.settings
         self._audit = session.audit
         self._source = source
+        self._base = base or self._settings.provider(provider).url or ""
+        self._origin = origin or self._base
         self._accept_churn = accept_churn
         self._rebuild = rebuild
 
@@ -153,7 +160,7 @@ class Fetcher:
             pinned = load_pinned_root(self._settings, self._provider)
             directory = self._settings.layout.metadata(self._provider)
             trust = Trust(
-                directory, config.url, self._source, pinned, name=self._provider, now=self._now()
+                directory, self._base, self._source, pinned, name=self._provider, now=self._now()
             )
             self._refuse_clock_set_back()
             trust.refresh()
@@ -182,7 +189,7 @@ class Fetcher:
                 yield self._fetch_list(trust, name, LIMIT_S / len(names))
             except HashclientError as error:
                 self._log_refusal(name, error)
-                yield Fetched(name, self._provider, error=error)
+                yield Fetched(name, self._provider, error=error, source=self._origin)
         # Role metadata was loaded list by list; what was written since is made durable, too.
         trust.make_durable()
 
@@ -191,7 +198,7 @@ class Fetcher:
         now = self._now()
         for manifest in self._manifests():
             if manifest.checked_at > now + CLOCK_TOLERANCE:
-                raise StaleError(
+                raise ClockError(
                     f"the clock shows {for_people(now)}, but list {manifest.list} was"
                     f" checked at {for_people(manifest.checked_at)}",
                     hint="set this machine's clock right; if it is right now and was ahead then,"
@@ -372,6 +379,7 @@ class Fetcher:
             expires=manifest.expires,
             published_at=manifest.published_at,
             is_ahead=manifest.published_at > self._now() + CLOCK_TOLERANCE,
+            source=self._origin,
         )
         algorithm, _, digest = manifest.index_hash.rpartition(":")
         data = {
@@ -384,6 +392,7 @@ class Fetcher:
             "entries": manifest.entries,
             # Without an algorithm in front it is the SHA-256.
             f"index_{algorithm or 'sha256'}": digest,
+            "source": self._origin,
         }
         self._audit.append([Event("fetch", data)], durable=True)
         try:
@@ -396,13 +405,25 @@ class Fetcher:
         )
 
     def _log_refusal(self, list_name: str | None, error: HashclientError) -> None:
-        data = {
-            "provider": self._provider,
-            "list": list_name,
-            "exit_code": int(error.exit_code),
-            "reason": error.message,
-        }
-        self._audit.append([Event("refused", data)], durable=True)
+        log_refusal(self._audit, self._provider, list_name, error, self._origin)
+
+
+def log_refusal(
+    audit: AuditLog, provider: str, list_name: str | None, error: HashclientError, source: str
+) -> None:
+    """Log why a provider, or a list of it, was refused, and where it would have come from.
+
+    Raises:
+        AuditError: the log cannot be written.
+    """
+    data = {
+        "provider": provider,
+        "list": list_name,
+        "exit_code": int(error.exit_code),
+        "reason": error.message,
+        "source": source,
+    }
+    audit.append([Event("refused", data)], durable=True)
 
 
 def _difference(one: Index, other: Index) -> int:
@@ -426,25 +447,3 @@ def _refuse_rollback(manifest: Manifest, index: ListIndex) -> None:
             " entries",
             hint="nothing was changed; tell the provider",
         )
-
-
-def load_pinned_root(settings: Settings, provider: str) -> bytes:
-    """Return the root that was pinned for `provider`, if it is still the one.
-
-    Raises:
-        StateError: it is missing or not the one that the configuration names.
-    """
-    path = settings.layout.pinned_root(provider)
-    again = f"remove provider {provider} from the configuration and run `hashclient init` again"
-    try:
-        root = read_regular(path, MAX_STATE_BYTES)
-    except OSError as error:
-        raise StateError(
-            f"cannot read pinned root: {printable(path)}: {error.strerror}", hint=again
-        ) from error
-    if hashlib.sha256(root).hexdigest() != settings.provider(provider).root_sha256:
-        raise StateError(
-            f"pinned root is not the one that the configuration names: {printable(path)}",
-            hint=again,
-        )
-    return root

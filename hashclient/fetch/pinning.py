@@ -1,8 +1,8 @@
 """Pinning a provider: from what the operator was handed to a configuration that is known to work.
 
-1 the options are checked, 2 the root is read, 3 the provider is contacted through it, 4 the root is
-pinned in the state directory, 5 the configuration names it by hash. Nothing is left behind when a
-step before the last fails.
+1 the options are checked, 2 the root is read, 3 the provider is contacted through it, or what it
+has exported is read, 4 the root is pinned in the state directory, 5 the configuration names it by
+hash. Nothing is left behind when a step before the last fails.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from hashclient.audit.log import Event
-from hashclient.config import parse_config
+from hashclient.config import Settings, parse_config
 from hashclient.configfile.edit import (
     provider_table,
     read_config_text,
@@ -25,12 +25,16 @@ from hashclient.configfile.edit import (
 )
 from hashclient.configfile.tables import ProviderConfig
 from hashclient.core.model import is_name
-from hashclient.errors import HashclientError, UsageError, VerificationError
+from hashclient.errors import HashclientError, StateError, UsageError, VerificationError
+from hashclient.fetch.places import addresses, copy_at
 from hashclient.migrations.migrate import writing
-from hashclient.net.client import Transport
-from hashclient.net.settings import access_of, limits_of
 from hashclient.session import Session
-from hashclient.system.files import make_private_dir, write_atomic
+from hashclient.system.files import (
+    MAX_STATE_BYTES,
+    make_private_dir,
+    read_regular,
+    write_atomic,
+)
 from hashclient.system.layout import PINNED_ROOT_NAME
 from hashclient.system.text import printable
 from hashclient.trust.tuf import METADATA_HINT, Trust
@@ -41,9 +45,15 @@ ROOT_HINT = "the provider hands it out; get it by a way you trust"
 
 
 def pin_provider(
-    session: Session, name: str, provider: ProviderConfig, root_file: Path
+    session: Session,
+    name: str,
+    provider: ProviderConfig,
+    root_file: Path,
+    copy: Path | None = None,
 ) -> list[str]:
     """Pin `provider` under `name` with the root in `root_file`; return the lists it offers.
+
+    With a `copy`, a bundle or a directory, that is read instead of contacting the provider.
 
     Raises:
         UsageError, ConfigError: the name is taken, or an option or a file is wrong.
@@ -62,7 +72,9 @@ def pin_provider(
             f"provider {name} is configured already in {printable(settings.config_path)}",
             hint="choose another --name, or remove its table from the configuration",
         )
-    access = access_of(provider)
+    # An address that cannot be used is not written, either, where a copy is read.
+    places = addresses(name, provider) if copy is None or provider.addresses else []
+    place = places[0] if copy is None else copy_at(copy)
     # 2
     root = _read_root(root_file)
     provider = msgspec.structs.replace(provider, root_sha256=hashlib.sha256(root).hexdigest())
@@ -72,10 +84,10 @@ def pin_provider(
     layout = settings.layout
     with writing(layout), _new_trust_dir(layout.provider(name)) as directory:
         # 3
-        with Transport(access, limits=limits_of(provider)) as transport:
+        with place.open() as source:
             metadata = layout.metadata(name)
             try:
-                trust = Trust(metadata, provider.url, transport, root, name=name, now=session.now())
+                trust = Trust(metadata, place.base, source, root, name=name, now=session.now())
             except VerificationError as error:
                 raise VerificationError(
                     f"not the root metadata of a provider: {printable(root_file)}", hint=ROOT_HINT
@@ -88,7 +100,8 @@ def pin_provider(
                     raise
                 raise VerificationError(
                     error.message,
-                    hint="check the URL, and that this is the root of this provider:"
+                    hint=f"check {'the URL' if copy is None else place.name}, and that this is the"
+                    " root of this provider:"
                     f" {printable(root_file)}; {ROOT_HINT}",
                 ) from error
             offered = trust.lists()
@@ -98,9 +111,8 @@ def pin_provider(
                 f"provider {name} does not offer list {missing[0]}",
                 hint=f"it offers: {', '.join(offered) or 'none'}",
             )
-        session.audit.append(
-            [Event("init", {"provider": name, "url": provider.url, "root": provider.root_sha256})]
-        )
+        data = {"provider": name, "url": provider.url, "root": provider.root_sha256}
+        session.audit.append([Event("init", data | {"source": place.name})])
         # 4
         write_atomic(directory / PINNED_ROOT_NAME, root)
         # 5
@@ -133,3 +145,25 @@ def _new_trust_dir(path: Path) -> Iterator[Path]:
     except (HashclientError, KeyboardInterrupt):
         shutil.rmtree(path, ignore_errors=True)
         raise
+
+
+def load_pinned_root(settings: Settings, provider: str) -> bytes:
+    """Return the root that was pinned for `provider`, if it is still the one.
+
+    Raises:
+        StateError: it is missing or not the one that the configuration names.
+    """
+    path = settings.layout.pinned_root(provider)
+    again = f"remove provider {provider} from the configuration and run `hashclient init` again"
+    try:
+        root = read_regular(path, MAX_STATE_BYTES)
+    except OSError as error:
+        raise StateError(
+            f"cannot read pinned root: {printable(path)}: {error.strerror}", hint=again
+        ) from error
+    if hashlib.sha256(root).hexdigest() != settings.provider(provider).root_sha256:
+        raise StateError(
+            f"pinned root is not the one that the configuration names: {printable(path)}",
+            hint=again,
+        )
+    return root

@@ -1,25 +1,27 @@
 """All providers in turn: what `fetch` does, under one lock, and whatever fails on the way.
 
 A provider that cannot be fetched from keeps no other back. What is wrong with a single list comes
-with that list; what is wrong with a provider is raised once the others were tried.
+with that list; what is wrong with a provider is raised once the others were tried. From where the
+lists of one provider come, one address after the other, is in `turns`.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
 
+from hashclient.config import Settings
 from hashclient.errors import HashclientError, UsageError
 from hashclient.fetch.build import Progress
-from hashclient.fetch.fetcher import Fetched, Fetcher
+from hashclient.fetch.fetcher import Fetched
+from hashclient.fetch.places import Place, addresses, copy_at
+from hashclient.fetch.turns import fetch_in_turn
 from hashclient.index.reader import lists_on_disk
 from hashclient.migrations.migrate import writing
-from hashclient.net.client import Transport
-from hashclient.net.settings import access_of, limits_of
 from hashclient.session import Session
 from hashclient.system.files import make_private_dir
 from hashclient.system.text import printable
-from hashclient.trust.tuf import Source
 
 
 def fetch_all(
@@ -27,6 +29,7 @@ def fetch_all(
     only: Collection[str] = (),
     provider: str | None = None,
     *,
+    copy: Path | None = None,
     rebuild: bool = False,
     accept_churn: bool = False,
     wait_s: float = 0.0,
@@ -36,41 +39,41 @@ def fetch_all(
 ) -> Iterator[Fetched]:
     """Yield what becomes of every list, or of those in `only`, of one provider or of all.
 
+    With a `copy`, the path of a bundle or a directory, that is read and no network used.
     `progress`, `accept_churn` and `rebuild` are as for `Fetcher`, `wait_s` and `on_wait` as for
-    `writing`.
+    `writing`. `on_failure` is called with what is wrong and does not end the fetch: an address that
+    another one makes up for, a provider beside others.
 
     Raises:
-        HashclientError: as `Fetcher.fetch`; with several providers, the error of the highest exit
-            code is raised after the others were tried, and `on_failure` is called with each other.
-        UsageError: a list in `only` is offered by none of them.
+        HashclientError: as `fetch_in_turn`; with several providers, the error of the highest exit
+            code is raised after the others were tried.
+        UsageError: a list in `only` is offered by none of them; a `copy` may be of any of several.
     """
     settings = session.settings
-    names = [provider] if provider else sorted(settings.providers())
-    accesses = {name: access_of(settings.provider(name)) for name in names}
+    received = Received()
+    places = _places(settings, provider, copy, received)
     make_private_dir(settings.state_dir)
     worst: HashclientError | None = None
     unknown = set(only)
     with writing(settings.layout, wait_s=wait_s, on_wait=on_wait):
         session.sealer(create=not lists_on_disk(settings.layout.lists))
-        for name in names:
+        for name, where in places.items():
             try:
-                received = Received()
-                limits = limits_of(settings.provider(name))
-                with Transport(accesses[name], limits=limits, on_bytes=received.add) as transport:
-                    for fetched in fetch_from(
-                        session,
-                        name,
-                        transport,
-                        only,
-                        rebuild=rebuild,
-                        accept_churn=accept_churn,
-                        progress=progress,
-                        received=received.count,
-                    ):
-                        unknown.discard(fetched.list_name)
-                        yield fetched
+                for fetched in fetch_in_turn(
+                    session,
+                    name,
+                    where,
+                    only,
+                    rebuild=rebuild,
+                    accept_churn=accept_churn,
+                    progress=progress,
+                    received=received.count,
+                    on_failure=on_failure,
+                ):
+                    unknown.discard(fetched.list_name)
+                    yield fetched
             except HashclientError as error:
-                if len(names) == 1:
+                if len(places) == 1:
                     raise
                 # The worst is raised when the others were tried; each is told once.
                 if worst is None:
@@ -87,34 +90,22 @@ def fetch_all(
         )
 
 
-def fetch_from(
-    session: Session,
-    name: str,
-    source: Source,
-    only: Collection[str] = (),
-    *,
-    rebuild: bool = False,
-    accept_churn: bool = False,
-    progress: Progress | None = None,
-    received: Callable[[], int] = lambda: 0,
-) -> Iterator[Fetched]:
-    """Yield what becomes of every list of provider `name`, whose bytes `source` gives.
-
-    The caller holds the writers' lock.
-
-    Raises:
-        HashclientError: as `Fetcher.fetch`.
-    """
-    fetcher = Fetcher(
-        session,
-        name,
-        source,
-        progress=progress,
-        received=received,
-        accept_churn=accept_churn,
-        rebuild=rebuild,
-    )
-    yield from fetcher.fetch(frozenset(only))
+def _places(
+    settings: Settings, provider: str | None, copy: Path | None, received: Received
+) -> dict[str, list[Place]]:
+    """Return from where the lists of each provider are fetched, in the order of their names."""
+    names = [provider] if provider else sorted(settings.providers())
+    if copy is not None:
+        if len(names) > 1:
+            raise UsageError(
+                "which provider this is from is not said: there are several",
+                hint=f"name one with --provider: {', '.join(names)}",
+            )
+        settings.provider(names[0])
+        return {names[0]: [copy_at(copy)]}
+    # Whose lists are brought by hand is not missed where others have an address.
+    reached = [name for name in names if settings.provider(name).addresses] or names
+    return {name: addresses(name, settings.provider(name), received.add) for name in reached}
 
 
 class Received:

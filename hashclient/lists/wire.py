@@ -170,6 +170,16 @@ def _check_segments(index: ListIndex, what: str) -> None:
         )
 
 
+def delta_of(generation: int, index: ListIndex) -> list[Segment] | None:
+    """Return the segments that lead from `generation` to `index`; None if one straddles it.
+
+    `docs/format.md`, 'What a client does', 3.
+    """
+    if any(s.first <= generation < s.last for s in index.segments):
+        return None
+    return [s for s in index.segments if s.first > generation]
+
+
 def encode_index(index: ListIndex) -> bytes:
     """Return the bytes of `index.json`; `parse_index` gives `index` back."""
     return msgspec.json.format(msgspec.json.encode(index), indent=1) + b"\n"

@@ -19,7 +19,7 @@ import httpcore
 import httpx
 
 from hashclient import __version__
-from hashclient.errors import UnreachableError, VerificationError
+from hashclient.errors import DeliveryError, UnreachableError
 from hashclient.net.credentials import DEFAULT_PORTS, Endpoint
 from hashclient.net.deadline import BoundedBackend, Deadline, Limits
 from hashclient.net.errors import (
@@ -101,7 +101,7 @@ class Download:
         # 2. Bytes as they are signed: nothing that expands.
         encoding = headers.get("content-encoding", "identity").strip().lower()
         if encoding != "identity":
-            raise VerificationError(
+            raise DeliveryError(
                 f"{self.peer.name} sends a compressed body: {self.url}",
                 hint="hash lists are served without Content-Encoding",
             )
@@ -124,7 +124,7 @@ class Download:
         """Take the next bytes of the body.
 
         Raises:
-            VerificationError: they do not fit below the cap.
+            DeliveryError: they do not fit below the cap.
         """
         if len(self._kept) + len(chunk) > self._cap:
             raise self._too_long()
@@ -183,8 +183,8 @@ class Download:
             self._on_bytes(-len(self._kept))
         self._kept.clear()
 
-    def _too_long(self) -> VerificationError:
-        return VerificationError(
+    def _too_long(self) -> DeliveryError:
+        return DeliveryError(
             f"answer is longer than the {self._cap} bytes allowed: {self.url}",
             hint=f"the {self.peer.name}'s server sends something else than what was signed",
         )

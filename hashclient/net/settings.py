@@ -4,42 +4,42 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hashclient.configfile.tables import ProviderConfig, ServiceDestination
+from hashclient.configfile.tables import AccessConfig, ProviderConfig, ServiceDestination
 from hashclient.net.client import Limits
 from hashclient.net.credentials import Access, OAuth
 from hashclient.net.peer import REPORTING_SERVICE
 from hashclient.system.files import user_path
 
 
-def access_of(provider: ProviderConfig) -> Access:
-    """Return how the transport gets in to `provider`.
+def access_of(url: str, config: AccessConfig) -> Access:
+    """Return how the transport gets in at the address `url` of a provider.
 
     Raises:
         ConfigError: its settings contradict each other.
     """
     oauth = None
-    if provider.oauth is not None:
+    if config.oauth is not None:
         oauth = OAuth(
-            token_url=provider.oauth.token_url,
-            client_id=provider.oauth.client_id,
-            client_secret_file=_path(provider.oauth.client_secret_file),
-            client_secret_env=provider.oauth.client_secret_env,
-            scope=provider.oauth.scope,
-            ca=_path(provider.oauth.ca),
+            token_url=config.oauth.token_url,
+            client_id=config.oauth.client_id,
+            client_secret_file=_path(config.oauth.client_secret_file),
+            client_secret_env=config.oauth.client_secret_env,
+            scope=config.oauth.scope,
+            ca=_path(config.oauth.ca),
         )
     return Access(
-        url=provider.url,
-        token_file=_path(provider.token_file),
-        token_env=provider.token_env,
-        token_credential=provider.token_credential,
-        basic_file=_path(provider.basic_file),
+        url=url,
+        token_file=_path(config.token_file),
+        token_env=config.token_env,
+        token_credential=config.token_credential,
+        basic_file=_path(config.basic_file),
         oauth=oauth,
-        client_cert=_path(provider.client_cert),
-        client_key=_path(provider.client_key),
-        ca=_path(provider.ca),
-        proxy=provider.proxy,
-        proxy_basic_file=_path(provider.proxy_basic_file),
-        allow_http=provider.allow_http,
+        client_cert=_path(config.client_cert),
+        client_key=_path(config.client_key),
+        ca=_path(config.ca),
+        proxy=config.proxy,
+        proxy_basic_file=_path(config.proxy_basic_file),
+        allow_http=config.allow_http,
     )
 
 
@@ -60,8 +60,14 @@ def access_of_service(service: ServiceDestination) -> Access:
     )
 
 
-def limits_of(provider: ProviderConfig | ServiceDestination) -> Limits:
-    """Return how patient the transport is with `provider`; `timeout_s` scales every wait."""
+def limits_of(
+    provider: ProviderConfig | ServiceDestination, *, has_another: bool = False
+) -> Limits:
+    """Return how patient the transport is with `provider`; `timeout_s` scales every wait.
+
+    One that `has_another` address waits between attempts for no longer than one answer may take: a
+    server that is busy for a minute has another in its place.
+    """
     usual = Limits()
     scale = provider.timeout_s / usual.base_s
     return Limits(
@@ -71,7 +77,7 @@ def limits_of(provider: ProviderConfig | ServiceDestination) -> Limits:
         attempts=provider.attempts,
         backoff_s=usual.backoff_s * scale,
         backoff_max_s=usual.backoff_max_s * scale,
-        retry_total_s=usual.retry_total_s * scale,
+        retry_total_s=provider.timeout_s if has_another else usual.retry_total_s * scale,
     )
 
 

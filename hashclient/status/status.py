@@ -28,6 +28,9 @@ from hashclient.matches.store import Matches
 from hashclient.system.files import is_there, state_error
 from hashclient.system.times import for_people
 
+#: So many records of fetches are looked at for each list: some are fetched more often than others.
+FETCHES_PER_LIST = 4
+
 
 class ListStatus(msgspec.Struct, frozen=True):
     """One list: its manifest if it can be used, and what is wrong with it if anything is.
@@ -72,10 +75,16 @@ class ReportsStatus(msgspec.Struct, frozen=True):
 
 
 class AuditStatus(msgspec.Struct, frozen=True):
-    """The last record of the audit log, and the last that says how a scan has ended, if any."""
+    """The last record of the audit log, and the last that says how a scan has ended, if any.
+
+    `sources` says of a list from where it was fetched last, or found to have nothing new: an
+    address, or the path of a bundle or a directory. It is not known of a list whose last fetch is
+    far back in the log, or was by an earlier version.
+    """
 
     last: Record
     last_scan: Record | None
+    sources: Mapping[str, str] = msgspec.field(default_factory=dict)
 
 
 class Status(msgspec.Struct):
@@ -143,7 +152,7 @@ def read_status(
         if is_there(settings.layout.reports):
             status.reports = _reports(settings)
     with status.part():
-        status.audit = _audit(settings)
+        status.audit = _audit(settings, len(lists))
     return status
 
 
@@ -253,13 +262,16 @@ def _reports(settings: Settings) -> ReportsStatus:
     return ReportsStatus({str(s): counts[s] for s in State}, min(waiting, default=None))
 
 
-def _audit(settings: Settings) -> AuditStatus | None:
+def _audit(settings: Settings, lists: int) -> AuditStatus | None:
     try:
         last = next(read(settings.layout.audit, limit=1), None)
         last_scan = next(read(settings.layout.audit, event="scan-end", limit=1), None)
+        limit = FETCHES_PER_LIST * lists
+        fetches = list(read(settings.layout.audit, event="fetch", limit=limit)) if limit else []
     except StateError:  # it has not begun
         return None
-    return None if last is None else AuditStatus(last, last_scan)
+    sources = {str(r.data.get("list")): r.data["source"] for r in fetches if "source" in r.data}
+    return None if last is None else AuditStatus(last, last_scan, sources)
 
 
 def _text_of(error: HashclientError) -> str:

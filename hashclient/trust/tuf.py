@@ -26,6 +26,7 @@ from tuf.ngclient import FetcherInterface, Updater
 from hashclient.core.model import is_name
 from hashclient.errors import (
     AuthorisationError,
+    DeliveryError,
     HashclientError,
     StaleError,
     UnreachableError,
@@ -308,14 +309,14 @@ class Trust:
         except tuf_errors.ExpiredMetadataError as error:
             raise self._stale(error) from error
         except (tuf_errors.RepositoryError, tuf_errors.DownloadError) as error:
-            raise VerificationError(
+            raise DeliveryError(
                 f"provider {self._name}: {excerpt(error)}",
                 hint=METADATA_HINT,
             ) from error
         except OSError as error:
             raise state_error("cannot keep metadata in", self._directory.path, error) from error
         except (ValueError, TypeError, KeyError, RuntimeError) as error:
-            raise VerificationError(
+            raise DeliveryError(
                 f"provider {self._name}: metadata is malformed: {excerpt(error)}",
                 hint=METADATA_HINT,
             ) from error

@@ -34,7 +34,7 @@ class Expired(State):
         expires = (NOW - timedelta(hours=hours)).isoformat()
         edit_manifest(self.path, "base", expires=expires)
         edit_manifest(self.path, "fresh", expires=(NOW + timedelta(days=1)).isoformat())
-        config = ProviderConfig("https://provider.test", "0" * 64, grace_hours=grace_hours or 0.0)
+        config = ProviderConfig(root_sha256="0" * 64, grace_hours=grace_hours or 0.0)
         self.configure(provider_table("main", config))
 
     def status(self, *args: str) -> Run:

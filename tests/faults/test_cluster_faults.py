@@ -33,7 +33,6 @@ from hashclient.scan.reasons import CLUSTER_GONE, WORKER_DIED
 from hashclient.scan.sources.files import Trees, WalkOptions
 from tests.kit import arguments, environment, run, wait_until, write_tree
 from tests.kit.cluster import LISTED, SharedCluster
-from tests.kit.depth import count_of
 
 
 @pytest.fixture
@@ -86,7 +85,9 @@ def once(outcomes: list[Outcome]) -> dict[str, Kind]:
     return {outcome.path: outcome.kind for outcome in outcomes}
 
 
-@pytest.mark.parametrize("seed", range(count_of(30, 2)))
+@pytest.mark.parametrize(
+    "seed", [*range(2), *(pytest.param(seed, marks=pytest.mark.deep) for seed in range(2, 30))]
+)
 def test_workers_that_are_killed_at_random_change_nothing(
     cluster: SharedCluster, tmp_path: Path, small_batches: None, seed: int
 ) -> None:

@@ -32,6 +32,7 @@ NAMES = (
     "matches",
     "mounts",
     "clamd",
+    "bundle",
     "item",
     "document",
     "answer",

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hashclient.config import Settings, parse_config, resolve_settings
 from hashclient.configfile.edit import provider_table
 from hashclient.configfile.tables import (
+    MirrorConfig,
     OAuthConfig,
     PackageDestination,
     PolicyRule,
@@ -198,9 +199,13 @@ _oauth = st.builds(
     client_secret_env=_maybe,
     scope=_maybe,
 )
+_mirrors = st.builds(
+    MirrorConfig, url=_text, token_file=_maybe, allow_http=st.booleans(), oauth=st.none() | _oauth
+)
 _providers = st.builds(
     ProviderConfig,
-    url=_text,
+    url=_maybe,
+    mirrors=st.lists(_mirrors, max_size=2).map(tuple),
     root_sha256=_text,
     token_file=_maybe,
     basic_file=_maybe,
@@ -315,6 +320,28 @@ def test_a_provider_that_was_written_reads_back_the_same(provider: ProviderConfi
     config = parse_config("# a comment\nstate_dir = 's'\n\n" + table, COMMANDS, "f")
     assert config.providers == {"the.name": provider}
     assert "oauth" in tomllib.loads(table)["providers"]["the.name"] or provider.oauth is None
+
+
+def test_mirrors_are_addresses_after_the_first() -> None:
+    mirror = "[[providers.main.mirrors]]\nurl = 'https://{}.test'\ntoken_env = 'T'\n"
+    config = parse_config(PROVIDER + mirror.format("two") + mirror.format("three"), COMMANDS, "f")
+    addresses = config.providers["main"].addresses
+    assert [url for url, _ in addresses] == [
+        "https://lists.example.org",
+        "https://two.test",
+        "https://three.test",
+    ]
+    assert [access.token_env for _, access in addresses] == [None, "T", "T"]
+    without = parse_config("[providers.main]\nroot_sha256 = '00'\n", COMMANDS, "f")
+    assert without.providers["main"].addresses == ()
+    for text, message in (
+        (mirror.format("x").replace("url", "utl"), "unknown key 'utl'"),
+        ("[[providers.main.mirrors]]\n", "'url'"),
+        (mirror.format("x") * 17, "more than 16 mirrors"),
+        (mirror.format("x") + "attempts = 3\n", "unknown key 'attempts'"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            parse_config(PROVIDER + text, COMMANDS, "f")
 
 
 def test_a_path_that_is_not_utf8_cannot_be_written() -> None:

@@ -34,6 +34,7 @@ BY_CLASS = {
     "UnreachableError": 4,
     "AuthorisationError": 5,
     "VerificationError": 6,
+    "DeliveryError": 6,
     "StaleError": 7,
     "StateError": 8,
     "LockedError": 8,

@@ -15,7 +15,7 @@ from tuf.api.metadata import TargetFile
 from hashclient.fetch import build
 from hashclient.fetch.guard import PoisonGuard
 from hashclient.index.blinding import Sealer
-from hashclient.lists.wire import ListIndex, Segment
+from hashclient.lists.wire import ListIndex, Segment, delta_of
 from hashclient.trust.tuf import Trust
 
 
@@ -69,7 +69,7 @@ def test_a_delta_is_of_whole_segments() -> None:
     ranges = ((1, 1), (2, 4), (5, 5), (5, 5), (6, 8))
     segments = tuple(Segment(f"s{n}", "add", 1, *r) for n, r in enumerate(ranges))
     index = ListIndex("", "baseline", 8, datetime.now(UTC), 5, "0" * 16, segments)
-    deltas = {generation: build.delta_of(generation, index) for generation in range(10)}
+    deltas = {generation: delta_of(generation, index) for generation in range(10)}
     assert {g for g, delta in deltas.items() if delta is None} == {2, 3, 6, 7}
     lengths = {g: len(delta) for g, delta in deltas.items() if delta is not None}
     assert lengths == {0: 5, 1: 4, 4: 3, 5: 1, 8: 0, 9: 0}

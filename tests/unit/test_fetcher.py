@@ -22,7 +22,7 @@ import pytest
 from fixtures.client import Client, csv, digests_of
 from fixtures.crash import Recorder, watched
 from fixtures.simulator import Simulator, status
-from hashclient.configfile.tables import OAuthConfig, ProviderConfig
+from hashclient.configfile.tables import AccessConfig, OAuthConfig
 from hashclient.core.algorithms import Algorithm
 from hashclient.errors import (
     AuthorisationError,
@@ -690,18 +690,18 @@ def test_consolidation_of_what_is_not_here_is_a_delta(client: Client, simulator:
 
 
 def test_every_way_in_is_passed_on() -> None:
-    common: dict[str, Any] = {"url": "https://list.invalid/x", "root_sha256": ""}
+    url = "https://list.invalid/x"
     access = access_of(
-        ProviderConfig(
-            **common,
+        url,
+        AccessConfig(
             token_file="~/token",
             client_cert="/c",
             client_key="/k",
             ca="/ca",
             proxy="http://proxy.invalid:3128",
-        )
+        ),
     )
-    assert access.url == common["url"]
+    assert access.url == url
     assert access.token_file == Path.home() / "token"
     assert (access.client_cert, access.client_key, access.ca) == (
         Path("/c"),
@@ -709,15 +709,15 @@ def test_every_way_in_is_passed_on() -> None:
         Path("/ca"),
     )
     assert access.proxy == "http://proxy.invalid:3128"
-    assert access_of(ProviderConfig(**common, token_env="T")).token_env == "T"
-    assert access_of(ProviderConfig(**common, token_credential="c")).token_credential == "c"
-    assert access_of(ProviderConfig(**common, basic_file="/b")).basic_file == Path("/b")
+    assert access_of(url, AccessConfig(token_env="T")).token_env == "T"
+    assert access_of(url, AccessConfig(token_credential="c")).token_credential == "c"
+    assert access_of(url, AccessConfig(basic_file="/b")).basic_file == Path("/b")
     oauth = OAuthConfig("https://id.invalid/t", "me", client_secret_file="/s", scope="lists")
-    assert access_of(ProviderConfig(**common, oauth=oauth)).oauth == OAuth(
+    assert access_of(url, AccessConfig(oauth=oauth)).oauth == OAuth(
         "https://id.invalid/t", "me", Path("/s"), None, "lists"
     )
     with pytest.raises(ConfigError, match="more than one credential"):
-        access_of(ProviderConfig(**common, token_env="T", basic_file="/b"))
+        access_of(url, AccessConfig(token_env="T", basic_file="/b"))
 
 
 def test_a_provider_that_is_not_configured(client: Client) -> None:

@@ -1,0 +1,94 @@
+"""`provider export`: what is published as one file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from hashclient.cli.app import App, existing_path, format_option, pass_app
+from hashclient.errors import UsageError
+from hashclient.system.text import counted, printable
+from hashclient.system.times import for_people, for_programs
+
+
+@click.command("export")
+@click.argument("directory", metavar="REPO", type=existing_path(file_okay=False))
+@click.option(
+    "--to",
+    metavar="FILE",
+    type=existing_path(),
+    required=True,
+    help="The bundle to write; what is there is replaced.",
+)
+@click.option(
+    "--since",
+    metavar="LIST=GENERATION",
+    multiple=True,
+    help="Of this list only what clients lack that have that generation or a later one. Can be"
+    " given several times. [default: all]",
+)
+@format_option("text", "json")
+@pass_app
+def command(
+    app: App, directory: Path, to: Path, since: tuple[str, ...], output_format: str
+) -> None:
+    """Write what REPO publishes to a file, for clients without a network.
+
+    They read it with `hashclient fetch --from FILE`, and verify it as if it came from a web server.
+    So it has to be there before what is signed in it expires: `renew` first, and carry it within
+    days. It has the lists in the clear, which nobody else may have: encrypt it on the way.
+
+    \b
+      hashclient provider renew /srv/lists
+      hashclient provider export /srv/lists --to lists.bundle
+      hashclient provider export /srv/lists --to lists.bundle --since baseline=41
+    """
+    from hashclient.provider.export import export_bundle
+
+    wanted = _generations(since)
+    done = export_bundle(directory, to, wanted)
+    until = for_people(done.until)
+    if output_format == "json":
+        document = {
+            "file": str(to),
+            "files": done.files,
+            "bytes": done.bytes,
+            "until": for_programs(done.until),
+            "lists": [
+                {"list": entry.name, "generation": entry.generation, "since": entry.since}
+                for entry in done.lists
+            ],
+        }
+        app.out(json.dumps(document))
+    else:
+        for entry in done.lists:
+            what = "all of it" if entry.since is None else f"since generation {entry.since}"
+            app.out(f"list {entry.name}: generation {entry.generation}, {what}")
+        files = f"{counted(done.files, 'file')}, {counted(done.bytes, 'byte')}"
+        app.out(f"{printable(to)}: {files}; clients take it until {until}")
+    for entry in done.lists:
+        if entry.since is None and wanted.get(entry.name):
+            app.say(
+                f"list {entry.name}: since it was consolidated, what has changed since that"
+                " generation is not known any more: all of the list is in the bundle"
+            )
+    if done.until <= app.now():
+        app.warn(
+            f"what is signed has expired: {until}; clients refuse it",
+            f"run `hashclient provider renew {printable(directory)}` and export again",
+        )
+
+
+def _generations(since: tuple[str, ...]) -> dict[str, int]:
+    generations = {}
+    for text in since:
+        name, _, number = text.rpartition("=")
+        if not name or not number.isascii() or not number.isdigit() or len(number) > 16:
+            raise UsageError(
+                f"not a list and a generation: {printable(text)}",
+                hint="write --since baseline=41, say",
+            )
+        generations[name] = int(number)
+    return generations

@@ -1,0 +1,143 @@
+"""One provider, from the first of several places that has what is asked for.
+
+1 a place is asked for the metadata, and for all lists that are left; 2 what another place may do
+better (it is not there, not let in, not what was signed, expired) is logged and reported, and asked
+for at the next place; 3 so until nothing is left, there is no other place, or places have failed
+for too long. What is signed and refused is so wherever it comes from, and asked for once. No place
+sees what was meant for another: each has a transport, and a credential, of its own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+
+import msgspec
+
+from hashclient.errors import (
+    AuthorisationError,
+    ConfigError,
+    DeliveryError,
+    HashclientError,
+    StaleError,
+    UnreachableError,
+    UsageError,
+)
+from hashclient.fetch.build import Progress
+from hashclient.fetch.fetcher import ClockError, Fetched, Fetcher, log_refusal
+from hashclient.fetch.places import Place, TimedSource
+from hashclient.session import Session
+
+#: For how long places may fail in turn, all together, before no other one is asked: so many times
+#: as long as an answer of one may take to begin.
+PATIENCE = 8
+
+#: What may be the fault of a place; that a clock is wrong is not.
+_OF_PLACE = (UnreachableError, AuthorisationError, DeliveryError, StaleError)
+
+
+def fetch_in_turn(
+    session: Session,
+    name: str,
+    places: Sequence[Place],
+    only: Collection[str] = (),
+    *,
+    rebuild: bool = False,
+    accept_churn: bool = False,
+    progress: Progress | None = None,
+    received: Callable[[], int] = lambda: 0,
+    on_failure: Callable[[HashclientError], None] = lambda _: None,
+    monotonic: Callable[[], float] = time.monotonic,
+) -> Iterator[Fetched]:
+    """Yield what becomes of every list of provider `name`, or of those in `only`.
+
+    `on_failure` is called with what is wrong with each of `places` after which another is asked.
+    The caller holds the writers' lock.
+
+    Raises:
+        HashclientError: as `Fetcher.fetch`; of several places the worst, the last of these.
+    """
+    patience_s = PATIENCE * session.settings.provider(name).timeout_s
+    left = frozenset(only)
+    # Lists that no place has had so far, and what is wrong with the places as a whole.
+    held: dict[str, Fetched] = {}
+    worst: HashclientError | None = None
+    for number, place in enumerate(places, 1):
+        timed: TimedSource | None = None
+        failed: HashclientError | None = None
+        # 1
+        try:
+            with place.open() as source:
+                timed = TimedSource(source, monotonic)
+                fetcher = Fetcher(
+                    session,
+                    name,
+                    timed,
+                    base=place.base,
+                    origin=place.name,
+                    progress=progress,
+                    received=received,
+                    accept_churn=accept_churn,
+                    rebuild=rebuild,
+                )
+                for fetched in fetcher.fetch(left):
+                    before = held.pop(fetched.list_name, None)
+                    if fetched.error is None or not _is_of_place(fetched.error):
+                        yield fetched
+                    else:
+                        held[fetched.list_name] = _worse(before, fetched)
+        except HashclientError as error:
+            # What is needed to get in may be missing for one place alone.
+            is_unset = timed is None and isinstance(error, ConfigError) and len(places) > 1
+            # Once it is open, the fetcher logs what it refuses.
+            if timed is None and (is_unset or not isinstance(error, UsageError)):
+                log_refusal(session.audit, name, None, error, place.name)
+            if not is_unset and not _is_of_place(error):
+                yield from held.values()
+                raise
+            failed = error
+        if failed is None:
+            worst = None
+            if not held:
+                return
+        elif worst is None or failed.exit_code >= worst.exit_code:
+            worst = failed
+        # 2
+        if others := places[number:]:
+            for fault in [failed] if failed else [entry.error for entry in held.values()]:
+                if fault is not None:
+                    on_failure(_passed_over(place, fault))
+            # 3
+            patience_s -= timed.failed_s if timed else 0.0
+            if patience_s < 0:
+                on_failure(
+                    UnreachableError(
+                        f"provider {name}: its addresses have failed for too long; not asked:"
+                        f" {', '.join(other.name for other in others)}",
+                        hint="check the network; `timeout_s` says how long each may take",
+                    )
+                )
+                break
+            left = frozenset(held) or left
+    for entry in held.values():
+        yield entry if worst is None else _worse(entry, msgspec.structs.replace(entry, error=worst))
+    if worst is not None and not held:
+        raise worst
+
+
+def _is_of_place(error: HashclientError) -> bool:
+    """Tell whether another place may do better than the one that failed with `error`."""
+    return isinstance(error, _OF_PLACE) and not isinstance(error, ClockError)
+
+
+def _worse(one: Fetched | None, other: Fetched) -> Fetched:
+    """Return the one of two refusals that has the higher exit code, or the later one."""
+    if one is None or one.error is None or other.error is None:
+        return other
+    return one if one.error.exit_code > other.error.exit_code else other
+
+
+def _passed_over(place: Place, error: HashclientError) -> HashclientError:
+    """Return `error` as that of a place which is passed over."""
+    kind = next(kind for kind in (*_OF_PLACE, ConfigError) if isinstance(error, kind))
+    return kind(f"{place.name} is passed over: {error.message}", hint=error.hint)

@@ -1,0 +1,236 @@
+"""What is published, as one file that is carried to clients without a network.
+
+A bundle has the metadata that counts now, every root, and the files of the lists: all of them, or
+of a list those alone that lead on from a generation. What a client refuses from a web server it
+refuses from a bundle, so it is to be fetched before the timestamp expires. The format is in
+`lists.bundle`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from tuf.api.exceptions import LengthOrHashMismatchError, RepositoryError
+from tuf.api.metadata import (
+    Metadata,
+    MetaFile,
+    Root,
+    Snapshot,
+    TargetFile,
+    Targets,
+    Timestamp,
+)
+
+from hashclient.errors import StateError, UsageError, VerificationError
+from hashclient.lists.bundle import Mark, write_bundle
+from hashclient.lists.wire import ListIndex, delta_of, parse_index, target_name
+from hashclient.provider.hints import own_hints
+from hashclient.provider.listfiles import read_public
+from hashclient.system.files import atomic_file, refuse_irregular
+from hashclient.system.locks import writer_lock
+from hashclient.system.text import printable
+
+#: Whoever signs files: what `targets` delegates to is named in the snapshot beside it.
+_TOP = "targets.json"
+_RESTORE = "restore the repository from a copy"
+
+
+class ExportedList(msgspec.Struct, frozen=True):
+    """A list in a bundle: its generation, and that from which a client can go on; None is any."""
+
+    name: str
+    generation: int
+    since: int | None
+
+
+class Exported(msgspec.Struct, frozen=True):
+    """A bundle that was written: how many files of how many bytes, and which lists.
+
+    `until` is when the first of what is signed in it expires: clients refuse it then.
+    """
+
+    files: int
+    bytes: int
+    until: datetime
+    lists: tuple[ExportedList, ...]
+
+
+class _File(msgspec.Struct, frozen=True):
+    """A file below `public/`: its bytes, or what is signed about them."""
+
+    name: str
+    signed: MetaFile | TargetFile | None = None
+    data: bytes | None = None
+
+
+def export_bundle(directory: Path, to: Path, since: Mapping[str, int]) -> Exported:
+    """Write what the repository in `directory` publishes to the file `to`, for its owner alone.
+
+    Of a list in `since`, segments are left out that a client has which is at that generation, or at
+    a later one. All of it is written where those are not known any more: `Exported.lists`
+    says so. The same repository gives the same bytes.
+
+    Raises:
+        UsageError: there is no such list or generation, or `to` is something else than a file.
+        StateError: there is no repository, it is being changed or is corrupt, or `to` cannot be
+            written; the file that was there before is there then.
+    """
+    public = directory / "public"
+    if not (public / "metadata" / "timestamp.json").exists():
+        raise StateError(
+            f"not a provider's repository: {printable(directory)}",
+            hint="`hashclient provider init` makes one",
+        )
+    try:
+        refuse_irregular(to)
+    except OSError as error:
+        raise UsageError(f"cannot write {printable(to)}: {error.strerror}") from error
+    busy = f"another process is changing {printable(directory)}"
+    # The lock keeps a new root from being taken together with an old timestamp. What lists are made
+    # of never changes, and stays long enough.
+    lock = writer_lock(directory / "lock", busy=busy, hint="wait until it has finished")
+    with own_hints("cannot read", directory), lock:
+        found = _Published(public, since)
+    written = [0, 0]
+
+    def members() -> Iterator[tuple[str, bytes]]:
+        for file in found.files:
+            data = _read(public, file) if file.data is None else file.data
+            written[0] += 1
+            written[1] += len(data)
+            yield file.name, data
+
+    marked = {entry.name: entry.since for entry in found.lists if entry.since is not None}
+    try:
+        with atomic_file(to) as stream:
+            write_bundle(stream, Mark(since=marked), members())
+    except ValueError as error:
+        raise StateError(
+            f"a name does not fit into a bundle: {printable(str(error))}",
+            hint="copy the directory public/ instead; `hashclient fetch --from` reads it",
+        ) from error
+    except StateError as error:
+        if not isinstance(error.__cause__, OSError):
+            raise
+        raise StateError(
+            error.message, hint="check the directory, its permissions and the free space"
+        ) from error
+    return Exported(written[0], written[1], found.until, tuple(found.lists))
+
+
+class _Published:
+    """What is published now: the files of a bundle in their order, and what is to be said of it."""
+
+    def __init__(self, public: Path, since: Mapping[str, int]) -> None:
+        self._public = public
+        self._since = since
+        self.files: list[_File] = []
+        self.lists: list[ExportedList] = []
+        self._expiries: list[datetime] = []
+        numbers = sorted(
+            int(number)
+            for path in (public / "metadata").glob("*.root.json")
+            if (number := path.name.partition(".")[0]).isdecimal()
+        )
+        roots: list[Metadata[Root]] = [self._metadata(f"{number}.root.json") for number in numbers]
+        if not roots:
+            raise StateError("corrupt metadata: there is no root", hint=_RESTORE)
+        self._expiries.append(roots[-1].signed.expires)
+        timestamp: Metadata[Timestamp] = self._counted("timestamp.json")
+        described = timestamp.signed.snapshot_meta
+        snapshot: Metadata[Snapshot] = self._counted(
+            f"{described.version}.snapshot.json", described
+        )
+        for name, meta in snapshot.signed.meta.items():
+            metadata: Metadata[Targets] = self._counted(f"{meta.version}.{name}", meta)
+            if name != _TOP:
+                self._add_targets(name.removesuffix(".json"), metadata.signed)
+        if unknown := sorted(since.keys() - {entry.name for entry in self.lists}):
+            names = ", ".join(entry.name for entry in self.lists)
+            raise UsageError(
+                f"no such list: {printable(unknown[0])}", hint=f"lists: {names or 'none yet'}"
+            )
+
+    @property
+    def until(self) -> datetime:
+        """When the first of what is signed expires."""
+        return min(self._expiries)
+
+    def _metadata(self, name: str, signed: MetaFile | None = None) -> Metadata[Any]:
+        data = _read(self._public, _File(f"metadata/{name}", signed))
+        # Kept, since the timestamp has one name for all versions, and may be replaced meanwhile.
+        self.files.append(_File(f"metadata/{name}", signed, data))
+        try:
+            return Metadata.from_bytes(data)
+        except (RepositoryError, ValueError) as error:
+            raise StateError(f"corrupt metadata: {name}") from error
+
+    def _counted(self, name: str, signed: MetaFile | None = None) -> Metadata[Any]:
+        """Add metadata whose expiry counts, as that of old roots does not."""
+        metadata = self._metadata(name, signed)
+        self._expiries.append(metadata.signed.expires)
+        return metadata
+
+    def _add_targets(self, role: str, signed: Targets) -> None:
+        index_name = target_name(role, "index.json")
+        left_out: set[str] = set()
+        if index_name in signed.targets:
+            file = _target(signed.targets[index_name])
+            try:
+                index = parse_index(_read(self._public, file), role)
+            except VerificationError as error:
+                raise StateError(f"corrupt repository: {error.message}") from error
+            since, left_out = _left_out(index, self._since.get(role))
+            self.lists.append(ExportedList(role, index.generation, since))
+        for name in sorted(signed.targets.keys() - left_out):
+            self.files.append(_target(signed.targets[name]))
+
+
+def _left_out(index: ListIndex, since: int | None) -> tuple[int | None, set[str]]:
+    """Return from which generation a client can go on, and the targets that it has already.
+
+    None and nothing if all of the list is needed.
+    """
+    if since is None:
+        return None, set()
+    if not 0 <= since <= index.generation:
+        raise UsageError(
+            f"list {index.list} has no generation {since}",
+            hint=f"the newest is {index.generation}",
+        )
+    delta = delta_of(since, index)
+    if since == 0 or delta is None:
+        return None, set()
+    needed = {segment.name for segment in delta}
+    return since, {
+        target_name(index.list, segment.name)
+        for segment in index.segments
+        if segment.name not in needed
+    }
+
+
+def _target(target: TargetFile) -> _File:
+    folder, _, base = target.path.rpartition("/")
+    return _File(f"targets/{folder}/{target.hashes['sha256']}.{base}", target)
+
+
+def _read(public: Path, file: _File) -> bytes:
+    """Return the bytes of a file, as they are signed.
+
+    Raises:
+        StateError: they are something else, or cannot be read.
+    """
+    data = read_public(public / file.name)
+    if file.signed is not None:
+        try:
+            file.signed.verify_length_and_hashes(data)
+        except LengthOrHashMismatchError as error:
+            raise StateError(
+                f"corrupt repository: {file.name} is not what is signed",
+                hint=_RESTORE,
+            ) from error
+    return data
