@@ -131,8 +131,10 @@ class TestMessages:
 
     def test_a_result_comes_back_as_it_was_but_for_what_was_handed_back(self) -> None:
         fields = Result.__struct_fields__
-        result = Result(*range(1, 10), [], [], [(1, b"r")], [(2, 3)], [(4, b"s", b"m")])
+        result = Result(learned=[(1, b"r")], seen=[(2, 3)], containers=[(4, b"s", b"m")])
         assert fields[9:] == ("outcomes", "deferred", "learned", "seen", "containers", "told")
+        for number, name in enumerate(fields[:9]):
+            setattr(result, name, number + 1)
         answer = decode_answer(encode(pack_result(result, 0.5)))
         assert isinstance(answer, Checked)
         assert unpack_result(answer) == result

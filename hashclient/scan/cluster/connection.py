@@ -8,7 +8,6 @@ turned off, as far as a client can; exceptions of its own become ours here.
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import contextlib
 import logging
 import os
@@ -45,17 +44,12 @@ QUIET = {
     "distributed.worker.http.routes": [],
     "distributed.admin.log-length": 100,
     # After 15 seconds, a worker that is slow to start again would be given up.
-    "distributed.deploy.lost-worker-timeout": "10min",
+    "distributed.deploy.lost-worker-timeout": "600s",
 }
 #: A batch during which three workers have died is not tried again.
 _ALLOWED_FAILURES = 2
-_GONE = (
-    OSError,
-    RuntimeError,
-    TimeoutError,
-    asyncio.CancelledError,
-    concurrent.futures.CancelledError,
-)
+#: Whatever Dask raises of its own accord: whether a scheduler is there cannot be told by the class.
+_GONE = (Exception, asyncio.CancelledError)
 
 
 class GoneError(Exception):
@@ -208,6 +202,7 @@ def _told() -> Iterator[None]:
     try:
         yield
     except _GONE as error:
+        _log.info("the cluster does not answer: %s", type(error).__name__)
         raise GoneError from error
 
 
