@@ -243,6 +243,21 @@ class TestProbes:
             assert probes.problem_with(gone, str(tmp_path)) == "no such file or directory"
         assert len(waited) == 2 * (probes.TRIES - 1)
 
+    def test_a_directory_that_is_listed_meanwhile_has_no_probe(self, tmp_path: Path) -> None:
+        (tmp_path / f"{probes.PREFIX}of-others").touch()
+        with probes.written([str(tmp_path)]) as (probe,):
+            listed = Lister("/", frozenset(), ()).run([Start(os.fsencode(tmp_path))])
+            (group,) = listed.groups
+            assert group.count == 2
+            left = probes.without(group, {probe.name})
+        assert left is not None
+        assert list(paths_of([left])) == [f"{tmp_path}/{probes.PREFIX}of-others"]
+        only = names("/d", os.fsdecode(probe.name))
+        assert probes.without(only, {probe.name}) is None
+        frontier = Frontier(lambda group: probes.without(group, {probe.name}))
+        frontier.add_groups([only, names("/d", "x")])
+        assert frontier.names == 1
+
     def test_where_nothing_can_be_written_signs_are_compared(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -367,6 +382,9 @@ class _Verdicts:
 
     slots = 1
     resource = "r"
+
+    def without_probes(self, found: Names) -> Names | None:
+        return found
 
     def verify(self, directories: Sequence[str]) -> dict[str, str | None]:
         return {

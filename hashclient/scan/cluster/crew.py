@@ -18,8 +18,8 @@ from hashclient.errors import ConfigError, StateError, UnreachableError
 from hashclient.scan.cluster import worker
 from hashclient.scan.cluster.address import problem_with_worker
 from hashclient.scan.cluster.connection import Connection
-from hashclient.scan.cluster.messages import Setup, Spec, decode_problems, encode
-from hashclient.scan.cluster.probes import written
+from hashclient.scan.cluster.messages import Names, Setup, Spec, decode_problems, encode
+from hashclient.scan.cluster.probes import without, written
 from hashclient.system.text import printable
 
 #: For the first worker to come.
@@ -53,6 +53,8 @@ class Crew:
         #: Those that were there at the last look.
         self._seen: set[str] = set()
         self._due = 0.0
+        #: What all probes of this scan are called.
+        self._probes: set[bytes] = set()
         #: As many as were ready at a time.
         self.most = 0
         #: Since when nobody is ready.
@@ -126,6 +128,7 @@ class Crew:
         """
         found: dict[str, str | None] = dict.fromkeys(directories, "it cannot be opened")
         with written(directories) as probes:
+            self._probes.update(probe.name for probe in probes)
             answers = self._connection.call(
                 worker.look_at, self._spec.run, encode(probes), workers=list(self._ready)
             )
@@ -140,6 +143,10 @@ class Crew:
         self._places += [name for name, problem in found.items() if problem is None]
         return found
 
+    def without_probes(self, names: Names) -> Names | None:
+        """Return a group of names without what this scan has left there itself."""
+        return without(names, self._probes)
+
     def _make_ready(self, new: dict[str, int]) -> dict[str, tuple[str, str | None]]:
         """Make workers ready; return why some cannot be, with what helps."""
         refusals: dict[str, tuple[str, str | None]] = {}
@@ -151,6 +158,7 @@ class Crew:
         if not asked:
             return refusals
         with written(self._places) as probes:
+            self._probes.update(probe.name for probe in probes)
             payload = encode(Setup(self._spec, tuple(probes)))
             answers = self._connection.call(
                 worker.prepare, payload, self.resource, workers=list(asked)

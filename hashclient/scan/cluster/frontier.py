@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from hashclient.core.model import Outcome
 from hashclient.scan.cluster.messages import Names, Start, ToCheck, ToList, names_of
@@ -27,8 +27,9 @@ Wide = Iterator[Group | Outcome | Start]
 class Frontier:
     """Directories and files that nobody works on yet."""
 
-    def __init__(self) -> None:
-        """Nothing is to be done."""
+    def __init__(self, kept: Callable[[Names], Names | None] = lambda names: names) -> None:
+        """Nothing is to be done. Of files that are added, those are kept that `kept` returns."""
+        self._kept = kept
         self._groups: deque[Names] = deque()
         self._large: list[Names] = []
         #: How many files are waiting, without those that are batches of their own.
@@ -49,6 +50,7 @@ class Frontier:
 
     def add_groups(self, groups: list[Names], *, first: bool = False) -> None:
         """Add files; `first` ones were handed out before and come next."""
+        groups = [left for group in groups if (left := self._kept(group)) is not None]
         self.names += sum(group.count for group in groups)
         if first:
             self._groups.extendleft(reversed(groups))

@@ -15,9 +15,9 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
-from hashclient.scan.cluster.messages import Probe, Sign
+from hashclient.scan.cluster.messages import Names, Probe, Sign
 from hashclient.scan.reasons import reason_of
 from hashclient.scan.sources.files import open_directory
 
@@ -104,6 +104,20 @@ def _sign_of(name: str, status: os.stat_result) -> Sign:
     if mode == stat.S_IFDIR:  # one that something may be mounted on tells nothing here
         return Sign(os.fsencode(name), 0, mode, 0, 0)
     return Sign(os.fsencode(name), status.st_ino, mode, status.st_size, status.st_mtime_ns)
+
+
+def without(names: Names, probes: Collection[bytes]) -> Names | None:
+    """Return a group without the names of `probes`, None if nothing is left.
+
+    A directory may be listed just while a worker that has come later looks at the probe in it.
+    Whatever else is called so is a file like any other.
+    """
+    if PREFIX.encode() not in names.names:
+        return names
+    kept = [name for name in names.names.split(b"\0") if name not in probes]
+    if not kept:
+        return None
+    return Names(names.directory, b"\0".join(kept), len(kept), names.follow)
 
 
 def problem_with(

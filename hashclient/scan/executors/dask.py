@@ -139,7 +139,7 @@ class _Run:
         self._crew = crew
         self._name = name
         self._check = check
-        self._frontier = Frontier()
+        self._frontier = Frontier(crew.without_probes)
         self._frontier.add_starts(trees.starts)
         self._jobs: dict[str, _Job] = {}
         self._numbers = itertools.count()
