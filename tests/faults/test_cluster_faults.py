@@ -218,6 +218,7 @@ def scanning_at(where: str, state: Path, tree: Path) -> Iterator[subprocess.Pope
         env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        start_new_session=True,
     )
     try:
         yield process
@@ -256,15 +257,21 @@ def test_a_scan_that_is_interrupted_leaves_workers_that_have_time(
     assert run("--state-dir", state, "scan", "--executor", cluster.url, small).code == 10
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    ("number", "of_group"),
+    [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGKILL, False)],
+)
 def test_workers_of_a_local_cluster_end_with_the_scan(
-    cluster: SharedCluster, tmp_path: Path, number: signal.Signals
+    cluster: SharedCluster, tmp_path: Path, number: signal.Signals, of_group: bool
 ) -> None:
     state, tree = cluster.client_state(tmp_path), sparse_tree(tmp_path, 1)
     with scanning_at("local-cluster:1", state, tree) as scanning:
         wait_until(lambda: any(map(opened, children_of(scanning.pid))), scanning.pid)
         children = children_of(scanning.pid)
-        scanning.send_signal(number)
+        if of_group:  # as a terminal sends it
+            os.killpg(scanning.pid, number)
+        else:
+            scanning.send_signal(number)
         _, err = scanning.communicate(timeout=60)
     assert b"Traceback" not in err, err
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), scanning.pid)

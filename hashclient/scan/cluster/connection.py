@@ -274,6 +274,7 @@ def _started(
             security=distributed.Security.temporary(),
             silence_logs=_MUTE,
             env=dict(environment),
+            preload=["hashclient.scan.cluster.quiet"],
         )
     except (OSError, RuntimeError, TimeoutError) as error:
         raise StateError(
