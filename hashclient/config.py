@@ -25,6 +25,7 @@ from hashclient.configfile.tables import (
     ContainersConfig,
     InventoryConfig,
     KeepConfig,
+    NoticesConfig,
     PolicyRule,
     ProviderConfig,
     QuarantineConfig,
@@ -93,6 +94,7 @@ class Config(msgspec.Struct, frozen=True):
     inventory: InventoryConfig = InventoryConfig()
     report: ReportConfig = ReportConfig()
     keep: KeepConfig = KeepConfig()
+    notices: NoticesConfig = NoticesConfig()
     containers: ContainersConfig = ContainersConfig()
     accept: tuple[AcceptRule, ...] = ()
     cluster: ClusterConfig = ClusterConfig()
@@ -121,6 +123,7 @@ class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     report: ReportConfig = ReportConfig()
     keep: KeepConfig = KeepConfig()
     cluster: ClusterConfig = ClusterConfig()
+    notices: NoticesConfig = NoticesConfig()
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -320,6 +323,7 @@ def parse_config(
         known.inventory,
         known.report,
         known.keep,
+        known.notices,
         scan.containers,
         scan.accept,
         known.cluster,

@@ -208,3 +208,13 @@ class ClusterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ca: str | None = None
     cert: str | None = None
     key: str | None = None
+
+
+class NoticesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What notices of providers ask of us.
+
+    While one of the severity `alert_from` or a worse one is open, `status` ends with 3; without it,
+    none changes how it ends.
+    """
+
+    alert_from: Literal["minor", "moderate", "severe", "extreme"] | None = None
