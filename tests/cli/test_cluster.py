@@ -111,8 +111,18 @@ def test_a_local_cluster_shares_the_state(cluster: SharedCluster, tmp_path: Path
         ({"base": [b"x"]}, False, ": its seal key is another one: key id "),
         ({"base": [b"x"]}, True, ": list base: it is another list of the same name and generation"),
         ({"base": [b"x", b"y"]}, True, ": list base: generation 1, not 2"),
-        ({"base": [b"x"], "more": [b"y"]}, True, ": list base: it is another"),
-        ({"more": [b"y"]}, True, ": list base: the client does not use it"),
+        pytest.param(
+            {"base": [b"x"], "more": [b"y"]},
+            True,
+            ": list base: it is another",
+            marks=pytest.mark.deep,
+        ),
+        pytest.param(
+            {"more": [b"y"]},
+            True,
+            ": list base: the client does not use it",
+            marks=pytest.mark.deep,
+        ),
         ({"a-list": [b"y"]}, True, ": list a-list: it is not there, or cannot be used"),
     ],
 )

@@ -259,7 +259,11 @@ def test_a_scan_that_is_interrupted_leaves_workers_that_have_time(
 
 @pytest.mark.parametrize(
     ("number", "of_group"),
-    [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGKILL, False)],
+    [
+        (signal.SIGINT, True),
+        pytest.param(signal.SIGTERM, False, marks=pytest.mark.deep),
+        (signal.SIGKILL, False),
+    ],
 )
 def test_workers_of_a_local_cluster_end_with_the_scan(
     cluster: SharedCluster, tmp_path: Path, number: signal.Signals, of_group: bool
