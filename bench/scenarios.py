@@ -20,12 +20,14 @@ from bench.measure import (
     HASHCLIENT,
     Row,
     bytes_row,
+    cpu_seconds,
     hashclient,
     run,
     seconds_to_first_line,
     time_row,
 )
 from bench.site import publish_delta, settle, site, tree, write_digests
+from fixtures.cluster import started
 from fixtures.faulty_fs import File, Pace, mounted, why_not
 from fixtures.generate import make_list
 from hashclient.core.algorithms import Algorithm
@@ -420,6 +422,31 @@ def known_archives(bench: Bench) -> Iterator[Row]:
         yield time_row(name, costs[0], costs[1], "as many plain files", 1.3)
 
 
+def cluster(bench: Bench) -> Iterator[Row]:
+    """What does a cluster cost, in CPU seconds of all its processes, beside one machine?
+
+    What it costs to start (importing Dask, comparing lists) is most of it for a small tree.
+    """
+    files = bench.count(1_000_000)
+    where = tree(bench.work, files=files, total_bytes=files * 4096)
+    with (
+        site(bench.work, "sha256-small", entries=10_000, algorithms=("sha256",)) as here,
+        started(bench.jobs, {"HASHCLIENT_STATE_DIR": str(here.state)}) as dask,
+    ):
+        scan = hashclient(here.state, "scan", "--no-inventory")
+        there = [*scan, "--executor", dask.url]
+        cpu_seconds(
+            [*there, bench.work / "no such file"], expect=[3]
+        )  # workers import what they need
+        alone, together = [], []
+        for _ in range(3):
+            alone.append(cpu_seconds([*scan, where]))
+            before = dask.cpu_s()
+            together.append(cpu_seconds([*there, where]) + dask.cpu_s() - before)
+        name = f"cluster, {files:,} files: CPU"
+        yield time_row(name, min(together), min(alone), "processes of one machine", 1.1)
+
+
 SCENARIOS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "start": start,
     "one-file": one_file,
@@ -438,4 +465,5 @@ SCENARIOS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "members": members,
     "objects": objects,
     "known-archives": known_archives,
+    "cluster": cluster,
 }
