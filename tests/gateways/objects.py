@@ -1,0 +1,46 @@
+"""What is brought to the door: files and mails of each kind that a gateway can meet.
+
+`FILES` are for programs that ask about files, `MAILS` for those that ask about mail. `LISTED` is
+the one content that the list names; a door is set up with `CONFIGURATION` and `OPTIONS`, so that
+what is over a limit stays small.
+"""
+
+from __future__ import annotations
+
+import random
+
+from fixtures.archives import STORED, Zip, many_empty, zip_of
+from fixtures.mails import mail_of
+
+LISTED = b"a benign dummy that the list names " * 20
+#: Bounds that `over` and `long` exceed.
+CONFIGURATION = "[scan.containers]\nmembers = 1000\n"
+OPTIONS = ("--max-stream-mib", 1)
+
+_NOISE = random.Random(14).randbytes(2 << 20)
+_ENCRYPTED = Zip().add(b"secret", b"cannot be read", STORED, flags=1).end()
+_MANY = many_empty(1200)
+
+FILES = {
+    "clean": b"a benign dummy",
+    "match": LISTED,
+    "archive": zip_of({"a": b"benign", "b": LISTED}),
+    "mail": bytes(mail_of({"a.bin": LISTED})),
+    "unread": _ENCRYPTED,
+    "over": _MANY,
+    "long": _NOISE,
+}
+
+#: In mail, all of these are attachments; `mail` is a mail that is forwarded, with one of its own.
+MAILS = {
+    "clean": bytes(mail_of({"a.bin": b"a benign dummy"})),
+    "match": bytes(mail_of({"a.bin": LISTED})),
+    "archive": bytes(mail_of({"a.zip": FILES["archive"]})),
+    "mail": bytes(mail_of({}, inner=[mail_of({"a.bin": LISTED})])),
+    "unread": bytes(mail_of({"a.zip": _ENCRYPTED})),
+    "over": bytes(mail_of({"a.zip": _MANY})),
+    "long": bytes(mail_of({"a.bin": _NOISE})),
+}
+
+FOUND = ("match", "archive", "mail")
+WITHOUT_VERDICT = ("unread", "over")
