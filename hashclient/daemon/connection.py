@@ -73,6 +73,7 @@ class Connection:
         self._reading = self._writing = False
         self._corked = False  # answers wait, since more may come of what was read
         self._ending = False  # nothing more is read; closed when all is answered
+        self._is_cut = False  # the client may still be sending what is not wanted
         self._drained = 0
         self._drain_until: float | None = None
         self.last = time.monotonic()
@@ -396,6 +397,7 @@ class Connection:
             said = [f"{reason} ERROR"]
             self._pending += 1
         self._in_session = self._is_awaiting = False
+        self._is_cut = True
         self.answer(form, said)
 
     def give_up(self, reason: str) -> None:
@@ -407,7 +409,8 @@ class Connection:
         """Close, once the client has had the time to read what was said."""
         if self._drain_until is not None:
             return
-        if self._is_unix:  # what was sent stays readable there
+        # What was sent stays readable there, unless something is left that was not read.
+        if self._is_unix and not self._is_cut:
             self.close()
             return
         self._drain_until = time.monotonic() + DRAIN_S

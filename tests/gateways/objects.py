@@ -7,6 +7,7 @@ what is over a limit stays small.
 
 from __future__ import annotations
 
+import base64
 import random
 
 from fixtures.archives import STORED, Zip, many_empty, zip_of
@@ -44,3 +45,13 @@ MAILS = {
 
 FOUND = ("match", "archive", "mail")
 WITHOUT_VERDICT = ("unread", "over")
+
+#: A part that is no attachment by its header, and of no kind that a program would know by its bytes.
+INLINE = (
+    b"From: sender@example.org\nTo: receiver@example.org\nSubject: benign\n"
+    b"MIME-Version: 1.0\nContent-Type: multipart/mixed; boundary=xx\n\n"
+    b"--xx\nContent-Type: text/plain\n\nbenign\n"
+    b"--xx\nContent-Type: text/plain\nContent-Transfer-Encoding: base64\n\n"
+    + base64.encodebytes(LISTED)
+    + b"--xx--\n"
+)
