@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.clamd import serving
-from tests.gateways.objects import CONFIGURATION, LISTED, OPTIONS
+from tests.gateways.objects import CONFIGURATION, ENTRIES, OPTIONS
 from tests.kit import csv_of, edit_manifest, make_state
 
 NAME = "Hashclient.base.e-1"
@@ -53,7 +53,7 @@ class Door:
         if stale not in self._states:
             place = self.directory / f"site{stale:d}"
             place.mkdir()
-            state = make_state(place, {"base": csv_of({"e-1": LISTED})})
+            state = make_state(place, {"base": csv_of(ENTRIES)})
             (state / "config.toml").write_text(CONFIGURATION)
             if stale:
                 edit_manifest(state, "base", expires="2020-01-01T00:00:00Z")

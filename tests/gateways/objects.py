@@ -1,7 +1,7 @@
 """What is brought to the door: files and mails of each kind that a gateway can meet.
 
-`FILES` are for programs that ask about files, `MAILS` for those that ask about mail. `LISTED` is
-the one content that the list names; a door is set up with `CONFIGURATION` and `OPTIONS`, so that
+`FILES` are for programs that ask about files, `MAILS` for those that ask about mail. A
+ door is set up with `CONFIGURATION` and `OPTIONS`, so that
 what is over a limit stays small.
 """
 
@@ -14,6 +14,10 @@ from fixtures.archives import STORED, Zip, many_empty, zip_of
 from fixtures.mails import mail_of
 
 LISTED = b"a benign dummy that the list names " * 20
+#: The same of other kinds, by the bytes that they begin with.
+FILM = b"\0\0\0\x18ftypmp42" + LISTED
+PICTURE = b"RIFF\xd0\x02\0\0WEBPVP8 " + LISTED
+ENTRIES = {"e-1": LISTED, "e-film": FILM, "e-picture": PICTURE}
 #: Bounds that `over` and `long` exceed.
 CONFIGURATION = "[scan.containers]\nmembers = 1000\n"
 OPTIONS = ("--max-stream-mib", 1)
@@ -25,6 +29,8 @@ _MANY = many_empty(1200)
 FILES = {
     "clean": b"a benign dummy",
     "match": LISTED,
+    "film": FILM,
+    "picture": PICTURE,
     "archive": zip_of({"a": b"benign", "b": LISTED}),
     "mail": bytes(mail_of({"a.bin": LISTED})),
     "unread": _ENCRYPTED,
@@ -44,6 +50,7 @@ MAILS = {
 }
 
 FOUND = ("match", "archive", "mail")
+FOUND_FILES = (*FOUND, "film", "picture")
 WITHOUT_VERDICT = ("unread", "over")
 
 #: A part that is no attachment by its header, and of no kind that a program would know by its bytes.
