@@ -17,7 +17,9 @@ LISTED = b"a benign dummy that the list names " * 20
 #: The same of other kinds, by the bytes that they begin with.
 FILM = b"\0\0\0\x18ftypmp42" + LISTED
 PICTURE = b"RIFF\xd0\x02\0\0WEBPVP8 " + LISTED
-ENTRIES = {"e-1": LISTED, "e-film": FILM, "e-picture": PICTURE}
+#: An archive that is listed itself; what is in it is not.
+LISTED_ARCHIVE = zip_of({"a": b"benign"})
+ENTRIES = {"e-1": LISTED, "e-zip": LISTED_ARCHIVE, "e-film": FILM, "e-picture": PICTURE}
 #: Bounds that `over` and `long` exceed.
 CONFIGURATION = "[scan.containers]\nmembers = 1000\n"
 OPTIONS = ("--max-stream-mib", 1)
@@ -32,6 +34,7 @@ FILES = {
     "film": FILM,
     "picture": PICTURE,
     "archive": zip_of({"a": b"benign", "b": LISTED}),
+    "whole": LISTED_ARCHIVE,
     "mail": bytes(mail_of({"a.bin": LISTED})),
     "unread": _ENCRYPTED,
     "over": _MANY,
@@ -43,13 +46,14 @@ MAILS = {
     "clean": bytes(mail_of({"a.bin": b"a benign dummy"})),
     "match": bytes(mail_of({"a.bin": LISTED})),
     "archive": bytes(mail_of({"a.zip": FILES["archive"]})),
+    "whole": bytes(mail_of({"a.zip": LISTED_ARCHIVE})),
     "mail": bytes(mail_of({}, inner=[mail_of({"a.bin": LISTED})])),
     "unread": bytes(mail_of({"a.zip": _ENCRYPTED})),
     "over": bytes(mail_of({"a.zip": _MANY})),
     "long": bytes(mail_of({"a.bin": _NOISE})),
 }
 
-FOUND = ("match", "archive", "mail")
+FOUND = ("match", "archive", "whole", "mail")
 FOUND_FILES = (*FOUND, "film", "picture")
 WITHOUT_VERDICT = ("unread", "over")
 
