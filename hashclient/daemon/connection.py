@@ -352,12 +352,12 @@ class Connection:
             self._worker.loop.remove_reader(self._socket)
 
     def _bare(self) -> None:
-        """Take an old command for complete, if nothing has come since.
-
-        One with a path is not: what comes late would make it another path.
-        """
+        """Take an old command for complete, if nothing has come since."""
         self._bare_is_due = False
-        if self._is_told_all or not self._parser.holds_bare or self._parser.holds_path:
+        parser = self._parser
+        # What comes late would make it another path; where it was written at once, nothing does.
+        is_cut = parser.holds_path and not (self._is_unix and parser.holds_path_of_one_piece)
+        if self._is_told_all or is_cut or not parser.holds_bare:
             return
         if time.monotonic() < self.last + BARE_S:
             self._bare_is_due = True
@@ -409,8 +409,7 @@ class Connection:
         """Close, once the client has had the time to read what was said."""
         if self._drain_until is not None:
             return
-        # What was sent stays readable there, unless something is left that was not read.
-        if self._is_unix and not self._is_cut:
+        if self._is_unix and not self._is_cut:  # what was sent stays readable there
             self.close()
             return
         self._drain_until = time.monotonic() + DRAIN_S

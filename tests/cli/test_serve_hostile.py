@@ -173,11 +173,17 @@ def test_who_has_sent_all_still_gets_the_answer(daemon: Daemon, tmp_path: Path) 
             assert everything(sock) == b""
 
 
-def test_a_path_that_comes_slowly_is_not_cut(daemon: Daemon, tmp_path: Path) -> None:
+@pytest.mark.parametrize("tcp", [False, True], ids=["unix", "tcp"])
+def test_a_path_that_comes_slowly_is_not_cut(daemon: Daemon, tmp_path: Path, tcp: bool) -> None:
+    """What is written at once at a socket in the file system has come as a whole: no other is."""
     tree = write_tree(tmp_path / "t", {"clean": b"benign", "clean.b": LISTED})
-    with daemon.connect() as sock:
-        sock.sendall(b"SCAN " + os.fsencode(tree / "clean"))
+    with daemon.connect(tcp=tcp) as sock:
         sock.settimeout(0.3)
+        if not tcp:
+            sock.sendall(b"SCAN ")
+            with pytest.raises(TimeoutError):
+                sock.recv(100)
+        sock.sendall((b"SCAN " if tcp else b"") + os.fsencode(tree / "clean"))
         with pytest.raises(TimeoutError):
             sock.recv(100)
         sock.settimeout(20)

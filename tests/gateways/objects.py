@@ -57,7 +57,7 @@ FOUND = ("match", "archive", "whole", "mail")
 FOUND_FILES = (*FOUND, "film", "picture")
 WITHOUT_VERDICT = ("unread", "over")
 
-#: A part that is no attachment by its header, and of no kind that a program would know by its bytes.
+#: A part that is no attachment by its header, and of no kind that its bytes tell.
 INLINE = (
     b"From: sender@example.org\nTo: receiver@example.org\nSubject: benign\n"
     b"MIME-Version: 1.0\nContent-Type: multipart/mixed; boundary=xx\n\n"
