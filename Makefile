@@ -92,10 +92,11 @@ lock: ## write the lock files again from pyproject.toml (needs uv)
 	compile() {
 	  uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
 	    --generate-hashes --only-binary :all: --no-emit-index-url --no-emit-find-links \
-	    --custom-compile-command 'make lock' --all-extras $(ARGS) pyproject.toml "$$@"
+	    --custom-compile-command 'make lock' $(ARGS) pyproject.toml "$$@"
 	}
-	compile -o requirements.lock
-	compile --group dev -c requirements.lock -o requirements-dev.lock
+	# What a client needs; what extras need, which are large, is in the other one.
+	compile --extra socks -o requirements.lock
+	compile --all-extras --group dev -c requirements.lock -o requirements-dev.lock
 
 clean: ## remove everything that the targets have made
 	@rm -rf $(VENV) .venv-* .venv.lock build dist htmlcov .coverage .coverage.*

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hashclient.errors import HashclientError
     from hashclient.fetch.build import Progress as FetchProgress
     from hashclient.fetch.fetcher import Fetched
+    from hashclient.fetch.notices import FetchedNotices
     from hashclient.index.open_lists import OpenLists
     from hashclient.lists.importers.reading import Reading
     from hashclient.scan.pipeline import FrontEnd, Run, Scan
@@ -57,6 +58,7 @@ class Client:
         progress: FetchProgress | None = None,
         on_failure: Callable[[HashclientError], None] = lambda _: None,
         on_wait: Callable[[], None] = lambda: None,
+        on_notices: Callable[[FetchedNotices], None] | None = None,
     ) -> Iterator[Fetched]:
         """Fetch all lists, or those named in `only`; yield what became of each.
 
@@ -65,6 +67,8 @@ class Client:
         from what is signed; `accept_churn` takes a change that the configured `max_churn` refuses.
         `progress` is called with a list's name, and the bytes done and in all. Another fetch in
         this state directory is waited for `wait_s` seconds; `on_wait` is called when that begins.
+        `on_notices` is called for each provider that has notices; without it, `on_failure` is
+        called with what was refused of them.
 
         Raises:
             LockedError: another fetch takes longer than that.
@@ -75,6 +79,10 @@ class Client:
         """
         from hashclient.fetch.providers import fetch_all
         from hashclient.upkeep import tidy
+
+        def tell_failure(fetched: FetchedNotices) -> None:
+            if fetched.error is not None:
+                on_failure(fetched.error)
 
         tidy(self.session, on_failure)
         yield from fetch_all(
@@ -88,6 +96,7 @@ class Client:
             progress=progress,
             on_failure=on_failure,
             on_wait=on_wait,
+            on_notices=on_notices or tell_failure,
         )
 
     def scan(

@@ -24,6 +24,7 @@ from hashclient.configfile.tables import (
     ContainersConfig,
     InventoryConfig,
     KeepConfig,
+    NoticesConfig,
     PolicyRule,
     ProviderConfig,
     QuarantineConfig,
@@ -90,6 +91,7 @@ class Config(msgspec.Struct, frozen=True):
     inventory: InventoryConfig = InventoryConfig()
     report: ReportConfig = ReportConfig()
     keep: KeepConfig = KeepConfig()
+    notices: NoticesConfig = NoticesConfig()
     containers: ContainersConfig = ContainersConfig()
     accept: tuple[AcceptRule, ...] = ()
     commands: dict[str, dict[str, Any]] = {}
@@ -116,6 +118,7 @@ class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     inventory: InventoryConfig = InventoryConfig()
     report: ReportConfig = ReportConfig()
     keep: KeepConfig = KeepConfig()
+    notices: NoticesConfig = NoticesConfig()
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -315,6 +318,7 @@ def parse_config(
         known.inventory,
         known.report,
         known.keep,
+        known.notices,
         scan.containers,
         scan.accept,
         commands,

@@ -1,4 +1,4 @@
-"""What a shell offers for an argument: ids of matches and reports, names of lists and roles.
+"""What a shell offers for an argument: ids of matches, reports, notices, names of lists and roles.
 
 It reads the state that the words before the cursor name, offers what it can, and nothing where that
 fails: whoever presses a key wants no message.
@@ -65,6 +65,15 @@ def _reports(context: click.Context) -> list[str]:
     return sorted(path.name for path in Layout(_state_dir(context)).reports.iterdir())
 
 
+def _notices(context: click.Context) -> list[str]:
+    from hashclient.notices.store import load_book, providers_with_notices
+    from hashclient.system.layout import Layout
+
+    layout = Layout(_state_dir(context))
+    books = [load_book(layout, name) for name in providers_with_notices(layout)]
+    return sorted(one.notice.id for book in books if book for one in book.notices)
+
+
 def _lists(context: click.Context) -> list[str]:
     from hashclient.index.reader import list_folders
     from hashclient.system.layout import Layout
@@ -87,6 +96,7 @@ def _roles(context: click.Context) -> list[str]:
 
 MATCHES = _offering(_matches)
 REPORTS = _offering(_reports)
+NOTICES = _offering(_notices)
 LISTS = _offering(_lists)
 LISTS_OF_REPOSITORY = _offering(_lists_of_repository)
 ROLES = _offering(_roles)

@@ -145,6 +145,14 @@ class _Demo:
         self._app.out(_PROGRAM.strip("\n"))
         self._run("python scan.py", [sys.executable, "-P", "scan.py"], ExitCode.MATCH)
         self._report_and_remove()
+        self._say("The provider has something to say to all clients; somebody deals with it")
+        self._step(
+            "provider notice publish repo --id n-1 --sender lists@example.org --severity severe"
+            " --event correction --list baseline --headline 'entry d-2 is not what it should be'"
+        )
+        self._step("fetch")
+        self._step("notices show n-1")
+        self._step("notices acknowledge n-1 --reason 'ticket 4711'")
         self._say("The provider withdraws an entry; what was taken away under it goes back")
         self._step("provider withdraw repo --list baseline d-2")
         self._step("fetch")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import click
 
 from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.cli.completing import LISTS
+from hashclient.cli.noticeview import document_of_fetched, show_notices
 from hashclient.core.kinds import MatchState
 from hashclient.errors import ExitCode, HashclientError
 from hashclient.system.text import counted, path_fields, printable
@@ -19,6 +20,7 @@ from hashclient.system.times import for_people, for_programs
 if TYPE_CHECKING:
     from hashclient.core.match import Match
     from hashclient.fetch.fetcher import Fetched
+    from hashclient.fetch.notices import FetchedNotices
 
 
 #: A fetch that takes longer than a day is not waited for.
@@ -93,13 +95,20 @@ def command(
     verification, 7 expired; all are in `hashclient --help`.
     """
     results: list[Fetched] = []
+    of_notices: dict[str, FetchedNotices] = {}
     code = ExitCode.OK
+
+    def on_notices(notices: FetchedNotices) -> None:
+        of_notices[notices.provider] = notices
+        show_notices(app, notices, with_text=output_format == "text")
+
     try:
         for fetched in fetch_lists(
             app,
             frozenset(only),
             provider,
             copy=copy,
+            on_notices=on_notices,
             rebuild=rebuild,
             accept_churn=accept_churn,
             wait_s=wait_s,
@@ -121,15 +130,24 @@ def command(
         app.warn(error.message, error.hint)
     finally:
         if output_format == "json":
-            app.out(json.dumps({"lists": [_document(f) for f in results]}))
-    return code
+            document: dict[str, Any] = {"lists": [_document(f) for f in results]}
+            if of_notices:
+                document["notices"] = [document_of_fetched(n) for n in of_notices.values()]
+            app.out(json.dumps(document))
+    return _worst(code, of_notices)
 
 
 def fetch_and_tell(app: App) -> ExitCode | None:
     """Fetch for another command, which goes on with what is there; return the worst failure."""
     failed = ExitCode.OK
+    of_notices: dict[str, FetchedNotices] = {}
+
+    def on_notices(notices: FetchedNotices) -> None:
+        of_notices[notices.provider] = notices
+        show_notices(app, notices, with_text=False)
+
     try:
-        for fetched in fetch_lists(app):
+        for fetched in fetch_lists(app, on_notices=on_notices):
             if fetched.error is not None:
                 app.warn(_refusal(fetched, fetched.error), fetched.error.hint)
                 failed = max(failed, fetched.error.exit_code)
@@ -145,7 +163,12 @@ def fetch_and_tell(app: App) -> ExitCode | None:
             raise
         app.warn(error.message, error.hint)
         failed = max(failed, error.exit_code)
-    return failed or None
+    return _worst(failed, of_notices) or None
+
+
+def _worst(code: ExitCode, of_notices: Mapping[str, FetchedNotices]) -> ExitCode:
+    """Return the worst of a code and of what was refused of notices."""
+    return max([code, *(n.error.exit_code for n in of_notices.values() if n.error)])
 
 
 def fetch_lists(
@@ -157,6 +180,7 @@ def fetch_lists(
     rebuild: bool = False,
     accept_churn: bool = False,
     wait_s: float = 0.0,
+    on_notices: Callable[[FetchedNotices], None] | None = None,
 ) -> Iterator[Fetched]:
     """Yield what becomes of every list of one provider or of all.
 
@@ -176,6 +200,7 @@ def fetch_lists(
             wait_s=wait_s,
             progress=progress,
             on_failure=lambda error: app.warn(error.message, error.hint),
+            on_notices=on_notices,
             on_wait=lambda: app.say("another hashclient is writing to this state: waiting for it"),
         )
 

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 #: Commands that take no defaults from config.toml.
 WITHOUT_DEFAULTS = frozenset(
-    {"audit", "inventory", "matches", "quarantine", "report", "provider", "demo"}
+    {"audit", "inventory", "matches", "quarantine", "report", "notices", "provider", "demo"}
 )
 
 #: Objects that are made before a garbage collection looks for cycles among them: more than a start
@@ -63,6 +63,7 @@ COMMANDS = {
     "matches": "hashclient.cli.matches",
     "quarantine": "hashclient.cli.quarantine",
     "report": "hashclient.cli.report",
+    "notices": "hashclient.cli.notices",
     "inventory": "hashclient.cli.inventory",
     "audit": "hashclient.cli.audit",
     "provider": "hashclient.cli.provider",

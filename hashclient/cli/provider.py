@@ -22,6 +22,7 @@ from hashclient.cli.importing import (
     say_remarks,
 )
 from hashclient.cli.providerexport import command as export
+from hashclient.cli.providernotice import command as notice_command
 from hashclient.cli.providerview import show_change, warn_doubles
 from hashclient.errors import ExitCode, UsageError
 from hashclient.system.text import printable
@@ -437,3 +438,6 @@ def serve(app: App, directory: Path, bind: str, output_format: str, verbose: boo
             server.serve_forever()
     except (KeyboardInterrupt, Terminated):
         app.debug("stopped")
+
+
+command.add_command(notice_command)

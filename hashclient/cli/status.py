@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hashclient.cli.app import App, existing_path, format_option, pass_app
+from hashclient.cli.noticeview import severity_of
 from hashclient.cli.output import replace
 from hashclient.errors import ExitCode
 from hashclient.system.text import counted, path_fields, printable
@@ -19,7 +20,11 @@ from hashclient.system.times import for_people, for_programs
 if TYPE_CHECKING:
     from hashclient.audit.record import Record
     from hashclient.config import Settings
+    from hashclient.status.notices import NoticesStatus
     from hashclient.status.status import ListStatus, Status
+
+#: More open notices than these are counted.
+MOST_NOTICES = 20
 
 
 @click.command("status")
@@ -59,8 +64,9 @@ def command(app: App, output_format: str, verify: bool, output: Path | None) -> 
       hashclient status --format json
       hashclient status --format prometheus --output metrics/hashclient.prom
 
-    Exit codes: 7 a list is stale, 8 a list or something else is missing or damaged, 9 so is the
-    audit log; all are in `hashclient --help`.
+    Exit codes: 3 a notice is open that `alert_from` in the configuration is about, 7 a list is
+    stale, 8 a list or something else is missing or damaged, 9 so is the audit log; all are in
+    `hashclient --help`.
     """
     from hashclient.client import Client
 
@@ -104,6 +110,8 @@ def _lines(settings: Settings, status: Status, now: datetime) -> Iterator[str]:
     if status.reports is not None:
         counts = [f"{count:,} {state}" for state, count in status.reports.counts.items() if count]
         yield f"reports       {', '.join(counts) or 'none'}"
+    if status.notices is not None:
+        yield from _notice_lines(status.notices)
     if (scan := _last_scan(status)) is not None:
         end = f"{for_people(scan.time)}, exit code {scan.data.get('exit_code')}"
         if isinstance(believed := scan.data.get("believed_unchanged"), int) and believed:
@@ -116,6 +124,16 @@ def _lines(settings: Settings, status: Status, now: datetime) -> Iterator[str]:
     for match, hit in status.withdrawn:
         where = "" if match.in_place else ", which was taken away"
         yield f"  {printable(match.path)}  [{match.id}]  {hit.list_name} {hit.entry}{where}"
+
+
+def _notice_lines(notices: NoticesStatus) -> Iterator[str]:
+    counts = [f"{len(notices.open):,} open", f"{notices.acknowledged:,} acknowledged"]
+    yield f"notices       {', '.join(counts)}"
+    for standing in notices.open[:MOST_NOTICES]:
+        notice = standing.notice
+        yield f"  {standing.name}  [{severity_of(notice)}]  {printable(notice.headline)}"
+    if (more := len(notices.open) - MOST_NOTICES) > 0:
+        yield f"  and {more:,} more: `hashclient notices list`"
 
 
 def _providers(settings: Settings, status: Status) -> list[tuple[str, list[str] | None]]:
@@ -231,6 +249,7 @@ def _json(settings: Settings, status: Status, now: datetime) -> str:
     document |= {
         "quarantine": kept and {"files": kept.files, "bytes": kept.sealed_bytes},
         "reports": reports and reports.counts,
+        "notices": status.notices and _notices_document(status.notices),
         "last_scan": scan
         and {
             "time": for_programs(scan.time),
@@ -241,6 +260,24 @@ def _json(settings: Settings, status: Status, now: datetime) -> str:
         "exit_code": int(status.exit_code),
     }
     return json.dumps(document)
+
+
+def _notices_document(notices: NoticesStatus) -> dict[str, Any]:
+    return {
+        "open": [
+            {
+                "provider": standing.provider,
+                "id": standing.notice.id,
+                "status": str(standing.notice.status),
+                "severity": str(standing.notice.severity),
+                "headline": standing.notice.headline,
+                "expires": for_programs(standing.notice.expires),
+            }
+            for standing in notices.open
+        ],
+        "acknowledged": notices.acknowledged,
+        "alarming": notices.alarming,
+    }
 
 
 def _last_scan(status: Status) -> Record | None:

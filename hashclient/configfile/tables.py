@@ -195,3 +195,13 @@ class KeepConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     matches_days: float | None = None
     inventory_days: float = 90
     audit_mib: float = 64
+
+
+class NoticesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What notices of providers ask of us.
+
+    While one of the severity `alert_from` or a worse one is open, `status` ends with 3; without it,
+    none changes how it ends.
+    """
+
+    alert_from: Literal["minor", "moderate", "severe", "extreme"] | None = None

@@ -34,6 +34,7 @@ from hashclient.errors import (
 from hashclient.fetch.base import Base, open_base
 from hashclient.fetch.build import Build, Progress, tidy
 from hashclient.fetch.guard import PoisonGuard, open_guard
+from hashclient.fetch.notices import OnNotices, fetch_notices
 from hashclient.fetch.pinning import load_pinned_root
 from hashclient.fetch.withdrawals import Reached, reach_back
 from hashclient.index.checks import LIMIT_S, note_pieces
@@ -56,6 +57,8 @@ from hashclient.trust.tuf import Source, Trust
 _log = Log("fetch")
 
 INDEX_FILE = "index.json"
+#: What no list is called.
+NO_LIST = ""
 
 
 class Fetched(msgspec.Struct, frozen=True):
@@ -109,6 +112,7 @@ class Fetcher:
         origin: str | None = None,
         progress: Progress | None = None,
         received: Callable[[], int] = lambda: 0,
+        on_notices: OnNotices = lambda _: None,
         accept_churn: bool = False,
         rebuild: bool = False,
     ) -> None:
@@ -116,9 +120,10 @@ class Fetcher:
 
         Addresses that `source` is asked for begin with `base`, by default the provider's own; the
         log says that they come from `origin`, by default the same. `progress` hears of segments,
-        and of parts of them if `received` counts what `source` gets. `accept_churn` lets pass what
-        the provider's `max_churn` would refuse. `rebuild` builds lists from their first segment
-        even where what is here looks sound; of that, only the manifest is read.
+        and of parts of them if `received` counts what `source` gets, `on_notices` of notices if
+        there are any. `accept_churn` lets pass what the provider's `max_churn` would refuse.
+        `rebuild` builds lists from their first segment even where what is here looks sound; of
+        that, only the manifest is read.
 
         Raises:
             ConfigError: the key is missing or malformed.
@@ -129,6 +134,8 @@ class Fetcher:
         self._now = session.now
         self._progress = progress or (lambda *_: None)
         self._received = received
+        self._session = session
+        self._on_notices = on_notices
         self._settings = session.settings
         self._audit = session.audit
         self._source = source
@@ -147,7 +154,8 @@ class Fetcher:
         """Bring every list up to date, or those of them in `only`; yield what became of each.
 
         A list that is refused does not keep the others from being fetched. A name in `only` that
-        is not this provider's is passed over: it may be another's.
+        is not this provider's is passed over: it may be another's. With `NO_LIST` alone, notices
+        are taken and no list.
 
         Raises:
             HashclientError: of the class that fits, when the provider as a whole is refused,
@@ -166,6 +174,7 @@ class Fetcher:
             trust.refresh()
             offered = trust.lists()
             _log.info("provider %s: metadata is verified, lists: %d", self._provider, len(offered))
+            fetch_notices(self._session, trust, self._provider, self._origin, self._on_notices)
             # A list that we have and that is not offered any more is refused, not forgotten.
             ours = {m.list for m in self._manifests() if m.provider == self._provider}
             known = ours.union(offered, config.lists or ())

@@ -15,6 +15,7 @@ from hashclient.config import Settings
 from hashclient.errors import HashclientError, UsageError
 from hashclient.fetch.build import Progress
 from hashclient.fetch.fetcher import Fetched
+from hashclient.fetch.notices import OnNotices
 from hashclient.fetch.places import Place, addresses, copy_at
 from hashclient.fetch.turns import fetch_in_turn
 from hashclient.index.reader import lists_on_disk
@@ -36,13 +37,14 @@ def fetch_all(
     progress: Progress | None = None,
     on_failure: Callable[[HashclientError], None] = lambda _: None,
     on_wait: Callable[[], None] = lambda: None,
+    on_notices: OnNotices = lambda _: None,
 ) -> Iterator[Fetched]:
     """Yield what becomes of every list, or of those in `only`, of one provider or of all.
 
     With a `copy`, the path of a bundle or a directory, that is read and no network used.
     `progress`, `accept_churn` and `rebuild` are as for `Fetcher`, `wait_s` and `on_wait` as for
-    `writing`. `on_failure` is called with what is wrong and does not end the fetch: an address that
-    another one makes up for, a provider beside others.
+    `writing`, `on_notices` as for `fetch_in_turn`. `on_failure` is called with what is wrong and
+    does not end the fetch: an address that another one makes up for, a provider beside others.
 
     Raises:
         HashclientError: as `fetch_in_turn`; with several providers, the error of the highest exit
@@ -69,6 +71,7 @@ def fetch_all(
                     progress=progress,
                     received=received.count,
                     on_failure=on_failure,
+                    on_notices=on_notices,
                 ):
                     unknown.discard(fetched.list_name)
                     yield fetched

@@ -1,10 +1,11 @@
 """One provider, from the first of several places that has what is asked for.
 
-1 a place is asked for the metadata, and for all lists that are left; 2 what another place may do
-better (it is not there, not let in, not what was signed, expired) is logged and reported, and asked
-for at the next place; 3 so until nothing is left, there is no other place, or places have failed
-for too long. What is signed and refused is so wherever it comes from, and asked for once. No place
-sees what was meant for another: each has a transport, and a credential, of its own.
+1 a place is asked for the metadata, for notices, and for all lists that are left; 2 what another
+place may do better (it is not there, not let in, not what was signed, expired) is logged and
+reported, and asked for at the next place; 3 so until nothing is left, there is no other place, or
+places have failed for too long. What is signed and refused is so wherever it comes from, and asked
+for once. No place sees what was meant for another: each has a transport, and a credential, of its
+own.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ from hashclient.errors import (
     StaleError,
     UnreachableError,
     UsageError,
+    VerificationError,
 )
 from hashclient.fetch.build import Progress
-from hashclient.fetch.fetcher import ClockError, Fetched, Fetcher, log_refusal
+from hashclient.fetch.fetcher import NO_LIST, ClockError, Fetched, Fetcher, log_refusal
+from hashclient.fetch.notices import FetchedNotices, OnNotices
 from hashclient.fetch.places import Place, TimedSource
 from hashclient.session import Session
 
@@ -47,21 +50,81 @@ def fetch_in_turn(
     progress: Progress | None = None,
     received: Callable[[], int] = lambda: 0,
     on_failure: Callable[[HashclientError], None] = lambda _: None,
+    on_notices: OnNotices = lambda _: None,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> Iterator[Fetched]:
     """Yield what becomes of every list of provider `name`, or of those in `only`.
 
-    `on_failure` is called with what is wrong with each of `places` after which another is asked.
-    The caller holds the writers' lock.
+    `on_failure` is called with what is wrong with each of `places` after which another is asked,
+    `on_notices` once with what became of notices, if there are any. The caller holds the writers'
+    lock.
 
     Raises:
         HashclientError: as `Fetcher.fetch`; of several places the worst, the last of these.
     """
+    notices = _Notices(on_notices)
+    try:
+        yield from _in_turn(
+            session,
+            name,
+            places,
+            only,
+            rebuild=rebuild,
+            accept_churn=accept_churn,
+            progress=progress,
+            received=received,
+            on_failure=on_failure,
+            notices=notices,
+            monotonic=monotonic,
+        )
+    finally:
+        notices.give_up()
+
+
+class _Notices:
+    """What became of notices at the places that were asked: handed on once no other may do better.
+
+    `held` is the last that may.
+    """
+
+    def __init__(self, on_notices: OnNotices) -> None:
+        self._on_notices = on_notices
+        self.held: FetchedNotices | None = None
+
+    def __call__(self, fetched: FetchedNotices) -> None:
+        if fetched.error is not None and _is_of_place(fetched.error):
+            self.held = fetched
+        else:
+            self.held = None
+            self._on_notices(fetched)
+
+    def give_up(self) -> None:
+        """Hand on what no place has had."""
+        if self.held is not None:
+            self._on_notices(self.held)
+
+
+def _in_turn(
+    session: Session,
+    name: str,
+    places: Sequence[Place],
+    only: Collection[str],
+    *,
+    rebuild: bool,
+    accept_churn: bool,
+    progress: Progress | None,
+    received: Callable[[], int],
+    on_failure: Callable[[HashclientError], None],
+    notices: _Notices,
+    monotonic: Callable[[], float],
+) -> Iterator[Fetched]:
     patience_s = PATIENCE * session.settings.provider(name).timeout_s
     left = frozenset(only)
     # Lists that no place has had so far, and what is wrong with the places as a whole.
     held: dict[str, Fetched] = {}
     worst: HashclientError | None = None
+    # Whether only notices are left.
+    has_lists = False
     for number, place in enumerate(places, 1):
         timed: TimedSource | None = None
         failed: HashclientError | None = None
@@ -77,6 +140,7 @@ def fetch_in_turn(
                     origin=place.name,
                     progress=progress,
                     received=received,
+                    on_notices=notices,
                     accept_churn=accept_churn,
                     rebuild=rebuild,
                 )
@@ -92,19 +156,25 @@ def fetch_in_turn(
             # Once it is open, the fetcher logs what it refuses.
             if timed is None and (is_unset or not isinstance(error, UsageError)):
                 log_refusal(session.audit, name, None, error, place.name)
-            if not is_unset and not _is_of_place(error):
+            if not is_unset and not has_lists and not _is_of_place(error):
                 yield from held.values()
                 raise
             failed = error
         if failed is None:
             worst = None
-            if not held:
+            has_lists = not held
+            if has_lists and notices.held is None:
                 return
+        elif has_lists:
+            pass  # it is no failure of the lists
         elif worst is None or failed.exit_code >= worst.exit_code:
             worst = failed
         # 2
         if others := places[number:]:
-            for fault in [failed] if failed else [entry.error for entry in held.values()]:
+            faults = [entry.error for entry in held.values()]
+            if notices.held is not None:
+                faults.append(notices.held.error)
+            for fault in [failed] if failed else faults:
                 if fault is not None:
                     on_failure(_passed_over(place, fault))
             # 3
@@ -118,7 +188,7 @@ def fetch_in_turn(
                     )
                 )
                 break
-            left = frozenset(held) or left
+            left = frozenset({NO_LIST} if has_lists else held) or left
     for entry in held.values():
         yield entry if worst is None else _worse(entry, msgspec.structs.replace(entry, error=worst))
     if worst is not None and not held:
@@ -139,5 +209,6 @@ def _worse(one: Fetched | None, other: Fetched) -> Fetched:
 
 def _passed_over(place: Place, error: HashclientError) -> HashclientError:
     """Return `error` as that of a place which is passed over."""
-    kind = next(kind for kind in (*_OF_PLACE, ConfigError) if isinstance(error, kind))
+    kinds = (*_OF_PLACE, ConfigError, VerificationError)
+    kind = next((kind for kind in kinds if isinstance(error, kind)), type(error))
     return kind(f"{place.name} is passed over: {error.message}", hint=error.hint)

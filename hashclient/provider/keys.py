@@ -29,6 +29,7 @@ from tuf.api.metadata import (
     Delegations,
     Metadata,
     MetaFile,
+    Role,
     Root,
     Snapshot,
     Targets,
@@ -46,6 +47,7 @@ from hashclient.system.files import (
 )
 from hashclient.system.secrets import read_secret
 from hashclient.system.text import printable
+from hashclient.trust.noticerole import NOTICES, delegate, delegator_of, new_delegator
 
 Clock = Callable[[], datetime]
 
@@ -186,6 +188,11 @@ class Roles:
         self.timestamp: Metadata[Timestamp] = roles.pop("timestamp")
         self.snapshot: Metadata[Snapshot] = roles.pop("snapshot")
         self.targets: Metadata[Targets] = roles.pop("targets")
+        #: Stands for the targets towards the role of notices, if there is one.
+        self._delegator = delegator_of(self.targets.signed)
+        self.notices: Metadata[Targets] | None = None
+        if self._delegator is not None:
+            self.notices = roles.pop(NOTICES, None)
         self.lists: dict[str, Metadata[Targets]] = roles
 
     @classmethod
@@ -233,7 +240,10 @@ class Roles:
         except OSError as error:
             raise state_error("cannot read published metadata", directory, error) from error
         roles |= {"root": root, "timestamp": timestamp, "snapshot": snapshot}
-        return cls(directory, keys, clock, validity, roles)
+        try:
+            return cls(directory, keys, clock, validity, roles)
+        except RepositoryError as error:
+            raise StateError(f"corrupt metadata: {printable(directory)}") from error
 
     def metadata(self, role: str) -> Metadata[Any]:
         """Return the metadata of `role`, which may be the name of a list."""
@@ -241,7 +251,30 @@ class Roles:
 
     def names(self) -> list[str]:
         """Return the names of all roles, the lists last."""
-        return ["root", "targets", "snapshot", "timestamp", *sorted(self.lists)]
+        return ["root", "targets", "snapshot", "timestamp", *self._delegated()]
+
+    def _delegated(self) -> list[str]:
+        """Return the roles whose keys the targets name: that of notices, and the lists."""
+        return [*([] if self.notices is None else [NOTICES]), *sorted(self.lists)]
+
+    def _described(self, role: str) -> Role:
+        if role == NOTICES and self._delegator is not None:
+            return self._delegator.get_delegated_role(role)
+        return self.delegations().get(role) or self.root.signed.roles[role]
+
+    def _delegator_of(self, role: str) -> Root | Targets:
+        if role == NOTICES and self._delegator is not None:
+            return self._delegator
+        return self.targets.signed if role in self.lists else self.root.signed
+
+    def add_notices(self, keys: Keys) -> Metadata[Targets]:
+        """Make the role of notices, with keys of its own; `commit` has to follow."""
+        self.notices = Metadata(Targets())
+        self.notices.signed.version = 0
+        self._delegator = new_delegator(keys.threshold)
+        for key in self.keys.generate(NOTICES, keys.count):
+            self._delegator.add_key(key, NOTICES)
+        return self.notices
 
     def delegations(self) -> dict[str, DelegatedRole]:
         """Return the delegation of each list, by its name."""
@@ -252,7 +285,7 @@ class Roles:
 
     def key_policy(self, role: str) -> tuple[list[str], int]:
         """Return the key ids of `role` and its threshold."""
-        described = self.delegations().get(role) or self.root.signed.roles[role]
+        described = self._described(role)
         return described.keyids, described.threshold
 
     def require_signers(self, roles: Collection[str]) -> None:
@@ -302,7 +335,9 @@ class Roles:
                 published then.
         """
         signers = signers or {}
-        below = [name for name in sorted(self.lists) if name in changed]
+        if self._delegator is not None:
+            delegate(self.targets.signed, self._delegator)
+        below = [name for name in self._delegated() if name in changed]
         below += ["targets"] if "targets" in changed else []
         for name in below:
             data = self._sign(name, signers.get(name))
@@ -343,20 +378,19 @@ class Roles:
         old, threshold = list(self.key_policy(role)[0]), self.key_policy(role)[1]
         wanted = wanted or Keys(len(old), threshold)
         # What has to sign in the end is looked for before anything is published.
-        above = "targets" if role in self.lists else "root"
+        above = "targets" if role in self._delegated() else "root"
         self.keys.signers(above, *self.key_policy(above))
         old_signers = self.keys.present(role, old)
-        delegator = self.targets.signed if role in self.lists else self.root.signed
+        delegator = self._delegator_of(role)
         for keyid in old:
             delegator.revoke_key(keyid, role)
         for key in self.keys.generate(role, wanted.count):
             delegator.add_key(key, role)
-        described = self.delegations().get(role) or self.root.signed.roles[role]
-        described.threshold = wanted.threshold
+        self._described(role).threshold = wanted.threshold
         new = self.key_policy(role)[0]
         both = [*old_signers, *self.keys.signers(role, new, wanted.threshold)]
-        if role in self.lists:
-            # One timestamp switches delegation and list together.
+        if above == "targets":
+            # One timestamp switches delegation and role together.
             self.commit({"targets", role})
         elif role == "root":
             # 1. The new root is signed by the keys of the root before it and by its own.
@@ -399,7 +433,7 @@ class Roles:
         if "root" in due:
             self.commit_root()
         signed = {"timestamp", *due}
-        if signed & {"targets", *self.lists}:
+        if signed & {"targets", *self._delegated()}:
             signed.add("snapshot")
         return [role for role in self.names() if role in signed], sorted(skipped)
 

@@ -67,6 +67,7 @@ from hashclient.provider.screen import read_screened
 from hashclient.system.files import sweep_temporary
 from hashclient.system.locks import writer_lock
 from hashclient.system.text import printable
+from hashclient.trust.noticerole import NOTICES
 
 #: What a repository's directory holds.
 _OWN_NAMES = {"public", "keys", "lock", "root.json"}
@@ -152,6 +153,8 @@ class Repository:
         with self._locked():
             roles = self._load()
             current = self._files.current(roles, list_name)
+            if list_name == NOTICES and list_name not in roles.lists:
+                raise UsageError(f"a list cannot be called {NOTICES}, as a role is")
             entries = Entries(current.generation + 1, category or _category_of(list_name))
             is_new = list_name not in roles.lists
             if not dry_run:
@@ -353,6 +356,25 @@ class Repository:
             StateError: one cannot be looked at.
         """
         return list(closed_folders(self.directory, self.public))
+
+    def load(self) -> Roles:
+        """Return what is published, and the means to change it.
+
+        Raises:
+            StateError: there is no repository, or it is corrupt.
+        """
+        return self._load()
+
+    @contextlib.contextmanager
+    def changing(self) -> Iterator[None]:
+        """Hold the lock for a change, and clear away what an earlier one has left.
+
+        Raises:
+            LockedError: another process holds it.
+            StateError: the disk fails.
+        """
+        with self._locked():
+            yield
 
     def require(self) -> None:
         """Check that there is a repository.

@@ -118,6 +118,14 @@ def _metrics(status: Status) -> Iterator[_Metric]:
         if oldest is not None:
             what = "When the oldest report was prepared that is still to be sent."
             yield _one("report_oldest_open_timestamp_seconds", what, oldest.timestamp())
+    if status.notices is not None:
+        what = "Notices that nobody has acknowledged and that have not ended."
+        numbers: dict[tuple[str, ...], float] = {
+            (provider, str(severity)): count
+            for provider, of_provider in status.notices.counts.items()
+            for severity, count in of_provider.items()
+        }
+        yield _Metric("notices_open", what, ("provider", "severity"), numbers)
     if status.audit is not None:
         yield from _of_audit(status.audit.last, status.audit.last_scan)
 

@@ -25,6 +25,7 @@ from hashclient.index.manifest import Manifest
 from hashclient.index.open_lists import ExpectedList, expected_lists
 from hashclient.index.reader import Index, state_of
 from hashclient.matches.store import Matches
+from hashclient.status.notices import NoticesStatus, read_notices
 from hashclient.system.files import is_there, state_error
 from hashclient.system.times import for_people
 
@@ -101,6 +102,7 @@ class Status(msgspec.Struct):
     withdrawn: list[tuple[Match, Hit]] = msgspec.field(default_factory=list)
     quarantine: QuarantineStatus | None = None
     reports: ReportsStatus | None = None
+    notices: NoticesStatus | None = None
     audit: AuditStatus | None = None
     problems: list[str] = msgspec.field(default_factory=list)
 
@@ -151,6 +153,11 @@ def read_status(
     with status.part():
         if is_there(settings.layout.reports):
             status.reports = _reports(settings)
+    with status.part():
+        status.notices = read_notices(settings, now)
+        if status.notices is not None:
+            status.problems.extend(status.notices.problems)
+            status.exit_code = max(status.exit_code, status.notices.exit_code)
     with status.part():
         status.audit = _audit(settings, len(lists))
     return status

@@ -39,7 +39,7 @@ AUDIT_PUBLIC_KEY_NAME = "key.pub"
 #: In the folder of an item in quarantine.
 ITEM_NAME = "item.json"
 EVIDENCE_NAME = "evidence.age"
-#: In the folder of the quarantine or of all reports.
+#: In the folder of the quarantine, of all reports or of notices.
 ROOM_LOCK_NAME = "lock"
 PREPARE_LOCK_NAME = "prepare.lock"
 #: In the folder of a report.
@@ -120,6 +120,20 @@ class Layout(msgspec.Struct, frozen=True):
         return self.root / INVENTORY_NAME
 
     @property
+    def notices(self) -> Path:
+        """What providers have to say, one file each."""
+        return self.root / "notices"
+
+    @property
+    def notices_lock(self) -> Path:
+        """The lock of whoever changes that."""
+        return self.notices / ROOM_LOCK_NAME
+
+    def notices_of(self, provider: str) -> Path:
+        """Return the file of the notices of a provider."""
+        return self.notices / f"{provider}.json"
+
+    @property
     def mounts(self) -> Path:
         """What scans remember of mounted file systems."""
         return self.root / MOUNTS_NAME
@@ -173,6 +187,8 @@ FILES: Mapping[str, str] = {
     r"audit/key\.(pem|pub)": "the key that signs it",
     r"matches\.db(-journal)?": "the record of matches",
     r"inventory\.db(-wal|-shm)?": "the inventory: what scans remember of files",
+    r"notices/lock": "the lock of whoever changes what is known of notices",
+    rf"notices/{_NAME}\.json": "notices of a provider, and what became of them here",
     r"mounts\.json": "which file systems were mounted",
     r"mounts\.lock": "the lock of whoever changes that",
     r"quarantine/lock": "the lock of whoever changes the quarantine",

@@ -20,7 +20,10 @@ def for_people(time: datetime) -> str:
     """Return `2026-11-26 01:28 UTC`, or, where local time is wanted, `2026-11-26 02:28 +01:00`."""
     if not _Zone.is_local:
         return f"{_in_utc(time):%Y-%m-%d %H:%M} UTC"
-    return time.astimezone().isoformat(sep=" ", timespec="minutes")
+    try:
+        return time.astimezone().isoformat(sep=" ", timespec="minutes")
+    except (OverflowError, ValueError, OSError):  # at the ends of time
+        return f"{_in_utc(time):%Y-%m-%d %H:%M} UTC"
 
 
 def for_programs(time: datetime) -> str:

@@ -1,6 +1,7 @@
 """The directory in which python-tuf keeps metadata: swept before it looks, synced after it wrote.
 
-A role's metadata has the role's name there, and earlier roots have a folder of their own.
+A role's metadata has the role's name there, and earlier roots have a folder of their own. What
+python-tuf does not know of, the role of notices, lies beside it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from hashclient.system.files import (
     make_private_dir,
     read_regular,
     state_error,
+    sweep_temporary,
+    write_atomic,
 )
 from hashclient.system.strictjson import parse_json
 
@@ -26,7 +29,7 @@ MAX_METADATA_BYTES = 8 << 20
 
 
 class MetadataDir:
-    """What python-tuf has written; it belongs to it, so nothing is changed here but removed."""
+    """What python-tuf has written; it belongs to it, so nothing of that is changed but removed."""
 
     def __init__(self, path: Path) -> None:
         """Make the directory, and remove what python-tuf is not to find there.
@@ -55,6 +58,22 @@ class MetadataDir:
         """
         return read_regular(self.path / "root.json", MAX_STATE_BYTES)
 
+    def read_bytes(self, role: str) -> bytes:
+        """Return the metadata of a role as it is here; nothing has verified it.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        return read_regular(self.path / f"{role}.json", MAX_METADATA_BYTES)
+
+    def write(self, role: str, data: bytes) -> None:
+        """Keep the metadata of a role that python-tuf does not keep.
+
+        Raises:
+            StateError: it cannot be written.
+        """
+        write_atomic(self.path / f"{role}.json", data)
+
     def make_durable(self) -> None:
         """Make the metadata survive a power loss; python-tuf renames but does not sync.
 
@@ -80,6 +99,7 @@ class MetadataDir:
         That is temporary files of killed runs, which it names `tmp` and at random, and metadata
         that would be refused if it came from the provider.
         """
+        sweep_temporary(self.path)
         for path in self.path.glob("tmp*"):
             if path.suffix != ".json":
                 with contextlib.suppress(OSError):

@@ -3,7 +3,8 @@
 python-tuf decides what is trusted; this module gives it our transport and our state directory,
 translates its errors, and adds the few rules that a provider of hash lists has to keep beyond TUF
 (`docs/format.md`): one delegated, terminating role a list, for that list's files only, and metadata
-that every JSON parser reads alike. What was verified stays in memory, since a list has as many
+that every JSON parser reads alike. The role of notices, which python-tuf does not find by itself,
+is in `noticerole`. What was verified stays in memory, since a list has as many
 targets as segments; its directory is in `metadatadir`. The caller holds the writers' lock, since
 python-tuf is not safe across processes on one directory.
 """
@@ -17,10 +18,11 @@ import re
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, cast
 
+import msgspec
 from tuf.api import exceptions as tuf_errors
-from tuf.api.metadata import TOP_LEVEL_ROLE_NAMES, Root, Signed, TargetFile, Targets
+from tuf.api.metadata import TOP_LEVEL_ROLE_NAMES, Root, Signed, Snapshot, TargetFile, Targets
 from tuf.ngclient import FetcherInterface, Updater
 
 from hashclient.core.model import is_name
@@ -37,9 +39,17 @@ from hashclient.system.strictjson import parse_json
 from hashclient.system.text import excerpt, printable
 from hashclient.system.times import for_people
 from hashclient.trust.metadatadir import MAX_METADATA_BYTES, MetadataDir
+from hashclient.trust.noticerole import (
+    MAX_ROLE_BYTES,
+    NOTICES,
+    SignedNotices,
+    delegator_of,
+    verify_role,
+)
 
 #: What is said of metadata that cannot be trusted, where nothing is known that fits better.
 METADATA_HINT = "nothing was changed; tell the provider if it persists"
+_SIGN_AGAIN_HINT = "the provider has to sign again; if it has, check this machine's clock"
 #: Bounds a file whose length nobody has announced.
 _MAX_UNANNOUNCED_BYTES = 64 << 20
 #: What a target may be signed by, the first that is there before its name in its address; one of
@@ -129,6 +139,7 @@ class Trust:
         self._name = name
         self._now = now
         base = url.rstrip("/")
+        self._metadata_url = f"{base}/metadata"
         self._targets_url = f"{base}/targets"
         self._source = source
         self._fetcher = TufFetcher(source)
@@ -138,7 +149,7 @@ class Trust:
             parse_json(pinned_root)
             self._updater = Updater(
                 str(directory),
-                f"{base}/metadata",
+                self._metadata_url,
                 fetcher=self._fetcher,
                 bootstrap=pinned_root,
             )
@@ -226,20 +237,50 @@ class Trust:
             info = self._updater.get_targetinfo(f"lists/{list_name}/{file_name}")
         if info is None:
             raise VerificationError(f"list {list_name}: its keys do not vouch for {file_name}")
-        signed = {name: info.hashes[name] for name in _STRONG_HASHES if name in info.hashes}
-        if not signed:
-            raise VerificationError(
-                f"list {list_name}: {file_name} is signed without a SHA-256 or SHA-512"
-            )
-        # A signed hash becomes part of an address.
-        for name, digest in signed.items():
-            if not _STRONG_HASHES[name].fullmatch(digest):
-                raise VerificationError(f"list {list_name}: {file_name} has a malformed {name}")
+        _check_hashes(info, f"list {list_name}: {file_name}")
         role: Any = self._verified.get(list_name) or self._keep(list_name)
         if role.delegations is not None:
             # Whose expiry and keys count would then depend on the file.
             raise VerificationError(f"list {list_name}: its role delegates to others")
         return info
+
+    def notices(self) -> SignedNotices | None:
+        """Return what the role of notices vouches for, after `refresh`; None if there is none.
+
+        Its metadata is kept beside that of the others, and verified each time: its keys may have
+        been replaced. So one more request is made only when the snapshot names another version.
+
+        Raises:
+            VerificationError: it is not signed as it must be, or not what the snapshot says.
+            StaleError: it has expired.
+            UnreachableError, AuthorisationError, StateError: as their names say.
+        """
+        with self._translated():
+            delegator = delegator_of(cast("Targets", self._verified[Targets.type]))
+            if delegator is None:
+                return None
+            meta = cast("Snapshot", self._verified[Snapshot.type]).meta.get(f"{NOTICES}.json")
+            if meta is None:
+                raise tuf_errors.RepositoryError(f"the snapshot does not name {NOTICES}.json")
+            try:
+                found = verify_role(delegator, meta, self._directory.read_bytes(NOTICES))
+            except (OSError, tuf_errors.RepositoryError, ValueError, TypeError, KeyError):
+                url = f"{self._metadata_url}/{meta.version}.{NOTICES}.json"
+                data = self._fetcher.download_bytes(
+                    url, min(meta.length or MAX_ROLE_BYTES, MAX_ROLE_BYTES)
+                )
+                found = verify_role(delegator, meta, data)
+                self._directory.write(NOTICES, data)
+        for notice_id, info in found.targets.items():
+            _check_hashes(info, f"notice {notice_id}")
+        if found.expires <= self._now:
+            raise StaleError(
+                f"provider {self._name}: role {NOTICES} has expired, on"
+                f" {for_people(found.expires)}",
+                hint=_SIGN_AGAIN_HINT,
+            )
+        upper = min(self._verified[role].expires for role in TOP_LEVEL_ROLE_NAMES)
+        return msgspec.structs.replace(found, expires=min(found.expires, upper))
 
     def download(self, info: TargetFile, max_bytes: int) -> bytes:
         """Return the verified bytes of a target, in memory.
@@ -335,8 +376,22 @@ class Trust:
                 since = f" since {for_people(expires)} ({days} days)"
         return StaleError(
             f"provider {self._name}: {error}{since}",
-            hint="the provider has to sign again; if it has, check this machine's clock",
+            hint=_SIGN_AGAIN_HINT,
         )
+
+
+def _check_hashes(info: TargetFile, what: str) -> None:
+    """Make sure that a file is signed by a hash that counts, and that can be in an address.
+
+    Raises:
+        VerificationError: it is not.
+    """
+    signed = {name: info.hashes[name] for name in _STRONG_HASHES if name in info.hashes}
+    if not signed:
+        raise VerificationError(f"{what} is signed without a SHA-256 or SHA-512")
+    for name, digest in signed.items():
+        if not _STRONG_HASHES[name].fullmatch(digest):
+            raise VerificationError(f"{what} has a malformed {name}")
 
 
 def _naming_hash(info: TargetFile) -> str:

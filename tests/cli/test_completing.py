@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from fixtures.notices import make_notice
+from hashclient.notices.lifecycle import Kept
+from hashclient.notices.store import Book, changing, write_book
+from hashclient.system.layout import Layout
 from tests.kit import call, csv_of, environment, make_state, run, write_tree
 
 LISTED = b"listed one"
@@ -46,6 +51,16 @@ def test_ids_of_matches(state: Path, words: tuple[str, ...]) -> None:
     assert len(known) == 2
     assert sorted(offered("--state-dir", state, *words, "")) == sorted(known)
     assert known[0] in offered("--state-dir", state, *words, known[0][:3])
+
+
+def test_ids_of_notices(tmp_path: Path) -> None:
+    state, now = tmp_path / "state", datetime.now(UTC)
+    layout = Layout(state)
+    kept = tuple(Kept(make_notice(name), "d", now) for name in ("n-1", "n-2", "m-1"))
+    with changing(layout):
+        write_book(layout, Book("main", 1, "", now, now, kept))
+    assert offered("--state-dir", state, "notices", "show", "n") == ["n-1", "n-2"]
+    assert offered("--state-dir", state, "notices", "acknowledge", "n-1", "m") == ["m-1"]
 
 
 def test_names_of_lists(state: Path) -> None:

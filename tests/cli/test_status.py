@@ -230,6 +230,7 @@ def test_scripts_find_all_keys_whatever_there_is(state: Path, tmp_path: Path) ->
         "matches",
         "quarantine",
         "reports",
+        "notices",
         "last_scan",
     }
 

@@ -23,8 +23,11 @@ from hashclient.lists.wire import (
     entry_hashes,
     parse_index,
 )
+from hashclient.notices import document as notices
+from hashclient.notices.document import parse_notice
 from hashclient.provider.keys import Validity
 from hashclient.provider.repository import Repository
+from hashclient.trust import noticerole
 from hashclient.trust.metadatadir import MAX_METADATA_BYTES
 from tests.docs.blocks import DOCS, ROOT, names_of_tests, table_rows
 
@@ -63,7 +66,8 @@ def test_the_documented_checksums_are_right() -> None:
     assert [f"{h:016x}" for h in hashes.tolist()] == list(vectors.values())
     (total,) = re.findall(r"\| all four \| `([0-9a-f]{16})` \|", text)
     assert total == f"{checksum_of(hashes):016x}"
-    (document,) = blocks("format.md", "json")
+    document, notice = blocks("format.md", "json")
+    assert parse_notice(notice.encode(), "n-20260501t120000").severity == "Severe"
     assert parse_index(document.encode(), "baseline").checksum == total
 
 
@@ -71,6 +75,15 @@ def test_the_documented_limits_are_those_of_the_code() -> None:
     text = (DOCS / "format.md").read_text()
     for limit in (
         f"at most {wire.MAX_INDEX_BYTES >> 20} MiB, with exactly these keys",
+        f"of at most {notices.MAX_NOTICE_BYTES >> 10} KiB, with",
+        f"at most {noticerole.MAX_ROLE_BYTES >> 20} MiB and name",
+        f"at most {noticerole.MAX_NOTICES:,} targets",
+        f"1 to {notices.MAX_REFERENCES} earlier notices",
+        f"of the years {notices.FIRST_YEAR} to {notices.LAST_YEAR} |",
+        f"names of up to {notices.MAX_LISTS} lists",
+        *(f"1 to {notices.LINES[name]} characters |" for name in ("event", "headline")),
+        f"`contact` | string | up to {notices.LINES['contact']} characters |",
+        *(f"| `{n}` | string | up to {m:,} characters" for n, m in notices.PARAGRAPHS.items()),
         f"in which they apply; at most {wire.MAX_SEGMENTS:,}",
         f"its number of rows, 1 to {wire.MAX_SEGMENT_ENTRIES:,}",
         f"together must have at most {wire.MAX_LIST_ENTRIES:,} rows",

@@ -22,6 +22,7 @@ from fixtures.simulator import Simulator
 from hashclient.errors import HashclientError
 from hashclient.index.manifest import load_manifest
 from hashclient.index.run import DamagedError
+from tests.kit.depth import changes
 from tests.manifests import make_old
 
 ALL = range(30)
@@ -87,7 +88,7 @@ def test_killed_before_each_change_of_a_list_that_is_sound(
     world: Merging, change: Callable[[Path], None]
 ) -> None:
     """While a manifest of version 1 is upgraded, and while pieces are compared."""
-    for number in range(1, MOST):
+    for number in changes(MOST):
         client = world.copy(f"k{number}", change)
         ended = in_child(lambda client=client, n=number: working(client, kill_at(n)))  # type: ignore[misc]
         assert ended in {0, -signal.SIGKILL}
@@ -110,7 +111,7 @@ def test_killed_before_each_change_of_a_list_that_has_rotted(
 ) -> None:
     """Once rot is seen it is known, or seen again."""
     known = 0
-    for number in range(1, MOST):
+    for number in changes(MOST):
         client = world.copy(f"k{number}", change)
         ended = in_child(lambda client=client, n=number: working(client, kill_at(n)))  # type: ignore[misc]
         assert ended in {1, -signal.SIGKILL}
@@ -137,7 +138,7 @@ def test_killed_before_each_change_of_a_list_that_has_rotted(
 def test_a_disk_that_fails_while_an_index_is_compared(
     world: Merging, change: Callable[[Path], None], code: int
 ) -> None:
-    for number in range(1, MOST):
+    for number in changes(MOST):
         client = world.copy(f"f{number}", change)
         fail = FailAt(number, code)
         error: HashclientError | None = None

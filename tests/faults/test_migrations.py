@@ -32,6 +32,7 @@ from hashclient.migrations.version import Version, read_version
 from hashclient.system.files import write_atomic
 from hashclient.system.layout import Layout, purpose_of
 from tests.kit import Run, call, digests_of, run
+from tests.kit.depth import changes, of_changes
 
 ARCHIVE = Path(__file__).parents[1] / "data" / "state-0.1.0.tar.xz"
 MOST = 200
@@ -106,7 +107,7 @@ def test_state_of_0_1_0_killed_at_each_change_while_it_is_brought_forward(tmp_pa
     before = contents(layout)
     forward = brought_forward(tmp_path / "forward")
     assert {n for n in before if forward[n] != before[n]} == {"matches.db"}
-    for number in range(1, MOST):
+    for number in changes(MOST):
         layout = unpacked(tmp_path / str(number))
         ended = in_child(partial(taking, layout, kill_at(number)))
         with writing(layout):
@@ -257,7 +258,7 @@ def test_a_kill_at_each_change_leaves_what_is_gone_on_with(
     tmp_path: Path, after: dict[str, bytes]
 ) -> None:
     backups = 0
-    for number in range(1, MOST):
+    for number in changes(MOST):
         layout = unpacked(tmp_path / str(number))
         ended = in_child(partial(taking, layout, kill_at(number)))
         backups += layout.backup.exists()
@@ -265,7 +266,7 @@ def test_a_kill_at_each_change_leaves_what_is_gone_on_with(
         if ended == 0:
             break
     assert 20 < number < MOST
-    assert backups > 5  # it was killed while it needed one
+    assert backups > of_changes(5)  # it was killed while it needed one
 
 
 def fail_in_the_middle(layout: Layout) -> StateError:
@@ -284,7 +285,7 @@ def fail_in_the_middle(layout: Layout) -> StateError:
 
 
 def test_a_kill_while_what_was_begun_is_taken_back(tmp_path: Path, after: dict[str, bytes]) -> None:
-    for number in range(1, MOST):
+    for number in changes(MOST):
         layout = unpacked(tmp_path / str(number))
         fail_in_the_middle(layout)
         ended = in_child(partial(taking, layout, kill_at(number)))
@@ -298,7 +299,7 @@ def test_a_kill_while_what_was_begun_is_taken_back(tmp_path: Path, after: dict[s
 def test_a_disk_that_fails_at_each_change(
     tmp_path: Path, after: dict[str, bytes], code: int
 ) -> None:
-    for number in range(1, MOST):
+    for number in changes(MOST):
         layout = unpacked(tmp_path / str(number))
         fail = FailAt(number, code)
         with watched(fail), contextlib.suppress(StateError):

@@ -34,6 +34,7 @@ from hashclient.quarantine.sealing import Digester, digest_all
 from hashclient.quarantine.vault import Stage, Taken, load_item
 from tests import disks
 from tests.kit import fast_directory
+from tests.kit.depth import changes, of_changes
 
 CONTENT = b"benign " * 20_000
 INNOCENT = b"somebody else's"
@@ -99,7 +100,7 @@ def scenes(
     scene = Scene(place, **config)
     prepare(scene)
     place.rename(kept)
-    for number in range(1, MOST):
+    for number in changes(MOST):
         shutil.copytree(kept, place, symlinks=True)
         yield number, scene
         shutil.rmtree(place)
@@ -848,7 +849,7 @@ def test_no_plain_text_stays_where_giving_back_fails(
         assert names or scene.is_sealed()
         if left > 0:
             break
-    assert failures > 10
+    assert failures > of_changes(10)
 
 
 def test_a_kill_while_an_item_is_destroyed_is_made_up_for(fast: Path) -> None:

@@ -24,6 +24,7 @@ from hashclient.quarantine.age import unseal
 from hashclient.quarantine.vault import Stage, load_identities, write_identity
 from hashclient.system import files
 from tests.kit import call, fast_directory
+from tests.kit.depth import changes, of_changes
 
 #: More changes than any act makes.
 MOST = 200
@@ -87,7 +88,7 @@ def scenes(directory: Path, *, taken: bool) -> Iterator[tuple[int, Scene]]:
     if taken:
         assert scene.ward.take(scene.match).taken
     place.rename(kept)
-    for number in range(1, MOST):
+    for number in changes(MOST):
         shutil.copytree(kept, place)
         yield number, scene
         shutil.rmtree(place)
@@ -125,7 +126,7 @@ def test_what_is_kept_is_old_or_new_at_any_instant(fast: Path, code: int | None)
         if is_over:
             break
     assert seen == sorted(seen, reverse=True) and set(seen) == {"old", "new"}
-    assert len(seen) > 10
+    assert len(seen) > of_changes(10)
 
 
 def test_an_exchange_that_may_not_be_on_the_disk_removes_nothing(

@@ -34,6 +34,7 @@ from hashclient.errors import (
 from hashclient.reporting.destinations.package.verify import verify_package
 from hashclient.reporting.report import Call, Report, State
 from tests.kit import fast_directory
+from tests.kit.depth import changes, of_changes
 
 CALLS = ("submit", "upload", "fileinfo", "finish")
 #: No attempt changes the disk so often.
@@ -68,7 +69,7 @@ def each_change(desk: Desk) -> Iterator[int]:
     """
     kept = desk.directory / "kept"
     shutil.copytree(desk.settings.state_dir, kept)
-    for number in range(1, MOST):
+    for number in changes(MOST):
         shutil.rmtree(desk.settings.state_dir)
         shutil.copytree(kept, desk.settings.state_dir)
         shutil.rmtree(desk.out)
@@ -178,7 +179,7 @@ def test_killed_at_each_change_of_the_disk(desk: Desk, service: ReportingService
         if status == 0:
             break
         killed += 1
-    assert killed > 20
+    assert killed > of_changes(20)
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO], ids=["full", "broken"])
@@ -205,7 +206,7 @@ def test_disk_fails_at_each_change(desk: Desk, service: ReportingService, code: 
         else:
             desk.send_due()
         check_one_finished(desk, service, report)
-    assert failures > 20
+    assert failures > of_changes(20)
 
 
 def test_a_package_killed_at_each_change_of_the_disk(desk: Desk) -> None:
@@ -259,7 +260,7 @@ def test_a_package_when_the_disk_fails_at_each_change(desk: Desk, code: int) -> 
         assert desk.get(match).state is MatchState.REPORTED
         if not fault.fired:
             break
-    assert failures > 10
+    assert failures > of_changes(10)
 
 
 def test_preparing_killed_at_each_change_of_the_disk(desk: Desk) -> None:

@@ -6,6 +6,8 @@ from hypothesis import settings
 
 #: Of the examples that a property test is worth, the share that a quick run tries.
 QUICK_SHARE = 0.2
+#: Of the changes of a disk, it lets one in so many fail.
+QUICK_STEP = 4
 
 
 class _Depth:
@@ -26,3 +28,16 @@ def examples(number: int) -> settings:
 def count_of(number: int, least: int = 3) -> int:
     """Return `number`, or in a quick run a share of it, but `least` at any rate."""
     return number if _Depth.is_deep else max(min(least, number), round(number * QUICK_SHARE))
+
+
+def changes(most: int) -> range:
+    """Return the changes of a disk at which something is to happen: each, or one in four.
+
+    Who takes them stops at the first that nothing reaches.
+    """
+    return range(1, most, 1 if _Depth.is_deep else QUICK_STEP)
+
+
+def of_changes(number: int) -> int:
+    """Return how many of `number` changes `changes` takes, or one less."""
+    return number if _Depth.is_deep else number // QUICK_STEP

@@ -22,6 +22,7 @@ from hashclient.migrations.check import check_state
 from hashclient.migrations.formats import FORMATS
 from hashclient.migrations.migrate import STEPS, writing
 from hashclient.migrations.version import Version, read_version, write_version
+from hashclient.notices import store
 from hashclient.quarantine import item
 from hashclient.reporting import document, report
 from hashclient.scan import cache
@@ -52,6 +53,7 @@ def test_the_table_of_formats_says_what_the_modules_write() -> None:
         "`matches.db`": str(tables._VERSION),
         "`inventory.db`": str(cache._VERSION),
         "`mounts.json`": mounts.FORMAT,
+        "`notices/*.json`": store.BOOK_FORMAT,
         "`audit/log.jsonl`": record.FORMAT,
         "`audit/log-*.jsonl`, and a `log.jsonl` after them": record.SEGMENT_FORMAT,
         "`quarantine/*/item.json`": item.FORMAT,

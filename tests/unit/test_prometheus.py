@@ -11,6 +11,8 @@ from hashclient.audit.record import Record
 from hashclient.core.kinds import MatchState
 from hashclient.errors import ExitCode
 from hashclient.index.manifest import Manifest, RunRef
+from hashclient.notices.document import Severity
+from hashclient.status.notices import NoticesStatus
 from hashclient.status.prometheus import render
 from hashclient.status.status import (
     AuditStatus,
@@ -68,6 +70,9 @@ def full() -> Status:
         matches=counts,
         quarantine=QuarantineStatus(2, 4096),
         reports=ReportsStatus({"prepared": 1, "submitted": 4}, NOW - timedelta(minutes=5)),
+        notices=NoticesStatus(
+            (), {"main": {Severity.EXTREME: 0, Severity.MINOR: 7}}, 5, 0, (), ExitCode.OK
+        ),
         audit=AuditStatus(record("fetch"), record("scan-end", exit_code=10, believed_unchanged=3)),
     )
 
@@ -109,6 +114,7 @@ def test_every_value_is_read_as_it_was() -> None:
         "quarantine_bytes": {"": 4096},
         "reports": {"prepared": 1, "submitted": 4},
         "report_oldest_open_timestamp_seconds": {"": NOW.timestamp() - 300},
+        "notices_open": {"main,Extreme": 0, "main,Minor": 7},
         "audit_records": {"": 17},
         "audit_last_record_timestamp_seconds": {"": NOW.timestamp()},
         "last_scan_end_timestamp_seconds": {"": NOW.timestamp()},

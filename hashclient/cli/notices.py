@@ -1,0 +1,147 @@
+"""`notices`: what providers have to say, and that somebody has dealt with it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from hashclient.cli.app import App, format_option, pass_app
+from hashclient.cli.completing import NOTICES
+from hashclient.cli.noticeview import document_of, line_of, text_of
+from hashclient.errors import AuditError, StateError
+
+if TYPE_CHECKING:
+    from hashclient.notices.journal import Journal
+    from hashclient.notices.lifecycle import Standing
+
+
+@click.group("notices", invoke_without_command=True)
+@click.pass_context
+def command(ctx: click.Context) -> None:
+    """Show what providers have to say, and acknowledge it.
+
+    A notice is a short text that a provider signs for all of its clients: a list is consolidated
+    tomorrow, a category has to be checked again, reports go to another address. `fetch` brings
+    them. A notice is open until somebody acknowledges it, it expires, or the provider replaces or
+    cancels it. That it was shown and acknowledged, and by whom, goes into the audit log. Nothing in
+    a notice is ever opened or executed.
+
+    Without a command, `list` is meant.
+
+    \b
+      hashclient notices
+      hashclient notices show n-20260131t120000
+      hashclient notices acknowledge n-20260131t120000 --reason 'ticket 4711'
+    """
+    if ctx.invoked_subcommand is None:
+        ctx.invoke(list_notices, show_all=False, provider=None, output_format="text")
+
+
+@command.command("list")
+@click.option("--show-all", is_flag=True, help="Also those that ask for nothing any more.")
+@click.option("--provider", metavar="NAME", help="Only notices of this provider.")
+@format_option("text", "json")
+@pass_app
+def list_notices(app: App, show_all: bool, provider: str | None, output_format: str) -> None:
+    """List the notices that are open or acknowledged, the newest first.
+
+    A notice is called PROVIDER/ID; its ID is enough where no other provider has one of that name.
+
+    \b
+      hashclient notices list
+      hashclient notices list --show-all --format json
+    """
+    journal = _journal(app)
+    found = [s for s in journal.all() if provider in {None, s.provider} and (show_all or s.stands)]
+    unnoted = _note_shown(journal, found, "headline")
+    failure = journal.failure or unnoted
+    if output_format == "json":
+        app.out(json.dumps({"notices": [document_of(standing) for standing in found]}))
+    else:
+        for standing in found:
+            app.out(line_of(standing))
+        if not found and failure is None:
+            app.say(
+                "there is no notice" if show_all else "no notice stands; --show-all shows others"
+            )
+    if failure is not None:
+        raise failure
+
+
+@command.command("show")
+@click.argument("name", metavar="ID", shell_complete=NOTICES)
+@format_option(
+    "text", "json", "cap", help="For people, for scripts, or as a CAP 1.2 message in XML."
+)
+@pass_app
+def show(app: App, name: str, output_format: str) -> None:
+    """Show all that a notice says.
+
+    With `--format cap` it is written as a message of the Common Alerting Protocol, for systems that
+    hand alerts on.
+
+    \b
+      hashclient notices show n-20260131t120000
+      hashclient notices show main/n-20260131t120000 --format cap
+    """
+    from hashclient.notices.cap import to_cap
+
+    journal = _journal(app)
+    (standing,) = journal.find([name])
+    failure = _note_shown(journal, [standing], "text")
+    if output_format == "json":
+        app.out(json.dumps(document_of(standing)))
+    elif output_format == "cap":
+        app.out(to_cap(standing.notice, standing.provider).rstrip("\n"))
+    else:
+        app.out("\n".join(text_of(standing)))
+    if failure is not None:
+        raise failure
+
+
+@command.command("acknowledge")
+@click.argument("names", metavar="ID...", nargs=-1, required=True, shell_complete=NOTICES)
+@click.option(
+    "--reason", metavar="TEXT", help="What was done about it; it goes into the audit log."
+)
+@format_option("text", "json")
+@pass_app
+def acknowledge(app: App, names: tuple[str, ...], reason: str | None, output_format: str) -> None:
+    """Say that notices have been dealt with; they are open no more.
+
+    An update of one of them is a notice of its own, and open again.
+
+    \b
+      hashclient notices acknowledge n-20260131t120000 --reason 'ticket 4711'
+    """
+    journal = _journal(app)
+    chosen = journal.find(names)
+    done = journal.acknowledge(chosen, reason)
+    documents = []
+    for standing in chosen:
+        is_done = standing.name in done
+        documents.append({"provider": standing.provider, "id": standing.notice.id, "done": is_done})
+        if output_format == "text":
+            app.out(f"{standing.name}  {'acknowledged' if is_done else f'is {standing.state}'}")
+    if output_format == "json":
+        app.out(json.dumps({"items": documents}))
+
+
+def _journal(app: App) -> Journal:
+    from hashclient.notices.journal import Journal
+
+    return Journal(app.session)
+
+
+def _note_shown(
+    journal: Journal, shown: Sequence[Standing], how: str
+) -> AuditError | StateError | None:
+    """Log that notices are shown; where that fails they are shown all the same, and it is said."""
+    try:
+        journal.note_shown(shown, how)
+    except (AuditError, StateError) as error:
+        return error
+    return None

@@ -1,0 +1,239 @@
+"""`provider notice`: say something to all clients, say it differently, take it back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from hashclient.cli.app import App, existing_path, format_option, pass_app
+from hashclient.cli.noticeview import document_of, line_of
+from hashclient.errors import UsageError
+from hashclient.system.times import for_people
+
+if TYPE_CHECKING:
+    from hashclient.notices.document import Notice
+    from hashclient.provider.notices import Draft, NoticeBoard
+
+_Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
+
+_SEVERITIES = ("Extreme", "Severe", "Moderate", "Minor", "Unknown")
+_URGENCIES = ("Immediate", "Expected", "Future", "Past", "Unknown")
+_CERTAINTIES = ("Observed", "Likely", "Possible", "Unlikely", "Unknown")
+_STATUSES = ("Actual", "Exercise", "Test")
+
+_repo = click.argument("directory", metavar="REPO", type=existing_path(file_okay=False))
+_ids = click.argument("ids", metavar="ID...", nargs=-1, required=True)
+
+
+@click.group("notice")
+def command() -> None:
+    """Say something to all clients, and take it back.
+
+    A notice is a short text with a severity and an end, in the words of the Common Alerting
+    Protocol. It is signed by a role with keys of its own, which the first one makes, and comes to
+    clients with their next fetch. A notice that was published is never changed: it is replaced or
+    cancelled by another one.
+
+    \b
+      hashclient provider notice publish /srv/lists --event maintenance \\
+            --severity minor --headline 'no updates on Friday' \\
+            --sender lists@example.org
+      hashclient provider notice list /srv/lists
+    """
+
+
+def _choice(words: tuple[str, ...]) -> click.Choice[str]:
+    return click.Choice(words, case_sensitive=False)
+
+
+def _text_options(function: _Decorated) -> _Decorated:
+    """Add the options that say what a notice says."""
+    for option in reversed(
+        (
+            click.option("--headline", metavar="TEXT", help="What it is about, in one line."),
+            click.option("--description", metavar="TEXT", help="More about it."),
+            click.option("--instruction", metavar="TEXT", help="What clients should do."),
+            click.option("--contact", metavar="TEXT", help="Whom to ask."),
+            click.option("--event", metavar="TEXT", help="What kind of thing it is, in a word."),
+            click.option(
+                "--severity",
+                type=_choice(_SEVERITIES),
+                help="How bad it is; a new notice has to say so.",
+            ),
+            click.option("--urgency", type=_choice(_URGENCIES), help="How soon to act."),
+            click.option("--certainty", type=_choice(_CERTAINTIES), help="How sure it is."),
+            click.option(
+                "--status",
+                type=_choice(_STATUSES),
+                help="A test or an exercise asks nothing of anybody. [default: Actual]",
+            ),
+            click.option(
+                "--list",
+                "lists",
+                metavar="NAME",
+                multiple=True,
+                help="A list that it is about. Can be given several times.",
+            ),
+            click.option(
+                "--expires",
+                type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]),
+                metavar="TIME",
+                help="When it ends by itself, in UTC. [default: in 30 days]",
+            ),
+            click.option("--language", metavar="TAG", help="Of its texts. [default: en]"),
+            click.option(
+                "--sender",
+                metavar="NAME",
+                help="Who says it: unique for good, as a mail address. [default: as the last]",
+            ),
+            click.option("--id", "notice_id", metavar="ID", help="What it is called."),
+        )
+    ):
+        function = option(function)
+    return function
+
+
+@command.command("publish")
+@_repo
+@_text_options
+@click.option(
+    "--keys",
+    type=click.IntRange(1, 16),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="How many keys to make for the role of notices, with the first one.",
+)
+@click.option(
+    "--threshold",
+    type=click.IntRange(1, 16),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="How many of them have to sign.",
+)
+@format_option("text", "json")
+@pass_app
+def publish(
+    app: App, /, directory: Path, keys: int, threshold: int, output_format: str, **said: Any
+) -> None:
+    """Publish a new notice.
+
+    \b
+      hashclient provider notice publish /srv/lists --event correction \\
+            --severity severe --urgency immediate --list baseline \\
+            --headline 'check category undecided again' --expires 2026-12-31
+    """
+    from hashclient.provider.keys import Keys
+
+    board = _board(app, directory)
+    done = board.publish(_draft(said), app.now(), keys=Keys(keys, threshold))
+    _tell(app, done, output_format)
+
+
+@command.command("update")
+@_repo
+@_ids
+@_text_options
+@format_option("text", "json")
+@pass_app
+def update(
+    app: App, /, directory: Path, ids: tuple[str, ...], output_format: str, **said: Any
+) -> None:
+    """Replace the notices ID... by a new one.
+
+    It says what the first of them did, but for what options say otherwise. Clients that have
+    acknowledged the old ones have to acknowledge it again.
+
+    \b
+      hashclient provider notice update /srv/lists n-1 --severity minor
+    """
+    _tell(app, _board(app, directory).update(ids, _draft(said), app.now()), output_format)
+
+
+@command.command("cancel")
+@_repo
+@_ids
+@_text_options
+@format_option("text", "json")
+@pass_app
+def cancel(
+    app: App, /, directory: Path, ids: tuple[str, ...], output_format: str, **said: Any
+) -> None:
+    """End the notices ID... before they expire.
+
+    \b
+      hashclient provider notice cancel /srv/lists n-1 \\
+            --description 'it was a mistake'
+    """
+    _tell(app, _board(app, directory).cancel(ids, _draft(said), app.now()), output_format)
+
+
+@command.command("list")
+@_repo
+@format_option("text", "json")
+@pass_app
+def list_notices(app: App, directory: Path, output_format: str) -> None:
+    """List the notices that are published, the newest first.
+
+    \b
+      hashclient provider notice list /srv/lists
+    """
+    found = _board(app, directory).standing(app.now())
+    if output_format == "json":
+        app.out(json.dumps({"notices": [_published(document_of(s)) for s in found]}))
+        return
+    for standing in found:
+        app.out(line_of(standing).removeprefix("/"))
+    if not found:
+        app.say("no notice is published")
+
+
+def _published(document: dict[str, Any]) -> dict[str, Any]:
+    """Return what a provider knows of a notice: what becomes of it elsewhere is not in it."""
+    return {key: document[key] for key in ("state", "ended_by", "notice")}
+
+
+def _board(app: App, directory: Path) -> NoticeBoard:
+    from hashclient.provider.notices import NoticeBoard
+    from hashclient.provider.repository import Repository
+
+    return NoticeBoard(Repository(directory, clock=app.now))
+
+
+def _draft(said: dict[str, Any]) -> Draft:
+    """Return what the options say.
+
+    Raises:
+        UsageError: an option is empty that may not be.
+    """
+    from hashclient.notices.document import Certainty, Severity, Status, Urgency
+    from hashclient.provider.notices import Draft
+
+    kinds = {
+        "severity": Severity,
+        "urgency": Urgency,
+        "certainty": Certainty,
+        "status": Status,
+    }
+    values = {name: value for name, value in said.items() if value not in (None, ())}
+    values |= {name: kind(values[name]) for name, kind in kinds.items() if name in values}
+    if "notice_id" in values:
+        values["id"] = values.pop("notice_id")
+        if not values["id"]:
+            raise UsageError("--id is empty")
+    if isinstance(expires := values.get("expires"), datetime):
+        values["expires"] = expires.replace(tzinfo=UTC)
+    return Draft(**values)
+
+
+def _tell(app: App, notice: Notice, output_format: str) -> None:
+    if output_format == "json":
+        app.out(json.dumps({"id": notice.id, "type": str(notice.type)}))
+    else:
+        app.out(f"notice {notice.id}: {notice.type}, until {for_people(notice.expires)}")

@@ -1,0 +1,205 @@
+"""Notices of a provider: taken as a fetch comes by, verified one by one, and kept.
+
+1 the role of notices is verified (`trust`), and may not go back; 2 what is signed and not here is
+downloaded, verified and parsed; 3 what has arrived is logged; 4 all is kept in one step. One that
+breaks a rule keeps no other back: what is wrong with it is said, and kept in its place. Whatever
+fails here keeps no list from being fetched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+
+import msgspec
+
+from hashclient.audit.log import Event
+from hashclient.errors import HashclientError, VerificationError
+from hashclient.notices.document import MAX_NOTICE_BYTES, Notice, parse_notice
+from hashclient.notices.lifecycle import Kept, Standing, merged, standings
+from hashclient.notices.store import (
+    Book,
+    DamagedBookError,
+    Refused,
+    changing,
+    load_book,
+    write_book,
+)
+from hashclient.session import Session
+from hashclient.system.log import Log
+from hashclient.system.times import for_programs
+from hashclient.trust.noticerole import SignedNotices
+from hashclient.trust.tuf import METADATA_HINT, Trust
+
+_log = Log("notices")
+
+
+class FetchedNotices(msgspec.Struct, frozen=True):
+    """What became of the notices of one provider in a fetch.
+
+    `arrived` are those that were not here before, and how they stand; `ended` are earlier ones that
+    stood until now. `refused` are those that were not taken, or did not come. `error` is what is
+    wrong with one of these, the one with the highest exit code, or with all notices.
+    """
+
+    provider: str
+    arrived: tuple[Standing, ...] = ()
+    ended: tuple[Standing, ...] = ()
+    refused: tuple[Refused, ...] = ()
+    error: HashclientError | None = None
+
+
+#: Is called with what became of notices where a provider has any.
+OnNotices = Callable[[FetchedNotices], None]
+
+
+def fetch_notices(
+    session: Session, trust: Trust, provider: str, origin: str, on_notices: OnNotices
+) -> None:
+    """Take what `provider` has to say, after `trust.refresh`, and call `on_notices` if it does.
+
+    The log says of what is refused that it comes from `origin`.
+
+    What is refused, all of it or a part, is handed over in the same way, and logged.
+
+    Raises:
+        AuditError: the audit log cannot be written.
+    """
+    if (fetched := _fetch(session, trust, provider, origin)) is not None:
+        on_notices(fetched)
+
+
+def _fetch(session: Session, trust: Trust, provider: str, origin: str) -> FetchedNotices | None:
+    layout = session.settings.layout
+    try:
+        signed = trust.notices()  # 1
+        before = _book(session, provider)
+        if signed is None:
+            if before is None:
+                return None
+            raise VerificationError(
+                f"provider {provider}: its role of notices has vanished", hint=METADATA_HINT
+            )
+        epoch = trust.epoch()
+        if before is not None and before.epoch == epoch and signed.version < before.version:
+            raise VerificationError(
+                f"provider {provider}: version {signed.version} of its notices is older than"
+                f" {before.version}, which is here",
+                hint="nothing was changed; tell the provider",
+            )
+        here = {one.notice.id: one.digest for one in before.notices} if before else {}
+        come = _download(session, trust, signed, here)
+        for error in come.errors:
+            _log_refusal(session, provider, origin, error)
+        with changing(layout):
+            # Somebody may have acknowledged one meanwhile.
+            before = _book(session, provider)
+            kept = before.notices if before else ()
+            return _keep(session, provider, signed, epoch, kept, come)
+    except HashclientError as error:
+        _log_refusal(session, provider, origin, error)
+        return FetchedNotices(provider, error=error)
+
+
+class _Come(msgspec.Struct):
+    """What has come of what is signed and was not here, what has not, and what has failed."""
+
+    arrived: list[Kept] = msgspec.field(default_factory=list)
+    refused: list[Refused] = msgspec.field(default_factory=list)
+    errors: list[HashclientError] = msgspec.field(default_factory=list)
+
+    @property
+    def error(self) -> HashclientError | None:
+        """The failure with the highest exit code, the first of these."""
+        return max(self.errors, key=lambda error: error.exit_code, default=None)
+
+
+def _book(session: Session, provider: str) -> Book | None:
+    try:
+        return load_book(session.settings.layout, provider)
+    except DamagedBookError as error:
+        _log.info("begun again: %s", error.message)
+        return None
+
+
+def _download(
+    session: Session, trust: Trust, signed: SignedNotices, here: Mapping[str, str]
+) -> _Come:
+    """Download what is signed and not `here`, by its id and digest."""
+    come = _Come()
+    goes_on = True
+    for notice_id, info in sorted(signed.targets.items()):
+        digest = trust.hash_of(info)
+        if here.get(notice_id) == digest:
+            continue
+        if not goes_on:
+            come.refused.append(Refused(notice_id, "it was not fetched"))
+            continue
+        try:
+            if notice_id in here:
+                raise VerificationError(
+                    f"notice {notice_id} was published again with another content",
+                    hint="the one that is here stays; tell the provider",
+                )
+            notice = parse_notice(trust.download(info, MAX_NOTICE_BYTES), notice_id)
+            come.arrived.append(Kept(notice, digest, session.now()))
+        except HashclientError as error:
+            if not error.message.startswith("notice "):
+                error.message = f"notice {notice_id}: {error.message}"
+            come.refused.append(Refused(notice_id, error.message))
+            come.errors.append(error)
+            # What failed once for want of a network, or of a credential, fails again.
+            is_missing = getattr(error, "status", None) == HTTPStatus.NOT_FOUND
+            goes_on = isinstance(error, VerificationError) or is_missing
+    return come
+
+
+def _keep(
+    session: Session,
+    provider: str,
+    signed: SignedNotices,
+    epoch: str,
+    before: tuple[Kept, ...],
+    come: _Come,
+) -> FetchedNotices:
+    now = session.now()
+    stood = {s.notice.id for s in standings(provider, before, now) if s.stands}
+    # One that is signed with another content now is what it was.
+    other = {r.id for r in come.refused} & {one.notice.id for one in before}
+    gone = {one.notice.id for one in before if one.notice.id in other and not one.signed}
+    kept = merged(before, come.arrived, signed.targets.keys() - gone, now)
+    found = standings(provider, kept, now)
+    new = {one.notice.id for one in come.arrived}
+    arrived = tuple(s for s in found if s.notice.id in new)
+    session.audit.append([_arrival(s) for s in arrived], durable=True)  # 3
+    book = Book(provider, signed.version, epoch, signed.expires, now, kept, tuple(come.refused))
+    write_book(session.settings.layout, book)  # 4
+    ended = tuple(s for s in found if s.notice.id in stood and not s.stands)
+    return FetchedNotices(provider, arrived, ended, book.refused, come.error)
+
+
+def _arrival(standing: Standing) -> Event:
+    notice: Notice = standing.notice
+    data = {
+        "provider": standing.provider,
+        "notice": notice.id,
+        "type": str(notice.type),
+        "status": str(notice.status),
+        "severity": str(notice.severity),
+        "sent": for_programs(notice.sent),
+        "expires": for_programs(notice.expires),
+        "references": [reference.id for reference in notice.references],
+        "document": standing.kept.digest,
+    }
+    return Event("notice-received", data)
+
+
+def _log_refusal(session: Session, provider: str, origin: str, error: HashclientError) -> None:
+    data = {
+        "provider": provider,
+        "list": None,
+        "exit_code": int(error.exit_code),
+        "reason": error.message,
+        "source": origin,
+    }
+    session.audit.append([Event("refused", data)], durable=True)

@@ -1,0 +1,241 @@
+"""A notice on the wire: one small JSON document, in the words of the Common Alerting Protocol 1.2.
+
+Plain text within bounds, for people: nothing in it is ever executed, opened or followed. It may
+hold characters that turn a line of a terminal around, as texts in Arabic or Hebrew do; whoever
+shows it escapes them. `docs/format.md` specifies it; what becomes of it here is in `lifecycle`.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from datetime import UTC, datetime
+from typing import Annotated, Literal
+
+import msgspec
+
+from hashclient.core.model import is_name
+from hashclient.errors import VerificationError
+from hashclient.system.strictjson import parse_json
+from hashclient.system.text import excerpt
+
+FORMAT: Literal["hashclient-notice/1"] = "hashclient-notice/1"
+MAX_NOTICE_BYTES = 1 << 14
+MAX_REFERENCES = 32
+MAX_LISTS = 32
+MAX_LANGUAGE_CHARS = 35
+#: Times that every calendar and time zone knows, with four digits.
+FIRST_YEAR, LAST_YEAR = 2000, 9998
+
+
+class Type(enum.StrEnum):
+    """What a notice is: a new one, one that replaces others, or one that ends them."""
+
+    ALERT = "Alert"
+    UPDATE = "Update"
+    CANCEL = "Cancel"
+
+
+class Status(enum.StrEnum):
+    """Whether it is meant: an exercise and a test ask nothing of anybody."""
+
+    ACTUAL = "Actual"
+    EXERCISE = "Exercise"
+    TEST = "Test"
+
+
+class Severity(enum.StrEnum):
+    """How bad it is, the worst first."""
+
+    EXTREME = "Extreme"
+    SEVERE = "Severe"
+    MODERATE = "Moderate"
+    MINOR = "Minor"
+    UNKNOWN = "Unknown"
+
+
+class Urgency(enum.StrEnum):
+    """When something should be done."""
+
+    IMMEDIATE = "Immediate"
+    EXPECTED = "Expected"
+    FUTURE = "Future"
+    PAST = "Past"
+    UNKNOWN = "Unknown"
+
+
+class Certainty(enum.StrEnum):
+    """How sure the provider is."""
+
+    OBSERVED = "Observed"
+    LIKELY = "Likely"
+    POSSIBLE = "Possible"
+    UNLIKELY = "Unlikely"
+    UNKNOWN = "Unknown"
+
+
+#: CAP allows no space, comma, `<` or `&` in a sender; a reference is three of them with commas.
+_SENDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9@._:/+-]{0,79}", re.ASCII)
+_LANGUAGE = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8}){0,3}", re.ASCII)
+#: Control characters; halves of characters; and the two that no XML document may hold.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+_CONTROL_BUT_NEWLINE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+#: What may be a digest: those stay in lists, sealed, and are in no message.
+_DIGEST = re.compile("[0-9A-Fa-f]{32}")
+
+#: Texts, and how many characters each may have.
+LINES = {"event": 80, "headline": 160, "contact": 200}
+PARAGRAPHS = {"description": 2_000, "instruction": 1_000}
+#: Which of them may be empty.
+OPTIONAL = frozenset({"contact", "description", "instruction"})
+
+_Time = Annotated[datetime, msgspec.Meta(tz=True)]
+
+
+class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An earlier notice, by the three things that CAP names one by."""
+
+    sender: str
+    id: str
+    sent: _Time
+
+
+class Notice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One notice; times are in UTC, and whole seconds.
+
+    `lists` are those that it is about, none if it is about no list. An `Update` or a `Cancel` has
+    `references` to those that it replaces or ends, an `Alert` has none.
+    """
+
+    format: Literal["hashclient-notice/1"]
+    id: str
+    sender: str
+    sent: _Time
+    status: Status
+    type: Type
+    references: tuple[Reference, ...]
+    language: str
+    event: str
+    urgency: Urgency
+    severity: Severity
+    certainty: Certainty
+    expires: _Time
+    headline: str
+    description: str
+    instruction: str
+    contact: str
+    lists: tuple[str, ...]
+
+    @property
+    def reference(self) -> Reference:
+        """What another notice refers to this one by."""
+        return Reference(self.sender, self.id, self.sent)
+
+
+class _Format(msgspec.Struct, frozen=True):
+    format: str
+
+
+def parse_notice(data: bytes, notice_id: str) -> Notice:
+    """Parse and validate the notice that is signed as `notice_id`.
+
+    Raises:
+        VerificationError: a rule of the format is broken.
+    """
+    what = f"notice {notice_id}"
+    if len(data) > MAX_NOTICE_BYTES:
+        raise VerificationError(f"{what} is too large: {len(data):,} bytes")
+    try:
+        document = parse_json(data)
+        format_ = msgspec.convert(document, _Format).format
+        if format_ != FORMAT:
+            raise VerificationError(
+                f"{what} has format {excerpt(format_)}, this client reads {FORMAT}",
+                hint="a newer hashclient may be needed",
+            )
+        notice = _in_utc(msgspec.convert(document, Notice))
+    except ValueError as error:  # msgspec.ValidationError is a ValueError
+        raise VerificationError(f"{what} is not valid: {excerpt(error)}") from error
+    except OverflowError as error:
+        raise VerificationError(f"{what} is not valid: a time is out of range") from error
+    if notice.id != notice_id:
+        raise VerificationError(f"{what} calls itself {excerpt(notice.id)}")
+    if (fault := find_fault(notice)) is not None:
+        raise VerificationError(f"{what} is not valid: {fault}")
+    return notice
+
+
+def encode_notice(notice: Notice) -> bytes:
+    """Return the bytes of a notice; `parse_notice` gives it back."""
+    return msgspec.json.format(msgspec.json.encode(notice), indent=1) + b"\n"
+
+
+def find_fault(notice: Notice) -> str | None:
+    """Return what is wrong with a notice that has the right types, None if it is as it must be.
+
+    The value that is wrong is not repeated.
+    """
+    if not is_name(notice.id) or _DIGEST.search(notice.id):
+        return "id is not allowed"
+    if not _SENDER.fullmatch(notice.sender) or _DIGEST.search(notice.sender):
+        return "sender is not allowed"
+    if len(notice.language) > MAX_LANGUAGE_CHARS or not _LANGUAGE.fullmatch(notice.language):
+        return "language is no tag of a language"
+    times = [notice.sent, notice.expires, *(r.sent for r in notice.references)]
+    if any(time.microsecond for time in times):
+        return "a time is not in whole seconds"
+    if not all(FIRST_YEAR <= time.year <= LAST_YEAR for time in times):
+        return f"a time is not of the years {FIRST_YEAR} to {LAST_YEAR}"
+    if notice.expires <= notice.sent:
+        return "it expires before it is sent"
+    return _fault_of_references(notice) or _fault_of_texts(notice) or _fault_of_lists(notice)
+
+
+def _fault_of_references(notice: Notice) -> str | None:
+    references = notice.references
+    if (notice.type is Type.ALERT) != (not references):
+        return "an Alert has no references, and an Update or a Cancel has some"
+    if len(references) > MAX_REFERENCES:
+        return f"it has {len(references)} references, more than {MAX_REFERENCES}"
+    if len({reference.id for reference in references}) != len(references):
+        return "it refers to one notice twice"
+    for reference in references:
+        if not is_name(reference.id) or _DIGEST.search(reference.id):
+            return "id of a reference is not allowed"
+        if not _SENDER.fullmatch(reference.sender) or _DIGEST.search(reference.sender):
+            return "sender of a reference is not allowed"
+        if reference.id == notice.id or reference.sent >= notice.sent:
+            return "it refers to what was not sent before it"
+    return None
+
+
+def _fault_of_texts(notice: Notice) -> str | None:
+    for texts, control in ((LINES, _CONTROL), (PARAGRAPHS, _CONTROL_BUT_NEWLINE)):
+        for name, most in texts.items():
+            text: str = getattr(notice, name)
+            if len(text) > most:
+                return f"{name} has {len(text):,} characters, more than {most:,}"
+            if name not in OPTIONAL and not text.strip():
+                return f"{name} is empty"
+            if control.search(text):
+                return f"{name} has a control character"
+            if _DIGEST.search(text):
+                return f"{name} has what may be a digest"
+    return None
+
+
+def _fault_of_lists(notice: Notice) -> str | None:
+    if len(notice.lists) > MAX_LISTS or len(set(notice.lists)) != len(notice.lists):
+        return f"it names more than {MAX_LISTS} lists, or one twice"
+    return None if all(map(is_name, notice.lists)) else "name of a list is not allowed"
+
+
+def _in_utc(notice: Notice) -> Notice:
+    return msgspec.structs.replace(
+        notice,
+        sent=notice.sent.astimezone(UTC),
+        expires=notice.expires.astimezone(UTC),
+        references=tuple(
+            msgspec.structs.replace(r, sent=r.sent.astimezone(UTC)) for r in notice.references
+        ),
+    )

@@ -1,0 +1,162 @@
+"""What people do with notices here: they are shown them, and say that they have dealt with them.
+
+Both go into the audit log before they are noted: a kill in between has it logged again, and never
+leaves a notice acknowledged without a record of it. What `status` shows is not noted: it changes
+nothing, and programs call it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+
+import msgspec
+
+from hashclient.audit.log import Event
+from hashclient.errors import StateError, UsageError
+from hashclient.notices.lifecycle import Acknowledged, Kept, Standing, State, standings
+from hashclient.notices.store import changing, load_book, providers_with_notices, write_book
+from hashclient.session import Session
+from hashclient.system.text import printable
+
+MAX_REASON_CHARS = 500
+
+
+class Journal:
+    """The notices of all providers, as one session sees them."""
+
+    def __init__(self, session: Session) -> None:
+        """Nothing is read yet."""
+        self._session = session
+        self._layout = session.settings.layout
+        #: What could not be read of one provider, and keeps nobody from the notices of others.
+        self.failure: StateError | None = None
+
+    def all(self) -> list[Standing]:
+        """Return every notice that is kept here and how it stands now, the newest first.
+
+        What is kept of a provider and cannot be read is in `failure`.
+
+        Raises:
+            StateError: it is not known of which providers notices are kept.
+        """
+        found: list[Standing] = []
+        now = self._session.now()
+        for provider in providers_with_notices(self._layout):
+            try:
+                book = load_book(self._layout, provider)
+            except StateError as error:
+                self.failure = error
+                continue
+            found += standings(provider, book.notices if book else (), now)
+        return sorted(found, key=lambda s: s.notice.sent, reverse=True)
+
+    def find(self, names: Sequence[str]) -> list[Standing]:
+        """Return the notices that are called so, by their ids or as `PROVIDER/ID`.
+
+        Raises:
+            UsageError: one is not here, or several have the id.
+            StateError: one is not here, and not all could be read.
+        """
+        found: dict[str, list[Standing]] = {}
+        for standing in self.all():
+            found.setdefault(standing.name, []).append(standing)
+            found.setdefault(standing.notice.id, []).append(standing)
+        chosen: dict[str, Standing] = {}
+        for name in names:
+            called = found.get(name, [])
+            if not called and self.failure is not None:
+                raise self.failure
+            if not called:
+                raise UsageError(
+                    f"no such notice: {printable(name)}",
+                    hint="`hashclient notices list --show-all` shows those that are here",
+                )
+            if len(called) > 1:
+                both = " or ".join(standing.name for standing in called[:3])
+                raise UsageError(f"several notices are called {name}", hint=f"say {both}")
+            chosen[called[0].name] = called[0]
+        return list(chosen.values())
+
+    def note_shown(self, shown: Iterable[Standing], how: str) -> None:
+        """Log that notices were shown for the first time, and note it; `how` is what was shown.
+
+        Raises:
+            AuditError, StateError: it cannot be logged, or noted.
+        """
+        names = {standing.name for standing in shown if standing.kept.shown is None}
+        if not names:
+            return
+        now = self._session.now()
+
+        def note(standing: Standing) -> tuple[Event, Kept] | None:
+            if standing.kept.shown is not None:
+                return None
+            event = Event("notice-shown", {**_about(standing), "by": self._by, "how": how})
+            return event, msgspec.structs.replace(standing.kept, shown=now)
+
+        self._change(names, note)
+
+    def acknowledge(self, chosen: Sequence[Standing], reason: str | None = None) -> set[str]:
+        """Log that notices have been dealt with, and note it; return the names of those.
+
+        What has been acknowledged before, or asks for nothing, is left as it is.
+
+        Raises:
+            UsageError: the reason is too long.
+            AuditError, StateError: it cannot be logged, or noted.
+        """
+        if reason is not None and len(reason) > MAX_REASON_CHARS:
+            raise UsageError(f"the reason has more than {MAX_REASON_CHARS} characters")
+        if reason is not None:
+            # What is no UTF-8 cannot be kept as it is.
+            reason = reason.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        now = self._session.now()
+        done: set[str] = set()
+
+        def note(standing: Standing) -> tuple[Event, Kept] | None:
+            if standing.state is not State.OPEN:
+                return None
+            done.add(standing.name)
+            said = {} if reason is None else {"reason": reason}
+            event = Event("notice-acknowledged", {**_about(standing), "by": self._by, **said})
+            value = Acknowledged(now, self._by, reason)
+            return event, msgspec.structs.replace(standing.kept, acknowledged=value)
+
+        self._change({standing.name for standing in chosen}, note)
+        return done
+
+    @property
+    def _by(self) -> str:
+        return self._session.operator
+
+    def _change(
+        self,
+        names: Collection[str],
+        note: Callable[[Standing], tuple[Event, Kept] | None],
+    ) -> None:
+        """Let `note` change what is kept of the notices of these names: logged, then written."""
+        now = self._session.now()
+        with changing(self._layout):
+            for provider in sorted({name.partition("/")[0] for name in names}):
+                book = load_book(self._layout, provider)
+                if book is None:
+                    continue
+                events: list[Event] = []
+                kept: list[Kept] = []
+                for standing in standings(provider, book.notices, now):
+                    noted = note(standing) if standing.name in names else None
+                    if noted is not None:
+                        events.append(noted[0])
+                    kept.append(standing.kept if noted is None else noted[1])
+                if events:
+                    self._session.audit.append(events, durable=True)
+                    write_book(self._layout, msgspec.structs.replace(book, notices=tuple(kept)))
+
+
+def _about(standing: Standing) -> dict[str, str]:
+    return {
+        "provider": standing.provider,
+        "notice": standing.notice.id,
+        "document": standing.kept.digest,
+        "severity": str(standing.notice.severity),
+    }

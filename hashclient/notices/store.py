@@ -1,0 +1,161 @@
+"""The notices that are kept here: one file a provider, replaced as a whole.
+
+The first line of a file names its format and has the SHA-256 of the rest, which finds what a disk
+makes of it: a bit could turn an extreme notice into a minor one, or acknowledge it. It keeps out
+nobody who may write to the state directory. Whoever changes a file holds the lock of all of them;
+readers take none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+
+from hashclient.core.model import is_name
+from hashclient.errors import StateError
+from hashclient.notices.lifecycle import Kept
+from hashclient.system.files import (
+    MAX_STATE_BYTES,
+    make_private_dir,
+    read_regular,
+    state_error,
+    sweep_temporary,
+    write_atomic,
+)
+from hashclient.system.layout import Layout
+from hashclient.system.locks import writer_lock
+from hashclient.system.text import printable
+from hashclient.system.versions import format_of, is_newer, newer
+
+BOOK_FORMAT = "hashclient-notices/1"
+#: Nobody holds the lock for longer than it takes to write a file.
+LOCK_WAIT_S = 10.0
+_SUFFIX = ".json"
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """A notice that the provider vouches for, and that is not kept: `reason` says why."""
+
+    id: str
+    reason: str
+
+
+class Book(msgspec.Struct, frozen=True):
+    """All that is kept of the notices of one provider.
+
+    `version` and `epoch` are those of the role's metadata as it was verified last, at `checked_at`;
+    `expires` is when all that vouches for it has expired.
+    """
+
+    provider: str
+    version: int
+    epoch: str
+    expires: datetime
+    checked_at: datetime
+    notices: tuple[Kept, ...] = ()
+    refused: tuple[Refused, ...] = ()
+
+
+class DamagedBookError(StateError):
+    """The file is not what was written. The next fetch writes it again."""
+
+
+class _Head(msgspec.Struct, frozen=True):
+    format: str
+    sha256: str
+
+
+def load_book(layout: Layout, provider: str) -> Book | None:
+    """Return what is kept of the notices of a provider; None if nothing is.
+
+    Raises:
+        DamagedBookError: it is not what was written.
+        StateError: it cannot be read, or a newer version of this program wrote it.
+    """
+    path = layout.notices_of(provider)
+    try:
+        data = read_regular(path, MAX_STATE_BYTES)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise state_error("cannot read", path, error) from error
+    return parse_book(data, provider, path)
+
+
+def parse_book(data: bytes, provider: str, path: Path) -> Book:
+    """Return what the bytes of a file say; `path` names it in messages.
+
+    Raises:
+        DamagedBookError, StateError: as `load_book`.
+    """
+    line, _, body = data.partition(b"\n")
+    try:
+        if is_newer(format_of(line), BOOK_FORMAT):
+            raise newer(path)
+        head = msgspec.json.decode(line, type=_Head)
+        if head.format != BOOK_FORMAT or head.sha256 != hashlib.sha256(body).hexdigest():
+            raise ValueError("not what was written")
+        book = msgspec.json.decode(body, type=Book)
+        if book.provider != provider:
+            raise ValueError("of another provider")
+    except (ValueError, RecursionError) as error:
+        raise DamagedBookError(
+            f"what is kept of notices is damaged: {printable(path)}",
+            hint="run `hashclient fetch`; what was acknowledged is in the audit log",
+        ) from error
+    return book
+
+
+def encode_book(book: Book) -> bytes:
+    """Return the bytes of a file; `parse_book` gives `book` back."""
+    body = msgspec.json.encode(book) + b"\n"
+    head = msgspec.json.encode(_Head(BOOK_FORMAT, hashlib.sha256(body).hexdigest()))
+    return head + b"\n" + body
+
+
+def write_book(layout: Layout, book: Book) -> None:
+    """Replace what is kept of the notices of a provider. The lock is held.
+
+    Raises:
+        StateError: it cannot be written.
+    """
+    write_atomic(layout.notices_of(book.provider), encode_book(book))
+
+
+def providers_with_notices(layout: Layout) -> list[str]:
+    """Return the names of the providers of which notices are kept, in order.
+
+    Raises:
+        StateError: the folder cannot be read.
+    """
+    try:
+        names = [path.stem for path in layout.notices.iterdir() if path.suffix == _SUFFIX]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise state_error("cannot read", layout.notices, error) from error
+    return sorted(filter(is_name, names))
+
+
+@contextlib.contextmanager
+def changing(layout: Layout) -> Iterator[None]:
+    """Hold the lock of what is kept of notices.
+
+    Raises:
+        LockedError: another process holds it for long.
+        StateError: it cannot be made.
+    """
+    make_private_dir(layout.notices)
+    with writer_lock(
+        layout.notices_lock,
+        wait_s=LOCK_WAIT_S,
+        busy=f"another hashclient is changing notices: {printable(layout.notices)}",
+        hint="try again",
+    ):
+        sweep_temporary(layout.notices)
+        yield

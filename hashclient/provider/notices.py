@@ -1,0 +1,277 @@
+"""Notices of a provider: written, replaced and ended, under a role and keys of their own.
+
+The role is made by the first notice. What has expired for long is taken out of it, so that it does
+not grow; what was cancelled or replaced stays until then, since clients that have been away have to
+learn of both. Texts are checked by the rules that clients check them by (`notices.document`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from tuf.api.metadata import Metadata, TargetFile, Targets
+
+from hashclient.errors import StateError, UsageError, VerificationError
+from hashclient.notices.document import (
+    FORMAT,
+    LINES,
+    MAX_NOTICE_BYTES,
+    Certainty,
+    Notice,
+    Severity,
+    Status,
+    Type,
+    Urgency,
+    encode_notice,
+    find_fault,
+    parse_notice,
+)
+from hashclient.notices.lifecycle import Kept, Standing, State, merged, standings
+from hashclient.provider.keys import Keys, Roles
+from hashclient.provider.listfiles import UNREFERENCED_S, read_public
+from hashclient.provider.public import PUBLIC_MODE, make_folder_below
+from hashclient.provider.repository import Repository
+from hashclient.system.files import state_error, sweep_temporary, write_atomic
+from hashclient.system.text import printable
+from hashclient.trust.noticerole import MAX_NOTICES, NOTICES
+
+#: What is said of a notice that does not say it itself.
+DEFAULTS: Mapping[str, Any] = {
+    "status": Status.ACTUAL,
+    "language": "en",
+    "urgency": Urgency.UNKNOWN,
+    "certainty": Certainty.OBSERVED,
+    "description": "",
+    "instruction": "",
+    "contact": "",
+    "lists": (),
+}
+DEFAULT_LIFE = timedelta(days=30)
+#: An expired notice is taken out of the role after this: clients that fetch less often know that it
+#: has expired from itself.
+REMOVED_AFTER = timedelta(days=30)
+
+_ONE_KEY = Keys()
+
+
+class Draft(msgspec.Struct, frozen=True, kw_only=True):
+    """What somebody wants to say; what is None is as before, or by `DEFAULTS`."""
+
+    id: str | None = None
+    sender: str | None = None
+    status: Status | None = None
+    language: str | None = None
+    event: str | None = None
+    urgency: Urgency | None = None
+    severity: Severity | None = None
+    certainty: Certainty | None = None
+    expires: datetime | None = None
+    headline: str | None = None
+    description: str | None = None
+    instruction: str | None = None
+    contact: str | None = None
+    lists: tuple[str, ...] | None = None
+
+    def given(self) -> dict[str, Any]:
+        """Return what is not None, by name."""
+        return {k: v for k, v in msgspec.structs.asdict(self).items() if v is not None}
+
+
+class NoticeBoard:
+    """The notices in one repository."""
+
+    def __init__(self, repository: Repository) -> None:
+        """Nothing is read yet."""
+        self._repository = repository
+        self._directory = repository.public / "targets" / NOTICES
+
+    def publish(self, draft: Draft, now: datetime, *, keys: Keys = _ONE_KEY) -> Notice:
+        """Publish a new notice. The first one makes the role, with `keys`.
+
+        Raises:
+            UsageError: it breaks a rule of the format, or its id was used before.
+            StateError: there is no repository, a key is missing, or a file cannot be written; the
+                old state is still published.
+        """
+        with self._changing() as roles:
+            return self._publish(roles, Type.ALERT, draft.given(), (), now, keys)
+
+    def update(self, ids: Sequence[str], draft: Draft, now: datetime) -> Notice:
+        """Replace the notices `ids` by one, which says what the first of them did or `draft` does.
+
+        Raises:
+            UsageError: as `publish`; or one of them is not there, or does not stand any more.
+            StateError: as `publish`.
+        """
+        with self._changing() as roles:
+            old = self._earlier(roles, ids, now)
+            values = _inherited(old[0]) | draft.given()
+            return self._publish(roles, Type.UPDATE, values, old, now)
+
+    def cancel(self, ids: Sequence[str], draft: Draft, now: datetime) -> Notice:
+        """End the notices `ids`; `draft` may say why.
+
+        Raises:
+            UsageError: as `update`.
+            StateError: as `publish`.
+        """
+        with self._changing() as roles:
+            old = self._earlier(roles, ids, now)
+            values = _inherited(old[0])
+            # It has to be there for as long as what it ends would be.
+            values["expires"] = max(notice.expires for notice in old)
+            values["headline"] = f"Cancelled: {values['headline']}"[: LINES["headline"]]
+            values |= {"description": "", "instruction": ""} | draft.given()
+            return self._publish(roles, Type.CANCEL, values, old, now)
+
+    def standing(self, now: datetime) -> list[Standing]:
+        """Return what is published, and how it stands, the newest first.
+
+        Raises:
+            StateError: there is no repository, or it is corrupt.
+        """
+        return self._standing(self._repository.load(), now)
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[Roles]:
+        self._repository.require()
+        with self._repository.changing():
+            yield self._repository.load()
+
+    def _publish(
+        self,
+        roles: Roles,
+        type_: Type,
+        values: dict[str, Any],
+        old: Sequence[Notice],
+        now: datetime,
+        keys: Keys = _ONE_KEY,
+    ) -> Notice:
+        if NOTICES in roles.lists:
+            raise UsageError(
+                f"there is a list called {NOTICES}, as the role of notices would be",
+                hint="publish the list under another name, in a repository of its own",
+            )
+        is_new = roles.notices is None
+        roles.require_signers([*(["targets"] if is_new else [NOTICES]), "snapshot", "timestamp"])
+        known = [standing.notice for standing in self._standing(roles, now)]
+        sent = now.replace(microsecond=0)
+        # What it refers to was sent before it, also by somebody with a clock that is ahead.
+        sent = max([sent, *(notice.sent + timedelta(seconds=1) for notice in old)])
+        if "sender" not in values:
+            if not known:
+                raise UsageError(
+                    "the first notice needs a --sender",
+                    hint="a name of yours that is unique for good, such as lists@example.org",
+                )
+            values["sender"] = known[0].sender
+        # How bad it is has to be said: what is not known alarms everybody who asks to be alarmed.
+        for name in ("event", "headline", "severity"):
+            if name not in values:
+                raise UsageError(f"a notice needs --{name}")
+        notice_id = values.pop("id", None) or _free_id(sent, {notice.id for notice in known})
+        if notice_id in {notice.id for notice in known}:
+            raise UsageError(
+                f"a notice is called so already: {printable(notice_id)}",
+                hint="an id is never used again; `update` replaces a notice",
+            )
+        values = {"expires": sent + DEFAULT_LIFE, **DEFAULTS, **values}
+        notice = Notice(
+            format=FORMAT,
+            id=notice_id,
+            sent=sent,
+            type=type_,
+            references=tuple(notice.reference for notice in old),
+            **values,
+        )
+        notice = msgspec.structs.replace(notice, expires=notice.expires.replace(microsecond=0))
+        fault = find_fault(notice)
+        data = b"" if fault else encode_notice(notice)
+        if len(data) > MAX_NOTICE_BYTES:
+            fault = f"it is too large: {len(data):,} bytes, more than {MAX_NOTICE_BYTES:,}"
+        if fault is not None:
+            raise UsageError(f"not a notice: {fault}", hint="docs/notices.md has the rules")
+        role = roles.notices or roles.add_notices(keys)
+        _drop_expired(role, known, now)
+        if len(role.signed.targets) >= MAX_NOTICES:
+            raise UsageError(
+                f"there are {MAX_NOTICES:,} notices, and no more may be",
+                hint="they go some time after they have expired: give them an earlier --expires",
+            )
+        target = TargetFile.from_data(f"{NOTICES}/{notice.id}.json", data, ["sha256"])
+        role.signed.targets[target.path] = target
+        make_folder_below(self._repository.public, self._directory)
+        sweep_temporary(self._directory)
+        write_atomic(self._path(target), data, mode=PUBLIC_MODE)
+        roles.commit({NOTICES, *(["targets"] if is_new else [])})
+        self._remove_unreferenced(role, now)
+        return notice
+
+    def _earlier(self, roles: Roles, ids: Sequence[str], now: datetime) -> list[Notice]:
+        found = {standing.notice.id: standing for standing in self._standing(roles, now)}
+        chosen = []
+        for notice_id in ids:
+            standing = found.get(notice_id)
+            if standing is None:
+                raise UsageError(
+                    f"no such notice: {printable(notice_id)}",
+                    hint="`hashclient provider notice list` shows those that are published",
+                )
+            if standing.state is not State.OPEN:
+                by = f" by {standing.by}" if standing.by else ""
+                raise UsageError(f"notice {notice_id} stands no more: {standing.state}{by}")
+            chosen.append(standing.notice)
+        return chosen
+
+    def _standing(self, roles: Roles, now: datetime) -> list[Standing]:
+        if roles.notices is None:
+            return []
+        kept = []
+        for path, target in roles.notices.signed.targets.items():
+            notice_id = path.removeprefix(f"{NOTICES}/").removesuffix(".json")
+            try:
+                notice = parse_notice(read_public(self._path(target)), notice_id)
+            except VerificationError as error:
+                raise StateError(f"corrupt repository: {error.message}") from error
+            kept.append(Kept(notice, target.hashes["sha256"], notice.sent))
+        ids = {one.notice.id for one in kept}
+        return standings("", merged((), kept, ids, now), now)
+
+    def _path(self, target: TargetFile) -> Path:
+        name = target.path.rpartition("/")[2]
+        return self._directory / f"{target.hashes['sha256']}.{name}"
+
+    def _remove_unreferenced(self, role: Metadata[Targets], now: datetime) -> None:
+        """Remove files that are signed no more, once no client can be in the middle of a fetch."""
+        keep = {self._path(target) for target in role.signed.targets.values()}
+        limit = now.timestamp() - UNREFERENCED_S
+        try:
+            for path in self._directory.iterdir():
+                if path not in keep and path.stat().st_mtime < limit:
+                    with contextlib.suppress(FileNotFoundError):
+                        path.unlink()
+        except OSError as error:
+            raise state_error("cannot tidy", self._directory, error) from error
+
+
+def _inherited(notice: Notice) -> dict[str, Any]:
+    """Return what a notice that refers to `notice` says unless it says something else."""
+    own = {"format", "id", "sent", "type", "references"}
+    return {k: v for k, v in msgspec.structs.asdict(notice).items() if k not in own}
+
+
+def _free_id(sent: datetime, taken: Collection[str]) -> str:
+    first = f"n-{sent:%Y%m%dt%H%M%S}"
+    choices = (first if number == 1 else f"{first}-{number}" for number in range(1, 2 + len(taken)))
+    return next(choice for choice in choices if choice not in taken)
+
+
+def _drop_expired(role: Metadata[Targets], known: Sequence[Notice], now: datetime) -> None:
+    for notice in known:
+        if now - notice.expires > REMOVED_AFTER:
+            del role.signed.targets[f"{NOTICES}/{notice.id}.json"]

@@ -1,0 +1,135 @@
+"""The notices part of a status: what is open, and what is wrong with what is kept of them.
+
+Which providers have notices is read from their metadata as python-tuf has left it, as their lists
+are: so notices are missed that nobody has fetched, or that somebody has taken away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from hashclient.config import Settings
+from hashclient.errors import ExitCode, StateError
+from hashclient.notices.document import Severity
+from hashclient.notices.lifecycle import Standing, State, counts, is_alarming, standings
+from hashclient.notices.store import Book, load_book, providers_with_notices
+from hashclient.system.files import read_regular
+from hashclient.system.layout import TARGETS_NAME
+from hashclient.system.times import for_people
+
+#: Of a state without a notice, nothing is decoded but what has this in it.
+_MARK = b'"hashclient-notices"'
+#: The metadata of the role, beside that of the others.
+_ROLE_NAME = "notices.json"
+_MAX_TARGETS_BYTES = 5_000_000
+
+
+class _Signed(msgspec.Struct, frozen=True):
+    notices: Any = msgspec.field(name="hashclient-notices", default=None)
+
+
+class _Targets(msgspec.Struct, frozen=True):
+    signed: _Signed
+
+
+class NoticesStatus(msgspec.Struct, frozen=True):
+    """The notices that are open, how many by provider and severity, and what is wrong.
+
+    `alarming` are those for which the configuration asks that `status` ends with 3. `exit_code` is
+    the worst of it all.
+    """
+
+    open: tuple[Standing, ...]
+    counts: Mapping[str, Mapping[Severity, int]]
+    acknowledged: int
+    alarming: int
+    problems: tuple[str, ...]
+    exit_code: ExitCode
+
+
+def read_notices(settings: Settings, now: datetime) -> NoticesStatus | None:
+    """Read what is here of notices; None if no provider has ever said anything.
+
+    Raises:
+        StateError: the folder cannot be read.
+    """
+    alert_from = settings.config.notices.alert_from
+    least = None if alert_from is None else Severity(alert_from.capitalize())
+    is_here = settings.layout.notices.is_dir()
+    names = set(providers_with_notices(settings.layout)) if is_here else set()
+    expected = {name for name in settings.config.providers if _has_notices(settings, name)}
+    if not names | expected:
+        return None
+    found: list[Standing] = []
+    by_provider: dict[str, Mapping[Severity, int]] = {}
+    problems: list[str] = []
+    code = ExitCode.OK
+    alarming = 0
+    for name in sorted(names | expected):
+        try:
+            book = load_book(settings.layout, name)
+        except StateError as error:
+            problems.append(f"{error.message}; {error.hint}" if error.hint else error.message)
+            code = max(code, error.exit_code)
+            continue
+        if book is None:
+            problems.append(f"notices of provider {name} are not here; run `hashclient fetch`")
+            if (settings.layout.metadata(name) / _ROLE_NAME).exists():
+                # They were here. Else a version that knows of none has fetched last.
+                code = max(code, ExitCode.STATE)
+            alarming += least is not None
+            continue
+        of_provider = standings(name, book.notices, now)
+        found += of_provider
+        by_provider[name] = counts(of_provider)
+        alarming += sum(is_alarming(standing, least) for standing in of_provider)
+        # What could not be read may be as severe as any.
+        alarming += len(book.refused) if least is not None else 0
+        problems += _refused(book)
+        if (stale := _stale(book, now, settings.grace(name))) is not None:
+            problems.append(stale)
+            code = max(code, ExitCode.STALE)
+    if alarming:
+        code = max(code, ExitCode.INCOMPLETE)
+    found.sort(key=lambda s: (list(Severity).index(s.notice.severity), s.name))
+    return NoticesStatus(
+        tuple(s for s in found if s.state is State.OPEN),
+        by_provider,
+        sum(s.state is State.ACKNOWLEDGED for s in found),
+        alarming,
+        tuple(problems),
+        code,
+    )
+
+
+def _refused(book: Book) -> Iterator[str]:
+    if book.refused:
+        first, more = book.refused[0], len(book.refused) - 1
+        others = f", and {more:,} more" if more else ""
+        yield f"notice {book.provider}/{first.id} is not here: {first.reason}{others}"
+
+
+def _stale(book: Book, now: datetime, grace: timedelta) -> str | None:
+    if now - grace >= book.expires:
+        return (
+            f"notices of provider {book.provider} are STALE: what vouches for them has expired on"
+            f" {for_people(book.expires)}; run `hashclient fetch`"
+        )
+    return None
+
+
+def _has_notices(settings: Settings, provider: str) -> bool:
+    """Tell whether the metadata of a provider, as it was verified last, has a role of notices."""
+    path: Path = settings.layout.metadata(provider) / TARGETS_NAME
+    try:
+        data = read_regular(path, _MAX_TARGETS_BYTES)
+        if _MARK not in data:
+            return False
+        return msgspec.json.decode(data, type=_Targets).signed.notices is not None
+    except (OSError, ValueError, RecursionError):
+        return False  # what is wrong with it is said of the lists

@@ -1,0 +1,123 @@
+"""Who signs notices: a delegation that earlier clients do not see.
+
+A client of 0.1.0 refuses a provider that delegates to anything but lists. So the delegation to the
+role of notices does not stand among the others: it is a member of its own of the top-level
+`targets`, which TUF has clients pass over that do not know it (its specification, 4.3). What is in
+it is an object like `delegations`, and it is signed with all else. `tuf` verifies what the role
+has signed; here is where it stands and what it may be.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+
+import msgspec
+from tuf.api.exceptions import (
+    BadVersionNumberError,
+    LengthOrHashMismatchError,
+    RepositoryError,
+)
+from tuf.api.metadata import DelegatedRole, Delegations, Metadata, MetaFile, TargetFile, Targets
+
+from hashclient.core.model import is_name
+from hashclient.system.text import printable
+
+#: The role, and the member of the top-level targets that delegates to it.
+NOTICES = "notices"
+FIELD = "hashclient-notices"
+PATHS = ["notices/*"]
+#: What a provider may have published at a time: as many as a client keeps apart without effort.
+MAX_NOTICES = 1_000
+#: A thousand notices take a quarter of this.
+MAX_ROLE_BYTES = 1 << 20
+
+
+class SignedNotices(msgspec.Struct, frozen=True):
+    """What the role vouches for, verified: targets by the ids of notices, and until when."""
+
+    version: int
+    expires: datetime
+    targets: dict[str, TargetFile]
+
+
+def delegator_of(targets: Targets) -> Targets | None:
+    """Return what stands for the top-level role towards that of notices; None if there is none.
+
+    Raises:
+        RepositoryError: what stands there is no delegation, or not to the role of notices alone.
+    """
+    if FIELD not in targets.unrecognized_fields:
+        return None
+    # As a document of TUF, so that python-tuf reads it as strictly as it does any other.
+    signed = {
+        "_type": Targets.type,
+        "spec_version": targets.spec_version,
+        "version": 1,
+        "expires": "9999-12-31T00:00:00Z",
+        "targets": {},
+        "delegations": targets.unrecognized_fields[FIELD],
+    }
+    document = json.dumps({"signed": signed, "signatures": []}).encode()
+    delegator = Metadata[Targets].from_bytes(document).signed
+    delegations = delegator.delegations
+    roles = (delegations.roles if delegations else None) or {}
+    role = roles.get(NOTICES)
+    if role is None or len(roles) != 1 or role.paths != PATHS or not role.terminating:
+        raise RepositoryError(f"{FIELD} is not for the role {NOTICES} and its files alone")
+    if targets.delegations is not None and NOTICES in (targets.delegations.roles or {}):
+        # Their metadata would have one name.
+        raise RepositoryError(f"there is a list called {NOTICES} and a role of notices as well")
+    return delegator
+
+
+def new_delegator(threshold: int) -> Targets:
+    """Return what stands for the top-level role towards a role of notices without keys yet."""
+    role = DelegatedRole(NOTICES, [], threshold, terminating=True, paths=list(PATHS))
+    return Targets(delegations=Delegations({}, {NOTICES: role}))
+
+
+def delegate(targets: Targets, delegator: Targets) -> None:
+    """Let the top-level `targets` delegate as `delegator` does."""
+    assert delegator.delegations is not None
+    targets.unrecognized_fields[FIELD] = delegator.delegations.to_dict()
+
+
+def verify_role(delegator: Targets, meta: MetaFile, data: bytes) -> SignedNotices:
+    """Return what the metadata `data` of the role says; whether it has expired is not asked here.
+
+    This is 5.6 of TUF's specification, for a role that python-tuf's client does not find by itself:
+    1 its length and hashes are those in the snapshot, where that has any; 2 enough keys have signed
+    it; 3 its version is the one in the snapshot; 4 it vouches for notices, and for nothing else.
+
+    Raises:
+        RepositoryError: one of these does not hold.
+        ValueError: a hash or a key is none.
+    """
+    try:
+        meta.verify_length_and_hashes(data)  # 1
+    except LengthOrHashMismatchError as error:
+        raise RepositoryError(f"{NOTICES}.json is not what the snapshot says") from error
+    metadata: Metadata[Targets] = Metadata.from_bytes(data)
+    signed = metadata.signed
+    if not isinstance(signed, Targets):
+        raise RepositoryError(f"{NOTICES}.json is no targets metadata")
+    delegator.verify_delegate(NOTICES, metadata.signed_bytes, metadata.signatures)  # 2
+    if signed.version != meta.version:  # 3
+        raise BadVersionNumberError(
+            f"expected {NOTICES} version {meta.version}, got version {signed.version}"
+        )
+    if signed.delegations is not None:  # 4
+        raise RepositoryError(f"role {NOTICES} delegates to others")
+    if len(signed.targets) > MAX_NOTICES:
+        raise RepositoryError(
+            f"role {NOTICES} has {len(signed.targets):,} notices, more than {MAX_NOTICES:,}"
+        )
+    targets = {}
+    for path, target in signed.targets.items():
+        folder, _, name = path.partition("/")
+        notice_id = name.removesuffix(".json")
+        if folder != NOTICES or name == notice_id or not is_name(notice_id):
+            raise RepositoryError(f"role {NOTICES} signs {printable(path[:100])!r}, no notice")
+        targets[notice_id] = target
+    return SignedNotices(signed.version, signed.expires, targets)

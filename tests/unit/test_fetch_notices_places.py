@@ -1,0 +1,123 @@
+"""Notices from several addresses, and from a bundle: what one does not have another may."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fixtures.client import Client, csv
+from fixtures.simulator import URL, Simulator, status, truncated
+from hashclient.errors import ExitCode, HashclientError
+from hashclient.fetch.fetcher import Fetched
+from hashclient.fetch.notices import FetchedNotices
+from hashclient.fetch.places import Place, copy_at
+from hashclient.fetch.turns import fetch_in_turn
+from hashclient.migrations.migrate import writing
+from hashclient.notices.document import Severity
+from hashclient.notices.journal import Journal
+from hashclient.provider.export import export_bundle
+from hashclient.provider.notices import Draft, NoticeBoard
+
+
+class World:
+    """A provider with a list and a notice, and a client that knows neither yet."""
+
+    def __init__(self, directory: Path) -> None:
+        self.provider = Simulator(directory / "provider")
+        self.provider.publish(csv(range(10)))
+        said = Draft(id="n-1", sender="a@b", event="x", severity=Severity.MINOR, headline="y")
+        NoticeBoard(self.provider.repository).publish(said, self.provider.now)
+        self.provider.serve_published()
+        self.client = Client(directory / "state", self.provider, self.provider.root)
+        self.passed_over: list[HashclientError] = []
+        self.notices: list[FetchedNotices] = []
+
+    def mirror(self, **faults: Any) -> Simulator:
+        """Return a mirror; `faults` by a part of the names of what is broken."""
+        mirror = copy.copy(self.provider)
+        mirror.requests = []
+        mirror.faults = {f"*{part}*": fault for part, fault in faults.items()}
+        return mirror
+
+    def fetch(self, *mirrors: Simulator) -> list[Fetched]:
+        def place(mirror: Simulator, name: str) -> Place:
+            return Place(name, URL, lambda: contextlib.nullcontext(mirror))
+
+        return self.fetch_from([place(mirror, f"m-{n}") for n, mirror in enumerate(mirrors, 1)])
+
+    def fetch_from(self, places: list[Place]) -> list[Fetched]:
+        with writing(self.client.settings.layout):
+            session = self.client.session
+            session.sealer(create=True)
+            turns = fetch_in_turn(
+                session,
+                "main",
+                places,
+                on_failure=self.passed_over.append,
+                on_notices=self.notices.append,
+            )
+            return list(turns)
+
+    @property
+    def ids(self) -> list[str]:
+        return [standing.notice.id for standing in Journal(self.client.session).all()]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def test_the_first_address_is_enough(world: World) -> None:
+    one, two = world.mirror(), world.mirror()
+    assert [fetched.error for fetched in world.fetch(one, two)] == [None]
+    assert world.ids == ["n-1"]
+    assert two.requests == [] and len(world.notices) == 1
+
+
+@pytest.mark.parametrize("fault", [truncated, status(404), status(403)], ids=["cut", "404", "403"])
+def test_what_one_address_lacks_comes_from_the_next_and_lists_come_once(
+    world: World, fault: Any
+) -> None:
+    one, two = world.mirror(notices=fault), world.mirror()
+    (fetched,) = world.fetch(one, two)
+    assert (fetched.error, fetched.source) == (None, "m-1")
+    assert world.ids == ["n-1"]
+    (notices,) = world.notices
+    assert notices.error is None
+    (passed_over,) = world.passed_over
+    assert passed_over.message.startswith("m-1 is passed over: ")
+    assert not [path for path in two.requests if "lists" in path]
+
+
+@pytest.mark.parametrize("second", ["notices", "timestamp"])
+def test_what_no_address_has_is_no_failure_of_the_lists(world: World, second: str) -> None:
+    (fetched,) = world.fetch(
+        world.mirror(notices=status(404)), world.mirror(**{second: status(404)})
+    )
+    assert fetched.error is None
+    (notices,) = world.notices
+    assert notices.error is not None and notices.error.exit_code is ExitCode.UNREACHABLE
+    assert world.ids == []
+
+
+def test_an_address_that_lags_is_no_failure_of_the_lists(world: World) -> None:
+    old = world.mirror()
+    old.files = dict(world.provider.files)
+    world.provider.renew()
+    (fetched,) = world.fetch(world.mirror(notices=status(404)), old)
+    assert fetched.error is None
+    assert len(world.notices) == 1
+
+
+def test_a_bundle_has_notices(world: World, tmp_path: Path) -> None:
+    export_bundle(world.provider.repository.directory, tmp_path / "a.bundle", {})
+    for path in (tmp_path / "a.bundle", world.provider.repository.public):
+        (fetched,) = world.fetch_from([copy_at(path)])
+        assert fetched.error is None
+    assert world.ids == ["n-1"]
+    assert [len(notices.arrived) for notices in world.notices] == [1, 0]
