@@ -66,3 +66,7 @@ INLINE = (
     + base64.encodebytes(LISTED)
     + b"--xx--\n"
 )
+
+#: A mail that looks like two to whoever takes its file for a mailbox, and hides an attachment so.
+_HEAD, _FIRST, _SECOND = MAILS["match"].partition(b"benign text\n")
+SPLIT = _HEAD + _FIRST + b"\nFrom x@example.org Fri May  1 12:00:00 2026\nX-A: b\n\n" + _SECOND

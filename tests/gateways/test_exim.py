@@ -9,7 +9,7 @@ import pytest
 from tests.docs.blocks import free_port
 from tests.gateways.door import Door
 from tests.gateways.mails import sent
-from tests.gateways.objects import FOUND, MAILS, WITHOUT_VERDICT
+from tests.gateways.objects import FOUND, MAILS, SPLIT, WITHOUT_VERDICT
 from tests.gateways.programs import (
     SOCKET,
     give,
@@ -70,6 +70,12 @@ def test_stale_lists(gate: Door, port: int, rule: str, made: str) -> None:
     gate.open(rule, stale=True)
     assert sent(port, MAILS["clean"]) == made
     assert sent(port, MAILS["match"]) == "refused"
+
+
+def test_a_mail_that_looks_like_two(gate: Door, port: int) -> None:
+    """Exim keeps it as a mailbox, without a mark before such a line."""
+    gate.open()
+    assert sent(port, SPLIT) == "refused"
 
 
 def test_nobody_there(gate: Door, port: int) -> None:
