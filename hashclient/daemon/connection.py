@@ -356,8 +356,8 @@ class Connection:
         self._bare_is_due = False
         parser = self._parser
         # What comes late would make it another path; where it was written at once, nothing does.
-        is_cut = parser.holds_path and not (self._is_unix and parser.holds_path_of_one_piece)
-        if self._is_told_all or is_cut or not parser.holds_bare:
+        is_whole = self._is_unix and not self._in_session and parser.holds_path_of_one_piece
+        if self._is_told_all or not parser.holds_bare or (parser.holds_path and not is_whole):
             return
         if time.monotonic() < self.last + BARE_S:
             self._bare_is_due = True

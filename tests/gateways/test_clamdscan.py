@@ -82,6 +82,13 @@ def test_nobody_there(gate: Door, tmp_path: Path, mode: str) -> None:
     assert asked(gate.socket, tmp_path, mode, tree / "match")[0] == ERROR
 
 
+def test_a_match_among_errors(gate: Door, tmp_path: Path) -> None:
+    gate.open("error")
+    tree = write_tree(tmp_path / "t", FILES)
+    code, told = asked(gate.socket, tmp_path, "", tree)
+    assert (code, "unread: encrypted, zip, encrypted. ERROR" in told) == (FOUND, True)
+
+
 def test_it_sends_the_whole_of_a_large_file(tmp_path: Path) -> None:
     """It would send the first 100 MB and say that the file is clean."""
     large = bytes(101 << 20)

@@ -10,7 +10,7 @@ import pytest
 
 from tests.docs.blocks import free_port
 from tests.gateways.door import NAME, NO_VERDICT, Door
-from tests.gateways.objects import FOUND, INLINE, MAILS, WITHOUT_VERDICT
+from tests.gateways.objects import INLINE, MAILS, WITHOUT_VERDICT
 from tests.gateways.programs import SOCKET, listens, needs, program, recipe, running
 
 pytestmark = [pytest.mark.deep, needs("rspamd")]
@@ -71,9 +71,10 @@ def test_mails(gate: Door, port: int, rule: str) -> None:
         told = {"HASHCLIENT_FAIL": [f"Limits Exceeded: {NO_VERDICT}{reason}"]}
         return ("soft reject", told) if rule == "found" else PASSES
 
+    assert made.pop("whole") == ("reject", {"HASHCLIENT": ["Hashclient.base.e-zip"]})
     assert made == {
         "clean": PASSES,
-        **dict.fromkeys((*FOUND, "inline"), ("reject", {"HASHCLIENT": [NAME]})),
+        **dict.fromkeys(("match", "archive", "mail", "inline"), ("reject", {"HASHCLIENT": [NAME]})),
         **dict.fromkeys(WITHOUT_VERDICT, failed("Unread")),
         "long": failed("Length"),
     }

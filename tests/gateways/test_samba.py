@@ -71,7 +71,7 @@ def port(gate: Door) -> Iterator[int]:
 
 
 def got(gate: Door, port: int, data: bytes) -> str:
-    """Return what becomes of a file that somebody wants to read: `passes`, `denied` or `taken`."""
+    """Return what becomes of a file that somebody wants to read: `passes`, `denied` or, if it is away, `taken`."""
     share, out = gate.directory / "share", gate.directory / "out"
     write_tree(share, {"sub/file": data})
     out.unlink(missing_ok=True)
@@ -94,6 +94,8 @@ def test_files(gate: Door, port: int, rule: str) -> None:
         **dict.fromkeys(WITHOUT_VERDICT, "passes" if rule == "ok" else "denied"),
         "long": "passes",  # a limit for streams, and it names a path
     }
+    # It takes an answer with another name for none.
+    assert "Invalid reply" not in (gate.directory / "samba" / "smbd.log").read_text()
 
 
 @pytest.mark.parametrize(
