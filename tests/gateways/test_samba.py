@@ -71,7 +71,7 @@ def port(gate: Door) -> Iterator[int]:
 
 
 def got(gate: Door, port: int, data: bytes) -> str:
-    """Return what becomes of a file that somebody wants to read: `passes`, `denied` or, if it is away, `taken`."""
+    """Return what becomes of a file that somebody reads: `passes`, `denied`, or `taken` away."""
     share, out = gate.directory / "share", gate.directory / "out"
     write_tree(share, {"sub/file": data})
     out.unlink(missing_ok=True)
