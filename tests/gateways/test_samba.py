@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from fixtures.mails import mail_of
 from tests.docs.blocks import free_port
 from tests.gateways.door import Door
-from tests.gateways.objects import FILES, FOUND_FILES, WITHOUT_VERDICT
+from tests.gateways.objects import FILES, FOUND_FILES, LISTED, WITHOUT_VERDICT
 from tests.gateways.programs import (
     SOCKET,
     listens,
@@ -105,6 +106,27 @@ def test_stale_lists(gate: Door, port: int, rule: str, made: str) -> None:
     gate.open(rule, stale=True)
     assert got(gate, port, FILES["clean"]) == made
     assert got(gate, port, FILES["match"]) == "denied"
+
+
+def test_it_asks_about_large_files(gate: Door, port: int) -> None:
+    """It would leave out those of more than 100 MB."""
+    gate.open()
+    large = bytes(mail_of({"a.bin": bytes(80 << 20), "b.bin": LISTED}))
+    assert got(gate, port, large) == "denied"
+
+
+def test_it_asks_again_about_a_file_that_was_written(gate: Door, port: int) -> None:
+    """For ten seconds it remembers what was said of a file, but not when that was written."""
+    gate.open()
+    other = write_tree(gate.directory / "other", {"listed": LISTED}) / "listed"
+    write_tree(gate.directory / "share", {"sub/again": b"a benign dummy"})
+    first, second = gate.directory / "first", gate.directory / "second"
+    command = f"get sub\\again {first}; put {other} sub\\again; get sub\\again {second}"
+    output_of(
+        *("smbclient", "//127.0.0.1/share", "-p", port, "-N", "-s", "/dev/null"), "-c", command
+    )
+    assert (gate.directory / "share/sub/again").read_bytes() == LISTED
+    assert (first.exists(), second.exists() and second.read_bytes() == LISTED) == (True, False)
 
 
 def test_nobody_there(gate: Door, port: int) -> None:
