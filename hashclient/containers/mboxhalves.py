@@ -13,7 +13,7 @@ from hashclient.containers.mimeheaders import Collector
 #: A header may be longer; what says of what kind it is comes before.
 MAX_HEADER_BYTES = 64 << 10
 #: More boundaries than that are not looked for: then any of those messages may be a half.
-MAX_OPEN = 64
+MAX_OPEN = 256
 
 
 class Halves:
