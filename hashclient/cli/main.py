@@ -328,7 +328,7 @@ def _protect_process() -> None:
     end_at_bad_pages()
 
 
-#: SIGINT, once it has come.
+#: SIGINT or SIGTERM, once it has come.
 _interrupts: list[int] = []
 
 
@@ -337,7 +337,8 @@ def _on_sigint(signum: int, _frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _on_sigterm(_signum: int, _frame: FrameType | None) -> NoReturn:
+def _on_sigterm(signum: int, _frame: FrameType | None) -> NoReturn:
+    _interrupts.append(signum)
     raise Terminated
 
 
@@ -372,7 +373,8 @@ def main(argv: list[str] | None = None) -> NoReturn:
     gc.freeze()
     if _interrupts:
         # If an interruption came while a module was loading, Python ends itself by SIGINT, even if
-        # the exception was handled. All output has been written by now.
+        # the exception was handled. And Python waits for each worker, even for one that hangs in a
+        # server and cannot be ended. All output has been written by now.
         sys.stderr.flush()
         os._exit(code)
     sys.exit(int(code))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hashclient.cli.app import App, existing_path, format_option, pass_app
+from hashclient.cli.early import load_numpy
 from hashclient.cli.noticeview import severity_of
 from hashclient.cli.output import replace
 from hashclient.errors import ExitCode
@@ -69,6 +70,7 @@ def command(app: App, output_format: str, verify: bool, output: Path | None) -> 
     list is stale, 8 a list or other state is missing or damaged, 9 the audit log is damaged; all
     are in `hashclient --help`.
     """
+    load_numpy()
     from hashclient.client import Client
 
     settings = app.settings

@@ -29,6 +29,7 @@ from hashclient.errors import StateError, UsageError, VerificationError
 from hashclient.lists.bundle import Mark, write_bundle
 from hashclient.lists.wire import ListIndex, delta_of, parse_index, target_name
 from hashclient.provider.hints import own_hints
+from hashclient.provider.keys import root_versions
 from hashclient.provider.listfiles import read_public
 from hashclient.system.files import atomic_file, refuse_irregular
 from hashclient.system.locks import writer_lock
@@ -131,11 +132,7 @@ class _Published:
         self.files: list[_File] = []
         self.lists: list[ExportedList] = []
         self._expiries: list[datetime] = []
-        numbers = sorted(
-            int(number)
-            for path in (public / "metadata").glob("*.root.json")
-            if (number := path.name.partition(".")[0]).isdecimal()
-        )
+        numbers = root_versions(public / "metadata")
         roots: list[Metadata[Root]] = [self._metadata(f"{number}.root.json") for number in numbers]
         if not roots:
             raise StateError("corrupt metadata: there is no root", hint=_RESTORE)

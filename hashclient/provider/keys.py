@@ -137,7 +137,7 @@ class Roles:
         Raises:
             StateError: it is missing or corrupt.
         """
-        numbers = [int(path.name.split(".")[0]) for path in directory.glob("[0-9]*.root.json")]
+        numbers = root_versions(directory)
         try:
             timestamp: Metadata[Timestamp] = _read(directory / "timestamp.json")
             version = timestamp.signed.snapshot_meta.version
@@ -437,6 +437,12 @@ class Roles:
 def _meta_file(metadata: Metadata[Any], data: bytes) -> MetaFile:
     digest = hashlib.sha256(data).hexdigest()
     return MetaFile(metadata.signed.version, len(data), {"sha256": digest})
+
+
+def root_versions(directory: Path) -> list[int]:
+    """Return which versions of the root are among the metadata in `directory`, ascending."""
+    names = (path.name.removesuffix(".root.json") for path in directory.glob("*.root.json"))
+    return sorted(int(name) for name in names if name.isascii() and name.isdecimal())
 
 
 def _read(path: Path) -> Metadata[Any]:

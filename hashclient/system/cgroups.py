@@ -1,9 +1,9 @@
-"""The quota of processor time that a control group (a container or a unit) gives this process.
+"""The quotas of processor time and memory that a control group gives this process.
 
-With a quota the kernel still shows all processors. If a program starts one process for each of
-them, the kernel throttles all of these together. Both hierarchies of groups are read: version 2 and
-version 1. A group cannot have more than the groups above it, so each of these is read. A file that
-cannot be read sets no limit.
+With a quota the kernel still shows all processors and all memory. If a program starts one process
+for each processor, the kernel throttles all of these together. Both hierarchies of groups are read:
+version 2 and version 1. A group cannot have more than the groups above it, so each of these is
+read. A file that cannot be read sets no limit.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from pathlib import Path, PurePosixPath
 #: Where the groups are mounted on today's systems, and the file that names our groups.
 MOUNTED = Path("/sys/fs/cgroup")
 OWN_GROUPS = Path("/proc/self/cgroup")
+#: The kernel's numbers on the memory of the machine.
+MEMINFO = Path("/proc/meminfo")
 
 
 def usable_processors(
@@ -23,14 +25,35 @@ def usable_processors(
     """Return how many of `allowed` processors the quota of processor time is worth, rounded up."""
     quotas = [
         quota
-        for group in _groups(mounted or MOUNTED, own_groups or OWN_GROUPS)
+        for group in _groups("cpu", mounted or MOUNTED, own_groups or OWN_GROUPS)
         if (quota := _quota(group))
     ]
     return max(1, min([allowed, *map(math.ceil, quotas)]))
 
 
-def _groups(mounted: Path, own_groups: Path) -> Iterator[Path]:
+def available_memory(
+    *, mounted: Path | None = None, own_groups: Path | None = None, meminfo: Path | None = None
+) -> int | None:
+    """Return how many bytes of memory can still be used without harm to other programs.
+
+    It is the lowest of the kernel's number for the machine and the rests of the groups. None if
+    none is known.
+    """
+    left = [
+        free
+        for group in _groups("memory", mounted or MOUNTED, own_groups or OWN_GROUPS)
+        if (free := _memory_left(group)) is not None
+    ]
+    available = _fields(meminfo or MEMINFO).get("MemAvailable:")
+    if available is not None:
+        left.append(available << 10)
+    return max(0, min(left)) if left else None
+
+
+def _groups(controller: str, mounted: Path, own_groups: Path) -> Iterator[Path]:
     """Yield the directory of each of our groups, innermost first, of both versions.
+
+    The groups of version 1 are those of `controller`.
 
     In a container, the path of a group may be its path outside; then only those directories exist
     here that belong to our groups.
@@ -45,8 +68,8 @@ def _groups(mounted: Path, own_groups: Path) -> Iterator[Path]:
         if (number, controllers) == ("0", ""):
             # Where groups of version 1 are in use, version 2 may be mounted elsewhere.
             roots = [mounted, mounted / "unified"]
-        elif "cpu" in controllers.split(","):
-            roots = [mounted / controllers, mounted / "cpu"]
+        elif controller in controllers.split(","):
+            roots = [mounted / controllers, mounted / controller]
         else:
             continue
         inner = PurePosixPath(path.lstrip("/"))
@@ -69,6 +92,31 @@ def _quota(group: Path) -> float | None:
     else:
         share, of = _digits(used), _digits(period)
     return share / of if share and of and share > 0 and of > 0 else None
+
+
+def _memory_left(group: Path) -> int | None:
+    """Return how many bytes one group has left, None if it has no limit.
+
+    Pages of files that nobody has used for a while are given up when they are needed.
+    """
+    for limit, used, idle in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        most, now = _number(group / limit), _number(group / used)
+        if most is not None and now is not None:
+            return most - now + _fields(group / "memory.stat").get(idle, 0)
+    return None
+
+
+def _fields(path: Path) -> dict[str, int]:
+    """Return the numbers in a file of lines, each by the word before it."""
+    try:
+        lines = [line.split() for line in path.read_text(encoding="ascii").splitlines()]
+    except (OSError, ValueError):
+        return {}
+    found = ((line[0], _digits(line[1])) for line in lines if len(line) > 1)
+    return {word: number for word, number in found if number is not None}
 
 
 def _number(path: Path) -> int | None:
