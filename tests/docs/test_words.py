@@ -16,10 +16,6 @@ HARD = {
     r"\bhears?\b": "is called with, is written, is told",
     r"\bnothing names\b": "unreferenced, unknown",
     r"\bsize of letters\b": "case",
-    r"\bby heart\b": "built in",
-    r"\bfor want of\b": "without",
-    r"\bwhat is told\b": "name the thing: a message, a warning, an outcome",
-    r"\bnobody minds\b": "say what the condition is",
 }
 TEXTS = sorted({*DOCUMENTS, *(ROOT / "hashclient").rglob("*.py")})
 
