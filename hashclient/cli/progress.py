@@ -76,8 +76,7 @@ def scan_progress(
             if now - last < INTERVAL_S:
                 return
             last = now
-            # A file that has changed is read and counted a second time, so the count never goes
-            # back.
+            # A changed file is read again, but was counted before: the number must not go back.
             most = max(most, progress.summary.bytes_read + progress.bytes_ahead)
             large.look(now)
             draw(_scan_line(progress.summary, most, now - started, total(), large))

@@ -51,7 +51,10 @@ def command() -> None:
 @command.command("prepare")
 @click.argument("match_ids", metavar="ID…", nargs=-1, shell_complete=MATCHES)
 @click.option(
-    "--all", "all_matches", is_flag=True, help="All open matches that are in no report there yet."
+    "--all",
+    "all_matches",
+    is_flag=True,
+    help="All matches that are not withdrawn or settled, and in no report there yet.",
 )
 @click.option(
     "--to", "destination", metavar="NAME", help="The destination. [default: the one in config.toml]"

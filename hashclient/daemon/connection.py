@@ -66,7 +66,7 @@ class Connection:
         self._descriptors: list[int] = []
         self._is_last_event = False
         self._is_awaiting = False  # FILDES, before its descriptor has come
-        #: What was read and has to wait, since there is too much to do already.
+        #: Bytes that were read and have to wait, since too much work is open.
         self._rest = b""
         self._goes_on = self._bare_is_due = False
         self._out = bytearray()

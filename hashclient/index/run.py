@@ -218,7 +218,7 @@ class Run:
         if not len(column):
             return NOTHING, np.zeros(0, np.uint8)
         fits = np.flatnonzero(sizes <= np.iinfo(column.dtype).max)
-        # What is looked for in order is found near what was found last.
+        # Keys in order are found near the last one that was found.
         keys, which = np.unique(sizes[fits].astype(column.dtype), return_inverse=True)
         low = column.searchsorted(keys, "left")
         has = low < len(column)
