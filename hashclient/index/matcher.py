@@ -193,7 +193,7 @@ class Judge:
             known[at, 3 * number : 3 * number + 2] = tags
             known[at, 3 * number + 2] = 1
         # Sums that are all different are of inputs that are; that is the rule, and soon found out.
-        if len(np.unique(known.sum(axis=1, dtype=np.uint64))) == len(asked):
+        if len(set(known.sum(axis=1, dtype=np.uint64).tolist())) == len(asked):
             return chosen, asked, asked
         whole = known.view(np.dtype((np.void, known.shape[1] * known.itemsize))).ravel()
         _, firsts, group = np.unique(whole, return_index=True, return_inverse=True)

@@ -333,8 +333,9 @@ class Inventory:
     def _add(self, device: int, records: Records, day: int) -> None:
         """Merge records of one device into its rows, some rows at a time."""
         records = records.take(np.argsort(records["ino"], kind="stable"))
-        blocks, starts = np.unique(records["ino"] >> np.uint64(_BLOCK_BITS), return_index=True)
-        ends = np.append(starts[1:], len(records))
+        blocks = records["ino"] >> np.uint64(_BLOCK_BITS)
+        starts = np.flatnonzero(np.concatenate(([True], blocks[1:] != blocks[:-1])))
+        blocks, ends = blocks[starts], np.append(starts[1:], len(records))
         for first in range(0, len(blocks), _BLOCKS_AT_ONCE):
             numbers = blocks[first : first + _BLOCKS_AT_ONCE].tolist()
             new = records[starts[first] : ends[first + len(numbers) - 1]]

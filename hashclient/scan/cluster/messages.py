@@ -186,7 +186,7 @@ Answer = Checked | Listed | Failed | Lost
 
 _COUNTS = (
     *("clean", "files_read", "bytes_read", "ruled_out_by_size", "known_unchanged"),
-    *("believed_unchanged", "ruled_out_by_claim", "members", "members_read"),
+    *("believed_unchanged", "ruled_out_by_claim", "members", "members_read", "by_store_digest"),
 )
 encode = msgspec.msgpack.Encoder().encode
 decode_answer = msgspec.msgpack.Decoder(Answer).decode
