@@ -141,7 +141,7 @@ def command(
     allow_http: bool,
     output_format: str,
 ) -> ExitCode:
-    """Pin a provider and its root of trust, and check that both work.
+    """Pin a provider and its root of trust, and check that it works.
 
     The provider is contacted once, or its exported file is read. The configuration is written only
     if everything verifies. Secrets are referenced, never copied: keep them in files that only you

@@ -335,7 +335,7 @@ def purge(
 @format_option("text", "json")
 @pass_app
 def recover(app: App, output_format: str) -> ExitCode:
-    """Record the items in quarantine again, after the record of matches was lost.
+    """Record items again, after the record of matches was lost.
 
     The next fetch then notices withdrawals for these files, and they can be reported. Their earlier
     reports are not recorded again; `hashclient report status` still shows them.
@@ -358,7 +358,7 @@ def recover(app: App, output_format: str) -> ExitCode:
 @format_option("text", "json")
 @pass_app
 def hold(app: App, match_ids: tuple[str, ...], reason: str, output_format: str) -> ExitCode:
-    """Forbid destroying or restoring items, until they are released.
+    """Forbid destroying or restoring items until a release.
 
     \b
       hashclient quarantine hold 3kdz7wnq2m --reason 'court order 12/34'

@@ -32,7 +32,7 @@ _ANY_KEY = "age1" + "q" * 58
 @format_option("text", "json")
 @pass_app
 def keygen(app: App, output: Path, write_config: bool, output_format: str) -> ExitCode:
-    """Make a pair of keys: write the secret key to a file, print the public key.
+    """Make a pair of keys: a secret file, and a printed public key.
 
     Do this on the machine of the officer who may open quarantined files: the secret key must never
     be on a machine that quarantines. The file has the format of age-keygen, and works with the age
@@ -68,11 +68,11 @@ def keygen(app: App, output: Path, write_config: bool, output_format: str) -> Ex
 @click.argument("keys", metavar="KEY…", nargs=-1, required=True)
 @pass_app
 def add_recipient(app: App, keys: tuple[str, ...]) -> ExitCode:
-    """Add public keys to the recipients of [quarantine] in config.toml.
+    """Add public keys to the recipients in config.toml.
 
-    A KEY is a public key of age or SSH. The owner of a matching secret key can open files that are
-    isolated from then on. The rest of the file, comments included, stays as it is. A key that is
-    there already is not added again.
+    The keys go into the table [quarantine]. A KEY is a public key of age or SSH. The owner of a
+    matching secret key can open files that are isolated from then on. The rest of the file,
+    comments included, stays as it is. A key that is there already is not added again.
 
     \b
       hashclient quarantine add-recipient age1…

@@ -287,12 +287,12 @@ def verify(
     public_key: str | None,
     output_format: str,
 ) -> ExitCode:
-    """Verify a package or a note of retraction from another machine.
+    """Verify a package or a note of retraction, on any machine.
 
-    This works on any machine without any set-up, and writes nothing. Document, chain of custody,
-    checkpoint and evidence are checked against each other and against one signature. To know whose
-    key it is, compare it with the reporter's key, by telephone for example. On the reporter's
-    machine `hashclient audit verify` shows the key.
+    No set-up is needed, and nothing is written to disk. Document, chain of custody, checkpoint and
+    evidence are checked against each other and against one signature. To know whose key it is,
+    compare it with the reporter's key, by telephone for example. On the reporter's machine
+    `hashclient audit verify` shows the key.
 
     \b
       hashclient report verify hashclient-report-r-3kdz7wnq2m

@@ -53,7 +53,7 @@ def command(
     no_actions: bool,
     output_format: str,
 ) -> ExitCode:
-    """Check files at once when they are written to folders or moved there.
+    """Check files at once when they are written or moved to folders.
 
     The first step is a scan of everything, with the inventory; it is repeated whenever changes may
     have been missed. Matches are recorded, logged and acted upon as by `scan`, and printed on
