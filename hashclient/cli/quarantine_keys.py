@@ -32,11 +32,12 @@ _ANY_KEY = "age1" + "q" * 58
 @format_option("text", "json")
 @pass_app
 def keygen(app: App, output: Path, write_config: bool, output_format: str) -> ExitCode:
-    """Make a pair of keys: a secret file, and a printed public key.
+    """Make a pair of keys, and print the public one.
 
-    Do this on the machine of the officer who may open quarantined files: the secret key must never
-    be on a machine that quarantines. The file has the format of age-keygen, and works with the age
-    tool. `add-recipient` adds the public key on each machine that quarantines.
+    The secret key goes into a file. Do this on the machine of the officer who may open quarantined
+    files: the secret key must never be on a machine that quarantines. The file has the format of
+    age-keygen, and works with the age tool. `add-recipient` adds the public key on each machine
+    that quarantines.
 
     \b
       hashclient quarantine keygen --output officer.key   there
