@@ -1,8 +1,8 @@
-"""What the administrator knows to be unreadable in containers, and accepts for a while.
+"""Accept for a while that certain content of containers cannot be read.
 
-Pure: a rule names paths, one reason and a last day. It turns what was unread for that reason into
-an outcome of its own kind, which is counted and logged apart. It says nothing of what was read, so
-a match stays a match.
+Pure: a rule names paths, one reason and a last day. It turns an outcome that is unread for that
+reason into an outcome of its own kind, which is counted and logged apart. It does not change
+outcomes of content that was read, so a match stays a match.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from hashclient.core.model import Outcome
 
 
 def accepting(rules: Sequence[AcceptRule], today: date) -> Callable[[Outcome], Outcome]:
-    """Return what applies those of `rules` that still count to an outcome."""
+    """Return a function that applies to an outcome those of `rules` that still count."""
     compiled = [
         (re.compile(fnmatch.translate(rule.path)), rule) for rule in rules if today <= rule.until
     ]

@@ -1,9 +1,9 @@
-"""Acting on what a scan finds, as the policy or the command line says: take it away, report it.
+"""Acting on matches, as the policy or the command line says: isolate the file, prepare a report.
 
-`policy` knows what is wanted; here it is done, one match at a time, before the match is told.
-Nothing is taken away on the word of a list that has expired, since a withdrawal may be waiting;
-that is a person's decision. Reports are only prepared: a scan uses no network. That one is wanted
-is noted in the record of matches first, so that a scan that is killed loses none.
+`policy` decides; this module acts, on one match at a time, before the match is shown. A file is not
+taken away because of a list that has expired, since a withdrawal may be waiting; a person decides
+then. Reports are only prepared: a scan uses no network. The wish for a report is first noted in the
+record of matches, so that a scan that is killed loses none.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ REPORT_MATCHES = 1000
 
 
 class Responder:
-    """Does what is to be done about the matches of one scan."""
+    """Acts on the matches of one scan."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class Responder:
         """Act in `session`, for what `lists` say.
 
         `quarantine_all` takes every match away, whatever the policy says. With `only_tell`, nothing
-        is done, and outcomes say what would be.
+        is done, and outcomes say what would be done.
 
         Raises:
             ConfigError: files are to be taken away, and the recipients to seal them to are missing
@@ -70,11 +70,11 @@ class Responder:
         self._noted: dict[str, bool] = {}
         #: The match whose file was taken away last, or is being taken.
         self._taking: str | None = None
-        #: Why something that was to be done was not, if anything was: of the worst failure.
+        #: Why an action failed, if one did: the reason of the worst failure.
         self.failed: ExitCode | None = None
 
     def respond(self, recorded: Recorded, *, ended: bool = False) -> Handled:
-        """Do what is to be done about one outcome and return it with what became of that.
+        """Act on one outcome and return the outcome with the results of the actions.
 
         When the run is `ended`, nothing is taken away any more.
         """
@@ -82,7 +82,7 @@ class Responder:
         policy = actions_for(outcome, self._settings.config.policy)
         reason = "policy" if Action.QUARANTINE in policy else "scan --quarantine"
         wanted = self._wanted(outcome)
-        # That a report is wanted is noted before the file has gone, for no scan finds it again.
+        # The wish for a report is noted before the file is gone: no later scan finds the file.
         acted = {
             action: self._act(recorded, action, reason, ended=ended)
             for action in (Action.REPORT, Action.QUARANTINE)
@@ -92,7 +92,7 @@ class Responder:
             only = msgspec.structs.replace(outcome, reason="would only be recorded")
             return Handled(only, record)
         in_order = tuple(acted[action] for action in Action if action in acted)
-        # That a report is wanted leaves the match as it was.
+        # The wish for a report does not change the match.
         if record is not None and any(a.done and a.action is not Action.REPORT for a in in_order):
             with contextlib.suppress(HashclientError), Matches(self._settings.state_dir) as matches:
                 record = matches.get(record.id).ref
@@ -101,7 +101,7 @@ class Responder:
     def want_reports(self, found: Iterable[Recorded]) -> None:
         """Note of many outcomes at once that reports are wanted: the disk is waited for once.
 
-        What cannot be noted is tried again, and told, with each outcome.
+        A note that fails is tried again with each outcome, and its failure is shown there.
         """
         self._noted.clear()
         ids = [
@@ -125,7 +125,7 @@ class Responder:
         return wanted
 
     def _may_take(self, outcome: Outcome) -> bool:
-        """Tell whether a file would be taken away for what lists that are not stale say alone."""
+        """Tell whether the lists that are not stale suffice to take the file away."""
         hits = tuple(h for h in outcome.hits if h.complete and h.list_name in self._usable)
         return Action.QUARANTINE in self._wanted(msgspec.structs.replace(outcome, hits=hits))
 
@@ -167,7 +167,7 @@ class Responder:
         return Acted(action, done=taken.taken, detail=taken.detail + with_it)
 
     def _report(self, record: MatchRef) -> str:
-        """Note that a report is wanted, unless that is done, and say so, or that there is one."""
+        """Note that a report is wanted, unless there is a note or a report; say which it is."""
         wanted = self._noted.pop(record.id, None)
         if wanted is None:
             with Matches(self._settings.state_dir) as matches:
@@ -181,7 +181,7 @@ class Responder:
         """Prepare the reports that are wanted, also those of runs that were killed.
 
         Raises:
-            HashclientError: one cannot be prepared, and stays wanted; the others are.
+            HashclientError: a report cannot be prepared, and stays wanted; the others are prepared.
         """
         if self._only_tell:
             return
@@ -219,7 +219,7 @@ class Responder:
 def prepare_wanted(session: Session) -> Iterator[Report | HashclientError]:
     """Prepare the reports that scans want and that were not prepared yet, and yield them.
 
-    What cannot be prepared stays wanted, and yields the error; it keeps no other back.
+    A report that cannot be prepared stays wanted, and its error is yielded; the others go on.
     """
     settings = session.settings
     if not is_there(settings.layout.matches):
@@ -246,7 +246,7 @@ def _prepare_wanted(
 
 
 def _with_it(outcome: Outcome) -> str:
-    """Say what goes away with a member of a container."""
+    """Say what is taken away together with a member of a container."""
     if outcome.outer is None:
         return ""
     others = outcome.outer.members - 1

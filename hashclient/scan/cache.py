@@ -4,11 +4,11 @@ A file is unchanged while file system, inode, size, mtime and ctime are (no ordi
 ctime, so an edit with a restored mtime shows); `identity` has the number that stands for a file
 system. A new generation is checked against the tags. Records are kept in SQLite by file system and
 block of neighbouring inodes, since files of one directory mostly are neighbours: one row answers
-for up to `BLOCK_INODES` files. Only tags are kept, never digests; other than the lists, the
-inventory may be lost at any time and costs nothing but reading again. What the disk has garbled
-counts as lost: each row has a checksum.
+for up to `BLOCK_INODES` files. Only tags are kept, never digests. Unlike the lists, the inventory
+may be lost at any time: the files are then only read again. A row that the disk has garbled counts
+as lost: each row has a checksum.
 
-Version 3 knew no proof. Its table stays beside the new one, believed, until all of it is due.
+Version 3 had no proofs. Its table stays beside the new one, as believed, until all of it is due.
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ BLOCK_INODES = 256
 _BLOCK_BITS = 8
 #: Rows that are merged at a time: enough to make it cheap, few enough to bound the memory.
 _BLOCKS_AT_ONCE = 16
-#: A file that changed so shortly before it was read may change again unseen, without a proof by a
-#: store through a memory map into a page that the kernel has not written back since. It does that
-#: after 30 seconds, looking each 5, unless told otherwise.
+#: A file that changed so shortly before it was read may change again unseen, unless there is a
+#: proof: a store through a memory map goes into a page that the kernel has not written back yet.
+#: The kernel writes back after 30 seconds, looking each 5, unless it is configured otherwise.
 FRESH_NS = 60_000_000_000
 #: With a proof, within the same tick of the file system's clock only: 10 milliseconds at most.
 FRESH_PROVEN_NS = 1_000_000_000
 #: Some file systems store seconds, and show a change as older than it is.
 COARSE_NS = 2_000_000_000
-#: For how many days a believed record answers, unless it is said otherwise.
+#: For how many days a believed record answers, by default.
 REREAD_DAYS = 14
 DAY_S = 86_400
 _LAST_DAY = 2**32 - 1
@@ -81,14 +81,14 @@ CREATE TABLE files (
 """
 _ROW = "SELECT seen_day, crc, records FROM files WHERE file_system = ? AND block = ?"
 _ROW_BEFORE = "SELECT seen_day, crc, records FROM block WHERE device = ? AND block = ?"
-#: What SQLite says of a file that is not what we wrote. An error of the module itself has no code
-#: (it could not decode what it read, or even what SQLite said of it: a ValueError), nor has one of
-#: a length that no memory holds.
+#: Errors of SQLite for a file that has other content than was written. An error of the Python
+#: module has no code (it could not decode a value, or the message of SQLite: a ValueError). An
+#: error for a length beyond all memory has no code either.
 _DAMAGE = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
 class DamagedInventoryError(StateError):
-    """The file is not what a scan left; nothing is lost by making it again."""
+    """The file has other content than a scan wrote; nothing is lost by making it again."""
 
 
 class Stats(msgspec.Struct, frozen=True):
@@ -160,11 +160,11 @@ class Inventory:
         return version
 
     def _prepare(self, key_id: str) -> None:
-        # No waiting for the disk, ever: workers would idle. What a power failure garbles or takes
-        # away counts as lost, and is made again.
+        # Never wait for the disk: workers would idle. A row that a power failure garbles or removes
+        # counts as lost, and is made again.
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = OFF")
-        # What one flush reads and writes again, without reading it twice.
+        # Enough for the pages that one flush reads and writes, so that none is read twice.
         self._db.execute("PRAGMA cache_size = -8192")
         self._db.execute("BEGIN IMMEDIATE")
         version = self._version()
@@ -176,7 +176,7 @@ class Inventory:
             self._db.execute("INSERT INTO meta VALUES (?)", (key_id,))
             self._db.execute(_FILES)
         elif version == _VERSION_BEFORE:
-            # What a later version has left, of which that one knew nothing.
+            # Tables of a later version, which version 3 did not know.
             for table in ("files", "containers"):
                 self._db.execute(f"DROP TABLE IF EXISTS {table}")
             self._db.execute(_FILES)
@@ -243,7 +243,7 @@ class Inventory:
     def _with_before(
         self, found: Records, inodes: npt.NDArray[np.uint64], blocks: list[int], device: int
     ) -> Records:
-        """Add what version 3 knew of those inodes of which nothing is known since."""
+        """Add the records of version 3 for those inodes that have no newer record."""
         try:
             rows = [self._row(device, block, _ROW_BEFORE) for block in blocks]
         except DamagedInventoryError:  # it is gone: a writer has found that all of it is due
@@ -259,7 +259,7 @@ class Inventory:
         return np.where(found["ino"] == inodes, found, of_inodes(stored, inodes))
 
     def _row(self, device: int, block: int, query: str = _ROW) -> tuple[int, bytes] | None:
-        """Return day and records of a row; one that is not as it was written counts as none."""
+        """Return day and records of a row; a row with a wrong checksum counts as missing."""
         with self._errors():
             row: tuple[Any, int, Any] | None = self._db.execute(query, (device, block)).fetchone()
         if row is None or not isinstance(row[0], int) or not isinstance(row[2], bytes):
@@ -271,9 +271,9 @@ class Inventory:
     def find_inside(
         self, statuses: Sequence[os.stat_result], identities: Mapping[int, Identity | None]
     ) -> dict[int, tuple[Inside, bool]]:
-        """Return what is known inside of files that are unchanged, by their place in `statuses`.
+        """Return the known members of files that are unchanged, by their place in `statuses`.
 
-        With it goes whether it is only believed. `identities` are as for `find`.
+        Each comes with a flag: whether it is only believed. `identities` are as for `find`.
 
         Raises:
             StateError: the database is damaged or busy for long.
@@ -302,7 +302,7 @@ class Inventory:
     ) -> None:
         """Add records, given by device as bytes of `RECORD`, and note that `seen` are in use.
 
-        `containers` are what was found inside of files.
+        `containers` are the members that were found inside of files.
 
         All of it becomes visible at once. A later record of an inode replaces an earlier one; of
         the same content, it adds its tags, as `records` says.
@@ -372,8 +372,8 @@ class Inventory:
     def prune_in_turn(self, days: float, seconds: float) -> int:
         """Forget what was not seen for `days`, unless that was done within the last week.
 
-        It takes some `seconds` at most and goes on the next time, as it does where others write
-        just now. A large file is not made shorter: what is free in it is used again.
+        It takes `seconds` at most, and the next call goes on; so it does if other processes write
+        at the moment. A large file is not made shorter: its free space is used again.
 
         Raises:
             StateError: it cannot be written.

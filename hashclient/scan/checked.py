@@ -1,4 +1,4 @@
-"""Files that were checked: what was found of each, their tags, and what a cache learns of them."""
+"""Files that were checked: the digests of each, their tags, and their records for a cache."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ Learned = tuple[int, bytes]
 
 
 class File(msgspec.Struct, gc=False):
-    """A file to be judged: where, what it was, its length in bytes, and its digests so far.
+    """A file to be judged: its path, its status, its length in bytes, and its digests so far.
 
-    `digests` are those of `plan` that were computed in this run: none, if it was not read. What the
-    cache knows of a file is in `record`. `reliable` says whether its size and times are, and
-    `unwritable` whether nobody could write to it when it was read, None if that is not known.
-    `is_plain` says that it was looked at and is no container. `spare` are digests of the other
-    algorithms that entries have; they count when they are asked for, so that what becomes of a file
-    does not depend on the files before it.
+    `digests` are those of `plan` that were computed in this run: none, if it was not read. `record`
+    has what the cache knows of the file. `reliable` says whether its size and times can be relied
+    on, and `unwritable` whether nobody could write to it when it was read, None if that is not
+    known. `is_plain` says that it was looked at and is no container. `spare` are digests of the
+    other algorithms that entries have; they count only when they are asked for, so that the outcome
+    of a file does not depend on the files before it.
     """
 
     group: Group
@@ -59,7 +59,7 @@ class File(msgspec.Struct, gc=False):
 
 
 class Look(msgspec.Struct, gc=False):
-    """A file that is settled itself, and is still to be looked at for being a container.
+    """A file that is settled itself, but may still be a container.
 
     It is settled by the cache where it `is_known`, or only `is_believed`, otherwise by its size.
     """
@@ -71,7 +71,7 @@ class Look(msgspec.Struct, gc=False):
 
 
 def records_of_tags(judge: Judge, files: Sequence[File]) -> Records:
-    """Return records of the tags of files; where and what these were is left out."""
+    """Return records of the tags of files, without the identity and status of the files."""
     records = np.zeros(len(files), RECORD)
     by_plan: dict[Plan, list[int]] = {}
     for number, file in enumerate(files):
@@ -101,7 +101,7 @@ def learned_of(
 ) -> Iterator[Learned]:
     """Yield records of what was read since `started_ns`, for the cache.
 
-    What somebody had open for writing is none that a cache may know.
+    A file that somebody had open for writing is left out.
     """
     day = today()
     statuses = [file.status for file in files]
@@ -131,7 +131,7 @@ def learned_of(
         if identity.proves:
             is_proven[:] = [file.unwritable is True for file in chosen]
         records["read_day"] = np.where(is_proven, 0, day)
-        # What the cache knew and was read again in part rests on what it rested on before.
+        # A file that the cache knew and that was read again in part keeps the day of its record.
         was_known = [number for number in numbers if files[number].record is not None]
         if was_known:
             at = np.searchsorted(rows, was_known)
@@ -168,7 +168,7 @@ def learned_of_containers(
     identities: FileSystems,
     started_ns: int,
 ) -> Iterator[Container]:
-    """Yield what was found inside of files, each with its record."""
+    """Yield the members that were found inside of files, with the record of each file."""
     for status, unwritable, members in inside:
         for file_system, record in learned_of_plain([(status, unwritable)], identities, started_ns):
             yield file_system, record, members

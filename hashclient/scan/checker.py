@@ -1,13 +1,13 @@
-"""Checking files: what to compute, computing it in one read, and what becomes of each file.
+"""Checking files: choose the digests, compute them in one read, and judge each file.
 
 A `Checker` works through tasks of names. For each file, 1 its size says which digests could still
 matter, and if none could it is not even opened; 2 if the cache knows it unchanged, its tags are
 there already; 3 otherwise the cheapest digests that cover the entries left are computed in one
 read; 4 the tags of a task are looked up together; 5 where one hits, the entry's other digests are
 computed too: all must agree. Steps 1 and 2 are for files only whose size and times can be relied
-on. With `Members`, each file is also looked at for being a container, unless the cache knows that
-it is none, and what is in it is checked besides. It knows nothing of processes; a worker has one
-and so has a test.
+on. With `Members`, containers are opened as well, and their members are checked; a file that the
+cache knows to be no container is left alone. A `Checker` knows nothing of processes: workers use
+it, and so do tests.
 """
 
 from __future__ import annotations
@@ -171,7 +171,8 @@ class Checker:
             flags = FILE_FLAGS if group.follow else FILE_FLAGS | os.O_NOFOLLOW
             reader, defer_bytes, known = self._reader, None if whole else DEFER_BYTES, len(files)
             ahead = OpenedAhead(names, flags, fd) if self._waits.often else None
-            # Where files are read, this loop is most of a scan: what it calls is in reach.
+            # Where files are read, this loop takes most of the time of a scan: so its functions are
+            # local.
             open_file, close_file, read = os.open, os.close, reader.read
             sniffs, most_bytes = self._members is not None, self._most_bytes()
             for position, name in enumerate(names):
@@ -232,7 +233,7 @@ class Checker:
         seen: tuple[os.stat_result, bool | None] | None,
         result: Result,
     ) -> bool:
-        """Check what is in a file that may be a container; return whether it is none after all.
+        """Check the members of a file that may be a container; return whether it is none after all.
 
         It is `size` bytes long. `seen` is its status, and whether nobody could write to it, if
         these can be relied on.
@@ -292,7 +293,7 @@ class Checker:
         return changed
 
     def _not_known_inside(self, group: Group, looks: list[Look], result: Result) -> list[Look]:
-        """Settle containers whose members the cache knows, and none is listed; return the rest."""
+        """Settle containers whose members the cache knows and no list has; return the rest."""
         if self._cache is None or self._members is None or self._keep_clean or not looks:
             return looks
         try:
@@ -314,7 +315,7 @@ class Checker:
         return [look for place, look in enumerate(looks) if place not in known]
 
     def _settle(self, group: Group, look: Look, result: Result) -> None:
-        """Count a file that is clean by what the cache knows, or by its size."""
+        """Count a file that is clean by its record in the cache, or by its size."""
         result.clean += 1
         if look.is_known:
             result.known_unchanged += 1
@@ -327,13 +328,14 @@ class Checker:
     def _look(
         self, fd: int, group: Group, result: Result, files: list[File]
     ) -> tuple[list[str], list[Look]]:
-        """Settle what needs no reading; return the names of the rest."""
+        """Settle the files that need no reading; return the names of the rest."""
         names: list[str] = []
         statuses: list[os.stat_result] = []
         plans: list[Plan] = []
         unreliable: list[str] = []
         ruled_out = 0
-        # This loop is most of what a scan costs where sizes decide: what it calls is in reach.
+        # Where sizes decide, this loop takes most of the time of a scan: so its functions are
+        # local.
         follow, plan_of, device, trusted = group.follow, self._judge.plan, -1, False
         opens = self._members is not None
         trust = NONE
@@ -377,7 +379,7 @@ class Checker:
         result: Result,
         files: list[File],
     ) -> tuple[list[str], list[Look]]:
-        """Settle what the cache knows unchanged; return the names of the rest, and what to open."""
+        """Settle files that the cache knows unchanged; return the other names and files to open."""
         if not names:
             return [], []
         records = None
@@ -386,7 +388,7 @@ class Checker:
                 records, old = self._cache.find(statuses, self._identities)
                 result.seen += old
             except StateError:
-                # It is damaged or busy for long. Reading every file is right, only slower.
+                # The cache is damaged or busy for long. Reading every file is right, only slower.
                 self._cache = None
         if records is None:
             looks = [
@@ -398,12 +400,12 @@ class Checker:
         masks = {plan: mask_of(plan) for plan in set(plans)}
         wanted = np.array([masks[plan] for plan in plans], np.uint8)
         known = (records["mask"] & wanted) == wanted
-        # Whether there is nothing to be found inside.
+        # Whether the file is no container.
         plain = records["mask"] & np.uint8(PLAIN) != 0
         if self._members is None:
             plain[:] = True
         hit = listed_rows(self._judge, records, np.where(known, wanted, np.uint8(0)))
-        # A container that hits is read as if nothing were known of it: that is rare.
+        # A container that hits is read as if it were not known: that is rare.
         known[[row for row in hit if not plain[row]]] = False
         settled = known & plain
         for row in hit:

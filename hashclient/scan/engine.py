@@ -40,9 +40,9 @@ if TYPE_CHECKING:
 
 #: Seconds between two looks at the progress display, and at what is to be written meanwhile.
 TICK_S = 0.2
-#: And how many times as long as such a look takes, if it takes long: a twentieth of the time.
+#: If a look takes long, the pause is so many times as long: looks take a twentieth of the time.
 TICK_SHARE = 20
-#: Little work is done in this process if so many names of it take less than so many seconds.
+#: A little work is done in this process, if so many of its names take less than so many seconds.
 PROBE_NAMES, PROBE_S = 16, 0.1
 
 
@@ -58,12 +58,12 @@ class Progress(msgspec.Struct):
 
     @property
     def bytes_ahead(self) -> int:
-        """How many bytes were read that are not counted yet."""
+        """How many bytes were read and are not counted yet."""
         return sum(self.reading.values())
 
 
 def default_jobs() -> int:
-    """Return the number of processors that this process may use, and has the time of."""
+    """Return the number of processors that this process may use, also by its quota of time."""
     return usable_processors(len(os.sched_getaffinity(0)))
 
 
@@ -87,13 +87,13 @@ def scan(
 
     Clean files are yielded with `keep_clean` and counted always. Large files that are nearly all
     hole are read with `sparse` only. With `all_digests`, every digest is computed that an entry of
-    a file's size has, and not the cheapest that suffice. With `memory`, files that are known or
+    a file's size has; by default, the cheapest that suffice. With `memory`, files that are known or
     believed unchanged are not read. The summary in `progress` is kept up to date and holds what was
-    found so far when the iteration is ended early. What runs the checking is `executor`, by default
-    this process for a little and `jobs` others for more. Without `jobs` there is one a processor,
-    and more as long as they wait for storage. A `stream` comes first, and is read here, as
-    `objects` are, which come last. What is in containers is checked as `containers` says, and not
-    at all without it; `accept` changes what an outcome is taken for that something is accepted of.
+    found so far when the iteration is ended early. `executor` runs the checking; by default, this
+    process does a little, and `jobs` others do more. Without `jobs` there is one a processor, and
+    more as long as they wait for storage. A `stream` comes first and `objects` come last; both are
+    read in this process. Members of containers are checked as `containers` says, and only with it;
+    `accept` changes an outcome whose reason is accepted.
 
     Raises:
         StateError: worker processes keep dying.
@@ -125,7 +125,7 @@ def scan(
         )
 
     def close() -> None:
-        """Close what this process has open and no other one must have."""
+        """Close what this process has open and no child process may have."""
         memory.close()
         for made in opened:
             made.close()
@@ -141,7 +141,7 @@ def scan(
             results = itertools.chain(stream.check(checker), results)
         if objects is not None:
             summary.by_store_digest = 0
-            # After all that is forked: what their libraries begin lives in one process.
+            # After all forks: threads that their libraries start live in one process only.
             of_objects = objects.check(judge, members, keep_clean=keep_clean)
             results = itertools.chain(results, of_objects)
             opened_last = of_objects
@@ -179,7 +179,7 @@ def scan(
             summary.elapsed_s = now - started
             if now >= due:
                 yield progress
-                # What was found is written now; workers must not wait for a slow disk too often.
+                # Records are written now; workers must not wait for a slow disk too often.
                 ended = time.monotonic()
                 due = ended + max(TICK_S, TICK_SHARE * (ended - now))
     finally:

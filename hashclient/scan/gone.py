@@ -1,16 +1,16 @@
-"""Which matches are away: a scan that has covered where they were does not find them any more.
+"""Which matches are gone: a scan has covered their place and does not find them any more.
 
-A match is away if all of this is true:
+A match is gone if all of this is true:
 
 1. Its path lies below a PATH of a scan that came to its end.
-2. On the way from there to the file, which is gone through link by link and through no symbolic
-   one, nothing was excluded, lies on another file system where the scan had to stay on one, or
-   could not be listed by the scan.
-3. Where that way ends, in the file's own directory or above it, is the same directory of the same
-   file system as when the file matched. So an unmounted share has lost nothing. It tells its names:
-   one that is encrypted has its key.
-4. There is no such name in it, or none of a regular file. A link that leads somewhere says nothing:
-   the file may have been moved and still be reached by this path.
+2. The way from there to the file is followed directory by directory, through no symbolic link. No
+   directory on it was excluded, could not be listed by the scan, or lies on another file system
+   although the scan had to stay on one.
+3. The way ends in the file's own directory or above it, and that is the same directory of the same
+   file system as when the file matched. So no match is gone with an unmounted share. The directory
+   shows its names: if it is encrypted, its key is there.
+4. That directory has no such name, or the name is no regular file. A link that leads somewhere
+   proves nothing: the file may have been moved and still be reached by this path.
 
 Each open match below a PATH that the scan has not found again costs a look at its name, and each of
 their directories is opened once; a scan without any pays for one question to the record.
@@ -34,7 +34,7 @@ _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONB
 
 
 class _End(NamedTuple):
-    """Where a way ends: the open directory, what is left of the way, and how the walk called it."""
+    """The end of a way: the open directory, the rest of the way, and the name in the walk."""
 
     fd: int
     rest: bytes
@@ -44,7 +44,7 @@ class _End(NamedTuple):
 def find_gone(
     matches: Selection, coverage: Coverage, grounds: Grounds, started: datetime
 ) -> Iterator[Left]:
-    """Yield the matches that are away after a scan that `started` then and has covered `coverage`.
+    """Yield the matches that are gone after a scan that `started` then and has covered `coverage`.
 
     Raises:
         StateError: the record cannot be read.
@@ -78,7 +78,7 @@ class _Way:
         self._directory = self._end = self._standing = None
 
     def lacks(self, one: Left, grounds: Grounds) -> bool:
-        """Tell whether a match is away, by the numbers of the module."""
+        """Tell whether a match is gone, by the numbers of the module."""
         directory, _, name = one.path.rpartition(b"/")
         if directory != self._directory:
             self.close()
@@ -137,7 +137,7 @@ def _is_away(name: bytes, directory_fd: int, *, of_directory: bool = False) -> b
     """Tell whether there is no file, or no directory, of a name, nor a link that leads anywhere.
 
     Raises:
-        OSError: that cannot be told.
+        OSError: this cannot be found out.
     """
     try:
         mode = os.stat(name, dir_fd=directory_fd, follow_symlinks=False).st_mode

@@ -1,9 +1,9 @@
-"""What the inventory knows of what is inside of containers: sealed tags of their members.
+"""Members of containers in the inventory: their sealed tags.
 
-A container that has not changed is not opened again: its members are judged by these. Kept are
-members in columns, without names: where one is listed now, or needs another digest, the container
-is opened after all. A container of which anything was unread is none that is known, and neither is
-one with very many members.
+A container that has not changed is not opened again: its members are judged by these. The members
+are kept in columns, without names: if one is listed now, or needs another digest, the container is
+opened after all. A container is not kept if anything in it was unread, or if it has very many
+members.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ MEMBER = np.dtype([("size", "<u8"), ("mask", "u1"), ("exact", "u1"), ("tags", "<
 Inside = npt.NDArray[np.void]
 #: Containers with more members than this are opened each time.
 MAX_KNOWN = 50_000
-#: Raised where a kind of container is added, or read in another way: all are opened again then.
+#: This number goes up when a kind of container is added, or is read in another way: all are opened
+#: again then.
 READS = 1
 #: The number of a file system, the record of a file without tags, and its members as bytes.
 Container = tuple[int, bytes, bytes]
@@ -55,7 +56,7 @@ def find(
     day: int,
     reread_days: int,
 ) -> Iterator[tuple[int, Inside, bool]]:
-    """Yield what is known inside of files that are unchanged: a file's place among `statuses`.
+    """Yield the known members of files that are unchanged: a file's place among `statuses`.
 
     With the members goes whether they are only believed to be what is there.
     """
@@ -88,7 +89,7 @@ def find(
 
 
 def store(database: sqlite3.Connection, containers: Sequence[Container], day: int) -> None:
-    """Keep what is known inside of containers, in place of what was known of these files."""
+    """Keep the members of containers, in place of what was kept of these files before."""
     database.executemany(
         "INSERT OR REPLACE INTO containers VALUES (?, ?, ?, ?, ?, ?)",
         [
