@@ -1,4 +1,4 @@
-"""What becomes of the files of a task: their tags are looked up together, and so is what hits.
+"""Judge the files of a task: look up their tags together, then judge all files that hit.
 
 Where a digest of a file hits, the other digests that the entry has are computed from the file, in
 the order of the directories; then all files that hit are judged at once. So a file that matches
@@ -37,8 +37,8 @@ def judge_files(
 ) -> dict[int, Outcome]:
     """Return the outcomes of the files that are not clean, by their numbers.
 
-    `records` have the tags of `files`. Those that are computed besides are noted there and in the
-    files; what was read and what was known is counted in `result`.
+    `records` have the tags of `files`. Further tags are added there and in the files; files that
+    were read or known are counted in `result`.
 
     Raises:
         StateError: an index cannot be read.
@@ -97,7 +97,7 @@ def _read_further(
     needed: tuple[np.ndarray, np.ndarray],
     result: Result,
 ) -> dict[int, Outcome]:
-    """Compute what entries have besides; return how files end that cannot be read again.
+    """Compute the other digests of entries; return outcomes of files that cannot be read again.
 
     `needed` are the numbers of files and the masks of the algorithms that they lack.
     """
@@ -123,7 +123,7 @@ def _read_further(
                     directory = file.group.directory
                 digests = _read_again(reader, directory_fd, file, plan)
             except (OSError, SetAside) as error:
-                # It is unread after all, and each file is counted once.
+                # The file is unread after all, and each file is counted once.
                 result.files_read -= 1 if file.digests else 0
                 ended[number] = outcome_of(join(file.group.directory, file.name), error)
                 continue
@@ -151,7 +151,7 @@ def _places(every: Plan, computed: Plan, wanted: Plan) -> list[int]:
 
 
 def _read_again(reader: Reader, directory_fd: int, file: File, plan: Plan) -> list[bytes]:
-    """Compute more digests of the very file that was read before, or that is known."""
+    """Compute more digests of the same file that was read before, or that is known."""
     fd = os.open(file.name, FILE_FLAGS, dir_fd=directory_fd)
     try:
         return reader.read_more(fd, plan, file.status, file.length)
@@ -160,7 +160,7 @@ def _read_again(reader: Reader, directory_fd: int, file: File, plan: Plan) -> li
 
 
 def outcome_of(path: str, error: OSError | SetAside) -> Outcome:
-    """Return how a file ends that was not checked."""
+    """Return the outcome of a file that was not checked."""
     if isinstance(error, SetAside):
         return Outcome(error.kind, path, reason=str(error))
     return Outcome(Kind.UNREAD, path, reason=reason_of(error))

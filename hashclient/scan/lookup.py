@@ -1,8 +1,8 @@
-"""Looking up digests that somebody computed elsewhere: batches of them in, outcomes out.
+"""Looking up digests that were computed elsewhere: batches of them in, outcomes out.
 
-The same judgement as for files, with what a file of digests says: a row may have several digests,
-which must then agree with one entry, and a size, which rules out entries of another. A row that no
-entry agrees with is clean only if its digests could have told: `gaps` finds those that cannot.
+Rows are judged as files are. A row may have several digests, which must then agree with one entry,
+and a size, which rules out entries of another size. A row that agrees with no entry is clean only
+if its digests suffice for every entry: `gaps` finds rows whose digests do not.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def lookup(
 
     `batches` come with the name of the file they were read from. Rows that a gap of a list concerns
     are unread, or clean where `summary` says that gaps are accepted; they are yielded as clean ones
-    are. `summary` has the gaps in the end. The path of an outcome is the file name of its row or,
+    are. At the end, `summary` has the gaps. The path of an outcome is the file name of its row or,
     without one, its digest: it came from the user, not from a list.
 
     Raises:
@@ -91,14 +91,14 @@ def batches_of(
     on_failure: Callable[[UsageError], None],
     reading: Reading | None = None,
 ) -> Iterator[tuple[str, DigestBatch]]:
-    """Yield `digests`, in hexadecimal, and those in `files`, with the name of where they are from.
+    """Yield `digests`, in hexadecimal, and those in `files`, with the name of their source.
 
     `-` among the files is `stdin`, if there is one. Without a `reading`, all rows of files are
     meant.
 
     Raises:
-        UsageError: one cannot be read to its end; after all others. `on_failure` is called with
-            the errors besides it.
+        UsageError: a file cannot be read to its end; raised after all others were read.
+            `on_failure` is called with further errors.
     """
     errors: list[UsageError] = []
     for name in ([None] if digests else []) + list(files):
@@ -132,7 +132,7 @@ def _content(path: str, reading: Reading | None) -> Iterator[tuple[str, DigestBa
 def _read(
     stream: BinaryIO, name: str, reading: Reading | None
 ) -> Iterator[tuple[str, DigestBatch]]:
-    # Brings all kinds of files; most lookups are of arguments.
+    # This imports readers of all kinds of files; most lookups are of arguments.
     from hashclient.lists.importers.reading import Reading
     from hashclient.lists.importers.registry import read_digests
 
@@ -143,7 +143,7 @@ def _read(
 def _outcome(source: str, batch: DigestBatch, row: int, hits: tuple[Hit, ...]) -> Outcome:
     digests: dict[Algorithm, bytes] = {}
     for algorithm, (values, rows) in batch.digests.items():
-        # A search takes a while, and is in vain where every row has this digest.
+        # A search takes a while, and is useless where every row has this digest.
         full = len(rows) == batch.count
         position = row if full else int(rows.searchsorted(np.uint32(row)))
         if position < len(rows) and rows[position] == row:

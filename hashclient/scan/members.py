@@ -1,8 +1,8 @@
-"""What is inside files that are checked: members of containers, judged as files are.
+"""Members of containers, judged as files are.
 
-`Members` is asked for each file that may be a container. A process of its own, which knows nothing
-else, opens it and digests what is in it (`containers.cage`); here the digests become tags, are
-looked up, and turn into outcomes. The container itself is checked as a file by whoever asks.
+`Members` is called with each file that may be a container. A separate, confined process opens the
+file and computes the digests of its members (`containers.cage`). This module turns the digests into
+tags, looks them up and makes outcomes. The caller checks the container itself as a file.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ if TYPE_CHECKING:
     from hashclient.containers.cage import Cage, Chain, Found
     from hashclient.containers.protocol import Job
 
-#: What is told of one file, member by member, besides what is clean: more would only fill memory.
+#: So many members of one file are outcomes of their own, besides clean ones: more only fill memory.
 MAX_TOLD = 10_000
 #: Members that are looked up together.
 ROWS_AT_ONCE = 4_096
 
-#: Why nothing is known of a stream that was not kept.
+#: Why the members of a stream that was not kept are unknown.
 BEHIND = "limit: an archive stands behind bytes that did not tell of it; scan it as a file"
 
 _ALL = mask_of(Algorithm)
@@ -61,7 +61,7 @@ def container_options(
     *,
     verify_sizes: bool = False,
 ) -> Options:
-    """Return how containers are opened; `noticed` is called with what the kernel lacks."""
+    """Return how containers are opened; `noticed` is called with features that the kernel lacks."""
     requires = config.sandbox == "require"
     if missing := kernel_locks().missing:
         end = "none is opened" if requires else "what opens them is less confined"
@@ -78,7 +78,7 @@ def container_options(
 
 
 def opens_as_container(data: memoryview) -> bool:
-    """Tell whether bytes that begin so may be a container."""
+    """Tell whether content with these first bytes may be a container."""
     return has_mark(data) or may_front(data)
 
 
@@ -92,16 +92,16 @@ class Opened(msgspec.Struct):
     told: int = 0
     #: Whether a digest is missing that could tell more about a member.
     lacks: bool = False
-    #: How many more would have been told.
+    #: How many more outcomes there were beyond that number.
     untold: int = 0
-    #: What a cache may know of it, in parts; and of what was not read, the sizes that are claimed.
+    #: The record for a cache, in parts; and the claimed sizes of members that were not read.
     columns: list[Inside] = msgspec.field(default_factory=list)
     exact_sizes: list[int] = msgspec.field(default_factory=list)
     claimed_sizes: list[int] = msgspec.field(default_factory=list)
 
     @property
     def is_container(self) -> bool:
-        """Whether there was anything in it."""
+        """Whether there was any member."""
         return self.members > 0
 
     def tell(self, outcome: Outcome) -> None:
@@ -114,7 +114,7 @@ class Opened(msgspec.Struct):
         self.outcomes.append(outcome)
 
     def known(self) -> bytes | None:
-        """Return what a cache may know of it; None where that would not be all, or too much."""
+        """Return the record for a cache; None if it would be incomplete or too large."""
         sizes = self.exact_sizes + self.claimed_sizes
         count = sum(map(len, self.columns)) + len(sizes)
         if not 0 < count == self.members <= MAX_KNOWN:
@@ -134,7 +134,7 @@ class Opened(msgspec.Struct):
 
 
 class Kept:
-    """A stream that may be a container, kept in memory to be read again; others are let go."""
+    """A stream that may be a container, kept in memory to be read again; others are not kept."""
 
     def __init__(self, most_bytes: int) -> None:
         """Keep `most_bytes` at most."""
@@ -143,7 +143,7 @@ class Kept:
         self._head: bytearray | None = bytearray()
         self._end = b""
         self.length = 0
-        #: Why it could not be kept, if so.
+        #: Why the stream could not be kept, if that is so.
         self.failure: str | None = None
 
     def update(self, chunk: memoryview) -> None:
@@ -162,10 +162,10 @@ class Kept:
             self._end = (self._end + bytes(chunk))[-END_BYTES:]
 
     def finish(self) -> int | None:
-        """Return a descriptor of all that has come; None if it is no container.
+        """Return a descriptor of the whole stream; None if it is no container.
 
-        Of what was let go only the end is known: where that is the end of an archive, it is a
-        `failure` that nobody can look inside.
+        Of a stream that was not kept, only the end is known: if that is the end of an archive, the
+        stream cannot be opened any more, which is a `failure`.
         """
         if self._head is not None:
             chunk = self._decide(is_all=True)
@@ -176,7 +176,7 @@ class Kept:
         return self._fd
 
     def close(self) -> None:
-        """Let go of what was kept."""
+        """Drop the bytes that were kept."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
@@ -207,7 +207,7 @@ class Kept:
 
 
 class Members:
-    """Opens containers, and judges what is in them."""
+    """Opens containers, and judges their members."""
 
     def __init__(self, judge: Judge, options: Options, *, keep_clean: bool = False) -> None:
         """Judge with `judge`; nothing is started before the first container comes.
@@ -218,7 +218,7 @@ class Members:
         self._options = options
         self._cage: Cage | None = None
         self._keep_clean = keep_clean
-        #: Bytes that have come out of containers.
+        #: Bytes of members that were read.
         self.bytes_out = 0
 
     def close(self) -> None:
@@ -232,7 +232,7 @@ class Members:
         return self._options.limits.memory_mib << 20
 
     def open_kept(self, kept: Kept, name: str) -> Opened:
-        """Open a stream that was kept; `name` is what it is called."""
+        """Open a stream that was kept; `name` is its name in outcomes."""
         fd = kept.finish()
         if fd is None and kept.failure is None:
             return Opened()
@@ -250,7 +250,8 @@ class Members:
         """
         opened = self._open(fd, size, path, forced=False)
         if opened.lacks:
-            # What was hit has other digests, or a size was wrong: all are computed, of all members.
+            # An entry that was hit has other digests, or a size was wrong: compute all, of all
+            # members.
             opened = self._open(fd, size, path, forced=True)
         if not is_unchanged():
             return _failed(path, CHANGED, None)
@@ -261,13 +262,14 @@ class Members:
         return opened
 
     def are_clean(self, insides: Sequence[Inside]) -> list[bool]:
-        """Tell of which containers the known members say that none is listed.
+        """Tell which containers have no listed member, by their known members.
 
-        Of the others one is, or nobody can tell: it is of a size that is listed now, say.
+        Each of the others has a listed member, or may have one: an unread member of a listed size,
+        say.
         """
         if not insides:
             return []
-        # Not `np.concatenate`, which looks at each field of each of them.
+        # Not `np.concatenate`, which looks at each field of each array.
         members = np.frombuffer(b"".join([inside.tobytes() for inside in insides]), MEMBER)
         owners = np.repeat(np.arange(len(insides)), [len(inside) for inside in insides])
         masks = members["mask"]
@@ -304,7 +306,7 @@ class Members:
             opened.members += 1
         self._judge_rows(waiting, path, namer, opened, forced=forced)
         if opened.untold:
-            # They count as one input, which is unread: nothing is passed over.
+            # Together they count as one unread input: so none is left out.
             opened.members -= opened.untold - 1
             text = f"{opened.untold:,} more are unread or match, and are not told one by one"
             opened.outcomes.append(_unread(path, ("",), str(Why.LIMIT), text))
@@ -318,11 +320,12 @@ class Members:
         return Job(size, _ALL if forced else any_mask, one_mask, forced)
 
     def _open_cage(self) -> Cage:
-        """Return what opens containers, made when the first one comes: most trees have none."""
+        """Return the opener of containers, made for the first container: most trees have none."""
         if self._cage is None:
             from hashclient.containers.cage import Cage
 
-            # Not a method of this: in a circle, the lists would stay open until that is looked for.
+            # Not a method: a reference cycle would keep the lists open until the garbage collector
+            # runs.
             self._cage = Cage(self._options, functools.partial(_masks_of, self._judge))
         return self._cage
 
@@ -376,7 +379,7 @@ class Members:
                 if not self._keep_clean:
                     continue
             elif opened.lacks:
-                continue  # all of it is done again
+                continue  # all members are read again
             self._tell(one, path, namer, opened, hit=number in places)
 
     def _tell(self, found: Found, path: str, namer: _Namer, opened: Opened, *, hit: bool) -> None:
@@ -404,10 +407,10 @@ class Members:
             opened.tell(outcome)
 
     def _add_outer(self, fd: int, size: int, opened: Opened) -> None:
-        """Give each match the tags of the file that it is in, by which that is known again.
+        """Give each match the tags of its container, by which the container is recognised later.
 
-        One that cannot be read any more has none: it matches all the same, but nobody could prove
-        which file to take away.
+        A container that cannot be read any more gets no tags: the match stays, but it is not
+        certain which file to take away.
         """
         plan = tuple(Algorithm)
         tags: dict[Algorithm, bytes] = {}
@@ -424,12 +427,12 @@ class Members:
 
 
 def _masks_of(judge: Judge, sizes: Sequence[int | None]) -> bytes:
-    """Return, of members of these sizes, which algorithms are worth computing: a mask each."""
+    """Return a mask for each size: the algorithms that are worth computing for such a member."""
     return bytes([mask_of(judge.plan(size)) for size in sizes])
 
 
 class _Namer:
-    """Names of members as they are told; a single compressed file is named after its container."""
+    """Names of members in outcomes; a single compressed file is named after its container."""
 
     def __init__(self, path: str) -> None:
         self._base = os.path.basename(path)  # noqa: PTH119 - any text is a path
@@ -446,7 +449,7 @@ class _Namer:
 
 
 def _stem(name: str) -> str:
-    """Return what a compressed file is called without its compression: `a.tar` for `a.tgz`."""
+    """Return the name of a compressed file without its compression: `a.tar` for `a.tgz`."""
     stem, dot, suffix = name.rpartition("/")[2].rpartition(".")
     if not dot or not stem:
         return name.rpartition("/")[2] or "content"
@@ -460,7 +463,7 @@ def _digest(found: Found, algorithm: Algorithm) -> bytes:
 
 
 def _unread(path: str, members: tuple[str, ...], why: str, detail: str) -> Outcome:
-    """Return that something in a container was not read."""
+    """Return the outcome of a member that was not read."""
     detail = detail[:MAX_EXCERPT_CHARS]
     reason = detail if why in (Why.MISSING, Why.FAILED) else f"{why}: {detail}"
     return Outcome(Kind.UNREAD, path, reason=reason, members=members, obstacle=why)

@@ -1,10 +1,10 @@
-"""What a scan remembers from one run to the next: the interface of the cache, and its use.
+"""The memory of scans from one run to the next: the interface of the cache, and its use.
 
-A cache is asked in each process that checks files, and written to only in the one that hands work
-out. Its contract, which `tests/contract/test_caches.py` holds each one to: a file is known only
-while all that tells of a change is what it was, and without a proof until it is due; what was not
-stored is not known; a record that is stored later replaces an earlier one, and adds to it if the
-content is the same; and losing any of it costs nothing but reading again.
+Each process that checks files asks the cache; only the process that hands out work writes to it.
+Its contract, which `tests/contract/test_caches.py` holds each one to: a file is known only while
+its identity and status are unchanged, and without a proof only until it is due; a file that was not
+stored is not known; a later record replaces an earlier one, and adds to it if the content is the
+same; and lost records only cause files to be read again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LEARN_BLOCKS = 10_000
 
 
 class Cache(Protocol):
-    """What is known of files, by file system and status; `Inventory` is the one on disk."""
+    """Records of files, by file system and status; `Inventory` is the one on disk."""
 
     def find(
         self, statuses: Sequence[os.stat_result], identities: Mapping[int, Identity | None]
@@ -44,9 +44,9 @@ class Cache(Protocol):
     def find_inside(
         self, statuses: Sequence[os.stat_result], identities: Mapping[int, Identity | None]
     ) -> dict[int, tuple[Inside, bool]]:
-        """Return what is known inside of files that are unchanged, by their place in `statuses`.
+        """Return the known members of files that are unchanged, by their place in `statuses`.
 
-        With it goes whether it is only believed to be what is there.
+        Each comes with a flag: whether it is only believed.
 
         Raises:
             StateError: it cannot be asked.
@@ -61,7 +61,7 @@ class Cache(Protocol):
     ) -> None:
         """Add records, given by file system as bytes of `RECORD`, and note blocks in use.
 
-        `containers` are what was found inside of files.
+        `containers` are the members that were found inside of files.
 
         Raises:
             StateError: it cannot be written.
@@ -74,7 +74,7 @@ class Cache(Protocol):
 
 
 class Place(Protocol):
-    """Where a cache is."""
+    """The place of a cache."""
 
     def reader(self) -> Cache | None:
         """Open the cache to ask it; None if there is none.
@@ -102,9 +102,9 @@ class Place(Protocol):
 
 
 class Memory:
-    """What a scan remembers of files from one run to the next; without a place for it, nothing.
+    """The memory of one scan; without a place for a cache, it remembers nothing.
 
-    Trouble with it is told once and never keeps a scan from its work: it is a cache.
+    A failure of the cache is told once and never stops a scan.
     """
 
     def __init__(
@@ -131,15 +131,15 @@ class Memory:
         return self._place is not None
 
     def open(self) -> Cache | None:
-        """Open what is remembered, in the process that will ask it; None if there is nothing."""
+        """Open the cache, in the process that will ask it; None if there is none."""
         if self._place is None or not self._use:
             return None
         if self._writer is not None:
-            return None  # this is a late worker; SQLite is not made for being forked
+            return None  # this is a late worker; SQLite must not be carried over a fork
         try:
             reader = self._place.reader()
         except StateError:
-            return None  # the writer will make it again, or tell why it cannot
+            return None  # the writer will make it again, or say why it cannot
         if reader is not None:
             self._readers.append(reader)
         return reader

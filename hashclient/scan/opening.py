@@ -1,15 +1,14 @@
-"""Opening files ahead of the one that is read, so that the storage works while this one computes.
+"""Opening files ahead of the one that is read, so that the storage works while a worker computes.
 
-A worker reads one file after the other. Where what it reads is not in memory, each costs a wait,
-and a disk that could do thirty reads at a time does one. So the next files are opened, and the
-kernel is told that they will be read, while the first is. Measured with 20,000 files of 20 kB on a
-disk of a virtual machine, one process takes half the time or less, and 0.85 CPU seconds instead of
-1.4, since it is put to sleep and woken a twentieth as often. In the order of inodes it was no
-faster.
+A worker reads one file after the other. Where the files are not in memory, each costs a wait, and a
+disk that could do thirty reads at a time does one. So the next files are opened while the first is
+read, and the kernel is told that they will be read. Measured with 20,000 files of 20 kB on a disk
+of a virtual machine, one process takes half the time or less, and 0.85 CPU seconds instead of 1.4,
+since it is put to sleep and woken a twentieth as often. In the order of inodes it was no faster.
 
-What is in memory already is read as it was: opening ahead costs some microseconds a file. Whether
-it pays, the kernel says of the thread after each task: how often it waited, and what it read of
-disks.
+Files in memory are not opened ahead, since that costs some microseconds a file. After each task,
+the kernel's figures of the thread show whether it pays: how often the thread waited, and how much
+it read from disks.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ FILES_AHEAD = 32
 WAITS, WAITS_A_FILE = 4, 0.2
 #: Blocks of 512 bytes that count as a wait: they were read ahead, so nobody has waited for them.
 _BLOCKS = 8
-#: What there is too little of to open a file ahead, which is no reason for its being unread.
+#: Errors for a lack of resources to open a file ahead; the file is opened later, and not unread.
 _NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
@@ -37,7 +36,7 @@ class Waits:
     """Whether this thread has waited for files that it read, task by task."""
 
     def __init__(self) -> None:
-        """It has not."""
+        """Begin without a wait."""
         self.often = False
         self._before = 0
 
@@ -51,7 +50,7 @@ class Waits:
             self.often = self.count() - self._before > WAITS + WAITS_A_FILE * files
 
     def leave_out(self, count: int) -> None:
-        """Leave out of a task what has come since there was this `count`."""
+        """Leave waits out of the count of a task that came after `count`."""
         self._before += self.count() - count
 
     @staticmethod

@@ -1,8 +1,8 @@
-"""One run from found to shown: every outcome is recorded, then acted upon, and only then given out.
+"""One run: every outcome is recorded, then acted upon, and only then given out.
 
-Whoever iterates over a `Run`, the command line or a program that uses the library, gets an outcome
-when its match is on record, in the log, and dealt with as the policy says. However a run ends, what
-was found until then is recorded and logged exactly once, and the log has its end.
+The command line, or a program that uses the library, iterates over a `Run`. It gets an outcome when
+its match is on record, in the log, and handled as the policy says. However a run ends, all outcomes
+until then are recorded and logged exactly once, and the end of the run is logged.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 
 #: Outcomes are recorded in batches, at the latest when so many are waiting.
 BATCH = 4096
-#: So many are given out at once to who takes several.
+#: So many outcomes are given out at once to a caller that takes several.
 PORTION = 32
 
 
 class Guard(Protocol):
-    """Holds signals back while something is done that must not be torn apart."""
+    """Holds signals back during work that must not be interrupted."""
 
     def held(self) -> AbstractContextManager[None]:
         """Let the first signal wait until the end of the block; a second one comes through."""
@@ -60,7 +60,7 @@ class Unguarded:
 
 
 class Observer:
-    """Is called with what happens in a run besides outcomes; this one ignores it all."""
+    """Is called with all events of a run besides outcomes; this class ignores them."""
 
     def progressed(self) -> None:
         """Outcomes have come and were given out, or time has passed."""
@@ -72,7 +72,7 @@ class Observer:
         """Another file system than before is mounted at `path`."""
 
     def noticed(self, text: str) -> None:
-        """Something about the machine is to be known; the run goes on as well as it can."""
+        """Something about the machine should be known; the run goes on as well as it can."""
 
     def prepared(self, report: Report) -> None:
         """A report that the policy asks for is prepared."""
@@ -82,10 +82,10 @@ class Observer:
 
 
 class FrontEnd(msgspec.Struct, frozen=True):
-    """How a run is tied to whoever shows it; by default to nobody.
+    """How a run is tied to its front end; by default there is none.
 
     `stops` are exceptions by which a signal ends the run early, with the exit codes that they stand
-    for: such a run comes to a regular end, so that `summary.stopped` alone says so. Any other
+    for: such a run comes to a regular end, and only `summary.stopped` shows the signal. Any other
     interruption goes on to the caller.
     """
 
@@ -126,8 +126,8 @@ class Run(Iterator[Handled]):
         self._arguments = arguments
         self._actions = actions
         self._guard, self._observer, self._stops = front.guard, front.observer, front.stops
-        #: What was found and is not recorded yet; what is recorded and not acted upon yet; and what
-        #: is not given out yet.
+        #: Outcomes that are not recorded yet; recorded ones that are not acted upon yet; and those
+        #: that are not given out yet.
         self._waiting: list[Outcome] = []
         self._ready: collections.deque[Recorded] = collections.deque()
         self._done: collections.deque[Handled] = collections.deque()
@@ -156,7 +156,7 @@ class Run(Iterator[Handled]):
         return self._done.popleft()
 
     def portions(self) -> Iterator[list[Handled]]:
-        """Yield outcomes in portions of those that are there, for who writes them together.
+        """Yield outcomes in portions, as they are there, for a caller that writes them together.
 
         Raises:
             HashclientError: the run failed; after all that was found.
@@ -180,7 +180,7 @@ class Run(Iterator[Handled]):
     def interrupt(self, error: BaseException) -> None:
         """Take an interruption that came while an outcome was dealt with as if it had come here.
 
-        What is left of a run that `stops` by it comes with the next iteration.
+        If the run `stops` by it, the rest of the run comes with the next iteration.
 
         Raises:
             BaseException: `error`, if the run was ending already or does not stop by it.
@@ -202,7 +202,7 @@ class Run(Iterator[Handled]):
         ending = (KeyboardInterrupt, GeneratorExit, HashclientError, *self._stops)
         try:
             yield from self._gather()
-            # What ends the run anyway comes too late now.
+            # The run ends anyway: this comes too late.
             with self._guard.last():
                 yield from self._flush()
                 self._settle()
@@ -214,7 +214,7 @@ class Run(Iterator[Handled]):
                 self._observer.ending(self)
                 self._is_over = True
         except ending as error:
-            # A second signal, while the end was told, or whoever iterates has had enough.
+            # A second signal while the end was shown, or the caller has stopped iterating.
             self._give_up(self._cause or error)
             raise
         if self.failure is not None:
@@ -225,8 +225,8 @@ class Run(Iterator[Handled]):
         try:
             # Whatever ends the loop, the workers end with it.
             with contextlib.closing(self._outcomes):
-                # They are at work while the start is logged. Nothing is given out before it is, and
-                # what came first is not lost if a signal comes meanwhile.
+                # Workers are at work while the start is logged. No outcome is given out before
+                # that, and the first ones are not lost if a signal comes meanwhile.
                 first: list[Outcome | Progress] = []
                 try:
                     first += itertools.islice(self._outcomes, 1)
@@ -253,10 +253,10 @@ class Run(Iterator[Handled]):
             self._waiting += (item for item in first if isinstance(item, Outcome))
 
     def _flush(self) -> Generator[None]:
-        """Record what there is, act, and give it out.
+        """Record the outcomes there are, act on them, and give them out.
 
-        Acting can take long and may be interrupted; then nothing is left out, only that no more is
-        done about it. Signals are held back while whoever iterates deals with an outcome.
+        Acting can take long and may be interrupted; then every outcome is still given out, but
+        without further actions. Signals are held back while the caller handles an outcome.
         """
         with self._guard.held():
             self._keep()
@@ -278,7 +278,7 @@ class Run(Iterator[Handled]):
         # A second signal, too, would have them recorded and logged again.
         with self._guard.barred():
             if self._by_path:
-                # Workers end as they like; so at least what comes together has one order.
+                # Workers end in any order; so at least the outcomes of one batch are sorted.
                 self._waiting.sort(key=lambda outcome: os.fsencode(outcome.path))
             kept = self._recorder.keep(self._waiting)
             self._found.update(recorded.outcome.kind for recorded in kept)
@@ -289,7 +289,7 @@ class Run(Iterator[Handled]):
             self._waiting.clear()
 
     def _settle(self) -> None:
-        """Count as matches and conflicts what was recorded as such, and no more.
+        """Count exactly the matches and conflicts that were recorded.
 
         A signal may come when something was counted and is on its way to here.
         """
@@ -298,7 +298,7 @@ class Run(Iterator[Handled]):
                 self.summary.counts[kind] = self._found[kind]
 
     def _finish(self) -> None:
-        """Prepare the reports that are wanted, and count what could not be done."""
+        """Prepare the reports that are wanted, and count failures."""
         if self._actions is None:
             return
         try:
@@ -310,11 +310,11 @@ class Run(Iterator[Handled]):
         self.summary.failed = self.summary.failed or self._actions.failed
 
     def _note_gone(self) -> None:
-        """Note which earlier matches are away; only trees can tell."""
+        """Note which earlier matches are gone; only scans of trees show that."""
 
     def _give_up(self, error: BaseException) -> None:
         if isinstance(error, HashclientError):
-            # Also what could not be written at the very end counts.
+            # A failure to write at the very end counts as well.
             self.summary.failed, self.summary.failure = error.exit_code, error.message
         self._done.clear()
         if self._is_over:
@@ -372,5 +372,5 @@ class Scan(Run):
 
     @property
     def is_mount_missing(self) -> bool:
-        """Whether a file system was missed that an earlier scan had seen; final in the end."""
+        """Whether a file system is missing that an earlier scan has seen; final at the end."""
         return self._mounts.is_missing

@@ -1,8 +1,8 @@
-"""What is to be done about a match, as the configuration says: it does nothing itself.
+"""The actions for a match, as the configuration says; this module does none of them.
 
 The first rule that fits an entry decides for it; where none fits, the match is recorded and no
-more. A match of several entries gets what any of them asks for. Conflicts get nothing: whether they
-are what the entry stands for is not known.
+more. A match of several entries gets the actions of all of them. Conflicts get none: the file may
+be another one than the entry stands for.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from hashclient.system.text import nearest, printable
 
 
 def actions_for(outcome: Outcome, rules: Sequence[PolicyRule]) -> tuple[Action, ...]:
-    """Return what `rules` ask for, in the order in which it is to be done."""
+    """Return the actions that `rules` ask for, in the order in which they are done."""
     if outcome.kind is not Kind.MATCH:
         return ()
     wanted = {a for hit in outcome.hits if hit.complete for a in _for_hit(hit, rules)}
@@ -27,7 +27,7 @@ def actions_for(outcome: Outcome, rules: Sequence[PolicyRule]) -> tuple[Action, 
 
 
 def check_rules(rules: Sequence[PolicyRule], known: Collection[str]) -> None:
-    """Refuse rules for a list that is none of the `known` ones: whatever they want never happens.
+    """Refuse rules for a list that is none of the `known` ones: their actions would never happen.
 
     Raises:
         ConfigError: there is such a rule.
@@ -45,11 +45,11 @@ def check_rules(rules: Sequence[PolicyRule], known: Collection[str]) -> None:
 
 
 def check_policy(settings: Settings) -> None:
-    """Refuse a policy that is for a list that nobody knows.
+    """Refuse a policy for an unknown list.
 
     Raises:
         ConfigError: as `check_rules`.
-        StateError: which lists there are cannot be read.
+        StateError: the known lists cannot be read.
     """
     rules = settings.config.policy
     if any(rule.list is not None for rule in rules):

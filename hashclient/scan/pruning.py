@@ -1,4 +1,4 @@
-"""Forgetting, a little at a time, what the inventory keeps of files that no scan comes across."""
+"""Forgetting, a little at a time, records of files in the inventory that no scan sees any more."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import time
 from hashclient.scan import inside
 from hashclient.scan.records import RECORD
 
-#: How often rows are looked for that nobody has seen for long, unasked.
+#: How often old rows are looked for without a command.
 PRUNED_EVERY_DAYS = 7
-#: A file longer than this is not made shorter unasked: that takes seconds.
+#: A longer file is not made shorter without a command: that takes seconds.
 COMPACTED_BYTES = 1 << 28
 _OLD_ROWS_AT_ONCE = 1000
 _OLD_ROWS = """
@@ -20,10 +20,10 @@ WHERE (file_system, block) > (?, ?) AND seen_day < ? ORDER BY file_system, block
 
 
 def prune_in_turn(db: sqlite3.Connection, days: float, day: int, seconds: float) -> int:
-    """Forget what was not seen for `days` by `day`; return how many files. See `Inventory`.
+    """Forget files that were not seen for `days` by `day`; return their number. See `Inventory`.
 
     Raises:
-        sqlite3.Error: it cannot be written; if it is `SQLITE_BUSY`, others write just now.
+        sqlite3.Error: it cannot be written; with `SQLITE_BUSY`, another process is writing.
     """
     ends = time.monotonic() + seconds
     db.execute(f"PRAGMA busy_timeout = {round(seconds * 1000)}")
