@@ -218,7 +218,7 @@ class Checker:
             os.close(fd)
 
     def _most_bytes(self) -> int:
-        """Return how much a task may read until the rest is handed back: less, if it opened any."""
+        """Return how much a task may read; less, if it has opened containers."""
         if self._members is None:
             return TASK_BYTES
         return TASK_BYTES - (self._members.bytes_out - self._bytes_before)

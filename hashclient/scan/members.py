@@ -244,7 +244,7 @@ class Members:
         return opened
 
     def open(self, fd: int, size: int, path: str, is_unchanged: Callable[[], bool]) -> Opened:
-        """Open a file that is open, and return what is in it; `path` is what it is called.
+        """Open the container in an open file, and return its members; `path` is its name.
 
         `is_unchanged` tells afterwards whether it still is what it was.
         """

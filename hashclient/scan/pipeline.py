@@ -328,7 +328,7 @@ class Run(Iterator[Handled]):
             self._recorder.end()
 
     def _code_of(self, error: BaseException) -> ExitCode:
-        """Return the exit code of what ended the run early; one that nobody names counts as ^C."""
+        """Return the exit code for the exception that ended the run; by default that of ^C."""
         codes = (code for kind, code in self._stops.items() if isinstance(error, kind))
         return next(codes, ExitCode.INTERRUPTED)
 

@@ -1,11 +1,11 @@
-"""Reading one open file to its end, and knowing that this is its end.
+"""Reading one open file to its end, and making sure that it is the end.
 
-A `Reader` knows which sizes can be relied on, refuses what would only waste time, and returns
-digests together with a status that was the same before and after. It judges nothing. What was not
-read wholly ends as an exception, never as digests.
+A `Reader` knows which sizes can be relied on, refuses files that only waste time, and returns
+digests together with a status that was the same before and after. It judges nothing. A file that
+was not read wholly ends as an exception, never as digests.
 
-Limit: a read that the kernel does not answer, of a FUSE server or a network file system that hangs,
-cannot be given up.
+Limit: a read cannot be given up while the kernel does not answer, as with a FUSE server or a
+network file system that hangs.
 """
 
 from __future__ import annotations
@@ -37,28 +37,29 @@ from hashclient.system.leases import hold, is_unwritable, keeps_out, let_go
 #: How often a file that changes while it is read is read again.
 ATTEMPTS = 3
 #: A longer file with less than one byte in `SPARSE_SHARE` on the disk is refused: it costs nothing
-#: to make, and hours to read. What is not longer takes a second or two.
+#: to make, and hours to read. A file that is not longer takes a second or two.
 SPARSE_BYTES = 1 << 30
 SPARSE_SHARE = 100
-#: A file without a size that can be relied on is read so far, or as far as it claims to go but not
-#: beyond the second, and for so long. Those of proc and sysfs that hold data end within some MiB;
-#: `/proc/PID/pagemap` goes on for 128 TB, each thread has one, and a FUSE server may give anything.
+#: Limits for a file whose size cannot be relied on: it is read up to the first, or up to the size
+#: that it claims and at most the second; and for so long. Those of proc and sysfs that hold data
+#: end within some MiB; `/proc/PID/pagemap` goes on for 128 TB, each thread has one, and a FUSE
+#: server may give anything.
 UNSIZED_BYTES = 1 << 26
 CLAIMED_BYTES = 1 << 30
 UNSIZED_S = 60.0
 
-#: A lease is kept while a file is read that is shorter. If no more time has passed since the file
-#: before, the kernel cannot have taken it away, which takes a second at least: nobody has written
-#: to the file, and its status need not be asked for again.
+#: A lease is kept while a shorter file is read. If no more time than this has passed since the last
+#: file, the kernel cannot have taken the lease away, which takes a second at least: nobody has
+#: written to the file, and its status need not be asked for again.
 HELD_BYTES = 1 << 16
 HELD_S = 0.5
 
-#: To compute more digests of a shorter file at once costs less than to read it again for them.
+#: For a shorter file, computing more digests at once costs less than reading it again.
 SPARE_BYTES = 1 << 16
 
-#: Bytes that are read of a file to look whether it is a container.
+#: Bytes that are read of a file to see whether it is a container.
 LOOK_BYTES = 1 << 12
-#: So much of a stream is kept, so that it need not be digested in every way it could match.
+#: So many bytes of a stream are kept, so that not every algorithm has to be computed at once.
 KEPT_BYTES = 1 << 20
 
 DIRECTORY = "is a directory, and was listed as a file"
@@ -66,13 +67,14 @@ DIRECTORY = "is a directory, and was listed as a file"
 
 #: Algorithms to compute.
 Plan = tuple[Algorithm, ...]
-#: How a file was read: what was computed, the digests, the length, the status that was the same
-#: before and after, whether size and times can be relied on, and what `is_unwritable` said before.
+#: How a file was read: the algorithms, the digests, the length, the status that was the same before
+#: and after, whether size and times can be relied on, and the answer of `is_unwritable` before the
+#: read.
 Read = tuple[Plan, list[bytes], int, os.stat_result, bool, bool | None]
 
 
 class SetAside(Exception):  # noqa: N818 - no error, but an outcome
-    """A file ends without being checked; says how and why."""
+    """A file ends without being checked; the exception says how and why."""
 
     def __init__(self, kind: Kind, reason: str) -> None:
         super().__init__(reason)
@@ -80,9 +82,9 @@ class SetAside(Exception):  # noqa: N818 - no error, but an outcome
 
 
 def no_file(mode: int) -> SetAside:
-    """Return how something ends that was listed as a file and is none, by its `st_mode`.
+    """Return the outcome of a path that was listed as a file and is none, by its `st_mode`.
 
-    Nobody has asked for a directory to be skipped, and what is in it was not listed.
+    A directory is unread, not skipped: its files were not listed.
     """
     if stat.S_ISDIR(mode):
         return SetAside(Kind.UNREAD, DIRECTORY)
@@ -132,10 +134,11 @@ def same_content(one: os.stat_result, other: os.stat_result) -> bool:
 
 
 class StreamDigester:
-    """Digests of a stream, whose length nobody knows before its end and which comes only once.
+    """Digests of a stream, which comes only once and whose length is unknown before its end.
 
-    What is worth computing is computed as it comes. Some bytes are kept, so that of a short
-    stream that hits the rest can be computed; of a longer one all algorithms are.
+    The digests that are worth computing are computed as the bytes come. Some bytes are kept, so
+    that the other digests of a short stream that hits can be computed; for a longer stream, all
+    algorithms are computed.
     """
 
     def __init__(self, plan: Plan, kept_bytes: int = KEPT_BYTES) -> None:
@@ -158,7 +161,7 @@ class StreamDigester:
         self.length += len(chunk)
 
     def finish(self) -> dict[Algorithm, bytes]:
-        """Return the digests of what has come."""
+        """Return the digests of the bytes so far."""
         return {
             algorithm: digest
             for plan, digester in self._parts
@@ -171,7 +174,7 @@ class StreamDigester:
         return {a: digest for a, digest in self.finish().items() if a in plan}
 
     def _compute(self, plan: Plan) -> None:
-        """Compute what is missing of `plan` too, from what was kept."""
+        """Compute the missing algorithms of `plan` too, from the bytes that were kept."""
         known = {algorithm for part, _ in self._parts for algorithm in part}
         missing = tuple(a for a in plan if a not in known)
         if missing and self._kept is not None:
@@ -197,9 +200,9 @@ class Reader:
 
         `plan_of` returns the algorithms to compute for a file of a size, or of an unknown one. With
         `sparse`, files that are nearly all hole are read as well. With `leases`, the kernel is
-        asked about each whether anybody may change it unseen. `on_bytes` is called with the length
-        of each chunk of large files, `clock` gives seconds. With `sniffs`, each file that is read
-        is looked at for the marks of containers.
+        asked for each file whether anybody may change it unseen. `on_bytes` is called with the
+        length of each chunk of large files, `clock` gives seconds. With `sniffs`, each file that is
+        read is searched for the marks of containers.
         """
         self._plan_of = plan_of
         self._sparse = sparse
@@ -214,25 +217,25 @@ class Reader:
         self._holds: dict[int, bool] = {}
         self._ended = -math.inf
         self.bytes_read = 0
-        #: Whether the file that was read last may be a container.
+        #: Whether the last file may be a container.
         self.may_be_container = False
-        #: Digests to compute of short files besides the plan: `read` gives them after those of it.
+        #: Further digests to compute of short files: `read` returns them after those of the plan.
         self.spare: Plan = ()
         self._sniffs = sniffs
         self._first_bytes = 0
-        #: How long the file is that is read, as far as that can be relied on.
+        #: The length of the file that is read, if it can be relied on.
         self._size: int | None = None
         self._may_front = False
 
     def begin_task(self) -> None:
-        """Count from zero, and ask of each file system again how far it is trusted."""
+        """Count from zero, and find out again how far each file system is trusted."""
         self.end_task()
         self.bytes_read = 0
         self._holds.clear()
         self._ended = -math.inf
 
     def end_task(self) -> None:
-        """Let go of the file systems; from now on the number of one may be that of another."""
+        """Forget the file systems; from now on another one may have the same number."""
         self._trusts.clear()
         for fd in self._pins:
             os.close(fd)
@@ -241,14 +244,15 @@ class Reader:
     def _trust_of(self, fd: int, device: int) -> SizeTrust:
         """Tell how far the file system of an open file is trusted, and keep it for the task.
 
-        A path on it is open for as long: it cannot go away, so no other one gets its number.
+        A path on it stays open for the task: so it cannot be unmounted, and no other one gets its
+        number.
         """
         trust = trust_of(fd, device)
         try:
-            # No second descriptor of the same opening: that would keep the lease of a file.
+            # Not a duplicate of this descriptor: that would keep the lease of a file.
             self._pins.append(os.open(f"/proc/self/fd/{fd}", os.O_PATH | os.O_CLOEXEC))
         except OSError:
-            return trust  # the next file asks again
+            return trust  # the next file tries again
         self._trusts[device] = trust
         return trust
 
@@ -260,7 +264,7 @@ class Reader:
         return trust
 
     def refuse_sparse(self, status: os.stat_result) -> None:
-        """Let a file pass that has enough on the disk for its size.
+        """Accept a file that has enough blocks on the disk for its size.
 
         Raises:
             SetAside: it is nearly all hole, and such files are not to be read.
@@ -275,9 +279,9 @@ class Reader:
     def read(self, fd: int, defer_bytes: int | None = None) -> Read:
         """Read a file that was just opened.
 
-        Where its size and times can be relied on, the length is its size; where not, no more is
-        read than `bound_of` says. Of a short file, the digests of the plan may be followed by those
-        of `spare` that are not in it.
+        Where its size and times can be relied on, the length is its size; otherwise, it is read up
+        to `bound_of` at most. Of a short file, the digests of the plan may be followed by those of
+        `spare` that are not in it.
 
         Raises:
             Deferred: it is not shorter than `defer_bytes`.
@@ -306,12 +310,13 @@ class Reader:
         if self.spare and status.st_size < SPARE_BYTES:
             computed = plan + tuple([a for a in self.spare if a not in plan])
         on_bytes = self._on_bytes if size is not None else self._bounded(status, defer_bytes)
-        # The method is not kept: in a circle, all of this would stay until that is looked for.
+        # The method is not stored: a reference cycle would keep all of this until the garbage
+        # collector runs.
         on_first, self._size = self._sniff if self._sniffs else None, size
         unwritable: bool | None = None
         is_held = False
         if capped and self._leases:
-            # Before the first byte is read: afterwards it would prove nothing.
+            # Before the first byte is read: later, it would prove nothing.
             may_hold = self._holds.get(device)
             if may_hold is None:
                 may_hold = self._holds[device] = keeps_out(fd)
@@ -329,19 +334,19 @@ class Reader:
         except EndlessError:
             if defer_bytes is None:
                 raise
-            # It said that it is shorter, and is not.
+            # The file is longer than its size said.
             raise Deferred from None
         self.bytes_read += length
         if on_first is not None and (self._may_front or self._first_bytes < length):
             self._sniff_again(fd, length)
         if is_held:
             before, self._ended = self._ended, self._clock()
-            # A container is opened yet: nobody is to be held up for so long.
+            # The container is still to be opened: nobody should be blocked for so long.
             if self._ended - before < HELD_S and not self.may_be_container:
                 return plan, digests, length, status, True, True
             unwritable = let_go(fd)
         after = os.fstat(fd)
-        # The same open file: of its identity nothing can have changed.
+        # The same open file: its identity cannot have changed.
         if (status.st_size, status.st_mtime_ns, status.st_ctime_ns) != (
             after.st_size,
             after.st_mtime_ns,
@@ -351,10 +356,10 @@ class Reader:
         return plan, digests, length, after, size is not None, unwritable
 
     def look(self, fd: int) -> os.stat_result:
-        """Look at a file that was just opened for the marks of containers, and read no further.
+        """Search a file that was just opened for the marks of containers, and read no further.
 
-        Return its status; `may_be_container` says what was found. Nothing is proven by it: to ask
-        for a lease would cost as much as the look.
+        Return its status; `may_be_container` has the result. There is no proof: asking for a lease
+        would cost as much as the look.
 
         Raises:
             SetAside: it is no file.
@@ -363,7 +368,7 @@ class Reader:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             raise no_file(status.st_mode)
-        # Of a short file that is all; a longer one is looked at in two places more.
+        # These are all bytes of a short file; a longer one has two more places to look at.
         wanted = ISO_HEAD_BYTES if status.st_size >= ISO_HEAD_BYTES else LOOK_BYTES
         first = memoryview(os.pread(fd, wanted, 0))
         self._size = status.st_size
@@ -373,7 +378,7 @@ class Reader:
         return status
 
     def _sniff(self, first: memoryview) -> None:
-        """Look at the first bytes of a file, which mostly are all."""
+        """Look at the first bytes of a file, which mostly suffice."""
         self._first_bytes = length = len(first)
         if not may_bear(first):
             self.may_be_container = self._may_front = False
@@ -383,9 +388,10 @@ class Reader:
         self._may_front = not is_one and may_front(first)
 
     def _sniff_again(self, fd: int, length: int) -> None:
-        """Look at what the first bytes did not show: a mark further behind, or at the end."""
+        """Look for a mark behind the first bytes, or at the end."""
         if self._first_bytes < min(length, ISO_HEAD_BYTES):
-            # A disk image has its mark after 32 KiB; a slow file system gives less than was asked.
+            # A disk image has its mark after 32 KiB; a slow file system gives fewer bytes than
+            # asked for.
             wanted = ISO_HEAD_BYTES if length >= ISO_HEAD_BYTES else HEAD_BYTES
             if self._first_bytes < min(length, wanted):
                 self._sniff(memoryview(os.pread(fd, wanted, 0)))
@@ -396,7 +402,7 @@ class Reader:
         self.may_be_container = has_end_of_zip(tail)
 
     def _read_unsteady(self, fd: int, trust: SizeTrust) -> Read:
-        """Read a file again that changed. No size rules anything out then."""
+        """Read a file again that changed. Its size rules out no entry then."""
         plan, reason, capped = self._plan_of(None), CHANGED, trust is FULL
         for _ in range(ATTEMPTS - 1):
             before = os.fstat(fd)
@@ -430,7 +436,7 @@ class Reader:
         """Return more digests of a file that had this status and this length when it was read.
 
         Raises:
-            SetAside: it is another one, or has changed.
+            SetAside: it is another file, or has changed.
             OSError: it cannot be read.
         """
         if not same_content(os.fstat(fd), status):
@@ -447,7 +453,7 @@ class Reader:
     def _bounded(
         self, status: os.stat_result, most_bytes: int | None = None
     ) -> Callable[[int], None]:
-        """Return what is called with each chunk, and ends a read that goes on for too long."""
+        """Return a function that is called with each chunk, and ends a read that takes too long."""
         most = bound_of(status) if most_bytes is None else most_bytes
         total, deadline = 0, self._clock() + UNSIZED_S
 

@@ -1,7 +1,7 @@
 """Why an input was not read, in words.
 
-What the system says is `reason_of`; what this program decides is named here, or beside the one
-place that decides it. `docs/exit-codes.md` has the table of them all.
+`reason_of` gives the reasons of the system. Reasons of this program are constants here, or beside
+the one place that uses them. `docs/exit-codes.md` has the table of them all.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What a run leaves behind: its records in the audit log, and its matches in the record of matches.
+"""Recording a run: its entries in the audit log, and its matches in the record of matches.
 
-Neither may keep a run from telling what it found, so a failure to write is told once, counts in the
-exit code, and the run goes on.
+A run shows its outcomes even if one of them cannot be written: such a failure is told once, counts
+in the exit code, and the run goes on.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from hashclient.system.text import (
 
 _log = Log("scan")
 
-#: What the log repeats of all arguments of a run; together with the rest they are one of its lines.
+#: So much of the arguments of a run is logged; with the other fields they make one line of the log.
 MAX_LOGGED_ARGUMENTS_CHARS = 1 << 16
-#: Of so many matches that are recorded together, each record has a signature of its own.
+#: Up to so many matches that are recorded together each get a signature of their own.
 SIGNED_EACH = 64
-#: Of so many matches at once it is noted that they are gone.
+#: So many matches at once are noted as gone.
 GONE_BATCH = 512
 
 
@@ -56,10 +56,10 @@ class RunRecord:
         on_failure: Callable[[AuditError | StateError], None],
         places_of: Callable[[Sequence[Outcome]], list[Place]] | None = None,
     ) -> None:
-        """`command` is `scan` or `lookup`; `on_failure` is called once for what cannot be written.
+        """`command` is `scan` or `lookup`; `on_failure` is called once for each failing place.
 
-        The tags of outcomes are sealed under the key `key_id`. `places_of` says where files are; by
-        default that is taken from their paths.
+        The tags of outcomes are sealed under the key `key_id`. `places_of` returns the places of
+        files; by default their paths are used.
         """
         self._session = session
         self._command = command
@@ -89,9 +89,9 @@ class RunRecord:
         self._log([Event(f"{self._command}-start", data)])
 
     def keep(self, outcomes: Sequence[Outcome]) -> list[Recorded]:
-        """Remember and log what matches among `outcomes`; return all, with their records.
+        """Record and log the matches among `outcomes`; return all outcomes, with their records.
 
-        What a lookup finds has no file to remember. A kill between the record and the log leaves a
+        A match of a lookup has no file to remember. A kill between the record and the log leaves a
         match that the next scan logs.
         """
         kept = self._remember(outcomes)
@@ -104,19 +104,19 @@ class RunRecord:
             if o.kind is Kind.ACCEPTED
         ]
         if events:
-            # A report hands single records over, signed. A signature takes longer than all else
-            # that is done to record a match, so of many only the last one is signed, which covers
-            # the others: whoever packages a report has those signed that are in it.
+            # A report hands over single signed records. A signature takes longer than all the rest
+            # of recording a match. So of many records only the last one is signed, which covers the
+            # others; preparing a report signs the records in it.
             reportable = any(k.record is not None for k in kept)
             sign_each = reportable and len(events) <= SIGNED_EACH
             self._log(events, durable=True, sign_each=sign_each)
         return kept
 
     def note_gone(self, find: Callable[[Selection, datetime], Iterator[Left]]) -> None:
-        """Note of the matches that `find` gives that they are away, in the log and on record.
+        """Note in the log and on record that the matches which `find` gives are gone.
 
-        It is called with the record of matches and the time when the run began. A kill between the
-        log and the record leaves a match of which the next scan notes it again.
+        It is called with the record of matches and the time when the run began. After a kill
+        between the log and the record, the next scan notes the match again.
         """
         path = self._session.settings.layout.matches
         if self._matches_failed or self._audit_failed or not is_there(path):
@@ -137,7 +137,7 @@ class RunRecord:
             self._failed(error)
 
     def end(self) -> None:
-        """Log that the run has ended, and all that its verdict rests on; only the first time."""
+        """Log the end of the run, and all that its verdict is based on; only the first time."""
         if self._ended:
             return
         self._ended = True
@@ -206,14 +206,14 @@ class RunRecord:
 
 
 class MatchEvents:
-    """What is logged of matches and conflicts. There may be very many, so most need no encoder."""
+    """Log entries of matches and conflicts. There may be very many: most need no encoder."""
 
     def __init__(self) -> None:
         """Nothing is prepared yet."""
         self._hits = HitParts(lambda hit: json_around_entry(hit, LOGGED_FIELDS, compact=True))
 
     def of(self, recorded: Recorded) -> Event | Encoded:
-        """Return what is logged of one."""
+        """Return the log entry of one."""
         outcome, record = recorded.outcome, recorded.record
         path = outcome.origin or outcome.path
         kind = str(outcome.kind)
@@ -253,7 +253,7 @@ def _place_fields(outcome: Outcome) -> dict[str, Any]:
 
 
 def log_path(path: str) -> str:
-    """Return a path as text, of a very long one its beginning."""
+    """Return a path as text, or the beginning of a very long one."""
     return log_path_fields(path)["path"]
 
 
@@ -261,7 +261,7 @@ def _argument_fields(arguments: Sequence[str]) -> dict[str, Any]:
     """Return the fields that give `arguments` where room is limited: the first, and how many more.
 
     A shell makes arguments of the names in a directory, and whoever can make files there can make
-    more of them than a line of the log holds. They must not keep what matches out of it.
+    more arguments than a line of the log holds. They must not keep matches out of the log.
     """
     room, kept = MAX_LOGGED_ARGUMENTS_CHARS, list[str]()
     for argument in arguments:

@@ -1,9 +1,9 @@
-"""Records of files that were read: what a cache keeps, in columns.
+"""Records of files that were read, as a cache keeps them: in columns.
 
 A record is proven if nobody could have changed the file since without a new time (`leases`), and
-believed otherwise. A proven one does not age. A believed one is due, and answers no more, at the
-latest so many days after the file was read; on which of these days depends on the inode, so that
-each day has its share.
+believed otherwise. A proven one does not age. A believed one becomes due, and answers no more, at
+the latest so many days after the file was read. The day depends on the inode, so that each day has
+its share.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _FIELDS_BEFORE = [
     ("tags", "<u8", (3, 2)),
 ]
 #: One file. `mask` has the algorithms whose tags are known; `tags` are two words for each of MD5,
-#: SHA-1, SHA-256 in that order. A record with mask 0 stands for nothing. Times are nanoseconds
-#: modulo 2**64: anybody may give a file a time of long ago or far ahead. `read_day` is the day when
-#: the oldest of the tags was made, counted from 1970, or 0 if the record is proven.
+#: SHA-1, SHA-256 in that order. A record with mask 0 is empty. Times are nanoseconds modulo 2**64:
+#: anybody may give a file a time of long ago or far ahead. `read_day` is the day when the oldest of
+#: the tags was made, counted from 1970, or 0 if the record is proven.
 RECORD = np.dtype([*_FIELDS_BEFORE, ("read_day", "<u4")])
 #: The same in version 3.
 RECORD_BEFORE = np.dtype(_FIELDS_BEFORE)
@@ -56,10 +56,10 @@ def records_of(statuses: Sequence[os.stat_result]) -> Records:
 
 
 def are_due(records: Records, day: int, reread_days: int) -> npt.NDArray[np.bool_]:
-    """Tell which files are to be read again by `day`, since nothing proves what is known of them.
+    """Tell which files are to be read again by `day`, since their records have no proof.
 
-    Each inode has its day in each period of `reread_days`: the first one after a file was read.
-    What was read on a day that is yet to come was read while the clock was wrong.
+    Each inode has its day in each period of `reread_days`: the first one after a file was read. A
+    record with a day in the future was made while the clock was wrong.
     """
     read = records["read_day"].astype(np.int64)
     if reread_days < 1 or not read.any():
@@ -72,9 +72,9 @@ def are_due(records: Records, day: int, reread_days: int) -> npt.NDArray[np.bool
 def _adds(old: Records, new: Records, day: int, reread_days: int) -> npt.NDArray[np.bool_]:
     """Tell for which files of the same status the tags of an earlier record add to a later one's.
 
-    They must be of the same content. What is read after a proof is what was there then: all of it
-    is proven. Without one, the earlier tags are as old as they were: they add to others that are
-    believed, until they are due, and to nothing that is proven since.
+    Both must be of the same content. If the earlier record is proven, the content is still the
+    same: all tags are proven. Without a proof, the earlier tags keep their age: they add to a
+    believed record, until they are due, but not to a record that is proven.
     """
     proven = old["read_day"] == 0
     believed = ~proven & (new["read_day"] != 0)

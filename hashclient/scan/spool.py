@@ -1,8 +1,8 @@
-"""Room for streams that may be containers: they are kept until what is in them was checked.
+"""Room for streams that may be containers: they are kept until their members were checked.
 
-Little of them is kept in memory, together for all streams; what goes beyond is moved to files
-without a name, which nobody can open and nothing outlives. What has no room has no verdict. Threads
-may share the room; a stream is one thread's.
+All streams share a little memory; longer ones are moved to files without a name, which nobody can
+open and which end with the process. A stream without room has no verdict. Threads may share the
+room; a stream belongs to one thread.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from hashclient.scan.reasons import reason_of
 #: Bytes in memory, of all streams of one process together.
 MEMORY_BYTES = 32 << 20
 _COPY_BYTES = 1 << 20
-#: How often who waits for room looks whether that is still wanted.
+#: How often a thread that waits for room checks whether the stream is still wanted.
 _LOOK_S = 0.2
 
 
 class Spool:
-    """The room that the streams of one process have."""
+    """The room for the streams of one process."""
 
     def __init__(self, directory: Path, most_bytes: int) -> None:
         """Have `most_bytes` of disk in `directory`, which is made when it is first needed."""
@@ -38,7 +38,7 @@ class Spool:
         self._reserved = 0
 
     def keep(self) -> Spooled:
-        """Return what keeps one stream, as far as it may be a container."""
+        """Return a store for one stream, which keeps the stream if it may be a container."""
         return Spooled(self, MEMORY_BYTES + self._most_bytes)
 
     def has_memory(self, count: int) -> bool:
@@ -58,7 +58,7 @@ class Spool:
             return True
 
     def give_back(self, memory_bytes: int, disk_bytes: int) -> None:
-        """Take back what a stream had."""
+        """Take back the room of a stream."""
         with self._lock:
             self.memory_bytes -= memory_bytes
             self.disk_bytes -= disk_bytes
@@ -67,8 +67,8 @@ class Spool:
     def reserved(self, count: int, is_stopped: Callable[[], bool]) -> Iterator[None]:
         """Wait until there is room for one more stream of so many bytes, and keep it for the block.
 
-        Who knows how long a stream is need not find out in its middle that others have the room.
-        What has no room at all does not wait: it will be told so. The wait ends, too, when it
+        So a stream of known length does not run out of room in its middle. A stream that is longer
+        than all the room only waits for the others, and fails later. The wait ends, too, when it
         `is_stopped`.
         """
         count = min(count, self._most_bytes)
@@ -110,7 +110,7 @@ class Spooled(Kept):
         self._in_memory = self._on_disk = 0
 
     def close(self) -> None:
-        """Let go of what was kept, and of the room that it had."""
+        """Drop the bytes that were kept, and give back their room."""
         self._spool.give_back(self._in_memory, self._on_disk)
         self._in_memory = self._on_disk = 0
         super().close()
@@ -132,7 +132,7 @@ class Spooled(Kept):
         super()._write(chunk)
 
     def _has_disk(self, count: int) -> bool:
-        """Have room for so many more bytes on the disk, and for what was in memory until now."""
+        """Take room on the disk for so many more bytes, and for the bytes in memory."""
         wanted = count + self._in_memory
         if not self._spool.has_disk(wanted):
             self._fail("limit: there is no room for more streams that may be containers")
@@ -149,7 +149,7 @@ class Spooled(Kept):
         return True
 
     def _move(self) -> None:
-        """Move what is in memory to a file."""
+        """Move the bytes in memory to a file."""
         assert self._fd is not None
         fd = self._spool.open()
         try:

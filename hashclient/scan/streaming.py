@@ -1,4 +1,4 @@
-"""Checking a stream: what comes once, has no path, and whose length nobody knows before its end."""
+"""Checking a stream: it comes once, has no path, and its length is unknown before its end."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ class StreamChecker:
         self._members = members
 
     def digester(self) -> StreamDigester:
-        """Return what a stream of unknown length is pushed into, for `check`."""
+        """Return a sink for a stream of unknown length, for `check`."""
         return StreamDigester(self._judge.plan(None))
 
     def keeper(self) -> Kept | None:
-        """Return what keeps a stream that may be a container, for `check`."""
+        """Return a store for a stream that may be a container, for `check`."""
         return None if self._members is None else Kept(self._members.memory_bytes)
 
     def check(self, name: str, stream: StreamDigester, kept: Kept | None = None) -> Result:
-        """Judge a stream that has been read to its end; `name` is what it is called.
+        """Judge a stream that was read to its end; `name` is its name in outcomes.
 
-        What is in it is checked besides, if it was `kept`.
+        Its members are checked as well, if it was `kept`.
         """
         result = self._judge_whole(name, stream)
         if kept is not None and self._members is not None:
@@ -72,7 +72,7 @@ def judge_hit(
     digests: dict[Algorithm, bytes],
     places: Sequence[Place],
 ) -> Outcome:
-    """Judge a stream that has hit entries at `places` by `digests`, which are completed first."""
+    """Judge a stream that hit entries at `places` by `digests`, which are completed first."""
     missing = judge.wanted(places) & ~mask_of(digests)
     digests |= stream.more(Algorithm.in_mask(missing))
     tags = judge.seal(digests)

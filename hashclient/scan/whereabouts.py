@@ -1,8 +1,8 @@
-"""Where the files are that matched: their paths without links, and what stands for their places.
+"""Where files that matched are: their paths without links, and the identity of their places.
 
-A file has one record, whichever way a scan has come to it, and what is done about it is done where
-it is. Each directory is looked at once a batch. What cannot be found out, since a directory has
-vanished, say, is left as it was met: its place is unknown then.
+A file has one record, whichever way a scan has come to it, and actions happen at its real place.
+Each directory is looked at once a batch. If a place cannot be found out, since a directory has
+vanished, say, the path stays as the scan had it, and the place is unknown.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from hashclient.core.model import Outcome
 from hashclient.matches.recording import place_of
 from hashclient.scan.sources.files import open_directory
 
-#: The names in a directory are read where so many files in it are asked about, and so many times
-#: as many names at most.
+#: The names in a directory are read if so many of its files are asked about; so many times as many
+#: names are read at most.
 LISTED_FROM = 16
 LISTED_TIMES = 4
 
@@ -29,19 +29,19 @@ _PATH_FLAGS = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 class Grounds(Protocol):
-    """Knows where directories are inside of their file systems."""
+    """Knows the place of directories inside of their file systems."""
 
     def path_of(self, fd: int) -> str | None:
         """Return the path of an open directory without links."""
         ...
 
     def standing_of(self, fd: int, rest: bytes = b"") -> str | None:
-        """Return what stands for `rest` in an open directory, as `core.match.Place` has it."""
+        """Return the identity of `rest` in an open directory, as `core.match.Place` has it."""
         ...
 
 
 class _Directory(NamedTuple):
-    """Where a directory is, without links and without a slash at its end, and its standing."""
+    """The path of a directory, without links and without a slash at its end, and its standing."""
 
     path: str
     standing: str | None
@@ -50,12 +50,12 @@ class _Directory(NamedTuple):
 class _Links:
     """Which of many files are links.
 
-    To ask the system about each takes longer than all else here. Of a directory in which there are
-    many of them its list of names tells, as far as that is read: it may be much longer.
+    Asking the system about each takes longer than all the rest here. For a directory with many of
+    them, its list of names is read instead, up to a limit: the list may be much longer.
     """
 
     def __init__(self, directories: Iterable[str]) -> None:
-        """Answer for files whose directories are `directories`, one a file."""
+        """Answer for files in `directories`, one directory a file."""
         self._counts = Counter(directories)
         #: By directory, the names that were seen there, and whether each is a link.
         self._seen: dict[str, dict[str, bool]] = {}
@@ -71,12 +71,12 @@ class _Links:
         try:
             return stat.S_ISLNK(os.lstat(path).st_mode)
         except OSError:
-            # Too long for one call, or gone again: links are refused where it is isolated.
+            # Too long for one call, or gone again: isolation refuses links anyway.
             return False
 
     def _list(self, directory: str) -> dict[str, bool]:
         count = self._counts[directory]
-        # What has no slash is in the working directory, and `/` itself is cut off at the root.
+        # No directory: the path has no slash, or the file is in the root itself.
         if count < LISTED_FROM or not directory:
             return {}
         try:
@@ -88,7 +88,7 @@ class _Links:
 
 
 class Whereabouts:
-    """Says where files are, by what `grounds` know."""
+    """Finds the places of files, with the help of `grounds`."""
 
     def __init__(self, grounds: Grounds) -> None:
         """Nothing is looked at yet."""

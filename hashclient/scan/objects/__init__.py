@@ -1,1 +1,1 @@
-"""Scans of buckets: which objects are read, and what becomes of each."""
+"""Scans of buckets: which objects are read, and the outcome of each."""

@@ -1,9 +1,9 @@
-"""What was read of objects before: sealed tags by bucket, key, version, ETag and size.
+"""Memory of objects that were read: sealed tags by bucket, key, version, ETag and size.
 
-A row stands for all of these by one hash of them, so a name that has another ETag or length now is
-not known, and neither is anything told of what is in a bucket. Only what was read is kept, never
-what a store says. A version cannot change; without one, an ETag that is the same is believed for so
-many days. Like the inventory, the file may be lost at any time.
+A row has one hash of all of these. So a name that has another ETag or length now is not known, and
+the file does not show what is in a bucket. Only tags of content that was read are kept, never
+digests that a store gives. A version cannot change; without a version, the same ETag is believed
+for so many days. Like the inventory, the file may be lost at any time.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from hashclient.system.sqlite import open_database
 from hashclient.system.text import excerpt, printable
 
 VERSION = 1
-#: What `records` returns, as far as a judge wants to know.
+#: The type that `records` returns.
 RECORD = np.dtype([("mask", "u1"), ("tags", "<u8", (3, 2)), ("read_day", "<u4")])
 #: Rows that wait before they are written.
 WAITING = 2_000
@@ -56,31 +56,31 @@ _FIND = (
     " WHERE id IN (SELECT value FROM json_each(?))"
 )
 _STORE = "INSERT OR REPLACE INTO object VALUES (?, ?, ?, ?, ?, ?)"
-#: What SQLite says of a file that is not what we wrote.
+#: Errors of SQLite for a file that has other content than was written.
 _DAMAGE = frozenset({sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _HINT = "it may be removed at any time; a scan then reads every object again"
 
 
-#: A row: its name, the day it was read, its mask, its tags, what is inside, and a checksum.
+#: A row: its name, the day of the read, its mask, its tags, its members, and a checksum.
 _Row = tuple[str, int, int, bytes, bytes, int]
 
 
 class Known(msgspec.Struct):
-    """What is known of objects: a record of each, and of containers what is inside, by number."""
+    """Known objects: a record of each, and the members of containers, by number."""
 
     records: Records
     insides: dict[int, Inside]
 
 
 def row_id(namespace: str, key: str, version: str | None, etag: str | None, size: int) -> str:
-    """Return what a row is called: 32 hexadecimal digits."""
+    """Return the name of a row: 32 hexadecimal digits."""
     parts = (namespace, key, version or "", etag or "", str(size))
     text = "\0".join(f"{len(part)} {part}" for part in parts)
     return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 
 
 class ObjectCache:
-    """What is known of objects in one state directory; used by the thread that hands work out."""
+    """Known objects in one state directory; used by the thread that hands out work."""
 
     def __init__(
         self,
@@ -94,8 +94,8 @@ class ObjectCache:
     ) -> None:
         """Nothing is opened yet. Tags are sealed under the key `key_id`.
 
-        With `use` unset nothing is known, and what is read is written all the same. What cannot be
-        read or written is told once, to `on_failure`.
+        With `use` unset nothing is known, and records are written all the same. `on_failure` is
+        called once with an error to read or write.
         """
         self._path = Layout(state_dir).objects
         self._key_id = key_id
@@ -109,10 +109,10 @@ class ObjectCache:
         self._day = int(time.time() // DAY_S)
 
     def find(self, ids: Sequence[str], *, are_versions: Sequence[bool]) -> Known | None:
-        """Return a record for each of `ids`, of mask 0 where nothing is known; None if none is.
+        """Return a record for each of `ids`, with mask 0 if it is not known; None if none is known.
 
-        `are_versions` says which of them are of one version. What is only believed has its day in
-        `read_day`, and what is known has 0.
+        `are_versions` says which of them are of one version. A record that is only believed has its
+        day in `read_day`, and one of a version has 0.
         """
         if not self._use or self._is_broken or (self._db is None and not is_there(self._path)):
             return None
@@ -138,7 +138,7 @@ class ObjectCache:
         return Known(records, insides)
 
     def learn(self, name: str, mask: int, tags: bytes, inside: bytes = b"") -> None:
-        """Remember what was read of an object, and what is `inside` of a container."""
+        """Remember the tags of an object, and the members `inside` of a container."""
         if self._is_broken:
             return
         self._waiting[name] = _row(name, self._day, mask, tags, inside)
@@ -146,7 +146,7 @@ class ObjectCache:
             self.flush()
 
     def flush(self) -> None:
-        """Write what was learned."""
+        """Write the new records."""
         if not self._waiting or self._is_broken:
             return
         with self._failures():
@@ -165,7 +165,7 @@ class ObjectCache:
         self._waiting.clear()
 
     def close(self) -> None:
-        """Write what was learned, and close."""
+        """Write the new records, and close."""
         self.flush()
         if self._db is not None:
             self._db.close()
@@ -234,7 +234,7 @@ class ObjectCache:
 
 
 def _rows(db: sqlite3.Connection, ids: Sequence[str]) -> dict[str, _Row]:
-    """Return what is stored under these names, and is what was written."""
+    """Return the rows with these names whose checksum is right."""
     rows: list[_Row] = db.execute(_FIND, (json.dumps(ids),)).fetchall()
     return {row[0]: row for row in rows if row == _row(*row[:5])}
 
@@ -246,9 +246,9 @@ def _row(name: str, day: int, mask: int, tags: bytes, inside: bytes) -> _Row:
 
 
 def _merged(old: _Row | None, new: _Row) -> _Row:
-    """Return what is known of an object after it was read again, perhaps in another way.
+    """Return the record of an object after it was read again, perhaps with other algorithms.
 
-    Its content is the same: its name says so. What is older makes all of it as old.
+    Its content is the same: its name says so. The older day counts for all tags.
     """
     if old is None or not (old[2] & ~new[2] or (old[4] and not new[4])):
         return new

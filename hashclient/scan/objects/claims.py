@@ -1,9 +1,9 @@
-"""Digests that a store gives with its listing: MD5s, as far as an ETag may be one.
+"""Digests that a store gives with its listing: ETags that may be MD5s.
 
 S3 makes the ETag of an object that was uploaded whole from its MD5; Google does so, too. An ETag
-with a dash (of parts), of another length, or of an encrypted object is something else, and of these
-the last look like an MD5. So an ETag only tells where the configuration says that those of a store
-are MD5s. Columns in, columns out.
+with a dash (of parts), of another length, or of an encrypted object is something else, and the last
+kind looks like an MD5. So an ETag counts only where the configuration says that the ETags of a
+store are MD5s. Columns in, columns out.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ EVIDENCE = {"s3": "etag", "gs": "md5Hash"}
 
 
 def md5_claims(etags: Any) -> tuple[Flags, Uint8]:
-    """Return which of n ETags may be an MD5, and these as (m, 16) bytes, in their order."""
+    """Return which of n ETags may be an MD5, and those m ETags as (m, 16) bytes, in order."""
     bare = pc.utf8_trim(etags, '"')
     fits = pc.fill_null(pc.equal(pc.binary_length(bare), _HEX_CHARS), fill_value=False)
     chosen = bare.filter(fits).cast(pa.binary()).cast(pa.binary(_HEX_CHARS))

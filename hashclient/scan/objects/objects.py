@@ -1,8 +1,8 @@
-"""A scan of buckets: what is listed is sorted, read as far as it has to be, and told.
+"""A scan of buckets: list objects, sort them, read those that need it, and yield outcomes.
 
-Listing and reading happen in threads; sorting, the cache and all that is told in the thread that
-iterates. What is told of a bucket is in no order. A listing that ends early makes its URI unread,
-with a token to go on with; whatever was listed before counts.
+Listing and reading happen in threads; sorting, the cache and all outcomes in the thread that
+iterates. The outcomes of a bucket are in no order. A listing that ends early makes its URI unread,
+with a token to go on; all objects that were listed before count.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from hashclient.scan.objects.wanted import Checked
 from hashclient.scan.spool import Spool
 from hashclient.system.cgroups import usable_processors
 
-#: Objects that are read at a time: a store takes long to answer, and many at once.
+#: Objects that are read at a time: a store takes long to answer, but answers many at once.
 READERS = 16
-#: How often it is told that time has passed.
+#: How often `Advance` is yielded.
 TICK_S = 0.2
-#: Outcomes that are told together.
+#: Outcomes that are yielded together.
 _TOGETHER = 1_000
 
 ENDED = "the listing ended early: {}"
@@ -49,11 +49,11 @@ CONTRADICTED = "its {} was taken for its md5, and that of another object is none
 
 
 class Request(msgspec.Struct, frozen=True):
-    """What is asked for: objects by their URIs, and how.
+    """What to check: objects by their URIs, and how.
 
     Without `reads`, nothing is read. With `all_versions`, every version counts. `after` is the key
-    behind which the listing of the one URI goes on. With a `report`, what that says of the one URI
-    takes the place of its listing.
+    behind which the listing of the one URI goes on. A `report` on the one URI takes the place of
+    its listing.
     """
 
     uris: tuple[ObjectUri, ...]
@@ -64,10 +64,10 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Tools(msgspec.Struct, frozen=True):
-    """What a scan of buckets is done with.
+    """The means of a scan of buckets.
 
-    `trusts` tells of a bucket, by its URI, whether its ETags are trusted; `readers` is how many
-    objects are read at a time.
+    `trusts` tells by the URI of a bucket whether its ETags are trusted; `readers` is the number of
+    objects that are read at a time.
     """
 
     spool: Spool
@@ -81,10 +81,10 @@ class Objects:
     """The objects of one scan."""
 
     def __init__(self, request: Request, tools: Tools) -> None:
-        """Nothing is asked of a store yet."""
+        """No store is called yet."""
         self._request = request
         self._tools = tools
-        #: Where an interrupted scan goes on, once that can be said.
+        #: Where an interrupted scan goes on, once that is known.
         self.token: str | None = None
 
     @property
@@ -95,11 +95,11 @@ class Objects:
     def check(
         self, judge: Judge, make_members: Callable[[], Members | None], *, keep_clean: bool
     ) -> Generator[Result | Outcome | Advance]:
-        """Check all objects; `make_members` gives what opens containers, for each thread its own.
+        """Check all objects; `make_members` makes an opener of containers for each thread.
 
         Raises:
-            StateError: an index cannot be read, or there is no room for what has to be kept.
-            UsageError: a library is missing, or what is asked for a store cannot do.
+            StateError: an index cannot be read, or there is no room to keep objects.
+            UsageError: a library is missing, or a store cannot do what was asked for.
         """
         # Of many small pages, Arrow's own allocator keeps some 30 MB more than the system's.
         pool = pa.default_memory_pool()
@@ -120,7 +120,7 @@ class Objects:
         *,
         keep_clean: bool,
     ) -> Iterator[Result | Outcome | Advance]:
-        yield Advance()  # before anything is waited for
+        yield Advance()  # before the first wait
         store = Store(uri.scheme, uri.bucket)
         members = make_members if self._request.reads else lambda: None
         run = _Bucket(uri, store, judge, self._request, self._tools, members, keep_clean=keep_clean)
@@ -194,7 +194,7 @@ class _Bucket:
         return make_token(self._uri, self._after)
 
     def check(self) -> Iterator[Result | Outcome | Advance]:
-        """List, read and tell."""
+        """List, read, and yield outcomes."""
         ended = None
         pages = Threads(self._pages, self._reader, self._tools.readers)
         try:
@@ -268,7 +268,7 @@ class _Bucket:
         self._move_on()
 
     def _move_on(self) -> None:
-        """Note behind which key everything is told."""
+        """Note the key up to which all objects are told."""
         while self._open and not self._open[0].left:
             key = self._open.popleft().last_key
             if self._is_listing and key is not None:
@@ -302,7 +302,7 @@ class _Bucket:
 
 
 class _OpenPage(msgspec.Struct):
-    """A page that is not done: how many of its objects are being read, and its last key."""
+    """A page that is not done: the number of its objects that are being read, and its last key."""
 
     number: int
     left: int

@@ -1,6 +1,6 @@
-"""Objects that are clean by what their store says, until nothing can contradict it any more.
+"""Objects that are clean by their store's digest; they wait until the end of the run.
 
-One object whose content is not what the store said makes all of these unread. There may be
+If the content of one object contradicts the store's digest, all of these are unread. There may be
 millions, so they wait in a file without a name, and only their number is kept in memory.
 """
 
@@ -28,7 +28,7 @@ class Pending:
     """Objects that wait for the end of a run."""
 
     def __init__(self, spool: Spool) -> None:
-        """Keep them in a file in the directory of `spool`, which is made when there is one."""
+        """Keep them in a file in the directory of `spool`, which is made for the first object."""
         self._spool = spool
         self._file: BinaryIO | None = None
         self._writer: Any = None
@@ -109,7 +109,7 @@ class Pending:
         return count
 
     def close(self) -> None:
-        """Let go of them."""
+        """Drop them."""
         if self._file is not None:
             self._file.close()
         self._file = self._writer = None

@@ -2,10 +2,10 @@
 
 1. Each range is asked for on the condition that the object is the one that was listed, by its ETag
    and, once that is known, by its version.
-2. What comes must be as long as the listing says: anything else is unread.
-3. One digest that hits tells which others the entry has: these are computed in a second read.
-4. What may be a container is kept while it is read, as far as there is room, and opened then.
-5. What no digest is needed of is only looked at, at its beginning and its end.
+2. The content must be as long as the listing says: otherwise the object is unread.
+3. If a digest hits, the other digests of the entry are computed in a second read.
+4. An object that may be a container is kept while it is read, if there is room, and then opened.
+5. Of an object that needs no digest, only the beginning and the end are read.
 
 A reader is used by one thread.
 """
@@ -43,18 +43,19 @@ from hashclient.scan.reasons import reason_of
 from hashclient.scan.records import PLAIN
 from hashclient.scan.spool import Spool
 
-#: Bytes that are asked for at a time: a connection that breaks costs no more than that.
+#: Bytes that are asked for at a time: a broken connection costs no more than that.
 RANGE_BYTES = 16 << 20
-#: What is longer is looked at before it is read: only what may be a container takes room.
+#: A longer object is looked at before it is read, so that only one that may be a container takes
+#: room.
 LARGE_BYTES = 1 << 20
 
 
 class StoppedError(Exception):
-    """The scan has ended: nobody waits for what is read."""
+    """The scan has ended: the object is not needed any more."""
 
 
 class Opener:
-    """Opens what may be a container, for several threads, of which a few do so at a time.
+    """Opens objects that may be containers, for several threads; a few of them do so at a time.
 
     Each container is opened by a process, which may take much memory.
     """
@@ -67,13 +68,13 @@ class Opener:
             self._free.put(one)
 
     def watch(self, stack: contextlib.ExitStack) -> Kept:
-        """Return what keeps a short object if it may be a container, until `stack` is closed."""
+        """Return a store for a short object that may be a container, until `stack` is closed."""
         kept = self._spool.keep()
         stack.callback(kept.close)
         return kept
 
     def keep(self, stack: contextlib.ExitStack, size: int, is_stopped: Callable[[], bool]) -> Kept:
-        """Return what keeps an object of this size; this waits until there is room."""
+        """Return a store for an object of this size; this waits until there is room."""
         stack.enter_context(self._spool.reserved(size, is_stopped))
         kept = self._spool.keep()
         stack.callback(kept.close)
@@ -81,9 +82,9 @@ class Opener:
         return kept
 
     def open(self, kept: Kept, path: str, result: Result) -> tuple[bool, bytes]:
-        """Check what is in an object that was kept.
+        """Check the members of an object that was kept.
 
-        Return whether it is no container, and what a cache may know of what is in it.
+        Return whether it is no container, and its members for a cache.
         """
         members = self._free.get()
         try:
@@ -112,8 +113,8 @@ class ObjectReader:
     ) -> None:
         """Judge with `judge`; open containers with `opener`.
 
-        With `keep_clean`, clean objects are outcomes as well. What is read when the scan
-        `is_stopped` is given up.
+        With `keep_clean`, clean objects are outcomes as well. A read is given up when the scan
+        `is_stopped`.
         """
         self._store = store
         self._bucket = store.text
@@ -135,7 +136,7 @@ class ObjectReader:
             if error.trouble is Trouble.GONE and (other := self._with_its_slash(wanted)):
                 return self.check(other)
             return self._unread(wanted, error.reason)
-        except OSError as error:  # of what is kept of it here
+        except OSError as error:  # the bytes of it that are kept here
             return self._unread(wanted, reason_of(error))
 
     def _check(self, wanted: Wanted) -> Checked:
@@ -156,7 +157,7 @@ class ObjectReader:
             if plan or kept is not None:
                 digests = read.whole(plan, kept)
             if opener is not None and kept is not None and self._is_behind(kept):
-                # Its end alone tells of an archive: it is read again, and kept as a whole.
+                # Only its end shows an archive: it is read again, and kept as a whole.
                 kept = opener.keep(stack, wanted.size, self._is_stopped)
                 read.whole((), kept)
             outcome = self._judge_digests(wanted, read, digests)
@@ -177,7 +178,7 @@ class ObjectReader:
         elif wanted.settled == BY_SIZE:
             result.ruled_out_by_size = 1
         else:
-            return  # it is counted when nothing can contradict its store any more
+            return  # it is counted at the end of the run, if no object contradicts its store
         if outcome.kind is Kind.CLEAN:
             result.clean = 1
         if outcome.kind is not Kind.CLEAN or self._keep_clean:
@@ -186,7 +187,7 @@ class ObjectReader:
     def _judge_digests(
         self, wanted: Wanted, read: _Read, digests: dict[Algorithm, bytes]
     ) -> Outcome:
-        """Judge an object by its digests; those that an entry has besides are computed first."""
+        """Judge an object by its digests; the other digests of an entry are computed first."""
         places: list[Place] = []
         for algorithm, words in self._judge.seal(digests).items():
             found = self._judge.find(algorithm, words.reshape(1, 2))
@@ -223,7 +224,7 @@ class ObjectReader:
 
     @staticmethod
     def _is_behind(kept: Kept) -> bool:
-        """Tell whether what was let go ends as an archive does."""
+        """Tell whether a stream that was not kept ends as an archive does."""
         return kept.finish() is None and kept.failure == BEHIND
 
     def _looks_like_one(self, read: _Read) -> bool:

@@ -1,14 +1,14 @@
-"""What is to be done about each object of a page, as columns as long as that can be.
+"""Decide about each object of a page, in columns as far as possible.
 
-1. What is known not to be readable is unread.
-2. A size that no entry has decides, and an object without any byte is on no list.
-3. Where ETags of the store are trusted, and every entry of its size has an MD5, an ETag that is no
-   entry's decides. One in a thousand is read all the same, and the first of a run.
-4. What was read before and has not changed since is looked up by its tags.
-5. The rest is read; without reading, it is unread, and the reason says what there is to go by.
+1. An object that is known to be unreadable is unread.
+2. A size that no entry has decides, and an empty object is on no list.
+3. Where ETags of the store are trusted, and every entry of its size has an MD5, an ETag that no
+   entry has decides. One object in a thousand is read all the same, and so is the first of a run.
+4. An object that was read before and has not changed since is looked up by its tags.
+5. The rest is read; without reading, it is unread, and the reason says what is known of it.
 
-Where containers are opened, what 2 and 3 decide is looked at besides, unless the cache knows that
-there is nothing to be found in it.
+Where containers are opened, an object that 2 or 3 decides is looked at as well, unless the cache
+knows that it is no container or has no listed member.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from hashclient.scan.objects.claims import EVIDENCE, Flags, md5_claims
 from hashclient.scan.objects.wanted import BY_SIZE, KNOWN, Wanted
 from hashclient.scan.records import PLAIN
 
-#: Of so many objects that their store's digests decide, one is read.
+#: Of so many objects that are decided by their store's digests, one is read.
 SAMPLE = 1_000
 
 UNREAD = "--no-read: nothing but its content could tell"
@@ -46,11 +46,11 @@ NO_DIGEST = "--no-read: its store gives no digest of it"
 
 
 class Options(msgspec.Struct, frozen=True):
-    """How objects of one bucket are dealt with.
+    """How objects of one bucket are handled.
 
-    `namespace` tells the bucket from those of the same name elsewhere: it may have to look first.
-    With `trusts`, an ETag that may be an MD5 is taken for one. Without `reads`, nothing is read.
-    With `looks`, what is in containers counts.
+    `namespace` tells the bucket from those of the same name elsewhere: it may have to ask the
+    store. With `trusts`, an ETag that may be an MD5 is taken for one. Without `reads`, nothing is
+    read. With `looks`, what is in containers counts.
     """
 
     bucket: str
@@ -63,7 +63,7 @@ class Options(msgspec.Struct, frozen=True):
 
 
 class Sorted(msgspec.Struct):
-    """What became of a page: what is counted, what is to be read, what only its store decides.
+    """A page after sorting: counts, objects to be read, and objects that only their store decides.
 
     The last are a page, and single objects besides.
     """
@@ -87,7 +87,7 @@ class Sorter:
     ) -> None:
         """`chance` says which objects are read to check what their store says.
 
-        `are_clean` tells of containers whose members are known that none of these is listed.
+        `are_clean` tells which containers, by their known members, have no listed one.
         """
         self._judge = judge
         self._options = options
@@ -146,7 +146,7 @@ class Sorter:
         return claims
 
     def _sample(self, by_store: Flags) -> Flags:
-        """Choose which objects are read although their store's digest decides."""
+        """Choose the objects that are read although their store's digest decides."""
         sampled: Flags = np.zeros(len(by_store), np.bool_)
         rows = np.flatnonzero(by_store)
         if len(rows) and self._options.reads:
@@ -157,7 +157,7 @@ class Sorter:
         return sampled
 
     def _go_through(self, work: _Work, done: Sorted) -> None:
-        """Settle what was read before, and want or give up the rest."""
+        """Settle objects that were read before; the rest is read or unread."""
         options, judge, result = self._options, self._judge, done.result
         objects = list(objects_of(work.page, work.rows))
         known = self._known(objects)
@@ -182,7 +182,7 @@ class Sorter:
             done.wanted.append(wanted)
 
     def _is_known(self, wanted: Wanted, known: _Known | None) -> bool:
-        """Tell whether all that is wanted of an object is known, and none of it listed."""
+        """Tell whether all wanted digests of an object are known, and none is listed."""
         if known is None:
             return False
         has_inside = not self._options.looks or bool(known.mask & PLAIN) or known.members > 0
@@ -190,7 +190,7 @@ class Sorter:
         return has_inside and known.mask & needed == needed
 
     def _settle_known(self, wanted: Wanted, known: _Known, done: Sorted, *, by_store: bool) -> None:
-        """Count an object that was read before, and what is in it."""
+        """Count an object that was read before, and its members."""
         result, members = done.result, known.members if self._options.looks else 0
         result.members += members
         count = members
@@ -204,9 +204,9 @@ class Sorter:
         result.believed_unchanged += count if known.is_believed else 0
 
     def _known(self, objects: Sequence[Wanted]) -> dict[int, _Known]:
-        """Return what is known of objects that were read before, by their number.
+        """Return the records of objects that were read before, by their number.
 
-        Neither they nor anything in them is listed, as far as that is known.
+        As far as known, no list has them or a member of them.
         """
         if self._cache is None:
             return {}
@@ -216,7 +216,7 @@ class Sorter:
         if found is None:
             return {}
         records, insides = found.records, found.insides
-        # What has neither ETag nor version may be anything.
+        # An object with neither ETag nor version may be anything.
         has_name = [w.version is not None or w.has_strong_etag for w in objects]
         records["mask"][~np.array(has_name)] = 0
         tagged = records["mask"] & np.uint8(mask_of(Algorithm))
@@ -240,7 +240,7 @@ class Sorter:
         }
 
     def _why_unread(self, work: _Work, row: int) -> str:
-        """Say of an object that is not read what there is to go by."""
+        """Say what is known of an object that is not read."""
         name = EVIDENCE.get(self._options.scheme)
         if name is None or not work.claims.is_md5[row]:
             return NO_DIGEST
@@ -270,7 +270,7 @@ class Sorter:
 
 
 class _Known(msgspec.Struct, frozen=True):
-    """What is known of an object: a mask, whether it is only believed, how much is inside."""
+    """A known object: a mask, whether it is only believed, the number of members."""
 
     mask: int
     is_believed: bool
@@ -278,7 +278,7 @@ class _Known(msgspec.Struct, frozen=True):
 
 
 class _Claims:
-    """What a store says of the objects of a page: which may be MD5s, decide, and are listed."""
+    """ETags of the objects of a page: which may be MD5s, which decide, and which are listed."""
 
     def __init__(self, count: int) -> None:
         self.is_md5: Flags = np.zeros(count, np.bool_)
@@ -288,13 +288,13 @@ class _Claims:
         self.digests: npt.NDArray[np.uint8] = np.zeros((0, 16), np.uint8)
 
     def digest_of(self, row: int) -> bytes:
-        """Return the digest that is claimed of an object."""
+        """Return the digest that the store claims of an object."""
         digest: bytes = self.digests[self.rows.searchsorted(row)].tobytes()
         return digest
 
 
 class _Work(msgspec.Struct, frozen=True):
-    """The rows of a page that columns have not settled, and what is known of each row."""
+    """The rows of a page that columns have not settled, and the facts of each row."""
 
     page: Any
     rows: npt.NDArray[np.intp]
@@ -305,7 +305,7 @@ class _Work(msgspec.Struct, frozen=True):
 
 
 def objects_of(page: Any, rows: npt.NDArray[np.intp]) -> Iterator[Wanted]:
-    """Yield some objects of a page, with nothing asked of them yet."""
+    """Yield some objects of a page, with no work assigned yet."""
     part = page.take(pa.array(rows))
     columns = [part.column(name).to_pylist() for name in ("key", "size", "etag", "version")]
     for key, size, etag, version in zip(*columns, strict=True):

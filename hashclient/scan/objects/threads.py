@@ -1,9 +1,9 @@
-"""Threads beside the one that hands work out: one lists a bucket, several read objects.
+"""Threads beside the one that hands out work: one lists a bucket, several read objects.
 
-Requests take their time and the libraries let other threads run, so processes would gain nothing;
-and what obstore has begun must not be forked. Everything comes back through one queue. The threads
-are daemons, and stop at the next chunk once the scan has ended: a server that gives nothing must
-not hold up Ctrl-C.
+Requests take long and the libraries let other threads run, so processes would gain nothing; and a
+process in which obstore has started must not be forked. Everything comes back through one queue.
+The threads are daemons, and stop at the next chunk once the scan has ended: a silent server must
+not delay Ctrl-C.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Page(msgspec.Struct, frozen=True):
 
 
 class Failed(msgspec.Struct, frozen=True):
-    """What a thread has raised."""
+    """An exception of a thread."""
 
     error: BaseException
 
@@ -55,9 +55,10 @@ class Threads:
     def __init__(
         self, pages: Iterator[Any], make_reader: Callable[[Callable[[], bool]], Checks], most: int
     ) -> None:
-        """List `pages`, and read with up to `most` readers, each with what `make_reader` gives.
+        """List `pages`, and read with up to `most` threads, each with a reader of `make_reader`.
 
-        That is called in the caller's thread, with what tells whether the scan has ended.
+        `make_reader` is called in the caller's thread, with a function that tells whether the scan
+        has ended.
         """
         self._events: SimpleQueue[Event] = SimpleQueue()
         self._todo: SimpleQueue[Wanted | None] = SimpleQueue()
@@ -94,7 +95,7 @@ class Threads:
 
     @property
     def is_over(self) -> bool:
-        """Whether all is listed and read, and taken."""
+        """Whether all is listed, read and taken."""
         return self._is_listed and not self.backlog
 
     def end_listing(self) -> None:
@@ -102,7 +103,7 @@ class Threads:
         self._is_listed = True
 
     def read(self, wanted: Wanted) -> None:
-        """Let an object be read.
+        """Have an object read.
 
         Raises:
             StateError: the system has no room for a thread.
@@ -114,10 +115,10 @@ class Threads:
         self._todo.put(wanted)
 
     def next(self, seconds: float) -> Page | Checked | None:
-        """Return what comes next, None if nothing does for so many seconds.
+        """Return the next result, None if none comes for so many seconds.
 
         Raises:
-            BaseException: what a thread has raised.
+            BaseException: a thread has raised it.
         """
         try:
             event = self._events.get(timeout=seconds)

@@ -1,7 +1,7 @@
-"""Where a listing that ended early goes on: a text to be given back as it was told.
+"""A token: a text that says where a listing that ended early goes on.
 
-It says of which URI it is and behind which key it goes on. It holds no secret and proves nothing:
-whoever makes one up only leaves out what comes before, as with another URI.
+It has the URI and the key behind which the listing goes on. It holds no secret and proves nothing:
+a made-up token only leaves out earlier keys, as another URI would.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ def make_token(uri: ObjectUri, after: str) -> str:
 
 
 def read_token(token: str, uri: ObjectUri) -> str:
-    """Return the key that a token says, for a listing of `uri`.
+    """Return the key in a token, for a listing of `uri`.
 
     Raises:
-        UsageError: it is none, or is of something else.
+        UsageError: it is no token, or is for something else.
     """
     try:
         if len(token) > _MAX_CHARS:

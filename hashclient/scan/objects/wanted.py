@@ -1,4 +1,4 @@
-"""What is asked of one object, and what it came to: values between those who sort and who read."""
+"""The work on one object, and its result: values that pass between sorting and reading."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from hashclient.core.objecturi import key_text, version_text
 from hashclient.index.matcher import Plan
 from hashclient.scan.executors.interface import Result
 
-#: What an outcome rests on, besides `read`.
+#: The evidence of an outcome, besides `read`.
 READ = "read"
 BY_SIZE = "size"
 KNOWN = "known"
 
 
-#: What a cache may know of an object: a mask, tags, and what is inside.
+#: The record of an object for a cache: a mask, tags, and members.
 Record = tuple[int, bytes, bytes]
 
 
 class Wanted(msgspec.Struct, gc=False):
-    """An object that is to be read, or to be looked at for being a container.
+    """An object that is to be read, or that may be a container.
 
     `plan` are the algorithms to compute, none where its size or its ETag has decided. With `looks`,
-    what is in it counts. `claimed` is the MD5 that its ETag is said to be, where that is trusted
-    and to be checked. `settled` says how it is counted where it need not be read: as `BY_SIZE`, or
-    by what the store says. `page` is the number of the page that it was listed on.
+    its members count. `claimed` is the MD5 that its ETag should be, where the ETag is trusted and
+    to be checked. `settled` says how it is counted if it need not be read: as `BY_SIZE`, or by the
+    store's digest. `page` is the number of the page that it was listed on.
     """
 
     key: str
@@ -39,7 +39,7 @@ class Wanted(msgspec.Struct, gc=False):
 
     @property
     def has_strong_etag(self) -> bool:
-        """Whether its ETag stands for its bytes; a weak one stands for something like them."""
+        """Whether its ETag stands for its exact bytes; a weak one only for similar content."""
         return self.etag is not None and not self.etag.startswith("W/")
 
     def uri(self, bucket: str, version: str | None = None) -> str:
@@ -48,10 +48,10 @@ class Wanted(msgspec.Struct, gc=False):
 
 
 class Checked(msgspec.Struct):
-    """What an object came to; `record` is what the cache may know of it: a mask, and tags.
+    """The result for an object; `record` is its record for the cache.
 
-    With `contradicted`, its ETag is not the MD5 that it was taken for. With `by_store`, it is clean
-    by what its store says, and not counted yet.
+    With `contradicted`, its ETag is not the MD5 of its content. With `by_store`, it is clean by the
+    store's digest, and not counted yet.
     """
 
     result: Result
