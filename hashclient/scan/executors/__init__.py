@@ -1,1 +1,1 @@
-"""What runs the checking of inputs."""
+"""Executors: they run the checking of inputs."""

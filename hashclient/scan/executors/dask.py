@@ -1,10 +1,10 @@
-"""A cluster of Dask: batches go out to workers on many machines, and what they found comes back.
+"""A cluster of Dask: batches go out to workers on many machines, and their results come back.
 
-Dask does what it is for: it hands batches to whoever has room, and hands them out again when a
-worker dies. A batch during which too many have died is lost, and its files are unread. Here it is
-kept how much is on its way, and that each batch ends once: a result is taken from Dask one time
-only. Workers list the trees and check the files; whatever is recorded or done about it is the
-business of whoever iterates. Without a scheduler all that is not checked yet is unread.
+Dask hands batches to workers that have room, and hands them out again when a worker dies. If too
+many workers die during a batch, the batch is lost, and its files are unread. This module limits the
+number of batches on their way, and makes sure that each batch ends once: a result is taken from
+Dask one time only. Workers list the trees and check the files; the caller records the outcomes and
+acts on them. Without a scheduler, all files that are not checked yet are unread.
 """
 
 from __future__ import annotations
@@ -48,18 +48,18 @@ from hashclient.scan.executors.interface import Advance, MakeChecker, Result
 from hashclient.scan.reasons import CLUSTER_GONE, WORKER_DIED, WORKER_FAILED
 from hashclient.scan.sources.interface import Task
 
-#: Batches on their way for each that can be checked at a time: one is at work and one waits.
+#: Batches on their way for each one that can be checked at a time: one is at work and one waits.
 AHEAD = 2
-#: A batch with which so many workers have died is not tried again.
+#: A batch during which so many workers have died is not tried again.
 MOST_DEATHS = 3
-#: For a worker to come back when none is left.
+#: Seconds for a worker to come back when none is left.
 PATIENCE_S = 60.0
 
 Found = Result | Outcome | Advance
 
 
 class _Job(msgspec.Struct):
-    """A batch that is on its way, and what stands for it."""
+    """A batch that is on its way, and its Dask future."""
 
     batch: ToCheck | ToList
     future: Any = None
@@ -68,7 +68,7 @@ class _Job(msgspec.Struct):
 
 
 class Dask:
-    """Runs batches on the workers of a cluster, which list the trees of a scan besides."""
+    """Runs batches on the workers of a cluster, which also list the trees of a scan."""
 
     def __init__(
         self,
@@ -82,11 +82,11 @@ class Dask:
         patience_s: float = PATIENCE_S,
         check: Callable[[str, bytes], bytes] = worker.check,
     ) -> None:
-        """Check with `spec` what is in `trees`; nothing is connected to yet.
+        """Check the files in `trees` with `spec`; there is no connection yet.
 
-        Tells that time has passed every `tick_s` seconds. `on_notice` is called with what is to be
-        known of workers. When none was there for `patience_s` seconds, the cluster is gone. `check`
-        is what a worker calls with the name of the scan and a batch.
+        An `Advance` is yielded every `tick_s` seconds. `on_notice` is called with notices about
+        workers. When no worker was there for `patience_s` seconds, the cluster is gone. A worker
+        calls `check` with the name of the scan and a batch.
         """
         self._connect = connect
         self._spec = spec
@@ -98,7 +98,7 @@ class Dask:
         self._check = check
 
     def run(self, work: Iterator[Task | Outcome], _make_checker: MakeChecker) -> Iterator[Found]:
-        """Yield what `work` and the trees come to; see `Executor`.
+        """Yield the results of `work` and of the trees; see `Executor`.
 
         A worker makes its checker itself.
 
@@ -124,7 +124,7 @@ class Dask:
 
 
 class _Run:
-    """One run of the executor: what is on its way, and what is still to be done."""
+    """One run of the executor: batches on their way, and work that is still to be done."""
 
     def __init__(
         self,
@@ -144,20 +144,20 @@ class _Run:
         self._jobs: dict[str, _Job] = {}
         self._numbers = itertools.count()
         self._is_read = False
-        #: Batches that nobody could take at the last look.
+        #: Batches that no worker could take at the last look.
         self._stuck: set[str] = set()
-        #: Outcomes that nobody has got yet.
+        #: Outcomes that are not given out yet.
         self._told: list[Outcome] = []
         self._failure: StateError | None = None
 
     def futures(self) -> list[Any]:
-        """Return what stands for the batches that are on their way."""
+        """Return the futures of the batches that are on their way."""
         return [job.future for job in self._jobs.values()]
 
     def go(
         self, work: Iterator[Task | Outcome], tick_s: float, patience_s: float
     ) -> Iterator[Found]:
-        """Hand out batches and yield what they come to.
+        """Hand out batches and yield their results.
 
         Raises:
             GoneError: the scheduler does not answer, or no worker is left.
@@ -181,7 +181,7 @@ class _Run:
                     raise GoneError
             yield from self._take(ended)
             yield from self._tell()
-            if self._failure is not None:  # what others have found comes before
+            if self._failure is not None:  # the results of other workers come first
                 raise self._failure
             if self._crew.look():
                 self._hand_out_again()
@@ -190,7 +190,7 @@ class _Run:
                 raise GoneError
 
     def lose_all(self, work: Iterator[Task | Outcome]) -> Iterator[Outcome]:
-        """Yield all that is not checked as unread, now that there is no cluster."""
+        """Yield all files that are not checked as unread, now that there is no cluster."""
         yield from self._tell()
         for job in self._jobs.values():
             yield from self._lose(job.batch, CLUSTER_GONE)
@@ -228,26 +228,26 @@ class _Run:
         )
 
     def _hand_out_again(self) -> None:
-        """Hand out again what the scheduler had when nobody was ready; but not for ever.
+        """Hand out again batches that came to the scheduler when no worker was ready; not for ever.
 
-        It does not hand that out when somebody is ready again.
+        The scheduler does not hand them out when a worker is ready again.
         """
         stuck = self._connection.stuck() if self._crew.slots else set()
-        # Somebody may just have been made ready: what is stuck for longer is.
+        # A worker may just have become ready: only batches that wait for longer are stuck.
         again, self._stuck = stuck & self._stuck, stuck
         if not again:
             return
         self._connection.abandon([self._jobs[key].future for key in again])
         for key in again:
             job = self._jobs.pop(key)
-            job.deaths += min(2, self._crew.most)  # it was with one of them, and maybe with others
+            job.deaths += min(2, self._crew.most)  # that worker had the batch, and maybe others had it
             if job.deaths >= MOST_DEATHS:
                 self._told += self._lose(job.batch, WORKER_DIED)
             else:
                 self._submit(job)
 
     def _next_batch(self, work: Iterator[Task | Outcome]) -> ToCheck | ToList | None:
-        """Return what comes next: files if there are enough, and else directories to find more."""
+        """Return the next batch: files if there are enough, and else directories to find more."""
         frontier = self._frontier
         while frontier.wants_names():
             if frontier.has_starts:
@@ -258,7 +258,8 @@ class _Run:
             item = None if self._is_read else next(work, None)
             if item is None:
                 self._is_read = True
-                # What is being listed may make a whole batch of it; but nobody waits for that.
+                # Directories that are being listed may fill the batch; but no worker should wait
+                # for that.
                 is_busy = len(self._jobs) >= self._crew.slots
                 is_listing = any(isinstance(job.batch, ToList) for job in self._jobs.values())
                 return None if is_busy and is_listing else frontier.take_files()
@@ -296,7 +297,7 @@ class _Run:
             self._cross(borders)
 
     def _take_listed(self, listed: Listed) -> list[str]:
-        """Take what was listed; return where other file systems begin."""
+        """Take the result of a listing; return the places where other file systems begin."""
         outcomes = [unpack_outcome(outcome) for outcome in listed.outcomes]
         note_failures(self._trees.coverage, outcomes)
         self._told += outcomes
@@ -327,7 +328,7 @@ class _Run:
                 self._told.append(self._trees.unread(path, f"not the same everywhere: {problem}"))
 
     def _lose(self, batch: ToCheck | ToList, reason: str) -> Iterator[Outcome]:
-        """Yield what was in a batch as unread."""
+        """Yield the files of a batch as unread."""
         if isinstance(batch, ToList):
             for start in batch.starts:
                 yield self._trees.unread(os.fsdecode(start.path), reason)
@@ -338,7 +339,7 @@ class _Run:
 
 
 def _decoded(answer: bytes) -> Answer:
-    """Return what a worker says; one that makes no sense has lost its batch."""
+    """Return the answer of a worker; with an answer that makes no sense, the batch is lost."""
     try:
         said: Answer = decode_answer(answer)
     except (msgspec.MsgspecError, TypeError):

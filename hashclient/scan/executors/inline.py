@@ -1,4 +1,4 @@
-"""Checking in this very process: little work is done sooner than processes are started."""
+"""Checking in this process: a little work takes less time than starting processes."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from hashclient.scan.sources.interface import Task
 class Inline:
     """Runs batches one after the other.
 
-    No batch is lost here without this process: what a checker raises ends the run. Signals come
-    between the reads of a file, as anywhere.
+    A batch is lost only with this process: an exception of a checker ends the run. Signals come
+    between the reads of a file, as in workers.
     """
 
     def __init__(self, *, hand_back: bool = False) -> None:
-        """With `hand_back`, results keep what they defer: somebody else goes on with it."""
+        """With `hand_back`, results keep their deferred work: another executor goes on with it."""
         self._hand_back = hand_back
 
     def run(
         self, work: Iterator[Task | Outcome], make_checker: MakeChecker
     ) -> Iterator[Result | Outcome | Advance]:
-        """Yield what `work` comes to, in its order; see `Executor`."""
+        """Yield the results of `work`, in its order; see `Executor`."""
         checker = None
         waiting: deque[Task] = deque()
         while True:

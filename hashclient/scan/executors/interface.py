@@ -1,9 +1,9 @@
-"""What runs the checking of batches: in this process, or in others beside it.
+"""The interface of executors: they run the checking of batches, here or in other processes.
 
-An executor is given batches and outcomes, and what makes a checker in the process that uses it. Its
-contract, which `tests/contract/test_executors.py` holds each one to: every batch ends exactly once;
-of a batch that is lost, every file is unread; an outcome among the batches comes as it is; and what
-a checker raises as a `StateError` ends the run, after what was found before.
+An executor is given batches and outcomes, and a function that makes a checker in the process that
+uses it. Its contract, which `tests/contract/test_executors.py` holds each one to: every batch ends
+exactly once; of a batch that is lost, every file is unread; an outcome among the batches comes as
+it is; and a `StateError` of a checker ends the run, after all earlier results.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ class Advance(msgspec.Struct, frozen=True):
 
 
 class Result(msgspec.Struct):
-    """What a task came to: counts of the usual, outcomes of the rest, and work handed back.
+    """The result of a task: counts of usual files, outcomes of the others, and work handed back.
 
-    Each file is counted or told once: it was read, ruled out by its size, known unchanged from an
-    earlier run, or it is an outcome that is skipped or unread. So is each of the `members` of
-    containers; `clean` and `outcomes` have them, too. Of those known unchanged,
-    `believed_unchanged` are without a proof. `by_store_digest` objects were decided by what their
-    store says. `told` is how much of it `Advance`s have told already,
-    in all. `learned` are records for the inventory, by file system; `seen` its blocks that are in
-    use, and `containers` what was found inside of files.
+    Each file is counted, or is an outcome, once: it was read, ruled out by its size, known
+    unchanged from an earlier run, or it is skipped or unread. So is each of the `members` of
+    containers; `clean` and `outcomes` have them, too. Of the files known unchanged,
+    `believed_unchanged` are without a proof. `by_store_digest` objects were decided by their
+    store's digest. `told` is the number of bytes that `Advance`s have told already, in all.
+    `learned` are records for the inventory, by file system; `seen` its blocks that are in use, and
+    `containers` the members that were found inside of files.
     """
 
     clean: int = 0
@@ -63,7 +63,7 @@ class Checks(Protocol):
     """Checks the files of a task; `Checker` is the one there is."""
 
     def check(self, task: Task, *, defer: bool = False) -> Result:
-        """Check a task; with `defer`, large files are handed back however few there are.
+        """Check a task; with `defer`, large files are always handed back.
 
         Raises:
             StateError: an index cannot be read.
@@ -81,9 +81,9 @@ class Executor(Protocol):
     def run(
         self, work: Iterator[Task | Outcome], make_checker: MakeChecker
     ) -> Iterator[Result | Outcome | Advance]:
-        """Yield what `work` comes to, as it comes, and outcomes among it as they are.
+        """Yield the results of `work`, as they come, and outcomes among it as they are.
 
-        `work` is read no further than is needed to keep busy, which keeps memory flat.
+        `work` is read only as far as is needed to keep workers busy, which keeps memory flat.
 
         Raises:
             StateError: an index cannot be read, or checkers keep dying.
@@ -92,6 +92,6 @@ class Executor(Protocol):
 
 
 def single_tasks(deferred: Task) -> Iterator[Task]:
-    """Yield what was handed back as tasks: a large file is one of its own."""
+    """Yield work that was handed back as tasks: a large file is a task of its own."""
     for group in deferred:
         yield [group]

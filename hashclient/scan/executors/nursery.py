@@ -1,9 +1,9 @@
-"""A process that forks workers later in a run, as the one that hands work out was at its start.
+"""A process that forks workers later in a run, from the state at the start of the run.
 
-That one has threads by then, which list directories, and SQLite open, which writes what was
-learned: a fork would carry both into a worker that can use neither. The nursery is forked before
-any of that. It has the lists mapped as well, so what it forks starts at once and shares the pages.
-It does nothing but fork and wait, and ends with its workers when its parent is gone.
+Later, the process that hands out work has threads, which list directories, and SQLite open, which
+writes records: a fork would carry both into a worker that can use neither. The nursery is forked
+before that. It has the lists mapped as well, so its workers start at once and share the pages. It
+does nothing but fork and wait, and ends with its workers when its parent is gone.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from socket import AF_UNIX, MSG_DONTWAIT, SOCK_SEQPACKET, recv_fds, send_fds, so
 from hashclient.scan.executors.interface import MakeChecker
 from hashclient.scan.executors.worker import SIGNALS, become_child, serve
 
-#: What is asked: to fork, with a descriptor to serve; to end a process, or to wait for it.
+#: Questions: to fork, with a descriptor to serve; to end a process, or to wait for it.
 _FORK, _END, _WAIT = range(3)
-#: Of a question: which one, and the process. Of an answer: a process or an exit code, and the
-#: number of an error.
+#: A question has its kind and the process. An answer has a process or an exit code, and the number
+#: of an error.
 _QUESTION = struct.Struct("=qq")
 _ANSWER = struct.Struct("=qi")
 
 
 class Late:
-    """A worker that the nursery has forked; it stays to be waited for until `join`."""
+    """A worker that the nursery has forked; `join` has to wait for it."""
 
     def __init__(self, ask: Callable[[int, int], int], pid: int) -> None:
         self._ask = ask
@@ -41,7 +41,7 @@ class Late:
 
     def terminate(self) -> None:
         """Tell it to end."""
-        with contextlib.suppress(OSError):  # the nursery has ended, and ends its workers
+        with contextlib.suppress(OSError):  # the nursery has ended, and its workers with it
             self._ask(_END, self.pid or 0)
 
     def join(self, timeout: float | None = None) -> None:
@@ -58,12 +58,13 @@ class Nursery:
     """Forks workers with checkers from `make`."""
 
     def __init__(self, make: MakeChecker) -> None:
-        """Fork it, which is to be done as long as this process has one thread.
+        """Fork it; this process must have only one thread at that time.
 
         Raises:
             OSError: the system has no room for it.
         """
-        #: The connections to workers that were asked for; those that are there; the last error.
+        #: The connections to workers that were asked for; the workers that are there; the last
+        #: error.
         self._asked: deque[Connection] = deque()
         self._born: list[tuple[Late, Connection]] = []
         self._error = 0
@@ -79,11 +80,11 @@ class Nursery:
 
     @property
     def asked(self) -> int:
-        """How many workers were asked for that have not been born."""
+        """How many workers were asked for and are not there yet."""
         return len(self._asked)
 
     def ask_for_one(self) -> None:
-        """Ask for a worker, and do not wait for it; `born` has it when it is there.
+        """Ask for a worker without waiting for it; `born` returns it when it is there.
 
         Raises:
             OSError: the system has no room for it, or the nursery has ended.
@@ -101,7 +102,7 @@ class Nursery:
     def born(self, *, wait: bool = False) -> list[tuple[Late, Connection]]:
         """Return the workers that are there since the last time, with the connections to them.
 
-        With `wait`, all that were asked for are waited for.
+        With `wait`, wait for all that were asked for.
 
         Raises:
             OSError: the system has no room for one, or the nursery has ended.
@@ -133,7 +134,7 @@ class Nursery:
         """Ask, and wait for the answer.
 
         Raises:
-            OSError: what the nursery has met, or that it has ended.
+            OSError: the error in the nursery; or the nursery has ended.
         """
         self.end.send(_QUESTION.pack(what, pid))
         while self._asked:  # these were asked before
@@ -152,7 +153,7 @@ class Nursery:
         return int(number), int(error)
 
     def close(self, wait_s: float | None = None) -> None:
-        """End it, and what it has forked and is still there; wait for it, or for so long."""
+        """End it and its workers that are still there; wait for it, for `timeout` at most."""
         for connection in [*self._asked, *(born for _, born in self._born)]:
             connection.close()
         self.end.close()
@@ -178,7 +179,7 @@ def forked(work: Callable[..., None], *args: object, daemon: bool = True) -> Bas
 
 
 def _tend(end: socket, not_ours: socket, make: MakeChecker) -> None:
-    """Answer until the parent is gone; what was forked ends with this process."""
+    """Answer until the parent is gone; the workers end with this process."""
     become_child([not_ours])
     born: dict[int, BaseProcess] = {}
     while True:

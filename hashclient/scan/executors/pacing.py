@@ -1,14 +1,14 @@
-"""How many workers a run has, and how many names each is given at a time: by what was measured.
+"""How many workers a run has, and how many names each is given at a time, by measurements.
 
-A worker that computes needs a processor, so there are as many as processors. One that waits for
-storage leaves its processor to others: there may be many more. How it is, is seen in the run, in
-what the scheduler says of each worker: it runs, it waits for a processor, or for something else.
-If it runs for the share f of the time in which it does not wait for a processor, n processors are
-kept busy by n / f workers. As they do not wait evenly, the time that they wait counts twice:
-n (2 / f - 1), at most `MOST`, and what memory and descriptors are there for.
+A worker that computes needs a processor, so there are as many as processors. A worker that waits
+for storage leaves its processor to others: there may be many more. The kernel's scheduler shows
+this for each worker during the run: it runs, it waits for a processor, or it waits for something
+else. If it runs for the share f of the time in which it does not wait for a processor, n processors
+are kept busy by n / f workers. As they do not wait evenly, the time that they wait counts twice: n
+(2 / f - 1), at most `MOST`, and only as many as memory and descriptors allow.
 
-A batch is a measure of time. Where a name takes long, few are handed over at once, so that all end
-together; where it takes microseconds, as many as the source gives.
+A batch is a measure of time. Where a name takes long, few are handed over at once, so that all
+workers end together; where a name takes microseconds, as many as the source gives.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from hashclient.scan.sources.interface import TASK_NAMES, Task, divided
 from hashclient.system.cgroups import available_memory
 from hashclient.system.processors import busy_s, children_of, is_runnable
 
-#: Workers at most, unless there are more processors, or somebody asks for more.
+#: Workers at most, unless there are more processors, or the user asks for more.
 MOST = 64
 #: Tasks that wait at a worker, so that it never waits for the parent.
 TASKS_AHEAD = 3
-#: Names in the first tasks, as long as nobody knows how long one takes.
+#: Names in the first tasks, as long as the time of a name is unknown.
 FIRST_NAMES = 8
-#: Fewer names than that cost more to hand over than to check, unless each takes a second.
+#: Handing over fewer names costs more than checking them, unless each takes a second.
 FEW_NAMES = 4
 #: Seconds that a task should take, and how much longer it may be before it is divided.
 BATCH_S = 0.25
 BATCH_SLACK = 2.0
-#: Where a task takes longer, waiting for the next one costs nothing beside it.
+#: Where a task takes longer, the wait for the next one is negligible.
 LONG_S = 0.05
-#: How much a new measurement of the time of a name says.
+#: The weight of a new measurement of the time of a name.
 _WEIGHT = 0.3
 #: The first look at what workers do, after so many seconds, and the longest time between two.
 FIRST_LOOK_S = 0.005
 LOOK_S = 0.25
 #: How many times as many workers there may be after a look.
 GROWTH = 4
-#: Too small a difference is none: this many times more, or less.
+#: A smaller difference is ignored: this many times more, or less.
 MORE, FEWER = 1.25, 0.5
 #: Memory of its own that a worker may need, with the process that opens containers for it, and the
 #: share of what is free that all of them may take.
@@ -55,7 +55,7 @@ DESCRIPTOR_SHARE = 0.25
 
 
 class Times(msgspec.Struct):
-    """When a worker began what it does now, and for how long it had run at the last look."""
+    """When a worker began its present task, and for how long it had run at the last look."""
 
     #: None while it has nothing to do.
     busy_since: float | None = None
@@ -64,7 +64,7 @@ class Times(msgspec.Struct):
 
 
 def most_workers(jobs: int) -> int:
-    """Return how many workers there may be where `jobs` are enough as long as none waits."""
+    """Return how many workers there may be, if `jobs` are enough while none waits."""
     most = max(MOST, jobs)
     if (free := available_memory()) is not None:
         most = min(most, int(free * MEMORY_SHARE / WORKER_BYTES))
@@ -87,7 +87,7 @@ class Pacing:
         self.wanted = jobs
         self._clock = clock
         self._name_s: float | None = None
-        #: What workers have started, and for how long it had run.
+        #: The processes that workers have started, and for how long each had run.
         self._started: dict[int, float] = {}
         #: Whether there were too few or too many at the last look.
         self._too_few = self._too_many = False
@@ -98,7 +98,7 @@ class Pacing:
 
     @property
     def ahead(self) -> int:
-        """How many tasks are sent to a worker, with the one that it is at."""
+        """How many tasks are sent to a worker, including the present one."""
         if self._name_s is None:
             return 1
         whole = min(self.names, TASK_NAMES)
@@ -113,7 +113,7 @@ class Pacing:
         return max(least, int(BATCH_S / max(self._name_s, 1e-9)))
 
     def divide(self, task: Task) -> tuple[Task, Task]:
-        """Return what of a task to send now, and what is left for the next time."""
+        """Return the part of a task to send now, and the part for the next time."""
         names = self.names
         if sum(len(group.names) for group in task) <= names * BATCH_SLACK:
             return task, []
@@ -153,7 +153,7 @@ class Pacing:
             return
         enough = self._enough(wall_s - queued_s, ran_s)
         if enough > self.wanted * MORE and self.wanted < self.most:
-            # They may wait for a processor still, or for what computes for them.
+            # They may still wait for a processor, or for a process that computes for them.
             queued_s += sum(rest_s for pid, rest_s in busy.items() if is_runnable(pid))
             ran_s += self._ran_for(busy, wall_s)
             enough = self._enough(wall_s - queued_s, ran_s)
@@ -166,7 +166,7 @@ class Pacing:
         self._too_few, self._too_many = too_few, too_many
 
     def limit(self, most: int) -> None:
-        """Have no more than so many workers: there is no room for others."""
+        """Limit the number of workers: there is no room for more."""
         self.most = max(self.jobs, most)
         self.wanted = min(self.wanted, self.most)
 
@@ -178,9 +178,9 @@ class Pacing:
         return min(self.most, max(self.jobs, int(self.jobs * (2 / share - 1))))
 
     def _ran_for(self, workers: Collection[int], unknown_s: float) -> float:
-        """Return for how long what `workers` have started ran since this was last asked.
+        """Return for how long the processes that `workers` have started ran since the last call.
 
-        What is seen for the first time counts as `unknown_s`: the next look knows.
+        A process that is seen for the first time counts as `unknown_s`, until the next look.
         """
         total_s = 0.0
         before, self._started = self._started, {}

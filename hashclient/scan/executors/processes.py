@@ -1,9 +1,10 @@
-"""Worker processes: tasks go out, results come back, and nothing is lost when one dies.
+"""Worker processes: tasks go out, results come back, and no file is lost when a worker dies.
 
 Workers are forked with the lists already mapped, so they start at once and share the pages. The
 parent walks only when a worker has room, which keeps memory flat. There are as many as processors,
-and more as long as they wait for storage (`pacing`). A worker that dies turns the files it had into
-unread ones and is replaced. One that cannot read an index ends the run, since no other can either.
+and more as long as they wait for storage (`pacing`). When a worker dies, its files are unread and
+it is replaced. A worker that cannot read an index ends the run, since no other one can read it
+either.
 """
 
 from __future__ import annotations
@@ -37,14 +38,14 @@ from hashclient.scan.sources.interface import Task
 from hashclient.system.log import Log
 from hashclient.system.process import bad_page
 
-#: Longest message that waits at a worker: a socket takes three of them without anybody reading.
+#: Longest message that waits at a worker: a socket takes three of them before any is read.
 MAX_AHEAD_BYTES = 32 << 10
-#: How often workers are replaced before something is held to be wrong with the machine.
+#: How often workers are replaced before the run ends: then something is wrong with the machine.
 MAX_REPLACED = 16
 #: Seconds that workers have to end when the run does.
 END_S = 3.0
 _log = Log("scan")
-#: How a worker ends that cannot read an index: in its handler, or without one.
+#: How a worker ends if it cannot read an index: in its handler, or without one.
 _BAD_PAGE_CODES = (ExitCode.STATE, -signal.SIGBUS)
 
 
@@ -63,7 +64,7 @@ class _Worker(msgspec.Struct):
     process: _Process
     connection: Connection
     tasks: deque[Task] = msgspec.field(default_factory=deque)
-    #: How much of the first of them it has told of.
+    #: How many bytes of the first of them it has told.
     told: Advance = Advance()
     times: Times = msgspec.field(default_factory=Times)
 
@@ -74,7 +75,7 @@ class Processes:
     def __init__(self, jobs: int, tick_s: float, most: int | None = None) -> None:
         """Run `jobs` at a time, and up to `most` as long as they wait for storage.
 
-        That time has passed is told every `tick_s` seconds.
+        An `Advance` is yielded every `tick_s` seconds.
         """
         self._jobs = jobs
         self._tick_s = tick_s
@@ -83,7 +84,7 @@ class Processes:
     def run(
         self, work: Iterator[Task | Outcome], make_checker: MakeChecker
     ) -> Iterator[Result | Outcome | Advance]:
-        """Yield what `work` comes to, as it comes; see `Executor`."""
+        """Yield the results of `work`, as they come; see `Executor`."""
         with Pool(self._jobs, make_checker, self._most) as pool:
             yield from pool.run(work, self._tick_s)
 
@@ -100,13 +101,13 @@ class Pool:
         self._replaced = 0
         #: Large files, and tasks too long to wait at a worker: they go to one that is idle.
         self._waiting: deque[Task] = deque()
-        #: What is left of a task that was divided.
+        #: The rest of a task that was divided.
         self._rest: Task = []
         self._walking = True
 
     def __enter__(self) -> Pool:
         try:
-            with contextlib.suppress(OSError):  # without one, what is forked is forked here
+            with contextlib.suppress(OSError):  # without a nursery, this process forks
                 self._nursery = Nursery(self._make)
             for _ in range(self._pacing.jobs):
                 self._start()
@@ -174,7 +175,7 @@ class Pool:
     def run(
         self, tasks: Iterator[Task | Outcome], tick_s: float
     ) -> Iterator[Result | Outcome | Advance]:
-        """Yield what `tasks` come to, as it comes, and outcomes among them as they are.
+        """Yield the results of `tasks`, as they come, and outcomes among them as they are.
 
         An `Advance` comes first, when all workers are at it, and then at least every `tick_s`
         seconds.
@@ -216,7 +217,7 @@ class Pool:
                     self._waiting.extend(single_tasks(message.deferred))
                     message.deferred = []
                 yield message
-            # What others have found comes before what ends the run.
+            # The results of other workers come before the error that ends the run.
             if failure is not None:
                 raise failure
             for worker in dead:
@@ -225,7 +226,7 @@ class Pool:
     def _hand_out(self, tasks: Iterator[Task | Outcome]) -> Iterator[Outcome]:
         """Send tasks as long as a worker has room; yield outcomes among them."""
         while True:
-            # The one that has least to do: at the end, all of them end together.
+            # To the worker that has least to do, so that all workers end together.
             worker = min(self._workers[: self._pacing.wanted], key=lambda w: len(w.tasks))
             if len(worker.tasks) >= (1 if self._waiting else self._pacing.ahead):
                 return
@@ -260,11 +261,11 @@ class Pool:
         try:
             worker.connection.send_bytes(message)
         except (BrokenPipeError, ConnectionResetError):
-            pass  # it died; reading from it will say so
+            pass  # it died; the next read from it shows that
         return True
 
     def _grow(self) -> None:
-        """Ask for workers that are lacking, and have those work that are there by now."""
+        """Ask for missing workers, and give work to those that have come."""
         if self._nursery is None or not (self._nursery.asked or self._lacks_workers):
             return
         try:
@@ -278,16 +279,16 @@ class Pool:
 
     @property
     def _lacks_workers(self) -> bool:
-        """Whether there should be more workers, and there is something for them to do."""
+        """Whether there should be more workers, and there is work for them."""
         asked = 0 if self._nursery is None else self._nursery.asked
         return len(self._workers) + asked < self._pacing.wanted and bool(
             self._walking or self._rest or self._waiting
         )
 
     def _look(self) -> None:
-        """Look how workers spend their time; those that are not needed any more end."""
+        """Look at how workers spend their time; end those that are not needed any more."""
         self._pacing.look([(w.process.pid or 0, w.times) for w in self._workers])
-        # From behind: the first ones were there from the beginning, and stay.
+        # The last ones first: those that were there from the beginning stay.
         for worker in self._workers[: self._pacing.wanted - 1 : -1]:
             if not worker.tasks:
                 self._workers.remove(worker)
@@ -295,7 +296,7 @@ class Pool:
                 worker.process.join()
 
     def _receive(self, worker: _Worker) -> Result | StateError | Advance | None:
-        """Return what a worker says, None if it has died; the error is that of an index."""
+        """Return the message of a worker, None if it has died; an error is that of an index."""
         try:
             message = decode_message(worker.connection.recv_bytes())
         except (EOFError, OSError):  # perhaps in the middle of a message

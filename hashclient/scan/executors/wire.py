@@ -1,7 +1,7 @@
-"""What parent and workers say to each other: msgpack, with paths as bytes.
+"""Messages between parent and workers: msgpack, with paths as bytes.
 
-Tasks go to a worker. From it come results, numbers of bytes that were read of a large file, and the
-two lines of an error: an index cannot be read, and no other worker could either.
+Tasks go to a worker. A worker sends results, numbers of bytes that were read of a large file, or an
+error in two lines: an index cannot be read, and no other worker could read it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from hashclient.scan.sources.interface import Group, Task
 
 class _WireGroup(msgspec.Struct, array_like=True):
     directory: bytes
-    names: bytes  # joined by NUL, which no name holds
+    names: bytes  # joined by NUL, which no name has
     follow: bool
 
 
@@ -71,7 +71,7 @@ def decode_task(message: bytes) -> Task:
 
 
 def encode_result(result: Result) -> bytes:
-    """Return the message that says what a task came to."""
+    """Return the message with the result of a task."""
     return _encode(_pack_result(result))
 
 
@@ -86,7 +86,7 @@ def encode_error(error: StateError) -> bytes:
 
 
 def decode_message(message: bytes) -> Result | StateError | int:
-    """Return what a worker says: a result, an error, or how many more bytes were read."""
+    """Return the content of a message: a result, an error, or how many more bytes were read."""
     decoded = _decode_message(message)
     if isinstance(decoded, int):
         return decoded

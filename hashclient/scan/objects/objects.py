@@ -188,7 +188,7 @@ class _Bucket:
 
     @property
     def token(self) -> str | None:
-        """Where it would go on; None where nothing is done yet, or what is done is not told."""
+        """The key to go on behind; None if no page is done, or not all of it is told."""
         if self._after is None or self._pending.count or self._pending.has_few:
             return None
         return make_token(self._uri, self._after)
@@ -243,7 +243,7 @@ class _Bucket:
         self._move_on()
 
     def _last_key(self, page: Page) -> str | None:
-        """Return the last key of a page behind which nothing is left out; None if there is none."""
+        """Return the last key of a page up to which all is complete; None if there is none."""
         assert page.batch is not None
         keys = page.batch.column("key")
         last = keys[-1].as_py()
@@ -275,7 +275,7 @@ class _Bucket:
                 self._after = key
 
     def _settle(self) -> Iterator[Result | Outcome]:
-        """Tell of what is clean by what the store says, or was taken for that."""
+        """Yield outcomes of objects that are, or were taken for, clean by their store."""
         pending = self._pending
         if not pending.count and not pending.has_few:
             return

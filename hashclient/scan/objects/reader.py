@@ -244,7 +244,7 @@ class ObjectReader:
         return Checked(Result(outcomes=[outcome]), wanted)
 
     def _with_its_slash(self, wanted: Wanted) -> Wanted | None:
-        """Return what a key may be that obstore has given without the slash at its end."""
+        """Return the possible keys for one that obstore gave without the slash at its end."""
         s3 = self._store.s3
         if s3 is None or wanted.key.endswith("/") or wanted.version is not None:
             return None
