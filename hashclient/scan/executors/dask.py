@@ -240,7 +240,7 @@ class _Run:
         self._connection.abandon([self._jobs[key].future for key in again])
         for key in again:
             job = self._jobs.pop(key)
-            job.deaths += min(2, self._crew.most)  # that worker had the batch, and maybe others had it
+            job.deaths += min(2, self._crew.most)  # that worker had it, maybe others too
             if job.deaths >= MOST_DEATHS:
                 self._told += self._lose(job.batch, WORKER_DIED)
             else:

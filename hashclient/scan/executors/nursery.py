@@ -153,7 +153,7 @@ class Nursery:
         return int(number), int(error)
 
     def close(self, wait_s: float | None = None) -> None:
-        """End it and its workers that are still there; wait for it, for `timeout` at most."""
+        """End it and its workers that are still there; wait for it, for `wait_s` at most."""
         for connection in [*self._asked, *(born for _, born in self._born)]:
             connection.close()
         self.end.close()

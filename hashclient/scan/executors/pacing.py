@@ -171,7 +171,7 @@ class Pacing:
         self.wanted = min(self.wanted, self.most)
 
     def _enough(self, apart_s: float, ran_s: float) -> int:
-        """Return how many workers keep the processors busy, if they ran for so long of so long."""
+        """Return how many workers keep the processors busy, if they ran `ran_s` of `apart_s`."""
         if ran_s * MOST * 2 <= apart_s:
             return self.most
         share = min(1.0, ran_s / apart_s) if apart_s > 0 else 1.0

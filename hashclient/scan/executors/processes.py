@@ -120,7 +120,7 @@ class Pool:
         for worker in self._workers:
             worker.process.terminate()
             worker.connection.close()
-        # One that waits for a server which never answers cannot be ended, by nothing.
+        # A worker that waits for a server which never answers cannot be ended by any signal.
         until = time.monotonic() + END_S
         for worker in self._workers:
             worker.process.join(max(0.0, until - time.monotonic()))

@@ -1,1 +1,1 @@
-"""Where inputs come from."""
+"""Sources of inputs."""

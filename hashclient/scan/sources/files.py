@@ -1,9 +1,9 @@
 """Walking trees: from the paths a user gave to groups of names worth checking.
 
-The walk lists directories and nothing more; whoever checks the names looks at their sizes. It holds
-one name at a time and a bounded number of open directories, so its memory does not grow with the
-tree. Directories are opened from their parents, piece by piece where a path is longer than the
-kernel takes at once, and never through a link that took a directory's place.
+The walk only lists directories; checkers look at the sizes of files. It holds one name at a time
+and a bounded number of open directories, so its memory does not grow with the tree. Directories are
+opened from their parents, piece by piece where a path is longer than the kernel takes at once, and
+never through a link that took a directory's place.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from hashclient.scan.sources.listing import (
     with_status,
 )
 
-#: Directories held open at a time; what is left of those further up is read to its end.
+#: Directories held open at a time; those further up are read to their end, and closed.
 OPEN_DEPTH = 32
-#: So many trees, and directories that could not be listed, are kept in mind.
+#: So many trees, and so many directories that could not be listed, are kept in memory.
 MAX_COVERED = 10_000
 #: Longest path given to the kernel in one call; PATH_MAX is 4096 bytes, its end included.
 _MAX_PATH_BYTES = 4000
 
 OTHER_FILE_SYSTEM = "other file system"
 
-#: Why a link that is followed leads to nothing.
+#: Why the target of a link cannot be followed.
 _NOWHERE = {
     errno.ELOOP: "loop of symbolic links",
     errno.ENOENT: "dangling symbolic link",
@@ -103,47 +103,47 @@ def compile_excludes(patterns: Sequence[str]) -> Callable[[str, str], bool]:
 
 
 class Places(Protocol):
-    """Knows on which file systems directories were when they were scanned before."""
+    """Knows the file systems of directories when they were scanned before."""
 
     def watched(self, path: str, fd: int) -> frozenset[str]:
         """Return the directories below `path`, open as `fd`, that `look` wants to see."""
         ...
 
     def look(self, fd: int, *, given: bool) -> str | None:
-        """Note an open directory, `given` or met; return why it is not what was scanned before."""
+        """Note an open directory, `given` or met; return why it is not the one scanned before."""
         ...
 
     def save(self) -> None:
-        """Keep what was noted for the next time."""
+        """Keep the notes for the next scan."""
         ...
 
 
 class Coverage:
-    """Which trees a walk has gone through, and which directories in them it could not list.
+    """The trees of a finished walk, and the directories in them that it could not list.
 
-    It is told of nothing but trees and trouble: what a walk lists costs nothing here.
+    It only has trees and failures: listed names cost nothing here.
     """
 
     def __init__(self, options: WalkOptions) -> None:
-        """Nothing is covered yet."""
-        #: The trees: how they were named, and their paths without links.
+        """No tree is covered yet."""
+        #: The trees: their paths as given, and their paths without links.
         self.roots: list[tuple[str, str]] = []
         self.one_file_system = options.one_file_system
         self._excluded = compile_excludes(options.exclude) if options.exclude else None
         self._failed: set[str] = set()
 
     def begin(self, tree: str) -> None:
-        """Note that the tree at a path is gone through."""
+        """Note that the walk of the tree at a path is complete."""
         if len(self.roots) < MAX_COVERED:
             self.roots.append((tree, os.path.realpath(tree)))
 
     def fail(self, directory: str) -> None:
-        """Note that something was not listed. Of too many, nothing counts as covered."""
+        """Note a directory that was not listed; with too many, no tree counts as covered."""
         if len(self._failed) < MAX_COVERED:
             self._failed.add(directory)
 
     def has_failed(self, directory: str) -> bool:
-        """Tell whether a directory, as the walk calls it, may not have been listed."""
+        """Tell whether a directory, by its path in the walk, may not have been listed."""
         return len(self._failed) >= MAX_COVERED or directory in self._failed
 
     def excludes(self, directory: str, name: str) -> bool:
@@ -157,11 +157,11 @@ class Trees:
     def __init__(
         self, paths: Sequence[str], options: WalkOptions, places: Places | None = None
     ) -> None:
-        """List what is at `paths`; with `places`, what is not what it was before is unread."""
+        """List `paths`; with `places`, a directory that is not the one of before is unread."""
         self._paths = paths
         self._options = options
         self._places = places
-        #: What of all that was gone through; final when the walk is at its end.
+        #: The trees that were covered; final at the end of the walk.
         self.coverage = Coverage(options)
 
     @property
@@ -170,11 +170,11 @@ class Trees:
         return self._paths
 
     def batches(self) -> Iterator[Task | Outcome]:
-        """Yield what is found; see `walk`."""
+        """Yield tasks and outcomes; see `walk`."""
         return walk(self._paths, self._options, self._places, self.coverage)
 
     def close(self) -> None:
-        """Save what `places` have noted, as far as the walk has come."""
+        """Save the notes of `places`, as far as the walk has come."""
         if self._places is not None:
             self._places.save()
 
@@ -185,13 +185,13 @@ def walk(
     places: Places | None = None,
     coverage: Coverage | None = None,
 ) -> Iterator[Task | Outcome]:
-    """Yield tasks of about `TASK_NAMES` names, and outcomes of what was skipped or unread.
+    """Yield tasks of about `TASK_NAMES` names, and skipped or unread outcomes.
 
-    What is gone through is noted in `coverage`.
+    Covered trees are noted in `coverage`.
 
-    A path that is a link is followed: the user named it. Regular files are only listed here;
-    between now and their being opened they may change or vanish. What is not what it was before, as
-    `places` knows, is unread, and what is in it now is listed all the same.
+    A path that is a link is followed: the user named it. Regular files are only listed here; they
+    may change or vanish before they are opened. A directory that is not the one of before, as
+    `places` knows, is unread, and its present files are listed all the same.
     """
     tasks, lister = TaskBuilder(), Lister()
     try:
@@ -200,7 +200,7 @@ def walk(
                 yield item
             elif (task := tasks.add(item)) is not None:
                 yield task
-                # Who gets a second one has forked, for the first two, what it needs.
+                # A caller that takes a second task has already forked its workers.
                 lister.may_thread = tasks.full >= 2
         if tasks.groups:
             yield tasks.groups
@@ -238,7 +238,7 @@ def _walk(
 
 
 def kind_of(mode: int) -> str:
-    """Name a file type that is never read."""
+    """Return the name of a file type that is never read."""
     for test, name in (
         (stat.S_ISFIFO, "named pipe"),
         (stat.S_ISSOCK, "socket"),
@@ -258,7 +258,7 @@ class _Tree:
     def __init__(self, options: WalkOptions, places: Places | None, lister: Lister) -> None:
         self._options = options
         self._lister = lister
-        #: That of the tree's own directory, once it is open.
+        #: The device of the tree's own directory, once it is open.
         self._device: int | None = None
         self._places = places
         #: Directories that are looked at when they are entered: they are mount points, or were.
@@ -269,7 +269,7 @@ class _Tree:
         self._followed: set[tuple[int, int]] = set()
 
     def walk(self, path: str) -> Iterator[Group | Outcome]:
-        """Yield groups of names and outcomes of what is not listed."""
+        """Yield groups of names, and outcomes of paths that are not listed."""
         try:
             refused = self._enter(path, follow=True)
             if refused is not None:
@@ -303,7 +303,7 @@ class _Tree:
                         yield self._group(frame)
                         frame.names = []
                 if frame.names and self._lister.is_slow:
-                    # Nobody waits for the rest of a directory that takes its time.
+                    # Workers must not wait for the rest of a slow directory.
                     yield self._group(frame)
                     frame.names = []
                 chunk = next(frame.chunks, None)
@@ -322,7 +322,7 @@ class _Tree:
             os.close(frame.fd)
 
     def _look_ahead(self, frame: Frame, chunk: Iterable[Entry]) -> None:
-        """Have the directories of a new chunk read ahead, but for those that are left out."""
+        """Have the directories of a new chunk read ahead, except those that are left out."""
         for name, mode in chunk:
             if mode == stat.S_IFDIR and not (
                 self._excluded is not None and self._excluded(frame.path, name)
@@ -348,7 +348,7 @@ class _Tree:
         return Group(frame.path, frame.names, self._options.follow_symlinks)
 
     def _special(self, frame: Frame, name: str, mode: int) -> Outcome | None:
-        """Deal with what is not a file; None if it was listed or entered."""
+        """Handle an entry that is no file; return None if it was listed or entered."""
         path = join(frame.path, name)
         if stat.S_ISDIR(mode):
             listing = frame.listing_of(name, self._lister, len(self._stack))
@@ -376,7 +376,7 @@ class _Tree:
 
     @staticmethod
     def _stat_link(frame: Frame, name: str) -> os.stat_result:
-        """Return the status of what a link in `frame` leads to."""
+        """Return the status of the target of a link in `frame`."""
         if frame.fd is not None:
             return os.stat(name, dir_fd=frame.fd)
         fd = open_directory(frame.path, follow=True)
@@ -395,8 +395,8 @@ class _Tree:
     ) -> Outcome | None:
         """Put directory `path` on the stack, or return why not; `parent` is the one it is in.
 
-        It may have been opened ahead, as `listing`. One that is not what it was before is put
-        there, too, and the outcome says so.
+        It may have been opened ahead, as `listing`. A directory that is not the one of before is
+        put there, too, and the outcome says so.
         """
         opened = None if listing is None else listing.take()
         try:

@@ -1,10 +1,9 @@
-"""Where the inputs of a scan come from.
+"""The interface of sources: they list the inputs of a scan.
 
-A source runs in the process that hands work out, and it lists: it names inputs, in batches, and
-never looks at one or opens it; whoever checks a batch does. Its contract, which
-`tests/contract/test_sources.py` holds each one to: every input is named once or is an outcome; what
-cannot be listed is unread; a batch is of a useful size, or what was listed in a useful time; and
-memory does not grow with the number of
+A source runs in the process that hands out work. It names inputs, in batches, and never looks at
+one or opens it; checkers do that. Its contract, which `tests/contract/test_sources.py` holds each
+one to: every input is named once or is an outcome; what cannot be listed is unread; a batch is of a
+useful size, or what was listed in a useful time; and memory does not grow with the number of
 inputs.
 
 To add one: a module here with a class, a row in `tests/contract/test_sources.py`, and where it is
@@ -23,7 +22,7 @@ from hashclient.core.model import Outcome
 TASK_NAMES = 512
 #: Length of the directories in a task, in characters: deep trees have long ones.
 TASK_CHARS = 1 << 14
-#: Seconds that somebody waits for a task to be full, where it takes long to list inputs.
+#: Seconds to wait for a task to be full, where listing inputs takes long.
 TASK_S = 0.05
 
 
@@ -35,7 +34,7 @@ class Group(NamedTuple):
     follow: bool
 
 
-#: What is handed to a worker at a time.
+#: The names that are handed to a worker at a time.
 Task = list[Group]
 
 
@@ -53,27 +52,27 @@ def divided(task: Task, names: int) -> tuple[Task, Task]:
 
 
 class Source(Protocol):
-    """Lists inputs. `arguments` are what was asked for, as the audit log says it."""
+    """Lists inputs. `arguments` are what the user asked for, as the audit log shows it."""
 
     @property
     def arguments(self) -> Sequence[str]:
-        """What was asked for."""
+        """The arguments of the user."""
         ...
 
     def batches(self) -> Iterator[Task | Outcome]:
-        """Yield tasks of about `TASK_NAMES` names, and outcomes of what was skipped or unread."""
+        """Yield tasks of about `TASK_NAMES` names, and skipped or unread outcomes."""
         ...
 
     def close(self) -> None:
-        """Note what is to be known the next time; called once, when the scan has ended."""
+        """Save notes for the next scan; called once, when the scan has ended."""
         ...
 
 
 class TaskBuilder:
-    """Joins small groups into tasks of a useful size, or what has come in a useful time."""
+    """Joins small groups into tasks of a useful size, or smaller ones after a useful time."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        #: What was added since the last full task.
+        #: The groups since the last full task.
         self.groups: Task = []
         #: How many tasks were full.
         self.full = 0

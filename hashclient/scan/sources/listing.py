@@ -1,9 +1,9 @@
-"""Reading directories, some entries at a time, and several directories at once where that waits.
+"""Reading directories, some entries at a time, and several directories at once on slow storage.
 
 A walk reads one directory after the other, which costs nothing where the kernel has them at hand.
-Where each request takes milliseconds, threads open and read those ahead that the walk will come to
-next, and find out the types that a directory does not tell. What they cannot open or read, the walk
-tries by itself: so nothing is reported that it has not met, and in no other order.
+Where each request takes milliseconds, threads open and read ahead the next directories of the walk,
+and find out the types that a directory does not give. If they cannot open or read a directory, the
+walk tries by itself: so the walk reports only what it has met, in its own order.
 
 Limits: so many directories are open ahead, and so many names of each are kept.
 """
@@ -37,11 +37,12 @@ DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NONBLOCK
 
 #: Entries that are read at a time: at first, at most, and at most where each takes long.
 FIRST_ENTRIES, MOST_ENTRIES, SLOW_ENTRIES = 8, 512, 64
-#: A step of the walk waits if it takes longer than so many seconds, and so many more an entry.
+#: A step of the walk counts as a wait if it takes longer than so many seconds, and so many more for
+#: each entry.
 STEP_S, ENTRY_S = 0.0005, 0.000005
-#: Listing waits if more of the last steps did than did not, by so many; more are not counted.
+#: Listing is slow if so many more of the last steps were waits than not; more are not counted.
 SLOW_STEPS, MOST_STEPS = 3, 8
-#: Threads that read ahead, directories they are at or have read of one directory, and of all.
+#: Threads that read ahead; directories that they read or have read, in one directory and in all.
 THREADS, OF_ONE, OF_ALL = 32, 16, 64
 #: Names of a directory that are read ahead.
 NAMES_AHEAD = 512
@@ -54,10 +55,10 @@ _SLICE = 4
 def typed(entries: Sequence[os.DirEntry[str]]) -> list[Entry]:
     """Return names and their types, as in `st_mode`.
 
-    The type that a directory has for a name is believed where it leads to a look at what has that
-    name: whoever opens it sees what it is. What is to be passed over is looked at first, since a
-    disk that somebody has prepared may call a file a link. What has no type that can be found out,
-    since it has vanished, say, passes for a file.
+    The type that a directory gives for a name is believed if the entry will be opened: then its
+    true type shows. An entry that would be skipped is looked at first, since a manipulated disk may
+    call a file a link. If the type cannot be found out, since the entry has vanished, say, it
+    counts as a file.
     """
     found: list[Entry] = []
     for entry in entries:
@@ -75,17 +76,17 @@ def typed(entries: Sequence[os.DirEntry[str]]) -> list[Entry]:
 
 
 class Lister:
-    """Reads directories for one walk, and knows whether that waits for the storage."""
+    """Reads directories for one walk, and knows whether it waits for the storage."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """Begin without a thread; there is none before `may_thread` is set."""
+        """Begin without threads; they need `may_thread`."""
         self._clock = clock
         self._steps = 0
         self._count = FIRST_ENTRIES
         self._threads: _Threads | None = None
-        #: Set by the walk when whoever uses it has forked what it needs.
+        #: Set by the walk when its caller has forked the workers.
         self.may_thread = False
-        #: Whether listing has waited of late.
+        #: Whether listing has waited recently.
         self.is_slow = False
 
     def note(self, seconds: float, entries: int = 0) -> None:
@@ -117,13 +118,13 @@ class Lister:
         """Yield the entries of an open directory, some at a time.
 
         Raises:
-            OSError: it cannot be read on, after what could be read of it.
+            OSError: it cannot be read to its end; raised after the entries that could be read.
         """
         with os.scandir(fd) as entries:
             yield from self.read_on(iter(entries))
 
     def read_on(self, entries: Iterator[os.DirEntry[str]]) -> Iterator[list[Entry]]:
-        """Yield what is left of a directory; see `read`."""
+        """Yield the rest of a directory; see `read`."""
         while True:
             raw: list[os.DirEntry[str]] = []
             began, failure, threads = self._clock(), None, self._at_hand()
@@ -131,7 +132,7 @@ class Lister:
                 raw.extend(
                     itertools.islice(entries, self._count if threads is None else SLOW_ENTRIES)
                 )
-            except OSError as error:  # what came before it is in the list
+            except OSError as error:  # earlier entries are in the list
                 failure = error
             if raw:
                 chunk = typed(raw) if threads is None else threads.typed(raw, self._clock)
@@ -143,7 +144,7 @@ class Lister:
                 return
 
     def ahead(self, directory_fd: int, name: str, depth: int) -> Listing | None:
-        """Begin to open and read a directory in an open one; None where that is not done ahead.
+        """Begin to open and read a directory in an open one; None if it is not read ahead.
 
         Those at the greatest `depth` come first: a walk needs them first.
         """
@@ -151,7 +152,7 @@ class Lister:
         return None if threads is None else threads.begin(directory_fd, name, depth)
 
     def _at_hand(self) -> _Threads | None:
-        """Return the threads, where listing waits and there may be some."""
+        """Return the threads, if listing waits and threads are allowed."""
         if not (self.is_slow and self.may_thread):
             return None
         if self._threads is None:
@@ -159,7 +160,7 @@ class Lister:
         return self._threads
 
     def close(self) -> None:
-        """Let go of all that was opened ahead."""
+        """Close all that was opened ahead."""
         if self._threads is not None:
             self._threads.close()
 
@@ -188,15 +189,15 @@ def with_status(fd: int) -> tuple[int, os.stat_result]:
 
 
 class Listing:
-    """A directory that a thread opens and reads; whoever asked for it takes it or leaves it."""
+    """A directory that a thread opens and reads; the caller takes it or leaves it."""
 
     def __init__(self, threads: _Threads, directory_fd: int, name: str) -> None:
         self._threads = threads
         self._directory_fd, self._name = directory_fd, name
         self._opened: SimpleQueue[tuple[int, os.stat_result] | None] = SimpleQueue()
-        #: Chunks; then what is left to be read, an error, or None at the end.
+        #: Chunks; then the rest to be read, an error, or None at the end.
         self._chunks: SimpleQueue[list[Entry] | _Entries | OSError | None] = SimpleQueue()
-        #: Of what follows: whether it was begun, and whether it is not wanted any more.
+        #: Guards these: whether it was begun, and whether it is not wanted any more.
         self._lock = threading.Lock()
         self._begun = self._left = False
         self._fd = -1
@@ -251,7 +252,7 @@ class Listing:
     def take(self) -> tuple[int, os.stat_result] | None:
         """Return the open directory, which is the caller's now; None if the caller is to open it.
 
-        That is so where it could not be opened, or where no thread has come to it yet.
+        That is so if it could not be opened, or if no thread has come to it yet.
         """
         with self._lock:
             if not self._begun:
@@ -289,7 +290,7 @@ class Listing:
         self._drop()
 
     def _drop(self) -> None:
-        """Close what is left to be read, now or when the thread has come to its end."""
+        """Close the rest, now or when the thread has come to its end."""
         with self._lock:
             self._left = True
             while not self._chunks.empty():
@@ -299,9 +300,9 @@ class Listing:
 
 
 class Frame(msgspec.Struct):
-    """A directory that a walk is in: what is left of it, and the files found since the last group.
+    """A directory that a walk is in: its remaining entries, and the files since the last group.
 
-    Without `fd` it is closed, and what is left of it is in memory. `rest` are entries that were
+    Without `fd` it is closed, and its remaining entries are in memory. `rest` are entries that were
     read, `chunks` those that are still to be read. Directories in it that were begun ahead are in
     `ahead`, and names of those that may be in `later`.
     """
@@ -324,7 +325,7 @@ class Frame(msgspec.Struct):
             self.ahead[self.later.popleft()] = listing
 
     def listing_of(self, name: str, lister: Lister, depth: int) -> Listing | None:
-        """Return a directory in it that was begun ahead, if it was; the next ones are."""
+        """Return a directory in it if it was begun ahead; begin the next ones."""
         listing = self.ahead.pop(name, None)
         if self.later:
             if self.later[0] == name:
@@ -334,7 +335,7 @@ class Frame(msgspec.Struct):
 
 
 class _Threads:
-    """Threads that list and look: what is waited for first, and then the deepest directory."""
+    """Threads that list and look: first for a caller that waits, then the deepest directory."""
 
     def __init__(self) -> None:
         self._jobs: list[tuple[int, int, Callable[[], None]]] = []
@@ -365,7 +366,7 @@ class _Threads:
         self._listings.discard(listing)
 
     def typed(self, entries: Sequence[os.DirEntry[str]], clock: Callable[[], float]) -> list[Entry]:
-        """Return names and types, as `typed` does; each is looked at where the first takes long."""
+        """Return names and types, as `typed` does; use threads if the first look takes long."""
         began = clock()
         found = typed(entries[:1])
         rest = entries[1:]
@@ -414,7 +415,7 @@ class _Threads:
             job()
 
     def close(self) -> None:
-        """Let go of what was listed and not taken, and let the threads end."""
+        """Close listings that were not taken, and let the threads end."""
         with self._ready:
             self._closed = True
             self._jobs.clear()

@@ -1,23 +1,23 @@
-"""Which file systems scans have come across, so that one that is not mounted is missed.
+"""The file systems of earlier scans, so that a scan notices one that is not mounted.
 
 Where a share is not mounted there is an empty directory, and scanning that would prove nothing. So
-for each directory that a scan is given, and each mount point that it meets on its way, a small file
-keeps what file system it was on, and which directory of that. A directory that is somewhere else
-now is judged by `_objection`:
+a small file keeps, for each directory that a scan is given and each mount point that it meets, the
+file system and the directory in that. A directory that is somewhere else now is judged by
+`_objection`:
 
 1. On the same directory of the same file system, all is well.
 2. Below autofs, the walk itself sees whether a file system comes when it is asked for.
-3. A mount point that is none any more is not mounted; but for a bind mount of the file system that
-   it lies on, which other namespaces may not have, if there is something in it.
-4. Another file system that is empty may have been mounted by mistake: the one before is missed.
-5. Another one that has files has taken the place of the one before, which is forgotten.
+3. A mount point that is none any more is not mounted. Exception: a bind mount of the file system
+   that it lies on, if the directory is not empty, since other namespaces may not have that mount.
+4. Another file system that is empty may have been mounted by mistake: the one before is missing.
+5. Another file system with files has replaced the one before, which is forgotten.
 
-What is missed stays so until it is mounted again or a user says that it has been given up.
+A file system stays missing until it is mounted again or a user says that it has been given up.
 
-File systems are told apart by UUID, by the number that statfs(2) gives, or by what was mounted;
-whatever of these stays the same will do, since names of disks may change when a machine starts. Of
-all that only hashes are kept: what is mounted can have a password in its name. Limits: mount points
-that only links lead to are not missed, and neither is a mounted file.
+File systems are told apart by UUID, by the number that statfs(2) gives, or by the source of the
+mount. If one of these is the same, the file system is the same, since names of disks may change
+when a machine starts. Only hashes of them are kept: the source of a mount can have a password in
+its name. Limits: a mount point behind a link, or a mounted file, is never noticed as missing.
 """
 
 from __future__ import annotations
@@ -49,14 +49,15 @@ from hashclient.system.mountinfo import Mount, mount_number, parse_mountinfo
 from hashclient.system.text import path_fields, path_of, printable
 
 FORMAT = "hashclient-mounts/1"
-#: As many directories are kept; of more, those that are no mount points go first, then the oldest.
+#: So many directories are kept; beyond that, those that are no mount points go first, then the
+#: oldest.
 MAX_RECORDS = 4_096
 #: Directories with longer paths are not kept.
 MAX_PATH_BYTES = 4_096
 LOCK_WAIT_S = 10.0
 DAY_S = 86_400
 
-#: Kernel's own file systems, which hold no files that anybody would miss.
+#: File systems of the kernel itself, which have no files that a scan would miss.
 _PSEUDO = frozenset(
     {
         *("binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "debugfs", "devpts", "devtmpfs"),
@@ -64,7 +65,7 @@ _PSEUDO = frozenset(
         *("securityfs", "selinuxfs", "sysfs", "tracefs"),
     }
 )
-#: Their statfs(2) gives a number that is made of the UUID; that of others is the device's.
+#: Their statfs(2) gives a number made from the UUID; that of others is made from the device.
 _NUMBERED_BY_UUID = frozenset({"ext2", "ext3", "ext4", "btrfs"})
 UNTOLD = "cannot tell which file system this is: /proc cannot be read"
 _BY_UUID = "/dev/disk/by-uuid"
@@ -72,7 +73,7 @@ _Hash = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
 
 
 class DamagedMountsError(StateError):
-    """What was remembered is not what was written; scans begin again."""
+    """The file has other content than was written; scans begin again."""
 
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -113,10 +114,10 @@ class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Mounts:
-    """What is remembered, and what one scan sees of it. It serves as `walk.Places`.
+    """The remembered directories, and those that one scan sees. It serves as `walk.Places`.
 
-    Trouble with it is told once and never keeps a scan from its work; but that it is not known what
-    was scanned before keeps it from being whole.
+    A failure is told once and never stops a scan; but while the earlier file systems are unknown,
+    the scan is not complete.
     """
 
     def __init__(
@@ -127,10 +128,10 @@ class Mounts:
         on_failure: Callable[[StateError], None] = lambda _: None,
         on_change: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Read what is remembered in `state_dir`.
+        """Read the remembered directories in `state_dir`.
 
         `on_change` is called with the path of a directory that is on another file system than
-        before, where that is no reason to object.
+        before, if that is no objection.
         """
         self._state_dir = state_dir
         self._today = int(now() // DAY_S)
@@ -143,9 +144,9 @@ class Mounts:
         #: The mount points that there are and the directories that are remembered, ascending.
         self._watched: list[str] = []
         self._uuids: dict[bytes, list[bytes]] = {}
-        #: Why it is not known what was scanned before, if it is not: then nothing can be missed.
+        #: Why the earlier file systems are unknown, if so: then none can be noticed as missing.
         self.unknown: StateError | None = None
-        #: Whether something that was scanned before is missed.
+        #: Whether a file system that was scanned before is missing.
         self.is_missing = False
         try:
             self._records = _load(state_dir)
@@ -156,7 +157,7 @@ class Mounts:
     def watched(self, path: str, fd: int) -> frozenset[str]:
         """Return the directories below `path`, open as `fd`, that `look` wants to see.
 
-        They are named as the walk will name them.
+        Their paths are those of the walk.
         """
         real = _real_path(fd)
         if real is None:
@@ -171,13 +172,13 @@ class Mounts:
         return frozenset(found)
 
     def look(self, fd: int, *, given: bool) -> str | None:
-        """Note where an open directory is; return why it is not what was scanned before.
+        """Note where an open directory is; return why it is not the one scanned before.
 
-        One that was `given` by the user is kept whatever it is, others if they are mount points.
+        A directory `given` by the user is always kept, others if they are mount points.
         """
         now = self._record_of(fd)
         if now is None:
-            # Nothing to compare with, or no way to compare: only then may something be missed.
+            # There is nothing to compare with, or no way to compare.
             return UNTOLD if self._records and not _can_tell(fd) else None
         path = now.real_path
         before = self._records.get(path)
@@ -193,7 +194,7 @@ class Mounts:
         return None
 
     def save(self) -> None:
-        """Write down what was seen, if that is anything new."""
+        """Write the directories of this scan, if there is anything new."""
         changed = {path: record for path, record in self._seen.items() if self._is_news(record)}
         self._seen = {}
         if not changed:
@@ -202,7 +203,9 @@ class Mounts:
             with _locked(self._state_dir):
                 # Another scan may have written meanwhile.
                 records = {}
-                with contextlib.suppress(DamagedMountsError):  # it was told, and is replaced
+                with contextlib.suppress(
+                    DamagedMountsError
+                ):  # it was told already, and is replaced
                     records = _load(self._state_dir)
                 _store(self._state_dir, records | changed)
         except StateError as error:
@@ -212,14 +215,14 @@ class Mounts:
         return record != self._records.get(record.real_path)
 
     def path_of(self, fd: int) -> str | None:
-        """Return the path of an open directory without links; None if that cannot be told."""
+        """Return the path of an open directory without links; None if it cannot be found out."""
         return _real_path(fd)
 
     def standing_of(self, fd: int, rest: bytes = b"") -> str | None:
-        """Return what stands for `rest` in an open directory: see `core.match.Place`.
+        """Return the identity of `rest` in an open directory: see `core.match.Place`.
 
-        Here a name that another file system may get is worth nothing: one that takes the place of
-        another would have lost all that was on that. None where there is no better one.
+        A name that another file system may get is useless here: all matches on the old file system
+        would count as gone. None if there is no better name.
         """
         path, mount = _real_path(fd), self._mount_of(fd)
         if path is None or mount is None:
@@ -234,13 +237,13 @@ class Mounts:
         return " ".join([_hash("inner", inner), *names]) if names else None
 
     def _own_names(self, mount: Mount, fd: int) -> Iterator[bytes]:
-        """Yield the names of a file system that no other one gets.
+        """Yield the names of a file system that no other one can get.
 
         Raises:
             OSError: it cannot be asked.
         """
         if mount.source.startswith(b"/dev/"):
-            # The next disk gets the name of the device. Of most kinds, also the number.
+            # The next disk gets the name of the device; with most kinds, also the number.
             number = os.fstatvfs(fd).f_fsid if mount.kind in _NUMBERED_BY_UUID else 0
             uuids = self._uuids_at(mount.source) or told_uuids(fd)
             yield from (b"uuid " + uuid for uuid in uuids)
@@ -272,7 +275,7 @@ class Mounts:
         )
 
     def _names(self, mount: Mount, fd: int) -> Iterator[bytes]:
-        """Yield what a file system may be known by."""
+        """Yield the names by which a file system may be known."""
         yield b"source " + mount.source
         if not mount.source.startswith(b"/dev/"):
             return
@@ -287,7 +290,7 @@ class Mounts:
         return self._uuids[source]
 
     def _mount_of(self, fd: int) -> Mount | None:
-        """Return the mount that an open directory is on; None if that cannot be told."""
+        """Return the mount of an open directory; None if it cannot be found out."""
         number = mount_number(fd)
         self._read_mountinfo()
         return None if number is None else self._mounts.get(number)
@@ -305,10 +308,10 @@ class Mounts:
 
 
 def _objection(before: Record, now: Record, is_empty: Callable[[], bool]) -> str | None:
-    """Return why a directory is not what was scanned before; the numbers are the module's."""
+    """Return why a directory is not the one scanned before; the numbers are the module's."""
     if _is_same(before, now):  # 1
         return None
-    if now.kind == "autofs" or before.point == now.point == "/":  # 2, and what is always mounted
+    if now.kind == "autofs" or before.point == now.point == "/":  # 2, and the root
         return None
     if now.point_bytes < before.point_bytes:  # 3
         if set(before.names) & set(now.names) and not is_empty():
@@ -345,7 +348,7 @@ def _hash(kind: str, value: bytes) -> str:
 
 
 def _real_path(fd: int) -> str | None:
-    """Return the path of an open directory; None if it has none, or that cannot be told."""
+    """Return the path of an open directory; None if it has none, or cannot be found out."""
     try:
         path = os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115 - any bytes
         return path if path.startswith("/") and os.fstat(fd).st_nlink else None
@@ -354,7 +357,7 @@ def _real_path(fd: int) -> str | None:
 
 
 def _can_tell(fd: int) -> bool:
-    """Tell whether proc says where an open directory is, and what is mounted."""
+    """Tell whether proc gives the paths of open directories, and the mounts."""
     try:
         os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115 - any bytes
         for name in (f"fdinfo/{fd}", "mountinfo"):
@@ -365,9 +368,9 @@ def _can_tell(fd: int) -> bool:
 
 
 def _is_empty(fd: int) -> bool:
-    """Tell whether an open directory has nothing in it; what cannot be read has something."""
+    """Tell whether an open directory is empty; one that cannot be read counts as not empty."""
     try:
-        # Not through `fd` itself, whose place in the directory is the walk's.
+        # Not through `fd` itself: the walk needs its position in the directory.
         again = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
         try:
             with os.scandir(again) as entries:
@@ -379,7 +382,7 @@ def _is_empty(fd: int) -> bool:
 
 
 def load(state_dir: Path) -> list[Record]:
-    """Return what is remembered, by path.
+    """Return the remembered directories, by path.
 
     Raises:
         StateError: it cannot be read.

@@ -1,13 +1,13 @@
-"""Names of files that another program has listed: one a line, or separated by NUL.
+"""Names of files from another program: one a line, or separated by NUL.
 
-A name is taken byte for byte and is relative to the current directory. It is a file that somebody
-has named, as an argument is: a link is followed. It is not looked at here. A directory is unread,
-never walked: `find` lists what is in it as well, and each file would be checked once a level.
+A name is taken byte for byte and is relative to the current directory. It counts as named by the
+user, as an argument does: a link is followed. The file is not looked at here. A directory is
+unread, never walked: `find` lists what is in it as well, and each file would be checked once a
+level.
 
-A line ends in LF. Whatever else stands in it belongs to the name, so that a list made elsewhere
-leads to files that are not there, which are unread, and never to other files. A CR at the end may
-belong to a name or to a line, and a NUL to neither: such a line is unread as well. Empty names name
-nothing.
+A line ends in LF. All other bytes belong to the name. So a list from another system may lead to
+missing files, which are unread, but never to other files. A CR at the end may belong to the name or
+to the line end, and a NUL to neither: such a line is unread as well. Empty names are ignored.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from hashclient.system.descriptors import read_some
 CHUNK_BYTES = 1 << 18
 #: Longest name: paths below deep directories are longer than the 4096 bytes of one system call.
 MAX_NAME_BYTES = 1 << 16
-#: What is shown of a longer one.
+#: So much of a longer name is shown.
 _SHOWN_BYTES = 256
 
 NUL_IN_LINE = "holds NUL: if the names are separated by NUL, give --null"
@@ -43,7 +43,7 @@ class Names:
     def __init__(
         self, fd: int, name: str, *, null: bool = False, exclude: tuple[str, ...] = ()
     ) -> None:
-        """Read from `fd`, of which outcomes speak as `name`; it stays the caller's.
+        """Read from `fd`, which outcomes call `name`; it stays the caller's.
 
         With `null`, names are separated by NUL. Names that match one of `exclude` are skipped.
         """
@@ -54,11 +54,11 @@ class Names:
 
     @property
     def arguments(self) -> list[str]:
-        """Where the names come from."""
+        """The source of the names."""
         return [f"--files-from {self._name}"]
 
     def batches(self) -> Iterator[Task | Outcome]:
-        """Yield what is named; see `Source`. A list that fails on the way is itself unread."""
+        """Yield the named files; see `Source`. A list that fails on the way is itself unread."""
         tasks = TaskBuilder()
         names: list[str] = []
         current: str | None = None
@@ -87,7 +87,7 @@ class Names:
         return Group(directory or "", names, follow=True)
 
     def _refused(self, raw: bytes, path: str) -> Outcome | None:
-        """Return how a name ends that is not to be opened."""
+        """Return the outcome of a name that cannot be opened."""
         if len(raw) > MAX_NAME_BYTES:
             return Outcome(Kind.UNREAD, os.fsdecode(raw[:_SHOWN_BYTES]) + "…", reason=TOO_LONG)
         if b"\0" in raw:
@@ -101,7 +101,7 @@ class Names:
         return None
 
     def _raw_names(self) -> Iterator[bytes | Outcome]:
-        """Yield each name that is not empty; of one that is too long, its beginning."""
+        """Yield each name that is not empty; of a name that is too long, the beginning."""
         separator = b"\0" if self._null else b"\n"
         tail, missing, too_long = b"", 0, False
         try:
@@ -130,11 +130,11 @@ class Names:
             yield Outcome(Kind.UNREAD, self._name, reason=f"list of names: {CUT_SHORT}")
 
     def close(self) -> None:
-        """Keep nothing: names are given again each time."""
+        """Save nothing: names are given again each time."""
 
 
 def _bytes_ahead(fd: int) -> int:
-    """Return how many bytes a regular file still has, by its size; none of anything else."""
+    """Return how many bytes a regular file still has, by its size; None for anything else."""
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode):
         return 0

@@ -16,7 +16,7 @@ class Several:
 
     @property
     def arguments(self) -> list[str]:
-        """What was asked of all sources."""
+        """The arguments of all sources."""
         return [argument for source in self._sources for argument in source.arguments]
 
     def batches(self) -> Iterator[Task | Outcome]:

@@ -1,6 +1,6 @@
 """A stream as one input: standard input, say, which has no path and comes only once.
 
-It is read in the process that hands work out, since it cannot be handed out in batches.
+It is read in the process that hands out work, since it cannot be handed out in batches.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from hashclient.system.descriptors import read_into
 
 
 class Stream:
-    """What an open descriptor gives until its end, reported as `name`; it may be nothing."""
+    """The bytes of an open descriptor until its end, reported as `name`; there may be none."""
 
     def __init__(self, fd: int, name: str) -> None:
         """Read `fd`, which stays the caller's."""
@@ -25,11 +25,11 @@ class Stream:
         self._name = name
 
     def check(self, checker: StreamChecker) -> Iterator[Advance | Result]:
-        """Read it and yield how that goes on, and what it came to.
+        """Read it and yield the progress, and then the result.
 
         A stream that cannot be read to its end is unread.
         """
-        yield Advance()  # before anything is waited for
+        yield Advance()  # before the first wait
         shown = f"stdin:{self._name}"  # no path, as the record of matches has it
         digester, kept = checker.digester(), checker.keeper()
         buffer = new_buffer()
