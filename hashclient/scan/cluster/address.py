@@ -1,6 +1,6 @@
-"""Where a scan runs, as it is asked for: `processes`, `local-cluster:N` or `dask://HOST:PORT`.
+"""The place where a scan runs: `processes`, `local-cluster:N` or `dask://HOST:PORT`.
 
-Nothing here imports Dask: what is wrong with an address is known before anything is started.
+This module does not import Dask: a wrong address is refused before any process starts.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class LocalCluster(msgspec.Struct, frozen=True):
 
 
 class Tls(msgspec.Struct, frozen=True):
-    """What proves the client to the cluster, and the cluster to the client."""
+    """Files that prove the client to the cluster, and the cluster to the client."""
 
     ca: Path
     cert: Path
@@ -42,7 +42,7 @@ class Tls(msgspec.Struct, frozen=True):
 
 
 class Scheduler(msgspec.Struct, frozen=True):
-    """A scheduler that somebody else has started; without `tls` it is on this very machine."""
+    """A scheduler that the administrator has started; without `tls` it is on this machine."""
 
     host: str
     port: int
@@ -50,12 +50,12 @@ class Scheduler(msgspec.Struct, frozen=True):
 
     @property
     def url(self) -> str:
-        """The address as Dask calls it."""
+        """The address in the form of Dask."""
         return f"{'tcp' if self.tls is None else 'tls'}://{self.host}:{self.port}"
 
 
 def parse_executor(text: str, config: ClusterConfig) -> LocalCluster | Scheduler | None:
-    """Return what runs a scan that is asked to run at `text`; None for processes of its own.
+    """Return the place that `text` names; None for processes of this scan.
 
     Raises:
         UsageError: `text` is none of the forms.
@@ -83,7 +83,7 @@ def parse_executor(text: str, config: ClusterConfig) -> LocalCluster | Scheduler
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether a host is this machine by its very name."""
+    """Tell whether a host name always means this machine."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -91,7 +91,7 @@ def is_loopback(host: str) -> bool:
 
 
 def problem_with_worker(address: str) -> str | None:
-    """Return why a worker may not be used at an address that Dask has told; None if it may."""
+    """Return why a worker at an address from Dask may not be used; None if it may."""
     scheme, _, rest = address.partition("://")
     host = rest.rpartition(":")[0]
     if scheme == "tls" or (scheme == "tcp" and is_loopback(host)):

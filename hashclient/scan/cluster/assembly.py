@@ -1,4 +1,4 @@
-"""What a scan on a cluster is put together from: settings, lists and an address."""
+"""Make the executor of a scan on a cluster from settings, lists and an address."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def on_cluster(
     containers: Options | None,
     on_notice: Callable[[str], None],
 ) -> Dask:
-    """Return what runs a scan at `where`; nothing is connected to or started yet.
+    """Return the executor of a scan at `where`; it has no connection and no process yet.
 
     Raises:
         UsageError: the current directory is gone.

@@ -1,8 +1,8 @@
-"""The one module that knows Dask: a connection to its scheduler, or a small cluster of our own.
+"""The only module that uses Dask: a connection to its scheduler, or a small cluster of our own.
 
-Dask pickles what it sends and runs what it receives: the exception from our rule, made bearable by
-TLS with certificates on both sides wherever others could connect. What it would log or store is
-turned off, as far as a client can; exceptions of its own become ours here.
+Dask pickles what it sends and runs what it receives. This is an exception from our rule; TLS with
+certificates on both sides limits the risk wherever others could connect. Logging and storing by
+Dask is turned off, as far as a client can; its exceptions become ours here.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ _log = Log("cluster")
 
 CONNECT_S = 10.0
 _MUTE = logging.CRITICAL + 1
-#: For the scheduler to answer, with results of batches, say.
+#: Seconds for the scheduler to answer, with results of batches, say.
 ANSWER_S = 60.0
-#: For a call to workers to come back; they give up before that.
+#: Seconds for a call to workers to come back; they give up before that.
 CALL_S = 150.0
-#: For what is told to workers when a scan is over: nobody waits for it.
+#: Seconds for the calls to workers at the end of a scan, which need no answer.
 GOODBYE_S = 2.0
 
-#: What costs time in each process, or shows to others what runs there. Measured with a scheduler
-#: and two workers that have nothing to do: 10 ms of CPU time a second instead of 66.
+#: Settings that cost time in each process, or show others what runs there, are turned off. Measured
+#: with a scheduler and two idle workers: 10 ms of CPU time a second instead of 66.
 QUIET = {
     "distributed.worker.profile.enabled": False,
     "distributed.admin.tick.interval": "2s",
@@ -43,12 +43,12 @@ QUIET = {
     "distributed.scheduler.http.routes": [],
     "distributed.worker.http.routes": [],
     "distributed.admin.log-length": 100,
-    # After 15 seconds, a worker that is slow to start again would be given up.
+    # By default, a worker that is slow to start again is given up after 15 seconds.
     "distributed.deploy.lost-worker-timeout": "600s",
 }
 #: A batch during which three workers have died is not tried again.
 _ALLOWED_FAILURES = 2
-#: Whatever Dask raises of its own accord: whether a scheduler is there cannot be told by the class.
+#: All errors of Dask itself: their class does not tell whether a scheduler is there.
 _GONE = (Exception, asyncio.CancelledError)
 
 
@@ -57,7 +57,7 @@ class GoneError(Exception):
 
 
 class Connection:
-    """What a scan needs of a cluster; for one thread."""
+    """The calls of a scan to a cluster; for one thread."""
 
     def __init__(self, client: Any, *, shares_state: bool) -> None:
         """Use a client of Dask. With `shares_state`, the workers have the client's directory."""
@@ -66,10 +66,10 @@ class Connection:
         distributed: Any = untyped
         self._client: Any = client
         self.shares_state = shares_state
-        #: What was asked and has no answer yet, by key.
+        #: Calls without an answer yet, by key.
         self._asked: dict[str, Any] = {}
-        #: Batches that have ended, one way or the other, come into its queue. No call-back of a
-        #: batch is used: that would leave a thread behind.
+        #: Batches that have succeeded or failed come into its queue. Callbacks of batches are not
+        #: used: they would leave a thread behind.
         self._done: Any = distributed.as_completed(
             loop=client.loop, with_results=True, raise_errors=False
         )
@@ -92,7 +92,7 @@ class Connection:
     def call(
         self, function: Callable[..., Any], *args: object, workers: Collection[str]
     ) -> dict[str, Any]:
-        """Call a function in the process of each of `workers`; return what each has answered.
+        """Call a function in the process of each of `workers`; return the answers.
 
         An exception is an answer, too: the worker has died, or has no such function.
 
@@ -112,7 +112,7 @@ class Connection:
             return answers
 
     def submit(self, function: Callable[..., bytes], *args: object, key: str, resource: str) -> Any:
-        """Have a function called by some worker that has `resource`; return what stands for it.
+        """Have a function called by some worker that has `resource`; return its future.
 
         Raises:
             GoneError: the scheduler does not answer.
@@ -128,18 +128,18 @@ class Connection:
     def ended(self, timeout_s: float) -> dict[str, bytes | None]:
         """Return the answers to what has ended since the last call, by key; wait for the first.
 
-        One is None where no worker could do it. An answer that is lost with its worker on the way
-        here is made again elsewhere, and comes later.
+        An answer is None if no worker could give it. An answer that is lost with its worker on the
+        way here is made again elsewhere, and comes later.
 
         Raises:
-            GoneError: the scheduler has gone, or has forgotten what was asked.
+            GoneError: the scheduler has gone, or has forgotten the calls.
         """
         found: dict[str, bytes | None] = {}
         try:
             future, answer = self._done.queue.get(timeout=timeout_s)
             while True:
                 if self._asked.pop(future.key, None) is not None:
-                    if isinstance(answer, BaseException):  # it was cancelled, and not here
+                    if isinstance(answer, BaseException):  # it was cancelled elsewhere
                         raise GoneError
                     found[future.key] = answer if isinstance(answer, bytes) else None
                 future, answer = self._done.queue.get_nowait()
@@ -152,7 +152,7 @@ class Connection:
         return found
 
     def stuck(self) -> set[str]:
-        """Return the keys of what no worker may do just now.
+        """Return the keys of calls that no worker may do at the moment.
 
         Raises:
             GoneError: the scheduler does not answer.
@@ -165,7 +165,7 @@ class Connection:
             return {key for key, state in states.items() if state == "no-worker"}
 
     def abandon(self, futures: Collection[Any]) -> None:
-        """Want no answer any more to what was asked.
+        """Give up calls: their answers are not wanted any more.
 
         Raises:
             GoneError: the scheduler does not answer.
@@ -178,7 +178,7 @@ class Connection:
     def goodbye(
         self, futures: Collection[Any], function: Callable[..., Any], *args: object
     ) -> None:
-        """Cancel what is not done, and call a function in all workers, without waiting for long."""
+        """Cancel unfinished calls, and call a function in all workers, without waiting for long."""
         if not self.is_up:
             return
         with contextlib.suppress(*_GONE):
@@ -190,7 +190,7 @@ class Connection:
         self._sync(cancel, list(futures), force=True, asynchronous=True, limit_s=limit_s)
 
     def _sync(self, function: Any, *args: Any, limit_s: float = ANSWER_S, **named: Any) -> Any:
-        """Let the thread of Dask do something, and wait for it: no longer than `limit_s`."""
+        """Run something in the thread of Dask, and wait for it, for `limit_s` at most."""
         from distributed import utils as untyped
 
         utils: Any = untyped
@@ -242,7 +242,7 @@ def connected(
             address, security = where.url, _security(distributed, where)
         try:
             if isinstance(where, Scheduler):
-                # Dask would try for long what is refused at once.
+                # Dask would try for long, although the refusal comes at once.
                 socket.create_connection((where.host.strip("[]"), where.port), CONNECT_S).close()
             client = distributed.Client(
                 address, security=security, timeout=CONNECT_S, set_as_default=False
@@ -260,7 +260,7 @@ def connected(
 def _started(
     distributed: Any, where: LocalCluster, environment: Mapping[str, str]
 ) -> Iterator[Any]:
-    """Start workers on this machine; end them in the end."""
+    """Start workers on this machine; end them after the block."""
     try:
         cluster = distributed.LocalCluster(
             n_workers=where.workers,
@@ -313,14 +313,14 @@ def _close(client: Any) -> None:
 
 
 def _pass_on(warned: Sequence[warnings.WarningMessage]) -> None:
-    """Tell who listens what Dask has warned of, such as versions that differ."""
+    """Pass on the warnings of Dask, such as versions that differ."""
     for warning in warned:
         _log.info("Dask warns: %s", warning.message)
 
 
 @contextlib.contextmanager
 def _hushed() -> Iterator[None]:
-    """Let Dask say nothing by itself; who looks for a bug wants to see all."""
+    """Silence the log of Dask, except for debugging."""
     names = [name for name in logging.root.manager.loggerDict if name.startswith("distributed")]
     loggers = [logging.getLogger(name) for name in {"distributed", *names}]
     before = [logger.level for logger in loggers]

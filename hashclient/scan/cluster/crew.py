@@ -1,9 +1,9 @@
-"""Which workers of a cluster may be given batches: those that would find what the client finds.
+"""The workers of a cluster that may get batches: those that would find what the client finds.
 
 A worker that was made ready tells the scheduler that it has a resource with the name of the scan,
-and batches ask for that. So one that comes later, or that is started again after it died, gets
-nothing before it was looked at as the first ones were. Of those that are there at the start each
-has to be right; a later one that is not is passed over, and that is said once.
+and batches ask for that. So a worker that comes later, or that is started again after it died, gets
+no batch before it was checked like the first ones. All workers that are there at the start must be
+right; a later one that is wrong is not used, and a notice says so once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from hashclient.scan.cluster.messages import Names, Setup, Spec, decode_problems
 from hashclient.scan.cluster.probes import without, written
 from hashclient.system.text import printable
 
-#: For the first worker to come.
+#: Seconds for the first worker to come.
 FIRST_S = 30.0
 POLL_S = 1.0
 SAME_HASHCLIENT = "install the same hashclient, with its extra `cluster`, for every worker"
@@ -41,7 +41,7 @@ class Crew:
         clock: Callable[[], float] = time.monotonic,
         wait: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Nobody is ready. `places` are directories that have to be the same everywhere."""
+        """No worker is ready. `places` are directories that must be the same everywhere."""
         self._connection = connection
         self._spec = spec
         self._places = list(places)
@@ -50,19 +50,19 @@ class Crew:
         self._wait = wait
         self._ready: dict[str, int] = {}
         self._refused: set[str] = set()
-        #: Those that were there at the last look.
+        #: The workers that were there at the last look.
         self._seen: set[str] = set()
         self._due = 0.0
-        #: What all probes of this scan are called.
+        #: The beginning of the names of all probes of this scan.
         self._probes: set[bytes] = set()
-        #: As many as were ready at a time.
+        #: The largest number of workers that were ready at a time.
         self.most = 0
-        #: Since when nobody is ready.
+        #: Since when no worker is ready.
         self.idle_since: float | None = None
 
     @property
     def resource(self) -> str:
-        """What workers have that are ready for this scan."""
+        """The resource of workers that are ready for this scan."""
         return f"hashclient-{self._spec.run}"
 
     @property
@@ -93,7 +93,7 @@ class Crew:
                 self._wait(0.1)
 
     def look(self) -> bool:
-        """Now and then, see which workers have gone and which have come; return whether it did.
+        """Now and then, see which workers have gone and which have come; return whether it looked.
 
         Raises:
             GoneError: the scheduler does not answer.
@@ -104,7 +104,7 @@ class Crew:
         there = self._connection.workers()
         self._ready = {a: count for a, count in self._ready.items() if a in there}
         self._refused &= there.keys()
-        # What looks after a worker gives up one that dies while it starts: it is left that time.
+        # The nanny of a worker gives it up if it dies while it starts: so it gets some time.
         new = {a: n for a, n in there.items() if a in self._seen - self._refused}
         new = {a: n for a, n in new.items() if a not in self._ready}
         self._seen = set(there)
@@ -119,9 +119,9 @@ class Crew:
         return True
 
     def verify(self, directories: Sequence[str]) -> dict[str, str | None]:
-        """See whether directories are the same everywhere; return what is wrong with each.
+        """Check that directories are the same everywhere; return the problem of each.
 
-        What is right is looked at in every worker that comes later.
+        Directories that are right are checked in every worker that comes later.
 
         Raises:
             GoneError: the scheduler does not answer.
@@ -135,7 +135,7 @@ class Crew:
             names = [probe.directory.decode(errors="surrogateescape") for probe in probes]
             found.update(dict.fromkeys(names))
             for address, answer in sorted(answers.items()):
-                # One that has died is looked at again when it comes back.
+                # A worker that has died is checked again when it comes back.
                 problems = decode_problems(answer) if isinstance(answer, bytes) else None
                 for name, problem in zip(names, problems or (), strict=False):
                     if problem is not None and found[name] is None:
@@ -144,11 +144,11 @@ class Crew:
         return found
 
     def without_probes(self, names: Names) -> Names | None:
-        """Return a group of names without what this scan has left there itself."""
+        """Return a group of names without the probes of this scan."""
         return without(names, self._probes)
 
     def _make_ready(self, new: dict[str, int]) -> dict[str, tuple[str, str | None]]:
-        """Make workers ready; return why some cannot be, with what helps."""
+        """Make workers ready; return why some cannot be used, each with a hint."""
         refusals: dict[str, tuple[str, str | None]] = {}
         for address in new:
             problem = problem_with_worker(address)
@@ -180,10 +180,10 @@ def _refusal(answer: Any) -> tuple[str, str | None] | None:
         return (message, hint or None) if message else None
     if isinstance(answer, OSError):
         return None
-    # It could not even call the function. What an exception says is not for the user.
+    # It could not even call the function. The text of an exception is not for the user.
     return f"it cannot run this hashclient ({type(answer).__name__})", SAME_HASHCLIENT
 
 
 def with_points(spec: Spec, points: Sequence[bytes], *, asks_inventory: bool) -> Spec:
-    """Return what workers check with, once it is known where they have to stop."""
+    """Return the specification for workers, once it is known where they have to stop."""
     return msgspec.structs.replace(spec, points=tuple(points), asks_inventory=asks_inventory)

@@ -1,8 +1,8 @@
-"""What is still to be done on a cluster: directories to be listed, and files to be checked.
+"""The work that remains on a cluster: directories to be listed, and files to be checked.
 
 The newest comes first, so that a tree is gone through depth first and little of it is held at a
-time. Batches have as many files as are checked in about `BATCH_S`, by what batches took before; one
-has either absolute or relative paths.
+time. Batches have as many files as are checked in about `BATCH_S`, by the times of earlier batches;
+a batch has either absolute or relative paths.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from hashclient.core.model import Outcome
 from hashclient.scan.cluster.messages import Names, Start, ToCheck, ToList, names_of
 from hashclient.scan.sources.interface import Group
 
-#: So long a batch should take: handing one out costs some 2 ms in all.
+#: Seconds that a batch should take: handing one out costs some 2 ms in all.
 BATCH_S = 0.75
 FIRST_NAMES, LEAST_NAMES, MOST_NAMES = 5_000, 500, 20_000
 #: Directories in one task of listing, if there are many.
@@ -25,10 +25,10 @@ Wide = Iterator[Group | Outcome | Start]
 
 
 class Frontier:
-    """Directories and files that nobody works on yet."""
+    """Directories and files that no worker has yet."""
 
     def __init__(self, kept: Callable[[Names], Names | None] = lambda names: names) -> None:
-        """Nothing is to be done. Of files that are added, those are kept that `kept` returns."""
+        """There is no work. Of files that are added, those are kept that `kept` returns."""
         self._kept = kept
         self._groups: deque[Names] = deque()
         self._large: list[Names] = []
@@ -62,7 +62,7 @@ class Frontier:
         self._large += groups
 
     def add_starts(self, starts: list[Start]) -> None:
-        """Add directories, of which the first is to be next."""
+        """Add directories; the first one is the next."""
         self._starts += reversed(starts)
 
     def add_wide(self, path: str, wide: Wide) -> None:
@@ -124,11 +124,11 @@ class Frontier:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing waits."""
+        """Whether no work waits."""
         return not (self._large or self._groups or self._starts or self._wide)
 
     def empty(self) -> tuple[list[Names], list[str]]:
-        """Return the files, and the paths of directories, that are left; forget them."""
+        """Return the remaining files and paths of directories; forget them."""
         directories = [os.fsdecode(start.path) for start in self._starts]
         directories += [path for path, _ in self._wide]
         groups = [*self._large, *self._groups]

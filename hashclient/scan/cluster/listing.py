@@ -1,10 +1,10 @@
-"""Listing directories on a worker: names by the thousand, and what is left goes back.
+"""Listing directories on a worker: names by the thousand, and the rest goes back.
 
-A worker lists what it is given and what is below it, until it has names for a batch or its time is
-over; the rest is for whoever has room. It never leaves the file system that it began on: where
-another one begins is told to the client, which has that compared on all workers first. Links are
-never followed. A directory with very many names is handed back as a whole, so that no message and
-no memory grows with it; the client lists that one.
+A worker lists the given directories and those below, until it has names for a batch or its time is
+over; the rest goes to any worker that has room. It never leaves the file system that it began on:
+it reports the place where another one begins to the client, which first has all workers compare it.
+Links are never followed. A directory with very many names is handed back as a whole, so that no
+message and no memory grows with it; the client lists that one.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from hashclient.scan.sources.interface import TASK_NAMES, Group
 
 #: A task of listing ends with so many names, or after so many seconds.
 LIST_NAMES, LIST_S = 5_000, 0.5
-#: Names in one directory; of more, none is sent.
+#: Names in one directory; with more, none is sent.
 WIDE_NAMES = 50_000
 
 Excludes = Callable[[str, str], bool]
 
 
 class _Place(msgspec.Struct):
-    """A directory to be listed; `device` is that of the one it is in, if that is known."""
+    """A directory to be listed; `device` is that of its parent, if that is known."""
 
     path: str
     verified: bool = False
@@ -43,8 +43,9 @@ class _Place(msgspec.Struct):
 def entries_of(fd: int) -> Iterator[tuple[str, int]]:
     """Yield the names in a directory and their types, as in `st_mode`.
 
-    What has no type that can be found out, since it has vanished, say, passes for a file. What the
-    directory calls neither a file nor a directory is looked at: it may lie.
+    If the type cannot be found out, since the entry has vanished, say, it counts as a file. An
+    entry that the directory calls neither a file nor a directory is looked at: the directory may be
+    wrong.
 
     Raises:
         OSError: the directory cannot be read to its end.
@@ -64,7 +65,7 @@ def entries_of(fd: int) -> Iterator[tuple[str, int]]:
 
 
 def passed_over(directory: str, name: str, mode: int, excluded: Excludes | None) -> Outcome | None:
-    """Return how a name ends that is neither a file nor a directory to be listed."""
+    """Return the outcome of a name that is neither a file nor a directory to be listed."""
     if excluded is not None and excluded(directory, name):
         return Outcome(Kind.SKIPPED, join(directory, name), reason="excluded")
     if mode not in {stat.S_IFREG, stat.S_IFDIR}:
@@ -85,7 +86,7 @@ class Lister:
         wide_names: int = WIDE_NAMES,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """List what is below `base`, if it is not absolute, and stay out of `points`."""
+        """List directories, relative ones below `base`, and stay out of `points`."""
         self._base = base
         self._points = points
         self._excluded = compile_excludes(exclude) if exclude else None
@@ -96,7 +97,7 @@ class Lister:
         self._listed = Listed()
 
     def run(self, starts: Sequence[Start]) -> Listed:
-        """List directories and what is below them, the first ones first."""
+        """List directories and those below them, the first ones first."""
         until = self._clock() + LIST_S
         self._listed, self._names = Listed([], [], [], [], []), 0
         waiting = [

@@ -1,7 +1,7 @@
-"""What a scan and its workers say to each other: msgpack in bytes, inside of whatever Dask sends.
+"""Messages between a scan and its workers: msgpack in bytes, inside of the messages of Dask.
 
 Paths are bytes. Tags cross the wire and digests never do: an outcome that comes from a worker has
-none. Nothing of ours is pickled; what Dask itself pickles are the names of our functions.
+none. Our own data is never pickled; Dask itself pickles only the names of our functions.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Pin(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Spec(msgspec.Struct, frozen=True, array_like=True):
-    """What a worker checks with, said once before the first batch.
+    """The specification of a scan, which a worker gets once before the first batch.
 
     `run` names the scan. `base` is the directory that relative paths are relative to. `points` are
     directories where a file system is mounted, or was: these are not entered unasked. A worker
@@ -58,7 +58,7 @@ class Spec(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Sign(msgspec.Struct, frozen=True, array_like=True):
-    """What tells a file or a directory from others, where nothing can be written beside it."""
+    """Signs that tell a file or a directory from others, where no probe can be written."""
 
     name: bytes
     inode: int
@@ -77,14 +77,14 @@ class Probe(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Setup(msgspec.Struct, frozen=True, array_like=True):
-    """The first message to a worker: what it checks with, and what it has to find."""
+    """The first message to a worker: the specification of the scan, and the probes to find."""
 
     spec: Spec
     probes: tuple[Probe, ...] = ()
 
 
 class Names(msgspec.Struct, frozen=True, array_like=True):
-    """A group of names on its way: `names` are joined by NUL, which no name holds."""
+    """A group of names on its way: `names` are joined by NUL, which no name has."""
 
     directory: bytes
     names: bytes
@@ -98,7 +98,7 @@ class Names(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Start(msgspec.Struct, frozen=True, array_like=True):
-    """A directory to be listed, with all that is below it.
+    """A directory to be listed, with all directories below it.
 
     One that is `verified` was compared on all workers: it is a PATH, which may be a link, or the
     place where another file system begins.
@@ -139,9 +139,9 @@ class _WireOutcome(msgspec.Struct, array_like=True):
 
 
 class Checked(msgspec.Struct, array_like=True, tag="checked"):
-    """What a batch of files came to, and how long it took.
+    """The result of a batch of files, and how long it took.
 
-    `deferred` was not checked for want of time; each of the `large` ones is to be a batch of its
+    `deferred` was not checked for lack of time; each of the `large` ones is to be a batch of its
     own.
     """
 
@@ -156,9 +156,9 @@ class Checked(msgspec.Struct, array_like=True, tag="checked"):
 
 
 class Listed(msgspec.Struct, array_like=True, tag="listed"):
-    """What a batch of directories came to.
+    """The result of a batch of directories.
 
-    `rest` was not listed for want of time. At `borders` another file system begins. `wide`
+    `rest` was not listed for lack of time. At `borders` another file system begins. `wide`
     directories have too many names for one message, and none of them is in `groups`.
     """
 
@@ -198,7 +198,7 @@ decode_directories = msgspec.msgpack.Decoder(ToList).decode
 
 
 def names_of(group: Group) -> Names:
-    """Return a group as it is sent."""
+    """Return a group in the form that is sent."""
     directory, names = os.fsencode(group.directory), os.fsencode("\0".join(group.names))
     return Names(directory, names, len(group.names), group.follow)
 
@@ -217,7 +217,7 @@ def paths_of(groups: Sequence[Names]) -> Iterator[str]:
 
 
 def pack_outcome(outcome: Outcome) -> _WireOutcome:
-    """Return an outcome as it is sent: without its digests."""
+    """Return an outcome in the form that is sent: without its digests."""
     return _WireOutcome(
         outcome.kind,
         os.fsencode(outcome.path),
@@ -232,7 +232,7 @@ def pack_outcome(outcome: Outcome) -> _WireOutcome:
 
 
 def unpack_outcome(wire: _WireOutcome) -> Outcome:
-    """Return an outcome as it was before it was sent, but for its digests."""
+    """Return an outcome as it was before it was sent, without its digests."""
     return Outcome(
         wire.kind,
         os.fsdecode(wire.path),
@@ -247,7 +247,7 @@ def unpack_outcome(wire: _WireOutcome) -> Outcome:
 
 
 def pack_result(result: Result, elapsed_s: float) -> Checked:
-    """Return a result as it is sent."""
+    """Return a result in the form that is sent."""
     return Checked(
         elapsed_s,
         tuple([getattr(result, name) for name in _COUNTS]),
@@ -260,7 +260,7 @@ def pack_result(result: Result, elapsed_s: float) -> Checked:
 
 
 def unpack_result(wire: Checked) -> Result:
-    """Return a result as it was before it was sent, without what was handed back."""
+    """Return a result as it was before it was sent, without the work that was handed back."""
     result = Result(
         outcomes=[unpack_outcome(outcome) for outcome in wire.outcomes],
         learned=wire.learned,

@@ -1,10 +1,10 @@
-"""Whether a path means the same on every machine: the client leaves something there, workers look.
+"""Probes: do paths mean the same on every machine? The client leaves files, workers look.
 
 In each PATH, and wherever another file system begins below it, the client writes a small file with
 a random token, and removes it when all workers have read it. Where it may not write, the directory
-and some of what is in it have to be the same: inode, type, size and time. So a share that is not
-mounted on one machine, or another directory of the same name, is found before anything in it
-counts as checked.
+and some of its entries have to be the same: inode, type, size and time. So a share that is not
+mounted on one machine, or another directory of the same name, is found before any file in it counts
+as checked.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from hashclient.scan.cluster.messages import Names, Probe, Sign
 from hashclient.scan.reasons import reason_of
 from hashclient.scan.sources.files import open_directory
 
-#: What a probe is called, before its random part.
+#: The name of a probe, before its random part.
 PREFIX = ".hashclient-probe-"
-#: Entries of a directory that are compared where nothing can be written.
+#: Entries of a directory that are compared where no probe can be written.
 MOST_SIGNS = 16
 #: A network file system may show a new file late.
 TRIES, WAIT_S = 8, 0.25
@@ -33,9 +33,9 @@ _WRITE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLL
 
 @contextlib.contextmanager
 def written(directories: Sequence[str]) -> Iterator[list[Probe]]:
-    """Leave a probe in each directory, and take it away again.
+    """Leave a probe in each directory, and remove it again.
 
-    A directory that cannot be opened here has no probe: whoever lists it says so.
+    A directory that cannot be opened here has no probe: the listing reports it.
     """
     probes: list[Probe] = []
     try:
@@ -87,12 +87,12 @@ def _write(fd: int, name: str, token: bytes) -> bool:
 
 
 def _signs(fd: int) -> Iterator[Sign]:
-    """Yield what tells an open directory from others; the first one is of itself."""
+    """Yield signs that tell an open directory from others; the first one is its own."""
     own = os.fstat(fd)
     entries: list[str] = []
     with contextlib.suppress(OSError), os.scandir(fd) as found:
         entries += [entry.name for entry in itertools.islice(found, MOST_SIGNS)]
-    # The time of the directory tells most where there is nothing in it.
+    # The time of the directory matters most where the directory is empty.
     yield Sign(b"", own.st_ino, stat.S_IFMT(own.st_mode), 0, 0 if entries else own.st_mtime_ns)
     for name in entries:
         with contextlib.suppress(OSError):
@@ -101,16 +101,16 @@ def _signs(fd: int) -> Iterator[Sign]:
 
 def _sign_of(name: str, status: os.stat_result) -> Sign:
     mode = stat.S_IFMT(status.st_mode)
-    if mode == stat.S_IFDIR:  # one that something may be mounted on tells nothing here
+    if mode == stat.S_IFDIR:  # a directory that may be a mount point proves nothing here
         return Sign(os.fsencode(name), 0, mode, 0, 0)
     return Sign(os.fsencode(name), status.st_ino, mode, status.st_size, status.st_mtime_ns)
 
 
 def without(names: Names, probes: Collection[bytes]) -> Names | None:
-    """Return a group without the names of `probes`, None if nothing is left.
+    """Return a group without the names of `probes`, None if no name is left.
 
-    A directory may be listed just while a worker that has come later looks at the probe in it.
-    Whatever else is called so is a file like any other.
+    A directory may be listed while a later worker looks at the probe in it. Another file with a
+    similar name is a file like any other.
     """
     if PREFIX.encode() not in names.names:
         return names

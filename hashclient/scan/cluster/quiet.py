@@ -1,7 +1,7 @@
-"""What a worker of a cluster on this machine does first: Dask calls `dask_setup` by its name.
+"""The first step of a worker of a cluster on this machine: Dask calls `dask_setup` by its name.
 
-Ctrl-C goes to all processes of a terminal, and the client decides what it means. What goes wrong in
-a worker is told by the client; only who looks for a bug wants to see more.
+Ctrl-C goes to all processes of a terminal, and the client decides what it means. The client reports
+failures of a worker; more is shown only for debugging.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from hashclient.system.process import is_debugged
 
 
 def dask_setup(worker: object) -> None:  # noqa: ARG001 - Dask hands it over
-    """Leave Ctrl-C to the client, and say nothing."""
+    """Leave Ctrl-C to the client, and silence the log."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if not is_debugged():
         nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -1,8 +1,8 @@
-"""The trees of a scan on a cluster, as the client sees them: workers list what is in them.
+"""The trees of a scan on a cluster, as the client sees them: workers list their directories.
 
-The client looks where a tree begins, and where another file system begins in it: whether that is
-what was scanned before is for its own record of mounts to say. All else of a directory it sees only
-where one is too wide to be sent.
+The client looks where a tree begins, and where another file system begins in it: its own record of
+mounts says whether that is the one scanned before. The client lists a directory itself only if it
+is too wide to be sent.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from hashclient.scan.sources.interface import TASK_NAMES, Group, Task
 
 
 class ClusterTrees(Trees):
-    """The files at paths and below them, of which directories are listed by others."""
+    """The files at paths and below them; workers list the directories."""
 
     def __init__(
         self, paths: Sequence[str], options: WalkOptions, places: Places | None = None
@@ -88,13 +88,14 @@ class ClusterTrees(Trees):
         return [Start(os.fsencode(tree), verified=True, is_root=True) for tree in self._roots]
 
     def batches(self) -> Iterator[Task | Outcome]:
-        """Yield the files among the paths, and outcomes of what was skipped or unread."""
+        """Yield the files among the paths, and skipped or unread outcomes."""
         yield from self._found
 
     def cross(self, path: str) -> tuple[Outcome | None, bool]:
-        """Look where another file system begins; return what is to be told, and whether to go on.
+        """Look where another file system begins; return outcomes, and whether to go on.
 
-        What is not what it was before is unread, and what is in it now is listed all the same.
+        A directory that is not the one of before is unread, and its present files are listed all
+        the same.
         """
         try:
             fd = open_directory(path)
@@ -118,7 +119,7 @@ class ClusterTrees(Trees):
         return self._roots[max(above, key=len)] if above else None
 
     def list_wide(self, path: str) -> Iterator[Group | Outcome | Start]:
-        """Yield what is in one directory, and nothing of what is below it."""
+        """Yield the names in one directory, but not those below it."""
         exclude = self._options.exclude
         excluded = compile_excludes(exclude) if exclude else None
         names: list[str] = []
@@ -147,7 +148,7 @@ class ClusterTrees(Trees):
             yield Group(path, names, follow=False)
 
     def unread(self, directory: str, reason: str) -> Outcome:
-        """Return how a directory ends that was not listed, and note that it was not."""
+        """Return the outcome of a directory that was not listed, and note that it was not."""
         self.coverage.fail(directory)
         return Outcome(Kind.UNREAD, directory, reason=reason)
 

@@ -1,13 +1,13 @@
-"""What a worker of a cluster does for a scan: all of it is called by Dask, by name.
+"""The work of a cluster's worker for a scan: Dask calls these functions by name.
 
-A worker has lists and key of its own, as any client has; nothing that matters is sent to it. Before
-its first batch it is `prepare`d: it opens its lists, sees that they and the key are those that the
-client has, and that each path is what it is at the client. Only then it says to the scheduler that
-it has what batches of this scan need. What goes wrong is an answer: an exception would be logged
-with what it was called with.
+A worker has lists and key of its own, as any client has; neither is sent to it. Before its first
+batch it is `prepare`d: it opens its lists, checks that the lists and the key are those of the
+client, and that each path is the same as at the client. Only then it tells the scheduler that it
+has the resource of this scan. A failure is an answer: an exception would be logged with its
+arguments.
 
-A process serves several scans, and Dask calls functions only: so what it has open is kept here, by
-the name of the scan. Each thread has a checker of its own.
+A process serves several scans, and Dask calls functions only: so open lists are kept here, by the
+name of the scan. Each thread has a checker of its own.
 """
 
 from __future__ import annotations
@@ -62,11 +62,11 @@ from hashclient.system.text import printable
 BATCH_MOST_S = 2.0
 #: A file of at least this size is a batch of its own.
 LARGE_BYTES = 256 << 20
-#: Scans that one process is ready for; of more, the one that was used least lately is dropped.
+#: Scans that one process is ready for; beyond that, the least recently used one is dropped.
 MOST_RUNS = 16
-#: How long a worker may take to open its lists and look at paths.
+#: Seconds that a worker may take to open its lists and look at paths.
 PREPARE_S = 120.0
-#: More of a resource than a worker ever uses: it says who may be given batches, not how many.
+#: More of a resource than a worker ever uses: it says which workers may get batches, not how many.
 PLENTY = 1e9
 _log = Log("cluster")
 
@@ -79,10 +79,10 @@ class Stopped(Exception):  # noqa: N818 - no error: the scan is over
 
 
 class Work:
-    """What a process has open for one scan."""
+    """The open lists and checkers of a process for one scan."""
 
     def __init__(self, spec: Spec, lists: OpenLists, state_dir: Path) -> None:
-        """Nothing is opened besides `lists` before a thread needs it."""
+        """Besides `lists`, each thing is opened when a thread first needs it."""
         self.spec = spec
         self._lists = lists
         self._state_dir = state_dir
@@ -101,11 +101,11 @@ class Work:
         return found
 
     def lister(self) -> Lister:
-        """Return what lists directories."""
+        """Return the lister of directories."""
         return Lister(self.base, self.points, [os.fsdecode(p) for p in self.spec.exclude])
 
     def close(self) -> None:
-        """End what was started; a batch that is being checked ends as soon as it can."""
+        """End the checkers; a batch that is being checked ends as soon as it can."""
         self.is_over = True
         for members in self._opened:
             members.close()
@@ -157,7 +157,7 @@ async def prepare(payload: bytes, resource: str, dask_worker: Any) -> bytes:
 
 
 async def look_at(run: str, payload: bytes) -> bytes:
-    """Look where the client has left probes; return what is wrong with each, None if nothing."""
+    """Look for the probes of the client; return the problem of each, None for one that is right."""
     work = _runs.get(run)
     if work is None:
         return encode(None)
@@ -173,7 +173,7 @@ async def look_at(run: str, payload: bytes) -> bytes:
 
 
 async def forget(run: str, resource: str, dask_worker: Any) -> None:
-    """Close what this process has open for a scan, which is over."""
+    """Close all that this process has open for a scan, which is over."""
     with _lock:
         work = _runs.pop(run, None)
     if work is not None:
@@ -182,7 +182,7 @@ async def forget(run: str, resource: str, dask_worker: Any) -> None:
 
 
 def _prepare(payload: bytes) -> tuple[str, str | None] | None:
-    """Open lists and look at probes; return what is wrong and what helps.
+    """Open lists and look at probes; return a problem and a hint.
 
     Raises:
         HashclientError: the lists cannot be used.
@@ -214,13 +214,13 @@ def _prepare(payload: bytes) -> tuple[str, str | None] | None:
             del _runs[old.spec.run]
     for old in dropped:
         old.close()
-    # What is here now lives long: looking through it again and again is in vain.
+    # Present objects live long: the garbage collector need not search them again.
     gc.freeze()
     return None
 
 
 def own_settings(environ: Mapping[str, str]) -> Settings:
-    """Return the settings of this machine, as its environment says them.
+    """Return the settings of this machine, by its environment.
 
     Raises:
         ConfigError: the configuration is wrong.
@@ -239,7 +239,7 @@ def own_settings(environ: Mapping[str, str]) -> Settings:
 
 
 def pins_of(lists: OpenLists) -> tuple[Pin, ...]:
-    """Return which lists these are, and of which generation."""
+    """Return the names and generations of lists."""
     manifests = [index.manifest for index in lists.indexes]
     return tuple(
         sorted(
@@ -250,7 +250,7 @@ def pins_of(lists: OpenLists) -> tuple[Pin, ...]:
 
 
 def problem_with_lists(spec: Spec, lists: OpenLists) -> tuple[str, str | None] | None:
-    """Return why these lists do not find what those of the client find; None if they do."""
+    """Return why these lists differ from those of the client; None if they are the same."""
     if lists.sealer.key_id != spec.key_id:
         return (
             f"its seal key is another one: key id {lists.sealer.key_id}, not {spec.key_id}",
@@ -289,7 +289,7 @@ def check_with(make: Callable[[], Checks], base: str | None, payload: bytes) -> 
 
 
 def list_directories(run: str, payload: bytes) -> bytes:
-    """List a batch of directories, and what is below them."""
+    """List a batch of directories, and those below them."""
     work = _runs.get(run)
     if work is None:
         return encode(Lost(WORKER_FAILED))
@@ -346,11 +346,11 @@ def _is_large(task: Task) -> bool:
         status = os.stat(join(task[0].directory, task[0].names[0]))  # noqa: PTH116 - any bytes
         return status.st_size >= LARGE_BYTES
     except OSError:
-        return False  # whoever checks it says what is wrong
+        return False  # the checker says what is wrong
 
 
 def _strip(result: Result, length: int) -> None:
-    """Call everything again as the client does: a path is relative to where that is."""
+    """Restore the paths of the client: a relative path is relative to its directory."""
     from msgspec.structs import replace
 
     result.outcomes = [replace(o, path=o.path[length:]) for o in result.outcomes]

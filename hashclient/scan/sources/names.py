@@ -134,7 +134,7 @@ class Names:
 
 
 def _bytes_ahead(fd: int) -> int:
-    """Return how many bytes a regular file still has, by its size; None for anything else."""
+    """Return how many bytes a regular file still has, by its size; 0 for anything else."""
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode):
         return 0
