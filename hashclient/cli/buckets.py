@@ -1,4 +1,4 @@
-"""What `scan` is asked about objects in buckets, checked before anything is done."""
+"""The options of `scan` for objects in buckets, checked before the scan begins."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from hashclient.errors import StateError, UsageError
 if TYPE_CHECKING:
     from hashclient.scan.objects.objects import Objects
 
-#: Disk that objects may take which may be containers, until they are opened.
+#: Bytes of disk for objects that may be containers, until they are opened.
 SPOOL_BYTES = 4 << 30
 
 
 def split_paths(paths: Sequence[str]) -> tuple[tuple[str, ...], tuple[ObjectUri, ...]]:
-    """Return the paths of files among arguments, and what names objects.
+    """Return the paths of files among arguments, and the URIs of objects.
 
     Raises:
-        UsageError: a URI is none.
+        UsageError: a URI is wrong.
     """
     files = tuple(path for path in paths if not is_object_uri(path))
     return files, tuple(parse_uri(path) for path in paths if is_object_uri(path))
@@ -33,12 +33,12 @@ def _is_installed(library: str) -> bool:
 
     try:
         return find_spec(library) is not None
-    except ImportError:  # what it is a part of is not there
+    except ImportError:  # its parent package is missing
         return False
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """What is asked: objects, whether they are read, which versions, and where to go on."""
+    """The request: objects, whether they are read, which versions, and where to go on."""
 
     uris: tuple[ObjectUri, ...]
     reads: bool
@@ -52,10 +52,10 @@ class Asked(msgspec.Struct, frozen=True):
         return [*(uri.text for uri in self.uris), *([] if self.report is None else [self.report])]
 
     def check(self, *, others: bool, excludes: bool) -> None:
-        """Refuse what does not go together; `others` says whether files are asked for besides.
+        """Refuse options that contradict each other; `others` says whether there are files as well.
 
         Raises:
-            UsageError: it does not.
+            UsageError: options contradict each other.
         """
         given = {
             "--no-read": not self.reads,
@@ -94,18 +94,18 @@ class Asked(msgspec.Struct, frozen=True):
         key_id: str,
         use: bool,
     ) -> Objects | None:
-        """Return what checks the objects, None if none are asked for.
+        """Return the scan of the objects, None if there are none.
 
-        `failed` is called with what is wrong with the cache, whose tags are sealed under the key
+        `failed` is called with a problem of the cache, whose tags are sealed under the key
         `key_id`, and which is asked with `use` only.
 
         Raises:
-            UsageError: the token is of something else, or a library is missing.
+            UsageError: the token is for something else, or a library is missing.
         """
         if not self.uris and self.report is None:
             return None
         for library in ("obstore", "botocore", "arro3.core"):
-            if not _is_installed(library):  # better said now than in the middle
+            if not _is_installed(library):  # before the scan begins, not in its middle
                 from hashclient.objects.failures import missing_extra
 
                 raise missing_extra(ImportError(name=library))

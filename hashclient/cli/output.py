@@ -1,20 +1,20 @@
-"""Where a report goes, and what the file that `--output` names says of a command that fails.
+"""The output of a command, and the file of `--output` after a command that fails.
 
-Whoever shows such a file after a run (a line for cron, a script, a job in CI) must never show what
-an earlier run has left there: a scan that fails before it begins would look like the one that ended
-with 0 yesterday. So FILE is looked for before anything else can fail, and emptied; what fails then
-is written into it, in the format that was asked for. `status` replaces its file in one step, since
-its readers come at any time: a status that fails replaces it, too, by one that says so.
+A line for cron, a script, or a job in CI that shows such a file after a run must never show the
+output of an earlier run: a scan that fails before it begins would look like the one that ended with
+0 yesterday. So FILE is found and emptied before anything else can fail; a later failure is written
+into it, in the format that was asked for. `status` replaces its file in one step, since its readers
+come at any time: a status that fails replaces it, too, and says so.
 
-A FILE that somebody renames during a scan is opened again on SIGHUP: what was found is in the
-renamed one, which has no end; what follows is in a new FILE, which begins as any does and has the
-summary of the whole run. Formats that are one document stay in the file that was renamed.
+A FILE that is renamed during a scan is opened again on SIGHUP. The outcomes so far are in the
+renamed file, which has no end; the later ones are in a new FILE, which begins like any output and
+has the summary of the whole run. Formats that are one document stay in the renamed file.
 
-Two runs never write to one file; a lock of somebody who may only read it is no run. An input is
-never emptied: that would be its way past the lists.
+Two runs never write to one file; a lock of a user who may only read it does not count. An input is
+never emptied: it would escape the lists.
 
-Limits: what is killed at once (SIGKILL) leaves an empty file, or the old one of `status`, whose
-time tells. An output or a format that config.toml names is not known while that file is broken.
+Limits: a run that is killed at once (SIGKILL) leaves an empty file, or the old one of `status`,
+which shows its time. An output or a format in config.toml is not known while config.toml is broken.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ from hashclient.system.text import printable
 #: Commands whose `--output` is emptied first, and those whose `--output` is replaced in one step.
 _EMPTIED = frozenset({"scan", "lookup", "matches"})
 _REPLACED = frozenset({"status"})
-#: Of these the report has no last line that shows that all of it is there.
+#: Commands whose output has no last line that shows that it is complete.
 _ENDLESS = frozenset({"matches"})
-#: Those that may run for so long that FILE is rotated meanwhile.
+#: Commands that may run for so long that FILE is rotated meanwhile.
 _REOPENED = frozenset({"scan", "lookup"})
-#: The parameters that name what is read: of all commands, and of some.
+#: The parameters that name inputs: of all commands, and of some.
 _INPUTS_OF_ALL = ("config_path", "seal_key_file")
 _INPUTS = ("paths", "sources")
 _SINGLE_INPUTS = ("files_from",)
 
 
-#: What is wrong with the place, and not with the disk: the same as when a file is opened there.
+#: Errors of the place, and not of the disk: the same as when a file is opened there.
 _WRONG_PLACE = frozenset(
     {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
 )
@@ -68,7 +68,7 @@ class Output:
     """The file of one run that `--output` names, if any."""
 
     def __init__(self) -> None:
-        """Nothing is opened before `prepare` or `open`."""
+        """No file is opened before `prepare` or `open`."""
         self._command = ""
         self._format = ""
         self._path: Path | None = None
@@ -76,7 +76,7 @@ class Output:
         self._is_begun = self._is_whole = False
         self._inputs: Sequence[str] = ()
         self._hangup = Hangup()
-        #: What FILE begins with, once more; None where it cannot be parted.
+        #: Returns the beginning of FILE again; None if the output cannot be split.
         self._again: Callable[[], str | None] | None = None
         self._warn: Callable[[str, str | None], object] = lambda _message, _hint: None
 
@@ -85,8 +85,8 @@ class Output:
     ) -> None:
         """Look for `--output` of command `name`, called with `words`, and empty FILE.
 
-        Nothing is done twice, so this can be called again once config.toml has been read. Words
-        that are wrong are passed over: their errors come when the command parses them.
+        A second call does no step again, so this can be called once more after config.toml has been
+        read. Wrong words are ignored: their errors come when the command parses them.
 
         Raises:
             UsageError: FILE cannot be opened, or is an input.
@@ -129,8 +129,9 @@ class Output:
     ) -> Iterator[Callable[[str], None]]:
         """Yield a function that writes a line to `path`, or else to stdout; it is whole at the end.
 
-        `again` returns what a file begins with, where one report can be in several; without it,
-        nothing is opened again. `warn` is called with what is to be known of that, and a hint.
+        `again` returns the beginning of a file, if an output can be split into several files;
+        without it, FILE is never opened again. `warn` is called with a warning about that, and a
+        hint.
 
         Raises:
             UsageError, LockedError: as `prepare`.
@@ -152,13 +153,13 @@ class Output:
             yield write
         except BaseException:
             with contextlib.suppress(OSError):
-                self._opened_stream().flush()  # what was found before the error
+                self._opened_stream().flush()  # the outcomes before the error
             raise
         self._finish()
         self._is_whole = True
 
     def reopen_if_asked(self) -> None:
-        """Open FILE again, if that was asked for; called now and then while nothing is written."""
+        """Open FILE again, if that was asked for; called now and then while no line is written."""
         if self._hangup.is_asked:
             try:
                 self._reopen()
@@ -203,7 +204,7 @@ class Output:
             raise output_error(error, self._path) from error
 
     def _finish(self) -> None:
-        """Make sure that what was written has come to FILE.
+        """Make sure that all lines have come to FILE.
 
         Raises:
             OutputError: it has not.
@@ -211,7 +212,7 @@ class Output:
         stream = self._opened_stream()
         try:
             stream.flush()
-            # A file system of the network may say only when a file is closed that it has no room.
+            # A network file system may report only at the close of a file that it has no room.
             os.close(os.dup(stream.fileno()))
         except OSError as error:
             raise output_error(error, self._path) from error
@@ -221,9 +222,9 @@ class Output:
         return self._stream
 
     def fail(self, code: ExitCode, message: str, now: datetime) -> None:
-        """Let FILE say that the command failed, unless it holds a report, or the part of one.
+        """Write into FILE that the command failed, unless it has an output, or a part of one.
 
-        What cannot be written then is passed over: the command has its own error already.
+        An error to write is ignored: the command has its own error already.
         """
         if self._path is None or self._is_whole:
             return
@@ -234,7 +235,7 @@ class Output:
                 self._write_failure(_failed_report(self._command, self._format, code, message, now))
 
     def close(self) -> None:
-        """Close FILE; signals mean what they meant before."""
+        """Close FILE; signals get their earlier handlers again."""
         self._hangup.end()
         self._close_stream()
 
@@ -250,14 +251,14 @@ class Output:
         self._path, self._inputs, self._is_begun = path, inputs, False
 
     def _write_failure(self, text: str) -> None:
-        """Write `text` in the place of all that was written so far; a pipe keeps what it has."""
+        """Write `text` instead of all that was written so far; a pipe keeps its earlier text."""
         stream = self._stream
         assert stream is not None
         if self._is_begun:
             if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
                 return
             kept = os.dup(stream.fileno())
-            # What the stream still holds goes nowhere.
+            # The text that is still in the stream is dropped.
             with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - a device, not a path of ours
                 os.dup2(nowhere.fileno(), stream.fileno())
             self._close_stream()
@@ -272,7 +273,7 @@ def replace(path: Path, text: str) -> None:
     """Replace `path` by `text` in one step; the umask decides who can read it.
 
     Raises:
-        UsageError: nothing may be written there, or there is no such directory.
+        UsageError: writing there is not allowed, or there is no such directory.
         OutputError: it cannot be written; `path` is as it was.
     """
     from hashclient.system.files import write_atomic
@@ -289,7 +290,7 @@ def replace(path: Path, text: str) -> None:
 
 
 def _emptied(path: Path, inputs: Sequence[str]) -> int:
-    """Open a file, or what else is there, to write to it, and empty it; return its descriptor.
+    """Open a file, a pipe or a device for writing, and empty it; return its descriptor.
 
     Raises:
         UsageError: it cannot be opened, or is one of `inputs`.
@@ -319,7 +320,7 @@ def _text_stream(fd: int) -> TextIO:
 
 
 def _without_values_of_flags(command: click.Command, words: Sequence[str]) -> list[str]:
-    """Return `words` without what would end even a lenient parse: `--sort=yes` becomes `--sort`."""
+    """Return `words` that a lenient parse accepts: `--sort=yes` becomes `--sort`."""
     flags = {
         name
         for option in command.params
@@ -340,7 +341,7 @@ def _cannot_open(path: Path, error: OSError | ValueError) -> UsageError:
 def _refuse_inputs(path: Path, status: os.stat_result, inputs: Sequence[str]) -> None:
     for word in inputs:
         with contextlib.suppress(OSError, ValueError):
-            # `-` is stdin; and any bytes, as they came.
+            # `-` is stdin; other names may have any bytes.
             found = os.fstat(0) if word == "-" else os.stat(word)  # noqa: PTH116 - see above
             if os.path.samestat(found, status):
                 raise UsageError(
@@ -363,9 +364,9 @@ def _lock(fd: int, path: Path) -> None:
 
 
 def _may_be_of_a_run(status: os.stat_result) -> bool:
-    """Tell whether those who hold locks on a file may write to it, as far as /proc tells.
+    """Tell whether the holders of locks on a file may write to it, as far as /proc shows.
 
-    Whoever can read a file can lock it, and must not keep an old report in it by that.
+    Every user who can read a file can lock it, but must not keep an old output in it that way.
     """
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         return True
@@ -381,9 +382,9 @@ def _may_be_of_a_run(status: os.stat_result) -> bool:
 
 
 def _real_uid(pid: str) -> int | None:
-    """Return the user who has started a process, whatever it has become since; None if it ended."""
+    """Return the user who started a process, even if it has changed its user; None if it ended."""
     try:
-        # Not who owns this: it is root where memory is private.
+        # Not the owner of this: it is root where memory is private.
         status = Path(f"/proc/{int(pid)}/status")
         with status.open(encoding="utf-8", errors="replace") as lines:
             found = [line.split()[1] for line in lines if line.startswith("Uid:")]
@@ -395,7 +396,7 @@ def _real_uid(pid: str) -> int | None:
 def _failed_report(
     command: str, output_format: str, code: ExitCode, message: str, now: datetime
 ) -> str:
-    """Return what the report of a command is that failed before it had anything to tell."""
+    """Return the output of a command that failed before it had any result."""
     from hashclient.core.verdict import Summary
     from hashclient.formats.interface import FORMATS, Context, formatter
 
@@ -412,7 +413,7 @@ def _failed_report(
 
 
 def _failed_status(output_format: str, code: ExitCode, message: str) -> str:
-    """Return what `status` says of itself when it could not find out anything."""
+    """Return the output of `status` when it could not find out anything."""
     if output_format == "prometheus":
         from hashclient.status.prometheus import render_failure
 

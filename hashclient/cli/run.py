@@ -1,8 +1,8 @@
-"""What `scan` and `lookup` share: writing outcomes while they come.
+"""The common part of `scan` and `lookup`: writing outcomes while they come.
 
-The library records, acts and counts (`scan/pipeline`); here is what it does not know: the output,
-the terminal, and signals. However a run ends early, what was found so far is written, and the
-summary comes last and says so.
+The library records, acts and counts (`scan/pipeline`); this module adds the output, the terminal,
+and signals. However a run ends early, the outcomes so far are written, and the summary comes last
+and says so.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ if TYPE_CHECKING:
     from hashclient.index.open_lists import OpenLists
     from hashclient.reporting.report import Report as Prepared
 
-#: What ends a run early, and the exit code that it stands for.
+#: Exceptions that end a run early, with their exit codes.
 STOPS: Mapping[type[BaseException], ExitCode] = {
     KeyboardInterrupt: ExitCode.INTERRUPTED,
     Terminated: ExitCode.TERMINATED,
 }
 
-#: What is counted, and listed with --show-all only.
+#: Kinds of outcomes that are counted, and listed with --show-all only.
 _COUNTED = frozenset({Kind.CLEAN, Kind.SKIPPED})
-#: Lines are written together that have so many characters.
+#: Lines are written together, up to so many characters.
 _CHARS_AT_ONCE = 4000
-#: Of the words that a line begins with, on a terminal: bold red, and yellow.
+#: Colours of the first word of a line, on a terminal: bold red, and yellow.
 _COLOURS = {Kind.MATCH: "1;31", Kind.CONFLICT: "33", Kind.UNREAD: "33"}
 
 
 def load_lists(app: App) -> OpenLists:
-    """Open the lists that should be here, and say which cannot be used or are stale.
+    """Open the lists that should be here, and warn about those that cannot be used or are stale.
 
     Raises:
-        StateError: none can be used.
+        StateError: no list can be used.
     """
     lists = app.session.open_lists()
     for entry in lists.unusable:
@@ -64,7 +64,7 @@ def load_lists(app: App) -> OpenLists:
 
 
 class Report(Observer):
-    """Writes the outcomes of one run in one format, and what else happens to stderr."""
+    """Writes the outcomes of one run in one format, and other events to stderr."""
 
     def __init__(
         self,
@@ -98,21 +98,21 @@ class Report(Observer):
         self._again = None if output_format in DOCUMENTS else self._written.begin
         self._show_all = show_all
         self._signals = Signals()
-        #: What a run has to know of its front end.
+        #: The data of the front end that a run needs.
         self.front = FrontEnd(self._signals, self, STOPS)
-        #: Draws how far the run has come.
+        #: Draws the progress of the run.
         self.tick: Callable[[], None] = lambda: None
         #: Writes one line; set once the output is open.
         self._write: Callable[[str], None] = lambda _line: None
         self._begun = False
-        #: Whether something matched about which nothing was done yet.
+        #: Whether there is a match without an action.
         self._is_open = False
 
     def write(self, run: Run) -> ExitCode:
         """Write outcomes as they come, then the summary; return the exit code.
 
         Raises:
-            HashclientError: the run failed, and nothing that was found outranks that.
+            HashclientError: the run failed, and no outcome outranks that.
         """
         summary = run.summary
 
@@ -127,11 +127,11 @@ class Report(Observer):
                 ) as self._write:
                     failure = self._tell_all(run)
             except OutputError as error:
-                # Only the exit code can still say it; what was found still is logged.
+                # Only the exit code can still say it; the outcomes are still logged.
                 failure = error
                 run.give_up(error)
             except (KeyboardInterrupt, Terminated) as error:
-                # The second signal, while the end was written: what was found outranks it as well.
+                # The second signal, while the end was written: matches outrank it as well.
                 run.give_up(error)
         if self._is_open and failure is None and self._is_text:
             self._app.say(
@@ -141,13 +141,13 @@ class Report(Observer):
         if failure is not None:
             if run.exit_code is failure.exit_code:
                 raise failure
-            # FILE may be empty still, as long as everything was kept back to be sorted.
+            # FILE may still be empty, if all outcomes were kept back to be sorted.
             self._app.output.fail(run.exit_code, failure.message, self._app.now())
             self._app.warn(failure.message, failure.hint)
         return run.exit_code
 
     def _tell_all(self, run: Run) -> HashclientError | None:
-        """Tell outcomes as they come, to the last; return what the run failed for."""
+        """Write outcomes as they come, to the last; return the error of the run, if any."""
         while True:
             try:
                 for portion in run.portions():
@@ -176,7 +176,7 @@ class Report(Observer):
             if text is not None:
                 lines.append(self._coloured(text, outcome.kind))
                 chars += len(text)
-                # What the buffer of a stream has room for is written whole, or not at all.
+                # Text that fits into the buffer of a stream is written whole, or not at all.
                 if chars >= _CHARS_AT_ONCE:
                     self._put("\n".join(lines))
                     lines.clear()
@@ -185,7 +185,7 @@ class Report(Observer):
             self._put("\n".join(lines))
 
     def _put_sorted(self) -> None:
-        """Write what was kept back, by path; only once."""
+        """Write the outcomes that were kept back, by path; only once."""
         sorter, self._sorter = self._sorter, None
         if sorter is not None:
             ordered = iter(sorter)
@@ -193,7 +193,7 @@ class Report(Observer):
                 self._tell(portion)
 
     def _put(self, text: str | None) -> None:
-        """Write what a formatter gives, after its beginning."""
+        """Write the text of a formatter, after its beginning."""
         if not self._begun:
             self._begun = True
             self._put(self._written.begin())
@@ -209,7 +209,7 @@ class Report(Observer):
         return f"\x1b[{colour}m{word}\x1b[0m{space}{rest}"
 
     def progressed(self) -> None:
-        """Draw how far the run has come."""
+        """Draw the progress of the run."""
         self._app.output.reopen_if_asked()
         self.tick()
 
@@ -226,11 +226,11 @@ class Report(Observer):
         self._app.say(text)
 
     def prepared(self, report: Prepared) -> None:
-        """Say what is to be done with the report."""
+        """Say how to go on with the report."""
         self._app.say(f"report {report.id} is prepared; next: hashclient report submit {report.id}")
 
     def ending(self, run: Run) -> None:
-        """Write the summary, unless the command fails without having checked anything."""
+        """Write the summary, unless the command failed before it checked anything."""
         self._put_sorted()
         if run.failure is None or run.summary.inputs or self._output is not None:
             self._put(self._written.end(run.summary))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hashclient.scan.sources.interface import Source
     from hashclient.scan.sources.stream import Stream
 
-#: Whether it is there and can be read, the walk says: of each PATH by itself, as an outcome.
+#: The walk checks whether each PATH exists and can be read, and gives an outcome.
 _path = click.Path(readable=False)
 
 
@@ -28,7 +28,7 @@ _path = click.Path(readable=False)
 @click.option(
     "--files-from",
     metavar="FILE|-",
-    # Kept as it was typed: a Path makes `-`, which is stdin, of `./-`, which is a file.
+    # Kept as it was typed: a Path would turn `./-`, which is a file, into `-`, which is stdin.
     type=click.Path(allow_dash=True, readable=False),
     help="Check the files whose names are in FILE, or come from stdin, one a line. A directory"
     " among them is unread.",
@@ -275,7 +275,7 @@ def command(
         all_digests=all_digests,
         jobs=jobs,
         executor=executor,
-        # The inventory knows tags, not digests: to show these, files are read.
+        # The inventory has tags, not digests: to show digests, files are read.
         inventory=not no_inventory and not show_digests,
         show_clean=show_all,
         act=not no_actions,
@@ -290,7 +290,7 @@ def command(
     if failed is not None:
         run.summary.failed, run.summary.failure = failed, None
     options = WalkOptions(tuple(exclude), one_file_system, follow_symlinks)
-    # How many names come from elsewhere nobody knows.
+    # The number of names from another program is unknown.
     countable = (
         app.progress_wanted()
         and stream is None
@@ -313,10 +313,10 @@ def command(
 def _stream(
     paths: tuple[str, ...], files_from: str | None, name: str | None, *, quarantine: bool
 ) -> Stream | None:
-    """Return what stands for stdin, if it is one of `paths`.
+    """Return the source for stdin, if it is one of `paths`.
 
     Raises:
-        UsageError: it cannot be read as is asked for.
+        UsageError: it cannot be read in the way that was asked for.
     """
     count = paths.count("-")
     if not count:

@@ -1,8 +1,8 @@
 """The name of one object in a bucket, as a URI: `s3://bucket/key`, perhaps with `?versionId=…`.
 
-A key may hold any character, and a URI must mean one key only. So of a key `%`, `?`, `#`, control
-characters and bytes that are no UTF-8 are written as `%XX`; everything else stands as it is. What
-this writes is what it reads. Nothing here talks to a store.
+A key may hold any character, and a URI must mean one key only. So `%`, `?`, `#`, control characters
+and bytes that are no UTF-8 are written as `%XX` in a key; all other characters stay. Writing and
+reading are exact opposites. This module does not talk to a store.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ SCHEMES: tuple[Scheme, ...] = ("s3", "gs", "az")
 
 _URI = re.compile(r"(s3|gs|az)://([^/?#]*)(?:/([^?#]*))?(?:\?versionId=([^?#]*))?", re.DOTALL)
 _PREFIX = re.compile(r"(?:s3|gs|az)://")
-#: What buckets and containers may be called in the three stores, at most.
+#: The names that buckets and containers may have in the three stores, at most.
 _BUCKET = re.compile(r"[A-Za-z0-9$][A-Za-z0-9._-]{1,221}")
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})?")
-#: What is not written as it is: it would mean something else, or cannot be shown.
+#: Characters that are escaped: they would mean something else, or cannot be shown.
 _ESCAPED = re.compile(r"[\x00-\x1f\x7f%?#\udc80-\udcff]")
 
 
@@ -50,31 +50,31 @@ class ObjectUri(msgspec.Struct, frozen=True, gc=False):
 
 
 def key_text(key: str) -> str:
-    """Return a key as it stands in a URI."""
+    """Return a key in the form of a URI."""
     return _ESCAPED.sub(lambda m: "".join(f"%{b:02X}" for b in os.fsencode(m[0])), key)
 
 
 def version_text(version: str | None) -> str:
-    """Return what stands for a version at the end of a URI."""
+    """Return the text for a version at the end of a URI."""
     return "" if version is None else f"?versionId={key_text(version)}"
 
 
 def is_object_uri(text: str) -> bool:
-    """Tell whether an argument names objects; a file of such a name is given as `./s3:…`."""
+    """Tell whether an argument names objects; a file with such a name is given as `./s3:…`."""
     return _PREFIX.match(text) is not None
 
 
 def _shown(text: str) -> str:
-    """Return what was given as a URI for a message, without what may be a secret in it."""
+    """Return a given URI for a message, without parts that may be secret."""
     bare, mark, _ = re.sub(r"//[^/@]*@", "//…@", text).partition("?")
     return key_text(bare) + ("?…" if mark else "")
 
 
 def parse_uri(text: str) -> ObjectUri:
-    """Return what a URI names.
+    """Return the objects that a URI names.
 
     Raises:
-        UsageError: it is none.
+        UsageError: it is no such URI.
     """
     found = _URI.fullmatch(text)
     if found is None:

@@ -1,8 +1,8 @@
-"""What went wrong at a store, in our own words.
+"""Failures of a store, in our own words.
 
-Errors of the clients hold addresses, headers, keys, and what a credential helper has printed: none
-of that is passed on. A failure is told by its class, the HTTP status, and the code that the store
-gives, as far as that is one of a known few.
+Errors of the clients hold addresses, headers, keys, and output of credential helpers: none of that
+is passed on. Our text depends on the class of the failure, the HTTP status, and the code of the
+store, if it is one of a known few.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ HINT_EXTRA = "`pip install 'hashclient[objects]'` brings what reads object store
 
 
 class Trouble(enum.Enum):
-    """What kind of failure it is, as far as somebody acts on it."""
+    """The kind of a failure, if a caller acts on it."""
 
     GONE = enum.auto()
     CHANGED = enum.auto()
@@ -28,7 +28,7 @@ class Trouble(enum.Enum):
 
 
 class StoreError(Exception):
-    """A request that a store has not answered as was hoped; the text is for people."""
+    """A request to a store has failed; the text is for people."""
 
     def __init__(self, trouble: Trouble, reason: str) -> None:
         super().__init__(reason)
@@ -88,20 +88,20 @@ _BY_STATUS: dict[int, tuple[Trouble, str]] = {
     429: (Trouble.OTHER, _BUSY),
     503: (Trouble.OTHER, _BUSY),
 }
-#: As obstore repeats an answer: the status, and then its body.
+#: An answer in an error of obstore: the status, and then the body.
 _STATUS = re.compile(r"status code: ([0-9]{3})\b")
 _CODE = re.compile(r"<Code>([A-Za-z.]{1,60})</Code>")
 
 
 def missing_extra(error: ImportError) -> UsageError:
-    """Return what is raised where a library is not installed that only object stores need."""
+    """Return the error for a missing library that only object stores need."""
     name = (error.name or "obstore").partition(".")[0]
     return UsageError(f"object stores need {name}, which is not installed", hint=HINT_EXTRA)
 
 
 def of_obstore(error: BaseException) -> StoreError:
-    """Return what an error of obstore says; nothing of its text."""
-    # What the store said comes first: a 403 of an object in an archive is no want of permission.
+    """Return the failure for an error of obstore, without the error's text."""
+    # The code of the store comes first: a 403 for an object in an archive is no lack of permission.
     text = str(error)
     status = _STATUS.search(text)
     if status is not None:
@@ -133,7 +133,7 @@ _BY_CLASS: dict[str, tuple[Trouble, str]] = {
 
 
 def of_botocore(error: BaseException) -> StoreError:
-    """Return what an error of botocore says; nothing of its text."""
+    """Return the failure for an error of botocore, without the error's text."""
     response: Any = getattr(error, "response", None)
     if isinstance(response, dict):
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)

@@ -1,15 +1,15 @@
-"""What is in a bucket, page by page, as columns: nothing is made of a single object here.
+"""The objects in a bucket, page by page, as columns: no Python object is made for a single row.
 
-1. A URI names one object, and whatever lies below it, as of a file or a folder; with a slash at its
-   end only what lies below.
-2. obstore lists, since that costs a tenth of what botocore does. It fails where a key is no path to
-   it, and gives others back without their slash at the beginning. So a bucket of S3 that has such
-   keys is listed by botocore, from the last key on that obstore gave.
-3. Keys come in the order of their bytes. One that goes back shows a store that repeats itself: the
-   listing is over then, and not whole.
+1. A URI names one object and all objects below it, as a path names a file or a folder; with a slash
+   at its end, only the objects below.
+2. obstore lists, at a tenth of the cost of botocore. It fails at a key that is no path to it, and
+   returns other keys without the slash at their beginning. So botocore lists a bucket of S3 that
+   has such keys, from the last key that obstore gave.
+3. Keys come in the order of their bytes. If a key goes back, the store repeats itself: the listing
+   ends then, incomplete.
 
 Limits: in the other stores a key that obstore cannot name ends the listing. Directory buckets of S3
-have no order. A slash at the end of a key comes back as none: `scan` looks for both.
+have no order. obstore drops a slash at the end of a key: `scan` looks for both keys.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from hashclient.objects.stores import S3, Store, quoted
 
 #: Objects a page: as many as a store gives at a time.
 PAGE_OBJECTS = 1_000
-#: So many of them are handed on as one.
+#: So many pages are joined into one.
 TOGETHER = 4
-#: So many pages may have nothing in them: of much that was deleted, say.
+#: So many pages may be empty: after many deletions, say.
 MAX_EMPTY = 1_000
 REPEATED = "the store repeats what it has listed"
 UNNAMABLE = "a key comes next that its client cannot name"
@@ -64,7 +64,7 @@ def page_of(rows: Sequence[tuple[str, int, str | None, str | None, str | None]])
 def quoted_etags(etags: Any) -> Any:
     """Return a column of ETags in quotes, as `quoted` does it."""
     if pc.all(pc.fill_null(pc.match_substring_regex(etags, '^(W/)?"'), fill_value=False)).as_py():
-        return etags  # as nearly every store gives them
+        return etags  # nearly every store gives them so
     bare = pc.utf8_trim(etags, '"')
     return pc.if_else(
         pc.equal(bare, ""),
@@ -76,9 +76,9 @@ def quoted_etags(etags: Any) -> Any:
 def list_pages(
     store: Store, uri: ObjectUri, *, after: str | None = None, all_versions: bool = False
 ) -> Iterator[Any]:
-    """Yield pages of what `uri` names, in the order of keys; of what comes behind `after` only.
+    """Yield pages of the objects that `uri` names, in the order of keys; only those behind `after`.
 
-    With `all_versions`, each version that an object ever had is a row, but for marks of deletion.
+    With `all_versions`, each version of an object is a row, except marks of deletion.
 
     Raises:
         ListingEndedError: it ended before its end, or could not begin.
@@ -109,9 +109,9 @@ def list_pages(
 
 
 def _together(pages: Iterator[Any]) -> Iterator[Any]:
-    """Yield the first page, and then several as one: less is done for each.
+    """Yield the first page, and then several joined into one, which costs less.
 
-    What ends the pages early comes after what came before it.
+    An error that ends the pages early is raised after all earlier pages.
     """
     waiting: list[Any] = []
     try:
@@ -129,7 +129,7 @@ def _together(pages: Iterator[Any]) -> Iterator[Any]:
 
 
 def _page_of_one(store: Store, uri: ObjectUri) -> Any:
-    """Return a page of the object that `uri` names, or of nothing where there is none."""
+    """Return a page with the object that `uri` names; an empty page if there is none."""
     try:
         seen = store.head(uri)
     except StoreError as error:
@@ -138,7 +138,7 @@ def _page_of_one(store: Store, uri: ObjectUri) -> Any:
         if error.trouble is Trouble.GONE:
             return page_of([])
         raise
-    # Which version is the latest may change until it is read: the ETag tells.
+    # The latest version may change until it is read: the ETag shows that.
     return page_of([(uri.key, seen.size, seen.etag, uri.version, None)])
 
 
@@ -156,7 +156,7 @@ def _has_leading_slash(s3: S3, uri: ObjectUri) -> bool:
 def _pages(store: Store, uri: ObjectUri, after: str | None) -> Iterator[Any]:
     """Yield pages as obstore lists them, and the rest by botocore where it cannot.
 
-    What obstore has got before it fails it keeps to itself: botocore is asked for that, too.
+    obstore drops the keys of a page in which it fails: botocore lists them again.
     """
     if uri.key.startswith("/"):
         raise ListingEndedError(UNNAMABLE)
@@ -176,7 +176,7 @@ def _pages(store: Store, uri: ObjectUri, after: str | None) -> Iterator[Any]:
 
 
 def _chunks(store: Store, uri: ObjectUri, after: str | None) -> Iterator[Any]:
-    """Yield what obstore lists.
+    """Yield pages of obstore's listing.
 
     Raises:
         StoreError: the store failed, or there is a key that obstore cannot name.
@@ -211,13 +211,13 @@ def _chunks(store: Store, uri: ObjectUri, after: str | None) -> Iterator[Any]:
 def _pages_of_s3(
     s3: S3, uri: ObjectUri, after: str | None, *, all_versions: bool = False
 ) -> Iterator[Any]:
-    """Yield pages as botocore lists them: of every key, as it is.
+    """Yield pages of botocore's listing, which has every key exactly.
 
     Raises:
         StoreError: the store failed.
         ListingEndedError: it repeats itself.
     """
-    # By strings, `a` would bring `ab`: it is asked for what lies below, and for the object itself.
+    # The prefix `a` would also match `ab`: so list the keys below, and ask for the object itself.
     prefix = _prefix_of(uri)
     last = None if after is None else os.fsencode(after)
     if prefix != uri.key and all_versions and (last is None or last < os.fsencode(uri.key)):

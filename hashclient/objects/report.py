@@ -5,9 +5,10 @@
    in which keys are escaped as in a URL.
 2. Any other report is one Parquet or CSV file, by its path or its URI. It has columns `key` and
    `size`, and perhaps `etag` and `version`; its keys stand as they are.
-3. Of versions, the latest counts unless all are asked for; marks of deletion are none.
+3. Only the latest version of a key counts, unless all are asked for; marks of deletion are ignored.
 
-A report is as old as it is. What has changed since is found when it is read, and is unread then.
+A report may be old. An object that has changed since then is noticed when it is read, and is
+unread.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from hashclient.objects.stores import Store
 from hashclient.system.files import open_at_once, read_regular, refuse_irregular
 from hashclient.system.text import printable
 
-#: What S3 calls the file that names the others.
+#: The name in S3 of the file that names the others.
 _MANIFEST = re.compile(r"(?:.*/)?manifest\.json", re.DOTALL)
 MAX_MANIFEST_BYTES = 16 << 20
 MAX_TABLE_BYTES = 1 << 40
@@ -44,7 +45,7 @@ _BLOCK_BYTES = 4 << 20
 NO_SIZE = "the report does not say how long it is"
 DAMAGED = "the report cannot be read: {}"
 
-#: What columns are called in reports of S3, as CSV and as Parquet, and in tables of others.
+#: The names of columns in reports of S3, as CSV and as Parquet, and in other tables.
 _NAMES = {
     "key": ("key",),
     "size": ("size",),
@@ -71,15 +72,15 @@ class _Manifest(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Report:
-    """A report of what is in one bucket."""
+    """A report of the objects in one bucket."""
 
     def __init__(self, where: str, uri: ObjectUri | None, *, make_file: Callable[[], int]) -> None:
-        """Read the manifest at `where`, a path or a URI, or take a table there as it is.
+        """Read the manifest, or open the table, at `where`, a path or a URI.
 
-        `uri` is the bucket that a table is of. `make_file` returns a descriptor of an empty file.
+        `uri` is the bucket of a table. `make_file` returns a descriptor of an empty file.
 
         Raises:
-            UsageError: the report cannot be read, or it is not clear of which bucket it is.
+            UsageError: the report cannot be read, or its bucket is unknown.
         """
         self._where = where
         self._make_file = make_file
@@ -119,7 +120,7 @@ class Report:
             raise _unusable(self._where, "it is no manifest of S3 Inventory") from error
 
     def pages(self, *, all_versions: bool) -> Iterator[Any]:
-        """Yield what the report lists, as pages with the columns of `listing.SCHEMA`.
+        """Yield the objects of the report, as pages with the columns of `listing.SCHEMA`.
 
         Raises:
             ListingEndedError: it cannot be read to its end.
@@ -132,7 +133,7 @@ class Report:
         except StoreError as error:
             raise ListingEndedError(DAMAGED.format(error.reason)) from None
         except (OSError, ValueError, pa.ArrowException) as error:
-            # Of Arrow's words none are passed on: they may hold anything that is in the file.
+            # The text of Arrow's errors is not passed on: it may have any content of the file.
             known = error.strerror if isinstance(error, OSError) and error.strerror else "damaged"
             raise ListingEndedError(DAMAGED.format(known.lower())) from None
 
@@ -172,7 +173,7 @@ class Report:
             raise ListingEndedError(DAMAGED.format("a file of it is not what its manifest says"))
 
     def _table(self) -> Iterator[Any]:
-        """Read one file that is here, or an object."""
+        """Read one local file, or an object."""
         with self._open_table() as stream:
             is_parquet = stream.read(4) == b"PAR1"
             stream.seek(0)
@@ -265,7 +266,7 @@ def _fetch(store: Store, uri: ObjectUri, most: int, sink: Callable[[memoryview],
 
 
 def _parquet(source: Any) -> Iterator[Any]:
-    import pyarrow.parquet as pq  # takes memory that a listing has no use for
+    import pyarrow.parquet as pq  # takes memory that a listing does not need
 
     with pq.ParquetFile(source) as file:
         wanted = {known for names in _NAMES.values() for known in names}
@@ -293,7 +294,7 @@ def _csv(stream: Any, names: Sequence[str] | None) -> Iterator[Any]:
 
 
 def _flags(column: Any) -> Any:
-    """Return a column of yes and no, which CSV has as text."""
+    """Return a column of truth values, which CSV has as text."""
     if not pa.types.is_boolean(column.type):
         column = pc.equal(pc.utf8_lower(column.cast(pa.string())), "true")
     return pc.fill_null(column, fill_value=False)
@@ -306,7 +307,7 @@ def _sizes(column: Any) -> Any:
 
 
 def _texts(column: Any) -> Any:
-    """Return a column of texts, in which nothing is none."""
+    """Return a column of texts, without nulls."""
     column = column.cast(pa.string())
     return pc.if_else(pc.equal(column, ""), pa.scalar(None, pa.string()), column)
 

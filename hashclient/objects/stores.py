@@ -1,9 +1,10 @@
 """One bucket, open: ranges of its objects are read, and it is listed.
 
-obstore does nearly all of it. What it cannot name (`a//b`, `../up`, a line end in a key), versions
-and deletions of S3 go through botocore, which also finds the credentials of S3 where its users have
-them: variables, profiles, single sign-on, roles of a machine. Those of the other stores obstore
-finds. None of them is kept or told here. A store may be used by many threads at once.
+obstore does nearly all of it. Keys of S3 that it cannot name (`a//b`, `../up`, a line end in a
+key), versions and deletions go through botocore, which also finds the credentials of S3 in their
+usual places: variables, profiles, single sign-on, roles of a machine. obstore finds those of the
+other stores. This module neither keeps nor shows credentials. A store may be used by many threads
+at once.
 
 Limit: keys of Google and Azure that obstore cannot name are not read.
 """
@@ -32,25 +33,25 @@ from hashclient.objects.failures import (
     of_obstore,
 )
 
-#: How often a request is made again that fails at the store, and for how long in all.
+#: How often a failed request is made again, and for how long in all.
 RETRIES = 4
 RETRY_S = 60
 #: How long one request may take.
 TIMEOUT_S = 60
 CONNECT_S = 10
-#: Credentials are asked for again so often; botocore renews them when they are about to expire.
+#: How often credentials are asked for again; botocore renews them before they expire.
 CREDENTIALS_S = 300
 
 #: Bytes that are handed on at a time.
 CHUNK_BYTES = 1 << 18
 
-#: Keys that obstore gives back as they are: no part is empty or a dot, and none is unprintable.
+#: Keys that obstore returns unchanged: no part is empty or a dot, and all characters are printable.
 _PART = r"(?!\.{1,2}(?:/|\Z))[^/\x00-\x1f\x7f]+"
 _PLAIN = re.compile(f"{_PART}(?:/{_PART})*")
-#: Endpoints of Amazon itself, and those of them that obstore finds by the region alone.
+#: Endpoints of Amazon itself, and those that obstore finds by the region alone.
 _AMAZON = re.compile(r"https://[a-z0-9.-]+\.amazonaws\.com(?:\.cn)?")
 _USUAL = re.compile(r"https://s3(?:\.[a-z0-9-]+)?\.amazonaws\.com")
-#: Variables that name an endpoint of the other stores; a trial has one without TLS.
+#: Variables that name an endpoint of the other stores; a test endpoint may have no TLS.
 _ENDPOINTS = ("GOOGLE_BASE_URL", "AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT")
 _YES = frozenset({"1", "true", "yes", "on"})
 
@@ -60,7 +61,7 @@ Sink = Callable[[memoryview], None]
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """What a store says of an object; `size` is in bytes."""
+    """The metadata of an object in its store; `size` is in bytes."""
 
     size: int
     etag: str | None
@@ -68,14 +69,14 @@ class Seen(msgspec.Struct, frozen=True):
 
 
 class Store:
-    """A bucket; what it takes to ask its store is found out when that is first asked.
+    """A bucket; credentials and endpoint are looked up before the first request.
 
-    All of that raises `UsageError` where a library is not installed, and `StoreError` where there
-    are no credentials, or where what is configured cannot be used.
+    Each call raises `UsageError` if a library is not installed, and `StoreError` if there are no
+    credentials, or if the configuration cannot be used.
     """
 
     def __init__(self, scheme: Scheme, bucket: str) -> None:
-        """Nothing is looked for yet."""
+        """Nothing is looked up yet."""
         self.scheme = scheme
         self.bucket = bucket
         self._lock = threading.RLock()
@@ -93,19 +94,19 @@ class Store:
 
     @property
     def s3(self) -> S3 | None:
-        """What botocore does; None where the store is not S3."""
+        """The bucket for botocore; None if the store is not S3."""
         return None if self.scheme != "s3" else self._open()[1]
 
     @property
     def namespace(self) -> str:
-        """What tells the bucket from those of the same name elsewhere."""
+        """A text that tells the bucket from those of the same name elsewhere."""
         if (s3 := self.s3) is not None:
             return f"s3 {s3.endpoint or ''} {self.bucket}"
         account = self.store.config.get("account_name", "") if self.scheme == "az" else ""
         return f"{self.scheme} {_endpoint() or account} {self.bucket}"
 
     def _open(self) -> tuple[Any, S3 | None]:
-        with self._lock:  # many threads may be the first
+        with self._lock:  # several threads may come first at once
             if self._opened is None:
                 try:
                     s3 = S3(self.bucket) if self.scheme == "s3" else None
@@ -116,7 +117,7 @@ class Store:
             return self._opened
 
     def head(self, uri: ObjectUri) -> Seen:
-        """Return what the store says of an object.
+        """Return the metadata of an object.
 
         Raises:
             StoreError: it is not there, or cannot be asked for.
@@ -143,8 +144,8 @@ class Store:
     ) -> Seen:
         """Give bytes `start` to `stop` of an object that has this ETag and version, if given.
 
-        Whoever asks counts how many there are. With `is_all`, these are all that it has: not every
-        store takes that for a range.
+        The caller counts the bytes. With `is_all`, these are all bytes of the object: not every
+        store accepts that as a range.
 
         Raises:
             StoreError: it is another one now, or cannot be read.
@@ -171,7 +172,7 @@ class Store:
 
 
 class S3:
-    """What botocore does for a bucket of S3."""
+    """A bucket of S3 for botocore."""
 
     def __init__(self, bucket: str) -> None:
         """Find credentials, region and endpoint as botocore does.
@@ -205,7 +206,8 @@ class S3:
         self.is_amazon = _AMAZON.fullmatch(given) is not None
         self.endpoint = None if _USUAL.fullmatch(given) else given
         if self.endpoint is None:
-            # A bucket is asked where it is; whoever may not know goes on with what is configured.
+            # The bucket is asked for its region; without permission to ask, the configured one is
+            # used.
             with contextlib.suppress(StoreError), _botocore_errors():
                 found = self.client.head_bucket(Bucket=bucket).get("BucketRegion")
                 self.region = found or self.region
@@ -236,7 +238,7 @@ class S3:
             )
 
     def head(self, key: str, version: str | None) -> Seen:
-        """Return what the store says of an object.
+        """Return the metadata of an object.
 
         Raises:
             StoreError: it is not there, or cannot be asked for.
@@ -273,13 +275,13 @@ class S3:
         return seen
 
     def _named(self, key: str, version: str | None) -> dict[str, str]:
-        # A lone surrogate is no character: botocore would fail far from here.
+        # A lone surrogate is no character: botocore would fail later.
         key.encode()
         named = {"Bucket": self.bucket, "Key": key}
         return named if version is None else named | {"VersionId": version}
 
     def call(self, operation: str, **arguments: Any) -> Any:
-        """Call an operation of S3 on this bucket and return what comes.
+        """Call an operation of S3 on this bucket and return the answer.
 
         Raises:
             StoreError: it failed.
@@ -289,7 +291,7 @@ class S3:
 
 
 class _Credentials:
-    """Gives obstore the credentials that botocore has, as they are renewed."""
+    """Gives obstore the current credentials of botocore."""
 
     def __init__(self, credentials: Any) -> None:
         self._credentials = credentials
@@ -307,7 +309,7 @@ class _Credentials:
 
 
 def quoted(etag: str | None) -> str | None:
-    """Return an ETag in quotes: some stores list them without, and give them with these."""
+    """Return an ETag in quotes: some stores leave the quotes out of their listings only."""
     if etag is None or etag.startswith(('"', "W/")):
         return etag or None
     return f'"{etag}"' if etag else None
@@ -318,7 +320,7 @@ def _is_plain(key: str) -> bool:
 
 
 def _verify_etag(seen: Seen, etag: str | None) -> None:
-    """Let an object pass that is the one which was asked for, also if its store heeds no condition.
+    """Check that an object is the wanted one, also if its store ignores conditions.
 
     Raises:
         StoreError: it is another one.
@@ -370,7 +372,7 @@ def _options(etag: str | None, version: str | None) -> Any:
 
 @contextlib.contextmanager
 def _obstore_errors() -> Iterator[None]:
-    """Translate errors of obstore, which has some of Python's own among them."""
+    """Translate errors of obstore, some of which are Python's own."""
     from obstore.exceptions import BaseError
 
     try:
@@ -381,7 +383,7 @@ def _obstore_errors() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _botocore_errors() -> Iterator[None]:
-    """Translate errors of botocore and of what it uses."""
+    """Translate errors of botocore and of its libraries."""
     from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 
     try:

@@ -149,7 +149,7 @@ class Run(Iterator[Handled]):
         """Return the next outcome.
 
         Raises:
-            HashclientError: the run failed; after all that was found.
+            HashclientError: the run failed; raised after all outcomes.
         """
         while not self._done:
             next(self._results)
@@ -159,7 +159,7 @@ class Run(Iterator[Handled]):
         """Yield outcomes in portions, as they are there, for a caller that writes them together.
 
         Raises:
-            HashclientError: the run failed; after all that was found.
+            HashclientError: the run failed; raised after all outcomes.
         """
         for first in self:
             portion = [first]

@@ -1,4 +1,4 @@
-"""Files and objects together: which of the two a match is, its locator says."""
+"""Files and objects together: the locator of a match says which of the two it is."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Everywhere:
-    """Whatever kind of place something is at."""
+    """An isolator for every kind of place."""
 
     def __init__(self, configured: Mapping[str, ObjectsConfig]) -> None:
         """`configured` are the tables of buckets."""
@@ -35,7 +35,7 @@ class Everywhere:
         return self._objects
 
     def open(self, locator: str) -> AbstractContextManager[Spot]:
-        """Open the place of something.
+        """Open the place of an item.
 
         Raises:
             OSError: it is not there, or cannot be reached safely.
@@ -43,5 +43,5 @@ class Everywhere:
         return self._of(locator).open(locator)
 
     def whereabouts(self, item: Item) -> list[str]:
-        """Say in words what is where an item was found."""
+        """Say in words what is now in the place where an item was found."""
         return self._of(item.file).whereabouts(item)

@@ -1,13 +1,13 @@
 """Objects in buckets: held by their version, deleted as exactly that version.
 
-1. What is held is one version, or what has one ETag: each range is read on that condition.
-2. It is deleted by its version, so whatever else has the key stays. Where a store keeps no
-   versions, it is deleted on the condition that its ETag is still the same; but not every store
-   heeds that. It is relied on with Amazon alone, and where the configuration says so.
-3. Where neither can be, nothing is deleted, and the sealed copy is all there is.
-4. Where the configuration asks for a legal hold instead, that is put on, and the object stays.
+1. The item is one version, or the content with one ETag: each range is read on that condition.
+2. It is deleted by its version, so other versions of the key stay. Where a store keeps no versions,
+   it is deleted on the condition that its ETag is still the same; but not every store obeys that.
+   The condition is only used with Amazon, and where the configuration says so.
+3. Where neither is possible, the object is not deleted, and there is only a sealed copy.
+4. Where the configuration asks for a legal hold instead, the object gets the hold and stays.
 
-Nothing is left in its place. What is given back is a file.
+Nothing is left in its place. Restoring gives a file.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from hashclient.quarantine.item import Item, Origin
 
 #: Bytes that are asked for at a time.
 RANGE_BYTES = 4 << 20
-#: How S3 calls the version of what was stored while none were kept.
+#: The name in S3 of a version that was stored while versions were off.
 NO_VERSION = "null"
 
 ON_HOLD = "put on legal hold and left in place, as it is configured"
@@ -40,7 +40,7 @@ _ERRNO = {Trouble.GONE: errno.ENOENT, Trouble.DENIED: errno.EACCES, Trouble.CHAN
 
 @contextlib.contextmanager
 def _errors(uri: ObjectUri) -> Iterator[None]:
-    """Translate what went wrong at the store into an error of the system."""
+    """Translate a failure of the store into an error of the system."""
     try:
         yield
     except StoreError as error:
@@ -49,7 +49,7 @@ def _errors(uri: ObjectUri) -> Iterator[None]:
 
 
 class HeldObject:
-    """One version of an object, as it was when it was asked for."""
+    """One version of an object, as it was when it was opened."""
 
     def __init__(self, spot: ObjectSpot, seen: Seen) -> None:
         """Nothing is read yet."""
@@ -102,7 +102,7 @@ class HeldObject:
         self._at = 0
 
     def is_unchanged(self) -> bool:
-        """Tell whether it is still what is there."""
+        """Tell whether it is still the object in that place."""
         return self.spot.now() in (None, self.seen)
 
 
@@ -110,13 +110,13 @@ class ObjectSpot:
     """The name of an object, or of one version of it."""
 
     def __init__(self, uri: ObjectUri, store: Store, config: ObjectsConfig) -> None:
-        """Nothing is asked for yet."""
+        """No request is made yet."""
         self.uri = uri
         self.store = store
         self._config = config
 
     def now(self) -> Seen | None:
-        """Return what is there; None if nothing is.
+        """Return the object there; None if there is none.
 
         Raises:
             OSError: that cannot be found out.
@@ -129,10 +129,10 @@ class ObjectSpot:
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[HeldObject]:
-        """Hold what is there.
+        """Hold the object there.
 
         Raises:
-            OSError: nothing is, or it cannot be asked for.
+            OSError: there is none, or it cannot be asked for.
         """
         seen = self.now()
         if seen is None:
@@ -140,7 +140,7 @@ class ObjectSpot:
         yield HeldObject(self, seen)
 
     def origin(self, held: Held) -> Origin:
-        """Return what a file gets that is given back: it is private, of whoever runs this."""
+        """Return the attributes of a restored file: it is private to the present user."""
         return Origin(
             device=0,
             inode=0,
@@ -190,10 +190,10 @@ class ObjectSpot:
         return Removed(done=True)
 
     def settle(self, match_id: str, is_proven: Callable[[Held], bool]) -> str | None:
-        """An object is deleted in one step: there is nothing to end."""
+        """An object is deleted in one step: there is nothing to finish."""
 
     def look(self, item: Item, seen: Held | None) -> Sight:
-        """Tell what is there.
+        """Tell what is in the place.
 
         Raises:
             OSError: that cannot be found out.

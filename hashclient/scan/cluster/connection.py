@@ -126,7 +126,7 @@ class Connection:
             return future
 
     def ended(self, timeout_s: float) -> dict[str, bytes | None]:
-        """Return the answers to what has ended since the last call, by key; wait for the first.
+        """Return the answers of calls that have ended since the last time, by key; wait for one.
 
         An answer is None if no worker could give it. An answer that is lost with its worker on the
         way here is made again elsewhere, and comes later.
@@ -334,7 +334,7 @@ def _hushed() -> Iterator[None]:
 
 
 def environment_of(state_dir: Path, config: Path | None, key_file: Path | None) -> dict[str, str]:
-    """Return what tells workers on this machine to use the client's own state directory."""
+    """Return the environment that gives local workers the client's state directory."""
     found = {"HASHCLIENT_STATE_DIR": state_dir, "HASHCLIENT_SEAL_KEY_FILE": key_file}
     if config is not None and config.is_file():
         found["HASHCLIENT_CONFIG"] = config

@@ -53,7 +53,7 @@ class Crew:
         #: The workers that were there at the last look.
         self._seen: set[str] = set()
         self._due = 0.0
-        #: The beginning of the names of all probes of this scan.
+        #: The names of all probes of this scan.
         self._probes: set[bytes] = set()
         #: The largest number of workers that were ready at a time.
         self.most = 0

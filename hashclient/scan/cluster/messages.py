@@ -68,7 +68,7 @@ class Sign(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Probe(msgspec.Struct, frozen=True, array_like=True):
-    """What every worker has to find in a directory: a file with a token in it, or else signs."""
+    """Marks that every worker has to find in a directory: a file with a token, or else signs."""
 
     directory: bytes
     name: bytes = b""
