@@ -83,7 +83,9 @@ class Asked(msgspec.Struct, frozen=True):
                 "--exclude is not for objects", hint="give the prefixes that are meant, each as URI"
             )
         if self.resume is not None and len(self.uris) != 1:
-            raise UsageError("--resume is about one URI", hint="give the one that it was told of")
+            raise UsageError(
+                "--resume is about one URI", hint="give the URI of the interrupted scan"
+            )
 
     def objects(
         self,

@@ -96,7 +96,7 @@ class Report:
             self.uri = found
         elif uri is None or uri.key or uri.version is not None:
             raise UsageError(
-                f"it is not said of which bucket this is: {printable(where)}",
+                f"the bucket of the report is unknown: {printable(where)}",
                 hint="give the bucket besides, as s3://BUCKET/",
             )
         else:

@@ -42,7 +42,7 @@ MAX_TOLD = 10_000
 ROWS_AT_ONCE = 4_096
 
 #: Why the members of a stream that was not kept are unknown.
-BEHIND = "limit: an archive stands behind bytes that did not tell of it; scan it as a file"
+BEHIND = "limit: only the end of the stream shows that it is an archive; scan it as a file"
 
 _ALL = mask_of(Algorithm)
 _DIGEST_AT = [
@@ -64,7 +64,7 @@ def container_options(
     """Return how containers are opened; `noticed` is called with features that the kernel lacks."""
     requires = config.sandbox == "require"
     if missing := kernel_locks().missing:
-        end = "none is opened" if requires else "what opens them is less confined"
+        end = "none is opened" if requires else "the process that opens them is less confined"
         noticed(f"containers: this kernel has no {missing}: {end}")
     limits = Limits(
         config.depth,

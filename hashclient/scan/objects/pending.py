@@ -54,7 +54,7 @@ class Pending:
             self._writer.write_batch(page)
         except OSError as error:
             raise StateError(
-                f"cannot keep what is known of objects: {reason_of(error)}",
+                f"cannot keep the waiting objects: {reason_of(error)}",
                 hint="make room in the state directory, or scan with trust_etag off",
             ) from error
         self.count += page.num_rows
@@ -92,7 +92,7 @@ class Pending:
                     yield from objects_of(page, np.arange(page.num_rows))
         except (OSError, pa.ArrowException) as error:
             raise StateError(
-                "what was known of objects cannot be read back", hint="scan them again"
+                "the waiting objects cannot be read back", hint="scan them again"
             ) from error
         finally:
             self.close()

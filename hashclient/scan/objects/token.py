@@ -40,7 +40,7 @@ def read_token(token: str, uri: ObjectUri) -> str:
         after = os.fsdecode(base64.b64decode(key, validate=True))
     except (ValueError, TypeError, RecursionError, binascii.Error) as error:
         raise UsageError(
-            "what --resume was given is no token", hint="give it as the scan has told it"
+            "the value of --resume is no token", hint="give it exactly as the scan has shown it"
         ) from error
     if version != _VERSION:
         raise UsageError(
@@ -49,6 +49,6 @@ def read_token(token: str, uri: ObjectUri) -> str:
     if text != uri.text:
         raise UsageError(
             f"the token of --resume is not of {uri.text}",
-            hint="give the URI that the scan had which has told it",
+            hint="give the URI of the scan that has shown it",
         )
     return after
