@@ -19,6 +19,7 @@ from hashclient.errors import (
     AuthorisationError,
     ConfigError,
     DeliveryError,
+    ExitCode,
     HashclientError,
     StaleError,
     UnreachableError,
@@ -56,8 +57,8 @@ def fetch_in_turn(
     """Yield what becomes of every list of provider `name`, or of those in `only`.
 
     `on_failure` is called with what is wrong with each of `places` after which another is asked,
-    `on_notices` once with what became of notices, if there are any. The caller holds the writers'
-    lock.
+    `on_notices` once, at the end, with what became of notices at all of them, if there are any.
+    The caller holds the writers' lock.
 
     Raises:
         HashclientError: as `Fetcher.fetch`; of several places the worst, the last of these.
@@ -78,30 +79,46 @@ def fetch_in_turn(
             monotonic=monotonic,
         )
     finally:
-        notices.give_up()
+        notices.hand_on()
 
 
 class _Notices:
-    """What became of notices at the places that were asked: handed on once no other may do better.
-
-    `held` is the last that may.
-    """
+    """What became of notices at all places that were asked, handed on as one once none is left."""
 
     def __init__(self, on_notices: OnNotices) -> None:
         self._on_notices = on_notices
-        self.held: FetchedNotices | None = None
+        self._so_far: FetchedNotices | None = None
 
     def __call__(self, fetched: FetchedNotices) -> None:
-        if fetched.error is not None and _is_of_place(fetched.error):
-            self.held = fetched
-        else:
-            self.held = None
-            self._on_notices(fetched)
+        self._so_far = fetched if self._so_far is None else _both(self._so_far, fetched)
 
-    def give_up(self) -> None:
-        """Hand on what no place has had."""
-        if self.held is not None:
-            self._on_notices(self.held)
+    @property
+    def fault(self) -> HashclientError | None:
+        """What is wrong with them where another place may do better."""
+        error = self._so_far.error if self._so_far else None
+        return error if error is not None and _is_of_place(error) else None
+
+    def hand_on(self) -> None:
+        """Call for what has become of them, if there are any."""
+        if self._so_far is not None:
+            self._on_notices(self._so_far)
+
+
+def _both(one: FetchedNotices, other: FetchedNotices) -> FetchedNotices:
+    """Return as one what two places had, the second asked after the first."""
+    ended = {standing.notice.id: standing for standing in (*one.ended, *other.ended)}
+    arrived = [ended.pop(s.notice.id, s) for s in one.arrived]
+    return msgspec.structs.replace(
+        other,
+        arrived=(*arrived, *other.arrived),
+        ended=tuple(ended.values()),
+        # What one place has failed at and the other has not is no failure.
+        error=other.error and max(other.error, one.error or other.error, key=_exit_code),
+    )
+
+
+def _exit_code(error: HashclientError) -> ExitCode:
+    return error.exit_code
 
 
 def _in_turn(
@@ -163,7 +180,7 @@ def _in_turn(
         if failed is None:
             worst = None
             has_lists = not held
-            if has_lists and notices.held is None:
+            if has_lists and notices.fault is None:
                 return
         elif has_lists:
             pass  # it is no failure of the lists
@@ -172,8 +189,7 @@ def _in_turn(
         # 2
         if others := places[number:]:
             faults = [entry.error for entry in held.values()]
-            if notices.held is not None:
-                faults.append(notices.held.error)
+            faults.append(notices.fault)
             for fault in [failed] if failed else faults:
                 if fault is not None:
                     on_failure(_passed_over(place, fault))
