@@ -125,7 +125,7 @@ def command(
                 code = max(code, wrong.exit_code)
     except HashclientError as error:
         # The worst decides: who goes on after a 4 must not miss what is no matter of the network.
-        if error.exit_code >= code:
+        if error.exit_code >= _worst(code, of_notices):
             raise
         app.warn(error.message, error.hint)
     finally:

@@ -236,6 +236,27 @@ def test_what_is_wrong_with_notices_keeps_no_list_back(site: Site, state: Path) 
     assert site.call("status", state=state).code == 0
 
 
+def test_a_provider_that_is_down_does_not_hide_that_the_notices_of_another_were_refused(
+    site: Site, state: Path
+) -> None:
+    public = site.repository.public
+    root = site.repository.root_file
+    second = ("init", "--root", root, "--from", public, "--name", "second")
+    assert site.call(*second, state=state).code == 0
+    config = state / "config.toml"
+    head = "[providers.second]\n"
+    text = config.read_text()
+    assert head in text
+    config.write_text(text.replace(head, f"{head}url = 'https://127.0.0.1:1/'\nattempts = 1\n"))
+    (served,) = (public / "targets" / "notices").glob(f"*.{publish(site)}.json")
+    data = served.read_bytes()
+    served.write_bytes(data.replace(b"A headline", b"A heedline"))
+    for form in ("text", "json"):
+        fetched = site.call("fetch", "--format", form, state=state)
+        assert (fetched.code, "connection refused" in fetched.err) == (6, True), fetched.err
+    served.write_bytes(data)
+
+
 def test_who_may_only_read_is_shown_them_and_told(site: Site, state: Path) -> None:
     first = publish(site)
     site.call("fetch", state=state)
