@@ -38,6 +38,7 @@ from tuf.api.metadata import (
 
 from hashclient.errors import ConfigError, StateError, UsageError
 from hashclient.provider.public import PUBLIC_MODE
+from hashclient.provider.published import Kind, parse_metadata, root_versions
 from hashclient.system.files import (
     MAX_STATE_BYTES,
     make_private_dir,
@@ -227,22 +228,22 @@ class Roles:
         Raises:
             StateError: it is missing or corrupt.
         """
-        numbers = [int(path.name.split(".")[0]) for path in directory.glob("[0-9]*.root.json")]
         try:
-            timestamp: Metadata[Timestamp] = _read(directory / "timestamp.json")
+            timestamp = _read(directory / "timestamp.json", Timestamp)
             version = timestamp.signed.snapshot_meta.version
-            snapshot: Metadata[Snapshot] = _read(directory / f"{version}.snapshot.json")
+            snapshot = _read(directory / f"{version}.snapshot.json", Snapshot)
             roles: dict[str, Metadata[Any]] = {
-                name.removesuffix(".json"): _read(directory / f"{meta.version}.{name}")
+                name.removesuffix(".json"): _read(directory / f"{meta.version}.{name}", Targets)
                 for name, meta in snapshot.signed.meta.items()
             }
-            root = _read(directory / f"{max(numbers, default=1)}.root.json")
+            newest = max(root_versions(directory), default=1)
+            root = _read(directory / f"{newest}.root.json", Root)
         except OSError as error:
             raise state_error("cannot read published metadata", directory, error) from error
         roles |= {"root": root, "timestamp": timestamp, "snapshot": snapshot}
         try:
             return cls(directory, keys, clock, validity, roles)
-        except RepositoryError as error:
+        except (RepositoryError, KeyError) as error:
             raise StateError(f"corrupt metadata: {printable(directory)}") from error
 
     def metadata(self, role: str) -> Metadata[Any]:
@@ -443,8 +444,5 @@ def _meta_file(metadata: Metadata[Any], data: bytes) -> MetaFile:
     return MetaFile(metadata.signed.version, len(data), {"sha256": digest})
 
 
-def _read(path: Path) -> Metadata[Any]:
-    try:
-        return Metadata.from_bytes(read_regular(path, MAX_STATE_BYTES))
-    except (RepositoryError, ValueError) as error:
-        raise StateError(f"corrupt metadata: {printable(path)}") from error
+def _read(path: Path, kind: type[Kind]) -> Metadata[Kind]:
+    return parse_metadata(read_regular(path, MAX_STATE_BYTES), kind, path)
