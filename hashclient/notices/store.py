@@ -11,14 +11,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
 
 import msgspec
 
 from hashclient.core.model import is_name
 from hashclient.errors import StateError
-from hashclient.notices.lifecycle import Kept
+from hashclient.notices.lifecycle import Kept, Time
 from hashclient.system.files import (
     MAX_STATE_BYTES,
     make_private_dir,
@@ -36,6 +35,8 @@ BOOK_FORMAT = "hashclient-notices/1"
 #: Nobody holds the lock for longer than it takes to write a file.
 LOCK_WAIT_S = 10.0
 _SUFFIX = ".json"
+#: The metadata of the role, beside that of the others.
+ROLE_NAME = "notices.json"
 
 
 class Refused(msgspec.Struct, frozen=True):
@@ -55,8 +56,8 @@ class Book(msgspec.Struct, frozen=True):
     provider: str
     version: int
     epoch: str
-    expires: datetime
-    checked_at: datetime
+    expires: Time
+    checked_at: Time
     notices: tuple[Kept, ...] = ()
     refused: tuple[Refused, ...] = ()
 
@@ -103,12 +104,25 @@ def parse_book(data: bytes, provider: str, path: Path) -> Book:
         book = msgspec.json.decode(body, type=Book)
         if book.provider != provider:
             raise ValueError("of another provider")
+        if not all(map(is_name, _names(book))):
+            raise ValueError("a name is not allowed")
     except (ValueError, RecursionError) as error:
         raise DamagedBookError(
             f"what is kept of notices is damaged: {printable(path)}",
             hint="run `hashclient fetch`; what was acknowledged is in the audit log",
         ) from error
     return book
+
+
+def _names(book: Book) -> Iterator[str]:
+    """Yield what is shown as it is, because nothing else than a name may have come."""
+    for one in book.notices:
+        yield one.notice.id
+        yield from one.notice.lists
+        yield from (reference.id for reference in one.notice.references)
+        if one.ended is not None:
+            yield one.ended.by
+    yield from (refused.id for refused in book.refused)
 
 
 def encode_book(book: Book) -> bytes:
@@ -140,6 +154,12 @@ def providers_with_notices(layout: Layout) -> list[str]:
     except OSError as error:
         raise state_error("cannot read", layout.notices, error) from error
     return sorted(filter(is_name, names))
+
+
+def are_missing(layout: Layout, provider: str) -> bool:
+    """Tell whether notices of a provider were fetched, and what was kept of them is not here."""
+    role = layout.metadata(provider) / ROLE_NAME
+    return role.exists() and not layout.notices_of(provider).exists()
 
 
 @contextlib.contextmanager

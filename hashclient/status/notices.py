@@ -17,15 +17,13 @@ from hashclient.config import Settings
 from hashclient.errors import ExitCode, StateError
 from hashclient.notices.document import Severity
 from hashclient.notices.lifecycle import Standing, State, counts, is_alarming, standings
-from hashclient.notices.store import Book, load_book, providers_with_notices
+from hashclient.notices.store import Book, are_missing, load_book, providers_with_notices
 from hashclient.system.files import read_regular
 from hashclient.system.layout import TARGETS_NAME
 from hashclient.system.times import for_people
 
 #: Of a state without a notice, nothing is decoded but what has this in it.
 _MARK = b'"hashclient-notices"'
-#: The metadata of the role, beside that of the others.
-_ROLE_NAME = "notices.json"
 _MAX_TARGETS_BYTES = 5_000_000
 
 
@@ -79,7 +77,7 @@ def read_notices(settings: Settings, now: datetime) -> NoticesStatus | None:
             continue
         if book is None:
             problems.append(f"notices of provider {name} are not here; run `hashclient fetch`")
-            if (settings.layout.metadata(name) / _ROLE_NAME).exists():
+            if are_missing(settings.layout, name):
                 # They were here. Else a version that knows of none has fetched last.
                 code = max(code, ExitCode.STATE)
             alarming += least is not None

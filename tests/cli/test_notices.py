@@ -183,6 +183,10 @@ def test_notices_that_nobody_has_are_missed(site: Site, state: Path) -> None:
     assert shown.code == 8
     missing = "notices of provider main are not here; run `hashclient fetch`\n"
     assert missing in shown.out
+    # That there is none is not said of what is not known.
+    for args in ((), ("list", "--show-all"), ("acknowledge", "n-1"), ("show", "n-1")):
+        said = site.call("notices", *args, state=state)
+        assert (said.code, "provider main are not here" in said.err) == (8, True), args
     # As a version leaves it that knows of no notices: no alarm, unless one is asked for.
     (state / "trust" / "main" / "metadata" / "notices.json").unlink()
     shown = site.call("status", state=state)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from datetime import timedelta
 from pathlib import Path
@@ -73,6 +75,26 @@ def test_notices_of_another_provider_are_not_taken_for_this_one_s(layout: Layout
     write(layout, book()).rename(layout.notices_of("second"))
     with pytest.raises(DamagedBookError):
         load_book(layout, "second")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'"id":"n-1"', b'"id":"\\u001b[2J"'),
+        (b'"lists":["baseline"]', b'"lists":["\\u202e"]'),
+        (b'"received":"2026-05-01T12:00:00Z"', b'"received":"2026-05-01T12:00:00"'),
+        (b'"id":"n-2"', b'"id":"a\\nb"'),
+    ],
+)
+def test_what_nobody_can_have_written_is_damaged(layout: Layout, old: bytes, new: bytes) -> None:
+    path = write(layout, book())
+    body = path.read_bytes().partition(b"\n")[2]
+    assert old in body
+    body = body.replace(old, new)
+    head = {"format": store.BOOK_FORMAT, "sha256": hashlib.sha256(body).hexdigest()}
+    path.write_bytes(json.dumps(head).encode() + b"\n" + body)
+    with pytest.raises(DamagedBookError):
+        load_book(layout, "main")
 
 
 def test_what_a_newer_version_has_written_is_refused_and_kept(layout: Layout) -> None:
