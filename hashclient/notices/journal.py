@@ -55,10 +55,14 @@ class Journal:
                 continue
             found += standings(provider, book.notices if book else (), now)
         for provider in self._session.settings.config.providers:
-            if are_missing(self._layout, provider):
-                self.failure = StateError(
-                    f"notices of provider {provider} are not here", hint="run `hashclient fetch`"
-                )
+            try:
+                if are_missing(self._layout, provider):
+                    raise StateError(
+                        f"notices of provider {provider} are not here",
+                        hint="run `hashclient fetch`",
+                    )
+            except StateError as error:
+                self.failure = error
         return sorted(found, key=lambda s: s.notice.sent, reverse=True)
 
     def find(self, names: Sequence[str]) -> list[Standing]:

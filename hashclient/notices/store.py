@@ -20,6 +20,7 @@ from hashclient.errors import StateError
 from hashclient.notices.lifecycle import Kept, Time
 from hashclient.system.files import (
     MAX_STATE_BYTES,
+    is_there,
     make_private_dir,
     read_regular,
     state_error,
@@ -157,9 +158,13 @@ def providers_with_notices(layout: Layout) -> list[str]:
 
 
 def are_missing(layout: Layout, provider: str) -> bool:
-    """Tell whether notices of a provider were fetched, and what was kept of them is not here."""
+    """Tell whether notices of a provider were fetched, and what was kept of them is not here.
+
+    Raises:
+        StateError: that cannot be found out.
+    """
     role = layout.metadata(provider) / ROLE_NAME
-    return role.exists() and not layout.notices_of(provider).exists()
+    return is_there(role) and not is_there(layout.notices_of(provider))
 
 
 @contextlib.contextmanager

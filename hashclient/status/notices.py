@@ -58,8 +58,7 @@ def read_notices(settings: Settings, now: datetime) -> NoticesStatus | None:
     """
     alert_from = settings.config.notices.alert_from
     least = None if alert_from is None else Severity(alert_from.capitalize())
-    is_here = settings.layout.notices.is_dir()
-    names = set(providers_with_notices(settings.layout)) if is_here else set()
+    names = set(providers_with_notices(settings.layout))
     expected = {name for name in settings.config.providers if _has_notices(settings, name)}
     if not names | expected:
         return None

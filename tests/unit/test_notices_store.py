@@ -18,6 +18,7 @@ from hashclient.notices.store import (
     Book,
     DamagedBookError,
     Refused,
+    are_missing,
     changing,
     load_book,
     providers_with_notices,
@@ -117,6 +118,20 @@ def test_one_changes_it_at_a_time(layout: Layout, monkeypatch: pytest.MonkeyPatc
         assert leftover.exists()
     with changing(layout):
         assert not leftover.exists()
+
+
+def test_whether_notices_are_missing_is_known_or_an_error(layout: Layout) -> None:
+    assert not are_missing(layout, "main")
+    metadata = layout.metadata("main")
+    metadata.mkdir(parents=True)
+    (metadata / "notices.json").write_bytes(b"")
+    assert are_missing(layout, "main")
+    write(layout, book())
+    assert not are_missing(layout, "main")
+    (metadata / "notices.json").unlink()
+    (metadata / "notices.json").symlink_to("notices.json")
+    with pytest.raises(StateError, match="cannot look for"):
+        are_missing(layout, "main")
 
 
 def test_other_files_are_no_notices(layout: Layout) -> None:
