@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -27,7 +28,7 @@ from hashclient.system.files import (
     sweep_temporary,
     write_atomic,
 )
-from hashclient.system.layout import Layout
+from hashclient.system.layout import TARGETS_NAME, Layout
 from hashclient.system.locks import writer_lock
 from hashclient.system.text import printable
 from hashclient.system.versions import format_of, is_newer, newer
@@ -38,6 +39,20 @@ LOCK_WAIT_S = 10.0
 _SUFFIX = ".json"
 #: The metadata of the role, beside that of the others.
 ROLE_NAME = "notices.json"
+
+
+#: Of a state without a notice, nothing is decoded but what has this in it.
+_MARK = b'"hashclient-notices"'
+#: As much as `trust` lets any metadata have.
+_MAX_TARGETS_BYTES = 8 << 20
+
+
+class _Signed(msgspec.Struct, frozen=True):
+    notices: Any = msgspec.field(name="hashclient-notices", default=None)
+
+
+class _Targets(msgspec.Struct, frozen=True):
+    signed: _Signed
 
 
 class Refused(msgspec.Struct, frozen=True):
@@ -164,7 +179,20 @@ def are_missing(layout: Layout, provider: str) -> bool:
         StateError: that cannot be found out.
     """
     role = layout.metadata(provider) / ROLE_NAME
-    return is_there(role) and not is_there(layout.notices_of(provider))
+    return (
+        is_there(role) and not is_there(layout.notices_of(provider)) and has_role(layout, provider)
+    )
+
+
+def has_role(layout: Layout, provider: str) -> bool:
+    """Tell whether the metadata of a provider, as it was verified last, has a role of notices."""
+    try:
+        data = read_regular(layout.metadata(provider) / TARGETS_NAME, _MAX_TARGETS_BYTES)
+        if _MARK not in data:
+            return False
+        return msgspec.json.decode(data, type=_Targets).signed.notices is not None
+    except (OSError, ValueError, RecursionError):
+        return False  # what is wrong with it is said of the lists
 
 
 @contextlib.contextmanager
